@@ -1,0 +1,259 @@
+"""What every experiment shares: a plan trained into a run's folder, and evaluation and prediction of such a run."""
+
+import dataclasses
+import datetime
+import json
+import logging
+import math
+import pathlib
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import jaxcnn as jc
+from experiments import START, outputs
+from experiments.cli import Settings, Signals
+from jaxcnn import runs
+from jaxcnn.checkpoint import digest, flatten
+from jaxcnn.data.folder import read_image
+
+log = logging.getLogger("jaxcnn")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What an experiment wants trained: everything but the flags above.
+
+    Attributes:
+        dataset: name for the summary.
+        splits: the data.
+        build: what `runs.build` makes model and task from, with `"image": {"shape", "dtype"}` and `"ema"`.
+        optimizer: number of steps to an optax transform.
+        wrap: what to put around the training step.
+
+    """
+
+    dataset: str
+    splits: jc.data.Splits
+    build: dict[str, Any]
+    optimizer: Callable[[int], optax.GradientTransformation]
+    wrap: Callable[[jc.Step], jc.Step] = lambda step: step
+
+
+def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
+    """Train, validate, test once with the best weights, and leave everything in the run's folder.
+
+    Args:
+        name: of the experiment.
+        config: its flags.
+        plan: what to train.
+        signals: asked between dispatches.
+        opened: receives the run's folder as soon as there is one, for whoever reports a failure.
+
+    Returns:
+        The content of `summary.json`.
+
+    """
+    config, splits = _fitted(config, plan)
+    per_epoch = splits.train.size / config.batch_size
+    steps = math.ceil(config.epochs * per_epoch)
+    steps = min(steps, config.max_steps) if config.max_steps else steps
+    state, run, ev = _prepared(config, plan, splits, max(steps, 1))
+    folder = _open_folder(name, config, plan, splits)
+    opened.append(folder)
+    splits = splits._replace(train=dataclasses.replace(splits.train, seed=config.seed), valid=splits.valid.placed(ev.put))
+    screen, lines, first = outputs.Screen(steps, config.batch_size), outputs.Log(folder, per_epoch), []
+
+    def validate(state: jc.State) -> dict[str, Any]:
+        values, seconds = jc.timed_evaluate(ev, _weights(state), splits.valid, batch_size=config.eval_batch_size)
+        return {f"validation/{k}": v for k, v in values.items()} | {"validation/seconds": seconds}
+
+    def progress(at: int, values: dict[str, Any]) -> None:
+        first.append(time.perf_counter() - START)
+        screen.dispatch(at, values)
+
+    def record(row: dict[str, Any]) -> None:
+        lines.row(row)
+        screen.row(row)
+
+    with signals.while_training(), screen:
+        fitted = jc.fit(
+            run,
+            state,
+            splits.train,
+            batch_size=config.batch_size,
+            steps=steps,
+            every=per_epoch,
+            validate=validate,
+            monitor="validation/loss",
+            patience=config.early_stopping or None,
+            workdir=folder / "checkpoints",
+            log=record,
+            progress=progress,
+            stop=signals.stop,
+        )
+    tested, seconds = jc.timed_evaluate(ev, _weights(fitted.best), splits.test, batch_size=config.eval_batch_size)
+    rate = fitted.history[-1]["learning_rate"] if fitted.history else 0.0
+    lines.line("test", int(fitted.best.step), seconds, rate, tested)
+    lines.close()
+    summary = _summary(name, config, plan, splits, run, fitted, tested) | {
+        "seconds_to_first_step": first[0] if first else None,
+        "checkpoint": str(folder / "checkpoints"),
+    }
+    outputs.plot_curves(folder / "curves.png", lines.rows)
+    if "confusion" in tested:
+        outputs.plot_confusion(folder / "confusion_matrix.png", tested["confusion"], splits.train.classes)
+    outputs.write_json(folder / "summary.json", summary)
+    print(f"test accuracy {tested['accuracy']:.4f} on {tested['count']} images, {folder}", flush=True)
+    return summary
+
+
+def _prepared(config: Settings, plan: Plan, splits: jc.data.Splits, steps: int) -> tuple[jc.State, jc.Run, jc.Run]:
+    """Make the first state and compile the training and evaluation steps."""
+    _, task = runs.build(plan.build)
+    tx, decay = plan.optimizer(steps), plan.build.get("ema")
+    step = plan.wrap(jc.make_train_step(task, tx))
+    state = jc.init_state(task, tx, splits.train.example(), config.seed)
+    if decay:
+        step, state = jc.with_ema(step, decay), jc.start_ema(state)
+    devices = config.devices or None
+    run = jc.compile_step(step, config.strategy, devices)
+    return state, run, jc.compile_step(jc.make_eval_step(task), config.strategy, devices, donate=False)
+
+
+def _weights(state: jc.State) -> Any:
+    """Return what is validated and tested: the averaged weights where there are any."""
+    return state.extras.get("ema", state.variables)
+
+
+def _summary(
+    name: str, config: Settings, plan: Plan, splits: jc.data.Splits, run: jc.Run, fitted: jc.Fit, tested: dict[str, Any]
+) -> dict[str, Any]:
+    steps, best_step = int(fitted.state.step), int(fitted.best.step)
+    train_seconds = sum(row["seconds"] for row in fitted.history)
+    best = next((row for row in fitted.history if row["step"] == best_step), {})
+    return {
+        "experiment": name,
+        "dataset": plan.dataset,
+        "model": plan.build["model"]["name"],
+        "parameters": sum(x.size for x in jax.tree.leaves(fitted.state.params)),
+        "devices": run.devices,
+        "strategy": run.strategy,
+        "platform": jax.devices()[0].platform,
+        "seed": config.seed,
+        "train_rows": splits.train.size,
+        "steps": steps,
+        "epochs": steps * config.batch_size / splits.train.size,
+        "train_seconds": train_seconds,
+        "images_per_second": steps * config.batch_size / train_seconds if train_seconds else None,
+        "best_step": best_step,
+        "validation": {k.removeprefix("validation/"): v for k, v in best.items() if k.startswith("validation/")},
+        "test": {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in tested.items()},
+        "params_sha256": digest(flatten(fitted.state.params)),
+    }
+
+
+def _fitted(config: Settings, plan: Plan) -> tuple[Settings, jc.data.Splits]:
+    """Adapt limits to the data and the devices, saying so; refuse what cannot be adapted."""
+    splits = plan.splits
+    if config.limit_examples:
+        keep = lambda part: part.take(np.random.default_rng(0).permutation(part.size)[: config.limit_examples])  # noqa: E731
+        splits = jc.data.Splits(*map(keep, splits))
+    devices = config.devices or (len(jax.devices()) if config.strategy in ("auto", "sharded", "pmap") else 1)
+    batch = config.batch_size
+    if batch > splits.train.size:
+        batch = splits.train.size
+        log.warning("--batch-size %d: lowered to the %d training rows", config.batch_size, batch)
+    if batch % devices:
+        lower = batch // devices * devices
+        if not lower:
+            raise jc.InputError(f"--batch-size {batch}: fewer rows than the {devices} devices; give at least {devices}, or --devices 1")
+        log.warning("--batch-size %d: lowered to %d, a multiple of the %d devices", batch, lower, devices)
+        batch = lower
+    if config.eval_batch_size % devices:
+        log.info("--eval-batch-size %d: padded for the %d devices; padding counts nowhere", config.eval_batch_size, devices)
+    return dataclasses.replace(config, batch_size=batch), splits
+
+
+def _open_folder(name: str, config: Settings, plan: Plan, splits: jc.data.Splits) -> pathlib.Path:
+    """Make the run's folder with `config.json` in it, or check that the one to resume is of the same run."""
+    arrays = getattr(splits.train, "arrays", None)
+    data = {"name": plan.dataset, "rows": [part.size for part in splits], "sha256": digest(flatten(dict(arrays))) if arrays else None}
+    if config.resume:
+        folder = pathlib.Path(config.workdir)
+        before = runs.read_config(folder)
+        if before["data"] != data:
+            raise jc.InputError(
+                f"--resume: {folder} was trained on {before['data']['name']} {before['data']['rows']}, "
+                f"and this is {data['name']} {data['rows']}: not the same data"
+            )
+        return folder
+    root = pathlib.Path(config.workdir)
+    for attempt in range(1000):
+        folder = root / (datetime.datetime.now().strftime("%Y%m%d-%H%M%S") + (f"-{attempt}" if attempt else ""))
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:
+            if root.exists() and not root.is_dir():
+                raise jc.InputError(f"--workdir {root}: not a folder") from None
+        except OSError as error:
+            raise jc.InputError(f"--workdir {root}: cannot be written ({error.strerror}); give another") from error
+    versions = {package: metadata.version(package) for package in ("jax", "flax", "optax", "orbax-checkpoint", "numpy")}
+    outputs.write_json(folder / "config.json", {
+        "experiment": name, "settings": dataclasses.asdict(config), 
+        "command": shlex.join(["python", "-m", f"experiments.{name}", *sys.argv[1:]]),
+        "versions": versions | {"jaxcnn": jc.__version__, "python": platform.python_version()}, "classes": list(splits.train.classes),
+        "data": data, "build": plan.build,
+    })  # fmt: skip
+    return folder
+
+
+def pixel_statistics(data: Any, rows: int = 10_000) -> dict[str, list[float]]:
+    """Mean and deviation of the training pixels, one a channel, in 0..1; of `rows` training rows where more are streamed."""
+    if hasattr(data, "arrays"):
+        image = data.arrays["image"]
+    else:
+        image = np.concatenate([np.asarray(data.chunk(256, t, 1, 1).at(0)["image"]) for t in range(min(rows, data.size) // 256 or 1)])
+    scale = 255.0 if image.dtype == np.uint8 else 1.0
+    axes = tuple(range(image.ndim - 1))
+    mean, std = image.mean(axes, dtype=np.float64) / scale, image.std(axes, dtype=np.float64) / scale
+    return {"mean": mean.round(6).tolist(), "std": np.maximum(std, 1e-3).round(6).tolist()}
+
+
+def evaluate_run(config: Settings, test: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    """Print the test metrics of a run as one JSON line; `test` maps the run's settings to its test data."""
+    loaded = jc.load_run(config.checkpoint)
+    data = test(loaded.config["settings"])
+    run = jc.compile_step(jc.make_eval_step(loaded.task), config.strategy, config.devices or None, donate=False)
+    values = outputs.scalars(jc.evaluate(run, loaded.variables, data, batch_size=config.eval_batch_size))
+    print(json.dumps(values | {"devices": run.devices, "step": loaded.step, "checkpoint": config.checkpoint}), flush=True)
+    return values
+
+
+def predict(config: Settings) -> list[dict[str, Any]]:
+    """Print class and probabilities of each image of `--predict`, one JSON line an image."""
+    loaded = jc.load_run(config.checkpoint)
+    shape, options = loaded.config["build"]["image"]["shape"], loaded.config["build"]["task"]["options"]
+    images = np.stack([read_image(path, shape[-1], tuple(shape[:2])) for path in config.predict])
+    logits = jax.jit(loaded.task.predict)(loaded.variables, {"image": images})
+    found = []
+    for path, row in zip(config.predict, np.asarray(jc.tasks.probabilities(logits, options.get("head", "softmax"))), strict=True):
+        classes = loaded.config["classes"]
+        found.append(
+            {
+                "image": path,
+                "class": classes[int(row.argmax())],
+                "probabilities": {c: round(float(p), 6) for c, p in zip(classes, row, strict=True)},
+            }
+        )
+        print(json.dumps(found[-1]), flush=True)
+    return found

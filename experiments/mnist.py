@@ -1,0 +1,127 @@
+"""Handwritten digits: `python -m experiments.mnist`.
+
+Trains `models.cnn` on MNIST where TFDS has it or can fetch it, else on the digits embedded in scikit-learn.
+`--tutorial` is the classic recipe: one convolution, 128 units, Adam at 1e-3, batches of 32, 5 epochs.
+"""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import jaxcnn as jc
+from experiments import cli, common
+
+TUTORIAL = {
+    "model": "tutorial", "optimizer": "adam", "schedule": "constant", "learning_rate": 1e-3, "weight_decay": 0.0,
+    "batch_size": 32, "epochs": 5,    "augment": False, "dropout": 0.0, "ema": 0.0, "early_stopping": 0,
+}  # fmt: skip
+SMOKE = {"epochs": 1, "max_steps": 8, "batch_size": 32, "limit_examples": 256}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(cli.Settings):
+    """Train, evaluate or use a classifier of small images."""
+
+    dataset: str = "auto"
+    """auto (MNIST if it can be had, else digits), mnist, digits, any TFDS name, or a path: image folder, .npz, folder of IDX files."""
+    data_dir: str = ""
+    """Where TFDS sets are prepared; by default TFDS_DATA_DIR, else TFDS's own folder."""
+    image_size: int = 0
+    """Side that images are brought to; by default 28 for digits, else as stored."""
+    model: str = "cnn"
+    """cnn, lenet5, tutorial or mlp."""
+    optimizer: str = "adamw"
+    """sgd, adam, adamw or lamb."""
+    schedule: str = "one_cycle"
+    """Of the learning rate: constant, cosine or one_cycle."""
+    learning_rate: float = 4e-3
+    """Highest value of the schedule."""
+    weight_decay: float = 1e-2
+    """On kernels only, never on biases and norm scales."""
+    dropout: float = 0.0
+    """Share of units dropped before the last layer, in [0, 1)."""
+    label_smoothing: float = 0.0
+    """Share of the label spread over all classes, in [0, 1)."""
+    ema: float = 0.999
+    """Decay of the average of the weights that is validated and tested; 0 for the weights themselves."""
+    augment: bool = True
+    """Rotate, scale, slant and move the training images a little."""
+    tutorial: bool = False
+    """Make the classic recipe the defaults: conv32-pool-dense128, Adam 1e-3, batch 32, 5 epochs; flags beside it win."""
+
+
+def load(config: Config) -> tuple[str, jc.data.Splits]:
+    """Find the data that `--dataset` means: their name and splits."""
+    options: dict[str, Any] = {"validation_fraction": config.validation_fraction}
+    sizes = {"size": config.image_size or None}
+    path = pathlib.Path(config.dataset)
+    if config.dataset == "digits":
+        return "digits", jc.data.digits(**options)
+    if config.dataset == "auto":
+        try:
+            return "mnist", jc.data.tfds("mnist", data_dir=config.data_dir or None, **options)
+        except jc.InputError as error:
+            how = "pip install 'jaxcnn[tfds]' and go online, or give --data-dir a folder where TFDS has prepared it"
+            print(f"dataset auto: using the embedded digits, because {error}; for MNIST: {how}", flush=True)
+            return "digits", jc.data.digits(**options)
+    if path.suffix == ".npz":
+        return config.dataset, jc.data.npz(path, **options)
+    if path.is_dir():
+        return config.dataset, jc.data.idx(path, **options) if jc.data.is_idx_folder(path) else jc.data.folder(path, **options, **sizes)
+    if os.sep in config.dataset and not path.exists() and path.parts[0] in ("/", ".", "..", "~"):
+        raise jc.InputError(f"--dataset {config.dataset}: no such file or folder")
+    return config.dataset, jc.data.tfds(config.dataset, data_dir=config.data_dir or None, **options, **sizes)
+
+
+def plan(config: Config) -> common.Plan:
+    """Say what to train, from the flags."""
+    cli.one_of("--model", config.model, jc.models.MODELS)
+    cli.one_of("--optimizer", config.optimizer, jc.optim.OPTIMIZERS)
+    cli.one_of("--schedule", config.schedule, SCHEDULES)
+    model = {"name": config.model, "options": {"dropout": config.dropout}}
+    optimizer(config, 1), jc.layers.check_dropout(config.dropout)  # refuse bad values before data are read
+    name, splits = load(config)
+    size = config.image_size or (28 if name == "digits" else None)
+    model["options"]["num_classes"] = len(splits.train.classes)
+    example = splits.train.example()["image"]
+    task = common.pixel_statistics(splits.train) | {"label_smoothing": config.label_smoothing, "size": [size, size] if size else None}
+    build = {
+        "model": model, "task": {"name": "classification", "options": task}, "ema": config.ema,
+        "image": {"shape": list(example.shape[1:]), "dtype": str(example.dtype)},
+    }  # fmt: skip
+    change = jc.augment.affine(degrees=10, scale=0.1, shear=0.1, shift=0.05)
+    wrap = (lambda step: jc.augmented(step, change)) if config.augment else (lambda step: step)
+    return common.Plan(name, splits, build, lambda steps: optimizer(config, steps), wrap)
+
+
+SCHEDULES = {
+    "constant": lambda peak, steps: jc.optim.constant(peak),
+    "cosine": lambda peak, steps: jc.optim.cosine(peak, steps=steps, warmup=steps // 20),
+    "one_cycle": lambda peak, steps: jc.optim.one_cycle(peak, steps=steps, warmup=steps * 15 // 100),
+}
+
+
+def optimizer(config: Config, steps: int) -> Any:
+    """Make the optimiser for a run of `steps` updates."""
+    rate = SCHEDULES[config.schedule](jc.optim.check_rate(config.learning_rate), steps)
+    return jc.optim.OPTIMIZERS[config.optimizer](rate, weight_decay=config.weight_decay)
+
+
+def main(config: Config, signals: cli.Signals, opened: list[pathlib.Path]) -> Any:
+    """Evaluate, predict or train, as the flags say."""
+    if config.evaluate:
+        return common.evaluate_run(config, lambda settings: load(dataclasses.replace(config, **_data(settings)))[1].test)
+    if config.predict:
+        return common.predict(config)
+    chosen = plan(config)
+    return common.train("mnist", dataclasses.replace(config, dataset=chosen.dataset), chosen, signals, opened)
+
+
+def _data(settings: dict[str, Any]) -> dict[str, Any]:
+    """Keep the settings of a run that say which rows it was tested on."""
+    return {k: settings[k] for k in ("dataset", "image_size", "validation_fraction")}
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, "mnist", {"tutorial": TUTORIAL, "smoke": SMOKE})

@@ -1,0 +1,154 @@
+"""What a run shows and leaves: screen, JSON lines, TensorBoard events, plots."""
+
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+SPLITS = ("train", "validation", "test")
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Write a whole file or none: a crash leaves the old one."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(part, path)
+
+
+def scalars(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep what is one number, as plain JSON."""
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items() if np.ndim(v) == 0}
+
+
+class Log:
+    """`metrics.jsonl` and TensorBoard events; a resumed run writes both anew from the rows that its checkpoint kept."""
+
+    def __init__(self, folder: pathlib.Path, steps_per_epoch: float):
+        from tensorboardX import SummaryWriter
+
+        self.folder, self.steps_per_epoch, self.rows = folder, steps_per_epoch, []
+        (folder / "metrics.jsonl").write_text("")
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        self.board = SummaryWriter(str(folder))
+
+    def line(self, split: str, step: int, seconds: float, rate: float, values: Mapping[str, Any]) -> None:
+        """Append one line."""
+        epoch = round(step / self.steps_per_epoch, 3)
+        row = {"step": step, "epoch": epoch, "split": split, **scalars(values), "learning_rate": rate, "seconds": round(seconds, 4)}
+        self.rows.append(row)
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            if isinstance(value, int | float) and name != "step":
+                self.board.add_scalar(f"{split}/{name}", value, step)
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Append the lines of one row of `fit`: its training values, and its validation values if it has any."""
+        for split in ("train", "validation"):
+            values = {k.removeprefix(f"{split}/"): v for k, v in row.items() if k.startswith(f"{split}/")}
+            if values:
+                seconds = row["seconds"] if split == "train" else values.pop("seconds")
+                self.line(split, row["step"], seconds, row["learning_rate"], values)
+        self.board.flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.board.close()
+
+
+class Screen:
+    """A progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, steps: int, batch_size: int):
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.console = Console(file=sys.stderr)
+        self.batch_size, self.last, self.clock = batch_size, None, time.perf_counter()
+        columns = (TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=self.console) if self.console.is_terminal else None
+        if self.bar:
+            self.task = self.bar.add_task("compiling", total=steps)
+            self.bar.start()
+
+    def dispatch(self, step: int, values: Mapping[str, Any]) -> None:
+        """Show where training is."""
+        now, before = time.perf_counter(), self.clock
+        rate = (step - (self.last or 0)) * self.batch_size / max(now - before, 1e-9)
+        self.last, self.clock = step, now
+        if self.bar:
+            text = "  ".join(f"{k} {values[k]:.4f}" for k in ("loss", "accuracy") if k in values)
+            self.bar.update(self.task, completed=step, description=f"{text}  {rate:,.0f} images/s")
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Print one line for each validation."""
+        parts = [f"step {row['step']}"]
+        for split in ("train", "validation"):
+            shown = [f"{k} {row[f'{split}/{k}']:.4f}" for k in ("loss", "accuracy") if f"{split}/{k}" in row]
+            parts += [f"{split} " + " ".join(shown)] if shown else []
+        rate = row["train/count"] / max(row["seconds"], 1e-9)
+        self.print("  ".join([*parts, f"learning rate {row['learning_rate']:.3g}", f"{rate:,.0f} images/s"]))
+
+    def print(self, text: str) -> None:
+        """Print one line, above the bar if there is one."""
+        if self.bar:
+            self.bar.console.print(text, highlight=False, soft_wrap=True)
+        else:
+            print(text, flush=True)
+
+    def __enter__(self) -> "Screen":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+
+def plot_curves(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Loss and accuracy by epoch, one panel each; blue circles train, orange squares validate, readable without colour."""
+    plt = _pyplot()
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    styles = {"train": ("#0072B2", "o"), "validation": ("#D55E00", "s")}
+    for panel, name in zip(panels, ("loss", "accuracy"), strict=True):
+        for split, (colour, marker) in styles.items():
+            points = [(r["epoch"], r[name]) for r in rows if r["split"] == split and name in r]
+            if points:
+                panel.plot(*zip(*points, strict=True), color=colour, marker=marker, label=split)
+                panel.legend()
+        panel.set(xlabel="epoch", ylabel=name)
+        panel.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def plot_confusion(path: pathlib.Path, matrix: np.ndarray, classes: Sequence[str]) -> None:
+    """Rows the truth, columns the prediction, shaded by share of the row; counts are written in up to 20 classes."""
+    plt = _pyplot()
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    side = min(max(4.0, 0.55 * len(classes)), 16)
+    figure, panel = plt.subplots(figsize=(side + 1, side), layout="constrained")
+    shades = panel.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    if len(classes) <= 20:
+        panel.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 3 else 0)
+        panel.set_yticks(range(len(classes)), classes)
+        for (i, j), n in np.ndenumerate(matrix):
+            panel.text(j, i, int(n), ha="center", va="center", fontsize=8, color="white" if share[i, j] > 0.5 else "black")
+    panel.set(xlabel="predicted", ylabel="true")
+    figure.colorbar(shades, label="share of the true class")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt

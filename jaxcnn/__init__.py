@@ -1,0 +1,16 @@
+"""Functional convolutional networks in JAX: pure steps, compiled loops, exact resume."""
+
+from jaxcnn import augment, data, layers, losses, metrics, models, ops, optim, tasks
+from jaxcnn.loop import DivergedError, Fit, StoppedError, collect, evaluate, fit, timed_evaluate
+from jaxcnn.parallel import compile_step
+from jaxcnn.runs import load_run
+from jaxcnn.train import accumulate, augmented, init_state, make_eval_step, make_train_step, plain, start_ema, stream, with_ema
+from jaxcnn.types import Batch, Count, InputError, Mean, Metric, Run, State, Step, Sum, Task
+from jaxcnn.version import __version__
+
+__all__ = [
+    "Batch", "Count", "DivergedError", "Fit", "InputError", "Mean", "Metric", "Run", "State", "Step", "StoppedError", "Sum", "Task",
+    "__version__", "accumulate", "augment", "augmented", "collect", "compile_step", "data", "evaluate", "fit", "init_state", "layers",
+    "load_run", "losses", "make_eval_step", "make_train_step", "metrics", "models", "ops", "optim", "plain", "start_ema", "stream", "tasks",
+    "timed_evaluate", "with_ema",
+]  # fmt: skip

@@ -1,0 +1,48 @@
+"""What a step must know of devices: sums over them, and random draws that do not depend on how rows are spread.
+
+No axis is bound under jit and sharded jit, where arrays are global, so these are then the identity; under pmap they are
+the collective or the slice that gives the same numbers.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+AXIS = "data"
+Array = jax.Array
+
+
+def bound() -> bool:
+    """Whether code is being traced for one device among several."""
+    try:
+        lax.axis_size(AXIS)
+    except NameError:
+        return False
+    return True
+
+
+def all_sum(tree: Any) -> Any:
+    """Sum every leaf over the devices."""
+    return lax.psum(tree, AXIS) if bound() else tree
+
+
+def all_mean(tree: Any) -> Any:
+    """Average every leaf over the devices, its dtype kept."""
+    return jax.tree.map(lambda x: lax.pmean(x, AXIS).astype(x.dtype), tree) if bound() else tree
+
+
+def draw(sampler: Callable[[Array, tuple[int, ...]], Array], key: Array, shape: tuple[int, ...]) -> Array:
+    """`sampler(key, shape)`, its rows those of the global batch: the same numbers on any number of devices."""
+    if not bound():
+        return sampler(key, shape)
+    whole = sampler(key, (lax.axis_size(AXIS) * shape[0], *shape[1:]))
+    return lax.dynamic_slice_in_dim(whole, lax.axis_index(AXIS) * shape[0], shape[0])
+
+
+def row_keys(key: Array, n: int) -> Array:
+    """One key for each of this device's `n` rows, a function of the row's place in the global batch."""
+    first = lax.axis_index(AXIS) * n if bound() else 0
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(n))

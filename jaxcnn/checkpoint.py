@@ -1,0 +1,179 @@
+"""Checkpoints through Orbax: latest and best, each with our own digest, because Orbax restores a flipped byte without complaint."""
+
+import contextlib
+import hashlib
+import logging
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from jaxcnn.types import InputError, Tree
+
+FORMAT = 1
+log = logging.getLogger("jaxcnn")
+
+
+def flatten(tree: Tree) -> dict[str, np.ndarray]:
+    """Copy a tree to the host as `{path: array}`; random keys become their integers."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): np.array(_plain(leaf)) for path, leaf in leaves}
+
+
+def unflatten(like: Tree, flat: Mapping[str, np.ndarray]) -> Tree:
+    """Rebuild a tree of the form of `like` from `{path: array}`.
+
+    Raises:
+        InputError: a leaf is missing, unexpected, or of another shape or dtype; the message names the first.
+
+    """
+    expected = jax.tree_util.tree_leaves_with_path(like)
+    paths = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in expected]
+    wrong = sorted(set(paths) ^ set(flat))
+    if wrong:
+        raise InputError(
+            f"the checkpoint {'has' if wrong[0] in flat else 'lacks'} {wrong[0]}: it was written by another model or optimiser"
+        )
+    leaves = []
+    for path, (_, leaf) in zip(paths, expected, strict=True):
+        plain, saved = _plain(leaf), flat[path]
+        if (plain.shape, plain.dtype) != (saved.shape, saved.dtype):
+            raise InputError(f"the checkpoint has {path} {saved.dtype}{list(saved.shape)}, this model {plain.dtype}{list(plain.shape)}")
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        leaves.append(jax.random.wrap_key_data(jnp.asarray(saved), impl=jax.random.key_impl(leaf)) if is_key else saved)
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def digest(flat: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over path, dtype, shape and bytes of every array, in order of path."""
+    total = hashlib.sha256()
+    for path in sorted(flat):
+        array = np.ascontiguousarray(flat[path])
+        total.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
+        total.update(array.data if array.ndim else array.tobytes())
+    return total.hexdigest()
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `<folder>/<step>/`: the newest two and the best one.
+
+    Args:
+        folder: made if absent.
+        monitor: metric by which the best is known; None keeps only the newest.
+        mode: whether `"min"` or `"max"` is best.
+        read_only: do not create or clean anything.
+
+    """
+
+    def __init__(self, folder: str | pathlib.Path, monitor: str | None = None, mode: str = "min", read_only: bool = False):
+        self.folder, self.monitor = pathlib.Path(folder).absolute(), monitor
+        keep: list[Any] = [policies.LatestN(2)]
+        best = {}
+        if monitor:
+            keep.append(policies.BestN(get_metric_fn=lambda metrics: metrics[monitor], reverse=mode == "min", n=1))
+            best = {"best_fn": lambda metrics: metrics[monitor], "best_mode": mode}
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=not read_only, read_only=read_only, **best
+        )
+        self.manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "loop"))
+
+    def steps(self) -> list[int]:
+        """Return the steps that can be restored, the newest first."""
+        return sorted(self.manager.all_steps(), reverse=True)
+
+    def save(self, step: int, state: Tree, loop: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
+        """Write state and loop record; returns when they are copied, while the disk works on.
+
+        Raises:
+            OSError: this save, or the one before it, could not be written.
+
+        """
+        flat = flatten(state)  # a copy: the state's buffers are donated to the next dispatch
+        record = {"format": FORMAT, "digest": digest(flat), "loop": loop}
+        self._guard(lambda: self.manager.save(
+            step, args=ocp.args.Composite(state=ocp.args.StandardSave(flat), loop=ocp.args.JsonSave(record)), metrics=metrics
+        ))  # fmt: skip
+
+    def load(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Read `{path: array}` and the loop record of one step.
+
+        Raises:
+            DamagedError: it is cut, has changed, or is of a newer format.
+
+        """
+        try:
+            record = self.manager.restore(step, args=ocp.args.Composite(loop=ocp.args.JsonRestore()))["loop"]
+            if record["format"] > FORMAT:
+                raise DamagedError(f"format {record['format']} is newer than this program's {FORMAT}")
+            flat = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+            flat = {path: np.asarray(array) for path, array in flat.items()}
+        except DamagedError:
+            raise
+        except Exception as error:  # Orbax and TensorStore raise a dozen kinds for cut and missing files
+            raise DamagedError(str(error).splitlines()[0][:200] if str(error) else type(error).__name__) from error
+        if digest(flat) != record["digest"]:
+            raise DamagedError("its arrays are not those that were saved (digest differs)")
+        return flat, record["loop"]
+
+    def newest(self) -> tuple[int, dict[str, np.ndarray], dict[str, Any]] | None:
+        """Read the newest sound checkpoint, `(step, arrays, loop)`; damaged ones are named and set aside."""
+        for step in self.steps():
+            try:
+                return step, *self.load(step)
+            except DamagedError as error:
+                log.warning("checkpoint %d is damaged (%s): going back to the one before", step, error)
+                if not self.manager.options.read_only if hasattr(self.manager, "options") else True:
+                    self.discard(step)
+        return None
+
+    def discard(self, step: int) -> None:
+        """Move one step's folder out of the way, to `<step>.damaged`, so that its number can be written again."""
+        source, target = self.folder / str(step), self.folder.parent / "damaged" / str(step)
+        if source.exists():
+            shutil.rmtree(target, ignore_errors=True)
+            target.parent.mkdir(exist_ok=True)
+            source.rename(target)
+        self.manager.reload()
+
+    def close(self) -> None:
+        """Wait for the disk, then let go.
+
+        Raises:
+            OSError: a save that was under way could not be written.
+
+        """
+        self._guard(self.manager.wait_until_finished)
+        self.manager.close()
+
+    def _guard(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except OSError:
+            raise
+        except Exception as error:  # TensorStore reports a full disk as a ValueError
+            raise OSError(f"checkpoint not written: {str(error).splitlines()[0][:300]}") from error
+
+
+class DamagedError(Exception):
+    """A checkpoint that cannot be trusted; the message says why."""
+
+
+@contextlib.contextmanager
+def reading(folder: str | pathlib.Path) -> Any:
+    """Open the checkpoints of a finished run without changing anything."""
+    checkpoints = Checkpoints(folder, read_only=True)
+    try:
+        yield checkpoints
+    finally:
+        checkpoints.manager.close()
+
+
+def _plain(leaf: Any) -> Any:
+    leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf

@@ -1,0 +1,8 @@
+"""Data sources, one function each, all returning `Splits(train, valid, test)`; TensorFlow is imported only where a format needs it."""
+
+from jaxcnn.data.core import Indexed, Resident, Splits, stratified
+from jaxcnn.data.files import digits, idx, is_idx_folder, npz
+from jaxcnn.data.folder import folder
+from jaxcnn.data.tfds_source import tfds
+
+__all__ = ["Indexed", "Resident", "Splits", "digits", "folder", "idx", "is_idx_folder", "npz", "stratified", "tfds"]

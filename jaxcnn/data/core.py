@@ -1,0 +1,227 @@
+"""What a data set is to the loop: rows in an order that is a function of (seed, step), so there is nothing to save or restore."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from jaxcnn.parallel import Chunk, Gather, Stack
+from jaxcnn.types import Batch, InputError
+
+Tree = Any
+
+
+class Data(Protocol):
+    """Rows that `fit` and `evaluate` can read; `Resident`, `Indexed` and `tfrecord.Stream` are three ways to hold them."""
+
+    size: int
+    classes: tuple[str, ...]
+    seed: int
+    capacity: int  # batches in one chunk at most
+
+    def example(self) -> Batch:
+        """Return one row, for shapes."""
+
+    def placed(self, put: Callable[[Tree], Tree]) -> "Data":
+        """Move what can live on the device to the device, once."""
+
+    def chunk(self, batch_size: int, start: int, count: int, capacity: int) -> Chunk:
+        """Return training batches `start` to `start + count`, in a chunk that has room for `capacity`."""
+
+    def once(self, batch_size: int, multiple: int = 1) -> Iterator[Chunk]:
+        """Give every row once, in order; the tail is padded with `real = 0` to a multiple of `multiple` rows."""
+
+
+class Splits(NamedTuple):
+    """Rows to learn from, rows to make choices on, and rows to read once at the end."""
+
+    train: Any
+    valid: Any
+    test: Any
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(size)
+
+
+def train_rows(seed: int, size: int, batch_size: int, start: int, count: int) -> np.ndarray:
+    """Rows of batches `start` to `start + count`, `[count, batch_size]`: one permutation after another, each row once an epoch."""
+    place = np.arange(start * batch_size, (start + count) * batch_size)
+    epochs = place // size
+    out = np.empty(len(place), np.int64)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        out[here] = _permutation(seed, int(epoch), size)[place[here] % size]
+    return out.reshape(count, batch_size)
+
+
+def once_rows(size: int, batch_size: int, multiple: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every row once, in order: index and `real`, each `[steps, width]`; padding repeats row 0."""
+    batch_size = min(batch_size, size)
+    steps, width = -(-size // batch_size), -(-batch_size // multiple) * multiple
+    place = np.arange(batch_size)[None] + batch_size * np.arange(steps)[:, None]
+    inside = np.pad(place < size, ((0, 0), (0, width - batch_size)))
+    return np.where(inside, np.pad(place, ((0, 0), (0, width - batch_size))), 0), inside.astype(np.float32)
+
+
+def _fill(x: np.ndarray, capacity: int) -> np.ndarray:
+    return np.concatenate([x, np.zeros((capacity - len(x), *x.shape[1:]), x.dtype)]) if len(x) < capacity else x
+
+
+@dataclasses.dataclass(frozen=True)
+class Resident:
+    """Rows in memory, on the device once placed; a compiled step picks its rows by index.
+
+    Attributes:
+        arrays: name to `[N, ...]`, such as `"image"` uint8 and `"label"` int32.
+        classes: names in order of label.
+        seed: of the order in which training reads the rows.
+        capacity: batches in one chunk at most.
+
+    """
+
+    arrays: Mapping[str, Any]
+    classes: tuple[str, ...] = ()
+    seed: int = 0
+    capacity: int = 1024
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return len(next(iter(self.arrays.values())))
+
+    def example(self) -> Batch:
+        """Return the first row, `[1, ...]` each."""
+        return {name: np.asarray(x[:1]) for name, x in self.arrays.items()}
+
+    def take(self, index: np.ndarray) -> "Resident":
+        """Return some of the rows."""
+        return dataclasses.replace(self, arrays={name: x[index] for name, x in self.arrays.items()})
+
+    def placed(self, put: Callable[[Tree], Tree]) -> "Resident":
+        """Put the arrays where a run wants them."""
+        return dataclasses.replace(self, arrays=put(dict(self.arrays)))
+
+    def chunk(self, batch_size: int, start: int, count: int, capacity: int) -> Gather:
+        """Return training batches `start` to `start + count`."""
+        index = train_rows(self.seed, self.size, batch_size, start, count).astype(np.int32)
+        return Gather(dict(self.arrays), _fill(index, capacity), None, np.int32(count))
+
+    def once(self, batch_size: int, multiple: int = 1) -> Iterator[Gather]:
+        """Give every row once, in order."""
+        index, real = once_rows(self.size, batch_size, multiple)
+        room = min(self.capacity, len(index))
+        for k in range(0, len(index), room):
+            i, r = index[k : k + room], real[k : k + room]
+            yield Gather(dict(self.arrays), _fill(i, room).astype(np.int32), _fill(r, room), np.int32(len(i)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Indexed:
+    """Rows that are read by number when they are needed: sets too large for memory, in the same order as resident ones.
+
+    Attributes:
+        read: `index [n] -> {name: [n, ...]}`.
+        size: number of rows.
+        classes: names in order of label.
+        seed: of the order in which training reads the rows.
+        capacity: batches in one chunk at most; they are in memory together.
+
+    """
+
+    read: Callable[[np.ndarray], Mapping[str, np.ndarray]]
+    size: int
+    classes: tuple[str, ...] = ()
+    seed: int = 0
+    capacity: int = 8
+
+    def example(self) -> Batch:
+        """Return the first row."""
+        return self.read(np.zeros(1, np.int64))
+
+    def take(self, index: np.ndarray) -> "Indexed":
+        """Return some of the rows."""
+        return dataclasses.replace(self, read=lambda rows: self.read(np.asarray(index)[rows]), size=len(index))
+
+    def placed(self, put: Callable[[Tree], Tree]) -> "Indexed":
+        """Return itself: nothing stays on the device."""
+        del put
+        return self
+
+    def _stack(self, index: np.ndarray, real: np.ndarray | None, capacity: int) -> Stack:
+        rows = self.read(index.reshape(-1))
+        batches = {name: _fill(x.reshape(*index.shape, *x.shape[1:]), capacity) for name, x in rows.items()}
+        return Stack(batches if real is None else batches | {"real": _fill(real, capacity)}, np.int32(len(index)))
+
+    def chunk(self, batch_size: int, start: int, count: int, capacity: int) -> Stack:
+        """Return training batches `start` to `start + count`."""
+        return self._stack(train_rows(self.seed, self.size, batch_size, start, count), None, capacity)
+
+    def once(self, batch_size: int, multiple: int = 1) -> Iterator[Stack]:
+        """Give every row once, in order."""
+        index, real = once_rows(self.size, batch_size, multiple)
+        room = min(self.capacity, len(index))
+        for k in range(0, len(index), room):
+            yield self._stack(index[k : k + room], real[k : k + room], room)
+
+
+def labelled(image: np.ndarray, label: np.ndarray, classes: tuple[str, ...], name: str) -> Resident:
+    """Check images and labels against each other and hold them, gray ones as `[N, H, W, 1]`.
+
+    Raises:
+        InputError: shapes, dtypes or labels that cannot be; `name` says whose.
+
+    """
+    if image.ndim == 3:
+        image = image[..., None]
+    if image.ndim != 4 or len(image) == 0:
+        raise InputError(f"{name}: images of shape {image.shape}; must be [N, H, W] or [N, H, W, C] with at least one row")
+    if np.issubdtype(image.dtype, np.floating):
+        if not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
+            raise InputError(f"{name}: float images from {image.min()} to {image.max()}; floats must be in 0..1 (uint8 in 0..255)")
+        image = image.astype(np.float32)
+    elif image.dtype != np.uint8:
+        raise InputError(f"{name}: images of dtype {image.dtype}; must be uint8 0..255 or float 0..1")
+    label = np.asarray(label)
+    if not np.issubdtype(label.dtype, np.integer) or label.shape != (len(image),):
+        raise InputError(
+            f"{name}: labels of dtype {label.dtype} and shape {label.shape}; must be integers of shape ({len(image)},), one an image"
+        )
+    if label.min() < 0 or label.max() >= len(classes):
+        bad = int(label.min() if label.min() < 0 else label.max())
+        raise InputError(f"{name}: label {bad} is out of range; with {len(classes)} classes labels are 0 to {len(classes) - 1}")
+    return Resident({"image": image, "label": label.astype(np.int32)}, classes)
+
+
+def stratified(label: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of a seeded split that keeps the share of every class: `(rest, cut)`, in ascending order.
+
+    Args:
+        label: int `[N]`.
+        fraction: share of the rows to cut, in [0, 1).
+        seed: the same seed, the same split.
+
+    Raises:
+        InputError: `fraction` outside its range.
+
+    """
+    if not 0 <= fraction < 1:
+        raise InputError(f"fraction={fraction}: must be at least 0 and below 1")
+    label, rng = np.asarray(label), np.random.default_rng(seed)
+    groups = [rng.permutation(np.flatnonzero(label == c)) for c in np.unique(label)]
+    # a row at relative place p of its class is cut if p is among the lowest: any total comes out within one row
+    place = np.concatenate([(np.arange(len(g)) + rng.random()) / len(g) for g in groups])
+    order = np.concatenate(groups)[np.argsort(place, kind="stable")]
+    n = round(fraction * len(label))
+    return np.sort(order[n:]), np.sort(order[:n])
+
+
+def cut_validation(train: Resident | Indexed, label: np.ndarray, fraction: float, seed: int) -> tuple[Any, Any]:
+    """Split training rows into those to learn from and a stratified share to validate on."""
+    rest, cut = stratified(label, fraction, seed)
+    if fraction and not len(cut):
+        raise InputError(f"validation_fraction={fraction}: cuts no row out of {len(label)}; give more")
+    return train.take(rest), train.take(cut)

@@ -1,0 +1,337 @@
+"""fit, evaluate and collect: plain Python around compiled dispatches; everything a caller may change is a function passed in."""
+
+import dataclasses
+import math
+import pathlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxcnn.checkpoint import Checkpoints, unflatten
+from jaxcnn.optim import learning_rate
+from jaxcnn.parallel import compile_map
+from jaxcnn.types import InputError, Run, State, Tree, add, compute
+
+DISPATCH_SECONDS = 0.5  # what a dispatch aims at: signals, progress and timed saves act between two
+IN_FLIGHT = 2
+
+
+class Fit(NamedTuple):
+    """What `fit` returns: the last state, the best one by the monitored metric, and a row for each validation."""
+
+    state: State
+    best: State
+    history: list[dict[str, Any]]
+
+
+class DivergedError(FloatingPointError):
+    """The loss is no longer a finite number; the message names the steps and the learning rate."""
+
+
+class StoppedError(Exception):
+    """`stop()` said so; `step` is saved where there is a `workdir`."""
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped after step {step}")
+        self.step = step
+
+
+@dataclasses.dataclass
+class Record:
+    """What the loop itself must remember to go on exactly: plain numbers, saved as JSON beside the state."""
+
+    batch_size: int
+    seed: int
+    rows: int
+    monitor: str | None
+    best: float | None = None
+    best_step: int | None = None
+    stale: int = 0
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    partial: list[Any] | None = None  # sums since the last validation, when stopped between two
+    seconds: float = 0.0  # and the time they took
+
+
+def evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 256) -> dict[str, Any]:
+    """Measure every row exactly once.
+
+    Args:
+        run: a compiled evaluation step (`make_eval_step`), with `donate=False`.
+        variables: what the step carries, `{"params": ..., ...}`.
+        data: a data set; one that was placed with `run.put` is not moved again.
+        batch_size: rows at a time over all devices; changes speed and memory, never the result.
+
+    Returns:
+        Name to value, as each Sum computes it from sums in float64.
+
+    Raises:
+        InputError: `batch_size` below 1.
+
+    """
+    return timed_evaluate(run, variables, data, batch_size=batch_size)[0]
+
+
+def timed_evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 256) -> tuple[dict[str, Any], float]:
+    """Like `evaluate`, with the seconds that its dispatches took, compilation left out."""
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size}: must be at least 1")
+    variables, data, total, seconds = run.put(variables), data.placed(run.put), None, 0.0
+    for chunk in data.once(batch_size, run.devices):
+        if total is None:
+            jax.block_until_ready(run.call(variables, _empty(chunk)))
+        start = time.perf_counter()
+        sums = _host(run.call(variables, chunk)[1])
+        seconds += time.perf_counter() - start
+        total = sums if total is None else add(total, sums)
+    return compute(total), seconds
+
+
+def collect(
+    predict: Callable[[Tree, Mapping[str, Any]], Tree], variables: Tree, data: Any, *, keep: Sequence[str] = (), batch_size: int = 256
+) -> tuple[Tree, dict[str, np.ndarray]]:
+    """Outputs of every row, in order and without padding, for whatever needs all of them at once (exact AUC, embeddings).
+
+    Args:
+        predict: `(variables, batch) -> outputs`, such as `task.predict`.
+        variables: its first argument.
+        data: a data set.
+        keep: keys of the batch to return beside the outputs.
+        batch_size: rows at a time.
+
+    Returns:
+        `(outputs [N, ...], {key: [N, ...]})`, NumPy arrays.
+
+    """
+    mapped, outputs, kept = compile_map(predict), [], []
+    for chunk in data.once(batch_size):
+        for k in range(int(chunk.count)):
+            out, batch = mapped(variables, chunk, k)
+            true = np.asarray(batch["real"]) > 0
+            outputs.append(jax.tree.map(lambda x: np.asarray(x)[true], out))  # noqa: B023 (used at once)
+            kept.append({key: np.asarray(batch[key])[true] for key in keep})
+    join = lambda trees: jax.tree.map(lambda *parts: np.concatenate(parts), *trees)  # noqa: E731
+    return join(outputs), join(kept)
+
+
+def fit(
+    run: Run,
+    state: State,
+    train: Any,
+    *,
+    batch_size: int,
+    steps: int,
+    every: float | None = None,
+    validate: Callable[[State], Mapping[str, float]] | None = None,
+    monitor: str | None = None,
+    mode: str = "min",
+    patience: int | None = None,
+    workdir: str | pathlib.Path | None = None,
+    log: Callable[[dict[str, Any]], None] | None = None,
+    progress: Callable[[int, dict[str, Any]], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Fit:
+    """Train for a number of steps, and go on exactly where a run in the same `workdir` was cut off.
+
+    Args:
+        run: a compiled training step.
+        state: where to begin; it is copied, so it survives donation.
+        train: a data set.
+        batch_size: rows in a step over all devices; at most the rows of `train`, a multiple of `run.devices`.
+        steps: updates in all, those before a resume included.
+        every: steps between validations and saves, also a fraction (`rows / batch_size` is an epoch); by default `steps`.
+        validate: `state -> {name: number}`, called at each of these points.
+        monitor: name among these numbers that decides which state is best.
+        mode: `"min"` or `"max"`.
+        patience: stop after so many validations without a better one.
+        workdir: folder for checkpoints; None keeps the best state in memory only.
+        log: called with each row: `step`, `seconds` of training alone, `learning_rate`, `train/...`, and what `validate`
+            gave. After a resume the earlier rows come again first, so a log can be written anew without a gap.
+        progress: called after each dispatch with its last step and its training metrics.
+        stop: asked between dispatches; true saves and raises `StoppedError`.
+
+    Returns:
+        A `Fit`; `best` is the last state without `monitor`.
+
+    Raises:
+        InputError: an argument out of range, or a `workdir` of a different run.
+        DivergedError: the loss is not finite; checkpoints before it are kept.
+        StoppedError: see `stop`.
+        OSError: a checkpoint could not be written.
+
+    """
+    _check(run, train, batch_size, steps, every, monitor, mode, patience)
+    state, train = run.put(jax.tree.map(lambda x: x.copy(), state)), train.placed(run.put)
+    record = Record(batch_size, train.seed, train.size, monitor)
+    saver = Checkpoints(workdir, monitor, mode) if workdir else None
+    best = None
+    try:
+        if saver and (found := saver.newest()):
+            state, record, best = _resume(run, state, record, saver, found)
+            for row in record.history if log else ():
+                log(row)
+        while (at := int(state.step)) < steps and not (patience is not None and record.stale >= patience):
+            end = _boundary(at, every or steps, steps)
+            state, sums = _period(run, state, train, record, end, progress, stop)
+            if (reached := int(state.step)) < end:  # stopped on the way
+                record.partial = [np.asarray(x).tolist() for x in jax.tree.leaves(sums)]
+                if saver:
+                    saver.save(reached, state, dataclasses.asdict(record))
+                raise StoppedError(reached)
+            row = {"step": end, "seconds": record.seconds, "learning_rate": learning_rate(state.opt_state)}
+            row |= {f"train/{name}": value for name, value in compute(sums).items()}
+            row = _scalars(row | dict(validate(state) if validate else {}))
+            record.partial, record.seconds = None, 0.0
+            if _improves(record, row, mode):
+                best = jax.device_get(jax.tree.map(lambda x: x.copy(), state))  # the buffers are donated to the next dispatch
+            record.history.append(row)
+            if log:
+                log(row)
+            if saver:
+                saver.save(end, state, dataclasses.asdict(record), {monitor: row[monitor]} if monitor else None)
+    finally:
+        if saver:
+            saver.close()
+    return Fit(state, state if best is None else best, record.history)
+
+
+def _check(
+    run: Run, train: Any, batch_size: int, steps: int, every: float | None, monitor: str | None, mode: str, patience: int | None
+) -> None:
+    if not 1 <= batch_size <= train.size:
+        raise InputError(f"batch_size={batch_size}: must be from 1 to the {train.size} training rows")
+    if batch_size % run.devices:
+        near = max(batch_size // run.devices, 1) * run.devices
+        raise InputError(f"batch_size={batch_size}: must be a multiple of the {run.devices} devices, such as {near}")
+    if steps < 0:
+        raise InputError(f"steps={steps}: must be at least 0")
+    if every is not None and every < 1:
+        raise InputError(f"every={every}: must be at least 1")
+    if mode not in ("min", "max"):
+        raise InputError(f"mode={mode!r}: must be 'min' or 'max'")
+    if patience is not None and (patience < 1 or monitor is None):
+        raise InputError(f"patience={patience}: must be at least 1, with a monitor")
+
+
+def _resume(run: Run, state: State, record: Record, saver: Checkpoints, found: tuple) -> tuple[State, Record, State | None]:
+    _, flat, loop = found
+    saved = Record(**loop)
+    for name in ("batch_size", "seed", "rows", "monitor"):
+        if getattr(saved, name) != getattr(record, name):
+            raise InputError(
+                f"resume: {name} was {getattr(saved, name)} and is now {getattr(record, name)}; give the same, or another workdir"
+            )
+    best = None
+    if saved.best_step is not None:
+        best = unflatten(state, flat if saved.best_step == found[0] else saver.load(saved.best_step)[0])
+    return run.put(unflatten(state, flat)), saved, best
+
+
+def _boundary(at: int, every: float, steps: int) -> int:
+    """Return the end of the period that step `at` is in: multiples of `every`, rounded up."""
+    k = math.floor(at / every + 1e-9) + 1
+    while math.ceil(k * every - 1e-9) <= at:
+        k += 1
+    return min(steps, math.ceil(k * every - 1e-9))
+
+
+def _period(run: Run, state: State, train: Any, record: Record, end: int, progress: Any, stop: Any) -> tuple[State, Any]:
+    """Run up to step `end`, or to where `stop()` says so; sums stay on the device until they are two dispatches old."""
+    at, capacity = int(state.step), min(train.capacity, max(1, math.ceil(end - int(state.step))))
+    capacity = train.capacity if capacity < train.capacity and train.capacity <= 64 else _room(capacity, train.capacity)
+    chunk = train.chunk(record.batch_size, at, 1, capacity)
+    state, zero = run.call(state, _empty(chunk))  # compiles, and runs nothing
+    total = _host(zero)
+    if record.partial is not None:
+        total = jax.tree.unflatten(jax.tree.structure(total), [np.asarray(x, np.float64) for x in record.partial])
+    pending: deque = deque()
+    clock, pace = time.perf_counter(), _Pace()
+
+    def settle(down_to: int) -> None:
+        nonlocal total, clock
+        while len(pending) > down_to:
+            count, last, sums = pending.popleft()
+            sums = _host(sums)
+            now = time.perf_counter()
+            record.seconds, clock = record.seconds + now - clock, now
+            pace.saw(count)
+            _finite(sums, last - count, last, state)
+            total = add(total, sums)
+            if progress:
+                progress(last, compute(sums))
+
+    while at < end and not (stop and stop()):
+        count = min(pace.count, capacity, end - at)
+        chunk = train.chunk(record.batch_size, at, count, capacity)
+        state, sums = run.call(state, chunk)
+        at += count
+        pending.append((count, at, sums))
+        settle(IN_FLIGHT - 1)
+    settle(0)
+    if int(state.step) != at:
+        raise ValueError(f"the step counter is {int(state.step)} after {at} batches: a Step must return a state whose step is one higher")
+    return state, total
+
+
+def _room(wanted: int, limit: int) -> int:
+    """Round a chunk's capacity up to a power of two, so that periods of slightly different length share a program."""
+    return min(limit, 1 << (wanted - 1).bit_length())
+
+
+class _Pace:
+    """How many steps to put into a dispatch, from how long the last ones took."""
+
+    def __init__(self) -> None:
+        self.count, self.last = 1, time.perf_counter()
+
+    def saw(self, count: int) -> None:
+        """Note that a dispatch of `count` steps is done."""
+        now = time.perf_counter()
+        each = (now - self.last) / count
+        self.last = now
+        self.count = int(min(max(DISPATCH_SECONDS / max(each, 1e-6), 1), 2 * max(count, self.count // 2)))
+
+
+def _finite(sums: Mapping[str, Any], before: int, last: int, state: State) -> None:
+    total = float(sums["loss"].total) if "loss" in sums else 0.0
+    if not math.isfinite(total):
+        rate = learning_rate(state.opt_state)
+        where = f"step {last}" if last == before + 1 else f"steps {before + 1} to {last}"
+        raise DivergedError(f"the loss is {total} at {where}, learning rate {rate:g}: try a lower --learning-rate")
+
+
+def _improves(record: Record, row: Mapping[str, Any], mode: str) -> bool:
+    if record.monitor is None:
+        return False
+    if record.monitor not in row:
+        raise InputError(f"monitor={record.monitor!r}: validate gave {', '.join(row)}")
+    value = float(row[record.monitor])
+    better = record.best is None or (value < record.best if mode == "min" else value > record.best)
+    if better:
+        record.best, record.best_step, record.stale = value, row["step"], 0
+    else:
+        record.stale += 1
+    return better
+
+
+def _empty(chunk: Any) -> Any:
+    return chunk._replace(count=np.int32(0))
+
+
+def _host(sums: Any) -> Any:
+    """Sums on the host, in float64: counts of pixels pass 2**24, where float32 loses units."""
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(sums))
+
+
+def _scalars(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep what is one number, as plain JSON values; a confusion matrix is no entry of a log."""
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items() if np.ndim(v) == 0}
+
+
+def batches(data: Any, batch_size: int, steps: int, start: int = 0) -> Iterator[dict[str, Any]]:
+    """Give training batches one by one, as a compiled step sees them: to look at, or for a loop of one's own."""
+    for t in range(start, start + steps):
+        yield data.chunk(batch_size, t, 1, 1).at(0)

@@ -1,0 +1,43 @@
+"""The network of a hundred tutorials: 32 filters of 3x3, 2x2 max pooling, 128 units; 693,962 parameters on 28x28 gray images."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxcnn import ops
+from jaxcnn.layers import Conv, Dense, Dropout, Network
+
+Array = jax.Array
+
+
+class Tutorial(Network):
+    """See `tutorial`."""
+
+    num_classes: int = 10
+    dropout: float = 0.0
+    dtype: Any = None
+
+    def setup(self) -> None:
+        """Make the layers, with the initial values of Keras (Glorot and Bengio, 2010)."""
+        init = nn.initializers.glorot_uniform()
+        self.conv = Conv(32, (3, 3), padding="VALID", dtype=self.dtype, kernel_init=init)
+        self.dense = Dense(128, dtype=self.dtype, kernel_init=init)
+        self.drop = Dropout(self.dropout)
+        self.logits = Dense(self.num_classes, dtype=self.dtype, kernel_init=init)
+
+    def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
+        """Return `stem`, `[B, (H - 2) / 2, (W - 2) / 2, 32]`; ReLU after pooling gives the same and is cheaper."""
+        del train, real
+        return {"stem": nn.relu(ops.max_pool(self.conv(x), 2))}
+
+    def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
+        """Logits `[B, num_classes]`."""
+        x = features["stem"]
+        x = nn.relu(self.dense(x.reshape(x.shape[0], -1)))  # [B, 128]
+        return self.logits(self.drop(x, train=train))
+
+
+def tutorial(num_classes: int = 10, **options: Any) -> Tutorial:
+    """One convolution, one hidden layer; `dropout` before the last layer. The image size is fixed at init."""
+    return Tutorial(num_classes, **options)

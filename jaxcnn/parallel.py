@@ -1,0 +1,167 @@
+"""From a step to a compiled run: many batches a dispatch, on one device or several, always with the same numbers."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxcnn.axis import AXIS, all_sum
+from jaxcnn.types import Batch, InputError, Run, Step, Tree, add
+
+STRATEGIES = ("auto", "eager", "jit", "sharded", "pmap")
+
+
+class Gather(NamedTuple):
+    """K batches of data that lives on the device: rows are chosen inside the compiled step.
+
+    Attributes:
+        arrays: name to `[N, ...]`, arguments of the program, never constants in it.
+        index: int32 `[K, B]`.
+        real: `[K, B]`, or None where no row is padding.
+        count: int32 scalar, how many of the K to run: one program serves every length.
+
+    """
+
+    arrays: Any
+    index: Any
+    real: Any
+    count: Any
+
+    def at(self, k: Any) -> dict[str, Any]:
+        """Return batch `k`."""
+        batch = {name: x[self.index[k]] for name, x in self.arrays.items()}
+        return batch if self.real is None else batch | {"real": self.real[k]}
+
+    def layout(self, whole: Any, split: Any) -> "Gather":
+        """Return what goes to every device (`whole`) and what is divided along its second axis (`split`)."""
+        return Gather({name: whole for name in self.arrays}, split, None if self.real is None else split, whole)
+
+
+class Stack(NamedTuple):
+    """K batches that were read from a stream: name to `[K, B, ...]`, and how many of them to run."""
+
+    batches: Any
+    count: Any
+
+    def at(self, k: Any) -> dict[str, Any]:
+        """Return batch `k`."""
+        return {name: x[k] for name, x in self.batches.items()}
+
+    def layout(self, whole: Any, split: Any) -> "Stack":
+        """Return what goes to every device (`whole`) and what is divided along its second axis (`split`)."""
+        return Stack({name: split for name in self.batches}, whole)
+
+
+Chunk = Gather | Stack
+
+
+def compile_step(step: Step, strategy: str = "auto", devices: int | Sequence[jax.Device] | None = None, donate: bool = True) -> Run:
+    """Compile a step, once for each shape of chunk.
+
+    Args:
+        step: `(carry, batch) -> (carry, sums)`, pure.
+        strategy: `"jit"`: one device. `"sharded"`: jit over a mesh, the batch divided, XLA places the collectives.
+            `"pmap"`: one program a device, as in older code and TPU notebooks. `"eager"`: no compilation, for a
+            debugger. `"auto"`: jit on one device, else sharded.
+        devices: how many, or which; by default all that JAX sees (one for `"jit"` and `"eager"`).
+        donate: let the carry's buffers be reused: right for training, wrong where the carry is needed again.
+
+    Returns:
+        A `Run`.
+
+    Raises:
+        InputError: an unknown strategy, more devices than there are, or several for a strategy of one.
+
+    """
+    if strategy not in STRATEGIES:
+        raise InputError(f"strategy={strategy!r}: must be one of {', '.join(STRATEGIES)}")
+    chosen = _devices(devices, single=strategy in ("jit", "eager"))
+    if strategy == "auto":
+        strategy = "jit" if len(chosen) == 1 else "sharded"
+    if strategy in ("jit", "eager"):
+        if len(chosen) > 1:
+            raise InputError(f"devices={len(chosen)}: strategy {strategy!r} runs on one; use sharded or pmap")
+        call = functools.partial(_eager, step) if strategy == "eager" else jax.jit(_loop(step), donate_argnums=(0,) if donate else ())
+        return Run(call, lambda tree: jax.device_put(tree, chosen[0]), 1, strategy)
+    mesh = Mesh(np.array(chosen), (AXIS,))
+    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(None, AXIS))
+    make = _sharded if strategy == "sharded" else _pmapped
+    call = make(_loop(step), whole, split, chosen, (0,) if donate else ())
+    return Run(call, lambda tree: jax.device_put(tree, whole), len(chosen), strategy)
+
+
+def _devices(devices: int | Sequence[jax.Device] | None, single: bool) -> list[jax.Device]:
+    present = jax.devices()
+    if devices is None:
+        return present[:1] if single else present
+    if not isinstance(devices, int):
+        return list(devices)
+    if not 1 <= devices <= len(present):
+        raise InputError(f"devices={devices}: JAX sees {len(present)} of platform {present[0].platform}; give 1 to {len(present)}")
+    return present[:devices]
+
+
+def _loop(step: Step) -> Callable[[Tree, Chunk], tuple[Tree, Tree]]:
+    """Run `chunk.count` steps; a dynamic count needs no second program for a shorter tail, and 0 compiles without running."""
+
+    def loop(carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
+        shapes = jax.eval_shape(step, carry, chunk.at(0))[1]
+        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+        def body(k: Any, state: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
+            carry, sums = step(state[0], chunk.at(k))
+            return carry, add(state[1], sums)
+
+        carry, sums = jax.lax.fori_loop(0, chunk.count, body, (carry, zero))
+        return carry, all_sum(sums)
+
+    return loop
+
+
+def _eager(step: Step, carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
+    shapes = jax.eval_shape(step, carry, chunk.at(0))[1]
+    sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    for k in range(int(chunk.count)):
+        carry, more = step(carry, chunk.at(k))
+        sums = add(sums, more)
+    return carry, sums
+
+
+def _sharded(loop: Callable, whole: NamedSharding, split: NamedSharding, devices: list[jax.Device], donate: tuple[int, ...]) -> Callable:
+    compiled = jax.jit(loop, donate_argnums=donate, out_shardings=whole)
+
+    def call(carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
+        return compiled(carry, jax.device_put(chunk, chunk.layout(whole, split)))
+
+    return call
+
+
+def _pmapped(loop: Callable, whole: NamedSharding, split: NamedSharding, devices: list[jax.Device], donate: tuple[int, ...]) -> Callable:
+    programs: dict[Any, Callable] = {}
+
+    def call(carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
+        axes = chunk.layout(None, 1)
+        kind = jax.tree.structure(chunk)
+        if kind not in programs:
+            programs[kind] = jax.pmap(loop, AXIS, in_axes=(None, axes), out_axes=None, devices=devices, donate_argnums=donate)
+        return programs[kind](carry, _fold(chunk, len(devices)))
+
+    return call
+
+
+def _fold(chunk: Chunk, n: int) -> Chunk:
+    """Divide the rows among devices: `[K, B, ...]` to `[K, n, B / n, ...]`, contiguous, as a sharded batch is."""
+    divided = lambda x: x.reshape(x.shape[0], n, -1, *x.shape[2:])  # noqa: E731
+    if isinstance(chunk, Stack):
+        return Stack(jax.tree.map(divided, chunk.batches), chunk.count)
+    return chunk._replace(index=divided(chunk.index), real=None if chunk.real is None else divided(chunk.real))
+
+
+def compile_map(fn: Callable[[Tree, Batch], Tree]) -> Callable[[Tree, Chunk, int], tuple[Tree, dict[str, Any]]]:
+    """Compile a function of rows: `(variables, chunk, k) -> (outputs, batch)` for batch `k` of a chunk."""
+    return jax.jit(lambda variables, chunk, k: (fn(variables, chunk.at(k)), chunk.at(k)))

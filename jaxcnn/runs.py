@@ -1,0 +1,108 @@
+"""A run's folder: what it must hold so that its model can be built again, and `load_run`, which does."""
+
+import json
+import logging
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.checkpoint import Checkpoints, DamagedError, reading, unflatten
+from jaxcnn.models import MODELS
+from jaxcnn.tasks import TASKS
+from jaxcnn.types import InputError, Task, Tree
+
+log = logging.getLogger("jaxcnn")
+
+
+class LoadedRun(NamedTuple):
+    """A run, ready to use.
+
+    Attributes:
+        config: what `config.json` says: settings, versions, class names, how to build the model.
+        model: the Linen module.
+        task: its `Task`; `task.predict(variables, {"image": uint8 [B, H, W, C]})` gives logits.
+        variables: `{"params": ..., "batch_stats": ...}`: the best by validation, else the latest.
+        step: the training step they come from.
+
+    """
+
+    config: dict[str, Any]
+    model: Any
+    task: Task
+    variables: Tree
+    step: int
+
+
+def build(description: dict[str, Any]) -> tuple[Any, Task]:
+    """Make model and task from plain values.
+
+    Args:
+        description: `{"model": {"name", "options"}, "task": {"name", "options"}}`, names as in `MODELS` and `TASKS`.
+
+    Returns:
+        `(model, task)`.
+
+    """
+    model = MODELS[description["model"]["name"]](**description["model"]["options"])
+    return model, TASKS[description["task"]["name"]](model, **description["task"]["options"])
+
+
+def example(description: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return a batch of one row with the shape and dtype of the run's images, for `task.init`."""
+    return {"image": np.zeros((1, *description["image"]["shape"]), description["image"]["dtype"])}
+
+
+def read_config(folder: str | pathlib.Path) -> dict[str, Any]:
+    """Read a run's `config.json`.
+
+    Raises:
+        InputError: the folder is no run.
+
+    """
+    path = pathlib.Path(folder) / "config.json"
+    try:
+        config = json.loads(path.read_text())
+        config["build"]["model"]["name"], config["build"]["task"]["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: not a run's folder (no usable config.json in it)") from error
+    return config
+
+
+def load_run(folder: str | pathlib.Path) -> LoadedRun:
+    """Load a run from its folder, finished or not: its best weights, else its latest.
+
+    Args:
+        folder: as an experiment left it, with `config.json` and `checkpoints/`.
+
+    Raises:
+        InputError: the folder is no run, or holds no sound checkpoint.
+
+    """
+    folder = pathlib.Path(folder)
+    config = read_config(folder)
+    model, task = build(config["build"])
+    with reading(folder / "checkpoints") as saved:
+        step, flat = _choose(saved, folder)
+    like = jax.eval_shape(task.init, jax.random.key(0), example(config["build"]))
+    if config["build"].get("ema"):
+        kept = {path.removeprefix("extras.ema."): x for path, x in flat.items() if path.startswith("extras.ema.")}
+    else:
+        kept = {path.removeprefix("model_state."): x for path, x in flat.items() if path.startswith(("params.", "model_state."))}
+    return LoadedRun(config, model, task, jax.tree.map(jnp.asarray, unflatten(like, kept)), step)
+
+
+def _choose(saved: Checkpoints, folder: pathlib.Path) -> tuple[int, dict[str, np.ndarray]]:
+    found = saved.newest()
+    if found is None:
+        raise InputError(f"{folder}: no checkpoint that can be read; it was stopped before its first save")
+    step, flat, loop = found
+    best = loop["best_step"]
+    if best not in (None, step):
+        try:
+            return best, saved.load(best)[0]
+        except DamagedError as error:
+            log.warning("the best checkpoint, %d, is damaged (%s): using the latest, %d", best, error, step)
+    return step, flat

@@ -1,0 +1,78 @@
+"""From a Linen model and a per-example criterion to a `Task`: the plumbing that every supervised task shares."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.metrics import count
+from jaxcnn.types import Batch, InputError, Mean, Metric, Task, align, real
+
+Array = jax.Array
+Criterion = Callable[[Any, Batch], tuple[Array, Array]]  # (outputs, batch) -> values [B, ...] and their weights
+
+
+def prepare(
+    image: Array, mean: float | Sequence[float] = 0.0, std: float | Sequence[float] = 1.0, size: tuple[int, int] | None = None
+) -> Array:
+    """Pixels as the model wants them, on the device: scaled to 0..1, enlarged or reduced, then normalised.
+
+    Args:
+        image: `[B, H, W, C]`, uint8 0..255 or float 0..1.
+        mean: of the training pixels in 0..1, one number or one a channel.
+        std: likewise, the standard deviation.
+        size: height and width to resize to (bilinear); None leaves them.
+
+    Returns:
+        `[B, H', W', C]` float32.
+
+    Raises:
+        InputError: another rank or dtype.
+
+    """
+    if image.ndim != 4:
+        raise InputError(f"image shape {tuple(image.shape)}: must have 4 axes, [batch, height, width, channels]")
+    if image.dtype == jnp.uint8:
+        image = image.astype(jnp.float32) / 255
+    elif not jnp.issubdtype(image.dtype, jnp.floating):
+        raise InputError(f"image dtype {image.dtype}: must be uint8 0..255 or float 0..1")
+    if size is not None and tuple(size) != image.shape[1:3]:
+        image = jax.image.resize(image, (image.shape[0], *size, image.shape[3]), "bilinear")
+    return (image - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+
+
+def from_model(model: Any, criterion: Criterion, metrics: Mapping[str, Metric], inputs: Callable[[Batch], Array]) -> Task:
+    """Join a Linen model, a criterion and metrics; the model is called as `apply(variables, x, train=, real=)`.
+
+    Args:
+        model: a Linen module.
+        criterion: `(outputs, batch) -> (values, weights)`, `[B]` or `[B, ...]`; padding is weighed out here.
+        metrics: what to measure besides `loss` and `count`.
+        inputs: `batch -> x`, what of the batch the model sees, prepared.
+
+    """
+
+    def weighed(outputs: Any, batch: Batch) -> Mean:
+        values, weights = criterion(outputs, batch)
+        weights = jnp.broadcast_to(weights, values.shape) * align(real(batch), values)
+        return Mean((values * weights).sum(), weights.sum())
+
+    def init(key: Array, batch: Batch) -> Any:
+        return model.init({"params": key}, inputs(batch), train=False)
+
+    def loss(params: Any, model_state: Any, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Any]]:
+        outputs, changed = model.apply(
+            {"params": params, **model_state},
+            inputs(batch),
+            train=True,
+            real=batch.get("real"),
+            rngs={"dropout": key},
+            mutable=list(model_state),
+        )
+        return weighed(outputs, batch), (outputs, {**model_state, **changed})
+
+    def predict(variables: Any, batch: Batch) -> Any:
+        return model.apply(variables, inputs(batch), train=False)
+
+    return Task(init, loss, predict, {"loss": weighed, "count": count, **metrics})

@@ -1,0 +1,150 @@
+"""The records that everything else passes around, and the convention for the keys of a batch."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Tree = Any  # a pytree of arrays
+
+# A batch maps names to arrays whose first axis is the row:
+#   "image"  [B, H, W, C] uint8 0..255, or float 0..1;  "text", "audio", "volume" likewise
+#   "label"  int [B], float [B, K], int [B, H, W], ...
+#   "real"   [B], 1 for a row and 0 for padding; absent: all real.  Training batches are never padded.
+Batch = Mapping[str, Any]
+
+
+class InputError(ValueError):
+    """A value that the caller can mend; the message is one line that quotes it and names the fix."""
+
+
+class Sum(Protocol):
+    """A NamedTuple of arrays that is merged by adding leaves; `compute` runs on the host, once."""
+
+    def compute(self) -> Any:
+        """Turn the sums into the metric, or into several, as a dict by name."""
+
+
+class Mean(NamedTuple):
+    """A weighted total and its weight, divided once at the very end (means of masked means are wrong)."""
+
+    total: Any
+    weight: Any
+
+    def compute(self) -> float:
+        """Return the weighted mean; NaN when nothing was weighed."""
+        return float(self.total) / float(self.weight) if float(self.weight) else float("nan")
+
+
+class Count(NamedTuple):
+    """How many rows were real."""
+
+    n: Any
+
+    def compute(self) -> int:
+        """Return the number as an `int`."""
+        return int(self.n)
+
+
+Metric = Callable[[Any, Batch], Sum]  # (outputs, batch) -> Sum; weighted by "real"; no collectives inside
+
+
+class Task(NamedTuple):
+    """What to learn, as pure functions; change one with `task._replace(loss=...)`.
+
+    Attributes:
+        init: `(key, batch) -> {"params": ..., "batch_stats": ...}`.
+        loss: `(params, model_state, batch, key) -> (Mean, (outputs, model_state))`: a sum and its weight, never divided.
+        predict: `(variables, batch) -> outputs`; deterministic, reads inputs only, never labels.
+        metrics: name to `(outputs, batch) -> Sum`; `"count"` is among them, and `"loss"` where evaluation reports one.
+
+    """
+
+    init: Callable[[Array, Batch], Tree]
+    loss: Callable[[Tree, Tree, Batch, Array], tuple[Mean, tuple[Any, Tree]]]
+    predict: Callable[[Tree, Batch], Any]
+    metrics: Mapping[str, Metric]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Everything that training changes, and nothing else: a pytree of arrays, so it can be saved, mapped and donated.
+
+    Attributes:
+        step: int32 scalar, optimiser updates so far.
+        params: what the optimiser changes.
+        model_state: other collections of the model, such as `{"batch_stats": ...}`.
+        opt_state: the optimiser's own.
+        rng: base key; see `jaxcnn.train.stream`.
+        extras: what wrappers of a step own, such as `{"ema": variables}`.
+
+    """
+
+    step: Array
+    params: Tree
+    model_state: Tree
+    opt_state: Tree
+    rng: Array
+    extras: dict[str, Tree] = dataclasses.field(default_factory=dict)
+
+    def replace(self, **changes: Any) -> "State":
+        """Return a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def variables(self) -> dict[str, Tree]:
+        """What `Task.predict` and Flax's `apply` take: parameters and model state in one dict."""
+        return {"params": self.params, **self.model_state}
+
+
+# train: carry = State, its step one higher each time; eval: carry = variables, unchanged
+Step = Callable[[Any, Batch], tuple[Any, dict[str, Sum]]]
+
+
+class Run(NamedTuple):
+    """A `Step`, compiled.
+
+    Attributes:
+        call: `(carry, chunk) -> (carry, sums)`: a whole chunk of batches in one dispatch; may donate `carry`.
+        put: places a tree where the step wants it: state and resident arrays, once.
+        devices: a batch must have a multiple of this many rows.
+        strategy: `"eager"`, `"jit"`, `"sharded"` or `"pmap"`.
+
+    """
+
+    call: Callable[[Any, Any], tuple[Any, dict[str, Sum]]]
+    put: Callable[[Tree], Tree]
+    devices: int
+    strategy: str
+
+
+def add(a: Tree, b: Tree) -> Tree:
+    """Merge two trees of sums."""
+    return jax.tree.map(lambda x, y: x + y, a, b)
+
+
+def compute(sums: Mapping[str, Sum]) -> dict[str, Any]:
+    """Turn sums into values by name; a Sum that gives several is spread out."""
+    out: dict[str, Any] = {}
+    for name, value in ((name, total.compute()) for name, total in sums.items()):
+        out |= value if isinstance(value, Mapping) else {name: value}
+    return out
+
+
+def rows(batch: Batch) -> int:
+    """Count the rows of a batch, padding included."""
+    return jax.tree.leaves(dict(batch))[0].shape[0]
+
+
+def real(batch: Batch) -> Array:
+    """Weights of the rows: `[B]`, 1 a row and 0 padding."""
+    return batch["real"] if "real" in batch else jnp.ones(rows(batch), jnp.float32)
+
+
+def align(weights: Array, like: Array) -> Array:
+    """Append axes of one element until `weights` broadcasts against `like` row by row."""
+    return weights.reshape(weights.shape + (1,) * (like.ndim - weights.ndim))

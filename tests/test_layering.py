@@ -1,0 +1,91 @@
+"""A file imports only from lower floors, files of one package import each other without a circle, and start-up stays light."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FLOORS = {
+    "types": 0, "axis": 0, "ops": 0, "version": 0,
+    "layers": 1, "losses": 1, "metrics": 1, "augment": 1, "optim": 1,
+    "models": 2, "tasks": 3,
+    "train": 4, "parallel": 4, "checkpoint": 4, "data": 4,
+    "loop": 5, "runs": 5,
+}  # fmt: skip
+LAZY = {"tensorflow": {"data"}, "tensorflow_datasets": {"data"}, "sklearn": {"data"}, "PIL": {"data"}}
+
+
+def files():
+    return [p for p in (ROOT / "jaxcnn").rglob("*.py") if p != ROOT / "jaxcnn" / "__init__.py"]
+
+
+def unit(path):
+    part = path.relative_to(ROOT / "jaxcnn").parts[0]
+    return part.removesuffix(".py")
+
+
+def imports(path):
+    """(module, whether at the top of the file) for every import."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module] + [f"{node.module}.{a.name}" for a in node.names]
+        for name in names:
+            yield name, node in tree.body
+
+
+def own(name):
+    parts = name.split(".")
+    return parts[1] if parts[0] == "jaxcnn" and len(parts) > 1 else None
+
+
+def test_every_unit_has_a_floor():
+    assert {unit(p) for p in files()} == set(FLOORS)
+
+
+def test_imports_go_down():
+    for path in files():
+        for name, _ in imports(path):
+            target = own(name)
+            if target in FLOORS and target != unit(path):
+                assert FLOORS[target] <= FLOORS[unit(path)], f"{path}: floor {FLOORS[unit(path)]} imports {name}"
+
+
+def test_no_circles():
+    graph = {}
+    for path in files():
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        graph[module] = {n for n, top in imports(path) if top and n.startswith("jaxcnn.")}
+
+    def visit(module, above):
+        assert module not in above, f"circle: {' -> '.join([*above, module])}"
+        for target in graph.get(module, ()):
+            if target != module and not module.startswith(target + "."):
+                visit(target, [*above, module])
+
+    for module in graph:
+        visit(module, [])
+
+
+def test_linen_stays_in_layers_and_models():
+    for path in files():
+        if any(name.startswith("flax") for name, _ in imports(path)):
+            assert unit(path) in ("layers", "models"), path
+
+
+def test_heavy_imports_are_lazy():
+    for path in files():
+        for name, top in imports(path):
+            root = name.split(".")[0]
+            if root in LAZY:
+                assert not top and unit(path) in LAZY[root], f"{path} imports {name}"
+
+
+def test_import_leaves_heavy_packages_alone():
+    code = (
+        "import sys, jaxcnn; print([m for m in ('tensorflow', 'matplotlib', 'sklearn', 'PIL', 'tensorflow_datasets') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert out.stdout.strip() == "[]"
