@@ -1,6 +1,7 @@
 """The command line that every experiment shares: flags, presets, resume, signals, and exit codes instead of tracebacks."""
 
 import contextlib
+import ctypes
 import dataclasses
 import difflib
 import logging
@@ -55,11 +56,24 @@ class Settings:
     """Print the test metrics of --checkpoint as one JSON line, and do nothing else."""
     predict: tuple[str, ...] = ()
     """Print class and probabilities of these images with the model of --checkpoint, and do nothing else."""
+    reuse_memory: bool = True
+    """Keep freed host memory for the next step instead of giving it back (Linux with glibc); a CPU then trains up to twice as fast."""
     smoke: bool = False
     """A run of a few seconds: few rows, few steps."""
 
 
-MAY_CHANGE = {"strategy", "devices", "eval_batch_size", "workdir", "resume", "checkpoint", "evaluate", "predict", "data_dir"}
+MAY_CHANGE = {
+    "strategy",
+    "devices",
+    "eval_batch_size",
+    "workdir",
+    "resume",
+    "checkpoint",
+    "evaluate",
+    "predict",
+    "data_dir",
+    "reuse_memory",
+}
 POSITIVE = ("batch_size", "eval_batch_size")
 NOT_NEGATIVE = ("epochs", "max_steps", "devices", "early_stopping", "limit_examples", "seed")
 
@@ -109,13 +123,15 @@ def run(
     folder: list[pathlib.Path] = []
     try:
         config = _parse(config_type, name, presets or {})
+        if config.reuse_memory:
+            reuse_memory()
         main(config, signals, folder)
     except jc.InputError as error:
         _fail(f"{name}: {error}", 2)
     except (jc.DivergedError, OSError, jax.errors.JaxRuntimeError) as error:
         kept = f"; checkpoints so far are kept in {folder[0]}" if folder else ""
-        _fail(f"{name}: stopped: {str(error).splitlines()[0]}{kept}", 1 if folder else 2)
-    except (jc.StoppedError, StoppedBySignal, KeyboardInterrupt) as error:
+        _fail(f"{name}: stopped: {str(error).splitlines()[0]}{kept}", 1)
+    except (jc.StoppedError, StoppedBySignal) as error:
         if folder:
             where = f"after step {error.step}, saved" if isinstance(error, jc.StoppedError) else "outside training, nothing was lost"
             print(
@@ -156,13 +172,21 @@ def _parse(config_type: type, name: str, presets: dict[str, dict[str, Any]]) -> 
     return dataclasses.replace(config, workdir=str(folder))
 
 
+def reuse_memory() -> None:
+    """Serve large arrays from one heap that only grows: mapping and clearing pages anew costs more than many an operation."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        for option, value in ((-8, 1), (-4, 0), (-1, -1)):  # one arena, no memory maps, no trimming: malloc.h
+            mallopt(option, value)
+
+
 def check(config: Settings) -> None:
     """Refuse numbers that no run can use, before anything is started."""
     for field in dataclasses.fields(config):
         value, flag = getattr(config, field.name), "--" + field.name.replace("_", "-")
         if field.name in POSITIVE and value < 1:
             raise jc.InputError(f"{flag} {value}: must be at least 1")
-        if field.name in NOT_NEGATIVE and value < 0:
+        if field.name in NOT_NEGATIVE and value is not None and value < 0:
             raise jc.InputError(f"{flag} {value}: must be at least 0")
     if not 0 < config.validation_fraction < 1:
         raise jc.InputError(f"--validation-fraction {config.validation_fraction}: must be above 0 and below 1")

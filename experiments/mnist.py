@@ -23,6 +23,8 @@ SMOKE = {"epochs": 1, "max_steps": 8, "batch_size": 32, "limit_examples": 256}
 class Config(cli.Settings):
     """Train, evaluate or use a classifier of small images."""
 
+    epochs: int | None = None
+    """Passes over the training rows; by default 14, or 60 where they are fewer than 10,000."""
     dataset: str = "auto"
     """auto (MNIST if it can be had, else digits), mnist, digits, any TFDS name, or a path: image folder, .npz, folder of IDX files."""
     data_dir: str = ""
@@ -115,7 +117,8 @@ def main(config: Config, signals: cli.Signals, opened: list[pathlib.Path]) -> An
     if config.predict:
         return common.predict(config)
     chosen = plan(config)
-    return common.train("mnist", dataclasses.replace(config, dataset=chosen.dataset), chosen, signals, opened)
+    epochs = (14 if chosen.splits.train.size >= 10_000 else 60) if config.epochs is None else config.epochs
+    return common.train("mnist", dataclasses.replace(config, dataset=chosen.dataset, epochs=epochs), chosen, signals, opened)
 
 
 def _data(settings: dict[str, Any]) -> dict[str, Any]:

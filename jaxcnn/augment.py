@@ -63,14 +63,14 @@ def affine(*, degrees: float = 0.0, scale: float = 0.0, shear: float = 0.0, shif
         InputError: a negative amount, or a scale of 1 or more.
 
     """
-    if min(degrees, scale, shear, shift) < 0 or scale >= 1:
+    if not (all(amount >= 0 for amount in (degrees, scale, shear, shift)) and scale < 1):
         raise InputError(f"affine(degrees={degrees}, scale={scale}, shear={shear}, shift={shift}): must not be negative, scale below 1")
     amounts = jnp.array([math.radians(degrees), scale, scale, shear, shift, shift])
 
     def change(key: Array, batch: Batch) -> Batch:
         image = batch["image"]
         image = image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image
-        drawn = amounts * draw(lambda k, s: jax.random.uniform(k, s, minval=-1, maxval=1), key, (image.shape[0], 6))
+        drawn = amounts[None] * draw(lambda k, s: jax.random.uniform(k, s, minval=-1, maxval=1), key, (image.shape[0], 6))
         return {**batch, "image": _resample(image, *drawn.T)}
 
     return change
@@ -82,15 +82,15 @@ def _resample(image: Array, angle: Array, grow_y: Array, grow_x: Array, shear: A
     y, x = jnp.meshgrid(jnp.arange(h) - (h - 1) / 2, jnp.arange(w) - (w - 1) / 2, indexing="ij")
     per_image = lambda v: v[:, None, None]  # noqa: E731
     cos, sin = per_image(jnp.cos(angle)), per_image(jnp.sin(angle))
-    y, x = y - per_image(move_y) * h, x - per_image(move_x) * w  # [B, H, W]
+    y, x = y[None] - per_image(move_y) * h, x[None] - per_image(move_x) * w  # [B, H, W]
     from_y = (cos * y - sin * x) / (1 + per_image(grow_y)) + (h - 1) / 2
     from_x = (sin * y + cos * x) / (1 + per_image(grow_x)) + per_image(shear) * y + (w - 1) / 2
-    padded = jnp.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)))  # a frame of zeros: samples outside land on it
-    from_y, from_x = jnp.clip(from_y + 1, 0, h + 0.999), jnp.clip(from_x + 1, 0, w + 0.999)
+    padded = jnp.pad(image, ((0, 0), (1, 2), (1, 2), (0, 0)))  # a frame of zeros: samples outside land on it
+    from_y, from_x = jnp.clip(from_y + 1, 0, h + 1), jnp.clip(from_x + 1, 0, w + 1)
     low_y, low_x = jnp.floor(from_y).astype(jnp.int32), jnp.floor(from_x).astype(jnp.int32)
     part_y, part_x = (from_y - low_y)[..., None], (from_x - low_x)[..., None]
-    flat, corner = padded.reshape(b, -1, c), low_y * (w + 2) + low_x
+    flat, corner = padded.reshape(b, -1, c), low_y * (w + 3) + low_x
     pick = lambda offset: jnp.take_along_axis(flat, (corner + offset).reshape(b, -1, 1), 1, mode="clip").reshape(b, h, w, c)  # noqa: E731
     top = pick(0) * (1 - part_x) + pick(1) * part_x
-    bottom = pick(w + 2) * (1 - part_x) + pick(w + 3) * part_x
+    bottom = pick(w + 3) * (1 - part_x) + pick(w + 4) * part_x
     return top * (1 - part_y) + bottom * part_y

@@ -5,14 +5,13 @@ import hashlib
 import logging
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxcnn.types import InputError, Tree
 
@@ -60,45 +59,46 @@ def digest(flat: Mapping[str, np.ndarray]) -> str:
     return total.hexdigest()
 
 
+class _Kept:
+    """Orbax preservation policy: the newest two and the best."""
+
+    best: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        newest = sorted(c.step for c in checkpoints)[-2:]
+        return [c.step in newest or c.step == self.best for c in checkpoints]
+
+
 class Checkpoints:
     """The checkpoints of one run, in `<folder>/<step>/`: the newest two and the best one.
 
     Args:
         folder: made if absent.
-        monitor: metric by which the best is known; None keeps only the newest.
-        mode: whether `"min"` or `"max"` is best.
         read_only: do not create or clean anything.
 
     """
 
-    def __init__(self, folder: str | pathlib.Path, monitor: str | None = None, mode: str = "min", read_only: bool = False):
-        self.folder, self.monitor = pathlib.Path(folder).absolute(), monitor
-        keep: list[Any] = [policies.LatestN(2)]
-        best = {}
-        if monitor:
-            keep.append(policies.BestN(get_metric_fn=lambda metrics: metrics[monitor], reverse=mode == "min", n=1))
-            best = {"best_fn": lambda metrics: metrics[monitor], "best_mode": mode}
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=not read_only, read_only=read_only, **best
-        )
+    def __init__(self, folder: str | pathlib.Path, read_only: bool = False):
+        self.folder, self.read_only, self.kept = pathlib.Path(folder).absolute(), read_only, _Kept()
+        options = ocp.CheckpointManagerOptions(preservation_policy=self.kept, cleanup_tmp_directories=not read_only, read_only=read_only)
         self.manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "loop"))
 
     def steps(self) -> list[int]:
         """Return the steps that can be restored, the newest first."""
         return sorted(self.manager.all_steps(), reverse=True)
 
-    def save(self, step: int, state: Tree, loop: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
-        """Write state and loop record; returns when they are copied, while the disk works on.
+    def save(self, step: int, state: Tree, loop: dict[str, Any], best: int | None = None) -> None:
+        """Write state and loop record, and keep step `best`; returns when they are copied, while the disk works on.
 
         Raises:
             OSError: this save, or the one before it, could not be written.
 
         """
+        self.kept.best = best
         flat = flatten(state)  # a copy: the state's buffers are donated to the next dispatch
         record = {"format": FORMAT, "digest": digest(flat), "loop": loop}
-        self._guard(lambda: self.manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(flat), loop=ocp.args.JsonSave(record)), metrics=metrics
-        ))  # fmt: skip
+        items = ocp.args.Composite(state=ocp.args.StandardSave(flat), loop=ocp.args.JsonSave(record))
+        self._guard(lambda: self.manager.save(step, args=items))
 
     def load(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Read `{path: array}` and the loop record of one step.
@@ -128,7 +128,7 @@ class Checkpoints:
                 return step, *self.load(step)
             except DamagedError as error:
                 log.warning("checkpoint %d is damaged (%s): going back to the one before", step, error)
-                if not self.manager.options.read_only if hasattr(self.manager, "options") else True:
+                if not self.read_only:
                     self.discard(step)
         return None
 
@@ -154,9 +154,7 @@ class Checkpoints:
     def _guard(self, action: Callable[[], Any]) -> None:
         try:
             action()
-        except OSError:
-            raise
-        except Exception as error:  # TensorStore reports a full disk as a ValueError
+        except ValueError as error:  # so TensorStore reports a full disk
             raise OSError(f"checkpoint not written: {str(error).splitlines()[0][:300]}") from error
 
 

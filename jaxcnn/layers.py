@@ -63,7 +63,8 @@ class Conv(nn.Module):
             x.astype(dtype), kernel.astype(dtype), strides=self.strides, padding=self.padding, dilation=self.dilation, groups=self.groups
         )
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(dtype)
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            y = y + lax.broadcast_to_rank(bias.astype(dtype), y.ndim)
         return y
 
 
@@ -82,6 +83,7 @@ class BatchNorm(nn.Module):
     def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
         """Normalise `[B, *spatial, C]`; `real` `[B]` leaves padding out of the statistics."""
         c, axes = (x.shape[-1],), tuple(range(x.ndim - 1))
+        spread = lambda channels: lax.broadcast_to_rank(channels, x.ndim)  # noqa: E731
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, c)
         running_var = self.variable("batch_stats", "var", jnp.ones, c)
         scale = self.param("scale", nn.initializers.ones, c, jnp.float32)
@@ -94,14 +96,14 @@ class BatchNorm(nn.Module):
             n = all_sum(jnp.float32(x.shape[0] * places) if real is None else real.sum() * places)
             total = lambda values: all_sum((values if weight is None else values * weight).sum(axes)) / jnp.maximum(n, 1)  # noqa: E731
             mean = total(wide)
-            var = total(jnp.square(wide - mean))
+            var = total(jnp.square(wide - spread(mean)))
             if not self.is_initializing():
                 keep = self.momentum
                 running_mean.value = keep * running_mean.value + (1 - keep) * mean
                 running_var.value = keep * running_var.value + (1 - keep) * var * n / jnp.maximum(n - 1, 1)
         dtype = self.dtype or x.dtype
         factor = lax.rsqrt(var + self.epsilon) * scale
-        return ((x.astype(jnp.float32) - mean) * factor + bias).astype(dtype)
+        return ((x.astype(jnp.float32) - spread(mean)) * spread(factor) + spread(bias)).astype(dtype)
 
 
 class Dropout(nn.Module):
@@ -143,7 +145,7 @@ class Dense(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         dtype = self.dtype or x.dtype
-        return x.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)
+        return x.astype(dtype) @ kernel.astype(dtype) + lax.broadcast_to_rank(bias.astype(dtype), x.ndim)
 
 
 class ConvNorm(nn.Module):

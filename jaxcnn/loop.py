@@ -165,8 +165,9 @@ def fit(
     """
     _check(run, train, batch_size, steps, every, monitor, mode, patience)
     state, train = run.put(jax.tree.map(lambda x: x.copy(), state)), train.placed(run.put)
-    record = Record(batch_size, train.seed, train.size, monitor)
-    saver = Checkpoints(workdir, monitor, mode) if workdir else None
+    every = every or max(steps, 1)
+    record, room = Record(batch_size, train.seed, train.size, monitor), _room(every, train.capacity)
+    saver = Checkpoints(workdir) if workdir else None
     best = None
     try:
         if saver and (found := saver.newest()):
@@ -174,12 +175,13 @@ def fit(
             for row in record.history if log else ():
                 log(row)
         while (at := int(state.step)) < steps and not (patience is not None and record.stale >= patience):
-            end = _boundary(at, every or steps, steps)
-            state, sums = _period(run, state, train, record, end, progress, stop)
+            end = _boundary(at, every, steps)
+            state, sums = _period(run, state, train, record, room, end, progress, stop)
             if (reached := int(state.step)) < end:  # stopped on the way
-                record.partial = [np.asarray(x).tolist() for x in jax.tree.leaves(sums)]
-                if saver:
-                    saver.save(reached, state, dataclasses.asdict(record))
+                if reached > at:
+                    record.partial = [np.asarray(x).tolist() for x in jax.tree.leaves(sums)]
+                    if saver:
+                        saver.save(reached, state, dataclasses.asdict(record), record.best_step)
                 raise StoppedError(reached)
             row = {"step": end, "seconds": record.seconds, "learning_rate": learning_rate(state.opt_state)}
             row |= {f"train/{name}": value for name, value in compute(sums).items()}
@@ -191,7 +193,7 @@ def fit(
             if log:
                 log(row)
             if saver:
-                saver.save(end, state, dataclasses.asdict(record), {monitor: row[monitor]} if monitor else None)
+                saver.save(end, state, dataclasses.asdict(record), record.best_step)
     finally:
         if saver:
             saver.close()
@@ -238,34 +240,30 @@ def _boundary(at: int, every: float, steps: int) -> int:
     return min(steps, math.ceil(k * every - 1e-9))
 
 
-def _period(run: Run, state: State, train: Any, record: Record, end: int, progress: Any, stop: Any) -> tuple[State, Any]:
+def _period(run: Run, state: State, train: Any, record: Record, room: int, end: int, progress: Any, stop: Any) -> tuple[State, Any]:
     """Run up to step `end`, or to where `stop()` says so; sums stay on the device until they are two dispatches old."""
-    at, capacity = int(state.step), min(train.capacity, max(1, math.ceil(end - int(state.step))))
-    capacity = train.capacity if capacity < train.capacity and train.capacity <= 64 else _room(capacity, train.capacity)
-    chunk = train.chunk(record.batch_size, at, 1, capacity)
-    state, zero = run.call(state, _empty(chunk))  # compiles, and runs nothing
-    total = _host(zero)
-    if record.partial is not None:
-        total = jax.tree.unflatten(jax.tree.structure(total), [np.asarray(x, np.float64) for x in record.partial])
+    at, total, clock = int(state.step), None, 0.0
     pending: deque = deque()
-    clock, pace = time.perf_counter(), _Pace()
+    count, aim = 0, 1
 
     def settle(down_to: int) -> None:
-        nonlocal total, clock
+        nonlocal total, clock, aim
         while len(pending) > down_to:
             count, last, sums = pending.popleft()
-            sums = _host(sums)
-            now = time.perf_counter()
+            sums, now = _host(sums), time.perf_counter()
+            aim = max(1, min(int(DISPATCH_SECONDS * count / max(now - clock, 1e-6)), 2 * count))
             record.seconds, clock = record.seconds + now - clock, now
-            pace.saw(count)
             _finite(sums, last - count, last, state)
             total = add(total, sums)
             if progress:
                 progress(last, compute(sums))
 
     while at < end and not (stop and stop()):
-        count = min(pace.count, capacity, end - at)
-        chunk = train.chunk(record.batch_size, at, count, capacity)
+        count = min(aim, room, end - at)
+        chunk = train.chunk(record.batch_size, at, count, room)
+        if total is None:
+            state, sums = run.call(state, _empty(chunk))  # compiles, the first time, and runs nothing
+            total, clock = _begin(record, _host(sums)), time.perf_counter()
         state, sums = run.call(state, chunk)
         at += count
         pending.append((count, at, sums))
@@ -276,23 +274,16 @@ def _period(run: Run, state: State, train: Any, record: Record, end: int, progre
     return state, total
 
 
-def _room(wanted: int, limit: int) -> int:
-    """Round a chunk's capacity up to a power of two, so that periods of slightly different length share a program."""
-    return min(limit, 1 << (wanted - 1).bit_length())
+def _begin(record: Record, zero: Any) -> Any:
+    """Sums to go on from: none, or those from before a stop within the period."""
+    if record.partial is None:
+        return zero
+    return jax.tree.unflatten(jax.tree.structure(zero), [np.asarray(x, np.float64) for x in record.partial])
 
 
-class _Pace:
-    """How many steps to put into a dispatch, from how long the last ones took."""
-
-    def __init__(self) -> None:
-        self.count, self.last = 1, time.perf_counter()
-
-    def saw(self, count: int) -> None:
-        """Note that a dispatch of `count` steps is done."""
-        now = time.perf_counter()
-        each = (now - self.last) / count
-        self.last = now
-        self.count = int(min(max(DISPATCH_SECONDS / max(each, 1e-6), 1), 2 * max(count, self.count // 2)))
+def _room(every: float, limit: int) -> int:
+    """Batches that a chunk has room for: a power of two, so that runs which differ a little share a compiled program."""
+    return min(limit, 1 << (math.ceil(every) - 1).bit_length())
 
 
 def _finite(sums: Mapping[str, Any], before: int, last: int, state: State) -> None:
@@ -300,7 +291,7 @@ def _finite(sums: Mapping[str, Any], before: int, last: int, state: State) -> No
     if not math.isfinite(total):
         rate = learning_rate(state.opt_state)
         where = f"step {last}" if last == before + 1 else f"steps {before + 1} to {last}"
-        raise DivergedError(f"the loss is {total} at {where}, learning rate {rate:g}: try a lower --learning-rate")
+        raise DivergedError(f"the loss is {total} at {where}, learning rate {rate:g}; try a lower one")
 
 
 def _improves(record: Record, row: Mapping[str, Any], mode: str) -> bool:

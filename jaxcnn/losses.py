@@ -19,7 +19,7 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) ->
         `[...]`, natural-log units.
 
     """
-    logits = logits.astype(jnp.float32)
+    logits = _wide(logits)
     if jnp.issubdtype(labels.dtype, jnp.integer) and not label_smoothing:
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     if jnp.issubdtype(labels.dtype, jnp.integer):
@@ -40,4 +40,8 @@ def binary_cross_entropy(logits: Array, labels: Array, label_smoothing: float = 
 
     """
     labels = labels.astype(jnp.float32) * (1 - label_smoothing) + 0.5 * label_smoothing
-    return optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), labels).mean(-1)
+    return optax.sigmoid_binary_cross_entropy(_wide(logits), labels).mean(-1)
+
+
+def _wide(logits: Array) -> Array:
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

@@ -21,6 +21,7 @@ def sgd(
     learning_rate: Rate, *, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0, clip: float | None = None
 ) -> optax.GradientTransformation:
     """Stochastic gradient descent with momentum (Sutskever et al., 2013); decay is added to the gradient, as in PyTorch."""
+    _check_shares(momentum=momentum)
     moving = optax.trace(momentum, nesterov) if momentum else optax.identity()
     return _chain(learning_rate, clip, _decay(weight_decay), moving)
 
@@ -29,6 +30,7 @@ def adam(
     learning_rate: Rate, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0, clip: float | None = None
 ) -> optax.GradientTransformation:
     """Adam (Kingma and Ba, 2014, arXiv:1412.6980); decay is added to the gradient, so it is scaled like one."""
+    _check_shares(b1=b1, b2=b2)
     return _chain(learning_rate, clip, _decay(weight_decay), optax.scale_by_adam(b1, b2, eps))
 
 
@@ -36,6 +38,7 @@ def adamw(
     learning_rate: Rate, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 1e-4, clip: float | None = None
 ) -> optax.GradientTransformation:
     """Adam with decay of the weights themselves (Loshchilov and Hutter, 2017, arXiv:1711.05101)."""
+    _check_shares(b1=b1, b2=b2)
     return _chain(learning_rate, clip, optax.scale_by_adam(b1, b2, eps), _decay(weight_decay))
 
 
@@ -43,6 +46,7 @@ def lamb(
     learning_rate: Rate, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6, weight_decay: float = 1e-4, clip: float | None = None
 ) -> optax.GradientTransformation:
     """LAMB, layer-wise rates for large batches (You et al., 2019, arXiv:1904.00962)."""
+    _check_shares(b1=b1, b2=b2)
     return _chain(learning_rate, clip, optax.scale_by_adam(b1, b2, eps), _decay(weight_decay), optax.scale_by_trust_ratio())
 
 
@@ -51,16 +55,26 @@ OPTIMIZERS = {"sgd": sgd, "adam": adam, "adamw": adamw, "lamb": lamb}
 
 def constant(peak: float, *, warmup: int = 0) -> optax.Schedule:
     """Hold the rate at `peak`, after a linear rise over `warmup` steps."""
+    _check_schedule(peak, warmup)
     return _warm(optax.constant_schedule(peak), peak, warmup)
 
 
 def step(peak: float, *, boundaries: dict[int, float], warmup: int = 0) -> optax.Schedule:
-    """Multiply the rate by a factor at each boundary: `{6_000: 0.1, 9_000: 0.1}`; boundaries count all steps."""
-    return _warm(optax.piecewise_constant_schedule(peak, {max(at - warmup, 0): by for at, by in boundaries.items()}), peak, warmup)
+    """Multiply the rate by a factor at each boundary: `{6_000: 0.1, 9_000: 0.1}`; boundaries count all steps.
+
+    Raises:
+        InputError: a boundary before the end of the warmup.
+
+    """
+    _check_schedule(peak, warmup)
+    if any(at < warmup for at in boundaries):
+        raise InputError(f"boundaries={boundaries}: must not lie before the end of the warmup, step {warmup}")
+    return _warm(optax.piecewise_constant_schedule(peak, {at - warmup: by for at, by in boundaries.items()}), peak, warmup)
 
 
 def cosine(peak: float, *, steps: int, warmup: int = 0, end: float = 0.0) -> optax.Schedule:
     """Rise over `warmup` steps, then fall along half a cosine to `end` at `steps` (Loshchilov and Hutter, 2016, arXiv:1608.03983)."""
+    _check_schedule(peak, warmup, steps)
     return _warm(optax.cosine_decay_schedule(peak, max(steps - warmup, 1), end / peak), peak, warmup)
 
 
@@ -70,6 +84,7 @@ def one_cycle(peak: float, *, steps: int, warmup: int | None = None, start: floa
     Reference: Smith and Topin, 2017, arXiv:1708.07120.
     """
     warmup = round(0.3 * steps) if warmup is None else warmup
+    _check_schedule(peak, warmup, steps)
     rise = optax.cosine_decay_schedule(1.0, max(warmup, 1))
     fall = optax.cosine_decay_schedule(1.0, max(steps - warmup, 1))
     up, down = lambda t: peak * (start + (1 - start) * (1 - rise(t))), lambda t: peak * (end + (1 - end) * fall(t))
@@ -97,6 +112,20 @@ def check_rate(rate: float) -> float:
     if not (math.isfinite(rate) and rate > 0):
         raise InputError(f"learning_rate={rate}: must be a positive number")
     return rate
+
+
+def _check_shares(**shares: float) -> None:
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise InputError(f"{name}={share}: must be at least 0 and below 1")
+
+
+def _check_schedule(peak: float, warmup: int, steps: int | None = None) -> None:
+    check_rate(peak)
+    if warmup < 0:
+        raise InputError(f"warmup={warmup}: must be at least 0")
+    if steps is not None and steps < max(warmup, 1):
+        raise InputError(f"steps={steps}: must be at least 1, and no less than warmup={warmup}")
 
 
 def _warm(schedule: optax.Schedule, peak: float, warmup: int) -> optax.Schedule:

@@ -59,8 +59,8 @@ def train_rows(seed: int, size: int, batch_size: int, start: int, count: int) ->
 
 
 def once_rows(size: int, batch_size: int, multiple: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every row once, in order: index and `real`, each `[steps, width]`; padding repeats row 0."""
-    batch_size = min(batch_size, size)
+    """Every row once, in order: index and `real`, each `[steps, width]`; padding repeats row 0, and no rows are no steps."""
+    batch_size = max(min(batch_size, size), 1)
     steps, width = -(-size // batch_size), -(-batch_size // multiple) * multiple
     place = np.arange(batch_size)[None] + batch_size * np.arange(steps)[:, None]
     inside = np.pad(place < size, ((0, 0), (0, width - batch_size)))
@@ -113,7 +113,7 @@ class Resident:
     def once(self, batch_size: int, multiple: int = 1) -> Iterator[Gather]:
         """Give every row once, in order."""
         index, real = once_rows(self.size, batch_size, multiple)
-        room = min(self.capacity, len(index))
+        room = max(min(self.capacity, len(index)), 1)
         for k in range(0, len(index), room):
             i, r = index[k : k + room], real[k : k + room]
             yield Gather(dict(self.arrays), _fill(i, room).astype(np.int32), _fill(r, room), np.int32(len(i)))
@@ -163,7 +163,7 @@ class Indexed:
     def once(self, batch_size: int, multiple: int = 1) -> Iterator[Stack]:
         """Give every row once, in order."""
         index, real = once_rows(self.size, batch_size, multiple)
-        room = min(self.capacity, len(index))
+        room = max(min(self.capacity, len(index)), 1)
         for k in range(0, len(index), room):
             yield self._stack(index[k : k + room], real[k : k + room], room)
 
@@ -177,8 +177,8 @@ def labelled(image: np.ndarray, label: np.ndarray, classes: tuple[str, ...], nam
     """
     if image.ndim == 3:
         image = image[..., None]
-    if image.ndim != 4 or len(image) == 0:
-        raise InputError(f"{name}: images of shape {image.shape}; must be [N, H, W] or [N, H, W, C] with at least one row")
+    if image.ndim != 4 or image.size == 0:
+        raise InputError(f"{name}: images of shape {image.shape}; must be [N, H, W] or [N, H, W, C] with at least one row and pixel")
     if np.issubdtype(image.dtype, np.floating):
         if not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
             raise InputError(f"{name}: float images from {image.min()} to {image.max()}; floats must be in 0..1 (uint8 in 0..255)")
@@ -212,16 +212,52 @@ def stratified(label: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarra
         raise InputError(f"fraction={fraction}: must be at least 0 and below 1")
     label, rng = np.asarray(label), np.random.default_rng(seed)
     groups = [rng.permutation(np.flatnonzero(label == c)) for c in np.unique(label)]
-    # a row at relative place p of its class is cut if p is among the lowest: any total comes out within one row
-    place = np.concatenate([(np.arange(len(g)) + rng.random()) / len(g) for g in groups])
-    order = np.concatenate(groups)[np.argsort(place, kind="stable")]
-    n = round(fraction * len(label))
-    return np.sort(order[n:]), np.sort(order[:n])
+    wanted = fraction * np.array([len(g) for g in groups])
+    counts = np.floor(wanted).astype(int)
+    # the rows still missing come from the classes that lost most to rounding, ties by lot: every class is within one row
+    lost = np.lexsort([rng.random(len(groups)), (counts - wanted).round(9)])
+    counts[lost[: round(fraction * len(label)) - counts.sum()]] += 1
+    cut = np.sort(np.concatenate([label[:0].astype(int), *(g[:n] for g, n in zip(groups, counts, strict=True))]))
+    return np.setdiff1d(np.arange(len(label)), cut), cut
 
 
-def cut_validation(train: Resident | Indexed, label: np.ndarray, fraction: float, seed: int) -> tuple[Any, Any]:
-    """Split training rows into those to learn from and a stratified share to validate on."""
-    rest, cut = stratified(label, fraction, seed)
-    if fraction and not len(cut):
-        raise InputError(f"validation_fraction={fraction}: cuts no row out of {len(label)}; give more")
-    return train.take(rest), train.take(cut)
+def cut(data: Any, label: np.ndarray, fraction: float, seed: int, name: str = "validation_fraction") -> tuple[Any, Any, np.ndarray]:
+    """Take a stratified share from a data set: what is left, the share, and the labels of what is left.
+
+    Raises:
+        InputError: `fraction` leaves one of the two without rows; `name` is its name in the message.
+
+    """
+    check_fraction(name, fraction, len(label))
+    rest, share = stratified(label, fraction, seed)
+    return data.take(rest), data.take(share), label[rest]
+
+
+def check_fraction(name: str, fraction: float, rows: int) -> None:
+    """Refuse a share that is none, or that leaves one of the two parts without rows; 0 is no share at all."""
+    if not 0 <= fraction < 1:
+        raise InputError(f"{name}={fraction}: must be at least 0 and below 1")
+    if fraction and not 0 < round(fraction * rows) < rows:
+        part, fix = ("no row", "more") if round(fraction * rows) == 0 else ("every row", "less")
+        raise InputError(f"{name}={fraction}: cuts {part} out of {rows}; give {fix}")
+
+
+def sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Height and width, from one number for both or two.
+
+    Raises:
+        InputError: a side below 1.
+
+    """
+    if size is None:
+        return None
+    height, width = (size, size) if np.ndim(size) == 0 else size
+    if min(height, width) < 1:
+        raise InputError(f"size={size}: must be at least 1")
+    return height, width
+
+
+def reason(error: BaseException, limit: int = 200) -> str:
+    """Say in one line why something failed: libraries raise with several lines, or with none."""
+    text = " ".join(str(error).split())
+    return (text if len(text) <= limit else text[:limit] + "...") or type(error).__name__

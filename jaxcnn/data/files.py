@@ -2,14 +2,15 @@
 
 import gzip
 import pathlib
-import zipfile
+import zlib
 
 import numpy as np
 
-from jaxcnn.data.core import Resident, Splits, cut_validation, labelled, stratified
+from jaxcnn.data.core import Splits, cut, labelled, reason
 from jaxcnn.types import InputError
 
 IDX_NAMES = ("train-images", "train-labels", "t10k-images", "t10k-labels")
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def digits(*, seed: int = 0, validation_fraction: float = 0.1, test_fraction: float = 0.2) -> Splits:
@@ -28,9 +29,9 @@ def digits(*, seed: int = 0, validation_fraction: float = 0.1, test_fraction: fl
     raw = load_digits()
     image = np.rint(raw.images * (255 / 16)).astype(np.uint8)
     whole = labelled(image, raw.target, tuple(map(str, range(10))), "digits")
-    rest, test = stratified(raw.target, test_fraction, seed)
-    train, valid = cut_validation(whole.take(rest), raw.target[rest], validation_fraction, seed)
-    return Splits(train, valid, whole.take(test))
+    train, test, label = cut(whole, raw.target, test_fraction, seed, "test_fraction")
+    train, valid, _ = cut(train, label, validation_fraction, seed)
+    return Splits(train, valid, test)
 
 
 def npz(path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float = 0.1) -> Splits:
@@ -41,17 +42,17 @@ def npz(path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float =
 
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [key for key in ("x_train", "y_train", "x_test", "y_test") if key not in archive]
+        with open(path, "rb") as file:  # np.load itself leaves a damaged file open
+            archive = np.load(file, allow_pickle=False)
+            names = getattr(archive, "files", [])  # a .npy file gives an array, without names
+            missing = [key for key in ARRAYS if key not in names]
             if missing:
-                raise InputError(
-                    f"{path}: no array {missing[0]!r} (it has {', '.join(archive) or 'none'}); needs x_train, y_train, x_test, y_test"
-                )
-            arrays = [archive[key] for key in ("x_train", "y_train", "x_test", "y_test")]
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: not a readable .npz file ({_one_line(error)})") from error
+                raise InputError(f"{path}: no array {missing[0]!r} (it has {', '.join(names) or 'none'}); needs {', '.join(ARRAYS)}")
+            arrays = [archive[key] for key in ARRAYS]
+    except InputError:
+        raise
+    except Exception as error:  # a damaged archive raises what zipfile, zlib or NumPy stumble over
+        raise InputError(f"{path}: not a readable .npz file ({reason(error)}); write it with np.savez and plain number arrays") from error
     return _from_arrays(*arrays, str(path), seed, validation_fraction)
 
 
@@ -68,19 +69,26 @@ def idx(path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float =
 
 def is_idx_folder(path: pathlib.Path) -> bool:
     """Whether a folder holds files named like MNIST's."""
-    return any(path.glob("train-images*"))
+    return any(p.is_file() for p in path.glob("train-images*"))
 
 
 def _from_arrays(x_train, y_train, x_test, y_test, name: str, seed: int, validation_fraction: float) -> Splits:
-    if not np.issubdtype(y_train.dtype, np.integer) or y_train.size == 0:
-        raise InputError(f"{name}: y_train of dtype {y_train.dtype} and shape {y_train.shape}; must be integers, at least one")
-    classes = tuple(map(str, range(int(y_train.max()) + 1)))
-    if len(classes) < 2:
-        raise InputError(f"{name}: only class 0 in the training labels; needs at least two classes")
-    whole: Resident = labelled(x_train, y_train, classes, f"{name}, training part")
-    test = labelled(x_test, y_test, classes, f"{name}, test part")
-    train, valid = cut_validation(whole, y_train, validation_fraction, seed)
-    return Splits(train, valid, test)
+    train, test = f"{name}, training part", f"{name}, test part"
+    if not np.issubdtype(y_train.dtype, np.integer) or y_train.ndim != 1 or y_train.size == 0:
+        raise InputError(f"{train}: labels of dtype {y_train.dtype} and shape {y_train.shape}; must be integers [N], one an image")
+    found = np.unique(y_train)
+    if len(found) < 2:
+        raise InputError(f"{train}: only class {found[0]} in the labels; needs at least two classes, numbered from 0")
+    if found[0] < 0 or found[-1] >= len(y_train):
+        bad = found[0] if found[0] < 0 else found[-1]
+        raise InputError(f"{train}: label {bad} among {len(y_train)} images is out of range; number the classes 0, 1, 2, ...")
+    classes = tuple(map(str, range(int(found[-1]) + 1)))
+    learn, measure = labelled(x_train, y_train, classes, train), labelled(x_test, y_test, classes, test)
+    kinds = [f"{x.shape[1:]} {x.dtype}" for x in (learn.arrays["image"], measure.arrays["image"])]
+    if kinds[0] != kinds[1]:
+        raise InputError(f"{test}: images of {kinds[1]}, but the training images are {kinds[0]}; must be alike")
+    learn, valid, _ = cut(learn, y_train, validation_fraction, seed)
+    return Splits(learn, valid, measure)
 
 
 def _find_idx(path: pathlib.Path, name: str) -> pathlib.Path:
@@ -94,19 +102,18 @@ def _read_idx(path: pathlib.Path) -> np.ndarray:
     try:
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path}: not readable ({_one_line(error)})") from error
-    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08" or not 1 <= raw[3] <= 4:
-        raise InputError(f"{path}: not an IDX file of unsigned bytes (begins with {raw[:4].hex()})")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"{path}: not readable ({reason(error)}); fetch or unpack it again") from error
+    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08" or not 1 <= raw[3] <= 4 or len(raw) < 4 + 4 * raw[3]:
+        raise InputError(
+            f"{path}: not an IDX file of unsigned bytes (begins with {raw[:4].hex() or 'nothing'}, not 00000801 to 00000804); "
+            "fetch or unpack it again"
+        )
     shape = np.frombuffer(raw, ">u4", raw[3], 4).astype(int)
     body = raw[4 + 4 * raw[3] :]
     if len(body) != shape.prod():
         raise InputError(
-            f"{path}: {len(body)} bytes of data, but its header says {' x '.join(map(str, shape))}; the file is cut or damaged"
+            f"{path}: {len(body)} bytes of data, but its header says {' x '.join(map(str, shape))}; it is cut or damaged: fetch it again"
         )
     data = np.frombuffer(body, np.uint8).reshape(shape)
     return data.astype(np.int32) if data.ndim == 1 else data
-
-
-def _one_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,18 +1,20 @@
 """A folder of images: `train/<class>/*` beside `test/<class>/*`, or just `<class>/*` with a seeded split."""
 
 import concurrent.futures
+import contextlib
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxcnn.data.core import Indexed, Splits, cut_validation, labelled, stratified
+from jaxcnn.data.core import Indexed, Splits, cut, labelled, reason, sides
 from jaxcnn.types import InputError
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".tif", ".tiff"}
-TRAIN, VALID, TEST = ("train",), ("valid", "validation", "val"), ("test",)
+TRAIN, VALID, TEST = ("train",), ("valid", "validation", "val"), ("test",)  # in any case
+GRAY = ("L", "LA", "La", "1", "I", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes; those with I are 16 bits deep
 log = logging.getLogger("jaxcnn")
 
 
@@ -44,26 +46,30 @@ def folder(
         InputError: no class, one class, an unreadable image, sizes that differ.
 
     """
-    path = pathlib.Path(path)
-    parts = _parts(path)
+    parts, size = _parts(pathlib.Path(path)), sides(size)
     names = _classes(parts["train"], classes)
+    for root in parts.values():
+        extra = sorted(_folders(root) - _folders(parts["train"]))
+        if extra:
+            raise InputError(f"{root}: class folder {extra[0]!r} has no counterpart in {parts['train']}; remove or rename it")
     listed = {part: _list(root, names) for part, root in parts.items()}
     reader = _Reader(sum((files for files, _ in listed.values()), []), size)
     held = {part: reader.data(files, label, names, resident_bytes) for part, (files, label) in listed.items()}
     train, label = held["train"], listed["train"][1]
     if "test" not in held:
-        rest, cut = stratified(label, test_fraction, seed)
-        held["test"], train, label = train.take(cut), train.take(rest), label[rest]
+        train, held["test"], label = cut(train, label, test_fraction, seed, "test_fraction")
     if "valid" not in held:
-        train, held["valid"] = cut_validation(train, label, validation_fraction, seed)
+        train, held["valid"], _ = cut(train, label, validation_fraction, seed)
     return Splits(train, held["valid"], held["test"])
 
 
 def _parts(path: pathlib.Path) -> dict[str, pathlib.Path]:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder")
-    pick = lambda names: next((path / n for n in names if (path / n).is_dir()), None)  # noqa: E731
-    train, valid, test = pick(TRAIN), pick(VALID), pick(TEST)
+    folders = {name.lower(): path / name for name in _folders(path)}
+    train, valid, test = (next((folders[n] for n in names if n in folders), None) for names in (TRAIN, VALID, TEST))
+    if train is None and (valid or test):
+        raise InputError(f"{valid or test}: no train/ beside it; needs train/<class>/<image>, or <class>/<image> alone")
     if train is None:
         return {"train": path}
     if test is None:
@@ -72,24 +78,29 @@ def _parts(path: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def _classes(root: pathlib.Path, wanted: Sequence[str] | None) -> tuple[str, ...]:
-    found = tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    found = tuple(sorted(_folders(root)))
     if not found:
         raise InputError(f"{root}: no class folders; needs <class>/<image> inside")
     names = found if wanted is None else tuple(wanted)
     unknown = [n for n in names if n not in found]
     if unknown:
         raise InputError(f"{root}: no class folder {unknown[0]!r}; it has {', '.join(found[:10])}{' ...' if len(found) > 10 else ''}")
-    if len(set(names)) < 2:
-        raise InputError(f"{root}: one class ({names[0]}); needs at least two class folders")
+    if len(set(names)) < max(len(names), 2):
+        raise InputError(f"{root}: classes {', '.join(names) or 'none'}; needs at least two class folders, each once")
     return names
+
+
+def _folders(root: pathlib.Path) -> set[str]:
+    return {p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")}
 
 
 def _list(root: pathlib.Path, classes: Sequence[str]) -> tuple[list[pathlib.Path], np.ndarray]:
     files, label = [], []
     for k, name in enumerate(classes):
-        mine = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+        images = (p for p in (root / name).rglob("*") if p.suffix.lower() in ENDINGS and not p.name.startswith("."))
+        mine = sorted(p for p in images if p.is_file())
         if not mine:
-            raise InputError(f"{root / name}: no images ({' '.join(sorted(ENDINGS))})")
+            raise InputError(f"{root / name}: no images ({' '.join(sorted(ENDINGS))}); add some, or leave the class out with classes=")
         files += mine
         label += [k] * len(mine)
     return files, np.array(label, np.int32)
@@ -98,10 +109,10 @@ def _list(root: pathlib.Path, classes: Sequence[str]) -> tuple[list[pathlib.Path
 class _Reader:
     """Decodes files of one set to one shape: `[height, width, channels]`, gray only if all are."""
 
-    def __init__(self, files: list[pathlib.Path], size: int | tuple[int, int] | None):
-        self.size = (size, size) if isinstance(size, int) else size
+    def __init__(self, files: list[pathlib.Path], size: tuple[int, int] | None):
+        self.size = size
         heads = _each(_head, files)
-        gray = sum(mode in ("L", "1", "I;16", "I") for mode, _ in heads)
+        gray = sum(mode in GRAY for mode, _ in heads)
         self.mode = "L" if gray == len(files) else "RGB"
         if 0 < gray < len(files):
             log.warning("%d gray images among %d: all are read as RGB", gray, len(files))
@@ -116,13 +127,7 @@ class _Reader:
 
     def decode(self, path: pathlib.Path) -> np.ndarray:
         """Return one image, `[H, W, C]` uint8."""
-        image = _open(path)
-        if image.mode.startswith("I"):
-            image = image.point(lambda v: v / 257).convert("L")
-        image = image.convert(self.mode)
-        if image.size != self.size[::-1]:
-            image = image.resize(self.size[::-1], resample=2, reducing_gap=3.0)
-        return np.asarray(image, np.uint8).reshape(*self.size, -1)
+        return _decode(path, self.mode, self.size)
 
     def data(self, files: list[pathlib.Path], label: np.ndarray, classes: tuple[str, ...], resident_bytes: int) -> Any:
         """Hold the rows in memory if they fit, else read them when they are needed."""
@@ -141,32 +146,43 @@ def read_image(path: str | pathlib.Path, channels: int, size: tuple[int, int] | 
         InputError: not a readable image.
 
     """
-    image = _open(pathlib.Path(path)).convert("L" if channels == 1 else "RGB")
-    if size is not None and image.size != (size[1], size[0]):
-        image = image.resize((size[1], size[0]), resample=2)
-    return np.asarray(image, np.uint8).reshape(image.size[1], image.size[0], -1)
+    return _decode(pathlib.Path(path), "L" if channels == 1 else "RGB", size)
 
 
-def _open(path: pathlib.Path) -> Any:
+def _decode(path: pathlib.Path, mode: str, size: tuple[int, int] | None) -> np.ndarray:
+    """Read one image in a mode of Pillow's, as `[H, W, C]` uint8; transparency is dropped and 16 bits become 8."""
     from PIL import Image
 
-    try:
-        image = Image.open(path)
-        image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: not a readable image ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from error
-    return image
+    with _opened(path) as image:
+        if image.mode.startswith("I"):  # Pillow itself would clip what is above 255
+            image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
+        if image.mode == "P" and "transparency" in image.info:  # Pillow warns otherwise
+            image = image.convert("RGBA")
+        image = image.convert(mode)
+        if size is not None and image.size != size[::-1]:
+            image = image.resize(size[::-1], resample=Image.Resampling.BILINEAR, reducing_gap=3.0)
+        return np.asarray(image, np.uint8).reshape(*image.size[::-1], -1)
 
 
 def _head(path: pathlib.Path) -> tuple[str, tuple[int, int]]:
     """Mode and (height, width), from the file's head alone."""
+    with _opened(path) as image:
+        return image.mode, image.size[::-1]
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[Any]:
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            return image.mode, image.size[::-1]
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: not a readable image ({str(error).splitlines()[0]})") from error
+            if image.mode == "F":
+                raise InputError(f"{path}: an image of floats has no fixed range; save it with 8 or 16 bits")
+            yield image
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file raises whatever its decoder stumbles over
+        raise InputError(f"{path}: not a readable image ({reason(error)}); replace or remove it") from error
 
 
 def _each(fn: Any, files: list[pathlib.Path]) -> list[Any]:

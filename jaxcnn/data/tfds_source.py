@@ -1,21 +1,40 @@
 """Any TensorFlow Datasets image-classification set by name, through whichever reader its prepared format needs."""
 
+import contextlib
 import difflib
 import importlib.util
+import logging
 import pathlib
+import re
 import socket
 import threading
 import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from jaxcnn.data.core import Indexed, Resident, Splits, cut_validation, labelled
+from jaxcnn.data.core import Indexed, Resident, Splits, cut, labelled, reason, sides
+from jaxcnn.data.tfrecord import Stream, tensorflow
 from jaxcnn.types import InputError
 
 NEEDS_TENSORFLOW = "needs TensorFlow: pip install 'jaxcnn[tfds]'"
+NOISE = ("Variant folder", "OpenCV is not installed")
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep TFDS's advice off the screen: that a set is not prepared is for the error to say, or is mended."""
+    logger, wanted = logging.getLogger("absl"), lambda record: not str(record.msg).startswith(NOISE)
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
+
+
+@_quiet()
 def tfds(
     name: str,
     *,
@@ -43,77 +62,92 @@ def tfds(
         InputError: an unknown name, no data and no way to get them, or a set that is not images with one label.
 
     """
-    builder = _builder(name, data_dir)
+    sizes, builder = sides(size), _builder(name, data_dir)
+    image, label = _features(builder, name)
     if not builder.is_prepared():
         _prepare(builder, name, download)
-    image, label = _features(builder, name)
     records = "array_record" in str(builder.info.file_format).lower()
     if not records and importlib.util.find_spec("tensorflow") is None:
         raise InputError(f"{name}: prepared in {builder.data_path} as {builder.info.file_format.value}, which {NEEDS_TENSORFLOW}")
-    sizes = (size, size) if isinstance(size, int) else size
     if sizes is None and None in image.shape:
         raise InputError(f"{name}: images of several sizes need --image-size (size= in Python)")
     shape = (*(sizes or image.shape[:2]), image.shape[-1] or 3)
-    classes = tuple(label.names)
-    read = _read_records if records else _read_tfrecord
-    parts = _parts(builder, name)
-    held = {part: read(builder, split, shape, classes, seed, resident_bytes, name) for part, split in parts.items()}
+    classes, held = tuple(label.names), {}
+    for part, split in _parts(builder, name).items():
+        data = (_records if records else Stream)(builder, split, shape, classes)
+        if data.size * int(np.prod(shape)) <= resident_bytes:
+            rows = data.read(np.arange(data.size)) if records else data.everything()
+            data = labelled(rows["image"], rows["label"], classes, f"{name}, split {split}")
+        held[part] = data
     train, valid = held["train"], held.get("valid")
-    if valid is None and isinstance(train, Resident | Indexed):
-        known = (
-            train.arrays["label"] if isinstance(train, Resident) else np.zeros(train.size, np.int32)
-        )  # labels of a large set are not read ahead
-        train, valid = cut_validation(train, known, validation_fraction, seed)
-    elif valid is None:
+    if valid is None and isinstance(train, Stream):
         train, valid = train.divide(validation_fraction)
+    elif valid is None:
+        # the labels of a large set are not read ahead: as if all were alike, its rows are cut by lot
+        known = train.arrays["label"] if isinstance(train, Resident) else np.zeros(train.size, np.int32)
+        train, valid, _ = cut(train, known, validation_fraction, seed)
     return Splits(train, valid, held["test"])
 
 
 def _builder(name: str, data_dir: Any) -> Any:
+    """Find a set that TFDS knows by name, or one that only its prepared files tell of."""
     import tensorflow_datasets as library
 
     base = name.split("/")[0].split(":")[0]
     known = library.list_builders(with_community_datasets=False)
-    if base not in known:
-        near = difflib.get_close_matches(base, known, 1)
-        raise InputError(f"dataset {name!r}: unknown to TFDS{f'; did you mean {near[0]!r}?' if near else ''}")
     try:
-        return library.builder(name, data_dir=data_dir)
+        if base in known:  # TFDS answers an unknown name with its whole catalogue
+            return library.builder(name, data_dir=data_dir)
+        return library.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
     except Exception as error:  # a bad configuration or version raises whatever the set's own code raises
-        raise InputError(f"dataset {name!r}: {str(error).splitlines()[0][:200]}") from error
+        why = re.sub(r'^Failed to construct dataset .*?\}": ', "", " ".join(str(error).split()))
+        if base not in known and (isinstance(error, library.core.DatasetNotFoundError) or why.startswith("Parsing builder name")):
+            near = difflib.get_close_matches(base.lower(), known, 1)
+            fix = f"did you mean {near[0]!r}?" if near else "the names are on https://www.tensorflow.org/datasets/catalog"
+            raise InputError(f"dataset {name!r}: unknown to TFDS, and not prepared in its folder; {fix}") from error
+        if why.startswith("BuilderConfig"):
+            configs = ", ".join(library.builder_cls(base).builder_configs) or "none"
+            raise InputError(f"dataset {name!r}: no such configuration; it has {configs[:200]}") from error
+        raise InputError(f"dataset {name!r}: {why[:200]}; correct the name, or prepare it again") from error
 
 
 def _prepare(builder: Any, name: str, download: bool) -> None:
     """Download and prepare, having made sure in two seconds that this can work; TFDS itself retries for over three minutes."""
     where = f"{name} is not prepared in {builder.data_path}"
+    elsewhere = "a data_dir where TFDS has prepared it"
     if not download:
-        raise InputError(where)
+        raise InputError(f"{where}; give {elsewhere}, or allow the download")
     if importlib.util.find_spec("tensorflow") is None:
         raise InputError(f"{where}, and preparing it {NEEDS_TENSORFLOW}")
-    host = _host(builder)
-    if not _answers(host):
-        raise InputError(f"{where}, and {host} does not answer")
+    host, port = _address(builder)
+    if not _answers(host, port):
+        raise InputError(f"{where}, and {host} does not answer; go online, or give {elsewhere}")
     try:
+        tensorflow()
         builder.download_and_prepare()
     except Exception as error:
-        raise InputError(f"{where}, and preparing it failed: {str(error).splitlines()[0][:200]}") from error
+        raise InputError(f"{where}, and preparing it failed: {reason(error)}; give {elsewhere}") from error
 
 
-def _host(builder: Any) -> str:
-    urls = getattr(builder, "url_infos", None) or {}
-    return urllib.parse.urlparse(next(iter(urls), "")).hostname or "storage.googleapis.com"
+def _address(builder: Any) -> tuple[str, int]:
+    """Host and port that a download begins with: the proxy where there is one, as for TFDS itself."""
+    url = urllib.parse.urlsplit(next(iter(getattr(builder, "url_infos", None) or {}), ""))
+    if not url.hostname:
+        url = urllib.parse.urlsplit("https://storage.googleapis.com")
+    proxy = urllib.request.getproxies().get(url.scheme)
+    if proxy and not urllib.request.proxy_bypass(url.hostname):
+        url = urllib.parse.urlsplit(proxy if "//" in proxy else f"http://{proxy}")
+    return url.hostname, url.port or (80 if url.scheme == "http" else 443)
 
 
-def _answers(host: str, seconds: float = 2.0) -> bool:
+def _answers(host: str, port: int, seconds: float = 2.0) -> bool:
     """Whether a connection to the host opens in time; looking up its name counts, which a socket's timeout leaves out."""
     opened = threading.Event()
 
     def probe() -> None:
-        try:
-            socket.create_connection((host, 443), timeout=seconds).close()
+        with contextlib.suppress(OSError):
+            socket.create_connection((host, port), timeout=seconds).close()
             opened.set()
-        except OSError:
-            pass
 
     thread = threading.Thread(target=probe, daemon=True)
     thread.start()
@@ -122,28 +156,49 @@ def _answers(host: str, seconds: float = 2.0) -> bool:
 
 
 def _features(builder: Any, name: str) -> tuple[Any, Any]:
+    """Return what TFDS says of images and labels; known before a download."""
     import tensorflow_datasets as library
 
-    features = builder.info.features
-    image, label = (features.get(key) if hasattr(features, "get") else None for key in ("image", "label"))
+    features = dict(builder.info.features.items()) if hasattr(builder.info.features, "items") else {}
+    image, label = features.get("image"), features.get("label")
     if not isinstance(image, library.features.Image) or not isinstance(label, library.features.ClassLabel):
-        raise InputError(f"dataset {name!r}: not images with one label; it has {', '.join(features)}")
+        raise InputError(f"dataset {name!r}: has {', '.join(features) or 'no named features'}; needs an 'image' with one class 'label'")
+    if image.np_dtype != np.uint8:
+        raise InputError(f"dataset {name!r}: images of dtype {np.dtype(image.np_dtype)}; must be uint8")
     return image, label
 
 
 def _parts(builder: Any, name: str) -> dict[str, str]:
+    """Which split of TFDS serves as which part; without one to test on, a fifth of the training rows does."""
     splits = builder.info.splits
     if "train" not in splits:
-        raise InputError(f"dataset {name!r}: no 'train' split; it has {', '.join(splits)}")
+        raise InputError(f"dataset {name!r}: has the splits {', '.join(splits)}; needs 'train'")
     test = next((s for s in ("test", "validation") if s in splits), None)
     if test is None:
-        return {"train": "train[20%:]", "test": "train[:20%]"}
+        fifth = splits["train"].num_examples // 5
+        return {"train": f"train[{fifth}:]", "test": f"train[:{fifth}]"}
     valid = {"valid": "validation"} if test == "test" and "validation" in splits else {}
     return {"train": "train", "test": test} | valid
 
 
-def _fits(n: int, shape: tuple[int, ...], resident_bytes: int) -> bool:
-    return n * int(np.prod(shape)) <= resident_bytes
+def _records(builder: Any, split: str, shape: tuple[int, ...], classes: tuple[str, ...]) -> Indexed:
+    """Rows of an `array_record` split, read by number."""
+
+    def readable(fn: Callable[[], Any]) -> Any:
+        try:
+            return fn()
+        except Exception as error:  # a cut shard raises the reader's own kinds
+            where = f"{builder.data_path}: split {split} is not readable"
+            raise InputError(f"{where} ({reason(error)}); delete the folder and prepare it again") from error
+
+    source = readable(lambda: builder.as_data_source(split=split))
+
+    @_quiet()
+    def read(index: np.ndarray) -> dict[str, np.ndarray]:
+        rows = readable(lambda: source.__getitems__([int(i) for i in index]))
+        return {"image": np.stack([_resize(r["image"], shape) for r in rows]), "label": np.array([r["label"] for r in rows], np.int32)}
+
+    return Indexed(read, len(source), classes)
 
 
 def _resize(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -152,37 +207,4 @@ def _resize(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     from PIL import Image
 
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    return np.asarray(picture.resize((shape[1], shape[0]), resample=2), np.uint8).reshape(shape)
-
-
-def _read_records(
-    builder: Any, split: str, shape: tuple[int, ...], classes: tuple[str, ...], seed: int, resident_bytes: int, name: str
-) -> Any:
-    source = builder.as_data_source(split=split)
-
-    def read(index: np.ndarray) -> dict[str, np.ndarray]:
-        rows = source.__getitems__([int(i) for i in index])
-        return {"image": np.stack([_resize(r["image"], shape) for r in rows]), "label": np.array([r["label"] for r in rows], np.int32)}
-
-    if not _fits(len(source), shape, resident_bytes):
-        return Indexed(read, len(source), classes)
-    try:
-        rows = read(np.arange(len(source)))
-    except Exception as error:  # a cut shard raises the reader's own kinds
-        raise InputError(f"{builder.data_path}: split {split} is not readable ({str(error).splitlines()[0][:200]})") from error
-    return labelled(rows["image"], rows["label"], classes, f"{name}, split {split}")
-
-
-def _read_tfrecord(
-    builder: Any, split: str, shape: tuple[int, ...], classes: tuple[str, ...], seed: int, resident_bytes: int, name: str
-) -> Any:
-    from jaxcnn.data import tfrecord
-
-    stream = tfrecord.Stream(builder, split, shape, classes, seed)
-    if not _fits(stream.size, shape, resident_bytes):
-        return stream
-    try:
-        rows = stream.everything()
-    except Exception as error:
-        raise InputError(f"{builder.data_path}: split {split} is not readable ({str(error).splitlines()[0][:200]})") from error
-    return labelled(rows["image"], rows["label"], classes, f"{name}, split {split}")
+    return np.asarray(picture.resize((shape[1], shape[0]), resample=Image.Resampling.BILINEAR), np.uint8).reshape(shape)

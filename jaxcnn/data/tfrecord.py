@@ -2,27 +2,40 @@
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from jaxcnn.data.core import _fill
+from jaxcnn.data.core import Resident, _fill, check_fraction, reason
 from jaxcnn.parallel import Stack
-from jaxcnn.types import Batch
+from jaxcnn.types import Batch, InputError
 
 BUFFER = 10_000  # records, still encoded, among which the next one is drawn
+
+
+def tensorflow() -> Any:
+    """Import TensorFlow for reading only: JAX owns the accelerator's memory, so it may not see the GPUs."""
+    import tensorflow as tf
+
+    try:
+        tf.config.set_visible_devices([], "GPU")
+    except RuntimeError:  # the caller's own TensorFlow has them already
+        pass
+    return tf
 
 
 @dataclasses.dataclass
 class Stream:
     """Rows of one split, read in sequence; memory holds a shuffle buffer of encoded records and a few batches.
 
-    Reading on is cheap; starting elsewhere (a resume) skips encoded records from the epoch's beginning.
+    Reading on, or again from within the last chunk, is cheap; starting elsewhere (a resume) skips encoded records from the
+    epoch's beginning.
 
     Attributes:
         builder: a prepared TFDS builder.
-        split: such as `"train[10%:]"`.
+        split: such as `"train"` or `"train[100:]"`.
         shape: `(H, W, C)` of every image, which is resized to it.
         classes: names in order of label.
         seed: of the order in which training reads the rows.
@@ -36,8 +49,10 @@ class Stream:
     classes: tuple[str, ...]
     seed: int = 0
     capacity: int = 8
-    _place: tuple[int, int] | None = dataclasses.field(default=None, repr=False, compare=False)
-    _rows: Iterator[dict[str, np.ndarray]] | None = dataclasses.field(default=None, repr=False, compare=False)
+    _rows: Iterator[dict[str, np.ndarray]] | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
+    _key: tuple[int, int] | None = dataclasses.field(default=None, init=False, repr=False, compare=False)  # what `_rows` is an order of
+    _start: int = dataclasses.field(default=0, init=False, repr=False, compare=False)  # number of the first batch in `_last`
+    _last: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -45,15 +60,29 @@ class Stream:
         return self.builder.info.splits[self.split].num_examples
 
     def divide(self, fraction: float) -> tuple["Stream", "Stream"]:
-        """Cut off the first rows, for validation: `(rest, cut)`; unlike the splits of resident sets it is not stratified."""
-        at = f"{round(100 * fraction)}%"
-        base = self.split.split("[")[0]
-        fresh = lambda split: Stream(self.builder, split, self.shape, self.classes, self.seed, self.capacity)  # noqa: E731
-        return fresh(f"{base}[{at}:]"), fresh(f"{base}[:{at}]")
+        """Cut off the first rows, for validation: `(rest, share)`; unlike the splits of resident sets it is not stratified."""
+        check_fraction("validation_fraction", fraction, self.size)
+        base, _, bounds = self.split.partition("[")
+        first = int(bounds.partition(":")[0] or 0)
+        last, middle = first + self.size, first + round(fraction * self.size)
+        return tuple(dataclasses.replace(self, split=f"{base}[{a}:{b}]") for a, b in ((middle, last), (first, middle)))
 
     def example(self) -> Batch:
         """Return the first row."""
         return next(self._batches(None, 0, 1))
+
+    def take(self, index: np.ndarray) -> Resident:
+        """Hold some of the rows in memory; reads up to the last of them."""
+        index = np.asarray(index)
+        place, parts, at = np.argsort(index, kind="stable"), [], 0
+        for part in self._batches(None, 0, 1024):
+            here = index[place[(index[place] >= at) & (index[place] < at + len(part["label"]))]] - at
+            parts.append({name: x[here] for name, x in part.items()})
+            at += len(part["label"])
+            if at > index.max(initial=-1):
+                break
+        back = np.argsort(place)
+        return Resident({name: np.concatenate([p[name] for p in parts])[back] for name in parts[0]}, self.classes, self.seed)
 
     def placed(self, put: Callable[[Any], Any]) -> "Stream":
         """Return itself: nothing stays on the device."""
@@ -67,15 +96,18 @@ class Stream:
 
     def chunk(self, batch_size: int, start: int, count: int, capacity: int) -> Stack:
         """Return training batches `start` to `start + count`; reads on where the last chunk ended, if that is there."""
-        if self._place != (batch_size, start):
-            self._rows = self._endless(batch_size, start)
-        batches = list(itertools.islice(self._rows, count))
-        self._place = (batch_size, start + count)
+        again = self._last[start - self._start :] if start >= self._start else []
+        if self._key != (batch_size, self.seed) or not self._start <= start <= self._start + len(self._last):
+            self._rows, again = self._endless(batch_size, start), []
+        self._key = None  # should reading fail, the next call starts anew
+        self._last = again + list(itertools.islice(self._rows, max(count - len(again), 0)))
+        self._key, self._start = (batch_size, self.seed), start
+        batches = self._last[:count]
         return Stack({name: _fill(np.stack([b[name] for b in batches]), capacity) for name in batches[0]}, np.int32(count))
 
     def once(self, batch_size: int, multiple: int = 1) -> Iterator[Stack]:
         """Give every row once, in order."""
-        batch_size = min(batch_size, self.size)
+        batch_size = max(min(batch_size, self.size), 1)
         width = -(-batch_size // multiple) * multiple
         room = min(self.capacity, -(-self.size // batch_size))
         rows = self._batches(None, 0, batch_size)
@@ -97,15 +129,26 @@ class Stream:
 
     def _batches(self, epoch: int | None, skip: int, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
         """Rows of one epoch in its own order, or in the stored order for `epoch=None`; the last batch may be short."""
-        import tensorflow as tf
+        if not self.size:
+            return
+        try:
+            yield from self._records(epoch, skip).batch(batch_size).prefetch(2).as_numpy_iterator()
+        except Exception as error:  # a cut or missing shard raises TensorFlow's own kinds
+            why = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", reason(error, 400))
+            where = f"{self.builder.data_path}: split {self.split} is not readable"
+            raise InputError(f"{where} ({why}); delete the folder and prepare it again") from error
+
+    def _records(self, epoch: int | None, skip: int) -> Any:
+        """Decoded rows as a tf.data.Dataset, not yet in batches."""
+        tf = tensorflow()
         import tensorflow_datasets as library
 
-        tf.config.set_visible_devices([], "GPU")  # TensorFlow only reads here; JAX owns the accelerator's memory
         draw = epoch is not None
-        seed = None if epoch is None else int(np.random.default_rng([self.seed, epoch]).integers(2**31))
-        config = library.ReadConfig(shuffle_seed=seed, interleave_cycle_length=16 if draw else 1, try_autocache=False)
+        seed = int(np.random.default_rng([self.seed, epoch]).integers(2**31)) if draw else None
+        files = draw and not self.builder.info.disable_shuffling  # TFDS refuses to mix the files of an ordered set
+        config = library.ReadConfig(shuffle_seed=seed, interleave_cycle_length=16 if files else 1, try_autocache=False)
         decoders = {"image": library.decode.SkipDecoding()}
-        records = self.builder.as_dataset(split=self.split, shuffle_files=draw, read_config=config, decoders=decoders)
+        records = self.builder.as_dataset(split=self.split, shuffle_files=files, read_config=config, decoders=decoders)
         if draw:
             records = records.shuffle(BUFFER, seed=seed, reshuffle_each_iteration=False)
         height, width, channels = self.shape
@@ -117,5 +160,4 @@ class Stream:
                 image = tf.cast(tf.round(tf.image.resize(image, (height, width), antialias=True)), tf.uint8)
             return {"image": tf.ensure_shape(image, self.shape), "label": tf.cast(row["label"], tf.int32)}
 
-        rows = records.skip(skip).map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        yield from rows.batch(batch_size).prefetch(2).as_numpy_iterator()
+        return records.skip(skip).map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -57,7 +57,7 @@ def top_k(k: int) -> Metric:
     def metric(logits: Array, batch: Batch) -> Mean:
         label = true_class(batch)[:, None]
         own = jnp.take_along_axis(logits, label, -1)
-        before = jnp.arange(logits.shape[-1]) < label
+        before = jnp.arange(logits.shape[-1])[None] < label
         rank = ((logits > own) | ((logits == own) & before)).sum(-1)
         return mean(((rank < k) & ~jnp.isnan(own[:, 0])).astype(jnp.float32), batch)
 

@@ -1,8 +1,10 @@
-"""A small strong network for small images: convolutions with batch norm, max pooling, global pooling (Lin et al., 2013, arXiv:1312.4400).
+"""A small strong network for small images: convolutions with batch norm, global pooling (Lin et al., 2013, arXiv:1312.4400).
 
-Deviates from the usual order in pooling before the norm, which then has a quarter of the work to do.
+Deviates from the usual order in pooling before the norm, which then has a quarter of the work to do; the borders of small
+images say little, so the stem and the last stages do not pad.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxcnn import ops
 from jaxcnn.layers import BatchNorm, ConvNorm, Dense, Dropout, Network
+from jaxcnn.types import InputError
 
 Array = jax.Array
 
@@ -25,17 +28,26 @@ class CNN(Network):
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: Any = None
 
+    @property
+    def smallest(self) -> int:
+        """Side of the smallest image that leaves something for the last stage to see."""
+        return 4 * (2 * len(self.widths) - 3) + 4
+
     def setup(self) -> None:
         """Make the layers."""
-        make = lambda width, window, pool: ConvNorm(width, window, pool=pool, norm=self.norm, dtype=self.dtype)  # noqa: E731
-        stem, *rest = self.widths
-        self.stem = make(stem, (5, 5), 2)
-        self.stages = [make(width, (3, 3), 2 if i == 0 else 1) for i, width in enumerate(rest)]
+        make = functools.partial(ConvNorm, norm=self.norm, dtype=self.dtype)
+        stem, first, *rest = self.widths
+        self.stem = make(stem, (5, 5), padding="VALID", pool=2)
+        self.stages = [make(first, pool=2), *(make(width, padding="VALID") for width in rest)]
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
     def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
-        """Return `stem` at half the resolution and `stage1`, `stage2`, ... at a quarter."""
+        """Return `stem` at half the resolution and `stage1`, `stage2`, ... at a quarter, each `[B, h, w, width]`."""
+        if min(x.shape[1:3]) < self.smallest:
+            raise InputError(
+                f"image shape {tuple(x.shape)}: must be at least {self.smallest}x{self.smallest} pixels; enlarge it (--image-size)"
+            )
         out = {"stem": self.stem(x, train=train, real=real)}
         for i, stage in enumerate(self.stages, 1):
             out[f"stage{i}"] = stage(list(out.values())[-1], train=train, real=real)
@@ -49,11 +61,11 @@ class CNN(Network):
 
 
 def cnn(num_classes: int = 10, **options: Any) -> CNN:
-    """Three or more convolutions, for gray or colour images from about 16x16 on; any size of at least 8x8.
+    """Three convolutions of 5x5 and 3x3, for gray or colour images of any size from 16x16 on.
 
     Args:
         num_classes: logits.
-        options: `widths` (channels of the stem and of each stage), `dropout` before the last layer, `norm`, `dtype`.
+        options: `widths` (channels of the stem and of each stage, at least two), `dropout` before the last layer, `norm`, `dtype`.
 
     """
     return CNN(num_classes, **options)

@@ -9,6 +9,7 @@ from jax import lax
 
 from jaxcnn.ops import cpu
 from jaxcnn.ops.geometry import Pads, resolve_padding, to_tuple
+from jaxcnn.types import InputError
 
 Array = jax.Array
 
@@ -40,7 +41,7 @@ def conv(
         x: `[B, *spatial, C_in]`, floating point.
         kernel: `[*window, C_in / groups, C_out]`, the dtype of `x`.
         strides: one number, or one an axis.
-        padding: `"SAME"`, `"VALID"`, a number on both sides of every axis, or `(low, high)` pairs.
+        padding: `"SAME"`, `"VALID"`, a number on both sides of every axis, or `(low, high)` pairs, none of them negative.
         dilation: distance between the taps of the kernel.
         groups: groups of channels that do not see each other.
 
@@ -48,18 +49,18 @@ def conv(
         `[B, *out, C_out]`.
 
     Raises:
-        ValueError: ranks, channels or groups do not fit each other.
+        InputError: ranks, channels or groups do not fit each other, or the image is smaller than the kernel.
 
     """
     rank = x.ndim - 2
-    if rank < 1 or kernel.ndim != x.ndim:
-        raise ValueError(f"conv: image {x.shape} and kernel {kernel.shape} must both have rank 2 + spatial axes")
+    if not 1 <= rank <= 3 or kernel.ndim != x.ndim:
+        raise InputError(f"conv: image {x.shape} and kernel {kernel.shape} must both have one, two or three spatial axes and two more")
     if x.shape[-1] != kernel.shape[-2] * groups:
-        raise ValueError(
+        raise InputError(
             f"conv: {x.shape[-1]} channels in {x.shape}, but kernel {kernel.shape} with groups={groups} needs {kernel.shape[-2] * groups}"
         )
     if kernel.shape[-1] % groups:
-        raise ValueError(f"conv: groups={groups} does not divide the {kernel.shape[-1]} output channels")
+        raise InputError(f"conv: groups={groups} does not divide the {kernel.shape[-1]} output channels")
     strides, dilation = to_tuple(strides, rank, "strides"), to_tuple(dilation, rank, "dilation")
     extent = tuple((k - 1) * d + 1 for k, d in zip(kernel.shape[:rank], dilation, strict=True))
     pads = resolve_padding(padding, x.shape[1:-1], extent, strides)

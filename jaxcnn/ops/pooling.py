@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 
 from jaxcnn.ops.geometry import Pads, resolve_padding, to_tuple
+from jaxcnn.types import InputError
 
 Array = jax.Array
 Window = tuple[tuple[int, ...], tuple[int, ...], Pads]
@@ -34,7 +35,7 @@ def max_pool(
         `[B, *out, C]`.
 
     Raises:
-        ValueError: a window, stride or padding that is not positive or does not fit the rank.
+        InputError: a window, stride or padding that is out of range or does not fit the image.
 
     """
     return _max_pool(x, _window(x, window, strides, padding))
@@ -65,6 +66,8 @@ def global_max_pool(x: Array) -> Array:
 
 def _window(x: Array, window, strides, padding) -> Window:
     rank = x.ndim - 2
+    if rank < 1:
+        raise InputError(f"pool: image {x.shape} must have spatial axes, [batch, *spatial, channels]")
     size = to_tuple(window, rank, "window")
     steps = size if strides is None else to_tuple(strides, rank, "strides")
     return size, steps, resolve_padding(padding, x.shape[1:-1], size, steps)
@@ -96,7 +99,7 @@ _max_pool.defvjp(lambda x, w: ((y := _max_pool(x, w)), (x, y)), _backward)
 def _slice_max_grad(x: Array, y: Array, dy: Array, w: Window) -> Array:
     """Give `dy` to the first element of each window that equals `y`, one phase of the stride at a time."""
     size, strides, pads = w
-    rank, out = len(size), y.shape[1:-1]
+    out = y.shape[1:-1]
     free, parts = jnp.ones(y.shape, bool), {}
     for offset, piece in _slices(_pad_low(x, w), size, strides):
         first = free & (piece == y)
@@ -113,7 +116,7 @@ def _slice_max_grad(x: Array, y: Array, dy: Array, w: Window) -> Array:
         phases.append(total)
     full = _interleave(phases, strides)
     widths = tuple((-low, n + low - f) for n, (low, _), f in zip(x.shape[1:-1], pads, full.shape[1:-1], strict=True))
-    return lax.pad(full, jnp.zeros((), dy.dtype), ((0, 0, 0), *((a, b, 0) for a, b in widths), (0, 0, 0))) if rank else full
+    return lax.pad(full, jnp.zeros((), dy.dtype), ((0, 0, 0), *((a, b, 0) for a, b in widths), (0, 0, 0)))
 
 
 def _interleave(phases: list[Array], strides: tuple[int, ...]) -> Array:

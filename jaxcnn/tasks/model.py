@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxcnn.metrics import count
 from jaxcnn.types import Batch, InputError, Mean, Metric, Task, align, real
@@ -28,7 +29,7 @@ def prepare(
         `[B, H', W', C]` float32.
 
     Raises:
-        InputError: another rank or dtype.
+        InputError: another rank or dtype, or a mean or deviation for another number of channels.
 
     """
     if image.ndim != 4:
@@ -39,7 +40,14 @@ def prepare(
         raise InputError(f"image dtype {image.dtype}: must be uint8 0..255 or float 0..1")
     if size is not None and tuple(size) != image.shape[1:3]:
         image = jax.image.resize(image, (image.shape[0], *size, image.shape[3]), "bilinear")
-    return (image - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+    return (image - _per_channel("mean", mean, image)) / _per_channel("std", std, image)
+
+
+def _per_channel(name: str, values: float | Sequence[float], image: Array) -> Array:
+    out = jnp.asarray(values, jnp.float32)
+    if out.ndim > 1 or out.size not in (1, image.shape[-1]):
+        raise InputError(f"{name}={values}: needs one number, or one for each of the {image.shape[-1]} channels of the image")
+    return lax.broadcast_to_rank(out, image.ndim)
 
 
 def from_model(model: Any, criterion: Criterion, metrics: Mapping[str, Metric], inputs: Callable[[Batch], Array]) -> Task:

@@ -1,0 +1,89 @@
+"""One of two classes of images in a folder: `python -m experiments.binary FOLDER --classes A B`.
+
+A single sigmoid logit, binary cross-entropy, images brought to 64x64, split by class where the folder has no test part.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import tyro
+
+import jaxcnn as jc
+from experiments import cli, common
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(cli.Settings):
+    """Train, evaluate or use a classifier of two kinds of images."""
+
+    folder: tyro.conf.Positional[str] = ""
+    """<class>/<image> inside, or train/<class>/<image> beside test/ or val/."""
+    classes: tuple[str, ...] = ()
+    """Names of two class folders; the second is the positive one. By default the two that there are."""
+    image_size: int = 64
+    """Side that images are brought to."""
+    batch_size: int = 32
+    """Rows in one update, over all devices."""
+    epochs: int = 40
+    """Passes over the training rows."""
+    model: str = "cnn"
+    """cnn, lenet5, tutorial or mlp."""
+    learning_rate: float = 2e-3
+    """Highest value of the one-cycle schedule of AdamW."""
+    weight_decay: float = 5e-2
+    """On kernels only, never on biases and norm scales."""
+    dropout: float = 0.2
+    """Share of units dropped before the last layer, in [0, 1)."""
+    ema: float = 0.99
+    """Decay of the average of the weights that is validated and tested; 0 for the weights themselves."""
+
+
+SMOKE = {"epochs": 1, "max_steps": 4, "batch_size": 16, "limit_examples": 64}
+
+
+def load(config: Config) -> jc.data.Splits:
+    """Read the two classes."""
+    if not config.folder:
+        raise jc.InputError("FOLDER: give a folder of images, as in python -m experiments.binary FOLDER --classes A B")
+    splits = jc.data.folder(
+        config.folder, classes=config.classes or None, size=config.image_size, validation_fraction=config.validation_fraction
+    )
+    if len(splits.train.classes) != 2:
+        raise jc.InputError(f"--classes: {len(splits.train.classes)} classes in {config.folder}; name two of them, --classes A B")
+    return splits
+
+
+def plan(config: Config) -> common.Plan:
+    """Say what to train, from the flags."""
+    cli.one_of("--model", config.model, jc.models.MODELS)
+    rate, decay = jc.optim.check_rate(config.learning_rate), config.weight_decay
+    jc.layers.check_dropout(config.dropout)
+    splits = load(config)
+    image = splits.train.example()["image"]
+    build = {
+        "model": {"name": config.model, "options": {"num_classes": 1, "dropout": config.dropout}},
+        "task": {"name": "classification", "options": {"head": "sigmoid", **common.pixel_statistics(splits.train)}},
+        "ema": config.ema,
+        "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
+    }
+    change = jc.augment.compose(jc.augment.flip, jc.augment.affine(degrees=10, scale=0.2, shift=0.1))
+    optimizer = lambda steps: jc.optim.adamw(jc.optim.one_cycle(rate, steps=steps), weight_decay=decay)  # noqa: E731
+    return common.Plan(config.folder, splits, build, optimizer, lambda step: jc.augmented(step, change))
+
+
+def main(config: Config, signals: cli.Signals, opened: list[pathlib.Path]) -> Any:
+    """Evaluate, predict or train, as the flags say."""
+    if config.evaluate:
+        keys = ("folder", "classes", "image_size", "validation_fraction")
+        return common.evaluate_run(config, lambda s: load(dataclasses.replace(config, **{k: s[k] for k in keys})).test)
+    if config.predict:
+        return common.predict(config)
+    summary = common.train("binary", config, plan(config), signals, opened)
+    low, high = jc.metrics.wilson_interval(summary["test"]["accuracy"], summary["test"]["count"])
+    print(f"95 % interval of the test accuracy (Wilson): {low:.4f} to {high:.4f}")
+    return summary
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, "binary", {"smoke": SMOKE})

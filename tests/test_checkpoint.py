@@ -1,0 +1,120 @@
+"""Checkpoints: what is kept, how damage is found, and what a wrong model is told."""
+
+import logging
+import os
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcnn as jc
+from jaxcnn.checkpoint import Checkpoints, DamagedError, digest, flatten, reading, unflatten
+
+
+def state(seed=0, width=64):
+    return jc.State(
+        jnp.int32(3),
+        {"dense": {"kernel": jax.random.normal(jax.random.key(seed), (width, width))}},
+        {},
+        {"m": jnp.zeros(3)},
+        jax.random.key(7),
+    )
+
+
+def saved(folder, steps=(1, 2, 3), best=1):
+    checkpoints = Checkpoints(folder)
+    for step in steps:
+        checkpoints.save(step, state(step), {"step": step, "best_step": best}, best)
+    checkpoints.close()
+
+
+def arrays(folder, step):
+    return sorted(
+        (p for p in (folder / str(step) / "state").rglob("*") if p.is_file() and p.stat().st_size > 2000), key=lambda p: p.stat().st_size
+    )
+
+
+def flip(path):
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def test_round_trip_with_random_keys():
+    a = state()
+    b = unflatten(state(1), flatten(a))
+    chex.assert_trees_all_equal(a.params, b.params)
+    assert int(jax.random.bits(a.rng)) == int(jax.random.bits(b.rng))
+
+
+def test_flatten_copies():
+    a = {"x": jnp.zeros(4)}
+    flat = flatten(a)
+    jax.jit(lambda t: jax.tree.map(lambda x: x + 1, t), donate_argnums=0)(a)
+    np.testing.assert_array_equal(flat["x"], 0)
+
+
+def test_digest_sees_value_name_shape_and_dtype():
+    x = np.arange(6, dtype=np.float32)
+    others = [{"b": x}, {"a": x.reshape(2, 3)}, {"a": x.view(np.int32)}, {"a": x + np.float32(1e-6)}, {"a": x, "b": x}]
+    assert len({digest(d) for d in [{"a": x}, *others]}) == 6
+    assert digest({"a": x, "b": x}) == digest({"b": x, "a": x})
+
+
+def test_the_newest_two_and_the_best_are_kept(tmp_path):
+    saved(tmp_path, steps=(1, 2, 3, 4, 5), best=2)
+    with reading(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [5, 4, 2]
+
+
+@pytest.mark.parametrize("damage", [flip, cut, os.remove])
+def test_a_damaged_latest_falls_back_and_says_so(tmp_path, damage, caplog):
+    saved(tmp_path)
+    damage(arrays(tmp_path, 3)[-1])
+    checkpoints = Checkpoints(tmp_path)
+    with caplog.at_level(logging.WARNING, "jaxcnn"):
+        step, flat, loop = checkpoints.newest()
+    assert (step, loop["step"]) == (2, 2)
+    chex.assert_trees_all_equal(unflatten(state(), flat).params, state(2).params)
+    assert "checkpoint 3 is damaged" in caplog.text
+    checkpoints.save(3, state(9), {"step": 3, "best_step": 1}, 1)  # its number is free again
+    checkpoints.close()
+    with reading(tmp_path) as again:
+        assert again.newest()[0] == 3
+
+
+def test_reading_changes_nothing(tmp_path):
+    saved(tmp_path)
+    flip(arrays(tmp_path, 3)[-1])
+    before = sorted(p for p in tmp_path.rglob("*"))
+    with reading(tmp_path) as checkpoints:
+        assert checkpoints.newest()[0] == 2
+    assert sorted(p for p in tmp_path.rglob("*")) == before
+
+
+def test_all_damaged(tmp_path):
+    saved(tmp_path, steps=(1,))
+    flip(arrays(tmp_path, 1)[-1])
+    with reading(tmp_path) as checkpoints:
+        with pytest.raises(DamagedError):
+            checkpoints.load(1)
+        assert checkpoints.newest() is None
+
+
+@pytest.mark.parametrize(
+    "like, message",
+    [
+        (state(width=32), r"has params.dense.kernel float32\[64, 64\], this model float32\[32, 32\]"),
+        (state().replace(model_state={"stats": jnp.zeros(1)}), "lacks model_state.stats"),
+        (state().replace(params={}), "has params.dense.kernel"),
+    ],
+)
+def test_another_model_is_refused(like, message):
+    with pytest.raises(jc.InputError, match=message):
+        unflatten(like, flatten(state()))

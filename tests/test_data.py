@@ -1,0 +1,242 @@
+"""The order of rows, reading each once, and splits: what every kind of data set promises the loop."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from jaxcnn.data import Indexed, Resident, stratified
+from jaxcnn.data.core import check_fraction, cut, labelled, reason, sides
+from jaxcnn.parallel import Gather
+from jaxcnn.types import InputError
+
+SIZE = 23
+
+
+def refused(match, fn, *args, **options):
+    """The call is refused, in one line that holds `match`."""
+    with pytest.raises(InputError, match=match) as caught:
+        fn(*args, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def arrays(size=SIZE):
+    """Images that are their row number all over."""
+    row = np.arange(size)
+    return {"image": np.broadcast_to(row[:, None, None, None], (size, 2, 2, 1)).astype(np.uint8), "label": (row % 3).astype(np.int32)}
+
+
+def resident(size=SIZE, capacity=4):
+    return Resident(arrays(size), ("a", "b", "c"), capacity=capacity)
+
+
+def indexed(size=SIZE, capacity=4):
+    whole = arrays(size)
+    return Indexed(lambda index: {name: x[index] for name, x in whole.items()}, size, ("a", "b", "c"), capacity=capacity)
+
+
+def rows(chunk):
+    """Row numbers of a chunk's batches, `[count, width]`, and which of them are real."""
+    batches = [{name: np.asarray(x) for name, x in chunk.at(k).items()} for k in range(int(chunk.count))]
+    assert all((b["image"] == b["image"][:, :1, :1, :1]).all() and b["label"].dtype == np.int32 for b in batches)
+    number = np.stack([b["image"][:, 0, 0, 0] for b in batches])
+    assert (np.stack([b["label"] for b in batches]) == number % 3).all()
+    return number, np.stack([b.get("real", np.ones(len(b["label"]), np.float32)) for b in batches])
+
+
+def trained(data, batch_size, start, count, capacity=None):
+    return rows(data.chunk(batch_size, start, count, capacity or count))[0]
+
+
+def check_training_order(data):
+    """Endless permutations, a function of (seed, batch size, number) alone; shared with the TFDS stream's tests."""
+    size = data.size
+    order = trained(data, 7, 0, size).reshape(7, size)
+    assert (np.sort(order) == np.arange(size)).all()  # 7 epochs, batches reach over their borders
+    assert len({tuple(epoch) for epoch in order}) == 7
+    again, other = dataclasses.replace(data), dataclasses.replace(data, seed=data.seed + 1)
+    assert (trained(again, 7, 0, size).reshape(7, size) == order).all()
+    assert (trained(other, 7, 0, size).reshape(7, size) != order).any()
+    batches = order.reshape(size, 7)
+    cuts = [(0, 1), (0, 5), (5, 1), (6, 3), (7, 2), (9, size - 9), (3, 4)]  # also again, within, and back
+    for start, count in cuts:
+        assert (trained(data, 7, start, count, count + 2) == batches[start : start + count]).all()
+    assert (trained(dataclasses.replace(data), 7, size - 4, 3) == batches[size - 4 : size - 1]).all()  # a resume
+
+
+def check_once(data):
+    """Every row once and in the same order, whatever the batch; padding is marked; one shape serves all chunks."""
+    order = np.concatenate([rows(chunk)[0].reshape(-1) for chunk in data.once(1)])
+    assert (np.sort(order) == np.arange(data.size)).all()
+    for batch_size in (1, 7, data.size, 128):
+        for multiple in (1, 3, 8):
+            chunks = list(data.once(batch_size, multiple))
+            read = [rows(chunk) for chunk in chunks]
+            number, real = (np.concatenate([part[i] for part in read]) for i in (0, 1))
+            width = math.ceil(min(batch_size, data.size) / multiple) * multiple
+            assert number.shape == real.shape == (math.ceil(data.size / batch_size), width)
+            assert (number[real > 0] == order).all() and set(np.unique(real)) <= {0.0, 1.0}
+            assert real.dtype == np.float32 and all(c.count.dtype == np.int32 for c in chunks)
+            assert all(len(_leaf(c)) == min(data.capacity, len(number)) for c in chunks)
+
+
+def _leaf(chunk):
+    return chunk.index if isinstance(chunk, Gather) else chunk.batches["image"]
+
+
+@pytest.mark.parametrize("make", [resident, indexed])
+def test_training_order(make):
+    check_training_order(make())
+
+
+@pytest.mark.parametrize("make", [resident, indexed])
+def test_once(make):
+    check_once(make())
+    assert (np.concatenate([rows(c)[0].reshape(-1) for c in make().once(1)]) == np.arange(SIZE)).all()
+
+
+def test_kinds_agree():
+    assert (trained(resident(), 5, 3, 9) == trained(indexed(), 5, 3, 9)).all()
+    for a, b in zip(resident().once(5, 3), indexed().once(5, 3), strict=True):
+        assert all((x == y).all() for x, y in zip(rows(a), rows(b), strict=True))
+
+
+@pytest.mark.parametrize("make", [resident, indexed])
+def test_batch_larger_than_the_set(make):
+    assert (np.sort(trained(make(5), 15, 0, 1)) == np.repeat(np.arange(5), 3)).all()
+
+
+@pytest.mark.parametrize("make", [resident, indexed])
+def test_chunk_is_filled_to_its_capacity(make):
+    chunk = make().chunk(4, 0, 3, 8)
+    assert len(_leaf(chunk)) == 8 and int(chunk.count) == 3
+
+
+@pytest.mark.parametrize("make", [resident, indexed])
+def test_take(make):
+    part = make().take(np.array([20, 4, 9, 4])).take(np.array([2, 0]))
+    assert part.size == 2 and part.classes == ("a", "b", "c")
+    assert next(rows(c)[0].tolist() for c in part.once(2)) == [[9, 20]]
+
+
+@pytest.mark.parametrize("make", [resident, indexed])
+def test_a_set_without_rows_has_no_chunks(make):
+    assert list(make().take(np.zeros(0, int)).once(4, 8)) == []
+
+
+@pytest.mark.parametrize("make", [resident, indexed])
+def test_example_is_the_first_row(make):
+    example = make().take(np.array([5])).example()
+    assert example["image"].shape == (1, 2, 2, 1) and example["image"].max() == 5 and example["label"].tolist() == [2]
+
+
+def test_only_resident_rows_are_placed():
+    placed = []
+    put = lambda tree: placed.append(tree) or {name: x + 1 for name, x in tree.items()}
+    assert resident().placed(put).arrays["label"][0] == 1 and len(placed) == 1
+    indexed().placed(put)
+    assert len(placed) == 1
+
+
+def test_streaming_reads_only_what_is_asked():
+    asked, whole = [], arrays(200)
+    data = Indexed(lambda index: asked.append(len(index)) or {name: x[index] for name, x in whole.items()}, 200, capacity=3)
+    data.take(np.arange(100)), data.placed(lambda tree: tree)
+    assert asked == []
+    data.chunk(5, 17, 2, 3)
+    assert asked == [10]
+    once = data.once(8)
+    next(once)
+    assert asked == [10, 24]
+    assert len(list(once)) == 8 and max(asked) == 24
+
+
+def test_order_of_rows_is_fixed_forever():
+    """A resumed run reads on in an order that an earlier version began."""
+    assert trained(resident(), 6, 2, 2).tolist() == [[0, 12, 16, 13, 7, 5], [17, 14, 9, 1, 15, 15]]
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.1, 0.29, 0.5, 0.9])
+@pytest.mark.parametrize("sizes", [(50, 50, 50), (2000, 3, 3, 3, 3, 3, 3, 3, 3), (1, 1, 1, 1, 97), (7, 60, 33)])
+def test_split_keeps_the_share_of_every_class(sizes, fraction):
+    label = np.random.default_rng(3).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    for seed in range(20):
+        rest, share = stratified(label, fraction, seed)
+        assert sorted([*rest, *share]) == list(range(len(label)))
+        assert (np.diff(rest) > 0).all() and (np.diff(share) > 0).all() and len(share) == round(fraction * len(label))
+        count = np.bincount(label[share], minlength=len(sizes))
+        assert (np.abs(count - fraction * np.array(sizes)) < 1).all()
+
+
+def test_split_is_seeded():
+    label = np.arange(90) % 3
+    a, b, c = (stratified(label, 0.3, seed)[1].tolist() for seed in (0, 0, 1))
+    assert a == b != c
+
+
+def test_split_draws_every_row_equally():
+    counts = np.zeros(40)
+    for seed in range(1000):
+        counts[stratified(np.repeat([0, 1], (10, 30)), 0.25, seed)[1]] += 1
+    assert 190 < counts.min() and counts.max() < 310  # 250 +- 14 each
+
+
+def test_cut():
+    rest, share, label = cut(resident(30), arrays(30)["label"], 0.2, 0)
+    assert (rest.size, share.size) == (24, 6) and np.bincount(share.arrays["label"]).tolist() == [2, 2, 2]
+    assert (label == rest.arrays["label"]).all()
+    assert cut(resident(), arrays()["label"], 0.0, 0)[1].size == 0
+
+
+@pytest.mark.parametrize(
+    ("fraction", "rows", "match"),
+    [
+        (-0.1, 9, "f=-0.1: must be at least 0 and below 1"),
+        (1.0, 9, "f=1.0: must be"),
+        (math.nan, 9, "f=nan: must be"),
+        (0.01, 9, "f=0.01: cuts no row out of 9; give more"),
+        (0.99, 9, "f=0.99: cuts every row out of 9; give less"),
+    ],
+)
+def test_bad_fraction(fraction, rows, match):
+    refused(match, check_fraction, "f", fraction, rows)
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "match"),
+    [
+        (np.zeros((3, 4), np.uint8), [0, 1, 1], r"images of shape \(3, 4\)"),
+        (np.zeros((0, 4, 4), np.uint8), [], r"images of shape \(0, 4, 4, 1\)"),
+        (np.zeros((3, 0, 4), np.uint8), [0, 1, 1], r"images of shape \(3, 0, 4, 1\)"),
+        (np.zeros((3, 4, 4), np.int32), [0, 1, 1], "dtype int32; must be uint8 0..255 or float 0..1"),
+        (np.full((3, 4, 4), 1.5), [0, 1, 1], "float images from 1.5 to 1.5"),
+        (np.full((3, 4, 4), -0.5), [0, 1, 1], "float images from -0.5"),
+        (np.full((3, 4, 4), np.nan), [0, 1, 1], "float images from nan"),
+        (np.zeros((3, 4, 4), np.uint8), [0.0, 1.0, 1.0], "labels of dtype float64"),
+        (np.zeros((3, 4, 4), np.uint8), [0, 1], r"labels of dtype int64 and shape \(2,\); must be integers of shape \(3,\)"),
+        (np.zeros((3, 4, 4), np.uint8), [0, 1, 2], "label 2 is out of range; with 2 classes labels are 0 to 1"),
+        (np.zeros((3, 4, 4), np.uint8), [0, -1, 1], "label -1 is out of range"),
+    ],
+)
+def test_bad_arrays(image, label, match):
+    refused(f"^here: .*{match}", labelled, image, np.array(label), ("a", "b"), "here")
+
+
+def test_labelled():
+    data = labelled(np.linspace(0, 1, 3 * 16).reshape(3, 4, 4), np.array([0, 1, 0], np.uint8), ("a", "b"), "here")
+    assert data.arrays["image"].shape == (3, 4, 4, 1) and data.arrays["image"].dtype == np.float32
+    assert data.arrays["label"].dtype == np.int32
+
+
+def test_sides():
+    assert sides(None) is None and sides(5) == (5, 5) and sides((5, 6)) == (5, 6) and sides(np.int64(5)) == (5, 5)
+    refused("size=0: must be at least 1", sides, 0)
+    refused(r"size=\(4, -1\): must be at least 1", sides, (4, -1))
+
+
+def test_reason_is_one_short_line():
+    assert reason(ValueError("two\nlines")) == "two lines"
+    assert reason(ValueError()) == "ValueError"
+    assert len(reason(ValueError("x" * 1000))) == 203

@@ -1,0 +1,191 @@
+"""Experiments as a user runs them: a second process, real files, exit codes, and one line for what went wrong."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import jaxcnn as jc
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+ENV = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+QUICK = ["--dataset", "digits", "--model", "mlp", "--no-augment", "--ema", "0", "--limit-examples", "300", "--batch-size", "32"]
+
+
+def start(*arguments, name="mnist", devices=1, env=None):
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    command = [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, env=ENV | flags | (env or {}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(*arguments, code=0, **options):
+    process = start(*arguments, **options)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, f"exit code {process.returncode}, not {code}\n{out}\n{err}"
+    assert "Traceback" not in out + err
+    return out, err
+
+
+def folder(workdir):
+    (found,) = [p for p in pathlib.Path(workdir).iterdir() if p.is_dir()]
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    out, _ = run(*QUICK, "--epochs", 3, "--workdir", workdir)
+    return folder(workdir), out
+
+
+def test_what_a_run_leaves(finished):
+    path, out = finished
+    names = {p.name for p in path.iterdir()}
+    assert {"config.json", "metrics.jsonl", "summary.json", "curves.png", "confusion_matrix.png", "checkpoints"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["split"]) for line in lines[:-1]] == [(s, p) for s in (10, 19, 29) for p in ("train", "validation")]
+    assert lines[-1]["split"] == "test"
+    assert all(
+        {"step", "epoch", "split", "count", "loss", "accuracy", "f1_macro", "learning_rate", "seconds"} <= set(line) for line in lines
+    )
+    summary = json.loads((path / "summary.json").read_text())
+    assert summary["test"]["count"] == 300 and 0 <= summary["test"]["accuracy"] <= 1
+    assert summary["parameters"] == 784 * 256 + 256 + 256 * 128 + 128 + 128 * 10 + 10
+    assert summary["train_seconds"] == pytest.approx(sum(line["seconds"] for line in lines if line["split"] == "train"), abs=1e-3)
+    assert summary["steps"] == 29 and len(summary["params_sha256"]) == 64 and summary["devices"] == 1
+    best = min((line for line in lines if line["split"] == "validation"), key=lambda line: line["loss"])
+    assert summary["validation"]["loss"] == best["loss"] and summary["best_step"] == best["step"]
+    assert out.strip().splitlines()[-1] == f"test accuracy {summary['test']['accuracy']:.4f} on 300 images, {path}"
+
+
+def test_pictures_are_pictures(finished):
+    from PIL import Image
+
+    for name in ("curves.png", "confusion_matrix.png"):
+        pixels = np.asarray(Image.open(finished[0] / name).convert("L"))
+        assert min(pixels.shape) > 300 and pixels.std() > 5
+
+
+def test_load_run_gives_the_tested_model(finished):
+    loaded = jc.load_run(finished[0])
+    summary = json.loads((finished[0] / "summary.json").read_text())
+    test = jc.data.digits().test
+    test = test.take(np.random.default_rng(0).permutation(test.size)[:300])
+    values = jc.make_eval_step(loaded.task)(loaded.variables, dict(test.arrays))[1]
+    assert values["accuracy"].compute() == pytest.approx(summary["test"]["accuracy"], abs=1e-9)
+    assert loaded.step == summary["best_step"] and loaded.config["classes"] == [str(i) for i in range(10)]
+
+
+def test_evaluate_is_the_same_on_any_devices_and_batch(finished):
+    lines = []
+    for devices, batch in ((1, 7), (3, 128), (8, 1000)):
+        out, _ = run("--evaluate", "--checkpoint", finished[0], "--eval-batch-size", batch, devices=devices)
+        lines.append(json.loads(out.strip().splitlines()[-1]))
+    assert [line["devices"] for line in lines] == [1, 3, 8]
+    assert len({(line["accuracy"], line["count"]) for line in lines}) == 1 and lines[0]["count"] == 359
+
+
+def test_predict(finished, tmp_path):
+    from PIL import Image
+
+    test = jc.data.digits().test
+    for i in range(2):
+        Image.fromarray(test.arrays["image"][i, ..., 0]).save(tmp_path / f"{i}.png")
+    out, _ = run("--checkpoint", finished[0], "--predict", tmp_path / "0.png", tmp_path / "1.png")
+    found = [json.loads(line) for line in out.strip().splitlines()]
+    loaded = jc.load_run(finished[0])
+    logits = loaded.task.predict(loaded.variables, {"image": test.arrays["image"][:2]})
+    for row, expected in zip(found, np.asarray(jc.tasks.probabilities(logits)), strict=True):
+        np.testing.assert_allclose(list(row["probabilities"].values()), expected, atol=1e-5)
+        assert row["class"] == str(expected.argmax())
+
+
+def killed(arguments, after, number, env=None):
+    """Start a run, send a signal once its metrics file has so many lines, and return its exit code and what it said."""
+    process, workdir = start(*arguments, env=env), pathlib.Path(arguments[arguments.index("--workdir") + 1])
+    limit = time.monotonic() + 120
+    lines = lambda: sum(len(p.read_text().splitlines()) for p in workdir.glob("*/metrics.jsonl"))
+    while lines() < after and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, err
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_stopped_run_resumes_to_the_same_parameters(tmp_path, number, code):
+    arguments = [*QUICK, "--epochs", "40", "--workdir"]
+    run(*arguments, tmp_path / "straight")
+    returned, err = killed([*arguments, str(tmp_path / "cut")], 12, number)
+    assert returned == code
+    path = folder(tmp_path / "cut")
+    if number != signal.SIGKILL:
+        assert f"--resume --workdir {path}" in err
+    run("--resume", "--workdir", tmp_path / "cut")
+    straight, resumed = (json.loads((p / "summary.json").read_text()) for p in (folder(tmp_path / "straight"), path))
+    assert straight["params_sha256"] == resumed["params_sha256"]
+    steps = [json.loads(line)["step"] for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [json.loads(line)["step"] for line in (folder(tmp_path / "straight") / "metrics.jsonl").read_text().splitlines()]
+
+
+def pictures(root, classes=("cat", "dog"), n=12):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for k, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for i in range(n):
+            Image.fromarray(rng.integers(100 * k, 100 * k + 120, (30, 30, 3)).astype(np.uint8)).save(root / name / f"{i}.png")
+    return root
+
+
+def test_binary(tmp_path):
+    out, _ = run(pictures(tmp_path / "data"), "--smoke", "--image-size", 32, "--workdir", tmp_path / "runs", name="binary")
+    assert "95 % interval of the test accuracy" in out
+    path = folder(tmp_path / "runs")
+    out, _ = run("--evaluate", "--checkpoint", path, name="binary")
+    assert json.loads(out.strip().splitlines()[-1])["count"] == 5
+
+
+def test_auto_falls_back_and_says_why(tmp_path):
+    out, _ = run("--smoke", "--model", "mlp", "--workdir", tmp_path / "w", "--data-dir", tmp_path / "none")
+    (line,) = [line for line in out.splitlines() if "embedded digits" in line]
+    assert "mnist is not prepared in" in line and "for MNIST:" in line
+
+
+BAD = [
+    (["--dataset", "mnits"], "did you mean 'mnist'"),
+    (["--dataset", "./nowhere"], "no such file or folder"),
+    (["--model", "lenet"], "--model 'lenet': unknown; did you mean 'lenet5'?"),
+    (["--optimizer", "adamm"], "did you mean 'adam"),
+    (["--strategy", "shard"], "did you mean 'sharded'?"),
+    (["--batch-size", "0"], "--batch-size 0: must be at least 1"),
+    (["--batch-size", "-4"], "--batch-size -4: must be at least 1"),
+    (["--epochs", "-1"], "--epochs -1: must be at least 0"),
+    (["--learning-rate", "0"], "learning_rate=0.0: must be a positive number"),
+    (["--learning-rate", "-1"], "learning_rate=-1.0: must be a positive number"),
+    (["--learning-rate", "nan"], "learning_rate=nan: must be a positive number"),
+    (["--dropout", "1"], "dropout=1.0: must be at least 0 and below 1"),
+    (["--weight-decay", "-1"], "weight_decay=-1.0"),
+    (["--devices", "4"], "devices=4: JAX sees 1"),
+    (["--resume"], "no unfinished run"),
+    (["--checkpoint", "."], "not a run's folder"),
+    (["--predict", "x.png"], "need --checkpoint"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments, line", BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_bad_input(tmp_path, arguments, line):
+    extra = ["--evaluate"] if arguments[0] == "--checkpoint" else []
+    dataset = [] if arguments[0] == "--dataset" else ["--dataset", "digits"]
+    out, err = run(*dataset, *arguments, *extra, "--workdir", tmp_path / "w", code=2)
+    assert line in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "w").exists()

@@ -1,0 +1,178 @@
+"""fit, evaluate and collect; resume is the same run, bit for bit."""
+
+import json
+
+import chex
+import jax
+import numpy as np
+import pytest
+from small import distance, rows, task
+
+import jaxcnn as jc
+
+
+def setting(dropout=0.3, ema=True, strategy="jit", devices=1, rate=1e-2):
+    t, tx = task(dropout=dropout), jc.optim.adamw(jc.optim.cosine(rate, steps=24))
+    step, state = jc.make_train_step(t, tx), jc.init_state(t, tx, rows().example())
+    if ema:
+        step, state = jc.with_ema(step), jc.start_ema(state)
+    ev = jc.compile_step(jc.make_eval_step(t), strategy, devices, donate=False)
+    valid = rows(40, seed=1)
+    validate = lambda s: {f"validation/{k}": v for k, v in jc.evaluate(ev, s.extras.get("ema", s.variables), valid).items()}
+    return jc.compile_step(step, strategy, devices), state, validate
+
+
+def fit(workdir=None, steps=24, run=None, **options):
+    made, state, validate = setting()
+    defaults = {"batch_size": 16, "every": 6, "validate": validate, "monitor": "validation/loss"}
+    return jc.fit(run or made, state, rows(), steps=steps, workdir=workdir, **defaults | options)
+
+
+def test_learns_and_reports():
+    seen, lines = [], []
+    fitted = fit(progress=lambda step, values: seen.append((step, values["count"])), log=lines.append)
+    assert [row["step"] for row in fitted.history] == [6, 12, 18, 24] and fitted.history == lines
+    assert sum(n for _, n in seen) == 24 * 16 and seen[-1][0] == 24
+    assert fitted.history[-1]["train/loss"] < fitted.history[0]["train/loss"]
+    assert {"seconds", "learning_rate", "train/accuracy", "train/f1_macro", "validation/loss"} <= set(fitted.history[0])
+    assert json.loads(json.dumps(fitted.history)) == fitted.history
+    best = min(fitted.history, key=lambda row: row["validation/loss"])
+    assert int(fitted.best.step) == best["step"]
+
+
+def test_the_callers_state_survives():
+    run, state, _ = setting()
+    jc.fit(run, state, rows(), batch_size=16, steps=2)
+    assert not any(x.is_deleted() for x in jax.tree.leaves(state))
+    assert int(state.step) == 0
+
+
+def test_resume_is_the_same_run_bit_for_bit(tmp_path):
+    straight = fit(tmp_path / "a")
+    fit(tmp_path / "b", steps=12)
+    resumed = fit(tmp_path / "b")
+    chex.assert_trees_all_equal(jax.device_get(straight.state.params), jax.device_get(resumed.state.params))
+    chex.assert_trees_all_equal(jax.device_get(straight.best.extras), jax.device_get(resumed.best.extras))
+    timeless = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    assert timeless(straight.history) == timeless(resumed.history)
+
+
+def test_stop_between_validations_and_resume(tmp_path):
+    straight = fit()
+    asked = iter([False, False, True])
+    with pytest.raises(jc.StoppedError) as stopped:
+        fit(tmp_path, stop=lambda: next(asked))
+    assert stopped.value.step == 2  # dispatches start with one step each
+    replayed = []
+    resumed = fit(tmp_path, log=replayed.append)
+    chex.assert_trees_all_equal(jax.device_get(straight.state.params), jax.device_get(resumed.state.params))
+    assert [r["train/count"] for r in resumed.history] == [96] * 4
+    assert [r["train/loss"] for r in resumed.history] == pytest.approx([r["train/loss"] for r in straight.history], rel=1e-12)
+
+
+def test_earlier_rows_come_again_after_a_resume(tmp_path):
+    fit(tmp_path, steps=12)
+    lines = []
+    assert [r["step"] for r in fit(tmp_path, log=lines.append).history] == [r["step"] for r in lines] == [6, 12, 18, 24]
+
+
+def test_the_learning_rate_in_force_is_logged_and_survives_a_resume(tmp_path):
+    schedule = jc.optim.cosine(1e-2, steps=24)
+    fit(tmp_path, steps=12)
+    history = fit(tmp_path, steps=18).history
+    assert [r["learning_rate"] for r in history] == pytest.approx([float(schedule(t - 1)) for t in (6, 12, 18)], rel=1e-6)
+
+
+def test_resume_on_other_devices(tmp_path):
+    straight = fit()
+    fit(tmp_path, steps=12)
+    run, _, _ = setting(strategy="sharded", devices=8)
+    assert distance(straight.state.params, fit(tmp_path, run=run).state.params) < 1e-5
+
+
+def test_early_stopping_counts_over_a_resume(tmp_path):
+    worse = iter([1.0, 2.0, 3.0, 4.0])
+    values = {"validate": lambda s: {"v": next(worse)}, "monitor": "v", "patience": 3}
+    fit(tmp_path, steps=12, **values)
+    fitted = fit(tmp_path, **values)
+    assert [r["v"] for r in fitted.history] == [1.0, 2.0, 3.0, 4.0] and int(fitted.best.step) == 6
+    assert len(fit(tmp_path, **values).history) == 4  # it stays stopped
+
+
+def test_mode_max():
+    values = iter([0.1, 0.9, 0.5, 0.2])
+    assert int(fit(validate=lambda s: {"v": next(values)}, monitor="v", mode="max").best.step) == 12
+
+
+def test_every_may_be_a_fraction():
+    assert [r["step"] for r in fit(every=4.5, steps=20).history] == [5, 9, 14, 18, 20]
+
+
+def test_a_retrace_is_an_error():
+    t, tx = task(), jc.optim.sgd(0.1)
+    step = chex.assert_max_traces(jc.make_train_step(t, tx), n=3)
+    jc.fit(jc.compile_step(step, "jit"), jc.init_state(t, tx, rows().example()), rows(), batch_size=16, steps=11, every=4)
+
+
+def test_divergence_stops_with_the_steps_and_the_rate(tmp_path):
+    t, tx = task(), jc.optim.sgd(1e12)
+    run, state = jc.compile_step(jc.make_train_step(t, tx), "jit"), jc.init_state(t, tx, rows().example())
+    with pytest.raises(jc.DivergedError, match=r"the loss is (nan|inf) at steps? .*learning rate 1e\+12"):
+        jc.fit(run, state, rows(), batch_size=16, steps=50, every=10, workdir=tmp_path)
+
+
+def test_a_step_that_forgets_its_counter():
+    t, tx = task(), jc.optim.sgd(0.1)
+    step = jc.make_train_step(t, tx)
+    forgetful = lambda s, b: (step(s, b)[0].replace(step=s.step), step(s, b)[1])
+    with pytest.raises(ValueError, match="step counter is 0 after 2 batches"):
+        jc.fit(jc.compile_step(forgetful, "jit"), jc.init_state(t, tx, rows().example()), rows(), batch_size=16, steps=2)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"batch_size": 0}, "batch_size=0: must be from 1 to the 96 training rows"),
+        ({"batch_size": 97}, "batch_size=97"),
+        ({"steps": -1}, "steps=-1"),
+        ({"every": 0.5}, "every=0.5"),
+        ({"mode": "best"}, "mode='best'"),
+        ({"patience": 0}, "patience=0"),
+        ({"monitor": "nonsense"}, "monitor='nonsense'"),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(jc.InputError, match=message):
+        fit(**options)
+
+
+def test_batches_must_divide_among_devices():
+    run, state, _ = setting(strategy="sharded", devices=8)
+    with pytest.raises(jc.InputError, match="batch_size=12: must be a multiple of the 8 devices, such as 8"):
+        jc.fit(run, state, rows(), batch_size=12, steps=1)
+
+
+def test_another_run_in_the_same_folder_is_refused(tmp_path):
+    fit(tmp_path, steps=6)
+    with pytest.raises(jc.InputError, match="batch_size was 16 and is now 8"):
+        fit(tmp_path, batch_size=8)
+    t, tx = task(), jc.optim.sgd(0.1, momentum=0.9)
+    run, state = jc.compile_step(jc.make_train_step(t, tx), "jit"), jc.init_state(t, tx, rows().example())
+    with pytest.raises(jc.InputError, match="another model or optimiser"):
+        jc.fit(run, state, rows(), batch_size=16, steps=12, every=6, workdir=tmp_path, monitor="validation/loss")
+
+
+def test_collect_gives_every_row_in_order():
+    t, data = task(), rows(97)
+    variables = t.init(jax.random.key(0), data.example())
+    logits, kept = jc.collect(t.predict, variables, data, keep=("label",), batch_size=40)
+    np.testing.assert_allclose(logits, t.predict(variables, dict(data.arrays)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(kept["label"], data.arrays["label"])
+
+
+def test_streamed_rows_train_as_resident_ones_do():
+    data = rows()
+    indexed = jc.data.Indexed(lambda i: {k: v[i] for k, v in data.arrays.items()}, data.size, data.classes)
+    run, state, validate = setting()
+    a, b = (jc.fit(run, state, d, batch_size=16, steps=10, every=5, validate=validate).state for d in (data, indexed))
+    assert distance(a.params, b.params) < 1e-6

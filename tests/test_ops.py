@@ -1,0 +1,307 @@
+"""Convolution and pooling equal a plain reference: a NumPy loop over taps, and XLA's own operations with their derivatives."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.test_util import check_grads
+
+from jaxcnn import InputError, ops
+from jaxcnn.ops import cpu, winograd
+from jaxcnn.ops.conv import Geometry, native_forward, native_input_grad, native_kernel_grad
+from jaxcnn.ops.geometry import resolve_padding, to_tuple
+
+CONVS = {  # image, window, output channels, options
+    "pointwise": ((2, 5, 7, 3), (1, 1), 4, {}),
+    "pointwise stride": ((2, 6, 7, 3), (1, 1), 4, {"strides": 2}),
+    "pointwise padded": ((2, 5, 4, 3), (1, 1), 4, {"padding": 1}),
+    "same": ((2, 7, 6, 3), (3, 3), 4, {}),
+    "same, even window": ((2, 7, 6, 3), (4, 2), 5, {}),
+    "valid, one channel": ((2, 9, 8, 1), (5, 5), 6, {"padding": "VALID"}),
+    "window of the image's size": ((3, 4, 5, 2), (4, 5), 3, {"padding": "VALID"}),
+    "stride": ((2, 9, 7, 3), (3, 3), 4, {"strides": 2}),
+    "stride with remainder": ((2, 11, 8, 2), (3, 3), 4, {"strides": (3, 2), "padding": "VALID"}),
+    "stride beyond the window": ((2, 10, 9, 3), (2, 2), 4, {"strides": 3, "padding": 1}),
+    "asymmetric padding": ((2, 6, 7, 3), (3, 3), 4, {"padding": ((2, 0), (0, 3))}),
+    "padding beyond the window": ((2, 6, 5, 3), (2, 2), 4, {"padding": 2}),
+    "dilation": ((2, 9, 10, 3), (3, 3), 4, {"dilation": (2, 3)}),
+    "dilation, stride, padding": ((2, 11, 9, 2), (3, 2), 4, {"dilation": 2, "strides": (2, 1), "padding": ((3, 1), (0, 2))}),
+    "groups": ((2, 7, 6, 4), (3, 3), 6, {"groups": 2}),
+    "depthwise stride": ((2, 7, 8, 3), (3, 3), 6, {"groups": 3, "strides": 2}),
+    "groups, dilation": ((2, 9, 8, 4), (3, 2), 4, {"groups": 2, "dilation": 2, "padding": "VALID"}),
+    "1-d": ((2, 11, 3), (4,), 5, {"strides": 3}),
+    "1-d dilation": ((2, 12, 3), (3,), 4, {"dilation": 3, "padding": 1}),
+    "3-d": ((2, 5, 4, 6, 2), (3, 2, 3), 3, {"strides": (1, 2, 1)}),
+    "3-d groups": ((2, 4, 5, 3, 4), (2, 2, 2), 4, {"groups": 2, "padding": "VALID"}),
+    "winograd same": ((8, 23, 21, 16), (3, 3), 16, {}),
+    "winograd valid": ((16, 18, 19, 17), (3, 3), 19, {"padding": "VALID"}),
+    "winograd uneven": ((16, 15, 14, 16), (3, 3), 18, {"padding": ((3, 0), (1, 2))}),
+}
+QUICK = {"xla_backend_optimization_level": 0}  # half the time to compile; the program is the same
+WINOGRAD = [name for name in CONVS if name.startswith("winograd")]
+
+
+def geometry(shape, window, strides=1, padding="SAME", dilation=1, groups=1):
+    rank = len(window)
+    strides, dilation = to_tuple(strides, rank, "strides"), to_tuple(dilation, rank, "dilation")
+    extent = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
+    return Geometry(strides, resolve_padding(padding, shape[1:-1], extent, strides), dilation, groups)
+
+
+@functools.cache
+def operands(name):
+    """Image, kernel and cotangent in float64, and the geometry."""
+    rng = np.random.default_rng(1)
+    shape, window, features, options = CONVS[name]
+    g = geometry(shape, window, **options)
+    x, w = rng.normal(size=shape), rng.normal(size=(*window, shape[-1] // g.groups, features))
+    out = jax.eval_shape(lambda x, w: native_forward(x, w, g), x.astype(np.float32), w.astype(np.float32)).shape
+    return x, w, rng.normal(size=out), g
+
+
+def loop(x, w, dy, g):
+    """Output and gradients of a convolution, one tap and group at a time."""
+    window = w.shape[:-2]
+    x = np.pad(x, ((0, 0), *g.padding, (0, 0)))
+    y, dx, dw = np.zeros_like(dy), np.zeros_like(x), np.zeros_like(w)
+    places = list(zip(dy.shape[1:-1], g.strides, g.dilation, strict=True))
+    for tap in np.ndindex(*window):
+        at = tuple(slice(i * d, i * d + (o - 1) * s + 1, s) for i, (o, s, d) in zip(tap, places, strict=True))
+        for c_in, c_out in zip(np.split(np.arange(x.shape[-1]), g.groups), np.split(np.arange(w.shape[-1]), g.groups), strict=True):
+            seen, kernel, ct = x[:, *at][..., c_in], w[tap][:, c_out], dy[..., c_out]
+            y[..., c_out] += seen @ kernel
+            dx[:, *at, c_in[0] : c_in[-1] + 1] += ct @ kernel.T
+            dw[*tap, :, c_out[0] : c_out[-1] + 1] += np.tensordot(seen, ct, (range(dy.ndim - 1),) * 2)
+    inner = tuple(slice(low, n - high) for n, (low, high) in zip(x.shape[1:-1], g.padding, strict=True))
+    return y, dx[:, *inner], dw
+
+
+def with_gradients(x, w, dy, options):
+    y, pull = jax.vjp(lambda x, w: ops.conv(x, w, **options), x, w)
+    return y, *pull(dy)
+
+
+def error(actual, expected):
+    """Largest difference, relative to the largest value."""
+    chex.assert_equal_shape([actual, expected])
+    return np.abs(np.asarray(actual, np.float64) - expected).max() / np.abs(expected).max()
+
+
+def compute(data):
+    return {name: with_gradients(*arrays, CONVS[name][3]) for name, arrays in data.items()}
+
+
+def compute_in_loop(data):
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(compute, data))
+    return lax.fori_loop(0, 2, lambda i, _: compute(jax.tree.map(lambda x: x * i, data)), zero)
+
+
+@pytest.mark.parametrize(
+    "function, dtype, patch_bytes",
+    [(compute, np.float64, cpu.PATCH_BYTES), (compute_in_loop, np.float32, cpu.PATCH_BYTES), (compute_in_loop, np.float32, 0)],
+    ids=["float64", "loop", "loop without patches"],
+)
+def test_conv_and_gradients_equal_numpy(function, dtype, patch_bytes, monkeypatch):
+    monkeypatch.setattr(cpu, "PATCH_BYTES", patch_bytes)
+    names = [name for name in CONVS if patch_bytes or name not in WINOGRAD]
+    with jax.enable_x64(dtype == np.float64):
+        data = {name: tuple(jnp.asarray(a, dtype) for a in operands(name)[:3]) for name in names}
+        actual = jax.jit(function, compiler_options=QUICK)(data)
+    for name in names:
+        tolerance = 1e-12 if dtype == np.float64 else 3e-5 if name in WINOGRAD else 2e-6
+        for part, a, b in zip(("y", "dx", "dw"), actual[name], loop(*operands(name)), strict=True):
+            assert a.dtype == dtype
+            assert error(a, b) < tolerance, (name, part)
+
+
+def test_large_channels_reach_winograd():
+    for name in WINOGRAD:
+        x, w, _, g = operands(name)
+        assert winograd.suits(x.shape, w.shape, jnp.float32, g)
+        assert not winograd.suits(x.shape, w.shape, jnp.float64, g)
+
+
+def test_native_forms_equal_numpy():
+    names = ["stride with remainder", "asymmetric padding", "groups, dilation", "1-d", "3-d groups"]
+
+    def native(x, w, dy, g):
+        return native_forward(x, w, g), native_input_grad(dy, w, g, x.shape), native_kernel_grad(x, dy, g, w.shape)
+
+    with jax.enable_x64(True):
+        actual = jax.jit(lambda: {name: native(*map(jnp.asarray, operands(name)[:3]), operands(name)[3]) for name in names})()
+    for name in names:
+        for a, b in zip(actual[name], loop(*operands(name)), strict=True):
+            assert error(a, b) < 1e-12, name
+
+
+def second_derivative(conv):
+    """Gradient of a function of the gradients, so that every map is differentiated once more."""
+
+    def function(x, w):
+        first = jax.grad(lambda x, w: jnp.sin(conv(x, w)).sum(), (0, 1))(x, w)
+        return sum((jnp.square(d) * d).sum() for d in first)
+
+    return jax.grad(function, (0, 1))
+
+
+def test_second_derivative_equals_native():
+    names = ["pointwise", "same", "stride with remainder", "dilation, stride, padding", "groups", "winograd valid"]
+    data = {name: [jnp.asarray(a, jnp.float32) / 8 for a in operands(name)[:2]] for name in names}
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def both(data):
+        own = {name: second_derivative(functools.partial(ops.conv, **CONVS[name][3]))(*data[name]) for name in names}
+        return own, {name: second_derivative(functools.partial(native_forward, g=operands(name)[3]))(*data[name]) for name in names}
+
+    own, native = both(data)
+    for name in names:
+        for a, b in zip(own[name], native[name], strict=True):
+            assert error(a, np.asarray(b)) < (1e-4 if name in WINOGRAD else 5e-6), name
+
+
+@pytest.mark.parametrize("options", [{"strides": 2}, {"groups": 2, "padding": "VALID"}])
+def test_conv_check_grads(options, rng):
+    with jax.enable_x64(True):
+        x, w = jnp.asarray(rng.normal(size=(1, 4, 5, 2))), jnp.asarray(rng.normal(size=(2, 3, 2 // options.get("groups", 1), 2)))
+        check_grads(jax.jit(functools.partial(ops.conv, **options)), (x, w), order=2, modes=["rev"])
+
+
+def test_conv_keeps_bfloat16():
+    names = ["pointwise", "same", "stride", "groups", "winograd valid"]
+    low = {name: tuple(jnp.asarray(a, jnp.bfloat16) for a in operands(name)[:3]) for name in names}
+    actual = jax.jit(compute, compiler_options=QUICK)(low)
+    chex.assert_trees_all_equal_dtypes(actual, jax.tree.map(lambda _: jnp.zeros((), jnp.bfloat16), actual))
+    for name in names:
+        for a, b in zip(actual[name], loop(*operands(name)), strict=True):
+            assert error(a.astype(jnp.float32), b) < 0.03, name
+
+
+@pytest.mark.parametrize("extent, strides", [((3, 2), (1, 1)), ((3, 2), (2, 3)), ((5, 3), (1, 2)), ((1, 1), (2, 2))])
+def test_same_padding_is_xlas(extent, strides):
+    for height in (5, 6, 7):
+        expected = lax.padtype_to_pads((height, 9), extent, strides, "SAME")
+        assert resolve_padding("SAME", (height, 9), extent, strides) == tuple(expected)
+
+
+CONV_ERRORS = {
+    "image rank": ((4, 4), (3, 3, 1, 2), {}, "spatial axes"),
+    "kernel rank": ((1, 4, 4, 1), (3, 1, 2), {}, "spatial axes"),
+    "four axes": ((1, 4, 4, 4, 4, 1), (1, 1, 1, 1, 1, 2), {}, "spatial axes"),
+    "channels": ((1, 4, 4, 3), (3, 3, 1, 2), {}, "3 channels"),
+    "groups": ((1, 4, 4, 4), (3, 3, 2, 3), {"groups": 2}, "groups=2 does not divide the 3"),
+    "strides": ((1, 4, 4, 1), (3, 3, 1, 2), {"strides": 0}, "strides=0"),
+    "strides rank": ((1, 4, 4, 1), (3, 3, 1, 2), {"strides": (1, 1, 1)}, "strides=(1, 1, 1)"),
+    "padding name": ((1, 4, 4, 1), (3, 3, 1, 2), {"padding": "same"}, "padding='same'"),
+    "padding pair": ((1, 4, 4, 1), (3, 3, 1, 2), {"padding": (1, 1)}, "padding=(1, 1)"),
+    "padding rank": ((1, 4, 4, 1), (3, 3, 1, 2), {"padding": ((1, 1),)}, "padding=((1, 1),)"),
+    "padding sign": ((1, 4, 4, 1), (3, 3, 1, 2), {"padding": ((-1, 0), (0, 0))}, "must not be negative"),
+    "image size": ((1, 2, 4, 1), (3, 3, 1, 2), {"padding": "VALID"}, "smaller than the window (3, 3)"),
+    "dilation": ((1, 4, 4, 1), (3, 3, 1, 2), {"dilation": 2, "padding": "VALID"}, "smaller than the window (5, 5)"),
+}
+
+
+@pytest.mark.parametrize("name", CONV_ERRORS)
+def test_conv_errors_are_one_line(name):
+    x, w, options, words = CONV_ERRORS[name]
+    with pytest.raises(InputError) as caught:
+        ops.conv(jnp.zeros(x), jnp.zeros(w), **options)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+POOLS = {  # image, window, options
+    "2x2": ((3, 6, 8, 4), 2, {}),
+    "remainder": ((2, 7, 9, 3), 2, {}),
+    "overlap": ((2, 9, 7, 3), 3, {"strides": 2}),
+    "overlap, padded": ((2, 7, 8, 3), 3, {"strides": 1, "padding": 1}),
+    "same": ((2, 7, 6, 3), 3, {"strides": 2, "padding": "SAME"}),
+    "uneven": ((2, 11, 9, 2), (2, 3), {"strides": (3, 2), "padding": ((1, 0), (0, 2))}),
+    "stride beyond the window": ((2, 9, 8, 2), 2, {"strides": 3}),
+    "1-d": ((2, 11, 3), 3, {"strides": 2}),
+    "3-d": ((2, 5, 4, 6, 2), 2, {"strides": (2, 1, 2)}),
+}
+
+
+def pools(rng):
+    """Images full of ties, as after a ReLU, and what each window's gradient is weighed with."""
+    images = {name: np.maximum(np.round(rng.normal(size=shape)), 0).astype(np.float32) for name, (shape, _, _) in POOLS.items()}
+    return {name: jnp.asarray(x) for name, x in images.items()}
+
+
+def reduced(x, window, identity, function, strides=None, padding="VALID"):
+    rank = x.ndim - 2
+    window = to_tuple(window, rank, "window")
+    steps = window if strides is None else to_tuple(strides, rank, "strides")
+    pads = padding
+    if not isinstance(padding, str):
+        pads = ((0, 0), *(((padding, padding),) * rank if isinstance(padding, int) else padding), (0, 0))
+    return lax.reduce_window(x, identity, function, (1, *window, 1), (1, *steps, 1), pads)
+
+
+def mean_pool(x, window, **options):
+    return reduced(x, window, 0.0, lax.add, **options) / np.prod(to_tuple(window, x.ndim - 2, "window"))
+
+
+def max_pool(x, window, **options):
+    return reduced(x, window, -jnp.inf, lax.max, **options)
+
+
+@pytest.mark.parametrize("own, reference", [(ops.max_pool, max_pool), (ops.avg_pool, mean_pool)], ids=["max", "avg"])
+def test_pool_and_gradient_equal_reduce_window(own, reference, rng):
+    def evaluate(pool, x, name):
+        y, pull = jax.vjp(lambda x: pool(x, POOLS[name][1], **POOLS[name][2]), x)
+        return y, *pull(jnp.arange(1.0, y.size + 1).reshape(y.shape))
+
+    compute = lambda pool, images: {name: evaluate(pool, x, name) for name, x in images.items()}
+    images = pools(rng)
+    both = lambda images: (compute(own, images), compute(reference, images))
+    actual, expected = jax.jit(both, compiler_options=QUICK)(images)
+    for name in POOLS:
+        chex.assert_trees_all_close(actual[name], expected[name], rtol=1e-6, custom_message=name)
+
+
+def test_max_pool_gives_a_tie_to_the_first():
+    dx = jax.grad(lambda x: ops.max_pool(x, 2).sum())(jnp.zeros((1, 4, 4, 1)))
+    chex.assert_trees_all_equal(dx[0, :, :, 0], jnp.tile(jnp.array([[1.0, 0.0], [0.0, 0.0]]), (2, 2)))
+
+
+def test_padding_never_wins():
+    y = ops.max_pool(-jnp.ones((1, 3, 3, 1), jnp.bfloat16), 3, strides=1, padding=1)
+    assert y.dtype == jnp.bfloat16
+    chex.assert_trees_all_equal(y, -jnp.ones_like(y))
+
+
+def test_max_pool_has_a_second_derivative(rng):
+    x = jnp.asarray(rng.normal(size=(1, 4, 6, 1)), jnp.float32)
+    inner = jax.grad(lambda x: (ops.max_pool(x, 2) ** 3).sum())
+    outer = jax.jit(jax.grad(lambda x: inner(x).sum()))(x)
+    chex.assert_trees_all_close(outer, jnp.where(inner(x) != 0, 6 * x, 0), rtol=1e-6)
+
+
+POOL_ERRORS = {
+    "rank": ((1, 3), 2, {}, "spatial axes"),
+    "window": ((1, 4, 4, 1), 0, {}, "window=0"),
+    "image size": ((1, 4, 4, 1), 5, {}, "smaller than the window (5, 5)"),
+    "strides": ((1, 4, 4, 1), 2, {"strides": (1, 0)}, "strides=(1, 0)"),
+    "padding": ((1, 4, 4, 1), 2, {"padding": -1}, "padding=-1"),
+}
+
+
+@pytest.mark.parametrize("name", POOL_ERRORS)
+@pytest.mark.parametrize("pool", [ops.max_pool, ops.avg_pool])
+def test_pool_errors_are_one_line(pool, name):
+    shape, window, options, words = POOL_ERRORS[name]
+    with pytest.raises(InputError) as caught:
+        pool(jnp.zeros(shape), window, **options)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3), (2, 5, 4, 3), (2, 3, 4, 2, 3)])
+def test_global_pools(shape, rng):
+    x = rng.normal(size=shape).astype(np.float32)
+    axes = tuple(range(1, len(shape) - 1))
+    chex.assert_trees_all_close(ops.global_avg_pool(jnp.asarray(x)), x.mean(axes), rtol=1e-5)
+    chex.assert_trees_all_equal(ops.global_max_pool(jnp.asarray(x)), x.max(axes))
