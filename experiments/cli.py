@@ -1,7 +1,6 @@
 """The command line that every experiment shares: flags, presets, resume, signals, and exit codes instead of tracebacks."""
 
 import contextlib
-import ctypes
 import dataclasses
 import difflib
 import logging
@@ -56,8 +55,6 @@ class Settings:
     """Print the test metrics of --checkpoint as one JSON line, and do nothing else."""
     predict: tuple[str, ...] = ()
     """Print class and probabilities of these images with the model of --checkpoint, and do nothing else."""
-    reuse_memory: bool = True
-    """Keep freed host memory for the next step instead of giving it back (Linux with glibc); a CPU then trains up to twice as fast."""
     smoke: bool = False
     """A run of a few seconds: few rows, few steps."""
 
@@ -123,8 +120,6 @@ def run(
     folder: list[pathlib.Path] = []
     try:
         config = _parse(config_type, name, presets or {})
-        if config.reuse_memory:
-            reuse_memory()
         main(config, signals, folder)
     except jc.InputError as error:
         _fail(f"{name}: {error}", 2)
@@ -170,14 +165,6 @@ def _parse(config_type: type, name: str, presets: dict[str, dict[str, Any]]) -> 
             flag = field.replace("_", "-")
             raise jc.InputError(f"--resume: --{flag} was {old} and is now {new}; resume without it, or start a new run")
     return dataclasses.replace(config, workdir=str(folder))
-
-
-def reuse_memory() -> None:
-    """Serve large arrays from one heap that only grows: mapping and clearing pages anew costs more than many an operation."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        for option, value in ((-8, 1), (-4, 0), (-1, -1)):  # one arena, no memory maps, no trimming: malloc.h
-            mallopt(option, value)
 
 
 def check(config: Settings) -> None:

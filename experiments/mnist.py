@@ -36,7 +36,7 @@ class Config(cli.Settings):
     optimizer: str = "adamw"
     """sgd, adam, adamw or lamb."""
     schedule: str = "one_cycle"
-    """Of the learning rate: constant, cosine or one_cycle."""
+    """Of the learning rate: constant, step (a tenth from 60 % of the steps on, a hundredth from 85 %), cosine or one_cycle."""
     learning_rate: float = 4e-3
     """Highest value of the schedule."""
     weight_decay: float = 1e-2
@@ -64,8 +64,10 @@ def load(config: Config) -> tuple[str, jc.data.Splits]:
         try:
             return "mnist", jc.data.tfds("mnist", data_dir=config.data_dir or None, **options)
         except jc.InputError as error:
-            how = "pip install 'jaxcnn[tfds]' and go online, or give --data-dir a folder where TFDS has prepared it"
-            print(f"dataset auto: using the embedded digits, because {error}; for MNIST: {how}", flush=True)
+            print(
+                f"dataset auto: using the embedded digits, because {error}; the tfds extra can fetch it: pip install 'jaxcnn[tfds]'",
+                flush=True,
+            )
             return "digits", jc.data.digits(**options)
     if path.suffix == ".npz":
         return config.dataset, jc.data.npz(path, **options)
@@ -99,6 +101,7 @@ def plan(config: Config) -> common.Plan:
 
 SCHEDULES = {
     "constant": lambda peak, steps: jc.optim.constant(peak),
+    "step": lambda peak, steps: jc.optim.step(peak, boundaries={steps * 60 // 100: 0.1, steps * 85 // 100: 0.1}),
     "cosine": lambda peak, steps: jc.optim.cosine(peak, steps=steps, warmup=steps // 20),
     "one_cycle": lambda peak, steps: jc.optim.one_cycle(peak, steps=steps, warmup=steps * 15 // 100),
 }

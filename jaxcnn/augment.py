@@ -83,8 +83,9 @@ def _resample(image: Array, angle: Array, grow_y: Array, grow_x: Array, shear: A
     per_image = lambda v: v[:, None, None]  # noqa: E731
     cos, sin = per_image(jnp.cos(angle)), per_image(jnp.sin(angle))
     y, x = y[None] - per_image(move_y) * h, x[None] - per_image(move_x) * w  # [B, H, W]
-    from_y = (cos * y - sin * x) / (1 + per_image(grow_y)) + (h - 1) / 2
-    from_x = (sin * y + cos * x) / (1 + per_image(grow_x)) + per_image(shear) * y + (w - 1) / 2
+    y, x = cos * y - sin * x, sin * y + cos * x
+    from_y = y / (1 + per_image(grow_y)) + (h - 1) / 2
+    from_x = x / (1 + per_image(grow_x)) + per_image(shear) * y + (w - 1) / 2
     padded = jnp.pad(image, ((0, 0), (1, 2), (1, 2), (0, 0)))  # a frame of zeros: samples outside land on it
     from_y, from_x = jnp.clip(from_y + 1, 0, h + 1), jnp.clip(from_x + 1, 0, w + 1)
     low_y, low_x = jnp.floor(from_y).astype(jnp.int32), jnp.floor(from_x).astype(jnp.int32)

@@ -69,7 +69,7 @@ def evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 256) -> 
         Name to value, as each Sum computes it from sums in float64.
 
     Raises:
-        InputError: `batch_size` below 1.
+        InputError: `batch_size` below 1, or no rows.
 
     """
     return timed_evaluate(run, variables, data, batch_size=batch_size)[0]
@@ -79,6 +79,8 @@ def timed_evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 25
     """Like `evaluate`, with the seconds that its dispatches took, compilation left out."""
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}: must be at least 1")
+    if data.size < 1:
+        raise InputError("data: no rows to measure")
     variables, data, total, seconds = run.put(variables), data.placed(run.put), None, 0.0
     for chunk in data.once(batch_size, run.devices):
         if total is None:

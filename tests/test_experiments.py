@@ -157,7 +157,7 @@ def test_binary(tmp_path):
 def test_auto_falls_back_and_says_why(tmp_path):
     out, _ = run("--smoke", "--model", "mlp", "--workdir", tmp_path / "w", "--data-dir", tmp_path / "none")
     (line,) = [line for line in out.splitlines() if "embedded digits" in line]
-    assert "mnist is not prepared in" in line and "for MNIST:" in line
+    assert "mnist is not prepared in" in line and "pip install 'jaxcnn[tfds]'" in line
 
 
 BAD = [

@@ -238,6 +238,7 @@ def test_several_sizes(prepared, kind):
         r"jc_textures: images of several sizes need --image-size \(size= in Python\)",
         tfds, "jc_textures", data_dir=prepared(JcTextures, kind),
     )  # fmt: skip
+    refused("cats_vs_dogs: images of several sizes", tfds, "cats_vs_dogs", data_dir=prepared(JcTextures, kind))  # before a download
     refused("size=-1: must be at least 1", tfds, "jc_textures", data_dir=prepared(JcTextures, kind), size=-1)
     splits = tfds("jc_textures", data_dir=prepared(JcTextures, kind), size=7)
     assert splits.test.arrays["image"].shape == (3, 7, 7, 3)

@@ -50,7 +50,8 @@ def tfds(
     `array_record` data is read by `tfds.data_source`, without TensorFlow; `tfrecord` data by `tfds.load`, with it.
 
     Args:
-        name: such as `"mnist"` or `"cifar10"`; a configuration and version may follow, `"emnist/letters"`.
+        name: such as `"mnist"` or `"cifar10"`; a configuration and version may follow, `"emnist/letters"`. Prepared sets of your
+            own are found by their files.
         data_dir: where sets are prepared; by default `TFDS_DATA_DIR`, else TFDS's own folder.
         size: resize every image on reading; needed where sizes differ.
         seed: of the validation split.
@@ -64,13 +65,13 @@ def tfds(
     """
     sizes, builder = sides(size), _builder(name, data_dir)
     image, label = _features(builder, name)
+    if sizes is None and None in image.shape:
+        raise InputError(f"{name}: images of several sizes need --image-size (size= in Python)")
     if not builder.is_prepared():
         _prepare(builder, name, download)
     records = "array_record" in str(builder.info.file_format).lower()
     if not records and importlib.util.find_spec("tensorflow") is None:
         raise InputError(f"{name}: prepared in {builder.data_path} as {builder.info.file_format.value}, which {NEEDS_TENSORFLOW}")
-    if sizes is None and None in image.shape:
-        raise InputError(f"{name}: images of several sizes need --image-size (size= in Python)")
     shape = (*(sizes or image.shape[:2]), image.shape[-1] or 3)
     classes, held = tuple(label.names), {}
     for part, split in _parts(builder, name).items():

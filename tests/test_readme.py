@@ -1,0 +1,30 @@
+"""What the README says is so: its example runs, its links lead somewhere, its flags exist."""
+
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(code.strip().splitlines()) <= 25
+    for long, short in (("steps=2_000", "steps=30"), ("every=200", "every=10"), ("warmup=100", "warmup=5")):
+        assert long in code
+        code = code.replace(long, short)
+    exec(compile(code, "README.md", "exec"), {})
+    accuracy, count = capsys.readouterr().out.split()
+    assert 0 <= float(accuracy) <= 1 and count == "359"
+
+
+def test_links_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert targets and all((ROOT / target).exists() for target in targets if "://" not in target)
+
+
+def test_flags_exist():
+    source = "".join((ROOT / "experiments" / f"{name}.py").read_text() for name in ("cli", "mnist", "binary"))
+    for flag in re.findall(r"--([a-z][a-z-]+)", README):
+        assert re.search(rf"\b{flag.replace('-', '_')}\b", source), flag
