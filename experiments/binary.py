@@ -39,7 +39,7 @@ class Config(cli.Settings):
     """Decay of the average of the weights that is validated and tested; 0 for the weights themselves."""
 
 
-SMOKE = {"epochs": 1, "max_steps": 4, "batch_size": 16, "limit_examples": 64}
+PRESETS = {"smoke": {"epochs": 1, "max_steps": 4, "batch_size": 16, "limit_examples": 64}}
 
 
 def load(config: Config) -> jc.data.Splits:
@@ -86,4 +86,4 @@ def main(config: Config, signals: cli.Signals, opened: list[pathlib.Path]) -> An
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, "binary", {"smoke": SMOKE})
+    cli.run(main, Config, "binary", PRESETS)

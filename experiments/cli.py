@@ -114,7 +114,7 @@ def run(
     main: Callable[[Any, Signals, list[pathlib.Path]], Any], config_type: type, name: str, presets: dict[str, dict[str, Any]] | None = None
 ) -> None:
     """Parse flags, run `main`, and turn what went wrong into one line and an exit code (see README)."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    log.handlers[:] = [logging.StreamHandler()]
     log.setLevel(logging.INFO)
     signals = Signals()
     folder: list[pathlib.Path] = []

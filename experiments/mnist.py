@@ -17,6 +17,7 @@ TUTORIAL = {
     "batch_size": 32, "epochs": 5,    "augment": False, "dropout": 0.0, "ema": 0.0, "early_stopping": 0,
 }  # fmt: skip
 SMOKE = {"epochs": 1, "max_steps": 8, "batch_size": 32, "limit_examples": 256}
+PRESETS = {"tutorial": TUTORIAL, "smoke": SMOKE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Config(cli.Settings):
     """Train, evaluate or use a classifier of small images."""
 
     epochs: int | None = None
-    """Passes over the training rows; by default 14, or 60 where they are fewer than 10,000."""
+    """Passes over the training rows; by default 12, or 60 where they are fewer than 10,000."""
     dataset: str = "auto"
     """auto (MNIST if it can be had, else digits), mnist, digits, any TFDS name, or a path: image folder, .npz, folder of IDX files."""
     data_dir: str = ""
@@ -120,7 +121,7 @@ def main(config: Config, signals: cli.Signals, opened: list[pathlib.Path]) -> An
     if config.predict:
         return common.predict(config)
     chosen = plan(config)
-    epochs = (14 if chosen.splits.train.size >= 10_000 else 60) if config.epochs is None else config.epochs
+    epochs = (12 if chosen.splits.train.size >= 10_000 else 60) if config.epochs is None else config.epochs
     return common.train("mnist", dataclasses.replace(config, dataset=chosen.dataset, epochs=epochs), chosen, signals, opened)
 
 
@@ -130,4 +131,4 @@ def _data(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, "mnist", {"tutorial": TUTORIAL, "smoke": SMOKE})
+    cli.run(main, Config, "mnist", PRESETS)

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import logging
 import pathlib
 import shutil
@@ -54,19 +55,24 @@ def digest(flat: Mapping[str, np.ndarray]) -> str:
     total = hashlib.sha256()
     for path in sorted(flat):
         array = np.ascontiguousarray(flat[path])
-        total.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
-        total.update(array.data if array.ndim else array.tobytes())
+        total.update(f"{path} {array.dtype} {array.shape}\n".encode())
+        total.update(array.reshape(-1).view(np.uint8))
     return total.hexdigest()
 
 
-class _Kept:
-    """Orbax preservation policy: the newest two and the best."""
+def _seal(flat: Mapping[str, np.ndarray], loop: dict[str, Any]) -> str:
+    text = json.dumps(loop, sort_keys=True).encode()
+    return digest({**flat, "loop record": np.frombuffer(text, np.uint8)})
 
-    best: int | None = None
+
+class _Kept:
+    """Orbax preservation policy: the newest two, and the best as each of them knows it, should the newest be damaged."""
+
+    best: tuple[int | None, ...] = ()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         newest = sorted(c.step for c in checkpoints)[-2:]
-        return [c.step in newest or c.step == self.best for c in checkpoints]
+        return [c.step in newest or c.step in self.best for c in checkpoints]
 
 
 class Checkpoints:
@@ -88,15 +94,15 @@ class Checkpoints:
         return sorted(self.manager.all_steps(), reverse=True)
 
     def save(self, step: int, state: Tree, loop: dict[str, Any], best: int | None = None) -> None:
-        """Write state and loop record, and keep step `best`; returns when they are copied, while the disk works on.
+        """Write state and loop record, and keep step `best` as well; returns when they are copied, while the disk works on.
 
         Raises:
             OSError: this save, or the one before it, could not be written.
 
         """
-        self.kept.best = best
+        self.kept.best = (*self.kept.best[-1:], best)
         flat = flatten(state)  # a copy: the state's buffers are donated to the next dispatch
-        record = {"format": FORMAT, "digest": digest(flat), "loop": loop}
+        record = {"format": FORMAT, "digest": _seal(flat, loop), "loop": loop}
         items = ocp.args.Composite(state=ocp.args.StandardSave(flat), loop=ocp.args.JsonSave(record))
         self._guard(lambda: self.manager.save(step, args=items))
 
@@ -117,15 +123,17 @@ class Checkpoints:
             raise
         except Exception as error:  # Orbax and TensorStore raise a dozen kinds for cut and missing files
             raise DamagedError(str(error).splitlines()[0][:200] if str(error) else type(error).__name__) from error
-        if digest(flat) != record["digest"]:
-            raise DamagedError("its arrays are not those that were saved (digest differs)")
+        if _seal(flat, record["loop"]) != record["digest"]:
+            raise DamagedError("it is not what was saved (digest differs)")
         return flat, record["loop"]
 
     def newest(self) -> tuple[int, dict[str, np.ndarray], dict[str, Any]] | None:
         """Read the newest sound checkpoint, `(step, arrays, loop)`; damaged ones are named and set aside."""
         for step in self.steps():
             try:
-                return step, *self.load(step)
+                flat, loop = self.load(step)
+                self.kept.best = (loop.get("best_step"),)
+                return step, flat, loop
             except DamagedError as error:
                 log.warning("checkpoint %d is damaged (%s): going back to the one before", step, error)
                 if not self.read_only:
@@ -133,7 +141,7 @@ class Checkpoints:
         return None
 
     def discard(self, step: int) -> None:
-        """Move one step's folder out of the way, to `<step>.damaged`, so that its number can be written again."""
+        """Move one step's folder out of the way, to `damaged/<step>` beside the folder, so that its number can be written again."""
         source, target = self.folder / str(step), self.folder.parent / "damaged" / str(step)
         if source.exists():
             shutil.rmtree(target, ignore_errors=True)

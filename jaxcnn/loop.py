@@ -1,21 +1,23 @@
 """fit, evaluate and collect: plain Python around compiled dispatches; everything a caller may change is a function passed in."""
 
 import dataclasses
+import logging
 import math
 import pathlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxcnn.checkpoint import Checkpoints, unflatten
+from jaxcnn.checkpoint import Checkpoints, DamagedError, unflatten
 from jaxcnn.optim import learning_rate
 from jaxcnn.parallel import compile_map
 from jaxcnn.types import InputError, Run, State, Tree, add, compute
 
+logger = logging.getLogger("jaxcnn")
 DISPATCH_SECONDS = 0.5  # what a dispatch aims at: signals, progress and timed saves act between two
 IN_FLIGHT = 2
 
@@ -230,7 +232,11 @@ def _resume(run: Run, state: State, record: Record, saver: Checkpoints, found: t
             )
     best = None
     if saved.best_step is not None:
-        best = unflatten(state, flat if saved.best_step == found[0] else saver.load(saved.best_step)[0])
+        try:
+            best = unflatten(state, flat if saved.best_step == found[0] else saver.load(saved.best_step)[0])
+        except DamagedError as error:
+            logger.warning("the best checkpoint, %d, is damaged (%s): the best is sought anew from here", saved.best_step, error)
+            saved.best = saved.best_step = None
     return run.put(unflatten(state, flat)), saved, best
 
 
@@ -246,7 +252,7 @@ def _period(run: Run, state: State, train: Any, record: Record, room: int, end: 
     """Run up to step `end`, or to where `stop()` says so; sums stay on the device until they are two dispatches old."""
     at, total, clock = int(state.step), None, 0.0
     pending: deque = deque()
-    count, aim = 0, 1
+    aim = 1
 
     def settle(down_to: int) -> None:
         nonlocal total, clock, aim
@@ -302,7 +308,7 @@ def _improves(record: Record, row: Mapping[str, Any], mode: str) -> bool:
     if record.monitor not in row:
         raise InputError(f"monitor={record.monitor!r}: validate gave {', '.join(row)}")
     value = float(row[record.monitor])
-    better = record.best is None or (value < record.best if mode == "min" else value > record.best)
+    better = math.isfinite(value) and (record.best is None or (value < record.best if mode == "min" else value > record.best))
     if better:
         record.best, record.best_step, record.stale = value, row["step"], 0
     else:
@@ -322,9 +328,3 @@ def _host(sums: Any) -> Any:
 def _scalars(row: Mapping[str, Any]) -> dict[str, Any]:
     """Keep what is one number, as plain JSON values; a confusion matrix is no entry of a log."""
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items() if np.ndim(v) == 0}
-
-
-def batches(data: Any, batch_size: int, steps: int, start: int = 0) -> Iterator[dict[str, Any]]:
-    """Give training batches one by one, as a compiled step sees them: to look at, or for a loop of one's own."""
-    for t in range(start, start + steps):
-        yield data.chunk(batch_size, t, 1, 1).at(0)

@@ -118,3 +118,24 @@ def test_all_damaged(tmp_path):
 def test_another_model_is_refused(like, message):
     with pytest.raises(jc.InputError, match=message):
         unflatten(like, flatten(state()))
+
+
+def test_a_changed_loop_record_is_found(tmp_path, caplog):
+    saved(tmp_path)
+    record = tmp_path / "3" / "loop" / "metadata"
+    record.write_text(record.read_text().replace('"step": 3', '"step": 4'))
+    with reading(tmp_path) as checkpoints:
+        assert checkpoints.newest()[0] == 2
+
+
+def test_the_best_before_the_newest_save_is_kept_too(tmp_path):
+    """Should the newest be damaged, the one before still finds the best that it knew."""
+    checkpoints = Checkpoints(tmp_path)
+    for step, best in ((1, 1), (2, 1), (3, 1), (4, 1), (5, 5)):
+        checkpoints.save(step, state(step), {"step": step, "best_step": best}, best)
+    checkpoints.close()
+    flip(arrays(tmp_path, 5)[-1])
+    with reading(tmp_path) as again:
+        step, _, loop = again.newest()
+        assert (step, loop["best_step"]) == (4, 1)
+        again.load(1)

@@ -1,6 +1,7 @@
 """Experiments as a user runs them: a second process, real files, exit codes, and one line for what went wrong."""
 
 import json
+import logging
 import os
 import pathlib
 import signal
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
+from experiments import cli, mnist
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ENV = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
@@ -160,32 +162,94 @@ def test_auto_falls_back_and_says_why(tmp_path):
     assert "mnist is not prepared in" in line and "pip install 'jaxcnn[tfds]'" in line
 
 
+def inside(capsys, monkeypatch, *arguments):
+    """Run in this process: the exit code and the lines on the error stream."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(sys, "argv", ["mnist", *map(str, arguments)])
+    try:
+        cli.run(mnist.main, mnist.Config, "mnist", mnist.PRESETS)
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    finally:
+        logging.getLogger("jaxcnn").handlers.clear()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return code, capsys.readouterr().err.strip().splitlines()
+
+
 BAD = [
     (["--dataset", "mnits"], "did you mean 'mnist'"),
-    (["--dataset", "./nowhere"], "no such file or folder"),
+    (["--dataset", "./nowhere"], "--dataset ./nowhere: no such file or folder"),
+    (["--dataset", "mnist", "--data-dir", "./none"], "mnist is not prepared in"),
     (["--model", "lenet"], "--model 'lenet': unknown; did you mean 'lenet5'?"),
-    (["--optimizer", "adamm"], "did you mean 'adam"),
-    (["--strategy", "shard"], "did you mean 'sharded'?"),
+    (["--optimizer", "adamm"], "--optimizer 'adamm': unknown; did you mean 'adam"),
+    (["--schedule", "cos"], "--schedule 'cos': unknown; did you mean 'cosine'?"),
+    (["--strategy", "shard"], "--strategy 'shard': unknown; did you mean 'sharded'?"),
     (["--batch-size", "0"], "--batch-size 0: must be at least 1"),
     (["--batch-size", "-4"], "--batch-size -4: must be at least 1"),
+    (["--batch-size", "4", "--devices", "8"], "--batch-size 4: fewer rows than the 8 devices"),
     (["--epochs", "-1"], "--epochs -1: must be at least 0"),
     (["--learning-rate", "0"], "learning_rate=0.0: must be a positive number"),
     (["--learning-rate", "-1"], "learning_rate=-1.0: must be a positive number"),
     (["--learning-rate", "nan"], "learning_rate=nan: must be a positive number"),
     (["--dropout", "1"], "dropout=1.0: must be at least 0 and below 1"),
-    (["--weight-decay", "-1"], "weight_decay=-1.0"),
-    (["--devices", "4"], "devices=4: JAX sees 1"),
-    (["--resume"], "no unfinished run"),
-    (["--checkpoint", "."], "not a run's folder"),
-    (["--predict", "x.png"], "need --checkpoint"),
+    (["--label-smoothing", "1.5"], "label_smoothing=1.5: must be at least 0 and below 1"),
+    (["--weight-decay", "-1"], "weight_decay=-1.0: must be a number of at least 0"),
+    (["--ema", "1"], "decay=1.0: must be at least 0 and below 1"),
+    (["--validation-fraction", "1"], "--validation-fraction 1.0: must be above 0 and below 1"),
+    (["--devices", "9"], "devices=9: JAX sees 8"),
+    (["--image-size", "8"], "must be at least 16x16 pixels"),
+    (["--resume"], "--resume: no unfinished run under"),
+    (["--evaluate", "--checkpoint", "."], "not a run's folder"),
+    (["--predict", "x.png"], "--evaluate and --predict need --checkpoint RUN"),
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("arguments, line", BAD, ids=[" ".join(a) for a, _ in BAD])
-def test_bad_input(tmp_path, arguments, line):
-    extra = ["--evaluate"] if arguments[0] == "--checkpoint" else []
+def test_bad_input(tmp_path, capsys, monkeypatch, arguments, line):
     dataset = [] if arguments[0] == "--dataset" else ["--dataset", "digits"]
-    out, err = run(*dataset, *arguments, *extra, "--workdir", tmp_path / "w", code=2)
-    assert line in err and len(err.strip().splitlines()) == 1
+    code, lines = inside(capsys, monkeypatch, *dataset, *arguments, "--workdir", tmp_path / "w")
+    assert code == 2 and line in lines[-1] and len(lines) == 1, lines
     assert not (tmp_path / "w").exists()
+
+
+def test_unwritable_workdir(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    code, lines = inside(capsys, monkeypatch, *QUICK, "--workdir", tmp_path / "file")
+    assert code == 2 and lines == [f"mnist: --workdir {tmp_path / 'file'}: not a folder"]
+    code, lines = inside(capsys, monkeypatch, *QUICK, "--workdir", tmp_path / "file" / "below")
+    assert code == 2 and "cannot be written" in lines[-1]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, capsys, monkeypatch):
+    wild = ["--optimizer", "sgd", "--schedule", "constant", "--learning-rate", "1e20", "--epochs", "3"]
+    code, lines = inside(capsys, monkeypatch, *QUICK, *wild, "--devices", 1, "--workdir", tmp_path)
+    assert code == 1
+    assert "stopped: the loss is nan at step" in lines[-1] and "learning rate 1e+20" in lines[-1] and str(folder(tmp_path)) in lines[-1]
+
+
+def test_limits_are_adapted_and_said(tmp_path, capsys, monkeypatch):
+    few = [*QUICK[:-2], "--batch-size", 1000, "--epochs", 1, "--devices", 8]
+    code, lines = inside(capsys, monkeypatch, *few, "--workdir", tmp_path)
+    assert code == 0
+    assert any("--batch-size 1000: lowered to the 300 training rows" in line for line in lines)
+    assert any("--batch-size 300: lowered to 296, a multiple of the 8 devices" in line for line in lines)
+
+
+def test_resume_refuses_another_model_and_other_data(tmp_path, capsys, monkeypatch):
+    killed([*QUICK, "--epochs", "40", "--workdir", str(tmp_path)], 2, signal.SIGKILL)
+    path = folder(tmp_path)
+    code, lines = inside(capsys, monkeypatch, "--resume", "--workdir", path, "--model", "lenet5")
+    assert code == 2 and "--resume: --model was mlp and is now lenet5" in lines[-1]
+    config = json.loads((path / "config.json").read_text())
+    config["data"]["sha256"] = "0" * 64
+    (path / "config.json").write_text(json.dumps(config))
+    code, lines = inside(capsys, monkeypatch, "--resume", "--workdir", path)
+    assert code == 2 and "not the same data" in lines[-1]
+
+
+def test_predict_refuses_what_is_no_image(finished, tmp_path, capsys, monkeypatch):
+    (tmp_path / "x.png").write_text("not an image")
+    code, lines = inside(capsys, monkeypatch, "--checkpoint", finished[0], "--predict", tmp_path / "x.png")
+    assert code == 2 and f"{tmp_path / 'x.png'}: not a readable image" in lines[-1]

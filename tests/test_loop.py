@@ -1,6 +1,7 @@
 """fit, evaluate and collect; resume is the same run, bit for bit."""
 
 import json
+import shutil
 
 import chex
 import jax
@@ -81,6 +82,22 @@ def test_the_learning_rate_in_force_is_logged_and_survives_a_resume(tmp_path):
     fit(tmp_path, steps=12)
     history = fit(tmp_path, steps=18).history
     assert [r["learning_rate"] for r in history] == pytest.approx([float(schedule(t - 1)) for t in (6, 12, 18)], rel=1e-6)
+
+
+def test_resume_without_the_best_checkpoint(tmp_path, caplog):
+    values = iter([1.0, 2.0, 3.0, 4.0])
+    options = {"validate": lambda s: {"v": next(values)}, "monitor": "v"}
+    fit(tmp_path, steps=18, **options)
+    shutil.rmtree(tmp_path / "6" / "state")
+    fitted = fit(tmp_path, **options)
+    assert int(fitted.best.step) == 24 and "the best checkpoint, 6, is damaged" in caplog.text
+
+
+def test_nothing_to_measure():
+    t = task()
+    run = jc.compile_step(jc.make_eval_step(t), "jit", donate=False)
+    with pytest.raises(jc.InputError, match="no rows"):
+        jc.evaluate(run, t.init(jax.random.key(0), rows().example()), rows().take(np.arange(0)))
 
 
 def test_resume_on_other_devices(tmp_path):

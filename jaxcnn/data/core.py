@@ -11,6 +11,7 @@ from jaxcnn.parallel import Chunk, Gather, Stack
 from jaxcnn.types import Batch, InputError
 
 Tree = Any
+ROWS_IN_A_DISPATCH = 4096
 
 
 class Data(Protocol):
@@ -67,6 +68,12 @@ def once_rows(size: int, batch_size: int, multiple: int) -> tuple[np.ndarray, np
     return np.where(inside, np.pad(place, ((0, 0), (0, width - batch_size))), 0), inside.astype(np.float32)
 
 
+def _room(capacity: int, index: np.ndarray) -> int:
+    """Batches in one chunk of an evaluation, which cannot be paced by the time that the last one took."""
+    steps, width = index.shape
+    return max(min(capacity, steps, ROWS_IN_A_DISPATCH // max(width, 1)), 1)
+
+
 def _fill(x: np.ndarray, capacity: int) -> np.ndarray:
     return np.concatenate([x, np.zeros((capacity - len(x), *x.shape[1:]), x.dtype)]) if len(x) < capacity else x
 
@@ -113,7 +120,7 @@ class Resident:
     def once(self, batch_size: int, multiple: int = 1) -> Iterator[Gather]:
         """Give every row once, in order."""
         index, real = once_rows(self.size, batch_size, multiple)
-        room = max(min(self.capacity, len(index)), 1)
+        room = _room(self.capacity, index)
         for k in range(0, len(index), room):
             i, r = index[k : k + room], real[k : k + room]
             yield Gather(dict(self.arrays), _fill(i, room).astype(np.int32), _fill(r, room), np.int32(len(i)))
@@ -163,7 +170,7 @@ class Indexed:
     def once(self, batch_size: int, multiple: int = 1) -> Iterator[Stack]:
         """Give every row once, in order."""
         index, real = once_rows(self.size, batch_size, multiple)
-        room = max(min(self.capacity, len(index)), 1)
+        room = _room(self.capacity, index)
         for k in range(0, len(index), room):
             yield self._stack(index[k : k + room], real[k : k + room], room)
 

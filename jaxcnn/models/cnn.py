@@ -23,7 +23,7 @@ class CNN(Network):
     """See `cnn`."""
 
     num_classes: int = 10
-    widths: Sequence[int] = (32, 64, 128)
+    widths: Sequence[int] = (32, 64, 128, 128)
     dropout: float = 0.0
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: Any = None
@@ -61,7 +61,7 @@ class CNN(Network):
 
 
 def cnn(num_classes: int = 10, **options: Any) -> CNN:
-    """Three convolutions of 5x5 and 3x3, for gray or colour images of any size from 16x16 on.
+    """Four convolutions of 5x5 and 3x3, for gray or colour images of any size from 24x24 on.
 
     Args:
         num_classes: logits.

@@ -2,25 +2,16 @@
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 from jax import lax
 
 from jaxcnn.ops import cpu
-from jaxcnn.ops.geometry import Pads, resolve_padding, to_tuple
+from jaxcnn.ops.geometry import Geometry, resolve_padding, to_tuple
+from jaxcnn.ops.native import native_forward, native_input_grad, native_kernel_grad
 from jaxcnn.types import InputError
 
 Array = jax.Array
-
-
-class Geometry(NamedTuple):
-    """The static part of a convolution; hashable, so it can key a compiled program."""
-
-    strides: tuple[int, ...]
-    padding: Pads
-    dilation: tuple[int, ...]
-    groups: int
 
 
 def conv(
@@ -100,22 +91,3 @@ _kernel_grad.defvjp(
 
 def _by_platform(cpu_form, native_form, a: Array, b: Array, *static) -> Array:
     return lax.platform_dependent(a, b, cpu=lambda a, b: cpu_form(a, b, *static), default=lambda a, b: native_form(a, b, *static))
-
-
-def native_forward(x: Array, w: Array, g: Geometry) -> Array:
-    """XLA's own convolution: the reference that every other lowering must equal."""
-    return lax.conv_general_dilated(
-        x, w, g.strides, g.padding, rhs_dilation=g.dilation, feature_group_count=g.groups, dimension_numbers=cpu.layout(x.ndim)
-    )
-
-
-def native_input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
-    """Transpose of `native_forward` in its first argument."""
-    (dx,) = jax.linear_transpose(lambda x: native_forward(x, w, g), jax.ShapeDtypeStruct(shape, dy.dtype))(dy)
-    return dx
-
-
-def native_kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
-    """Transpose of `native_forward` in its second argument."""
-    (dw,) = jax.linear_transpose(lambda w: native_forward(x, w, g), jax.ShapeDtypeStruct(shape, x.dtype))(dy)
-    return dw

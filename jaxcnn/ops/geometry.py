@@ -1,10 +1,20 @@
 """Strides, windows and padding as plain tuples: the argument handling that every operation shares."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from jaxcnn.types import InputError
 
 Pads = tuple[tuple[int, int], ...]
+
+
+class Geometry(NamedTuple):
+    """The static part of a convolution; hashable, so it can key a compiled program."""
+
+    strides: tuple[int, ...]
+    padding: Pads
+    dilation: tuple[int, ...]
+    groups: int
 
 
 def to_tuple(value: int | Sequence[int], rank: int, name: str) -> tuple[int, ...]:

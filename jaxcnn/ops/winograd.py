@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcnn.ops.geometry import Geometry
+
 Array = jax.Array
 
 
@@ -33,7 +35,7 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 AT, G, BT = _matrices()
 
 
-def suits(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype, g) -> bool:
+def suits(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype, g: Geometry) -> bool:
     """Whether the shape is one for which this form measured faster than the direct convolution."""
     c_in, c_out = w_shape[-2:]
     tiles = x_shape[0] * -(-x_shape[1] // 4) * -(-x_shape[2] // 4) if len(x_shape) == 4 else 0
