@@ -76,13 +76,10 @@ def main(config: Config, signals: cli.Signals, opened: list[pathlib.Path]) -> An
     """Evaluate, predict or train, as the flags say."""
     if config.evaluate:
         keys = ("folder", "classes", "image_size", "validation_fraction")
-        return common.evaluate_run(config, lambda s: load(dataclasses.replace(config, **{k: s[k] for k in keys})).test)
+        return common.evaluate_run("binary", config, lambda s, _: load(dataclasses.replace(config, **{k: s[k] for k in keys})).test)
     if config.predict:
         return common.predict(config)
-    summary = common.train("binary", config, plan(config), signals, opened)
-    low, high = jc.metrics.wilson_interval(summary["test"]["accuracy"], summary["test"]["count"])
-    print(f"95 % interval of the test accuracy (Wilson): {low:.4f} to {high:.4f}")
-    return summary
+    return common.train("binary", config, plan(config), signals, opened)
 
 
 if __name__ == "__main__":

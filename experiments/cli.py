@@ -17,6 +17,7 @@ import tyro
 
 import jaxcnn as jc
 from jaxcnn import runs
+from jaxcnn.parallel import STRATEGIES
 
 log = logging.getLogger("jaxcnn")
 
@@ -72,11 +73,11 @@ MAY_CHANGE = {
     "reuse_memory",
 }
 POSITIVE = ("batch_size", "eval_batch_size")
-NOT_NEGATIVE = ("epochs", "max_steps", "devices", "early_stopping", "limit_examples", "seed")
+NOT_NEGATIVE = ("epochs", "max_steps", "devices", "early_stopping", "limit_examples", "seed", "image_size")
 
 
-class StoppedBySignal(Exception):
-    """A signal came while nothing was being trained."""
+class StoppedBySignal(BaseException):
+    """A signal came while nothing was being trained; no `except Exception` on the way may take it for an error."""
 
 
 class Signals:
@@ -105,6 +106,10 @@ class Signals:
         if self.received:
             raise StoppedBySignal
 
+    def ignore(self) -> None:
+        """From here on only report; a second Ctrl-C still ends the program."""
+        self.training = True
+
     def stop(self) -> bool:
         """Whether a signal has come."""
         return bool(self.received)
@@ -116,29 +121,31 @@ def run(
     """Parse flags, run `main`, and turn what went wrong into one line and an exit code (see README)."""
     log.handlers[:] = [logging.StreamHandler()]
     log.setLevel(logging.INFO)
-    signals = Signals()
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs a traceback for what we say in a line
+    signals, code = Signals(), 0
     folder: list[pathlib.Path] = []
     try:
-        config = _parse(config_type, name, presets or {})
-        main(config, signals, folder)
-    except jc.InputError as error:
-        _fail(f"{name}: {error}", 2)
-    except (jc.DivergedError, OSError, jax.errors.JaxRuntimeError) as error:
-        kept = f"; checkpoints so far are kept in {folder[0]}" if folder else ""
-        _fail(f"{name}: stopped: {str(error).splitlines()[0]}{kept}", 1)
+        main(_parse(config_type, name, presets or {}), signals, folder)
+        signals.ignore()
+    except (jc.InputError, jc.DivergedError, OSError, jax.errors.JaxRuntimeError) as error:
+        signals.ignore()
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        code = 1 if folder else 2
+        print(f"{name}: stopped: {line}; {_kept(folder[0])}" if folder else f"{name}: {line}", file=sys.stderr)
     except (jc.StoppedError, StoppedBySignal) as error:
-        if folder:
-            where = f"after step {error.step}, saved" if isinstance(error, jc.StoppedError) else "outside training, nothing was lost"
-            print(
-                f"stopped {where}; continue with: python -m experiments.{name} --resume --workdir {shlex.quote(str(folder[0]))}",
-                file=sys.stderr,
-            )
-        sys.exit(143 if signals.received == signal.SIGTERM else 130)
+        signals.ignore()
+        code = 143 if signals.received == signal.SIGTERM else 130
+        for path in folder:
+            where = f"after step {error.step}" if isinstance(error, jc.StoppedError) else "outside training"
+            resume = f"python -m experiments.{name} --resume --workdir {shlex.quote(str(path))}"
+            print(f"stopped {where}; {_kept(path)}; continue with: {resume}", file=sys.stderr)
+    if code:
+        sys.exit(code)
 
 
-def _fail(line: str, code: int) -> None:
-    print(line, file=sys.stderr, flush=True)
-    sys.exit(code)
+def _kept(folder: pathlib.Path) -> str:
+    steps = sorted(int(p.name) for p in (folder / "checkpoints").glob("[0-9]*") if p.name.isdigit())
+    return f"checkpoints are kept in {folder}, the newest of step {steps[-1]}" if steps else f"no checkpoint was written yet in {folder}"
 
 
 def _parse(config_type: type, name: str, presets: dict[str, dict[str, Any]]) -> Any:
@@ -177,7 +184,7 @@ def check(config: Settings) -> None:
             raise jc.InputError(f"{flag} {value}: must be at least 0")
     if not 0 < config.validation_fraction < 1:
         raise jc.InputError(f"--validation-fraction {config.validation_fraction}: must be above 0 and below 1")
-    one_of("--strategy", config.strategy, ("auto", "jit", "sharded", "pmap", "eager"))
+    one_of("--strategy", config.strategy, STRATEGIES)
     if (config.evaluate or config.predict) and not config.checkpoint:
         raise jc.InputError("--evaluate and --predict need --checkpoint RUN, a run's folder")
 

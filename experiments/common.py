@@ -24,6 +24,8 @@ from experiments.cli import Settings, Signals
 from jaxcnn import runs
 from jaxcnn.checkpoint import digest, flatten
 from jaxcnn.data.folder import read_image
+from jaxcnn.parallel import choose_devices
+from jaxcnn.types import scalars
 
 log = logging.getLogger("jaxcnn")
 
@@ -62,12 +64,15 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
         The content of `summary.json`.
 
     """
-    config, splits = _fitted(config, plan)
+    requested = config
+    config, splits, notes = _fitted(config, plan)
     per_epoch = splits.train.size / config.batch_size
     steps = math.ceil(config.epochs * per_epoch)
     steps = min(steps, config.max_steps) if config.max_steps else steps
     state, run, ev = _prepared(config, plan, splits, max(steps, 1))
-    folder = _open_folder(name, config, plan, splits)
+    for note in notes:
+        log.warning(note)
+    folder = _open_folder(name, requested, plan, splits)
     opened.append(folder)
     splits = splits._replace(train=dataclasses.replace(splits.train, seed=config.seed), valid=splits.valid.placed(ev.put))
     screen, lines, first = outputs.Screen(steps, config.batch_size), outputs.Log(folder, per_epoch), []
@@ -100,20 +105,30 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
             progress=progress,
             stop=signals.stop,
         )
-    tested, seconds = jc.timed_evaluate(ev, _weights(fitted.best), splits.test, batch_size=config.eval_batch_size)
-    rate = fitted.history[-1]["learning_rate"] if fitted.history else 0.0
-    lines.line("test", int(fitted.best.step), seconds, rate, tested)
-    lines.close()
-    summary = _summary(name, config, plan, splits, run, fitted, tested) | {
-        "seconds_to_first_step": first[0] if first else None,
-        "checkpoint": str(folder / "checkpoints"),
-    }
+    summary = _test(ev, fitted, splits.test, config, lines)
+    summary |= _summary(name, config, plan, splits, run, fitted)
+    summary |= {"seconds_to_first_step": first[0] if first else None, "checkpoint": str(folder)}
     outputs.plot_curves(folder / "curves.png", lines.rows)
-    if "confusion" in tested:
-        outputs.plot_confusion(folder / "confusion_matrix.png", tested["confusion"], splits.train.classes)
+    if "confusion" in summary["test"]:
+        outputs.plot_confusion(folder / "confusion_matrix.png", np.array(summary["test"]["confusion"]), splits.train.classes)
     outputs.write_json(folder / "summary.json", summary)
-    print(f"test accuracy {tested['accuracy']:.4f} on {tested['count']} images, {folder}", flush=True)
+    low, high = summary["test"]["accuracy_interval"]
+    print(
+        f"test accuracy {summary['test']['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}) "
+        f"on {summary['test']['count']} images, {folder}",
+        flush=True,
+    )
     return summary
+
+
+def _test(ev: jc.Run, fitted: jc.Fit, test: Any, config: Settings, lines: outputs.Log) -> dict[str, Any]:
+    """Read the test set, once, with the best weights."""
+    values, seconds = jc.timed_evaluate(ev, _weights(fitted.best), test, batch_size=config.eval_batch_size)
+    rate = fitted.history[-1].get("learning_rate", 0.0) if fitted.history else 0.0
+    lines.line("test", int(fitted.best.step), seconds, rate, values)
+    lines.close()
+    interval = jc.metrics.wilson_interval(values["accuracy"], values["count"])
+    return {"test": {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()} | {"accuracy_interval": interval}}
 
 
 def _prepared(config: Settings, plan: Plan, splits: jc.data.Splits, steps: int) -> tuple[jc.State, jc.Run, jc.Run]:
@@ -134,9 +149,7 @@ def _weights(state: jc.State) -> Any:
     return state.extras.get("ema", state.variables)
 
 
-def _summary(
-    name: str, config: Settings, plan: Plan, splits: jc.data.Splits, run: jc.Run, fitted: jc.Fit, tested: dict[str, Any]
-) -> dict[str, Any]:
+def _summary(name: str, config: Settings, plan: Plan, splits: jc.data.Splits, run: jc.Run, fitted: jc.Fit) -> dict[str, Any]:
     steps, best_step = int(fitted.state.step), int(fitted.best.step)
     train_seconds = sum(row["seconds"] for row in fitted.history)
     best = next((row for row in fitted.history if row["step"] == best_step), {})
@@ -156,31 +169,30 @@ def _summary(
         "images_per_second": steps * config.batch_size / train_seconds if train_seconds else None,
         "best_step": best_step,
         "validation": {k.removeprefix("validation/"): v for k, v in best.items() if k.startswith("validation/")},
-        "test": {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in tested.items()},
         "params_sha256": digest(flatten(fitted.state.params)),
     }
 
 
-def _fitted(config: Settings, plan: Plan) -> tuple[Settings, jc.data.Splits]:
-    """Adapt limits to the data and the devices, saying so; refuse what cannot be adapted."""
-    splits = plan.splits
+def _fitted(config: Settings, plan: Plan) -> tuple[Settings, jc.data.Splits, list[str]]:
+    """Adapt limits to the data and the devices; what was changed comes back as lines to print."""
+    splits, notes = plan.splits, []
     if config.limit_examples:
         keep = lambda part: part.take(np.random.default_rng(0).permutation(part.size)[: config.limit_examples])  # noqa: E731
         splits = jc.data.Splits(*map(keep, splits))
-    devices = config.devices or (len(jax.devices()) if config.strategy in ("auto", "sharded", "pmap") else 1)
+    devices = len(choose_devices(config.devices or None, config.strategy))
     batch = config.batch_size
     if batch > splits.train.size:
         batch = splits.train.size
-        log.warning("--batch-size %d: lowered to the %d training rows", config.batch_size, batch)
+        notes.append(f"--batch-size {config.batch_size}: lowered to the {batch} training rows")
     if batch % devices:
-        lower = batch // devices * devices
-        if not lower:
-            raise jc.InputError(f"--batch-size {batch}: fewer rows than the {devices} devices; give at least {devices}, or --devices 1")
-        log.warning("--batch-size %d: lowered to %d, a multiple of the %d devices", batch, lower, devices)
-        batch = lower
+        near = max(batch // devices, 1) * devices
+        if near > splits.train.size:
+            raise jc.InputError(f"--devices {devices}: more than the {splits.train.size} training rows; give fewer")
+        notes.append(f"--batch-size {batch}: {'lowered' if near < batch else 'raised'} to {near}, a multiple of the {devices} devices")
+        batch = near
     if config.eval_batch_size % devices:
-        log.info("--eval-batch-size %d: padded for the %d devices; padding counts nowhere", config.eval_batch_size, devices)
-    return dataclasses.replace(config, batch_size=batch), splits
+        notes.append(f"--eval-batch-size {config.eval_batch_size}: padded for the {devices} devices; padding counts nowhere")
+    return dataclasses.replace(config, batch_size=batch), splits, notes
 
 
 def _open_folder(name: str, config: Settings, plan: Plan, splits: jc.data.Splits) -> pathlib.Path:
@@ -218,23 +230,31 @@ def _open_folder(name: str, config: Settings, plan: Plan, splits: jc.data.Splits
 
 
 def pixel_statistics(data: Any, rows: int = 10_000) -> dict[str, list[float]]:
-    """Mean and deviation of the training pixels, one a channel, in 0..1; of `rows` training rows where more are streamed."""
+    """Mean and deviation of the training pixels, one a channel, in 0..1; of about `rows` rows where they are streamed."""
     if hasattr(data, "arrays"):
         image = data.arrays["image"]
+        parts = (image[i : i + 1024] for i in range(0, len(image), 1024))
     else:
-        image = np.concatenate([np.asarray(data.chunk(256, t, 1, 1).at(0)["image"]) for t in range(min(rows, data.size) // 256 or 1)])
-    scale = 255.0 if image.dtype == np.uint8 else 1.0
-    axes = tuple(range(image.ndim - 1))
-    mean, std = image.mean(axes, dtype=np.float64) / scale, image.std(axes, dtype=np.float64) / scale
-    return {"mean": mean.round(6).tolist(), "std": np.maximum(std, 1e-3).round(6).tolist()}
+        size = min(64, data.size)
+        parts = (np.asarray(data.chunk(size, t, 1, 1).at(0)["image"]) for t in range(max(min(rows, data.size) // size, 1)))
+    n, total, square = 0, 0.0, 0.0
+    for part in parts:
+        pixels = part.reshape(-1, part.shape[-1]).astype(np.float64) / (255 if part.dtype == np.uint8 else 1)
+        n, total, square = n + len(pixels), total + pixels.sum(0), square + np.square(pixels).sum(0)
+    mean = total / n
+    std = np.sqrt(np.maximum(square / n - np.square(mean), 1e-6))
+    return {"mean": mean.round(6).tolist(), "std": std.round(6).tolist()}
 
 
-def evaluate_run(config: Settings, test: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-    """Print the test metrics of a run as one JSON line; `test` maps the run's settings to its test data."""
+def evaluate_run(name: str, config: Settings, test: Callable[[dict[str, Any], str], Any]) -> dict[str, Any]:
+    """Print the test metrics of a run as one JSON line; `test` maps the run's settings and its data's name to the test data."""
     loaded = jc.load_run(config.checkpoint)
-    data = test(loaded.config["settings"])
+    if loaded.config["experiment"] != name:
+        other = loaded.config["experiment"]
+        raise jc.InputError(f"--checkpoint {config.checkpoint}: a run of {other}; evaluate it with python -m experiments.{other}")
+    data = test(loaded.config["settings"], loaded.config["data"]["name"])
     run = jc.compile_step(jc.make_eval_step(loaded.task), config.strategy, config.devices or None, donate=False)
-    values = outputs.scalars(jc.evaluate(run, loaded.variables, data, batch_size=config.eval_batch_size))
+    values = scalars(jc.evaluate(run, loaded.variables, data, batch_size=config.eval_batch_size))
     print(json.dumps(values | {"devices": run.devices, "step": loaded.step, "checkpoint": config.checkpoint}), flush=True)
     return values
 

@@ -5,12 +5,13 @@ Trains `models.cnn` on MNIST where TFDS has it or can fetch it, else on the digi
 """
 
 import dataclasses
-import os
+import difflib
 import pathlib
 from typing import Any
 
 import jaxcnn as jc
 from experiments import cli, common
+from jaxcnn import runs
 
 TUTORIAL = {
     "model": "tutorial", "optimizer": "adam", "schedule": "constant", "learning_rate": 1e-3, "weight_decay": 0.0,
@@ -65,17 +66,17 @@ def load(config: Config) -> tuple[str, jc.data.Splits]:
         try:
             return "mnist", jc.data.tfds("mnist", data_dir=config.data_dir or None, **options)
         except jc.InputError as error:
-            print(
-                f"dataset auto: using the embedded digits, because {error}; the tfds extra can fetch it: pip install 'jaxcnn[tfds]'",
-                flush=True,
-            )
+            print(f"dataset auto: using the embedded digits, because {error} (--data-dir)", flush=True)
             return "digits", jc.data.digits(**options)
     if path.suffix == ".npz":
         return config.dataset, jc.data.npz(path, **options)
     if path.is_dir():
         return config.dataset, jc.data.idx(path, **options) if jc.data.is_idx_folder(path) else jc.data.folder(path, **options, **sizes)
-    if os.sep in config.dataset and not path.exists() and path.parts[0] in ("/", ".", "..", "~"):
+    if config.dataset.startswith(("/", "./", "../", "~")):
         raise jc.InputError(f"--dataset {config.dataset}: no such file or folder")
+    for known in ("auto", "digits"):
+        if difflib.SequenceMatcher(None, config.dataset.lower(), known).ratio() > 0.75:
+            raise jc.InputError(f"--dataset {config.dataset!r}: unknown; did you mean {known!r}?")
     return config.dataset, jc.data.tfds(config.dataset, data_dir=config.data_dir or None, **options, **sizes)
 
 
@@ -117,17 +118,20 @@ def optimizer(config: Config, steps: int) -> Any:
 def main(config: Config, signals: cli.Signals, opened: list[pathlib.Path]) -> Any:
     """Evaluate, predict or train, as the flags say."""
     if config.evaluate:
-        return common.evaluate_run(config, lambda settings: load(dataclasses.replace(config, **_data(settings)))[1].test)
+        return common.evaluate_run("mnist", config, lambda settings, data: load(_tested_on(config, settings, data))[1].test)
     if config.predict:
         return common.predict(config)
+    if config.resume and config.dataset == "auto":  # go on with what it turned out to be
+        config = dataclasses.replace(config, dataset=runs.read_config(config.workdir)["data"]["name"])
     chosen = plan(config)
     epochs = (12 if chosen.splits.train.size >= 10_000 else 60) if config.epochs is None else config.epochs
-    return common.train("mnist", dataclasses.replace(config, dataset=chosen.dataset, epochs=epochs), chosen, signals, opened)
+    return common.train("mnist", dataclasses.replace(config, epochs=epochs), chosen, signals, opened)
 
 
-def _data(settings: dict[str, Any]) -> dict[str, Any]:
-    """Keep the settings of a run that say which rows it was tested on."""
-    return {k: settings[k] for k in ("dataset", "image_size", "validation_fraction")}
+def _tested_on(config: Config, settings: dict[str, Any], data: str) -> Config:
+    """Say which rows a run was tested on: its own settings, but for where TFDS keeps its sets, which may have moved."""
+    kept = {k: settings[k] for k in ("image_size", "validation_fraction")}
+    return dataclasses.replace(config, dataset=data, data_dir=config.data_dir or settings["data_dir"], **kept)
 
 
 if __name__ == "__main__":

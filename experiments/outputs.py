@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.types import scalars
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -20,25 +22,25 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     os.replace(part, path)
 
 
-def scalars(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep what is one number, as plain JSON."""
-    return {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items() if np.ndim(v) == 0}
-
-
 class Log:
     """`metrics.jsonl` and TensorBoard events; a resumed run writes both anew from the rows that its checkpoint kept."""
 
     def __init__(self, folder: pathlib.Path, steps_per_epoch: float):
+        self.folder, self.steps_per_epoch, self.rows, self.board = folder, steps_per_epoch, [], None
+
+    def _begin(self) -> None:
+        """Empty what an earlier part of the run left; only now, so that a refused resume changes nothing."""
         from tensorboardX import SummaryWriter
 
-        self.folder, self.steps_per_epoch, self.rows = folder, steps_per_epoch, []
-        (folder / "metrics.jsonl").write_text("")
-        for old in folder.glob("events.out.tfevents.*"):
+        (self.folder / "metrics.jsonl").write_text("")
+        for old in self.folder.glob("events.out.tfevents.*"):
             old.unlink()
-        self.board = SummaryWriter(str(folder))
+        self.board = SummaryWriter(str(self.folder))
 
     def line(self, split: str, step: int, seconds: float, rate: float, values: Mapping[str, Any]) -> None:
         """Append one line."""
+        if self.board is None:
+            self._begin()
         epoch = round(step / self.steps_per_epoch, 3)
         row = {"step": step, "epoch": epoch, "split": split, **scalars(values), "learning_rate": rate, "seconds": round(seconds, 4)}
         self.rows.append(row)
@@ -70,7 +72,7 @@ class Screen:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.console = Console(file=sys.stderr)
-        self.batch_size, self.last, self.clock = batch_size, None, time.perf_counter()
+        self.batch_size, self.last, self.clock = batch_size, 0, time.perf_counter()
         columns = (TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
         self.bar = Progress(*columns, console=self.console) if self.console.is_terminal else None
         if self.bar:
@@ -79,8 +81,8 @@ class Screen:
 
     def dispatch(self, step: int, values: Mapping[str, Any]) -> None:
         """Show where training is."""
-        now, before = time.perf_counter(), self.clock
-        rate = (step - (self.last or 0)) * self.batch_size / max(now - before, 1e-9)
+        now = time.perf_counter()
+        rate = values.get("count", (step - self.last) * self.batch_size) / max(now - self.clock, 1e-9)
         self.last, self.clock = step, now
         if self.bar:
             text = "  ".join(f"{k} {values[k]:.4f}" for k in ("loss", "accuracy") if k in values)
@@ -93,6 +95,7 @@ class Screen:
             shown = [f"{k} {row[f'{split}/{k}']:.4f}" for k in ("loss", "accuracy") if f"{split}/{k}" in row]
             parts += [f"{split} " + " ".join(shown)] if shown else []
         rate = row["train/count"] / max(row["seconds"], 1e-9)
+        self.clock = time.perf_counter()
         self.print("  ".join([*parts, f"learning rate {row['learning_rate']:.3g}", f"{rate:,.0f} images/s"]))
 
     def print(self, text: str) -> None:

@@ -86,7 +86,8 @@ class Checkpoints:
 
     def __init__(self, folder: str | pathlib.Path, read_only: bool = False):
         self.folder, self.read_only, self.kept = pathlib.Path(folder).absolute(), read_only, _Kept()
-        options = ocp.CheckpointManagerOptions(preservation_policy=self.kept, cleanup_tmp_directories=not read_only, read_only=read_only)
+        passive = {"read_only": True, "save_interval_steps": 0, "create": False} if read_only else {"cleanup_tmp_directories": True}
+        options = ocp.CheckpointManagerOptions(preservation_policy=self.kept, **passive)
         self.manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "loop"))
 
     def steps(self) -> list[int]:
@@ -110,16 +111,17 @@ class Checkpoints:
         """Read `{path: array}` and the loop record of one step.
 
         Raises:
-            DamagedError: it is cut, has changed, or is of a newer format.
+            DamagedError: it is cut, or has changed.
+            InputError: it is of a newer format.
 
         """
         try:
             record = self.manager.restore(step, args=ocp.args.Composite(loop=ocp.args.JsonRestore()))["loop"]
             if record["format"] > FORMAT:
-                raise DamagedError(f"format {record['format']} is newer than this program's {FORMAT}")
+                raise InputError(f"checkpoint {step} has format {record['format']}, newer than this program's {FORMAT}: update jaxcnn")
             flat = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
             flat = {path: np.asarray(array) for path, array in flat.items()}
-        except DamagedError:
+        except (InputError, MemoryError, PermissionError):
             raise
         except Exception as error:  # Orbax and TensorStore raise a dozen kinds for cut and missing files
             raise DamagedError(str(error).splitlines()[0][:200] if str(error) else type(error).__name__) from error
@@ -129,15 +131,19 @@ class Checkpoints:
 
     def newest(self) -> tuple[int, dict[str, np.ndarray], dict[str, Any]] | None:
         """Read the newest sound checkpoint, `(step, arrays, loop)`; damaged ones are named and set aside."""
+        found = False
         for step in self.steps():
             try:
                 flat, loop = self.load(step)
                 self.kept.best = (loop.get("best_step"),)
                 return step, flat, loop
             except DamagedError as error:
-                log.warning("checkpoint %d is damaged (%s): going back to the one before", step, error)
+                log.warning("checkpoint %d is damaged (%s): looking at the one before", step, error)
                 if not self.read_only:
                     self.discard(step)
+                found = True
+        if found:
+            log.warning("no sound checkpoint is left in %s: nothing to go on from", self.folder)
         return None
 
     def discard(self, step: int) -> None:

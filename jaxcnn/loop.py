@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 from jaxcnn.checkpoint import Checkpoints, DamagedError, unflatten
 from jaxcnn.optim import learning_rate
 from jaxcnn.parallel import compile_map
-from jaxcnn.types import InputError, Run, State, Tree, add, compute
+from jaxcnn.types import InputError, Run, State, Tree, add, compute, scalars
 
 logger = logging.getLogger("jaxcnn")
 DISPATCH_SECONDS = 0.5  # what a dispatch aims at: signals, progress and timed saves act between two
@@ -81,8 +82,7 @@ def timed_evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 25
     """Like `evaluate`, with the seconds that its dispatches took, compilation left out."""
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}: must be at least 1")
-    if data.size < 1:
-        raise InputError("data: no rows to measure")
+    _has_rows(data)
     variables, data, total, seconds = run.put(variables), data.placed(run.put), None, 0.0
     for chunk in data.once(batch_size, run.devices):
         if total is None:
@@ -109,8 +109,13 @@ def collect(
     Returns:
         `(outputs [N, ...], {key: [N, ...]})`, NumPy arrays.
 
+    Raises:
+        InputError: no rows.
+
     """
-    mapped, outputs, kept = compile_map(predict), [], []
+    _has_rows(data)
+    mapped, outputs, kept = compile_map(predict, (*keep, "real")), [], []
+    variables, data = jax.device_put(variables), data.placed(jax.device_put)
     for chunk in data.once(batch_size):
         for k in range(int(chunk.count)):
             out, batch = mapped(variables, chunk, k)
@@ -152,8 +157,9 @@ def fit(
         mode: `"min"` or `"max"`.
         patience: stop after so many validations without a better one.
         workdir: folder for checkpoints; None keeps the best state in memory only.
-        log: called with each row: `step`, `seconds` of training alone, `learning_rate`, `train/...`, and what `validate`
-            gave. After a resume the earlier rows come again first, so a log can be written anew without a gap.
+        log: called with each row: `step`, `seconds` of training alone, `learning_rate` where the optimiser tells it,
+            `train/...`, and what `validate` gave. After a resume the earlier rows come again first, so that a log can be
+            written anew without a gap.
         progress: called after each dispatch with its last step and its training metrics.
         stop: asked between dispatches; true saves and raises `StoppedError`.
 
@@ -183,13 +189,15 @@ def fit(
             state, sums = _period(run, state, train, record, room, end, progress, stop)
             if (reached := int(state.step)) < end:  # stopped on the way
                 if reached > at:
+                    _sound(state)
                     record.partial = [np.asarray(x).tolist() for x in jax.tree.leaves(sums)]
                     if saver:
                         saver.save(reached, state, dataclasses.asdict(record), record.best_step)
                 raise StoppedError(reached)
-            row = {"step": end, "seconds": record.seconds, "learning_rate": learning_rate(state.opt_state)}
+            _sound(state)
+            row = {"step": end, "seconds": record.seconds, **_rate(state)}
             row |= {f"train/{name}": value for name, value in compute(sums).items()}
-            row = _scalars(row | dict(validate(state) if validate else {}))
+            row = scalars(row | dict(validate(state) if validate else {}))
             record.partial, record.seconds = None, 0.0
             if _improves(record, row, mode):
                 best = jax.device_get(jax.tree.map(lambda x: x.copy(), state))  # the buffers are donated to the next dispatch
@@ -261,7 +269,7 @@ def _period(run: Run, state: State, train: Any, record: Record, room: int, end: 
             sums, now = _host(sums), time.perf_counter()
             aim = max(1, min(int(DISPATCH_SECONDS * count / max(now - clock, 1e-6)), 2 * count))
             record.seconds, clock = record.seconds + now - clock, now
-            _finite(sums, last - count, last, state)
+            _finite(sums, last - count + 1, last, state)
             total = add(total, sums)
             if progress:
                 progress(last, compute(sums))
@@ -294,12 +302,31 @@ def _room(every: float, limit: int) -> int:
     return min(limit, 1 << (math.ceil(every) - 1).bit_length())
 
 
-def _finite(sums: Mapping[str, Any], before: int, last: int, state: State) -> None:
-    total = float(sums["loss"].total) if "loss" in sums else 0.0
-    if not math.isfinite(total):
-        rate = learning_rate(state.opt_state)
-        where = f"step {last}" if last == before + 1 else f"steps {before + 1} to {last}"
-        raise DivergedError(f"the loss is {total} at {where}, learning rate {rate:g}; try a lower one")
+def _rate(state: State) -> dict[str, float]:
+    """Return the learning rate in force; nothing where the optimiser does not tell."""
+    try:
+        return {"learning_rate": learning_rate(state.opt_state)}
+    except InputError:
+        return {}
+
+
+def _finite(sums: Mapping[str, Any], first: int, last: int, state: State) -> None:
+    """Refuse to go on once a metric of steps `first` to `last` is no number."""
+    for name, total in sums.items():
+        if not all(np.isfinite(x).all() for x in total):
+            where = f"step {last}" if last == first else f"one of steps {first} to {last}"
+            shown = compute({name: total}).get(name, float("nan"))
+            raise DivergedError(f"{'the loss' if name == 'loss' else name} is {shown} at {where}{_at_rate(state)}")
+
+
+def _sound(state: State) -> None:
+    """Refuse to save parameters that are no numbers: the loss shows it only one step later."""
+    if not np.isfinite(float(optax.tree.norm(state.params))):
+        raise DivergedError(f"the parameters are no longer finite after step {int(state.step)}{_at_rate(state)}")
+
+
+def _at_rate(state: State) -> str:
+    return "".join(f", learning rate {rate:g}; try a lower one" for rate in _rate(state).values())
 
 
 def _improves(record: Record, row: Mapping[str, Any], mode: str) -> bool:
@@ -316,15 +343,15 @@ def _improves(record: Record, row: Mapping[str, Any], mode: str) -> bool:
     return better
 
 
+def _has_rows(data: Any) -> None:
+    if data.size < 1:
+        raise InputError("data: no rows to measure")
+
+
 def _empty(chunk: Any) -> Any:
     return chunk._replace(count=np.int32(0))
 
 
 def _host(sums: Any) -> Any:
-    """Sums on the host, in float64: counts of pixels pass 2**24, where float32 loses units."""
+    """Sums on the host, in float64: counts pass 2**24, where float32 loses units; within one dispatch they are float32."""
     return jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(sums))
-
-
-def _scalars(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep what is one number, as plain JSON values; a confusion matrix is no entry of a log."""
-    return {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items() if np.ndim(v) == 0}

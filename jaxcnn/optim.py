@@ -91,9 +91,6 @@ def one_cycle(peak: float, *, steps: int, warmup: int | None = None, start: floa
     return optax.join_schedules([up, down], [warmup])
 
 
-SCHEDULES = ("constant", "cosine", "one_cycle", "step")
-
-
 def learning_rate(opt_state: Tree) -> float:
     """Read the rate of the update that made this state (of the first one, before any).
 

@@ -80,7 +80,7 @@ def compile_step(step: Step, strategy: str = "auto", devices: int | Sequence[jax
     """
     if strategy not in STRATEGIES:
         raise InputError(f"strategy={strategy!r}: must be one of {', '.join(STRATEGIES)}")
-    chosen = _devices(devices, single=strategy in ("jit", "eager"))
+    chosen = choose_devices(devices, strategy)
     if strategy == "auto":
         strategy = "jit" if len(chosen) == 1 else "sharded"
     if strategy in ("jit", "eager"):
@@ -90,15 +90,21 @@ def compile_step(step: Step, strategy: str = "auto", devices: int | Sequence[jax
         return Run(call, lambda tree: jax.device_put(tree, chosen[0]), 1, strategy)
     mesh = Mesh(np.array(chosen), (AXIS,))
     whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(None, AXIS))
-    make = _sharded if strategy == "sharded" else _pmapped
-    call = make(_loop(step), whole, split, chosen, (0,) if donate else ())
+    donated = (0,) if donate else ()
+    call = _sharded(_loop(step), whole, split, donated) if strategy == "sharded" else _pmapped(_loop(step), chosen, donated)
     return Run(call, lambda tree: jax.device_put(tree, whole), len(chosen), strategy)
 
 
-def _devices(devices: int | Sequence[jax.Device] | None, single: bool) -> list[jax.Device]:
+def choose_devices(devices: int | Sequence[jax.Device] | None, strategy: str) -> list[jax.Device]:
+    """Return the devices that a strategy runs on: those given, the first few, or all (one for `"jit"` and `"eager"`).
+
+    Raises:
+        InputError: more than there are, or below one.
+
+    """
     present = jax.devices()
     if devices is None:
-        return present[:1] if single else present
+        return present[:1] if strategy in ("jit", "eager") else present
     if not isinstance(devices, int):
         return list(devices)
     if not 1 <= devices <= len(present):
@@ -132,7 +138,7 @@ def _eager(step: Step, carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
     return carry, sums
 
 
-def _sharded(loop: Callable, whole: NamedSharding, split: NamedSharding, devices: list[jax.Device], donate: tuple[int, ...]) -> Callable:
+def _sharded(loop: Callable, whole: NamedSharding, split: NamedSharding, donate: tuple[int, ...]) -> Callable:
     compiled = jax.jit(loop, donate_argnums=donate, out_shardings=whole)
 
     def call(carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
@@ -141,7 +147,7 @@ def _sharded(loop: Callable, whole: NamedSharding, split: NamedSharding, devices
     return call
 
 
-def _pmapped(loop: Callable, whole: NamedSharding, split: NamedSharding, devices: list[jax.Device], donate: tuple[int, ...]) -> Callable:
+def _pmapped(loop: Callable, devices: list[jax.Device], donate: tuple[int, ...]) -> Callable:
     programs: dict[Any, Callable] = {}
 
     def call(carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
@@ -162,6 +168,11 @@ def _fold(chunk: Chunk, n: int) -> Chunk:
     return chunk._replace(index=divided(chunk.index), real=None if chunk.real is None else divided(chunk.real))
 
 
-def compile_map(fn: Callable[[Tree, Batch], Tree]) -> Callable[[Tree, Chunk, int], tuple[Tree, dict[str, Any]]]:
-    """Compile a function of rows: `(variables, chunk, k) -> (outputs, batch)` for batch `k` of a chunk."""
-    return jax.jit(lambda variables, chunk, k: (fn(variables, chunk.at(k)), chunk.at(k)))
+def compile_map(fn: Callable[[Tree, Batch], Tree], keep: Sequence[str] = ()) -> Callable[[Tree, Chunk, int], tuple[Tree, dict[str, Any]]]:
+    """Compile a function of rows: `(variables, chunk, k) -> (outputs, {key: rows})` for batch `k` of a chunk."""
+
+    def mapped(variables: Tree, chunk: Chunk, k: int) -> tuple[Tree, dict[str, Any]]:
+        batch = chunk.at(k)
+        return fn(variables, batch), {key: batch[key] for key in keep}
+
+    return jax.jit(mapped)

@@ -65,9 +65,12 @@ def read_config(folder: str | pathlib.Path) -> dict[str, Any]:
     path = pathlib.Path(folder) / "config.json"
     try:
         config = json.loads(path.read_text())
-        config["build"]["model"]["name"], config["build"]["task"]["name"]
+        known = config["build"]["model"]["name"] in MODELS and config["build"]["task"]["name"] in TASKS
+        config["experiment"], config["settings"], config["data"]["name"], config["classes"], config["build"]["image"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: not a run's folder (no usable config.json in it)") from error
+    if not known:
+        raise InputError(f"{folder}: its model or task is unknown to this version of jaxcnn; update it")
     return config
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
 Tree = Any  # a pytree of arrays
@@ -133,6 +134,11 @@ def compute(sums: Mapping[str, Sum]) -> dict[str, Any]:
     for name, value in ((name, total.compute()) for name, total in sums.items()):
         out |= value if isinstance(value, Mapping) else {name: value}
     return out
+
+
+def scalars(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep what is one number, as plain JSON values; a confusion matrix is no entry of a log."""
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items() if np.ndim(v) == 0}
 
 
 def rows(batch: Batch) -> int:

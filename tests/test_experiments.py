@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,15 @@ import pytest
 
 import jaxcnn as jc
 from experiments import cli, mnist
+from jaxcnn.checkpoint import reading
+from jaxcnn.data import tfds_source
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-ENV = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+ENV = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
+    "JAX_PLATFORMS": "cpu",
+    "https_proxy": "http://127.0.0.1:9",
+    "http_proxy": "http://127.0.0.1:9",
+}
 QUICK = ["--dataset", "digits", "--model", "mlp", "--no-augment", "--ema", "0", "--limit-examples", "300", "--batch-size", "32"]
 
 
@@ -64,7 +71,10 @@ def test_what_a_run_leaves(finished):
     assert summary["steps"] == 29 and len(summary["params_sha256"]) == 64 and summary["devices"] == 1
     best = min((line for line in lines if line["split"] == "validation"), key=lambda line: line["loss"])
     assert summary["validation"]["loss"] == best["loss"] and summary["best_step"] == best["step"]
-    assert out.strip().splitlines()[-1] == f"test accuracy {summary['test']['accuracy']:.4f} on 300 images, {path}"
+    low, high = summary["test"]["accuracy_interval"]
+    interval = f"(95 % interval {low:.4f} to {high:.4f})"
+    assert out.strip().splitlines()[-1] == f"test accuracy {summary['test']['accuracy']:.4f} {interval} on 300 images, {path}"
+    assert summary["checkpoint"] == str(path)
 
 
 def test_pictures_are_pictures(finished):
@@ -150,7 +160,7 @@ def pictures(root, classes=("cat", "dog"), n=12):
 
 def test_binary(tmp_path):
     out, _ = run(pictures(tmp_path / "data"), "--smoke", "--image-size", 32, "--workdir", tmp_path / "runs", name="binary")
-    assert "95 % interval of the test accuracy" in out
+    assert "95 % interval" in out.strip().splitlines()[-1]
     path = folder(tmp_path / "runs")
     out, _ = run("--evaluate", "--checkpoint", path, name="binary")
     assert json.loads(out.strip().splitlines()[-1])["count"] == 5
@@ -159,13 +169,14 @@ def test_binary(tmp_path):
 def test_auto_falls_back_and_says_why(tmp_path):
     out, _ = run("--smoke", "--model", "mlp", "--workdir", tmp_path / "w", "--data-dir", tmp_path / "none")
     (line,) = [line for line in out.splitlines() if "embedded digits" in line]
-    assert "mnist is not prepared in" in line and "pip install 'jaxcnn[tfds]'" in line
+    assert "mnist is not prepared in" in line and "--data-dir" in line
 
 
 def inside(capsys, monkeypatch, *arguments):
     """Run in this process: the exit code and the lines on the error stream."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setattr(sys, "argv", ["mnist", *map(str, arguments)])
+    monkeypatch.setattr(tfds_source, "_answers", lambda *where: False)
     try:
         cli.run(mnist.main, mnist.Config, "mnist", mnist.PRESETS)
         code = 0
@@ -188,7 +199,6 @@ BAD = [
     (["--strategy", "shard"], "--strategy 'shard': unknown; did you mean 'sharded'?"),
     (["--batch-size", "0"], "--batch-size 0: must be at least 1"),
     (["--batch-size", "-4"], "--batch-size -4: must be at least 1"),
-    (["--batch-size", "4", "--devices", "8"], "--batch-size 4: fewer rows than the 8 devices"),
     (["--epochs", "-1"], "--epochs -1: must be at least 0"),
     (["--learning-rate", "0"], "learning_rate=0.0: must be a positive number"),
     (["--learning-rate", "-1"], "learning_rate=-1.0: must be a positive number"),
@@ -198,8 +208,10 @@ BAD = [
     (["--weight-decay", "-1"], "weight_decay=-1.0: must be a number of at least 0"),
     (["--ema", "1"], "decay=1.0: must be at least 0 and below 1"),
     (["--validation-fraction", "1"], "--validation-fraction 1.0: must be above 0 and below 1"),
+    (["--image-size", "-5"], "--image-size -5: must be at least 0"),
+    (["--dataset", "digit"], "--dataset 'digit': unknown; did you mean 'digits'?"),
     (["--devices", "9"], "devices=9: JAX sees 8"),
-    (["--image-size", "8"], "must be at least 16x16 pixels"),
+    (["--image-size", "8"], "must be at least 24x24 pixels"),
     (["--resume"], "--resume: no unfinished run under"),
     (["--evaluate", "--checkpoint", "."], "not a run's folder"),
     (["--predict", "x.png"], "--evaluate and --predict need --checkpoint RUN"),
@@ -226,7 +238,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, capsys, monkeypatch):
     wild = ["--optimizer", "sgd", "--schedule", "constant", "--learning-rate", "1e20", "--epochs", "3"]
     code, lines = inside(capsys, monkeypatch, *QUICK, *wild, "--devices", 1, "--workdir", tmp_path)
     assert code == 1
-    assert "stopped: the loss is nan at step" in lines[-1] and "learning rate 1e+20" in lines[-1] and str(folder(tmp_path)) in lines[-1]
+    assert "stopped: the loss is nan at" in lines[-1] and "learning rate 1e+20" in lines[-1] and str(folder(tmp_path)) in lines[-1]
 
 
 def test_limits_are_adapted_and_said(tmp_path, capsys, monkeypatch):
@@ -235,6 +247,8 @@ def test_limits_are_adapted_and_said(tmp_path, capsys, monkeypatch):
     assert code == 0
     assert any("--batch-size 1000: lowered to the 300 training rows" in line for line in lines)
     assert any("--batch-size 300: lowered to 296, a multiple of the 8 devices" in line for line in lines)
+    code, lines = inside(capsys, monkeypatch, *QUICK[:-1], 4, "--epochs", 0, "--devices", 8, "--workdir", tmp_path)
+    assert code == 0 and any("--batch-size 4: raised to 8" in line for line in lines)
 
 
 def test_resume_refuses_another_model_and_other_data(tmp_path, capsys, monkeypatch):
@@ -253,3 +267,58 @@ def test_predict_refuses_what_is_no_image(finished, tmp_path, capsys, monkeypatc
     (tmp_path / "x.png").write_text("not an image")
     code, lines = inside(capsys, monkeypatch, "--checkpoint", finished[0], "--predict", tmp_path / "x.png")
     assert code == 2 and f"{tmp_path / 'x.png'}: not a readable image" in lines[-1]
+
+
+def test_resume_refuses_a_finished_run(finished, capsys, monkeypatch):
+    code, lines = inside(capsys, monkeypatch, "--resume", "--workdir", finished[0])
+    assert code == 2 and "is finished" in lines[-1]
+
+
+def test_another_experiments_run_is_refused(finished, capsys, monkeypatch, tmp_path):
+    config = json.loads((finished[0] / "config.json").read_text()) | {"experiment": "binary"}
+    shutil.copytree(finished[0], tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    code, lines = inside(capsys, monkeypatch, "--evaluate", "--checkpoint", tmp_path / "run")
+    assert code == 2 and "a run of binary; evaluate it with python -m experiments.binary" in lines[-1]
+
+
+def test_the_averaged_weights_are_what_is_tested_and_loaded(tmp_path, capsys, monkeypatch):
+    averaged = ["0.9" if a == "0" else a for a in QUICK]
+    code, _ = inside(capsys, monkeypatch, *averaged, "--epochs", 1, "--devices", 1, "--workdir", tmp_path)
+    assert code == 0
+    path = folder(tmp_path)
+    loaded, summary = jc.load_run(path), json.loads((path / "summary.json").read_text())
+    test = jc.data.digits().test
+    test = dict(test.take(np.random.default_rng(0).permutation(test.size)[:300]).arrays)
+    loss = jc.make_eval_step(loaded.task)(loaded.variables, test)[1]["loss"].compute()
+    assert loss == pytest.approx(summary["test"]["loss"], rel=1e-5)
+    with reading(path / "checkpoints") as checkpoints:
+        flat = checkpoints.newest()[1]
+    assert any(not np.array_equal(flat[k], flat["extras.ema." + k]) for k in flat if k.startswith("params."))
+
+
+def test_the_test_set_is_read_once(tmp_path, capsys, monkeypatch):
+    sizes, real = [], jc.timed_evaluate
+    monkeypatch.setattr(jc, "timed_evaluate", lambda run, v, data, **o: sizes.append(data.size) or real(run, v, data, **o))
+    code, _ = inside(capsys, monkeypatch, *QUICK, "--epochs", 2, "--workdir", tmp_path)
+    assert code == 0 and sizes == [144, 144, 300]
+
+
+def test_a_signal_while_data_are_fetched_is_no_data_error(tmp_path, capsys, monkeypatch):
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+    monkeypatch.setattr(tfds_source, "_address", interrupted)
+    code, lines = inside(capsys, monkeypatch, "--data-dir", tmp_path / "none", "--workdir", tmp_path / "w")
+    assert code == 130 and lines == [] and not (tmp_path / "w").exists()
+
+
+def test_a_full_disk_is_one_line(tmp_path, capsys, monkeypatch):
+    def full(self, step, **options):
+        raise ValueError("RESOURCE_EXHAUSTED: no space left on device")
+
+    monkeypatch.setattr("orbax.checkpoint.CheckpointManager.save", full)
+    code, lines = inside(capsys, monkeypatch, *QUICK, "--epochs", 1, "--devices", 1, "--workdir", tmp_path)
+    assert code == 1 and len(lines) == 1
+    assert "checkpoint not written: RESOURCE_EXHAUSTED" in lines[0] and "no checkpoint was written yet" in lines[0]

@@ -140,10 +140,6 @@ def test_schedules_pass_through_known_points(name):
     chex.assert_trees_all_close(rates, jnp.array(list(points.values()), jnp.float32), rtol=1e-5, atol=1e-7)
 
 
-def test_every_schedule_is_tested():
-    assert {name.split(",")[0].split(" at")[0].replace(" ", "_") for name in SCHEDULES} >= set(optim.SCHEDULES)
-
-
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 @pytest.mark.parametrize(
     "rate, options, words",

@@ -26,11 +26,19 @@ def trained(strategy, devices, tx, steps, dropout=0.0, change=None, per_call=7, 
     return jax.device_get(state), losses
 
 
+def one_by_one(tx, steps, batch=24):
+    """The reference: a Python loop over the jitted step."""
+    data, t = rows(), task()
+    step, state = jax.jit(jc.make_train_step(t, tx)), jc.init_state(t, tx, data.example())
+    for at in range(steps):
+        state, _ = step(state, data.chunk(batch, at, 1, 1).at(0))
+    return jax.device_get(state)
+
+
 @pytest.mark.parametrize("tx", [jc.optim.sgd(0.05, momentum=0.9), jc.optim.adam(1e-3)], ids=["sgd", "adam"])
-@pytest.mark.parametrize("strategy, devices", STRATEGIES[1:5])
+@pytest.mark.parametrize("strategy, devices", STRATEGIES[:5])
 def test_20_steps_agree(strategy, devices, tx):
-    one, _ = trained("jit", 1, tx, 20)
-    many, _ = trained(strategy, devices, tx, 20)
+    one, many = one_by_one(tx, 20), trained(strategy, devices, tx, 20)[0]
     assert distance(one.params, many.params) < 1e-5
     assert distance(one.model_state, many.model_state) < 1e-5
 

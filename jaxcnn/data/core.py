@@ -74,7 +74,8 @@ def _room(capacity: int, index: np.ndarray) -> int:
     return max(min(capacity, steps, ROWS_IN_A_DISPATCH // max(width, 1)), 1)
 
 
-def _fill(x: np.ndarray, capacity: int) -> np.ndarray:
+def fill(x: np.ndarray, capacity: int) -> np.ndarray:
+    """Append zeros until there are `capacity` rows."""
     return np.concatenate([x, np.zeros((capacity - len(x), *x.shape[1:]), x.dtype)]) if len(x) < capacity else x
 
 
@@ -115,7 +116,7 @@ class Resident:
     def chunk(self, batch_size: int, start: int, count: int, capacity: int) -> Gather:
         """Return training batches `start` to `start + count`."""
         index = train_rows(self.seed, self.size, batch_size, start, count).astype(np.int32)
-        return Gather(dict(self.arrays), _fill(index, capacity), None, np.int32(count))
+        return Gather(dict(self.arrays), fill(index, capacity), None, np.int32(count))
 
     def once(self, batch_size: int, multiple: int = 1) -> Iterator[Gather]:
         """Give every row once, in order."""
@@ -123,7 +124,7 @@ class Resident:
         room = _room(self.capacity, index)
         for k in range(0, len(index), room):
             i, r = index[k : k + room], real[k : k + room]
-            yield Gather(dict(self.arrays), _fill(i, room).astype(np.int32), _fill(r, room), np.int32(len(i)))
+            yield Gather(dict(self.arrays), fill(i, room).astype(np.int32), fill(r, room), np.int32(len(i)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,8 +161,8 @@ class Indexed:
 
     def _stack(self, index: np.ndarray, real: np.ndarray | None, capacity: int) -> Stack:
         rows = self.read(index.reshape(-1))
-        batches = {name: _fill(x.reshape(*index.shape, *x.shape[1:]), capacity) for name, x in rows.items()}
-        return Stack(batches if real is None else batches | {"real": _fill(real, capacity)}, np.int32(len(index)))
+        batches = {name: fill(x.reshape(*index.shape, *x.shape[1:]), capacity) for name, x in rows.items()}
+        return Stack(batches if real is None else batches | {"real": fill(real, capacity)}, np.int32(len(index)))
 
     def chunk(self, batch_size: int, start: int, count: int, capacity: int) -> Stack:
         """Return training batches `start` to `start + count`."""

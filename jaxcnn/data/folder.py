@@ -122,7 +122,7 @@ class _Reader:
             if other is not None:
                 raise InputError(
                     f"{files[other]}: {heads[other][1]} pixels (height, width), but {files[0].name} has {self.size}; "
-                    "images of several sizes need --image-size (size= in Python)"
+                    "give an image size to bring them all to, such as 64"
                 )
 
     def decode(self, path: pathlib.Path) -> np.ndarray:

@@ -66,7 +66,7 @@ def tfds(
     sizes, builder = sides(size), _builder(name, data_dir)
     image, label = _features(builder, name)
     if sizes is None and None in image.shape:
-        raise InputError(f"{name}: images of several sizes need --image-size (size= in Python)")
+        raise InputError(f"{name}: images of several sizes; give an image size to bring them to, such as 64")
     if not builder.is_prepared():
         _prepare(builder, name, download)
     records = "array_record" in str(builder.info.file_format).lower()

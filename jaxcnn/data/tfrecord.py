@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.data.core import Resident, _fill, check_fraction, reason
+from jaxcnn.data.core import Resident, check_fraction, fill, reason
 from jaxcnn.parallel import Stack
 from jaxcnn.types import Batch, InputError
 
@@ -103,7 +103,7 @@ class Stream:
         self._last = again + list(itertools.islice(self._rows, max(count - len(again), 0)))
         self._key, self._start = (batch_size, self.seed), start
         batches = self._last[:count]
-        return Stack({name: _fill(np.stack([b[name] for b in batches]), capacity) for name in batches[0]}, np.int32(count))
+        return Stack({name: fill(np.stack([b[name] for b in batches]), capacity) for name in batches[0]}, np.int32(count))
 
     def once(self, batch_size: int, multiple: int = 1) -> Iterator[Stack]:
         """Give every row once, in order."""
@@ -113,8 +113,8 @@ class Stream:
         rows = self._batches(None, 0, batch_size)
         while batches := list(itertools.islice(rows, room)):
             real = [(np.arange(width) < len(b["label"])).astype(np.float32) for b in batches]
-            padded = [{name: _fill(x, width) for name, x in b.items()} | {"real": r} for b, r in zip(batches, real, strict=True)]
-            yield Stack({name: _fill(np.stack([b[name] for b in padded]), room) for name in padded[0]}, np.int32(len(batches)))
+            padded = [{name: fill(x, width) for name, x in b.items()} | {"real": r} for b, r in zip(batches, real, strict=True)]
+            yield Stack({name: fill(np.stack([b[name] for b in padded]), room) for name in padded[0]}, np.int32(len(batches)))
 
     def _endless(self, batch_size: int, start: int) -> Iterator[dict[str, np.ndarray]]:
         """Batches from `start` on; an epoch's last rows and the next one's first share a batch, so each row comes once an epoch."""

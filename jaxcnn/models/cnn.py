@@ -45,9 +45,7 @@ class CNN(Network):
     def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
         """Return `stem` at half the resolution and `stage1`, `stage2`, ... at a quarter, each `[B, h, w, width]`."""
         if min(x.shape[1:3]) < self.smallest:
-            raise InputError(
-                f"image shape {tuple(x.shape)}: must be at least {self.smallest}x{self.smallest} pixels; enlarge it (--image-size)"
-            )
+            raise InputError(f"image shape {tuple(x.shape)}: must be at least {self.smallest}x{self.smallest} pixels; enlarge it")
         out = {"stem": self.stem(x, train=train, real=real)}
         for i, stage in enumerate(self.stages, 1):
             out[f"stage{i}"] = stage(list(out.values())[-1], train=train, real=real)
