@@ -70,9 +70,9 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
     steps = math.ceil(config.epochs * per_epoch)
     steps = min(steps, config.max_steps) if config.max_steps else steps
     state, run, ev = _prepared(config, plan, splits, max(steps, 1))
+    folder = _open_folder(name, requested, plan, splits)
     for note in notes:
         log.warning(note)
-    folder = _open_folder(name, requested, plan, splits)
     opened.append(folder)
     splits = splits._replace(train=dataclasses.replace(splits.train, seed=config.seed), valid=splits.valid.placed(ev.put))
     screen, lines, first = outputs.Screen(steps, config.batch_size), outputs.Log(folder, per_epoch), []
@@ -215,8 +215,7 @@ def _open_folder(name: str, config: Settings, plan: Plan, splits: jc.data.Splits
             folder.mkdir(parents=True)
             break
         except FileExistsError:
-            if root.exists() and not root.is_dir():
-                raise jc.InputError(f"--workdir {root}: not a folder") from None
+            continue
         except OSError as error:
             raise jc.InputError(f"--workdir {root}: cannot be written ({error.strerror}); give another") from error
     versions = {package: metadata.version(package) for package in ("jax", "flax", "optax", "orbax-checkpoint", "numpy")}
