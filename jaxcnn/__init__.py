@@ -1,7 +1,8 @@
 """Functional convolutional networks in JAX: pure steps, compiled loops, exact resume."""
 
 from jaxcnn import augment, data, layers, losses, metrics, models, ops, optim, tasks
-from jaxcnn.loop import DivergedError, Fit, StoppedError, collect, evaluate, fit, timed_evaluate
+from jaxcnn.evaluation import collect, evaluate, timed_evaluate
+from jaxcnn.loop import DivergedError, Fit, StoppedError, fit
 from jaxcnn.parallel import compile_step
 from jaxcnn.runs import load_run
 from jaxcnn.train import accumulate, augmented, init_state, make_eval_step, make_train_step, plain, start_ema, stream, with_ema

@@ -1,4 +1,4 @@
-"""fit, evaluate and collect: plain Python around compiled dispatches; everything a caller may change is a function passed in."""
+"""fit: plain Python around compiled dispatches; everything a caller may change is a function passed in."""
 
 import dataclasses
 import logging
@@ -6,7 +6,7 @@ import math
 import pathlib
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +15,8 @@ import optax
 
 from jaxcnn.checkpoint import Checkpoints, DamagedError, unflatten
 from jaxcnn.optim import learning_rate
-from jaxcnn.parallel import compile_map
-from jaxcnn.types import InputError, Run, State, Tree, add, compute, scalars
+from jaxcnn.parallel import empty, host
+from jaxcnn.types import InputError, Run, State, add, compute, scalars
 
 logger = logging.getLogger("jaxcnn")
 DISPATCH_SECONDS = 0.5  # what a dispatch aims at: signals, progress and timed saves act between two
@@ -57,73 +57,6 @@ class Record:
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     partial: list[Any] | None = None  # sums since the last validation, when stopped between two
     seconds: float = 0.0  # and the time they took
-
-
-def evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 256) -> dict[str, Any]:
-    """Measure every row exactly once.
-
-    Args:
-        run: a compiled evaluation step (`make_eval_step`), with `donate=False`.
-        variables: what the step carries, `{"params": ..., ...}`.
-        data: a data set; one that was placed with `run.put` is not moved again.
-        batch_size: rows at a time over all devices; changes speed and memory, never the result.
-
-    Returns:
-        Name to value, as each Sum computes it from sums in float64.
-
-    Raises:
-        InputError: `batch_size` below 1, or no rows.
-
-    """
-    return timed_evaluate(run, variables, data, batch_size=batch_size)[0]
-
-
-def timed_evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 256) -> tuple[dict[str, Any], float]:
-    """Like `evaluate`, with the seconds that its dispatches took, compilation left out."""
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size}: must be at least 1")
-    _has_rows(data)
-    variables, data, total, seconds = run.put(variables), data.placed(run.put), None, 0.0
-    for chunk in data.once(batch_size, run.devices):
-        if total is None:
-            jax.block_until_ready(run.call(variables, _empty(chunk)))
-        start = time.perf_counter()
-        sums = _host(run.call(variables, chunk)[1])
-        seconds += time.perf_counter() - start
-        total = sums if total is None else add(total, sums)
-    return compute(total), seconds
-
-
-def collect(
-    predict: Callable[[Tree, Mapping[str, Any]], Tree], variables: Tree, data: Any, *, keep: Sequence[str] = (), batch_size: int = 256
-) -> tuple[Tree, dict[str, np.ndarray]]:
-    """Outputs of every row, in order and without padding, for whatever needs all of them at once (exact AUC, embeddings).
-
-    Args:
-        predict: `(variables, batch) -> outputs`, such as `task.predict`.
-        variables: its first argument.
-        data: a data set.
-        keep: keys of the batch to return beside the outputs.
-        batch_size: rows at a time.
-
-    Returns:
-        `(outputs [N, ...], {key: [N, ...]})`, NumPy arrays.
-
-    Raises:
-        InputError: no rows.
-
-    """
-    _has_rows(data)
-    mapped, outputs, kept = compile_map(predict, (*keep, "real")), [], []
-    variables, data = jax.device_put(variables), data.placed(jax.device_put)
-    for chunk in data.once(batch_size):
-        for k in range(int(chunk.count)):
-            out, batch = mapped(variables, chunk, k)
-            true = np.asarray(batch["real"]) > 0
-            outputs.append(jax.tree.map(lambda x: np.asarray(x)[true], out))  # noqa: B023 (used at once)
-            kept.append({key: np.asarray(batch[key])[true] for key in keep})
-    join = lambda trees: jax.tree.map(lambda *parts: np.concatenate(parts), *trees)  # noqa: E731
-    return join(outputs), join(kept)
 
 
 def fit(
@@ -266,7 +199,7 @@ def _period(run: Run, state: State, train: Any, record: Record, room: int, end: 
         nonlocal total, clock, aim
         while len(pending) > down_to:
             count, last, sums = pending.popleft()
-            sums, now = _host(sums), time.perf_counter()
+            sums, now = host(sums), time.perf_counter()
             aim = max(1, min(int(DISPATCH_SECONDS * count / max(now - clock, 1e-6)), 2 * count))
             record.seconds, clock = record.seconds + now - clock, now
             _finite(sums, last - count + 1, last, state)
@@ -278,8 +211,8 @@ def _period(run: Run, state: State, train: Any, record: Record, room: int, end: 
         count = min(aim, room, end - at)
         chunk = train.chunk(record.batch_size, at, count, room)
         if total is None:
-            state, sums = run.call(state, _empty(chunk))  # compiles, the first time, and runs nothing
-            total, clock = _begin(record, _host(sums)), time.perf_counter()
+            state, sums = run.call(state, empty(chunk))  # compiles, the first time, and runs nothing
+            total, clock = _begin(record, host(sums)), time.perf_counter()
         state, sums = run.call(state, chunk)
         at += count
         pending.append((count, at, sums))
@@ -341,17 +274,3 @@ def _improves(record: Record, row: Mapping[str, Any], mode: str) -> bool:
     else:
         record.stale += 1
     return better
-
-
-def _has_rows(data: Any) -> None:
-    if data.size < 1:
-        raise InputError("data: no rows to measure")
-
-
-def _empty(chunk: Any) -> Any:
-    return chunk._replace(count=np.int32(0))
-
-
-def _host(sums: Any) -> Any:
-    """Sums on the host, in float64: counts pass 2**24, where float32 loses units; within one dispatch they are float32."""
-    return jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(sums))

@@ -176,3 +176,13 @@ def compile_map(fn: Callable[[Tree, Batch], Tree], keep: Sequence[str] = ()) -> 
         return fn(variables, batch), {key: batch[key] for key in keep}
 
     return jax.jit(mapped)
+
+
+def empty(chunk: Chunk) -> Chunk:
+    """Return the same chunk with nothing to run: a call with it compiles, and gives back the carry and sums of zero."""
+    return chunk._replace(count=np.int32(0))
+
+
+def host(sums: Any) -> Any:
+    """Sums on the host, in float64: counts pass 2**24, where float32 loses units; within one dispatch they are float32."""
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(sums))

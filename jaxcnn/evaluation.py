@@ -1,0 +1,83 @@
+"""evaluate and collect: every row of a data set exactly once, whatever the batch size and the devices."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcnn.parallel import compile_map, empty, host
+from jaxcnn.types import InputError, Run, Tree, add, compute
+
+
+def evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 256) -> dict[str, Any]:
+    """Measure every row exactly once.
+
+    Args:
+        run: a compiled evaluation step (`make_eval_step`), with `donate=False`.
+        variables: what the step carries, `{"params": ..., ...}`.
+        data: a data set; one that was placed with `run.put` is not moved again.
+        batch_size: rows at a time over all devices; changes speed and memory, never the result.
+
+    Returns:
+        Name to value, as each Sum computes it from sums in float64.
+
+    Raises:
+        InputError: `batch_size` below 1, or no rows.
+
+    """
+    return timed_evaluate(run, variables, data, batch_size=batch_size)[0]
+
+
+def timed_evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 256) -> tuple[dict[str, Any], float]:
+    """Like `evaluate`, with the seconds that its dispatches took, compilation left out."""
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size}: must be at least 1")
+    _has_rows(data)
+    variables, data, total, seconds = run.put(variables), data.placed(run.put), None, 0.0
+    for chunk in data.once(batch_size, run.devices):
+        if total is None:
+            jax.block_until_ready(run.call(variables, empty(chunk)))
+        start = time.perf_counter()
+        sums = host(run.call(variables, chunk)[1])
+        seconds += time.perf_counter() - start
+        total = sums if total is None else add(total, sums)
+    return compute(total), seconds
+
+
+def collect(
+    predict: Callable[[Tree, Mapping[str, Any]], Tree], variables: Tree, data: Any, *, keep: Sequence[str] = (), batch_size: int = 256
+) -> tuple[Tree, dict[str, np.ndarray]]:
+    """Outputs of every row, in order and without padding, for whatever needs all of them at once (exact AUC, embeddings).
+
+    Args:
+        predict: `(variables, batch) -> outputs`, such as `task.predict`.
+        variables: its first argument.
+        data: a data set.
+        keep: keys of the batch to return beside the outputs.
+        batch_size: rows at a time.
+
+    Returns:
+        `(outputs [N, ...], {key: [N, ...]})`, NumPy arrays.
+
+    Raises:
+        InputError: no rows.
+
+    """
+    _has_rows(data)
+    mapped, outputs, kept = compile_map(predict, (*keep, "real")), [], []
+    variables, data = jax.device_put(variables), data.placed(jax.device_put)
+    for chunk in data.once(batch_size):
+        for k in range(int(chunk.count)):
+            out, batch = mapped(variables, chunk, k)
+            true = np.asarray(batch["real"]) > 0
+            outputs.append(jax.tree.map(lambda x: np.asarray(x)[true], out))  # noqa: B023 (used at once)
+            kept.append({key: np.asarray(batch[key])[true] for key in keep})
+    join = lambda trees: jax.tree.map(lambda *parts: np.concatenate(parts), *trees)  # noqa: E731
+    return join(outputs), join(kept)
+
+
+def _has_rows(data: Any) -> None:
+    if data.size < 1:
+        raise InputError("data: no rows to measure")
