@@ -119,9 +119,10 @@ def run(
     main: Callable[[Any, Signals, list[pathlib.Path]], Any], config_type: type, name: str, presets: dict[str, dict[str, Any]] | None = None
 ) -> None:
     """Parse flags, run `main`, and turn what went wrong into one line and an exit code (see README)."""
-    log.handlers[:] = [logging.StreamHandler()]
+    log.handlers[:], log.propagate = [logging.StreamHandler()], False
     log.setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs a traceback for what we say in a line
+    sys.unraisablehook = _without_late_callbacks
     signals, code = Signals(), 0
     folder: list[pathlib.Path] = []
     try:
@@ -141,6 +142,12 @@ def run(
             print(f"stopped {where}; {_kept(path)}; continue with: {resume}", file=sys.stderr)
     if code:
         sys.exit(code)
+
+
+def _without_late_callbacks(event: Any) -> None:
+    """After a save that failed, TensorStore's remaining threads report a loop that is closed by then; the failure itself was said."""
+    if str(event.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(event)
 
 
 def _kept(folder: pathlib.Path) -> str:

@@ -169,7 +169,9 @@ class Checkpoints:
         try:
             action()
         except ValueError as error:  # so TensorStore reports a full disk
-            raise OSError(f"checkpoint not written: {str(error).splitlines()[0][:300]}") from error
+            full = "RESOURCE_EXHAUSTED" in str(error) or "No space left" in str(error)
+            why = "no space is left on the disk" if full else str(error).splitlines()[0][:200]
+            raise OSError(f"checkpoint not written, {why} ({self.folder})") from error
 
 
 class DamagedError(Exception):

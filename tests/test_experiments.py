@@ -185,13 +185,16 @@ def inside(capsys, monkeypatch, *arguments):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setattr(sys, "argv", ["mnist", *map(str, arguments)])
     monkeypatch.setattr(tfds_source, "_answers", lambda *where: False)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # restored at the end
     try:
         cli.run(mnist.main, mnist.Config, "mnist", mnist.PRESETS)
         code = 0
     except SystemExit as stop:
         code = stop.code
     finally:
-        logging.getLogger("jaxcnn").handlers.clear()
+        logger = logging.getLogger("jaxcnn")
+        logger.handlers.clear()
+        logger.propagate = True
         for number, handler in handlers.items():
             signal.signal(number, handler)
     return code, capsys.readouterr().err.strip().splitlines()
@@ -328,4 +331,4 @@ def test_a_full_disk_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("orbax.checkpoint.CheckpointManager.save", full)
     code, lines = inside(capsys, monkeypatch, *QUICK, "--epochs", 1, "--devices", 1, "--workdir", tmp_path)
     assert code == 1 and len(lines) == 1
-    assert "checkpoint not written: RESOURCE_EXHAUSTED" in lines[0] and "no checkpoint was written yet" in lines[0]
+    assert "checkpoint not written, no space is left on the disk" in lines[0] and "no checkpoint was written yet" in lines[0]
