@@ -235,7 +235,7 @@ def test_bad_fraction(prepared, kind, fraction, streamed):
 @pytest.mark.parametrize("kind", FORMATS)
 def test_several_sizes(prepared, kind):
     refused(
-        r"jc_textures: images of several sizes need --image-size \(size= in Python\)",
+        r"jc_textures: images of several sizes; give an image size to bring them to",
         tfds, "jc_textures", data_dir=prepared(JcTextures, kind),
     )  # fmt: skip
     refused("cats_vs_dogs: images of several sizes", tfds, "cats_vs_dogs", data_dir=prepared(JcTextures, kind))  # before a download
