@@ -12,8 +12,8 @@ from jax.test_util import check_grads
 
 from jaxcnn import InputError, ops
 from jaxcnn.ops import cpu, winograd
-from jaxcnn.ops.conv import Geometry, native_forward, native_input_grad, native_kernel_grad
-from jaxcnn.ops.geometry import resolve_padding, to_tuple
+from jaxcnn.ops.geometry import Geometry, resolve_padding, to_tuple
+from jaxcnn.ops.native import native_forward, native_input_grad, native_kernel_grad, once
 
 CONVS = {  # image, window, output channels, options
     "pointwise": ((2, 5, 7, 3), (1, 1), 4, {}),
@@ -32,10 +32,24 @@ CONVS = {  # image, window, output channels, options
     "dilation, stride, padding": ((2, 11, 9, 2), (3, 2), 4, {"dilation": 2, "strides": (2, 1), "padding": ((3, 1), (0, 2))}),
     "groups": ((2, 7, 6, 4), (3, 3), 6, {"groups": 2}),
     "depthwise stride": ((2, 7, 8, 3), (3, 3), 6, {"groups": 3, "strides": 2}),
+    "depthwise": ((8, 7, 8, 5), (3, 3), 5, {"groups": 5}),
+    "depthwise, multiplier": ((3, 7, 6, 3), (3, 2), 6, {"groups": 3, "padding": ((1, 2), (0, 1))}),
+    "depthwise, padding beyond the window": ((2, 5, 6, 3), (2, 2), 3, {"groups": 3, "padding": 2}),
+    "depthwise, dilation": ((2, 9, 8, 4), (3, 3), 4, {"groups": 4, "dilation": 2, "strides": (1, 2)}),
+    "depthwise 1-d": ((4, 9, 3), (5,), 3, {"groups": 3, "strides": 2}),
+    "depthwise 3-d": ((2, 4, 5, 3, 2), (3, 3, 1), 2, {"groups": 2, "strides": (2, 1, 1)}),
+    "groups joined to blocks": ((2, 6, 5, 64), (3, 3), 32, {"groups": 16}),
+    "wide groups": ((2, 5, 6, 80), (1, 3), 70, {"groups": 2, "strides": 2}),
+    "stride of the window": ((3, 6, 8, 3), (2, 2), 4, {"strides": 2}),
+    "phases": ((2, 10, 8, 4), (4, 4), 5, {"strides": 2, "padding": 1}),
+    "phases, remainder": ((2, 15, 12, 3), (7, 5), 6, {"strides": (2, 3), "padding": ((3, 2), (1, 3))}),
+    "many outputs": ((2, 6, 5, 4), (3, 3), 130, {}),
+    "patches": ((4, 6, 5, 16), (3, 3), 48, {"strides": (1, 2)}),
     "groups, dilation": ((2, 9, 8, 4), (3, 2), 4, {"groups": 2, "dilation": 2, "padding": "VALID"}),
     "1-d": ((2, 11, 3), (4,), 5, {"strides": 3}),
     "1-d dilation": ((2, 12, 3), (3,), 4, {"dilation": 3, "padding": 1}),
     "3-d": ((2, 5, 4, 6, 2), (3, 2, 3), 3, {"strides": (1, 2, 1)}),
+    "3-d, all options": ((2, 9, 6, 5, 2), (3, 2, 2), 3, {"strides": (2, 1, 2), "dilation": (2, 2, 1), "padding": ((1, 3), (0, 1), (2, 0))}),
     "3-d groups": ((2, 4, 5, 3, 4), (2, 2, 2), 4, {"groups": 2, "padding": "VALID"}),
     "winograd same": ((8, 23, 21, 16), (3, 3), 16, {}),
     "winograd valid": ((16, 18, 19, 17), (3, 3), 19, {"padding": "VALID"}),
@@ -107,6 +121,8 @@ def compute_in_loop(data):
 )
 def test_conv_and_gradients_equal_numpy(function, dtype, patch_bytes, monkeypatch):
     monkeypatch.setattr(cpu, "PATCH_BYTES", patch_bytes)
+    for module in (cpu, winograd) if function is compute_in_loop else ():
+        monkeypatch.setattr(module, "CHUNK_BYTES", 1 << 12)
     names = [name for name in CONVS if patch_bytes or name not in WINOGRAD]
     with jax.enable_x64(dtype == np.float64):
         data = {name: tuple(jnp.asarray(a, dtype) for a in operands(name)[:3]) for name in names}
@@ -149,7 +165,7 @@ def second_derivative(conv):
 
 
 def test_second_derivative_equals_native():
-    names = ["pointwise", "dilation, stride, padding", "groups", "winograd valid"]
+    names = ["pointwise", "dilation, stride, padding", "groups", "depthwise", "phases", "3-d", "winograd valid"]
     data = {name: [jnp.asarray(a, jnp.float32) / 8 for a in operands(name)[:2]] for name in names}
 
     @functools.partial(jax.jit, compiler_options=QUICK)
@@ -171,13 +187,95 @@ def test_conv_check_grads(options, rng):
 
 
 def test_conv_keeps_bfloat16():
-    names = ["pointwise", "same", "stride", "groups", "winograd valid"]
+    names = ["pointwise", "same", "stride", "groups", "depthwise", "winograd valid"]
     low = {name: tuple(jnp.asarray(a, jnp.bfloat16) for a in operands(name)[:3]) for name in names}
     actual = jax.jit(compute, compiler_options=QUICK)(low)
     chex.assert_trees_all_equal_dtypes(actual, jax.tree.map(lambda _: jnp.zeros((), jnp.bfloat16), actual))
     for name in names:
         for a, b in zip(actual[name], loop(*operands(name)), strict=True):
             assert error(a.astype(jnp.float32), b) < 0.03, name
+
+
+TRANSPOSED = {  # size of the image, window, options, size of the result
+    "same": ((5, 4), (3, 3), {"strides": 2}, (10, 8)),
+    "same, window below the stride": ((3, 4), (1, 2), {"strides": 3}, (9, 12)),
+    "valid": ((5, 4), (2, 2), {"strides": 2, "padding": "VALID"}, (10, 8)),
+    "padded": ((5, 4), (4, 4), {"strides": 2, "padding": 1}, (10, 8)),
+    "output padding": ((5, 4), (3, 3), {"strides": 2, "padding": 1, "output_padding": (1, 0)}, (10, 7)),
+    "dilation": ((5, 4), (3, 2), {"dilation": 2, "padding": ((1, 0), (2, 0))}, (8, 4)),
+    "1-d": ((6,), (4,), {"strides": 3, "padding": "VALID"}, (19,)),
+    "3-d": ((2, 3, 2), (2, 3, 2), {"strides": (2, 1, 2)}, (4, 3, 4)),
+}
+
+
+def test_conv_transpose_and_gradients_are_the_transpose_of_conv(rng):
+    data = {}
+    for name, (sizes, window, _, _) in TRANSPOSED.items():
+        data[name] = jnp.asarray(rng.normal(size=(2, *sizes, 3)), jnp.float32), jnp.asarray(rng.normal(size=(*window, 3, 4)), jnp.float32)
+
+    def own(name, x, w):
+        options = TRANSPOSED[name][2]
+        y = ops.conv_transpose(x, w, **options)
+        return y, jax.grad(lambda x, w: (ops.conv_transpose(x, w, **options) ** 2).sum(), (0, 1))(x, w)
+
+    def reference(name, x, w):
+        sizes, window, options, out = TRANSPOSED[name]
+        kept = {key: value for key, value in options.items() if key != "output_padding"}
+        g = geometry((2, *out, 4), window, **kept)
+        transpose = lambda x, w: jax.linear_transpose(
+            lambda y: native_forward(y, w.swapaxes(-1, -2), g), jax.ShapeDtypeStruct((2, *out, 4), x.dtype)
+        )(x)[0]
+        return transpose(x, w), jax.grad(lambda x, w: (transpose(x, w) ** 2).sum(), (0, 1))(x, w)
+
+    both = lambda data: [{name: f(name, *arrays) for name, arrays in data.items()} for f in (own, reference)]
+    actual, expected = jax.jit(both, compiler_options=QUICK)(data)
+    for name in TRANSPOSED:
+        assert actual[name][0].shape == (2, *TRANSPOSED[name][3], 4), name
+        chex.assert_trees_all_close(actual[name], expected[name], rtol=2e-5, atol=2e-4, custom_message=name)
+
+
+TRANSPOSED_ERRORS = {
+    "channels": ((1, 4, 4, 3), (2, 2, 4, 2), {}, "3 channels"),
+    "output padding": ((1, 4, 4, 1), (2, 2, 1, 2), {"strides": 2, "output_padding": 2}, "output_padding=2"),
+    "padding": ((1, 2, 2, 1), (3, 3, 1, 2), {"padding": 2}, "leaves nothing"),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPOSED_ERRORS)
+def test_conv_transpose_errors_are_one_line(name):
+    x, w, options, words = TRANSPOSED_ERRORS[name]
+    with pytest.raises(InputError) as caught:
+        ops.conv_transpose(jnp.zeros(x), jnp.zeros(w), **options)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_depthwise_is_conv_with_as_many_groups(rng):
+    x, w = jnp.asarray(rng.normal(size=(2, 6, 5, 3)), jnp.float32), jnp.asarray(rng.normal(size=(3, 3, 1, 6)), jnp.float32)
+    chex.assert_trees_all_equal(ops.depthwise_conv(x, w, strides=2), ops.conv(x, w, strides=2, groups=3))
+
+
+def test_native_lowering_leaves_xla_its_convolution():
+    x, w = jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, 1, 3, 2))
+    with ops.native_lowering():
+        native = str(jax.make_jaxpr(lambda x, w: ops.max_pool(ops.conv(x, w), 2))(x, w))
+    assert "conv_general_dilated" in native and "reduce_window" in native and "platform_index" not in native
+    assert "platform_index" in str(jax.make_jaxpr(lambda x, w: ops.conv(x, w))(x, w))
+
+
+def test_one_export_holds_the_form_of_every_platform():
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((2, 6, 6, 3), (3, 3, 1, 3))]
+    conv = jax.jit(lambda x, w: jax.grad(lambda w: jnp.square(ops.conv(x, w, groups=3)).sum())(w))
+    exported = jax.export.export(conv, platforms=("cpu", "cuda", "tpu"))(*shapes)
+    x, w = (jnp.linspace(-1, 1, int(np.prod(s.shape))).reshape(s.shape) for s in shapes)
+    chex.assert_trees_all_close(exported.call(x, w), conv(x, w), rtol=1e-6)
+    assert "stablehlo.convolution" in exported.mlir_module()
+    assert "stablehlo.convolution" not in conv.lower(x, w).as_text()  # the depthwise form of a CPU
+
+
+@pytest.mark.parametrize("first", [0.0, np.nan, np.inf, -np.inf])
+def test_once_is_the_function(first):
+    x, w = jnp.arange(4.0), jnp.array([first, 1.0])
+    chex.assert_trees_all_equal(jax.jit(lambda x, w: once(lambda x, w: (x + 1, w * 2), x, w))(x, w), (x + 1, w * 2))
 
 
 @pytest.mark.parametrize("extent, strides", [((3, 2), (1, 1)), ((3, 2), (2, 3)), ((5, 3), (1, 2)), ((1, 1), (2, 2))])

@@ -1,6 +1,9 @@
 """Operations on channels-last arrays, each lowered the fastest way that was measured for the platform."""
 
-from jaxcnn.ops.conv import conv
+from jaxcnn.ops.conv import conv, conv_transpose, depthwise_conv
+from jaxcnn.ops.native import native_lowering
 from jaxcnn.ops.pooling import avg_pool, global_avg_pool, global_max_pool, max_pool
 
-__all__ = ["avg_pool", "conv", "global_avg_pool", "global_max_pool", "max_pool"]
+__all__ = [
+    "avg_pool", "conv", "conv_transpose", "depthwise_conv", "global_avg_pool", "global_max_pool", "max_pool", "native_lowering",
+]  # fmt: skip

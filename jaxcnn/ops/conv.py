@@ -1,14 +1,15 @@
 """Convolution of any rank: one differentiable function, lowered per platform (native on GPU and TPU, `cpu` by shape)."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
-from jax import lax
+import jax.numpy as jnp
 
 from jaxcnn.ops import cpu
-from jaxcnn.ops.geometry import Geometry, resolve_padding, to_tuple
-from jaxcnn.ops.native import native_forward, native_input_grad, native_kernel_grad
+from jaxcnn.ops.geometry import Geometry, extents, resolve_padding, to_tuple
+from jaxcnn.ops.native import by_platform, native_forward, native_input_grad, native_kernel_grad
 from jaxcnn.types import InputError
 
 Array = jax.Array
@@ -43,19 +44,79 @@ def conv(
         InputError: ranks, channels or groups do not fit each other, or the image is smaller than the kernel.
 
     """
-    rank = x.ndim - 2
-    if not 1 <= rank <= 3 or kernel.ndim != x.ndim:
-        raise InputError(f"conv: image {x.shape} and kernel {kernel.shape} must both have one, two or three spatial axes and two more")
-    if x.shape[-1] != kernel.shape[-2] * groups:
-        raise InputError(
-            f"conv: {x.shape[-1]} channels in {x.shape}, but kernel {kernel.shape} with groups={groups} needs {kernel.shape[-2] * groups}"
-        )
+    _check("conv", x, kernel, x.shape[-1], kernel.shape[-2] * groups)
     if kernel.shape[-1] % groups:
         raise InputError(f"conv: groups={groups} does not divide the {kernel.shape[-1]} output channels")
+    rank = x.ndim - 2
     strides, dilation = to_tuple(strides, rank, "strides"), to_tuple(dilation, rank, "dilation")
-    extent = tuple((k - 1) * d + 1 for k, d in zip(kernel.shape[:rank], dilation, strict=True))
-    pads = resolve_padding(padding, x.shape[1:-1], extent, strides)
+    pads = resolve_padding(padding, x.shape[1:-1], extents(kernel.shape[:rank], dilation), strides)
     return _forward(x, kernel, Geometry(strides, pads, dilation, groups))
+
+
+def depthwise_conv(x: Array, kernel: Array, **options) -> Array:
+    """Convolve every channel with kernels of its own: `conv` with as many groups as there are channels.
+
+    Args:
+        x: `[B, *spatial, C]`.
+        kernel: `[*window, 1, C x multiplier]`; outputs of one channel lie beside each other.
+        options: `strides`, `padding`, `dilation` of `conv`.
+
+    """
+    return conv(x, kernel, groups=x.shape[-1], **options)
+
+
+def conv_transpose(
+    x: Array,
+    kernel: Array,
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: str | int | Sequence[tuple[int, int]] = "SAME",
+    dilation: int | Sequence[int] = 1,
+    output_padding: int | Sequence[int] = 0,
+) -> Array:
+    """Transposed convolution, the exact transpose of `conv` (Zeiler et al., 2010), as in PyTorch and Keras.
+
+    `jax.lax.conv_transpose` flips the kernel by default; this does not.
+
+    Args:
+        x: `[B, *spatial, C_in]`.
+        kernel: `[*window, C_in, C_out]`.
+        strides: how many times larger the result is.
+        padding: what `conv` would have added to the result; `"SAME"` makes it exactly `strides` times larger.
+        dilation: distance between the taps of the kernel.
+        output_padding: rows to append at the end of each axis, less than the stride, where several sizes have the same convolution.
+
+    Returns:
+        `[B, *out, C_out]`, `out = (n - 1) * stride + window - low - high + output_padding` with numeric padding.
+
+    Raises:
+        InputError: ranks or channels do not fit each other, or nothing would be left.
+
+    """
+    _check("conv_transpose", x, kernel, x.shape[-1], kernel.shape[-2])
+    rank = x.ndim - 2
+    strides, dilation = to_tuple(strides, rank, "strides"), to_tuple(dilation, rank, "dilation")
+    extra, extent = to_tuple(output_padding, rank, "output_padding", 0), extents(kernel.shape[:rank], dilation)
+    if any(e >= s for e, s in zip(extra, strides, strict=True)):
+        raise InputError(f"output_padding={output_padding}: must be less than strides={strides}")
+    if padding == "SAME":
+        sizes = tuple(n * s for n, s in zip(x.shape[1:-1], strides, strict=True))
+        pads = resolve_padding(padding, tuple(max(n, e) for n, e in zip(sizes, extent, strict=True)), extent, strides)
+    else:
+        grown = tuple((n - 1) * s + e for n, s, e in zip(x.shape[1:-1], strides, extent, strict=True))
+        pads = resolve_padding(padding, grown, extent, strides)
+        sizes = tuple(n - low - high for n, (low, high) in zip(grown, pads, strict=True))
+    if min(sizes) < 1:
+        raise InputError(f"conv_transpose: padding={padding} leaves nothing of {grown}")
+    sizes = tuple(n + e for n, e in zip(sizes, extra, strict=True))
+    return _input_grad(x, kernel.swapaxes(-1, -2), Geometry(strides, pads, dilation), (x.shape[0], *sizes, kernel.shape[-1]))
+
+
+def _check(name: str, x: Array, kernel: Array, channels: int, expected: int) -> None:
+    if not 1 <= x.ndim - 2 <= 3 or kernel.ndim != x.ndim:
+        raise InputError(f"{name}: image {x.shape} and kernel {kernel.shape} must both have one, two or three spatial axes and two more")
+    if channels != expected:
+        raise InputError(f"{name}: {channels} channels in {x.shape}, but kernel {kernel.shape} with these groups needs {expected}")
 
 
 # Convolution is bilinear: each of the three maps below has the other two as its derivatives, so the triple is closed
@@ -75,6 +136,14 @@ def _kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -> Ar
     return _by_platform(cpu.conv_kernel_grad, native_kernel_grad, x, dy, g, shape)
 
 
+def _by_platform(cpu_form: Callable[..., Array], native_form: Callable[..., Array], a: Array, b: Array, *static: Any) -> Array:
+    def wide(a: Array, b: Array) -> Array:  # CPUs compute in 32 bits anyway, and sums of taps in 16 lose digits
+        dtype = jnp.promote_types(a.dtype, jnp.float32)
+        return cpu_form(a.astype(dtype), b.astype(dtype), *static).astype(a.dtype)
+
+    return by_platform(wide, lambda a, b: native_form(a, b, *static), a, b)
+
+
 _forward.defvjp(
     lambda x, w, g: (_forward(x, w, g), (x, w)),
     lambda g, res, dy: (_input_grad(dy, res[1], g, res[0].shape), _kernel_grad(res[0], dy, g, res[1].shape)),
@@ -87,7 +156,3 @@ _kernel_grad.defvjp(
     lambda x, dy, g, shape: (_kernel_grad(x, dy, g, shape), (x, dy)),
     lambda g, shape, res, ct: (_input_grad(res[1], ct, g, res[0].shape), _forward(res[0], ct, g)),
 )
-
-
-def _by_platform(cpu_form, native_form, a: Array, b: Array, *static) -> Array:
-    return lax.platform_dependent(a, b, cpu=lambda a, b: cpu_form(a, b, *static), default=lambda a, b: native_form(a, b, *static))

@@ -1,72 +1,93 @@
 """CPU formulations of convolution and its two gradients, chosen by shape.
 
 XLA's CPU backend brings convolutions into its fast layout only outside loops, runs 1x1 kernels and up to 64 output
-channels on one core, and multiplies far more than Winograd does; a matrix product uses every core.
+channels on one core, and multiplies far more than Winograd does; a matrix product uses every core. The bounds below
+come from `python -m experiments.benchmarks.ops`.
 """
 
 import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from jaxcnn.ops import winograd
-from jaxcnn.ops.geometry import Geometry
-from jaxcnn.ops.native import layout, native_forward, native_kernel_grad
+from jaxcnn.ops import depthwise, winograd
+from jaxcnn.ops.geometry import CHUNK_BYTES, Geometry, alone, as_forward, one_axis, out_sizes, scatter, summed_in_chunks, taps
+from jaxcnn.ops.native import layout, native_forward, once
 
 Array = jax.Array
 PATCH_BYTES = 48 << 20  # size up to which a matrix of patches and one product beat the direct convolution
+CORES_FROM = 128  # output channels from which XLA's own convolution runs on more than one core
+BLOCK = 32  # channels to which small groups are joined
 
 
 def conv_forward(x: Array, w: Array, g: Geometry) -> Array:
     """`[B, *spatial, C_in]` and `[*window, C_in / groups, C_out]` to `[B, *out, C_out]`."""
-    if _is_matmul(w, g):
+    if _is_matmul(w.shape, g):
         return _dot(x, w.reshape(w.shape[-2:]))
+    if depthwise.suits(x.shape, w.shape, g):
+        return once(lambda x, w: depthwise.forward(x, w, g), x, w)
+    if g.groups > 1:
+        kernels = _blocks(w, g.groups)
+        parts = zip(jnp.split(x, len(kernels), -1), kernels, strict=True)
+        return jnp.concatenate([conv_forward(x, w, g._replace(groups=1)) for x, w in parts], -1)
+    if x.ndim == 5:
+        y = conv_forward(_fold(x, w.shape[0], g), _flat(w), _plane(g))
+        return y.reshape(x.shape[0], -1, *y.shape[1:])
     if winograd.suits(x.shape, w.shape, x.dtype, g):
         return winograd.forward(x, w, g.padding)
-    out = [
-        (n + sum(p) - (k - 1) * d - 1) // s + 1
-        for n, p, k, d, s in zip(x.shape[1:-1], g.padding, w.shape, g.dilation, g.strides, strict=False)
-    ]
-    if w.shape[-2] > 1 and _patches_pay((x.shape[0], *out), w.shape, g):
+    places = x.shape[0] * math.prod(out_sizes(x.shape[1:-1], w.shape[:-2], g))
+    if x.shape[-1] > 1 and 48 <= w.shape[-1] < CORES_FROM and _fits(places, w.shape):
         return _dot(_patches(x, w.shape, g), w.reshape(-1, w.shape[-1]))
     return native_forward(x, w, g)
 
 
 def conv_input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
-    """Gradient to the input, `[B, *spatial, C_in]`, as a convolution of `dy` with the flipped kernel."""
-    if _is_matmul(w, g):
+    """Gradient to the input, `[B, *spatial, C_in]`."""
+    if _is_matmul(w.shape, g):
         return _dot(dy, w.reshape(w.shape[-2:]).T)
-    rank = dy.ndim - 2
-    reach = [(k - 1) * d for k, d in zip(w.shape[:rank], g.dilation, strict=True)]
-    pads = tuple(
-        (r - low, n - (o - 1) * s - 1 + low)
-        for r, (low, _), n, o, s in zip(reach, g.padding, shape[1:-1], dy.shape[1:-1], g.strides, strict=True)
-    )
-    window, (c_in, c_out) = w.shape[:rank], w.shape[rank:]
-    flipped = jnp.flip(w, tuple(range(rank))).reshape(*window, c_in, g.groups, c_out // g.groups)
-    flipped = jnp.moveaxis(flipped, -1, rank).swapaxes(-1, -2).reshape(*window, c_out // g.groups, g.groups * c_in)
-    if min(min(p) for p in pads) >= 0 and winograd.suits(dy.shape, flipped.shape, dy.dtype, g):
+    if depthwise.suits(shape, w.shape, g):
+        return once(lambda dy, w: depthwise.input_grad(dy, w, g, shape), dy, w)
+    if g.groups > 1:
+        kernels = _blocks(w, g.groups)
+        part = (*shape[:-1], shape[-1] // len(kernels))
+        parts = zip(jnp.split(dy, len(kernels), -1), kernels, strict=True)
+        return jnp.concatenate([conv_input_grad(dy, w, g._replace(groups=1), part) for dy, w in parts], -1)
+    if dy.ndim == 5:
+        folded = (shape[0] * dy.shape[1], *shape[2:4], w.shape[0] * w.shape[3])
+        dx = conv_input_grad(dy.reshape(-1, *dy.shape[2:]), _flat(w), _plane(g), folded)
+        return _unfold(dx.reshape(*dy.shape[:2], *folded[1:]), w.shape[0], g, shape)
+    pads, flipped = as_forward(dy.shape, w.shape, g, shape), jnp.flip(w, tuple(range(w.ndim - 2))).swapaxes(-1, -2)
+    if min(map(min, pads)) >= 0 and winograd.suits(dy.shape, flipped.shape, dy.dtype, g._replace(padding=pads)):
         return winograd.forward(dy, flipped, pads)
-    if max(g.strides) == 1 and min(min(p) for p in pads) >= 0 and _patches_pay(shape[:-1], flipped.shape, g):
-        return _dot(_patches(dy, flipped.shape, g._replace(padding=pads)), flipped.reshape(-1, flipped.shape[-1]))
+    if max(g.strides) == 1 or all(k <= s for k, s in zip(w.shape, g.strides, strict=False)):
+        if _fits(math.prod(dy.shape[:-1]), w.shape):
+            return _columns_grad(dy, w, g, shape)
+    elif max(g.dilation) == 1 and math.prod(-(-k // s) * s / k for k, s in zip(w.shape, g.strides, strict=False)) < 1.5:
+        return _phases_grad(dy, w, g, shape)
     return lax.conv_general_dilated(
-        dy, flipped, (1,) * rank, pads, lhs_dilation=g.strides, rhs_dilation=g.dilation, feature_group_count=g.groups,
-        dimension_numbers=layout(dy.ndim),
-    )  # fmt: skip
+        dy, flipped, (1,) * (dy.ndim - 2), pads, lhs_dilation=g.strides, rhs_dilation=g.dilation, dimension_numbers=layout(dy.ndim)
+    )
 
 
 def conv_kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
     """Gradient to the kernel, `[*window, C_in / groups, C_out]`."""
-    rank = x.ndim - 2
+    if depthwise.suits(x.shape, shape, g):
+        return once(lambda x, dy: depthwise.kernel_grad(x, dy, g, shape), x, dy)
     if g.groups > 1:
-        return native_kernel_grad(x, dy, g, shape)
+        per, one = _per(shape, g.groups), g._replace(groups=1)
+        part = (*shape[:-2], per * shape[-2], per * shape[-1] // g.groups)
+        parts = zip(*(jnp.split(z, g.groups // per, -1) for z in (x, dy)), strict=True)
+        return _from_blocks([conv_kernel_grad(x, dy, one, part) for x, dy in parts], shape, g.groups)
+    if x.ndim == 5:
+        depth, h, w, c, k = shape
+        flat = conv_kernel_grad(_fold(x, depth, g), dy.reshape(-1, *dy.shape[2:]), _plane(g), (h, w, depth * c, k))
+        return jnp.moveaxis(flat.reshape(h, w, depth, c, k), 2, 0)
     if winograd.suits(x.shape, shape, x.dtype, g):
         return winograd.kernel_grad(x, dy, g.padding)
-    if math.prod(shape[:rank]) == 1 or max(g.strides) > 1 or _patches_pay(dy.shape[:-1], shape, g):
-        columns = _patches(x, shape, g)
-        return _dot(columns.reshape(-1, columns.shape[-1]).T, dy.reshape(-1, dy.shape[-1])).reshape(shape)
+    few = math.prod(shape[:-1]) <= 32 or 32 < shape[-1] < CORES_FROM
+    if _is_matmul(shape, g) or max(g.strides) > 1 or (few and _fits(math.prod(dy.shape[:-1]), shape)):
+        return _patches_kernel_grad(x, dy, g, shape)
     pads = tuple(
         (low, (k - 1) * d + (o - 1) * s + 1 - n - low)
         for (low, _), k, d, o, s, n in zip(g.padding, shape, g.dilation, dy.shape[1:-1], g.strides, x.shape[1:-1], strict=False)
@@ -77,12 +98,12 @@ def conv_kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -
     return jnp.moveaxis(out, 0, -2)
 
 
-def _is_matmul(w: Array, g: Geometry) -> bool:
-    return math.prod(w.shape[:-2]) == 1 and g.groups == 1 and max(g.strides) == 1 and not any(map(any, g.padding))
+def _is_matmul(shape: tuple[int, ...], g: Geometry) -> bool:
+    return math.prod(shape[:-2]) == 1 and g.groups == 1 and max(g.strides) == 1 and not any(map(any, g.padding))
 
 
-def _patches_pay(places: tuple[int, ...], w_shape: tuple[int, ...], g: Geometry) -> bool:
-    return g.groups == 1 and 4 * math.prod(places) * math.prod(w_shape[:-1]) <= PATCH_BYTES
+def _fits(places: int, shape: tuple[int, ...]) -> bool:
+    return 4 * places * math.prod(shape[:-1]) <= PATCH_BYTES
 
 
 def _dot(a: Array, b: Array) -> Array:
@@ -90,13 +111,93 @@ def _dot(a: Array, b: Array) -> Array:
 
 
 def _patches(x: Array, shape: tuple[int, ...], g: Geometry) -> Array:
-    """The input of every tap beside each other: `[B, *out, taps x C_in]`, in the order of the flattened kernel."""
-    rank = x.ndim - 2
-    x = jnp.pad(x, ((0, 0), *((max(low, 0), max(high, 0)) for low, high in g.padding), (0, 0)))
-    outs = [(n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(x.shape[1:-1], shape, g.dilation, g.strides, strict=False)]
-    columns = []
-    for tap in np.ndindex(*shape[:rank]):
-        starts = [i * d for i, d in zip(tap, g.dilation, strict=True)]
-        stops = [a + (o - 1) * s + 1 for a, o, s in zip(starts, outs, g.strides, strict=True)]
-        columns.append(lax.slice(x, (0, *starts, 0), (x.shape[0], *stops, x.shape[-1]), (1, *g.strides, 1)))
-    return columns[0] if len(columns) == 1 else jnp.concatenate(columns, -1)
+    """The input of every tap beside each other: `[B, *out, taps x C_in]`, in the order of the flattened kernel.
+
+    With few channels axis by axis, which copies longer rows at a time.
+    """
+    if x.shape[-1] >= 16:
+        columns = list(taps(x, shape[:-2], g))
+        return columns[0] if len(columns) == 1 else jnp.concatenate(columns, -1)
+    for axis in reversed(range(x.ndim - 2)):
+        columns = list(taps(x, alone(shape[:-2], axis, 1), one_axis(g, axis)))
+        x = columns[0] if len(columns) == 1 else jnp.concatenate(columns, -1)
+    return x
+
+
+def _patches_kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
+    """Kernel gradient as patches times `dy`, a few images at a time where the patches would not stay in the cache."""
+    taps_in = math.prod(shape[:-1])
+
+    def product(x: Array, dy: Array) -> Array:
+        columns, rows = _patches(x, shape, g).reshape(-1, taps_in), dy.reshape(-1, shape[-1])
+        return _dot(rows.T, columns).T if shape[-1] <= CORES_FROM else _dot(columns.T, rows)
+
+    least = -(-CHUNK_BYTES // (4 * math.prod(dy.shape[1:-1]) * taps_in)) if math.prod(shape[:-2]) > 1 else len(x)
+    return summed_in_chunks(product, x, dy, least).reshape(shape)
+
+
+def _columns_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
+    """Input gradient as one product for all taps, whose columns are then added where they belong."""
+    c = w.shape[-2]
+    columns = _dot(dy, jnp.moveaxis(w, -1, 0).reshape(w.shape[-1], -1))  # [B, *out, taps x C_in]
+    return scatter(lambda n: columns[..., n * c : (n + 1) * c], w.shape[:-2], g, shape[1:-1])
+
+
+def _phases_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
+    """Input gradient of a strided convolution: all phases of the stride as channels of one convolution, then put in place."""
+    window, (c, k), rank = w.shape[:-2], w.shape[-2:], dy.ndim - 2
+    most = tuple(-(-k // s) for k, s in zip(window, g.strides, strict=True))
+    full = jnp.pad(w, (*((0, m * s - k) for m, s, k in zip(most, g.strides, window, strict=True)), (0, 0), (0, 0)))
+    full = full.reshape(*(n for pair in zip(most, g.strides, strict=True) for n in pair), c, k)
+    order = [*range(0, 2 * rank, 2), 2 * rank + 1, *range(1, 2 * rank, 2), 2 * rank]
+    kernel = jnp.flip(full.transpose(order), tuple(range(rank))).reshape(*most, k, -1)  # [*most, C_out, phases x C_in]
+    cells = [-(-(n + low) // s) for n, (low, _), s in zip(shape[1:-1], g.padding, g.strides, strict=True)]
+    pads = tuple((m - 1, c - o) for m, c, o in zip(most, cells, dy.shape[1:-1], strict=True))
+    phases = lax.conv_general_dilated(dy, kernel, (1,) * rank, pads, dimension_numbers=layout(dy.ndim))
+    return scatter(lambda n: phases[..., n * c : (n + 1) * c], g.strides, g, shape[1:-1])
+
+
+# Three spatial axes become two: what the taps of the first axis see is put side by side in the channels.
+def _flat(w: Array) -> Array:
+    """`[depth, h, w, C, K]` to `[h, w, depth x C, K]`."""
+    return jnp.moveaxis(w, 0, 2).reshape(*w.shape[1:3], -1, w.shape[-1])
+
+
+def _plane(g: Geometry) -> Geometry:
+    return Geometry(g.strides[1:], g.padding[1:], g.dilation[1:])
+
+
+def _fold(x: Array, depth: int, g: Geometry) -> Array:
+    """`[B, D, H, W, C]` to `[B x out, H, W, depth x C]`."""
+    folded = _patches(x, (depth, 1, 1, x.shape[-1], 1), one_axis(g, 0))
+    return folded.reshape(-1, *folded.shape[2:])
+
+
+def _unfold(dx: Array, depth: int, g: Geometry, shape: tuple[int, ...]) -> Array:
+    c = shape[-1]
+    return scatter(lambda n: dx[..., n * c : (n + 1) * c], (depth, 1, 1), one_axis(g, 0), shape[1:-1])
+
+
+# Small groups become few dense convolutions: `per` groups are one block, whose kernel is zero between them.
+def _per(shape: tuple[int, ...], groups: int) -> int:
+    widest = max(shape[-2], shape[-1] // groups)
+    return next(n for n in range(groups, 0, -1) if groups % n == 0 and (n == 1 or n * widest <= BLOCK))
+
+
+def _eye(per: int, dtype: jnp.dtype) -> Array:
+    return jnp.eye(per, dtype=dtype)[:, None, :, None]  # [per, 1, per, 1]
+
+
+def _blocks(w: Array, groups: int) -> list[Array]:
+    """Kernel `[*window, c, K]` as one dense kernel `[*window, per x c, per x k]` for each block."""
+    window, c, per = w.shape[:-2], w.shape[-2], _per(w.shape, groups)
+    blocks = jnp.split(w.reshape(*window, 1, c, groups, -1), groups // per, -2)  # [*window, 1, c, per, k] each
+    return [(lax.broadcast_to_rank(_eye(per, w.dtype), b.ndim) * b).reshape(*window, per * c, -1) for b in blocks]
+
+
+def _from_blocks(blocks: list[Array], shape: tuple[int, ...], groups: int) -> Array:
+    """Transpose of `_blocks`: what lies between the groups is left out."""
+    per = _per(shape, groups)
+    split = [b.reshape(*shape[:-2], per, shape[-2], per, -1) for b in blocks]
+    parts = [(lax.broadcast_to_rank(_eye(per, b.dtype), b.ndim) * b).sum(-4) for b in split]  # [*window, c, per, k]
+    return jnp.concatenate(parts, -2).reshape(shape)

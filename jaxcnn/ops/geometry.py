@@ -1,28 +1,64 @@
-"""Strides, windows and padding as plain tuples: the argument handling that every operation shares."""
+"""Strides, windows and padding as plain tuples, and the two moves that every CPU form is made of: `taps` and `scatter`."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from jaxcnn.types import InputError
 
+Array = jax.Array
+CHUNK_BYTES = 8 << 20  # of intermediate values that stay in the cache between being written and read
 Pads = tuple[tuple[int, int], ...]
 
 
 class Geometry(NamedTuple):
-    """The static part of a convolution; hashable, so it can key a compiled program."""
+    """The static part of a convolution or pooling; hashable, so it can key a compiled program."""
 
     strides: tuple[int, ...]
     padding: Pads
     dilation: tuple[int, ...]
-    groups: int
+    groups: int = 1
 
 
-def to_tuple(value: int | Sequence[int], rank: int, name: str) -> tuple[int, ...]:
-    """One positive integer an axis, from one number or a sequence."""
+def to_tuple(value: int | Sequence[int], rank: int, name: str, least: int = 1) -> tuple[int, ...]:
+    """One integer an axis, from one number or a sequence."""
     out = (value,) * rank if isinstance(value, int) else tuple(int(v) for v in value)
-    if len(out) != rank or min(out) < 1:
-        raise InputError(f"{name}={value}: must be a positive integer, or {rank} of them")
+    if len(out) != rank or min(out) < least:
+        raise InputError(f"{name}={value}: must be an integer of at least {least}, or {rank} of them")
     return out
+
+
+def alone(values: tuple, axis: int, other: Any) -> tuple:
+    """Return the values with all but one of them replaced."""
+    return tuple(v if i == axis else other for i, v in enumerate(values))
+
+
+def one_axis(g: Geometry, axis: int) -> Geometry:
+    """Return what the geometry does along one axis, and nothing along the others."""
+    return Geometry(alone(g.strides, axis, 1), alone(g.padding, axis, (0, 0)), alone(g.dilation, axis, 1))
+
+
+def extents(window: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
+    """Elements from the first to the last tap of a window."""
+    return tuple((k - 1) * d + 1 for k, d in zip(window, dilation, strict=True))
+
+
+def out_sizes(sizes: Sequence[int], window: Sequence[int], g: Geometry) -> tuple[int, ...]:
+    """Places where the window fits."""
+    reach = extents(window, g.dilation)
+    return tuple((n + sum(p) - e) // s + 1 for n, p, e, s in zip(sizes, g.padding, reach, g.strides, strict=True))
+
+
+def as_forward(dy_shape: tuple[int, ...], w_shape: tuple[int, ...], g: Geometry, shape: tuple[int, ...]) -> Pads:
+    """Padding with which a convolution of `dy`, dilated by the strides, with the flipped kernel is the input gradient."""
+    reach = [e - 1 for e in extents(w_shape[: len(g.strides)], g.dilation)]
+    places = zip(reach, g.padding, shape[1:-1], dy_shape[1:-1], g.strides, strict=True)
+    return tuple((r - low, n - (o - 1) * s - 1 + low) for r, (low, _), n, o, s in places)
 
 
 def resolve_padding(
@@ -51,3 +87,67 @@ def _pairs(padding: str | Sequence[tuple[int, int]], rank: int) -> Pads:
     if len(pads) != rank:
         raise InputError(f'padding={padding!r}: must be "SAME", "VALID", a number, or {rank} (low, high) pairs')
     return pads
+
+
+def taps(x: Array, window: Sequence[int], g: Geometry, fill: float = 0.0) -> Iterator[Array]:
+    """What each tap of the window sees, in row-major order: `[B, *out, C]` each, from `[B, *sizes, C]`."""
+    out = out_sizes(x.shape[1:-1], window, g)
+    if any(map(any, g.padding)):
+        x = jnp.pad(x, ((0, 0), *g.padding, (0, 0)), constant_values=fill)
+    for tap in np.ndindex(*window):
+        first = [i * d for i, d in zip(tap, g.dilation, strict=True)]
+        last = [i + (o - 1) * s + 1 for i, o, s in zip(first, out, g.strides, strict=True)]
+        yield lax.slice(x, (0, *first, 0), (x.shape[0], *last, x.shape[-1]), (1, *g.strides, 1))
+
+
+def scatter(part: Callable[[int], Array], window: Sequence[int], g: Geometry, sizes: Sequence[int]) -> Array:
+    """Transpose of `taps`: bring back what each tap gives and add it up, one phase of the stride at a time.
+
+    Args:
+        part: number of a tap, in row-major order, to `[B, *out, C]`.
+        window: taps an axis.
+        g: strides, padding, dilation.
+        sizes: of the result, `[B, *sizes, C]`.
+
+    """
+    cells = [-(-(n + low) // s) for n, (low, _), s in zip(sizes, g.padding, g.strides, strict=True)]  # of one phase
+    offsets = [[i * d for i, d in zip(tap, g.dilation, strict=True)] for tap in np.ndindex(*window)]
+    shape = jax.eval_shape(lambda: part(0))
+
+    def moved(n: int) -> Array:
+        lows = [i // s for i, s in zip(offsets[n], g.strides, strict=True)]
+        widths = [(low, c - low - o, 0) for low, c, o in zip(lows, cells, shape.shape[1:-1], strict=True)]
+        return lax.pad(part(n), jnp.zeros((), shape.dtype), ((0, 0, 0), *widths, (0, 0, 0)))
+
+    phases = []
+    for phase in np.ndindex(*g.strides):
+        mine = [n for n, o in enumerate(offsets) if all(i % s == p for i, s, p in zip(o, g.strides, phase, strict=True))]
+        phases.append(
+            functools.reduce(jnp.add, map(moved, mine)) if mine else jnp.zeros((shape.shape[0], *cells, shape.shape[-1]), shape.dtype)
+        )
+    full = _interleave(phases, g.strides)
+    widths = [(-low, n + low - f, 0) for n, (low, _), f in zip(sizes, g.padding, full.shape[1:-1], strict=True)]
+    return lax.pad(full, jnp.zeros((), shape.dtype), ((0, 0, 0), *widths, (0, 0, 0)))
+
+
+def _interleave(phases: list[Array], strides: tuple[int, ...], axis: int = 1) -> Array:
+    """Phases `[B, *cells, C]` in row-major order to `[B, *(cells x strides), C]`, axis by axis: a quarter of a transpose's time."""
+    if not strides:
+        return phases[0]
+    each = len(phases) // strides[0]
+    parts = [_interleave(phases[i : i + each], strides[1:], axis + 1) for i in range(0, len(phases), each)]
+    if len(parts) == 1:
+        return parts[0]
+    y = jnp.stack(parts, axis + 1)
+    return y.reshape(*y.shape[:axis], -1, *y.shape[axis + 2 :])
+
+
+def summed_in_chunks(product: Callable[[Array, Array], Array], a: Array, b: Array, least: int) -> Array:
+    """`product(a, b)`, linear in each, as the sum over chunks of at least `least` rows of both."""
+    rows = len(a)
+    size = next(n for n in range(1, rows + 1) if rows % n == 0 and n >= min(least, rows))
+    if size == rows:
+        return product(a, b)
+    cut = lambda z: z.reshape(rows // size, size, *z.shape[1:])  # noqa: E731
+    zero = jax.eval_shape(product, a[:size], b[:size])
+    return lax.scan(lambda total, part: (total + product(*part), None), jnp.zeros(zero.shape, zero.dtype), (cut(a), cut(b)))[0]

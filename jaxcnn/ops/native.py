@@ -1,11 +1,50 @@
 """XLA's own convolution and its transposes: right on GPU and TPU, and what every other lowering must equal."""
 
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.ops.geometry import Geometry
 
 Array = jax.Array
+_native_only = contextvars.ContextVar("native_only", default=False)
+
+
+@contextlib.contextmanager
+def native_lowering() -> Iterator[None]:
+    """Leave every operation that is traced in this context to XLA's own form, also on a CPU.
+
+    For comparisons, and where the last digits matter more than time: Winograd convolution differs by about 1e-5. What
+    `jax.jit` has compiled before stays as it was, so trace a new function.
+    """
+    token = _native_only.set(True)
+    try:
+        yield
+    finally:
+        _native_only.reset(token)
+
+
+def by_platform(cpu: Callable[..., Any], native: Callable[..., Any], *arrays: Any) -> Any:
+    """Choose between two forms of one operation when the program is lowered, so that an exported one is right everywhere."""
+    return native(*arrays) if _native_only.get() else lax.platform_dependent(*arrays, cpu=cpu, default=native)
+
+
+def once(function: Callable[..., Any], *arrays: Array) -> Any:
+    """`function(*arrays)`, its arguments and its result each computed once and kept in memory.
+
+    XLA's CPU fusion computes elementwise producers again in every consumer (a depthwise kernel gradient then computes its
+    cotangent once a tap), and removes `optimization_barrier` before it fuses. The branches of a condition are never fused
+    with what is around them; this one always holds, which the compiler cannot know.
+    """
+    some = arrays[-1][(0,) * arrays[-1].ndim]
+    shapes = jax.eval_shape(function, *arrays)
+    zeros = lambda *_: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)  # noqa: E731
+    return lax.cond((some <= jnp.inf) | jnp.isnan(some), function, zeros, *arrays)
 
 
 def layout(ndim: int) -> tuple[str, str, str]:

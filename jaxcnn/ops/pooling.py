@@ -2,18 +2,19 @@
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from jaxcnn.ops.geometry import Pads, resolve_padding, to_tuple
+from jaxcnn.ops.geometry import Geometry, alone, one_axis, resolve_padding, scatter, taps, to_tuple
+from jaxcnn.ops.native import by_platform
 from jaxcnn.types import InputError
 
 Array = jax.Array
-Window = tuple[tuple[int, ...], tuple[int, ...], Pads]
+Window = tuple[tuple[int, ...], Geometry]
+Choices = list[Array]
 
 
 def max_pool(
@@ -49,9 +50,9 @@ def avg_pool(
     padding: str | int | Sequence[tuple[int, int]] = "VALID",
 ) -> Array:
     """Mean over windows; padded zeros count, as in Flax and in PyTorch's default. Arguments as for `max_pool`."""
-    size, strides, pads = _window(x, window, strides, padding)
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    return functools.reduce(jnp.add, (piece for _, piece in _slices(x, size, strides))) / math.prod(size)
+    size, g = _window(x, window, strides, padding)
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (functools.reduce(jnp.add, taps(wide, size, g)) / math.prod(size)).astype(x.dtype)
 
 
 def global_avg_pool(x: Array) -> Array:
@@ -70,71 +71,63 @@ def _window(x: Array, window, strides, padding) -> Window:
         raise InputError(f"pool: image {x.shape} must have spatial axes, [batch, *spatial, channels]")
     size = to_tuple(window, rank, "window")
     steps = size if strides is None else to_tuple(strides, rank, "strides")
-    return size, steps, resolve_padding(padding, x.shape[1:-1], size, steps)
+    return size, Geometry(steps, resolve_padding(padding, x.shape[1:-1], size, steps), (1,) * rank)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _max_pool(x: Array, w: Window) -> Array:
-    return lax.platform_dependent(x, cpu=lambda x: _slice_max(x, w), default=lambda x: _window_max(x, w))
+    return by_platform(lambda x: _slice_max(x, w)[0], lambda x: _window_max(x, w), x)
+
+
+def _forward(x: Array, w: Window) -> tuple[Array, tuple[Array, Choices]]:
+    def native(x: Array) -> tuple[Array, Choices]:
+        choices = jax.eval_shape(lambda x: _slice_max(x, w)[1], x)
+        return _window_max(x, w), [jnp.zeros(c.shape, c.dtype) for c in choices]  # not read, so not stored
+
+    y, choices = by_platform(lambda x: _slice_max(x, w), native, x)
+    return y, (x, choices)
+
+
+def _backward(w: Window, res: tuple[Array, Choices], dy: Array) -> tuple[Array]:
+    slices = lambda x, choices, dy: _slice_max_grad(choices, dy, w, x.shape)  # noqa: E731
+    native = lambda x, choices, dy: jax.vjp(lambda x: _window_max(x, w), x)[1](dy)[0]  # noqa: E731
+    return (by_platform(slices, native, *res, dy),)
+
+
+_max_pool.defvjp(_forward, _backward)
 
 
 def _window_max(x: Array, w: Window) -> Array:
-    size, strides, pads = w
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, *size, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0)))
+    size, g = w
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, *size, 1), (1, *g.strides, 1), ((0, 0), *g.padding, (0, 0)))
 
 
-def _slice_max(x: Array, w: Window) -> Array:
-    return functools.reduce(jnp.maximum, (piece for _, piece in _slices(_pad_low(x, w), *w[:2])))
+def _stages(w: Window) -> list[Window]:
+    """Windows to reduce over one after another: all axes together where windows do not overlap, else the last axis first."""
+    size, g = w
+    if all(k <= s for k, s in zip(size, g.strides, strict=True)):
+        return [w]
+    return [(alone(size, axis, 1), one_axis(g, axis)) for axis in reversed(range(len(size)))]
 
 
-def _backward(w: Window, res: tuple[Array, Array], dy: Array) -> tuple[Array]:
-    x, y = res
-    native = lambda x, y, dy: jax.vjp(lambda x: _window_max(x, w), x)[1](dy)[0]  # noqa: E731
-    return (lax.platform_dependent(x, y, dy, cpu=lambda x, y, dy: _slice_max_grad(x, y, dy, w), default=native),)
+def _slice_max(x: Array, w: Window) -> tuple[Array, Choices]:
+    """Maximum and, for each stage, the tap that it came from; the first one where values tie."""
+    choices = []
+    for size, g in _stages(w):
+        dtype = jnp.uint8 if math.prod(size) < 256 else jnp.uint16
+        best, *rest = taps(x, size, g, -jnp.inf)
+        choice = jnp.zeros(best.shape, dtype)
+        for n, piece in enumerate(rest, 1):
+            choice = jnp.where(piece > best, dtype(n), choice)
+            best = jnp.maximum(best, piece)
+        x = best
+        choices.append(choice)
+    return x, choices
 
 
-_max_pool.defvjp(lambda x, w: ((y := _max_pool(x, w)), (x, y)), _backward)
-
-
-def _slice_max_grad(x: Array, y: Array, dy: Array, w: Window) -> Array:
-    """Give `dy` to the first element of each window that equals `y`, one phase of the stride at a time."""
-    size, strides, pads = w
-    out = y.shape[1:-1]
-    free, parts = jnp.ones(y.shape, bool), {}
-    for offset, piece in _slices(_pad_low(x, w), size, strides):
-        first = free & (piece == y)
-        free = free & ~first
-        parts[offset] = jnp.where(first, dy, 0)
-    reach = [o + (k - 1) // s for o, k, s in zip(out, size, strides, strict=True)]  # cells of one phase
-    phases = []
-    for phase in np.ndindex(*strides):
-        total = jnp.zeros((x.shape[0], *reach, x.shape[-1]), dy.dtype)
-        for offset, part in parts.items():
-            if all(i % s == p for i, s, p in zip(offset, strides, phase, strict=True)):
-                lows = [i // s for i, s in zip(offset, strides, strict=True)]
-                total = total + jnp.pad(part, ((0, 0), *((a, r - a - o) for a, r, o in zip(lows, reach, out, strict=True)), (0, 0)))
-        phases.append(total)
-    full = _interleave(phases, strides)
-    widths = tuple((-low, n + low - f) for n, (low, _), f in zip(x.shape[1:-1], pads, full.shape[1:-1], strict=True))
-    return lax.pad(full, jnp.zeros((), dy.dtype), ((0, 0, 0), *((a, b, 0) for a, b in widths), (0, 0, 0)))
-
-
-def _interleave(phases: list[Array], strides: tuple[int, ...]) -> Array:
-    """Phases `[B, *cells, C]` in row-major order to `[B, *(cells x strides), C]`."""
-    batch, *cells, channels = phases[0].shape
-    stacked = jnp.stack(phases).reshape(*strides, batch, *cells, channels)
-    rank = len(strides)
-    order = [rank] + [axis for i in range(rank) for axis in (rank + 1 + i, i)] + [2 * rank + 1]
-    return stacked.transpose(order).reshape(batch, *(c * s for c, s in zip(cells, strides, strict=True)), channels)
-
-
-def _pad_low(x: Array, w: Window) -> Array:
-    return jnp.pad(x, ((0, 0), *w[2], (0, 0)), constant_values=-jnp.inf) if any(map(any, w[2])) else x
-
-
-def _slices(x: Array, size: tuple[int, ...], strides: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Array]]:
-    """Every position of a window, in row-major order, with its elements in all windows: `[B, *out, C]`."""
-    outs = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], size, strides, strict=True)]
-    for offset in np.ndindex(*size):
-        stops = [i + (o - 1) * s + 1 for i, o, s in zip(offset, outs, strides, strict=True)]
-        yield offset, lax.slice(x, (0, *offset, 0), (x.shape[0], *stops, x.shape[-1]), (1, *strides, 1))
+def _slice_max_grad(choices: Choices, dy: Array, w: Window, shape: tuple[int, ...]) -> Array:
+    """Carry `dy` back to the chosen taps: `[B, *out, C]` to `shape`."""
+    before = [shape, *(c.shape for c in choices[:-1])]
+    for (size, g), choice, seen in reversed(list(zip(_stages(w), choices, before, strict=True))):
+        dy = scatter(lambda n, choice=choice, dy=dy: jnp.where(choice == n, dy, 0), size, g, seen[1:-1])
+    return dy

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcnn.ops.geometry import Geometry
+from jaxcnn.ops.geometry import CHUNK_BYTES, Geometry, Pads, summed_in_chunks
 
 Array = jax.Array
 
@@ -37,27 +37,36 @@ AT, G, BT = _matrices()
 
 def suits(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype, g: Geometry) -> bool:
     """Whether the shape is one for which this form measured faster than the direct convolution."""
-    c_in, c_out = w_shape[-2:]
-    tiles = x_shape[0] * -(-x_shape[1] // 4) * -(-x_shape[2] // 4) if len(x_shape) == 4 else 0
-    return (
-        len(x_shape) == 4 and w_shape[:2] == (3, 3) and g.groups == 1 and max(g.strides + g.dilation) == 1
-        and dtype == jnp.float32 and min(c_in, c_out) >= 16 and tiles >= 256
-    )  # fmt: skip
+    if len(x_shape) != 4 or w_shape[:2] != (3, 3) or g.groups > 1 or max(g.strides + g.dilation) > 1 or dtype != jnp.float32:
+        return False
+    out = [n + sum(p) - 2 for n, p in zip(x_shape[1:3], g.padding, strict=True)]
+    covered = [4 * -(-n // 4) for n in out]
+    tiles = x_shape[0] * covered[0] * covered[1] // 16
+    full = out[0] * out[1] >= 0.5 * covered[0] * covered[1]  # tiles that hang over the border are computed for nothing
+    return min(w_shape[2:]) >= 16 and tiles >= 64 and tiles * sum(w_shape[2:]) >= 1 << 13 and full
 
 
-def forward(x: Array, w: Array, padding) -> Array:
+def forward(x: Array, w: Array, padding: Pads) -> Array:
     """`[B, H, W, C]`, `[3, 3, C, K]`, `(low, high)` pairs to `[B, H', W', K]`."""
-    out = [n + low + high - 2 for n, (low, high) in zip(x.shape[1:3], padding, strict=True)]
-    product = lax.dot_general(_inputs(x, padding, out), _kernels(w), (((2,), (1,)), ((0,), (0,))))  # [36, tiles, K]
-    return _outputs(product, x.shape[0], out)
+    out = tuple(n + low + high - 2 for n, (low, high) in zip(x.shape[1:3], padding, strict=True))
+    return _outputs(_batched(_tiles(x, padding, out, BT), _kernels(w), 2, 1), x.shape[0], out)
 
 
-def kernel_grad(x: Array, dy: Array, padding) -> Array:
+def kernel_grad(x: Array, dy: Array, padding: Pads) -> Array:
     """Gradient to the kernel, `[3, 3, C, K]`, without leaving the Winograd domain before the last step."""
-    out = dy.shape[1:3]
-    v, m = _inputs(x, padding, out), _output_grads(dy)
-    u = lax.dot_general(v, m, (((1,), (1,)), ((0,), (0,))))  # [36, C, K]
-    return (jnp.asarray(np.kron(G, G).T, u.dtype) @ u.reshape(36, -1)).reshape(3, 3, *u.shape[1:])
+    out, c, k = dy.shape[1:3], x.shape[-1], dy.shape[-1]
+
+    def product(x: Array, dy: Array) -> Array:
+        return _batched(_tiles(x, padding, out, BT), _tiles(dy, ((0, 0), (0, 0)), out, AT.T), 1, 1)  # [36, C, K]
+
+    image = 144 * -(-out[0] // 4) * -(-out[1] // 4) * (c + k)
+    least = -(-max(CHUNK_BYTES, 4 * 144 * c * k) // image)  # images in a chunk, of which adding up must stay a small part
+    total = summed_in_chunks(product, x, dy, least)
+    return (jnp.asarray(np.kron(G, G).T, total.dtype) @ total.reshape(36, -1)).reshape(3, 3, c, k)
+
+
+def _batched(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
+    return lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((0,), (0,))))
 
 
 def _kernels(w: Array) -> Array:
@@ -73,29 +82,23 @@ def _combine(terms: list[Array], weights: np.ndarray) -> Array:
     return total
 
 
-def _inputs(x: Array, padding, out) -> Array:
-    """Transformed 6x6 input tiles, `[36, tiles, C]`."""
-    th, tw = -(-out[0] // 4), -(-out[1] // 4)
+def _tiles(x: Array, padding: Pads, out: tuple[int, int], matrix: np.ndarray) -> Array:
+    """Tiles of m x m pixels, 4 apart, transformed by `matrix` [6, m] on both sides: `[36, tiles, C]`.
+
+    Rows as one small matrix product, columns elementwise: as fast as reading and writing, which either alone is not.
+    """
+    m, (th, tw), (batch, h, w, c) = matrix.shape[1], (-(-n // 4) for n in out), x.shape
     (top, _), (left, _) = padding
-    x = jnp.pad(x, ((0, 0), (top, 4 * th + 2 - x.shape[1] - top), (left, 4 * tw + 2 - x.shape[2] - left), (0, 0)))
-    rows = [x[:, i : i + 4 * th - 3 : 4] for i in range(6)]  # each [B, th, W, C]
-    half = [_combine(rows, BT[a]) for a in range(6)]
-    tiles = [_combine([h[:, :, j : j + 4 * tw - 3 : 4] for j in range(6)], BT[b]) for h in half for b in range(6)]
-    return jnp.stack(tiles).reshape(36, -1, x.shape[-1])
+    x = jnp.pad(x, ((0, 0), (top, 4 * th + m - 4 - h - top), (left, 4 * tw + m - 4 - w - left), (0, 0)))
+    rows = jnp.stack([x[:, i : i + 4 * th - 3 : 4] for i in range(m)]).reshape(m, -1)
+    rows = (jnp.asarray(matrix, x.dtype) @ rows).reshape(6, batch, th, -1, c)
+    columns = [rows[:, :, :, j : j + 4 * tw - 3 : 4] for j in range(m)]
+    return jnp.stack([_combine(columns, matrix[i]) for i in range(6)], 1).reshape(36, -1, c)
 
 
-def _outputs(product: Array, batch: int, out) -> Array:
+def _outputs(product: Array, batch: int, out: tuple[int, int]) -> Array:
     """Products back to pixels: `[36, tiles, K]` to `[B, H', W', K]`; as one small matrix product, four times the speed of sums."""
-    th, tw = -(-out[0] // 4), -(-out[1] // 4)
+    th, tw = (-(-n // 4) for n in out)
     y = jnp.asarray(np.kron(AT, AT), product.dtype) @ product.reshape(36, -1)
     y = y.reshape(4, 4, batch, th, tw, -1).transpose(2, 3, 0, 4, 1, 5)
     return y.reshape(batch, 4 * th, 4 * tw, -1)[:, : out[0], : out[1]]
-
-
-def _output_grads(dy: Array) -> Array:
-    """Transpose of `_outputs`: `[B, H', W', K]` to `[36, tiles, K]`."""
-    batch, h, w, k = dy.shape
-    th, tw = -(-h // 4), -(-w // 4)
-    dy = jnp.pad(dy, ((0, 0), (0, 4 * th - h), (0, 4 * tw - w), (0, 0)))
-    dy = dy.reshape(batch, th, 4, tw, 4, k).transpose(2, 4, 0, 1, 3, 5).reshape(16, -1)
-    return (jnp.asarray(np.kron(AT, AT).T, dy.dtype) @ dy).reshape(36, -1, k)
