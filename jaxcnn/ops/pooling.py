@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxcnn.ops.geometry import Geometry, alone, one_axis, resolve_padding, scatter, taps, to_tuple
-from jaxcnn.ops.native import by_platform
+from jaxcnn.ops.native import by_platform, once
 from jaxcnn.types import InputError
 
 Array = jax.Array
@@ -84,7 +85,7 @@ def _forward(x: Array, w: Window) -> tuple[Array, tuple[Array, Choices]]:
         choices = jax.eval_shape(lambda x: _slice_max(x, w)[1], x)
         return _window_max(x, w), [jnp.zeros(c.shape, c.dtype) for c in choices]  # not read, so not stored
 
-    y, choices = by_platform(lambda x: _slice_max(x, w), native, x)
+    y, choices = by_platform(lambda x: once(lambda x: _slice_max(x, w), x), native, x)
     return y, (x, choices)
 
 
@@ -129,5 +130,17 @@ def _slice_max_grad(choices: Choices, dy: Array, w: Window, shape: tuple[int, ..
     """Carry `dy` back to the chosen taps: `[B, *out, C]` to `shape`."""
     before = [shape, *(c.shape for c in choices[:-1])]
     for (size, g), choice, seen in reversed(list(zip(_stages(w), choices, before, strict=True))):
+        if size == g.strides and not any(map(any, g.padding)):
+            dy = _tiled_grad(choice, dy, size, seen)
+            continue
         dy = scatter(lambda n, choice=choice, dy=dy: jnp.where(choice == n, dy, 0), size, g, seen[1:-1])
     return dy
+
+
+def _tiled_grad(choice: Array, dy: Array, size: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+    """The same where windows lie side by side: one comparison an element, `[B, *out, C]` to `shape`."""
+    inside = tuple(range(2, 2 * dy.ndim - 3, 2))  # an axis for the place in the window after each axis of windows
+    tap = np.arange(math.prod(size), dtype=choice.dtype).reshape(*(n for k in size for n in (1, k)), 1)[None]
+    tiles = jnp.where(jnp.expand_dims(choice, inside) == tap, jnp.expand_dims(dy, inside), 0)
+    dx = tiles.reshape(dy.shape[0], *(n * k for n, k in zip(dy.shape[1:-1], size, strict=True)), dy.shape[-1])
+    return jnp.pad(dx, [(0, n - m) for n, m in zip(shape, dx.shape, strict=True)])
