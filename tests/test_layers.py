@@ -3,14 +3,17 @@
 import functools
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from jaxcnn import InputError
 from jaxcnn.axis import AXIS, row_keys
-from jaxcnn.layers import BatchNorm, Conv, ConvNorm, Dense, Dropout, check_dropout, check_image
+from jaxcnn.layers import BatchNorm, Conv, ConvNorm, ConvTranspose, Dense, Dropout, SeparableConv, apply_block, check_dropout, check_image
+from jaxcnn.remat import recompute
 
 SHAPES = [(12, 5), (6, 7, 5), (6, 3, 4, 5), (4, 2, 3, 2, 5)]
 
@@ -85,6 +88,75 @@ def test_batch_norm_over_devices_equals_one(rng):
     np.testing.assert_allclose(y.reshape(x.shape), expected, atol=1e-5)
     for i in range(4):
         chex.assert_trees_all_close(jax.tree.map(lambda v, i=i: v[i], changed), changed_expected, rtol=1e-5)
+
+
+def norm_by_hand(variables, x, real, momentum=0.9, epsilon=1e-5):
+    """Batch norm in training, for automatic differentiation to take apart."""
+    weight = jnp.ones(x.shape) if real is None else jnp.broadcast_to(real.reshape(-1, *(1,) * (x.ndim - 1)), x.shape)
+    n = weight[..., 0].sum()
+    total = lambda values: (values * weight).reshape(-1, x.shape[-1]).sum(0) / n
+    spread = lambda c: c.reshape((1,) * (x.ndim - 1) + (-1,))
+    mean = total(x)
+    var = total((x - spread(mean)) ** 2)
+    params, old = variables["params"], variables["batch_stats"]
+    y = (x - spread(mean)) / jnp.sqrt(spread(var) + epsilon) * spread(params["scale"]) + spread(params["bias"])
+    now = {"mean": mean, "var": var * n / (n - 1)}
+    return y, {"batch_stats": {k: momentum * old[k] + (1 - momentum) * now[k] for k in old}}
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_batch_norm_gradient_equals_automatic_differentiation(shape, padded, rng):
+    """In double precision, through the output and the statistics, and once more through the gradient itself."""
+    with jax.enable_x64(True):
+        variables = jax.tree.map(lambda v: jnp.asarray(v, jnp.float64), norm_variables(5, rng))
+        x, towards = jnp.asarray(rng.normal(1, 3, shape)), jnp.asarray(rng.normal(size=shape))
+        real = jnp.asarray([1, 0] + [1] * (shape[0] - 2), jnp.float64) if padded else None
+        ours = lambda v, x, real: BatchNorm().apply(v, x, train=True, real=real, mutable=["batch_stats"])
+
+        def grads(form):
+            def loss(params, x):
+                y, changed = form({**variables, "params": params}, x, real)
+                stats = changed["batch_stats"]
+                return (jnp.sin(y) * towards).sum() + 3 * stats["mean"].sum() + (stats["var"] ** 2).sum()
+
+            first = lambda params, x: jax.grad(loss, (0, 1))(params, x)
+            squared = lambda params, x: sum((g**2).sum() for g in jax.tree.leaves(first(params, x)))
+            return jax.jit(lambda *a: (first(*a), jax.grad(squared, (0, 1))(*a)))(variables["params"], x)
+
+        got, expected = grads(ours), grads(norm_by_hand)
+        assert got[0][1].dtype == jnp.float64
+        chex.assert_trees_all_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_batch_norm_gradient_over_devices_equals_one(rng):
+    """Of the loss of all devices to each one's rows; that to the parameters is a share, which `plain` adds up."""
+    variables, x = norm_variables(5, rng), rng.normal(size=(8, 3, 5)).astype(np.float32)
+    real = np.array([1, 1, 1, 0, 0, 0, 1, 1], np.float32)
+
+    def grads(x, real):
+        loss = lambda params, x: jnp.sin(normalise({**variables, "params": params}, x, real)[0]).sum()
+        return jax.grad(loss, (0, 1))(variables["params"], x)
+
+    shares, dx = jax.vmap(grads, axis_name=AXIS)(x.reshape(4, 2, 3, 5), real.reshape(4, 2))
+    expected, dx_expected = grads(x, real)
+    chex.assert_trees_all_close(dx.reshape(x.shape), dx_expected, atol=1e-5)
+    chex.assert_trees_all_close(jax.tree.map(lambda g: g.sum(0), shares), expected, atol=1e-5)
+
+
+def test_batch_norm_statistics_are_float32_for_narrow_inputs(rng):
+    wide = (100 + rng.normal(size=(64, 8, 8, 3))).astype(np.float32)
+    x = jnp.asarray(wide, jnp.bfloat16)  # 1 in 128 of digits left: means of it in bfloat16 would be off by a half
+    variables = {"params": {"scale": jnp.ones(3), "bias": jnp.zeros(3)}, "batch_stats": {"mean": jnp.zeros(3), "var": jnp.zeros(3)}}
+    y, changed = normalise(variables, x, momentum=0.0)
+    rows = np.asarray(x, np.float64).reshape(-1, 3)
+    chex.assert_trees_all_close(changed["batch_stats"], {"mean": rows.mean(0), "var": rows.var(0, ddof=1)}, rtol=1e-5)
+    assert y.dtype == jnp.bfloat16 and changed["batch_stats"]["mean"].dtype == jnp.float32
+
+
+def test_batch_norm_can_begin_at_zero():
+    variables = BatchNorm(scale_init=jax.nn.initializers.zeros).init(jax.random.key(0), jnp.ones((2, 3)), train=True)
+    assert not variables["params"]["scale"].any()
 
 
 def test_batch_norm_init_changes_no_statistics(rng):
@@ -164,6 +236,90 @@ def test_conv_norm_is_conv_pool_norm_activation(rng):
     chex.assert_trees_all_close(y, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("padding", ["SAME", 1, ((0, 1), (1, 2))])
+@pytest.mark.parametrize("strides, window", [(2, (2, 2)), (2, (4, 4)), ((1, 3), (3, 4))])
+def test_conv_transpose_is_the_transpose_of_conv(strides, window, padding, rng):
+    module = ConvTranspose(3, window, strides, padding)
+    x = jnp.asarray(rng.normal(size=(2, 4, 5, 6)), jnp.float32)
+    params = {"kernel": jnp.asarray(rng.normal(size=(*window, 6, 3)), jnp.float32), "bias": jnp.arange(3.0)}
+    chex.assert_trees_all_equal_shapes(module.init(jax.random.key(0), x)["params"], params)
+    y = module.apply({"params": params}, x)
+    s = np.broadcast_to(strides, 2)
+    pads = np.broadcast_to(padding, (2, 2)).sum(-1) if padding != "SAME" else None
+    size = np.array([4, 5]) * s if padding == "SAME" else (np.array([4, 5]) - 1) * s + window - pads
+    assert y.shape == (2, *size, 3)
+    pads, layout = [(padding, padding)] * 2 if padding == 1 else padding, ("NHWC", "HWIO", "NHWC")
+    back = lambda y: lax.conv_general_dilated(y, params["kernel"].swapaxes(-1, -2), tuple(s), pads, dimension_numbers=layout)
+    (expected,) = jax.linear_transpose(back, y)(x)
+    chex.assert_trees_all_close(y, expected + params["bias"].reshape(1, 1, 1, 3), atol=1e-4)
+
+
+def test_conv_transpose_without_bias_in_bfloat16():
+    variables = ConvTranspose(2, use_bias=False, dtype="bfloat16").init(jax.random.key(0), jnp.ones((1, 3, 3, 1)))
+    assert set(variables["params"]) == {"kernel"} and variables["params"]["kernel"].dtype == jnp.float32
+    assert ConvTranspose(2, use_bias=False, dtype="bf16").apply(variables, jnp.ones((1, 3, 3, 1))).dtype == jnp.bfloat16
+
+
+def test_separable_conv_is_depthwise_then_pointwise(rng):
+    module = SeparableConv(6, (3, 3), 2)
+    x = jnp.asarray(rng.normal(size=(2, 8, 8, 4)), jnp.float32)
+    variables = module.init(jax.random.key(0), x, train=False)
+    shapes = jax.tree.map(jnp.shape, variables["params"])
+    assert shapes["depthwise"]["conv"] == {"kernel": (3, 3, 1, 4)} and shapes["pointwise"]["conv"] == {"kernel": (1, 1, 4, 6)}
+    each = lambda name, made, x: made.apply({k: v[name] for k, v in variables.items()}, x, train=False)
+    expected = each("pointwise", ConvNorm(6, (1, 1)), each("depthwise", ConvNorm(4, (3, 3), 2, groups=4), x))
+    chex.assert_trees_all_close(module.apply(variables, x, train=False), expected, atol=1e-6)
+    assert expected.shape == (2, 4, 4, 6)
+
+
+def test_recompute_changes_neither_values_nor_gradients(rng):
+    f = lambda x, rest: (jnp.tanh(x @ rest["w"]) ** 2, {"sum": x.sum() + rest["n"]})
+    x, rest = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32), {"w": jnp.asarray(rng.normal(size=(3, 5)), jnp.float32), "n": jnp.int32(2)}
+
+    def both(f):
+        loss = lambda x, w: (lambda y, more: y.sum() + more["sum"] ** 2)(*f(x, rest | {"w": w}))
+        first = jax.grad(loss, (0, 1))
+        second = jax.grad(lambda *a: sum(jnp.square(g).sum() for g in first(*a)), (0, 1))
+        return jax.jit(lambda *a: (loss(*a), first(*a), second(*a)))(x, rest["w"])
+
+    chex.assert_trees_all_close(both(recompute(f)), both(f), rtol=1e-5)
+
+
+class Dropping(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train, real=None):
+        return Dropout(0.5)(BatchNorm()(x, train=train, real=real), train=train)
+
+
+class Parent(nn.Module):
+    remat: bool = True
+
+    @nn.compact
+    def __call__(self, x, *, train, real=None):
+        return apply_block(Dropping(name="block"), x, train=train, real=real, remat=self.remat)
+
+
+def test_a_recomputed_block_drops_the_same_units_and_changes_the_same_statistics(rng):
+    x = jnp.asarray(rng.normal(size=(8, 16)), jnp.float32)
+    real = jnp.ones(8).at[6:].set(0)
+    variables = Parent().init(jax.random.key(0), x, train=True)
+    chex.assert_trees_all_equal(variables, Parent(False).init(jax.random.key(0), x, train=True))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(remat, bias):
+        scale = variables["params"]["block"]["BatchNorm_0"]["scale"]
+        options = {"train": True, "real": real, "rngs": {"dropout": jax.random.key(1)}, "mutable": ["batch_stats"]}
+        with_bias = lambda bias: {**variables, "params": {"block": {"BatchNorm_0": {"scale": scale, "bias": bias}}}}
+        y, vjp, changed = jax.vjp(lambda bias: Parent(remat).apply(with_bias(bias), x, **options), bias, has_aux=True)
+        return y, vjp(jnp.ones_like(y))[0], changed
+
+    y, dbias, changed = run(True, jnp.full(16, 3.0))
+    kept = y != 0
+    assert 0.2 < kept.mean() < 0.8
+    chex.assert_trees_all_close(dbias, 2.0 * kept.sum(0))  # the gradient knows which units the values lost
+    chex.assert_trees_all_close(changed, run(False, jnp.full(16, 3.0))[2], rtol=1e-6)
+
+
 def apply_to_other_channels(module):
     variables = module.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
     return module.apply(variables, jnp.zeros((1, 4, 4, 3)))
@@ -174,6 +330,7 @@ ERRORS = {
     "dtype": (lambda: check_image(jnp.zeros((1, 4, 4, 1), jnp.uint8)), "image dtype uint8"),
     "conv channels": (lambda: apply_to_other_channels(Conv(2)), "3 channels, but the parameters were made for 1"),
     "dense width": (lambda: apply_to_other_channels(Dense(2)), "3 inputs to a dense layer of 1"),
+    "conv transpose channels": (lambda: apply_to_other_channels(ConvTranspose(2)), "3 channels, but the parameters were made for 1"),
     "conv window": (lambda: apply_to_other_channels(Conv(2, (3,))), "spatial axes"),
     "dropout of 1": (lambda: drop(1.0, jnp.ones(3)), "dropout=1.0"),
     "negative dropout": (lambda: check_dropout(-0.1), "dropout=-0.1"),

@@ -3,8 +3,16 @@
 from jaxcnn.models.cnn import CNN, cnn
 from jaxcnn.models.lenet import LeNet5, lenet5
 from jaxcnn.models.mlp import MLP, mlp
+from jaxcnn.models.mobilenet import MobileNet, mobilenet_v1
+from jaxcnn.models.resnet import ResNet, resnet18, resnet34, resnet50, resnet101, resnet152
 from jaxcnn.models.tutorial import Tutorial, tutorial
 
-MODELS = {"cnn": cnn, "lenet5": lenet5, "mlp": mlp, "tutorial": tutorial}
+MODELS = {
+    "cnn": cnn, "lenet5": lenet5, "mlp": mlp, "mobilenet_v1": mobilenet_v1, "resnet18": resnet18, "resnet34": resnet34,
+    "resnet50": resnet50, "resnet101": resnet101, "resnet152": resnet152, "tutorial": tutorial,
+}  # fmt: skip
 
-__all__ = ["CNN", "MLP", "MODELS", "LeNet5", "Tutorial", "cnn", "lenet5", "mlp", "tutorial"]
+__all__ = [
+    "CNN", "MLP", "MODELS", "LeNet5", "MobileNet", "ResNet", "Tutorial", "cnn", "lenet5", "mlp", "mobilenet_v1", "resnet18", "resnet34",
+    "resnet50", "resnet101", "resnet152", "tutorial",
+]  # fmt: skip

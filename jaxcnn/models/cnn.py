@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import ops
-from jaxcnn.layers import BatchNorm, ConvNorm, Dense, Dropout, Network
+from jaxcnn.layers import BatchNorm, ConvNorm, Dense, Dropout, Network, apply_block
+from jaxcnn.precision import widened
 from jaxcnn.types import InputError
 
 Array = jax.Array
@@ -26,6 +27,7 @@ class CNN(Network):
     widths: Sequence[int] = (32, 64, 128, 128)
     dropout: float = 0.0
     norm: Callable[..., nn.Module] = BatchNorm
+    remat: bool = False
     dtype: Any = None
 
     @property
@@ -46,14 +48,15 @@ class CNN(Network):
         """Return `stem` at half the resolution and `stage1`, `stage2`, ... at a quarter, each `[B, h, w, width]`."""
         if min(x.shape[1:3]) < self.smallest:
             raise InputError(f"image shape {tuple(x.shape)}: must be at least {self.smallest}x{self.smallest} pixels; enlarge it")
-        out = {"stem": self.stem(x, train=train, real=real)}
+        call = functools.partial(apply_block, train=train, real=real, remat=self.remat)
+        out = {"stem": call(self.stem, x)}
         for i, stage in enumerate(self.stages, 1):
-            out[f"stage{i}"] = stage(list(out.values())[-1], train=train, real=real)
+            out[f"stage{i}"] = call(stage, list(out.values())[-1])
         return out
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
         """Logits `[B, num_classes]` from the last stage, pooled by mean and by maximum."""
-        last = features[f"stage{len(self.stages)}"].astype(jnp.float32)
+        last = widened(features[f"stage{len(self.stages)}"])
         pooled = jnp.concatenate([ops.global_avg_pool(last), ops.global_max_pool(last)], -1)
         return self.logits(self.drop(pooled, train=train))
 
@@ -63,7 +66,8 @@ def cnn(num_classes: int = 10, **options: Any) -> CNN:
 
     Args:
         num_classes: logits.
-        options: `widths` (channels of the stem and of each stage, at least two), `dropout` before the last layer, `norm`, `dtype`.
+        options: `widths` (channels of the stem and of each stage, at least two), `dropout` before the last layer, `norm`,
+            `remat` (less memory in training, more time), `dtype`.
 
     """
     return CNN(num_classes, **options)

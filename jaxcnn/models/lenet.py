@@ -11,6 +11,7 @@ import jax
 
 from jaxcnn import ops
 from jaxcnn.layers import Conv, Dense, Dropout, Network
+from jaxcnn.precision import widened
 
 Array = jax.Array
 
@@ -28,7 +29,7 @@ class LeNet5(Network):
         self.conv2 = Conv(16, (5, 5), padding="VALID", dtype=self.dtype)
         self.dense1, self.dense2 = Dense(120, dtype=self.dtype), Dense(84, dtype=self.dtype)
         self.drop = Dropout(self.dropout)
-        self.logits = Dense(self.num_classes, dtype=self.dtype, kernel_init=nn.initializers.lecun_normal())
+        self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
     def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
         """Return `stage1` and `stage2`; an image below 32x32 is padded to it, as the paper does."""
@@ -42,7 +43,7 @@ class LeNet5(Network):
         """Logits `[B, num_classes]`."""
         x = features["stage2"]
         x = nn.relu(self.dense2(nn.relu(self.dense1(x.reshape(x.shape[0], -1)))))
-        return self.logits(self.drop(x, train=train))
+        return self.logits(widened(self.drop(x, train=train)))
 
 
 def lenet5(num_classes: int = 10, **options: Any) -> LeNet5:

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from jaxcnn.layers import Dense, Dropout, Network
+from jaxcnn.precision import widened
 
 Array = jax.Array
 
@@ -23,7 +24,7 @@ class MLP(Network):
         """Make the layers."""
         self.hidden = [Dense(width, dtype=self.dtype) for width in self.widths]
         self.drop = Dropout(self.dropout)
-        self.logits = Dense(self.num_classes, dtype=self.dtype, kernel_init=nn.initializers.lecun_normal())
+        self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
     def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
         """Return `stage1`, `stage2`, ...: the hidden layers, `[B, width]`."""
@@ -36,7 +37,7 @@ class MLP(Network):
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
         """Logits `[B, num_classes]`."""
         del train
-        return self.logits(features[f"stage{len(self.widths)}"])
+        return self.logits(widened(features[f"stage{len(self.widths)}"]))
 
 
 def mlp(num_classes: int = 10, **options: Any) -> MLP:

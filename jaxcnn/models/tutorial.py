@@ -7,6 +7,7 @@ import jax
 
 from jaxcnn import ops
 from jaxcnn.layers import Conv, Dense, Dropout, Network
+from jaxcnn.precision import widened
 
 Array = jax.Array
 
@@ -24,7 +25,7 @@ class Tutorial(Network):
         self.conv = Conv(32, (3, 3), padding="VALID", dtype=self.dtype, kernel_init=init)
         self.dense = Dense(128, dtype=self.dtype, kernel_init=init)
         self.drop = Dropout(self.dropout)
-        self.logits = Dense(self.num_classes, dtype=self.dtype, kernel_init=init)
+        self.logits = Dense(self.num_classes, kernel_init=init)
 
     def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
         """Return `stem`, `[B, (H - 2) / 2, (W - 2) / 2, 32]`; ReLU after pooling gives the same and is cheaper."""
@@ -35,7 +36,7 @@ class Tutorial(Network):
         """Logits `[B, num_classes]`."""
         x = features["stem"]
         x = nn.relu(self.dense(x.reshape(x.shape[0], -1)))  # [B, 128]
-        return self.logits(self.drop(x, train=train))
+        return self.logits(widened(self.drop(x, train=train)))
 
 
 def tutorial(num_classes: int = 10, **options: Any) -> Tutorial:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.metrics import count
+from jaxcnn.precision import widened
 from jaxcnn.types import Batch, InputError, Mean, Metric, Task, align, real
 
 Array = jax.Array
@@ -53,6 +54,8 @@ def _per_channel(name: str, values: float | Sequence[float], image: Array) -> Ar
 def from_model(model: Any, criterion: Criterion, metrics: Mapping[str, Metric], inputs: Callable[[Batch], Array]) -> Task:
     """Join a Linen model, a criterion and metrics; the model is called as `apply(variables, x, train=, real=)`.
 
+    Outputs narrower than float32 are cast to it, so losses and metrics are float32 whatever the model computes in.
+
     Args:
         model: a Linen module.
         criterion: `(outputs, batch) -> (values, weights)`, `[B]` or `[B, ...]`; padding is weighed out here.
@@ -78,9 +81,10 @@ def from_model(model: Any, criterion: Criterion, metrics: Mapping[str, Metric], 
             rngs={"dropout": key},
             mutable=list(model_state),
         )
+        outputs = widened(outputs)
         return weighed(outputs, batch), (outputs, {**model_state, **changed})
 
     def predict(variables: Any, batch: Batch) -> Any:
-        return model.apply(variables, inputs(batch), train=False)
+        return widened(model.apply(variables, inputs(batch), train=False))
 
     return Task(init, loss, predict, {"loss": weighed, "count": count, **metrics})
