@@ -1,0 +1,140 @@
+"""Images a second through each input path: `python -m experiments.benchmarks.input`, against tf.data, PyTorch's DataLoader and Grain.
+
+The data are the real digits that ship inside scikit-learn, enlarged, written to a temporary folder in each format.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.util
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.benchmarks import harness, report, tutorial
+from experiments.benchmarks.peers.input import NAME
+from experiments.benchmarks.processes import FailedError
+from jaxcnn import InputError
+
+SUBJECTS = ("jaxcnn", "tf.data", "torch", "grain")
+# what a format needs in the interpreter of each peer that can read it
+READERS = {
+    "resident": {"jaxcnn": (), "tf.data": (), "torch": (), "grain": ()},
+    "jpeg": {"jaxcnn": (), "tf.data": (), "torch": ("PIL",), "grain": ("PIL",)},
+    "array_record": {"jaxcnn": (), "torch": ("tensorflow_datasets",), "grain": ("tensorflow_datasets",)},
+    "tfrecord": {"jaxcnn": (), "tf.data": ()},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(harness.Settings):
+    """Count the images that each input path delivers in a second."""
+
+    batch_size: int = 64
+    """Images in a batch."""
+    image_size: int = 64
+    """Side that the digits are enlarged to."""
+
+
+def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
+    """Write the data in every format, then read them in turn."""
+    config = bench.config
+    for name, least in (("batch_size", 1), ("image_size", 8)):
+        if getattr(config, name) < least:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: must be at least {least}")
+    size = config.image_size
+    cases = bench.chosen({
+        f"resident gather {size}x{size}": "resident", f"folder of JPEG {size}x{size}": "jpeg",
+        f"TFDS array_record into memory {size}x{size}": "array_record", f"TFDS tfrecord streamed {size}x{size}": "tfrecord",
+    })  # fmt: skip
+    images = 256 if config.smoke else 8192
+    arrays = {name: np.resize(a, (images, *a.shape[1:])) for name, a in tutorial.digits(size).items()}  # each digit several times
+
+    def measured() -> Iterator[list[report.Row]]:
+        with tempfile.TemporaryDirectory(prefix="jaxcnn-benchmark-") as folder:
+            for name, kind in cases.items():
+                try:
+                    path = WRITERS[kind](pathlib.Path(folder) / kind, arrays)
+                except FailedError as error:
+                    bench.give_up(name, "every subject", error)
+                    continue
+                case = {
+                    "kind": kind,
+                    "path": str(path),
+                    "batch": config.batch_size,
+                    "images": len(arrays["x_train"]),
+                    "pixels": size * size,
+                }
+                (work,) = harness.work("input", {name: case}).values()
+                lacking = bench.lacking({s: READERS[kind][s] for s in bench.subjects if s in READERS[kind]})
+                for subject, reason in lacking.items():
+                    bench.give_up(name, subject, FailedError(reason))
+                able = [s for s in bench.subjects if s in READERS[kind] and s not in lacking]
+                samples, facts = harness.in_turn(bench, "input", name, case, able, seconds=1.0)
+                rates = {s: [1 / t for t in times] for s, times in samples.items()}
+                yield report.make_rows(name, "images/s", rates, facts, 1 / harness.floor_seconds(work, bench.rates))
+
+    return measured()
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> pathlib.Path:
+    """Write one `.npz` file."""
+    np.savez(path.with_suffix(".npz"), **arrays)
+    return path.with_suffix(".npz")
+
+
+def write_jpegs(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> pathlib.Path:
+    """Write a folder a class."""
+    from PIL import Image
+
+    for i, (image, label) in enumerate(zip(arrays["x_train"], arrays["y_train"], strict=True)):
+        (path / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path / str(label) / f"{i}.jpg", quality=90)
+    return path
+
+
+def write_tfds(kind: str, path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> pathlib.Path:
+    """Prepare a set with TFDS.
+
+    Raises:
+        FailedError: TensorFlow is not here, which preparing needs.
+
+    """
+    if importlib.util.find_spec("tensorflow") is None:
+        raise FailedError("preparing the data needs TensorFlow: pip install 'jaxcnn[tfds]'")
+    import tensorflow_datasets as tfds
+
+    class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """The digits, as PNG."""
+
+        VERSION, name = tfds.core.Version("1.0.0"), NAME
+
+        def _info(self) -> Any:
+            shape = (*arrays["x_train"].shape[1:], 1)
+            features = {"image": tfds.features.Image(shape=shape), "label": tfds.features.ClassLabel(num_classes=10)}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, manager: Any) -> dict[str, Any]:
+            return {part: self._generate_examples(part) for part in ("train", "test")}
+
+        def _generate_examples(self, part: str) -> Iterator[tuple[int, dict[str, Any]]]:
+            for i, (image, label) in enumerate(zip(arrays[f"x_{part}"], arrays[f"y_{part}"], strict=True)):
+                yield i, {"image": image[..., None], "label": int(label)}
+
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(None):
+        Digits(data_dir=path, file_format=kind).download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=4))
+    return path
+
+
+WRITERS = {
+    "resident": write_arrays, "jpeg": write_jpegs,
+    "array_record": functools.partial(write_tfds, "array_record"), "tfrecord": functools.partial(write_tfds, "tfrecord"),
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    harness.run("input", Config, SUBJECTS, measure)

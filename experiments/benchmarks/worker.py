@@ -1,0 +1,73 @@
+"""The process that one subject runs in: `python -m experiments.benchmarks.worker BENCHMARK SUBJECT`, a JSON line in, a JSON line out."""
+
+import importlib
+import json
+import os
+import resource
+import sys
+import time
+from typing import Any
+
+from experiments.benchmarks.peers import Prepared
+from experiments.benchmarks.processes import peak_resident_mb
+
+
+def peak_memory_mb() -> float:
+    """Peak of the device's memory in use where there is one of its own, else of this process's resident set."""
+    for library, peak in (("torch", _torch_peak), ("jax", _jax_peak)):
+        if library in sys.modules and (found := peak(sys.modules[library])):
+            return found / 2**20
+    # what getrusage says begins with the peak of the process that started this one, so /proc goes first
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return peak_resident_mb(os.getpid()) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _torch_peak(torch: Any) -> int:
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+
+
+def _jax_peak(jax: Any) -> int:
+    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+
+
+def timed(prepared: Prepared, seconds: float, most: int) -> list[float]:
+    """Seconds of each call: as many as fit in `seconds`, at least one, at most `most`; the first only counts if it takes that long."""
+    times: list[float] = []
+    while len(times) < 2 or (sum(times) < seconds and len(times) <= most):
+        start = time.perf_counter()
+        prepared.call()
+        times.append(time.perf_counter() - start)
+        if times[0] >= seconds:
+            break
+    return [t / prepared.per for t in times[1:] or times]
+
+
+def main() -> None:
+    """Answer requests until there are no more; what libraries print goes to standard error."""
+    benchmark, subject = sys.argv[1:]
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    if subject in ("jaxcnn", "rates"):
+        from experiments import process
+
+        process.reuse_memory()  # as the experiments do; the peers run as their users start them
+    prepare = getattr(importlib.import_module(f"experiments.benchmarks.peers.{benchmark}"), subject.replace("-", "_").replace(".", "_"))
+    prepared = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if request["do"] == "prepare":
+                prepared, answer = prepare(request["case"]), {}
+            elif request["do"] == "time":
+                answer = {"times": timed(prepared, request["seconds"], request["most"])}
+            elif request["do"] == "memory":
+                answer = {"peak_memory_mb": peak_memory_mb()}
+            else:
+                answer = prepared.facts()
+        except Exception as error:  # whatever it is, it is this subject's alone
+            answer = {"failed": f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]}
+        print(json.dumps(answer), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    main()
