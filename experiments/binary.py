@@ -28,7 +28,7 @@ class Config(cli.Settings):
     epochs: int = 40
     """Passes over the training rows."""
     model: str = "cnn"
-    """cnn, lenet5, tutorial or mlp."""
+    """cnn, lenet5, tutorial, mlp, resnet18 or another of jaxcnn.models.MODELS."""
     learning_rate: float = 2e-3
     """Highest value of the one-cycle schedule of AdamW."""
     weight_decay: float = 5e-2
@@ -56,13 +56,13 @@ def load(config: Config) -> jc.data.Splits:
 
 def plan(config: Config) -> common.Plan:
     """Say what to train, from the flags."""
-    cli.one_of("--model", config.model, jc.models.MODELS)
+    model = common.model(config.model, config, num_classes=1, dropout=config.dropout)
     rate, decay = jc.optim.check_rate(config.learning_rate), config.weight_decay
     jc.layers.check_dropout(config.dropout)
     splits = load(config)
     image = splits.train.example()["image"]
     build = {
-        "model": {"name": config.model, "options": {"num_classes": 1, "dropout": config.dropout}},
+        "model": model,
         "task": {"name": "classification", "options": {"head": "sigmoid", **common.pixel_statistics(splits.train)}},
         "ema": config.ema,
         "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},

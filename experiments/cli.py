@@ -1,8 +1,10 @@
 """The command line that every experiment shares: flags, presets, resume, signals, and exit codes instead of tracebacks."""
 
+import atexit
 import contextlib
 import dataclasses
 import difflib
+import gc
 import logging
 import os
 import pathlib
@@ -16,6 +18,7 @@ import jax
 import tyro
 
 import jaxcnn as jc
+from experiments import process
 from jaxcnn import runs
 from jaxcnn.parallel import STRATEGIES
 
@@ -40,6 +43,12 @@ class Settings:
     """How a step is compiled: auto, jit, sharded, pmap or eager."""
     devices: int = 0
     """How many devices to use; 0 for all that JAX sees."""
+    precision: str = "float32"
+    """What the network computes in: float32 or bf16 (bfloat16; parameters, statistics, losses and metrics stay float32)."""
+    accumulate: int = 1
+    """Compute the gradient of a batch in so many parts, one after another, to need less memory."""
+    remat: bool = False
+    """Compute the stages' values anew in the backward pass instead of keeping them: less memory, more time."""
     early_stopping: int = 0
     """Stop after so many epochs without a better validation loss; 0 for never."""
     validation_fraction: float = 0.1
@@ -58,6 +67,12 @@ class Settings:
     """Print class and probabilities of these images with the model of --checkpoint, and do nothing else."""
     smoke: bool = False
     """A run of a few seconds: few rows, few steps."""
+    profile: str = ""
+    """Folder for a trace of a few dispatches, for TensorBoard, XProf or Perfetto."""
+    compilation_cache: str = ""
+    """Folder where compiled programs are kept, so that the next run starts sooner; by default one of the user's, off for none."""
+    reuse_memory: bool = True
+    """On a CPU with glibc, keep large buffers for their next use instead of giving them back to the system each time."""
 
 
 MAY_CHANGE = {
@@ -70,9 +85,12 @@ MAY_CHANGE = {
     "evaluate",
     "predict",
     "data_dir",
+    "profile",
+    "compilation_cache",
     "reuse_memory",
 }
-POSITIVE = ("batch_size", "eval_batch_size")
+POSITIVE = ("batch_size", "eval_batch_size", "accumulate")
+PRECISIONS = {"float32": {}, "bf16": {"dtype": "bfloat16"}}
 NOT_NEGATIVE = ("epochs", "max_steps", "devices", "early_stopping", "limit_examples", "seed", "image_size")
 
 
@@ -123,10 +141,15 @@ def run(
     log.setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs a traceback for what we say in a line
     sys.unraisablehook = _without_late_callbacks
+    atexit.register(gc.freeze)  # else half a second goes, at exit, to looking for garbage in what goes anyway
     signals, code = Signals(), 0
     folder: list[pathlib.Path] = []
     try:
-        main(_parse(config_type, name, presets or {}), signals, folder)
+        config = _parse(config_type, name, presets or {})
+        if config.reuse_memory:
+            process.reuse_memory()
+        process.keep_programs(config.compilation_cache)
+        main(config, signals, folder)
         signals.ignore()
     except (jc.InputError, jc.DivergedError, OSError, jax.errors.JaxRuntimeError) as error:
         signals.ignore()
@@ -192,6 +215,7 @@ def check(config: Settings) -> None:
     if not 0 < config.validation_fraction < 1:
         raise jc.InputError(f"--validation-fraction {config.validation_fraction}: must be above 0 and below 1")
     one_of("--strategy", config.strategy, STRATEGIES)
+    one_of("--precision", config.precision, PRECISIONS)
     if (config.evaluate or config.predict) and not config.checkpoint:
         raise jc.InputError("--evaluate and --predict need --checkpoint RUN, a run's folder")
 

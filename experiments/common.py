@@ -2,6 +2,8 @@
 
 import dataclasses
 import datetime
+import functools
+import importlib
 import json
 import logging
 import math
@@ -11,6 +13,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import Any
 
@@ -19,15 +22,17 @@ import numpy as np
 import optax
 
 import jaxcnn as jc
-from experiments import START, outputs
+from experiments import START, cli, outputs, process
 from experiments.cli import Settings, Signals
 from jaxcnn import runs
 from jaxcnn.checkpoint import digest, flatten
 from jaxcnn.data.folder import read_image
-from jaxcnn.parallel import choose_devices
+from jaxcnn.parallel import choose_devices, empty
 from jaxcnn.types import scalars
 
 log = logging.getLogger("jaxcnn")
+# what the end of an epoch, or of the run, imports
+LATER = ("orbax.checkpoint", "tensorboardX", "matplotlib.figure", "matplotlib.backends.backend_agg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,17 +69,21 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
         The content of `summary.json`.
 
     """
-    requested = config
+    requested, profile = config, process.Profile(config.profile)
     config, splits, notes = _fitted(config, plan)
     per_epoch = splits.train.size / config.batch_size
     steps = math.ceil(config.epochs * per_epoch)
     steps = min(steps, config.max_steps) if config.max_steps else steps
-    state, run, ev = _prepared(config, plan, splits, max(steps, 1))
-    folder = _open_folder(name, requested, plan, splits)
+    with ThreadPoolExecutor(1) as thread:
+        hashing = thread.submit(_data_digest, splits.train)
+        state, run, ev = _prepared(config, plan, splits, max(steps, 1))
+    folder = _open_folder(name, requested, plan, splits, hashing.result())
     for note in notes:
         log.warning(note)
     opened.append(folder)
-    splits = splits._replace(train=dataclasses.replace(splits.train, seed=config.seed), valid=splits.valid.placed(ev.put))
+    splits = splits._replace(train=dataclasses.replace(splits.train, seed=config.seed))
+    if jax.default_backend() != "cpu":  # there the rows are in the device's memory already
+        splits = splits._replace(valid=splits.valid.placed(ev.put))
     screen, lines, first = outputs.Screen(steps, config.batch_size), outputs.Log(folder, per_epoch), []
 
     def validate(state: jc.State) -> dict[str, Any]:
@@ -82,14 +91,17 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
         return {f"validation/{k}": v for k, v in values.items()} | {"validation/seconds": seconds}
 
     def progress(at: int, values: dict[str, Any]) -> None:
-        first.append(time.perf_counter() - START)
+        if not first:
+            first.extend((time.perf_counter() - START, time.time()))
+            _get_ready(ev, _weights(state), splits.valid, config.eval_batch_size)
+        profile.dispatch()
         screen.dispatch(at, values)
 
     def record(row: dict[str, Any]) -> None:
         lines.row(row)
         screen.row(row)
 
-    with signals.while_training(), screen:
+    with signals.while_training(), screen, profile:
         fitted = jc.fit(
             run,
             state,
@@ -105,10 +117,13 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
             progress=progress,
             stop=signals.stop,
         )
-    summary = _test(ev, fitted, splits.test, config, lines)
+    with ThreadPoolExecutor(1) as thread:
+        drawing = thread.submit(outputs.plot_curves, folder / "curves.png", list(lines.rows))
+        summary = _test(ev, fitted, splits.test, config, lines)
+        drawing.result()
     summary |= _summary(name, config, plan, splits, run, fitted)
-    summary |= {"seconds_to_first_step": first[0] if first else None, "checkpoint": str(folder)}
-    outputs.plot_curves(folder / "curves.png", lines.rows)
+    seconds, at = first or (None, None)
+    summary |= {"seconds_to_first_step": seconds, "first_step_at": at, "checkpoint": str(folder)}
     if "confusion" in summary["test"]:
         outputs.plot_confusion(folder / "confusion_matrix.png", np.array(summary["test"]["confusion"]), splits.train.classes)
     outputs.write_json(folder / "summary.json", summary)
@@ -119,6 +134,25 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
         flush=True,
     )
     return summary
+
+
+def model(name: str, config: Settings, **options: Any) -> dict[str, Any]:
+    """What `runs.build` makes a model from: its name, its own options, and those that the flags of every experiment ask for."""
+    cli.one_of("--model", name, jc.models.MODELS)
+    if config.remat and not hasattr(jc.models.MODELS[name](), "remat"):
+        able = [known for known, make in jc.models.MODELS.items() if hasattr(make(), "remat")]
+        raise jc.InputError(f"--remat: --model {name} has no stages to compute anew; {', '.join(able)} have")
+    return {"name": name, "options": options | cli.PRECISIONS[config.precision] | ({"remat": True} if config.remat else {})}
+
+
+def _get_ready(ev: jc.Run, variables: Any, valid: Any, batch_size: int) -> None:
+    """Do beside training what the first validation, save and plot would wait for: their imports, and compiling the evaluation."""
+
+    def compile_evaluation() -> None:
+        if ev.devices == 1:  # programs that talk between devices must not be started by two threads
+            ev.call(ev.put(variables), empty(ev.place(next(valid.once(batch_size)))))
+
+    process.meanwhile(process.return_memory, *(functools.partial(importlib.import_module, name) for name in LATER), compile_evaluation)
 
 
 def _test(ev: jc.Run, fitted: jc.Fit, test: Any, config: Settings, lines: outputs.Log) -> dict[str, Any]:
@@ -135,13 +169,19 @@ def _prepared(config: Settings, plan: Plan, splits: jc.data.Splits, steps: int) 
     """Make the first state and compile the training and evaluation steps."""
     _, task = runs.build(plan.build)
     tx, decay = plan.optimizer(steps), plan.build.get("ema")
-    step = plan.wrap(jc.make_train_step(task, tx))
-    state = jc.init_state(task, tx, splits.train.example(), config.seed)
-    if decay:
-        step, state = jc.with_ema(step, decay), jc.start_ema(state)
+    step = plan.wrap(jc.make_train_step(task, tx, jc.accumulate(config.accumulate)))
+    step = jc.with_ema(step, decay) if decay else step
+    begin = lambda batch: jc.init_state(task, tx, batch, config.seed)  # noqa: E731
+    begin_all = lambda batch: jc.start_ema(begin(batch)) if decay else begin(batch)  # noqa: E731
+    state = jax.jit(begin_all, compiler_options=_once())(splits.train.example())
     devices = config.devices or None
     run = jc.compile_step(step, config.strategy, devices)
     return state, run, jc.compile_step(jc.make_eval_step(task), config.strategy, devices, donate=False)
+
+
+def _once() -> dict[str, Any] | None:
+    """Options for a program that runs only once: on a CPU, compiling it well takes a second or two longer than running it."""
+    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
 
 
 def _weights(state: jc.State) -> Any:
@@ -190,15 +230,21 @@ def _fitted(config: Settings, plan: Plan) -> tuple[Settings, jc.data.Splits, lis
             raise jc.InputError(f"--devices {devices}: more than the {splits.train.size} training rows; give fewer")
         notes.append(f"--batch-size {batch}: {'lowered' if near < batch else 'raised'} to {near}, a multiple of the {devices} devices")
         batch = near
+    if batch // devices % config.accumulate:
+        raise jc.InputError(f"--accumulate {config.accumulate}: must divide the {batch // devices} rows of a device")
     if config.eval_batch_size % devices:
         notes.append(f"--eval-batch-size {config.eval_batch_size}: padded for the {devices} devices; padding counts nowhere")
     return dataclasses.replace(config, batch_size=batch), splits, notes
 
 
-def _open_folder(name: str, config: Settings, plan: Plan, splits: jc.data.Splits) -> pathlib.Path:
+def _data_digest(data: Any) -> str | None:
+    """SHA-256 of rows in memory; streamed ones are known by their number alone."""
+    return digest(data.arrays) if hasattr(data, "arrays") else None
+
+
+def _open_folder(name: str, config: Settings, plan: Plan, splits: jc.data.Splits, sha256: str | None) -> pathlib.Path:
     """Make the run's folder with `config.json` in it, or check that the one to resume is of the same run."""
-    arrays = getattr(splits.train, "arrays", None)
-    data = {"name": plan.dataset, "rows": [part.size for part in splits], "sha256": digest(flatten(dict(arrays))) if arrays else None}
+    data = {"name": plan.dataset, "rows": [part.size for part in splits], "sha256": sha256}
     if config.resume:
         folder = pathlib.Path(config.workdir)
         before = runs.read_config(folder)

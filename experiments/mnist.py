@@ -10,7 +10,7 @@ import pathlib
 from typing import Any
 
 import jaxcnn as jc
-from experiments import cli, common
+from experiments import cli, common, process
 from jaxcnn import runs
 
 TUTORIAL = {
@@ -35,7 +35,7 @@ class Config(cli.Settings):
     image_size: int = 0
     """Side that images are brought to; by default 28 for digits, else as stored."""
     model: str = "cnn"
-    """cnn, lenet5, tutorial or mlp."""
+    """cnn, lenet5, tutorial, mlp, resnet18 or another of jaxcnn.models.MODELS."""
     optimizer: str = "adamw"
     """sgd, adam, adamw or lamb."""
     schedule: str = "one_cycle"
@@ -60,12 +60,13 @@ def load(config: Config) -> tuple[str, jc.data.Splits]:
     """Find the data that `--dataset` means: their name and splits."""
     options: dict[str, Any] = {"validation_fraction": config.validation_fraction}
     sizes = {"size": config.image_size or None}
+    prepared = {"data_dir": config.data_dir or None, "cache": process.cache_folder("data")}
     path = pathlib.Path(config.dataset)
     if config.dataset == "digits":
         return "digits", jc.data.digits(**options)
     if config.dataset == "auto":
         try:
-            return "mnist", jc.data.tfds("mnist", data_dir=config.data_dir or None, **options)
+            return "mnist", jc.data.tfds("mnist", **prepared, **options)
         except jc.InputError as error:
             print(f"dataset auto: using the embedded digits, because {error} (--data-dir)", flush=True)
             return "digits", jc.data.digits(**options)
@@ -78,15 +79,14 @@ def load(config: Config) -> tuple[str, jc.data.Splits]:
     for known in ("auto", "digits"):
         if difflib.SequenceMatcher(None, config.dataset.lower(), known).ratio() > 0.75:
             raise jc.InputError(f"--dataset {config.dataset!r}: unknown; did you mean {known!r}?")
-    return config.dataset, jc.data.tfds(config.dataset, data_dir=config.data_dir or None, **options, **sizes)
+    return config.dataset, jc.data.tfds(config.dataset, **prepared, **options, **sizes)
 
 
 def plan(config: Config) -> common.Plan:
     """Say what to train, from the flags."""
-    cli.one_of("--model", config.model, jc.models.MODELS)
     cli.one_of("--optimizer", config.optimizer, jc.optim.OPTIMIZERS)
     cli.one_of("--schedule", config.schedule, SCHEDULES)
-    model = {"name": config.model, "options": {"dropout": config.dropout}}
+    model = common.model(config.model, config, dropout=config.dropout)
     optimizer(config, 1), jc.layers.check_dropout(config.dropout)  # refuse bad values before data are read
     name, splits = load(config)
     size = config.image_size or (28 if name == "digits" else None)

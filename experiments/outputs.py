@@ -115,8 +115,8 @@ class Screen:
 
 def plot_curves(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Loss and accuracy by epoch, one panel each; blue circles train, orange squares validate, readable without colour."""
-    plt = _pyplot()
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure = _figure(10, 4)
+    panels = figure.subplots(1, 2)
     styles = {"train": ("#0072B2", "o"), "validation": ("#D55E00", "s")}
     for panel, name in zip(panels, ("loss", "accuracy"), strict=True):
         for split, (colour, marker) in styles.items():
@@ -127,15 +127,14 @@ def plot_curves(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
         panel.set(xlabel="epoch", ylabel=name)
         panel.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def plot_confusion(path: pathlib.Path, matrix: np.ndarray, classes: Sequence[str]) -> None:
     """Rows the truth, columns the prediction, shaded by share of the row; counts are written in up to 20 classes."""
-    plt = _pyplot()
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     side = min(max(4.0, 0.55 * len(classes)), 16)
-    figure, panel = plt.subplots(figsize=(side + 1, side), layout="constrained")
+    figure = _figure(side + 1, side)
+    panel = figure.subplots()
     shades = panel.imshow(share, cmap="Blues", vmin=0, vmax=1)
     if len(classes) <= 20:
         panel.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 3 else 0)
@@ -145,13 +144,10 @@ def plot_confusion(path: pathlib.Path, matrix: np.ndarray, classes: Sequence[str
     panel.set(xlabel="predicted", ylabel="true")
     figure.colorbar(shades, label="share of the true class")
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
-def _pyplot() -> Any:
-    import matplotlib
+def _figure(width: float, height: float) -> Any:
+    """Make a figure without pyplot, which no two threads may import or use at once, and which looks for a screen."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
+    return Figure(figsize=(width, height), layout="constrained")

@@ -1,6 +1,7 @@
 """Checkpoints through Orbax: latest and best, each with our own digest, because Orbax restores a flipped byte without complaint."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -12,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from jaxcnn.types import InputError, Tree
 
@@ -86,13 +86,19 @@ class Checkpoints:
 
     def __init__(self, folder: str | pathlib.Path, read_only: bool = False):
         self.folder, self.read_only, self.kept = pathlib.Path(folder).absolute(), read_only, _Kept()
-        passive = {"read_only": True, "save_interval_steps": 0, "create": False} if read_only else {"cleanup_tmp_directories": True}
-        options = ocp.CheckpointManagerOptions(preservation_policy=self.kept, **passive)
-        self.manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "loop"))
+        if not read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    @functools.cached_property
+    def manager(self) -> Any:
+        """Orbax's own, made when there is something to read or write: a new run trains before that."""
+        passive = {"read_only": True, "save_interval_steps": 0, "create": False} if self.read_only else {"cleanup_tmp_directories": True}
+        options = _orbax().CheckpointManagerOptions(preservation_policy=self.kept, **passive)
+        return _orbax().CheckpointManager(self.folder, options=options, item_names=("state", "loop"))
 
     def steps(self) -> list[int]:
         """Return the steps that can be restored, the newest first."""
-        return sorted(self.manager.all_steps(), reverse=True)
+        return sorted(self.manager.all_steps(), reverse=True) if self.folder.is_dir() and any(self.folder.iterdir()) else []
 
     def save(self, step: int, state: Tree, loop: dict[str, Any], best: int | None = None) -> None:
         """Write state and loop record, and keep step `best` as well; returns when they are copied, while the disk works on.
@@ -103,7 +109,7 @@ class Checkpoints:
         """
         self.kept.best = (*self.kept.best[-1:], best)
         flat = flatten(state)  # a copy: the state's buffers are donated to the next dispatch
-        record = {"format": FORMAT, "digest": _seal(flat, loop), "loop": loop}
+        record, ocp = {"format": FORMAT, "digest": _seal(flat, loop), "loop": loop}, _orbax()
         items = ocp.args.Composite(state=ocp.args.StandardSave(flat), loop=ocp.args.JsonSave(record))
         self._guard(lambda: self.manager.save(step, args=items))
 
@@ -115,6 +121,7 @@ class Checkpoints:
             InputError: it is of a newer format.
 
         """
+        ocp = _orbax()
         try:
             record = self.manager.restore(step, args=ocp.args.Composite(loop=ocp.args.JsonRestore()))["loop"]
             if record["format"] > FORMAT:
@@ -162,8 +169,9 @@ class Checkpoints:
             OSError: a save that was under way could not be written.
 
         """
-        self._guard(self.manager.wait_until_finished)
-        self.manager.close()
+        if "manager" in vars(self):
+            self._guard(self.manager.wait_until_finished)
+            self.manager.close()
 
     def _guard(self, action: Callable[[], Any]) -> None:
         try:
@@ -185,7 +193,14 @@ def reading(folder: str | pathlib.Path) -> Any:
     try:
         yield checkpoints
     finally:
-        checkpoints.manager.close()
+        checkpoints.close()
+
+
+def _orbax() -> Any:
+    """Import Orbax, which takes as long as Flax and Optax together; every start would pay for what the first save needs."""
+    import orbax.checkpoint as ocp
+
+    return ocp
 
 
 def _plain(leaf: Any) -> Any:

@@ -1,5 +1,6 @@
 """evaluate and collect: every row of a data set exactly once, whatever the batch size and the devices."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcnn.data.ahead import ahead
 from jaxcnn.parallel import compile_map, empty, host
 from jaxcnn.types import InputError, Run, Tree, add, compute
 
@@ -17,7 +19,7 @@ def evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 256) -> 
     Args:
         run: a compiled evaluation step (`make_eval_step`), with `donate=False`.
         variables: what the step carries, `{"params": ..., ...}`.
-        data: a data set; one that was placed with `run.put` is not moved again.
+        data: a data set; rows that were not placed with `run.put` go to the device while it works on those before.
         batch_size: rows at a time over all devices; changes speed and memory, never the result.
 
     Returns:
@@ -31,18 +33,19 @@ def evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 256) -> 
 
 
 def timed_evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 256) -> tuple[dict[str, Any], float]:
-    """Like `evaluate`, with the seconds that its dispatches took, compilation left out."""
+    """Like `evaluate`, with the seconds that it took, compilation left out."""
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}: must be at least 1")
     _has_rows(data)
-    variables, data, total, seconds = run.put(variables), data.placed(run.put), None, 0.0
-    for chunk in data.once(batch_size, run.devices):
-        if total is None:
-            jax.block_until_ready(run.call(variables, empty(chunk)))
-        start = time.perf_counter()
-        sums = host(run.call(variables, chunk)[1])
-        seconds += time.perf_counter() - start
-        total = sums if total is None else add(total, sums)
+    variables, total, waiting, start = run.put(variables), None, None, 0.0
+    with contextlib.closing(ahead(data.once(batch_size, run.devices), run.place)) as chunks:
+        for chunk in chunks:
+            if total is None:
+                total, start = host(run.call(variables, empty(chunk))[1]), time.perf_counter()  # compiles, the first time
+            _, sums = run.call(variables, chunk)
+            total, waiting = total if waiting is None else add(total, host(waiting)), sums  # the one before: this one runs on
+    total = add(total, host(waiting))
+    seconds = time.perf_counter() - start
     return compute(total), seconds
 
 

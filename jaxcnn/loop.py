@@ -1,21 +1,23 @@
 """fit: plain Python around compiled dispatches; everything a caller may change is a function passed in."""
 
+import contextlib
 import dataclasses
 import logging
 import math
 import pathlib
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxcnn.checkpoint import Checkpoints, DamagedError, unflatten
+from jaxcnn.data.ahead import ahead
 from jaxcnn.optim import learning_rate
-from jaxcnn.parallel import empty, host
+from jaxcnn.parallel import Chunk, empty, host
 from jaxcnn.types import InputError, Run, State, add, compute, scalars
 
 logger = logging.getLogger("jaxcnn")
@@ -107,7 +109,7 @@ def fit(
 
     """
     _check(run, train, batch_size, steps, every, monitor, mode, patience)
-    state, train = run.put(jax.tree.map(lambda x: x.copy(), state)), train.placed(run.put)
+    state, train = run.put(_copied(state)), train.placed(run.put)
     every = every or max(steps, 1)
     record, room = Record(batch_size, train.seed, train.size, monitor), _room(every, train.capacity)
     saver = Checkpoints(workdir) if workdir else None
@@ -133,7 +135,7 @@ def fit(
             row = scalars(row | dict(validate(state) if validate else {}))
             record.partial, record.seconds = None, 0.0
             if _improves(record, row, mode):
-                best = jax.device_get(jax.tree.map(lambda x: x.copy(), state))  # the buffers are donated to the next dispatch
+                best = jax.device_get(_copied(state))  # the buffers are donated to the next dispatch
             record.history.append(row)
             if log:
                 log(row)
@@ -195,6 +197,12 @@ def _period(run: Run, state: State, train: Any, record: Record, room: int, end: 
     pending: deque = deque()
     aim = 1
 
+    def chunks(start: int) -> Iterator[Chunk]:
+        while start < end:
+            count = min(aim, room, end - start)  # as long as suits when it is read
+            yield train.chunk(record.batch_size, start, count, room)
+            start += count
+
     def settle(down_to: int) -> None:
         nonlocal total, clock, aim
         while len(pending) > down_to:
@@ -207,16 +215,18 @@ def _period(run: Run, state: State, train: Any, record: Record, room: int, end: 
             if progress:
                 progress(last, compute(sums))
 
-    while at < end and not (stop and stop()):
-        count = min(aim, room, end - at)
-        chunk = train.chunk(record.batch_size, at, count, room)
-        if total is None:
-            state, sums = run.call(state, empty(chunk))  # compiles, the first time, and runs nothing
-            total, clock = _begin(record, host(sums)), time.perf_counter()
-        state, sums = run.call(state, chunk)
-        at += count
-        pending.append((count, at, sums))
-        settle(IN_FLIGHT - 1)
+    with contextlib.closing(ahead(chunks(at), run.place)) as read:
+        for chunk in read:
+            if stop and stop():
+                break
+            if total is None:
+                state, sums = run.call(state, empty(chunk))  # compiles, the first time, and runs nothing
+                total, clock = _begin(record, host(sums)), time.perf_counter()
+            state, sums = run.call(state, chunk)
+            count = int(chunk.count)
+            at += count
+            pending.append((count, at, sums))
+            settle(IN_FLIGHT - 1)
     settle(0)
     if int(state.step) != at:
         raise ValueError(f"the step counter is {int(state.step)} after {at} batches: a Step must return a state whose step is one higher")
@@ -252,9 +262,15 @@ def _finite(sums: Mapping[str, Any], first: int, last: int, state: State) -> Non
             raise DivergedError(f"{'the loss' if name == 'loss' else name} is {shown} at {where}{_at_rate(state)}")
 
 
+@jax.jit
+def _copied(state: State) -> State:
+    """Copy a state, all its leaves in one program."""
+    return jax.tree.map(jnp.copy, state)
+
+
 def _sound(state: State) -> None:
     """Refuse to save parameters that are no numbers: the loss shows it only one step later."""
-    if not np.isfinite(float(optax.tree.norm(state.params))):
+    if not all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(state.params)):
         raise DivergedError(f"the parameters are no longer finite after step {int(state.step)}{_at_rate(state)}")
 
 

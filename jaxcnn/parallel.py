@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxcnn.axis import AXIS, all_sum
@@ -87,12 +87,16 @@ def compile_step(step: Step, strategy: str = "auto", devices: int | Sequence[jax
         if len(chosen) > 1:
             raise InputError(f"devices={len(chosen)}: strategy {strategy!r} runs on one; use sharded or pmap")
         call = functools.partial(_eager, step) if strategy == "eager" else jax.jit(_loop(step), donate_argnums=(0,) if donate else ())
-        return Run(call, lambda tree: jax.device_put(tree, chosen[0]), 1, strategy)
+        here = SingleDeviceSharding(chosen[0])
+        return Run(call, lambda tree: jax.device_put(tree, here), 1, strategy, functools.partial(_placed, whole=here, split=here))
     mesh = Mesh(np.array(chosen), (AXIS,))
     whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(None, AXIS))
     donated = (0,) if donate else ()
-    call = _sharded(_loop(step), whole, split, donated) if strategy == "sharded" else _pmapped(_loop(step), chosen, donated)
-    return Run(call, lambda tree: jax.device_put(tree, whole), len(chosen), strategy)
+    put = lambda tree: jax.device_put(tree, whole)  # noqa: E731
+    if strategy == "pmap":  # which divides the rows itself
+        return Run(_pmapped(_loop(step), chosen, donated), put, len(chosen), strategy)
+    place = functools.partial(_placed, whole=whole, split=split)
+    return Run(_sharded(_loop(step), whole, place, donated), put, len(chosen), strategy, place)
 
 
 def choose_devices(devices: int | Sequence[jax.Device] | None, strategy: str) -> list[jax.Device]:
@@ -114,6 +118,7 @@ def choose_devices(devices: int | Sequence[jax.Device] | None, strategy: str) ->
 
 def _loop(step: Step) -> Callable[[Tree, Chunk], tuple[Tree, Tree]]:
     """Run `chunk.count` steps; a dynamic count needs no second program for a shorter tail, and 0 compiles without running."""
+    step = jax.jit(step, inline=True)  # traced once, for its shapes and for the loop's body
 
     def loop(carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
         shapes = jax.eval_shape(step, carry, chunk.at(0))[1]
@@ -138,13 +143,14 @@ def _eager(step: Step, carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
     return carry, sums
 
 
-def _sharded(loop: Callable, whole: NamedSharding, split: NamedSharding, donate: tuple[int, ...]) -> Callable:
+def _placed(chunk: Chunk, whole: Any, split: Any) -> Chunk:
+    """Move a chunk to the devices, but for its count, which the host asks for."""
+    return jax.device_put(chunk, chunk.layout(whole, split))._replace(count=chunk.count)
+
+
+def _sharded(loop: Callable, whole: NamedSharding, place: Callable[[Chunk], Chunk], donate: tuple[int, ...]) -> Callable:
     compiled = jax.jit(loop, donate_argnums=donate, out_shardings=whole)
-
-    def call(carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
-        return compiled(carry, jax.device_put(chunk, chunk.layout(whole, split)))
-
-    return call
+    return lambda carry, chunk: compiled(carry, place(chunk))
 
 
 def _pmapped(loop: Callable, devices: list[jax.Device], donate: tuple[int, ...]) -> Callable:

@@ -114,6 +114,7 @@ class Run(NamedTuple):
         put: places a tree where the step wants it: state and resident arrays, once.
         devices: a batch must have a multiple of this many rows.
         strategy: `"eager"`, `"jit"`, `"sharded"` or `"pmap"`.
+        place: moves a chunk to the devices ahead of its call; `call` takes chunks that were not placed as well.
 
     """
 
@@ -121,6 +122,7 @@ class Run(NamedTuple):
     put: Callable[[Tree], Tree]
     devices: int
     strategy: str
+    place: Callable[[Any], Any] = lambda chunk: chunk
 
 
 def add(a: Tree, b: Tree) -> Tree:

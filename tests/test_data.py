@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+import os
 
+import jax
 import numpy as np
 import pytest
 
-from jaxcnn.data import Indexed, Resident, stratified
+from jaxcnn.data import Indexed, Resident, cache, stratified
 from jaxcnn.data.core import check_fraction, cut, labelled, reason, sides
 from jaxcnn.parallel import Gather
 from jaxcnn.types import InputError
@@ -30,6 +32,10 @@ def arrays(size=SIZE):
 
 def resident(size=SIZE, capacity=4):
     return Resident(arrays(size), ("a", "b", "c"), capacity=capacity)
+
+
+def placed(size=SIZE, capacity=4):
+    return resident(size, capacity).placed(jax.device_put)
 
 
 def indexed(size=SIZE, capacity=4):
@@ -79,7 +85,7 @@ def check_once(data):
             assert number.shape == real.shape == (math.ceil(data.size / batch_size), width)
             assert (number[real > 0] == order).all() and set(np.unique(real)) <= {0.0, 1.0}
             assert real.dtype == np.float32 and all(c.count.dtype == np.int32 for c in chunks)
-            assert all(len(_leaf(c)) == min(data.capacity, len(number)) for c in chunks)
+            assert len({len(_leaf(c)) for c in chunks}) == 1 and len(_leaf(chunks[0])) <= data.capacity
 
 
 def _leaf(chunk):
@@ -91,7 +97,7 @@ def test_training_order(make):
     check_training_order(make())
 
 
-@pytest.mark.parametrize("make", [resident, indexed])
+@pytest.mark.parametrize("make", [resident, placed, indexed])
 def test_once(make):
     check_once(make())
     assert (np.concatenate([rows(c)[0].reshape(-1) for c in make().once(1)]) == np.arange(SIZE)).all()
@@ -151,6 +157,48 @@ def test_streaming_reads_only_what_is_asked():
     next(once)
     assert asked == [10, 24]
     assert len(list(once)) == 8 and max(asked) == 24
+
+
+def test_few_rows_and_more_share_a_shape():
+    """So validation and test run one compiled program."""
+    shapes = {_leaf(next(make(size, capacity=8).once(5))).shape for make in (resident, indexed) for size in (26, 33, 38, 100)}
+    assert len(shapes) == 1
+
+
+def test_a_chunk_is_a_copy():
+    """On a CPU it may become the device's own memory, while the reader fills its buffer again."""
+    buffer = {"image": np.zeros((4, 2, 2, 1), np.uint8)}
+    data = Indexed(lambda index: buffer, 4)
+    assert not np.shares_memory(data.chunk(4, 0, 1, 1).batches["image"], buffer["image"])
+    assert not np.shares_memory(next(data.once(4)).batches["image"], buffer["image"])
+
+
+def test_kept_arrays(tmp_path):
+    whole, key = arrays(), ["a set", 1]
+    assert cache.load(tmp_path / "new", key) is None
+    cache.store(tmp_path / "new", key, whole)
+    (file,) = (tmp_path / "new").iterdir()
+    found = cache.load(tmp_path / "new", key)
+    assert all((found[name] == x).all() and found[name].dtype == x.dtype for name, x in whole.items()) and set(found) == set(whole)
+    assert cache.load(tmp_path / "new", ["a set", 2]) is None
+    raw = file.read_bytes()
+    for damaged in (raw[: len(raw) // 2], raw[:200] + bytes([raw[200] ^ 1]) + raw[201:], b""):
+        file.write_bytes(damaged)
+        assert cache.load(tmp_path / "new", key) is None
+    cache.store(tmp_path / "new", key, whole)
+    assert (cache.load(tmp_path / "new", key)["label"] == whole["label"]).all()
+
+
+def test_kept_arrays_stay_within_bounds(tmp_path):
+    for i in range(4):
+        cache.store(tmp_path, i, {"x": np.zeros(1000, np.uint8)}, limit=3000)
+        for age, file in enumerate(sorted(tmp_path.iterdir(), key=lambda p: p.stat().st_mtime_ns)):
+            os.utime(file, (age, age))
+    assert [cache.load(tmp_path, i) is not None for i in range(4)] == [False, False, True, True]
+    cache.store(tmp_path, "large", {"x": np.zeros(2000, np.uint8)}, limit=3000)
+    assert cache.load(tmp_path, "large") is None
+    (tmp_path / "file").write_text("")
+    cache.store(tmp_path / "file", 1, {"x": np.zeros(1)})  # cannot be written: no error
 
 
 def test_order_of_rows_is_fixed_forever():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import chex
 import jax
@@ -11,6 +12,7 @@ import pytest
 from small import distance, rows, task
 
 import jaxcnn as jc
+from jaxcnn import loop
 from jaxcnn.checkpoint import reading
 
 
@@ -25,10 +27,10 @@ def setting(dropout=0.3, ema=True, strategy="jit", devices=1, rate=1e-2):
     return jc.compile_step(step, strategy, devices), state, validate
 
 
-def fit(workdir=None, steps=24, run=None, **options):
+def fit(workdir=None, steps=24, run=None, train=None, **options):
     made, state, validate = setting()
     defaults = {"batch_size": 16, "every": 6, "validate": validate, "monitor": "validation/loss"}
-    return jc.fit(run or made, state, rows(), steps=steps, workdir=workdir, **defaults | options)
+    return jc.fit(run or made, state, train or rows(), steps=steps, workdir=workdir, **defaults | options)
 
 
 def test_learns_and_reports():
@@ -127,10 +129,66 @@ def test_every_may_be_a_fraction():
     assert [r["step"] for r in fit(every=4.5, steps=20).history] == [5, 9, 14, 18, 20]
 
 
-def test_a_retrace_is_an_error():
+def streamed(data):
+    return jc.data.Indexed(lambda i: {k: v[i] for k, v in data.arrays.items()}, data.size, data.classes)
+
+
+@pytest.mark.parametrize("kind", [lambda data: data, streamed])
+def test_a_retrace_is_an_error(kind):
+    """Odd tails, validation between, other rows to measure at the end: one trace of each step."""
+    chex.clear_trace_counter()  # it goes by name, and other tests count steps too
     t, tx = task(), jc.optim.sgd(0.1)
-    step = chex.assert_max_traces(jc.make_train_step(t, tx), n=3)
-    jc.fit(jc.compile_step(step, "jit"), jc.init_state(t, tx, rows().example()), rows(), batch_size=16, steps=11, every=4)
+    run = jc.compile_step(chex.assert_max_traces(jc.make_train_step(t, tx), n=1), "jit")
+    ev = jc.compile_step(chex.assert_max_traces(jc.make_eval_step(t), n=1), "jit", donate=False)
+    validate = lambda s: jc.evaluate(ev, s.variables, kind(rows(45, seed=1)), batch_size=8)
+    fitted = jc.fit(run, jc.init_state(t, tx, rows().example()), kind(rows()), batch_size=16, steps=11, every=4, validate=validate)
+    assert jc.evaluate(ev, fitted.state.variables, kind(rows(61, seed=2)), batch_size=8)["count"] == 61
+
+
+@pytest.mark.parametrize("kind", [lambda data: data, streamed])
+def test_the_length_of_dispatches_changes_no_bit(kind, monkeypatch):
+    ends = []
+    for seconds in (0.0, 1e9):
+        monkeypatch.setattr(loop, "DISPATCH_SECONDS", seconds)
+        lengths, run = [], setting()[0]
+        counted = run._replace(call=lambda s, c, call=run.call, lengths=lengths: lengths.append(int(c.count)) or call(s, c))
+        ends.append((jax.device_get(fit(run=counted, train=kind(rows()), steps=18, every=18).state.params), max(lengths)))
+    chex.assert_trees_all_equal(ends[0][0], ends[1][0])
+    assert ends[0][1] == 1 and ends[1][1] > 2
+
+
+def test_one_chunk_is_read_ahead_on_a_thread_that_ends_with_the_fit():
+    run, read, called = setting()[0], [], []
+
+    class Counted(jc.data.Indexed):
+        def chunk(self, *args):
+            read.append(threading.current_thread())
+            return super().chunk(*args)
+
+    indexed = streamed(rows())
+    counted = Counted(indexed.read, indexed.size, indexed.classes)
+
+    def call(state, c):
+        called.append(len(read))
+        return run.call(state, c)
+
+    fit(run=run._replace(call=call), train=counted, steps=6, every=6)
+    assert all(thread is not threading.main_thread() and not thread.is_alive() for thread in read)
+    assert all(n - i <= 2 for i, n in enumerate(called))  # what runs, and one more
+
+
+@pytest.mark.parametrize("where", ["read", "stop", "progress"])
+def test_the_reading_thread_ends_with_an_error_too(where):
+    data = rows()
+
+    def fail(*args):
+        raise jc.InputError("enough")
+
+    bad = jc.data.Indexed(lambda i: fail() if where == "read" and len(i) > 1 else {k: v[i] for k, v in data.arrays.items()}, data.size)
+    options = {} if where == "read" else {where: fail}
+    with pytest.raises(jc.InputError, match="enough"):
+        fit(train=bad, **options)
+    assert not [t for t in threading.enumerate() if t.name.startswith("read ahead")]
 
 
 def test_divergence_stops_with_the_steps_and_the_rate(tmp_path):
@@ -215,7 +273,7 @@ def test_collect_gives_every_row_in_order():
 
 def test_streamed_rows_train_as_resident_ones_do():
     data = rows()
-    indexed = jc.data.Indexed(lambda i: {k: v[i] for k, v in data.arrays.items()}, data.size, data.classes)
+    indexed = streamed(data)
     run, state, validate = setting()
     a, b = (jc.fit(run, state, d, batch_size=16, steps=10, every=5, validate=validate).state for d in (data, indexed))
     assert distance(a.params, b.params) < 1e-6

@@ -5,6 +5,7 @@ import pathlib
 import re
 
 from experiments import binary, mnist
+from experiments.benchmarks import harness
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -28,5 +29,5 @@ def test_links_lead_somewhere():
 
 
 def test_flags_exist():
-    known = {f.name for config in (mnist.Config, binary.Config) for f in dataclasses.fields(config)} | {"help"}
-    assert {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]+)", README)} <= known
+    known = {f.name for config in (mnist.Config, binary.Config, harness.Settings) for f in dataclasses.fields(config)} | {"help"}
+    assert {flag.removeprefix("no-").replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]+)", README)} <= known

@@ -136,6 +136,27 @@ def test_resident(prepared, kind):
     assert numbers(other.valid) != numbers(splits.valid) and numbers(other.test) == numbers(splits.test)
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_decoded_rows_are_kept(prepared, tmp_path, monkeypatch, kind):
+    shutil.copytree(prepared(JcNumbered, kind) / "jc_numbered", tmp_path / "jc_numbered")
+    options = {"data_dir": tmp_path, "validation_fraction": 0.25, "cache": tmp_path / "cache"}
+    plain = tfds("jc_numbered", **options | {"cache": None})
+    assert not (tmp_path / "cache").exists()
+    first = tfds("jc_numbered", **options)
+    held = tfds_source._held
+    monkeypatch.setattr(tfds_source, "_held", lambda *args: pytest.fail("decoded again"))
+    again = tfds("jc_numbered", **options)
+    for splits in (first, again):
+        for a, b in zip(plain, splits, strict=True):
+            assert isinstance(b, Resident) and a.classes == b.classes
+            assert all((x == b.arrays[name]).all() and x.dtype == b.arrays[name].dtype for name, x in a.arrays.items())
+    monkeypatch.setattr(tfds_source, "_held", held)
+    shard = sorted(tmp_path.rglob("*train*00001-of*"))[0]
+    shard.write_bytes(shard.read_bytes()[:-9])  # other files, another key
+    refused("is not readable", tfds, "jc_numbered", **options)
+    assert tfds("jc_numbered", **options | STREAM).train.size == 45
+
+
 def test_formats_agree(prepared):
     for builder in (JcNumbered, JcTextures):
         size = (14, 18) if builder is JcTextures else None

@@ -69,9 +69,23 @@ def once_rows(size: int, batch_size: int, multiple: int) -> tuple[np.ndarray, np
 
 
 def _room(capacity: int, index: np.ndarray) -> int:
-    """Batches in one chunk of an evaluation, which cannot be paced by the time that the last one took."""
+    """Batches in one chunk of an evaluation, which cannot be paced by the time that the last one took.
+
+    A power of two where the rows are few, so that validation and test run the same program.
+    """
     steps, width = index.shape
-    return max(min(capacity, steps, ROWS_IN_A_DISPATCH // max(width, 1)), 1)
+    return max(min(capacity, 1 << max(steps - 1, 0).bit_length(), ROWS_IN_A_DISPATCH // max(width, 1)), 1)
+
+
+def stack(rows: Mapping[str, np.ndarray], index: np.ndarray, real: np.ndarray | None, capacity: int) -> Stack:
+    """Make a chunk with room for `capacity` batches of rows that were read in the order of `index` `[count, B]`.
+
+    It is a copy: on a CPU the chunk may be the device's own memory, and whoever read the rows may use theirs again.
+    """
+    batches = {name: np.zeros((capacity, index.shape[1], *x.shape[1:]), x.dtype) for name, x in rows.items()}
+    for name, x in rows.items():
+        batches[name][: len(index)] = x.reshape(*index.shape, *x.shape[1:])
+    return Stack(batches if real is None else batches | {"real": fill(real, capacity)}, np.int32(len(index)))
 
 
 def fill(x: np.ndarray, capacity: int) -> np.ndarray:
@@ -118,13 +132,16 @@ class Resident:
         index = train_rows(self.seed, self.size, batch_size, start, count).astype(np.int32)
         return Gather(dict(self.arrays), fill(index, capacity), None, np.int32(count))
 
-    def once(self, batch_size: int, multiple: int = 1) -> Iterator[Gather]:
+    def once(self, batch_size: int, multiple: int = 1) -> Iterator[Chunk]:
         """Give every row once, in order."""
         index, real = once_rows(self.size, batch_size, multiple)
         room = _room(self.capacity, index)
         for k in range(0, len(index), room):
             i, r = index[k : k + room], real[k : k + room]
-            yield Gather(dict(self.arrays), fill(i, room).astype(np.int32), fill(r, room), np.int32(len(i)))
+            if all(isinstance(x, np.ndarray) for x in self.arrays.values()):  # not placed
+                yield stack({name: x[i.reshape(-1)] for name, x in self.arrays.items()}, i, r, room)
+            else:
+                yield Gather(dict(self.arrays), fill(i, room).astype(np.int32), fill(r, room), np.int32(len(i)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,21 +176,18 @@ class Indexed:
         del put
         return self
 
-    def _stack(self, index: np.ndarray, real: np.ndarray | None, capacity: int) -> Stack:
-        rows = self.read(index.reshape(-1))
-        batches = {name: fill(x.reshape(*index.shape, *x.shape[1:]), capacity) for name, x in rows.items()}
-        return Stack(batches if real is None else batches | {"real": fill(real, capacity)}, np.int32(len(index)))
-
     def chunk(self, batch_size: int, start: int, count: int, capacity: int) -> Stack:
         """Return training batches `start` to `start + count`."""
-        return self._stack(train_rows(self.seed, self.size, batch_size, start, count), None, capacity)
+        index = train_rows(self.seed, self.size, batch_size, start, count)
+        return stack(self.read(index.reshape(-1)), index, None, capacity)
 
     def once(self, batch_size: int, multiple: int = 1) -> Iterator[Stack]:
         """Give every row once, in order."""
         index, real = once_rows(self.size, batch_size, multiple)
         room = _room(self.capacity, index)
         for k in range(0, len(index), room):
-            yield self._stack(index[k : k + room], real[k : k + room], room)
+            i = index[k : k + room]
+            yield stack(self.read(i.reshape(-1)), i, real[k : k + room], room)
 
 
 def labelled(image: np.ndarray, label: np.ndarray, classes: tuple[str, ...], name: str) -> Resident:

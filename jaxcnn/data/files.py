@@ -110,10 +110,10 @@ def _read_idx(path: pathlib.Path) -> np.ndarray:
             "fetch or unpack it again"
         )
     shape = np.frombuffer(raw, ">u4", raw[3], 4).astype(int)
-    body = raw[4 + 4 * raw[3] :]
-    if len(body) != shape.prod():
+    left = len(raw) - 4 - 4 * raw[3]
+    if left != shape.prod():
         raise InputError(
-            f"{path}: {len(body)} bytes of data, but its header says {' x '.join(map(str, shape))}; it is cut or damaged: fetch it again"
+            f"{path}: {left} bytes of data, but its header says {' x '.join(map(str, shape))}; it is cut or damaged: fetch it again"
         )
-    data = np.frombuffer(body, np.uint8).reshape(shape)
+    data = np.frombuffer(raw, np.uint8, left, 4 + 4 * raw[3]).reshape(shape)
     return data.astype(np.int32) if data.ndim == 1 else data

@@ -1,0 +1,162 @@
+"""What an experiment sets in its own process, before JAX starts in it; importing this or the library sets nothing."""
+
+import contextlib
+import ctypes
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import pathlib
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jaxcnn.data.cache import prune
+from jaxcnn.types import InputError
+
+log = logging.getLogger("jaxcnn")
+
+# mallopt's numbers, in glibc. Buffers over some 32 MB are mapped and given back at every use, and each use pays a page fault for every
+# 4 KiB; so they come from the heap and stay there. One arena, because the others' heaps are too small for them.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
+KNOBS = {M_MMAP_THRESHOLD: 2**30, M_TRIM_THRESHOLD: 2**31 - 1, M_ARENA_MAX: 1}
+PROGRAMS_BYTES = 2**30  # compiled programs kept at most; those of one run of experiments.mnist take half a megabyte
+TRACED = 4  # dispatches in a profile: the first ones are short
+
+
+def reuse_memory(knobs: dict[int, int] = KNOBS) -> bool:
+    """Let the allocator keep large buffers for their next use; false where that is not glibc, or JAX runs on an accelerator."""
+    try:
+        libc = ctypes.CDLL(None)
+        libc.gnu_get_libc_version  # noqa: B018 (musl has a mallopt that does nothing)
+    except (AttributeError, OSError, TypeError):  # not there; on Windows, no library of that name
+        return False
+    return on_cpu() and all([libc.mallopt(knob, value) for knob, value in knobs.items()])
+
+
+def on_cpu() -> bool:
+    """Whether JAX runs on the CPU; it is asked, which starts its threads, only where something else is installed."""
+    if jax.config.jax_platforms:
+        return jax.config.jax_platforms == "cpu"
+    plugins = importlib.util.find_spec("jax_plugins") or importlib.metadata.entry_points(group="jax_plugins")
+    return not (plugins or importlib.util.find_spec("libtpu")) or jax.default_backend() == "cpu"
+
+
+def cache_folder(name: str) -> pathlib.Path:
+    """Return the user's folder for what can be made again: compiled programs (`jax`), decoded data (`data`)."""
+    base = os.environ.get("XDG_CACHE_HOME") or {"darwin": "~/Library/Caches", "win32": os.environ.get("LOCALAPPDATA") or "~"}.get(
+        sys.platform, "~/.cache"
+    )
+    return pathlib.Path(base).expanduser() / "jaxcnn" / name
+
+
+def keep_programs(folder: str) -> None:
+    """Keep compiled programs in a folder, by default one of the user's; "off" does not, nor does a folder that cannot be written.
+
+    A folder that JAX was told of in its own way (`JAX_COMPILATION_CACHE_DIR`) stays, with its limits, unless another is given.
+    """
+    if folder == "off":
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    if not folder and jax.config.jax_compilation_cache_dir:
+        return
+    path = pathlib.Path(folder) if folder else cache_folder("jax")
+    try:
+        writable(path)
+    except OSError as error:
+        log.warning("compiled programs are not kept: %s cannot be written (%s); give another --compilation-cache", path, error.strerror)
+        return
+    prune(path, PROGRAMS_BYTES)
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    warnings.showwarning = _mend(path, warnings.showwarning)
+
+
+def _mend(folder: pathlib.Path, show: Callable[..., None]) -> Callable[..., None]:
+    """JAX compiles anew what it cannot read, but would leave the damaged entry there: remove it, so that it is written again."""
+
+    def shown(message: Any, *rest: Any, **more: Any) -> None:
+        text = str(message)
+        if not text.startswith("Error reading persistent compilation cache entry for '"):
+            return show(message, *rest, **more)
+        name = text.split("'")[1]
+        log.warning("a compiled program in %s was damaged (%s): it is compiled again", folder, name)
+        for entry in folder.glob(f"{name}-*"):
+            entry.unlink(missing_ok=True)
+
+    return shown
+
+
+def writable(folder: pathlib.Path) -> None:
+    """Make a folder and try to write there; OSError says why that cannot be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def meanwhile(*work: Callable[[], Any]) -> None:
+    """Do what is only needed later on a thread of its own: training leaves the interpreter, and at times a core, idle."""
+
+    def run() -> None:
+        for one in work:
+            with contextlib.suppress(Exception):  # whoever needs it does it again, and says what is wrong
+                one()
+
+    threading.Thread(target=run, name="meanwhile").start()
+
+
+def return_memory() -> None:
+    """Give back to the system what the allocator keeps: after compiling, a hundred megabytes; nothing where it is not glibc's."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+class Profile:
+    """A trace of a few dispatches, begun after the first one, which compiles; for TensorBoard, XProf and Perfetto.
+
+    Args:
+        folder: where it goes, made if absent; empty for no trace.
+
+    Raises:
+        InputError: nothing can be written there.
+
+    """
+
+    def __init__(self, folder: str):
+        self.folder, self.seen, self.running = folder, 0, False
+        if folder:
+            try:
+                writable(pathlib.Path(folder))
+            except OSError as error:
+                raise InputError(f"--profile {folder}: cannot be written ({error.strerror}); give another folder") from error
+
+    def dispatch(self) -> None:
+        """Count a dispatch that has ended: the first begins the trace, a later one ends it."""
+        self.seen += 1
+        if self.folder and self.seen == 1:
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0  # it would slow down what is measured
+            jax.profiler.start_trace(self.folder, create_perfetto_trace=True, profiler_options=options)
+            self.running = True
+        elif self.seen > TRACED:
+            self.close()
+
+    def close(self) -> None:
+        """Write the trace, if one is running."""
+        if self.running:
+            self.running = False
+            jax.profiler.stop_trace()
+            (newest,) = sorted(pathlib.Path(self.folder).glob("plugins/profile/*"))[-1:]
+            print(f"profile: {newest} (tensorboard --logdir {self.folder}, or perfetto_trace.json.gz at ui.perfetto.dev)", flush=True)
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
