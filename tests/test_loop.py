@@ -58,8 +58,11 @@ def test_resume_is_the_same_run_bit_for_bit(tmp_path):
     resumed = fit(tmp_path / "b")
     chex.assert_trees_all_equal(jax.device_get(straight.state.params), jax.device_get(resumed.state.params))
     chex.assert_trees_all_equal(jax.device_get(straight.best.extras), jax.device_get(resumed.best.extras))
-    timeless = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
-    assert timeless(straight.history) == timeless(resumed.history)
+    summed = lambda name: name == "seconds" or name.startswith("train/")
+    pick = lambda rows, wanted: [{k: v for k, v in row.items() if summed(k) is wanted and k != "seconds"} for row in rows]
+    assert pick(straight.history, False) == pick(resumed.history, False)
+    # sums within a dispatch are float32, and where it is cut depends on the clock
+    chex.assert_trees_all_close(pick(straight.history, True), pick(resumed.history, True), rtol=1e-5)
 
 
 def test_stop_between_validations_and_resume(tmp_path):

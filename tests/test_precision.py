@@ -205,14 +205,13 @@ def test_remat_changes_no_gradient(name):
 
 
 LARGER = {
-    "cnn": (MODELS["cnn"], (128, 28, 28, 1)),
     "resnet": (functools.partial(ResNet, blocks=(4,), small_images=True, width=8), (16, 32, 32, 3)),
     "bottlenecks": (functools.partial(ResNet, blocks=(4,), small_images=True, width=4, bottleneck=True), (16, 32, 32, 3)),
     "mobilenet_v1": (functools.partial(MODELS["mobilenet_v1"], small_images=True, width=0.25), (16, 32, 32, 3)),
 }
 
 
-@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize("name", LARGER)  # not cnn: nearly all that it keeps is in the stem
 def test_remat_takes_less_memory(name):
     make, shape = LARGER[name]
 

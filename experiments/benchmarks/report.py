@@ -110,11 +110,12 @@ def chart(path: str, title: str, rows: Sequence[Row]) -> None:
     if not path or not rows:
         return
     from matplotlib import ticker
+    from matplotlib.figure import Figure
 
-    plt = outputs._pyplot()
     ratios = all(row["ratio_to_fastest_peer"] is not None for row in rows)
     cases = list(dict.fromkeys(row["case"] for row in rows))
-    figure, axes = plt.subplots(figsize=(10, 1.4 + 0.2 * len(rows) + 0.14 * len(cases)), layout="constrained")
+    figure = Figure(figsize=(10, 1.4 + 0.2 * len(rows) + 0.14 * len(cases)), layout="constrained")
+    axes = figure.subplots()
     places = [i + 0.8 * cases.index(row["case"]) for i, row in enumerate(rows)]
     values = [row["ratio_to_fastest_peer"] if ratios else row["median"] for row in rows]
     origin = 1 if ratios else 0
@@ -145,4 +146,3 @@ def chart(path: str, title: str, rows: Sequence[Row]) -> None:
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=6, fontsize=8)
     figure.savefig(pathlib.Path(path).with_suffix(".png"), dpi=120)
-    plt.close(figure)
