@@ -125,6 +125,15 @@ def test_accumulate_refuses_parts_that_do_not_divide(batch):
         jc.make_train_step(t, tx, jc.accumulate(3))(start(t, tx, batch), batch)
 
 
+@pytest.mark.parametrize("grads", [jc.plain, jc.accumulate(4)], ids=["plain", "accumulate"])
+def test_every_buffer_of_the_state_is_reused(batch, grads):
+    t, tx = task(), jc.optim.adam(1e-2)
+    state = jc.start_ema(start(t, tx, batch))
+    step = jax.jit(jc.with_ema(jc.make_train_step(t, tx, grads)), donate_argnums=0)
+    memory = step.lower(state, batch).compile().memory_analysis()
+    assert memory.alias_size_in_bytes >= sum(x.nbytes for x in jax.tree.leaves(state.replace(rng=jax.random.key_data(state.rng))))
+
+
 def test_padding_changes_nothing(batch):
     """Rows with real = 0 reach neither gradient, statistics nor metrics."""
     t, tx = task(), jc.optim.adam(1e-2)
