@@ -115,15 +115,15 @@ def compute_in_loop(data):
 
 
 @pytest.mark.parametrize(
-    "function, dtype, patch_bytes",
-    [(compute, np.float64, cpu.PATCH_BYTES), (compute_in_loop, np.float32, cpu.PATCH_BYTES), (compute_in_loop, np.float32, 0)],
-    ids=["float64", "loop", "loop without patches"],
+    "function, dtype, most_taps",
+    [(compute, np.float64, cpu.MOST_TAPS), (compute_in_loop, np.float32, cpu.MOST_TAPS), (compute_in_loop, np.float32, 0)],
+    ids=["float64", "loop, small chunks", "loop without patches"],
 )
-def test_conv_and_gradients_equal_numpy(function, dtype, patch_bytes, monkeypatch):
-    monkeypatch.setattr(cpu, "PATCH_BYTES", patch_bytes)
-    for module in (cpu, winograd) if function is compute_in_loop else ():
-        monkeypatch.setattr(module, "CHUNK_BYTES", 1 << 12)
-    names = [name for name in CONVS if patch_bytes or name not in WINOGRAD]
+def test_conv_and_gradients_equal_numpy(function, dtype, most_taps, monkeypatch):
+    monkeypatch.setattr(cpu, "MOST_TAPS", most_taps)
+    for module, name in ((cpu, "PATCH_BYTES"), (winograd, "CHUNK_BYTES")) if function is compute_in_loop else ():
+        monkeypatch.setattr(module, name, 1 << 12)
+    names = [name for name in CONVS if most_taps or name not in WINOGRAD]
     with jax.enable_x64(dtype == np.float64):
         data = {name: tuple(jnp.asarray(a, dtype) for a in operands(name)[:3]) for name in names}
         actual = jax.jit(function, compiler_options=QUICK)(data)

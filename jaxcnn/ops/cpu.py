@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.ops import depthwise, winograd
-from jaxcnn.ops.geometry import CHUNK_BYTES, Geometry, alone, as_forward, one_axis, out_sizes, scatter, summed_in_chunks, taps
+from jaxcnn.ops.geometry import Geometry, alone, as_forward, in_chunks, one_axis, out_sizes, scatter, summed_in_chunks, taps
 from jaxcnn.ops.native import layout, native_forward, once
 
 Array = jax.Array
-PATCH_BYTES = 48 << 20  # size up to which a matrix of patches and one product beat the direct convolution
+PATCH_BYTES = 2 << 20  # of patches that a core's cache holds between being written and read
+MOST_TAPS = 25  # with which patches and a product beat XLA's own convolution
 CORES_FROM = 128  # output channels from which XLA's own convolution runs on more than one core
 BLOCK = 32  # channels to which small groups are joined
 
@@ -36,9 +37,10 @@ def conv_forward(x: Array, w: Array, g: Geometry) -> Array:
         return y.reshape(x.shape[0], -1, *y.shape[1:])
     if winograd.suits(x.shape, w.shape, x.dtype, g):
         return winograd.forward(x, w, g.padding)
-    places = x.shape[0] * math.prod(out_sizes(x.shape[1:-1], w.shape[:-2], g))
-    if x.shape[-1] > 1 and 48 <= w.shape[-1] < CORES_FROM and _fits(places, w.shape):
-        return _dot(_patches(x, w.shape, g), w.reshape(-1, w.shape[-1]))
+    strided, taps_in = max(g.strides) > 1, math.prod(w.shape[:-1])
+    if math.prod(w.shape[:-2]) <= MOST_TAPS and x.shape[-1] > 1 and 48 <= w.shape[-1] and (strided or w.shape[-1] < CORES_FROM):
+        least = _images(math.prod(out_sizes(x.shape[1:-1], w.shape[:-2], g)), taps_in)
+        return in_chunks(lambda x: _dot(_patches(x, w.shape, g), w.reshape(taps_in, -1)), x, least)
     return native_forward(x, w, g)
 
 
@@ -60,11 +62,12 @@ def conv_input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) ->
     pads, flipped = as_forward(dy.shape, w.shape, g, shape), jnp.flip(w, tuple(range(w.ndim - 2))).swapaxes(-1, -2)
     if min(map(min, pads)) >= 0 and winograd.suits(dy.shape, flipped.shape, dy.dtype, g._replace(padding=pads)):
         return winograd.forward(dy, flipped, pads)
-    if max(g.strides) == 1 or all(k <= s for k, s in zip(w.shape, g.strides, strict=False)):
-        if _fits(math.prod(dy.shape[:-1]), w.shape):
-            return _columns_grad(dy, w, g, shape)
-    elif max(g.dilation) == 1 and math.prod(-(-k // s) * s / k for k, s in zip(w.shape, g.strides, strict=False)) < 1.5:
+    window = math.prod(w.shape[:-2])
+    if window > 9 and max(g.strides) > 1 and max(g.dilation) == 1:
         return _phases_grad(dy, w, g, shape)
+    if window <= MOST_TAPS:
+        least = _images(math.prod(dy.shape[1:-1]), math.prod(w.shape[:-1]))
+        return in_chunks(lambda dy: _columns_grad(dy, w, g, (len(dy), *shape[1:])), dy, least)
     return lax.conv_general_dilated(
         dy, flipped, (1,) * (dy.ndim - 2), pads, lhs_dilation=g.strides, rhs_dilation=g.dilation, dimension_numbers=layout(dy.ndim)
     )
@@ -86,7 +89,7 @@ def conv_kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -
     if winograd.suits(x.shape, shape, x.dtype, g):
         return winograd.kernel_grad(x, dy, g.padding)
     few = math.prod(shape[:-1]) <= 32 or 32 < shape[-1] < CORES_FROM
-    if _is_matmul(shape, g) or max(g.strides) > 1 or (few and _fits(math.prod(dy.shape[:-1]), shape)):
+    if _is_matmul(shape, g) or max(g.strides) > 1 or few:
         return _patches_kernel_grad(x, dy, g, shape)
     pads = tuple(
         (low, (k - 1) * d + (o - 1) * s + 1 - n - low)
@@ -102,21 +105,23 @@ def _is_matmul(shape: tuple[int, ...], g: Geometry) -> bool:
     return math.prod(shape[:-2]) == 1 and g.groups == 1 and max(g.strides) == 1 and not any(map(any, g.padding))
 
 
-def _fits(places: int, shape: tuple[int, ...]) -> bool:
-    return 4 * places * math.prod(shape[:-1]) <= PATCH_BYTES
+def _images(places: int, taps_in: int) -> int:
+    """How many images have patches that stay in the cache."""
+    return -(-PATCH_BYTES // (4 * places * taps_in))
 
 
 def _dot(a: Array, b: Array) -> Array:
     return lax.dot_general(a, b, (((a.ndim - 1,), (0,)), ((), ())))
 
 
-def _patches(x: Array, shape: tuple[int, ...], g: Geometry) -> Array:
+def _patches(x: Array, shape: tuple[int, ...], g: Geometry, spare: int = 0) -> Array:
     """The input of every tap beside each other: `[B, *out, taps x C_in]`, in the order of the flattened kernel.
 
-    With few channels axis by axis, which copies longer rows at a time.
+    With few channels axis by axis, which copies longer rows at a time. `spare` columns of zeros are appended.
     """
-    if x.shape[-1] >= 16:
+    if x.shape[-1] >= 16 or spare:
         columns = list(taps(x, shape[:-2], g))
+        columns += [jnp.zeros((*columns[0].shape[:-1], spare), x.dtype)] if spare else []
         return columns[0] if len(columns) == 1 else jnp.concatenate(columns, -1)
     for axis in reversed(range(x.ndim - 2)):
         columns = list(taps(x, alone(shape[:-2], axis, 1), one_axis(g, axis)))
@@ -127,12 +132,14 @@ def _patches(x: Array, shape: tuple[int, ...], g: Geometry) -> Array:
 def _patches_kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
     """Kernel gradient as patches times `dy`, a few images at a time where the patches would not stay in the cache."""
     taps_in = math.prod(shape[:-1])
+    spare = 16 if taps_in % 512 == 0 else 0  # rows that are whole pages apart share few lines of the cache: half the speed
 
     def product(x: Array, dy: Array) -> Array:
-        columns, rows = _patches(x, shape, g).reshape(-1, taps_in), dy.reshape(-1, shape[-1])
-        return _dot(rows.T, columns).T if shape[-1] <= CORES_FROM else _dot(columns.T, rows)
+        columns, rows = _patches(x, shape, g, spare).reshape(-1, taps_in + spare), dy.reshape(-1, shape[-1])
+        dw = _dot(rows.T, columns).T if shape[-1] <= CORES_FROM else _dot(columns.T, rows)
+        return dw[:taps_in]
 
-    least = -(-CHUNK_BYTES // (4 * math.prod(dy.shape[1:-1]) * taps_in)) if math.prod(shape[:-2]) > 1 else len(x)
+    least = _images(math.prod(dy.shape[1:-1]), taps_in) if math.prod(shape[:-2]) > 1 else len(x)
     return summed_in_chunks(product, x, dy, least).reshape(shape)
 
 

@@ -142,10 +142,24 @@ def _interleave(phases: list[Array], strides: tuple[int, ...], axis: int = 1) ->
     return y.reshape(*y.shape[:axis], -1, *y.shape[axis + 2 :])
 
 
+def _chunk(rows: int, least: int) -> int:
+    """Smallest divisor of `rows` that is at least `least`."""
+    return next(n for n in range(1, rows + 1) if rows % n == 0 and n >= min(least, rows))
+
+
+def in_chunks(function: Callable[[Array], Array], x: Array, least: int) -> Array:
+    """`function(x)`, which treats each row alone, on chunks of at least `least` rows one after another."""
+    size = _chunk(len(x), least)
+    if size == len(x):
+        return function(x)
+    y = lax.map(function, x.reshape(len(x) // size, size, *x.shape[1:]))
+    return y.reshape(len(x), *y.shape[2:])
+
+
 def summed_in_chunks(product: Callable[[Array, Array], Array], a: Array, b: Array, least: int) -> Array:
     """`product(a, b)`, linear in each, as the sum over chunks of at least `least` rows of both."""
     rows = len(a)
-    size = next(n for n in range(1, rows + 1) if rows % n == 0 and n >= min(least, rows))
+    size = _chunk(rows, least)
     if size == rows:
         return product(a, b)
     cut = lambda z: z.reshape(rows // size, size, *z.shape[1:])  # noqa: E731

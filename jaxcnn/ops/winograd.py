@@ -3,14 +3,17 @@
 Interpolation points 0, +-3/4, +-3/2 with power-of-two scaling: the usual points 0, +-1, +-2 lose up to twice the digits.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcnn.ops.geometry import CHUNK_BYTES, Geometry, Pads, summed_in_chunks
+from jaxcnn.ops.geometry import CHUNK_BYTES, Geometry, Pads, in_chunks, summed_in_chunks
 
 Array = jax.Array
+KERNEL_BYTES = 1 << 20  # of a transformed kernel that may be read once a chunk of images
 
 
 def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -49,7 +52,20 @@ def suits(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype, g: Geometry
 def forward(x: Array, w: Array, padding: Pads) -> Array:
     """`[B, H, W, C]`, `[3, 3, C, K]`, `(low, high)` pairs to `[B, H', W', K]`."""
     out = tuple(n + low + high - 2 for n, (low, high) in zip(x.shape[1:3], padding, strict=True))
-    return _outputs(_batched(_tiles(x, padding, out, BT), _kernels(w), 2, 1), x.shape[0], out)
+    kernels = _kernels(w)
+
+    def some(x: Array) -> Array:
+        return _outputs(_batched(_tiles(x, padding, out, BT), kernels, 2, 1), len(x), out)
+
+    image = _image_bytes(out, w.shape)
+    few = len(x) * image <= 4 * CHUNK_BYTES
+    large = kernels.nbytes > KERNEL_BYTES  # it would push the tiles out of the cache again and again
+    return in_chunks(some, x, len(x) if few or large else -(-CHUNK_BYTES // image))
+
+
+def _image_bytes(out: tuple[int, int], shape: tuple[int, ...]) -> int:
+    """Bytes of one image's tiles on both sides of the product."""
+    return 144 * math.prod(-(-n // 4) for n in out) * sum(shape[2:])
 
 
 def kernel_grad(x: Array, dy: Array, padding: Pads) -> Array:
@@ -59,8 +75,7 @@ def kernel_grad(x: Array, dy: Array, padding: Pads) -> Array:
     def product(x: Array, dy: Array) -> Array:
         return _batched(_tiles(x, padding, out, BT), _tiles(dy, ((0, 0), (0, 0)), out, AT.T), 1, 1)  # [36, C, K]
 
-    image = 144 * -(-out[0] // 4) * -(-out[1] // 4) * (c + k)
-    least = -(-max(CHUNK_BYTES, 4 * 144 * c * k) // image)  # images in a chunk, of which adding up must stay a small part
+    least = -(-max(CHUNK_BYTES, 4 * 144 * c * k) // _image_bytes(out, (3, 3, c, k)))  # adding up must stay a small part of a chunk
     total = summed_in_chunks(product, x, dy, least)
     return (jnp.asarray(np.kron(G, G).T, total.dtype) @ total.reshape(36, -1)).reshape(3, 3, c, k)
 
