@@ -11,6 +11,7 @@ from jax import lax
 
 from jaxcnn import ops
 from jaxcnn.axis import all_sum, draw
+from jaxcnn.ops.sums import channel_sums
 from jaxcnn.precision import checked, policy, widened
 from jaxcnn.remat import recompute
 from jaxcnn.types import InputError, align
@@ -152,7 +153,7 @@ def _normalise(x: Array, scale: Array, bias: Array, weight: Array | None, epsilo
 
 def _normalise_forward(x: Array, scale: Array, bias: Array, weight: Array | None, epsilon: float) -> tuple[Any, Any]:
     wide, places = widened(x), x.size // (x.shape[0] * x.shape[-1])
-    counted = lambda values: all_sum(_by_channel(values if weight is None else values * weight)) / jnp.maximum(n, 1)  # noqa: E731
+    counted = lambda values: all_sum(channel_sums(values if weight is None else values * weight)) / jnp.maximum(n, 1)  # noqa: E731
     n = all_sum(jnp.asarray(x.shape[0] * places, wide.dtype) if weight is None else weight.sum().astype(wide.dtype) * places)
     mean = counted(wide)
     var = counted(jnp.square(wide - lax.broadcast_to_rank(mean, x.ndim)))
@@ -165,7 +166,7 @@ def _normalise_backward(epsilon: float, saved: Any, cotangents: Any) -> tuple[Ar
     x, scale, weight, mean, inverse, n = saved
     dy, dmean, dvar, _ = cotangents
     centred = widened(x) - lax.broadcast_to_rank(mean, x.ndim)
-    dbias, moment = _by_channel(dy), _by_channel(dy * centred)
+    dbias, moment = channel_sums(dy), channel_sums(dy * centred)
     # the sums see every device; the gradients of scale and bias stay this device's share, as those of all parameters do
     dmean, dvar, all_bias, all_moment = all_sum((dmean, dvar, dbias, moment))
     n = jnp.maximum(n, 1)
@@ -177,10 +178,6 @@ def _normalise_backward(epsilon: float, saved: Any, cotangents: Any) -> tuple[Ar
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
-
-
-def _by_channel(x: Array) -> Array:
-    return x.sum(tuple(range(x.ndim - 1)))
 
 
 class Dropout(nn.Module):

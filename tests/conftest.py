@@ -8,11 +8,12 @@ import tempfile
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 # many tests, and the processes that they start, compile the same programs
-os.environ["JAX_COMPILATION_CACHE_DIR"] = cache = tempfile.mkdtemp(prefix="jaxcnn-test-cache-")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers share what the process that starts them has made
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxcnn-test-cache-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-os.environ["XDG_CACHE_HOME"] = cache  # what experiments keep for a user
-atexit.register(shutil.rmtree, cache, ignore_errors=True)
+os.environ["XDG_CACHE_HOME"] = os.environ["JAX_COMPILATION_CACHE_DIR"]  # what experiments keep for a user
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402

@@ -195,7 +195,11 @@ def test_accumulation_goes_with_bfloat16(strategy, devices):
 # --- recomputation
 
 
-@pytest.mark.parametrize("name", DEEP)
+def slow_mobilenet(names):
+    return [pytest.param(name, marks=pytest.mark.slow) if name == "mobilenet_v1" else name for name in names]
+
+
+@pytest.mark.parametrize("name", slow_mobilenet(DEEP))
 def test_remat_changes_no_gradient(name):
     """But for rounding: XLA fuses the second computation differently from the first."""
     plain, again = ran(name, dropout=0.3), ran(name, dropout=0.3, remat=True)
@@ -211,7 +215,7 @@ LARGER = {
 }
 
 
-@pytest.mark.parametrize("name", LARGER)  # not cnn: nearly all that it keeps is in the stem
+@pytest.mark.parametrize("name", slow_mobilenet(LARGER))  # not cnn: nearly all that it keeps is in the stem
 def test_remat_takes_less_memory(name):
     make, shape = LARGER[name]
 
