@@ -27,7 +27,7 @@ class Config(cli.Settings):
     """Train, evaluate or use a classifier of small images."""
 
     epochs: int | None = None
-    """Passes over the training rows; by default 12, or 30 where they are fewer than 10,000."""
+    """Passes over the training rows; by default 10, or 30 where they are fewer than 10,000."""
     dataset: str = "auto"
     """auto (MNIST if it can be had, else digits), mnist, digits, any TFDS name, or a path: image folder, .npz, folder of IDX files."""
     data_dir: str = ""
@@ -125,7 +125,7 @@ def main(config: Config, signals: cli.Signals, opened: list[pathlib.Path]) -> An
     if config.resume and config.dataset == "auto":  # go on with what it turned out to be
         config = dataclasses.replace(config, dataset=runs.read_config(config.workdir)["data"]["name"])
     chosen = plan(config)
-    epochs = (12 if chosen.splits.train.size >= 10_000 else 30) if config.epochs is None else config.epochs
+    epochs = (10 if chosen.splits.train.size >= 10_000 else 30) if config.epochs is None else config.epochs
     return common.train("mnist", dataclasses.replace(config, epochs=epochs), chosen, signals, opened)
 
 

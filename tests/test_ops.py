@@ -141,6 +141,13 @@ def test_large_channels_reach_winograd():
         assert not winograd.suits(x.shape, w.shape, jnp.float64, g)
 
 
+def test_tiles_mostly_over_the_border_do_not_reach_winograd():
+    """The input gradient of 6x6 images without padding has as many products either way, from 4x4 places."""
+    padded = Geometry((1, 1), ((2, 2), (2, 2)), (1, 1))
+    assert not winograd.suits((128, 4, 4, 128), (3, 3, 128, 64), jnp.float32, padded)
+    assert winograd.suits((128, 10, 10, 128), (3, 3, 128, 64), jnp.float32, padded)
+
+
 def test_native_forms_equal_numpy():
     names = ["stride with remainder", "asymmetric padding", "groups, dilation", "1-d", "3-d groups"]
 

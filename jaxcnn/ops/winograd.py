@@ -45,7 +45,8 @@ def suits(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype, g: Geometry
     out = [n + sum(p) - 2 for n, p in zip(x_shape[1:3], g.padding, strict=True)]
     covered = [4 * -(-n // 4) for n in out]
     tiles = x_shape[0] * covered[0] * covered[1] // 16
-    full = out[0] * out[1] >= 0.5 * covered[0] * covered[1]  # tiles that hang over the border are computed for nothing
+    places = min(math.prod(out), math.prod(x_shape[1:3]))  # tiles that hang over a border are computed for nothing
+    full = places >= 0.5 * covered[0] * covered[1]
     return min(w_shape[2:]) >= 16 and tiles >= 64 and tiles * sum(w_shape[2:]) >= 1 << 13 and full
 
 
