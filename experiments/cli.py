@@ -35,7 +35,7 @@ class Settings:
     """Stop after so many updates, if that comes first; 0 for no limit."""
     batch_size: int = 128
     """Rows in one update, over all devices."""
-    eval_batch_size: int = 500
+    eval_batch_size: int = 256
     """Rows at a time in evaluation, over all devices; changes speed, never the result."""
     seed: int = 0
     """Of the parameters, the order of the rows, dropout and augmentation; splits do not depend on it."""

@@ -69,6 +69,7 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
         The content of `summary.json`.
 
     """
+    process.return_memory()  # what reading the data took
     requested, profile = config, process.Profile(config.profile)
     config, splits, notes = _fitted(config, plan)
     per_epoch = splits.train.size / config.batch_size

@@ -288,3 +288,13 @@ def test_reason_is_one_short_line():
     assert reason(ValueError("two\nlines")) == "two lines"
     assert reason(ValueError()) == "ValueError"
     assert len(reason(ValueError("x" * 1000))) == 203
+
+
+def test_rows_are_used_in_place_on_a_cpu(rng):
+    """A copy would take as much memory again as the data set."""
+    rows = Resident({"image": rng.integers(0, 256, (5000, 5, 5, 1), np.uint8), "label": np.arange(5000, dtype=np.int32)})
+    some = rows.take(rng.permutation(5000)[:4000])
+    placed = some.placed(jax.device_put)
+    for name, x in some.arrays.items():
+        assert placed.arrays[name].unsafe_buffer_pointer() == x.ctypes.data
+        np.testing.assert_array_equal(x, rows.arrays[name][some.arrays["label"]])
