@@ -51,12 +51,13 @@ class Conv(nn.Module):
     dilation: int | Sequence[int] = 1
     groups: int = 1
     use_bias: bool = True
+    pool: int = 1
     dtype: Any = None
     kernel_init: Callable[..., Array] = KERNEL_INIT
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Map `[B, *spatial, C]` to `[B, *out, features]`."""
+        """Map `[B, *spatial, C]` to `[B, *out, features]`; `pool` > 1 takes the maximum before the bias, which is the same and cheaper."""
         _check_channels(self, x.shape, self.groups)
         dtype = policy(self.dtype, x)
         kernel = self.param("kernel", self.kernel_init, (*self.window, x.shape[-1] // self.groups, self.features), dtype.params)
@@ -64,6 +65,7 @@ class Conv(nn.Module):
             x.astype(dtype.compute), kernel.astype(dtype.compute),
             strides=self.strides, padding=self.padding, dilation=self.dilation, groups=self.groups,
         )  # fmt: skip
+        y = ops.max_pool(y, self.pool) if self.pool > 1 else y
         return _with_bias(self, y) if self.use_bias else y
 
 
@@ -237,11 +239,8 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
         """Map `[B, *spatial, C]` to `[B, *out, features]`; `pool` > 1 takes the maximum before the norm, which then has less to do."""
-        x = Conv(self.features, self.window, self.strides, self.padding, groups=self.groups, use_bias=False, dtype=self.dtype, name="conv")(
-            x
-        )
-        if self.pool > 1:
-            x = ops.max_pool(x, self.pool)
+        options = {"groups": self.groups, "use_bias": False, "pool": self.pool, "dtype": self.dtype}
+        x = Conv(self.features, self.window, self.strides, self.padding, **options, name="conv")(x)
         return self.activation(self.norm(dtype=self.dtype, name="norm")(x, train=train, real=real))
 
 

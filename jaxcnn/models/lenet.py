@@ -9,7 +9,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxcnn import ops
 from jaxcnn.layers import Conv, Dense, Dropout, Network
 from jaxcnn.precision import widened
 
@@ -25,8 +24,8 @@ class LeNet5(Network):
 
     def setup(self) -> None:
         """Make the layers."""
-        self.conv1 = Conv(6, (5, 5), padding="VALID", dtype=self.dtype)
-        self.conv2 = Conv(16, (5, 5), padding="VALID", dtype=self.dtype)
+        self.conv1 = Conv(6, (5, 5), padding="VALID", pool=2, dtype=self.dtype)
+        self.conv2 = Conv(16, (5, 5), padding="VALID", pool=2, dtype=self.dtype)
         self.dense1, self.dense2 = Dense(120, dtype=self.dtype), Dense(84, dtype=self.dtype)
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
@@ -36,8 +35,8 @@ class LeNet5(Network):
         del train, real
         gaps = [max(32 - n, 0) for n in x.shape[1:3]]
         x = jax.numpy.pad(x, ((0, 0), *((g // 2, g - g // 2) for g in gaps), (0, 0)))
-        stage1 = nn.relu(ops.max_pool(self.conv1(x), 2))
-        return {"stage1": stage1, "stage2": nn.relu(ops.max_pool(self.conv2(stage1), 2))}
+        stage1 = nn.relu(self.conv1(x))
+        return {"stage1": stage1, "stage2": nn.relu(self.conv2(stage1))}
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
         """Logits `[B, num_classes]`."""

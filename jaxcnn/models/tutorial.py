@@ -5,7 +5,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxcnn import ops
 from jaxcnn.layers import Conv, Dense, Dropout, Network
 from jaxcnn.precision import widened
 
@@ -22,7 +21,7 @@ class Tutorial(Network):
     def setup(self) -> None:
         """Make the layers, with the initial values of Keras (Glorot and Bengio, 2010)."""
         init = nn.initializers.glorot_uniform()
-        self.conv = Conv(32, (3, 3), padding="VALID", dtype=self.dtype, kernel_init=init)
+        self.conv = Conv(32, (3, 3), padding="VALID", pool=2, dtype=self.dtype, kernel_init=init)
         self.dense = Dense(128, dtype=self.dtype, kernel_init=init)
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes, kernel_init=init)
@@ -30,7 +29,7 @@ class Tutorial(Network):
     def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
         """Return `stem`, `[B, (H - 2) / 2, (W - 2) / 2, 32]`; ReLU after pooling gives the same and is cheaper."""
         del train, real
-        return {"stem": nn.relu(ops.max_pool(self.conv(x), 2))}
+        return {"stem": nn.relu(self.conv(x))}
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
         """Logits `[B, num_classes]`."""

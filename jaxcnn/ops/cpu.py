@@ -139,7 +139,8 @@ def _patches_kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...
         dw = _dot(rows.T, columns).T if shape[-1] <= CORES_FROM else _dot(columns.T, rows)
         return dw[:taps_in]
 
-    least = _images(math.prod(dy.shape[1:-1]), taps_in) if math.prod(shape[:-2]) > 1 else len(x)
+    narrow = math.prod(shape[:-2]) == 1 or taps_in < shape[-1]  # then cutting `dy` costs more than it saves
+    least = len(x) if narrow else _images(math.prod(dy.shape[1:-1]), taps_in)
     return summed_in_chunks(product, x, dy, least).reshape(shape)
 
 
