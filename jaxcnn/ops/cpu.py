@@ -16,7 +16,7 @@ from jaxcnn.ops.geometry import Geometry, alone, as_forward, in_chunks, one_axis
 from jaxcnn.ops.native import layout, native_forward, once
 
 Array = jax.Array
-PATCH_BYTES = 2 << 20  # of patches that a core's cache holds between being written and read
+PATCH_BYTES = 3 << 20  # of patches that a core's cache holds between being written and read
 MOST_TAPS = 25  # with which patches and a product beat XLA's own convolution
 CORES_FROM = 128  # output channels from which XLA's own convolution runs on more than one core
 BLOCK = 32  # channels to which small groups are joined
@@ -65,7 +65,8 @@ def conv_input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) ->
     window = math.prod(w.shape[:-2])
     if window > 9 and max(g.strides) > 1 and max(g.dilation) == 1:
         return _phases_grad(dy, w, g, shape)
-    if window <= MOST_TAPS:
+    dense = max(g.strides) == 1 and 2 * math.prod(dy.shape[1:-1]) > math.prod(shape[1:-1])
+    if window <= MOST_TAPS and not (dense and shape[-1] >= CORES_FROM):
         least = _images(math.prod(dy.shape[1:-1]), math.prod(w.shape[:-1]))
         return in_chunks(lambda dy: _columns_grad(dy, w, g, (len(dy), *shape[1:])), dy, least)
     return lax.conv_general_dilated(
