@@ -141,6 +141,13 @@ def test_large_channels_reach_winograd():
         assert not winograd.suits(x.shape, w.shape, jnp.float64, g)
 
 
+def test_no_rows_are_no_rows():
+    x, w = jnp.zeros((0, 8, 8, 16)), jnp.zeros((3, 3, 16, 64))
+    for strides in (1, 2):
+        y, pull = jax.vjp(lambda x, w, s=strides: ops.conv(x, w, strides=s), x, w)
+        chex.assert_shape(pull(y), [x.shape, w.shape])
+
+
 def test_tiles_mostly_over_the_border_do_not_reach_winograd():
     """The input gradient of 6x6 images without padding has as many products either way, from 4x4 places."""
     padded = Geometry((1, 1), ((2, 2), (2, 2)), (1, 1))

@@ -141,7 +141,8 @@ def _by_platform(cpu_form: Callable[..., Array], native_form: Callable[..., Arra
         dtype = jnp.promote_types(a.dtype, jnp.float32)
         return cpu_form(a.astype(dtype), b.astype(dtype), *static).astype(a.dtype)
 
-    return by_platform(wide, lambda a, b: native_form(a, b, *static), a, b)
+    native = lambda a, b: native_form(a, b, *static)  # noqa: E731
+    return by_platform(wide, native, a, b) if a.size else native(a, b)
 
 
 _forward.defvjp(

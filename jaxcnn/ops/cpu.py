@@ -65,8 +65,8 @@ def conv_input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) ->
     window = math.prod(w.shape[:-2])
     if window > 9 and max(g.strides) > 1 and max(g.dilation) == 1:
         return _phases_grad(dy, w, g, shape)
-    dense = max(g.strides) == 1 and 2 * math.prod(dy.shape[1:-1]) > math.prod(shape[1:-1])
-    if window <= MOST_TAPS and not (dense and shape[-1] >= CORES_FROM):
+    mostly_padding = max(g.strides) > 1 or 2 * math.prod(dy.shape[1:-1]) <= math.prod(shape[1:-1])
+    if window <= MOST_TAPS and (mostly_padding or shape[-1] < CORES_FROM):
         least = _images(math.prod(dy.shape[1:-1]), math.prod(w.shape[:-1]))
         return in_chunks(lambda dy: _columns_grad(dy, w, g, (len(dy), *shape[1:])), dy, least)
     return lax.conv_general_dilated(
