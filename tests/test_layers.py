@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxcnn import InputError
+from jaxcnn import InputError, ops
 from jaxcnn.axis import AXIS, row_keys
 from jaxcnn.layers import BatchNorm, Conv, ConvNorm, ConvTranspose, Dense, Dropout, SeparableConv, apply_block, check_dropout, check_image
 from jaxcnn.remat import recompute
@@ -344,3 +344,10 @@ def test_errors_quote_the_value_in_one_line(name):
     with pytest.raises(InputError) as caught:
         function()
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_pooling_before_the_bias_is_the_same(rng):
+    x = rng.normal(size=(2, 9, 9, 3)).astype(np.float32)
+    pooled, plain = Conv(4, pool=2), Conv(4)
+    variables = {"params": {"kernel": rng.normal(size=(3, 3, 3, 4)).astype(np.float32), "bias": rng.normal(size=4).astype(np.float32)}}
+    np.testing.assert_array_equal(pooled.apply(variables, x), ops.max_pool(plain.apply(variables, x), 2))

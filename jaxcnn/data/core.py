@@ -97,12 +97,15 @@ def fill(x: np.ndarray, capacity: int) -> np.ndarray:
 
 def _rows(x: Any, index: np.ndarray) -> Any:
     """`x[index]`, where JAX on a CPU uses it in place: it copies what does not begin at a multiple of 64 bytes."""
-    if not isinstance(x, np.ndarray) or index.dtype == bool:
+    if not isinstance(x, np.ndarray):
         return x[index]
     shape = (len(index), *x.shape[1:])
     room = np.empty(math.prod(shape) * x.itemsize + ALIGNMENT, np.uint8)
     out = room[-room.ctypes.data % ALIGNMENT :][: room.size - ALIGNMENT].view(x.dtype).reshape(shape)
-    return np.take(x, index, 0, out=out, mode="raise")
+    for i in range(0, len(index), ROWS_IN_A_DISPATCH):  # np.take(out=) would hold all of them twice
+        part = slice(i, i + ROWS_IN_A_DISPATCH)
+        out[part] = x[index[part]]
+    return out
 
 
 @dataclasses.dataclass(frozen=True)
