@@ -22,7 +22,7 @@ from jaxcnn.types import InputError, Run, State, add, compute, scalars
 
 logger = logging.getLogger("jaxcnn")
 DISPATCH_SECONDS = 0.5  # what a dispatch aims at: signals, progress and timed saves act between two
-IN_FLIGHT = 2
+IN_FLIGHT = {"cpu": 1}  # dispatches queued at once, elsewhere 2; a CPU has nothing to hide between two, and each holds memory
 
 
 class Fit(NamedTuple):
@@ -192,10 +192,10 @@ def _boundary(at: int, every: float, steps: int) -> int:
 
 
 def _period(run: Run, state: State, train: Any, record: Record, room: int, end: int, progress: Any, stop: Any) -> tuple[State, Any]:
-    """Run up to step `end`, or to where `stop()` says so; sums stay on the device until they are two dispatches old."""
+    """Run up to step `end`, or to where `stop()` says so; sums stay on the device until the dispatches after them need room."""
     at, total, clock = int(state.step), None, 0.0
     pending: deque = deque()
-    aim = 1
+    aim, in_flight = 1, IN_FLIGHT.get(jax.default_backend(), 2)
 
     def chunks(start: int) -> Iterator[Chunk]:
         while start < end:
@@ -217,6 +217,7 @@ def _period(run: Run, state: State, train: Any, record: Record, room: int, end: 
 
     with contextlib.closing(ahead(chunks(at), run.place)) as read:
         for chunk in read:
+            settle(in_flight - 1)
             if stop and stop():
                 break
             if total is None:
@@ -226,7 +227,6 @@ def _period(run: Run, state: State, train: Any, record: Record, room: int, end: 
             count = int(chunk.count)
             at += count
             pending.append((count, at, sums))
-            settle(IN_FLIGHT - 1)
     settle(0)
     if int(state.step) != at:
         raise ValueError(f"the step counter is {int(state.step)} after {at} batches: a Step must return a state whose step is one higher")
