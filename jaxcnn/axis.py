@@ -34,6 +34,11 @@ def all_mean(tree: Any) -> Any:
     return jax.tree.map(lambda x: lax.pmean(x, AXIS).astype(x.dtype), tree) if bound() else tree
 
 
+def leader() -> Array | int:
+    """1 on the first device and 0 on the others: for what all of them know and only one may count."""
+    return (lax.axis_index(AXIS) == 0).astype(jnp.int32) if bound() else 1
+
+
 def draw(sampler: Callable[[Array, tuple[int, ...]], Array], key: Array, shape: tuple[int, ...]) -> Array:
     """`sampler(key, shape)`, its rows those of the global batch: the same numbers on any number of devices."""
     if not bound():

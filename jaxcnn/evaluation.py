@@ -8,40 +8,49 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn.data.ahead import ahead
+from jaxcnn import mesh
+from jaxcnn.data.ahead import ahead, patiently
 from jaxcnn.parallel import compile_map, empty, host
-from jaxcnn.types import InputError, Run, Tree, add, compute
+from jaxcnn.types import InputError, Interrupted, Run, Tree, add, compute
 
 
-def evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 256) -> dict[str, Any]:
+def evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 256, stop: Callable[[], bool] | None = None) -> dict[str, Any]:
     """Measure every row exactly once.
 
     Args:
         run: a compiled evaluation step (`make_eval_step`), with `donate=False`.
         variables: what the step carries, `{"params": ..., ...}`.
-        data: a data set; rows that were not placed with `run.put` go to the device while it works on those before.
+        data: a data set; rows that were not placed with `run.hold` go to the device while it works on those before.
         batch_size: rows at a time over all devices; changes speed and memory, never the result.
+        stop: asked between dispatches, and while one is waited for.
 
     Returns:
         Name to value, as each Sum computes it from sums in float64.
 
     Raises:
         InputError: `batch_size` below 1, or no rows.
+        Interrupted: `stop()` was true.
 
     """
-    return timed_evaluate(run, variables, data, batch_size=batch_size)[0]
+    return timed_evaluate(run, variables, data, batch_size=batch_size, stop=stop)[0]
 
 
-def timed_evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 256) -> tuple[dict[str, Any], float]:
+def timed_evaluate(
+    run: Run, variables: Tree, data: Any, *, batch_size: int = 256, stop: Callable[[], bool] | None = None
+) -> tuple[dict[str, Any], float]:
     """Like `evaluate`, with the seconds that it took, compilation left out."""
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}: must be at least 1")
     _has_rows(data)
     variables, total, waiting, start = run.put(variables), None, None, 0.0
-    with contextlib.closing(ahead(data.once(batch_size, run.devices), run.place)) as chunks:
+    alone = stop if jax.process_count() == 1 else None  # several processes only stop where all of them do
+    with contextlib.closing(ahead(data.once(batch_size, run.parts, mesh.share()), run.place, alone)) as chunks:
         for chunk in chunks:
-            if total is None:
-                total, start = host(run.call(variables, empty(chunk))[1]), time.perf_counter()  # compiles, the first time
+            if total is None:  # compiles, the first time
+                total = host(patiently(lambda: run.call(variables, empty(chunk)), alone)[1])  # noqa: B023 (used at once)
+                start = time.perf_counter()
+            if stop and mesh.agree(stop())[0]:
+                raise Interrupted
             _, sums = run.call(variables, chunk)
             total, waiting = total if waiting is None else add(total, host(waiting)), sums  # the one before: this one runs on
     total = add(total, host(waiting))
@@ -65,10 +74,12 @@ def collect(
         `(outputs [N, ...], {key: [N, ...]})`, NumPy arrays.
 
     Raises:
-        InputError: no rows.
+        InputError: no rows, or several processes.
 
     """
     _has_rows(data)
+    if jax.process_count() > 1:
+        raise InputError("collect: runs in one process; each has only a part of the rows")
     mapped, outputs, kept = compile_map(predict, (*keep, "real")), [], []
     variables, data = jax.device_put(variables), data.placed(jax.device_put)
     for chunk in data.once(batch_size):

@@ -1,28 +1,25 @@
 """fit: plain Python around compiled dispatches; everything a caller may change is a function passed in."""
 
-import contextlib
 import dataclasses
 import logging
 import math
 import pathlib
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn import mesh
 from jaxcnn.checkpoint import Checkpoints, DamagedError, unflatten
-from jaxcnn.data.ahead import ahead
+from jaxcnn.dispatch import Pace, Source, Stretch, as_lists, from_lists
 from jaxcnn.optim import learning_rate
-from jaxcnn.parallel import Chunk, empty, host
-from jaxcnn.types import InputError, Run, State, add, compute, scalars
+from jaxcnn.types import InputError, Interrupted, Run, State, compute, scalars
 
 logger = logging.getLogger("jaxcnn")
-DISPATCH_SECONDS = 0.5  # what a dispatch aims at: signals, progress and timed saves act between two
-IN_FLIGHT = {"cpu": 1}  # dispatches queued at once, elsewhere 2; a CPU has nothing to hide between two, and each holds memory
+ROLLBACKS = 5  # in one run; whoever needs more needs another recipe
 
 
 class Fit(NamedTuple):
@@ -34,7 +31,11 @@ class Fit(NamedTuple):
 
 
 class DivergedError(FloatingPointError):
-    """The loss is no longer a finite number; the message names the steps and the learning rate."""
+    """The loss is no longer a finite number; the message names the steps, `first` to `last`, and the learning rate."""
+
+    def __init__(self, message: str, first: int, last: int):
+        super().__init__(message)
+        self.first, self.last = first, last
 
 
 class StoppedError(Exception):
@@ -57,8 +58,9 @@ class Record:
     best_step: int | None = None
     stale: int = 0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    partial: list[Any] | None = None  # sums since the last validation, when stopped between two
+    partial: list[Any] | None = None  # sums since the last validation, when saved between two
     seconds: float = 0.0  # and the time they took
+    passed: list[list[int]] = dataclasses.field(default_factory=list)  # (step, batches) left out by rolling back
 
 
 def fit(
@@ -74,6 +76,9 @@ def fit(
     mode: str = "min",
     patience: int | None = None,
     workdir: str | pathlib.Path | None = None,
+    save_seconds: float | None = None,
+    keep_best: int = 1,
+    on_nan: str = "stop",
     log: Callable[[dict[str, Any]], None] | None = None,
     progress: Callable[[int, dict[str, Any]], None] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -84,14 +89,19 @@ def fit(
         run: a compiled training step.
         state: where to begin; it is copied, so it survives donation.
         train: a data set.
-        batch_size: rows in a step over all devices; at most the rows of `train`, a multiple of `run.devices`.
+        batch_size: rows in a step over all devices; at most the rows of `train`. Where the devices do not divide them, each
+            batch is padded with rows of `real = 0`.
         steps: updates in all, those before a resume included.
         every: steps between validations and saves, also a fraction (`rows / batch_size` is an epoch); by default `steps`.
-        validate: `state -> {name: number}`, called at each of these points.
+        validate: `state -> {name: number}`, called at each of these points; what it raises as `Interrupted` stops the run.
         monitor: name among these numbers that decides which state is best.
         mode: `"min"` or `"max"`.
         patience: stop after so many validations without a better one.
-        workdir: folder for checkpoints; None keeps the best state in memory only.
+        workdir: folder for checkpoints; None keeps the best state in memory only. What cannot be written is said, and
+            training goes on.
+        save_seconds: save also when so many seconds have passed since the last time.
+        keep_best: how many of the best checkpoints to keep, beside the newest two.
+        on_nan: `"stop"`, or `"rollback"`: go back to the newest checkpoint and leave the batches out where it went wrong.
         log: called with each row: `step`, `seconds` of training alone, `learning_rate` where the optimiser tells it,
             `train/...`, and what `validate` gave. After a resume the earlier rows come again first, so that a log can be
             written anew without a gap.
@@ -105,56 +115,80 @@ def fit(
         InputError: an argument out of range, or a `workdir` of a different run.
         DivergedError: the loss is not finite; checkpoints before it are kept.
         StoppedError: see `stop`.
-        OSError: a checkpoint could not be written.
 
     """
-    _check(run, train, batch_size, steps, every, monitor, mode, patience)
-    state, train = run.put(_copied(state)), train.placed(run.put)
+    _check(train, batch_size, steps, every, monitor, mode, patience)
+    _check_saving(save_seconds, keep_best, on_nan)
+    given, train = state, train.placed(run.hold)
     every = every or max(steps, 1)
     record, room = Record(batch_size, train.seed, train.size, monitor), _room(every, train.capacity)
-    saver = Checkpoints(workdir) if workdir else None
-    best = None
-    try:
-        if saver and (found := saver.newest()):
-            state, record, best = _resume(run, state, record, saver, found)
-            for row in record.history if log else ():
-                log(row)
-        while (at := int(state.step)) < steps and not (patience is not None and record.stale >= patience):
-            end = _boundary(at, every, steps)
-            state, sums = _period(run, state, train, record, room, end, progress, stop)
-            if (reached := int(state.step)) < end:  # stopped on the way
-                if reached > at:
-                    _sound(state)
-                    record.partial = [np.asarray(x).tolist() for x in jax.tree.leaves(sums)]
-                    if saver:
-                        saver.save(reached, state, dataclasses.asdict(record), record.best_step)
-                raise StoppedError(reached)
+    saver, pace, saved = Checkpoints(workdir, keep_best) if workdir else None, Pace(), time.monotonic()
+
+    def save(state: State, total: Any = None) -> None:
+        nonlocal saved
+        _sound(state)
+        record.partial = None if total is None else as_lists(total)
+        if saver:
+            saver.save(int(state.step), state, dataclasses.asdict(record), _ranking(record, mode))
+        saved = time.monotonic()
+
+    def settled(first: int, last: int, sums: Any, seconds: float, newest: State) -> None:
+        record.seconds += seconds
+        _finite(sums, first, last, newest)
+        if progress:
+            progress(last, compute(sums))
+
+    def period() -> dict[str, Any]:
+        """Train up to the next validation, which gives the row."""
+        nonlocal state
+        at = int(state.step)
+        end = _boundary(at if record.partial is None else at - 1, every, steps)
+        due = (lambda: time.monotonic() - saved >= save_seconds) if saver and save_seconds is not None else None
+        stretch = Stretch(run, Source(train, batch_size, room, record.passed), pace, settled, stop, due, save)
+        try:
+            state, reached, sums = stretch.go(state, end, lambda zero: from_lists(zero, record.partial))
+        except Interrupted:
+            raise StoppedError(at) from None
+        try:
+            if reached < end:
+                raise Interrupted
             _sound(state)
-            row = {"step": end, "seconds": record.seconds, **_rate(state)}
-            row |= {f"train/{name}": value for name, value in compute(sums).items()}
-            row = scalars(row | dict(validate(state) if validate else {}))
-            record.partial, record.seconds = None, 0.0
+            values = dict(validate(state) if validate else {})
+        except Interrupted:
+            if reached > at:
+                save(state, sums)
+            raise StoppedError(reached) from None
+        train_values = {f"train/{name}": value for name, value in compute(sums).items()}
+        return scalars({"step": end, "seconds": record.seconds, **_rate(state), **train_values, **values})
+
+    try:
+        state, record, best = _begin(run, given, record, saver)
+        for row in record.history if log else ():
+            log(row)
+        while (int(state.step) < steps or record.partial is not None) and not (patience is not None and record.stale >= patience):
+            try:
+                row = period()
+            except DivergedError as error:
+                if on_nan == "stop" or len(record.passed) >= ROLLBACKS:
+                    raise
+                state, record, best = _roll_back(error, run, given, record, saver)
+                continue
+            record.seconds = 0.0
             if _improves(record, row, mode):
-                best = jax.device_get(_copied(state))  # the buffers are donated to the next dispatch
+                best = mesh.to_host(_copied(state))  # the buffers are donated to the next dispatch
             record.history.append(row)
             if log:
                 log(row)
-            if saver:
-                saver.save(end, state, dataclasses.asdict(record), record.best_step)
+            save(state)
     finally:
         if saver:
             saver.close()
     return Fit(state, state if best is None else best, record.history)
 
 
-def _check(
-    run: Run, train: Any, batch_size: int, steps: int, every: float | None, monitor: str | None, mode: str, patience: int | None
-) -> None:
+def _check(train: Any, batch_size: int, steps: int, every: float | None, monitor: str | None, mode: str, patience: int | None) -> None:
     if not 1 <= batch_size <= train.size:
         raise InputError(f"batch_size={batch_size}: must be from 1 to the {train.size} training rows")
-    if batch_size % run.devices:
-        near = max(batch_size // run.devices, 1) * run.devices
-        raise InputError(f"batch_size={batch_size}: must be a multiple of the {run.devices} devices, such as {near}")
     if steps < 0:
         raise InputError(f"steps={steps}: must be at least 0")
     if every is not None and every < 1:
@@ -163,6 +197,33 @@ def _check(
         raise InputError(f"mode={mode!r}: must be 'min' or 'max'")
     if patience is not None and (patience < 1 or monitor is None):
         raise InputError(f"patience={patience}: must be at least 1, with a monitor")
+
+
+def _check_saving(save_seconds: float | None, keep_best: int, on_nan: str) -> None:
+    if save_seconds is not None and save_seconds < 0:
+        raise InputError(f"save_seconds={save_seconds}: must be at least 0")
+    if keep_best < 1:
+        raise InputError(f"keep_best={keep_best}: must be at least 1")
+    if on_nan not in ("stop", "rollback"):
+        raise InputError(f"on_nan={on_nan!r}: must be 'stop' or 'rollback'")
+
+
+def _begin(run: Run, state: State, record: Record, saver: Checkpoints | None) -> tuple[State, Record, State | None]:
+    """Return where to begin: the newest sound checkpoint, else the state given, copied because its buffers will be donated."""
+    if saver and (found := saver.newest()):
+        return _resume(run, state, record, saver, found)
+    return run.put(_copied(state)), record, None
+
+
+def _roll_back(error: DivergedError, run: Run, begin: State, record: Record, saver: Checkpoints | None) -> tuple[State, Record, Any]:
+    """Go back to the newest checkpoint, and from the step on where it went wrong leave out the batches of that dispatch."""
+    if saver:
+        saver.wait()
+    fresh = Record(record.batch_size, record.seed, record.rows, record.monitor)
+    state, back, best = _begin(run, begin, fresh, saver)
+    back.passed = [*record.passed, [error.first - 1, error.last - error.first + 1]]
+    logger.warning("%s; back to step %d, without %d batches from step %d on", error, int(state.step), back.passed[-1][1], error.first)
+    return state, back, best
 
 
 def _resume(run: Run, state: State, record: Record, saver: Checkpoints, found: tuple) -> tuple[State, Record, State | None]:
@@ -191,55 +252,6 @@ def _boundary(at: int, every: float, steps: int) -> int:
     return min(steps, math.ceil(k * every - 1e-9))
 
 
-def _period(run: Run, state: State, train: Any, record: Record, room: int, end: int, progress: Any, stop: Any) -> tuple[State, Any]:
-    """Run up to step `end`, or to where `stop()` says so; sums stay on the device until the dispatches after them need room."""
-    at, total, clock = int(state.step), None, 0.0
-    pending: deque = deque()
-    aim, in_flight = 1, IN_FLIGHT.get(jax.default_backend(), 2)
-
-    def chunks(start: int) -> Iterator[Chunk]:
-        while start < end:
-            count = min(aim, room, end - start)  # as long as suits when it is read
-            yield train.chunk(record.batch_size, start, count, room)
-            start += count
-
-    def settle(down_to: int) -> None:
-        nonlocal total, clock, aim
-        while len(pending) > down_to:
-            count, last, sums = pending.popleft()
-            sums, now = host(sums), time.perf_counter()
-            aim = max(1, min(int(DISPATCH_SECONDS * count / max(now - clock, 1e-6)), 2 * count))
-            record.seconds, clock = record.seconds + now - clock, now
-            _finite(sums, last - count + 1, last, state)
-            total = add(total, sums)
-            if progress:
-                progress(last, compute(sums))
-
-    with contextlib.closing(ahead(chunks(at), run.place)) as read:
-        for chunk in read:
-            settle(in_flight - 1)
-            if stop and stop():
-                break
-            if total is None:
-                state, sums = run.call(state, empty(chunk))  # compiles, the first time, and runs nothing
-                total, clock = _begin(record, host(sums)), time.perf_counter()
-            state, sums = run.call(state, chunk)
-            count = int(chunk.count)
-            at += count
-            pending.append((count, at, sums))
-    settle(0)
-    if int(state.step) != at:
-        raise ValueError(f"the step counter is {int(state.step)} after {at} batches: a Step must return a state whose step is one higher")
-    return state, total
-
-
-def _begin(record: Record, zero: Any) -> Any:
-    """Sums to go on from: none, or those from before a stop within the period."""
-    if record.partial is None:
-        return zero
-    return jax.tree.unflatten(jax.tree.structure(zero), [np.asarray(x, np.float64) for x in record.partial])
-
-
 def _room(every: float, limit: int) -> int:
     """Batches that a chunk has room for: a power of two, so that runs which differ a little share a compiled program."""
     return min(limit, 1 << (math.ceil(every) - 1).bit_length())
@@ -259,7 +271,7 @@ def _finite(sums: Mapping[str, Any], first: int, last: int, state: State) -> Non
         if not all(np.isfinite(x).all() for x in total):
             where = f"step {last}" if last == first else f"one of steps {first} to {last}"
             shown = compute({name: total}).get(name, float("nan"))
-            raise DivergedError(f"{'the loss' if name == 'loss' else name} is {shown} at {where}{_at_rate(state)}")
+            raise DivergedError(f"{'the loss' if name == 'loss' else name} is {shown} at {where}{_at_rate(state)}", first, last)
 
 
 @jax.jit
@@ -270,8 +282,14 @@ def _copied(state: State) -> State:
 
 def _sound(state: State) -> None:
     """Refuse to save parameters that are no numbers: the loss shows it only one step later."""
-    if not all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(state.params)):
-        raise DivergedError(f"the parameters are no longer finite after step {int(state.step)}{_at_rate(state)}")
+    if not _all_finite(state.params):
+        at = int(state.step)
+        raise DivergedError(f"the parameters are no longer finite after step {at}{_at_rate(state)}", at, at)
+
+
+@jax.jit
+def _all_finite(params: Any) -> Any:
+    return jnp.all(jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(params)]))
 
 
 def _at_rate(state: State) -> str:
@@ -290,3 +308,9 @@ def _improves(record: Record, row: Mapping[str, Any], mode: str) -> bool:
     else:
         record.stale += 1
     return better
+
+
+def _ranking(record: Record, mode: str) -> list[int]:
+    """Steps that were validated, the best first."""
+    rows = [(row[record.monitor], row["step"]) for row in record.history if record.monitor and math.isfinite(row[record.monitor])]
+    return [step for _, step in sorted(rows, key=lambda r: (r[0] if mode == "min" else -r[0], r[1]))]

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxcnn.axis import AXIS, all_sum
+from jaxcnn.mesh import Rule, assemble, layout, make_mesh, split_model, spread
 from jaxcnn.types import Batch, InputError, Run, Step, Tree, add
 
 STRATEGIES = ("auto", "eager", "jit", "sharded", "pmap")
@@ -60,7 +61,15 @@ class Stack(NamedTuple):
 Chunk = Gather | Stack
 
 
-def compile_step(step: Step, strategy: str = "auto", devices: int | Sequence[jax.Device] | None = None, donate: bool = True) -> Run:
+def compile_step(
+    step: Step,
+    strategy: str = "auto",
+    devices: int | Sequence[jax.Device] | None = None,
+    donate: bool = True,
+    *,
+    model_devices: int = 1,
+    rule: Rule | None = None,
+) -> Run:
     """Compile a step, once for each shape of chunk.
 
     Args:
@@ -70,50 +79,78 @@ def compile_step(step: Step, strategy: str = "auto", devices: int | Sequence[jax
             debugger. `"auto"`: jit on one device, else sharded.
         devices: how many, or which; by default all that JAX sees (one for `"jit"` and `"eager"`).
         donate: let the carry's buffers be reused: right for training, wrong where the carry is needed again.
+        model_devices: sharded only: how many devices share a row, each with a part of the output channels.
+        rule: sharded only: the shape of a leaf of the carry, and the mesh, to how it is divided; `mesh.split_all` divides
+            large ones over all devices. By default `mesh.split_model`, which keeps leaves whole where `model_devices` is 1.
 
     Returns:
         A `Run`.
 
     Raises:
-        InputError: an unknown strategy, more devices than there are, or several for a strategy of one.
+        InputError: an unknown strategy, more devices than there are, several for a strategy of one, or pmap in several processes.
 
     """
-    if strategy not in STRATEGIES:
-        raise InputError(f"strategy={strategy!r}: must be one of {', '.join(STRATEGIES)}")
     chosen = choose_devices(devices, strategy)
-    if strategy == "auto":
-        strategy = "jit" if len(chosen) == 1 else "sharded"
+    strategy = resolve(strategy, chosen, model_devices > 1 or rule is not None)
     if strategy in ("jit", "eager"):
         if len(chosen) > 1:
             raise InputError(f"devices={len(chosen)}: strategy {strategy!r} runs on one; use sharded or pmap")
         call = functools.partial(_eager, step) if strategy == "eager" else jax.jit(_loop(step), donate_argnums=(0,) if donate else ())
         here = SingleDeviceSharding(chosen[0])
-        return Run(call, lambda tree: jax.device_put(tree, here), 1, strategy, functools.partial(_placed, whole=here, split=here))
-    mesh = Mesh(np.array(chosen), (AXIS,))
-    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(None, AXIS))
+        put = lambda tree: jax.device_put(tree, here)  # noqa: E731
+        place = lambda chunk: jax.device_put(chunk, chunk.layout(here, here))._replace(count=chunk.count)  # noqa: E731
+        return Run(call, put, put, 1, 1, strategy, place)
     donated = (0,) if donate else ()
-    put = lambda tree: jax.device_put(tree, whole)  # noqa: E731
     if strategy == "pmap":  # which divides the rows itself
-        return Run(_pmapped(_loop(step), chosen, donated), put, len(chosen), strategy)
-    place = functools.partial(_placed, whole=whole, split=split)
-    return Run(_sharded(_loop(step), whole, place, donated), put, len(chosen), strategy, place)
+        whole = NamedSharding(Mesh(np.array(chosen), (AXIS,)), P())
+        put = lambda tree: jax.device_put(tree, whole)  # noqa: E731
+        return Run(_pmapped(_loop(step), chosen, donated), put, put, len(chosen), len(chosen), strategy)
+    mesh, rule = make_mesh(chosen, model_devices), rule or split_model
+    whole = NamedSharding(mesh, P())
+    place = functools.partial(_placed, whole=whole, split=NamedSharding(mesh, P(None, AXIS)))
+    put = lambda tree: spread(tree, layout(tree, rule, mesh))  # noqa: E731
+    hold = lambda tree: spread(tree, jax.tree.map(lambda _: whole, tree))  # noqa: E731
+    call = _sharded(_loop(step), lambda tree: layout(tree, rule, mesh), whole, place, donated)
+    return Run(call, put, hold, len(chosen), mesh.shape[AXIS], strategy, place)
+
+
+def resolve(strategy: str, chosen: Sequence[jax.Device], divided: bool = False) -> str:
+    """Say what `"auto"` means on these devices, and whether a strategy can run on them.
+
+    Raises:
+        InputError: an unknown strategy, or one that cannot; `divided` asks for parameters in parts, which only sharded has.
+
+    """
+    if strategy not in STRATEGIES:
+        raise InputError(f"strategy={strategy!r}: must be one of {', '.join(STRATEGIES)}")
+    if strategy == "auto":
+        return "jit" if len(chosen) == 1 and not divided else "sharded"
+    if divided and strategy != "sharded":
+        raise InputError(f"strategy={strategy!r}: keeps parameters whole; to divide them use sharded")
+    if strategy != "sharded" and jax.process_count() > 1:
+        raise InputError(f"strategy={strategy!r}: runs in one process, and there are {jax.process_count()}; use sharded")
+    return strategy
 
 
 def choose_devices(devices: int | Sequence[jax.Device] | None, strategy: str) -> list[jax.Device]:
     """Return the devices that a strategy runs on: those given, the first few, or all (one for `"jit"` and `"eager"`).
 
+    Of several processes each gives as many.
+
     Raises:
-        InputError: more than there are, or below one.
+        InputError: more than there are, below one, or not a multiple of the processes.
 
     """
-    present = jax.devices()
+    present, processes = jax.devices(), jax.process_count()
     if devices is None:
         return present[:1] if strategy in ("jit", "eager") else present
     if not isinstance(devices, int):
         return list(devices)
     if not 1 <= devices <= len(present):
         raise InputError(f"devices={devices}: JAX sees {len(present)} of platform {present[0].platform}; give 1 to {len(present)}")
-    return present[:devices]
+    if devices % processes:
+        raise InputError(f"devices={devices}: must be a multiple of the {processes} processes")
+    return [d for i in range(processes) for d in [d for d in present if d.process_index == i][: devices // processes]]
 
 
 def _loop(step: Step) -> Callable[[Tree, Chunk], tuple[Tree, Tree]]:
@@ -144,13 +181,27 @@ def _eager(step: Step, carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
 
 
 def _placed(chunk: Chunk, whole: Any, split: Any) -> Chunk:
-    """Move a chunk to the devices, but for its count, which the host asks for."""
-    return jax.device_put(chunk, chunk.layout(whole, split))._replace(count=chunk.count)
+    """Move a chunk to the devices, but for its count, which the host asks for; of a stack, a process has its own rows."""
+    if isinstance(chunk, Stack):
+        return chunk._replace(batches=assemble(chunk.batches, split))
+    return spread(chunk, chunk.layout(whole, split))._replace(count=chunk.count)
 
 
-def _sharded(loop: Callable, whole: NamedSharding, place: Callable[[Chunk], Chunk], donate: tuple[int, ...]) -> Callable:
-    compiled = jax.jit(loop, donate_argnums=donate, out_shardings=whole)
-    return lambda carry, chunk: compiled(carry, place(chunk))
+def _sharded(loop: Callable, wanted: Callable[[Tree], Tree], whole: Any, place: Callable[[Chunk], Chunk], donate: Any) -> Callable:
+    programs: dict[Any, Callable] = {}
+
+    def call(carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
+        leaves, kind = jax.tree.flatten(carry)
+        key = (kind, tuple(np.shape(leaf) for leaf in leaves))
+        if key not in programs:
+            programs[key] = jax.jit(loop, donate_argnums=donate, out_shardings=(wanted(carry), whole))
+        return programs[key](carry, chunk if _is_placed(chunk) else place(chunk))
+
+    return call
+
+
+def _is_placed(chunk: Chunk) -> bool:
+    return all(isinstance(x, jax.Array) for x in jax.tree.leaves(chunk._replace(count=None)))
 
 
 def _pmapped(loop: Callable, devices: list[jax.Device], donate: tuple[int, ...]) -> Callable:

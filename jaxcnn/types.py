@@ -14,12 +14,17 @@ Tree = Any  # a pytree of arrays
 # A batch maps names to arrays whose first axis is the row:
 #   "image"  [B, H, W, C] uint8 0..255, or float 0..1;  "text", "audio", "volume" likewise
 #   "label"  int [B], float [B, K], int [B, H, W], ...
-#   "real"   [B], 1 for a row and 0 for padding; absent: all real.  Training batches are never padded.
+#   "real"   [B], 1 for a row and 0 for padding; absent: all real.  Training batches are padded only where
+#             devices do not divide them, or where an example could not be read.
 Batch = Mapping[str, Any]
 
 
 class InputError(ValueError):
     """A value that the caller can mend; the message is one line that quotes it and names the fix."""
+
+
+class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
+    """A question whether to stop was answered with yes while something was waited for or measured."""
 
 
 class Sum(Protocol):
@@ -111,8 +116,10 @@ class Run(NamedTuple):
 
     Attributes:
         call: `(carry, chunk) -> (carry, sums)`: a whole chunk of batches in one dispatch; may donate `carry`.
-        put: places a tree where the step wants it: state and resident arrays, once.
-        devices: a batch must have a multiple of this many rows.
+        put: places a carry where the step wants it.
+        hold: places arrays of rows that stay on the devices, once.
+        devices: how many it runs on.
+        parts: how many a batch is divided into; batches have a multiple of so many rows, padding included.
         strategy: `"eager"`, `"jit"`, `"sharded"` or `"pmap"`.
         place: moves a chunk to the devices ahead of its call; `call` takes chunks that were not placed as well.
 
@@ -120,7 +127,9 @@ class Run(NamedTuple):
 
     call: Callable[[Any, Any], tuple[Any, dict[str, Sum]]]
     put: Callable[[Tree], Tree]
+    hold: Callable[[Tree], Tree]
     devices: int
+    parts: int
     strategy: str
     place: Callable[[Any], Any] = lambda chunk: chunk
 
@@ -156,3 +165,9 @@ def real(batch: Batch) -> Array:
 def align(weights: Array, like: Array) -> Array:
     """Append axes of one element until `weights` broadcasts against `like` row by row."""
     return weights.reshape(weights.shape + (1,) * (like.ndim - weights.ndim))
+
+
+def reason(error: BaseException, limit: int = 200) -> str:
+    """Say in one line why something failed: libraries raise with several lines, or with none."""
+    text = " ".join(str(error).split())
+    return (text if len(text) <= limit else text[:limit] + "...") or type(error).__name__

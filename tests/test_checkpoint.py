@@ -26,7 +26,7 @@ def state(seed=0, width=64):
 def saved(folder, steps=(1, 2, 3), best=1):
     checkpoints = Checkpoints(folder)
     for step in steps:
-        checkpoints.save(step, state(step), {"step": step, "best_step": best}, best)
+        checkpoints.save(step, state(step), {"step": step, "best_step": best}, [best])
     checkpoints.close()
 
 
@@ -83,7 +83,7 @@ def test_a_damaged_latest_falls_back_and_says_so(tmp_path, damage, caplog):
     assert (step, loop["step"]) == (2, 2)
     chex.assert_trees_all_equal(unflatten(state(), flat).params, state(2).params)
     assert "checkpoint 3 is damaged" in caplog.text
-    checkpoints.save(3, state(9), {"step": 3, "best_step": 1}, 1)  # its number is free again
+    checkpoints.save(3, state(9), {"step": 3, "best_step": 1}, [1])  # its number is free again
     checkpoints.close()
     with reading(tmp_path) as again:
         assert again.newest()[0] == 3
@@ -132,7 +132,7 @@ def test_the_best_before_the_newest_save_is_kept_too(tmp_path):
     """Should the newest be damaged, the one before still finds the best that it knew."""
     checkpoints = Checkpoints(tmp_path)
     for step, best in ((1, 1), (2, 1), (3, 1), (4, 1), (5, 5)):
-        checkpoints.save(step, state(step), {"step": step, "best_step": best}, best)
+        checkpoints.save(step, state(step), {"step": step, "best_step": best}, [best])
     checkpoints.close()
     flip(arrays(tmp_path, 5)[-1])
     with reading(tmp_path) as again:

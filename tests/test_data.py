@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from jaxcnn.data import Indexed, Resident, cache, stratified
-from jaxcnn.data.core import check_fraction, cut, labelled, reason, sides
+from jaxcnn.data.core import check_fraction, cut, labelled, sides
 from jaxcnn.parallel import Gather
-from jaxcnn.types import InputError
+from jaxcnn.types import InputError, reason
 
 SIZE = 23
 

@@ -12,7 +12,7 @@ import pytest
 from small import distance, rows, task
 
 import jaxcnn as jc
-from jaxcnn import loop
+from jaxcnn import dispatch
 from jaxcnn.checkpoint import reading
 
 
@@ -67,9 +67,9 @@ def test_resume_is_the_same_run_bit_for_bit(tmp_path):
 
 def test_stop_between_validations_and_resume(tmp_path):
     straight = fit()
-    asked = iter([False, False, True])
+    seen = []
     with pytest.raises(jc.StoppedError) as stopped:
-        fit(tmp_path, stop=lambda: next(asked))
+        fit(tmp_path, progress=lambda step, _: seen.append(step), stop=lambda: len(seen) == 2)
     assert stopped.value.step == 2  # dispatches start with one step each
     replayed = []
     resumed = fit(tmp_path, log=replayed.append)
@@ -152,7 +152,7 @@ def test_a_retrace_is_an_error(kind):
 def test_the_length_of_dispatches_changes_no_bit(kind, monkeypatch):
     ends = []
     for seconds in (0.0, 1e9):
-        monkeypatch.setattr(loop, "DISPATCH_SECONDS", seconds)
+        monkeypatch.setattr(dispatch, "SECONDS", seconds)
         lengths, run = [], setting()[0]
         counted = run._replace(call=lambda s, c, call=run.call, lengths=lengths: lengths.append(int(c.count)) or call(s, c))
         ends.append((jax.device_get(fit(run=counted, train=kind(rows()), steps=18, every=18).state.params), max(lengths)))
@@ -250,10 +250,14 @@ def test_bad_arguments(options, message):
         fit(**options)
 
 
-def test_batches_must_divide_among_devices():
-    run, state, _ = setting(strategy="sharded", devices=8)
-    with pytest.raises(jc.InputError, match="batch_size=12: must be a multiple of the 8 devices, such as 8"):
-        jc.fit(run, state, rows(), batch_size=12, steps=1)
+@pytest.mark.parametrize("strategy", ["sharded", "pmap"])
+def test_batches_that_do_not_divide_are_padded(strategy):
+    one, state, _ = setting()
+    three, *_ = setting(strategy=strategy, devices=3)
+    train = lambda run, data: jax.device_get(jc.fit(run, state, data, batch_size=16, steps=9, every=4).state)
+    for data in (rows(), streamed(rows())):
+        a, b = train(one, data), train(three, data)
+        assert distance(a.params, b.params) < 1e-5 and distance(a.model_state, b.model_state) < 1e-5
 
 
 def test_another_run_in_the_same_folder_is_refused(tmp_path):

@@ -19,7 +19,7 @@ def trained(strategy, devices, tx, steps, dropout=0.0, change=None, per_call=7, 
     step = jc.make_train_step(t, tx)
     run = jc.compile_step(jc.augmented(step, change) if change else step, strategy, devices)
     state = run.put(jc.init_state(t, tx, data.example()))
-    data, losses = data.placed(run.put), []
+    data, losses = data.placed(run.hold), []
     for at in range(0, steps, per_call):
         state, sums = run.call(state, data.chunk(batch, at, min(per_call, steps - at), per_call))
         losses.append(jax.device_get(sums["loss"]))

@@ -140,7 +140,7 @@ def trained(t, steps, strategy="jit", devices=1, grads=jc.plain, tx=None):
     data, tx = rows(32), tx or jc.optim.sgd(0.05, momentum=0.9)
     run = jc.compile_step(jc.make_train_step(t, tx, grads), strategy, devices)
     state = run.put(jc.init_state(t, tx, data.example()))
-    return jax.device_get(run.call(state, data.placed(run.put).chunk(32, 0, steps, steps)))
+    return jax.device_get(run.call(state, data.placed(run.hold).chunk(32, 0, steps, steps)))
 
 
 def test_overfits_32_rows_in_bfloat16():

@@ -199,7 +199,7 @@ def test_streamed_training_order(prepared, kind, monkeypatch):
 def test_a_stream_that_reads_on_is_not_begun_anew(prepared, monkeypatch):
     train, begun = tfds("jc_numbered", data_dir=prepared(JcNumbered, "tfrecord"), **STREAM).train, []
     endless = tfrecord.Stream._endless
-    monkeypatch.setattr(tfrecord.Stream, "_endless", lambda self, *at: begun.append(at) or endless(self, *at))
+    monkeypatch.setattr(tfrecord.Stream, "_endless", lambda self, *at: begun.append(at[:2]) or endless(self, *at))
     for start, count in ((0, 1), (0, 3), (3, 1), (3, 8), (5, 2), (7, 9)):  # as fit reads: one batch to compile for, then that and more
         train.chunk(4, start, count, 9)
     assert begun == [(4, 0)]

@@ -14,6 +14,8 @@ from jaxcnn.types import Batch, InputError
 Tree = Any
 ROWS_IN_A_DISPATCH = 4096
 ALIGNMENT = 64  # bytes
+Share = tuple[int, int]
+ALL: Share = (0, 1)
 
 
 class Data(Protocol):
@@ -30,11 +32,15 @@ class Data(Protocol):
     def placed(self, put: Callable[[Tree], Tree]) -> "Data":
         """Move what can live on the device to the device, once."""
 
-    def chunk(self, batch_size: int, start: int, count: int, capacity: int) -> Chunk:
-        """Return training batches `start` to `start + count`, in a chunk that has room for `capacity`."""
+    def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> Chunk:
+        """Return training batches `start` to `start + count`, in a chunk that has room for `capacity`.
 
-    def once(self, batch_size: int, multiple: int = 1) -> Iterator[Chunk]:
-        """Give every row once, in order; the tail is padded with `real = 0` to a multiple of `multiple` rows."""
+        A batch that is no multiple of `multiple` rows is padded with `real = 0`. `share` is (which, of how many): of a batch
+        that is read, rather than gathered on the device, only these columns come.
+        """
+
+    def once(self, batch_size: int, multiple: int = 1, share: Share = ALL) -> Iterator[Chunk]:
+        """Give every row once, in order; each batch is padded with `real = 0` to a multiple of `multiple` rows."""
 
 
 class Splits(NamedTuple):
@@ -70,6 +76,20 @@ def once_rows(size: int, batch_size: int, multiple: int) -> tuple[np.ndarray, np
     return np.where(inside, np.pad(place, ((0, 0), (0, width - batch_size))), 0), inside.astype(np.float32)
 
 
+def padded(index: np.ndarray, multiple: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Widen batches of row numbers `[steps, B]` to a multiple, and say what is `real`; None where nothing is padding."""
+    more = -index.shape[1] % multiple
+    if not more:
+        return index, None
+    return np.pad(index, ((0, 0), (0, more))), np.pad(np.ones(index.shape, np.float32), ((0, 0), (0, more)))
+
+
+def columns(x: np.ndarray, share: Share) -> np.ndarray:
+    """Return the columns of `[steps, B]` that are one share's."""
+    width = x.shape[1] // share[1]
+    return x[:, share[0] * width : (share[0] + 1) * width]
+
+
 def _room(capacity: int, index: np.ndarray) -> int:
     """Batches in one chunk of an evaluation, which cannot be paced by the time that the last one took.
 
@@ -84,10 +104,12 @@ def stack(rows: Mapping[str, np.ndarray], index: np.ndarray, real: np.ndarray | 
 
     It is a copy: on a CPU the chunk may be the device's own memory, and whoever read the rows may use theirs again.
     """
+    if real is not None:
+        rows = {**rows, "real": rows.get("real", 1) * real.reshape(-1)}
     batches = {name: np.zeros((capacity, index.shape[1], *x.shape[1:]), x.dtype) for name, x in rows.items()}
     for name, x in rows.items():
         batches[name][: len(index)] = x.reshape(*index.shape, *x.shape[1:])
-    return Stack(batches if real is None else batches | {"real": fill(real, capacity)}, np.int32(len(index)))
+    return Stack(batches, np.int32(len(index)))
 
 
 def fill(x: np.ndarray, capacity: int) -> np.ndarray:
@@ -142,18 +164,20 @@ class Resident:
         """Put the arrays where a run wants them."""
         return dataclasses.replace(self, arrays=put(dict(self.arrays)))
 
-    def chunk(self, batch_size: int, start: int, count: int, capacity: int) -> Gather:
-        """Return training batches `start` to `start + count`."""
-        index = train_rows(self.seed, self.size, batch_size, start, count).astype(np.int32)
-        return Gather(dict(self.arrays), fill(index, capacity), None, np.int32(count))
+    def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> Gather:
+        """Return training batches `start` to `start + count`; every process has all rows."""
+        del share
+        index, real = padded(train_rows(self.seed, self.size, batch_size, start, count).astype(np.int32), multiple)
+        return Gather(dict(self.arrays), fill(index, capacity), None if real is None else fill(real, capacity), np.int32(count))
 
-    def once(self, batch_size: int, multiple: int = 1) -> Iterator[Chunk]:
+    def once(self, batch_size: int, multiple: int = 1, share: Share = ALL) -> Iterator[Chunk]:
         """Give every row once, in order."""
         index, real = once_rows(self.size, batch_size, multiple)
         room = _room(self.capacity, index)
         for k in range(0, len(index), room):
             i, r = index[k : k + room], real[k : k + room]
             if all(isinstance(x, np.ndarray) for x in self.arrays.values()):  # not placed
+                i, r = columns(i, share), columns(r, share)
                 yield stack({name: x[i.reshape(-1)] for name, x in self.arrays.items()}, i, r, room)
             else:
                 yield Gather(dict(self.arrays), fill(i, room).astype(np.int32), fill(r, room), np.int32(len(i)))
@@ -164,7 +188,7 @@ class Indexed:
     """Rows that are read by number when they are needed: sets too large for memory, in the same order as resident ones.
 
     Attributes:
-        read: `index [n] -> {name: [n, ...]}`.
+        read: `index [n] -> {name: [n, ...]}`; with `"real"` among them, rows of 0 count nowhere.
         size: number of rows.
         classes: names in order of label.
         seed: of the order in which training reads the rows.
@@ -191,18 +215,19 @@ class Indexed:
         del put
         return self
 
-    def chunk(self, batch_size: int, start: int, count: int, capacity: int) -> Stack:
+    def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> Stack:
         """Return training batches `start` to `start + count`."""
-        index = train_rows(self.seed, self.size, batch_size, start, count)
-        return stack(self.read(index.reshape(-1)), index, None, capacity)
+        index, real = padded(train_rows(self.seed, self.size, batch_size, start, count), multiple)
+        index, real = columns(index, share), None if real is None else columns(real, share)
+        return stack(self.read(index.reshape(-1)), index, real, capacity)
 
-    def once(self, batch_size: int, multiple: int = 1) -> Iterator[Stack]:
+    def once(self, batch_size: int, multiple: int = 1, share: Share = ALL) -> Iterator[Stack]:
         """Give every row once, in order."""
         index, real = once_rows(self.size, batch_size, multiple)
         room = _room(self.capacity, index)
         for k in range(0, len(index), room):
-            i = index[k : k + room]
-            yield stack(self.read(i.reshape(-1)), i, real[k : k + room], room)
+            i, r = columns(index[k : k + room], share), columns(real[k : k + room], share)
+            yield stack(self.read(i.reshape(-1)), i, r, room)
 
 
 def labelled(image: np.ndarray, label: np.ndarray, classes: tuple[str, ...], name: str) -> Resident:
@@ -292,9 +317,3 @@ def sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     if min(height, width) < 1:
         raise InputError(f"size={size}: must be at least 1")
     return height, width
-
-
-def reason(error: BaseException, limit: int = 200) -> str:
-    """Say in one line why something failed: libraries raise with several lines, or with none."""
-    text = " ".join(str(error).split())
-    return (text if len(text) <= limit else text[:limit] + "...") or type(error).__name__

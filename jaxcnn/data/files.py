@@ -6,8 +6,8 @@ import zlib
 
 import numpy as np
 
-from jaxcnn.data.core import Splits, cut, labelled, reason
-from jaxcnn.types import InputError
+from jaxcnn.data.core import Splits, cut, labelled
+from jaxcnn.types import InputError, reason
 
 IDX_NAMES = ("train-images", "train-labels", "t10k-images", "t10k-labels")
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.data.core import Indexed, Splits, cut, labelled, reason, sides
-from jaxcnn.types import InputError
+from jaxcnn.data.core import Indexed, Splits, cut, labelled, sides
+from jaxcnn.types import InputError, reason
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".tif", ".tiff"}
 TRAIN, VALID, TEST = ("train",), ("valid", "validation", "val"), ("test",)  # in any case

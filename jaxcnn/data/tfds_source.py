@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.data.cache import load, store
-from jaxcnn.data.core import Indexed, Resident, Splits, cut, labelled, reason, sides
+from jaxcnn.data.core import Indexed, Resident, Splits, cut, labelled, sides
 from jaxcnn.data.tfrecord import Stream, tensorflow
-from jaxcnn.types import InputError
+from jaxcnn.types import InputError, reason
 
 NEEDS_TENSORFLOW = "needs TensorFlow: pip install 'jaxcnn[tfds]'"
 NOISE = ("Variant folder", "OpenCV is not installed")

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.data.core import Resident, check_fraction, fill, reason
+from jaxcnn.data.core import ALL, Resident, Share, check_fraction, fill
 from jaxcnn.parallel import Stack
-from jaxcnn.types import Batch, InputError
+from jaxcnn.types import Batch, InputError, reason
 
 BUFFER = 10_000  # records, still encoded, among which the next one is drawn
 
@@ -50,7 +50,7 @@ class Stream:
     seed: int = 0
     capacity: int = 8
     _rows: Iterator[dict[str, np.ndarray]] | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
-    _key: tuple[int, int] | None = dataclasses.field(default=None, init=False, repr=False, compare=False)  # what `_rows` is an order of
+    _key: Any = dataclasses.field(default=None, init=False, repr=False, compare=False)  # what `_rows` is an order of
     _start: int = dataclasses.field(default=0, init=False, repr=False, compare=False)  # number of the first batch in `_last`
     _last: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list, init=False, repr=False, compare=False)
 
@@ -94,52 +94,61 @@ class Stream:
         parts = list(self._batches(None, 0, 1024))
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
-    def chunk(self, batch_size: int, start: int, count: int, capacity: int) -> Stack:
+    def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> Stack:
         """Return training batches `start` to `start + count`; reads on where the last chunk ended, if that is there."""
         again = self._last[start - self._start :] if start >= self._start else []
-        if self._key != (batch_size, self.seed) or not self._start <= start <= self._start + len(self._last):
-            self._rows, again = self._endless(batch_size, start), []
+        key = (batch_size, self.seed, multiple, share)
+        if self._key != key or not self._start <= start <= self._start + len(self._last):
+            self._rows, again = self._endless(batch_size, start, multiple, share), []
         self._key = None  # should reading fail, the next call starts anew
         self._last = again + list(itertools.islice(self._rows, max(count - len(again), 0)))
-        self._key, self._start = (batch_size, self.seed), start
+        self._key, self._start = key, start
         batches = self._last[:count]
         return Stack({name: fill(np.stack([b[name] for b in batches]), capacity) for name in batches[0]}, np.int32(count))
 
-    def once(self, batch_size: int, multiple: int = 1) -> Iterator[Stack]:
+    def once(self, batch_size: int, multiple: int = 1, share: Share = ALL) -> Iterator[Stack]:
         """Give every row once, in order."""
         batch_size = max(min(batch_size, self.size), 1)
-        width = -(-batch_size // multiple) * multiple
-        room = min(self.capacity, -(-self.size // batch_size))
-        rows = self._batches(None, 0, batch_size)
-        while batches := list(itertools.islice(rows, room)):
-            real = [(np.arange(width) < len(b["label"])).astype(np.float32) for b in batches]
-            padded = [{name: fill(x, width) for name, x in b.items()} | {"real": r} for b, r in zip(batches, real, strict=True)]
+        steps = -(-self.size // batch_size)
+        room, (width, mine) = max(min(self.capacity, steps), 1), _columns(batch_size, multiple, share)
+        rows = self._batches(None, 0, mine.stop - mine.start, (0, batch_size, mine))
+        for k in range(0, steps, room):
+            batches = [_real(next(rows, None) or self._none()) for _ in range(min(room, steps - k))]
+            padded = [{name: fill(x, width) for name, x in b.items()} for b in batches]
             yield Stack({name: fill(np.stack([b[name] for b in padded]), room) for name in padded[0]}, np.int32(len(batches)))
 
-    def _endless(self, batch_size: int, start: int) -> Iterator[dict[str, np.ndarray]]:
-        """Batches from `start` on; an epoch's last rows and the next one's first share a batch, so each row comes once an epoch."""
+    def _endless(self, batch_size: int, start: int, multiple: int, share: Share) -> Iterator[dict[str, np.ndarray]]:
+        """This share of the batches from `start` on; an epoch's last rows and the next one's first share a batch."""
         epoch, skip = divmod(start * batch_size, self.size)
-        rest: dict[str, np.ndarray] = {}
+        width, mine = _columns(batch_size, multiple, share)
+        whole, n, rest = (_real if batch_size % multiple else dict), mine.stop - mine.start, self._none()
+        while not n:  # all padding
+            yield {name: fill(x, width) for name, x in whole(rest).items()}
         for e in itertools.count(epoch):
-            for part in self._batches(e, skip if e == epoch else 0, batch_size):
-                rest = {name: np.concatenate([rest[name], x]) for name, x in part.items()} if rest else part
-                while len(rest["label"]) >= batch_size:
-                    yield {name: x[:batch_size] for name, x in rest.items()}
-                    rest = {name: x[batch_size:] for name, x in rest.items()}
+            first = skip if e == epoch else 0
+            for part in self._batches(e, first, n, (e * self.size + first, batch_size, mine)):
+                rest = {name: np.concatenate([rest[name], x]) for name, x in part.items()} if len(rest["label"]) else part
+                while len(rest["label"]) >= n:
+                    yield {name: fill(x, width) for name, x in whole({name: x[:n] for name, x in rest.items()}).items()}
+                    rest = {name: x[n:] for name, x in rest.items()}
 
-    def _batches(self, epoch: int | None, skip: int, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    def _none(self) -> dict[str, np.ndarray]:
+        """Return no rows."""
+        return {"image": np.zeros((0, *self.shape), np.uint8), "label": np.zeros(0, np.int32)}
+
+    def _batches(self, epoch: int | None, skip: int, batch_size: int, mine: Any = None) -> Iterator[dict[str, np.ndarray]]:
         """Rows of one epoch in its own order, or in the stored order for `epoch=None`; the last batch may be short."""
-        if not self.size:
+        if not self.size or not batch_size:
             return
         try:
-            yield from self._records(epoch, skip).batch(batch_size).prefetch(2).as_numpy_iterator()
+            yield from self._records(epoch, skip, mine).batch(batch_size).prefetch(2).as_numpy_iterator()
         except Exception as error:  # a cut or missing shard raises TensorFlow's own kinds
             why = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", reason(error, 400))
             where = f"{self.builder.data_path}: split {self.split} is not readable"
             raise InputError(f"{where} ({why}); delete the folder and prepare it again") from error
 
-    def _records(self, epoch: int | None, skip: int) -> Any:
-        """Decoded rows as a tf.data.Dataset, not yet in batches."""
+    def _records(self, epoch: int | None, skip: int, mine: tuple[int, int, slice] | None = None) -> Any:
+        """Decoded rows as a tf.data.Dataset, not yet in batches; with `mine`, only those in some columns of the batches."""
         tf = tensorflow()
         import tensorflow_datasets as library
 
@@ -160,4 +169,19 @@ class Stream:
                 image = tf.cast(tf.round(tf.image.resize(image, (height, width), antialias=True)), tf.uint8)
             return {"image": tf.ensure_shape(image, self.shape), "label": tf.cast(row["label"], tf.int32)}
 
-        return records.skip(skip).map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        records = records.skip(skip)
+        first, batch_size, columns = mine or (0, 1, slice(0, 1))
+        if columns != slice(0, batch_size):  # before decoding, which is what costs
+            at = lambda i: (first + i) % batch_size  # noqa: E731
+            records = records.enumerate().filter(lambda i, _: (at(i) >= columns.start) & (at(i) < columns.stop)).map(lambda _, row: row)
+        return records.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def _columns(batch_size: int, multiple: int, share: Share) -> tuple[int, slice]:
+    """Width of one share of a padded batch, and which of the batch's rows are in it."""
+    width = -(-batch_size // multiple) * multiple // share[1]
+    return width, slice(min(share[0] * width, batch_size), min((share[0] + 1) * width, batch_size))
+
+
+def _real(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return batch | {"real": np.ones(len(batch["label"]), np.float32)}

@@ -35,7 +35,7 @@ def jaxcnn(case: Case) -> Prepared:
         data = jc.data.tfds(NAME, data_dir=case["path"], validation_fraction=0.0, resident_bytes=0).train
     step = lambda total, batch: (total + jc.tasks.prepare(batch["image"]).mean(), {})  # noqa: E731
     run = jc.compile_step(step, "jit", donate=False)
-    data, at = data.placed(run.put), 0
+    data, at = data.placed(run.hold), 0
     steps, room = case["images"] // case["batch"], min(data.capacity, case["images"] // case["batch"])
 
     def call() -> None:
