@@ -10,11 +10,12 @@ from typing import Any
 import tyro
 
 import jaxcnn as jc
-from experiments import cli, common
+from experiments import cli, common, settings
+from experiments.signals import Signals
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(cli.Settings):
+class Config(settings.Settings):
     """Train, evaluate or use a classifier of two kinds of images."""
 
     folder: tyro.conf.Positional[str] = ""
@@ -72,7 +73,7 @@ def plan(config: Config) -> common.Plan:
     return common.Plan(config.folder, splits, build, optimizer, lambda step: jc.augmented(step, change))
 
 
-def main(config: Config, signals: cli.Signals, opened: list[pathlib.Path]) -> Any:
+def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     """Evaluate, predict or train, as the flags say."""
     if config.evaluate:
         keys = ("folder", "classes", "image_size", "validation_fraction")

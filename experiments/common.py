@@ -1,5 +1,6 @@
 """What every experiment shares: a plan trained into a run's folder, and evaluation and prediction of such a run."""
 
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -22,12 +23,13 @@ import numpy as np
 import optax
 
 import jaxcnn as jc
-from experiments import START, cli, outputs, process
-from experiments.cli import Settings, Signals
-from jaxcnn import runs
+from experiments import START, outputs, process, settings
+from experiments.settings import Settings
+from experiments.signals import Signals
+from jaxcnn import mesh, runs
 from jaxcnn.checkpoint import digest, flatten
 from jaxcnn.data.folder import read_image
-from jaxcnn.parallel import choose_devices, empty
+from jaxcnn.parallel import choose_devices, empty, resolve
 from jaxcnn.types import scalars
 
 log = logging.getLogger("jaxcnn")
@@ -70,7 +72,7 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
 
     """
     process.return_memory()  # what reading the data took
-    requested, profile = config, process.Profile(config.profile)
+    requested, profile, chief = config, process.Profile(config.profile), mesh.share()[0] == 0
     config, splits, notes = _fitted(config, plan)
     per_epoch = splits.train.size / config.batch_size
     steps = math.ceil(config.epochs * per_epoch)
@@ -78,18 +80,19 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
     with ThreadPoolExecutor(1) as thread:
         hashing = thread.submit(_data_digest, splits.train)
         state, run, ev = _prepared(config, plan, splits, max(steps, 1))
-    folder = _open_folder(name, requested, plan, splits, hashing.result())
-    for note in notes:
-        log.warning(note)
+    sha256 = hashing.result()
+    folder = pathlib.Path(mesh.tell(str(_open_folder(name, requested, plan, splits, sha256)) if chief else ""))
     opened.append(folder)
+    for note in [*notes, _chosen(config, run)] if chief else ():
+        log.warning(note)
     splits = splits._replace(train=dataclasses.replace(splits.train, seed=config.seed))
     if jax.default_backend() != "cpu":  # there the rows are in the device's memory already
-        splits = splits._replace(valid=splits.valid.placed(ev.put))
+        splits = splits._replace(valid=splits.valid.placed(ev.hold))
     screen, lines, first = outputs.Screen(steps, config.batch_size), outputs.Log(folder, per_epoch), []
 
     def validate(state: jc.State) -> dict[str, Any]:
-        values, seconds = jc.timed_evaluate(ev, _weights(state), splits.valid, batch_size=config.eval_batch_size)
-        return {f"validation/{k}": v for k, v in values.items()} | {"validation/seconds": seconds}
+        measured = jc.timed_evaluate(ev, _weights(state), splits.valid, batch_size=config.eval_batch_size, stop=signals.stop)
+        return {f"validation/{k}": v for k, v in measured[0].items()} | {"validation/seconds": measured[1]}
 
     def progress(at: int, values: dict[str, Any]) -> None:
         if not first:
@@ -102,7 +105,7 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
         lines.row(row)
         screen.row(row)
 
-    with signals.while_training(), screen, profile:
+    with signals.while_training(), screen if chief else contextlib.nullcontext(), profile:
         fitted = jc.fit(
             run,
             state,
@@ -114,36 +117,41 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
             monitor="validation/loss",
             patience=config.early_stopping or None,
             workdir=folder / "checkpoints",
-            log=record,
-            progress=progress,
+            save_seconds=config.checkpoint_seconds or None,
+            keep_best=config.keep_best,
+            on_nan="rollback" if config.on_nan == "rollback" else "stop",
+            log=record if chief else None,
+            progress=progress if chief else None,
             stop=signals.stop,
         )
-    with ThreadPoolExecutor(1) as thread:
-        drawing = thread.submit(outputs.plot_curves, folder / "curves.png", list(lines.rows))
-        summary = _test(ev, fitted, splits.test, config, lines)
-        drawing.result()
-    summary |= _summary(name, config, plan, splits, run, fitted)
-    seconds, at = first or (None, None)
-    summary |= {"seconds_to_first_step": seconds, "first_step_at": at, "checkpoint": str(folder)}
-    if "confusion" in summary["test"]:
-        outputs.plot_confusion(folder / "confusion_matrix.png", np.array(summary["test"]["confusion"]), splits.train.classes)
-    outputs.write_json(folder / "summary.json", summary)
+    tested, seconds = jc.timed_evaluate(ev, _weights(fitted.best), splits.test, batch_size=config.eval_batch_size)
+    sha256 = digest(flatten(fitted.state.params))
+    if not chief:
+        return {}
+    summary = _summary(name, config, plan, splits, run, fitted) | {"test": _tested(tested), "params_sha256": sha256}
+    began = first or (None, None)
+    summary |= {"seconds_to_first_step": began[0], "first_step_at": began[1], "checkpoint": str(folder)}
     low, high = summary["test"]["accuracy_interval"]
     print(
-        f"test accuracy {summary['test']['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}) "
-        f"on {summary['test']['count']} images, {folder}",
-        flush=True,
+        f"test accuracy {tested['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}) on {tested['count']} images, {folder}", flush=True
     )
+    rate = fitted.history[-1].get("learning_rate", 0.0) if fitted.history else 0.0
+    lines.line("test", int(fitted.best.step), seconds, rate, tested)
+    lines.close()
+    outputs.plot_curves(folder / "curves.png", lines.rows)
+    if "confusion" in tested:
+        outputs.plot_confusion(folder / "confusion_matrix.png", tested["confusion"], splits.train.classes)
+    outputs.write_json(folder / "summary.json", summary)
     return summary
 
 
 def model(name: str, config: Settings, **options: Any) -> dict[str, Any]:
     """What `runs.build` makes a model from: its name, its own options, and those that the flags of every experiment ask for."""
-    cli.one_of("--model", name, jc.models.MODELS)
+    settings.one_of("--model", name, jc.models.MODELS)
     if config.remat and not hasattr(jc.models.MODELS[name](), "remat"):
         able = [known for known, make in jc.models.MODELS.items() if hasattr(make(), "remat")]
         raise jc.InputError(f"--remat: --model {name} has no stages to compute anew; {', '.join(able)} have")
-    return {"name": name, "options": options | cli.PRECISIONS[config.precision] | ({"remat": True} if config.remat else {})}
+    return {"name": name, "options": options | settings.PRECISIONS[config.precision] | ({"remat": True} if config.remat else {})}
 
 
 def _get_ready(ev: jc.Run, variables: Any, valid: Any, batch_size: int) -> None:
@@ -156,28 +164,46 @@ def _get_ready(ev: jc.Run, variables: Any, valid: Any, batch_size: int) -> None:
     process.meanwhile(process.return_memory, *(functools.partial(importlib.import_module, name) for name in LATER), compile_evaluation)
 
 
-def _test(ev: jc.Run, fitted: jc.Fit, test: Any, config: Settings, lines: outputs.Log) -> dict[str, Any]:
-    """Read the test set, once, with the best weights."""
-    values, seconds = jc.timed_evaluate(ev, _weights(fitted.best), test, batch_size=config.eval_batch_size)
-    rate = fitted.history[-1].get("learning_rate", 0.0) if fitted.history else 0.0
-    lines.line("test", int(fitted.best.step), seconds, rate, values)
-    lines.close()
+def _tested(values: dict[str, Any]) -> dict[str, Any]:
+    """Return what the test set gave as plain values, with the interval that so many rows leave."""
     interval = jc.metrics.wilson_interval(values["accuracy"], values["count"])
-    return {"test": {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()} | {"accuracy_interval": interval}}
+    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()} | {"accuracy_interval": interval}
 
 
 def _prepared(config: Settings, plan: Plan, splits: jc.data.Splits, steps: int) -> tuple[jc.State, jc.Run, jc.Run]:
     """Make the first state and compile the training and evaluation steps."""
     _, task = runs.build(plan.build)
     tx, decay = plan.optimizer(steps), plan.build.get("ema")
-    step = plan.wrap(jc.make_train_step(task, tx, jc.accumulate(config.accumulate)))
+    step = plan.wrap(jc.make_train_step(task, tx, jc.with_norm(jc.accumulate(config.accumulate))))
     step = jc.with_ema(step, decay) if decay else step
+    step = jc.skip_nonfinite(step) if config.on_nan == "skip" else step
     begin = lambda batch: jc.init_state(task, tx, batch, config.seed)  # noqa: E731
     begin_all = lambda batch: jc.start_ema(begin(batch)) if decay else begin(batch)  # noqa: E731
     state = jax.jit(begin_all, compiler_options=_once())(splits.train.example())
-    devices = config.devices or None
-    run = jc.compile_step(step, config.strategy, devices)
-    return state, run, jc.compile_step(jc.make_eval_step(task), config.strategy, devices, donate=False)
+    return state, compiled(step, config), compiled(jc.make_eval_step(task), config, donate=False)
+
+
+def compiled(step: jc.Step, config: Settings, donate: bool = True) -> jc.Run:
+    """Compile a step as the flags say."""
+    rule = mesh.split_all if config.shard_parameters else None
+    return jc.compile_step(step, config.strategy, config.devices or None, donate, model_devices=config.model_devices, rule=rule)
+
+
+def _chosen(config: Settings, run: jc.Run) -> str:
+    """Say what runs where, and why."""
+    platform, processes = jax.devices()[0].platform, mesh.share()[1]
+    why = "one device" if run.devices == 1 else f"{run.devices} devices"
+    asked = f"strategy auto: {run.strategy}, because there " if config.strategy == "auto" else f"strategy {run.strategy}: there "
+    across = f" in {processes} processes" if processes > 1 else ""
+    rows = f", a batch in {run.parts} parts" if run.parts > 1 else ""
+    kept = (
+        ", parameters divided"
+        if config.shard_parameters
+        else f", output channels in {config.model_devices}"
+        if run.parts < run.devices
+        else ""
+    )
+    return f"{asked}{'is' if run.devices == 1 else 'are'} {why} ({platform}){across}{rows}{kept}"
 
 
 def _once() -> dict[str, Any] | None:
@@ -210,7 +236,7 @@ def _summary(name: str, config: Settings, plan: Plan, splits: jc.data.Splits, ru
         "images_per_second": steps * config.batch_size / train_seconds if train_seconds else None,
         "best_step": best_step,
         "validation": {k.removeprefix("validation/"): v for k, v in best.items() if k.startswith("validation/")},
-        "params_sha256": digest(flatten(fitted.state.params)),
+        "skipped_batches": round(sum(row.get("train/skipped", 0) for row in fitted.history)),
     }
 
 
@@ -220,21 +246,18 @@ def _fitted(config: Settings, plan: Plan) -> tuple[Settings, jc.data.Splits, lis
     if config.limit_examples:
         keep = lambda part: part.take(np.random.default_rng(0).permutation(part.size)[: config.limit_examples])  # noqa: E731
         splits = jc.data.Splits(*map(keep, splits))
-    devices = len(choose_devices(config.devices or None, config.strategy))
+    chosen = choose_devices(config.devices or None, config.strategy)
+    resolve(config.strategy, chosen, config.shard_parameters or config.model_devices > 1)
+    parts = max(len(chosen) // config.model_devices, 1)
     batch = config.batch_size
     if batch > splits.train.size:
         batch = splits.train.size
         notes.append(f"--batch-size {config.batch_size}: lowered to the {batch} training rows")
-    if batch % devices:
-        near = max(batch // devices, 1) * devices
-        if near > splits.train.size:
-            raise jc.InputError(f"--devices {devices}: more than the {splits.train.size} training rows; give fewer")
-        notes.append(f"--batch-size {batch}: {'lowered' if near < batch else 'raised'} to {near}, a multiple of the {devices} devices")
-        batch = near
-    if batch // devices % config.accumulate:
-        raise jc.InputError(f"--accumulate {config.accumulate}: must divide the {batch // devices} rows of a device")
-    if config.eval_batch_size % devices:
-        notes.append(f"--eval-batch-size {config.eval_batch_size}: padded for the {devices} devices; padding counts nowhere")
+    width = -(-batch // parts)
+    if batch % parts:
+        notes.append(f"--batch-size {batch}: padded to {width * parts} rows for {parts} devices; padding counts nowhere")
+    if width % config.accumulate:
+        raise jc.InputError(f"--accumulate {config.accumulate}: must divide the {width} rows of a device")
     return dataclasses.replace(config, batch_size=batch), splits, notes
 
 
@@ -299,9 +322,10 @@ def evaluate_run(name: str, config: Settings, test: Callable[[dict[str, Any], st
         other = loaded.config["experiment"]
         raise jc.InputError(f"--checkpoint {config.checkpoint}: a run of {other}; evaluate it with python -m experiments.{other}")
     data = test(loaded.config["settings"], loaded.config["data"]["name"])
-    run = jc.compile_step(jc.make_eval_step(loaded.task), config.strategy, config.devices or None, donate=False)
+    run = compiled(jc.make_eval_step(loaded.task), config, donate=False)
     values = scalars(jc.evaluate(run, loaded.variables, data, batch_size=config.eval_batch_size))
-    print(json.dumps(values | {"devices": run.devices, "step": loaded.step, "checkpoint": config.checkpoint}), flush=True)
+    if mesh.share()[0] == 0:
+        print(json.dumps(values | {"devices": run.devices, "step": loaded.step, "checkpoint": config.checkpoint}), flush=True)
     return values
 
 

@@ -10,7 +10,8 @@ import pathlib
 from typing import Any
 
 import jaxcnn as jc
-from experiments import cli, common, process
+from experiments import cli, common, process, settings
+from experiments.signals import Signals
 from jaxcnn import runs
 
 TUTORIAL = {
@@ -23,7 +24,7 @@ PRESETS = {"tutorial": TUTORIAL, "smoke": SMOKE}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(cli.Settings):
+class Config(settings.Settings):
     """Train, evaluate or use a classifier of small images."""
 
     epochs: int | None = None
@@ -84,8 +85,8 @@ def load(config: Config) -> tuple[str, jc.data.Splits]:
 
 def plan(config: Config) -> common.Plan:
     """Say what to train, from the flags."""
-    cli.one_of("--optimizer", config.optimizer, jc.optim.OPTIMIZERS)
-    cli.one_of("--schedule", config.schedule, SCHEDULES)
+    settings.one_of("--optimizer", config.optimizer, jc.optim.OPTIMIZERS)
+    settings.one_of("--schedule", config.schedule, SCHEDULES)
     model = common.model(config.model, config, dropout=config.dropout)
     optimizer(config, 1), jc.layers.check_dropout(config.dropout)  # refuse bad values before data are read
     name, splits = load(config)
@@ -116,10 +117,10 @@ def optimizer(config: Config, steps: int) -> Any:
     return jc.optim.OPTIMIZERS[config.optimizer](rate, weight_decay=config.weight_decay)
 
 
-def main(config: Config, signals: cli.Signals, opened: list[pathlib.Path]) -> Any:
+def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     """Evaluate, predict or train, as the flags say."""
     if config.evaluate:
-        return common.evaluate_run("mnist", config, lambda settings, data: load(_tested_on(config, settings, data))[1].test)
+        return common.evaluate_run("mnist", config, lambda saved, data: load(_tested_on(config, saved, data))[1].test)
     if config.predict:
         return common.predict(config)
     if config.resume and config.dataset == "auto":  # go on with what it turned out to be
@@ -129,10 +130,10 @@ def main(config: Config, signals: cli.Signals, opened: list[pathlib.Path]) -> An
     return common.train("mnist", dataclasses.replace(config, epochs=epochs), chosen, signals, opened)
 
 
-def _tested_on(config: Config, settings: dict[str, Any], data: str) -> Config:
+def _tested_on(config: Config, saved: dict[str, Any], data: str) -> Config:
     """Say which rows a run was tested on: its own settings, but for where TFDS keeps its sets, which may have moved."""
-    kept = {k: settings[k] for k in ("image_size", "validation_fraction")}
-    return dataclasses.replace(config, dataset=data, data_dir=config.data_dir or settings["data_dir"], **kept)
+    kept = {k: saved[k] for k in ("image_size", "validation_fraction")}
+    return dataclasses.replace(config, dataset=data, data_dir=config.data_dir or saved["data_dir"], **kept)
 
 
 if __name__ == "__main__":

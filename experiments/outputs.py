@@ -5,6 +5,7 @@ import os
 import pathlib
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,6 +65,26 @@ class Log:
         self.board.close()
 
 
+class Spikes:
+    """Finds a loss far above the last ones: more than twice their median, and six times as far from it as they usually are."""
+
+    FEWEST, SPAN = 8, 30  # dispatches to compare with
+
+    def __init__(self) -> None:
+        self.recent: deque[float] = deque(maxlen=self.SPAN)
+
+    def line(self, step: int, loss: float) -> str | None:
+        """Return what to print, if anything."""
+        before, found = sorted(self.recent), None
+        if len(before) >= self.FEWEST:
+            median = before[len(before) // 2]
+            usual = sorted(abs(x - median) for x in before)[len(before) // 2]
+            if loss > 2 * median and loss > median + 6 * usual:
+                found = f"loss spike: {loss:.4g} up to step {step}, the median of the {len(before)} dispatches before is {median:.4g}"
+        self.recent.append(loss)
+        return found
+
+
 class Screen:
     """A progress bar on a terminal, plain lines elsewhere."""
 
@@ -72,7 +93,7 @@ class Screen:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.console = Console(file=sys.stderr)
-        self.batch_size, self.last, self.clock = batch_size, 0, time.perf_counter()
+        self.batch_size, self.last, self.clock, self.spikes = batch_size, 0, time.perf_counter(), Spikes()
         columns = (TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
         self.bar = Progress(*columns, console=self.console) if self.console.is_terminal else None
         if self.bar:
@@ -84,6 +105,8 @@ class Screen:
         now = time.perf_counter()
         rate = values.get("count", (step - self.last) * self.batch_size) / max(now - self.clock, 1e-9)
         self.last, self.clock = step, now
+        if "loss" in values and (found := self.spikes.line(step, values["loss"])):
+            self.print(found)
         if self.bar:
             text = "  ".join(f"{k} {values[k]:.4f}" for k in ("loss", "accuracy") if k in values)
             self.bar.update(self.task, completed=step, description=f"{text}  {rate:,.0f} images/s")

@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import os
 import pathlib
+import re
 import sys
 import tempfile
 import threading
@@ -27,6 +28,39 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
 KNOBS = {M_MMAP_THRESHOLD: 2**30, M_TRIM_THRESHOLD: 2**31 - 1, M_ARENA_MAX: 1}
 PROGRAMS_BYTES = 2**30  # compiled programs kept at most; those of one run of experiments.mnist take half a megabyte
 TRACED = 4  # dispatches in a profile: the first ones are short
+
+
+def prepare(gpu_memory_fraction: float, deterministic: bool) -> None:
+    """Tell JAX, before it starts, how much of a GPU's memory to take and whether its results must be the same bits each time."""
+    if gpu_memory_fraction == 0:
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    elif gpu_memory_fraction > 0:
+        os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(gpu_memory_fraction)
+    if deterministic:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+
+
+def out_of_memory(error: BaseException, config: Any) -> str | None:
+    """Say what to try where an error means that memory did not suffice; None where it means something else."""
+    wanted = re.search(r"(?:allocat\w*|size)\D{0,20}(\d[\d.]* ?[KMGT]?i?B|\d+ ?bytes)", str(error), re.IGNORECASE)
+    if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error)):
+        return None
+    asked = f", {wanted[1]} more were asked for" if wanted else ""
+    return (
+        f"out of memory at --batch-size {config.batch_size}: {peak_bytes() / 2**20:,.0f} MiB used at most{asked}; "
+        "try --accumulate 4, --remat, --precision bf16 or a smaller --batch-size"
+    )
+
+
+def peak_bytes() -> int:
+    """Most bytes in use so far: on the accelerator where there is one, else of the process."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peak = max((s.get("peak_bytes_in_use", 0) for s in stats), default=0)
+    if peak or sys.platform == "win32":
+        return peak
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def reuse_memory(knobs: dict[int, int] = KNOBS) -> bool:

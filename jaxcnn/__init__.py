@@ -5,13 +5,25 @@ from jaxcnn.evaluation import collect, evaluate, timed_evaluate
 from jaxcnn.loop import DivergedError, Fit, StoppedError, fit
 from jaxcnn.parallel import compile_step
 from jaxcnn.runs import load_run
-from jaxcnn.train import accumulate, augmented, init_state, make_eval_step, make_train_step, plain, start_ema, stream, with_ema
-from jaxcnn.types import Batch, Count, InputError, Mean, Metric, Run, State, Step, Sum, Task
+from jaxcnn.train import (
+    accumulate,
+    augmented,
+    init_state,
+    make_eval_step,
+    make_train_step,
+    plain,
+    skip_nonfinite,
+    start_ema,
+    stream,
+    with_ema,
+    with_norm,
+)
+from jaxcnn.types import Batch, Count, InputError, Interrupted, Mean, Metric, Run, State, Step, Sum, Task
 from jaxcnn.version import __version__
 
 __all__ = [
-    "Batch", "Count", "DivergedError", "Fit", "InputError", "Mean", "Metric", "Run", "State", "Step", "StoppedError", "Sum", "Task",
-    "__version__", "accumulate", "augment", "augmented", "collect", "compile_step", "data", "evaluate", "fit", "init_state", "layers",
-    "load_run", "losses", "make_eval_step", "make_train_step", "metrics", "models", "ops", "optim", "plain", "start_ema", "stream", "tasks",
-    "timed_evaluate", "with_ema",
+    "Batch", "Count", "DivergedError", "Fit", "InputError", "Interrupted", "Mean", "Metric", "Run", "State", "Step", "StoppedError",
+    "Sum", "Task", "__version__", "accumulate", "augment", "augmented", "collect", "compile_step", "data", "evaluate", "fit",
+    "init_state", "layers", "load_run", "losses", "make_eval_step", "make_train_step", "metrics", "models", "ops", "optim", "plain",
+    "skip_nonfinite", "start_ema", "stream", "tasks", "timed_evaluate", "with_ema", "with_norm",
 ]  # fmt: skip

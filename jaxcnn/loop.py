@@ -266,11 +266,11 @@ def _rate(state: State) -> dict[str, float]:
 
 
 def _finite(sums: Mapping[str, Any], first: int, last: int, state: State) -> None:
-    """Refuse to go on once a metric of steps `first` to `last` is no number."""
-    for name, total in sums.items():
-        if not all(np.isfinite(x).all() for x in total):
+    """Refuse to go on once the loss of steps `first` to `last` is no number; where a step reports none, any of its metrics."""
+    for name in ("loss",) if "loss" in sums else sums:
+        if not all(np.isfinite(x).all() for x in sums[name]):
             where = f"step {last}" if last == first else f"one of steps {first} to {last}"
-            shown = compute({name: total}).get(name, float("nan"))
+            shown = compute({name: sums[name]}).get(name, float("nan"))
             raise DivergedError(f"{'the loss' if name == 'loss' else name} is {shown} at {where}{_at_rate(state)}", first, last)
 
 

@@ -15,7 +15,7 @@ import tyro
 import jaxcnn as jc
 from experiments.benchmarks import machine, report
 from experiments.benchmarks.processes import FailedError, Worker
-from experiments.cli import one_of
+from experiments.settings import one_of
 
 NEEDS = {
     "jaxcnn": (), "keras-tensorflow": ("keras", "tensorflow"), "keras-jax": ("keras", "jax"), "torch": ("torch",),
