@@ -43,13 +43,14 @@ class Config(settings.Settings):
 PRESETS = {"smoke": {"epochs": 1, "max_steps": 4, "batch_size": 16, "limit_examples": 64}}
 
 
-def load(config: Config) -> jc.data.Splits:
-    """Read the two classes."""
+def load(config: Config, skipped: settings.Skipped | None = None) -> jc.data.Splits:
+    """Read the two classes; `skipped` counts what could not be read, if that is allowed."""
     if not config.folder:
         raise jc.InputError("FOLDER: give a folder of images, as in python -m experiments.binary FOLDER --classes A B")
     splits = jc.data.folder(
-        config.folder, classes=config.classes or None, size=config.image_size, validation_fraction=config.validation_fraction
-    )
+        config.folder, classes=config.classes or None, size=config.image_size, validation_fraction=config.validation_fraction,
+        on_bad=(skipped or settings.Skipped()) if config.on_bad_example == "skip" else None,
+    )  # fmt: skip
     if len(splits.train.classes) != 2:
         raise jc.InputError(f"--classes: {len(splits.train.classes)} classes in {config.folder}; name two of them, --classes A B")
     return splits
@@ -60,7 +61,8 @@ def plan(config: Config) -> common.Plan:
     model = common.model(config.model, config, num_classes=1, dropout=config.dropout)
     rate, decay = jc.optim.check_rate(config.learning_rate), config.weight_decay
     jc.layers.check_dropout(config.dropout)
-    splits = load(config)
+    skipped = settings.Skipped()
+    splits = load(config, skipped)
     image = splits.train.example()["image"]
     build = {
         "model": model,
@@ -70,7 +72,7 @@ def plan(config: Config) -> common.Plan:
     }
     change = jc.augment.compose(jc.augment.flip, jc.augment.affine(degrees=10, scale=0.2, shift=0.1))
     optimizer = lambda steps: jc.optim.adamw(jc.optim.one_cycle(rate, steps=steps), weight_decay=decay)  # noqa: E731
-    return common.Plan(config.folder, splits, build, optimizer, lambda step: jc.augmented(step, change))
+    return common.Plan(config.folder, splits, build, optimizer, lambda step: jc.augmented(step, change), skipped)
 
 
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:

@@ -47,6 +47,7 @@ class Plan:
         build: what `runs.build` makes model and task from, with `"image": {"shape", "dtype"}` and `"ema"`.
         optimizer: number of steps to an optax transform.
         wrap: what to put around the training step.
+        skipped: examples that could not be read.
 
     """
 
@@ -55,6 +56,7 @@ class Plan:
     build: dict[str, Any]
     optimizer: Callable[[int], optax.GradientTransformation]
     wrap: Callable[[jc.Step], jc.Step] = lambda step: step
+    skipped: settings.Skipped = dataclasses.field(default_factory=settings.Skipped)
 
 
 def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
@@ -236,6 +238,7 @@ def _summary(name: str, config: Settings, plan: Plan, splits: jc.data.Splits, ru
         "images_per_second": steps * config.batch_size / train_seconds if train_seconds else None,
         "best_step": best_step,
         "validation": {k.removeprefix("validation/"): v for k, v in best.items() if k.startswith("validation/")},
+        "skipped_examples": plan.skipped.examples,
         "skipped_batches": round(sum(row.get("train/skipped", 0) for row in fitted.history)),
     }
 

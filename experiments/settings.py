@@ -2,10 +2,13 @@
 
 import dataclasses
 import difflib
+import logging
 from collections.abc import Iterable
 
 import jaxcnn as jc
 from jaxcnn.parallel import STRATEGIES
+
+log = logging.getLogger("jaxcnn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,3 +150,24 @@ def one_of(flag: str, value: str, known: Iterable[str]) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"such as {sorted(known)[0]!r}"
         raise jc.InputError(f"{flag} {value!r}: unknown; {hint}")
     return value
+
+
+class Skipped:
+    """Counts the examples that could not be read, each once, and says the first few."""
+
+    SAID = 5
+
+    def __init__(self) -> None:
+        self.lines: dict[str, int] = {}
+
+    def __call__(self, line: str, examples: int) -> None:
+        """Be told of one."""
+        if line not in self.lines:
+            self.lines[line] = examples
+            if len(self.lines) <= self.SAID:
+                log.warning("left out: %s%s", line, "; more are only counted" if len(self.lines) == self.SAID else "")
+
+    @property
+    def examples(self) -> int:
+        """How many so far."""
+        return sum(self.lines.values())

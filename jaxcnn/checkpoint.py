@@ -206,6 +206,8 @@ class Checkpoints:
 
     def newest(self) -> tuple[int, dict[str, np.ndarray], dict[str, Any]] | None:
         """Read the newest sound checkpoint, `(step, arrays, loop)`; damaged ones are named and set aside."""
+        for part in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
+            log.warning("checkpoint %s was cut off while it was written: looking at the one before", part.name.split(".")[0])
         found = False
         for step in self.steps():
             try:

@@ -241,6 +241,7 @@ def _resume(run: Run, state: State, record: Record, saver: Checkpoints, found: t
         except DamagedError as error:
             logger.warning("the best checkpoint, %d, is damaged (%s): the best is sought anew from here", saved.best_step, error)
             saved.best = saved.best_step = None
+    logger.info("going on from step %d", found[0])
     return run.put(unflatten(state, flat)), saved, best
 
 

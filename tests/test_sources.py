@@ -322,6 +322,21 @@ def test_cut_image_is_named_while_streaming(tmp_path):
     refused("ant/03.png: not a readable image", lambda: [list(part.once(4)) for part in splits])
 
 
+@pytest.mark.parametrize("resident_bytes", [2**30, 0])
+def test_bad_images_can_be_left_out(tmp_path, resident_bytes):
+    fill(tmp_path, side=64)
+    cut, text = tmp_path / "ant" / "03.png", tmp_path / "bee" / "02.png"
+    Image.effect_noise((64, 64), 50).convert("RGB").save(cut)
+    cut.write_bytes(cut.read_bytes()[:1000])
+    text.write_text("no image")
+    everything, told = len(list(tmp_path.rglob("*.png"))), {}
+    splits = folder(tmp_path, resident_bytes=resident_bytes, on_bad=lambda line, rows: told.setdefault(line, rows))
+    batches = [chunk.at(k) for part in splits for chunk in part.once(4) for k in range(int(chunk.count))]
+    assert sum(int(b["real"].sum()) for b in batches) == everything - 2
+    assert sum(told.values()) == 2 and {line.split(":")[0] for line in told} == {str(cut), str(text)}
+    assert splits.train.chunk(4, 0, 2, 2).at(0)["image"].shape == (4, 64, 64, 3)
+
+
 def test_all_gray_stays_gray_and_mixed_becomes_colour(tmp_path, caplog):
     fill(tmp_path, mode="L")
     with caplog.at_level(logging.WARNING, "jaxcnn"):

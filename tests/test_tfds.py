@@ -421,12 +421,29 @@ def test_a_damaged_shard(prepared, tmp_path, kind, damage):
     shard.write_bytes(raw[: len(raw) // 2] if damage == "cut" else b"")
     if damage == "gone":
         shard.unlink()
-    match = rf"^{re.escape(str(shard.parent))}: split train.* is not readable \(.*\); delete the folder and prepare it again$"
+    folder, name = re.escape(str(shard.parent)), re.escape(shard.name)
+    match = rf"^{folder}: split train.* is not readable \(.*\); {name} is cut or missing; delete the folder and prepare it again$"
     refused(match, tfds, "jc_numbered", data_dir=tmp_path)
     splits = tfds("jc_numbered", data_dir=tmp_path, **STREAM)
     message = refused(match, lambda: list(splits.train.once(8)))
     refused(match, splits.train.chunk, 8, 0, 12, 12)
     assert len(message) < 600 and "function_node" not in message
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("options", [{}, STREAM], ids=["resident", "streamed"])
+def test_a_damaged_shard_can_be_left_out(prepared, tmp_path, kind, options):
+    shutil.copytree(prepared(JcNumbered, kind) / "jc_numbered", tmp_path / "jc_numbered")
+    whole = tfds("jc_numbered", data_dir=tmp_path)
+    for shard in sorted(tmp_path.rglob("*train*00001-of*")):
+        shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    told = []
+    splits = tfds("jc_numbered", data_dir=tmp_path, on_bad=lambda line, rows: told.append((line, rows)), **options)
+    assert sum(p.size for p in splits[:2]) + sum(rows for _, rows in told) == sum(p.size for p in whole[:2])
+    assert len(told) == 1 and "-00001-of-" in told[0][0] and told[0][1] > 0
+    read = [chunk.at(k) for part in splits[:2] for chunk in part.once(8) for k in range(int(chunk.count))]
+    assert sum(int((b.get("real", np.ones(8)) > 0).sum()) for b in read) == sum(p.size for p in splits[:2])
+    splits.train.chunk(8, 0, 12, 12)
 
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])

@@ -16,6 +16,7 @@ ROWS_IN_A_DISPATCH = 4096
 ALIGNMENT = 64  # bytes
 Share = tuple[int, int]
 ALL: Share = (0, 1)
+OnBad = Callable[[str, int], None]  # told what could not be read, and how many examples that is
 
 
 class Data(Protocol):

@@ -4,12 +4,12 @@ import concurrent.futures
 import contextlib
 import logging
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxcnn.data.core import Indexed, Splits, cut, labelled, sides
+from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, cut, labelled, sides
 from jaxcnn.types import InputError, reason
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".tif", ".tiff"}
@@ -27,6 +27,7 @@ def folder(
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
     resident_bytes: int = 2**30,
+    on_bad: OnBad | None = None,
 ) -> Splits:
     """Images in one folder a class; the class is the folder's name, labels follow the sorted names.
 
@@ -41,9 +42,11 @@ def folder(
         validation_fraction: share of the training rows to validate on, where no folder says which.
         test_fraction: share of all rows to test on, likewise.
         resident_bytes: decoded sets larger than this are read when needed instead of held in memory.
+        on_bad: called with a line and a number for what cannot be read, which is then left out: before splitting where an
+            image's head shows it or rows are held in memory, else as a row of `real = 0`, each time that it is read.
 
     Raises:
-        InputError: no class, one class, an unreadable image, sizes that differ.
+        InputError: no class, one class, sizes that differ, or an unreadable image without `on_bad`.
 
     """
     parts, size = _parts(pathlib.Path(path)), sides(size)
@@ -53,8 +56,10 @@ def folder(
         if extra:
             raise InputError(f"{root}: class folder {extra[0]!r} has no counterpart in {parts['train']}; remove or rename it")
     listed = {part: _list(root, names) for part, root in parts.items()}
-    reader = _Reader(sum((files for files, _ in listed.values()), []), size)
+    reader = _Reader([file for files, _ in listed.values() for file in files], size, on_bad)
+    listed = {part: reader.readable(files, label) for part, (files, label) in listed.items()}
     held = {part: reader.data(files, label, names, resident_bytes) for part, (files, label) in listed.items()}
+    listed = {part: (None, data.arrays["label"] if isinstance(data, Resident) else listed[part][1]) for part, data in held.items()}
     train, label = held["train"], listed["train"][1]
     if "test" not in held:
         train, held["test"], label = cut(train, label, test_fraction, seed, "test_fraction")
@@ -109,21 +114,43 @@ def _list(root: pathlib.Path, classes: Sequence[str]) -> tuple[list[pathlib.Path
 class _Reader:
     """Decodes files of one set to one shape: `[height, width, channels]`, gray only if all are."""
 
-    def __init__(self, files: list[pathlib.Path], size: tuple[int, int] | None):
-        self.size = size
-        heads = _each(_head, files)
-        gray = sum(mode in GRAY for mode, _ in heads)
-        self.mode = "L" if gray == len(files) else "RGB"
-        if 0 < gray < len(files):
-            log.warning("%d gray images among %d: all are read as RGB", gray, len(files))
+    def __init__(self, files: list[pathlib.Path], size: tuple[int, int] | None, on_bad: OnBad | None):
+        self.size, self.on_bad, self.bad = size, on_bad, set()
+        heads = [(file, head) for file, head in zip(files, _each(self.guarded(_head), files), strict=True) if head is not None]
+        self.bad = set(files) - {file for file, _ in heads}
+        if not heads:
+            raise InputError(f"{files[0].parent.parent}: no image is readable")
+        gray = sum(mode in GRAY for _, (mode, _) in heads)
+        self.mode = "L" if gray == len(heads) else "RGB"
+        if 0 < gray < len(heads):
+            log.warning("%d gray images among %d: all are read as RGB", gray, len(heads))
         if self.size is None:
-            self.size = heads[0][1]
-            other = next((i for i, (_, s) in enumerate(heads) if s != self.size), None)
+            self.size = heads[0][1][1]
+            other = next(((file, s) for file, (_, s) in heads if s != self.size), None)
             if other is not None:
                 raise InputError(
-                    f"{files[other]}: {heads[other][1]} pixels (height, width), but {files[0].name} has {self.size}; "
+                    f"{other[0]}: {other[1]} pixels (height, width), but {heads[0][0].name} has {self.size}; "
                     "give an image size to bring them all to, such as 64"
                 )
+
+    def guarded(self, fn: Callable[[pathlib.Path], Any]) -> Callable[[pathlib.Path], Any]:
+        """Make `fn` give None, and tell `on_bad`, where a file is unreadable; without `on_bad` it raises."""
+
+        def tried(file: pathlib.Path) -> Any:
+            try:
+                return fn(file)
+            except InputError as error:
+                if self.on_bad is None:
+                    raise
+                self.on_bad(str(error), 1)
+                return None
+
+        return tried
+
+    def readable(self, files: list[pathlib.Path], label: np.ndarray) -> tuple[list[pathlib.Path], np.ndarray]:
+        """Leave out the files whose head could not be read."""
+        good = [i for i, file in enumerate(files) if file not in self.bad]
+        return [files[i] for i in good], label[good]
 
     def decode(self, path: pathlib.Path) -> np.ndarray:
         """Return one image, `[H, W, C]` uint8."""
@@ -131,12 +158,18 @@ class _Reader:
 
     def data(self, files: list[pathlib.Path], label: np.ndarray, classes: tuple[str, ...], resident_bytes: int) -> Any:
         """Hold the rows in memory if they fit, else read them when they are needed."""
-        if len(files) * self.size[0] * self.size[1] * (1 if self.mode == "L" else 3) <= resident_bytes:
-            return labelled(np.stack(_each(self.decode, files)), label, classes, str(files[0].parent.parent))
+        shape, decode = (*self.size, 1 if self.mode == "L" else 3), self.guarded(self.decode)
+        if len(files) * int(np.prod(shape)) <= resident_bytes:
+            images = [(x, k) for x, k in zip(_each(decode, files), label, strict=True) if x is not None]
+            return labelled(np.stack([x for x, _ in images]), np.array([k for _, k in images]), classes, str(files[0].parent.parent))
         log.info("%d images are read when they are needed: decoded they take more than %d MiB", len(files), resident_bytes >> 20)
-        return Indexed(
-            lambda rows: {"image": np.stack(_each(self.decode, [files[i] for i in rows])), "label": label[rows]}, len(files), classes
-        )
+
+        def read(rows: np.ndarray) -> dict[str, np.ndarray]:
+            images = _each(decode, [files[i] for i in rows])
+            batch = {"image": np.stack([np.zeros(shape, np.uint8) if x is None else x for x in images]), "label": label[rows]}
+            return batch if self.on_bad is None else batch | {"real": np.array([x is not None for x in images], np.float32)}
+
+        return Indexed(read, len(files), classes)
 
 
 def read_image(path: str | pathlib.Path, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:

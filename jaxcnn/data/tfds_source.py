@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.data.cache import load, store
-from jaxcnn.data.core import Indexed, Resident, Splits, cut, labelled, sides
+from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, cut, labelled, sides
+from jaxcnn.data.shards import named, sound
 from jaxcnn.data.tfrecord import Stream, tensorflow
 from jaxcnn.types import InputError, reason
 
@@ -49,6 +50,7 @@ def tfds(
     resident_bytes: int = 2**30,
     download: bool = True,
     cache: str | pathlib.Path | None = None,
+    on_bad: OnBad | None = None,
 ) -> Splits:
     """Read a prepared set, or download and prepare it when its host answers within two seconds.
 
@@ -65,17 +67,20 @@ def tfds(
         download: whether an unprepared set may be fetched.
         cache: keep decoded rows in this folder, where they are read again in a fraction of the time while the prepared files
             stay as they are; by default they are not kept.
+        on_bad: called with a line and a number for what cannot be read, which is then left out: the rows of a shard that is cut,
+            and single records, which become rows of `real = 0`.
 
     Raises:
-        InputError: an unknown name, no data and no way to get them, or a set that is not images with one label.
+        InputError: an unknown name, no data and no way to get them, a set that is not images with one label, or, without
+            `on_bad`, something that cannot be read.
 
     """
     sizes = sides(size)
     key = functools.partial(_key, name, data_dir, sizes, resident_bytes)
     held = _unpacked(load(cache, key())) if cache and key() else None
     if held is None:
-        held = _held(name, data_dir, sizes, resident_bytes, download)
-        if cache and key() and all(isinstance(part, Resident) for part in held.values()):
+        held = _held(name, data_dir, sizes, resident_bytes, download, on_bad)
+        if cache and on_bad is None and key() and all(isinstance(part, Resident) for part in held.values()):
             store(cache, key(), _packed(held))
     train, valid = held["train"], held.get("valid")
     if valid is None and isinstance(train, Stream):
@@ -87,7 +92,9 @@ def tfds(
     return Splits(train, valid, held["test"])
 
 
-def _held(name: str, data_dir: Any, sizes: tuple[int, int] | None, resident_bytes: int, download: bool) -> dict[str, Any]:
+def _held(
+    name: str, data_dir: Any, sizes: tuple[int, int] | None, resident_bytes: int, download: bool, on_bad: OnBad | None
+) -> dict[str, Any]:
     """Each part, in memory if it fits."""
     builder = _builder(name, data_dir)
     image, label = _features(builder, name)
@@ -101,9 +108,11 @@ def _held(name: str, data_dir: Any, sizes: tuple[int, int] | None, resident_byte
     shape = (*(sizes or image.shape[:2]), image.shape[-1] or 3)
     classes, held = tuple(label.names), {}
     for part, split in _parts(builder, name).items():
-        data = (_records if records else Stream)(builder, split, shape, classes)
+        split = split if on_bad is None else sound(builder, split, on_bad)
+        data = _records(builder, split, shape, classes, on_bad) if records else Stream(builder, split, shape, classes, on_bad=on_bad)
         if data.size * int(np.prod(shape)) <= resident_bytes:
             rows = data.read(np.arange(data.size)) if records else data.everything()
+            rows = {key: x[rows.get("real", np.ones(data.size)) > 0] for key, x in rows.items()}
             data = labelled(rows["image"], rows["label"], classes, f"{name}, split {split}")
         held[part] = data
     return held
@@ -221,7 +230,7 @@ def _parts(builder: Any, name: str) -> dict[str, str]:
     return {"train": "train", "test": test} | valid
 
 
-def _records(builder: Any, split: str, shape: tuple[int, ...], classes: tuple[str, ...]) -> Indexed:
+def _records(builder: Any, split: str, shape: tuple[int, ...], classes: tuple[str, ...], on_bad: OnBad | None = None) -> Indexed:
     """Rows of an `array_record` split, read by number."""
 
     def readable(fn: Callable[[], Any]) -> Any:
@@ -229,18 +238,35 @@ def _records(builder: Any, split: str, shape: tuple[int, ...], classes: tuple[st
             return fn()
         except Exception as error:  # a cut shard raises the reader's own kinds
             where = f"{builder.data_path}: split {split} is not readable"
-            raise InputError(f"{where} ({reason(error)}); delete the folder and prepare it again") from error
+            raise InputError(f"{where} ({reason(error)}){named(builder, split)}; delete the folder and prepare it again") from error
+
+    def one(i: int) -> Any:
+        try:
+            return source[i]
+        except Exception as error:
+            on_bad(f"{builder.data_path}: record {i} of split {split} is not readable ({reason(error)})", 1)
+            return None
+
+    def some(index: list[int]) -> list[Any]:
+        if on_bad is None:
+            return readable(lambda: source.__getitems__(index))
+        try:
+            return source.__getitems__(index)
+        except Exception:  # one of them is bad
+            return [one(i) for i in index]
 
     source = readable(lambda: builder.as_data_source(split=split))
 
     @_quiet()
     def read(index: np.ndarray) -> dict[str, np.ndarray]:
-        image, label = np.empty((len(index), *shape), np.uint8), np.empty(len(index), np.int32)
+        image, label, real = np.zeros((len(index), *shape), np.uint8), np.zeros(len(index), np.int32), np.ones(len(index), np.float32)
         for k in range(0, len(index), 1024):  # a row takes several times its size on the way
-            rows = readable(lambda k=k: source.__getitems__([int(i) for i in index[k : k + 1024]]))
-            for j, row in enumerate(rows, k):
-                image[j], label[j] = _resize(row["image"], shape), row["label"]
-        return {"image": image, "label": label}
+            for j, row in enumerate(some([int(i) for i in index[k : k + 1024]]), k):
+                if row is None:
+                    real[j] = 0
+                else:
+                    image[j], label[j] = _resize(row["image"], shape), row["label"]
+        return {"image": image, "label": label} | ({} if on_bad is None else {"real": real})
 
     return Indexed(read, len(source), classes)
 

@@ -1,6 +1,8 @@
 """Sets too large for memory in TFDS's `tfrecord` format, streamed by tf.data; the order is a function of (seed, epoch)."""
 
 import dataclasses
+import hashlib
+import io
 import itertools
 import re
 from collections.abc import Callable, Iterator
@@ -8,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.data.core import ALL, Resident, Share, check_fraction, fill
+from jaxcnn.data.core import ALL, OnBad, Resident, Share, check_fraction, fill
+from jaxcnn.data.shards import joined, named, ranges
 from jaxcnn.parallel import Stack
 from jaxcnn.types import Batch, InputError, reason
 
@@ -40,6 +43,7 @@ class Stream:
         classes: names in order of label.
         seed: of the order in which training reads the rows.
         capacity: batches in one chunk at most.
+        on_bad: told of records that hold no readable image, which become rows of `real = 0`; by default they raise.
 
     """
 
@@ -49,6 +53,7 @@ class Stream:
     classes: tuple[str, ...]
     seed: int = 0
     capacity: int = 8
+    on_bad: OnBad | None = None
     _rows: Iterator[dict[str, np.ndarray]] | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
     _key: Any = dataclasses.field(default=None, init=False, repr=False, compare=False)  # what `_rows` is an order of
     _start: int = dataclasses.field(default=0, init=False, repr=False, compare=False)  # number of the first batch in `_last`
@@ -62,10 +67,14 @@ class Stream:
     def divide(self, fraction: float) -> tuple["Stream", "Stream"]:
         """Cut off the first rows, for validation: `(rest, share)`; unlike the splits of resident sets it is not stratified."""
         check_fraction("validation_fraction", fraction, self.size)
-        base, _, bounds = self.split.partition("[")
-        first = int(bounds.partition(":")[0] or 0)
-        last, middle = first + self.size, first + round(fraction * self.size)
-        return tuple(dataclasses.replace(self, split=f"{base}[{a}:{b}]") for a, b in ((middle, last), (first, middle)))
+        base = self.split.split("+")[0].partition("[")[0]
+        name, parts = ranges(self.split, self.builder.info.splits[base].num_examples)
+        first, rest, wanted = [], [], round(fraction * self.size)
+        for a, b in parts:
+            middle = min(a + wanted, b)
+            wanted -= middle - a
+            first, rest = first + [(a, middle)] * (a < middle), rest + [(middle, b)] * (middle < b)
+        return tuple(dataclasses.replace(self, split=joined(name, part)) for part in (rest, first))
 
     def example(self) -> Batch:
         """Return the first row."""
@@ -132,9 +141,25 @@ class Stream:
                     yield {name: fill(x, width) for name, x in whole({name: x[:n] for name, x in rest.items()}).items()}
                     rest = {name: x[n:] for name, x in rest.items()}
 
+    def _attempt(self, encoded: bytes) -> tuple[np.ndarray, np.float32]:
+        """Decode an image, or tell that it cannot be."""
+        from PIL import Image
+
+        height, width, channels = self.shape
+        try:
+            with Image.open(io.BytesIO(encoded)) as image:
+                image = image.convert("L" if channels == 1 else "RGB")
+                image = image if image.size == (width, height) else image.resize((width, height), resample=Image.Resampling.BILINEAR)
+                return np.asarray(image, np.uint8).reshape(self.shape), np.float32(1)
+        except Exception as error:  # a damaged image raises whatever its decoder stumbles over
+            name = f"{len(encoded)} bytes, SHA-1 {hashlib.sha1(encoded).hexdigest()[:12]}"
+            self.on_bad(f"{self.builder.data_path}: a record of split {self.split} ({name}) is not a readable image ({reason(error)})", 1)
+            return np.zeros(self.shape, np.uint8), np.float32(0)
+
     def _none(self) -> dict[str, np.ndarray]:
         """Return no rows."""
-        return {"image": np.zeros((0, *self.shape), np.uint8), "label": np.zeros(0, np.int32)}
+        rows = {"image": np.zeros((0, *self.shape), np.uint8), "label": np.zeros(0, np.int32)}
+        return rows if self.on_bad is None else _real(rows)
 
     def _batches(self, epoch: int | None, skip: int, batch_size: int, mine: Any = None) -> Iterator[dict[str, np.ndarray]]:
         """Rows of one epoch in its own order, or in the stored order for `epoch=None`; the last batch may be short."""
@@ -145,7 +170,7 @@ class Stream:
         except Exception as error:  # a cut or missing shard raises TensorFlow's own kinds
             why = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", reason(error, 400))
             where = f"{self.builder.data_path}: split {self.split} is not readable"
-            raise InputError(f"{where} ({why}); delete the folder and prepare it again") from error
+            raise InputError(f"{where} ({why}){named(self.builder, self.split)}; delete the folder and prepare it again") from error
 
     def _records(self, epoch: int | None, skip: int, mine: tuple[int, int, slice] | None = None) -> Any:
         """Decoded rows as a tf.data.Dataset, not yet in batches; with `mine`, only those in some columns of the batches."""
@@ -169,12 +194,20 @@ class Stream:
                 image = tf.cast(tf.round(tf.image.resize(image, (height, width), antialias=True)), tf.uint8)
             return {"image": tf.ensure_shape(image, self.shape), "label": tf.cast(row["label"], tf.int32)}
 
+        def attempt(row: dict[str, Any]) -> dict[str, Any]:
+            image, real = tf.numpy_function(self._attempt, [row["image"]], [tf.uint8, tf.float32])
+            return {
+                "image": tf.ensure_shape(image, self.shape),
+                "label": tf.cast(row["label"], tf.int32),
+                "real": tf.ensure_shape(real, ()),
+            }
+
         records = records.skip(skip)
         first, batch_size, columns = mine or (0, 1, slice(0, 1))
         if columns != slice(0, batch_size):  # before decoding, which is what costs
             at = lambda i: (first + i) % batch_size  # noqa: E731
             records = records.enumerate().filter(lambda i, _: (at(i) >= columns.start) & (at(i) < columns.stop)).map(lambda _, row: row)
-        return records.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return records.map(decode if self.on_bad is None else attempt, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def _columns(batch_size: int, multiple: int, share: Share) -> tuple[int, slice]:
@@ -184,4 +217,4 @@ def _columns(batch_size: int, multiple: int, share: Share) -> tuple[int, slice]:
 
 
 def _real(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return batch | {"real": np.ones(len(batch["label"]), np.float32)}
+    return {"real": np.ones(len(batch["label"]), np.float32)} | batch
