@@ -10,6 +10,7 @@ import os
 import pathlib
 import shlex
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -62,11 +63,16 @@ def run(
         if signals:
             signals.ignore()
             signals.close()
-    if code and jax.process_count() > 1:
-        _end(code, "")  # the others see that this one is gone; a proper goodbye would wait for them
+    if _abandoned() or code and jax.process_count() > 1:
+        _end(code, "")  # of several processes the others see that this one is gone; a proper goodbye would wait for them
     if code:
         sys.exit(code)
     distributed.finish()
+
+
+def _abandoned() -> bool:
+    """Whether there are threads of a save that failed, which wait for minutes for what will not come."""
+    return any(type(thread).__name__ == "_SignalingThread" for thread in threading.enumerate())
 
 
 def _end(code: int, line: str) -> None:

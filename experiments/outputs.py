@@ -1,8 +1,11 @@
 """What a run shows and leaves: screen, JSON lines, TensorBoard events, plots."""
 
+import errno
 import json
+import logging
 import os
 import pathlib
+import shutil
 import sys
 import time
 from collections import deque
@@ -14,55 +17,78 @@ import numpy as np
 from jaxcnn.types import scalars
 
 SPLITS = ("train", "validation", "test")
+log = logging.getLogger("jaxcnn")
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Write a whole file or none: a crash leaves the old one."""
+    """Write values as JSON; see `write_text`."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a whole file or none: a crash or a full disk leaves the old one."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=2) + "\n")
+    part.write_text(text)
     os.replace(part, path)
 
 
 class Log:
-    """`metrics.jsonl` and TensorBoard events; a resumed run writes both anew from the rows that its checkpoint kept."""
+    """`metrics.jsonl` and TensorBoard events; a resumed run writes both anew from the rows that its checkpoint kept.
+
+    While the disk is full, or the folder cannot be written, rows wait in memory for the next time.
+    """
+
+    ROOM = 2**20  # bytes below which a disk counts as full; TensorBoard's writer never comes back from a failed write
 
     def __init__(self, folder: pathlib.Path, steps_per_epoch: float):
-        self.folder, self.steps_per_epoch, self.rows, self.board = folder, steps_per_epoch, [], None
+        self.folder, self.steps_per_epoch, self.rows, self.board, self.written = folder, steps_per_epoch, [], None, 0
 
     def _begin(self) -> None:
         """Empty what an earlier part of the run left; only now, so that a refused resume changes nothing."""
         from tensorboardX import SummaryWriter
 
-        (self.folder / "metrics.jsonl").write_text("")
         for old in self.folder.glob("events.out.tfevents.*"):
             old.unlink()
-        self.board = SummaryWriter(str(self.folder))
+        self.board, self.written = SummaryWriter(str(self.folder)), 0
 
     def line(self, split: str, step: int, seconds: float, rate: float, values: Mapping[str, Any]) -> None:
-        """Append one line."""
-        if self.board is None:
-            self._begin()
+        """Add one line."""
         epoch = round(step / self.steps_per_epoch, 3)
         row = {"step": step, "epoch": epoch, "split": split, **scalars(values), "learning_rate": rate, "seconds": round(seconds, 4)}
         self.rows.append(row)
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        for name, value in row.items():
-            if isinstance(value, int | float) and name != "step":
-                self.board.add_scalar(f"{split}/{name}", value, step)
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """Append the lines of one row of `fit`: its training values, and its validation values if it has any."""
+        """Add the lines of one row of `fit`, its training values, and its validation values if it has any; write what waits."""
         for split in ("train", "validation"):
             values = {k.removeprefix(f"{split}/"): v for k, v in row.items() if k.startswith(f"{split}/")}
             if values:
                 seconds = row["seconds"] if split == "train" else values.pop("seconds")
                 self.line(split, row["step"], seconds, row["learning_rate"], values)
+        self.write()
+
+    def write(self) -> None:
+        """Write what waits, if that can be."""
+        try:
+            if shutil.disk_usage(self.folder).free < self.ROOM:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if self.board is None:
+                self._begin()
+            write_text(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
+        except OSError as error:
+            log.warning("metrics not written, %s (%s); they wait for the next time", error.strerror, self.folder)
+            return
+        for row in self.rows[self.written :]:
+            for name, value in row.items():
+                if isinstance(value, int | float) and name != "step":
+                    self.board.add_scalar(f"{row['split']}/{name}", value, row["step"])
         self.board.flush()
+        self.written = len(self.rows)
 
     def close(self) -> None:
         """Write what is left."""
-        self.board.close()
+        self.write()
+        if self.board:
+            self.board.close()
 
 
 class Spikes:

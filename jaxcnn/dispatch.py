@@ -21,14 +21,20 @@ IN_FLIGHT = {"cpu": 1}  # dispatches queued at once, elsewhere 2; a CPU has noth
 
 
 class Pace:
-    """How many batches a dispatch gets: one at first, then as many as take about half a second, at most twice the last."""
+    """How many batches a dispatch gets: one at first, then as many as take about half a second, at most twice the last.
 
-    def __init__(self) -> None:
-        self.aim = 1
+    Args:
+        single: one batch each, and never two dispatches queued: to see which batch it is that something goes wrong with.
+
+    """
+
+    def __init__(self, single: bool = False) -> None:
+        self.aim, self.single = 1, single
 
     def took(self, count: int, seconds: float) -> None:
         """Learn from a dispatch."""
-        self.aim = max(1, min(int(SECONDS * count / max(seconds, 1e-6)), 2 * count))
+        if not self.single:
+            self.aim = max(1, min(int(SECONDS * count / max(seconds, 1e-6)), 2 * count))
 
 
 class Source(NamedTuple):
@@ -93,7 +99,7 @@ class Stretch:
 
         """
         at = begun = int(state.step)
-        total, clock, in_flight = None, 0.0, IN_FLIGHT.get(jax.default_backend(), 2)
+        total, clock, in_flight = None, 0.0, 1 if self.pace.single else IN_FLIGHT.get(jax.default_backend(), 2)
         alone = self.stop if jax.process_count() == 1 else None  # several processes only stop where all of them do
         pending, sizes = deque(), queue.SimpleQueue()
         for _ in range(2):  # reading is one chunk ahead, so what it is told now comes two dispatches later

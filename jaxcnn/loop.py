@@ -19,7 +19,7 @@ from jaxcnn.optim import learning_rate
 from jaxcnn.types import InputError, Interrupted, Run, State, compute, scalars
 
 logger = logging.getLogger("jaxcnn")
-ROLLBACKS = 5  # in one run; whoever needs more needs another recipe
+ROLLBACKS = 10  # in one run; whoever needs more needs another recipe, or `skip_nonfinite`
 
 
 class Fit(NamedTuple):
@@ -123,6 +123,7 @@ def fit(
     every = every or max(steps, 1)
     record, room = Record(batch_size, train.seed, train.size, monitor), _room(every, train.capacity)
     saver, pace, saved = Checkpoints(workdir, keep_best) if workdir else None, Pace(), time.monotonic()
+    careful = 0  # up to this step a dispatch is one batch, to find the one that it went wrong with
 
     def save(state: State, total: Any = None) -> None:
         nonlocal saved
@@ -135,6 +136,8 @@ def fit(
     def settled(first: int, last: int, sums: Any, seconds: float, newest: State) -> None:
         record.seconds += seconds
         _finite(sums, first, last, newest)
+        if last < careful:
+            _sound(newest)
         if progress:
             progress(last, compute(sums))
 
@@ -144,7 +147,9 @@ def fit(
         at = int(state.step)
         end = _boundary(at if record.partial is None else at - 1, every, steps)
         due = (lambda: time.monotonic() - saved >= save_seconds) if saver and save_seconds is not None else None
-        stretch = Stretch(run, Source(train, batch_size, room, record.passed), pace, settled, stop, due, save)
+        stretch = Stretch(
+            run, Source(train, batch_size, room, record.passed), Pace(single=True) if at < careful else pace, settled, stop, due, save
+        )
         try:
             state, reached, sums = stretch.go(state, end, lambda zero: from_lists(zero, record.partial))
         except Interrupted:
@@ -171,6 +176,7 @@ def fit(
             except DivergedError as error:
                 if on_nan == "stop" or len(record.passed) >= ROLLBACKS:
                     raise
+                careful = max(careful, error.last + 1)
                 state, record, best = _roll_back(error, run, given, record, saver)
                 continue
             record.seconds = 0.0
@@ -216,13 +222,14 @@ def _begin(run: Run, state: State, record: Record, saver: Checkpoints | None) ->
 
 
 def _roll_back(error: DivergedError, run: Run, begin: State, record: Record, saver: Checkpoints | None) -> tuple[State, Record, Any]:
-    """Go back to the newest checkpoint, and from the step on where it went wrong leave out the batches of that dispatch."""
+    """Go back to the newest checkpoint; once it is known which batch it went wrong with, that one is left out from there on."""
     if saver:
         saver.wait()
-    fresh = Record(record.batch_size, record.seed, record.rows, record.monitor)
-    state, back, best = _begin(run, begin, fresh, saver)
-    back.passed = [*record.passed, [error.first - 1, error.last - error.first + 1]]
-    logger.warning("%s; back to step %d, without %d batches from step %d on", error, int(state.step), back.passed[-1][1], error.first)
+    state, back, best = _begin(run, begin, Record(record.batch_size, record.seed, record.rows, record.monitor), saver)
+    found = error.first == error.last
+    back.passed = [*record.passed, *([[error.first - 1, 1]] if found else [])]
+    how = f"without the batch of step {error.first}" if found else "one batch at a time, to find the one"
+    logger.warning("%s; back to step %d, %s", error, int(state.step), how)
     return state, back, best
 
 
