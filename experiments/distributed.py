@@ -52,6 +52,8 @@ def start(coordinator: str, processes: int, process_id: int, lost: Callable[[str
         raise InputError(f"--process-id {process_id}: must be from 0 to {processes - 1}")
     if process_id > 0 and not _answers(host, int(port)):
         raise InputError(f"--coordinator {coordinator}: nobody answers there; start --process-id 0 on that machine, and open the port")
+    # two programs that talk between processes may start in another order here than there, and then wait for each other for ever
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     asked = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process_id} if any(given) else {}
     try:
         jax.distributed.initialize(**asked, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, initialization_timeout=START_SECONDS)

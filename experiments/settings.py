@@ -83,29 +83,15 @@ class Settings:
     """On a CPU with glibc, keep large buffers for their next use instead of giving them back to the system each time."""
 
 
-MAY_CHANGE = {
-    "strategy",
-    "devices",
-    "shard_parameters",
-    "model_devices",
-    "coordinator",
-    "processes",
-    "process_id",
-    "checkpoint_seconds",
-    "keep_best",
-    "deterministic",
-    "gpu_memory_fraction",
-    "eval_batch_size",
-    "workdir",
-    "resume",
-    "checkpoint",
-    "evaluate",
-    "predict",
-    "data_dir",
-    "profile",
-    "compilation_cache",
-    "reuse_memory",
-}
+# A resumed run has the settings that it began with, but for what depends on the machine, which counts anew,
+MACHINE = {
+    "strategy", "devices", "shard_parameters", "model_devices", "coordinator", "processes", "process_id", "deterministic",
+    "gpu_memory_fraction", "reuse_memory", "compilation_cache", "profile",
+}  # fmt: skip
+# and for what changes nothing in the result, which a flag may change.
+MAY_CHANGE = MACHINE | {
+    "eval_batch_size", "workdir", "resume", "checkpoint", "evaluate", "predict", "data_dir", "checkpoint_seconds", "keep_best",
+}  # fmt: skip
 POSITIVE = ("batch_size", "eval_batch_size", "accumulate", "model_devices", "keep_best")
 PRECISIONS = {"float32": {}, "bf16": {"dtype": "bfloat16"}}
 NOT_NEGATIVE = (

@@ -102,8 +102,9 @@ class Stretch:
         total, clock, in_flight = None, 0.0, 1 if self.pace.single else IN_FLIGHT.get(jax.default_backend(), 2)
         alone = self.stop if jax.process_count() == 1 else None  # several processes only stop where all of them do
         pending, sizes = deque(), queue.SimpleQueue()
+        (aim,) = mesh.agree(self.pace.aim)
         for _ in range(2):  # reading is one chunk ahead, so what it is told now comes two dispatches later
-            sizes.put(self.pace.aim)
+            sizes.put(aim)
 
         def settle(down_to: int) -> None:
             nonlocal total, clock

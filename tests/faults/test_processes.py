@@ -75,7 +75,7 @@ def test_when_one_dies_the_others_end_and_the_run_goes_on(tmp_path, victim):
             break
     process.send_signal(signal.SIGTERM)
     code, _, err = ended(process)
-    assert code == 143 and int(line.split()[-1]) == saved[-1]
+    assert code == 143 and int(line.split()[-1]) == saved[-1], err
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def one_after_another(tmp_path, runs, arguments):
 
 @pytest.mark.slow
 def test_from_8_devices_to_1_to_3_to_2_processes(tmp_path):
-    arguments = [*FEW, "--epochs", 20]
+    arguments = [*FEW, "--epochs", 20, "--optimizer", "sgd", "--learning-rate", "0.05"]  # Adam makes large steps of rounding errors
     assert ended(start(*arguments, "--devices", 1, "--workdir", tmp_path / "one"))[0] == 0
     one_after_another(tmp_path / "many", [(1, 8, 80), (1, 1, 160), (1, 3, 240), (2, 1, 0)], arguments)
     one, many = summary(tmp_path / "one"), summary(tmp_path / "many")
