@@ -32,7 +32,8 @@ def run(
     """Parse flags, run `main`, and turn what went wrong into one line and an exit code (see README)."""
     log.handlers[:], log.propagate = [logging.StreamHandler()], False
     log.setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs a traceback for what we say in a line
+    for library in ("absl", "asyncio"):  # Orbax and its writers log a traceback for what we say in a line
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     sys.unraisablehook = _without_late_callbacks
     atexit.register(gc.freeze)  # else half a second goes, at exit, to looking for garbage in what goes anyway
     folder: list[pathlib.Path] = []

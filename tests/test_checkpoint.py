@@ -1,7 +1,10 @@
 """Checkpoints: what is kept, how damage is found, and what a wrong model is told."""
 
+import json
 import logging
 import os
+import pathlib
+import shutil
 
 import chex
 import jax
@@ -10,7 +13,9 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
+from jaxcnn import checkpoint
 from jaxcnn.checkpoint import Checkpoints, DamagedError, digest, flatten, reading, unflatten
+from jaxcnn.mesh import layout, make_mesh, split_all, spread
 
 
 def state(seed=0, width=64):
@@ -139,3 +144,72 @@ def test_the_best_before_the_newest_save_is_kept_too(tmp_path):
         step, _, loop = again.newest()
         assert (step, loop["best_step"]) == (4, 1)
         again.load(1)
+
+
+def test_a_run_that_an_earlier_version_wrote(tmp_path):
+    """`fixtures/make_run.py` wrote it; it is loaded, and it is gone on with."""
+    kept = pathlib.Path(__file__).parent / "fixtures" / "run-format-2"
+    expected = json.loads((kept / "expected.json").read_text())
+    loaded = jc.load_run(kept)
+    assert loaded.step == expected["step"]
+    for path, x in flatten(loaded.variables).items():
+        np.testing.assert_array_equal(x, np.float32(expected["weights"][path]))
+    shutil.copytree(kept / "checkpoints", tmp_path / "checkpoints")
+    step, flat, loop = Checkpoints(tmp_path / "checkpoints").newest()
+    assert step == 6 and len(loop["history"]) == 2 and flat["step"] == 6
+
+
+def test_another_format_is_refused(tmp_path, monkeypatch):
+    saved(tmp_path)
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT - 1)
+    with reading(tmp_path) as checkpoints, pytest.raises(jc.InputError, match="has format 2, newer than this program's 1"):
+        checkpoints.newest()
+
+
+def test_several_of_the_best_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep_best=3)
+    for step, ranking in (
+        (1, [1]),
+        (2, [1, 2]),
+        (3, [1, 3, 2]),
+        (4, [4, 1, 3, 2]),
+        (5, [4, 1, 3, 2]),
+        (6, [4, 1, 3, 2]),
+        (7, [4, 1, 3, 2]),
+    ):
+        checkpoints.save(step, state(step), {"step": step}, ranking)
+    checkpoints.close()
+    with reading(tmp_path) as again:
+        assert again.steps() == [7, 6, 4, 3, 1]
+
+
+def test_a_step_is_replaced_and_stays_until_it_is(tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoints"
+    saved(folder)
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(3, state(9), {"step": 33}, [1])
+    checkpoints.close()
+    with reading(folder) as again:
+        assert again.newest()[2]["step"] == 33 and not (tmp_path / "replaced").exists()
+    checkpoints = Checkpoints(folder)
+
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(checkpoints.manager), "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(3, state(8), {"step": 34}, [1])
+    assert not (folder / "3").exists() and (tmp_path / "replaced" / "3").exists()
+    monkeypatch.undo()
+    assert Checkpoints(folder).newest()[2]["step"] == 33
+
+
+def test_parts_of_a_divided_array_are_checked_wherever_it_is_read(tmp_path):
+    mesh = make_mesh(jax.devices(), 2)
+    whole = state(5)
+    divided = spread(whole.params, layout(whole.params, split_all, mesh))
+    assert len({str(s.index) for s in divided["dense"]["kernel"].addressable_shards}) == 8
+    parts, flat = checkpoint._parts({"dense.kernel": divided["dense"]["kernel"]}), flatten(whole.params)
+    assert len(parts["dense.kernel"][2]) == 8 and checkpoint._changed(flat, parts) is None
+    flat["dense.kernel"][40, 40] += 1e-6
+    assert checkpoint._changed(flat, parts) == "dense.kernel"
