@@ -176,7 +176,8 @@ def _prepared(config: Settings, plan: Plan, splits: jc.data.Splits, steps: int) 
     """Make the first state and compile the training and evaluation steps."""
     _, task = runs.build(plan.build)
     tx, decay = plan.optimizer(steps), plan.build.get("ema")
-    step = plan.wrap(jc.make_train_step(task, tx, jc.with_norm(jc.accumulate(config.accumulate))))
+    grads = jc.accumulate(config.accumulate)
+    step = plan.wrap(jc.make_train_step(task, tx, jc.with_norm(grads) if config.gradient_norm else grads))
     step = jc.with_ema(step, decay) if decay else step
     step = jc.skip_nonfinite(step) if config.on_nan == "skip" else step
     begin = lambda batch: jc.init_state(task, tx, batch, config.seed)  # noqa: E731

@@ -17,7 +17,7 @@ from jaxcnn import runs
 TUTORIAL = {
     "model": "tutorial", "optimizer": "adam", "schedule": "constant", "learning_rate": 1e-3, "weight_decay": 0.0,
     "batch_size": 32, "epochs": 5, "validation_fraction": 0.05,
-    "augment": False, "dropout": 0.0, "ema": 0.0, "early_stopping": 0,
+    "augment": False, "dropout": 0.0, "ema": 0.0, "early_stopping": 0, "gradient_norm": False,
 }  # fmt: skip
 SMOKE = {"epochs": 1, "max_steps": 8, "batch_size": 32, "limit_examples": 256}
 PRESETS = {"tutorial": TUTORIAL, "smoke": SMOKE}

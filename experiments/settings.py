@@ -45,6 +45,8 @@ class Settings:
     """Compute the gradient of a batch in so many parts, one after another, to need less memory."""
     remat: bool = False
     """Compute the stages' values anew in the backward pass instead of keeping them: less memory, more time."""
+    gradient_norm: bool = True
+    """Log the global norm of the gradient: one more pass over it, which a small network with small batches notices."""
     on_nan: str = "stop"
     """What to do when the loss is not a finite number: stop, skip (leave such batches out) or rollback (to the last checkpoint)."""
     on_bad_example: str = "stop"
