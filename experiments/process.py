@@ -42,7 +42,7 @@ def prepare(gpu_memory_fraction: float, deterministic: bool) -> None:
 
 def out_of_memory(error: BaseException, config: Any) -> str | None:
     """Say what to try where an error means that memory did not suffice; None where it means something else."""
-    wanted = re.search(r"(?:allocat\w*|size)\D{0,20}(\d[\d.]* ?[KMGT]?i?B|\d+ ?bytes)", str(error), re.IGNORECASE)
+    wanted = re.search(r"allocat\w*\D{0,20}(\d[\d.]* ?(?:[KMGT]i?B|bytes))", str(error))
     if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error)):
         return None
     asked = f", {wanted[1]} more were asked for" if wanted else ""

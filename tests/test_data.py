@@ -298,3 +298,14 @@ def test_rows_are_used_in_place_on_a_cpu(rng):
     for name, x in some.arrays.items():
         assert placed.arrays[name].unsafe_buffer_pointer() == x.ctypes.data
         np.testing.assert_array_equal(x, rows.arrays[name][some.arrays["label"]])
+
+
+@pytest.mark.parametrize("batch_size", [8, 10])
+def test_shares_are_the_columns_of_the_whole(batch_size):
+    data = indexed()
+    read = lambda chunk: {name: np.asarray(x) for name, x in chunk.batches.items()}
+    for make in (lambda *s: data.chunk(batch_size, 3, 2, 4, 4, *s), lambda *s: next(data.once(batch_size, 4, *s))):
+        whole, parts = read(make()), [read(make((i, 2))) for i in range(2)]
+        assert (parts[0].keys() == whole.keys()) and ("real" in whole or batch_size % 4 == 0)
+        for name, x in whole.items():
+            np.testing.assert_array_equal(np.concatenate([p[name] for p in parts], 1), x)

@@ -284,3 +284,64 @@ def test_streamed_rows_train_as_resident_ones_do():
     run, state, validate = setting()
     a, b = (jc.fit(run, state, d, batch_size=16, steps=10, every=5, validate=validate).state for d in (data, indexed))
     assert distance(a.params, b.params) < 1e-6
+
+
+def cut(workdir, stop=None, **options):
+    """A run that ends in one way or another before its time."""
+    with pytest.raises(jc.StoppedError) as stopped:
+        fit(workdir, stop=stop, **options)
+    return stopped.value.step
+
+
+def test_saves_by_time_go_on_to_the_same_run(tmp_path):
+    straight, seen = fit(), []
+    cut(tmp_path, lambda: len(seen) == 2, progress=lambda step, _: seen.append(step), save_seconds=0.0)
+    with reading(tmp_path) as saved:
+        assert saved.steps()[0] == 2 and saved.newest()[2]["partial"]
+    resumed = fit(tmp_path, save_seconds=0.0)
+    chex.assert_trees_all_equal(jax.device_get(straight.state.params), jax.device_get(resumed.state.params))
+    assert [r["train/count"] for r in resumed.history] == [96] * 4
+
+
+def test_stopped_in_a_validation_that_is_then_made(tmp_path):
+    straight, validate, asked = fit(), setting()[2], []
+
+    def interrupted(state):
+        asked.append(int(state.step))
+        if len(asked) == 2:
+            raise jc.Interrupted
+        return validate(state)
+
+    assert cut(tmp_path, validate=interrupted) == 12
+    resumed = fit(tmp_path, validate=interrupted)
+    assert asked == [6, 12, 12, 18, 24]
+    chex.assert_trees_all_equal(jax.device_get(straight.state.params), jax.device_get(resumed.state.params))
+    pick = lambda fitted: [(r["step"], r["train/count"], r["validation/loss"]) for r in fitted.history]
+    assert pick(straight) == pick(resumed)
+
+
+def test_stopped_while_compiling_and_while_reading(tmp_path):
+    release, quick = threading.Event(), setting()[0]
+
+    def slow(state, chunk):
+        release.wait(10)
+        return quick.call(state, chunk)
+
+    assert cut(tmp_path / "a", lambda: True, run=quick._replace(call=slow)) == 0
+
+    class Slow(jc.data.Resident):
+        def chunk(self, *arguments):
+            if arguments[1] >= 2:
+                release.wait(10)
+            return super().chunk(*arguments)
+
+    data, seen = Slow(rows().arrays, rows().classes), []
+    assert cut(tmp_path / "b", lambda: len(seen) == 2, train=data, progress=lambda step, _: seen.append(step)) == 2
+    release.set()
+
+
+def test_evaluation_can_be_stopped():
+    t = task()
+    ev, data = jc.compile_step(jc.make_eval_step(t), "jit", donate=False), rows()
+    with pytest.raises(jc.Interrupted):
+        jc.evaluate(ev, t.init(jax.random.key(0), data.example()), data, stop=lambda: True)

@@ -5,10 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 from small import Small, chunk, distance, rows, task
 
 import jaxcnn as jc
-from jaxcnn import axis
+from jaxcnn import axis, mesh
 from jaxcnn.layers import Dropout, Network
 
 STRATEGIES = [("jit", 1), ("sharded", 8), ("pmap", 8), ("sharded", 3), ("pmap", 3), ("eager", 1)]
@@ -75,16 +76,15 @@ class Mask(Network):
 @pytest.mark.parametrize("strategy", ["sharded", "pmap"])
 def test_replicas_drop_different_units_and_together_those_of_one_device(strategy):
     from jax.sharding import Mesh
-    from jax.sharding import PartitionSpec as P
 
     model, x = Mask(), jnp.ones((16, 4, 4, 1))
     f = lambda x: model.apply({}, x, train=True, rngs={"dropout": jax.random.key(3)})
     whole = np.asarray(f(x))
-    mesh = Mesh(np.array(jax.devices()), (axis.AXIS,))
+    line = Mesh(np.array(jax.devices()), (axis.AXIS,))
     if strategy == "pmap":
         split = np.asarray(jax.pmap(f, axis.AXIS)(x.reshape(8, 2, 4, 4, 1))).reshape(16, 16)
     else:
-        split = np.asarray(jax.jit(f)(jax.device_put(x, jax.NamedSharding(mesh, P(axis.AXIS)))))
+        split = np.asarray(jax.jit(f)(jax.device_put(x, jax.NamedSharding(line, P(axis.AXIS)))))
     np.testing.assert_array_equal(whole, split)
     replicas = split.reshape(8, -1)
     assert len({r.tobytes() for r in replicas}) == 8
@@ -174,3 +174,41 @@ def test_auto_takes_one_device_by_jit_and_several_by_sharding():
 def test_bad_arguments(arguments, message):
     with pytest.raises(jc.InputError, match=message):
         jc.compile_step(jc.make_eval_step(task()), *arguments)
+
+
+@pytest.mark.parametrize("options", [{"rule": mesh.split_all}, {"model_devices": 2}, {"model_devices": 4, "rule": mesh.split_all}], ids=str)
+def test_parameters_in_parts_agree(options, monkeypatch):
+    monkeypatch.setattr(mesh, "LARGE", 16)  # the network here is small
+    data, t, tx = rows(), task(dropout=0.3), jc.optim.adam(1e-3)
+    states = []
+    for more in ({"strategy": "jit"}, {"strategy": "sharded", **options}):
+        run = jc.compile_step(jc.make_train_step(t, tx), **more)
+        states.append(jc.fit(run, jc.init_state(t, tx, data.example()), data, batch_size=24, steps=20).state)
+        values = jc.evaluate(jc.compile_step(jc.make_eval_step(t), donate=False, **more), states[0].variables, data)
+        assert values["count"] == data.size
+    one, many = states
+    divided = [x for x in jax.tree.leaves((many.params, many.opt_state)) if not x.sharding.is_fully_replicated]
+    assert divided and all(x.addressable_shards[0].data.size < x.size for x in divided)
+    assert distance(one.params, many.params) < 1e-5 and distance(one.model_state, many.model_state) < 1e-5
+
+
+def test_the_rules():
+    grid = mesh.make_mesh(jax.devices(), 2)  # data 4, model 2
+    assert mesh.split_model((3, 3, 64, 128), grid) == P(None, None, None, "model")
+    assert mesh.split_model((3, 3, 64, 129), grid) == P() and mesh.split_model((64,), grid) == P()
+    assert mesh.split_all((3, 3, 64, 128), grid) == P(None, None, "data", "model")
+    assert mesh.split_all((4097, 3), grid) == P() and mesh.split_all((), grid) == P()
+    assert mesh.replicate((4096, 4096), grid) == P()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"model_devices": 3}, "model_devices=3: must divide the 8 devices"),
+        ({"model_devices": 0}, "model_devices=0"),
+        ({"strategy": "pmap", "rule": mesh.split_all}, "strategy='pmap': keeps parameters whole"),
+    ],
+)
+def test_meshes_that_cannot_be(options, message):
+    with pytest.raises(jc.InputError, match=message):
+        jc.compile_step(jc.make_eval_step(task()), **{"strategy": "sharded", **options})

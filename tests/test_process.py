@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import pathlib
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import pytest
 from test_experiments import ENV, QUICK, folder, inside, run
 
-from experiments import process
+from experiments import distributed, mnist, outputs, process
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -43,7 +44,7 @@ def test_large_buffers_are_kept():
     code = """
 import resource
 import numpy as np
-from experiments import process
+from experiments import distributed, mnist, outputs, process
 ok = process.reuse_memory()
 def faults():
     np.ones(20_000_000)
@@ -144,3 +145,49 @@ def test_what_fails_meanwhile_stops_nothing():
         if thread.name == "meanwhile":
             thread.join()
     assert done == [1]
+
+
+def test_what_jax_is_told_before_it_starts(monkeypatch):
+    for name in ("XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a")
+    process.prepare(-1, False)
+    assert os.environ["XLA_FLAGS"] == "--xla_a" and "XLA_PYTHON_CLIENT_PREALLOCATE" not in os.environ
+    process.prepare(0, True)
+    assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    assert os.environ["XLA_FLAGS"] == "--xla_a --xla_gpu_deterministic_ops=true"
+    process.prepare(0.4, False)
+    assert os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.4"
+
+
+def test_out_of_memory_says_what_to_try():
+    config = mnist.Config(batch_size=4096)
+    for error in (MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")):
+        line = process.out_of_memory(error, config)
+        assert line.startswith("out of memory at --batch-size 4096: ") and "--accumulate" in line and "--remat" in line
+    assert "17179869184 bytes more were asked for" in line
+    assert process.out_of_memory(OSError("no such file"), config) is None
+
+
+@pytest.mark.parametrize(
+    "environment, several",
+    [
+        ({}, False),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1"}, False),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "a"}, False),
+        ({"KUBERNETES_SERVICE_HOST": "x", "JOB_COMPLETION_INDEX": "0"}, True),
+        ({"KUBERNETES_SERVICE_HOST": "x"}, False),
+    ],
+)
+def test_which_environments_mean_several_processes(environment, several):
+    assert distributed.in_cluster(environment) is several
+
+
+def test_a_jump_of_the_loss_is_a_line():
+    spikes = outputs.Spikes()
+    usual = [1 + 0.01 * (i % 3) for i in range(20)]
+    assert not any(spikes.line(i, loss) for i, loss in enumerate([9.0, 5.0, 2.0, *usual]))
+    assert spikes.line(24, 2.5).startswith("loss spike: 2.5 up to step 24, the median of the 23 dispatches before is 1.0")

@@ -431,6 +431,19 @@ def test_a_damaged_shard(prepared, tmp_path, kind, damage):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("batch_size", [4, 5, 2])
+def test_shares_of_a_stream_are_the_columns_of_the_whole(prepared, kind, batch_size):
+    open_ = lambda: tfds("jc_numbered", data_dir=prepared(JcNumbered, kind), **STREAM).train
+    for make in (lambda d, *s: d.chunk(batch_size, 7, 9, 9, 4, *s), lambda d, *s: next(d.once(batch_size, 4, *s))):
+        whole, parts = make(open_()).batches, [make(open_(), (i, 2)).batches for i in range(2)]
+        real = np.broadcast_to(whole.get("real", np.ones(())), whole["label"].shape) > 0
+        for name in whole:
+            joined = np.concatenate([p[name] for p in parts], 1)
+            np.testing.assert_array_equal(joined[real], np.asarray(whole[name])[real])
+        assert "real" not in whole or (np.concatenate([p["real"] for p in parts], 1) == whole["real"]).all()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("options", [{}, STREAM], ids=["resident", "streamed"])
 def test_a_damaged_shard_can_be_left_out(prepared, tmp_path, kind, options):
     shutil.copytree(prepared(JcNumbered, kind) / "jc_numbered", tmp_path / "jc_numbered")
