@@ -10,7 +10,7 @@ from typing import Any
 import tyro
 
 import jaxcnn as jc
-from experiments import cli, common, settings
+from experiments import cli, common, finished, settings
 from experiments.signals import Signals
 
 
@@ -79,9 +79,9 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     """Evaluate, predict or train, as the flags say."""
     if config.evaluate:
         keys = ("folder", "classes", "image_size", "validation_fraction")
-        return common.evaluate_run("binary", config, lambda s, _: load(dataclasses.replace(config, **{k: s[k] for k in keys})).test)
+        return finished.evaluate_run("binary", config, lambda s, _: load(dataclasses.replace(config, **{k: s[k] for k in keys})).test)
     if config.predict:
-        return common.predict(config)
+        return finished.predict(config)
     return common.train("binary", config, plan(config), signals, opened)
 
 

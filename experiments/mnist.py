@@ -10,7 +10,7 @@ import pathlib
 from typing import Any
 
 import jaxcnn as jc
-from experiments import cli, common, process, settings
+from experiments import cli, common, finished, process, settings
 from experiments.signals import Signals
 from jaxcnn import runs
 
@@ -124,9 +124,9 @@ def optimizer(config: Config, steps: int) -> Any:
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     """Evaluate, predict or train, as the flags say."""
     if config.evaluate:
-        return common.evaluate_run("mnist", config, lambda saved, data: load(_tested_on(config, saved, data))[1].test)
+        return finished.evaluate_run("mnist", config, lambda saved, data: load(_tested_on(config, saved, data))[1].test)
     if config.predict:
-        return common.predict(config)
+        return finished.predict(config)
     if config.resume and config.dataset == "auto":  # go on with what it turned out to be
         config = dataclasses.replace(config, dataset=runs.read_config(config.workdir)["data"]["name"])
     chosen = plan(config)
