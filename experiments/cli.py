@@ -43,7 +43,7 @@ def run(
     try:
         config = _parse(config_type, name, presets or {})
         process.prepare(config.gpu_memory_fraction, config.deterministic)
-        lost = lambda line: _end(1, f"{name}: stopped: {line}; {_kept(folder)}{_continue(name, folder)}")  # noqa: E731
+        lost = lambda line: _end(1 if folder else 2, f"{name}: stopped: {line}; {_kept(folder)}{_continue(name, folder)}")  # noqa: E731
         distributed.start(config.coordinator, config.processes, config.process_id, lost)
         signals = Signals(lambda code: _end(code, say_stopped("outside training")))  # after the start of JAX's own, which takes SIGTERM
         if config.reuse_memory:

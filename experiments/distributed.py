@@ -55,10 +55,15 @@ def start(coordinator: str, processes: int, process_id: int, lost: Callable[[str
     # two programs that talk between processes may start in another order here than there, and then wait for each other for ever
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     asked = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process_id} if any(given) else {}
-    try:
-        jax.distributed.initialize(**asked, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, initialization_timeout=START_SECONDS)
+    late = threading.Timer(START_SECONDS, lost, [f"not all processes came within {START_SECONDS} s"])
+    late.daemon = True
+    late.start()
+    try:  # JAX would end with a stack trace, so it is given longer
+        jax.distributed.initialize(**asked, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, initialization_timeout=2 * START_SECONDS)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"--coordinator {coordinator}: the processes did not all come ({str(error).splitlines()[0][:200]})") from error
+    finally:
+        late.cancel()
     _watch(host, lost)
     return True
 
