@@ -19,7 +19,7 @@ import tyro
 
 import jaxcnn as jc
 from experiments import distributed, process
-from experiments.settings import MACHINE, MAY_CHANGE, check
+from experiments.settings import MAY_CHANGE, PLACE, check
 from experiments.signals import Signals
 from jaxcnn import runs
 
@@ -122,7 +122,7 @@ def _parse(config_type: type, name: str, presets: dict[str, dict[str, Any]]) -> 
     if saved["experiment"] != name:
         raise jc.InputError(f"{folder}: a run of experiments.{saved['experiment']}, not of {name}")
     known = {f.name for f in dataclasses.fields(config_type)}
-    before = config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved["settings"].items() if k in known - MACHINE})
+    before = config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved["settings"].items() if k in known - PLACE})
     config = parse(dataclasses.replace(before, resume=True, workdir=str(folder)))
     for field in sorted(known - MAY_CHANGE):
         old, new = getattr(before, field), getattr(config, field)

@@ -85,14 +85,11 @@ class Settings:
     """On a CPU with glibc, keep large buffers for their next use instead of giving them back to the system each time."""
 
 
-# A resumed run has the settings that it began with, but for what depends on the machine, which counts anew,
-MACHINE = {
-    "strategy", "devices", "shard_parameters", "model_devices", "coordinator", "processes", "process_id", "deterministic",
-    "gpu_memory_fraction", "reuse_memory", "compilation_cache", "profile",
-}  # fmt: skip
-# and for what changes nothing in the result, which a flag may change.
-MAY_CHANGE = MACHINE | {
-    "eval_batch_size", "workdir", "resume", "checkpoint", "evaluate", "predict", "data_dir", "checkpoint_seconds", "keep_best",
+PLACE = {"coordinator", "processes", "process_id"}  # where a process is: a resumed run is told anew
+# what changes nothing in the result but for rounding: a flag beside --resume may change it
+MAY_CHANGE = PLACE | {
+    "strategy", "devices", "shard_parameters", "model_devices", "deterministic", "gpu_memory_fraction", "reuse_memory", "compilation_cache",
+    "profile", "eval_batch_size", "workdir", "resume", "checkpoint", "evaluate", "predict", "data_dir", "checkpoint_seconds", "keep_best",
 }  # fmt: skip
 POSITIVE = ("batch_size", "eval_batch_size", "accumulate", "model_devices", "keep_best")
 PRECISIONS = {"float32": {}, "bf16": {"dtype": "bfloat16"}}

@@ -96,9 +96,9 @@ def test_bad_input(tmp_path, arguments, line):
 def one_after_another(tmp_path, runs, arguments):
     """Train in parts, each stopped at a step, on the devices that `runs` says: (processes, devices of each, last step)."""
     for i, (n, devices, last) in enumerate(runs):
-        begin = ["--resume"] if i else arguments
-        more = [*begin, "--workdir", tmp_path, *(["--shard-parameters"] if n * devices > 1 else [])]
-        processes = together(n, *more, devices=devices) if n > 1 else [start(*more, "--devices", devices, devices=devices)]
+        divided = "--shard-parameters" if n * devices > 1 else "--no-shard-parameters"
+        more = [*(["--resume"] if i else arguments), "--workdir", tmp_path, "--devices", n * devices, divided]
+        processes = together(n, *more, devices=devices) if n > 1 else [start(*more, devices=devices)]
         while last and max(committed(tmp_path), default=0) < last and all(p.poll() is None for p in processes):
             pass
         if last:
