@@ -176,7 +176,11 @@ def test_bad_arguments(arguments, message):
         jc.compile_step(jc.make_eval_step(task()), *arguments)
 
 
-@pytest.mark.parametrize("options", [{"rule": mesh.split_all}, {"model_devices": 2}, {"model_devices": 4, "rule": mesh.split_all}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"rule": mesh.split_all}, {"model_devices": 2}, {"model_devices": 4, "rule": mesh.split_all}],
+    ids=["divided", "model", "both"],
+)
 def test_parameters_in_parts_agree(options, monkeypatch):
     monkeypatch.setattr(mesh, "LARGE", 16)  # the network here is small
     data, t, tx = rows(), task(dropout=0.3), jc.optim.adam(1e-3)
