@@ -79,8 +79,7 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
     with ThreadPoolExecutor(1) as thread:
         hashing = thread.submit(_data_digest, splits.train)
         state, run, ev = _prepared(config, plan, splits, max(steps, 1))
-    sha256 = hashing.result()
-    folder = pathlib.Path(mesh.tell(str(_open_folder(name, requested, plan, splits, sha256)) if chief else ""))
+    folder = pathlib.Path(mesh.tell(str(_open_folder(name, requested, plan, splits, hashing.result())) if chief else ""))
     opened.append(folder)
     for note in [*notes, _chosen(config, run)] if chief else ():
         log.warning(note)
@@ -124,10 +123,10 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
             stop=signals.stop,
         )
     tested, seconds = jc.timed_evaluate(ev, _weights(fitted.best), splits.test, batch_size=config.eval_batch_size)
-    sha256 = digest(flatten(fitted.state.params))
+    params = digest(flatten(fitted.state.params))  # all processes have a part
     if not chief:
         return {}
-    summary = _summary(name, config, plan, splits, run, fitted) | {"test": _tested(tested), "params_sha256": sha256}
+    summary = _summary(name, config, plan, splits, run, fitted) | {"test": _tested(tested), "params_sha256": params}
     began = first or (None, None)
     summary |= {"seconds_to_first_step": began[0], "first_step_at": began[1], "checkpoint": str(folder)}
     low, high = summary["test"]["accuracy_interval"]

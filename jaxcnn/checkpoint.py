@@ -100,7 +100,7 @@ def _changed(flat: Mapping[str, np.ndarray], parts: Mapping[str, list[Any]]) -> 
         return min(set(flat) ^ set(parts))
     for path, (dtype, shape, digests) in parts.items():
         x = flat[path]
-        if (str(x.dtype), list(x.shape)) != (dtype, shape) or len(x.shape) and len(digests) == 0:
+        if (str(x.dtype), list(x.shape)) != (dtype, shape) or not digests:
             return path
         for first, sha256 in digests:
             size = _part_size(shape, [other for other, _ in digests])
@@ -160,7 +160,7 @@ class Checkpoints:
         A step that is there already is replaced, and stays until it is.
 
         Returns:
-            Whether the save before this one was written, as far as is known.
+            Whether this save could begin, and the one before it, which ends with this call, was written.
 
         """
         self.kept.best = (*self.kept.best[-1:], list(ranking[: self.keep_best]))

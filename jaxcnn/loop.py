@@ -101,7 +101,7 @@ def fit(
             training goes on.
         save_seconds: save also when so many seconds have passed since the last time.
         keep_best: how many of the best checkpoints to keep, beside the newest two.
-        on_nan: `"stop"`, or `"rollback"`: go back to the newest checkpoint and leave the batches out where it went wrong.
+        on_nan: `"stop"`, or `"rollback"`: go back to the newest checkpoint, and leave out the one batch that it went wrong with.
         log: called with each row: `step`, `seconds` of training alone, `learning_rate` where the optimiser tells it,
             `train/...`, and what `validate` gave. After a resume the earlier rows come again first, so that a log can be
             written anew without a gap.

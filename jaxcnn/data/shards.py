@@ -42,12 +42,13 @@ def named(builder: Any, split: str) -> str:
 def sound(builder: Any, split: str, on_bad: OnBad) -> str:
     """Return the split without the rows of shards that are cut, each of which `on_bad` is told."""
     name, parts = ranges(split, builder.info.splits[split.partition("[")[0]].num_examples)
-    for path, (first, last) in cut(builder, split):
+    found = cut(builder, split)
+    for path, (first, last) in found:
         lost = sum(max(min(b, last) - max(a, first), 0) for a, b in parts)
         if lost:
             on_bad(f"{path}: cut or missing, its {lost} examples of split {split} are left out", lost)
         parts = [(max(a, lo), min(b, hi)) for a, b in parts for lo, hi in ((0, first), (last, b)) if max(a, lo) < min(b, hi)]
-    return split if not cut(builder, split) else joined(name, parts)
+    return joined(name, parts) if found else split
 
 
 def _array_records(path: str) -> int:
