@@ -20,10 +20,11 @@ from jaxcnn.train import (
 )
 from jaxcnn.types import Batch, Count, InputError, Interrupted, Mean, Metric, Run, State, Step, Sum, Task
 from jaxcnn.version import __version__
+from jaxcnn.weights import load_weights, save_weights
 
 __all__ = [
     "Batch", "Count", "DivergedError", "Fit", "InputError", "Interrupted", "Mean", "Metric", "Run", "State", "Step", "StoppedError",
     "Sum", "Task", "__version__", "accumulate", "augment", "augmented", "collect", "compile_step", "data", "evaluate", "fit",
-    "init_state", "layers", "load_run", "losses", "make_eval_step", "make_train_step", "metrics", "models", "ops", "optim", "plain",
-    "skip_nonfinite", "start_ema", "stream", "tasks", "timed_evaluate", "with_ema", "with_norm",
+    "init_state", "layers", "load_run", "load_weights", "losses", "make_eval_step", "make_train_step", "metrics", "models", "ops",
+    "optim", "plain", "save_weights", "skip_nonfinite", "start_ema", "stream", "tasks", "timed_evaluate", "with_ema", "with_norm",
 ]  # fmt: skip

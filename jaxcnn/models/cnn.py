@@ -30,6 +30,8 @@ class CNN(Network):
     remat: bool = False
     dtype: Any = None
 
+    default_image = (28, 28, 1)
+
     @property
     def smallest(self) -> int:
         """Side of the smallest image that leaves something for the last stage to see."""

@@ -22,6 +22,8 @@ class LeNet5(Network):
     dropout: float = 0.0
     dtype: Any = None
 
+    default_image = (28, 28, 1)
+
     def setup(self) -> None:
         """Make the layers."""
         self.conv1 = Conv(6, (5, 5), padding="VALID", pool=2, dtype=self.dtype)

@@ -20,6 +20,8 @@ class MLP(Network):
     dropout: float = 0.0
     dtype: Any = None
 
+    default_image = (28, 28, 1)
+
     def setup(self) -> None:
         """Make the layers."""
         self.hidden = [Dense(width, dtype=self.dtype) for width in self.widths]

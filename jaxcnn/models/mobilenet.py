@@ -1,14 +1,20 @@
-"""MobileNet, first version: depthwise-separable convolutions (Howard et al., 2017, arXiv:1704.04861), with ReLU as in the paper."""
+"""MobileNets: depthwise-separable convolutions (Howard et al., 2017, arXiv:1704.04861), with ReLU as in the paper.
+
+The second, of inverted residuals (Sandler et al., 2018, arXiv:1801.04381), and the third, found by search (Howard et al., 2019,
+arXiv:1905.02244), with the padding and epsilon of torchvision.
+"""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 
 from jaxcnn import ops
-from jaxcnn.layers import BatchNorm, ConvNorm, Dense, Dropout, Network, SeparableConv, apply_block
+from jaxcnn.layers import BatchNorm, ConvNorm, Dense, Dropout, DropPath, SeparableConv, SqueezeExcite, Staged
+from jaxcnn.models.resnet import growing
 from jaxcnn.precision import widened
 from jaxcnn.types import InputError
 
@@ -16,7 +22,7 @@ Array = jax.Array
 STAGES = (64,), (128, 128), (256, 256), (512,) * 6, (1024, 1024)  # channels of each block; every stage but the first halves
 
 
-class MobileNet(Network):
+class MobileNet(Staged):
     """See `mobilenet_v1`."""
 
     num_classes: int = 1000
@@ -34,8 +40,7 @@ class MobileNet(Network):
 
     def setup(self) -> None:
         """Make the layers."""
-        if not self.width > 0:
-            raise InputError(f"width={self.width}: must be above 0; 1 is the network of the paper, 0.5 has half its channels")
+        check_width(self.width)
         channels = lambda n: max(int(n * self.width), 8)  # noqa: E731
         self.stem = ConvNorm(channels(32), (3, 3), 1 if self.small_images else 2, norm=self.norm, dtype=self.dtype)
         halving = range(2, len(STAGES)) if self.small_images else range(1, len(STAGES))
@@ -48,28 +53,6 @@ class MobileNet(Network):
         ]
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
-
-    def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
-        """Return `stem` and `stage1` at half the resolution, and `stage2` to `stage5` at a quarter to a 32nd.
-
-        With `small_images` the first four are `stem`, `stage1` and `stage2` at the whole resolution and `stage3` at a half.
-        """
-        if min(x.shape[1:3]) < self.smallest:
-            hint = "enlarge it" if self.small_images else "enlarge it, or use small_images=True"
-            raise InputError(f"image shape {tuple(x.shape)}: must be at least {self.smallest}x{self.smallest} pixels; {hint}")
-        call = functools.partial(apply_block, train=train, real=real, remat=self.remat)
-        x = call(self.stem, x)
-        out = {"stem": x}
-        for i, stage in enumerate(self.stages, 1):
-            for block in stage:
-                x = call(block, x)
-            out[f"stage{i}"] = x
-        return out
-
-    def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
-        """Logits `[B, num_classes]`."""
-        pooled = ops.global_avg_pool(widened(features[f"stage{len(STAGES)}"]))
-        return self.logits(self.drop(pooled, train=train))
 
 
 def mobilenet_v1(num_classes: int = 1000, small_images: bool = False, **options: Any) -> MobileNet:
@@ -84,3 +67,207 @@ def mobilenet_v1(num_classes: int = 1000, small_images: bool = False, **options:
 
     """
     return MobileNet(num_classes, small_images, **options)
+
+
+class Row(NamedTuple):
+    """One block of a table: channels inside, channels out, window, stride, channels squeezed to, activation."""
+
+    inner: int
+    out: int
+    window: int = 3
+    strides: int = 1
+    squeezed: int = 0
+    activation: Callable[[Array], Array] = nn.relu6
+
+
+class InvertedResidual(nn.Module):
+    """1x1 to `inner` channels (unless they are as many as come in), depthwise, squeeze and excitation, 1x1 without activation.
+
+    Added to its input where the shape stays. Of the second MobileNet; the squeezing of the third and of EfficientNet.
+    """
+
+    row: Row
+    gate: Callable[[Array], Array] = nn.sigmoid
+    squeeze_activation: Callable[[Array], Array] = nn.relu
+    drop_path: float = 0.0
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+        """Map `[B, H, W, C]` to `[B, H / strides, W / strides, out]`."""
+        row, k, y = self.row, self.row.window, x
+        make = functools.partial(ConvNorm, norm=self.norm, activation=row.activation, dtype=self.dtype)
+        if row.inner != x.shape[-1]:
+            y = make(row.inner, (1, 1), name="expand")(y, train=train, real=real)
+        y = make(row.inner, (k, k), row.strides, k // 2, groups=row.inner, name="depthwise")(y, train=train, real=real)
+        if row.squeezed:
+            y = SqueezeExcite(row.squeezed, self.squeeze_activation, self.gate, self.dtype, name="attention")(y)
+        y = make(row.out, (1, 1), activation=lambda x: x, name="project")(y, train=train, real=real)
+        return x + DropPath(self.drop_path)(y, train=train) if x.shape == y.shape and row.strides == 1 else y
+
+
+class Inverted(Staged):
+    """A table of inverted residuals between two convolutions: see `mobilenet_v2`, `mobilenet_v3_large`, `efficientnet_b0`."""
+
+    num_classes: int
+    table: Sequence[Sequence[Row]]
+    ends: tuple[int, int]
+    hidden: int = 0
+    activation: Callable[[Array], Array] = nn.relu6
+    gate: Callable[[Array], Array] = nn.sigmoid
+    squeeze_activation: Callable[[Array], Array] = nn.relu
+    dropout: float = 0.2
+    drop_path: float = 0.0
+    norm: Callable[..., nn.Module] = BatchNorm
+    remat: bool = False
+    dtype: Any = None
+
+    smallest = 17
+
+    @property
+    def layout(self) -> list[list[tuple[int, int, Row]]]:
+        """Blocks by stage, each with its place in the table; a stage begins where the resolution halves."""
+        stages: list[list[tuple[int, int, Row]]] = [[]]
+        for i, rows in enumerate(self.table):
+            for j, row in enumerate(rows):
+                if row.strides > 1 and stages[-1]:
+                    stages.append([])
+                stages[-1].append((i, j, row))
+        return stages
+
+    def setup(self) -> None:
+        """Make the layers."""
+        make = functools.partial(ConvNorm, norm=self.norm, activation=self.activation, dtype=self.dtype)
+        block = functools.partial(
+            InvertedResidual, gate=self.gate, squeeze_activation=self.squeeze_activation, norm=self.norm, dtype=self.dtype
+        )
+        rates = iter(growing(self.drop_path, sum(map(len, self.table))))
+        self.stem = make(self.ends[0], (3, 3), 2, 1)
+        self.stages = [[block(row, drop_path=next(rates)) for _, _, row in stage] for stage in self.layout]
+        self.last = make(self.ends[1], (1, 1))
+        self.dense = Dense(self.hidden, dtype=self.dtype) if self.hidden else None
+        self.drop = Dropout(self.dropout)
+        self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
+
+    def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
+        """Logits `[B, num_classes]`."""
+        x = ops.global_avg_pool(features["last"])
+        x = self.activation(self.dense(x)) if self.hidden else x
+        return self.logits(self.drop(widened(x), train=train))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The third MobileNet of timm has another epsilon and, like this one, no way to say so in its file."""
+        return ("torchvision",) if self.hidden else ("torchvision", "timm")
+
+    def torch_names(self, source: str) -> dict[str, str]:
+        """Where torchvision numbers the blocks through (MobileNets) or by row of the table (EfficientNet), and timm by row."""
+        count, names = itertools.count(1), {}
+        by_row, second = self.activation is nn.silu, self.activation is nn.relu6
+        for s, stage in enumerate(self.layout):
+            for b, (i, j, row) in enumerate(stage):
+                channels = stage[b - 1][2].out if b else self.layout[s - 1][-1][2].out if s else self.ends[0]
+                parts = ["expand"] * (row.inner != channels) + ["depthwise"] + ["attention"] * bool(row.squeezed) + ["project"]
+                if source == "timm":
+                    names |= _timm_block(f"stages_{s}_{b}", f"blocks.{i}.{j}", parts)
+                else:
+                    there = f"features.{i + 1}.{j}" if by_row else f"features.{next(count)}"
+                    names |= _torchvision_block(f"stages_{s}_{b}", f"{there}.{'conv' if second else 'block'}", parts, second)
+        if source == "timm":
+            last = {"last.conv": "conv_head", "last.norm": "bn2", "logits": "classifier"}
+            return names | {"stem.conv": "conv_stem", "stem.norm": "bn1"} | last
+        last = f"features.{len(self.table) + 1}" if by_row else f"features.{next(count)}"
+        names |= {"stem.conv": "features.0.0", "stem.norm": "features.0.1", "last.conv": f"{last}.0", "last.norm": f"{last}.1"}
+        return names | ({"dense": "classifier.0", "logits": "classifier.3"} if self.hidden else {"logits": "classifier.1"})
+
+
+def _torchvision_block(here: str, there: str, parts: list[str], second: bool) -> dict[str, str]:
+    """Places in a list; the second version has the last convolution and its norm in that list, the others in one of their own."""
+    names = {}
+    for k, part in enumerate(parts):
+        if part == "attention":
+            names |= {f"{here}.attention.reduce": f"{there}.{k}.fc1", f"{here}.attention.expand": f"{there}.{k}.fc2"}
+        elif part == "project" and second:
+            names |= {f"{here}.project.conv": f"{there}.{k}", f"{here}.project.norm": f"{there}.{k + 1}"}
+        else:
+            names |= {f"{here}.{part}.conv": f"{there}.{k}.0", f"{here}.{part}.norm": f"{there}.{k}.1"}
+    return names
+
+
+def _timm_block(here: str, there: str, parts: list[str]) -> dict[str, str]:
+    """Norms are numbered; the last convolution is called `conv_pwl` only where there is one before the depthwise."""
+    convs = ("expand", "conv_pw"), ("depthwise", "conv_dw"), ("project", "conv_pwl" if "expand" in parts else "conv_pw")
+    names = {f"{here}.attention.reduce": f"{there}.se.conv_reduce", f"{here}.attention.expand": f"{there}.se.conv_expand"}
+    for n, (part, name) in enumerate((c for c in convs if c[0] in parts), 1):
+        names |= {f"{here}.{part}.conv": f"{there}.{name}", f"{here}.{part}.norm": f"{there}.bn{n}"}
+    return names
+
+
+def rounded(n: float) -> int:
+    """Return the nearest multiple of 8, at least 8 and not a tenth below."""
+    out = max(8, int(n + 4) // 8 * 8)
+    return out + 8 if out < 0.9 * n else out
+
+
+def check_width(width: float) -> None:
+    """Refuse a share of the channels that leaves none."""
+    if not width > 0:
+        raise InputError(f"width={width}: must be above 0; 1 is the network of the paper, 0.5 has half its channels")
+
+
+V2 = (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)
+
+
+def mobilenet_v2(num_classes: int = 1000, width: float = 1.0, **options: Any) -> Inverted:
+    """Seventeen inverted residuals; 3,504,872 parameters. Images from 17x17 on.
+
+    Args:
+        num_classes: logits.
+        width: share of the channels.
+        options: `dropout` before the last layer (0.2), `drop_path` (stochastic depth: rate of the last block), `norm`, `remat`
+            (less memory in training, more time), `dtype`.
+
+    """
+    check_width(width)
+    table, channels = [], rounded(32 * width)
+    for expansion, out, count, strides in V2:  # of the paper's table 2
+        rows = []
+        for j in range(count):
+            rows.append(Row(expansion * channels, rounded(out * width), strides=1 if j else strides))
+            channels = rows[-1].out
+        table.append(tuple(rows))
+    return Inverted(num_classes, tuple(table), (rounded(32 * width), rounded(1280 * max(width, 1.0))), **options)
+
+
+# channels inside and out, window, stride, whether squeezed, whether hard swish: tables 1 and 2 of the third paper
+LARGE = (
+    (16, 16, 3, 1, 0, 0), (64, 24, 3, 2, 0, 0), (72, 24, 3, 1, 0, 0), (72, 40, 5, 2, 1, 0), (120, 40, 5, 1, 1, 0), (120, 40, 5, 1, 1, 0),
+    (240, 80, 3, 2, 0, 1), (200, 80, 3, 1, 0, 1), (184, 80, 3, 1, 0, 1), (184, 80, 3, 1, 0, 1), (480, 112, 3, 1, 1, 1),
+    (672, 112, 3, 1, 1, 1), (672, 160, 5, 2, 1, 1), (960, 160, 5, 1, 1, 1), (960, 160, 5, 1, 1, 1),
+)  # fmt: skip
+SMALL = (
+    (16, 16, 3, 2, 1, 0), (72, 24, 3, 2, 0, 0), (88, 24, 3, 1, 0, 0), (96, 40, 5, 2, 1, 1), (240, 40, 5, 1, 1, 1), (240, 40, 5, 1, 1, 1),
+    (120, 48, 5, 1, 1, 1), (144, 48, 5, 1, 1, 1), (288, 96, 5, 2, 1, 1), (576, 96, 5, 1, 1, 1), (576, 96, 5, 1, 1, 1),
+)  # fmt: skip
+
+
+def _v3(num_classes: int, table: tuple, last: int, hidden: int, width: float, **options: Any) -> Inverted:
+    check_width(width)
+    size = lambda n: rounded(n * width)  # noqa: E731
+    rows = [
+        (Row(size(inner), size(out), k, s, rounded(size(inner) // 4) if squeezed else 0, nn.hard_swish if swish else nn.relu),)
+        for inner, out, k, s, squeezed, swish in table
+    ]
+    chosen = {"activation": nn.hard_swish, "gate": nn.hard_sigmoid, "norm": functools.partial(BatchNorm, momentum=0.99, epsilon=1e-3)}
+    return Inverted(num_classes, tuple(rows), (size(16), size(last)), size(hidden), **chosen | options)
+
+
+def mobilenet_v3_large(num_classes: int = 1000, width: float = 1.0, **options: Any) -> Inverted:
+    """Fifteen inverted residuals with squeezing and hard swish; 5,483,032 parameters. Arguments as for `mobilenet_v2`."""
+    return _v3(num_classes, LARGE, 960, 1280, width, **options)
+
+
+def mobilenet_v3_small(num_classes: int = 1000, width: float = 1.0, **options: Any) -> Inverted:
+    """Eleven of them; 2,542,856 parameters. Arguments as for `mobilenet_v2`."""
+    return _v3(num_classes, SMALL, 576, 1024, width, **options)

@@ -1,7 +1,9 @@
-"""Residual networks (He et al., 2015, arXiv:1512.03385), with the strides and padding of torchvision ("v1.5").
+"""Residual networks (He et al., 2015, arXiv:1512.03385) and their kin, with the strides and padding of torchvision ("v1.5").
 
+ResNeXt (Xie et al., 2016, arXiv:1611.05431), wide (Zagoruyko and Komodakis, 2016, arXiv:1605.07146), with squeeze and
+excitation (Hu et al., 2017, arXiv:1709.01507) or CBAM (Woo et al., 2018, arXiv:1807.06521), and the paper's for CIFAR.
 Deviates from the paper in striding in the 3x3 convolution of a bottleneck, and in projecting every shortcut that changes
-shape; in `small_images=True` the stem is the paper's for CIFAR, 3x3 without stride or pooling.
+shape (not in those for CIFAR); in `small_images=True` the stem is the paper's for CIFAR, 3x3 without stride or pooling.
 """
 
 import functools
@@ -10,13 +12,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jaxcnn import ops
-from jaxcnn.layers import BatchNorm, ConvNorm, Dense, Dropout, Network, apply_block
-from jaxcnn.precision import widened
-from jaxcnn.types import InputError
+from jaxcnn.layers import CBAM, BatchNorm, ConvNorm, Dense, Dropout, DropPath, SqueezeExcite, Staged
 
 Array = jax.Array
+Attention = Callable[..., nn.Module]  # (channels, dtype=, name=) -> a module called as a block
 
 
 class Residual(nn.Module):
@@ -25,6 +27,11 @@ class Residual(nn.Module):
     width: int
     strides: int = 1
     bottleneck: bool = False
+    inner: int = 0
+    groups: int = 1
+    projected: bool = True
+    attention: Attention | None = None
+    drop_path: float = 0.0
     zero_init: bool = False
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: Any = None
@@ -40,20 +47,27 @@ class Residual(nn.Module):
         linear = {"activation": lambda x: x}
         last = linear | ({"norm": functools.partial(self.norm, scale_init=nn.initializers.zeros)} if self.zero_init else {})
         if self.bottleneck:
-            out = 4 * self.width
-            layers = [make("conv1", self.width, 1), make("conv2", self.width, 3, self.strides), make("conv3", out, 1, **last)]
+            out, inner = 4 * self.width, self.inner or self.width
+            middle = make("conv2", inner, 3, self.strides, groups=self.groups)
+            layers = [make("conv1", inner, 1), middle, make("conv3", out, 1, **last)]
         else:
             out = self.width
             layers = [make("conv1", out, 3, self.strides), make("conv2", out, 3, **last)]
         y = x
         for layer in layers:
             y = layer(y, train=train, real=real)
-        if x.shape != y.shape:
+        if self.attention:
+            y = self.attention(out, dtype=self.dtype, name="attention")(y, train=train, real=real)
+        y = DropPath(self.drop_path)(y, train=train)
+        if x.shape != y.shape and self.projected:
             x = make("shortcut", out, 1, self.strides, **linear)(x, train=train, real=real)
+        elif x.shape != y.shape:
+            x = x[:, :: self.strides, :: self.strides]
+            x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, out - x.shape[-1])))
         return nn.relu(x + y)
 
 
-class ResNet(Network):
+class ResNet(Staged):
     """See `resnet18`."""
 
     num_classes: int = 1000
@@ -61,8 +75,13 @@ class ResNet(Network):
     bottleneck: bool = False
     small_images: bool = False
     width: int = 64
+    inner: float = 1.0
+    groups: int = 1
+    projected: bool = True
+    attention: Attention | None = None
     zero_init_residual: bool = False
     dropout: float = 0.0
+    drop_path: float = 0.0
     norm: Callable[..., nn.Module] = BatchNorm
     remat: bool = False
     dtype: Any = None
@@ -72,38 +91,69 @@ class ResNet(Network):
         """Side of the smallest image of which the last stage does not see a single pixel."""
         return 2 ** max(len(self.blocks) - (2 if self.small_images else 0), 0) + 1
 
+    @property
+    def default_image(self) -> tuple[int, int, int]:
+        """As in ImageNet, or in CIFAR."""
+        return (32, 32, 3) if self.small_images else (224, 224, 3)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """CBAM and the networks for small images are in neither library, squeeze and excitation in timm alone."""
+        if self.small_images or self.attention is cbam:
+            return ()
+        return ("timm",) if self.attention is squeeze else ("torchvision", "timm")
+
+    @property
+    def pools(self) -> dict[int, Callable[[Array], Array]]:
+        """The stem's pooling."""
+        return {} if self.small_images else {1: functools.partial(ops.max_pool, window=3, strides=2, padding=1)}
+
     def setup(self) -> None:
         """Make the layers."""
         make = functools.partial(ConvNorm, self.width, norm=self.norm, dtype=self.dtype)
         self.stem = make((3, 3), 1, 1) if self.small_images else make((7, 7), 2, 3)
-        block = functools.partial(Residual, bottleneck=self.bottleneck, zero_init=self.zero_init_residual, norm=self.norm, dtype=self.dtype)
+        block = functools.partial(
+            Residual, bottleneck=self.bottleneck, groups=self.groups, projected=self.projected, attention=self.attention,
+            zero_init=self.zero_init_residual, norm=self.norm, dtype=self.dtype,
+        )  # fmt: skip
+        rates = iter(growing(self.drop_path, sum(self.blocks)))
         self.stages = [
-            [block(self.width << i, strides=2 if i and not j else 1) for j in range(count)] for i, count in enumerate(self.blocks)
+            [
+                block(self.width << i, 2 if i and not j else 1, inner=int((self.width << i) * self.inner), drop_path=next(rates))
+                for j in range(count)
+            ]
+            for i, count in enumerate(self.blocks)
         ]
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
-    def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
-        """Return `stem` before its pooling, at half the resolution, and `stage1` to `stage4` at a quarter to a 32nd.
+    def torch_names(self, source: str) -> dict[str, str]:
+        """Both libraries use the names of the first."""
+        del source
+        names = {"stem.conv": "conv1", "stem.norm": "bn1", "logits": "fc"}
+        for i, count in enumerate(self.blocks):
+            for j in range(count):
+                here, there = f"stages_{i}_{j}", f"layer{i + 1}.{j}"
+                for k in (1, 2, 3):
+                    names |= {f"{here}.conv{k}.conv": f"{there}.conv{k}", f"{here}.conv{k}.norm": f"{there}.bn{k}"}
+                names |= {f"{here}.shortcut.conv": f"{there}.downsample.0", f"{here}.shortcut.norm": f"{there}.downsample.1"}
+                names |= {f"{here}.attention.reduce": f"{there}.se.fc1", f"{here}.attention.expand": f"{there}.se.fc2"}
+        return names
 
-        With `small_images` these are the whole resolution twice, then a half to an eighth.
-        """
-        if min(x.shape[1:3]) < self.smallest:
-            hint = "enlarge it" if self.small_images else "enlarge it, or use small_images=True"
-            raise InputError(f"image shape {tuple(x.shape)}: must be at least {self.smallest}x{self.smallest} pixels; {hint}")
-        call = functools.partial(apply_block, train=train, real=real, remat=self.remat)
-        out = {"stem": call(self.stem, x)}
-        x = out["stem"] if self.small_images else ops.max_pool(out["stem"], 3, strides=2, padding=1)
-        for i, stage in enumerate(self.stages, 1):
-            for block in stage:
-                x = call(block, x)
-            out[f"stage{i}"] = x
-        return out
 
-    def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
-        """Logits `[B, num_classes]`."""
-        pooled = ops.global_avg_pool(widened(features[f"stage{len(self.blocks)}"]))
-        return self.logits(self.drop(pooled, train=train))
+def growing(rate: float, blocks: int) -> list[float]:
+    """Rates of stochastic depth that rise from 0 in the first block to `rate` in the last, as its paper has them."""
+    return [rate * i / max(blocks - 1, 1) for i in range(blocks)]
+
+
+def squeeze(channels: int, **options: Any) -> SqueezeExcite:
+    """A sixteenth of the channels, in multiples of eight."""
+    return SqueezeExcite(max(8, (channels // 16 + 4) // 8 * 8), **options)
+
+
+def cbam(channels: int, **options: Any) -> CBAM:
+    """A sixteenth of the channels, in multiples of eight."""
+    return CBAM(max(8, (channels // 16 + 4) // 8 * 8), **options)
 
 
 def resnet18(num_classes: int = 1000, small_images: bool = False, **options: Any) -> ResNet:
@@ -114,7 +164,8 @@ def resnet18(num_classes: int = 1000, small_images: bool = False, **options: Any
         small_images: the form for images of about 32x32: the stem keeps the resolution. From 5x5 on, else from 17x17.
         options: `width` (channels of the first stage, 64), `zero_init_residual` (begin with blocks that are the identity, as
             Goyal et al., 2017, arXiv:1706.02677; off as in the paper, so that every layer learns from the first step),
-            `dropout` before the last layer, `norm`, `remat` (less memory in training, more time), `dtype`.
+            `dropout` before the last layer, `drop_path` (stochastic depth: rate of the last block), `norm`, `remat` (less
+            memory in training, more time), `dtype`.
 
     """
     return ResNet(num_classes, (2, 2, 2, 2), False, small_images, **options)
@@ -138,3 +189,51 @@ def resnet101(num_classes: int = 1000, small_images: bool = False, **options: An
 def resnet152(num_classes: int = 1000, small_images: bool = False, **options: Any) -> ResNet:
     """Fifty bottleneck blocks; 60,192,808 parameters. Arguments as for `resnet18`."""
     return ResNet(num_classes, (3, 8, 36, 3), True, small_images, **options)
+
+
+def resnext50_32x4d(num_classes: int = 1000, small_images: bool = False, **options: Any) -> ResNet:
+    """`resnet50` with 32 groups in its 3x3 convolutions, twice as wide; 25,028,904 parameters. Arguments as for `resnet18`."""
+    return ResNet(num_classes, (3, 4, 6, 3), True, small_images, **{"inner": 2.0, "groups": 32} | options)
+
+
+def wide_resnet50_2(num_classes: int = 1000, small_images: bool = False, **options: Any) -> ResNet:
+    """`resnet50` with 3x3 convolutions twice as wide; 68,883,240 parameters. Arguments as for `resnet18`."""
+    return ResNet(num_classes, (3, 4, 6, 3), True, small_images, **{"inner": 2.0} | options)
+
+
+def seresnet18(num_classes: int = 1000, small_images: bool = False, **options: Any) -> ResNet:
+    """`resnet18` with squeeze and excitation in every block; 11,779,624 parameters. Arguments as for `resnet18`."""
+    return ResNet(num_classes, (2, 2, 2, 2), False, small_images, attention=squeeze, **options)
+
+
+def seresnet50(num_classes: int = 1000, small_images: bool = False, **options: Any) -> ResNet:
+    """`resnet50` with squeeze and excitation in every block; 28,088,024 parameters. Arguments as for `resnet18`."""
+    return ResNet(num_classes, (3, 4, 6, 3), True, small_images, attention=squeeze, **options)
+
+
+def cbam_resnet18(num_classes: int = 1000, small_images: bool = False, **options: Any) -> ResNet:
+    """`resnet18` with CBAM in every block. Arguments as for `resnet18`."""
+    return ResNet(num_classes, (2, 2, 2, 2), False, small_images, attention=cbam, **options)
+
+
+def resnet20(num_classes: int = 10, **options: Any) -> ResNet:
+    """The paper's network for CIFAR: nine blocks of 16, 32 and 64 channels, shortcuts without parameters; 269,722 of them.
+
+    Options as for `resnet18`; `width` (16) makes it wider, `attention` (`squeeze` or `cbam` of this file) adds some to every block.
+    """
+    return ResNet(num_classes, (3, 3, 3), False, True, **{"width": 16, "projected": False} | options)
+
+
+def seresnet20(num_classes: int = 10, **options: Any) -> ResNet:
+    """`resnet20` with squeeze and excitation in every block."""
+    return resnet20(num_classes, attention=squeeze, **options)
+
+
+def cbam_resnet20(num_classes: int = 10, **options: Any) -> ResNet:
+    """`resnet20` with CBAM in every block."""
+    return resnet20(num_classes, attention=cbam, **options)
+
+
+def resnet56(num_classes: int = 10, **options: Any) -> ResNet:
+    """`resnet20` with nine blocks a stage; 853,018 parameters."""
+    return ResNet(num_classes, (9, 9, 9), False, True, **{"width": 16, "projected": False} | options)

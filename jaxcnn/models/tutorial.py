@@ -18,6 +18,8 @@ class Tutorial(Network):
     dropout: float = 0.0
     dtype: Any = None
 
+    default_image = (28, 28, 1)
+
     def setup(self) -> None:
         """Make the layers, with the initial values of Keras (Glorot and Bengio, 2010)."""
         init = nn.initializers.glorot_uniform()

@@ -24,6 +24,7 @@ def max_pool(
     *,
     strides: int | Sequence[int] | None = None,
     padding: str | int | Sequence[tuple[int, int]] = "VALID",
+    ceil: bool = False,
 ) -> Array:
     """Maximum over windows. Where values tie, the first one in row-major order receives the whole gradient.
 
@@ -32,6 +33,7 @@ def max_pool(
         window: size of the window, one number or one an axis.
         strides: distance between windows; by default the window's size.
         padding: `"VALID"`, `"SAME"`, a number, or `(low, high)` pairs; padding never wins.
+        ceil: let the last window hang over the end if it begins inside, as PyTorch's `ceil_mode`.
 
     Returns:
         `[B, *out, C]`.
@@ -40,7 +42,7 @@ def max_pool(
         InputError: a window, stride or padding that is out of range or does not fit the image.
 
     """
-    return _max_pool(x, _window(x, window, strides, padding))
+    return _max_pool(x, _window(x, window, strides, padding, ceil))
 
 
 def avg_pool(
@@ -56,6 +58,28 @@ def avg_pool(
     return (functools.reduce(jnp.add, taps(wide, size, g)) / math.prod(size)).astype(x.dtype)
 
 
+def adaptive_avg_pool(x: Array, sizes: Sequence[int]) -> Array:
+    """Mean over as many windows an axis as asked for, of equal size or nearly, as PyTorch's layer of this name.
+
+    Args:
+        x: `[B, *spatial, C]`.
+        sizes: windows along each spatial axis; from place `i * n // size` to place `ceil((i + 1) * n / size)`.
+
+    Returns:
+        `[B, *sizes, C]`.
+
+    """
+    for axis, size in enumerate(to_tuple(sizes, x.ndim - 2, "sizes"), 1):
+        n = x.shape[axis]
+        if n == size:
+            continue
+        first, last = np.arange(size) * n // size, -(-(np.arange(size) + 1) * n // size)
+        inside = (np.arange(n) >= first[:, None]) & (np.arange(n) < last[:, None])
+        shares = jnp.asarray(inside / inside.sum(1, keepdims=True), x.dtype)  # [size, n]
+        x = jnp.moveaxis(jnp.tensordot(x, shares, [[axis], [1]], precision=lax.Precision.HIGHEST), -1, axis)
+    return x
+
+
 def global_avg_pool(x: Array) -> Array:
     """Mean over all spatial axes: `[B, *spatial, C]` to `[B, C]` (Lin et al., 2013, arXiv:1312.4400)."""
     return x.mean(tuple(range(1, x.ndim - 1)))
@@ -66,13 +90,25 @@ def global_max_pool(x: Array) -> Array:
     return x.max(tuple(range(1, x.ndim - 1)))
 
 
-def _window(x: Array, window, strides, padding) -> Window:
+def _window(x: Array, window, strides, padding, ceil: bool = False) -> Window:
     rank = x.ndim - 2
     if rank < 1:
         raise InputError(f"pool: image {x.shape} must have spatial axes, [batch, *spatial, channels]")
     size = to_tuple(window, rank, "window")
     steps = size if strides is None else to_tuple(strides, rank, "strides")
-    return size, Geometry(steps, resolve_padding(padding, x.shape[1:-1], size, steps), (1,) * rank)
+    pads = resolve_padding(padding, x.shape[1:-1], size, steps)
+    if ceil:
+        pads = tuple(_hanging(n, k, s, p) for n, k, s, p in zip(x.shape[1:-1], size, steps, pads, strict=True))
+    return size, Geometry(steps, pads, (1,) * rank)
+
+
+def _hanging(n: int, window: int, stride: int, pads: tuple[int, int]) -> tuple[int, int]:
+    """Padding with which the last window may hang over the end, if it begins before it."""
+    low, high = pads
+    rest = n + low + high - window
+    starts = range(0, rest + stride, stride)  # of all windows, the last one hanging over where the stride does not fit
+    last = starts[-1] if starts[-1] < n + low else starts[-2]
+    return low, max(last - rest + high, 0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

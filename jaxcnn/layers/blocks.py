@@ -1,0 +1,97 @@
+"""Blocks that networks are made of: convolution with norm and activation, separable convolution, attention over channels and places."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.layers.core import Conv
+from jaxcnn.layers.norm import BatchNorm
+
+Array = jax.Array
+
+
+class ConvNorm(nn.Module):
+    """Convolution, by default without bias, then a norm, then an activation; `norm` is any module called as `norm(x, train=, real=)`."""
+
+    features: int
+    window: Sequence[int] = (3, 3)
+    strides: int | Sequence[int] = 1
+    padding: str | int | Sequence[tuple[int, int]] = "SAME"
+    groups: int = 1
+    pool: int = 1
+    use_bias: bool = False
+    norm: Callable[..., nn.Module] = BatchNorm
+    activation: Callable[[Array], Array] = nn.relu
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+        """Map `[B, *spatial, C]` to `[B, *out, features]`; `pool` > 1 takes the maximum before the norm, which then has less to do."""
+        options = {"groups": self.groups, "use_bias": self.use_bias, "pool": self.pool, "dtype": self.dtype}
+        x = Conv(self.features, self.window, self.strides, self.padding, **options, name="conv")(x)
+        return self.activation(self.norm(dtype=self.dtype, name="norm")(x, train=train, real=real))
+
+
+class SeparableConv(nn.Module):
+    """Depthwise-separable convolution: one filter a channel, then 1x1 across the channels, each with norm and activation.
+
+    Reference: Howard et al., 2017, arXiv:1704.04861.
+    """
+
+    features: int
+    window: Sequence[int] = (3, 3)
+    strides: int | Sequence[int] = 1
+    padding: str | int | Sequence[tuple[int, int]] = "SAME"
+    norm: Callable[..., nn.Module] = BatchNorm
+    activation: Callable[[Array], Array] = nn.relu
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+        """Map `[B, *spatial, C]` to `[B, *out, features]`."""
+        make = functools.partial(ConvNorm, norm=self.norm, activation=self.activation, dtype=self.dtype)
+        c = x.shape[-1]
+        x = make(c, self.window, self.strides, self.padding, groups=c, name="depthwise")(x, train=train, real=real)
+        return make(self.features, (1,) * len(self.window), name="pointwise")(x, train=train, real=real)
+
+
+class SqueezeExcite(nn.Module):
+    """Squeeze and excitation (Hu et al., 2017, arXiv:1709.01507): every channel scaled by what two small layers make of all means."""
+
+    squeezed: int
+    activation: Callable[[Array], Array] = nn.relu
+    gate: Callable[[Array], Array] = nn.sigmoid
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False, real: Array | None = None) -> Array:
+        """Scale `[B, *spatial, C]`."""
+        del train, real
+        axes = tuple(range(1, x.ndim - 1))
+        make = functools.partial(Conv, window=(1,) * len(axes), dtype=self.dtype)
+        y = self.activation(make(self.squeezed, name="reduce")(x.mean(axes, keepdims=True)))
+        return x * self.gate(make(x.shape[-1], name="expand")(y))
+
+
+class CBAM(nn.Module):
+    """Convolutional block attention (Woo et al., 2018, arXiv:1807.06521): channels scaled by mean and maximum, then places."""
+
+    squeezed: int
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+        """Scale `[B, *spatial, C]`."""
+        axes = tuple(range(1, x.ndim - 1))
+        make = functools.partial(Conv, window=(1,) * len(axes), dtype=self.dtype)
+        reduce, expand = make(self.squeezed, name="reduce"), make(x.shape[-1], name="expand")
+        shared = lambda pooled: expand(nn.relu(reduce(pooled)))  # noqa: E731
+        x = x * nn.sigmoid(shared(x.mean(axes, keepdims=True)) + shared(x.max(axes, keepdims=True)))
+        both = jnp.concatenate([x.mean(-1, keepdims=True), x.max(-1, keepdims=True)], -1)
+        places = ConvNorm(1, (7,) * len(axes), norm=self.norm, activation=nn.sigmoid, dtype=self.dtype, name="places")
+        return x * places(both, train=train, real=real)

@@ -1,0 +1,171 @@
+"""Layers with parameters of their own: convolution, dense, and the two kinds of dropout."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxcnn import ops
+from jaxcnn.axis import draw
+from jaxcnn.precision import policy
+from jaxcnn.types import InputError
+
+Array = jax.Array
+KERNEL_INIT = nn.initializers.he_normal()
+
+
+def check_image(x: Array, ndim: int = 4) -> None:
+    """Refuse an input of the wrong rank or dtype: models take `[B, *spatial, C]`, floating point."""
+    if x.ndim != ndim:
+        raise InputError(
+            f"image shape {tuple(x.shape)}: must have {ndim} axes, [batch, height, width, channels]; add one with x[..., None]"
+        )
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(f"image dtype {x.dtype}: a model takes floats, a task also uint8; use task.predict, or x.astype('float32') / 255")
+
+
+def check_dropout(rate: float) -> None:
+    """Refuse a share of units outside [0, 1)."""
+    if not 0 <= rate < 1:
+        raise InputError(f"dropout={rate}: must be at least 0 and below 1")
+
+
+class Conv(nn.Module):
+    """Convolution over `[B, *spatial, C]`; parameters `kernel` `[*window, C / groups, features]` and `bias`.
+
+    Raises:
+        InputError: the input has other channels than the one the parameters were made for.
+
+    """
+
+    features: int
+    window: Sequence[int] = (3, 3)
+    strides: int | Sequence[int] = 1
+    padding: str | int | Sequence[tuple[int, int]] = "SAME"
+    dilation: int | Sequence[int] = 1
+    groups: int = 1
+    use_bias: bool = True
+    pool: int = 1
+    dtype: Any = None
+    kernel_init: Callable[..., Array] = KERNEL_INIT
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Map `[B, *spatial, C]` to `[B, *out, features]`; `pool` > 1 takes the maximum before the bias, which is the same and cheaper."""
+        _check_channels(self, x.shape, self.groups)
+        dtype = policy(self.dtype, x)
+        kernel = self.param("kernel", self.kernel_init, (*self.window, x.shape[-1] // self.groups, self.features), dtype.params)
+        y = ops.conv(
+            x.astype(dtype.compute), kernel.astype(dtype.compute),
+            strides=self.strides, padding=self.padding, dilation=self.dilation, groups=self.groups,
+        )  # fmt: skip
+        y = ops.max_pool(y, self.pool) if self.pool > 1 else y
+        return _with_bias(self, y) if self.use_bias else y
+
+
+class ConvTranspose(nn.Module):
+    """Transposed convolution over `[B, *spatial, C]`; parameters `kernel` `[*window, C, features]` and `bias`.
+
+    An axis of `n` places becomes `n * stride` with `"SAME"`, and `(n - 1) * stride + window - low - high` with numbers.
+
+    Raises:
+        InputError: the input has other channels than the one the parameters were made for.
+
+    """
+
+    features: int
+    window: Sequence[int] = (2, 2)
+    strides: int | Sequence[int] = 2
+    padding: str | int | Sequence[tuple[int, int]] = "SAME"
+    use_bias: bool = True
+    dtype: Any = None
+    kernel_init: Callable[..., Array] = KERNEL_INIT
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Map `[B, *spatial, C]` to `[B, *out, features]`."""
+        _check_channels(self, x.shape, 1)
+        dtype = policy(self.dtype, x)
+        kernel = self.param("kernel", self.kernel_init, (*self.window, x.shape[-1], self.features), dtype.params)
+        y = ops.conv_transpose(x.astype(dtype.compute), kernel.astype(dtype.compute), strides=self.strides, padding=self.padding)
+        return _with_bias(self, y) if self.use_bias else y
+
+
+def _check_channels(module: nn.Module, shape: tuple[int, ...], groups: int) -> None:
+    if module.has_variable("params", "kernel"):
+        expected = module.get_variable("params", "kernel").shape[-2] * groups
+        if shape[-1] != expected:
+            raise InputError(f"image shape {tuple(shape)}: {shape[-1]} channels, but the parameters were made for {expected}")
+
+
+def _with_bias(module: nn.Module, y: Array) -> Array:
+    bias = module.param("bias", nn.initializers.zeros, (y.shape[-1],), jnp.float32)
+    return y + lax.broadcast_to_rank(bias.astype(y.dtype), y.ndim)
+
+
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al., 2014) with the mask of the global batch: the same units on any number of devices.
+
+    Raises:
+        InputError: the rate is outside [0, 1).
+
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Zero a share `rate` of the elements and scale the rest, when training."""
+        check_dropout(self.rate)
+        if not train or self.rate == 0:
+            return x
+        keep = draw(lambda key, shape: jax.random.bernoulli(key, 1 - self.rate, shape), self.make_rng("dropout"), x.shape)
+        return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
+
+
+class Dense(nn.Module):
+    """Fully connected layer over the last axis, with an error that a reader can act on when the width does not fit."""
+
+    features: int
+    dtype: Any = None
+    kernel_init: Callable[..., Array] = KERNEL_INIT
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Map `[..., C]` to `[..., features]`."""
+        if self.has_variable("params", "kernel"):
+            expected = self.get_variable("params", "kernel").shape[0]
+            if x.shape[-1] != expected:
+                raise InputError(
+                    f"{x.shape[-1]} inputs to a dense layer of {expected}: the image differs in size or channels from the one at init"
+                )
+        dtype = policy(self.dtype, x)
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), dtype.params)
+        y = x.astype(dtype.compute) @ kernel.astype(dtype.compute)
+        return _with_bias(self, y) if self.use_bias else y
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al., 2016, arXiv:1603.09382): a residual branch is left out for whole rows of the global batch.
+
+    Raises:
+        InputError: the rate is outside [0, 1).
+
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Zero a share `rate` of the rows of `[B, ...]` and scale the rest, when training."""
+        if not 0 <= self.rate < 1:
+            raise InputError(f"drop_path={self.rate}: must be at least 0 and below 1")
+        if not train or self.rate == 0:
+            return x
+        shape = (x.shape[0], *(1,) * (x.ndim - 1))
+        keep = draw(lambda key, shape: jax.random.bernoulli(key, 1 - self.rate, shape), self.make_rng("dropout"), shape)
+        return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)

@@ -1,0 +1,74 @@
+"""AlexNet (Krizhevsky et al., 2012), in the form for one device (Krizhevsky, 2014, arXiv:1404.5997) that torchvision has.
+
+Deviates from the first paper in its widths, in having no groups and no local response normalisation.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxcnn import ops
+from jaxcnn.layers import Conv, Dense, Dropout, Network, check_side
+from jaxcnn.precision import widened
+
+Array = jax.Array
+LAYERS = (64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1)  # channels, window, stride, padding
+pool = functools.partial(ops.max_pool, window=3, strides=2)
+
+
+class AlexNet(Network):
+    """See `alexnet`."""
+
+    num_classes: int = 1000
+    width: float = 1.0
+    dropout: float = 0.5
+    dtype: Any = None
+
+    sources = ("torchvision",)
+    smallest = 63
+
+    def setup(self) -> None:
+        """Make the layers."""
+        self.convs = [Conv(int(n * self.width), (k, k), s, p, dtype=self.dtype) for n, k, s, p in LAYERS]
+        self.dense = [Dense(int(4096 * self.width), dtype=self.dtype) for _ in range(2)]
+        self.drop = Dropout(self.dropout)
+        self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
+
+    def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
+        """Return `stem` at a quarter, `stage1` at an eighth and `stage2` at a 16th of the resolution, before their poolings."""
+        del train, real
+        check_side(x, self.smallest)
+        first, second, *rest = self.convs
+        stem = nn.relu(first(x))
+        stage1 = nn.relu(second(pool(stem)))
+        x = pool(stage1)
+        for conv in rest:
+            x = nn.relu(conv(x))
+        return {"stem": stem, "stage1": stage1, "stage2": x}
+
+    def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
+        """Logits `[B, num_classes]` from 6x6 places, whatever the size of the image."""
+        x = ops.adaptive_avg_pool(pool(features["stage2"]), (6, 6))
+        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # channels first, as the rows of published weights are ordered
+        for layer in self.dense:
+            x = nn.relu(layer(self.drop(x, train=train)))
+        return self.logits(widened(x))
+
+    def torch_names(self, source: str) -> dict[str, str]:
+        """Positions in the two lists of layers."""
+        del source
+        places = {"dense_0": "classifier.1", "dense_1": "classifier.4", "logits": "classifier.6"}
+        return {f"convs_{i}": f"features.{at}" for i, at in enumerate((0, 3, 6, 8, 10))} | places
+
+
+def alexnet(num_classes: int = 1000, **options: Any) -> AlexNet:
+    """Five convolutions and three dense layers; 61,100,840 parameters. Images from 63x63 on.
+
+    Args:
+        num_classes: logits.
+        options: `width` (share of the channels), `dropout` before the first two dense layers (0.5), `dtype`.
+
+    """
+    return AlexNet(num_classes, **options)

@@ -1,0 +1,100 @@
+"""Compact convolutional transformer (Hassani et al., 2021, arXiv:2104.05704): a convolution makes the tokens, all of them vote."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcnn import ops
+from jaxcnn.layers import Conv, Dense, Dropout, DropPath, LayerNorm, Network, apply_block, check_side
+from jaxcnn.models.convnext import gelu
+from jaxcnn.models.resnet import growing
+from jaxcnn.models.vit import INIT, Attention
+from jaxcnn.precision import widened
+from jaxcnn.types import InputError
+
+Array = jax.Array
+
+
+class Block(nn.Module):
+    """Attention behind a norm, a norm, and two dense layers, as in the authors' code: the second norm is not skipped."""
+
+    heads: int
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+        """Map `[B, N, C]` to `[B, N, C]`."""
+        del real
+        drop, skip, c = Dropout(self.dropout), DropPath(self.drop_path), x.shape[-1]
+        y = Attention(self.heads, use_bias=False, dtype=self.dtype, name="attention")(LayerNorm(1e-5, self.dtype, name="norm1")(x))
+        x = LayerNorm(1e-5, self.dtype, name="norm2")(x + skip(drop(y, train=train), train=train))
+        y = Dense(c, self.dtype, INIT, name="dense2")(drop(gelu(Dense(2 * c, self.dtype, INIT, name="dense1")(x)), train=train))
+        return x + skip(drop(y, train=train), train=train)
+
+
+class CCT(Network):
+    """See `cct_7_3x1_32`."""
+
+    num_classes: int = 10
+    width: int = 256
+    heads: int = 4
+    depth: int = 7
+    dropout: float = 0.0
+    drop_path: float = 0.1
+    remat: bool = False
+    dtype: Any = None
+
+    smallest = 3
+    default_image = (32, 32, 3)
+
+    def setup(self) -> None:
+        """Make the layers."""
+        self.stem = Conv(self.width, (3, 3), padding=1, use_bias=False, dtype=self.dtype)
+        self.blocks = [Block(self.heads, self.dropout, rate, self.dtype) for rate in growing(self.drop_path, self.depth)]
+        self.norm = LayerNorm(1e-5)
+        self.vote = Dense(1, kernel_init=nn.initializers.lecun_normal(), use_bias=False)  # one for all would change nothing
+        self.drop = Dropout(self.dropout)
+        self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
+
+    @nn.compact
+    def _positions(self, places: int) -> Array:
+        shape = (1, places, self.width)
+        if self.has_variable("params", "positions") and self.get_variable("params", "positions").shape != shape:
+            known = self.get_variable("params", "positions").shape[1]
+            raise InputError(f"{places} places to a transformer of {known}: the image differs in size from the one at init")
+        return self.param("positions", nn.initializers.truncated_normal(0.2), shape, jnp.float32)
+
+    def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
+        """Return `stem` `[B, H, W, width]` and `stage1`, the last block's places, `[B, H / 2, W / 2, width]`."""
+        check_side(x, self.smallest)
+        stem = nn.relu(self.stem(x))
+        x = ops.max_pool(stem, 3, strides=2, padding=1)
+        b, h, w, c = x.shape
+        x = x.reshape(b, h * w, c) + self._positions(h * w).astype(x.dtype)  # [B, N, C]
+        x = self.drop(x, train=train)
+        for block in self.blocks:
+            x = apply_block(block, x, train=train, real=real, remat=self.remat)
+        return {"stem": stem, "stage1": x.reshape(b, h, w, c)}
+
+    def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
+        """Logits `[B, num_classes]` from the mean of all places, each with the weight that it asks for."""
+        x = features["stage1"]
+        x = self.norm(widened(x.reshape(x.shape[0], -1, x.shape[-1])))  # [B, N, C]
+        pooled = (nn.softmax(self.vote(x), 1) * x).sum(1)
+        return self.logits(self.drop(pooled, train=train))
+
+
+def cct_7_3x1_32(num_classes: int = 10, **options: Any) -> CCT:
+    """One 3x3 convolution and seven blocks of width 256; 3,760,138 parameters on 32x32 images. Their size is fixed at init.
+
+    Args:
+        num_classes: logits.
+        options: `width`, `heads`, `depth`, `dropout` in every block, `drop_path` (stochastic depth: rate of the last block, 0.1),
+            `remat` (less memory in training, more time), `dtype`.
+
+    """
+    return CCT(num_classes, **options)

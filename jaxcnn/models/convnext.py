@@ -1,0 +1,119 @@
+"""ConvNeXt: a convolutional network with the choices of a transformer (Liu et al., 2022, arXiv:2201.03545)."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxcnn import ops
+from jaxcnn.layers import Conv, Dense, Dropout, DropPath, LayerNorm, LayerScale, Staged
+from jaxcnn.models.resnet import growing
+from jaxcnn.precision import widened
+
+Array = jax.Array
+Norm = Callable[..., nn.Module]
+gelu = functools.partial(nn.gelu, approximate=False)
+
+
+class Block(nn.Module):
+    """Depthwise 7x7, norm, two dense layers with GELU between them, scaled and added to the input."""
+
+    drop_path: float = 0.0
+    layer_scale: float = 1e-6
+    norm: Norm = LayerNorm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+        """Map `[B, H, W, C]` to the same shape."""
+        c = x.shape[-1]
+        y = Conv(c, (7, 7), padding=3, groups=c, dtype=self.dtype, name="conv")(x)
+        y = self.norm(dtype=self.dtype, name="norm")(y, train=train, real=real)
+        y = Dense(c, self.dtype, name="dense2")(gelu(Dense(4 * c, self.dtype, name="dense1")(y)))
+        return x + DropPath(self.drop_path)(LayerScale(self.layer_scale, name="scale")(y), train=train)
+
+
+class Reduce(nn.Module):
+    """A convolution whose windows lie side by side, with a norm behind it, or before it."""
+
+    features: int
+    window: int
+    before: bool = False
+    norm: Norm = LayerNorm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+        """Map `[B, H, W, C]` to `[B, H / window, W / window, features]`."""
+        conv = Conv(self.features, (self.window,) * 2, self.window, "VALID", dtype=self.dtype, name="conv")
+        norm = functools.partial(self.norm(dtype=self.dtype, name="norm"), train=train, real=real)
+        return conv(norm(x)) if self.before else norm(conv(x))
+
+
+class ConvNeXt(Staged):
+    """See `convnext_tiny`."""
+
+    num_classes: int
+    blocks: Sequence[int]
+    widths: Sequence[int] = (96, 192, 384, 768)
+    dropout: float = 0.0
+    drop_path: float = 0.1
+    layer_scale: float = 1e-6
+    norm: Norm = LayerNorm
+    remat: bool = False
+    dtype: Any = None
+
+    smallest = 32
+    sources = ("torchvision", "timm")
+
+    def setup(self) -> None:
+        """Make the layers."""
+        options = {"norm": self.norm, "dtype": self.dtype}
+        rates = iter(growing(self.drop_path, sum(self.blocks)))
+        self.stem = Reduce(self.widths[0], 4, **options)
+        blocks = [[Block(next(rates), self.layer_scale, **options) for _ in range(count)] for count in self.blocks]
+        self.stages = [
+            [Reduce(n, 2, True, **options), *stage] if i else stage for i, (n, stage) in enumerate(zip(self.widths, blocks, strict=True))
+        ]
+        self.norm_last = LayerNorm()
+        self.drop = Dropout(self.dropout)
+        self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
+
+    def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
+        """Logits `[B, num_classes]`."""
+        pooled = ops.global_avg_pool(widened(features[f"stage{len(self.blocks)}"]))
+        return self.logits(self.drop(self.norm_last(pooled), train=train))
+
+    def torch_names(self, source: str) -> dict[str, str]:
+        """Positions in torchvision, where the reductions are stages of their own; words in timm."""
+        tv = source == "torchvision"
+        at = ("features.0.0", "features.0.1", "classifier.0", "classifier.2") if tv else ("stem.0", "stem.1", "head.norm", "head.fc")
+        names = dict(zip(("stem.conv", "stem.norm", "norm_last", "logits"), at, strict=True))
+        parts = ("scale.gamma", "conv", "norm", "dense1", "dense2")
+        words = ("layer_scale", "block.0", "block.2", "block.3", "block.5") if tv else ("gamma", "conv_dw", "norm", "mlp.fc1", "mlp.fc2")
+        for i, count in enumerate(self.blocks):
+            reduce = f"features.{2 * i}" if tv else f"stages.{i}.downsample"
+            names |= {f"stages_{i}_0.norm": f"{reduce}.0", f"stages_{i}_0.conv": f"{reduce}.1"} if i else {}
+            for j in range(count):
+                here, there = f"stages_{i}_{j + (i > 0)}", f"features.{2 * i + 1}.{j}" if tv else f"stages.{i}.blocks.{j}"
+                names |= {f"{here}.{part}": f"{there}.{word}" for part, word in zip(parts, words, strict=True)}
+        return names
+
+
+def convnext_tiny(num_classes: int = 1000, **options: Any) -> ConvNeXt:
+    """Eighteen blocks of 96 to 768 channels; 28,589,128 parameters. Images from 32x32 on.
+
+    Args:
+        num_classes: logits.
+        options: `widths` and `blocks` of the stages, `dropout` before the last layer, `drop_path` (stochastic depth: rate of the
+            last block, 0.1), `layer_scale` (first value, 1e-6), `norm`, `remat` (less memory in training, more time), `dtype`.
+
+    """
+    return ConvNeXt(num_classes, **{"blocks": (3, 3, 9, 3)} | options)
+
+
+def convnext_small(num_classes: int = 1000, **options: Any) -> ConvNeXt:
+    """Thirty-six blocks; 50,223,688 parameters. Arguments as for `convnext_tiny`; `drop_path` is 0.4."""
+    return ConvNeXt(num_classes, **{"blocks": (3, 3, 27, 3), "drop_path": 0.4} | options)

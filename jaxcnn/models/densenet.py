@@ -1,0 +1,118 @@
+"""Densely connected networks (Huang et al., 2016, arXiv:1608.06993), with bottlenecks and compression ("DenseNet-BC")."""
+
+import functools
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcnn import ops
+from jaxcnn.layers import BatchNorm, Conv, ConvNorm, Dense, Dropout, Staged
+
+Array = jax.Array
+
+
+class NormConv(nn.Module):
+    """Norm, ReLU, convolution: the order inside a dense network; without `features` only the first two."""
+
+    features: int = 0
+    window: int = 1
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+        """Map `[B, H, W, C]` to `[B, H, W, features]`."""
+        x = nn.relu(self.norm(dtype=self.dtype, name="norm")(x, train=train, real=real))
+        if not self.features:
+            return x
+        k = self.window
+        return Conv(self.features, (k, k), padding=k // 2, use_bias=False, dtype=self.dtype, name="conv")(x)
+
+
+class DenseLayer(nn.Module):
+    """Put `growth` further channels behind those that come in."""
+
+    growth: int
+    dropout: float = 0.0
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+        """Map `[B, H, W, C]` to `[B, H, W, C + growth]`."""
+        make = functools.partial(NormConv, norm=self.norm, dtype=self.dtype)
+        y = make(4 * self.growth, 1, name="layer1")(x, train=train, real=real)
+        y = make(self.growth, 3, name="layer2")(y, train=train, real=real)
+        return jnp.concatenate([x, Dropout(self.dropout)(y, train=train)], -1)
+
+
+class Transition(nn.Module):
+    """Half the channels, half the resolution."""
+
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+        """Map `[B, H, W, C]` to `[B, H / 2, W / 2, C / 2]`."""
+        return ops.avg_pool(NormConv(x.shape[-1] // 2, norm=self.norm, dtype=self.dtype, name="layer")(x, train=train, real=real), 2)
+
+
+class DenseNet(Staged):
+    """See `densenet121`."""
+
+    num_classes: int
+    blocks: Sequence[int]
+    growth: int = 32
+    width: int = 64
+    dropout: float = 0.0
+    norm: Callable[..., nn.Module] = BatchNorm
+    remat: bool = False
+    dtype: Any = None
+
+    smallest = 29
+    sources = ("torchvision", "timm")
+    pools = types.MappingProxyType({1: functools.partial(ops.max_pool, window=3, strides=2, padding=1)})
+
+    def setup(self) -> None:
+        """Make the layers."""
+        options = {"norm": self.norm, "dtype": self.dtype}
+        self.stem = ConvNorm(self.width, (7, 7), 2, 3, **options)
+        layers = [[DenseLayer(self.growth, self.dropout, **options) for _ in range(count)] for count in self.blocks]
+        self.stages = [[Transition(**options), *stage] if i else stage for i, stage in enumerate(layers)]
+        self.last = NormConv(**options)
+        self.drop = Dropout(0.0)
+        self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
+
+    def torch_names(self, source: str) -> dict[str, str]:
+        """Everything but the last layer is a feature; blocks and layers count from 1."""
+        del source
+        names = {"stem.conv": "features.conv0", "stem.norm": "features.norm0", "last.norm": "features.norm5", "logits": "classifier"}
+        for i, count in enumerate(self.blocks):
+            for part in ("norm", "conv"):
+                names |= {f"stages_{i}_0.layer.{part}": f"features.transition{i}.{part}"}
+                for j in range(count):
+                    here, there = f"stages_{i}_{j + (i > 0)}", f"features.denseblock{i + 1}.denselayer{j + 1}"
+                    names |= {f"{here}.layer{k}.{part}": f"{there}.{part}{k}" for k in (1, 2)}
+        return names
+
+
+def densenet121(num_classes: int = 1000, **options: Any) -> DenseNet:
+    """58 dense layers of 32 channels; 7,978,856 parameters. Images from 29x29 on.
+
+    Args:
+        num_classes: logits.
+        options: `growth` (channels of a layer, 32), `width` (channels of the stem, 64), `dropout` after every layer, `norm`,
+            `remat` (less memory in training, more time), `dtype`.
+
+    """
+    return DenseNet(num_classes, (6, 12, 24, 16), **options)
+
+
+def densenet169(num_classes: int = 1000, **options: Any) -> DenseNet:
+    """82 dense layers; 14,149,480 parameters. Arguments as for `densenet121`."""
+    return DenseNet(num_classes, (6, 12, 32, 32), **options)

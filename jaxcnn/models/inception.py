@@ -1,0 +1,215 @@
+"""Inception v3 (Szegedy et al., 2015, arXiv:1512.00567), and what it shares with the first: blocks of branches, auxiliary heads."""
+
+import functools
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcnn import ops
+from jaxcnn.layers import BatchNorm, ConvNorm, Dense, Dropout, Staged
+from jaxcnn.precision import widened
+
+Array = jax.Array
+Norm = functools.partial(BatchNorm, epsilon=1e-3)
+
+
+class Unit(NamedTuple):
+    """One convolution: name, channels, window (one number or two), stride, padding (by default the half, none with a stride)."""
+
+    name: str
+    features: int
+    window: int | tuple[int, int] = 1
+    strides: int = 1
+    padding: Any = None
+
+
+Step = Unit | tuple[Unit, Unit] | Callable[[Array], Array]  # two units beside each other; a pooling
+
+
+class Mixed(nn.Module):
+    """Branches of convolutions and poolings side by side; a single branch is a plain sequence."""
+
+    branches: Sequence[Sequence[Step]]
+    norm: Callable[..., nn.Module] = Norm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+        """Map `[B, H, W, C]` to the channels of all branches, `[B, h, w, width]`."""
+
+        def unit(u: Unit, y: Array) -> Array:
+            window = (u.window,) * 2 if isinstance(u.window, int) else u.window
+            padding = "VALID" if u.strides > 1 else [(k // 2, k // 2) for k in window]
+            layer = ConvNorm(u.features, window, u.strides, u.padding or padding, norm=self.norm, dtype=self.dtype, name=u.name)
+            return layer(y, train=train, real=real)
+
+        ends = []
+        for branch in self.branches:
+            y = x
+            for step in branch:
+                if isinstance(step, Unit):
+                    y = unit(step, y)
+                else:
+                    y = step(y) if callable(step) else jnp.concatenate([unit(u, y) for u in step], -1)
+            ends.append(y)
+        return jnp.concatenate(ends, -1)
+
+
+class Inception(Staged):
+    """Stages of `Mixed` blocks; with `aux`, further classifiers at the taps, which `auxiliary` gives for a loss to add."""
+
+    num_classes: int
+    aux: bool = False
+    dropout: float = 0.5
+    norm: Callable[..., nn.Module] = Norm
+    remat: bool = False
+    dtype: Any = None
+
+    sources = ("torchvision", "timm")
+    table = ()
+
+    def setup(self) -> None:
+        """Make the layers."""
+        make = functools.partial(Mixed, norm=self.norm, dtype=self.dtype)
+        stem, *stages = self.table
+        self.stem = make([stem])
+        self.stages = [[make(branches) for _, branches in stage] for stage in stages]
+        self.drop = Dropout(self.dropout)
+        self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
+        self.extra = [self.make_extra() for _ in self.taps] if self.aux else []
+
+    def make_extra(self) -> nn.Module:
+        """Return an auxiliary classifier."""
+        raise TypeError(f"{type(self).__name__} has no auxiliary heads")
+
+    def with_auxiliary(self, x: Array, *, train: bool = False, real: Array | None = None) -> tuple[Array, list[Array]]:
+        """Return the logits, and those of the auxiliary heads, each `[B, num_classes]`."""
+        features = self.features(x, train=train, real=real)
+        extra = [head(features[name], train=train, real=real) for head, name in zip(self.extra, self.taps.values(), strict=False)]
+        return self.head(features, train=train), extra
+
+    def __call__(self, x: Array, *, train: bool = False, real: Array | None = None) -> Array:
+        """Map `[B, H, W, C]` float to logits `[B, num_classes]`."""
+        if self.aux and self.is_initializing():
+            return self.with_auxiliary(x, train=train, real=real)[0]
+        return super().__call__(x, train=train, real=real)
+
+
+class Extra(nn.Module):
+    """The auxiliary head: pooled to few places, two convolutions, a linear layer."""
+
+    num_classes: int
+    norm: Callable[..., nn.Module] = Norm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+        """Map `[B, 17, 17, 768]` to logits `[B, num_classes]`."""
+        make = functools.partial(ConvNorm, norm=self.norm, dtype=self.dtype)
+        x = make(128, (1, 1), name="conv0")(ops.avg_pool(x, 5, strides=3), train=train, real=real)
+        x = make(768, (5, 5), padding="VALID", name="conv1")(x, train=train, real=real)
+        return Dense(self.num_classes, kernel_init=nn.initializers.truncated_normal(0.001), name="logits")(ops.global_avg_pool(widened(x)))
+
+
+average = functools.partial(ops.avg_pool, window=3, strides=1, padding=1)
+halve = functools.partial(ops.max_pool, window=3, strides=2)
+
+
+def _a(pooled: int) -> Sequence[Sequence[Step]]:
+    return (
+        (Unit("branch1x1", 64),),
+        (Unit("branch5x5_1", 48), Unit("branch5x5_2", 64, 5)),
+        (Unit("branch3x3dbl_1", 64), Unit("branch3x3dbl_2", 96, 3), Unit("branch3x3dbl_3", 96, 3)),
+        (average, Unit("branch_pool", pooled)),
+    )
+
+
+def _c(n: int) -> Sequence[Sequence[Step]]:
+    row, column = (1, 7), (7, 1)
+    twice = [Unit(f"branch7x7dbl_{i}", n, window) for i, window in enumerate((1, column, row, column), 1)]
+    return (
+        (Unit("branch1x1", 192),),
+        (Unit("branch7x7_1", n), Unit("branch7x7_2", n, row), Unit("branch7x7_3", 192, column)),
+        (*twice, Unit("branch7x7dbl_5", 192, row)),
+        (average, Unit("branch_pool", 192)),
+    )
+
+
+B = (
+    (Unit("branch3x3", 384, 3, 2),),
+    (Unit("branch3x3dbl_1", 64), Unit("branch3x3dbl_2", 96, 3), Unit("branch3x3dbl_3", 96, 3, 2)),
+    (halve,),
+)
+D = (
+    (Unit("branch3x3_1", 192), Unit("branch3x3_2", 320, 3, 2)),
+    (Unit("branch7x7x3_1", 192), Unit("branch7x7x3_2", 192, (1, 7)), Unit("branch7x7x3_3", 192, (7, 1)), Unit("branch7x7x3_4", 192, 3, 2)),
+    (halve,),
+)
+E = (
+    (Unit("branch1x1", 320),),
+    (Unit("branch3x3_1", 384), (Unit("branch3x3_2a", 384, (1, 3)), Unit("branch3x3_2b", 384, (3, 1)))),
+    (
+        *(Unit("branch3x3dbl_1", 448), Unit("branch3x3dbl_2", 384, 3)),
+        (Unit("branch3x3dbl_3a", 384, (1, 3)), Unit("branch3x3dbl_3b", 384, (3, 1))),
+    ),
+    (average, Unit("branch_pool", 192)),
+)
+
+
+class InceptionV3(Inception):
+    """See `inception_v3`."""
+
+    smallest = 75
+    default_image = (299, 299, 3)
+    pools = types.MappingProxyType({1: halve, 2: halve})
+    taps = types.MappingProxyType({(3, 4): "aux"})
+    table = (
+        (Unit("Conv2d_1a_3x3", 32, 3, 2), Unit("Conv2d_2a_3x3", 32, 3, 1, "VALID"), Unit("Conv2d_2b_3x3", 64, 3)),
+        (("", ((Unit("Conv2d_3b_1x1", 80), Unit("Conv2d_4a_3x3", 192, 3, 1, "VALID")),)),),
+        (("Mixed_5b", _a(32)), ("Mixed_5c", _a(64)), ("Mixed_5d", _a(64))),
+        (("Mixed_6a", B), ("Mixed_6b", _c(128)), ("Mixed_6c", _c(160)), ("Mixed_6d", _c(160)), ("Mixed_6e", _c(192))),
+        (("Mixed_7a", D), ("Mixed_7b", E), ("Mixed_7c", E)),
+    )
+
+    def make_extra(self) -> nn.Module:
+        """Return the auxiliary classifier."""
+        return Extra(self.num_classes, self.norm, self.dtype)
+
+    def torch_names(self, source: str) -> dict[str, str]:
+        """Both libraries use the same names, which are those of the paper's code."""
+        del source
+        return unit_names(self.table) | {
+            "extra_0.conv0.conv": "AuxLogits.conv0.conv", "extra_0.conv0.norm": "AuxLogits.conv0.bn", "extra_0.logits": "AuxLogits.fc",
+            "extra_0.conv1.conv": "AuxLogits.conv1.conv", "extra_0.conv1.norm": "AuxLogits.conv1.bn", "logits": "fc",
+        }  # fmt: skip
+
+
+def unit_names(table: Sequence[Any]) -> dict[str, str]:
+    """Names of all units of a table; where a block's name is empty, the units stand alone."""
+    stem, *stages = table
+    places = [("stem", "", (stem,))] + [
+        (f"stages_{i}_{j}", name, branches) for i, stage in enumerate(stages) for j, (name, branches) in enumerate(stage)
+    ]
+    names = {}
+    for here, block, branches in places:
+        for step in (step for branch in branches for step in branch):
+            for unit in (step,) if isinstance(step, Unit) else () if callable(step) else step:
+                there = f"{block}.{unit.name}".removeprefix(".")
+                names |= {f"{here}.{unit.name}.conv": f"{there}.conv", f"{here}.{unit.name}.norm": f"{there}.bn"}
+    return names
+
+
+def inception_v3(num_classes: int = 1000, **options: Any) -> InceptionV3:
+    """Eleven mixed blocks, for 299x299; 23,834,568 parameters, 27,161,264 with `aux`. Images from 75x75 on.
+
+    Args:
+        num_classes: logits.
+        options: `aux` (an auxiliary head, for `tasks.classification(auxiliary=...)`), `dropout` before the last layer (0.5),
+            `norm`, `remat` (less memory in training, more time), `dtype`.
+
+    """
+    return InceptionV3(num_classes, **options)

@@ -1,0 +1,106 @@
+"""SqueezeNet (Iandola et al., 2016, arXiv:1602.07360), and its version 1.1 with less work, without the bypass."""
+
+import functools
+import types
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcnn import ops
+from jaxcnn.layers import Conv, Dropout, Staged
+from jaxcnn.precision import widened
+
+Array = jax.Array
+pool = functools.partial(ops.max_pool, window=3, strides=2, ceil=True)
+
+
+class Fire(nn.Module):
+    """1x1 to few channels, then 1x1 and 3x3 side by side to four times as many each."""
+
+    squeezed: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False, real: Array | None = None) -> Array:
+        """Map `[B, H, W, C]` to `[B, H, W, 8 * squeezed]`."""
+        del train, real
+        make = functools.partial(Conv, dtype=self.dtype)
+        x = nn.relu(make(self.squeezed, (1, 1), name="squeeze")(x))
+        sides = [make(4 * self.squeezed, (k, k), padding=k // 2, name=f"expand{k}x{k}")(x) for k in (1, 3)]
+        return nn.relu(jnp.concatenate(sides, -1))
+
+
+class Stem(nn.Module):
+    """A convolution with stride two, not padded."""
+
+    features: int
+    window: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False, real: Array | None = None) -> Array:
+        """Map `[B, H, W, C]` to `[B, H / 2, W / 2, features]`."""
+        del train, real
+        return nn.relu(Conv(self.features, (self.window,) * 2, 2, "VALID", dtype=self.dtype, name="conv")(x))
+
+
+class SqueezeNet(Staged):
+    """See `squeezenet1_1`."""
+
+    num_classes: int
+    first: tuple[int, int]
+    fires: Sequence[Sequence[int]]
+    dropout: float = 0.5
+    remat: bool = False
+    dtype: Any = None
+
+    sources = ("torchvision",)
+    pools = types.MappingProxyType({1: pool, 2: pool, 3: pool})
+
+    @property
+    def smallest(self) -> int:
+        """Side of the smallest image that leaves something to pool."""
+        return self.first[1] + 14
+
+    def setup(self) -> None:
+        """Make the layers."""
+        self.stem = Stem(*self.first, dtype=self.dtype)
+        self.stages = [[Fire(n, dtype=self.dtype) for n in stage] for stage in self.fires]
+        self.drop = Dropout(self.dropout)
+        self.logits = Conv(self.num_classes, (1, 1), kernel_init=nn.initializers.normal(0.01))
+
+    def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
+        """Logits `[B, num_classes]`: one map a class, and its mean."""
+        x = widened(features[f"stage{len(self.fires)}"])
+        return ops.global_avg_pool(nn.relu(self.logits(self.drop(x, train=train))))
+
+    def torch_names(self, source: str) -> dict[str, str]:
+        """Positions in a list of layers that also counts an activation and the poolings."""
+        del source
+        names, at = {"stem.conv": "features.0", "logits": "classifier.1"}, 2
+        for i, stage in enumerate(self.fires):
+            at += 1
+            for j in range(len(stage)):
+                parts = ("squeeze", "expand1x1", "expand3x3")
+                names |= {f"stages_{i}_{j}.{part}": f"features.{at}.{part}" for part in parts}
+                at += 1
+        return names
+
+
+def squeezenet1_0(num_classes: int = 1000, **options: Any) -> SqueezeNet:
+    """Eight fire modules, as in the paper; 1,248,424 parameters. Images from 21x21 on. Options as for `squeezenet1_1`."""
+    return SqueezeNet(num_classes, (96, 7), ((16, 16, 32), (32, 48, 48, 64), (64,)), **options)
+
+
+def squeezenet1_1(num_classes: int = 1000, **options: Any) -> SqueezeNet:
+    """Eight fire modules, pooled earlier; 1,235,496 parameters. Images from 17x17 on.
+
+    Args:
+        num_classes: logits.
+        options: `dropout` before the last layer (0.5), `remat` (less memory in training, more time), `dtype`.
+
+    """
+    return SqueezeNet(num_classes, (64, 3), ((16, 16), (32, 32), (48, 48, 64, 64)), **options)

@@ -1,0 +1,108 @@
+"""VGG (Simonyan and Zisserman, 2014, arXiv:1409.1556), with or without batch norm after every convolution."""
+
+import functools
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxcnn import ops
+from jaxcnn.layers import BatchNorm, Conv, ConvNorm, Dense, Dropout, Staged
+from jaxcnn.precision import widened
+
+Array = jax.Array
+WIDTHS = 64, 128, 256, 512, 512
+
+
+class Plain(nn.Module):
+    """A 3x3 convolution with bias and ReLU."""
+
+    features: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False, real: Array | None = None) -> Array:
+        """Map `[B, H, W, C]` to `[B, H, W, features]`."""
+        del train, real
+        return nn.relu(Conv(self.features, (3, 3), 1, 1, dtype=self.dtype, name="conv")(x))
+
+
+class VGG(Staged):
+    """See `vgg16`."""
+
+    num_classes: int = 1000
+    blocks: Sequence[int] = (2, 2, 3, 3, 3)
+    norm: Callable[..., nn.Module] | None = None
+    width: float = 1.0
+    dropout: float = 0.5
+    remat: bool = False
+    dtype: Any = None
+
+    sources = ("torchvision", "timm")
+    smallest = 32
+    pools = types.MappingProxyType({i: functools.partial(ops.max_pool, window=2) for i in range(1, len(WIDTHS))})
+
+    def setup(self) -> None:
+        """Make the layers."""
+        make = functools.partial(Plain, dtype=self.dtype)
+        if self.norm:
+            make = functools.partial(ConvNorm, window=(3, 3), padding=1, use_bias=True, norm=self.norm, dtype=self.dtype)
+        blocks = [[make(int(n * self.width)) for _ in range(count)] for n, count in zip(WIDTHS, self.blocks, strict=True)]
+        self.stem, self.stages = blocks[0], blocks[1:]
+        self.dense = [Dense(int(4096 * self.width), dtype=self.dtype) for _ in range(2)]
+        self.drop = Dropout(self.dropout)
+        self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
+
+    def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
+        """Logits `[B, num_classes]` from 7x7 places, whatever the size of the image."""
+        x = ops.adaptive_avg_pool(ops.max_pool(features["stage4"], 2), (7, 7))
+        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # channels first, as the rows of published weights are ordered
+        for layer in self.dense:
+            x = self.drop(nn.relu(layer(x)), train=train)
+        return self.logits(widened(x))
+
+    def torch_names(self, source: str) -> dict[str, str]:
+        """Positions in a list of layers that also counts activations and poolings."""
+        names, at = {}, 0
+        for i, count in enumerate(self.blocks):
+            for j in range(count):
+                here = f"stages_{i - 1}_{j}" if i else f"stem_{j}"
+                names |= {f"{here}.conv": f"features.{at}", f"{here}.norm": f"features.{at + 1}"}
+                at += 3 if self.norm else 2
+            at += 1
+        if source == "timm":
+            return names | {"dense_0": "pre_logits.fc1", "dense_1": "pre_logits.fc2", "logits": "head.fc"}
+        return names | {"dense_0": "classifier.0", "dense_1": "classifier.3", "logits": "classifier.6"}
+
+
+def vgg11(num_classes: int = 1000, **options: Any) -> VGG:
+    """Eight convolutions and three dense layers; 132,863,336 parameters, 132,868,840 as `vgg11_bn`. Images from 32x32 on.
+
+    Args:
+        num_classes: logits.
+        options: `width` (share of the channels), `dropout` between the dense layers (0.5), `norm` (None: without), `remat`
+            (less memory in training, more time), `dtype`.
+
+    """
+    return VGG(num_classes, (1, 1, 2, 2, 2), **options)
+
+
+def vgg13(num_classes: int = 1000, **options: Any) -> VGG:
+    """Ten convolutions; 133,047,848 parameters, 133,053,736 as `vgg13_bn`. Arguments as for `vgg11`."""
+    return VGG(num_classes, (2, 2, 2, 2, 2), **options)
+
+
+def vgg16(num_classes: int = 1000, **options: Any) -> VGG:
+    """Thirteen convolutions; 138,357,544 parameters, 138,365,992 as `vgg16_bn`. Arguments as for `vgg11`."""
+    return VGG(num_classes, (2, 2, 3, 3, 3), **options)
+
+
+def vgg19(num_classes: int = 1000, **options: Any) -> VGG:
+    """Sixteen convolutions; 143,667,240 parameters, 143,678,248 as `vgg19_bn`. Arguments as for `vgg11`."""
+    return VGG(num_classes, (2, 2, 4, 4, 4), **options)
+
+
+# with batch norm; the bias in front of each norm is torchvision's, and training leaves it as it is
+vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn = (functools.partial(make, norm=BatchNorm) for make in (vgg11, vgg13, vgg16, vgg19))
