@@ -23,6 +23,7 @@ Array = jax.Array
 class CNN(Network):
     """See `cnn`."""
 
+    default_image = (28, 28, 1)
     num_classes: int = 10
     widths: Sequence[int] = (32, 64, 128, 128)
     dropout: float = 0.0

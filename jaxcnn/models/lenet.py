@@ -18,6 +18,7 @@ Array = jax.Array
 class LeNet5(Network):
     """See `lenet5`."""
 
+    default_image = (28, 28, 1)
     num_classes: int = 10
     dropout: float = 0.0
     dtype: Any = None

@@ -15,6 +15,7 @@ Array = jax.Array
 class MLP(Network):
     """See `mlp`."""
 
+    default_image = (28, 28, 1)
     num_classes: int = 10
     widths: Sequence[int] = (256, 128)
     dropout: float = 0.0

@@ -14,6 +14,7 @@ Array = jax.Array
 class Tutorial(Network):
     """See `tutorial`."""
 
+    default_image = (28, 28, 1)
     num_classes: int = 10
     dropout: float = 0.0
     dtype: Any = None
