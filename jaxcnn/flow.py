@@ -66,7 +66,7 @@ def sizes(field: Field, image: Sequence[int]) -> tuple[int, ...] | None:
 
 def _size(r: Reach, n: int) -> int:
     if r.axis is None:
-        return min(math.floor(r.high), n - 1) - max(math.ceil(r.low), 0) + 1
+        return max(min(math.floor(r.high), n - 1) - max(math.ceil(r.low), 0) + 1, 0)
     spans = (math.floor(r.jump * i + r.high) - math.ceil(r.jump * i + r.low) + 1 for i in range(Fraction(r.jump).denominator))
     return max(spans)  # after upsampling, neighbours may span one place more or less
 
