@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from jaxcnn.data.cache import prune
+from jaxcnn.cache import cache_folder, prune
 from jaxcnn.types import InputError
 
 log = logging.getLogger("jaxcnn")
@@ -79,14 +79,6 @@ def on_cpu() -> bool:
         return jax.config.jax_platforms == "cpu"
     plugins = importlib.util.find_spec("jax_plugins") or importlib.metadata.entry_points(group="jax_plugins")
     return not (plugins or importlib.util.find_spec("libtpu")) or jax.default_backend() == "cpu"
-
-
-def cache_folder(name: str) -> pathlib.Path:
-    """Return the user's folder for what can be made again: compiled programs (`jax`), decoded data (`data`)."""
-    base = os.environ.get("XDG_CACHE_HOME") or {"darwin": "~/Library/Caches", "win32": os.environ.get("LOCALAPPDATA") or "~"}.get(
-        sys.platform, "~/.cache"
-    )
-    return pathlib.Path(base).expanduser() / "jaxcnn" / name
 
 
 def keep_programs(folder: str) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.cache import prune
+
 FORMAT = 1
 BYTES = 4 * 2**30  # kept at most; what was not used for longest goes first
 
@@ -51,18 +53,6 @@ def store(folder: str | pathlib.Path, key: Any, arrays: Mapping[str, np.ndarray]
                 os.unlink(file.name)
                 raise
         prune(path.parent, limit)
-
-
-def prune(folder: pathlib.Path, limit: int) -> None:
-    """Remove the files that were not used for longest until `limit` bytes are left."""
-    with contextlib.suppress(OSError):
-        found = [(p, p.stat()) for p in folder.iterdir() if p.is_file()]
-        left = sum(s.st_size for _, s in found)
-        for path, s in sorted(found, key=lambda f: max(f[1].st_atime, f[1].st_mtime)):
-            if left <= limit:
-                break
-            path.unlink(missing_ok=True)
-            left -= s.st_size
 
 
 def _path(folder: str | pathlib.Path, key: Any) -> pathlib.Path:

@@ -32,6 +32,7 @@ from jaxcnn.models.resnet import (
     wide_resnet50_2,
 )
 from jaxcnn.models.squeezenet import SqueezeNet, squeezenet1_0, squeezenet1_1
+from jaxcnn.models.summary import Row, Summary, summary
 from jaxcnn.models.tutorial import Tutorial, tutorial
 from jaxcnn.models.vgg import VGG, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 from jaxcnn.models.vit import ViT, vit_small_patch16_224, vit_tiny_patch16_224
@@ -52,5 +53,5 @@ MODELS = {
 
 __all__ = [
     "CCT", "CNN", "MLP", "MODELS", "VGG", "AlexNet", "ConvNeXt", "DenseNet", "GoogLeNet", "InceptionV3", "Inverted", "LeNet5",
-    "MobileNet", "ResNet", "SqueezeNet", "Tutorial", "ViT", *MODELS,
+    "MobileNet", "ResNet", "Row", "SqueezeNet", "Summary", "Tutorial", "ViT", "summary", *MODELS,
 ]  # fmt: skip

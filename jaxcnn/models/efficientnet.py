@@ -41,14 +41,14 @@ def efficientnet_b0(num_classes: int = 1000, **options: Any) -> Inverted:
 
 def efficientnet_b1(num_classes: int = 1000, **options: Any) -> Inverted:
     """Twenty-three blocks, for 240x240; 7,794,184 parameters. Arguments as for `efficientnet_b0`."""
-    return _scaled(num_classes, 1.0, 1.1, **options)
+    return _scaled(num_classes, 1.0, 1.1, size=240, **options)
 
 
 def efficientnet_b2(num_classes: int = 1000, **options: Any) -> Inverted:
     """Twenty-three blocks, a tenth wider, for 288x288; 9,109,994 parameters. Arguments as for `efficientnet_b0`."""
-    return _scaled(num_classes, 1.1, 1.2, **{"dropout": 0.3} | options)
+    return _scaled(num_classes, 1.1, 1.2, size=288, **{"dropout": 0.3} | options)
 
 
 def efficientnet_b3(num_classes: int = 1000, **options: Any) -> Inverted:
     """Twenty-six blocks, a fifth wider, for 300x300; 12,233,232 parameters. Arguments as for `efficientnet_b0`."""
-    return _scaled(num_classes, 1.2, 1.4, **{"dropout": 0.3} | options)
+    return _scaled(num_classes, 1.2, 1.4, size=300, **{"dropout": 0.3} | options)

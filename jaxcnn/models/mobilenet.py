@@ -113,6 +113,7 @@ class Inverted(Staged):
     num_classes: int
     table: Sequence[Sequence[Row]]
     ends: tuple[int, int]
+    size: int = 224
     hidden: int = 0
     activation: Callable[[Array], Array] = nn.relu6
     gate: Callable[[Array], Array] = nn.sigmoid
@@ -124,6 +125,11 @@ class Inverted(Staged):
     dtype: Any = None
 
     smallest = 17
+
+    @property
+    def default_image(self) -> tuple[int, int, int]:
+        """EfficientNets were made for one size each."""
+        return (self.size, self.size, 3)
 
     @property
     def layout(self) -> list[list[tuple[int, int, Row]]]:
@@ -260,7 +266,7 @@ def _v3(num_classes: int, table: tuple, last: int, hidden: int, width: float, **
         for inner, out, k, s, squeezed, swish in table
     ]
     chosen = {"activation": nn.hard_swish, "gate": nn.hard_sigmoid, "norm": functools.partial(BatchNorm, momentum=0.99, epsilon=1e-3)}
-    return Inverted(num_classes, tuple(rows), (size(16), size(last)), size(hidden), **chosen | options)
+    return Inverted(num_classes, tuple(rows), (size(16), size(last)), hidden=size(hidden), **chosen | options)
 
 
 def mobilenet_v3_large(num_classes: int = 1000, width: float = 1.0, **options: Any) -> Inverted:

@@ -1,0 +1,52 @@
+"""List the zoo: `python -m jaxcnn.models [--json]`, with 1000 classes, at the image size that each network was made for."""
+
+import argparse
+import json
+import os
+import sys
+from typing import Any
+
+import jax
+
+from jaxcnn.models import MODELS, summary
+
+
+def entry(name: str) -> dict[str, Any]:
+    """Describe one model of the zoo.
+
+    Returns:
+        `name`, `parameters` (1000 classes, no auxiliary heads), `gflop` (10^9 multiply-adds of one image), and `weights`, whose
+        state dicts `load_weights` reads: a list of "torchvision" and "timm".
+
+    """
+    model = MODELS[name](num_classes=1000)
+    found = summary(model, getattr(model, "default_image", (224, 224, 3)))
+    return {
+        "name": name,
+        "parameters": found.parameters,
+        "gflop": round(found.flop / 1e9, 6),
+        "weights": list(getattr(model, "sources", ())),
+    }
+
+
+def main() -> None:
+    """Print the list."""
+    about = "python -m jaxcnn.models [--json]: the zoo, with 1000 classes, at the image size that each network was made for"
+    parser = argparse.ArgumentParser(description=about, usage=argparse.SUPPRESS, allow_abbrev=False)
+    parser.prog = "jaxcnn.models"
+    parser.add_argument("--json", action="store_true", help="one JSON list on stdout and nothing else")
+    arguments = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")  # nothing is computed: leave accelerators to whom they serve
+    try:
+        if arguments.json:
+            print(json.dumps([entry(name) for name in sorted(MODELS)]))
+            return
+        print(f"{'model':20} {'parameters':>12} {'GFLOP':>10}  weights")
+        for found in map(entry, sorted(MODELS)):
+            print(f"{found['name']:20} {found['parameters']:>12,} {found['gflop']:>10.3f}  {' '.join(found['weights']) or '-'}", flush=True)
+    except BrokenPipeError:  # as `| head` does; what Python writes at its end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""Downloads, from a server on this machine: what fits its hash is kept, what does not is named and gone."""
+
+import hashlib
+import http.server
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+import pytest
+
+from jaxcnn import InputError, fetch
+
+BODY = bytes(range(256)) * 4096  # a megabyte: more than one block
+HASH = hashlib.sha256(BODY).hexdigest()
+OTHER = hashlib.sha256(b"other").hexdigest()
+COMMIT = "c" * 40
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves `BODY` under every name, with the fault that the first part of the path names."""
+
+    def log_message(self, *_):
+        pass
+
+    def do_HEAD(self):
+        self.do_GET(head=True)
+
+    def do_GET(self, head=False):
+        kind = self.path.split("/")[1]
+        self.server.seen.append(self.path)
+        if kind in ("404", "503") or "absent" in self.path:
+            self.send_response(int(kind) if kind.isdigit() else 404)
+            for name, value in (("X-Error-Code", "RepoNotFound" if kind == "owner" else ""), ("Content-Length", "0")):
+                self.send_header(name, value)
+            self.end_headers()
+            return
+        if kind == "slow":
+            time.sleep(1)
+        if kind == "gone":  # the connection ends without an answer
+            return
+        self.send_response(302 if kind == "elsewhere" else 200)
+        if kind == "elsewhere":
+            self.send_header("Location", "http://example.org/other")
+        sent = BODY[:100_000] if kind == "cut" else BODY
+        self.send_header("Content-Length", "0" if kind == "elsewhere" else str(len(BODY)))
+        self.send_header("ETag", f'"{OTHER if "wrong" in self.path else HASH}"')  # as the Hub has them
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+        if not head and kind != "elsewhere":
+            self.wfile.write(sent)
+
+
+@pytest.fixture
+def server():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.seen = []
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def download(server, tmp_path):
+    """`fetch` of `https://here/...`, with the server's plain HTTP for the secure one."""
+
+    def open_(request, timeout):
+        plain = request.full_url.replace("https://here", f"http://127.0.0.1:{server.server_port}")
+        return fetch._secure().open(urllib.request.Request(plain, headers=request.headers), timeout=timeout)
+
+    return lambda source: fetch._from_address(source, tmp_path / "weights", open_)
+
+
+@pytest.mark.parametrize(
+    "source", [f"/a/model.safetensors#sha256={HASH}", f"/a/model.pth#sha256={HASH.upper()}", f"/a/m-{HASH[:8]}.pth", f"/m-{HASH}.bin"]
+)
+def test_a_download_is_kept(download, server, source):
+    path = download("https://here" + source)
+    assert path.read_bytes() == BODY and path.suffix == pathlib.PurePosixPath(source.partition("#")[0]).suffix
+    assert download("https://here" + source) == path
+    assert server.seen == [source.partition("#")[0]] and list(path.parent.iterdir()) == [path]
+
+
+def test_a_damaged_copy_is_downloaded_again(download, server, caplog):
+    source = f"https://here/model.pth#sha256={HASH}"
+    path = download(source)
+    path.write_bytes(BODY[:-1] + b"x")
+    assert download(source) == path and path.read_bytes() == BODY
+    assert len(server.seen) == 2 and f"{path} was damaged" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "source, words",
+    [
+        (f"/model.pth#sha256={OTHER}", f"its SHA-256 is {HASH}, not {OTHER}; it was removed"),
+        (f"/model-{OTHER[:8]}.pth", f"its SHA-256 is {HASH}, not {OTHER[:8]}; it was removed"),
+        (f"/cut/model.pth#sha256={HASH}", f"cut after 100000 of {len(BODY)} bytes; try again"),
+        (f"/404/model.pth#sha256={HASH}", "the server says 404 Not Found"),
+        (f"/503/model.pth#sha256={HASH}", "the server says 503 Service Unavailable"),
+        (f"/slow/model.pth#sha256={HASH}", "cannot be downloaded (timed out); where there is no network, download it elsewhere and give"),
+        (f"/elsewhere/model.pth#sha256={HASH}", "leads to http://example.org/other, which is not https"),
+        ("/model.pth", "no hash to check the download; append #sha256="),
+        ("/model-abc123.pth", "no hash to check the download"),  # too few digits
+        (f"/model-{HASH[:8]}.pth#sha256=", "no hash to check the download"),
+        (f"/model-{HASH[:8]}.pth#md5=1", "no hash to check the download"),
+    ],
+)
+def test_what_fails_leaves_one_line_and_nothing_else(download, tmp_path, monkeypatch, source, words):
+    monkeypatch.setattr(fetch, "TIMEOUT", 0.3)
+    with pytest.raises(InputError) as caught:
+        download("https://here" + source)
+    line = str(caught.value)
+    assert words in line and "\n" not in line and ("here" in line or "127.0.0.1" in line)
+    assert not (tmp_path / "weights").exists() or not list((tmp_path / "weights").iterdir())
+
+
+def test_the_cache_is_kept_within_limits(download, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "BYTES", 2 * len(BODY))
+    first, second = (download(f"https://here/{name}#sha256={HASH}") for name in "ab")
+    os.utime(first, (1, 1))
+    download(f"https://here/a#sha256={HASH}")  # used now
+    os.utime(second, (2, 2))
+    third = download(f"https://here/c#sha256={HASH}")
+    assert sorted((tmp_path / "weights").iterdir()) == sorted([first, third])
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(download, tmp_path):
+    (tmp_path / "weights").write_text("in the way")
+    with pytest.raises(InputError, match="weights: cannot be written .*; set XDG_CACHE_HOME"):
+        download(f"https://here/a#sha256={HASH}")
+
+
+def test_paths(tmp_path, monkeypatch):
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(b"")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert fetch.fetch(str(file)) == fetch.fetch(file) == fetch.fetch("~/a.safetensors") == file
+
+
+@pytest.mark.parametrize(
+    "source, words",
+    [
+        ("absent.pth", "'absent.pth': no such file"),
+        ("", "'': a folder, not a file"),
+        ("http://here/a-0123456789.pth", "http://here/a-0123456789.pth: must be a path, https://... or hf:owner/name"),
+        ("s3://bucket/a.pth", "must be a path"),
+        ("hf:resnet18", "hf:resnet18: must be hf:owner/name,"),
+        ("hf:a b/c", "must be hf:owner/name"),
+        (f"https://[x/a#sha256={HASH}", "https://[x/a: cannot be downloaded (Invalid IPv6 URL)"),
+        ("https://[x/a-0123456789.pth", "cannot be downloaded"),
+    ],
+)
+def test_other_sources_are_refused(source, words):
+    with pytest.raises(InputError) as caught:
+        fetch.fetch(source)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_nothing_answers(server):
+    """The whole way, secure connection included; a plain server is no secure one."""
+    for port, words in ((1, "Connection refused"), (server.server_port, "SSL")):
+        with pytest.raises(InputError, match=f"cannot be downloaded .*{words}.*give the path of the file") as caught:
+            fetch.fetch(f"https://127.0.0.1:{port}/a#sha256={HASH}")
+        assert "\n" not in str(caught.value)
+
+
+def test_the_hub_is_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(InputError, match=r"hf:timm/x: needs the package huggingface-hub; pip install 'jaxcnn\[hub\]'"):
+        fetch.fetch("hf:timm/x")
+
+
+HUB = """
+import json, sys
+from jaxcnn import InputError
+from jaxcnn.fetch import fetch
+for source in sys.argv[1:]:
+    try:
+        print(json.dumps(["path", str(fetch(source))]))
+    except InputError as error:
+        print(json.dumps(["error", str(error)]))
+"""
+
+
+def hub(server, folder, *sources, **env):
+    pytest.importorskip("huggingface_hub")
+    here = f"http://127.0.0.1:{server.server_port}"
+    env = {"HF_ENDPOINT": here, "HF_HOME": str(folder), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"} | env
+    out = subprocess.run([sys.executable, "-c", HUB, *sources], capture_output=True, text=True, env=os.environ | env, check=True)
+    return [json.loads(line) for line in out.stdout.splitlines()]
+
+
+def test_the_hub(server, tmp_path):
+    sources = ("timm/net", "timm/net@v2/sub/other.bin", "owner/absent", "timm/net/absent", "timm/wrong", "a--b/net", "503/net", "gone/net")
+    found = hub(server, tmp_path, *(f"hf:{source}" for source in sources))
+    assert [kind for kind, _ in found] == ["path"] * 2 + ["error"] * 6
+    first, second = (pathlib.Path(path) for _, path in found[:2])
+    assert first.read_bytes() == second.read_bytes() == BODY
+    assert (first.name, second.parts[-2:]) == ("model.safetensors", ("sub", "other.bin"))
+    assert {"/timm/net/resolve/main/model.safetensors", "/timm/net/resolve/v2/sub/other.bin"} <= set(server.seen)
+    lines = [line for _, line in found[2:]]
+    assert not any("\n" in line for line in lines)
+    assert lines[0].startswith("hf:owner/absent: Repository Not Found")
+    assert lines[1].startswith("hf:timm/net/absent: ") and "Not Found" in lines[1]
+    assert lines[2] == f"hf:timm/wrong: its SHA-256 is {HASH}, not {OTHER}; the damaged copy was removed, try again"
+    assert lines[3].startswith("hf:a--b/net: ") and "'a--b/net'" in lines[3]
+    for name, line in zip(("503/net", "gone/net"), lines[4:], strict=True):
+        assert line.startswith(f"hf:{name}: cannot be downloaded (") and line.endswith("give the path of the file")
+
+    server.seen.clear()  # without a network, what was downloaded is still there
+    (kind, line), kept = hub(server, tmp_path, "hf:timm/another", "hf:timm/net", HF_HUB_OFFLINE="1")
+    assert kept == ["path", str(first)] and not server.seen
+    assert kind == "error" and line.startswith("hf:timm/another: cannot be downloaded (") and "offline mode" in line and "\n" not in line
