@@ -3,6 +3,7 @@
 import functools
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from absl.testing import parameterized
 
 from jaxcnn import InputError
-from jaxcnn.models import MODELS, DenseNet, GoogLeNet, ResNet, SqueezeNet
+from jaxcnn.models import MODELS, DenseNet, GoogLeNet, Inverted, ResNet, SqueezeNet, resnet
+from jaxcnn.models.mobilenet import Row
 from jaxcnn.tasks import classification
 
 SIZE, CLASSES = 28, 10
@@ -39,20 +41,22 @@ class Short(GoogLeNet):
 
 
 # the zoo's rules are checked on the smallest of each kind, the large ones made thin
+TABLE = ((Row(8, 8), Row(24, 8)), (Row(16, 16, 5, 2, 8, nn.hard_swish),))
+CIFAR = {"blocks": (1, 1, 1), "small_images": True, "width": 16, "projected": False}
 FIXED = ("cct_7_3x1_32", "lenet5", "mlp", "tutorial", "vit_tiny_patch16_224")  # the image size is fixed at init
 ZOO = {name: MODELS[name] for name in ("cnn", "lenet5", "mlp", "tutorial")} | {
     "alexnet": functools.partial(MODELS["alexnet"], width=0.1),
     "bottlenecks": functools.partial(ResNet, blocks=(1, 1, 1, 1), bottleneck=True, width=8),
-    "cbam_resnet20": functools.partial(MODELS["cbam_resnet20"], blocks=(1, 1, 1)),
+    "cbam_resnet20": functools.partial(ResNet, attention=resnet.cbam, **CIFAR),
     "cct_7_3x1_32": functools.partial(MODELS["cct_7_3x1_32"], width=32, depth=2),
     "convnext_tiny": functools.partial(MODELS["convnext_tiny"], blocks=(1, 1, 1, 1), widths=(8, 16, 24, 32), layer_scale=1.0),
     "densenet121": functools.partial(DenseNet, blocks=(1, 2, 1, 1), growth=8, width=16),
     "googlenet": functools.partial(Short, aux=True),
     "mobilenet_v1": functools.partial(MODELS["mobilenet_v1"], width=0.25),
-    "mobilenet_v3_small": functools.partial(MODELS["mobilenet_v3_small"], width=0.25),
+    "inverted": functools.partial(Inverted, table=TABLE, ends=(8, 32), hidden=16, activation=nn.hard_swish, gate=nn.hard_sigmoid),
     "resnet18": functools.partial(MODELS["resnet18"], width=8),
-    "seresnet20": functools.partial(MODELS["seresnet20"], blocks=(1, 1, 1)),
-    "squeezenet1_1": functools.partial(SqueezeNet, first=(16, 3), fires=((2,), (4,), (8,))),
+    "seresnet20": functools.partial(ResNet, attention=resnet.squeeze, **CIFAR),
+    "squeezenet1_1": functools.partial(SqueezeNet, first=(16, 3), fires=((8,), (8,), (8,))),
     "vgg11_bn": functools.partial(MODELS["vgg11_bn"], width=0.05),
     "vit_tiny_patch16_224": functools.partial(MODELS["vit_tiny_patch16_224"], width=24, depth=4, patch=7),
 }
@@ -264,7 +268,7 @@ def test_another_image_size_is_refused(name):
         jax.eval_shape(model.apply, variables, jnp.zeros((2, SIZE + 12, SIZE, 1)))
 
 
-FROM = {name: (17, {}) for name in ("mobilenet_v1", "mobilenet_v3_small", "resnet18", "bottlenecks", "squeezenet1_1", "googlenet")}
+FROM = {name: (17, {}) for name in ("mobilenet_v1", "inverted", "resnet18", "bottlenecks", "squeezenet1_1", "googlenet")}
 FROM |= {name: (side, {}) for name, side in {"alexnet": 63, "cnn": 24, "convnext_tiny": 32, "densenet121": 29, "vgg11_bn": 32}.items()}
 FROM |= {"resnet20": (3, {})}  # side of the smallest image
 FROM |= {f"{name} small": (5, {"small_images": True}) for name in ("mobilenet_v1", "resnet18", "bottlenecks")}

@@ -96,7 +96,9 @@ def _window(x: Array, window, strides, padding, ceil: bool = False) -> Window:
         raise InputError(f"pool: image {x.shape} must have spatial axes, [batch, *spatial, channels]")
     size = to_tuple(window, rank, "window")
     steps = size if strides is None else to_tuple(strides, rank, "strides")
-    pads = resolve_padding(padding, x.shape[1:-1], size, steps)
+    # a window that hangs over by less than a stride has a place to begin
+    fits = tuple(n + s - 1 if ceil else n for n, s in zip(x.shape[1:-1], steps, strict=True))
+    pads = resolve_padding(padding, fits, size, steps)
     if ceil:
         pads = tuple(_hanging(n, k, s, p) for n, k, s, p in zip(x.shape[1:-1], size, steps, pads, strict=True))
     return size, Geometry(steps, pads, (1,) * rank)
