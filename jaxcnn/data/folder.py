@@ -169,7 +169,7 @@ class _Reader:
             batch = {"image": np.stack([np.zeros(shape, np.uint8) if x is None else x for x in images]), "label": label[rows]}
             return batch if self.on_bad is None else batch | {"real": np.array([x is not None for x in images], np.float32)}
 
-        return Indexed(read, len(files), classes)
+        return Indexed(read, len(files), classes, label=label)
 
 
 def read_image(path: str | pathlib.Path, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
