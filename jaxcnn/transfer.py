@@ -130,7 +130,14 @@ def keep_stats(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def cached(
-    model: Any, variables: Tree, data: Any, inputs: Callable[[Batch], Array], *, keep: Sequence[str] = ("label",), batch_size: int = 256
+    model: Any,
+    variables: Tree,
+    data: Any,
+    inputs: Callable[[Batch], Array],
+    *,
+    keep: Sequence[str] = ("label",),
+    batch_size: int = 256,
+    most_bytes: int = 2**32,
 ) -> Resident:
     """Compute once what the head of a network reads, for every row.
 
@@ -141,15 +148,24 @@ def cached(
         inputs: a batch to what the model takes, such as `lambda batch: tasks.prepare(batch["image"], mean, std)`.
         keep: keys of the batch to keep beside the new one, `"features"` `[B, ...]`.
         batch_size: rows at a time.
+        most_bytes: how much memory the result may take.
 
     Returns:
         The rows, in the same order and with the same seed, for a task of `head_task`.
+
+    Raises:
+        InputError: it would take more, or there are several processes.
 
     """
 
     def features(variables: Tree, batch: Batch) -> Array:
         return widened(list(model.apply(variables, inputs(batch), train=False, method="features").values())[-1])
 
+    row = jax.eval_shape(features, variables, data.example())
+    if data.size * row.size * row.dtype.itemsize > most_bytes:
+        raise InputError(
+            f"the features of {data.size} rows take {data.size * row.size * row.dtype.itemsize >> 20} MiB, above {most_bytes >> 20}"
+        )
     found, kept = collect(features, variables, data, keep=keep, batch_size=batch_size)
     return Resident({"features": found, **kept}, data.classes, data.seed)
 

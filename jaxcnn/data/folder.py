@@ -68,6 +68,11 @@ def folder(
     return Splits(train, held["valid"], held["test"])
 
 
+def class_names(path: str | pathlib.Path) -> tuple[str, ...]:
+    """Names of the classes that `folder` finds, in order of label."""
+    return _classes(_parts(pathlib.Path(path))["train"], None)
+
+
 def _parts(path: pathlib.Path) -> dict[str, pathlib.Path]:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder")
