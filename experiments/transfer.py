@@ -86,9 +86,10 @@ def origin(config: Config, channels: int | None = None) -> Origin | None:
         return None
     if not pathlib.Path(config.weights).is_dir():
         name = config.model or "resnet18"
-        found = jc.load_weights(name, config.weights, channels=channels, **_form(config))
+        options = _form(config, name)
+        found = jc.load_weights(name, config.weights, channels=channels, **options)
         said = found.preprocessing
-        return Origin(name, _form(config), {"mean": list(said.mean), "std": list(said.std)}, (said.size, said.size), found.variables)
+        return Origin(name, options, {"mean": list(said.mean), "std": list(said.std)}, (said.size, said.size), found.variables)
     found = jc.load_run(config.weights)
     model, image, task = (found.config["build"][part] for part in ("model", "image", "task"))
     if config.model not in ("", model["name"]):
@@ -98,7 +99,11 @@ def origin(config: Config, channels: int | None = None) -> Origin | None:
     return Origin(model["name"], options, pixels, tuple(image["shape"][:2]), found.variables)
 
 
-def _form(config: Config) -> dict[str, Any]:
+def _form(config: Config, name: str) -> dict[str, Any]:
+    """Options of the network that the flags ask for."""
+    settings.one_of("--model", name, jc.models.MODELS)
+    if config.small_images and not hasattr(jc.models.MODELS[name](), "small_images"):
+        raise jc.InputError(f"--small-images: {name} has only one form; leave it out")
     return {"small_images": True} if config.small_images else {}
 
 
@@ -132,8 +137,8 @@ def plan(config: Config, splits: jc.data.Splits | None = None) -> common.Plan:
     pixels = (begin.pixels if begin else {}) | ({} if adopted else common.pixel_statistics(splits.train))
     if config.image_size:
         pixels.pop("size", None)
-    options = (begin.options if begin else _form(config)) | ({"dropout": config.dropout} if config.dropout else {})
     name = begin.model if begin else config.model or "resnet18"
+    options = (begin.options if begin else _form(config, name)) | ({"dropout": config.dropout} if config.dropout else {})
     build = {
         "model": common.model(name, config, num_classes=len(splits.train.classes), **options),
         "task": {"name": "classification", "options": pixels}, "ema": 0,
@@ -196,6 +201,8 @@ def _check(config: Config) -> None:
     settings.one_of("--train", config.train, TRAIN)
     if config.train in ("head", "scratch") and not config.weights:
         raise jc.InputError(f"--train {config.train}: needs --weights FILE or RUN; leave both out for a network with new ones")
+    if config.keep_stats and (not config.weights or config.train == "scratch"):
+        raise jc.InputError("--keep-stats: new networks have no statistics to keep; give --weights, or leave it out")
     if config.per_class < 0:
         raise jc.InputError(f"--per-class {config.per_class}: must be at least 0")
     jc.optim.check_rate(config.learning_rate), jc.layers.check_dropout(config.dropout)

@@ -11,6 +11,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import jaxcnn as jc
 from experiments import finished, transfer, transfer_curve
@@ -27,8 +28,6 @@ def run(config):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    from PIL import Image
-
     root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for part, n in (("train", 14), ("test", 6)):
         for k, name in enumerate(("ant", "bee", "cat", "dog", "emu")):
@@ -123,6 +122,8 @@ BAD = [
     ({"per_class": 2, "classes": ("ant", "bee")}, "--validation-fraction=0.1: cuts no row out of 4"),
     ({"per_class": -1}, "--per-class -1: must be at least 0"),
     ({"image_size": 16}, "the networks differ in 1 of 6 arrays, first hidden_0.kernel, [768, 256] in the new one and [432, 256]"),
+    ({"small_images": True, "weights": "", "model": "cnn"}, "--small-images: cnn has only one form"),
+    ({"keep_stats": True, "train": "scratch"}, "--keep-stats: new networks have no statistics to keep"),
     ({"layer_decay": 0.0}, "decay=0.0: must be above 0"),
     ({"weights": "/nowhere/x.safetensors", "model": "resnet18"}, "/nowhere/x.safetensors"),
     ({"classes": ("ant", "bat")}, "no class folder 'bat'"),
@@ -137,6 +138,7 @@ def test_bad_input(images, pretrained, flags, line):
     assert line in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_curve(images, tmp_path):
     config = transfer_curve.Config(folder=str(images), model="mlp", seeds=2, per_class=(4, 8), epochs=2, devices=1, max_steps=3)
     config = dataclasses.replace(config, validation_fraction=0.25, workdir=str(tmp_path))
@@ -147,9 +149,8 @@ def test_the_curve(images, tmp_path):
     row = first["table"][1]
     cells = [p["accuracy"] for p in first["points"] if (p["train"], p["per_class"]) == (row["train"], 4)]
     assert row["mean"][0] == pytest.approx(np.mean(cells)) and row["deviation"][0] == pytest.approx(np.std(cells, ddof=1))
-    from PIL import Image
-
-    assert min(Image.open(folder / "curve.png").size) > 300
+    with Image.open(folder / "curve.png") as picture:
+        assert min(picture.size) > 300
     (folder / "summary.json").unlink()
     done = sorted(folder.glob("*/*/config.json"))
     shutil.rmtree(folder / "head-8-1")
