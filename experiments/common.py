@@ -49,6 +49,7 @@ class Plan:
         task: what to change of the task that `build` describes.
         prepare: what training and evaluation read instead of the splits, such as features that were computed once.
         validations: how often to validate and save at most; 0 for once an epoch, however short.
+        best: test the weights with the lowest validation loss, not the last ones.
 
     """
 
@@ -62,6 +63,7 @@ class Plan:
     task: Callable[[jc.Task], jc.Task] = lambda task: task
     prepare: Callable[[jc.data.Splits], jc.data.Splits] = lambda splits: splits
     validations: int = 0
+    best: bool = True
 
 
 def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
@@ -121,7 +123,7 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
             steps=steps,
             every=max(per_epoch, steps / plan.validations if plan.validations else 0),
             validate=validate,
-            monitor="validation/loss",
+            monitor="validation/loss" if plan.best or config.early_stopping else None,
             patience=config.early_stopping or None,
             workdir=folder / "checkpoints",
             save_seconds=config.checkpoint_seconds or None,

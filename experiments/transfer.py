@@ -11,6 +11,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 import tyro
 
@@ -62,10 +63,13 @@ class Config(settings.Settings):
     """On kernels only, never on biases and norm scales."""
     dropout: float = 0.0
     """Share of units dropped before the last layer, in [0, 1)."""
+    best: bool = False
+    """Test the weights with the lowest validation loss instead of the last ones, which have seen the whole schedule."""
 
 
 PRESETS = {"smoke": {"epochs": 1, "max_steps": 4, "batch_size": 16, "limit_examples": 64}}
 TRAIN = ("all", "gradual", "head", "scratch")
+OWN_OPTIONS = ("num_classes", "dropout", "dtype", "remat")  # of a network: not those of the one it begins with
 MOST_BYTES = 2**32  # of the features of a part
 UPDATES, VALIDATIONS = 300, 20
 
@@ -80,23 +84,36 @@ class Origin(NamedTuple):
     variables: Any
 
 
-def origin(config: Config, channels: int | None = None) -> Origin | None:
-    """Read `--weights`, a run's folder or a file, in a form for images of so many channels; None where there are none."""
+def origin(config: Config, channels: int = 3) -> Origin | None:
+    """Read `--weights`, a run's folder or a file, which is brought to images of so many channels; None where there are none."""
     if not config.weights:
         return None
     if not pathlib.Path(config.weights).is_dir():
-        name = config.model or "resnet18"
-        options = _form(config, name)
-        found = jc.load_weights(name, config.weights, channels=channels, **options)
-        said = found.preprocessing
-        return Origin(name, options, {"mean": list(said.mean), "std": list(said.std)}, (said.size, said.size), found.variables)
+        return _from_file(config, channels)
     found = jc.load_run(config.weights)
     model, image, task = (found.config["build"][part] for part in ("model", "image", "task"))
     if config.model not in ("", model["name"]):
         raise jc.InputError(f"--model {config.model}: --weights {config.weights} is a run of {model['name']}; leave --model out")
-    options = {k: v for k, v in model["options"].items() if k not in ("num_classes", "dropout", "dtype", "remat")}
+    options = {k: v for k, v in model["options"].items() if k not in OWN_OPTIONS}
     pixels = {k: task["options"][k] for k in ("mean", "std", "size") if task["options"].get(k) is not None}
     return Origin(model["name"], options, pixels, tuple(image["shape"][:2]), found.variables)
+
+
+def _from_file(config: Config, channels: int) -> Origin:
+    name = config.model or "resnet18"
+    side = {"image": (config.image_size,) * 2} if config.image_size else {}
+    found = jc.load_weights(name, config.weights, channels=channels, **_form(config, name), **side)
+    said, usual = found.preprocessing, _plain_fields(jc.models.MODELS[name]())
+    options = {field: value for field, value in _plain_fields(found.model).items() if value != usual[field]}
+    one = (lambda values: [float(np.mean(values))]) if channels == 1 else list  # noqa: E731
+    return Origin(name, options, {"mean": one(said.mean), "std": one(said.std)}, (said.size, said.size), found.variables)
+
+
+def _plain_fields(model: Any) -> dict[str, Any]:
+    """Options that a network was made with, as JSON has them."""
+    fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.name not in ("parent", "name", *OWN_OPTIONS)}
+    fields = {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+    return {k: v for k, v in fields.items() if isinstance(v, bool | int | float | str | list)}
 
 
 def _form(config: Config, name: str) -> dict[str, Any]:
@@ -180,7 +197,7 @@ def _with_freezing(config: Config, plan: common.Plan, model: Any) -> common.Plan
             raise jc.InputError(f"{error}; with --no-cache they are computed in each update") from error
 
     return dataclasses.replace(
-        plan, optimizer=functools.partial(optimizer, config, parts, frozen), task=task, validations=VALIDATIONS,
+        plan, optimizer=functools.partial(optimizer, config, parts, frozen), task=task, validations=VALIDATIONS, best=config.best,
         prepare=cached if once else plan.prepare, wrap=plan.wrap if config.augment and not once else lambda step: step,
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ from PIL import Image
 import jaxcnn as jc
 from experiments import finished, transfer, transfer_curve
 from jaxcnn import InputError
+from jaxcnn.preprocessing import Preprocessing
 
 SIGNALS = types.SimpleNamespace(stop=lambda: False, while_training=contextlib.nullcontext)
 QUICK = {"epochs": 4, "batch_size": 8, "devices": 1, "augment": False}
@@ -100,6 +101,27 @@ def test_gradual_with_decay_and_a_frozen_layer(images, pretrained, tmp_path):
     old, new = (jc.load_run(p).variables["params"] for p in (pretrained, path))
     chex.assert_trees_all_equal(new["hidden_0"], old["hidden_0"])
     assert np.abs(new["hidden_1"]["kernel"] - old["hidden_1"]["kernel"]).max() > 1e-5
+
+
+@pytest.mark.parametrize("gray", [False, True])
+def test_weights_from_a_file(images, tmp_path, gray):
+    """As `save_weights` writes them, with what is known about them: the form of the network, its pixels."""
+    data = tmp_path / "data"
+    shutil.copytree(images, data)
+    for path in data.rglob("*.png") if gray else ():
+        Image.open(path).convert("L").save(path)
+    options = {"widths": [8, 8]}
+    model = jc.models.cnn(7, **options)
+    variables = model.init(jax.random.key(0), np.zeros((1, 24, 24, 3), np.float32), train=False)
+    said = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), size=24)
+    jc.save_weights(tmp_path / "x.safetensors", "cnn", variables, preprocessing=said, **options)
+    plan = transfer.plan(transfer.Config(folder=str(data), model="cnn", weights=str(tmp_path / "x.safetensors"), train="head"))
+    assert plan.build["model"]["options"] == {"num_classes": 5, "widths": [8, 8]}
+    assert plan.build["image"]["shape"] == [24, 24, 1 if gray else 3]
+    assert plan.build["task"]["options"]["mean"] == ([pytest.approx(0.2)] if gray else [0.1, 0.2, 0.3])
+    kernel = variables["params"]["stem"]["conv"]["kernel"]
+    kernel = kernel.sum(-2, keepdims=True) if gray else kernel
+    chex.assert_trees_all_close(plan.variables["params"]["stem"]["conv"]["kernel"], kernel, rtol=1e-6)
 
 
 def test_scratch_has_the_network_of_the_weights_and_new_values(images, pretrained):
