@@ -50,7 +50,7 @@ class Config(settings.Settings):
     augment: bool = True
     """Mirror the training images, and move them by up to an eighth."""
     image_size: int = 0
-    """Side that images are brought to; by default that of --weights, else as stored."""
+    """Side of the square that whole images are brought to; by default that of --weights, else as stored."""
     per_class: int = 0
     """Use so many training images of each class, validation included, drawn by --seed; 0 for all."""
     epochs: int | None = None

@@ -57,6 +57,7 @@ def probe(images, pretrained, tmp_path_factory):
 def test_a_head_on_cached_features_leaves_the_whole_network(images, pretrained, probe, capsys):
     config, path = probe
     old, new, summary = jc.load_run(pretrained), jc.load_run(path), json.loads((path / "summary.json").read_text())
+    assert summary["best_step"] == summary["steps"] == new.step
     assert new.model.num_classes == 2 and new.config["classes"] == ["dog", "emu"] and summary["train_rows"] == 16
     for name in ("hidden_0", "hidden_1"):
         chex.assert_trees_all_equal(new.variables["params"][name], old.variables["params"][name])
@@ -96,11 +97,14 @@ def test_a_head_resumes_exactly(probe, tmp_path):
 def test_gradual_with_decay_and_a_frozen_layer(images, pretrained, tmp_path):
     path = run(transfer.Config(
         folder=str(images), classes=("dog", "emu"), weights=str(pretrained), train="gradual", layer_decay=0.5, freeze=("hidden_0",),
-        workdir=str(tmp_path), **QUICK,
+        best=True, workdir=str(tmp_path), **QUICK,
     ))  # fmt: skip
     old, new = (jc.load_run(p).variables["params"] for p in (pretrained, path))
     chex.assert_trees_all_equal(new["hidden_0"], old["hidden_0"])
     assert np.abs(new["hidden_1"]["kernel"] - old["hidden_1"]["kernel"]).max() > 1e-5
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    best = min((line for line in lines if line["split"] == "validation"), key=lambda line: line["loss"])
+    assert json.loads((path / "summary.json").read_text())["best_step"] == best["step"]
 
 
 @pytest.mark.parametrize("gray", [False, True])
