@@ -45,6 +45,11 @@ class Plan:
         optimizer: number of steps to an optax transform.
         wrap: what to put around the training step.
         skipped: examples that could not be read.
+        variables: where to begin; None for new ones.
+        task: what to change of the task that `build` describes.
+        prepare: what training and evaluation read instead of the splits, such as features that were computed once.
+        validations: how often to validate and save at most; 0 for once an epoch, however short.
+        best: test the weights with the lowest validation loss, not the last ones.
 
     """
 
@@ -54,6 +59,11 @@ class Plan:
     optimizer: Callable[[int], optax.GradientTransformation]
     wrap: Callable[[jc.Step], jc.Step] = lambda step: step
     skipped: settings.Skipped = dataclasses.field(default_factory=settings.Skipped)
+    variables: Any = None
+    task: Callable[[jc.Task], jc.Task] = lambda task: task
+    prepare: Callable[[jc.data.Splits], jc.data.Splits] = lambda splits: splits
+    validations: int = 0
+    best: bool = True
 
 
 def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
@@ -77,9 +87,10 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
     steps = math.ceil(config.epochs * per_epoch)
     steps = min(steps, config.max_steps) if config.max_steps else steps
     with ThreadPoolExecutor(1) as thread:
-        hashing = thread.submit(_data_digest, splits.train)
+        hashing = thread.submit(data_digest, splits.train)
+        splits = plan.prepare(splits)
         state, run, ev = _prepared(config, plan, splits, max(steps, 1))
-    folder = pathlib.Path(mesh.tell(str(_open_folder(name, requested, plan, splits, hashing.result())) if chief else ""))
+    folder = pathlib.Path(mesh.tell(str(open_folder(name, requested, plan, splits, hashing.result())) if chief else ""))
     opened.append(folder)
     for note in [*notes, _chosen(config, run)] if chief else ():
         log.warning(note)
@@ -110,9 +121,9 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
             splits.train,
             batch_size=config.batch_size,
             steps=steps,
-            every=per_epoch,
+            every=max(per_epoch, steps / plan.validations if plan.validations else 0),
             validate=validate,
-            monitor="validation/loss",
+            monitor="validation/loss" if plan.best or config.early_stopping else None,
             patience=config.early_stopping or None,
             workdir=folder / "checkpoints",
             save_seconds=config.checkpoint_seconds or None,
@@ -170,15 +181,15 @@ def _tested(values: dict[str, Any]) -> dict[str, Any]:
 
 def _prepared(config: Settings, plan: Plan, splits: jc.data.Splits, steps: int) -> tuple[jc.State, jc.Run, jc.Run]:
     """Make the first state and compile the training and evaluation steps."""
-    _, task = runs.build(plan.build)
+    task = plan.task(runs.build(plan.build)[1])
     tx, decay = plan.optimizer(steps), plan.build.get("ema")
     grads = jc.accumulate(config.accumulate)
     step = plan.wrap(jc.make_train_step(task, tx, jc.with_norm(grads) if config.gradient_norm else grads))
     step = jc.with_ema(step, decay) if decay else step
     step = jc.skip_nonfinite(step) if config.on_nan == "skip" else step
-    begin = lambda batch: jc.init_state(task, tx, batch, config.seed)  # noqa: E731
-    begin_all = lambda batch: jc.start_ema(begin(batch)) if decay else begin(batch)  # noqa: E731
-    state = jax.jit(begin_all, compiler_options=_once())(splits.train.example())
+    begin = lambda batch, variables: jc.init_state(task, tx, batch, config.seed, variables)  # noqa: E731
+    begin_all = lambda *given: jc.start_ema(begin(*given)) if decay else begin(*given)  # noqa: E731
+    state = jax.jit(begin_all, compiler_options=_once())(splits.train.example(), plan.variables)
     return state, compiled(step, config), compiled(jc.make_eval_step(task), config, donate=False)
 
 
@@ -261,12 +272,12 @@ def _fitted(config: Settings, plan: Plan) -> tuple[Settings, jc.data.Splits, lis
     return dataclasses.replace(config, batch_size=batch), splits, notes
 
 
-def _data_digest(data: Any) -> str | None:
+def data_digest(data: Any) -> str | None:
     """SHA-256 of rows in memory; streamed ones are known by their number alone."""
     return digest(data.arrays) if hasattr(data, "arrays") else None
 
 
-def _open_folder(name: str, config: Settings, plan: Plan, splits: jc.data.Splits, sha256: str | None) -> pathlib.Path:
+def open_folder(name: str, config: Settings, plan: Plan, splits: jc.data.Splits, sha256: str | None) -> pathlib.Path:
     """Make the run's folder with `config.json` in it, or check that the one to resume is of the same run."""
     data = {"name": plan.dataset, "rows": [part.size for part in splits], "sha256": sha256}
     if config.resume:

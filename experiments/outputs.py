@@ -164,7 +164,7 @@ class Screen:
 
 def plot_curves(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Loss and accuracy by epoch, one panel each; blue circles train, orange squares validate, readable without colour."""
-    figure = _figure(10, 4)
+    figure = new_figure(10, 4)
     panels = figure.subplots(1, 2)
     styles = {"train": ("#0072B2", "o"), "validation": ("#D55E00", "s")}
     for panel, name in zip(panels, ("loss", "accuracy"), strict=True):
@@ -182,7 +182,7 @@ def plot_confusion(path: pathlib.Path, matrix: np.ndarray, classes: Sequence[str
     """Rows the truth, columns the prediction, shaded by share of the row; counts are written in up to 20 classes."""
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     side = min(max(4.0, 0.55 * len(classes)), 16)
-    figure = _figure(side + 1, side)
+    figure = new_figure(side + 1, side)
     panel = figure.subplots()
     shades = panel.imshow(share, cmap="Blues", vmin=0, vmax=1)
     if len(classes) <= 20:
@@ -195,7 +195,7 @@ def plot_confusion(path: pathlib.Path, matrix: np.ndarray, classes: Sequence[str
     figure.savefig(path, dpi=120)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
     """Make a figure without pyplot, which no two threads may import or use at once, and which looks for a screen."""
     from matplotlib.figure import Figure
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import mesh
-from jaxcnn.types import InputError, Tree, reason
+from jaxcnn.types import InputError, Tree, named, reason
 
 FORMAT = 2
 log = logging.getLogger("jaxcnn")
@@ -32,8 +32,7 @@ def flatten(tree: Tree) -> dict[str, np.ndarray]:
 
 
 def _leaves(tree: Tree) -> list[tuple[str, Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="."), _plain(leaf)) for path, leaf in leaves]
+    return [(path, _plain(leaf)) for path, leaf in named(tree)]
 
 
 def unflatten(like: Tree, flat: Mapping[str, np.ndarray]) -> Tree:

@@ -1,13 +1,17 @@
 """Optimisers and schedules as optax transforms; every recipe keeps the learning rate in force readable in its state."""
 
+import difflib
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcnn.types import InputError, Tree
+from jaxcnn.types import InputError, Tree, named
 
 Rate = float | Callable[[jax.Array], jax.Array]
 
@@ -89,6 +93,135 @@ def one_cycle(peak: float, *, steps: int, warmup: int | None = None, start: floa
     fall = optax.cosine_decay_schedule(1.0, max(steps - warmup, 1))
     up, down = lambda t: peak * (start + (1 - start) * (1 - rise(t))), lambda t: peak * (end + (1 - end) * fall(t))
     return optax.join_schedules([up, down], [warmup])
+
+
+def freeze(tx: optax.GradientTransformation, frozen: Sequence[str]) -> optax.GradientTransformation:
+    """Leave some parameters as they are: no update, no decay, no state of the optimiser, no part in a clipped norm.
+
+    The gradient of what is frozen is not computed where nothing else asks for it; `transfer.constant` asks for none.
+    BatchNorm's running statistics are no parameters: see `transfer.keep_stats`.
+
+    Args:
+        tx: what updates the others.
+        frozen: patterns, see `which`.
+
+    Raises:
+        InputError: (at init) a pattern that names no parameter.
+
+    """
+    label = lambda params: jax.tree.map(lambda k: "trained" if k < 0 else "frozen", which(params, [frozen]))  # noqa: E731
+    return optax.partition({"trained": tx, "frozen": optax.set_to_zero()}, label)
+
+
+def by_group(tx: optax.GradientTransformation, groups: Sequence[Sequence[str]], factors: Sequence[Rate]) -> optax.GradientTransformation:
+    """Multiply the updates of each group of parameters by a factor of its own: a learning rate of its own, decay included.
+
+    Args:
+        tx: what makes the updates, `freeze` included; its rate stays the one that `learning_rate` reads.
+        groups: patterns of each group, see `which`; a parameter belongs to the first group that names it.
+        factors: one a group, a number or a function of the update's number, from 0.
+
+    Raises:
+        InputError: not a factor for each group; (at init) a pattern that names no parameter, or a parameter in no group.
+
+    """
+    if len(factors) != len(groups):
+        raise InputError(f"factors={list(factors)}: {len(factors)} for {len(groups)} groups; give one for each")
+
+    def init(params: Tree) -> ByGroup:
+        alone = [name for name, k in named(which(params, groups)) if k < 0]
+        if alone:
+            raise InputError(f"groups: {alone[0]} is in none of the {len(groups)}; add it to one of them")
+        return ByGroup(jnp.zeros((), jnp.int32))
+
+    def update(updates: Tree, state: ByGroup, params: Tree | None = None) -> tuple[Tree, ByGroup]:
+        del params
+        now = [factor(state.count) if callable(factor) else factor for factor in factors]
+        scaled = jax.tree.map(lambda u, k: (u * now[k]).astype(u.dtype), updates, which(updates, groups))
+        return scaled, ByGroup(state.count + 1)
+
+    return optax.chain(tx, optax.GradientTransformation(init, update))
+
+
+class ByGroup(NamedTuple):
+    """State of `by_group`: how many updates there were, so that a resumed run goes on with the same factors."""
+
+    count: jax.Array
+
+
+def by_depth(tx: optax.GradientTransformation, groups: Sequence[Sequence[str]], decay: float) -> optax.GradientTransformation:
+    """Discriminative learning rates: those of each group `decay` times those of the group before it.
+
+    Args:
+        tx: what updates the first group, usually the head, with the whole rate.
+        groups: from the head down to the stem, as `transfer.groups` gives them.
+        decay: in (0, 1]; the paper divides by 2.6, which is 0.38.
+
+    Raises:
+        InputError: `decay` outside its range, or as `by_group`.
+
+    Reference: Howard and Ruder, 2018, arXiv:1801.06146.
+
+    """
+    if not 0 < decay <= 1:
+        raise InputError(f"decay={decay}: must be above 0 and at most 1")
+    return by_group(tx, groups, [decay**k for k in range(len(groups))])
+
+
+def gradual(tx: optax.GradientTransformation, groups: Sequence[Sequence[str]], starts: Sequence[int]) -> optax.GradientTransformation:
+    """Gradual unfreezing: a group stays as it is up to a step of its own, inside one compiled program.
+
+    The optimiser's moments of a group that waits are those of its gradient all the same, so it begins with warm ones.
+
+    Args:
+        tx: what updates a group once it has begun.
+        groups: from the head down to the stem, as `transfer.groups` gives them.
+        starts: for each group, how many updates it waits.
+
+    Raises:
+        InputError: a negative start, or as `by_group`.
+
+    Reference: Howard and Ruder, 2018, arXiv:1801.06146.
+
+    """
+    if any(start < 0 for start in starts):
+        raise InputError(f"starts={list(starts)}: must be at least 0")
+    return by_group(tx, groups, [lambda count, start=start: count >= start for start in starts])
+
+
+def which(params: Tree, groups: Sequence[Sequence[str]]) -> Tree:
+    """Return for each parameter the number of the first group that names it, -1 for none.
+
+    Args:
+        params: a tree of parameters.
+        groups: of each, regular expressions over dotted paths such as `stages_0_1.conv1.conv.kernel`. One must match a whole
+            path, or the whole path of something that the parameter is in: `stem`, `stages_[01]_.*`, `.*norm`.
+
+    Raises:
+        InputError: not a regular expression, or one that matches nothing.
+
+    """
+    found = first_match([name for name, _ in named(params)], groups)
+    return jax.tree.unflatten(jax.tree.structure(params), found)
+
+
+def first_match(names: Sequence[str], groups: Sequence[Sequence[str]]) -> list[int]:
+    """Do for dotted paths what `which` does for the parameters that have them."""
+    within = {name: {name[:end] for end, c in enumerate(name + ".") if c == "."} for name in names}
+    places = sorted(set().union(*within.values()))
+    found: dict[str, int] = {}
+    for k, pattern in ((k, pattern) for k, patterns in enumerate(groups) for pattern in patterns):
+        try:
+            matched = {place for place in places if re.fullmatch(pattern, place)}
+        except re.error as error:
+            raise InputError(f"pattern {pattern!r}: not a regular expression ({error})") from error
+        if not matched:
+            near = difflib.get_close_matches(pattern, places, 3, 0.3) or places[:3]
+            raise InputError(f"pattern {pattern!r}: names no parameter; near it are {', '.join(near)}")
+        for name in names:
+            if within[name] & matched:
+                found.setdefault(name, k)
+    return [found.get(name, -1) for name in names]
 
 
 def learning_rate(opt_state: Tree) -> float:

@@ -107,6 +107,20 @@ class State:
         return {"params": self.params, **self.model_state}
 
 
+@jax.tree_util.register_pytree_node_class
+class Kept(dict):
+    """A model state that a loss may read and not change: norms then use running statistics; see `transfer.keep_stats`."""
+
+    def tree_flatten(self) -> tuple[tuple[Tree, ...], tuple[str, ...]]:
+        """Take apart, for JAX."""
+        return tuple(self.values()), tuple(self)
+
+    @classmethod
+    def tree_unflatten(cls, names: tuple[str, ...], values: tuple[Tree, ...]) -> "Kept":
+        """Put together again."""
+        return cls(zip(names, values, strict=True))
+
+
 # train: carry = State, its step one higher each time; eval: carry = variables, unchanged
 Step = Callable[[Any, Batch], tuple[Any, dict[str, Sum]]]
 
@@ -165,6 +179,12 @@ def real(batch: Batch) -> Array:
 def align(weights: Array, like: Array) -> Array:
     """Append axes of one element until `weights` broadcasts against `like` row by row."""
     return weights.reshape(weights.shape + (1,) * (like.ndim - weights.ndim))
+
+
+def named(tree: Tree) -> list[tuple[str, Any]]:
+    """List the leaves of a tree with their dotted paths, such as `stem.conv.kernel`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
 
 
 def reason(error: BaseException, limit: int = 200) -> str:

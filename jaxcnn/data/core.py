@@ -153,6 +153,11 @@ class Resident:
         """Number of rows."""
         return len(next(iter(self.arrays.values())))
 
+    @property
+    def label(self) -> np.ndarray:
+        """Labels of the rows."""
+        return np.asarray(self.arrays["label"])
+
     def example(self) -> Batch:
         """Return the first row, `[1, ...]` each."""
         return {name: np.asarray(x[:1]) for name, x in self.arrays.items()}
@@ -194,6 +199,7 @@ class Indexed:
         classes: names in order of label.
         seed: of the order in which training reads the rows.
         capacity: batches in one chunk at most; they are in memory together.
+        label: of the rows, where they are known without reading.
 
     """
 
@@ -202,6 +208,7 @@ class Indexed:
     classes: tuple[str, ...] = ()
     seed: int = 0
     capacity: int = 8
+    label: np.ndarray | None = None
 
     def example(self) -> Batch:
         """Return the first row."""
@@ -209,7 +216,9 @@ class Indexed:
 
     def take(self, index: np.ndarray) -> "Indexed":
         """Return some of the rows."""
-        return dataclasses.replace(self, read=lambda rows: self.read(np.asarray(index)[rows]), size=len(index))
+        index = np.asarray(index)
+        label = None if self.label is None else self.label[index]
+        return dataclasses.replace(self, read=lambda rows: self.read(index[rows]), size=len(index), label=label)
 
     def placed(self, put: Callable[[Tree], Tree]) -> "Indexed":
         """Return itself: nothing stays on the device."""

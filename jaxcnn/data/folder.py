@@ -68,6 +68,11 @@ def folder(
     return Splits(train, held["valid"], held["test"])
 
 
+def class_names(path: str | pathlib.Path) -> tuple[str, ...]:
+    """Names of the classes that `folder` finds, in order of label."""
+    return _classes(_parts(pathlib.Path(path))["train"], None)
+
+
 def _parts(path: pathlib.Path) -> dict[str, pathlib.Path]:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder")
@@ -169,7 +174,7 @@ class _Reader:
             batch = {"image": np.stack([np.zeros(shape, np.uint8) if x is None else x for x in images]), "label": label[rows]}
             return batch if self.on_bad is None else batch | {"real": np.array([x is not None for x in images], np.float32)}
 
-        return Indexed(read, len(files), classes)
+        return Indexed(read, len(files), classes, label=label)
 
 
 def read_image(path: str | pathlib.Path, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -24,10 +24,11 @@ def apply_block(block: nn.Module, x: Array, *, train: bool, real: Array | None, 
     module, variables = block.unbind()
     params = variables.pop("params")
     rngs = {"dropout": block.make_rng("dropout")} if block.has_rng("dropout") else {}  # one key, so both passes drop the same
+    changing = [collection for collection in variables if block.is_mutable_collection(collection)]
 
     def pure(x: Array, rest: Any) -> tuple[Array, Any]:
         params, state, rngs, real = rest
-        return module.apply({"params": params, **state}, x, train=True, real=real, rngs=rngs, mutable=list(state))
+        return module.apply({"params": params, **state}, x, train=True, real=real, rngs=rngs, mutable=changing)
 
     y, changed = recompute(pure)(x, (params, variables, rngs, real))
     for collection, values in changed.items():

@@ -21,7 +21,8 @@ class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe and Szegedy, 2015, arXiv:1502.03167) over all real rows of all devices.
 
     Statistics come in two passes, so no digits are lost where the mean is large, and are float32 or wider whatever the
-    input. The running variance is the unbiased one, as in PyTorch. With `train=False` the running statistics are used.
+    input. The running variance is the unbiased one, as in PyTorch. With `train=False`, or where `batch_stats` may not be
+    changed (Flax's `mutable`), the running statistics are used.
     """
 
     momentum: float = 0.9
@@ -37,7 +38,7 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, c, jnp.float32)
         scale = self.param("scale", self.scale_init, c, dtype.params)
         bias = self.param("bias", nn.initializers.zeros, c, dtype.params)
-        if not train:
+        if not (train and self.is_mutable_collection("batch_stats")):
             factor = lax.rsqrt(running_var.value + self.epsilon) * scale
             return _shift_and_scale(x, running_mean.value, factor, bias).astype(dtype.compute)
         weight = None if real is None else align(real, x).astype(jnp.float32)

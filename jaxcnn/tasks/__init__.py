@@ -1,8 +1,8 @@
 """Tasks: functions from a model to a `Task`, the pure functions that training and evaluation call."""
 
 from jaxcnn.tasks.classification import classification, probabilities
-from jaxcnn.tasks.model import from_model, prepare
+from jaxcnn.tasks.model import from_model, prepare, training_pass
 
 TASKS = {"classification": classification}
 
-__all__ = ["TASKS", "classification", "from_model", "prepare", "probabilities"]
+__all__ = ["TASKS", "classification", "from_model", "prepare", "probabilities", "training_pass"]

@@ -9,7 +9,7 @@ from jax import lax
 
 from jaxcnn.metrics import count
 from jaxcnn.precision import widened
-from jaxcnn.types import Batch, InputError, Mean, Metric, Task, align, real
+from jaxcnn.types import Batch, InputError, Kept, Mean, Metric, Task, align, real
 
 Array = jax.Array
 Criterion = Callable[[Any, Batch], tuple[Array, Array]]  # (outputs, batch) -> values [B, ...] and their weights
@@ -51,6 +51,14 @@ def _per_channel(name: str, values: float | Sequence[float], image: Array) -> Ar
     return lax.broadcast_to_rank(out, image.ndim)
 
 
+def training_pass(model: Any, params: Any, model_state: Any, key: Array, *inputs: Any, **options: Any) -> tuple[Any, Any]:
+    """Apply a Linen model with `train=True`: its outputs, and the model state that it leaves; one that is `Kept` stays."""
+    kept, variables = isinstance(model_state, Kept), {"params": params, **model_state}
+    mutable = [] if kept else list(model_state)
+    outputs, changed = model.apply(variables, *inputs, train=True, rngs={"dropout": key}, mutable=mutable, **options)
+    return widened(outputs), model_state if kept else {**model_state, **changed}
+
+
 def from_model(model: Any, criterion: Criterion, metrics: Mapping[str, Metric], inputs: Callable[[Batch], Array]) -> Task:
     """Join a Linen model, a criterion and metrics; the model is called as `apply(variables, x, train=, real=)`.
 
@@ -73,16 +81,8 @@ def from_model(model: Any, criterion: Criterion, metrics: Mapping[str, Metric], 
         return model.init({"params": key}, inputs(batch), train=False)
 
     def loss(params: Any, model_state: Any, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Any]]:
-        outputs, changed = model.apply(
-            {"params": params, **model_state},
-            inputs(batch),
-            train=True,
-            real=batch.get("real"),
-            rngs={"dropout": key},
-            mutable=list(model_state),
-        )
-        outputs = widened(outputs)
-        return weighed(outputs, batch), (outputs, {**model_state, **changed})
+        outputs, model_state = training_pass(model, params, model_state, key, inputs(batch), real=batch.get("real"))
+        return weighed(outputs, batch), (outputs, model_state)
 
     def predict(variables: Any, batch: Batch) -> Any:
         return widened(model.apply(variables, inputs(batch), train=False))

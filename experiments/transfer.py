@@ -1,0 +1,248 @@
+"""Images in a folder, from the weights of another network: `python -m experiments.transfer FOLDER --weights FILE`.
+
+`--train head` is the linear probe on features that are computed once, `all` is fine-tuning, `gradual` begins with the head and
+goes down the network (Howard and Ruder, 2018, arXiv:1801.06146); without `--weights` the same network begins at random.
+"""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+import tyro
+
+import jaxcnn as jc
+from experiments import cli, common, finished, settings
+from experiments.signals import Signals
+from jaxcnn import runs
+from jaxcnn.data.core import cut
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(settings.Settings):
+    """Train a classifier of images that begins with the weights of another, evaluate or use it."""
+
+    folder: tyro.conf.Positional[str] = ""
+    """<class>/<image> inside, or train/<class>/<image> beside test/ or val/."""
+    classes: tuple[str, ...] = ()
+    """Names of class folders to use, by default all."""
+    model: str = ""
+    """resnet18 or another of jaxcnn.models.MODELS; by default that of the run in --weights, else resnet18."""
+    small_images: bool = False
+    """The network's form for images of about 32x32, if it has one."""
+    weights: str = ""
+    """Where to begin: the folder of a run, or a file of weights (.safetensors); nothing for new weights."""
+    train: str = "all"
+    """What to train: head (on features that are computed once), all, gradual (the head first, then down the network), or scratch
+    (all, from new values, but the network of --weights)."""
+    freeze: tuple[str, ...] = ()
+    """Parameters to leave as they are besides, as patterns: stem, 'stages_[01]_.*', '.*norm'."""
+    keep_stats: bool = False
+    """Normalise with the statistics that BatchNorm has in --weights, and leave them; with --train head always."""
+    layer_decay: float = 1.0
+    """Learning rate of each part of the network over that of the part above it, in (0, 1]."""
+    cache: bool = True
+    """With --train head compute features once instead of in each update; there is no augmentation then."""
+    augment: bool = True
+    """Mirror the training images, and move them by up to an eighth."""
+    image_size: int = 0
+    """Side of the square that whole images are brought to; by default that of --weights, else as stored."""
+    per_class: int = 0
+    """Use so many training images of each class, validation included, drawn by --seed; 0 for all."""
+    epochs: int | None = None
+    """Passes over the training rows; by default 10, or as many as make 300 updates."""
+    batch_size: int = 32
+    """Rows in one update, over all devices."""
+    learning_rate: float = 1e-3
+    """Highest value of the one-cycle schedule of AdamW."""
+    weight_decay: float = 5e-2
+    """On kernels only, never on biases and norm scales."""
+    dropout: float = 0.0
+    """Share of units dropped before the last layer, in [0, 1)."""
+    best: bool = False
+    """Test the weights with the lowest validation loss instead of the last ones, which have seen the whole schedule."""
+
+
+PRESETS = {"smoke": {"epochs": 1, "max_steps": 4, "batch_size": 16, "limit_examples": 64}}
+TRAIN = ("all", "gradual", "head", "scratch")
+OWN_OPTIONS = ("num_classes", "dropout", "dtype", "remat")  # of a network: not those of the one it begins with
+MOST_BYTES = 2**32  # of the features of a part
+UPDATES, VALIDATIONS = 300, 20
+
+
+class Origin(NamedTuple):
+    """A pretrained network: its name and options, how pixels reach it, and its variables."""
+
+    model: str
+    options: dict[str, Any]
+    pixels: dict[str, Any]
+    size: tuple[int, int]
+    variables: Any
+
+
+def origin(config: Config, channels: int = 3) -> Origin | None:
+    """Read `--weights`, a run's folder or a file, which is brought to images of so many channels; None where there are none."""
+    if not config.weights:
+        return None
+    if not pathlib.Path(config.weights).is_dir():
+        return _from_file(config, channels)
+    found = jc.load_run(config.weights)
+    model, image, task = (found.config["build"][part] for part in ("model", "image", "task"))
+    if config.model not in ("", model["name"]):
+        raise jc.InputError(f"--model {config.model}: --weights {config.weights} is a run of {model['name']}; leave --model out")
+    options = {k: v for k, v in model["options"].items() if k not in OWN_OPTIONS}
+    pixels = {k: task["options"][k] for k in ("mean", "std", "size") if task["options"].get(k) is not None}
+    return Origin(model["name"], options, pixels, tuple(image["shape"][:2]), found.variables)
+
+
+def _from_file(config: Config, channels: int) -> Origin:
+    name = config.model or "resnet18"
+    side = {"image": (config.image_size,) * 2} if config.image_size else {}
+    found = jc.load_weights(name, config.weights, channels=channels, **_form(config, name), **side)
+    said, usual = found.preprocessing, _plain_fields(jc.models.MODELS[name]())
+    options = {field: value for field, value in _plain_fields(found.model).items() if value != usual[field]}
+    one = (lambda values: [float(np.mean(values))]) if channels == 1 else list  # noqa: E731
+    return Origin(name, options, {"mean": one(said.mean), "std": one(said.std)}, (said.size, said.size), found.variables)
+
+
+def _plain_fields(model: Any) -> dict[str, Any]:
+    """Options that a network was made with, as JSON has them."""
+    fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.name not in ("parent", "name", *OWN_OPTIONS)}
+    fields = {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+    return {k: v for k, v in fields.items() if isinstance(v, bool | int | float | str | list)}
+
+
+def _form(config: Config, name: str) -> dict[str, Any]:
+    """Options of the network that the flags ask for."""
+    settings.one_of("--model", name, jc.models.MODELS)
+    if config.small_images and not hasattr(jc.models.MODELS[name](), "small_images"):
+        raise jc.InputError(f"--small-images: {name} has only one form; leave it out")
+    return {"small_images": True} if config.small_images else {}
+
+
+def load(config: Config, size: Any, skipped: settings.Skipped | None = None) -> jc.data.Splits:
+    """Read the images; `skipped` counts what could not be read, if that is allowed."""
+    if not config.folder:
+        raise jc.InputError("FOLDER: give a folder of images, as in python -m experiments.transfer FOLDER --weights FILE")
+    splits = jc.data.folder(
+        config.folder, classes=config.classes or None, size=size, validation_fraction=config.validation_fraction,
+        on_bad=(skipped or settings.Skipped()) if config.on_bad_example == "skip" else None,
+    )  # fmt: skip
+    return few(splits, config) if config.per_class else splits
+
+
+def few(splits: jc.data.Splits, config: Config) -> jc.data.Splits:
+    """Draw `--per-class` rows from the training part, and validation rows from these."""
+    drawn = jc.transfer.few(splits.train, config.per_class, config.seed)
+    train, valid, _ = cut(drawn, drawn.label, config.validation_fraction, config.seed, "--validation-fraction")
+    return jc.data.Splits(train, valid, splits.test)
+
+
+def plan(config: Config, splits: jc.data.Splits | None = None) -> common.Plan:
+    """Say what to train, from the flags; `splits` are images that were read before."""
+    _check(config)
+    begin, skipped = origin(config), settings.Skipped()
+    splits = load(config, config.image_size or (begin.size if begin else None), skipped) if splits is None else splits
+    image = splits.train.example()["image"]
+    if begin and image.shape[-1] != 3 and not pathlib.Path(config.weights).is_dir():
+        begin = origin(config, image.shape[-1])
+    adopted = begin is not None and config.train != "scratch"
+    pixels = (begin.pixels if begin else {}) | ({} if adopted else common.pixel_statistics(splits.train))
+    if config.image_size:
+        pixels.pop("size", None)
+    name = begin.model if begin else config.model or "resnet18"
+    options = (begin.options if begin else _form(config, name)) | ({"dropout": config.dropout} if config.dropout else {})
+    build = {
+        "model": common.model(name, config, num_classes=len(splits.train.classes), **options),
+        "task": {"name": "classification", "options": pixels}, "ema": 0,
+        "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
+    }  # fmt: skip
+    model, task = runs.build(build)
+    variables = jc.init_state(task, optax.identity(), splits.train.example(), config.seed).variables
+    if adopted:
+        try:
+            variables = jc.transfer.adopt(variables, begin.variables)
+        except jc.InputError as error:
+            raise jc.InputError(f"--weights {config.weights}: {error}") from error
+    change = jc.augment.compose(jc.augment.flip, jc.augment.shift(max(image.shape[1:3]) // 8))
+    wrap = lambda step: jc.augmented(step, change)  # noqa: E731
+    return _with_freezing(config, common.Plan(config.folder, splits, build, None, wrap, skipped, variables), model)
+
+
+def _with_freezing(config: Config, plan: common.Plan, model: Any) -> common.Plan:
+    """Add to a plan what is frozen, and how the rest is trained."""
+    pixels, shape = plan.build["task"]["options"], plan.build["image"]["shape"]
+    shape = (*(pixels.get("size") or shape[:2]), shape[-1])
+    parts, probe = jc.transfer.groups(model, shape), config.train == "head"
+    frozen = (*config.freeze, *(pattern for part, patterns in parts.items() if probe and part != "head" for pattern in patterns))
+    once = probe and config.cache
+    params = plan.variables["params"]
+    sizes = [(x.size, k < 0) for x, k in zip(jax.tree.leaves(params), jax.tree.leaves(jc.optim.which(params, [frozen])), strict=True)]
+    print(f"training {sum(n for n, trained in sizes if trained):,} of {sum(n for n, _ in sizes):,} parameters", flush=True)
+
+    def task(task: jc.Task) -> jc.Task:
+        task = jc.transfer.head_task(model, task, shape) if once else task
+        loss = jc.transfer.keep_stats(task.loss) if probe or config.keep_stats else task.loss
+        return task._replace(loss=jc.transfer.constant(loss, frozen) if frozen else loss)
+
+    def cached(splits: jc.data.Splits) -> jc.data.Splits:
+        inputs = lambda batch: jc.tasks.prepare(batch["image"], **pixels)  # noqa: E731
+        try:
+            return jc.data.Splits(*(jc.transfer.cached(model, plan.variables, part, inputs, most_bytes=MOST_BYTES) for part in splits))
+        except jc.InputError as error:
+            raise jc.InputError(f"{error}; with --no-cache they are computed in each update") from error
+
+    return dataclasses.replace(
+        plan, optimizer=functools.partial(optimizer, config, parts, frozen), task=task, validations=VALIDATIONS, best=config.best,
+        prepare=cached if once else plan.prepare, wrap=plan.wrap if config.augment and not once else lambda step: step,
+    )  # fmt: skip
+
+
+def optimizer(config: Config, parts: dict[str, tuple[str, ...]], frozen: tuple[str, ...], steps: int) -> optax.GradientTransformation:
+    """Make the optimiser for a run of `steps` updates; `gradual` has the whole network in training after half of them."""
+    tx = jc.optim.adamw(jc.optim.one_cycle(config.learning_rate, steps=steps), weight_decay=config.weight_decay)
+    tx, patterns = jc.optim.freeze(tx, frozen) if frozen else tx, list(parts.values())
+    if config.layer_decay != 1:
+        tx = jc.optim.by_depth(tx, patterns, config.layer_decay)
+    if config.train == "gradual":
+        tx = jc.optim.gradual(tx, patterns, [steps * k // (2 * len(patterns)) for k in range(len(patterns))])
+    return tx
+
+
+def _check(config: Config) -> None:
+    """Refuse bad values before anything is read."""
+    settings.one_of("--train", config.train, TRAIN)
+    if config.train in ("head", "scratch") and not config.weights:
+        raise jc.InputError(f"--train {config.train}: needs --weights FILE or RUN; leave both out for a network with new ones")
+    if config.keep_stats and (not config.weights or config.train == "scratch"):
+        raise jc.InputError("--keep-stats: new networks have no statistics to keep; give --weights, or leave it out")
+    if config.per_class < 0:
+        raise jc.InputError(f"--per-class {config.per_class}: must be at least 0")
+    jc.optim.check_rate(config.learning_rate), jc.layers.check_dropout(config.dropout)
+    jc.optim.by_depth(jc.optim.adamw(1.0, weight_decay=config.weight_decay), [], config.layer_decay)
+
+
+def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
+    """Evaluate, predict or train, as the flags say."""
+    if config.evaluate:
+        size = runs.read_config(config.checkpoint)["build"]["image"]["shape"][:2]
+        same = lambda saved: dataclasses.replace(config, **{k: saved[k] for k in ("folder", "classes", "validation_fraction")})  # noqa: E731
+        return finished.evaluate_run("transfer", config, lambda saved, _: load(same(saved), size).test)
+    if config.predict:
+        return finished.predict(config)
+    return train(config, plan(config), signals, opened)
+
+
+def train(config: Config, chosen: common.Plan, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
+    """Train what was planned, by default until there are enough updates."""
+    rows = chosen.splits.train.size
+    epochs = max(10, math.ceil(UPDATES * min(config.batch_size, rows) / rows)) if config.epochs is None else config.epochs
+    return common.train("transfer", dataclasses.replace(config, epochs=epochs), chosen, signals, opened)
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, "transfer", PRESETS)

@@ -1,0 +1,137 @@
+"""What pretraining is worth with few labels: `python -m experiments.transfer_curve FOLDER --seeds 5`.
+
+Pretrains on the first half of the classes of a folder, then learns the others from 10, 50 and 500 images a class: from scratch,
+with everything but the head frozen, and fine-tuned. With `--weights RUN` it begins there, and learns all classes. Every point
+is a run of `experiments.transfer`, measured on the whole test set; `--resume` trains only what is not finished.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import tyro
+
+import jaxcnn as jc
+from experiments import cli, common, outputs, settings, transfer
+from experiments.signals import Signals
+from jaxcnn.data.folder import class_names
+
+MODES = {"scratch": ("from scratch", "#000000", "o"), "head": ("head alone", "#0072B2", "s"), "all": ("fine-tuned", "#D55E00", "^")}
+RATES = {"scratch": 3e-3, "head": 1e-2, "all": 1e-3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(settings.Settings):
+    """Compare training from scratch with two kinds of transfer learning."""
+
+    folder: tyro.conf.Positional[str] = ""
+    """<class>/<image> inside, or train/<class>/<image> beside test/ or val/."""
+    classes: tuple[str, ...] = ()
+    """Names of class folders to use, by default all."""
+    weights: str = ""
+    """A run to begin with; by default a network is pretrained on the first half of the classes."""
+    model: str = "cnn"
+    """What to pretrain: cnn or another of jaxcnn.models.MODELS."""
+    small_images: bool = False
+    """The network's form for images of about 32x32, if it has one."""
+    image_size: int = 0
+    """Side that images are brought to; by default that of --weights, else as stored."""
+    per_class: tuple[int, ...] = (10, 50, 500)
+    """Numbers of labelled images of each class, validation included."""
+    seeds: int = 5
+    """How many: a seed draws the images, new parameters, order and augmentation."""
+    epochs: int = 12
+    """Of pretraining; the other runs have as many updates as experiments.transfer chooses."""
+    batch_size: int = 32
+    """Rows in one update; four times as many in pretraining."""
+
+
+PRESETS = {"smoke": {"epochs": 1, "max_steps": 4, "seeds": 2, "per_class": (4, 8), "batch_size": 8}}
+
+
+def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
+    """Train what is not finished, and leave the figures and their curve in the folder of the run."""
+    if config.evaluate or config.predict:
+        raise jc.InputError("--evaluate and --predict: give one of the runs in the folder to experiments.transfer")
+    if config.seeds < 1 or not config.per_class:
+        raise jc.InputError(f"--seeds {config.seeds}, {len(config.per_class)} numbers for --per-class: needs at least one of each")
+    shared = {f.name for f in dataclasses.fields(settings.Settings)} | {
+        "folder",
+        "classes",
+        "model",
+        "small_images",
+        "image_size",
+        "weights",
+    }
+    base = transfer.Config(**{name: getattr(config, name) for name in shared} | {"epochs": None, "resume": False})
+    begin, classes = base, config.classes or class_names(config.folder)
+    if not config.weights:
+        half = len(classes) // 2
+        begin = dataclasses.replace(
+            base, classes=classes[:half], epochs=config.epochs, batch_size=4 * config.batch_size, learning_rate=4e-3
+        )
+        base = dataclasses.replace(base, classes=classes[half:], model="", small_images=False)
+    plan = transfer.plan(begin)
+    folder = common.open_folder("transfer_curve", config, plan, plan.splits, common.data_digest(plan.splits.train))
+    opened.append(folder)
+    weights = config.weights or trained(begin, plan.splits, folder / "pretrained", signals)["checkpoint"]
+    base = dataclasses.replace(base, weights=weights)
+    splits = plan.splits if config.weights else transfer.load(base, base.image_size or transfer.origin(base).size)
+    points: list[dict[str, Any]] = []
+    for n in config.per_class:
+        few = [transfer.few(splits, dataclasses.replace(base, per_class=n, seed=seed)) for seed in range(config.seeds)]
+        for mode in MODES:
+            for seed, part in enumerate(few):
+                run = dataclasses.replace(base, per_class=n, seed=seed, train=mode, learning_rate=RATES[mode])
+                found = trained(run, part, folder / f"{mode}-{n}-{seed}", signals)
+                row = {"train": mode, "per_class": n, "seed": seed, "accuracy": found["test"]["accuracy"]}
+                points.append(row | {"steps": found["steps"], "train_seconds": found["train_seconds"], "checkpoint": found["checkpoint"]})
+                print(f"{MODES[mode][0]}, {n} images a class, seed {seed}: test accuracy {row['accuracy']:.4f}", flush=True)
+    return report(folder, points)
+
+
+def trained(config: transfer.Config, splits: jc.data.Splits, folder: pathlib.Path, signals: Signals) -> dict[str, Any]:
+    """Return the summary of a run, which is trained if there is none; what it prints goes to a file."""
+    for summary in folder.glob("*/summary.json"):
+        return json.loads(summary.read_text())
+    folder.mkdir(exist_ok=True)
+    with open(folder / "log.txt", "w") as screen, contextlib.redirect_stdout(screen):
+        config = dataclasses.replace(config, workdir=str(folder))
+        return transfer.train(config, transfer.plan(config, splits), signals, [])
+
+
+def report(folder: pathlib.Path, points: list[dict[str, Any]]) -> dict[str, Any]:
+    """Print a table, and write it, the points and a plot."""
+    sizes, rows = list(dict.fromkeys(p["per_class"] for p in points)), []
+    for mode, (name, *_) in MODES.items():
+        cells = [[p["accuracy"] for p in points if (p["train"], p["per_class"]) == (mode, n)] for n in sizes]
+        spread = [float(np.std(cell, ddof=1)) if len(cell) > 1 else 0.0 for cell in cells]
+        rows.append({"train": mode, "per_class": sizes, "mean": [float(np.mean(cell)) for cell in cells], "deviation": spread})
+        print(f"{name:<14}" + "".join(f"{m:>10.4f} +- {d:.4f}" for m, d in zip(rows[-1]["mean"], spread, strict=True)), flush=True)
+    plot(folder / "curve.png", rows)
+    found = {"points": points, "table": rows}
+    outputs.write_json(folder / "summary.json", found)
+    print(f"images a class: {' '.join(map(str, sizes))}; mean and deviation over seeds; {folder}", flush=True)
+    return found
+
+
+def plot(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+    """Test accuracy by labelled images a class, a line for each way to train, readable without colour."""
+    figure = outputs.new_figure(6, 4)
+    panel = figure.subplots()
+    for row in rows:
+        name, colour, marker = MODES[row["train"]]
+        panel.errorbar(row["per_class"], row["mean"], row["deviation"], color=colour, marker=marker, capsize=3, label=name)
+    panel.set(xscale="log", xlabel="labelled images a class", ylabel="test accuracy")
+    panel.set_xticks(rows[0]["per_class"], rows[0]["per_class"])
+    panel.minorticks_off()
+    panel.grid(alpha=0.3)
+    panel.legend()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, "transfer_curve", PRESETS)
