@@ -51,3 +51,16 @@ def row_keys(key: Array, n: int) -> Array:
     """One key for each of this device's `n` rows, a function of the row's place in the global batch."""
     first = lax.axis_index(AXIS) * n if bound() else 0
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(n))
+
+
+def previous(tree: Any) -> Any:
+    """Each row's predecessor in the global batch, the last row for the first: the same partners on any number of devices."""
+
+    def one(x: Array) -> Array:
+        if not bound():
+            return jnp.roll(x, 1, 0)
+        n = lax.axis_size(AXIS)
+        last = lax.ppermute(x[-1:], AXIS, [(i, (i + 1) % n) for i in range(n)])
+        return jnp.concatenate([last, x[:-1]])
+
+    return jax.tree.map(one, tree)

@@ -80,7 +80,7 @@ def test_affine_of_nothing_is_the_identity(shape, rng):
 
 def drawn(monkeypatch, *values):
     """Let every draw give these shares of the largest amounts: angle, scale y, scale x, shear, shift y, shift x."""
-    monkeypatch.setattr(augment, "draw", lambda sampler, key, shape: jnp.broadcast_to(jnp.array(values, jnp.float32)[None], shape))
+    monkeypatch.setattr(augment.geometry, "draw", lambda sampler, key, shape: jnp.broadcast_to(jnp.array(values, jnp.float32)[None], shape))
 
 
 @pytest.mark.parametrize("share", [1, -1])

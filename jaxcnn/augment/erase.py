@@ -1,0 +1,106 @@
+"""Rectangles that are blotted out; labels, masks and boxes stay as they are."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.augment.core import ATTEMPTS, Change, Range, check_aspect, height_width, rectangles, uniform
+from jaxcnn.axis import draw
+from jaxcnn.types import Batch, InputError
+
+Array = jax.Array
+Value = float | Sequence[float]
+
+
+def cutout(pixels: int, *, value: Value = 0.0) -> Change:
+    """Blot out a square of each image, its centre anywhere, cut at the border (DeVries and Taylor, 2017, arXiv:1708.04552).
+
+    Args:
+        pixels: side of the square.
+        value: what it is filled with, one number in 0..1 or one a channel; the mean of the training pixels is usual.
+
+    Returns:
+        A change of `image` `[B, H, W, C]`, uint8 or float, which is kept.
+
+    Raises:
+        InputError: a negative side, a value outside 0..1, or values for another number of channels.
+
+    """
+    if pixels < 0:
+        raise InputError(f"pixels={pixels}: must be at least 0")
+    _check_value(value)
+
+    def change(key: Array, batch: Batch) -> Batch:
+        h, w = height_width(batch["image"])
+        drawn = draw(uniform, key, (batch["image"].shape[0], 2))
+        top, left = (jnp.floor(drawn[:, i] * n) - pixels // 2 for i, n in enumerate((h, w)))
+        return {**batch, "image": jnp.where(inside(top, left, pixels, pixels, h, w), _fill(value, batch["image"]), batch["image"])}
+
+    return change
+
+
+def erase(*, probability: float = 0.5, scale: Range = (0.02, 0.33), ratio: Range = (0.3, 3.3), value: Value | None = 0.0) -> Change:
+    """Blot out a random rectangle of some images: random erasing (Zhong et al., 2017, arXiv:1708.04896).
+
+    As torchvision's `RandomErasing`: ten attempts at a rectangle smaller than the image, else none.
+
+    Args:
+        probability: share of the images that lose a rectangle.
+        scale: smallest and largest share of the image's area.
+        ratio: smallest and largest height over width.
+        value: what it is filled with, one number in 0..1 or one a channel; None for uniform noise.
+
+    Returns:
+        A change of `image` `[B, H, W, C]`, uint8 or float, which is kept.
+
+    Raises:
+        InputError: a probability or a value outside 0..1, a range that is none, or values for another number of channels.
+
+    """
+    if not 0 <= probability <= 1:
+        raise InputError(f"probability={probability}: must be in 0..1")
+    check_aspect(scale, ratio)
+    _check_value(value)
+
+    def change(key: Array, batch: Batch) -> Batch:
+        image = batch["image"]
+        h, w = height_width(image)
+        drawn = draw(uniform, key, (image.shape[0], 2 * ATTEMPTS + 3))
+        high, wide, found = rectangles(drawn[:, :-3], h * w, scale, ratio, lambda high, wide: (high < h) & (wide < w))
+        top, left = jnp.floor(drawn[:, -2] * (h - high + 1)), jnp.floor(drawn[:, -1] * (w - wide + 1))
+        chosen = (found & (drawn[:, -3] < probability))[:, None, None, None]
+        fill = _noise(key, image) if value is None else _fill(value, image)
+        return {**batch, "image": jnp.where(chosen & inside(top, left, high, wide, h, w), fill, image)}
+
+    return change
+
+
+def inside(top: Array, left: Array, high: Array | float, wide: Array | float, h: int, w: int) -> Array:
+    """Whether each pixel lies in a rectangle of its row: `[B, H, W, 1]`; tops, lefts and sizes are `[B]` in pixels."""
+    column = lambda v: jnp.broadcast_to(v, top.shape)[:, None]  # noqa: E731
+    y, x = jnp.arange(h)[None], jnp.arange(w)[None]
+    rows = (y >= column(top)) & (y < column(top + high))
+    columns = (x >= column(left)) & (x < column(left + wide))
+    return (rows[:, :, None] & columns[:, None])[..., None]
+
+
+def _check_value(value: Value | None) -> None:
+    if value is not None and not all(0 <= v <= 1 for v in (value if isinstance(value, Sequence) else [value])):
+        raise InputError(f"value={value}: must be in 0..1, also for uint8 images")
+
+
+def _fill(value: Value, image: Array) -> Array:
+    fill = jnp.atleast_1d(jnp.asarray(value, jnp.float32))
+    if fill.shape not in ((1,), image.shape[-1:]):
+        raise InputError(f"value={value}: needs one number, or one for each of the {image.shape[-1]} channels of the image")
+    return _as(fill, image)[None, None, None]
+
+
+def _noise(key: Array, image: Array) -> Array:
+    return _as(draw(uniform, jax.random.fold_in(key, 1), image.shape), image)
+
+
+def _as(values: Array, image: Array) -> Array:
+    """Values in 0..1 on the scale of the image."""
+    return jnp.round(values * 255).astype(jnp.uint8) if image.dtype == jnp.uint8 else values.astype(image.dtype)

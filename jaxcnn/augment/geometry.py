@@ -1,0 +1,195 @@
+"""Changes of places: shifts and crops, mirrors, affine maps, crops that are resized."""
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.augment import resample
+from jaxcnn.augment.core import ATTEMPTS, Change, Range, as_float, check_aspect, height_width, rectangles, to_size, uniform
+from jaxcnn.augment.follow import FOLLOW, Follow, carry, check
+from jaxcnn.axis import draw
+from jaxcnn.types import Batch, InputError
+
+Array = jax.Array
+Border = Literal["zero", "reflect", "edge"]
+MODES = {"zero": "constant", "reflect": "reflect", "edge": "edge"}  # in NumPy's words
+
+
+def shift(pixels: int, *, follow: Follow = FOLLOW) -> Change:
+    """Move each image by up to `pixels` whole pixels along every spatial axis; what comes in is zero. `image` `[B, *spatial, C]`."""
+    return pad_crop(pixels, follow=follow)
+
+
+def pad_crop(pixels: int, border: Border = "zero", *, size: int | tuple[int, ...] | None = None, follow: Follow = FOLLOW) -> Change:
+    """Pad each image on every side and cut a window out of it at random.
+
+    Args:
+        pixels: how many to pad.
+        border: what to pad with: `"zero"`, the mirrored image (`"reflect"`, without its edge twice), or its `"edge"`. Masks are
+            padded alike, with `follow.fill` for zero; boxes of what is mirrored are not made.
+        size: of the window; None for that of the image.
+        follow: how masks and boxes follow.
+
+    Returns:
+        A change of `image` `[B, *spatial, C]` of any dtype, which is kept.
+
+    Raises:
+        InputError: a negative number of pixels, an unknown border, or a window larger than the padded image.
+
+    """
+    if pixels < 0:
+        raise InputError(f"pixels={pixels}: must be at least 0")
+    if border not in MODES:
+        raise InputError(f"border={border!r}: must be one of {', '.join(MODES)}")
+    check(follow)
+
+    def change(key: Array, batch: Batch) -> Batch:
+        b, *spatial, _ = batch["image"].shape
+        window = _window(size, tuple(spatial))
+        room = [n + 2 * pixels - m for n, m in zip(spatial, window, strict=True)]
+        if min(room) < 0:
+            raise InputError(f"size={size}: larger than the image of {tuple(spatial)} padded by {pixels} pixels")
+        if border == "reflect" and pixels >= min(spatial):
+            raise InputError(f'pixels={pixels}: must be below the image\'s {tuple(spatial)} with border="reflect"')
+        start = draw(lambda k, s: jax.random.randint(k, s, 0, jnp.array([room]) + 1), key, (b, len(spatial)))
+
+        def cut(x: Array, fill: float = 0) -> Array:
+            extra = {"constant_values": jnp.asarray(fill, x.dtype)} if border == "zero" else {}
+            padded = jnp.pad(x, ((0, 0), *(((pixels, pixels),) * len(spatial)), (0, 0)), MODES[border], **extra)
+            return jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (*at, 0), (*window, x.shape[-1])))(padded, start)
+
+        def boxes(boxes: Array) -> Array:
+            move, old, new = (jnp.tile(x, 2)[:, None] for x in (pixels - start, jnp.array([spatial]), jnp.array([window])))
+            return (boxes * old + move) / new
+
+        return carry(batch, cut, lambda mask: cut(mask, follow.fill), boxes, follow.visible)
+
+    return change
+
+
+def flip(key: Array, batch: Batch) -> Batch:
+    """Mirror each image left to right with probability one half. `image` `[B, H, W, C]`."""
+    return _flip(key, batch, 2)
+
+
+def flip_vertical(key: Array, batch: Batch) -> Batch:
+    """Mirror each image upside down with probability one half. `image` `[B, H, W, C]`."""
+    return _flip(key, batch, 1)
+
+
+def affine(*, degrees: float = 0.0, scale: float = 0.0, shear: float = 0.0, shift: float = 0.0, follow: Follow = FOLLOW) -> Change:
+    """Rotate, scale, shear and move each image by random amounts in one bilinear resampling; what comes in is zero.
+
+    Args:
+        degrees: largest angle, either way.
+        scale: largest relative change of size; 0.1 draws factors from 0.9 to 1.1, one for each axis.
+        shear: largest slant, as the tangent of an angle.
+        shift: largest movement as a share of height and width.
+        follow: how masks and boxes follow.
+
+    Returns:
+        A change of `image` `[B, H, W, C]`, uint8 0..255 or float 0..1, to float 0..1.
+
+    Raises:
+        InputError: a negative amount, or a scale of 1 or more.
+
+    """
+    if not (all(amount >= 0 for amount in (degrees, scale, shear, shift)) and scale < 1):
+        raise InputError(f"affine(degrees={degrees}, scale={scale}, shear={shear}, shift={shift}): must not be negative, scale below 1")
+    amounts = jnp.array([math.radians(degrees), scale, scale, shear, shift, shift])
+    check(follow)
+
+    def change(key: Array, batch: Batch) -> Batch:
+        h, w = height_width(batch["image"])
+        drawn = amounts[None] * draw(lambda k, s: jax.random.uniform(k, s, minval=-1, maxval=1), key, (batch["image"].shape[0], 6))
+        matrix = _matrix(*drawn.T, h, w)
+        return carry(
+            batch,
+            lambda image: resample.bilinear(as_float(image), matrix),
+            lambda mask: resample.nearest(mask, matrix, follow.fill),
+            lambda boxes: resample.move_boxes(boxes, matrix, h, w),
+            follow.visible,
+        )
+
+    return change
+
+
+def random_resized_crop(
+    size: int | tuple[int, int], *, scale: Range = (0.08, 1.0), ratio: Range = (3 / 4, 4 / 3), follow: Follow = FOLLOW
+) -> Change:
+    """Cut a rectangle of random area and aspect ratio out of each image and resize it (Szegedy et al., 2014, arXiv:1409.4842).
+
+    As torchvision's `RandomResizedCrop`: ten attempts at a rectangle that fits, then the largest central one of an allowed
+    ratio; bilinear, antialiased where it shrinks.
+
+    Args:
+        size: height and width of the result.
+        scale: smallest and largest share of the image's area.
+        ratio: smallest and largest width over height.
+        follow: how masks and boxes follow.
+
+    Returns:
+        A change of `image` `[B, H, W, C]`, uint8 0..255 or float 0..1, to `[B, *size, C]` float 0..1.
+
+    Raises:
+        InputError: a size below 1, or a range that is none.
+
+    """
+    size = to_size(size)
+    check_aspect(scale, ratio)
+    check(follow)
+
+    def change(key: Array, batch: Batch) -> Batch:
+        h, w = height_width(batch["image"])
+        drawn = draw(uniform, key, (batch["image"].shape[0], 2 * ATTEMPTS + 2))
+        fits = lambda wide, high: (wide > 0) & (wide <= w) & (high > 0) & (high <= h)  # noqa: E731
+        wide, high, found = rectangles(drawn[:, :-2], h * w, scale, ratio, fits)
+        whole_w, whole_h = min(w, max(round(h * ratio[1]), 1)), min(h, max(round(w / ratio[0]), 1))
+        wide, high = jnp.where(found, wide, whole_w), jnp.where(found, high, whole_h)
+        top = jnp.where(found, jnp.floor(drawn[:, -2] * (h - high + 1)), (h - whole_h) // 2)
+        left = jnp.where(found, jnp.floor(drawn[:, -1] * (w - wide + 1)), (w - whole_w) // 2)
+        first, length = (top, left), (high, wide)
+
+        def boxes(boxes: Array) -> Array:
+            start, cut = (jnp.tile(jnp.stack(pair, -1), 2)[:, None] for pair in (first, length))  # [B, 1, 4]
+            return (boxes * jnp.array([h, w, h, w])[None, None] - start) / cut
+
+        return carry(
+            batch,
+            lambda image: resample.resize(as_float(image), first, length, size),
+            lambda mask: resample.resize_nearest(mask, first, length, size),
+            boxes,
+            follow.visible,
+        )
+
+    return change
+
+
+def mirror_boxes(boxes: Array, axis: int) -> Array:
+    """Boxes `[B, N, 4]` of images that were mirrored along an axis: 1 upside down, 2 left to right."""
+    y0, x0, y1, x1 = jnp.moveaxis(boxes, -1, 0)
+    return jnp.stack([1 - y1, x0, 1 - y0, x1] if axis == 1 else [y0, 1 - x1, y1, 1 - x0], -1)
+
+
+def _flip(key: Array, batch: Batch, axis: int) -> Batch:
+    mirrored = draw(lambda k, s: jax.random.bernoulli(k, 0.5, s), key, (batch["image"].shape[0], 1, 1, 1))
+    pixels = lambda x: jnp.where(mirrored, jnp.flip(x, axis), x)  # noqa: E731
+    return carry(batch, pixels, pixels, lambda boxes: jnp.where(mirrored[..., 0], mirror_boxes(boxes, axis), boxes))
+
+
+def _window(size: int | tuple[int, ...] | None, spatial: tuple[int, ...]) -> tuple[int, ...]:
+    window = spatial if size is None else (size,) * len(spatial) if isinstance(size, int) else tuple(size)
+    if len(window) != len(spatial) or min(window) < 1:
+        raise InputError(f"size={size}: must be a whole number of at least 1, or one for each of the {len(spatial)} spatial axes")
+    return window
+
+
+def _matrix(angle: Array, grow_y: Array, grow_x: Array, shear: Array, move_y: Array, move_x: Array, h: int, w: int) -> Array:
+    """`[B, 2, 3]` from the result's places to the source's, in pixels from the centre."""
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    turn_y, turn_x = jnp.stack([cos, -sin], -1), jnp.stack([sin, cos], -1)
+    linear = jnp.stack([turn_y / (1 + grow_y)[:, None], turn_x / (1 + grow_x)[:, None] + shear[:, None] * turn_y], 1)  # [B, 2, 2]
+    move = jnp.stack([move_y * h, move_x * w], -1)
+    return jnp.concatenate([linear, -(linear * move[:, None]).sum(-1, keepdims=True)], -1)

@@ -1,0 +1,134 @@
+"""Mixtures of two images and of their labels: mixup and cutmix.
+
+A row's partner is its predecessor in the global batch, round the end (`jaxcnn.axis.previous`): the order of rows is random
+anyway, and so the partners are the same under jit, sharded and pmap, where one row moves between neighbouring devices. A row
+that is padding, or whose partner is, stays as it is.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.augment.core import Change, as_float, height_width
+from jaxcnn.augment.erase import inside
+from jaxcnn.augment.follow import maps
+from jaxcnn.axis import draw, previous
+from jaxcnn.types import Batch, InputError, align, real
+
+Array = jax.Array
+
+
+def mixup(alpha: float = 0.2, *, num_classes: int | None = None) -> Change:
+    """Blend each image with another, and their labels likewise (Zhang et al., 2017, arXiv:1710.09412).
+
+    Args:
+        alpha: the image's own share is drawn from Beta(alpha, alpha), for every row; 0 mixes nothing.
+        num_classes: K, where labels are whole numbers.
+
+    Returns:
+        A change of `image` `[B, ...]`, uint8 0..255 or float 0..1, to float 0..1, and of `label`, int `[B]` or float `[B, K]`, to
+        float32 `[B, K]`.
+
+    Raises:
+        InputError: a negative alpha, whole labels without `num_classes`, or a batch with boxes or masks.
+
+    """
+    _check(alpha, num_classes)
+
+    def change(key: Array, batch: Batch) -> Batch:
+        if maps(batch):
+            raise InputError(f"mixup: cannot blend {' and '.join(maps(batch))}, which has a value for every pixel; use cutmix")
+        own, other, mixed = _pair({**batch, "image": as_float(batch["image"])}, num_classes, "mixup")
+        share = jnp.where(mixed, _share(key, alpha, mixed), 1)
+        blend = lambda a, b: (align(share, a) * a + align(1 - share, b) * b).astype(a.dtype)  # noqa: E731
+        return {**batch, "image": blend(own["image"], other["image"]), "label": blend(own["label"], other["label"])}
+
+    return change
+
+
+def cutmix(alpha: float = 1.0, *, num_classes: int | None = None) -> Change:
+    """Paste a rectangle of another image into each image (Yun et al., 2019, arXiv:1905.04899).
+
+    The rectangle has the image's aspect ratio and its centre anywhere, and is cut at the border; the label's share is the area
+    that is left after cutting, exactly. Masks and labels with a value for every pixel are pasted as the pixels are.
+
+    Args:
+        alpha: the image's own share before cutting is drawn from Beta(alpha, alpha), for every row; 0 mixes nothing.
+        num_classes: K, where labels are whole numbers.
+
+    Returns:
+        A change of `image` `[B, H, W, C]`, uint8 or float, which is kept, and of `label`, int `[B]` or float `[B, K]`, to float32
+        `[B, K]`.
+
+    Raises:
+        InputError: a negative alpha, whole labels without `num_classes`, or a batch with boxes.
+
+    """
+    _check(alpha, num_classes)
+
+    def change(key: Array, batch: Batch) -> Batch:
+        h, w = height_width(batch["image"])
+        follow = maps(batch)
+        own, other, mixed = _pair(batch, num_classes, "cutmix")
+        places, shares = jax.random.split(key)
+        reach = 0.5 * jnp.sqrt(1 - _share(shares, alpha, mixed))  # half a side of the rectangle, as a share of the image's
+        centre = draw(jax.random.uniform, places, (*mixed.shape, 2))
+        edges = [_interval(jnp.floor(centre[:, i] * n), jnp.floor(reach * n), n) for i, n in enumerate((h, w))]
+        (top, high), (left, wide) = edges
+        pasted = inside(top, left, high, wide, h, w) & mixed[:, None, None, None]
+        paste = lambda a, b: jnp.where(pasted if a.ndim == 4 else pasted[..., 0], b, a)  # noqa: E731
+        out = {**batch, **{name: paste(own[name], other[name]) for name in ("image", *follow)}}
+        if "label" not in follow and "label" in batch:
+            share = jnp.where(mixed, 1 - high * wide / (h * w), 1)
+            out["label"] = align(share, own["label"]) * own["label"] + align(1 - share, own["label"]) * other["label"]
+        return out
+
+    return change
+
+
+def _check(alpha: float, num_classes: int | None) -> None:
+    if not (0 <= alpha < math.inf):
+        raise InputError(f"alpha={alpha}: must be a number of at least 0")
+    if num_classes is not None and num_classes < 2:
+        raise InputError(f"num_classes={num_classes}: must be at least 2")
+
+
+def _pair(batch: Batch, num_classes: int | None, name: str) -> tuple[Batch, Batch, Array]:
+    """Return the batch with probabilities for labels, that of the partners, and which rows may be mixed, `[B]`."""
+    if "boxes" in batch:
+        raise InputError(f"{name}: cannot mix boxes; leave it out for detection")
+    own = {k: batch[k] for k in ("image", "mask", "label") if k in batch}
+    if "label" in own and "label" not in maps(batch):
+        own["label"] = probabilities(own["label"], num_classes, name)
+    other, weight = previous((own, real(batch)))
+    mixed = (real(batch) > 0) & (weight > 0)
+    keep: Callable[[Array, Array], Array] = lambda a, b: jnp.where(align(mixed, a), b, a)  # noqa: E731 (0 x NaN of padding is NaN)
+    return own, jax.tree.map(keep, own, other), mixed
+
+
+def probabilities(label: Array, num_classes: int | None, name: str) -> Array:
+    """Labels int `[B]` as float32 `[B, K]`; probabilities as they are."""
+    if jnp.issubdtype(label.dtype, jnp.floating) and label.ndim == 2:
+        return label
+    if not jnp.issubdtype(label.dtype, jnp.integer) or label.ndim != 1:
+        raise InputError(f"{name}: label {label.dtype}{list(label.shape)}: must be whole numbers [B] or probabilities [B, K]")
+    if num_classes is None:
+        raise InputError(f"num_classes=None: {name} needs it where labels are whole numbers, as here")
+    return jax.nn.one_hot(label, num_classes, dtype=jnp.float32)
+
+
+def _share(key: Array, alpha: float, like: Array) -> Array:
+    """Each row's share of its own image, `[B]`."""
+    if alpha == 0:
+        return jnp.ones(like.shape)
+    if alpha == 1:  # Beta(1, 1), without the rejection sampling
+        return draw(jax.random.uniform, key, like.shape)
+    return draw(lambda k, s: jax.random.beta(k, alpha, alpha, s), key, like.shape)
+
+
+def _interval(centre: Array, reach: Array, n: int) -> tuple[Array, Array]:
+    """Start and length of what lies within `reach` of `centre` and in 0..n."""
+    start = jnp.maximum(centre - reach, 0)
+    return start, jnp.minimum(centre + reach, n) - start

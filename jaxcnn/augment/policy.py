@@ -1,0 +1,176 @@
+"""TrivialAugment and RandAugment: operations of fourteen, drawn for every image.
+
+Operations and ranges are torchvision's; results are not rounded to 8 bits. The five that move pixels are one affine map.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.augment import resample
+from jaxcnn.augment.color import blend, brighten, check_channels, contrast, saturate
+from jaxcnn.augment.core import Change, as_float, compose, each_row, height_width
+from jaxcnn.augment.follow import FOLLOW, Follow, carry, check
+from jaxcnn.axis import draw
+from jaxcnn.types import Batch, InputError
+
+Array = jax.Array
+OPS = (
+    "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color", "contrast", "sharpness",
+    "posterize", "solarize", "autocontrast", "equalize",
+)  # fmt: skip
+SHEAR_X, SHEAR_Y, MOVE_X, MOVE_Y, ROTATE = range(1, 6)
+BLENDS, POSTERIZE, SOLARIZE = slice(6, 10), 10, 11
+BINS = 31  # strengths of every operation
+
+
+def trivial_augment(*, follow: Follow = FOLLOW) -> Change:
+    """Apply one operation to each image, at a strength drawn evenly, of the wide space (Mueller and Hutter, 2021, arXiv:2103.10158).
+
+    It has no setting to tune. Among the operations are movements by up to 32 pixels, whatever the size of the image, and turns by
+    up to 135 degrees; what comes in is black, and pixels take the nearest value.
+
+    Args:
+        follow: how masks and boxes follow.
+
+    Returns:
+        A change of `image` `[B, H, W, 1 or 3]`, uint8 0..255 or float 0..1, to float 0..1.
+
+    Raises:
+        InputError: another number of channels.
+
+    """
+    check(follow)
+
+    def change(key: Array, batch: Batch) -> Batch:
+        h, w = height_width(batch["image"])
+        op, strength, sign = _drawn(key, batch["image"].shape[0])
+        table = _table(shear=0.99, move=(32.0, 32.0), degrees=135.0, blend=0.99, bits=6)
+        return apply(batch, op, table[op, strength] * sign, follow)
+
+    return change
+
+
+def rand_augment(ops: int = 2, magnitude: int = 9, *, follow: Follow = FOLLOW) -> Change:
+    """Apply several operations to each image in turn, all at one strength (Cubuk et al., 2019, arXiv:1909.13719).
+
+    Args:
+        ops: how many operations an image undergoes.
+        magnitude: the strength, 0..30.
+        follow: how masks and boxes follow.
+
+    Returns:
+        A change of `image` `[B, H, W, 1 or 3]`, uint8 0..255 or float 0..1, to float 0..1.
+
+    Raises:
+        InputError: a negative number of operations, a strength outside 0..30, or another number of channels.
+
+    """
+    if ops < 0:
+        raise InputError(f"ops={ops}: must be at least 0")
+    if magnitude not in range(BINS):
+        raise InputError(f"magnitude={magnitude}: must be a whole number in 0..{BINS - 1}")
+    check(follow)
+
+    def change(key: Array, batch: Batch) -> Batch:
+        h, w = height_width(batch["image"])
+        op, _, sign = _drawn(key, batch["image"].shape[0])
+        table = _table(shear=0.3, move=(150 / 331 * h, 150 / 331 * w), degrees=30.0, blend=0.9, bits=4)
+        return apply(batch, op, table[op, magnitude] * sign, follow)
+
+    several = compose(*[change] * ops)
+    return lambda key, batch: several(key, {**batch, "image": as_float(batch["image"])})
+
+
+def apply(batch: Batch, op: Array, amount: Array, follow: Follow = FOLLOW) -> Batch:
+    """Do to each row the operation `op` `[B]`, an index into `OPS`, by `amount` `[B]`, which may be negative."""
+    check_channels(batch["image"])
+    h, w = height_width(batch["image"])
+    matrix = _matrix(op, amount, h, w)
+    return carry(
+        batch,
+        lambda image: each_row(_operate, image, op, amount, matrix),
+        lambda mask: resample.nearest(mask, matrix, follow.fill),
+        lambda boxes: resample.move_boxes(boxes, matrix, h, w),
+        follow.visible,
+    )
+
+
+def _drawn(key: Array, b: int) -> tuple[Array, Array, Array]:
+    """Operation, strength 0..30 and sign of each row; operations without a sign ignore it."""
+    whole = lambda i, n: draw(lambda k, s: jax.random.randint(k, s, 0, n), jax.random.fold_in(key, i), (b,))  # noqa: E731
+    return whole(0, len(OPS)), whole(1, BINS), 1.0 - 2.0 * whole(2, 2)
+
+
+def _table(*, shear: float, move: tuple[float, float], degrees: float, blend: float, bits: int) -> Array:
+    """Amounts by operation and strength: `[14, 31]`."""
+    steps = np.linspace(0, 1, BINS)
+    table = np.zeros((len(OPS), BINS))
+    table[[SHEAR_X, SHEAR_Y]] = shear * steps
+    table[MOVE_Y], table[MOVE_X] = (np.floor(m * steps + 1e-6) for m in move)  # whole pixels
+    table[ROTATE] = degrees * steps
+    table[BLENDS] = blend * steps
+    table[POSTERIZE] = np.round(8 - steps * bits)
+    table[SOLARIZE] = 1 - steps
+    return jnp.asarray(table, jnp.float32)
+
+
+def _matrix(op: Array, amount: Array, h: int, w: int) -> Array:
+    """Maps `[B, 2, 3]` of places (see `resample.places`), the identity for operations that move nothing."""
+    of = lambda n: jnp.where(op == n, amount, 0)  # noqa: E731
+    angle = of(ROTATE) * math.pi / 180
+    cos, sin, slant_y, slant_x = jnp.cos(angle), jnp.sin(angle), of(SHEAR_Y), of(SHEAR_X)
+    from_y = jnp.stack([cos, sin + slant_y, slant_y * w / 2 - of(MOVE_Y)], -1)  # shears keep the upper left corner
+    from_x = jnp.stack([slant_x - sin, cos, slant_x * h / 2 - of(MOVE_X)], -1)
+    return jnp.stack([from_y, from_x], 1)
+
+
+def _operate(image: Array, op: Array, amount: Array, matrix: Array) -> Array:
+    """Do one operation to one image `[H, W, C]`."""
+    branches = [
+        lambda x: x,
+        lambda x: resample.nearest(x[None], matrix[None])[0],
+        lambda x: brighten(x, 1 + amount),
+        lambda x: saturate(x, 1 + amount),
+        lambda x: contrast(x, 1 + amount),
+        lambda x: blend(x, _blurred(x), 1 + amount),
+        lambda x: _posterized(x, jnp.abs(amount)),
+        lambda x: jnp.where(x >= jnp.abs(amount), 1 - x, x),
+        _stretched,
+        _equalized,
+    ]
+    return jax.lax.switch(jnp.where(op == 0, 0, jnp.maximum(op - ROTATE + 1, 1)), branches, as_float(image))
+
+
+def _posterized(image: Array, bits: Array) -> Array:
+    """`[H, W, C]` with only the highest `bits` of each value's 8."""
+    step = jnp.exp2(8 - bits)
+    return jnp.where(bits < 8, jnp.floor(jnp.round(image * 255) / step) * step / 255, image)
+
+
+def _stretched(image: Array) -> Array:
+    """`[H, W, C]` with each channel's values spread over 0..1."""
+    low, high = (reduce(image, (0, 1), keepdims=True) for reduce in (jnp.min, jnp.max))
+    return jnp.where(high > low, (image - low) / jnp.where(high > low, high - low, 1), image)
+
+
+def _blurred(image: Array) -> Array:
+    """`[H, W, C]` smoothed with a 3x3 kernel of ones around a 5, over 13; the outermost pixels stay."""
+    if min(image.shape[:2]) < 3:
+        return image
+    rows = image[:-2] + image[1:-1] + image[2:]
+    boxes = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
+    return image.at[1:-1, 1:-1].set((boxes + 4 * image[1:-1, 1:-1]) / 13)
+
+
+def _equalized(image: Array) -> Array:
+    """`[H, W, C]` with the histogram of each channel made flat, as Pillow does it with 8 bits."""
+    level = jnp.round(image * 255).astype(jnp.int32).reshape(-1, image.shape[-1]).T  # [C, H * W]
+    counts = jax.vmap(lambda x: jnp.zeros(256, jnp.int32).at[x].add(1))(level)
+    below = jnp.cumsum(counts, -1) - counts
+    last = jnp.take_along_axis(counts, level.max(-1, keepdims=True), -1)  # pixels of the largest value there is
+    step = (level.shape[-1] - last) // 255
+    table = jnp.where(step > 0, jnp.clip((below + step // 2) // jnp.maximum(step, 1), 0, 255), jnp.arange(256)[None])
+    return jnp.take_along_axis(table, level, -1).T.reshape(image.shape).astype(image.dtype) / 255
