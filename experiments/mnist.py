@@ -124,7 +124,7 @@ def optimizer(config: Config, steps: int) -> Any:
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     """Evaluate, predict or train, as the flags say."""
     if config.evaluate:
-        return finished.evaluate_run("mnist", config, lambda saved, data: load(_tested_on(config, saved, data))[1].test)
+        return finished.evaluate_run("mnist", config, lambda saved, data: load(tested_on(config, saved, data))[1].test)
     if config.predict:
         return finished.predict(config)
     if config.resume and config.dataset == "auto":  # go on with what it turned out to be
@@ -134,7 +134,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     return common.train("mnist", dataclasses.replace(config, epochs=epochs), chosen, signals, opened)
 
 
-def _tested_on(config: Config, saved: dict[str, Any], data: str) -> Config:
+def tested_on(config: Config, saved: dict[str, Any], data: str) -> Config:
     """Say which rows a run was tested on: its own settings, but for where TFDS keeps its sets, which may have moved."""
     kept = {k: saved[k] for k in ("image_size", "validation_fraction")}
     return dataclasses.replace(config, dataset=data, data_dir=config.data_dir or saved["data_dir"], **kept)

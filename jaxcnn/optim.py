@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
 from jaxcnn.types import InputError, Tree, named
 
@@ -278,3 +279,36 @@ def _chain(rate: Rate, clip: float | None, *transforms: optax.GradientTransforma
         raise InputError(f"clip={clip}: must be a positive norm, or None")
     clipped = [] if clip is None else [optax.clip_by_global_norm(clip)]
     return optax.chain(*clipped, *transforms, optax.inject_hyperparams(optax.scale_by_learning_rate)(learning_rate=rate))
+
+
+def muon(learning_rate: Rate, rest: optax.GradientTransformation, *, momentum: float = 0.7, steps: int = 3) -> optax.GradientTransformation:
+    """Muon for kernels of convolutions (Jordan, 2024, `airbench94_muon`), which a norm must follow, and `rest` for all other parameters.
+
+    The momentum of a kernel, as a matrix with a row for each filter, is made nearly orthogonal before it is taken from the kernel,
+    whose length is then set to the root of the number of filters: so the rate is the share by which it turns.
+
+    Args:
+        learning_rate: for the kernels.
+        rest: for what has not four axes.
+        momentum: in Nesterov's form, in [0, 1).
+        steps: of the Newton-Schulz iteration.
+
+    """
+    _check_shares(momentum=momentum)
+    shape = lambda tree: jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers((0, 1, 2), 3), tree)  # noqa: E731
+    kernels = _chain(learning_rate, None, optax.contrib.scale_by_muon(ns_steps=steps, beta=momentum, weight_dimension_numbers=shape))
+    of = lambda params: jax.tree.map(lambda p: "kernels" if p.ndim == 4 else "rest", params)  # noqa: E731
+    return optax.multi_transform({"kernels": optax.chain(kernels, _kept_length()), "rest": rest}, of)
+
+
+def _kept_length() -> optax.GradientTransformation:
+    """Make updates that leave a kernel `[..., K]` with the length `sqrt(K)`."""
+
+    def update(updates: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
+        def one(p: jax.Array, u: jax.Array) -> jax.Array:
+            new = p + u
+            return new * (math.sqrt(new.shape[-1]) / jnp.linalg.norm(new.ravel())) - p
+
+        return jax.tree.map(one, params, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

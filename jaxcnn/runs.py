@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn import augment
 from jaxcnn.checkpoint import Checkpoints, DamagedError, reading, unflatten
 from jaxcnn.models import MODELS
 from jaxcnn.tasks import TASKS
@@ -40,14 +41,17 @@ def build(description: dict[str, Any]) -> tuple[Any, Task]:
     """Make model and task from plain values.
 
     Args:
-        description: `{"model": {"name", "options"}, "task": {"name", "options"}}`, names as in `MODELS` and `TASKS`.
+        description: `{"model": {"name", "options"}, "task": {"name", "options"}}`, names as in `MODELS` and `TASKS`, and perhaps
+            `"views"`, the options of `augment.views`: outputs are then means over these views of the images.
 
     Returns:
         `(model, task)`.
 
     """
     model = MODELS[description["model"]["name"]](**description["model"]["options"])
-    return model, TASKS[description["task"]["name"]](model, **description["task"]["options"])
+    task = TASKS[description["task"]["name"]](model, **description["task"]["options"])
+    views = description.get("views")
+    return model, task if views is None else task._replace(predict=augment.averaged(task.predict, augment.views(**views)))
 
 
 def example(description: dict[str, Any]) -> dict[str, np.ndarray]:

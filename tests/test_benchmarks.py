@@ -7,9 +7,11 @@ import os
 import re
 import sys
 
+import jax
 import numpy as np
 import pytest
 
+import jaxcnn as jc
 from experiments.benchmarks import harness, machine, mnist, ops, processes, report, resnet, tutorial, worker
 from experiments.benchmarks.peers import Prepared
 from experiments.benchmarks.peers import ops as subjects
@@ -201,6 +203,8 @@ def test_the_others(name, peers, tmp_path, monkeypatch):
         ("mnist", ["--epochs", "1"], "--epochs 1"),
         ("mnist", ["--batch-sizes", "0"], "--batch-sizes"),
         ("mnist", ["--data", "no/such/file.npz"], "--data no/such/file.npz"),
+        ("cifar10", ["--epochs", "1"], "--epochs 1"),
+        ("cifar10", ["--data", "./nowhere"], "--dataset ./nowhere: no such file or folder"),
         ("startup", ["--batch-size", "0"], "--batch-size 0"),
         ("resnet", ["--width", "0"], "--width 0"),
         ("resnet", ["--steps", "-1"], "--steps -1"),
@@ -214,6 +218,30 @@ def test_bad_flags_are_one_line(name, arguments, said, tmp_path, monkeypatch, ca
         benchmark(name, importlib.import_module(f"experiments.benchmarks.{name}"), ["--subjects", "jaxcnn", *arguments], monkeypatch)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("skipped")]
     assert error.value.code == 2 and line.startswith(f"{name}: ") and said in line and not list(tmp_path.iterdir())
+
+
+def test_the_speed_network_of_torch_is_ours():
+    torch = pytest.importorskip("torch")
+    from experiments.benchmarks.peers import cifar10 as peer
+
+    image = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
+    whitening = np.asarray(jc.models.whitening(image), np.float32)
+    model = jc.models.speednet(5, widths=(8, 12), whitening=whitening.tolist())
+    variables = jax.jit(model.init)(jax.random.key(0), image)
+    seen = torch.from_numpy(image).permute(0, 3, 1, 2)
+    theirs, params = peer._network([8, 12], 5, seen).eval(), jax.device_get(variables["params"])
+    kernel = theirs[0].kernel.permute(2, 3, 1, 0).reshape(12, 12).numpy()
+    np.testing.assert_allclose(np.abs(kernel[:, ::-1]), np.abs(whitening), rtol=1e-3, atol=1e-4)  # the sign of an eigenvector is free
+    assert sum(p.numel() for p in theirs.parameters()) == sum(p.size for p in jax.tree.leaves(params))
+    with torch.no_grad():
+        theirs[0].kernel.copy_(torch.from_numpy(whitening.reshape(2, 2, 3, 12)).permute(3, 2, 0, 1))
+        convs = [layer for layer in theirs if isinstance(layer, torch.nn.Conv2d)]
+        kernels = [params[f"stages_{i}_0"][f"conv{j}"]["kernel"] for i in (0, 1) for j in (1, 2)]
+        for layer, kernel in zip(convs, kernels, strict=True):
+            layer.weight.copy_(torch.from_numpy(kernel).permute(3, 2, 0, 1))
+        theirs[-1].weight.copy_(torch.from_numpy(params["logits"]["kernel"]).T)
+        logits = theirs(seen).numpy()
+    np.testing.assert_allclose(jax.jit(model.apply)(variables, image), logits, rtol=1e-4, atol=1e-5)
 
 
 def test_a_subject_that_fails_is_left_out():

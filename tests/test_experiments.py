@@ -1,5 +1,6 @@
 """Experiments as a user runs them: a second process, real files, exit codes, and one line for what went wrong."""
 
+import functools
 import json
 import logging
 import os
@@ -10,11 +11,13 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
 import jaxcnn as jc
-from experiments import cli, mnist
+from experiments import cifar10, cli, mnist, settings
+from jaxcnn import runs
 from jaxcnn.checkpoint import reading
 from jaxcnn.data import tfds_source
 
@@ -174,20 +177,77 @@ def test_binary(tmp_path):
     assert json.loads(out.strip().splitlines()[-1])["count"] == 5
 
 
+def by_hand(image):
+    """Six views of `[B, H, W, C]`: as it is, moved down and right by a pixel, moved up and left, and the same of its mirror image."""
+    views = []
+    for one in (image, image[:, :, ::-1]):
+        padded = np.pad(one, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
+        views += [one, padded[:, :-2, :-2], padded[:, 2:, 2:]]
+    return views
+
+
+def test_cifar10(tmp_path, capsys, monkeypatch):
+    data = tmp_path / "data"
+    pictures(data / "train"), pictures(data / "test", n=3)
+    go = functools.partial(inside, capsys, monkeypatch, "--devices", 1, module=cifar10)
+    code, lines = go("--dataset", data, "--smoke", "--validation-fraction", "0.2", "--workdir", tmp_path / "runs")
+    assert code == 0, lines
+    path = folder(tmp_path / "runs")
+    summary, loaded = json.loads((path / "summary.json").read_text()), jc.load_run(path)
+    assert summary["test"]["count"] == 6 and np.shape(loaded.model.whitening) == (12, 12)
+    test = dict(jc.data.folder(data).test.arrays)
+    alone = jax.jit(runs.build(loaded.config["build"] | {"views": None})[1].predict)
+    each = [alone(loaded.variables, {"image": view}) for view in by_hand(test["image"])]
+    assert min(np.abs(each[0] - other).max() for other in each[1:]) > 1e-3  # the views differ
+    np.testing.assert_allclose(jax.jit(loaded.task.predict)(loaded.variables, test), np.mean(each, 0), rtol=1e-4, atol=1e-5)
+    assert loaded.task.metrics["loss"](np.mean(each, 0), test).compute() == pytest.approx(summary["test"]["loss"], rel=1e-4)
+    assert go("--evaluate", "--checkpoint", path)[0] == go("--checkpoint", path, "--predict", data / "test" / "cat" / "0.png")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (["--dataset", "auto"], "--dataset 'auto': give the name of a TFDS set"),
+        (["--dataset", "cifar10", "--data-dir", "./none"], "cifar10 is not prepared in"),
+        (["--model", "resnet20", "--widths", "8", "8"], "--widths 8 8: of --model speednet alone"),
+        (["--bias-rate", "0"], "--bias-rate 0.0: must be a positive number"),
+        (["--muon", "-1"], "learning_rate=-1.0: must be a positive number"),
+        (["--momentum", "1"], "momentum=1.0: must be at least 0 and below 1"),
+        (["--shift", "-1"], "pixels=-1: must be at least 0"),
+    ],
+)
+def test_bad_input_of_cifar10(tmp_path, capsys, monkeypatch, arguments, line):
+    code, lines = inside(capsys, monkeypatch, *arguments, "--workdir", tmp_path / "w", module=cifar10)
+    assert code == 2 and line in lines[-1] and len(lines) == 1, lines
+    assert not (tmp_path / "w").exists()
+
+
+def test_recipes_of_cifar10():
+    for recipe in cifar10.PRESETS.values():
+        config = cifar10.Config(**recipe)
+        settings.check(config)
+        assert config.model in jc.models.MODELS
+        params = {"conv": {"kernel": np.ones((3, 3, 4, 4)), "bias": np.ones(4)}, "norm1": {"bias": np.ones(4), "scale": np.ones(4)}}
+        tx = cifar10.optimizer(config, 100)
+        updates, _ = tx.update(params, tx.init(params), params)
+        assert updates["norm1"]["bias"][0] == pytest.approx(config.bias_rate * updates["conv"]["bias"][0])
+
+
 def test_auto_falls_back_and_says_why(tmp_path):
     out, _ = run("--smoke", "--model", "mlp", "--workdir", tmp_path / "w", "--data-dir", tmp_path / "none")
     (line,) = [line for line in out.splitlines() if "embedded digits" in line]
     assert "mnist is not prepared in" in line and "--data-dir" in line
 
 
-def inside(capsys, monkeypatch, *arguments):
-    """Run in this process: the exit code and the lines on the error stream."""
+def inside(capsys, monkeypatch, *arguments, module=mnist):
+    """Run an experiment in this process: the exit code and the lines on the error stream."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.setattr(sys, "argv", ["mnist", *map(str, arguments)])
+    name = module.__name__.rpartition(".")[2]
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     monkeypatch.setattr(tfds_source, "_answers", lambda *where: False)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # restored at the end
     try:
-        cli.run(mnist.main, mnist.Config, "mnist", mnist.PRESETS)
+        cli.run(module.main, module.Config, name, module.PRESETS)
         code = 0
     except SystemExit as stop:
         code = stop.code

@@ -11,8 +11,9 @@ import pytest
 from absl.testing import parameterized
 
 from jaxcnn import InputError
-from jaxcnn.models import MODELS, DenseNet, GoogLeNet, Inverted, ResNet, SqueezeNet, resnet
+from jaxcnn.models import MODELS, DenseNet, GoogLeNet, Inverted, ResNet, SqueezeNet, resnet, whitening
 from jaxcnn.models.mobilenet import Row
+from jaxcnn.models.speednet import partly_identity
 from jaxcnn.tasks import classification
 
 SIZE, CLASSES = 28, 10
@@ -31,6 +32,12 @@ def cnn_size(widths):
 def cbam_size(n, squeezed):
     """Two layers for the channels, a 7x7 kernel over mean and maximum for the places, and its norm."""
     return dense(n, squeezed, n) + 7 * 7 * 2 + 2
+
+
+def speednet_size(*widths):
+    """Each stage has two kernels and two norms; the first layer has nothing to learn."""
+    kernels = sum(9 * b * (a + b) for a, b in zip((24, *widths), widths, strict=False))
+    return kernels + 4 * sum(widths) + dense(widths[-1], CLASSES)
 
 
 class Short(GoogLeNet):
@@ -56,6 +63,7 @@ ZOO = {name: MODELS[name] for name in ("cnn", "lenet5", "mlp", "tutorial")} | {
     "inverted": functools.partial(Inverted, table=TABLE, ends=(8, 32), hidden=16, activation=nn.hard_swish, gate=nn.hard_sigmoid),
     "resnet18": functools.partial(MODELS["resnet18"], width=8),
     "seresnet20": functools.partial(ResNet, attention=resnet.squeeze, **CIFAR),
+    "speednet": functools.partial(MODELS["speednet"], widths=(8, 12, 16)),
     "squeezenet1_1": functools.partial(SqueezeNet, first=(16, 3), fires=((8,), (8,), (8,))),
     "vgg11_bn": functools.partial(MODELS["vgg11_bn"], width=0.05),
     "vit_tiny_patch16_224": functools.partial(MODELS["vit_tiny_patch16_224"], width=24, depth=4, patch=7),
@@ -108,6 +116,8 @@ PARAMETERS = [  # name, classes, options, image, the published number or one wor
     ("seresnet18", 1000, {}, COLOUR, 11_779_624),
     ("seresnet20", 10, {}, TINY, 269_722 + 3 * sum(dense(n, 8, n) for n in (16, 32, 64))),
     ("seresnet50", 1000, {}, COLOUR, 28_088_024),
+    ("speednet", 10, {}, TINY, speednet_size(*MODELS["speednet"]().widths)),
+    ("speednet", 10, {"widths": (64, 256, 256)}, TINY, speednet_size(64, 256, 256)),
     ("squeezenet1_0", 1000, {}, COLOUR, 1_248_424),
     ("squeezenet1_1", 1000, {}, COLOUR, 1_235_496),
     ("tutorial", 10, {}, GRAY, 693_962),
@@ -372,6 +382,47 @@ def test_lenet_pads_to_32_pixels():
     model, _, variables, out = ran("lenet5")
     padded = jnp.pad(jnp.asarray(images(), jnp.float32) / 255, ((0, 0), (2, 2), (2, 2), (0, 0)))
     chex.assert_trees_all_close(jax.jit(model.apply)(variables, padded), out["logits"], atol=1e-5)
+
+
+def test_whitening_makes_patches_white():
+    rng = np.random.default_rng(0)
+    pixels = np.cumsum(np.cumsum(rng.normal(size=(50, 12, 12, 3)), 1), 2) @ rng.normal(size=(3, 3))  # neighbours and channels go together
+    model = MODELS["speednet"](CLASSES, widths=(8,), whitening=whitening(pixels, epsilon=0.0))
+    x = jnp.asarray(pixels, jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    stem = model.apply(jax.tree.map(lambda p: jnp.zeros(p.shape), variables), x, method="features")["stem"]
+    inside = np.asarray(stem[:, :-1, :-1], np.float64)  # the last row and column see a border of zeros
+    white = (inside[..., :12] - inside[..., 12:]).reshape(-1, 12)  # gelu(y) - gelu(-y) = y
+    np.testing.assert_allclose(np.cov(white, rowvar=False), np.eye(12), atol=2e-3)
+    variances = 1 / np.square(np.asarray(model.whitening)).sum(0)  # columns are eigenvectors over the root of their variance
+    assert (np.diff(variances) < 0).all() and variances[0] > 100 * variances[-1]
+
+
+def test_whitening_leaves_faint_directions_alone():
+    gray = np.repeat(np.random.default_rng(0).normal(size=(20, 8, 8, 1)), 3, -1)  # two of three directions of colour are empty
+    assert np.abs(whitening(gray, epsilon=1e-2)).max() <= 10
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3), (2, 1, 8, 3), (0, 8, 8, 3)])
+def test_whitening_refuses(shape):
+    with pytest.raises(InputError, match="must be"):
+        whitening(np.zeros(shape))
+
+
+def test_speednet_refuses_the_whitening_of_other_channels():
+    model = MODELS["speednet"](CLASSES, whitening=np.eye(12).tolist())
+    with pytest.raises(InputError, match="1 channels, but whitening is a matrix of"):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+    with pytest.raises(InputError, match="must be at least 8x8 pixels"):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 7, 32, 3)))
+
+
+def test_speednet_begins_with_filters_that_hand_their_channel_on():
+    for c, k in ((4, 6), (6, 4)):
+        kernel = np.asarray(partly_identity(jax.random.key(0), (3, 3, c, k)))
+        middle, around = kernel[1, 1, :, :c], np.delete(kernel.reshape(9, c, k), 4, 0)[..., :c]
+        assert (middle == np.eye(c, k)[:, :c]).all() and not around.any()
+        assert k < c or 0.08 < kernel[..., c:].std() < np.abs(kernel[..., c:]).max() <= 1 / 6  # uniform up to the root of 1 / 36 inputs
 
 
 def test_tables_are_complete():

@@ -181,3 +181,22 @@ def test_bad_options_are_refused(words):
     with pytest.raises(InputError) as caught:
         BAD[words]()
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_muon_turns_kernels_by_an_orthogonal_step(rng):
+    """The momentum, a row for each filter, gets singular values near one, and the kernel keeps the length of the root of its filters."""
+    params = {"kernel": jnp.asarray(rng.normal(size=(3, 3, 4, 8)), jnp.float32), "norm": {"bias": jnp.ones(8)}}
+    gradients = [jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params) for _ in range(2)]
+    new, state = jax.jit(lambda p, *g: updated(optim.muon(0.5, optim.sgd(RATE), momentum=0.0, steps=12), p, *g))(params, *gradients[:1])
+    u, _, v = np.linalg.svd(np.asarray(gradients[0]["kernel"]).reshape(36, 8), full_matrices=False)
+    turned = np.asarray(params["kernel"]).reshape(36, 8) - 0.5 * u @ v
+    found = np.asarray(new["kernel"]).reshape(36, 8)
+    assert np.linalg.norm(found) == pytest.approx(np.sqrt(8), rel=1e-5)
+    # the iteration brings singular values to 0.7 to 1.2, not to one
+    assert np.linalg.norm(found / np.linalg.norm(found) - turned / np.linalg.norm(turned)) < 0.1
+    np.testing.assert_allclose(new["norm"]["bias"], 1 - RATE * gradients[0]["norm"]["bias"], rtol=1e-6)
+    assert optim.learning_rate(state) == pytest.approx(0.5)
+    with pytest.raises(InputError, match="momentum=1: must be at least 0 and below 1"):
+        optim.muon(0.5, optim.sgd(RATE), momentum=1)
+    with pytest.raises(InputError, match="learning_rate=0: must be a positive number"):
+        optim.muon(0, optim.sgd(RATE))

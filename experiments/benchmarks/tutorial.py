@@ -39,13 +39,18 @@ def train(bench: harness.Bench, subject: str, data: pathlib.Path, batch_size: in
     flags = ["--batch-size", str(batch_size), "--epochs", str(epochs)]
     with tempfile.TemporaryDirectory(prefix="jaxcnn-benchmark-") as workdir:
         watched = watch(command(bench, subject, data, workdir, *flags), caches(workdir))
-        if subject != "jaxcnn":
-            return Training(watched, watched.events("epoch"), watched.events("end")[0]["test_accuracy"])
-        lines = [json.loads(line) for line in next(pathlib.Path(workdir).glob("*/metrics.jsonl")).read_text().splitlines()]
-        ends = [at for at, line in watched.lines if line.startswith("step ")]  # printed once an epoch
-        rows = [line for line in lines if line["split"] == "train"]
-        passes = [{"seconds": row["seconds"], "images": row["count"], "at": at} for row, at in zip(rows, ends, strict=True)]
-        return Training(watched, passes, next(line["accuracy"] for line in lines if line["split"] == "test"))
+        return trained(watched, subject, workdir)
+
+
+def trained(watched: Watched, subject: str, workdir: str) -> Training:
+    """Read what a command left: peers print it, jaxcnn has it in its run's folder in `workdir`."""
+    if subject != "jaxcnn":
+        return Training(watched, watched.events("epoch"), watched.events("end")[0]["test_accuracy"])
+    lines = [json.loads(line) for line in next(pathlib.Path(workdir).glob("*/metrics.jsonl")).read_text().splitlines()]
+    ends = [at for at, line in watched.lines if line.startswith("step ")]  # printed once an epoch
+    rows = [line for line in lines if line["split"] == "train"]
+    passes = [{"seconds": row["seconds"], "images": row["count"], "at": at} for row, at in zip(rows, ends, strict=True)]
+    return Training(watched, passes, next(line["accuracy"] for line in lines if line["split"] == "test"))
 
 
 def command(bench: harness.Bench, subject: str, data: pathlib.Path, workdir: str, *flags: str) -> list[str]:

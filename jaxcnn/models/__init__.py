@@ -31,6 +31,7 @@ from jaxcnn.models.resnet import (
     seresnet50,
     wide_resnet50_2,
 )
+from jaxcnn.models.speednet import SpeedNet, speednet, whitening
 from jaxcnn.models.squeezenet import SqueezeNet, squeezenet1_0, squeezenet1_1
 from jaxcnn.models.summary import Row, Summary, summary
 from jaxcnn.models.tutorial import Tutorial, tutorial
@@ -45,13 +46,14 @@ MODELS = {
     "mobilenet_v1": mobilenet_v1, "mobilenet_v2": mobilenet_v2, "mobilenet_v3_large": mobilenet_v3_large,
     "mobilenet_v3_small": mobilenet_v3_small, "resnet18": resnet18, "resnet20": resnet20, "resnet34": resnet34, "resnet50": resnet50,
     "resnet56": resnet56, "resnet101": resnet101, "resnet152": resnet152, "resnext50_32x4d": resnext50_32x4d,
-    "seresnet18": seresnet18, "seresnet20": seresnet20, "seresnet50": seresnet50, "squeezenet1_0": squeezenet1_0,
-    "squeezenet1_1": squeezenet1_1, "tutorial": tutorial, "vgg11": vgg11, "vgg11_bn": vgg11_bn, "vgg13": vgg13, "vgg13_bn": vgg13_bn,
-    "vgg16": vgg16, "vgg16_bn": vgg16_bn, "vgg19": vgg19, "vgg19_bn": vgg19_bn, "vit_small_patch16_224": vit_small_patch16_224,
-    "vit_tiny_patch16_224": vit_tiny_patch16_224, "wide_resnet50_2": wide_resnet50_2,
+    "seresnet18": seresnet18, "seresnet20": seresnet20, "seresnet50": seresnet50, "speednet": speednet,
+    "squeezenet1_0": squeezenet1_0, "squeezenet1_1": squeezenet1_1, "tutorial": tutorial, "vgg11": vgg11, "vgg11_bn": vgg11_bn,
+    "vgg13": vgg13, "vgg13_bn": vgg13_bn, "vgg16": vgg16, "vgg16_bn": vgg16_bn, "vgg19": vgg19, "vgg19_bn": vgg19_bn,
+    "vit_small_patch16_224": vit_small_patch16_224, "vit_tiny_patch16_224": vit_tiny_patch16_224, "wide_resnet50_2": wide_resnet50_2,
 }  # fmt: skip
 
 __all__ = [
     "CCT", "CNN", "MLP", "MODELS", "VGG", "AlexNet", "ConvNeXt", "DenseNet", "GoogLeNet", "InceptionV3", "Inverted", "LeNet5",
-    "MobileNet", "ResNet", "Row", "SqueezeNet", "Summary", "Tutorial", "ViT", "summary", *MODELS,
+    "MobileNet", "ResNet", "Row", "SpeedNet", "SqueezeNet", "Summary", "Tutorial", "ViT", "summary",
+    "whitening", *MODELS,
 ]  # fmt: skip

@@ -1,0 +1,91 @@
+"""The speed network on CIFAR-10, whole commands: `python -m experiments.benchmarks.cifar10 --data FOLDER`, against PyTorch.
+
+Both train the same network by the same recipe, that of `experiments.cifar10`, once for each seed. Seconds are for all training
+images, also where jaxcnn leaves out its validation rows; a first epoch is timed from the command on.
+"""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import numpy as np
+
+import jaxcnn as jc
+from experiments import cifar10, mnist
+from experiments.benchmarks import harness, report, tutorial
+from experiments.benchmarks.mnist import compare
+from experiments.benchmarks.processes import start_of, watch
+
+SUBJECTS = ("jaxcnn", "torch")
+RECIPE = ("widths", "learning_rate", "momentum", "muon", "weight_decay", "bias_rate", "label_smoothing", "ema", "flip", "shift")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(harness.Settings):
+    """Train the speed network on CIFAR-10, as whole commands."""
+
+    repeats: int = 3
+    """Rounds in which every subject has its turn; the seeds are 0, 1, ..."""
+    epochs: int = 5
+    """Passes over the training rows, at least two."""
+    data: str = "cifar10"
+    """As --dataset of experiments.cifar10: an image folder, an .npz file, or any TFDS name."""
+
+
+def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
+    """Time the epochs after the first, the first, and the whole command."""
+    config, flags = bench.config, cifar10.Config(dataset=bench.config.data)
+    if config.smoke:
+        config, flags = dataclasses.replace(config, epochs=2), dataclasses.replace(flags, widths=(8, 8, 8), batch_size=64)
+    if config.epochs < 2:
+        raise jc.InputError(f"--epochs {config.epochs}: must be at least 2; the first is timed apart")
+    flags = dataclasses.replace(flags, widths=flags.widths or tuple(jc.models.speednet().widths))
+    data = load(flags, 256 if config.smoke else 0)
+    rows, seeds = len(data["x_train"]), {subject: itertools.count() for subject in bench.subjects}
+    (case,) = bench.chosen({f"speednet {'/'.join(map(str, flags.widths))}, batch {flags.batch_size}, {config.epochs} epochs": None})
+
+    def measured() -> Iterator[list[report.Row]]:
+        work = harness.work("cifar10", {case: {"widths": flags.widths, "batch": flags.batch_size}})[case]
+        with tutorial.as_npz(data) as path:
+            once = lambda subject: train(bench, subject, path, flags, config.epochs, next(seeds[subject]))  # noqa: E731
+            found = tutorial.in_turn(bench, case, once, config.repeats)
+        floor = harness.floor_seconds(work, bench.rates) * rows / flags.batch_size
+        yield from compare(case, rows, found, work["flop"] * rows / flags.batch_size, floor)
+
+    return measured()
+
+
+def train(bench: harness.Bench, subject: str, data: pathlib.Path, flags: cifar10.Config, epochs: int, seed: int) -> tutorial.Training:
+    """Train and test with one subject, as its user would on the command line."""
+    shared = ["--epochs", str(epochs), "--batch-size", str(flags.batch_size), "--seed", str(seed)]
+    with tempfile.TemporaryDirectory(prefix="jaxcnn-benchmark-") as workdir:
+        if subject == "jaxcnn":
+            own = ["--widths", *map(str, flags.widths), "--workdir", workdir, "--compilation-cache", f"{workdir}/programs"]
+            command = [sys.executable, "-m", "experiments.cifar10", "--dataset", str(data), *own, *shared]
+        else:
+            recipe = json.dumps({name: getattr(flags, name) for name in RECIPE})
+            command = [*start_of(bench.python(subject), "peers.cifar10", own=False), "--data", str(data), "--recipe", recipe, *shared]
+        found = tutorial.trained(watch(command, tutorial.caches(workdir)), subject, workdir)
+    seconds = sum(epoch["seconds"] for epoch in found.epochs)
+    harness.say(f"{subject}, seed {seed}: test accuracy {found.test_accuracy:.4f}, {seconds:.1f} s of training")
+    return found
+
+
+def load(flags: cifar10.Config, limit: int) -> dict[str, np.ndarray]:
+    """Read all training and all test rows, or at most so many of each, in a random order: `x_train`, `y_train`, `x_test`, `y_test`."""
+    splits, found = mnist.load(flags)[1], {}
+    for part, several in (("train", splits[:2]), ("test", splits[2:])):
+        if not all(isinstance(one, jc.data.Resident) for one in several):
+            raise jc.InputError(f"--data {flags.dataset}: too large to be held in memory; give a smaller set")
+        order = np.random.default_rng(0).permutation(sum(one.size for one in several))[: limit or None]
+        for letter, name in (("x", "image"), ("y", "label")):
+            found[f"{letter}_{part}"] = np.concatenate([np.asarray(one.arrays[name]) for one in several])[order]
+    return found
+
+
+if __name__ == "__main__":
+    harness.run("cifar10", Config, SUBJECTS, measure)

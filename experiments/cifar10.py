@@ -1,0 +1,129 @@
+"""Small colour images: `python -m experiments.cifar10`.
+
+Trains `models.speednet` on CIFAR-10 through TFDS, or on a folder of images: `--dataset FOLDER`, with train/<class>/* beside test/.
+`--resnet20` and `--small` are recipes for other networks. Nesterov momentum, a one-cycle schedule, label smoothing, an
+average of the weights; validated and tested is the mean over views of each image, mirrored and moved.
+"""
+
+import dataclasses
+import math
+import pathlib
+from typing import Any
+
+import jax
+import optax
+
+import jaxcnn as jc
+from experiments import cli, common, finished, mnist, settings
+from experiments.signals import Signals
+
+RESNET20 = {
+    "model": "resnet20", "epochs": 30, "batch_size": 128, "learning_rate": 0.2, "momentum": 0.9, "weight_decay": 5e-4, "bias_rate": 1.0,
+    "muon": 0.0, "label_smoothing": 0.1, "ema": 0.995,
+}  # fmt: skip
+SMALL = RESNET20 | {"model": "tutorial", "epochs": 10, "learning_rate": 0.05}
+SMOKE = {"epochs": 1, "max_steps": 8, "batch_size": 16, "limit_examples": 64, "widths": (8, 8, 8)}
+PRESETS = {"resnet20": RESNET20, "small": SMALL, "smoke": SMOKE}
+ROWS = 1000  # training images that the whitening is computed from
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(settings.Settings):
+    """Train, evaluate or use a classifier of small colour images."""
+
+    epochs: int = 5
+    """Passes over the training rows."""
+    batch_size: int = 256
+    """Rows in one update, over all devices."""
+    validation_fraction: float = 0.02
+    """Share of the training rows to make choices on."""
+    dataset: str = "cifar10"
+    """Any TFDS name, or a path: image folder, .npz."""
+    data_dir: str = ""
+    """Where TFDS sets are prepared; by default TFDS_DATA_DIR, else TFDS's own folder."""
+    image_size: int = 0
+    """Side that images are brought to; by default as stored."""
+    model: str = "speednet"
+    """speednet, resnet20, tutorial or another of jaxcnn.models.MODELS."""
+    widths: tuple[int, ...] = ()
+    """Channels of each stage of speednet; by default its own."""
+    learning_rate: float = 0.375
+    """Highest value of the one-cycle schedule of SGD, which suits the batch size."""
+    momentum: float = 0.85
+    """Of SGD, in Nesterov's form, in [0, 1)."""
+    muon: float = 0.085
+    """First value of the falling rate of Muon, which changes the kernels of convolutions in place of SGD; 0 for SGD alone."""
+    weight_decay: float = 1.33e-3
+    """On kernels only, never on biases and norm scales; added to the gradient."""
+    bias_rate: float = 64.0
+    """How many times faster the biases of norms learn."""
+    label_smoothing: float = 0.2
+    """Share of the label spread over all classes, in [0, 1)."""
+    ema: float = 0.98
+    """Decay of the average of the weights that is validated and tested; 0 for the weights themselves."""
+    flip: bool = True
+    """Mirror half of the training images."""
+    shift: int = 2
+    """Move training images by up to so many pixels either way; what comes in is mirrored."""
+    views: bool = True
+    """Average over six views when predicting: as it is, moved by a pixel two ways, each mirrored as well (if --flip)."""
+    resnet20: bool = False
+    """Make the recipe of ResNet-20 the defaults; flags beside it win."""
+    small: bool = False
+    """Make the recipe of the tutorial network the defaults: conv32-pool-dense128; flags beside it win."""
+
+
+def plan(config: Config) -> common.Plan:
+    """Say what to train, from the flags."""
+    if config.dataset == "auto":
+        raise jc.InputError("--dataset 'auto': give the name of a TFDS set, or a folder of images")
+    if config.widths and config.model != "speednet":
+        raise jc.InputError(f"--widths {' '.join(map(str, config.widths))}: of --model speednet alone, and this is {config.model}")
+    model = common.model(config.model, config, **({"widths": list(config.widths)} if config.widths else {}))
+    optimizer(config, 1), jc.augment.pad_crop(config.shift)  # refuse bad values before data are read
+    skipped = settings.Skipped()
+    name, splits = mnist.load(config, skipped)
+    pixels, image = common.pixel_statistics(splits.train), splits.train.example()["image"]
+    model["options"]["num_classes"] = len(splits.train.classes)
+    if config.model == "speednet":
+        some = splits.train.chunk(min(ROWS, splits.train.size), 0, 1, 1).at(0)["image"]
+        model["options"]["whitening"] = jc.models.whitening(jc.tasks.prepare(some, **pixels))
+    build = {
+        "model": model, "task": {"name": "classification", "options": pixels | {"label_smoothing": config.label_smoothing}},
+        "views": {"flip": config.flip, "shift": 1} if config.views else None, "ema": config.ema,
+        "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
+    }  # fmt: skip
+    moved = jc.augment.pad_crop(config.shift, "reflect")
+    change = jc.augment.compose(jc.augment.flip, moved) if config.flip else moved
+    return common.Plan(name, splits, build, lambda steps: optimizer(config, steps), lambda step: jc.augmented(step, change), skipped)
+
+
+def optimizer(config: Config, steps: int) -> optax.GradientTransformation:
+    """Make the optimiser for a run of `steps` updates."""
+    if not (math.isfinite(config.bias_rate) and config.bias_rate > 0):
+        raise jc.InputError(f"--bias-rate {config.bias_rate}: must be a positive number")
+    rate = jc.optim.one_cycle(config.learning_rate, steps=steps, warmup=steps * 23 // 100, start=0.2, end=0.07)
+    sgd = jc.optim.sgd(rate, momentum=config.momentum, nesterov=True, weight_decay=config.weight_decay)
+    sgd = optax.chain(sgd, optax.masked(optax.scale(config.bias_rate), norm_biases))
+    if not config.muon:
+        return sgd
+    return jc.optim.muon(optax.linear_schedule(jc.optim.check_rate(config.muon), 0.0, steps), sgd, momentum=0.8)
+
+
+def norm_biases(params: Any) -> Any:
+    """True for the biases of norms."""
+    names = lambda path: [key.key for key in path]  # noqa: E731
+    return jax.tree_util.tree_map_with_path(lambda path, _: names(path)[-1] == "bias" and "norm" in names(path)[-2], params)
+
+
+def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
+    """Evaluate, predict or train, as the flags say."""
+    if config.evaluate:
+        return finished.evaluate_run("cifar10", config, lambda saved, data: mnist.load(mnist.tested_on(config, saved, data))[1].test)
+    if config.predict:
+        return finished.predict(config)
+    return common.train("cifar10", config, plan(config), signals, opened)
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, "cifar10", PRESETS)
