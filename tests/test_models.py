@@ -11,6 +11,7 @@ import pytest
 from absl.testing import parameterized
 
 from jaxcnn import InputError
+from jaxcnn.losses import cross_entropy
 from jaxcnn.models import MODELS, DenseNet, GoogLeNet, Inverted, ResNet, SqueezeNet, resnet, whitening
 from jaxcnn.models.mobilenet import Row
 from jaxcnn.models.speednet import partly_identity
@@ -376,6 +377,27 @@ def test_every_variant_learns(name):
     chex.assert_tree_all_finite((grads, logits))
     still = [jax.tree_util.keystr(p) for p, g in jax.tree_util.tree_leaves_with_path(grads) if not np.any(g) and not untrained(p)]
     assert not still
+
+
+def test_auxiliary_heads_count_in_the_loss_when_asked_for():
+    model, _, variables, _ = ran("googlenet")
+    params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
+    batch = {"image": jnp.asarray(images()), "label": jnp.arange(4)}
+    key, x = jax.random.key(1), jnp.asarray(images(), jnp.float32) / 255
+
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def run(params):
+        loss = lambda p, auxiliary: classification(model, auxiliary=auxiliary).loss(p, state, batch, key)[0].total
+        called = {"train": True, "rngs": {"dropout": key}, "mutable": ["batch_stats"], "method": "with_auxiliary"}
+        (_, extra), _ = model.apply(variables, x, **called)
+        grads = jax.grad(loss)(params, 0.3)
+        return loss(params, 0.3), loss(params, 0.0), cross_entropy(extra[0], batch["label"]).sum(), grads["extra_0"]
+
+    both, main, extra, grads = run(params)
+    np.testing.assert_allclose(both, main + 0.3 * extra, rtol=1e-5)
+    assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads))
+    with pytest.raises(InputError, match="auxiliary=0.3: ResNet has no auxiliary heads"):
+        classification(MODELS["resnet18"](CLASSES), auxiliary=0.3)
 
 
 def test_lenet_pads_to_32_pixels():

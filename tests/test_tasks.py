@@ -180,6 +180,19 @@ def test_prepare_scales_and_normalises():
     chex.assert_trees_all_close(prepare(image, [0.5], [0.25]), prepare(image, 0.5, 0.25))
 
 
+def test_prepare_cuts_the_middle():
+    ramp = jnp.broadcast_to(jnp.arange(8.0)[None, None, :, None] / 8, (1, 4, 8, 1))
+    chex.assert_trees_all_equal(prepare(ramp, size=(4, 4), resize=4), ramp[:, :, 2:6])
+    assert prepare(ramp, size=(2, 2), resize=3, interpolation="bicubic").shape == (1, 2, 2, 1)
+    checks = jnp.tile(jnp.array([[0.0, 1.0], [1.0, 0.0]]), (4, 4))[None, ..., None]
+    larger = prepare(checks, size=(20, 20), interpolation="bicubic")
+    assert (larger.min(), larger.max()) == (0, 1)  # bicubic weights reach beyond, pixels do not
+    with pytest.raises(InputError, match="resize=3: must be at least the 4 pixels"):
+        prepare(ramp, size=(4, 4), resize=3)
+    with pytest.raises(InputError, match="interpolation='cubic': must be 'bilinear' or 'bicubic'"):
+        prepare(ramp, size=(4, 4), interpolation="cubic")
+
+
 def test_prepare_resizes():
     ramp = jnp.broadcast_to(jnp.linspace(0, 1, 8)[None, None, :, None], (2, 6, 8, 1))
     small = prepare(ramp, size=(3, 4))

@@ -25,6 +25,9 @@ def classification(
     mean: float | Sequence[float] = 0.0,
     std: float | Sequence[float] = 1.0,
     size: tuple[int, int] | None = None,
+    resize: int | None = None,
+    interpolation: str = "bilinear",
+    auxiliary: float = 0.0,
 ) -> Task:
     """Learn labels of images.
 
@@ -37,6 +40,9 @@ def classification(
         mean: of the training pixels in 0..1, kept with the run.
         std: likewise, the standard deviation.
         size: height and width that images are resized to on the device.
+        resize: what the shorter side is brought to before `size` is cut from the middle, see `prepare`.
+        interpolation: `"bilinear"` or `"bicubic"`.
+        auxiliary: weight of the loss of each auxiliary head of a model that has them (`aux=True`): 0.3 in GoogLeNet, 0.4 in Inception v3.
 
     Returns:
         A `Task` whose outputs are logits, with the metrics `loss`, `count`, `accuracy`, `confusion` and, from six classes on, `top_5`.
@@ -46,7 +52,7 @@ def classification(
 
     """
     classes = 2 if head == "sigmoid" else model.num_classes
-    _check(model, head, label_smoothing, class_weights, classes)
+    _check(model, head, label_smoothing, class_weights, classes, auxiliary)
     weights = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
 
     def criterion(logits: Array, batch: Batch) -> tuple[Array, Array]:
@@ -63,8 +69,8 @@ def classification(
         measured = {"accuracy": metrics.accuracy, "confusion": metrics.confusion(classes)}
     if head == "softmax" and classes > 5:
         measured["top_5"] = metrics.top_k(5)
-    pixels = functools.partial(prepare, mean=mean, std=std, size=size)
-    return from_model(model, criterion, measured, lambda batch: pixels(batch["image"]))
+    pixels = functools.partial(prepare, mean=mean, std=std, size=size, resize=resize, interpolation=interpolation)
+    return from_model(model, criterion, measured, lambda batch: pixels(batch["image"]), auxiliary)
 
 
 def probabilities(logits: Array, head: Head = "softmax") -> Array:
@@ -75,13 +81,15 @@ def probabilities(logits: Array, head: Head = "softmax") -> Array:
     return jnp.concatenate([1 - p, p], -1) if head == "sigmoid" else p
 
 
-def _check(model: Any, head: str, label_smoothing: float, class_weights: Sequence[float] | None, classes: int) -> None:
+def _check(model: Any, head: str, label_smoothing: float, class_weights: Sequence[float] | None, classes: int, auxiliary: float) -> None:
     if head not in HEADS:
         raise InputError(f"head={head!r}: must be one of {', '.join(HEADS)}")
     if head == "sigmoid" and model.num_classes != 1:
         raise InputError(
             f'num_classes={model.num_classes}: the "sigmoid" head decides between two classes with one logit, so num_classes must be 1'
         )
+    if auxiliary and not getattr(model, "aux", False):
+        raise InputError(f"auxiliary={auxiliary}: {type(model).__name__} has no auxiliary heads; make it with aux=True if it can")
     if not 0 <= label_smoothing < 1:
         raise InputError(f"label_smoothing={label_smoothing}: must be at least 0 and below 1")
     if class_weights is not None and (head == "multilabel" or len(class_weights) != classes or min(class_weights) < 0):

@@ -16,7 +16,12 @@ Criterion = Callable[[Any, Batch], tuple[Array, Array]]  # (outputs, batch) -> v
 
 
 def prepare(
-    image: Array, mean: float | Sequence[float] = 0.0, std: float | Sequence[float] = 1.0, size: tuple[int, int] | None = None
+    image: Array,
+    mean: float | Sequence[float] = 0.0,
+    std: float | Sequence[float] = 1.0,
+    size: tuple[int, int] | None = None,
+    resize: int | None = None,
+    interpolation: str = "bilinear",
 ) -> Array:
     """Pixels as the model wants them, on the device: scaled to 0..1, enlarged or reduced, then normalised.
 
@@ -24,7 +29,9 @@ def prepare(
         image: `[B, H, W, C]`, uint8 0..255 or float 0..1.
         mean: of the training pixels in 0..1, one number or one a channel.
         std: likewise, the standard deviation.
-        size: height and width to resize to (bilinear); None leaves them.
+        size: height and width to resize to, or to cut from the middle; None leaves them.
+        resize: what the shorter side is brought to before the cut, as published weights want it; None for no cut.
+        interpolation: `"bilinear"` or `"bicubic"`, with antialiasing where it reduces.
 
     Returns:
         `[B, H', W', C]` float32.
@@ -39,9 +46,23 @@ def prepare(
         image = image.astype(jnp.float32) / 255
     elif not jnp.issubdtype(image.dtype, jnp.floating):
         raise InputError(f"image dtype {image.dtype}: must be uint8 0..255 or float 0..1")
-    if size is not None and tuple(size) != image.shape[1:3]:
-        image = jax.image.resize(image, (image.shape[0], *size, image.shape[3]), "bilinear")
+    if interpolation not in ("bilinear", "bicubic"):
+        raise InputError(f"interpolation={interpolation!r}: must be 'bilinear' or 'bicubic'")
+    if size is not None:
+        image = _sized(image, tuple(size), resize, interpolation)
     return (image - _per_channel("mean", mean, image)) / _per_channel("std", std, image)
+
+
+def _sized(image: Array, size: tuple[int, int], resize: int | None, interpolation: str) -> Array:
+    """`[B, H, W, C]` brought to `size`: as a whole, or the middle of it once its shorter side is `resize`."""
+    if resize is not None and resize < max(size):
+        raise InputError(f"resize={resize}: must be at least the {max(size)} pixels of size={size}")
+    b, *sides, c = image.shape
+    whole = size if resize is None else tuple(max(size[i], round(n * resize / min(sides))) for i, n in enumerate(sides))
+    if whole != (*sides,):
+        image = jax.image.resize(image, (b, *whole, c), interpolation).clip(0, 1)
+    top, left = ((n - m) // 2 for n, m in zip(whole, size, strict=True))
+    return image[:, top : top + size[0], left : left + size[1]]
 
 
 def _per_channel(name: str, values: float | Sequence[float], image: Array) -> Array:
@@ -59,7 +80,9 @@ def training_pass(model: Any, params: Any, model_state: Any, key: Array, *inputs
     return widened(outputs), model_state if kept else {**model_state, **changed}
 
 
-def from_model(model: Any, criterion: Criterion, metrics: Mapping[str, Metric], inputs: Callable[[Batch], Array]) -> Task:
+def from_model(
+    model: Any, criterion: Criterion, metrics: Mapping[str, Metric], inputs: Callable[[Batch], Array], auxiliary: float = 0.0
+) -> Task:
     """Join a Linen model, a criterion and metrics; the model is called as `apply(variables, x, train=, real=)`.
 
     Outputs narrower than float32 are cast to it, so losses and metrics are float32 whatever the model computes in.
@@ -69,6 +92,7 @@ def from_model(model: Any, criterion: Criterion, metrics: Mapping[str, Metric], 
         criterion: `(outputs, batch) -> (values, weights)`, `[B]` or `[B, ...]`; padding is weighed out here.
         metrics: what to measure besides `loss` and `count`.
         inputs: `batch -> x`, what of the batch the model sees, prepared.
+        auxiliary: what the loss of each auxiliary head counts in training, for a model with `with_auxiliary`; 0 leaves them out.
 
     """
 
@@ -81,8 +105,12 @@ def from_model(model: Any, criterion: Criterion, metrics: Mapping[str, Metric], 
         return model.init({"params": key}, inputs(batch), train=False)
 
     def loss(params: Any, model_state: Any, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Any]]:
-        outputs, model_state = training_pass(model, params, model_state, key, inputs(batch), real=batch.get("real"))
-        return weighed(outputs, batch), (outputs, model_state)
+        called = {"real": batch.get("real"), "method": "with_auxiliary" if auxiliary else None}
+        outputs, model_state = training_pass(model, params, model_state, key, inputs(batch), **called)
+        outputs, extra = outputs if auxiliary else (outputs, ())
+        value = weighed(outputs, batch)
+        further = sum(weighed(other, batch).total for other in extra)
+        return Mean(value.total + auxiliary * further, value.weight), (outputs, model_state)
 
     def predict(variables: Any, batch: Batch) -> Any:
         return widened(model.apply(variables, inputs(batch), train=False))
