@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import re
 
-from experiments import binary, mnist
+from experiments import binary, cifar10, mnist, transfer, transfer_curve
 from experiments.benchmarks import harness
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -13,7 +13,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(code.strip().splitlines()) <= 25
     for long, short in (("steps=2_000", "steps=30"), ("every=200", "every=10"), ("warmup=100", "warmup=5")):
         assert long in code
@@ -29,5 +29,6 @@ def test_links_lead_somewhere():
 
 
 def test_flags_exist():
-    known = {f.name for config in (mnist.Config, binary.Config, harness.Settings) for f in dataclasses.fields(config)} | {"help"}
+    configs = (mnist.Config, binary.Config, cifar10.Config, transfer.Config, transfer_curve.Config, harness.Settings)
+    known = {f.name for config in configs for f in dataclasses.fields(config)} | {"help"}
     assert {flag.removeprefix("no-").replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]+)", README)} <= known
