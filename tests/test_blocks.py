@@ -90,7 +90,7 @@ def test_adaptive_pooling_equals_means_of_slices(n, size, rng):
 @pytest.mark.parametrize("window, stride, padding", [(3, 2, 0), (2, 2, 0), (3, 1, 1), (3, 2, 1), (2, 3, 1)])
 def test_windows_that_hang_over(window, stride, padding, rng):
     """The rule of PyTorch's `ceil_mode`: rounded up, but the last window begins inside or in the padding before."""
-    for n in range(window, 16):
+    for n in (window, 7, 8, 12, 15):
         x = rng.normal(size=(1, n, 1)).astype(np.float32)
         count = -(-(n + 2 * padding - window) // stride) + 1
         count -= (count - 1) * stride >= n + padding

@@ -69,7 +69,7 @@ ZOO = {name: MODELS[name] for name in ("cnn", "lenet5", "mlp", "tutorial")} | {
     "vgg11_bn": functools.partial(MODELS["vgg11_bn"], width=0.05),
     "vit_tiny_patch16_224": functools.partial(MODELS["vit_tiny_patch16_224"], width=24, depth=4, patch=7),
 }
-SIDES = {"alexnet": 64, "convnext_tiny": 32, "densenet121": 32, "vgg11_bn": 32}  # where 28x28 pixels are too few
+SIDES = {"alexnet": 64, "convnext_tiny": 32, "densenet121": 32, "googlenet": 48, "vgg11_bn": 32}  # where 28x28 pixels are too few
 GRAY, COLOUR, TINY, LARGE = (SIZE, SIZE, 1), (224, 224, 3), (32, 32, 3), (299, 299, 3)
 PARAMETERS = [  # name, classes, options, image, the published number or one worked out by hand
     ("alexnet", 1000, {}, COLOUR, 61_100_840),
@@ -136,6 +136,9 @@ PARAMETERS = [  # name, classes, options, image, the published number or one wor
 ]
 
 
+each = pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ZOO])  # one process each
+
+
 def size(tree):
     return sum(p.size for p in jax.tree.leaves(tree))
 
@@ -175,13 +178,14 @@ def ran(name):
     return model, task, *run(batch)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@each
 def test_logits_are_finite_and_of_the_right_shape(name):
     _, _, _, out = ran(name)
     chex.assert_shape(out["logits"], (4, CLASSES))
     assert out["logits"].dtype == jnp.float32
     chex.assert_tree_all_finite(out)
-    assert np.ptp(out["logits"], 0).min() > 0  # no logit is the same for every image
+    changing = np.ptp(out["logits"], 0) > 0
+    assert changing.any() if name == "squeezenet1_1" else changing.all()  # its logits end in ReLU
 
 
 @pytest.mark.parametrize("name, classes, options, image, number", PARAMETERS)
@@ -191,28 +195,31 @@ def test_parameter_count(name, classes, options, image, number):
     assert size(variables["params"]) == number
 
 
-@pytest.mark.parametrize("name", ZOO)
+@each
 def test_every_parameter_gets_a_gradient(name):
     _, _, variables, out = ran(name)
     chex.assert_trees_all_equal_shapes_and_dtypes(out["grads"], variables["params"])
     for path, grad in jax.tree_util.tree_leaves_with_path(out["grads"]):
-        assert np.abs(grad).max() > 1e-6 or untrained(path), jax.tree_util.keystr(path)
+        assert np.abs(grad).max() > 1e-7 or untrained(path), jax.tree_util.keystr(path)
 
 
 def untrained(path):
-    """The bias in front of a norm (which VGG has) changes nothing, and an auxiliary head only what a loss asks it for."""
+    """What the next norm takes away changes nothing: a bias in front of it, also with a 1x1 convolution between (inverted residuals).
+
+    An auxiliary head changes only what a loss asks it for.
+    """
     path = jax.tree_util.keystr(path, simple=True, separator=".")
-    return path.endswith(".conv.bias") or path.startswith("extra_")
+    return path.endswith((".conv.bias", ".project.norm.bias")) or path.startswith("extra_")
 
 
-@pytest.mark.parametrize("name", ZOO)
+@each
 def test_features_and_head_are_the_model(name):
     _, _, _, out = ran(name)
     chex.assert_trees_all_close(out["head"], out["logits"], rtol=1e-5, atol=1e-6)
     assert len(out["features"]) >= 1 and all(f.shape[0] == 4 for f in out["features"].values())
 
 
-@pytest.mark.parametrize("name", ZOO)
+@each
 def test_bytes_and_floats_give_the_same(name):
     _, _, _, out = ran(name)
     chex.assert_trees_all_close(out["from_floats"], out["logits"], rtol=1e-6, atol=1e-6)
@@ -229,7 +236,7 @@ class EagerTest(chex.TestCase):
         chex.assert_trees_all_close(once, out["logits"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@each
 def test_options(name):
     model = ZOO[name](3, dropout=0.5, dtype=jnp.bfloat16)
     x = jnp.zeros((2, *[max(SIDES.get(name, 32), 32)] * 2, 3))
@@ -242,7 +249,7 @@ def test_options(name):
     assert jax.eval_shape(train, variables, x)[0].shape == (2, 3)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@each
 def test_dropout_acts_in_training_alone(name):
     _, _, variables, out = ran(name)
     model, x = ZOO[name](CLASSES, dropout=0.5), jnp.asarray(its_images(name), jnp.float32) / 255
@@ -254,7 +261,7 @@ def test_dropout_acts_in_training_alone(name):
     )
 
 
-@pytest.mark.parametrize("name", ZOO)
+@each
 @pytest.mark.parametrize(
     "image, words",
     [
@@ -379,11 +386,12 @@ def test_every_variant_learns(name):
     assert not still
 
 
+@pytest.mark.xdist_group("googlenet")
 def test_auxiliary_heads_count_in_the_loss_when_asked_for():
     model, _, variables, _ = ran("googlenet")
     params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
-    batch = {"image": jnp.asarray(images()), "label": jnp.arange(4)}
-    key, x = jax.random.key(1), jnp.asarray(images(), jnp.float32) / 255
+    batch = {"image": jnp.asarray(its_images("googlenet")), "label": jnp.arange(4)}
+    key, x = jax.random.key(1), jnp.asarray(its_images("googlenet"), jnp.float32) / 255
 
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def run(params):

@@ -31,4 +31,4 @@ def test_links_lead_somewhere():
 def test_flags_exist():
     configs = (mnist.Config, binary.Config, cifar10.Config, transfer.Config, transfer_curve.Config, harness.Settings)
     known = {f.name for config in configs for f in dataclasses.fields(config)} | {"help"}
-    assert {flag.removeprefix("no-").replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]+)", README)} <= known
+    assert {flag.removeprefix("no-").replace("-", "_") for flag in re.findall(r"--([a-z][a-z0-9-]+)", README)} <= known

@@ -193,9 +193,7 @@ def test_damaged_and_foreign_files_are_named(squeezed, tmp_path):
 
 
 def test_another_networks_file_lists_everything(squeezed):
-    with pytest.raises(
-        weights.WeightsError, match=r"squeezenet1_1.safetensors does not fit resnet18: \d+ missing \(conv1.weight"
-    ) as caught:
+    with pytest.raises(weights.WeightsError, match=r"squeezenet1_1.safetensors does not fit resnet18: 102 missing \(layer1") as caught:
         jc.load_weights("resnet18", squeezed[0])
     assert len(caught.value.unexpected) == len(squeezed[1]) and len(caught.value.missing) == 102
     with pytest.raises(InputError, match="model 'resnet19': unknown"):

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcnn import ops
 from jaxcnn.layers.core import Conv
 from jaxcnn.layers.norm import BatchNorm
 
@@ -91,7 +92,8 @@ class CBAM(nn.Module):
         make = functools.partial(Conv, window=(1,) * len(axes), dtype=self.dtype)
         reduce, expand = make(self.squeezed, name="reduce"), make(x.shape[-1], name="expand")
         shared = lambda pooled: expand(nn.relu(reduce(pooled)))  # noqa: E731
-        x = x * nn.sigmoid(shared(x.mean(axes, keepdims=True)) + shared(x.max(axes, keepdims=True)))
-        both = jnp.concatenate([x.mean(-1, keepdims=True), x.max(-1, keepdims=True)], -1)
+        largest = jnp.expand_dims(ops.global_max_pool(x), axes)
+        x = x * nn.sigmoid(shared(x.mean(axes, keepdims=True)) + shared(largest))
+        both = jnp.stack([x.mean(-1), ops.first_max(x, -1)], -1)
         places = ConvNorm(1, (7,) * len(axes), norm=self.norm, activation=nn.sigmoid, dtype=self.dtype, name="places")
         return x * places(both, train=train, real=real)

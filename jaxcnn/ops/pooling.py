@@ -86,8 +86,19 @@ def global_avg_pool(x: Array) -> Array:
 
 
 def global_max_pool(x: Array) -> Array:
-    """Maximum over all spatial axes: `[B, *spatial, C]` to `[B, C]`."""
-    return x.max(tuple(range(1, x.ndim - 1)))
+    """Maximum over all spatial axes: `[B, *spatial, C]` to `[B, C]`; where values tie, the first one receives the gradient."""
+    return first_max(x.reshape(x.shape[0], -1, x.shape[-1]), 1)
+
+
+def first_max(x: Array, axis: int) -> Array:
+    """Maximum along an axis, whose gradient goes to its index.
+
+    JAX's own goes to what equals the maximum, and is no number where XLA computes an element a second time and rounds it otherwise.
+    """
+    axis %= x.ndim
+    chosen = lax.argmax(lax.stop_gradient(x), axis, jnp.int32)
+    mask = lax.broadcasted_iota(jnp.int32, x.shape, axis) == jnp.expand_dims(chosen, axis)
+    return jnp.where(mask, x, 0).sum(axis)
 
 
 def _window(x: Array, window, strides, padding, ceil: bool = False) -> Window:
