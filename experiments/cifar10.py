@@ -22,7 +22,7 @@ RESNET20 = {
     "muon": 0.0, "label_smoothing": 0.1, "ema": 0.995,
 }  # fmt: skip
 SMALL = RESNET20 | {"model": "tutorial", "epochs": 10, "learning_rate": 0.05}
-SMOKE = {"epochs": 1, "max_steps": 8, "batch_size": 16, "limit_examples": 64, "widths": (8, 8, 8)}
+SMOKE = {"epochs": 1, "max_steps": 8, "batch_size": 16, "limit_examples": 64}
 PRESETS = {"resnet20": RESNET20, "small": SMALL, "smoke": SMOKE}
 ROWS = 1000  # training images that the whitening is computed from
 

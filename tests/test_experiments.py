@@ -190,7 +190,7 @@ def test_cifar10(tmp_path, capsys, monkeypatch):
     data = tmp_path / "data"
     pictures(data / "train"), pictures(data / "test", n=3)
     go = functools.partial(inside, capsys, monkeypatch, "--devices", 1, module=cifar10)
-    code, lines = go("--dataset", data, "--smoke", "--validation-fraction", "0.2", "--workdir", tmp_path / "runs")
+    code, lines = go("--dataset", data, "--smoke", "--widths", 8, 8, 8, "--validation-fraction", "0.2", "--workdir", tmp_path / "runs")
     assert code == 0, lines
     path = folder(tmp_path / "runs")
     summary, loaded = json.loads((path / "summary.json").read_text()), jc.load_run(path)
