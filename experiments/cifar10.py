@@ -31,7 +31,7 @@ ROWS = 1000  # training images that the whitening is computed from
 class Config(settings.Settings):
     """Train, evaluate or use a classifier of small colour images."""
 
-    epochs: int = 5
+    epochs: int = 8
     """Passes over the training rows."""
     batch_size: int = 256
     """Rows in one update, over all devices."""
