@@ -22,7 +22,7 @@ RESNET20 = {
     "muon": 0.0, "label_smoothing": 0.1, "ema": 0.995,
 }  # fmt: skip
 SMALL = RESNET20 | {"model": "tutorial", "epochs": 10, "learning_rate": 0.05}
-SMOKE = {"epochs": 1, "max_steps": 8, "batch_size": 16, "limit_examples": 64, "widths": (8, 8, 8)}
+SMOKE = {"epochs": 1, "max_steps": 8, "batch_size": 16, "limit_examples": 64}
 PRESETS = {"resnet20": RESNET20, "small": SMALL, "smoke": SMOKE}
 ROWS = 1000  # training images that the whitening is computed from
 
@@ -31,7 +31,7 @@ ROWS = 1000  # training images that the whitening is computed from
 class Config(settings.Settings):
     """Train, evaluate or use a classifier of small colour images."""
 
-    epochs: int = 5
+    epochs: int = 8
     """Passes over the training rows."""
     batch_size: int = 256
     """Rows in one update, over all devices."""

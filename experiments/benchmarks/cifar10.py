@@ -32,13 +32,15 @@ class Config(harness.Settings):
     """Rounds in which every subject has its turn; the seeds are 0, 1, ..."""
     epochs: int = 5
     """Passes over the training rows, at least two."""
+    widths: tuple[int, ...] = ()
+    """Channels of each stage; by default the network's own."""
     data: str = "cifar10"
     """As --dataset of experiments.cifar10: an image folder, an .npz file, or any TFDS name."""
 
 
 def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
     """Time the epochs after the first, the first, and the whole command."""
-    config, flags = bench.config, cifar10.Config(dataset=bench.config.data)
+    config, flags = bench.config, cifar10.Config(dataset=bench.config.data, widths=bench.config.widths)
     if config.smoke:
         config, flags = dataclasses.replace(config, epochs=2), dataclasses.replace(flags, widths=(8, 8, 8), batch_size=64)
     if config.epochs < 2:

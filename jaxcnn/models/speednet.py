@@ -1,7 +1,7 @@
 """A network that learns CIFAR-10 fast, in the spirit of airbench94 (Jordan, 2024, arXiv:2404.00498).
 
 Deviates in a first layer without a bias, which no gradient has to reach, with a row and a column more at the border, so that
-sides stay powers of two; in widths; in norms with a scale; and in the tanh form of GELU.
+sides stay powers of two; in norms with a scale; and in the tanh form of GELU.
 """
 
 import functools
@@ -26,7 +26,7 @@ class SpeedNet(Staged):
     """See `speednet`."""
 
     num_classes: int = 10
-    widths: Sequence[int] = (32, 128, 256)
+    widths: Sequence[int] = (64, 256, 256)
     whitening: Matrix | None = None
     scale: float = 1 / 9
     dropout: float = 0.0
@@ -103,7 +103,7 @@ def speednet(num_classes: int = 10, **options: Any) -> SpeedNet:
     Args:
         num_classes: logits.
         options: `whitening` (a matrix as `whitening` makes it; by default the patches stay as they are), `widths` (channels of
-            each stage; (64, 256, 256) in the paper), `scale` of the logits, `dropout` before the last layer, `norm`, `remat` (less
+            each stage, (64, 256, 256)), `scale` of the logits, `dropout` before the last layer, `norm`, `remat` (less
             memory in training, more time), `dtype`.
 
     """

@@ -15,8 +15,10 @@ import numpy as np
 from experiments.benchmarks.peers import Prepared
 from experiments.benchmarks.peers.mnist import say
 
-MUON = (3.4445, -4.775, 2.0315)
+# what `experiments.cifar10` has no flags for
 ROWS = 1000  # training images that the whitening is computed from
+MOMENTUM = 0.8  # of Muon
+NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)  # its iteration, of three steps
 
 
 def torch(args: argparse.Namespace) -> None:
@@ -137,16 +139,14 @@ def _optimizer(model: Any, recipe: dict[str, Any], total: int) -> Any:
     return change
 
 
-MOMENTUM = 0.8  # of Muon
-
-
 def _orthogonal(matrix: Any) -> Any:
-    """Three steps of the Newton-Schulz iteration."""
+    """Bring the singular values of a matrix near one."""
+    a, b, c = NEWTON_SCHULZ
     wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
     wide = wide / wide.norm()
     for _ in range(3):
         square = wide @ wide.T
-        wide = MUON[0] * wide + (MUON[1] * square + MUON[2] * square @ square) @ wide
+        wide = a * wide + (b * square + c * square @ square) @ wide
     return wide if len(matrix) <= matrix.shape[1] else wide.T
 
 
