@@ -5,7 +5,6 @@ import math
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
@@ -17,7 +16,8 @@ KEY = jax.random.key(7)
 
 
 def fast(change):
-    return jax.jit(change, compiler_options={"xla_backend_optimization_level": 0})
+    run = jax.jit(change, compiler_options={"xla_backend_optimization_level": 0})
+    return lambda *args: jax.tree.map(np.asarray, run(*args))
 
 
 def images(rng, b=4, channels=3):
@@ -49,14 +49,14 @@ def test_one_change_of_colour(op, amount, rng):
     image = images(rng)
     given = [0.0] * 4
     given[op] = (amount, amount)
-    out = fast(augment.color_jitter(*given))(KEY, {"image": jnp.asarray(image)})["image"]
+    out = fast(augment.color_jitter(*given))(KEY, {"image": np.asarray(image)})["image"]
     np.testing.assert_allclose(out, REFERENCE[op](image / 255.0, amount), atol=2e-6)
 
 
 def test_jitter_does_its_changes_in_an_order_of_each_image(rng):
     image = np.repeat(images(rng)[:1], 24, 0)
     amounts = [(0.7, 0.7), (1.4, 1.4), (0.5, 0.5), (0.2, 0.2)]
-    out = np.asarray(fast(augment.color_jitter(*amounts))(KEY, {"image": jnp.asarray(image)})["image"])
+    out = np.asarray(fast(augment.color_jitter(*amounts))(KEY, {"image": np.asarray(image)})["image"])
     possible = []
     for order in np.array(list(np.ndindex(4, 4, 4, 4))):
         if len(set(order)) == 4:
@@ -70,7 +70,7 @@ def test_jitter_does_its_changes_in_an_order_of_each_image(rng):
 
 
 def test_jitter_draws_factors():
-    image = jnp.full((2000, 1, 1, 1), 0.4)
+    image = np.full((2000, 1, 1, 1), 0.4)
     out = np.asarray(fast(augment.color_jitter(brightness=0.5))(KEY, {"image": image})["image"]).ravel() / 0.4
     assert 0.5 <= out.min() < 0.51 and 1.49 < out.max() <= 1.5001 and out.mean() == pytest.approx(1, abs=0.02)
     out = np.asarray(fast(augment.color_jitter(brightness=1.5))(KEY, {"image": image})["image"])
@@ -79,15 +79,15 @@ def test_jitter_draws_factors():
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_jitter_of_nothing_is_the_identity(dtype, rng):
-    image = jnp.asarray(images(rng) if dtype == np.uint8 else images(rng) / 255, dtype)
+    image = np.asarray(images(rng) if dtype == np.uint8 else images(rng) / 255, dtype)
     out = fast(augment.color_jitter())(KEY, {"image": image})["image"]
-    chex.assert_trees_all_equal(out, image.astype(jnp.float32) / (255 if dtype == np.uint8 else 1))
+    np.testing.assert_allclose(out, image.astype(np.float32) / (255 if dtype == np.uint8 else 1), atol=1e-7)
 
 
 def test_grey_images_have_no_colour_to_change(rng):
-    image = jnp.asarray(images(rng, channels=1))
+    image = np.asarray(images(rng, channels=1))
     out = fast(augment.color_jitter(saturation=(0, 0), hue=(0.3, 0.3)))(KEY, {"image": image})["image"]
-    chex.assert_trees_all_close(out, image.astype(jnp.float32) / 255, atol=1e-6)
+    chex.assert_trees_all_close(out, image.astype(np.float32) / 255, atol=1e-6)
 
 
 def affined(image, *numbers):
@@ -123,9 +123,9 @@ def test_operations_equal_pillow(rng):
     smooth = np.asarray(Image.fromarray(image).resize((20, 24), Image.Resampling.BICUBIC, box=(0, 0, 4, 5)))
     rows = [(op, sign * amount) for op, (amount, _) in PILLOW.items() for sign in (1, -1)]
     assert tuple(PILLOW) == policy.OPS
-    ops, amounts = jnp.array([policy.OPS.index(op) for op, _ in rows]), jnp.array([a for _, a in rows], jnp.float32)
+    ops, amounts = np.array([policy.OPS.index(op) for op, _ in rows]), np.array([a for _, a in rows], np.float32)
     for given in (image, smooth):
-        batch = {"image": jnp.asarray(np.repeat(given[None], len(rows), 0))}
+        batch = {"image": np.asarray(np.repeat(given[None], len(rows), 0))}
         out = np.asarray(fast(policy.apply)(batch, ops, amounts)["image"]) * 255
         for (op, amount), row in zip(rows, out, strict=True):
             off = np.abs(row - np.asarray(PILLOW[op][1](given, amount), np.float32))
@@ -133,27 +133,28 @@ def test_operations_equal_pillow(rng):
 
 
 def test_trivial_augment_draws_all_operations_evenly():
-    op, strength, sign = policy._drawn(KEY, 14000)
+    op, strength, sign = fast(lambda key: policy._drawn(key, 14000))(KEY)
     counts = np.bincount(op, minlength=14)
     assert len(counts) == 14 and 850 < counts.min() and counts.max() < 1150
     assert set(np.unique(strength)) == set(range(31)) and set(np.unique(sign)) == {-1.0, 1.0} and abs(sign.mean()) < 0.03
     assert abs(np.corrcoef(op, strength)[0, 1]) < 0.03 and abs(np.corrcoef(op, sign)[0, 1]) < 0.03
 
 
-@pytest.mark.parametrize("channels, dtype", [(3, np.uint8), (1, np.float32)])
-def test_policies_give_images(channels, dtype, rng):
+@pytest.mark.parametrize(
+    "make, channels, dtype", [(augment.trivial_augment, 1, np.float32), (lambda: augment.rand_augment(1, 15), 3, np.uint8)]
+)
+def test_policies_give_images(make, channels, dtype, rng):
     image = images(rng, 32, channels)
-    image = jnp.asarray(image if dtype == np.uint8 else image / 255, dtype)
-    for change in (augment.trivial_augment(), augment.rand_augment(1, 15)):
-        out = fast(change)(KEY, {"image": image})["image"]
-        assert out.dtype == jnp.float32 and out.shape == image.shape and out.min() >= 0 and out.max() <= 1
-        same = (jnp.abs(out - image.astype(jnp.float32) / (255 if dtype == np.uint8 else 1)) < 1e-6).all((1, 2, 3))
-        assert 1 <= same.sum() < 20
+    image = np.asarray(image if dtype == np.uint8 else image / 255, dtype)
+    out = fast(make())(KEY, {"image": image})["image"]
+    assert out.dtype == np.float32 and out.shape == image.shape and out.min() >= 0 and out.max() <= 1
+    same = (np.abs(out - image.astype(np.float32) / (255 if dtype == np.uint8 else 1)) < 1e-6).all((1, 2, 3))
+    assert 1 <= same.sum() < 20
 
 
 def test_rand_augment_of_nothing_is_the_identity(rng):
-    image = jnp.asarray(images(rng))
-    chex.assert_trees_all_equal(augment.rand_augment(0)(KEY, {"image": image})["image"], image.astype(jnp.float32) / 255)
+    image = np.asarray(images(rng))
+    np.testing.assert_allclose(fast(augment.rand_augment(0))(KEY, {"image": image})["image"], image.astype(np.float32) / 255, atol=1e-7)
 
 
 def hole(image):
@@ -167,22 +168,22 @@ def hole(image):
 
 
 def test_cutout_is_a_square_cut_at_the_border():
-    out = fast(augment.cutout(4))(KEY, {"image": jnp.ones((200, 8, 6, 1), jnp.uint8)})["image"]
+    out = fast(augment.cutout(4))(KEY, {"image": np.ones((200, 8, 6, 1), np.uint8)})["image"]
     holes = np.array([hole(x) for x in out])
-    assert out.dtype == jnp.uint8 and holes[:, :2].max() == 4 and holes[:, :2].min() == 2
+    assert out.dtype == np.uint8 and holes[:, :2].max() == 4 and holes[:, :2].min() == 2
     assert set(holes[holes[:, 0] == 4, 2]) == {0, 1, 2, 3, 4} and set(holes[holes[:, 1] == 4, 3]) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("value, seen", [(0.5, (128, 128, 128)), ((1, 0.2, 0), (255, 51, 0))])
 def test_what_a_hole_is_filled_with(value, seen):
-    out = fast(augment.cutout(16, value=value))(KEY, {"image": jnp.full((1, 4, 4, 3), 7, jnp.uint8)})["image"]
-    chex.assert_trees_all_equal(out, jnp.broadcast_to(jnp.array(seen, jnp.uint8)[None, None, None], out.shape))
-    out = fast(augment.cutout(16, value=value))(KEY, {"image": jnp.full((1, 4, 4, 3), 0.7)})["image"]
+    out = fast(augment.cutout(16, value=value))(KEY, {"image": np.full((1, 4, 4, 3), 7, np.uint8)})["image"]
+    chex.assert_trees_all_equal(out, np.broadcast_to(np.array(seen, np.uint8)[None, None, None], out.shape))
+    out = fast(augment.cutout(16, value=value))(KEY, {"image": np.full((1, 4, 4, 3), 0.7)})["image"]
     np.testing.assert_allclose(out[0, 0, 0], np.array(seen) / 255, atol=0.002)
 
 
 def test_erase_draws_rectangles():
-    out = fast(augment.erase(probability=0.25, scale=(0.1, 0.3), ratio=(0.5, 2)))(KEY, {"image": jnp.ones((1000, 20, 20, 1))})["image"]
+    out = fast(augment.erase(probability=0.25, scale=(0.1, 0.3), ratio=(0.5, 2)))(KEY, {"image": np.ones((1000, 20, 20, 1))})["image"]
     holes = np.array([h for h in map(hole, out) if h])
     assert 200 < len(holes) < 300
     share, ratio = holes[:, 0] * holes[:, 1] / 400, holes[:, 0] / holes[:, 1]
@@ -191,7 +192,7 @@ def test_erase_draws_rectangles():
 
 
 def test_erase_with_noise_and_with_nothing():
-    image = jnp.zeros((4, 10, 10, 3), jnp.uint8)
+    image = np.zeros((4, 10, 10, 3), np.uint8)
     out = np.asarray(fast(augment.erase(probability=1, value=None, scale=(0.3, 0.3)))(KEY, {"image": image})["image"])
     assert 0.2 < (out > 0).mean() < 0.4 and out[out > 0].std() > 50
     chex.assert_trees_all_equal(fast(augment.erase(probability=0))(KEY, {"image": image + 1})["image"], image + 1)
@@ -206,14 +207,14 @@ def test_erase_with_noise_and_with_nothing():
         (lambda: augment.color_jitter(saturation=(-1, 1)), r"saturation=\(-1, 1\)"),
         (lambda: augment.color_jitter(hue=0.6), "hue=0.6"),
         (lambda: augment.color_jitter(hue=(-0.7, 0)), r"hue=\(-0.7, 0\)"),
-        (lambda: augment.color_jitter(0.1)(KEY, {"image": jnp.zeros((1, 4, 4, 2))}), r"image shape \(1, 4, 4, 2\)"),
-        (lambda: augment.trivial_augment()(KEY, {"image": jnp.zeros((1, 4, 4, 4))}), r"image shape \(1, 4, 4, 4\)"),
+        (lambda: jax.eval_shape(augment.color_jitter(0.1), KEY, {"image": np.zeros((1, 4, 4, 2))}), r"image shape \(1, 4, 4, 2\)"),
+        (lambda: jax.eval_shape(augment.trivial_augment(), KEY, {"image": np.zeros((1, 4, 4, 4))}), r"image shape \(1, 4, 4, 4\)"),
         (lambda: augment.trivial_augment(follow=augment.Follow(visible=-1)), "visible=-1"),
         (lambda: augment.rand_augment(-1), "ops=-1"),
         (lambda: augment.rand_augment(2, 31), "magnitude=31"),
         (lambda: augment.cutout(-1), "pixels=-1"),
         (lambda: augment.cutout(1, value=255), "value=255"),
-        (lambda: augment.cutout(1, value=(0, 0))(KEY, {"image": jnp.zeros((1, 4, 4, 3))}), r"value=\(0, 0\)"),
+        (lambda: jax.eval_shape(augment.cutout(1, value=(0, 0)), KEY, {"image": np.zeros((1, 4, 4, 3))}), r"value=\(0, 0\)"),
         (lambda: augment.erase(probability=1.5), "probability=1.5"),
         (lambda: augment.erase(scale=(0, 2)), r"scale=\(0, 2\)"),
         (lambda: augment.erase(ratio=(2, 1)), r"ratio=\(2, 1\)"),

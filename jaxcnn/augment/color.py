@@ -1,6 +1,7 @@
 """Changes of colour, by torchvision's formulae for float images, with a strength of its own for every row."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -108,11 +109,12 @@ def _adjusted(used: list[int], image: Array, order: Array, amounts: Array) -> Ar
     return jax.lax.scan(step, as_float(image), order)[0] if used else as_float(image)
 
 
-def _range(name: str, value: float | Range, centre: float, least: float, most: float = float("inf")) -> Range:
-    refuse = functools.partial(check_range, low=least, high=most)
+def _range(name: str, value: float | Range, centre: float, least: float, most: float = math.inf) -> Range:
+    """Smallest and largest factor, from both or from how far they are from the centre."""
     if isinstance(value, (int, float)):
-        if not 0 <= value <= (most if name == "hue" else float("inf")):
-            raise InputError(f"{name}={value}: must be at least 0{', at most 0.5' if name == 'hue' else ''}; or (smallest, largest)")
+        if not 0 <= value <= most:
+            bound = f", at most {most:g}" if most < math.inf else ""
+            raise InputError(f"{name}={value}: must be at least 0{bound}; or (smallest, largest)")
         value = (max(centre - value, least), centre + value)
-    refuse(name, value)
+    check_range(name, value, least, most)
     return float(value[0]), float(value[1])

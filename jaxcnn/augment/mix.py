@@ -43,7 +43,7 @@ def mixup(alpha: float = 0.2, *, num_classes: int | None = None) -> Change:
         own, other, mixed = _pair({**batch, "image": as_float(batch["image"])}, num_classes, "mixup")
         share = jnp.where(mixed, _share(key, alpha, mixed), 1)
         blend = lambda a, b: (align(share, a) * a + align(1 - share, b) * b).astype(a.dtype)  # noqa: E731
-        return {**batch, "image": blend(own["image"], other["image"]), "label": blend(own["label"], other["label"])}
+        return {**batch, **{name: blend(own[name], other[name]) for name in own}}
 
     return change
 
