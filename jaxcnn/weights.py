@@ -85,6 +85,10 @@ def load_weights(
     """
     if name not in MODELS:
         raise InputError(f"model {name!r}: unknown; python -m jaxcnn.models lists those that there are")
+    if channels not in (None, 1, 3):
+        raise InputError(f"channels={channels}: must be 1 or 3")
+    if num_classes is not None and num_classes < 1:
+        raise InputError(f"num_classes={num_classes}: must be at least 1")
     file = fetch(str(path))
     tensors, kept = _read(file)
     options = kept.get("options", {}) | options

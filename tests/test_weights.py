@@ -198,6 +198,10 @@ def test_another_networks_file_lists_everything(squeezed):
     assert len(caught.value.unexpected) == len(squeezed[1]) and len(caught.value.missing) == 102
     with pytest.raises(InputError, match="model 'resnet19': unknown"):
         jc.load_weights("resnet19", squeezed[0])
+    with pytest.raises(InputError, match="channels=2: must be 1 or 3"):
+        jc.load_weights("squeezenet1_1", squeezed[0], channels=2)
+    with pytest.raises(InputError, match="num_classes=0: must be at least 1"):
+        jc.load_weights("squeezenet1_1", squeezed[0], num_classes=0)
 
 
 def test_half_precision_is_widened_and_said(squeezed, tmp_path, caplog):
