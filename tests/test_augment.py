@@ -156,6 +156,7 @@ def test_compose_gives_each_change_its_own_key():
     "make, words",
     [
         (lambda: augment.shift(-1), "pixels=-1"),
+        (lambda: augment.shift(1.5), "pixels=1.5"),
         (lambda: augment.affine(degrees=-5), "degrees=-5"),
         (lambda: augment.affine(scale=1), "scale=1"),
         (lambda: augment.affine(shear=float("nan")), "shear=nan"),

@@ -203,6 +203,7 @@ def test_erase_with_noise_and_with_nothing():
     "change, words",
     [
         (lambda: augment.color_jitter(brightness=-0.1), "brightness=-0.1"),
+        (lambda: augment.color_jitter(brightness=float("inf")), r"brightness=\(0.0, inf\)"),
         (lambda: augment.color_jitter(contrast=(1.2, 0.8)), r"contrast=\(1.2, 0.8\)"),
         (lambda: augment.color_jitter(saturation=(-1, 1)), r"saturation=\(-1, 1\)"),
         (lambda: augment.color_jitter(hue=0.6), "hue=0.6"),

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -50,11 +51,14 @@ def color_jitter(
     return change
 
 
+def planes(change: Callable[[Array, Array], Array], image: Array, amount: Array) -> Array:
+    """Apply a change of planes, as the following are, to `[H, W, C]`; in planes a CPU takes a third of the time."""
+    return jnp.moveaxis(change(jnp.moveaxis(image, -1, 0), amount), 0, -1)
+
+
 def luminance(image: Array) -> Array:
-    """Grey of `[H, W, C]`: `[H, W, 1]`."""
-    if image.shape[-1] == 1:
-        return image
-    return 0.2989 * image[..., :1] + 0.587 * image[..., 1:2] + 0.114 * image[..., 2:]
+    """Grey of `[C, H, W]`: `[1, H, W]`."""
+    return image if image.shape[0] == 1 else 0.2989 * image[:1] + 0.587 * image[1:2] + 0.114 * image[2:]
 
 
 def blend(image: Array, other: Array | float, share: Array) -> Array:
@@ -63,33 +67,32 @@ def blend(image: Array, other: Array | float, share: Array) -> Array:
 
 
 def brighten(image: Array, factor: Array) -> Array:
-    """`[H, W, C]` in 0..1 as bright as `factor` says; 0 is black."""
+    """`[C, H, W]` in 0..1 as bright as `factor` says; 0 is black."""
     return blend(image, 0.0, factor)
 
 
 def contrast(image: Array, factor: Array) -> Array:
-    """`[H, W, C]` in 0..1 with its contrast changed; 0 is its mean grey."""
+    """`[C, H, W]` in 0..1 with its contrast changed; 0 is its mean grey."""
     return blend(image, luminance(image).mean(), factor)
 
 
 def saturate(image: Array, factor: Array) -> Array:
-    """`[H, W, C]` in 0..1 with its saturation changed; 0 is grey."""
-    return blend(image, luminance(image), factor) if image.shape[-1] == 3 else image
+    """`[C, H, W]` in 0..1 with its saturation changed; 0 is grey."""
+    return blend(image, luminance(image), factor) if image.shape[0] == 3 else image
 
 
 def turn_hue(image: Array, turns: Array) -> Array:
-    """RGB `[H, W, 3]` in 0..1 with its hue moved by `turns` of the circle, through HSV and back in one formula."""
-    if image.shape[-1] == 1:
+    """RGB `[3, H, W]` in 0..1 with its hue moved by `turns` of the circle, through HSV and back in one formula."""
+    if image.shape[0] == 1:
         return image
-    planes = jnp.moveaxis(image, -1, 0)  # a fifth of the time on a CPU, which takes steps of three badly
-    r, g, b = planes[:1], planes[1:2], planes[2:]
+    r, g, b = image[:1], image[1:2], image[2:]
     top, bottom = jnp.maximum(jnp.maximum(r, g), b), jnp.minimum(jnp.minimum(r, g), b)
     chroma = top - bottom
     scale = 1 / jnp.where(chroma > 0, chroma, 1)
     sector = jnp.where(top == r, (g - b) * scale, jnp.where(top == g, 2 + (b - r) * scale, 4 + (r - g) * scale))  # -1..5
     k = sector + 6 * turns + jnp.array([5.0, 3.0, 1.0])[:, None, None]
     k = k - 6 * jnp.floor(k / 6)  # XLA's remainder is a call for every pixel
-    return jnp.moveaxis(top - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1), 0, -1)
+    return top - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
 
 
 def check_channels(image: Array) -> None:
@@ -106,7 +109,7 @@ def _adjusted(used: list[int], image: Array, order: Array, amounts: Array) -> Ar
     """Apply the changes that are used to one image, in the order of their places in `used`."""
     branches = [lambda x, op=op: CHANGES[op](x, amounts[op]) for op in used]
     step = lambda x, place: (jax.lax.switch(place, branches, x), None)  # noqa: E731
-    return jax.lax.scan(step, as_float(image), order)[0] if used else as_float(image)
+    return planes(lambda x, order: jax.lax.scan(step, x, order)[0], as_float(image), order) if used else as_float(image)
 
 
 def _range(name: str, value: float | Range, centre: float, least: float, most: float = math.inf) -> Range:

@@ -79,11 +79,17 @@ def to_size(size: int | tuple[int, int]) -> tuple[int, int]:
     return out
 
 
+def check_pixels(pixels: int) -> None:
+    """Refuse what is no whole number of at least 0."""
+    if not isinstance(pixels, int) or pixels < 0:
+        raise InputError(f"pixels={pixels}: must be at least 0, a whole number")
+
+
 def check_range(name: str, value: Range, low: float, high: float = math.inf) -> None:
     """Refuse what is not a (smallest, largest) within bounds."""
     try:
         smallest, largest = value
-        good = low <= smallest <= largest <= high
+        good = low <= smallest <= largest <= high and largest < math.inf
     except (TypeError, ValueError):
         good = False
     if not good:

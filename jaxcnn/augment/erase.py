@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.augment.core import ATTEMPTS, Change, Range, check_aspect, height_width, rectangles, uniform
+from jaxcnn.augment.core import ATTEMPTS, Change, Range, check_aspect, check_pixels, height_width, rectangles, uniform
 from jaxcnn.axis import draw
 from jaxcnn.types import Batch, InputError
 
@@ -27,8 +27,7 @@ def cutout(pixels: int, *, value: Value = 0.0) -> Change:
         InputError: a negative side, a value outside 0..1, or values for another number of channels.
 
     """
-    if pixels < 0:
-        raise InputError(f"pixels={pixels}: must be at least 0")
+    check_pixels(pixels)
     _check_value(value)
 
     def change(key: Array, batch: Batch) -> Batch:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.augment import resample
-from jaxcnn.augment.core import ATTEMPTS, Change, Range, as_float, check_aspect, height_width, rectangles, to_size, uniform
+from jaxcnn.augment.core import ATTEMPTS, Change, Range, as_float, check_aspect, check_pixels, height_width, rectangles, to_size, uniform
 from jaxcnn.augment.follow import FOLLOW, Follow, carry, check
 from jaxcnn.axis import draw
 from jaxcnn.types import Batch, InputError
@@ -39,8 +39,7 @@ def pad_crop(pixels: int, border: Border = "zero", *, size: int | tuple[int, ...
         InputError: a negative number of pixels, an unknown border, or a window larger than the padded image.
 
     """
-    if pixels < 0:
-        raise InputError(f"pixels={pixels}: must be at least 0")
+    check_pixels(pixels)
     if border not in MODES:
         raise InputError(f"border={border!r}: must be one of {', '.join(MODES)}")
     check(follow)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.augment import resample
-from jaxcnn.augment.color import blend, brighten, check_channels, contrast, saturate
+from jaxcnn.augment.color import blend, brighten, check_channels, contrast, planes, saturate
 from jaxcnn.augment.core import Change, as_float, compose, each_row, height_width
 from jaxcnn.augment.follow import FOLLOW, Follow, carry, check
 from jaxcnn.axis import draw
@@ -133,8 +133,8 @@ def _operate(image: Array, op: Array, amount: Array, matrix: Array) -> Array:
         lambda x: x,
         lambda x: resample.nearest(x[None], matrix[None])[0],
         lambda x: brighten(x, 1 + amount),
-        lambda x: saturate(x, 1 + amount),
-        lambda x: contrast(x, 1 + amount),
+        lambda x: planes(saturate, x, 1 + amount),
+        lambda x: planes(contrast, x, 1 + amount),
         lambda x: blend(x, _blurred(x), 1 + amount),
         lambda x: _posterized(x, jnp.abs(amount)),
         lambda x: jnp.where(x >= jnp.abs(amount), 1 - x, x),
