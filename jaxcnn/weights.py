@@ -120,7 +120,7 @@ def save_weights(
         variables: `{"params": ..., "batch_stats": ...}`.
         preprocessing: what the images went through, for whoever loads the file.
         image: height, width and channels of the images, where they are not the network's usual ones.
-        options: of the constructor, `num_classes` left out.
+        options: of the constructor.
 
     Raises:
         InputError: the file cannot be written, or an option is no plain value.
@@ -130,7 +130,8 @@ def save_weights(
     from safetensors.numpy import save_file
 
     tensors = to_state_dict(name, variables, **options)
-    about = {"options": options, "image": None if image is None else list(image)}
+    about: dict[str, Any] = {"options": {k: v for k, v in options.items() if k != "num_classes"}}  # the head says it
+    about["image"] = None if image is None else list(image)
     if preprocessing:
         about["preprocessing"] = preprocessing._asdict()
     try:
@@ -276,9 +277,10 @@ def _flat(tree: Tree) -> dict[str, Any]:
 
 def _filled(model: Any, shape: Sequence[int], like: Mapping[str, Any], values: Tensors) -> Tree:
     """Nest the values; what the file does not have is drawn."""
-    drawn: Mapping[str, Any] = {}
-    if like.keys() - values.keys():
-        drawn = _flat(jax.jit(lambda key: model.init(key, jnp.zeros((1, *shape)), train=False))(jax.random.key(0)))
+    lacking, drawn = like.keys() - values.keys(), {}
+    if lacking:  # of the program that makes them all, only these are compiled
+        draw = lambda key: _flat(model.init(key, jnp.zeros((1, *shape)), train=False))  # noqa: E731
+        drawn = jax.jit(lambda key: {path: x for path, x in draw(key).items() if path in lacking})(jax.random.key(0))
     tree: dict[str, Any] = {}
     for path in like:
         *above, last = path.split(".")

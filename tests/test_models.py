@@ -227,7 +227,7 @@ def test_bytes_and_floats_give_the_same(name):
 
 class EagerTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
-    @parameterized.parameters(*ZOO)
+    @parameterized.parameters("cnn", "lenet5", "mlp", "resnet18", "tutorial")  # eagerly, the others take long
     def test_jit_equals_eager_and_twice_is_once(self, name):
         _, task, variables, out = ran(name)
         predict = self.variant(task.predict)
@@ -252,13 +252,18 @@ def test_options(name):
 @each
 def test_dropout_acts_in_training_alone(name):
     _, _, variables, out = ran(name)
-    model, x = ZOO[name](CLASSES, dropout=0.5), jnp.asarray(its_images(name), jnp.float32) / 255
-    train = jax.jit(lambda key: model.apply(variables, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"])[0])
-    assert (train(jax.random.key(0)) != train(jax.random.key(1))).any()
-    chex.assert_trees_all_equal(train(jax.random.key(0)), train(jax.random.key(0)))
-    chex.assert_trees_all_close(
-        classification(model).predict(variables, {"image": jnp.asarray(its_images(name))}), out["logits"], rtol=1e-4, atol=1e-5
-    )
+    model, batch = ZOO[name](CLASSES, dropout=0.5), {"image": jnp.asarray(its_images(name))}
+
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def run(key):
+        x = batch["image"].astype(jnp.float32) / 255
+        trained, _ = model.apply(variables, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
+        return trained, classification(model).predict(variables, batch)
+
+    (first, logits), (second, _), (again, _) = (run(jax.random.key(seed)) for seed in (0, 1, 0))
+    assert (first != second).any()
+    chex.assert_trees_all_equal(first, again)
+    chex.assert_trees_all_close(logits, out["logits"], rtol=1e-4, atol=1e-5)
 
 
 @each

@@ -232,7 +232,7 @@ def inputs(batch):
     return jc.tasks.prepare(batch["image"], 0.3, 0.3)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("dropout", [0.0, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_the_head_on_cached_features_is_that_of_the_frozen_network(dropout):
     model, data = Small(dropout=dropout), jc.data.Resident(rows().arrays, tuple("abcd"), seed=5)
     t, frozen = task(dropout=dropout), ["conv"]

@@ -107,7 +107,7 @@ def test_gradual_with_decay_and_a_frozen_layer(images, pretrained, tmp_path):
     assert json.loads((path / "summary.json").read_text())["best_step"] == best["step"]
 
 
-@pytest.mark.parametrize("gray", [False, True])
+@pytest.mark.parametrize("gray", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_weights_from_a_file(images, tmp_path, gray):
     """As `save_weights` writes them, with what is known about them: the form of the network, its pixels."""
     data = tmp_path / "data"

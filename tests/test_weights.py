@@ -42,6 +42,11 @@ def state_dict(name, source, size, **options):
     return {there: pseudo.tensor(there, shape) for there, shape in (shapes | dict.fromkeys(counters, ())).items()}
 
 
+def initial(model, shape):
+    quick = jax.jit(lambda key: model.init(key, jnp.zeros((1, *shape))), compiler_options={"xla_backend_optimization_level": 0})
+    return quick(jax.random.key(0))
+
+
 def apply(model, variables, x, **options):
     compiled = jax.jit(lambda v, x: model.apply(v, x, **options), compiler_options={"xla_backend_optimization_level": 0})
     return jax.device_get(compiled(variables, x))
@@ -124,7 +129,7 @@ def test_gray_images_give_what_they_would_in_colour(squeezed):
 
 def test_colour_images_through_a_network_for_gray_ones(tmp_path):
     gray = MODELS["squeezenet1_1"](CLASSES)
-    variables = jax.jit(gray.init)(jax.random.key(0), jnp.zeros((1, 40, 40, 1)))
+    variables = initial(gray, (40, 40, 1))
     jc.save_weights(tmp_path / "gray.safetensors", "squeezenet1_1", variables, image=(40, 40, 1))
     assert jc.load_weights("squeezenet1_1", tmp_path / "gray.safetensors").variables["params"]["stem"]["conv"]["kernel"].shape[2] == 1
     colour = jc.load_weights("squeezenet1_1", tmp_path / "gray.safetensors", channels=3)
@@ -136,8 +141,8 @@ def test_colour_images_through_a_network_for_gray_ones(tmp_path):
 def test_our_own_files_say_how_to_use_them(tmp_path):
     path, made = tmp_path / "own.safetensors", Preprocessing((0.1,), (0.3,), 28, 28, classes=("a", "b", "c"))
     model = MODELS["cnn"](3, widths=(8, 8, 8))
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
-    jc.save_weights(path, "cnn", variables, preprocessing=made, widths=(8, 8, 8))
+    variables = initial(model, (28, 28, 1))
+    jc.save_weights(path, "cnn", variables, preprocessing=made, num_classes=3, widths=(8, 8, 8))
     loaded = jc.load_weights("cnn", path)
     assert loaded.source == "jaxcnn" and loaded.model.num_classes == 3
     assert Preprocessing(*map(lambda v: tuple(v) if isinstance(v, list) else v, loaded.preprocessing)) == made
@@ -148,7 +153,7 @@ def test_our_own_files_say_how_to_use_them(tmp_path):
 def test_positions_are_resampled_for_another_size():
     options = {"width": 24, "heads": 3, "depth": 4, "patch": 8}
     model = MODELS["vit_tiny_patch16_224"](CLASSES, **options)
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    variables = initial(model, (32, 32, 3))
     state = weights.to_state_dict("vit_tiny_patch16_224", variables, **options)
     assert state["pos_embed"].shape == (1, 17, 24)
     larger, found, _ = weights.from_state_dict("vit_tiny_patch16_224", state, image=(64, 64), **options)
