@@ -5,6 +5,7 @@ import pathlib
 import re
 
 from experiments import binary, cifar10, mnist, transfer, transfer_curve
+from experiments.benchmarks import cifar10 as cifar10_benchmark
 from experiments.benchmarks import harness
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -29,6 +30,14 @@ def test_links_lead_somewhere():
 
 
 def test_flags_exist():
-    configs = (mnist.Config, binary.Config, cifar10.Config, transfer.Config, transfer_curve.Config, harness.Settings)
-    known = {f.name for config in configs for f in dataclasses.fields(config)} | {"help"}
+    configs = (
+        mnist.Config,
+        binary.Config,
+        cifar10.Config,
+        transfer.Config,
+        transfer_curve.Config,
+        cifar10_benchmark.Config,
+        harness.Settings,
+    )
+    known = {f.name for config in configs for f in dataclasses.fields(config)} | {"help", "json"}
     assert {flag.removeprefix("no-").replace("-", "_") for flag in re.findall(r"--([a-z][a-z0-9-]+)", README)} <= known
