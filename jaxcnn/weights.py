@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -323,14 +324,16 @@ def _read_pickle(file: pathlib.Path) -> Tensors:
     except ImportError as error:
         raise InputError(f"{file}: reading a {file.suffix} file needs torch; install it, or get the weights as .safetensors") from error
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the unpickler finds
-        raise InputError(f"{file}: holds more than tensors, or is damaged ({reason(error, 100)}); nothing in it was run") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the unpickler finds; its own words say how to run the code all the same
+        raise InputError(f"{file}: holds more than tensors, or is damaged; nothing in it was run, get .safetensors") from error
     for key in ("state_dict", "model", "model_state"):
         state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
     if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
         raise InputError(f"{file}: no state dict, a mapping of names to tensors")
-    return {key: x.float().numpy() if x.is_floating_point() else x.numpy() for key, x in state.items()}
+    return {key: (x.float() if x.dtype == torch.bfloat16 else x).numpy() for key, x in state.items()}  # NumPy has no bfloat16
 
 
 def _beside(file: pathlib.Path) -> Preprocessing | None:
