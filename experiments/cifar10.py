@@ -46,7 +46,7 @@ class Config(settings.Settings):
     model: str = "speednet"
     """speednet, resnet20, tutorial or another of jaxcnn.models.MODELS."""
     widths: tuple[int, ...] = ()
-    """Channels of each stage of speednet; by default its own."""
+    """Channels of each stage of speednet, or the one `width` of another network; by default its own."""
     learning_rate: float = 0.375
     """Highest value of the one-cycle schedule of SGD, which suits the batch size."""
     momentum: float = 0.85
@@ -77,9 +77,7 @@ def plan(config: Config) -> common.Plan:
     """Say what to train, from the flags."""
     if config.dataset == "auto":
         raise jc.InputError("--dataset 'auto': give the name of a TFDS set, or a folder of images")
-    if config.widths and config.model != "speednet":
-        raise jc.InputError(f"--widths {' '.join(map(str, config.widths))}: of --model speednet alone, and this is {config.model}")
-    model = common.model(config.model, config, **({"widths": list(config.widths)} if config.widths else {}))
+    model = common.model(config.model, config, **widths(config))
     optimizer(config, 1), jc.augment.pad_crop(config.shift)  # refuse bad values before data are read
     skipped = settings.Skipped()
     name, splits = mnist.load(config, skipped)
@@ -96,6 +94,17 @@ def plan(config: Config) -> common.Plan:
     moved = jc.augment.pad_crop(config.shift, "reflect")
     change = jc.augment.compose(jc.augment.flip, moved) if config.flip else moved
     return common.Plan(name, splits, build, lambda steps: optimizer(config, steps), lambda step: jc.augmented(step, change), skipped)
+
+
+def widths(config: Config) -> dict[str, Any]:
+    """The network's option for --widths, if any are given."""
+    settings.one_of("--model", config.model, jc.models.MODELS)
+    if config.model == "speednet" or not config.widths:
+        return {"widths": list(config.widths)} if config.widths else {}
+    takes, given = hasattr(jc.models.MODELS[config.model](), "width"), " ".join(map(str, config.widths))
+    if not takes or len(config.widths) > 1:
+        raise jc.InputError(f"--widths {given}: --model {config.model} takes {'a single one' if takes else 'none'}")
+    return {"width": config.widths[0]}
 
 
 def optimizer(config: Config, steps: int) -> optax.GradientTransformation:

@@ -5,17 +5,14 @@ with everything but the head frozen, and fine-tuned. With `--weights RUN` it beg
 is a run of `experiments.transfer`, measured on the whole test set; `--resume` trains only what is not finished.
 """
 
-import contextlib
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
-import numpy as np
 import tyro
 
 import jaxcnn as jc
-from experiments import cli, common, outputs, settings, transfer
+from experiments import cli, common, outputs, settings, study, transfer
 from experiments.signals import Signals
 from jaxcnn.data.folder import class_names
 
@@ -58,14 +55,8 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
         raise jc.InputError("--evaluate and --predict: give one of the runs in the folder to experiments.transfer")
     if config.seeds < 1 or not config.per_class:
         raise jc.InputError(f"--seeds {config.seeds}, {len(config.per_class)} numbers for --per-class: needs at least one of each")
-    shared = {f.name for f in dataclasses.fields(settings.Settings)} | {
-        "folder",
-        "classes",
-        "model",
-        "small_images",
-        "image_size",
-        "weights",
-    }
+    own = {"folder", "classes", "model", "small_images", "image_size", "weights"}
+    shared = {f.name for f in dataclasses.fields(settings.Settings)} | own
     base = transfer.Config(**{name: getattr(config, name) for name in shared} | {"epochs": None, "resume": False})
     begin, classes = base, config.classes or class_names(config.folder)
     if not config.weights:
@@ -94,13 +85,13 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
 
 
 def trained(config: transfer.Config, splits: jc.data.Splits, folder: pathlib.Path, signals: Signals) -> dict[str, Any]:
-    """Return the summary of a run, which is trained if there is none; what it prints goes to a file."""
-    for summary in folder.glob("*/summary.json"):
-        return json.loads(summary.read_text())
-    folder.mkdir(exist_ok=True)
-    with open(folder / "log.txt", "w") as screen, contextlib.redirect_stdout(screen):
-        config = dataclasses.replace(config, workdir=str(folder))
-        return transfer.train(config, transfer.plan(config, splits), signals, [])
+    """Return the summary of a run, which is trained if there is none."""
+
+    def train(workdir: str) -> dict[str, Any]:
+        here = dataclasses.replace(config, workdir=workdir)
+        return transfer.train(here, transfer.plan(here, splits), signals, [])
+
+    return study.trained(folder, train)
 
 
 def report(folder: pathlib.Path, points: list[dict[str, Any]]) -> dict[str, Any]:
@@ -108,9 +99,9 @@ def report(folder: pathlib.Path, points: list[dict[str, Any]]) -> dict[str, Any]
     sizes, rows = list(dict.fromkeys(p["per_class"] for p in points)), []
     for mode, (name, *_) in MODES.items():
         cells = [[p["accuracy"] for p in points if (p["train"], p["per_class"]) == (mode, n)] for n in sizes]
-        spread = [float(np.std(cell, ddof=1)) if len(cell) > 1 else 0.0 for cell in cells]
-        rows.append({"train": mode, "per_class": sizes, "mean": [float(np.mean(cell)) for cell in cells], "deviation": spread})
-        print(f"{name:<14}" + "".join(f"{m:>10.4f} +- {d:.4f}" for m, d in zip(rows[-1]["mean"], spread, strict=True)), flush=True)
+        found = [study.spread(cell) for cell in cells]
+        rows.append({"train": mode, "per_class": sizes} | {key: [one[key] for one in found] for key in ("mean", "deviation")})
+        print(f"{name:<14}" + "".join(f"{one['mean']:>10.4f} +- {one['deviation']:.4f}" for one in found), flush=True)
     plot(folder / "curve.png", rows)
     found = {"points": points, "table": rows}
     outputs.write_json(folder / "summary.json", found)

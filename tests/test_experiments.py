@@ -223,7 +223,8 @@ def test_cifar10(tmp_path, capsys, monkeypatch):
     [
         (["--dataset", "auto"], "--dataset 'auto': give the name of a TFDS set"),
         (["--dataset", "cifar10", "--data-dir", "./none"], "cifar10 is not prepared in"),
-        (["--model", "resnet20", "--widths", "8", "8"], "--widths 8 8: of --model speednet alone"),
+        (["--model", "resnet20", "--widths", "8", "8"], "--widths 8 8: --model resnet20 takes a single one"),
+        (["--model", "lenet5", "--widths", "8"], "--widths 8: --model lenet5 takes none"),
         (["--bias-rate", "0"], "--bias-rate 0.0: must be a positive number"),
         (["--muon", "-1"], "learning_rate=-1.0: must be a positive number"),
         (["--momentum", "1"], "momentum=1.0: must be at least 0 and below 1"),

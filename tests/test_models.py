@@ -51,12 +51,12 @@ class Short(GoogLeNet):
 # the zoo's rules are checked on the smallest of each kind, the large ones made thin
 TABLE = ((Row(8, 8), Row(24, 8)), (Row(16, 16, 5, 2, 8, nn.hard_swish),))
 CIFAR = {"blocks": (1, 1, 1), "small_images": True, "width": 16, "projected": False}
-FIXED = ("cct_7_3x1_32", "lenet5", "mlp", "tutorial", "vit_tiny_patch16_224")  # the image size is fixed at init
+FIXED = ("cct_2_3x2_32", "lenet5", "mlp", "tutorial", "vit_tiny_patch16_224")  # the image size is fixed at init
 ZOO = {name: MODELS[name] for name in ("cnn", "lenet5", "mlp", "tutorial")} | {
     "alexnet": functools.partial(MODELS["alexnet"], width=0.1),
     "bottlenecks": functools.partial(ResNet, blocks=(1, 1, 1, 1), bottleneck=True, width=8),
     "cbam_resnet20": functools.partial(ResNet, attention=resnet.cbam, **CIFAR),
-    "cct_7_3x1_32": functools.partial(MODELS["cct_7_3x1_32"], width=32, depth=2),
+    "cct_2_3x2_32": functools.partial(MODELS["cct_2_3x2_32"], width=32),
     "convnext_tiny": functools.partial(MODELS["convnext_tiny"], blocks=(1, 1, 1, 1), widths=(8, 16, 24, 32), layer_scale=1.0),
     "densenet121": functools.partial(DenseNet, blocks=(1, 2, 1, 1), growth=8, width=16),
     "googlenet": functools.partial(Short, aux=True),
@@ -81,6 +81,7 @@ PARAMETERS = [  # name, classes, options, image, the published number or one wor
         11_689_512 + cbam_size(64, 8) * 2 + cbam_size(128, 8) * 2 + (cbam_size(256, 16) + cbam_size(512, 32)) * 2,
     ),
     ("cbam_resnet20", 10, {}, TINY, 269_722 + 3 * sum(cbam_size(n, 8) for n in (16, 32, 64))),
+    ("cct_2_3x2_32", 10, {}, TINY, 283_722),
     ("cct_7_3x1_32", 10, {}, TINY, 3_760_138),
     ("cnn", 10, {}, GRAY, cnn_size(MODELS["cnn"]().widths)),
     ("convnext_small", 1000, {}, COLOUR, 50_223_688),

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import re
 
-from experiments import binary, cifar10, mnist, transfer, transfer_curve
+from experiments import attention, binary, cifar10, mnist, transfer, transfer_curve
 from experiments.benchmarks import cifar10 as cifar10_benchmark
 from experiments.benchmarks import harness
 
@@ -34,6 +34,7 @@ def test_flags_exist():
         mnist.Config,
         binary.Config,
         cifar10.Config,
+        attention.Config,
         transfer.Config,
         transfer_curve.Config,
         cifar10_benchmark.Config,

@@ -4,7 +4,7 @@ Names are torchvision's, else timm's.
 """
 
 from jaxcnn.models.alexnet import AlexNet, alexnet
-from jaxcnn.models.cct import CCT, cct_7_3x1_32
+from jaxcnn.models.cct import CCT, cct_2_3x2_32, cct_7_3x1_32
 from jaxcnn.models.cnn import CNN, cnn
 from jaxcnn.models.convnext import ConvNeXt, convnext_small, convnext_tiny
 from jaxcnn.models.densenet import DenseNet, densenet121, densenet169
@@ -39,7 +39,8 @@ from jaxcnn.models.vgg import VGG, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg1
 from jaxcnn.models.vit import ViT, vit_small_patch16_224, vit_tiny_patch16_224
 
 MODELS = {
-    "alexnet": alexnet, "cbam_resnet18": cbam_resnet18, "cbam_resnet20": cbam_resnet20, "cct_7_3x1_32": cct_7_3x1_32, "cnn": cnn,
+    "alexnet": alexnet, "cbam_resnet18": cbam_resnet18, "cbam_resnet20": cbam_resnet20, "cct_2_3x2_32": cct_2_3x2_32,
+    "cct_7_3x1_32": cct_7_3x1_32, "cnn": cnn,
     "convnext_small": convnext_small, "convnext_tiny": convnext_tiny, "densenet121": densenet121, "densenet169": densenet169,
     "efficientnet_b0": efficientnet_b0, "efficientnet_b1": efficientnet_b1, "efficientnet_b2": efficientnet_b2,
     "efficientnet_b3": efficientnet_b3, "googlenet": googlenet, "inception_v3": inception_v3, "lenet5": lenet5, "mlp": mlp,

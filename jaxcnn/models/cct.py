@@ -21,6 +21,7 @@ class Block(nn.Module):
     """Attention behind a norm, a norm, and two dense layers, as in the authors' code: the second norm is not skipped."""
 
     heads: int
+    ratio: int = 2
     dropout: float = 0.0
     drop_path: float = 0.0
     dtype: Any = None
@@ -32,7 +33,7 @@ class Block(nn.Module):
         drop, skip, c = Dropout(self.dropout), DropPath(self.drop_path), x.shape[-1]
         y = Attention(self.heads, use_bias=False, dtype=self.dtype, name="attention")(LayerNorm(1e-5, self.dtype, name="norm1")(x))
         x = LayerNorm(1e-5, self.dtype, name="norm2")(x + skip(drop(y, train=train), train=train))
-        y = Dense(c, self.dtype, INIT, name="dense2")(drop(gelu(Dense(2 * c, self.dtype, INIT, name="dense1")(x)), train=train))
+        y = Dense(c, self.dtype, INIT, name="dense2")(drop(gelu(Dense(self.ratio * c, self.dtype, INIT, name="dense1")(x)), train=train))
         return x + skip(drop(y, train=train), train=train)
 
 
@@ -43,18 +44,26 @@ class CCT(Network):
     width: int = 256
     heads: int = 4
     depth: int = 7
+    ratio: int = 2
+    convs: int = 1
     dropout: float = 0.0
     drop_path: float = 0.1
     remat: bool = False
     dtype: Any = None
 
-    smallest = 3
     default_image = (32, 32, 3)
+
+    @property
+    def smallest(self) -> int:
+        """Side of the smallest image with more than one place."""
+        return 2**self.convs + 1
 
     def setup(self) -> None:
         """Make the layers."""
-        self.stem = Conv(self.width, (3, 3), padding=1, use_bias=False, dtype=self.dtype)
-        self.blocks = [Block(self.heads, self.dropout, rate, self.dtype) for rate in growing(self.drop_path, self.depth)]
+        widths = [64] * (self.convs - 1) + [self.width]
+        self.stem = [Conv(width, (3, 3), padding=1, use_bias=False, dtype=self.dtype) for width in widths]
+        rates = growing(self.drop_path, self.depth)
+        self.blocks = [Block(self.heads, self.ratio, self.dropout, rate, self.dtype) for rate in rates]
         self.norm = LayerNorm(1e-5)
         self.vote = Dense(1, kernel_init=nn.initializers.lecun_normal(), use_bias=False)  # one for all would change nothing
         self.drop = Dropout(self.dropout)
@@ -69,10 +78,11 @@ class CCT(Network):
         return self.param("positions", nn.initializers.truncated_normal(0.2), shape, jnp.float32)
 
     def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
-        """Return `stem` `[B, H, W, width]` and `stage1`, the last block's places, `[B, H / 2, W / 2, width]`."""
+        """Return `stem`, the last convolution, and `stage1`, the last block's places `[B, H / 2^convs, W / 2^convs, width]`."""
         check_side(x, self.smallest)
-        stem = nn.relu(self.stem(x))
-        x = ops.max_pool(stem, 3, strides=2, padding=1)
+        for conv in self.stem:
+            stem = nn.relu(conv(x))  # [B, H, W, 64 or width]
+            x = ops.max_pool(stem, 3, strides=2, padding=1)
         b, h, w, c = x.shape
         x = x.reshape(b, h * w, c) + self._positions(h * w).astype(x.dtype)  # [B, N, C]
         x = self.drop(x, train=train)
@@ -93,8 +103,14 @@ def cct_7_3x1_32(num_classes: int = 10, **options: Any) -> CCT:
 
     Args:
         num_classes: logits.
-        options: `width`, `heads`, `depth`, `dropout` in every block, `drop_path` (stochastic depth: rate of the last block, 0.1),
-            `remat` (less memory in training, more time), `dtype`.
+        options: `width`, `heads`, `depth`, `ratio` (width inside a block, over its own), `convs` in the stem (all but the last of
+            64 channels), `dropout` in every block, `drop_path` (stochastic depth: rate of the last block, 0.1), `remat` (less
+            memory in training, more time), `dtype`.
 
     """
     return CCT(num_classes, **options)
+
+
+def cct_2_3x2_32(num_classes: int = 10, **options: Any) -> CCT:
+    """Two 3x3 convolutions and two blocks of width 128; 283,722 parameters on 32x32 images. Arguments as for `cct_7_3x1_32`."""
+    return CCT(num_classes, **{"width": 128, "heads": 2, "depth": 2, "ratio": 1, "convs": 2} | options)

@@ -1,0 +1,91 @@
+"""Attention against plain convolutions of as many parameters: `python -m experiments.attention --dataset FOLDER`.
+
+ResNet-20, the same with squeeze and excitation and with CBAM in every block, and a compact transformer behind a convolution.
+Every point is a run of `experiments.cifar10` with the recipe of ResNet-20; the learning rate of each network is the best of
+`--rates` on validation data, with a seed that is not used again. `--resume` trains only what is not finished.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jaxcnn as jc
+from experiments import cifar10, cli, common, outputs, settings, study
+from experiments.signals import Signals
+
+NETWORKS = {
+    "plain": {"model": "resnet20"},
+    "squeeze and excitation": {"model": "seresnet20"},
+    "CBAM": {"model": "cbam_resnet20"},
+    "hybrid": {"model": "cct_2_3x2_32"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(settings.Settings):
+    """Compare attention in a network with plain convolutions of as many parameters."""
+
+    dataset: str = "cifar10"
+    """Any TFDS name, or a path: image folder, .npz; images of 32x32 in colour."""
+    data_dir: str = ""
+    """Where TFDS sets are prepared; by default TFDS_DATA_DIR, else TFDS's own folder."""
+    seeds: int = 3
+    """How many: a seed draws new parameters, order and augmentation."""
+    rates: tuple[float, ...] = (0.2, 0.05, 0.0125)
+    """Highest learning rates to choose from."""
+
+
+PRESETS = {"smoke": {"epochs": 1, "max_steps": 4, "seeds": 2, "batch_size": 8, "limit_examples": 64}}
+
+
+def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
+    """Train what is not finished, and leave the figures in the folder of the study."""
+    if config.evaluate or config.predict:
+        raise jc.InputError("--evaluate and --predict: give one of the runs in the folder to experiments.cifar10")
+    if config.seeds < 1 or not config.rates:
+        raise jc.InputError(f"--seeds {config.seeds}, {len(config.rates)} numbers for --rates: needs at least one of each")
+    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in ("seeds", "rates")}
+    base = cifar10.Config(**cifar10.RESNET20 | shared | {"resume": False})
+    for rate in config.rates:
+        jc.optim.check_rate(rate)
+    plan = cifar10.plan(base)
+    folder = common.open_folder("attention", config, plan, plan.splits, common.data_digest(plan.splits.train))
+    opened.append(folder)
+
+    def run(name: str, rate: float, seed: int) -> dict[str, Any]:
+        point = dataclasses.replace(base, **NETWORKS[name], learning_rate=rate, seed=seed)
+        train = lambda workdir: common.train("cifar10", dataclasses.replace(point, workdir=workdir), cifar10.plan(point), signals, [])  # noqa: E731
+        return study.trained(folder / f"{point.model}-{rate}-{seed}", train)
+
+    rows = []
+    for name in NETWORKS:
+        tried = {rate: run(name, rate, config.seed + config.seeds)["validation"]["loss"] for rate in config.rates}
+        rate = min(tried, key=tried.get)
+        found = [run(name, rate, config.seed + i) for i in range(config.seeds)]
+        rows.append(row(name, rate, tried, found))
+        print(describe(rows[-1]), flush=True)
+    outputs.write_json(folder / "summary.json", {"table": rows})
+    print(f"test accuracy, mean and deviation over {config.seeds} seeds; {folder}", flush=True)
+    return {"table": rows}
+
+
+def row(name: str, rate: float, tried: dict[float, float], found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Put together what the runs of one network gave."""
+    seconds = study.spread([one["train_seconds"] for one in found])["mean"]
+    accuracies = [one["test"]["accuracy"] for one in found]
+    return {
+        "network": name, "parameters": found[0]["parameters"], "learning_rate": rate, "validation_losses": tried,
+        "accuracies": accuracies, **study.spread(accuracies), "train_seconds": seconds,
+    }  # fmt: skip
+
+
+def describe(row: dict[str, Any]) -> str:
+    """Return a line for people."""
+    return (
+        f"{row['network']:<24}{row['parameters']:>9,} parameters   {row['mean']:.4f} +- {row['deviation']:.4f}   "
+        f"learning rate {row['learning_rate']:g}   {row['train_seconds']:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, "attention", PRESETS)
