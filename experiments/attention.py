@@ -2,7 +2,7 @@
 
 ResNet-20, the same with squeeze and excitation and with CBAM in every block, and a compact transformer behind a convolution.
 Every point is a run of `experiments.cifar10` with the recipe of ResNet-20; the learning rate of each network is the best of
-`--rates` on validation data, with a seed that is not used again. `--resume` trains only what is not finished.
+`--rates` on validation data with the first seed. `--resume` trains only what is not finished.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class Config(settings.Settings):
     seeds: int = 3
     """How many: a seed draws new parameters, order and augmentation."""
     rates: tuple[float, ...] = (0.2, 0.05, 0.0125)
-    """Highest learning rates to choose from."""
+    """Highest learning rates to choose from, with the first seed."""
 
 
 PRESETS = {"smoke": {"epochs": 1, "max_steps": 4, "seeds": 2, "batch_size": 8, "limit_examples": 64}}
@@ -59,7 +59,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
 
     rows = []
     for name in NETWORKS:
-        tried = {rate: run(name, rate, config.seed + config.seeds)["validation"]["loss"] for rate in config.rates}
+        tried = {rate: run(name, rate, config.seed)["validation"]["loss"] for rate in config.rates}
         rate = min(tried, key=tried.get)
         found = [run(name, rate, config.seed + i) for i in range(config.seeds)]
         rows.append(row(name, rate, tried, found))
