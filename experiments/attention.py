@@ -1,7 +1,7 @@
 """Attention against plain convolutions of as many parameters: `python -m experiments.attention --dataset FOLDER`.
 
 ResNet-20, the same with squeeze and excitation and with CBAM in every block, and a compact transformer behind a convolution.
-Every point is a run of `experiments.cifar10` with the recipe of ResNet-20; the learning rate of each network is the best of
+Every point is a run of `experiments.cifar10` with the recipe of ResNet-20, but for one view an image; the learning rate of each network is the best of
 `--rates` on validation data with the first seed. `--resume` trains only what is not finished.
 """
 
@@ -45,7 +45,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
     if config.seeds < 1 or not config.rates:
         raise jc.InputError(f"--seeds {config.seeds}, {len(config.rates)} numbers for --rates: needs at least one of each")
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in ("seeds", "rates")}
-    base = cifar10.Config(**cifar10.RESNET20 | shared | {"resume": False})
+    base = cifar10.Config(**cifar10.RESNET20 | shared | {"views": False, "resume": False})
     for rate in config.rates:
         jc.optim.check_rate(rate)
     plan = cifar10.plan(base)
