@@ -1,8 +1,9 @@
 """Attention against plain convolutions of as many parameters: `python -m experiments.attention --dataset FOLDER`.
 
 ResNet-20, the same with squeeze and excitation and with CBAM in every block, and a compact transformer behind a convolution.
-Every point is a run of `experiments.cifar10` with the recipe of ResNet-20, but for one view an image; the learning rate of each network is the best of
-`--rates` on validation data with the first seed. `--resume` trains only what is not finished.
+Every point is a run of `experiments.cifar10` with the recipe of ResNet-20, but for one view an image when predicting; the
+learning rate of each network is the best of `--rates` on validation data with the first seed. `--resume` trains only what is
+not finished.
 """
 
 import dataclasses
