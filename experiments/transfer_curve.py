@@ -12,8 +12,9 @@ from typing import Any
 import tyro
 
 import jaxcnn as jc
-from experiments import cli, common, outputs, settings, study, transfer
+from experiments import cli, common, outputs, settings, transfer
 from experiments.signals import Signals
+from experiments.studies import core
 from jaxcnn.data.folder import class_names
 
 MODES = {"scratch": ("from scratch", "#000000", "o"), "head": ("head alone", "#0072B2", "s"), "all": ("fine-tuned", "#D55E00", "^")}
@@ -91,7 +92,7 @@ def trained(config: transfer.Config, splits: jc.data.Splits, folder: pathlib.Pat
         here = dataclasses.replace(config, workdir=workdir)
         return transfer.train(here, transfer.plan(here, splits), signals, [])
 
-    return study.trained(folder, train)
+    return core.trained(folder, train)
 
 
 def report(folder: pathlib.Path, points: list[dict[str, Any]]) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def report(folder: pathlib.Path, points: list[dict[str, Any]]) -> dict[str, Any]
     sizes, rows = list(dict.fromkeys(p["per_class"] for p in points)), []
     for mode, (name, *_) in MODES.items():
         cells = [[p["accuracy"] for p in points if (p["train"], p["per_class"]) == (mode, n)] for n in sizes]
-        found = [study.spread(cell) for cell in cells]
+        found = [core.spread(cell) for cell in cells]
         rows.append({"train": mode, "per_class": sizes} | {key: [one[key] for one in found] for key in ("mean", "deviation")})
         print(f"{name:<14}" + "".join(f"{one['mean']:>10.4f} +- {one['deviation']:.4f}" for one in found), flush=True)
     plot(folder / "curve.png", rows)

@@ -51,7 +51,7 @@ class Short(GoogLeNet):
 # the zoo's rules are checked on the smallest of each kind, the large ones made thin
 TABLE = ((Row(8, 8), Row(24, 8)), (Row(16, 16, 5, 2, 8, nn.hard_swish),))
 CIFAR = {"blocks": (1, 1, 1), "small_images": True, "width": 16, "projected": False}
-FIXED = ("cct_2_3x2_32", "lenet5", "mlp", "tutorial", "vit_tiny_patch16_224")  # the image size is fixed at init
+FIXED = ("cct_2_3x2_32", "lenet5", "mlp", "plain", "tutorial", "vit_tiny_patch16_224")  # the image size is fixed at init
 ZOO = {name: MODELS[name] for name in ("cnn", "lenet5", "mlp", "tutorial")} | {
     "alexnet": functools.partial(MODELS["alexnet"], width=0.1),
     "bottlenecks": functools.partial(ResNet, blocks=(1, 1, 1, 1), bottleneck=True, width=8),
@@ -62,6 +62,7 @@ ZOO = {name: MODELS[name] for name in ("cnn", "lenet5", "mlp", "tutorial")} | {
     "googlenet": functools.partial(Short, aux=True),
     "mobilenet_v1": functools.partial(MODELS["mobilenet_v1"], width=0.25),
     "inverted": functools.partial(Inverted, table=TABLE, ends=(8, 32), hidden=16, activation=nn.hard_swish, gate=nn.hard_sigmoid),
+    "plain": functools.partial(MODELS["plain"], depth=4, width=8, pool="average", activation="tanh", batch_norm=True),
     "resnet18": functools.partial(MODELS["resnet18"], width=8),
     "seresnet20": functools.partial(ResNet, attention=resnet.squeeze, **CIFAR),
     "speednet": functools.partial(MODELS["speednet"], widths=(8, 12, 16)),
@@ -106,6 +107,8 @@ PARAMETERS = [  # name, classes, options, image, the published number or one wor
     ("mobilenet_v2", 1000, {}, COLOUR, 3_504_872),
     ("mobilenet_v3_large", 1000, {}, COLOUR, 5_483_032),
     ("mobilenet_v3_small", 1000, {}, COLOUR, 2_542_856),
+    ("plain", 10, {}, GRAY, 320 + 2 * 9_248 + dense(288, CLASSES)),
+    ("plain", 10, {"depth": 5, "batch_norm": True}, GRAY, 288 + 4 * 9_216 + 5 * 64 + dense(288, CLASSES)),
     ("resnet101", 1000, {}, COLOUR, 44_549_160),
     ("resnet152", 1000, {}, COLOUR, 60_192_808),
     ("resnet18", 1000, {}, COLOUR, 11_689_512),

@@ -4,9 +4,10 @@ import dataclasses
 import pathlib
 import re
 
-from experiments import attention, binary, cifar10, mnist, transfer, transfer_curve
+from experiments import binary, cifar10, mnist, transfer, transfer_curve
 from experiments.benchmarks import cifar10 as cifar10_benchmark
 from experiments.benchmarks import harness
+from experiments.studies import attention, regularisation
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -35,6 +36,7 @@ def test_flags_exist():
         binary.Config,
         cifar10.Config,
         attention.Config,
+        regularisation.Config,
         transfer.Config,
         transfer_curve.Config,
         cifar10_benchmark.Config,

@@ -3,15 +3,18 @@
 import contextlib
 import dataclasses
 import json
+import pathlib
 import shutil
 import types
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import jaxcnn as jc
-from experiments import attention, study
+from experiments.studies import attention, core, depth, gradients, parameters, pooling, regularisation, shift
+from experiments.studies.core import Variant
 
 SIGNALS = types.SimpleNamespace(stop=lambda: False, while_training=contextlib.nullcontext)
 
@@ -28,9 +31,93 @@ def images(tmp_path_factory):
 
 
 def test_mean_and_deviation_over_seeds():
-    found = study.spread([0.1, 0.2, 0.6])
+    found = core.spread([0.1, 0.2, 0.6])
     assert found["mean"] == pytest.approx(0.3) and found["deviation"] == pytest.approx(np.std([0.1, 0.2, 0.6], ddof=1))
-    assert study.spread([0.4]) == {"mean": 0.4, "deviation": 0.0}
+    assert core.spread([0.4]) == {"mean": 0.4, "deviation": 0.0, "interval": 0.0}
+
+
+def test_intervals_hold_the_mean_as_often_as_they_say(rng):
+    hits = sum(abs((found := core.spread(rng.normal(size=5)))["mean"]) <= found["interval"] for _ in range(2000))
+    assert 0.93 < hits / 2000 < 0.97
+
+
+def test_variants_against_each_other(tmp_path, capsys):
+    variants = {"one": Variant({"depth": 1, "width": 4}), "two halves": Variant({"depth": 2, "width": 4}, flags={"dropout": 0.5})}
+    config = core.Config(dataset="digits", seeds=2, train_images=40, epochs=1, max_steps=2, batch_size=8, devices=1, workdir=str(tmp_path))
+    seen, opened = [], []
+
+    def measure(loaded, splits, flags):
+        seen.append((splits.train.size, splits.test.size, flags.seed, flags.dropout, loaded.model.depth))
+        return {"training accuracy": core.accuracy(loaded, splits.train)}
+
+    table = core.compare("some", variants, config, SIGNALS, opened, measure)["table"]
+    assert seen == [(40, 359, 0, 0.0, 1), (40, 359, 1, 0.0, 1), (40, 359, 0, 0.5, 2), (40, 359, 1, 0.5, 2)]
+    assert [row["parameters"] for row in table] == [40 + 4 * 14 * 14 * 10 + 10, 40 + 148 + 4 * 7 * 7 * 10 + 10]
+    runs = table[1]["runs"]
+    summary = json.loads((pathlib.Path(runs[1]["checkpoint"]) / "summary.json").read_text())
+    assert runs[1]["test accuracy"] == summary["test"]["accuracy"] and summary["test"]["count"] == 359
+    loaded = jc.load_run(runs[0]["checkpoint"])
+    few = jc.data.digits(validation_fraction=0.1).train.take(np.random.default_rng(0).permutation(1293)[:40]).arrays
+    guess = np.asarray(loaded.task.predict(loaded.variables, few)).argmax(-1)
+    assert runs[0]["training accuracy"] == pytest.approx((guess == few["label"]).mean())
+    means = [np.mean([run["training accuracy"] for run in row["runs"]]) for row in table]
+    lines = capsys.readouterr().out.splitlines()
+    assert [f"{mean:.2%}" in line for mean, line in zip(means, lines[-3:-1], strict=True)] == [True, True], lines
+    (folder,) = opened
+    (folder / "summary.json").unlink()
+    again = core.compare("some", variants, dataclasses.replace(config, resume=True, workdir=str(folder)), SIGNALS, [])["table"]
+    assert [row["runs"][0]["checkpoint"] for row in again] == [row["runs"][0]["checkpoint"] for row in table]  # nothing trained anew
+
+
+@pytest.mark.parametrize(
+    "flags, line",
+    [
+        ({"seeds": 0}, "--seeds 0: must be at least 1"),
+        ({"train_images": -1}, "--train-images -1: must be at least 0"),
+        ({"predict": ("x.png",), "checkpoint": "x"}, "--evaluate and --predict: give one of the runs"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0: must be a positive number"),
+    ],
+    ids=["seeds", "train_images", "predict", "learning_rate"],
+)
+def test_bad_input_of_a_study(tmp_path, flags, line):
+    with pytest.raises(jc.InputError, match=line.replace("(", r"\(")):
+        config = core.Config(**{"dataset": "digits", "workdir": str(tmp_path)} | flags)
+        core.compare("some", depth.VARIANTS, config, SIGNALS, [])
+    assert not list(tmp_path.iterdir())
+
+
+def sizes(variants):
+    for variant in variants.values():
+        model = jc.models.MODELS[variant.model](**variant.options)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 28, 28, 1), "float32"))
+        yield sum(x.size for x in jax.tree.leaves(shapes["params"]))
+
+
+def test_what_is_compared():
+    assert len(list(sizes(depth.VARIANTS))) == 5 and len(set(sizes(pooling.VARIANTS))) == 1
+    cnn, mlp, cnn_larger, mlp_larger = sizes(parameters.VARIANTS)
+    assert mlp == pytest.approx(cnn, rel=0.01) and mlp_larger == pytest.approx(cnn_larger, rel=0.01)
+    for variant in regularisation.VARIANTS.values():
+        assert set(variant.flags) <= {f.name for f in dataclasses.fields(core.mnist.Config)}
+
+
+def test_the_gradient_shrinks_behind_sigmoids():
+    splits, found = jc.data.digits(), {}
+    for name in ("relu", "sigmoid"):
+        variant = gradients.VARIANTS[name]
+        model = jc.models.plain(**{**variant.options, "width": 4})
+        loaded = types.SimpleNamespace(task=jc.tasks.classification(model))
+        found[name] = gradients.norms(loaded, splits, core.mnist.Config())
+        assert found[name]["last over first"] == pytest.approx(found[name]["last layer"] / found[name]["first layer"])
+    assert found["relu"]["last over first"] < 10 < 1000 < found["sigmoid"]["last over first"]
+
+
+def test_a_shift_moves_and_fills_with_zeros(rng):
+    images = rng.integers(1, 255, (2, 6, 5, 1)).astype(np.uint8)
+    np.testing.assert_array_equal(shift.shift(images, 2, 0)[:, 2:], images[:, :-2])
+    np.testing.assert_array_equal(shift.shift(images, 0, -1)[:, :, :-1], images[:, :, 1:])
+    assert not shift.shift(images, 2, 0)[:, :2].any() and not shift.shift(images, 0, -1)[:, :, -1:].any()
+    np.testing.assert_array_equal(shift.shift(images, 0, 0), images)
 
 
 def test_attention_against_plain(images, tmp_path, monkeypatch, capsys):

@@ -14,6 +14,7 @@ from jaxcnn.models.inception import InceptionV3, inception_v3
 from jaxcnn.models.lenet import LeNet5, lenet5
 from jaxcnn.models.mlp import MLP, mlp
 from jaxcnn.models.mobilenet import Inverted, MobileNet, mobilenet_v1, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
+from jaxcnn.models.plain import Plain, plain
 from jaxcnn.models.resnet import (
     ResNet,
     cbam_resnet18,
@@ -45,7 +46,8 @@ MODELS = {
     "efficientnet_b0": efficientnet_b0, "efficientnet_b1": efficientnet_b1, "efficientnet_b2": efficientnet_b2,
     "efficientnet_b3": efficientnet_b3, "googlenet": googlenet, "inception_v3": inception_v3, "lenet5": lenet5, "mlp": mlp,
     "mobilenet_v1": mobilenet_v1, "mobilenet_v2": mobilenet_v2, "mobilenet_v3_large": mobilenet_v3_large,
-    "mobilenet_v3_small": mobilenet_v3_small, "resnet18": resnet18, "resnet20": resnet20, "resnet34": resnet34, "resnet50": resnet50,
+    "mobilenet_v3_small": mobilenet_v3_small, "plain": plain, "resnet18": resnet18, "resnet20": resnet20,
+    "resnet34": resnet34, "resnet50": resnet50,
     "resnet56": resnet56, "resnet101": resnet101, "resnet152": resnet152, "resnext50_32x4d": resnext50_32x4d,
     "seresnet18": seresnet18, "seresnet20": seresnet20, "seresnet50": seresnet50, "speednet": speednet,
     "squeezenet1_0": squeezenet1_0, "squeezenet1_1": squeezenet1_1, "tutorial": tutorial, "vgg11": vgg11, "vgg11_bn": vgg11_bn,
@@ -55,6 +57,6 @@ MODELS = {
 
 __all__ = [
     "CCT", "CNN", "MLP", "MODELS", "VGG", "AlexNet", "ConvNeXt", "DenseNet", "GoogLeNet", "InceptionV3", "Inverted", "LeNet5",
-    "MobileNet", "ResNet", "Row", "SpeedNet", "SqueezeNet", "Summary", "Tutorial", "ViT", "summary",
+    "MobileNet", "Plain", "ResNet", "Row", "SpeedNet", "SqueezeNet", "Summary", "Tutorial", "ViT", "summary",
     "whitening", *MODELS,
 ]  # fmt: skip

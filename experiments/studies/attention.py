@@ -1,4 +1,4 @@
-"""Attention against plain convolutions of as many parameters: `python -m experiments.attention --dataset FOLDER`.
+"""Attention against plain convolutions of as many parameters: `python -m experiments.studies.attention --dataset FOLDER`.
 
 ResNet-20, the same with squeeze and excitation and with CBAM in every block, and a compact transformer behind a convolution.
 Every point is a run of `experiments.cifar10` with the recipe of ResNet-20, but for one view an image when predicting; the
@@ -11,8 +11,9 @@ import pathlib
 from typing import Any
 
 import jaxcnn as jc
-from experiments import cifar10, cli, common, outputs, settings, study
+from experiments import cifar10, cli, common, outputs, settings
 from experiments.signals import Signals
+from experiments.studies import core
 
 NETWORKS = {
     "plain": {"model": "resnet20"},
@@ -50,13 +51,13 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
     for rate in config.rates:
         jc.optim.check_rate(rate)
     plan = cifar10.plan(base)
-    folder = common.open_folder("attention", config, plan, plan.splits, common.data_digest(plan.splits.train))
+    folder = common.open_folder("studies.attention", config, plan, plan.splits, common.data_digest(plan.splits.train))
     opened.append(folder)
 
     def run(name: str, rate: float, seed: int) -> dict[str, Any]:
         point = dataclasses.replace(base, **NETWORKS[name], learning_rate=rate, seed=seed)
         train = lambda workdir: common.train("cifar10", dataclasses.replace(point, workdir=workdir), cifar10.plan(point), signals, [])  # noqa: E731
-        return study.trained(folder / f"{point.model}-{rate}-{seed}", train)
+        return core.trained(folder / f"{point.model}-{rate}-{seed}", train)
 
     rows = []
     for name in NETWORKS:
@@ -72,11 +73,11 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
 
 def row(name: str, rate: float, tried: dict[float, float], found: list[dict[str, Any]]) -> dict[str, Any]:
     """Put together what the runs of one network gave."""
-    seconds = study.spread([one["train_seconds"] for one in found])["mean"]
+    seconds = core.spread([one["train_seconds"] for one in found])["mean"]
     accuracies = [one["test"]["accuracy"] for one in found]
     return {
         "network": name, "parameters": found[0]["parameters"], "learning_rate": rate, "validation_losses": tried,
-        "accuracies": accuracies, **study.spread(accuracies), "train_seconds": seconds,
+        "accuracies": accuracies, **core.spread(accuracies), "train_seconds": seconds,
     }  # fmt: skip
 
 
@@ -89,4 +90,4 @@ def describe(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, "attention", PRESETS)
+    cli.run(main, Config, "studies.attention", PRESETS)

@@ -1,0 +1,158 @@
+"""What studies share: a run for every point, trained once however often the study is resumed, and a table over seeds."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import jaxcnn as jc
+from experiments import cli, common, mnist, outputs, settings
+from experiments.signals import Signals
+
+SMOKE = {"epochs": 1, "max_steps": 4, "seeds": 2, "batch_size": 16, "train_images": 64, "limit_examples": 64}
+PERCENT, PLAIN = "{:.2%}", "{:.3g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(settings.Settings):
+    """Answer one question with several networks and seeds."""
+
+    dataset: str = "auto"
+    """auto (MNIST if it can be had, else digits), mnist, digits, any TFDS name, or a path: image folder, .npz, folder of IDX files."""
+    data_dir: str = ""
+    """Where TFDS sets are prepared; by default TFDS_DATA_DIR, else TFDS's own folder."""
+    seeds: int = 5
+    """How many: a seed draws parameters, order, dropout and augmentation; the images are the same."""
+    train_images: int = 10_000
+    """Use at most so many training images; 0 for all. The test set is always whole."""
+    epochs: int = 5
+    """Passes over the training rows."""
+    learning_rate: float = 2e-3
+    """Highest value of the one-cycle schedule of AdamW."""
+
+
+class Variant(NamedTuple):
+    """One row of a table.
+
+    Attributes:
+        options: of the network, beside its number of classes.
+        model: name of the network.
+        flags: of `experiments.mnist`, beside those of the study.
+
+    """
+
+    options: Mapping[str, Any] = {}
+    model: str = "plain"
+    flags: Mapping[str, Any] = {}
+
+
+# (a finished run, the data it was trained and tested on, its flags) -> column to value
+Measure = Callable[[jc.runs.LoadedRun, jc.data.Splits, mnist.Config], Mapping[str, float]]
+
+
+def compare(
+    name: str, variants: Mapping[str, Variant], config: Config, signals: Signals, opened: list[pathlib.Path],
+    measure: Measure | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train every variant with every seed, print the table, and leave it in the folder of the study.
+
+    Args:
+        name: of the study, `experiments.studies.NAME`.
+        variants: label to what is trained.
+        config: flags.
+        signals: asked between dispatches.
+        opened: receives the study's folder.
+        measure: what to find out about a run beside its accuracy on the whole test set.
+
+    Returns:
+        `{"table": [{"variant", "parameters", "columns", "runs"}, ...]}`.
+
+    """
+    if config.evaluate or config.predict:
+        raise jc.InputError("--evaluate and --predict: give one of the runs in the folder to experiments.mnist")
+    if config.seeds < 1:
+        raise jc.InputError(f"--seeds {config.seeds}: must be at least 1")
+    if config.train_images < 0:
+        raise jc.InputError(f"--train-images {config.train_images}: must be at least 0")
+    shared = {f.name for f in dataclasses.fields(config)} & {f.name for f in dataclasses.fields(mnist.Config)}
+    base = mnist.Config(**{name: getattr(config, name) for name in shared} | {"ema": 0.0, "augment": False, "resume": False})
+    plans = {label: planned(dataclasses.replace(base, **variant.flags), variant, config) for label, variant in variants.items()}
+    first = next(iter(plans.values()))[1]
+    folder = common.open_folder(f"studies.{name}", config, first, first.splits, common.data_digest(first.splits.train))
+    opened.append(folder)
+    rows = []
+    for label, (flags, plan) in plans.items():
+        found = []
+        for seed in range(config.seed, config.seed + config.seeds):
+            point = dataclasses.replace(flags, seed=seed)
+            train = lambda workdir: common.train("mnist", dataclasses.replace(point, workdir=workdir), plan, signals, [])  # noqa: B023, E731
+            summary = trained(folder / f"{label.replace(' ', '-')}-{seed}", train)
+            values = {"test accuracy": summary["test"]["accuracy"]}
+            values |= measure(jc.load_run(summary["checkpoint"]), plan.splits, point) if measure else {}
+            found.append(values | {"seed": seed, "checkpoint": summary["checkpoint"], "parameters": summary["parameters"]})
+            print(f"{label}, seed {seed}: test accuracy {values['test accuracy']:.4f}", flush=True)
+        columns = [column for column in found[0] if column not in ("seed", "checkpoint", "parameters")]
+        spreads = {column: spread([one[column] for one in found]) for column in columns}
+        rows.append({"variant": label, "parameters": found[0]["parameters"], "columns": spreads, "runs": found})
+    text = markdown(rows)
+    print(f"{text}\nmean and 95 % interval of the mean over {config.seeds} seeds; {folder}", flush=True)
+    outputs.write_text(folder / "table.md", text + "\n")
+    outputs.write_json(folder / "summary.json", {"table": rows})
+    return {"table": rows}
+
+
+def planned(config: mnist.Config, variant: Variant, study: Config) -> tuple[mnist.Config, common.Plan]:
+    """Return the flags and the plan of a variant; all of them see the same images."""
+    config = dataclasses.replace(config, model=variant.model)
+    plan = mnist.plan(config)
+    train = plan.splits.train
+    if study.train_images:
+        train = train.take(np.random.default_rng(0).permutation(train.size)[: study.train_images])
+    model = plan.build["model"]
+    build = plan.build | {"model": model | {"options": model["options"] | dict(variant.options)}}
+    return config, dataclasses.replace(plan, splits=plan.splits._replace(train=train), build=build)
+
+
+def trained(folder: pathlib.Path, train: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """Return the summary of the run in a folder, which `train(workdir)` makes if there is none; what it prints goes to a file."""
+    for summary in folder.glob("*/summary.json"):
+        return json.loads(summary.read_text())
+    folder.mkdir(exist_ok=True)
+    with open(folder / "log.txt", "w") as screen, contextlib.redirect_stdout(screen):
+        return train(str(folder))
+
+
+def accuracy(loaded: jc.runs.LoadedRun, data: Any) -> float:
+    """Share of rows that a finished run gets right, as it predicts."""
+    return jc.evaluate(jc.compile_step(jc.make_eval_step(loaded.task), donate=False), loaded.variables, data)["accuracy"]
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Mean over seeds, their standard deviation, and half the 95 % interval of the mean (Student, 1908), 0 of a single seed."""
+    from scipy.stats import t
+
+    n, deviation = len(values), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    half = float(t.ppf(0.975, n - 1)) * deviation / n**0.5 if n > 1 else 0.0
+    return {"mean": float(np.mean(values)), "deviation": deviation, "interval": half}
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a Markdown table; shares in percent where the name of the column says accuracy."""
+    columns = list(rows[0]["columns"])
+    form = lambda column: PERCENT if "accuracy" in column else PLAIN  # noqa: E731
+    cell = lambda column, one: f"{form(column).format(one['mean'])} ± {form(column).format(one['interval'])}"  # noqa: E731
+    body: Iterable[list[str]] = (
+        [row["variant"], f"{row['parameters']:,}", *(cell(column, row["columns"][column]) for column in columns)] for row in rows
+    )
+    lines = [["", "parameters", *columns], ["---"] * (2 + len(columns)), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def run(name: str, variants: Mapping[str, Variant], measure: Measure | None = None, config: type = Config) -> None:
+    """Be the command line of a study, with its own defaults in `config`."""
+    main = lambda config, signals, opened: compare(name, variants, config, signals, opened, measure)  # noqa: E731
+    cli.run(main, config, f"studies.{name}", {"smoke": SMOKE})
