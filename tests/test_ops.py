@@ -116,7 +116,11 @@ def compute_in_loop(data):
 
 @pytest.mark.parametrize(
     "function, dtype, most_taps",
-    [(compute, np.float64, cpu.MOST_TAPS), (compute_in_loop, np.float32, cpu.MOST_TAPS), (compute_in_loop, np.float32, 0)],
+    [
+        (compute, np.float64, cpu.MOST_TAPS),
+        pytest.param(compute_in_loop, np.float32, cpu.MOST_TAPS, marks=pytest.mark.slow),
+        (compute_in_loop, np.float32, 0),
+    ],
     ids=["float64", "loop, small chunks", "loop without patches"],
 )
 def test_conv_and_gradients_equal_numpy(function, dtype, most_taps, monkeypatch):

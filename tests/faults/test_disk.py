@@ -62,6 +62,7 @@ def test_a_disk_that_fills(tmp_path):
             assert code == 0 and f"going on from step {newest}" in err
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_and_has_room_again(tmp_path):
     with small_disk(tmp_path / "disk", 40) as disk:
         process = start(*LONG, "--workdir", disk)
