@@ -17,7 +17,6 @@ import numpy as np
 
 from jaxcnn import report
 from jaxcnn.report.measure import probabilities
-from jaxcnn.report.slices import pick
 from jaxcnn.runs import LoadedRun, load_run, read_data
 from jaxcnn.types import InputError
 
@@ -37,7 +36,9 @@ def main(arguments: Sequence[str] | None = None, explain: Explain | None = None)
         InputError: a folder, a file or a column that is not as it must be.
 
     """
-    flags = _flags(arguments)
+    flags = parser().parse_args(arguments)
+    if flags.batch_size < 1:
+        raise InputError(f"--batch-size {flags.batch_size}: must be at least 1")
     reports, correct = [], []
     for folder in flags.runs:
         made, right = one(folder, flags, explain)
@@ -54,32 +55,37 @@ def main(arguments: Sequence[str] | None = None, explain: Explain | None = None)
 def one(folder: str, flags: argparse.Namespace, explain: Explain | None = None) -> tuple[dict[str, Any], np.ndarray]:
     """Report on a run: its dict, and for each test row whether it is right."""
     run = report.read_finished(folder)
-    columns = report.read_groups(flags.groups) if flags.groups else {}
-    for name in flags.group if flags.groups else ():
-        pick(columns, name, flags.groups)
-    loaded = load_run(folder)
+    given = report.read_groups(flags.group_file) if flags.group_file else None
     try:
         test = read_data(run.config, flags.data).test
     except InputError as error:
         raise InputError(f"{folder}: {error} (--data says where the data are now)") from error
+    names = wanted(flags, list(report.columns(test) if given is None else given))
+    loaded = load_run(folder)
     tested = report.predict(loaded, test, batch_size=flags.batch_size)
-    known = columns or tested.columns
-    wanted = flags.group or (list(columns) if len(columns) == 1 else [])
-    if columns and not wanted:
-        raise InputError(f"--groups {flags.groups}: it has columns {', '.join(columns)}; choose with --group")
-    groups = {name: pick(known, name, flags.groups or "the data (--groups FILE gives others)") for name in wanted}
+    groups = {name: (tested.columns if given is None else given)[name] for name in names}
     head = run.config["build"]["task"]["options"].get("head", "softmax")
     measured = report.measure(tested.logits, tested.label, run.config["classes"], head=head, groups=groups)
-    chosen = measured["chosen"]
-    shown = report.images(test, [entry["row"] for kind in chosen.values() for entry in kind])
+    chosen = [entry["row"] for kind in measured["chosen"].values() for entry in kind]
+    shown = report.images(test, chosen)
     predicted = probabilities(tested.logits, head).argmax(-1)
-    pictures = None
-    rows = [entry["row"] for entry in (*chosen["mistakes"], *chosen["doubtful"])][:EXPLAINED]
+    pictures, rows = None, chosen[:EXPLAINED]
     if explain and rows:
         pictures = explain(loaded, np.stack([shown[i] for i in rows]), predicted[rows])
     name = pathlib.Path(folder).absolute().name
     made = report.make(name, run, measured, sha256=tested.sha256, shown=shown, explanations=pictures)
     return made, predicted == tested.label
+
+
+def wanted(flags: argparse.Namespace, known: Sequence[str]) -> Sequence[str]:
+    """Columns to group by: those of --group, else the only one of --group-file."""
+    where = flags.group_file or "the data (--group-file FILE gives others)"
+    for name in flags.group:
+        if name not in known:
+            raise InputError(f"--group {name}: no such column in {where}; it has {', '.join(sorted(known)) or 'none'}")
+    if flags.group_file and not flags.group and len(known) != 1:
+        raise InputError(f"--group-file {flags.group_file}: it has columns {', '.join(known) or 'none'}; choose with --group")
+    return flags.group or (known if flags.group_file else [])
 
 
 def write(folder: pathlib.Path, made: dict[str, Any]) -> None:
@@ -102,24 +108,28 @@ def replace(path: pathlib.Path, text: str) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def _flags(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m jaxcnn.report", description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run")
-    parser.add_argument("--group", action="append", default=[], metavar="NAME", help="compare the groups of this column; may be repeated")
-    parser.add_argument("--groups", default="", metavar="FILE", help="CSV or JSON file of columns, one value a test row, in their order")
-    parser.add_argument("--data", default=None, metavar="PLACE", help="where the data are now, if they were moved since")
-    parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="rows at a time; changes no result")
-    parser.add_argument("--out", default="", metavar="FILE", help="of the comparison of several runs; by default compare.html beside them")
-    flags = parser.parse_args(arguments)
-    if flags.batch_size < 1:
-        raise InputError(f"--batch-size {flags.batch_size}: must be at least 1")
-    return flags
+def parser() -> argparse.ArgumentParser:
+    """Say which flags there are."""
+    made = argparse.ArgumentParser(prog="python -m jaxcnn.report", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    made.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run")
+    made.add_argument("--group", action="append", default=[], metavar="NAME", help="compare the groups of this column; may be repeated")
+    made.add_argument("--group-file", default="", metavar="FILE", help="CSV or JSON columns, one value a test row, in their order")
+    made.add_argument("--data", default=None, metavar="PLACE", help="where the data are now, if they were moved since")
+    made.add_argument("--batch-size", type=int, default=256, metavar="N", help="rows at a time; changes no result")
+    made.add_argument("--out", default="", metavar="FILE", help="of the comparison of several runs; by default compare.html beside them")
+    return made
+
+
+def command(arguments: Sequence[str] | None = None) -> int:
+    """Run `main`, and turn what a user can mend into one line and exit code 2."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax says of every run that it is only read
+    try:
+        main(arguments)
+    except InputError as error:
+        print(f"jaxcnn.report: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax says of every run that it is only read
-    try:
-        main()
-    except InputError as error:
-        print(f"jaxcnn.report: {str(error).splitlines()[0]}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(command())

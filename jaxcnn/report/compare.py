@@ -45,9 +45,9 @@ def compare(reports: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]], 
 
     """
     names = _names(reports)
-    linked = (
-        [f'<a href="{escape(link)}">{escape(n)}</a>' for n, link in zip(names, links, strict=True)] if links else list(map(escape, names))
-    )
+    linked = [escape(name) for name in names]
+    if links:
+        linked = [f'<a href="{escape(link)}">{name}</a>' for name, link in zip(linked, links, strict=True)]
     sections = {
         "Metrics": _metrics(reports, linked), "Tests": _tests(names, pairs), "Settings": _settings(reports, names),
         "Curves": _curves(reports, names),

@@ -7,11 +7,11 @@ from typing import Any
 GAP, RISE, SKILL = 0.05, 0.2, 0.8
 RULE = (
     "Read in this order. Diverged: a loss is no finite number, or the last training loss is above twice the lowest and above the first. "
-    f"Overfit: training accuracy is more than {100 * GAP:.0f} points above validation accuracy (and more than two standard errors) at the "
-    f"epoch whose weights were tested, or by the last epoch the validation loss rose by {100 * RISE:.0f} % and by 0.02 from its lowest "
-    f"while the training loss fell. Underfit: training accuracy covers less than {100 * SKILL:.0f} % of the way from always guessing the "
-    "most frequent class to 100 %. Good: none of these. Training figures are means over an epoch, with augmentation and dropout where "
-    "they are used; validation figures are of its end."
+    f"Overfit: training accuracy is more than {100 * GAP:.0f} points, and more than three standard errors, above validation accuracy at "
+    f"the epoch whose weights were tested; or by the last epoch the validation loss rose by {100 * RISE:.0f} % and by 0.02 from its "
+    f"lowest while the training loss fell. Underfit: training accuracy covers less than {100 * SKILL:.0f} % of the way from always "
+    "guessing the most frequent class to 100 %. Good: none of these. Training figures are means over an epoch, with augmentation and "
+    "dropout where they are used; validation figures are of its end."
 )
 
 
@@ -56,8 +56,8 @@ def _judge(train: Sequence[Mapping[str, Any]], valid: Sequence[Mapping[str, Any]
         return "unknown", "The log has no accuracy."
     seen, new = beside["accuracy"], at["accuracy"]
     said = f"Training accuracy {100 * seen:.1f} %, validation accuracy {100 * new:.1f} % at step {at['step']}."
-    noise = 2 * math.sqrt(max(new * (1 - new), 0) / max(at.get("count", 1), 1))
-    if seen - new > max(GAP, noise):
+    noise = math.sqrt(sum(p * (1 - p) / max(row.get("count", 1), 1) for p, row in ((seen, beside), (new, at))))
+    if seen - new > max(GAP, 3 * noise):
         return "overfit", f"{said} The gap is {100 * (seen - new):.1f} points."
     low = min(valid, key=lambda r: r.get("loss", math.inf))
     before = next((r for r in train if r["step"] == low["step"]), train[0])

@@ -168,7 +168,7 @@ def _values(p: np.ndarray, label: np.ndarray, predicted: np.ndarray, matrix: np.
     }
     if k <= MATRIX:
         intervals["f1_macro"] = bootstrap_interval(f1, label, predicted, samples=SAMPLES)
-    if n * k <= RESAMPLED and values["roc_auc_macro"] is not None:
+    if n * k <= RESAMPLED and k <= MATRIX and values["roc_auc_macro"] is not None:
         known = [c for c in range(k) if curves[c]["roc_auc"] is not None]
         area = lambda a, b: np.mean([roc_auc(a[:, c], b == c) for c in known])  # noqa: E731
         intervals["roc_auc_macro"] = bootstrap_interval(area, p, label, samples=SAMPLES)

@@ -77,11 +77,15 @@ def read_finished(folder: str | pathlib.Path) -> Finished:
 
 def predict(loaded: LoadedRun, test: Any, *, batch_size: int = 256) -> Tested:
     """Compute the outputs of a run for its whole test set; other columns of one value a row come with it, to group by."""
-    first = test.example()
-    columns = [name for name, x in first.items() if name not in ("label", "real") and np.ndim(x) == 1]
-    logits, kept = collect(loaded.task.predict, loaded.variables, test, keep=("label", *columns), batch_size=batch_size)
+    names = columns(test)
+    logits, kept = collect(loaded.task.predict, loaded.variables, test, keep=("label", *names), batch_size=batch_size)
     rows = {"label": kept["label"]} | ({"image": np.asarray(test.arrays["image"])} if hasattr(test, "arrays") else {})
-    return Tested(logits, kept["label"], {name: kept[name] for name in columns}, digest(rows))
+    return Tested(logits, kept["label"], {name: kept[name] for name in names}, digest(rows))
+
+
+def columns(test: Any) -> list[str]:
+    """Names of the arrays of a data set that have one value a row and are not its labels."""
+    return [name for name, x in test.example().items() if name not in ("label", "real") and np.ndim(x) == 1]
 
 
 def images(test: Any, rows: Sequence[int]) -> dict[int, np.ndarray]:

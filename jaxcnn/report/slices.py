@@ -95,15 +95,3 @@ def read_groups(path: str | pathlib.Path) -> dict[str, np.ndarray]:
             f"{path}: no readable column of groups ({reason(error)}); needs CSV with a line of names, or JSON lists"
         ) from error
     return columns
-
-
-def pick(columns: dict[str, np.ndarray], name: str, where: str) -> np.ndarray:
-    """Return a column by name.
-
-    Raises:
-        InputError: there is none of that name; the message names those that there are.
-
-    """
-    if name not in columns:
-        raise InputError(f"--group {name}: no such column in {where}; it has {', '.join(sorted(columns)) or 'none'}")
-    return columns[name]
