@@ -163,7 +163,7 @@ def trained(train, valid, rate, steps):
 
 def test_three_trained_runs_give_three_verdicts():
     train, valid = rows(192, seed=1), rows(768, seed=2)
-    noise = np.random.default_rng(0).integers(0, 4, 64).astype(np.int32)
+    noise = np.random.default_rng(9).integers(0, 4, 64).astype(np.int32)
     lucky = jc.data.Resident({"image": rows(64).arrays["image"], "label": noise}, train.classes)  # labels that mean nothing
     assert trained(train, valid, 1e-2, 120) == "good"
     assert trained(train, valid, 1e-6, 24) == "underfit"
