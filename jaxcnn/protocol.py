@@ -190,9 +190,9 @@ def temperature(logits: np.ndarray, label: np.ndarray, steps: int = 100) -> floa
         bend = ((p * z * z).sum(-1) - mean(p) ** 2).mean()
         low, high = (low, b) if slope > 0 else (b, high)
         new = float(np.clip(b - slope / max(bend, 1e-300), b / 2, 2 * b))
-        b, before = new if low < new < high else (low + high) / 2, b
-        if abs(b - before) <= 1e-12 * b or slope == 0:
+        if abs(new - b) <= 1e-12 * b:
             break
+        b = new if low < new < high else (low + high) / 2
     return float(1 / b)
 
 

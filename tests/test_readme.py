@@ -7,6 +7,7 @@ import re
 from experiments import attention, binary, cifar10, mnist, transfer, transfer_curve
 from experiments.benchmarks import cifar10 as cifar10_benchmark
 from experiments.benchmarks import harness
+from jaxcnn.report import __main__ as reporting
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -41,4 +42,5 @@ def test_flags_exist():
         harness.Settings,
     )
     known = {f.name for config in configs for f in dataclasses.fields(config)} | {"help", "json"}
+    known |= {action.dest for action in reporting.parser()._actions}
     assert {flag.removeprefix("no-").replace("-", "_") for flag in re.findall(r"--([a-z][a-z0-9-]+)", README)} <= known

@@ -185,6 +185,7 @@ def curve(train, valid, accuracy=(0.99, 0.98)):
         (curve([1.0, 0.3, 0.2], [0.5, 0.30, 0.32]), "good"),
         (curve([1.0, 0.3, 0.2], [0.5, 0.3, 0.2], (0.99, 0.90)), "overfit"),  # by its accuracy alone
         (curve([1.0, 0.9], [1.0, 0.9], (0.5, 0.5)), "underfit"),
+        (curve([1.0, 0.9], [1.0, 0.9], (0.6, 0.98)), "good"),  # augmented training images are harder
         ([], "unknown"),
     ],
 )

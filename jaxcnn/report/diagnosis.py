@@ -9,9 +9,9 @@ RULE = (
     "Read in this order. Diverged: a loss is no finite number, or the last training loss is above twice the lowest and above the first. "
     f"Overfit: training accuracy is more than {100 * GAP:.0f} points, and more than three standard errors, above validation accuracy at "
     f"the epoch whose weights were tested; or by the last epoch the validation loss rose by {100 * RISE:.0f} % and by 0.02 from its "
-    f"lowest while the training loss fell. Underfit: training accuracy covers less than {100 * SKILL:.0f} % of the way from always "
-    "guessing the most frequent class to 100 %. Good: none of these. Training figures are means over an epoch, with augmentation and "
-    "dropout where they are used; validation figures are of its end."
+    "lowest while the training loss fell. Underfit: the better of both accuracies covers less than "
+    f"{100 * SKILL:.0f} % of the way from always guessing the most frequent class to 100 %. Good: none of these. Training figures are "
+    "means over an epoch, with augmentation and dropout where they are used; validation figures are of its end."
 )
 
 
@@ -64,6 +64,6 @@ def _judge(train: Sequence[Mapping[str, Any]], valid: Sequence[Mapping[str, Any]
     risen = valid[-1].get("loss", 0) - low.get("loss", 0)
     if risen > max(RISE * low.get("loss", 0), 0.02) and fitted[-1] < before.get("loss", 0):
         return "overfit", f"{said} The validation loss rose from {low['loss']:.4g} to {valid[-1]['loss']:.4g} while the training loss fell."
-    if (seen - chance) < SKILL * (1 - chance):
+    if max(seen, new) - chance < SKILL * (1 - chance):
         return "underfit", f"{said} The most frequent class alone would give {100 * chance:.1f} %."
     return "good", said
