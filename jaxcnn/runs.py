@@ -90,7 +90,10 @@ def read_data(config: dict[str, Any], place: str | None = None) -> Splits:
         options["data_dir" if said["name"] == "tfds" else "path"] = place
     skip = {"on_bad": lambda line, examples: None} if config["settings"].get("on_bad_example") == "skip" else {}
     kept = {"cache": cache_folder("data")} if said["name"] == "tfds" else {}
-    splits = SOURCES[said["name"]](**options, **kept, **(skip if said["name"] in ("folder", "tfds") else {}))
+    try:
+        splits = SOURCES[said["name"]](**options, **kept, **(skip if said["name"] in ("folder", "tfds") else {}))
+    except TypeError as error:
+        raise InputError(f"its config.json says how the data were read in a way that this version does not know ({error})") from error
     if config["settings"].get("limit_examples"):
         splits = Splits(*(limited(part, config["settings"]["limit_examples"]) for part in splits))
     tested = config["data"]["rows"][2]

@@ -328,6 +328,8 @@ BAD = {
     "empty": (lambda run: shutil.rmtree(run) or run.mkdir(), [], "not a run's folder"),
     "unfinished": (lambda run: (run / "summary.json").unlink(), [], "not finished (no summary.json); finish it with python -m"),
     "damaged summary": (lambda run: (run / "summary.json").write_text("{"), [], "summary.json: damaged"),
+    "cut summary": (lambda run: (run / "summary.json").write_text('{"test": {}}'), [], "summary.json: damaged, it has no 'parameters'"),
+    "unknown source": (lambda run: _edit(run, lambda c: c["source"]["options"].update(x=1)), [], "this version does not know"),
     "damaged log": (lambda run: (run / "metrics.jsonl").write_text('{"split": "train", "step": 1, "epoch": 1}\n{'), [], "line 2 is"),
     "no log": (lambda run: (run / "metrics.jsonl").unlink(), [], "no metrics.jsonl"),
     "damaged config": (lambda run: (run / "config.json").write_text("[]"), [], "not a run's folder"),

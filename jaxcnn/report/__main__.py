@@ -125,7 +125,7 @@ def command(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax says of every run that it is only read
     try:
         main(arguments)
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"jaxcnn.report: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
     return 0

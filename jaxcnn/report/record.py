@@ -23,6 +23,7 @@ from jaxcnn.version import __version__
 
 CURVE = ("split", "step", "epoch", "loss", "accuracy", "count", "learning_rate")
 SIDE, LINES = 96, 400  # pixels of a picture at most; lines of curves kept
+NEEDED = ("parameters", "steps", "epochs", "seed", "train_seconds")  # of summary.json
 FORMAT = 1
 
 
@@ -61,6 +62,9 @@ def read_finished(folder: str | pathlib.Path) -> Finished:
         raise InputError(f"{folder}/summary.json: damaged, no JSON; get it again from a copy, or train again") from error
     if not isinstance(summary, dict) or not isinstance(summary.get("test"), dict):
         raise InputError(f"{folder}/summary.json: has no test result; a study's folder holds the runs to report on")
+    missing = [name for name in NEEDED if name not in summary]
+    if missing:
+        raise InputError(f"{folder}/summary.json: damaged, it has no {missing[0]!r}; get it again from a copy, or train again")
     lines, number = [], 0
     try:
         for number, line in enumerate((folder / "metrics.jsonl").read_text().splitlines(), 1):

@@ -3,7 +3,7 @@
 CSS = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --soft: #55585c; --back: #ffffff; --card: #f4f5f7; --edge: #c9ccd1; --cell: 0 114 178;
   --on-cell: #ffffff; --s0: #0072b2; --s1: #c44e00; --s2: #007a5a; --s3: #a8478a; --s4: #1a1a1a; --s5: #806000; --link: #005a9c; }
-@media (prefers-color-scheme: dark) { :root { --ink: #ececec; --soft: #b0b4ba; --back: #16181b; --card: #212429; --edge: #474c54;
+@media screen and (prefers-color-scheme: dark) { :root { --ink: #ececec; --soft: #b0b4ba; --back: #16181b; --card: #212429; --edge: #474c54;
   --cell: 86 180 233; --on-cell: #101214; --s0: #56b4e9; --s1: #ff9a52; --s2: #33cfa2; --s3: #e59ccb; --s4: #ececec; --s5: #e5c84b;
   --link: #8cc8ff; } }
 * { box-sizing: border-box; }
@@ -51,7 +51,7 @@ svg text { fill: var(--ink); font: 12px system-ui, "DejaVu Sans", sans-serif; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 18px; list-style: none; margin: 4px 0; padding: 0; font-size: .9rem; }
 .sample { width: 30px; height: 12px; margin-right: 6px; vertical-align: middle; }
 .scroll { overflow-x: auto; margin: 0 0 12px; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
+table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; font-size: .92rem; }
 .caption { margin: 12px 0 2px; font-size: .88rem; }
 th, td { padding: 3px 10px; border-bottom: 1px solid var(--edge); text-align: right; overflow-wrap: normal; }
 th { font-weight: 600; }
@@ -59,8 +59,8 @@ tbody th[scope=row] { position: sticky; left: 0; background: var(--back); }
 .bar.few { fill: none; stroke-dasharray: 3 2; }
 th[scope=row], td.text, th.text { text-align: left; }
 td.text { max-width: 60ch; overflow-wrap: anywhere; }
-.matrix td { text-align: center; padding: 4px 6px; min-width: 2.4em; border: 1px solid var(--edge); background: rgb(var(--cell) /
-  var(--p)); }
+.matrix td { text-align: center; padding: 4px 6px; min-width: 2.4em; border: solid var(--edge); border-width: 0 1px 1px 0;
+  background: rgb(var(--cell) / var(--p)); }
 .matrix td.full { color: var(--on-cell); }
 .matrix td.none { color: var(--soft); }
 .matrix th { padding: 4px 6px; }
