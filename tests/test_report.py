@@ -237,7 +237,7 @@ def test_groups_by_hand():
         report.by_group(predicted, label, np.zeros(8), ("no", "yes"), "site")
 
 
-def test_a_planted_bias_is_found(finished, tmp_path):
+def test_a_planted_bias_is_found(finished, tmp_path, rng):
     tested = report.predict(jc.load_run(finished), runs.read_data(runs.read_config(finished)).test)
     wrong = tested.logits.argmax(-1) != tested.label
     site = np.where(wrong | (np.arange(300) % 5 == 0), "new scanner", "old scanner")
@@ -247,7 +247,9 @@ def test_a_planted_bias_is_found(finished, tmp_path):
     assert command([str(run), "--group-file", str(tmp_path / "groups.csv"), "--group", "site"]) == 0
     (found,) = json.loads((run / "report.json").read_text())["test"]["slices"]
     assert found["worst"] == "new scanner" and found["groups"][1]["accuracy"] == 1
-    assert found["gap"] == pytest.approx(wrong.sum() / (site == "new scanner").sum())
+    assert found["gap"] == pytest.approx(wrong.sum() / (site == "new scanner").sum()) and found["gap_p"] == 0.001
+    lots = [report.by_group(~wrong + 0, np.ones(300, int), rng.integers(0, 3, 300), ("no", "yes"), "lot")["gap_p"] for _ in range(40)]
+    assert 0.3 < np.mean(lots) < 0.7 and np.mean(np.array(lots) < 0.05) < 0.2
     for name in ("report.html", "MODEL_CARD.md"):
         assert "new scanner" in (run / name).read_text()
 

@@ -92,7 +92,8 @@ def _analyses(report: dict[str, Any]) -> str:
         out += f"\n| {_text(s['column'])} | rows | accuracy | 95 % interval |\n|---|---|---|---|\n"
         for g in s["groups"]:
             out += f"| {_text(g['group'])} | {g['count']:,d} | {g['accuracy']:.4f} | {interval(g['accuracy_interval'])} |\n"
-        out += f"\nWorst group: {_text(s['worst'])}, {s['gap']:.4f} below the best. Largest difference between groups: "
+        out += f"\nWorst group: {_text(s['worst'])}, {s['gap']:.4f} below the best (by chance in {100 * s['gap_p']:.1f} % of 1,000 "
+        out += "shufflings of the groups). Largest difference between groups: "
         said = lambda found: f"{number('', found['difference'])} (class {_text(found['class'])})"  # noqa: E731
         parity, odds = said(s["demographic_parity"]), said(s["equalised_odds"])
         out += f"demographic parity {parity}, equalised odds {odds}.\n"

@@ -224,7 +224,8 @@ def _groups(report: dict[str, Any]) -> str:
     for s in report["test"]["slices"]:
         rows = [(escape(g["group"]), f"{g['count']:,d}", f"{g['accuracy']:.4f}", interval(g["accuracy_interval"])) for g in s["groups"]]
         out += f"<h3>By {escape(s['column'])}</h3>"
-        out += f"<p>Worst group: <strong>{escape(s['worst'])}</strong>, {s['gap']:.4f} below the best.</p>"
+        chance = f"With the groups shuffled, a gap this large came about in {100 * s['gap_p']:.1f} % of 1,000 cases."
+        out += f"<p>Worst group: <strong>{escape(s['worst'])}</strong>, {s['gap']:.4f} below the best. {chance}</p>"
         out += table(f"Accuracy by {escape(s['column'])}", ("group", "rows", "accuracy", "95 % interval"), rows)
         fair = [
             (name, number("", s[key]["difference"]), escape(s[key]["class"]), about)

@@ -12,6 +12,7 @@ from jaxcnn.metrics import wilson_interval
 from jaxcnn.types import InputError, reason
 
 MOST = 50  # groups; a column with more is no column of groups
+SHUFFLES = 999
 
 
 def by_group(predicted: np.ndarray, label: np.ndarray, group: np.ndarray, classes: Sequence[str], name: str) -> dict[str, Any]:
@@ -25,11 +26,13 @@ def by_group(predicted: np.ndarray, label: np.ndarray, group: np.ndarray, classe
         name: of the column.
 
     Returns:
-        `"groups"`: name, rows, accuracy and its interval; `"worst"`: the name of the least accurate; `"gap"`: between the best and the
-        worst; `"demographic_parity"` (Dwork et al., 2012, arXiv:1104.3913): largest difference between groups in how often a class is
-        predicted; `"equalised_odds"` (Hardt et al., 2016, arXiv:1610.02413): largest difference in true or false positive rate. Of
-        more than two classes each is compared with the rest, and the largest difference counts, with its class. Rates of no rows
-        are left out; None where fewer than two groups have one.
+        - `"groups"`: name, rows, accuracy and its interval of each; `"worst"`: the name of the least accurate.
+        - `"gap"`: between the best accuracy and the worst; `"gap_p"`: how often it is at least as large when the column is
+          shuffled, 999 times (a permutation test, Fisher, 1935).
+        - `"demographic_parity"` (Dwork et al., 2012, arXiv:1104.3913): largest difference between groups in how often a class is
+          predicted; `"equalised_odds"` (Hardt et al., 2016, arXiv:1610.02413): largest difference in true or false positive rate.
+          Of more than two classes each is compared with the rest, and the largest difference counts, with its class. Rates of
+          no rows are left out; None where fewer than two groups have one.
 
     Raises:
         InputError: another number of rows, one group alone, or more than 50.
@@ -51,12 +54,21 @@ def by_group(predicted: np.ndarray, label: np.ndarray, group: np.ndarray, classe
         odds.append(max(_spread(chosen, place, len(names), true), _spread(chosen, place, len(names), ~true)))
     found = {"demographic_parity": parity, "equalised_odds": odds}
     largest = {key: _largest(values, [classes[k] for k in kinds]) for key, values in found.items()}
-    return {"column": name, "groups": rows, "worst": worst["group"], "gap": best["accuracy"] - worst["accuracy"], **largest}
+    gap = best["accuracy"] - worst["accuracy"]
+    compared = {"worst": worst["group"], "gap": gap, "gap_p": _by_chance(predicted == label, place, gap)}
+    return {"column": name, "groups": rows, **compared, **largest}
 
 
 def _group(name: str, predicted: np.ndarray, label: np.ndarray) -> dict[str, Any]:
     accuracy = float((predicted == label).mean())
     return {"group": name, "count": len(label), "accuracy": accuracy, "accuracy_interval": list(wilson_interval(accuracy, len(label)))}
+
+
+def _by_chance(correct: np.ndarray, place: np.ndarray, gap: float) -> float:
+    """Share of the shuffled columns, this one among them, whose accuracies are as far apart."""
+    rng, count = np.random.default_rng(0), np.bincount(place)
+    shuffled = (np.bincount(place, rng.permutation(correct)) / count for _ in range(SHUFFLES))
+    return (1 + sum(float(np.ptp(accuracy)) >= gap - 1e-12 for accuracy in shuffled)) / (1 + SHUFFLES)
 
 
 def _spread(chosen: np.ndarray, place: np.ndarray, groups: int, among: np.ndarray) -> float:
