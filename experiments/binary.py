@@ -12,6 +12,7 @@ import tyro
 import jaxcnn as jc
 from experiments import cli, common, finished, settings
 from experiments.signals import Signals
+from jaxcnn import runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +48,18 @@ def load(config: Config, skipped: settings.Skipped | None = None) -> jc.data.Spl
     """Read the two classes; `skipped` counts what could not be read, if that is allowed."""
     if not config.folder:
         raise jc.InputError("FOLDER: give a folder of images, as in python -m experiments.binary FOLDER --classes A B")
-    splits = jc.data.folder(
-        config.folder, classes=config.classes or None, size=config.image_size, validation_fraction=config.validation_fraction,
-        on_bad=(skipped or settings.Skipped()) if config.on_bad_example == "skip" else None,
-    )  # fmt: skip
+    splits = jc.data.folder(**source(config), on_bad=(skipped or settings.Skipped()) if config.on_bad_example == "skip" else None)
     if len(splits.train.classes) != 2:
         raise jc.InputError(f"--classes: {len(splits.train.classes)} classes in {config.folder}; name two of them, --classes A B")
     return splits
+
+
+def source(config: Config) -> dict[str, Any]:
+    """What `jc.data.folder` is asked for."""
+    return {
+        "path": config.folder, "classes": config.classes or None, "size": config.image_size,
+        "validation_fraction": config.validation_fraction,
+    }  # fmt: skip
 
 
 def plan(config: Config) -> common.Plan:
@@ -72,7 +78,8 @@ def plan(config: Config) -> common.Plan:
     }
     change = jc.augment.compose(jc.augment.flip, jc.augment.affine(degrees=10, scale=0.2, shift=0.1))
     optimizer = lambda steps: jc.optim.adamw(jc.optim.one_cycle(rate, steps=steps), weight_decay=decay)  # noqa: E731
-    return common.Plan(config.folder, splits, build, optimizer, lambda step: jc.augmented(step, change), skipped)
+    wrap = lambda step: jc.augmented(step, change)  # noqa: E731
+    return common.Plan(config.folder, splits, build, optimizer, wrap, skipped, source=runs.source("folder", source(config)))
 
 
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:

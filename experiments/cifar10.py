@@ -80,7 +80,7 @@ def plan(config: Config) -> common.Plan:
     model = common.model(config.model, config, **widths(config))
     optimizer(config, 1), jc.augment.pad_crop(config.shift)  # refuse bad values before data are read
     skipped = settings.Skipped()
-    name, splits = mnist.load(config, skipped)
+    name, splits, source = mnist.load(config, skipped)
     pixels, image = common.pixel_statistics(splits.train), splits.train.example()["image"]
     model["options"]["num_classes"] = len(splits.train.classes)
     if config.model == "speednet":
@@ -93,7 +93,8 @@ def plan(config: Config) -> common.Plan:
     }  # fmt: skip
     moved = jc.augment.pad_crop(config.shift, "reflect")
     change = jc.augment.compose(jc.augment.flip, moved) if config.flip else moved
-    return common.Plan(name, splits, build, lambda steps: optimizer(config, steps), lambda step: jc.augmented(step, change), skipped)
+    wrap = lambda step: jc.augmented(step, change)  # noqa: E731
+    return common.Plan(name, splits, build, lambda steps: optimizer(config, steps), wrap, skipped, source=source)
 
 
 def widths(config: Config) -> dict[str, Any]:

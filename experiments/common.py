@@ -50,6 +50,7 @@ class Plan:
         prepare: what training and evaluation read instead of the splits, such as features that were computed once.
         validations: how often to validate and save at most; 0 for once an epoch, however short.
         best: test the weights with the lowest validation loss, not the last ones.
+        source: how the data were read, for whoever reads them again, as `runs.source` describes it.
 
     """
 
@@ -64,6 +65,7 @@ class Plan:
     prepare: Callable[[jc.data.Splits], jc.data.Splits] = lambda splits: splits
     validations: int = 0
     best: bool = True
+    source: dict[str, Any] | None = None
 
 
 def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
@@ -255,8 +257,7 @@ def _fitted(config: Settings, plan: Plan) -> tuple[Settings, jc.data.Splits, lis
     """Adapt limits to the data and the devices; what was changed comes back as lines to print."""
     splits, notes = plan.splits, []
     if config.limit_examples:
-        keep = lambda part: part.take(np.random.default_rng(0).permutation(part.size)[: config.limit_examples])  # noqa: E731
-        splits = jc.data.Splits(*map(keep, splits))
+        splits = jc.data.Splits(*(runs.limited(part, config.limit_examples) for part in splits))
     chosen = choose_devices(config.devices or None, config.strategy)
     resolve(config.strategy, chosen, config.shard_parameters or config.model_devices > 1)
     parts = max(len(chosen) // config.model_devices, 1)
@@ -304,7 +305,7 @@ def open_folder(name: str, config: Settings, plan: Plan, splits: jc.data.Splits,
         "experiment": name, "settings": dataclasses.asdict(config), 
         "command": shlex.join(["python", "-m", f"experiments.{name}", *sys.argv[1:]]),
         "versions": versions | {"jaxcnn": jc.__version__, "python": platform.python_version()}, "classes": list(splits.train.classes),
-        "data": data, "build": plan.build,
+        "data": data, "source": plan.source, "build": plan.build,
     })  # fmt: skip
     return folder
 

@@ -57,33 +57,39 @@ class Config(settings.Settings):
     """Make the classic recipe the defaults: conv32-pool-dense128, Adam 1e-3, batch 32, 5 epochs; flags beside it win."""
 
 
-def load(config: Config, skipped: settings.Skipped | None = None) -> tuple[str, jc.data.Splits]:
-    """Find the data that `--dataset` means: their name and splits; `skipped` counts what could not be read, if that is allowed."""
-    options: dict[str, Any] = {"validation_fraction": config.validation_fraction}
-    sizes = {"size": config.image_size or None}
-    prepared = {"data_dir": config.data_dir or None, "cache": process.cache_folder("data")}
+def load(config: Config, skipped: settings.Skipped | None = None) -> tuple[str, jc.data.Splits, dict[str, Any]]:
+    """Find the data that `--dataset` means: their name, their splits, and how they were read (`runs.source`).
+
+    `skipped` counts what could not be read, if that is allowed.
+    """
+    sizes, prepared = {"size": config.image_size or None}, {"data_dir": config.data_dir or None}
+    kept = {"cache": process.cache_folder("data")}
     bad = {"on_bad": (skipped or settings.Skipped()) if config.on_bad_example == "skip" else None}
+
+    def read(dataset: str, source: str, options: dict[str, Any], **more: Any) -> tuple[str, jc.data.Splits, dict[str, Any]]:
+        options = options | {"validation_fraction": config.validation_fraction}
+        return dataset, jc.data.SOURCES[source](**options, **more), runs.source(source, options)
+
     path = pathlib.Path(config.dataset)
     if config.dataset == "digits":
-        return "digits", jc.data.digits(**options)
+        return read("digits", "digits", {})
     if config.dataset == "auto":
         try:
-            return "mnist", jc.data.tfds("mnist", **prepared, **options, **bad)
+            return read("mnist", "tfds", {"name": "mnist", **prepared}, **kept, **bad)
         except jc.InputError as error:
             print(f"dataset auto: using the embedded digits, because {error} (--data-dir)", flush=True)
-            return "digits", jc.data.digits(**options)
+            return read("digits", "digits", {})
+    here = {"path": config.dataset}
     if path.suffix == ".npz":
-        return config.dataset, jc.data.npz(path, **options)
+        return read(config.dataset, "npz", here)
     if path.is_dir():
-        return config.dataset, jc.data.idx(path, **options) if jc.data.is_idx_folder(path) else jc.data.folder(
-            path, **options, **sizes, **bad
-        )
+        return read(config.dataset, "idx", here) if jc.data.is_idx_folder(path) else read(config.dataset, "folder", here | sizes, **bad)
     if config.dataset.startswith(("/", "./", "../", "~")):
         raise jc.InputError(f"--dataset {config.dataset}: no such file or folder")
     for known in ("auto", "digits"):
         if difflib.SequenceMatcher(None, config.dataset.lower(), known).ratio() > 0.75:
             raise jc.InputError(f"--dataset {config.dataset!r}: unknown; did you mean {known!r}?")
-    return config.dataset, jc.data.tfds(config.dataset, **prepared, **options, **sizes, **bad)
+    return read(config.dataset, "tfds", {"name": config.dataset, **prepared, **sizes}, **kept, **bad)
 
 
 def plan(config: Config) -> common.Plan:
@@ -93,7 +99,7 @@ def plan(config: Config) -> common.Plan:
     model = common.model(config.model, config, dropout=config.dropout)
     optimizer(config, 1), jc.layers.check_dropout(config.dropout)  # refuse bad values before data are read
     skipped = settings.Skipped()
-    name, splits = load(config, skipped)
+    name, splits, source = load(config, skipped)
     size = config.image_size or (28 if name == "digits" else None)
     model["options"]["num_classes"] = len(splits.train.classes)
     example = splits.train.example()["image"]
@@ -104,7 +110,7 @@ def plan(config: Config) -> common.Plan:
     }  # fmt: skip
     change = jc.augment.affine(degrees=10, scale=0.1, shear=0.1, shift=0.05)
     wrap = (lambda step: jc.augmented(step, change)) if config.augment else (lambda step: step)
-    return common.Plan(name, splits, build, lambda steps: optimizer(config, steps), wrap, skipped)
+    return common.Plan(name, splits, build, lambda steps: optimizer(config, steps), wrap, skipped, source=source)
 
 
 SCHEDULES = {

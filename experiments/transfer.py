@@ -128,11 +128,13 @@ def load(config: Config, size: Any, skipped: settings.Skipped | None = None) -> 
     """Read the images; `skipped` counts what could not be read, if that is allowed."""
     if not config.folder:
         raise jc.InputError("FOLDER: give a folder of images, as in python -m experiments.transfer FOLDER --weights FILE")
-    splits = jc.data.folder(
-        config.folder, classes=config.classes or None, size=size, validation_fraction=config.validation_fraction,
-        on_bad=(skipped or settings.Skipped()) if config.on_bad_example == "skip" else None,
-    )  # fmt: skip
+    splits = jc.data.folder(**source(config, size), on_bad=(skipped or settings.Skipped()) if config.on_bad_example == "skip" else None)
     return few(splits, config) if config.per_class else splits
+
+
+def source(config: Config, size: Any) -> dict[str, Any]:
+    """What `jc.data.folder` is asked for."""
+    return {"path": config.folder, "classes": config.classes or None, "size": size, "validation_fraction": config.validation_fraction}
 
 
 def few(splits: jc.data.Splits, config: Config) -> jc.data.Splits:
@@ -146,7 +148,8 @@ def plan(config: Config, splits: jc.data.Splits | None = None) -> common.Plan:
     """Say what to train, from the flags; `splits` are images that were read before."""
     _check(config)
     begin, skipped = origin(config), settings.Skipped()
-    splits = load(config, config.image_size or (begin.size if begin else None), skipped) if splits is None else splits
+    size = config.image_size or (begin.size if begin else None)
+    splits = load(config, size, skipped) if splits is None else splits
     image = splits.train.example()["image"]
     if begin and image.shape[-1] != 3 and not pathlib.Path(config.weights).is_dir():
         begin = origin(config, image.shape[-1])
@@ -170,7 +173,8 @@ def plan(config: Config, splits: jc.data.Splits | None = None) -> common.Plan:
             raise jc.InputError(f"--weights {config.weights}: {error}") from error
     change = jc.augment.compose(jc.augment.flip, jc.augment.shift(max(image.shape[1:3]) // 8))
     wrap = lambda step: jc.augmented(step, change)  # noqa: E731
-    return _with_freezing(config, common.Plan(config.folder, splits, build, None, wrap, skipped, variables), model)
+    read = runs.source("folder", source(config, size))
+    return _with_freezing(config, common.Plan(config.folder, splits, build, None, wrap, skipped, variables, source=read), model)
 
 
 def _with_freezing(config: Config, plan: common.Plan, model: Any) -> common.Plan:

@@ -10,11 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import augment
+from jaxcnn.cache import cache_folder
 from jaxcnn.checkpoint import Checkpoints, DamagedError, reading, unflatten
+from jaxcnn.data import SOURCES, Splits
 from jaxcnn.models import MODELS
 from jaxcnn.tasks import TASKS
 from jaxcnn.types import InputError, Task, Tree
 
+PLACES = ("path", "data_dir")  # options of a source that say where it is
 log = logging.getLogger("jaxcnn")
 
 
@@ -57,6 +60,52 @@ def build(description: dict[str, Any]) -> tuple[Any, Task]:
 def example(description: dict[str, Any]) -> dict[str, np.ndarray]:
     """Return a batch of one row with the shape and dtype of the run's images, for `task.init`."""
     return {"image": np.zeros((1, *description["image"]["shape"]), description["image"]["dtype"])}
+
+
+def source(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Describe how data are read, for `config.json`: a function of `jaxcnn.data` by name and its plain options, paths made absolute."""
+    places = {k: str(pathlib.Path(options[k]).expanduser().absolute()) for k in PLACES if options.get(k)}
+    return {"name": name, "options": options | places}
+
+
+def read_data(config: dict[str, Any], place: str | None = None) -> Splits:
+    """Read the rows that a run learned from and was tested on, as its `config.json` describes them.
+
+    Args:
+        config: of a run, as `read_config` gives it.
+        place: where the data are now (a path, or the `data_dir` of a TFDS set), if they were moved.
+
+    Returns:
+        The three parts. Of a run of `experiments.transfer --per-class` the training part is the one that it drew from.
+
+    Raises:
+        InputError: the run does not say, the data are not there, or the test part has another number of rows.
+
+    """
+    said, classes = config.get("source"), config["classes"]
+    if not isinstance(said, dict) or said.get("name") not in SOURCES:
+        raise InputError("its config.json does not say how the data were read (it is older than that record); train it again")
+    options = dict(said["options"])
+    if place is not None:
+        options["data_dir" if said["name"] == "tfds" else "path"] = place
+    skip = {"on_bad": lambda line, examples: None} if config["settings"].get("on_bad_example") == "skip" else {}
+    kept = {"cache": cache_folder("data")} if said["name"] == "tfds" else {}
+    try:
+        splits = SOURCES[said["name"]](**options, **kept, **(skip if said["name"] in ("folder", "tfds") else {}))
+    except TypeError as error:
+        raise InputError(f"its config.json says how the data were read in a way that this version does not know ({error})") from error
+    if config["settings"].get("limit_examples"):
+        splits = Splits(*(limited(part, config["settings"]["limit_examples"]) for part in splits))
+    tested = config["data"]["rows"][2]
+    if splits.test.size != tested or list(splits.test.classes) != list(classes):
+        raise InputError(f"{config['data']['name']}: the test part has {splits.test.size} rows, and the run was tested on {tested}; "
+                         "the data changed, or are in another place now")  # fmt: skip
+    return splits
+
+
+def limited(data: Any, rows: int) -> Any:
+    """At most so many rows, drawn by lot, always the same ones."""
+    return data.take(np.random.default_rng(0).permutation(data.size)[:rows])
 
 
 def read_config(folder: str | pathlib.Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from experiments import binary, cifar10, mnist, transfer, transfer_curve
 from experiments.benchmarks import cifar10 as cifar10_benchmark
 from experiments.benchmarks import harness
 from experiments.studies import attention, regularisation
+from jaxcnn.report import __main__ as reporting
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -43,4 +44,5 @@ def test_flags_exist():
         harness.Settings,
     )
     known = {f.name for config in configs for f in dataclasses.fields(config)} | {"help", "json"}
+    known |= {action.dest for action in reporting.parser()._actions}
     assert {flag.removeprefix("no-").replace("-", "_") for flag in re.findall(r"--([a-z][a-z0-9-]+)", README)} <= known

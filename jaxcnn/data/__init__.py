@@ -5,4 +5,6 @@ from jaxcnn.data.files import digits, idx, is_idx_folder, npz
 from jaxcnn.data.folder import folder
 from jaxcnn.data.tfds_source import tfds
 
-__all__ = ["Indexed", "Resident", "Splits", "digits", "folder", "idx", "is_idx_folder", "npz", "stratified", "tfds"]
+SOURCES = {"digits": digits, "folder": folder, "idx": idx, "npz": npz, "tfds": tfds}
+
+__all__ = ["SOURCES", "Indexed", "Resident", "Splits", "digits", "folder", "idx", "is_idx_folder", "npz", "stratified", "tfds"]

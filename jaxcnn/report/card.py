@@ -1,0 +1,119 @@
+"""A model card in Markdown from a run's dict (Mitchell et al., 2018, arXiv:1810.03993), its numbers those of the page."""
+
+from typing import Any
+
+from jaxcnn.report.page import NAMES, VERDICTS, interval, number
+
+
+def card(report: dict[str, Any]) -> str:
+    """Write a model card with the sections of the paper.
+
+    What a run cannot know (who made it, what it is for, whom the data show) is said to be missing, for its author to fill in.
+
+    Args:
+        report: as `record.make` gives it, or `report.json` holds it.
+
+    Returns:
+        Markdown.
+
+    """
+    sections = {
+        "Model details": _details(report), "Intended use": TO_SAY["use"], "Factors": _factors(report), "Metrics": _metrics(),
+        "Evaluation data": _evaluation(report), "Training data": _training(report), "Quantitative analyses": _analyses(report),
+        "Ethical considerations": TO_SAY["ethics"], "Caveats and recommendations": _caveats(report),
+    }  # fmt: skip
+    body = "".join(f"\n## {name}\n\n{text.strip()}\n" for name, text in sections.items())
+    return f"# Model card: {_text(report['run'])}\n{body}"
+
+
+TO_SAY = {
+    "use": "To be filled in by the author: what the model is for, who is to use it, and what it must not be used for. "
+    "A run only knows how it was trained and measured.",
+    "ethics": "To be filled in by the author: whom the data show and whether they agreed, who is harmed by which mistake, "
+    "and which risks remain.",
+}
+
+
+def _details(report: dict[str, Any]) -> str:
+    training, versions = report["training"], report["environment"]["trained with"]
+    rows = {
+        "network": f"{report['model']}, {training['parameters']:,d} parameters", "classes": _some(report["classes"]),
+        "steps, epochs": f"{training['steps']:,d}, {training['epochs']:.2f}", "seed": training["seed"],
+        "command": f"`{report['command']}`", "versions": ", ".join(f"{k} {v}" for k, v in versions.items()), "card made": report["made"],
+    }  # fmt: skip
+    return "".join(f"- {name}: {value}\n" for name, value in rows.items())
+
+
+def _factors(report: dict[str, Any]) -> str:
+    slices = report["test"]["slices"]
+    if not slices:
+        return (
+            "No groups were compared: the run was given no column of groups. Differences between groups of people, devices or places "
+            "are not known."
+        )
+    return "Groups compared: " + "; ".join(f"{_text(s['column'])} ({_some([g['group'] for g in s['groups']])})" for s in slices) + "."
+
+
+def _metrics() -> str:
+    return (
+        "Accuracy has Wilson's 95 % interval; the other intervals are of 200 resamplings of the test rows. Macro averages weigh every "
+        "class alike. ECE is the expected calibration error over 15 bins. The predicted class is the most probable one; no threshold "
+        "was chosen."
+    )
+
+
+def _evaluation(report: dict[str, Any]) -> str:
+    return (
+        f"The test part of {_text(report['data']['name'])}: {report['data']['rows'][2]:,d} rows, measured with the weights chosen on "
+        "validation rows or, where nothing was chosen, the last ones. The most frequent class is "
+        f"{report['test']['most_frequent_class']:.4f} of them."
+    )
+
+
+def _training(report: dict[str, Any]) -> str:
+    train, valid, _ = report["data"]["rows"]
+    sha = report["data"].get("sha256")
+    return f"{_text(report['data']['name'])}: {train:,d} rows to learn from, {valid:,d} to choose on" + (
+        f"; SHA-256 {sha}." if sha else "."
+    )
+
+
+def _analyses(report: dict[str, Any]) -> str:
+    test = report["test"]
+    out = "| metric | value | 95 % interval |\n|---|---|---|\n"
+    out += "".join(f"| {NAMES[k]} | {number(k, v)} | {interval(test['intervals'].get(k))} |\n" for k, v in test["metrics"].items())
+    out += "\n| class | rows | precision | recall | F1 | ROC-AUC | PR-AUC |\n|---|---|---|---|---|---|---|\n"
+    keys = ("precision", "recall", "f1", "roc_auc", "pr_auc")
+    for row in test["per_class"][:100]:
+        out += f"| {_text(row['class'])} | {row['count']:,d} | " + " | ".join(number(k, row[k]) for k in keys) + " |\n"
+    if len(test["per_class"]) > 100:
+        out += f"\nThe other {len(test['per_class']) - 100} classes are in report.json.\n"
+    for s in test["slices"]:
+        out += f"\n| {_text(s['column'])} | rows | accuracy | 95 % interval |\n|---|---|---|---|\n"
+        for g in s["groups"]:
+            out += f"| {_text(g['group'])} | {g['count']:,d} | {g['accuracy']:.4f} | {interval(g['accuracy_interval'])} |\n"
+        out += f"\nWorst group: {_text(s['worst'])}, {s['gap']:.4f} below the best (by chance in {100 * s['gap_p']:.1f} % of 1,000 "
+        out += "shufflings of the groups). Largest difference between groups: "
+        said = lambda found: f"{number('', found['difference'])} (class {_text(found['class'])})"  # noqa: E731
+        parity, odds = said(s["demographic_parity"]), said(s["equalised_odds"])
+        out += f"demographic parity {parity}, equalised odds {odds}.\n"
+    return out
+
+
+def _caveats(report: dict[str, Any]) -> str:
+    verdict = report["diagnosis"]
+    notes = "".join(f"- {_text(note)}\n" for note in report["test"]["notes"])
+    return (
+        f"- Curves: {VERDICTS[verdict['verdict']].lower()}. {verdict['why']} {verdict['advice']}\n{notes}"
+        "- The figures hold for data like the test part; how rows of one source (a person, a device) are spread over the parts is for the "
+        "data's author to say.\n"
+    )
+
+
+def _some(names: list[str], most: int = 20) -> str:
+    return ", ".join(_text(n) for n in names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _text(value: str) -> str:
+    """Keep a name from being read as Markdown."""
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in str(value))

@@ -1,0 +1,115 @@
+"""Several runs side by side: settings that differ, metrics with their intervals, paired tests, curves overlaid."""
+
+import datetime
+import html
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxcnn.report import svg
+from jaxcnn.report.page import NAMES, VERDICTS, document, interval, number, series_of, table
+from jaxcnn.report.scores import mcnemar
+
+escape = html.escape
+WHERE = {"workdir", "checkpoint", "resume", "evaluate", "predict", "compilation_cache", "profile"}  # settings that change no result
+
+
+def paired(reports: Sequence[dict[str, Any]], correct: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+    """Test every two runs that were measured on the same rows.
+
+    Args:
+        reports: of the runs.
+        correct: bool `[N]` for each: whether it is right.
+
+    Returns:
+        `{"first", "second", "only_a", "only_b", "p_value"}` of each pair, runs by their place.
+
+    """
+    pairs = itertools.combinations(range(len(reports)), 2)
+    same = lambda i, j: reports[i]["test"]["sha256"] == reports[j]["test"]["sha256"]  # noqa: E731
+    return [{"first": i, "second": j, **mcnemar(correct[i], correct[j])._asdict()} for i, j in pairs if same(i, j)]
+
+
+def compare(reports: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]], links: Sequence[str] = ()) -> str:
+    """Write a page that compares runs.
+
+    Args:
+        reports: of the runs, two or more.
+        pairs: as `paired` gives them.
+        links: addresses of their own pages, for the table.
+
+    Returns:
+        The whole HTML file.
+
+    """
+    names = _names(reports)
+    linked = [escape(name) for name in names]
+    if links:
+        linked = [f'<a href="{escape(link)}">{name}</a>' for name, link in zip(linked, links, strict=True)]
+    sections = {
+        "Metrics": _metrics(reports, linked), "Tests": _tests(names, pairs), "Settings": _settings(reports, names),
+        "Curves": _curves(reports, names),
+    }  # fmt: skip
+    about = "; ".join(f"{name}: {r['model']} on {r['data']['name']}" for name, r in zip(names, reports, strict=True))
+    made = f"Made {datetime.datetime.now().astimezone().isoformat(timespec='seconds')}."
+    return document(f"{len(reports)} runs compared", about, sections, made)
+
+
+def _names(reports: Sequence[dict[str, Any]]) -> list[str]:
+    return [f"{letter} ({r['run']})" for letter, r in zip(_letters(), reports, strict=False)]
+
+
+def _letters():
+    yield from "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    yield from (f"R{k}" for k in itertools.count(27))
+
+
+def _metrics(reports: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    rows = []
+    for key, name in NAMES.items():
+        found = [(number(key, r["test"]["metrics"][key]), interval(r["test"]["intervals"].get(key))) for r in reports]
+        rows.append((name, *(f"{value}<br><span class=soft>{span}</span>" for value, span in found)))
+    rows.append(("curves", *(VERDICTS[r["diagnosis"]["verdict"]] for r in reports)))
+    rows.append(("parameters", *(f"{r['training']['parameters']:,d}" for r in reports)))
+    rows.append(("seconds of training", *(f"{r['training']['train_seconds']:,.0f}" for r in reports)))
+    return table("Test metrics, with 95 % intervals below them", ("metric", *names), rows)
+
+
+def _tests(names: Sequence[str], pairs: Sequence[dict[str, Any]]) -> str:
+    about = (
+        "McNemar's exact test asks of two runs that were measured on the same rows whether those that one alone gets right are as many as "
+        "those of the other; a small p says that they are not. It says nothing of other seeds. Of many pairs some have a small p by chance."
+    )
+    if not pairs:
+        return f"<p>No two of the runs were measured on the same rows, so there is no paired test.</p><p class=soft>{about}</p>"
+    rows = []
+    for pair in pairs:
+        a, b = names[pair["first"]], names[pair["second"]]
+        p = "below 0.0001" if pair["p_value"] < 1e-4 else f"{pair['p_value']:.4f}"
+        rows.append((f"{escape(a)}, {escape(b)}", str(pair["only_a"]), str(pair["only_b"]), p))
+    return table("Paired tests", ("runs", "right: only the first", "only the second", "p"), rows) + f"<p class=soft>{about}</p>"
+
+
+def _settings(reports: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    flags = [{f"--{k.replace('_', '-')}": v for k, v in r["settings"].items() if k not in WHERE} for r in reports]
+    flat = [{"experiment": r["experiment"], "data": r["data"]["name"]} | one for r, one in zip(reports, flags, strict=True)]
+    keys = dict.fromkeys(key for one in flat for key in one)
+    differ = [key for key in keys if len({repr(one.get(key)) for one in flat}) > 1]
+    if not differ:
+        return "<p>All settings are the same.</p>"
+    rows = [(escape(key), *(escape(str(one.get(key, "-"))) or '""' for one in flat)) for key in differ]
+    return table("Settings that differ", ("setting", *map(escape, names)), rows, range(1, len(names) + 1))
+
+
+def _curves(reports: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    plots, shown = "", list(zip(names, reports, strict=True))[: svg.KINDS]
+    for split, name in (("validation", "loss"), ("validation", "accuracy"), ("train", "loss"), ("train", "accuracy")):
+        series = [(run, points) for run, r in shown for _, points in series_of(r["curves"], name, (split,))]
+        if series:
+            said = "; ".join(f"{run} ends at {points[-1][1]:.4g}" for run, points in series) + "."
+            title = f"{'Training' if split == 'train' else 'Validation'} {name} by epoch"
+            plots += svg.lines(title, said, series, xlabel="epoch", ylabel=name)
+    more = f"<p>Shown are the first {svg.KINDS} of {len(names)} runs.</p>" if len(names) > svg.KINDS else ""
+    return f'{more}<div class="plots">{plots}</div>'

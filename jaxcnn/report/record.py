@@ -1,0 +1,196 @@
+"""Reading a run's folder, and the one dict that page, card and comparison are made from."""
+
+import base64
+import datetime
+import io
+import json
+import math
+import os
+import pathlib
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxcnn.checkpoint import digest
+from jaxcnn.evaluation import collect
+from jaxcnn.report.diagnosis import diagnose
+from jaxcnn.runs import LoadedRun, read_config
+from jaxcnn.types import InputError
+from jaxcnn.version import __version__
+
+CURVE = ("split", "step", "epoch", "loss", "accuracy", "count", "learning_rate")
+SIDE, LINES = 96, 400  # pixels of a picture at most; lines of curves kept
+NEEDED = ("parameters", "steps", "epochs", "seed", "train_seconds")  # of summary.json
+FORMAT = 1
+
+
+class Finished(NamedTuple):
+    """What a finished run left: `config.json`, `summary.json`, and the lines of `metrics.jsonl`."""
+
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    lines: list[dict[str, Any]]
+
+
+class Tested(NamedTuple):
+    """A test set and what a model said to it: logits `[N, K]`, labels `[N]`, columns of groups `[N]`, a digest of rows and labels."""
+
+    logits: np.ndarray
+    label: np.ndarray
+    columns: dict[str, np.ndarray]
+    sha256: str
+
+
+def read_finished(folder: str | pathlib.Path) -> Finished:
+    """Read what a run left.
+
+    Raises:
+        InputError: no run, one that is not finished, or files that are damaged.
+
+    """
+    folder = pathlib.Path(folder)
+    config = read_config(folder)
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+    except FileNotFoundError as error:
+        again = f"python -m experiments.{config['experiment']} --resume --workdir {folder}"
+        raise InputError(f"{folder}: the run is not finished (no summary.json); finish it with {again}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}/summary.json: damaged, no JSON; get it again from a copy, or train again") from error
+    if not isinstance(summary, dict) or not isinstance(summary.get("test"), dict):
+        raise InputError(f"{folder}/summary.json: has no test result; a study's folder holds the runs to report on")
+    missing = [name for name in NEEDED if name not in summary]
+    if missing:
+        raise InputError(f"{folder}/summary.json: damaged, it has no {missing[0]!r}; get it again from a copy, or train again")
+    lines, number = [], 0
+    try:
+        for number, line in enumerate((folder / "metrics.jsonl").read_text().splitlines(), 1):
+            row = json.loads(line)
+            if not isinstance(row, dict) or not {"split", "step", "epoch"} <= set(row):
+                raise ValueError(f"line {number} is no line of metrics")
+            lines.append(row)
+    except FileNotFoundError as error:
+        raise InputError(f"{folder}: no metrics.jsonl in it; without it there are no curves to report") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}/metrics.jsonl: line {number or 1} is damaged; remove the line, or train again") from error
+    return Finished(config, summary, lines)
+
+
+def predict(loaded: LoadedRun, test: Any, *, batch_size: int = 256) -> Tested:
+    """Compute the outputs of a run for its whole test set; other columns of one value a row come with it, to group by."""
+    names = columns(test)
+    logits, kept = collect(loaded.task.predict, loaded.variables, test, keep=("label", *names), batch_size=batch_size)
+    rows = {"label": kept["label"]} | ({"image": np.asarray(test.arrays["image"])} if hasattr(test, "arrays") else {})
+    return Tested(logits, kept["label"], {name: kept[name] for name in names}, digest(rows))
+
+
+def columns(test: Any) -> list[str]:
+    """Names of the arrays of a data set that have one value a row and are not its labels."""
+    return [name for name, x in test.example().items() if name not in ("label", "real") and np.ndim(x) == 1]
+
+
+def images(test: Any, rows: Sequence[int]) -> dict[int, np.ndarray]:
+    """Return some images by their number among the rows that are real: `[H, W, C]` each, read on until the last of them."""
+    wanted, seen, found = set(rows), 0, {}
+    for chunk in test.once(256) if wanted else ():
+        for k in range(int(chunk.count)):
+            batch = chunk.at(k)
+            true = np.flatnonzero(np.asarray(batch["real"]) > 0)
+            here = [i for i in wanted if seen <= i < seen + len(true)]
+            found |= {i: np.asarray(batch["image"][true[i - seen]]) for i in here}
+            seen += len(true)
+        if len(found) == len(wanted):
+            break
+    return found
+
+
+def picture(image: np.ndarray, side: int | None = SIDE) -> str:
+    """Turn an image `[H, W]` or `[H, W, 1 or 3]`, uint8 or float 0..1, into a `data:` address of a PNG, `side` pixels at most."""
+    from PIL import Image
+
+    image = np.asarray(image)
+    if image.dtype != np.uint8:
+        image = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
+    if image.ndim == 3 and image.shape[-1] not in (3, 4):
+        image = image[..., 0]
+    made = Image.fromarray(image)
+    if side and max(made.size) > side:
+        made.thumbnail((side, side))
+    out = io.BytesIO()
+    made.save(out, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def make(
+    name: str,
+    run: Finished,
+    measured: Mapping[str, Any],
+    *,
+    sha256: str = "",
+    shown: Mapping[int, np.ndarray] | None = None,
+    explanations: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """Put everything that is known of a run into one dict of plain values.
+
+    Args:
+        name: of the run.
+        run: what it left.
+        measured: its test set, as `measure` gives it.
+        sha256: digest of the test rows, by which runs on the same rows know each other.
+        shown: images of test rows by number, those in `"chosen"`; None for no images.
+        explanations: pictures `[H, W, C]` uint8 by title, as methods of explanation made them.
+
+    """
+    config, summary = run.config, run.summary
+    test = {key: value for key, value in measured.items() if key != "chosen"} | {"notes": list(measured["notes"])}
+    pixels = {row: {"image": picture(image)} for row, image in (shown or {}).items()}
+    chosen = {kind: [entry | pixels.get(entry["row"], {}) for entry in entries] for kind, entries in measured["chosen"].items()}
+    said, found = summary["test"].get("accuracy"), test["metrics"]["accuracy"]
+    if said is None or abs(said - found) > 0.5 / test["metrics"]["count"]:
+        changed = f"The run itself measured an accuracy of {said}, and now it is {found:.6f}: the data or the weights changed."
+        test["notes"].insert(0, changed)
+    chance = max(row["count"] for row in test["per_class"]) / test["metrics"]["count"]
+    curves = [{key: line[key] for key in CURVE if key in line} for line in _few(run.lines)]
+    training = {key: value for key, value in summary.items() if key not in ("test", "validation", "checkpoint", "first_step_at")}
+    return plain({
+        "format": FORMAT, "run": name, "made": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "experiment": config["experiment"], "model": config["build"]["model"]["name"], "command": config.get("command", ""),
+        "data": config["data"], "classes": config["classes"], "settings": config["settings"], "build": config["build"],
+        "training": training, "validation": summary.get("validation", {}),
+        "curves": curves, "diagnosis": diagnose(run.lines, chance, summary.get("best_step")),
+        "test": test | {"most_frequent_class": chance, "sha256": sha256},
+        "examples": chosen, "explanations": [{"title": t, "image": picture(x, None)} for t, x in (explanations or {}).items()],
+        "environment": {"trained with": config.get("versions", {}), "reported with": environment()},
+    })  # fmt: skip
+
+
+def environment() -> dict[str, Any]:
+    """Versions and kind of machine; nothing that names it."""
+    device = jax.devices()[0]
+    return {
+        "jaxcnn": __version__, "jax": jax.__version__, "numpy": np.__version__, "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count(),
+        "devices": f"{jax.device_count()} x {device.platform} ({device.device_kind})",
+    }  # fmt: skip
+
+
+def plain(value: Any) -> Any:
+    """Values that JSON has: what is no finite number becomes None."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _few(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most some hundred lines of each split, the last always among them."""
+    out = []
+    for split in ("train", "validation", "test"):
+        mine = [line for line in lines if line["split"] == split]
+        out += [mine[i] for i in np.unique(np.linspace(0, len(mine) - 1, min(len(mine), LINES)).astype(int))] if mine else []
+    return out

@@ -1,0 +1,109 @@
+"""How a classifier treats groups of rows: accuracy of each, the worst, demographic parity and equalised odds."""
+
+import csv
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxcnn.metrics import wilson_interval
+from jaxcnn.types import InputError, reason
+
+MOST = 50  # groups; a column with more is no column of groups
+SHUFFLES = 999
+
+
+def by_group(predicted: np.ndarray, label: np.ndarray, group: np.ndarray, classes: Sequence[str], name: str) -> dict[str, Any]:
+    """Compare groups of rows.
+
+    Args:
+        predicted: int `[N]`, the predicted class.
+        label: int `[N]`.
+        group: `[N]`, anything that is equal within a group.
+        classes: names in order of label; of two, the second is the positive one.
+        name: of the column.
+
+    Returns:
+        - `"groups"`: name, rows, accuracy and its interval of each; `"worst"`: the name of the least accurate.
+        - `"gap"`: between the best accuracy and the worst; `"gap_p"`: how often it is at least as large when the column is
+          shuffled, 999 times (a permutation test, Fisher, 1935).
+        - `"demographic_parity"` (Dwork et al., 2012, arXiv:1104.3913): largest difference between groups in how often a class is
+          predicted; `"equalised_odds"` (Hardt et al., 2016, arXiv:1610.02413): largest difference in true or false positive rate.
+          Of more than two classes each is compared with the rest, and the largest difference counts, with its class. Rates of
+          no rows are left out; None where fewer than two groups have one.
+
+    Raises:
+        InputError: another number of rows, one group alone, or more than 50.
+
+    """
+    group = np.asarray(group)
+    if group.shape != label.shape:
+        raise InputError(f"group column {name!r}: {len(group)} values for {len(label)} test rows; needs one a row, in their order")
+    names, place = np.unique(group.astype(str), return_inverse=True)
+    if not 2 <= len(names) <= MOST:
+        raise InputError(f"group column {name!r}: {len(names)} different values; needs 2 to {MOST} groups")
+    rows = [_group(str(names[k]), predicted[place == k], label[place == k]) for k in range(len(names))]
+    worst, best = min(rows, key=lambda r: r["accuracy"]), max(rows, key=lambda r: r["accuracy"])
+    kinds = [1] if len(classes) == 2 else range(len(classes))
+    parity, odds = [], []
+    for k in kinds:
+        chosen, true = predicted == k, label == k
+        parity.append(_spread(chosen, place, len(names), np.ones_like(true)))
+        odds.append(max(_spread(chosen, place, len(names), true), _spread(chosen, place, len(names), ~true)))
+    found = {"demographic_parity": parity, "equalised_odds": odds}
+    largest = {key: _largest(values, [classes[k] for k in kinds]) for key, values in found.items()}
+    gap = best["accuracy"] - worst["accuracy"]
+    compared = {"worst": worst["group"], "gap": gap, "gap_p": _by_chance(predicted == label, place, gap)}
+    return {"column": name, "groups": rows, **compared, **largest}
+
+
+def _group(name: str, predicted: np.ndarray, label: np.ndarray) -> dict[str, Any]:
+    accuracy = float((predicted == label).mean())
+    return {"group": name, "count": len(label), "accuracy": accuracy, "accuracy_interval": list(wilson_interval(accuracy, len(label)))}
+
+
+def _by_chance(correct: np.ndarray, place: np.ndarray, gap: float) -> float:
+    """Share of the shuffled columns, this one among them, whose accuracies are as far apart."""
+    rng, count = np.random.default_rng(0), np.bincount(place)
+    shuffled = (np.bincount(place, rng.permutation(correct)) / count for _ in range(SHUFFLES))
+    return (1 + sum(float(np.ptp(accuracy)) >= gap - 1e-12 for accuracy in shuffled)) / (1 + SHUFFLES)
+
+
+def _spread(chosen: np.ndarray, place: np.ndarray, groups: int, among: np.ndarray) -> float:
+    """Largest less smallest rate of the groups, among some of the rows; -1 where fewer than two groups have such rows."""
+    count = np.bincount(place[among], minlength=groups)
+    hits = np.bincount(place[among & chosen], minlength=groups)
+    rates = hits[count > 0] / count[count > 0]
+    return float(rates.max() - rates.min()) if len(rates) > 1 else -1.0
+
+
+def _largest(values: list[float], names: list[str]) -> dict[str, Any]:
+    k = int(np.argmax(values))
+    return {"difference": values[k] if values[k] >= 0 else None, "class": names[k]}
+
+
+def read_groups(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+    """Read columns with one value a test row: a JSON object of lists, or a CSV file whose first line names the columns.
+
+    Raises:
+        InputError: neither of these.
+
+    """
+    path = pathlib.Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".json":
+            columns = json.loads(text)
+            columns = {str(k): np.array([str(x) for x in v]) for k, v in columns.items()}
+        else:
+            head, *lines = [line for line in csv.reader(text.splitlines()) if line]
+            if any(len(line) != len(head) for line in lines):
+                raise ValueError("lines of different lengths")
+            columns = {name.strip(): np.array([line[k].strip() for line in lines]) for k, name in enumerate(head)}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{path}: no readable column of groups ({reason(error)}); needs CSV with a line of names, or JSON lists"
+        ) from error
+    return columns
