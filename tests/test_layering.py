@@ -13,7 +13,14 @@ FLOORS = {
     "train": 4, "mesh": 4, "parallel": 4, "dispatch": 4, "checkpoint": 4, "data": 4,
     "evaluation": 5, "loop": 5, "runs": 5, "transfer": 5,
 }  # fmt: skip
-LAZY = {"tensorflow": {"data"}, "tensorflow_datasets": {"data"}, "sklearn": {"data"}, "PIL": {"data"}, "huggingface_hub": {"fetch"}}
+LAZY = {
+    "tensorflow": {"data"},
+    "tensorflow_datasets": {"data"},
+    "sklearn": {"data"},
+    "PIL": {"data"},
+    "huggingface_hub": {"fetch"},
+    "scipy": {"metrics"},
+}
 
 
 def files():
