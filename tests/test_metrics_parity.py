@@ -213,7 +213,7 @@ def curve_gaps():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of scikit-learn, that a curve is not defined
             for own, expected in zip(metrics.roc_curve(scores, labels), sk.roc_curve(labels, scores, drop_intermediate=False), strict=True):
-                yield gap(np.nan_to_num(own, posinf=9), np.nan_to_num(expected, posinf=9))
+                yield gap(np.where(np.isinf(own), 9, own), np.where(np.isinf(expected), 9, expected))
             own, expected = metrics.pr_curve(scores, labels), sk.precision_recall_curve(labels, scores)
         yield max(gap(own.precision, expected[0]), gap(own.thresholds, expected[2]))
         if labels.any():

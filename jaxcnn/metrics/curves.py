@@ -52,8 +52,8 @@ def roc_curve(scores: np.ndarray, labels: np.ndarray) -> Roc:
 
     """
     thresholds, hits, misses = _steps(*_binary(scores, labels))
-    start = lambda x: np.concatenate([[0.0], x])  # noqa: E731
-    return Roc(start(_share(misses)), start(_share(hits)), np.concatenate([[np.inf], thresholds]))
+    start = lambda x: np.concatenate([[0], x])  # noqa: E731
+    return Roc(_share(start(misses)), _share(start(hits)), np.concatenate([[np.inf], thresholds]))
 
 
 def roc_auc(scores: np.ndarray, labels: np.ndarray, average: Average | None = "macro") -> float | np.ndarray:
