@@ -60,7 +60,8 @@ def roc_auc(scores: np.ndarray, labels: np.ndarray, average: Average | None = "m
     """Area under the ROC curve: how often a positive row scores higher than a negative one, ties counting one half.
 
     Args:
-        scores: `[N]` (or `[N, 1]`), or `[N, K]` with one column a class; probabilities, logits, `log_odds(logits)`.
+        scores: `[N]` (or `[N, 1]`), or `[N, K]` with one column a class. Of a softmax, probabilities or `log_odds(logits)`: a single
+            logit orders the rows differently, and in float32 probabilities that are almost 1 tie.
         labels: `[N]` of 0 and 1, int `[N]` of 0..K-1 (each class against the rest), or `[N, K]` of 0 and 1 (several labels a row).
         average: for columns: `"macro"`, their mean; `"weighted"`, weighted by positives; `"micro"`, all answers together; None, `[K]`.
 
