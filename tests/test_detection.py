@@ -1,5 +1,6 @@
 """Boxes are scored as pycocotools scores them; bad boxes are refused."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -48,6 +49,21 @@ def test_nothing_found_is_0_and_nothing_to_find_is_nan():
     nothing = coco_scores([EMPTY], [truth])
     assert nothing["ap"] == nothing["ar100"] == nothing["ap_medium"] == 0 and np.isnan(nothing["ap_small"])
     assert np.isnan(twelve([{**truth, "scores": [0.5]}], [EMPTY])).all() and np.isnan(twelve([], [])).all()
+
+
+@pytest.mark.parametrize("second, expected", [([0, 0, 10, 10], 1.0), ([4, 0, 14, 10], 51 / 101)])
+def test_of_equal_overlaps_the_last_is_taken(second, expected):
+    """As pycocotools does: the first guess lies between two objects, and leaves the first of them for the second guess."""
+    truths = [{"boxes": [[0, 0, 10, 10], [4, 0, 14, 10]], "labels": [1, 1]}]
+    found = [{"boxes": [[2, 0, 12, 10], second], "scores": [0.9, 0.8], "labels": [1, 1]}]
+    assert coco_scores(found, truths)["ap50"] == pytest.approx(expected)
+    if fixture_can_compare():
+        arrays = [{key: np.asarray(x, float if key != "labels" else int) for key, x in image.items()} for image in (found[0], truths[0])]
+        assert fixture.by_pycocotools(arrays[:1], arrays[1:])[1] == pytest.approx(expected)
+
+
+def fixture_can_compare():
+    return importlib.util.find_spec("pycocotools") is not None
 
 
 def test_overlap():

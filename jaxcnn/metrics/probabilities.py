@@ -160,11 +160,10 @@ def binned_scores(num_classes: int, bins: int = 2048, multilabel: bool = False) 
             counted = jnp.broadcast_to(known(label, max(num_classes, 2), batch), odds.shape)
         flat = lambda x: x.reshape(-1, num_classes)  # noqa: E731
         odds, truth, counted = flat(odds), flat(truth), flat(counted)
-        nan = jnp.isnan(odds)
         # comparing with edges keeps the order exactly, as rounded formulas do not
         place = jnp.searchsorted(edges, odds, side="right")
         row = jnp.arange(num_classes, dtype=jnp.int32)[None] * 2 + truth
-        return Histograms(tally(row * bins + place, counted & ~nan, (num_classes, 2, bins)), (counted & nan).sum(0))
+        return Histograms(tally(row * bins + place, counted, (num_classes, 2, bins)), (counted & jnp.isnan(odds)).sum(0))
 
     return metric
 
