@@ -20,6 +20,7 @@ LAZY = {
     "sklearn": {"data"},
     "PIL": {"data", "report"},
     "huggingface_hub": {"fetch"},
+    "scipy": {"metrics"},
 }
 
 

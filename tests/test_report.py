@@ -14,13 +14,11 @@ import numpy as np
 import optax
 import pytest
 from PIL import Image
-from scipy import stats
-from sklearn import metrics as reference
 
 import jaxcnn as jc
 from experiments import binary, cifar10, mnist, transfer
 from jaxcnn import report, runs
-from jaxcnn.report import scores, svg
+from jaxcnn.report import svg
 from jaxcnn.report.__main__ import command, main
 from jaxcnn.report.style import CSS
 from tests.small import Plain, rows
@@ -192,29 +190,6 @@ def curve(train, valid, accuracy=(0.99, 0.98)):
 def test_diagnosis_of_curves(found, verdict):
     said = report.diagnose(found, 0.1)
     assert said["verdict"] == verdict and said["why"] and "Overfit: training accuracy" in said["rule"]
-
-
-def test_areas_and_curves_are_those_of_scikit_learn(rng):
-    for k in range(40):
-        n = int(rng.integers(5, 60))
-        label, score = rng.integers(0, 2, n), rng.integers(0, 8, n) / 8 if k % 2 else rng.normal(size=n)
-        label[:2] = 0, 1
-        assert scores.roc_auc(score, label) == pytest.approx(reference.roc_auc_score(label, score))
-        assert scores.pr_auc(score, label) == pytest.approx(reference.average_precision_score(label, score))
-        right = label.astype(bool)
-        coverage, risk, _ = scores.risk_coverage(score, right)
-        at = int(rng.integers(len(coverage)))
-        answered = np.sort(np.unique(score))[::-1][at]
-        assert coverage[at] == pytest.approx((score >= answered).mean()) and risk[at] == pytest.approx((~right[score >= answered]).mean())
-
-
-def test_the_paired_test_is_binomial(rng):
-    for n in (1, 5, 40, 2000):
-        a, b = rng.random(n) < 0.7, rng.random(n) < 0.75
-        found = scores.mcnemar(a, b)
-        one, two = int((a & ~b).sum()), int((b & ~a).sum())
-        assert found[:2] == (one, two)
-        assert found[2] == pytest.approx(stats.binomtest(one, one + two).pvalue if one + two else 1.0)
 
 
 def test_groups_by_hand():

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.metrics import mcnemar
 from jaxcnn.report import svg
 from jaxcnn.report.page import NAMES, VERDICTS, document, interval, number, series_of, table
-from jaxcnn.report.scores import mcnemar
 
 escape = html.escape
 WHERE = {"workdir", "checkpoint", "resume", "evaluate", "predict", "compilation_cache", "profile"}  # settings that change no result

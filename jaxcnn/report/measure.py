@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn import metrics
-from jaxcnn.report.scores import bootstrap_interval, pr_auc, pr_curve, risk_coverage, roc_auc, roc_curve
+from jaxcnn.metrics import bootstrap_interval, pr_auc, pr_curve, risk_coverage, roc_auc, roc_curve
 from jaxcnn.report.slices import by_group
 from jaxcnn.types import InputError
 

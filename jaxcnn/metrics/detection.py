@@ -1,0 +1,157 @@
+"""Average precision and recall of boxes as COCO defines them (Lin et al., 2014, arXiv:1405.0312), on the host, in NumPy.
+
+The numbers are those of pycocotools: thresholds of overlap .5 to .95 by .05, precision at 101 recalls, at most 100 boxes an image
+and class, crowds and boxes outside a range of areas ignored.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcnn.types import InputError
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0.0, 1.0, 101)
+MOST = (1, 10, 100)  # boxes of an image and class
+AREAS = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}  # square pixels
+RANGES = np.array(list(AREAS.values()))
+
+
+class Matches(NamedTuple):
+    """What became of the boxes of one image and class, by area range (A) and threshold (T); the best `MOST[-1]` only."""
+
+    scores: np.ndarray  # [D], falling
+    matched: np.ndarray  # [A, T, D], meets a true box
+    ignored: np.ndarray  # [A, T, D], neither right nor wrong
+    truths: np.ndarray  # [A], how many were to be found
+
+
+def coco_scores(predictions: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Measure boxes against true ones.
+
+    Args:
+        predictions: for each image `"boxes" [N, 4]` (x0, y0, x1, y1 in pixels), `"scores" [N]`, `"labels" [N]` (any integers).
+        truths: for each image, in the same order, `"boxes" [M, 4]`, `"labels" [M]`; optional `"iscrowd" [M]`, true for a region of
+            many objects, and `"area" [M]`, for the ranges of size, by default that of the box.
+
+    Returns:
+        `ap` (the mean over classes and the ten thresholds, "mAP"), `ap50`, `ap75`, `ap_small`, `ap_medium`, `ap_large`, `ar1`, `ar10`,
+        `ar100` (recall with so many boxes an image), `ar_small`, `ar_medium`, `ar_large`, 0..1, NaN where there is nothing to find
+        (pycocotools: -1); and `ap_by_class`, `ap` for each label.
+
+    Raises:
+        InputError: another number of images, shapes that do not fit, scores or boxes that are not finite, or a box whose end comes
+            before its beginning.
+
+    """
+    if len(predictions) != len(truths):
+        raise InputError(f"predictions for {len(predictions)} images, truths for {len(truths)}: must be as many, in the same order")
+    guesses = [_checked(p, "predictions", i, ("scores",)) for i, p in enumerate(predictions)]
+    real = [_checked(t, "truths", i, ()) for i, t in enumerate(truths)]
+    labels = np.unique(np.concatenate([x["labels"] for x in (*guesses, *real)])) if guesses else np.zeros(0, np.int64)
+    precision, recall = np.full((10, 101, len(labels), 4, 3), np.nan), np.full((10, len(labels), 4, 3), np.nan)
+    for k, label in enumerate(labels):
+        found = [
+            _match(g, t, label) for g, t in zip(guesses, real, strict=True) if (g["labels"] == label).any() or (t["labels"] == label).any()
+        ]
+        for m, most in enumerate(MOST):
+            _accumulate(found, most, precision[:, :, k, :, m], recall[:, k, :, m])
+    ap = {label: _mean(precision[:, :, k, 0, 2]) for k, label in enumerate(labels.tolist())}
+    out = {"ap": _mean(precision[..., 0, 2]), "ap50": _mean(precision[0, ..., 0, 2]), "ap75": _mean(precision[5, ..., 0, 2])}
+    out |= {f"ap_{name}": _mean(precision[..., a, 2]) for a, name in enumerate(AREAS) if a}
+    out |= {f"ar{most}": _mean(recall[..., 0, m]) for m, most in enumerate(MOST)}
+    return out | {f"ar_{name}": _mean(recall[..., a, 2]) for a, name in enumerate(AREAS) if a} | {"ap_by_class": ap}
+
+
+def box_iou(a: np.ndarray, b: np.ndarray, iscrowd: np.ndarray | None = None) -> np.ndarray:
+    """Overlap of boxes `[N, 4]` with boxes `[M, 4]`, `[N, M]`: intersection over union, or over the first's area if the other is a crowd.
+
+    Boxes are x0, y0, x1, y1; two without any area have an overlap of 0.
+    """
+    # by width and height, as pycocotools has them: the last digit decides at a threshold
+    size_a, size_b = a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2]
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum((a[:, :2] + size_a)[:, None], (b[:, :2] + size_b)[None])
+    shared = np.prod(np.maximum(high - low, 0), -1)
+    area_a, area_b = np.prod(size_a, -1)[:, None], np.prod(size_b, -1)[None]
+    union = area_a + area_b - shared
+    if iscrowd is not None:
+        union = np.where(iscrowd[None], area_a, union)
+    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+
+
+def _match(guess: dict[str, np.ndarray], truth: dict[str, np.ndarray], label: int) -> Matches:
+    """Give each box of a class, the best score first, the free true box that it overlaps most; ignored ones come second."""
+    own = guess["labels"] == label
+    order = np.argsort(-guess["scores"][own], kind="stable")[: MOST[-1]]
+    scores, boxes = guess["scores"][own][order], guess["boxes"][own][order]
+    true = truth["labels"] == label
+    crowd, area = truth["iscrowd"][true], truth["area"][true]
+    outside = lambda x: (x < RANGES[:, :1]) | (x > RANGES[:, 1:])  # noqa: E731
+    ignore = crowd | outside(area[None])  # [A, G]
+    overlap = box_iou(boxes, truth["boxes"][true], crowd)
+    taken = np.zeros((len(RANGES), len(THRESHOLDS), len(area)), bool)
+    matched = np.zeros((*taken.shape[:2], len(scores)), bool)
+    ignored = np.zeros_like(matched)
+    a, t = np.indices(taken.shape[:2], sparse=True)
+    for d in range(len(scores)) if len(area) else ():
+        near = overlap[d] >= np.minimum(THRESHOLDS, 1 - 1e-10)[:, None]  # [T, G]
+        if not near.any():
+            continue
+        free = near & (~taken | crowd)
+        wanted = free & ~ignore[:, None]
+        rank = np.where(np.where(wanted.any(-1, keepdims=True), wanted, free), overlap[d], -1.0)
+        best = len(area) - 1 - rank[..., ::-1].argmax(-1)  # the last of equals
+        hit = rank[a, t, best] >= 0
+        matched[..., d], ignored[..., d] = hit, hit & ignore[a, best]
+        taken[a, t, best] |= hit
+    size = boxes[:, 2:] - boxes[:, :2]
+    ignored |= ~matched & outside(np.prod(size, -1)[None])[:, None]
+    return Matches(scores, matched, ignored, (~ignore).sum(1))
+
+
+def _accumulate(found: list[Matches], most: int, precision: np.ndarray, recall: np.ndarray) -> None:
+    """Fill precision `[T, R, A]` and recall `[T, A]` of a class with at most so many boxes an image; NaN stays with nothing to find."""
+    order = np.argsort(-np.concatenate([f.scores[:most] for f in found]), kind="stable")
+    matched, ignored = (np.concatenate([getattr(f, name)[..., :most] for f in found], -1)[..., order] for name in ("matched", "ignored"))
+    right, wrong = np.cumsum(matched & ~ignored, -1), np.cumsum(~matched & ~ignored, -1)
+    for a, total in enumerate(sum(f.truths for f in found)):
+        for t in range(len(THRESHOLDS)) if total else ():
+            reached = right[a, t] / total
+            share = right[a, t] / (right[a, t] + wrong[a, t] + np.spacing(1))
+            best = np.maximum.accumulate(share[::-1])[::-1]
+            recall[t, a] = reached[-1] if len(reached) else 0
+            precision[t, :, a] = np.append(best, 0)[np.searchsorted(reached, RECALLS)]
+
+
+def _checked(image: Mapping[str, Any], name: str, i: int, more: tuple[str, ...]) -> dict[str, np.ndarray]:
+    if missing := [key for key in ("boxes", "labels", *more) if key not in image]:
+        raise InputError(f"{name}[{i}]: has no {missing[0]!r}")
+    boxes, labels = np.asarray(image["boxes"], np.float64), np.asarray(image["labels"])
+    boxes = boxes if boxes.size else boxes.reshape(0, 4)
+    n = len(boxes)
+    out = {"boxes": boxes, "labels": labels if labels.size else labels.astype(np.int64)}
+    out |= {key: np.asarray(image[key], np.float64) for key in more}
+    if not more:
+        size = boxes[:, 2:] - boxes[:, :2] if boxes.shape[1:] == (4,) else np.zeros((n, 2))
+        out["iscrowd"] = np.asarray(image.get("iscrowd", np.zeros(n)), bool)
+        out["area"] = np.asarray(image.get("area", np.prod(size, -1)), np.float64)
+    for key, values in out.items():
+        if values.shape != ((n, 4) if key == "boxes" else (n,)):
+            raise InputError(
+                f"{name}[{i}]: {key!r} of shape {values.shape} beside {n} boxes; must be {'[N, 4]' if key == 'boxes' else '[N]'}"
+            )
+        if not np.isfinite(values).all():
+            raise InputError(f"{name}[{i}]: {(~np.isfinite(values)).sum()} numbers in {key!r} are not finite; leave these boxes out")
+    if not np.issubdtype(out["labels"].dtype, np.integer):
+        raise InputError(f"{name}[{i}]: 'labels' are {labels.dtype}; must be integers")
+    if (boxes[:, 2:] < boxes[:, :2]).any():
+        at = boxes[(boxes[:, 2:] < boxes[:, :2]).any(-1)][0]
+        raise InputError(f"{name}[{i}]: the box {at.tolist()} ends before it begins; boxes are x0, y0, x1, y1")
+    return out
+
+
+def _mean(values: np.ndarray) -> float:
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else float("nan")

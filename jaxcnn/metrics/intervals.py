@@ -1,0 +1,175 @@
+"""Intervals of a measured value, and tests of two models on the same rows, on the host."""
+
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from jaxcnn.types import InputError
+
+Statistic = Callable[..., float]  # (*arrays) -> one number
+
+
+class Interval(NamedTuple):
+    """A value on all rows, and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class McNemar(NamedTuple):
+    """Rows that only the first or only the second model has right, and the two-sided p-value of no difference."""
+
+    only_a: int
+    only_b: int
+    p_value: float
+
+
+def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Confidence interval of a share of `count` rows (Wilson, 1927); `z=1.96` for 95 %. Of no rows, 0 to 1."""
+    if count == 0:
+        return 0.0, 1.0
+    if not 0 <= share <= 1 or count < 0:
+        raise InputError(f"share={share}, count={count}: must be a share in 0..1 of at least 0 rows")
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def bootstrap_interval(
+    statistic: Statistic,
+    *arrays: Any,
+    samples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+    method: Literal["percentile", "bca"] = "percentile",
+) -> Interval:
+    """Confidence interval of any statistic of rows, from samples of the rows with replacement (Efron, 1979).
+
+    Args:
+        statistic: `(*arrays) -> float`, such as `roc_auc`; called for every sample, and with `"bca"` without each row once.
+        *arrays: `[N, ...]` each; the same rows are drawn of all.
+        samples: how many.
+        seed: of the draws.
+        level: how often the interval should hold the true value.
+        method: `"percentile"`: of the samples' values; `"bca"`: corrected for bias and skew (Efron, 1987), which takes N more calls.
+
+    Returns:
+        An `Interval`. Samples on which the statistic is NaN, such as an AUC of one class alone, are left out; the interval is NaN
+        if that is every second one. A statistic that no sample changes gives an interval of no width.
+
+    Raises:
+        InputError: no rows, arrays of different lengths, or an argument out of range.
+
+    """
+    n = _rows(arrays, samples, level, method)
+    arrays = tuple(np.asarray(a) for a in arrays)
+    value, rng = float(statistic(*arrays)), np.random.default_rng(seed)
+    found = np.array([float(statistic(*(a[at] for a in arrays))) for at in (rng.integers(0, n, n) for _ in range(samples))])
+    found = found[~np.isnan(found)]
+    if np.isnan(value) or 2 * len(found) <= samples:
+        return Interval(value, float("nan"), float("nan"))
+    tails = (1 - level) / 2, (1 + level) / 2
+    if method == "bca":
+        left_out = [float(statistic(*(np.delete(a, i, 0) for a in arrays))) for i in range(n)] if n > 1 else []
+        tails = _corrected(tails, found, value, np.array(left_out))
+    low, high = np.quantile(found, tails)
+    return Interval(value, float(low), float(high))
+
+
+def paired_bootstrap(
+    statistic: Statistic,
+    a: Any,
+    b: Any,
+    *shared: Any,
+    samples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+    method: Literal["percentile", "bca"] = "percentile",
+) -> Interval:
+    """Difference between two models on the same rows, with its interval: of no difference where it holds 0.
+
+    Args:
+        statistic: `(outputs, *shared) -> float`.
+        a: outputs of the first model, `[N, ...]`.
+        b: of the second.
+        *shared: what both are judged by, such as labels, `[N, ...]`.
+        samples: see `bootstrap_interval`, as for the rest.
+        seed: likewise.
+        level: likewise.
+        method: likewise.
+
+    Returns:
+        The `Interval` of `statistic(a, *shared) - statistic(b, *shared)`.
+
+    Raises:
+        InputError: as `bootstrap_interval`.
+
+    """
+
+    def difference(a: np.ndarray, b: np.ndarray, *shared: np.ndarray) -> float:
+        return statistic(a, *shared) - statistic(b, *shared)
+
+    return bootstrap_interval(difference, a, b, *shared, samples=samples, seed=seed, level=level, method=method)
+
+
+def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
+    """Test whether two models have the same accuracy, by the rows that only one has right (McNemar, 1947; exact, binomial).
+
+    Args:
+        correct_a: `[N]`, true where the first model is right.
+        correct_b: `[N]`, the second, on the same rows.
+
+    Returns:
+        A `McNemar`; its p-value is 1 where no row tells them apart.
+
+    Raises:
+        InputError: other shapes, or values other than true and false (1 and 0).
+
+    """
+    a, b = np.asarray(correct_a), np.asarray(correct_b)
+    if a.ndim != 1 or a.shape != b.shape:
+        raise InputError(f"correct_a of shape {a.shape}, correct_b of shape {b.shape}: must be [N] and [N]")
+    if not np.isin(a, (0, 1)).all() or not np.isin(b, (0, 1)).all():
+        raise InputError("correct_a, correct_b: must be true and false (1 and 0), whether each row was right")
+    a, b = a.astype(bool), b.astype(bool)
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    from scipy.special import bdtr
+
+    tail = float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)) if only_a + only_b else 1.0
+    return McNemar(only_a, only_b, min(1.0, 2 * tail))
+
+
+def _corrected(tails: tuple[float, float], found: np.ndarray, value: float, left_out: np.ndarray) -> tuple[float, float]:
+    """Shares of the samples below the ends of a BCa interval (Efron, 1987, equation 6.4)."""
+    below = ((found < value).mean() + (found <= value).mean()) / 2  # ties count one half
+    left_out = left_out[~np.isnan(left_out)]
+    pull = left_out.mean() - left_out if len(left_out) else np.zeros(1)
+    spread = (pull**2).sum()
+    if not 0 < below < 1 or not spread:
+        return tails
+    normal, skew = NormalDist(), float((pull**3).sum() / (6 * spread**1.5))
+    bias = normal.inv_cdf(below)
+
+    def moved(share: float) -> float:
+        z = bias + normal.inv_cdf(share)
+        return normal.cdf(bias + z / (1 - skew * z))
+
+    return moved(tails[0]), moved(tails[1])
+
+
+def _rows(arrays: tuple[Any, ...], samples: int, level: float, method: str) -> int:
+    if not arrays or len({len(a) for a in arrays}) > 1 or not len(arrays[0]):
+        raise InputError(
+            f"arrays with {', '.join(str(len(a)) for a in arrays) or 'no'} rows: must be one or more of the same rows, not none"
+        )
+    if samples < 1:
+        raise InputError(f"samples={samples}: must be at least 1")
+    if not 0 < level < 1:
+        raise InputError(f"level={level}: must be between 0 and 1, such as 0.95")
+    if method not in ("percentile", "bca"):
+        raise InputError(f"method={method!r}: must be 'percentile' or 'bca'")
+    return len(arrays[0])

@@ -1,0 +1,91 @@
+"""The classification report: precision, recall, F1 and support of every class and on average, as text, JSON and Markdown."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from jaxcnn.metrics import scores
+from jaxcnn.types import InputError
+
+COLUMNS = ("precision", "recall", "f1-score", "support")
+Row = tuple[float, float, float, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationReport:
+    """What `classification_report` returns; `str()` of it is the text.
+
+    Attributes:
+        classes: name of each class to precision, recall, F1 and support.
+        averages: `"macro avg"`, `"weighted avg"` and, with several labels a row, `"micro avg"` to the same.
+        accuracy: share of right rows; None with several labels a row.
+
+    """
+
+    classes: dict[str, Row]
+    averages: dict[str, Row]
+    accuracy: float | None
+
+    def text(self, digits: int = 2) -> str:
+        """Lay it out as scikit-learn does."""
+        width = max(len(name) for name in (*self.classes, "weighted avg"))
+        lines = [" " * width + "  " + " ".join(f"{column:>9}" for column in COLUMNS), ""]
+        for name, cells in self._rows(digits):
+            lines.append(f"{name:>{width}}  " + " ".join(f"{cell:>9}" for cell in cells) if cells else "")
+        return "\n".join(lines) + "\n"
+
+    def markdown(self, digits: int = 3) -> str:
+        """Lay it out as a Markdown table."""
+        lines = ["| | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
+        for name, cells in self._rows(digits):
+            if cells:
+                lines.append("| " + " | ".join([name.replace("|", "\\|"), *cells]) + " |")
+        return "\n".join(lines) + "\n"
+
+    def as_dict(self) -> dict[str, float | dict[str, float]]:
+        """Return plain JSON values, under scikit-learn's names (`output_dict=True`)."""
+        named = {name: dict(zip(COLUMNS, map(float, row), strict=True)) for name, row in (self.classes | self.averages).items()}
+        return named if self.accuracy is None else named | {"accuracy": self.accuracy}
+
+    def _rows(self, digits: int) -> Iterator[tuple[str, list[str]]]:
+        """Give every line: its name and four cells; no cells are the space before the averages."""
+        cells = lambda row: [*(f"{x:.{digits}f}" for x in row[:3]), str(row[3])]  # noqa: E731
+        for name, row in self.classes.items():
+            yield name, cells(row)
+        yield "", []
+        if self.accuracy is not None:
+            yield "accuracy", ["", "", f"{self.accuracy:.{digits}f}", str(self.averages["macro avg"][3])]
+        for name, row in self.averages.items():
+            yield name, cells(row)
+
+    __str__ = text
+
+
+def classification_report(matrix: np.ndarray, classes: Sequence[str] | None = None) -> ClassificationReport:
+    """Make the report of a confusion matrix; the numbers are those of scikit-learn's `classification_report(zero_division=0)`.
+
+    Args:
+        matrix: `[K, K]`, rows the truth, or `[K, 2, 2]` for several labels a row.
+        classes: K names; by default 0 to K - 1. Classes in neither labels nor predictions are left out, as scikit-learn does.
+
+    Raises:
+        InputError: another number of names, a name twice or that of an average, or no confusion matrix.
+
+    """
+    _, _, true, seen = scores.tallied(matrix)
+    names = [str(name) for name in (range(len(true)) if classes is None else classes)]
+    if len(names) != len(true):
+        raise InputError(f"classes: {len(names)} names for {len(true)} classes; give one for each")
+    kinds = ("micro", "macro", "weighted") if np.ndim(matrix) == 3 else ("macro", "weighted")
+    reserved = {"accuracy", *(f"{kind} avg" for kind in kinds)}
+    if bad := [name for i, name in enumerate(names) if name in names[:i] or name in reserved]:
+        raise InputError(f"classes: the name {bad[0]!r} is {'that of an average' if bad[0] in reserved else 'given twice'}; change one")
+    each = [score(matrix, None) for score in (scores.precision, scores.recall, scores.f1)]
+    rows = {name: (*(float(x[k]) for x in each), int(true[k])) for k, name in enumerate(names) if seen[k]}
+    averages = {f"{kind} avg": _average(matrix, kind, int(true.sum())) for kind in kinds}
+    return ClassificationReport(rows, averages, scores.accuracy_of(matrix) if np.ndim(matrix) == 2 else None)
+
+
+def _average(matrix: np.ndarray, kind: scores.Average, support: int) -> Row:
+    return scores.precision(matrix, kind), scores.recall(matrix, kind), scores.f1(matrix, kind), support
