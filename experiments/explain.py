@@ -114,6 +114,8 @@ def main(config: Config) -> Any:
     loaded = jc.load_run(config.checkpoint)
     process.keep_programs(config.compilation_cache)
     shape, classes = loaded.config["build"]["image"]["shape"], loaded.config["classes"]
+    if config.target:
+        settings.one_of("--target", config.target, classes)
     raw = np.stack([read_image(path, shape[-1], tuple(shape[:2])) for path in files])
     image, head = explain.prepared(loaded, raw), loaded.config["build"]["task"]["options"].get("head", "softmax")
     found = usable(loaded, config, image)
@@ -122,7 +124,7 @@ def main(config: Config) -> Any:
     predicted = probabilities.argmax(-1)
     target = predicted
     if config.target:
-        target = np.full(len(files), classes.index(settings.one_of("--target", config.target, classes)))
+        target = np.full(len(files), classes.index(config.target))
     target = jnp.asarray(target if logits.shape[-1] > 1 else np.zeros(len(files)), jnp.int32)  # one logit speaks for the second class
     if config.check:
         return check(loaded, config, found, image, target)
@@ -166,13 +168,8 @@ def check(loaded: Any, config: Config, found: dict[str, Method], image: jax.Arra
         if f"lrp_{name}" in found or name == "zero" and "lrp_epsilon" in found:
             divide = jax.jit(lambda v, x, t, options=options: _shares(explain.lrp(model, v, x, t, **options)))
             report[f"conservation_{name}"] = {k: float(jnp.abs(x).max()) for k, x in divide(variables, image, target).items()}
-    measure = jax.jit(lambda v, x, m, t: explain.deletion_insertion(model, v, x, m, t, steps=20)[:2])
-    random = lambda v, x, t: jax.random.uniform(key, x.shape[:3])  # noqa: E731
-    report["areas"], report["randomisation"] = {}, {}
-    for name, method in {**found, "random": random}.items():
-        deletion, insertion = map(np.asarray, measure(variables, image, method(variables, image, target), target))
-        report["areas"][name] = {"deletion": float(deletion.mean()), "insertion": float(insertion.mean())}
-        print(json.dumps({name: report["areas"][name]}), flush=True)
+    report["areas"] = areas(model, variables, image, target, found, key)
+    report["randomisation"] = {}
     some = image[:4], target[:4]
     for name, method in found.items():
         left = explain.randomised(model, variables, some[0], lambda v, method=method: method(v, *some), key=key)  # noqa: B023
@@ -180,6 +177,32 @@ def check(loaded: Any, config: Config, found: dict[str, Method], image: jax.Arra
         print(json.dumps({name: report["randomisation"][name]}), flush=True)
     print(json.dumps(report), flush=True)
     return report
+
+
+def areas(
+    model: Any, variables: Any, image: jax.Array, target: jax.Array, found: dict[str, Method], key: jax.Array
+) -> dict[str, dict[str, float]]:
+    """Mean deletion and insertion areas, pixels being replaced by the mean and by a blurred image; of random maps as well.
+
+    These have a value a pixel, or one a patch of eighths of the image, with which a coarse map has to be compared.
+    """
+
+    def random(v: Any, x: jax.Array, t: jax.Array) -> jax.Array:
+        return jax.random.uniform(key, x.shape[:3])
+
+    def patches(v: Any, x: jax.Array, t: jax.Array) -> jax.Array:
+        return jax.image.resize(jax.random.uniform(key, (len(x), 8, 8)), x.shape[:3], "bilinear")
+
+    measure = jax.jit(lambda v, x, m, t, b: explain.deletion_insertion(model, v, x, m, t, baseline=b, steps=20)[:2])
+    baselines = {"mean": jnp.zeros_like(image), "blurred": explain.blurred(image, min(image.shape[1:3]) / 8)}
+    out: dict[str, dict[str, float]] = {}
+    for name, method in {**found, "random": random, "random_patches": patches}.items():
+        maps, out[name] = method(variables, image, target), {}
+        for kind, baseline in baselines.items():
+            deletion, insertion = measure(variables, image, maps, target, baseline)
+            out[name] |= {f"deletion_{kind}": round(float(deletion.mean()), 4), f"insertion_{kind}": round(float(insertion.mean()), 4)}
+        print(json.dumps({name: out[name]}), flush=True)
+    return out
 
 
 def _shares(found: explain.Relevance) -> dict[str, jax.Array]:

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import Literal
 
+from jaxcnn import ops
 from jaxcnn.explain.gradients import Target, logits, targets
 from jaxcnn.types import InputError, Tree
 
@@ -50,7 +51,8 @@ def deletion_insertion(
         image: `[B, H, W, C]` as the model takes it.
         maps: a value a pixel, `[B, H, W]`; equal ones go from left to right, then down.
         target: which logit, by default the largest for the whole image.
-        baseline: what pixels are replaced by, a number or an array; the paper inserts into a blurred image.
+        baseline: what pixels are replaced by, a number or an array, such as `blurred` makes. A number leaves hard edges, which
+            may do more to the output than what is missing: a random order then deletes well.
         steps: parts of equal size, all images of a part at once.
 
     Raises:
@@ -77,6 +79,15 @@ def deletion_insertion(
     _, (deleted, inserted) = lax.scan(step, None, shares)
     area = lambda curve: jax.scipy.integrate.trapezoid(curve, dx=1 / steps, axis=0)  # noqa: E731
     return Curves(area(deleted), area(inserted), deleted, inserted)
+
+
+def blurred(image: Array, sigma: float) -> Array:
+    """Images `[B, H, W, C]` under a Gaussian of standard deviation `sigma` pixels; those outside are as those of the border."""
+    reach = max(int(3 * sigma), 1)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    line = jnp.asarray(np.repeat((weights / weights.sum())[:, None, None, None], image.shape[-1], -1), image.dtype)  # [n, 1, 1, C]
+    wide = jnp.pad(image, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+    return ops.depthwise_conv(ops.depthwise_conv(wide, line, padding="VALID"), line.swapaxes(0, 1), padding="VALID")
 
 
 def rank_correlation(a: Any, b: Any) -> np.ndarray:
