@@ -155,7 +155,7 @@ def randomised(
     for name in layers or []:
         if name not in known:
             raise InputError(f"layers: {type(model).__name__} has no part {name!r}; it has {', '.join(known)}")
-    new, before, found = model.init(key, image, train=False), np.asarray(explain(variables)), {}
+    new, before, found = jax.jit(lambda key: model.init(key, image, train=False))(key), np.asarray(explain(variables)), {}
     current = {collection: dict(parts) for collection, parts in variables.items()}
     for name in layers or known:
         for collection, parts in current.items():
