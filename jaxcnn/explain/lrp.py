@@ -26,9 +26,9 @@ KEEP_BOUNDED = (*SHAPES, "broadcast_in_dim", "add", "sub", "mul", "div", "neg")
 LINEAR = {
     *SHAPES, "add", "add_any", "sub", "neg", "mul", "div", "conv", "dot_general", "max_pool", "broadcast_in_dim", "concatenate", "split",
     "reduce_sum", "reduce_max", "reduce_window_sum", "cumsum", "select_n", "dynamic_slice", "gather", "stop_gradient", "argmax",
-    "expand_dims", "eq", "ne", "ge", "gt", "le", "lt", "and", "or", "not", "name", "optimization_barrier",
+    "expand_dims", "stack", "unstack", "eq", "ne", "ge", "gt", "le", "lt", "and", "or", "not", "name", "optimization_barrier",
 }  # fmt: skip
-PAIRS = ("add", "add_any", "sub", "concatenate", "select_n", "max", "min", "eq", "ne", "ge", "gt", "le", "lt", "and", "or")
+PAIRS = ("add", "add_any", "sub", "concatenate", "stack", "select_n", "max", "min", "eq", "ne", "ge", "gt", "le", "lt", "and", "or")
 TAIL = ("max_pool", "add", "sub", "mul", "div", "convert_element_type", "copy")
 
 
