@@ -1,6 +1,6 @@
 """Functional convolutional networks in JAX: pure steps, compiled loops, exact resume."""
 
-from jaxcnn import augment, data, layers, losses, metrics, models, ops, optim, protocol, tasks, transfer
+from jaxcnn import augment, data, explain, layers, losses, metrics, models, ops, optim, protocol, tasks, transfer
 from jaxcnn.evaluation import collect, evaluate, timed_evaluate
 from jaxcnn.loop import DivergedError, Fit, StoppedError, fit
 from jaxcnn.parallel import compile_step
@@ -24,7 +24,7 @@ from jaxcnn.weights import load_weights, save_weights
 
 __all__ = [
     "Batch", "Count", "DivergedError", "Fit", "InputError", "Interrupted", "Mean", "Metric", "Run", "State", "Step", "StoppedError",
-    "Sum", "Task", "__version__", "accumulate", "augment", "augmented", "collect", "compile_step", "data", "evaluate", "fit",
+    "Sum", "Task", "__version__", "accumulate", "augment", "augmented", "collect", "compile_step", "data", "evaluate", "explain", "fit",
     "init_state", "layers", "load_run", "load_weights", "losses", "make_eval_step", "make_train_step", "metrics", "models", "ops",
     "optim", "plain", "protocol", "save_weights", "skip_nonfinite", "start_ema", "stream", "tasks", "timed_evaluate", "transfer",
     "with_ema", "with_norm",

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import re
 
-from experiments import binary, cifar10, mnist, transfer, transfer_curve
+from experiments import binary, cifar10, explain, image_processing, mnist, transfer, transfer_curve
 from experiments.benchmarks import cifar10 as cifar10_benchmark
 from experiments.benchmarks import harness
 from experiments.studies import attention, regularisation
@@ -40,6 +40,8 @@ def test_flags_exist():
         regularisation.Config,
         transfer.Config,
         transfer_curve.Config,
+        explain.Config,
+        image_processing.Config,
         cifar10_benchmark.Config,
         harness.Settings,
     )

@@ -1,0 +1,214 @@
+"""What a run's network looks at: `python -m experiments.explain --checkpoint RUN IMAGE [IMAGE ...]`.
+
+A picture with a row for each image and a column for each method. With `--check`, how far the explanations can be trusted:
+completeness, conservation, deletion and insertion against a random order, and what is left of a map when the network forgets.
+"""
+
+import dataclasses
+import json
+import logging
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import jaxcnn as jc
+from experiments import process, settings, tool
+from experiments.outputs import new_figure
+from jaxcnn import explain
+from jaxcnn.data.folder import ENDINGS, read_image
+
+log = logging.getLogger("jaxcnn")
+SIGNED = ("integrated_gradients", "occlusion", "lrp_epsilon", "lrp_gamma")  # where below 0 speaks against the class
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Explain what the network of a run says about images."""
+
+    images: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Pictures, or folders of them."""
+    checkpoint: str = ""
+    """A run's folder."""
+    methods: tuple[str, ...] = ()
+    """Which methods to show, by default all that the network has: gradient, smooth_grad, integrated_gradients, guided_backprop,
+    grad_cam, grad_cam_plus_plus, occlusion, lrp_epsilon, lrp_gamma."""
+    layer: str = ""
+    """Of Grad-CAM: a name in the model's features; by default the last one with places."""
+    target: str = ""
+    """The class to explain; by default the predicted one of each image."""
+    output: str = "explanations.png"
+    """Where the picture goes."""
+    check: bool = False
+    """Print figures over all the images as JSON instead of making a picture."""
+    seed: int = 0
+    """Of the noise, of the random order and of the networks that forgot."""
+    compilation_cache: str = ""
+    """Folder where compiled programs are kept, so that the next time starts sooner; by default one of the user's, off for none."""
+
+
+Method = Callable[[Any, jax.Array, jax.Array], jax.Array]  # (variables, images, targets) -> maps [B, H, W]
+
+
+def methods(loaded: Any, layer: str, seed: int) -> dict[str, Method]:
+    """Every method by name, for the network of a run."""
+    model, heat, key = loaded.model, explain.heat, jax.random.key(seed)
+    shape, dtype = loaded.config["build"]["image"]["shape"], loaded.config["build"]["image"]["dtype"]
+    ends = [np.full((1, *shape), value, dtype) for value in (0, 255 if dtype == "uint8" else 1)]
+    bounds = tuple(explain.prepared(loaded, x) for x in ends)
+    cam = {"layer": layer or None}
+    window = lambda x: max(min(x.shape[1:3]) // 6, 2)  # noqa: E731
+    return {
+        "gradient": lambda v, x, t: heat(explain.input_gradient(model, v, x, t), absolute=True),
+        "smooth_grad": lambda v, x, t: heat(explain.smooth_grad(model, v, x, t, key=key, samples=16), absolute=True),
+        "integrated_gradients": lambda v, x, t: heat(explain.integrated_gradients(model, v, x, t, steps=32).relevance),
+        "guided_backprop": lambda v, x, t: heat(explain.guided_backprop(model, v, x, t), absolute=True),
+        "grad_cam": lambda v, x, t: explain.grad_cam(model, v, x, t, **cam),
+        "grad_cam_plus_plus": lambda v, x, t: explain.grad_cam_plus_plus(model, v, x, t, **cam),
+        "occlusion": lambda v, x, t: explain.occlusion(model, v, x, t, window=window(x)),
+        "lrp_epsilon": lambda v, x, t: heat(explain.lrp(model, v, x, t, epsilon=0.1).relevance),
+        "lrp_gamma": lambda v, x, t: heat(explain.lrp(model, v, x, t, gamma=0.25, bounds=bounds).relevance),
+    }
+
+
+def usable(loaded: Any, config: Config, image: jax.Array) -> dict[str, Method]:
+    """Return the methods asked for, or all that the network has a rule and the features for, and say which it has not."""
+    known = methods(loaded, config.layer, config.seed)
+    for name in config.methods:
+        settings.one_of("--methods", name, known)
+    found, said = {}, {}
+    target = jnp.zeros(len(image), jnp.int32)
+    for name in config.methods or known:
+        try:
+            jax.eval_shape(known[name], loaded.variables, image, target)
+            found[name] = jax.jit(known[name])
+        except jc.InputError as error:
+            if config.methods or config.layer and name.startswith("grad_cam"):
+                raise
+            said.setdefault(str(error), []).append(name)
+    for line, names in said.items():
+        log.warning("without %s: %s", ", ".join(names), line)
+    return found
+
+
+def paths(images: Sequence[str]) -> list[pathlib.Path]:
+    """Files, and those in folders, in order."""
+    found = []
+    for given in map(pathlib.Path, images):
+        inside = sorted(p for p in given.rglob("*") if p.suffix.lower() in ENDINGS) if given.is_dir() else [given]
+        if not inside:
+            raise jc.InputError(f"{given}: no images in this folder; give another, or files")
+        found += inside
+    return found
+
+
+def main(config: Config) -> Any:
+    """Explain or check, as the flags say."""
+    if not config.checkpoint or not config.images:
+        raise jc.InputError("--checkpoint RUN and IMAGE: give the folder of a run and a picture")
+    files = paths(config.images)
+    loaded = jc.load_run(config.checkpoint)
+    process.keep_programs(config.compilation_cache)
+    shape, classes = loaded.config["build"]["image"]["shape"], loaded.config["classes"]
+    if config.target:
+        settings.one_of("--target", config.target, classes)
+    raw = np.stack([read_image(path, shape[-1], tuple(shape[:2])) for path in files])
+    image, head = explain.prepared(loaded, raw), loaded.config["build"]["task"]["options"].get("head", "softmax")
+    found = usable(loaded, config, image)
+    logits = jax.jit(lambda v, x: loaded.model.apply(v, x, train=False))(loaded.variables, image)
+    probabilities = np.asarray(jc.tasks.probabilities(logits, head))
+    predicted = probabilities.argmax(-1)
+    target = predicted
+    if config.target:
+        target = np.full(len(files), classes.index(config.target))
+    target = jnp.asarray(target if logits.shape[-1] > 1 else np.zeros(len(files)), jnp.int32)  # one logit speaks for the second class
+    if config.check:
+        return check(loaded, config, found, image, target)
+    for path, row, k in zip(files, probabilities, predicted, strict=True):
+        print(json.dumps({"image": str(path), "class": classes[k], "probability": round(float(row[k]), 6)}), flush=True)
+    maps = {name: np.asarray(method(loaded.variables, image, target)) for name, method in found.items()}
+    titles = [f"{classes[k]} {row[k]:.2f}" for row, k in zip(probabilities, predicted, strict=True)]
+    draw(config.output, raw, titles, maps)
+    print(f"{config.output}: {', '.join(maps)}", flush=True)
+    return maps
+
+
+def draw(path: str, raw: np.ndarray, titles: Sequence[str], maps: dict[str, np.ndarray]) -> None:
+    """A row an image, a column a method; signed maps from blue, against, to red, for; each scaled by itself."""
+    figure = new_figure(1.7 * (len(maps) + 1), 1.9 * len(raw))
+    panels = figure.subplots(len(raw), len(maps) + 1, squeeze=False)
+    for i, row in enumerate(panels):
+        row[0].imshow(raw[i].squeeze(), cmap="gray")
+        row[0].set_title(titles[i], fontsize=8)
+        for panel, (name, found) in zip(row[1:], maps.items(), strict=True):
+            limit = max(float(np.quantile(np.abs(found[i]), 0.995)), 1e-12)
+            colours = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if name in SIGNED else {"cmap": "magma", "vmin": 0, "vmax": limit}
+            panel.imshow(found[i], **colours)
+            panel.set_title(name.replace("_", " ") if i == 0 else "", fontsize=8)
+        for panel in row:
+            panel.set(xticks=[], yticks=[])
+    figure.savefig(pathlib.Path(path), dpi=120)
+
+
+def check(loaded: Any, config: Config, found: dict[str, Method], image: jax.Array, target: jax.Array) -> dict[str, Any]:
+    """Figures over all images, the randomisation over the first four."""
+    model, variables, key = loaded.model, loaded.variables, jax.random.key(config.seed)
+    print(f"{len(image)} images, {len(found)} methods", flush=True)
+    report: dict[str, Any] = {"images": len(image)}
+    if "integrated_gradients" in found:
+        integrate = jax.jit(lambda v, x, t, steps: explain.integrated_gradients(model, v, x, t, steps=steps)[1:], static_argnums=3)
+        for steps in (32, 256):
+            difference, error = integrate(variables, image, target, steps)
+            report[f"completeness_{steps}_steps"] = float(jnp.abs(error / difference).max())
+    for name, options in {"zero": {}, "epsilon": {"epsilon": 0.1}, "gamma": {"gamma": 0.25}}.items():
+        if f"lrp_{name}" in found or name == "zero" and "lrp_epsilon" in found:
+            divide = jax.jit(lambda v, x, t, options=options: _shares(explain.lrp(model, v, x, t, **options)))
+            report[f"conservation_{name}"] = {k: float(jnp.abs(x).max()) for k, x in divide(variables, image, target).items()}
+    report["areas"] = areas(model, variables, image, target, found, key)
+    report["randomisation"] = {}
+    some = image[:4], target[:4]
+    for name, method in found.items():
+        left = explain.randomised(model, variables, some[0], lambda v, method=method: method(v, *some), key=key)  # noqa: B023
+        report["randomisation"][name] = {part: round(float(np.nanmean(x)), 3) for part, x in left.items()}
+        print(json.dumps({name: report["randomisation"][name]}), flush=True)
+    print(json.dumps(report), flush=True)
+    return report
+
+
+def areas(
+    model: Any, variables: Any, image: jax.Array, target: jax.Array, found: dict[str, Method], key: jax.Array
+) -> dict[str, dict[str, float]]:
+    """Mean deletion and insertion areas, pixels being replaced by the mean and by a blurred image; of random maps as well.
+
+    These have a value a pixel, or one a patch of eighths of the image, with which a coarse map has to be compared.
+    """
+
+    def random(v: Any, x: jax.Array, t: jax.Array) -> jax.Array:
+        return jax.random.uniform(key, x.shape[:3])
+
+    def patches(v: Any, x: jax.Array, t: jax.Array) -> jax.Array:
+        return jax.image.resize(jax.random.uniform(key, (len(x), 8, 8)), x.shape[:3], "bilinear")
+
+    measure = jax.jit(lambda v, x, m, t, b: explain.deletion_insertion(model, v, x, m, t, baseline=b, steps=20)[:2])
+    baselines = {"mean": jnp.zeros_like(image), "blurred": explain.blurred(image, min(image.shape[1:3]) / 8)}
+    out: dict[str, dict[str, float]] = {}
+    for name, method in {**found, "random": random, "random_patches": patches}.items():
+        maps, out[name] = method(variables, image, target), {}
+        for kind, baseline in baselines.items():
+            deletion, insertion = measure(variables, image, maps, target, baseline)
+            out[name] |= {f"deletion_{kind}": round(float(deletion.mean()), 4), f"insertion_{kind}": round(float(insertion.mean()), 4)}
+        print(json.dumps({name: out[name]}), flush=True)
+    return out
+
+
+def _shares(found: explain.Relevance) -> dict[str, jax.Array]:
+    """What is lost, and what biases and epsilon have, over the logit."""
+    return {"residual": found.residual / found.logit, "biases": found.biases / found.logit, "absorbed": found.absorbed / found.logit}
+
+
+if __name__ == "__main__":
+    tool.run(main, Config, "explain")

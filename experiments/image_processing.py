@@ -1,0 +1,81 @@
+"""What a convolution does, by hand: `python -m experiments.image_processing IMAGE`.
+
+Grey, a fixed kernel, ReLU and max pooling, side by side, a row for each kernel.
+"""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import jaxcnn as jc
+from experiments import settings, tool
+from experiments.outputs import new_figure
+from jaxcnn.data.folder import read_image
+
+KERNELS = {
+    "sharpen": [[0, -1, 0], [-1, 5, -1], [0, -1, 0]],
+    "blur": [[1 / 16, 2 / 16, 1 / 16], [2 / 16, 4 / 16, 2 / 16], [1 / 16, 2 / 16, 1 / 16]],
+    "laplacian": [[0, 1, 0], [1, -4, 1], [0, 1, 0]],
+    "sobel_x": [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]],
+    "sobel_y": [[-1, -2, -1], [0, 0, 0], [1, 2, 1]],
+}
+MAGNITUDE = "sobel"  # of the gradient whose parts the last two are
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Show an image through fixed kernels, ReLU and max pooling."""
+
+    image: tyro.conf.Positional[str] = ""
+    """A picture, in colour or grey."""
+    kernels: tuple[str, ...] = (*KERNELS, MAGNITUDE)
+    """Which of sharpen, blur, laplacian, sobel_x, sobel_y and sobel (the length of the gradient)."""
+    pool: int = 2
+    """Side of the windows of max pooling."""
+    output: str = "image_processing.png"
+    """Where the picture goes."""
+
+
+def filtered(grey: jax.Array, kernel: str) -> jax.Array:
+    """Grey images `[B, H, W, 1]`, 0..1, under a kernel (cross-correlation; pixels outside are those of the border)."""
+    if kernel == MAGNITUDE:
+        return jnp.hypot(filtered(grey, "sobel_x"), filtered(grey, "sobel_y"))
+    padded = jnp.pad(grey, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    return jc.ops.conv(padded, jnp.asarray(KERNELS[kernel], grey.dtype)[:, :, None, None], padding="VALID")
+
+
+def stages(grey: jax.Array, kernel: str, pool: int = 2) -> dict[str, jax.Array]:
+    """The four stages by name, `[B, H, W, 1]`, the last one `[B, H / pool, W / pool, 1]`."""
+    y = filtered(grey, kernel)
+    rectified = jax.nn.relu(y)
+    return {"grey": grey, "convolution": y, "ReLU": rectified, "max pooling": jc.ops.max_pool(rectified, pool)}
+
+
+def main(config: Config) -> dict[str, dict[str, np.ndarray]]:
+    """Write the picture, and return what it shows, by kernel and stage, `[H, W]`."""
+    if not config.image:
+        raise jc.InputError("IMAGE: give a picture, as in python -m experiments.image_processing IMAGE")
+    if not config.kernels or config.pool < 1:
+        raise jc.InputError(f"--kernels {' '.join(config.kernels)} --pool {config.pool}: needs a kernel, and windows of at least 1")
+    for name in config.kernels:
+        settings.one_of("--kernels", name, (*KERNELS, MAGNITUDE))
+    grey = jnp.asarray(read_image(config.image, 1)[None], jnp.float32) / 255
+    found = {k: {name: np.asarray(x)[0, :, :, 0] for name, x in stages(grey, k, config.pool).items()} for k in config.kernels}
+    figure = new_figure(10, 2.6 * len(found))
+    panels = figure.subplots(len(found), 4, squeeze=False)
+    for row, (kernel, shown) in zip(panels, found.items(), strict=True):
+        for panel, (stage, x) in zip(row, shown.items(), strict=True):
+            panel.imshow(x, cmap="gray", vmin=min(float(x.min()), 0.0), vmax=max(float(x.max()), 1e-6))
+            panel.set(title=f"{kernel}: {stage}" if stage == "convolution" else stage, xticks=[], yticks=[])
+            panel.set_xlabel(f"{x.shape[0]}x{x.shape[1]}, {x.min():.2f} to {x.max():.2f}")
+    figure.savefig(pathlib.Path(config.output), dpi=100)
+    print(f"{config.output}: {', '.join(found)}", flush=True)
+    return found
+
+
+if __name__ == "__main__":
+    tool.run(main, Config, "image_processing")

@@ -1,0 +1,196 @@
+"""Explanations by gradients: of the input, of noisy copies of it, along a path to it, and guided by the rectifiers.
+
+All take images as the model takes them: prepared floats `[B, H, W, C]` (`prepared` makes them of a run's uint8 images). They
+are pure: wrap what is called often, `jax.jit(lambda variables, image: input_gradient(model, variables, image))`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxcnn import ops
+from jaxcnn.explain.program import Op, execute, trace
+from jaxcnn.precision import widened
+from jaxcnn.tasks.model import prepare
+from jaxcnn.types import InputError, Tree, align
+
+Array = jax.Array
+Target = Array | int | None
+
+
+def prepared(loaded: Any, images: Any) -> Array:
+    """Images as the model of a run takes them.
+
+    Args:
+        loaded: a `jaxcnn.load_run`.
+        images: `[B, H, W, C]`, uint8 0..255 or float 0..1.
+
+    """
+    options = loaded.config["build"]["task"]["options"]
+    known = ("mean", "std", "size", "resize", "interpolation")
+    return prepare(jnp.asarray(images), **{k: options[k] for k in known if options.get(k) is not None})
+
+
+def logits(model: Any, variables: Tree, image: Array) -> Array:
+    """Outputs `[B, K]` of a model, float32 or wider."""
+    return widened(model.apply(variables, image, train=False))
+
+
+def targets(outputs: Array, target: Target = None) -> Array:
+    """Which logit to explain, int `[B]`: the largest, one number for all rows, or a number a row.
+
+    Raises:
+        InputError: a number outside 0 to K - 1, where it is known while tracing, or not one a row.
+
+    """
+    rows, classes = outputs.shape
+    if target is None:
+        return outputs.argmax(-1)
+    if isinstance(target, int) and not 0 <= target < classes:
+        raise InputError(f"target={target}: must be from 0 to {classes - 1}, the number of a logit")
+    target = jnp.asarray(target)
+    if target.shape not in ((), (rows,)) or not jnp.issubdtype(target.dtype, jnp.integer):
+        raise InputError(f"target of shape {target.shape} and dtype {target.dtype}: must be one integer, or one for each of {rows} images")
+    return jnp.broadcast_to(target, (rows,))
+
+
+def chosen(outputs: Array, target: Array) -> Array:
+    """The logits `[B]` of the targets `[B]`."""
+    return jnp.take_along_axis(outputs, target[:, None], 1)[:, 0]
+
+
+def heat(relevance: Array, absolute: bool = False) -> Array:
+    """A value a pixel, `[B, H, W]`, of a value a channel: their sum, or with `absolute` the largest of their absolute values."""
+    return jnp.abs(relevance).max(-1) if absolute else relevance.sum(-1)
+
+
+def input_gradient(model: Any, variables: Tree, image: Array, target: Target = None) -> Array:
+    """Gradient of a logit to the image, `[B, H, W, C]` (Simonyan et al., 2013, arXiv:1312.6034).
+
+    Args:
+        model: a Linen module from `[B, H, W, C]` to logits `[B, K]`.
+        variables: its own.
+        image: `[B, H, W, C]` as the model takes it.
+        target: which logit, see `targets`; by default the largest.
+
+    """
+    score = lambda image, target: chosen(logits(model, variables, image), target).sum()  # noqa: E731
+    return jax.grad(score)(image, targets(logits(model, variables, image), target))
+
+
+def smooth_grad(
+    model: Any, variables: Tree, image: Array, target: Target = None, *, key: Array, samples: int = 32, noise: float = 0.15
+) -> Array:
+    """Mean gradient over noisy copies of the image, `[B, H, W, C]` (SmoothGrad; Smilkov et al., 2017, arXiv:1706.03825).
+
+    Args:
+        model: as for `input_gradient`, and the next three.
+        variables: its own.
+        image: `[B, H, W, C]`.
+        target: which logit.
+        key: of the noise.
+        samples: noisy copies, one after another.
+        noise: standard deviation as a share of each image's range.
+
+    Raises:
+        InputError: `samples` below 1.
+
+    """
+    if samples < 1:
+        raise InputError(f"samples={samples}: must be at least 1")
+    target = targets(logits(model, variables, image), target)
+    scale = align(noise * jnp.ptp(image.reshape(len(image), -1), 1), image)
+
+    def step(total: Array, key: Array) -> tuple[Array, None]:
+        noisy = image + scale * jax.random.normal(key, image.shape, image.dtype)
+        return total + input_gradient(model, variables, noisy, target), None
+
+    return lax.scan(step, jnp.zeros_like(image), jax.random.split(key, samples))[0] / samples
+
+
+class Integrated(NamedTuple):
+    """Integrated gradients and how far they are from adding up.
+
+    Attributes:
+        relevance: `[B, H, W, C]`.
+        difference: logit of the image less that of the baseline, `[B]`.
+        error: sum of the relevance less the difference, `[B]`; more steps make it smaller.
+
+    """
+
+    relevance: Array
+    difference: Array
+    error: Array
+
+
+def integrated_gradients(
+    model: Any,
+    variables: Tree,
+    image: Array,
+    target: Target = None,
+    *,
+    baseline: Array | float = 0.0,
+    steps: int = 64,
+    chunk: int = 1,
+) -> Integrated:
+    """Gradients along the straight path from a baseline, times its length (Sundararajan et al., 2017, arXiv:1703.01365).
+
+    Args:
+        model: as for `input_gradient`, and the next three.
+        variables: its own.
+        image: `[B, H, W, C]`.
+        target: which logit.
+        baseline: where the path begins, as the model takes it: a number (0 is the mean image where pixels are normalised) or an array.
+        steps: points on the path, each in the middle of its part.
+        chunk: points computed at once, to be a divisor of `steps`; more memory, fewer passes.
+
+    Raises:
+        InputError: `steps` below 1, or not a multiple of `chunk`.
+
+    """
+    if steps < 1 or chunk < 1 or steps % chunk:
+        raise InputError(f"steps={steps}, chunk={chunk}: steps must be at least 1 and a multiple of chunk")
+    outputs = logits(model, variables, image)
+    target, start = targets(outputs, target), jnp.broadcast_to(jnp.asarray(baseline, image.dtype), image.shape)
+    rows = len(image)
+
+    def step(total: Array, shares: Array) -> tuple[Array, None]:
+        points = jnp.concatenate([start + share * (image - start) for share in shares])  # [chunk * B, H, W, C]
+        gradient = input_gradient(model, variables, points, jnp.tile(target, chunk))
+        return total + gradient.reshape(chunk, rows, *image.shape[1:]).sum(0), None
+
+    shares = ((jnp.arange(steps) + 0.5) / steps).astype(image.dtype).reshape(-1, chunk)
+    mean = lax.scan(step, jnp.zeros_like(image), shares)[0] / steps
+    relevance = mean * (image - start)
+    difference = chosen(outputs, target) - chosen(logits(model, variables, start), target)
+    return Integrated(relevance, difference, relevance.sum((1, 2, 3)) - difference)
+
+
+def guided_backprop(model: Any, variables: Tree, image: Array, target: Target = None) -> Array:
+    """Gradient to the image that passes a rectifier only where it is positive itself, `[B, H, W, C]`.
+
+    ReLU and ReLU6 are rectifiers; other activations have their usual gradient. Reference: Springenberg et al., 2014,
+    arXiv:1412.6806; arguments as for `input_gradient`. It is known to depend little on the upper layers (Adebayo et al., 2018,
+    arXiv:1810.03292): see `checks.randomised`.
+    """
+    program = trace(model, variables, image)
+
+    def rule(op: Op, values: list[Any], live: tuple[bool, ...]) -> dict[int, Array] | None:
+        if op.name not in ("max", "clip") or sum(live) > 1:
+            return None
+        place = live.index(True)
+        return {op.outputs[0]: _guided(lambda x: op(*(x if live[i] else v for i, v in enumerate(values)))[0])(values[place])}
+
+    with ops.native_lowering():
+        outputs, back = jax.vjp(lambda image: execute(program, image, rule)[program.logits], image)
+        return back(jax.nn.one_hot(targets(outputs, target), outputs.shape[-1], dtype=outputs.dtype))[0]
+
+
+def _guided(rectify: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Give a rectifier the backward pass that leaves out what is negative."""
+    wrapped = jax.custom_vjp(rectify)
+    wrapped.defvjp(lambda x: (rectify(x), x), lambda x, c: (jnp.where(c > 0, jax.vjp(rectify, x)[1](c)[0], 0),))
+    return wrapped
