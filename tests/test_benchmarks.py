@@ -164,6 +164,7 @@ def test_ops(tmp_path, monkeypatch, capsys):
     assert err.count("not a quiet machine") == (not content["environment"]["quiet"])
 
 
+@pytest.mark.slow
 def test_resnet(tmp_path, monkeypatch, capsys):
     benchmark("resnet", resnet, ["--smoke", "--only", "resnet", "--subjects", "jaxcnn", "flax", "--json", tmp_path / "a.json"], monkeypatch)
     rows = check(tmp_path / "a.json", ("jaxcnn", "flax"), ["resnet of 1+1 blocks 8x8 batch 4"])["rows"]

@@ -140,7 +140,7 @@ PARAMETERS = [  # name, classes, options, image, the published number or one wor
 ]
 
 
-each = pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ZOO])  # one process each
+each = pytest.mark.parametrize("name", ZOO)
 
 
 def size(tree):
@@ -182,8 +182,16 @@ def ran(name):
 
 
 @each
-def test_logits_are_finite_and_of_the_right_shape(name):
-    _, _, _, out = ran(name)
+def test_logits_features_gradients_and_dropout(name):  # one test, because another process would compile the model again
+    _, _, variables, out = ran(name)
+    check_logits(name, out)
+    check_gradients(out["grads"], variables["params"])
+    chex.assert_trees_all_close(out["head"], out["logits"], rtol=1e-5, atol=1e-6)  # features and head are the model
+    assert len(out["features"]) >= 1 and all(f.shape[0] == 4 for f in out["features"].values())
+    check_dropout(name, variables, out["logits"])
+
+
+def check_logits(name, out):
     chex.assert_shape(out["logits"], (4, CLASSES))
     assert out["logits"].dtype == jnp.float32
     chex.assert_tree_all_finite(out)
@@ -198,11 +206,9 @@ def test_parameter_count(name, classes, options, image, number):
     assert size(variables["params"]) == number
 
 
-@each
-def test_every_parameter_gets_a_gradient(name):
-    _, _, variables, out = ran(name)
-    chex.assert_trees_all_equal_shapes_and_dtypes(out["grads"], variables["params"])
-    for path, grad in jax.tree_util.tree_leaves_with_path(out["grads"]):
+def check_gradients(grads, params):
+    chex.assert_trees_all_equal_shapes_and_dtypes(grads, params)
+    for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         assert np.abs(grad).max() > 1e-7 or untrained(path), jax.tree_util.keystr(path)
 
 
@@ -213,13 +219,6 @@ def untrained(path):
     """
     path = jax.tree_util.keystr(path, simple=True, separator=".")
     return path.endswith((".conv.bias", ".project.norm.bias")) or path.startswith("extra_")
-
-
-@each
-def test_features_and_head_are_the_model(name):
-    _, _, _, out = ran(name)
-    chex.assert_trees_all_close(out["head"], out["logits"], rtol=1e-5, atol=1e-6)
-    assert len(out["features"]) >= 1 and all(f.shape[0] == 4 for f in out["features"].values())
 
 
 def test_bytes_and_floats_give_the_same():
@@ -253,9 +252,8 @@ def test_options(name):
     assert jax.eval_shape(train, variables, x)[0].shape == (2, 3)
 
 
-@each
-def test_dropout_acts_in_training_alone(name):
-    _, _, variables, out = ran(name)
+def check_dropout(name, variables, expected):
+    """It acts in training alone."""
     model, batch = ZOO[name](CLASSES, dropout=0.5), {"image": jnp.asarray(its_images(name))}
 
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -267,7 +265,7 @@ def test_dropout_acts_in_training_alone(name):
     (first, logits), (second, _), (again, _) = (run(jax.random.key(seed)) for seed in (0, 1, 0))
     assert (first != second).any()
     chex.assert_trees_all_equal(first, again)
-    chex.assert_trees_all_close(logits, out["logits"], rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
 @each
@@ -395,7 +393,6 @@ def test_every_variant_learns(name):
     assert not still
 
 
-@pytest.mark.xdist_group("googlenet")
 def test_auxiliary_heads_count_in_the_loss_when_asked_for():
     model, _, variables, _ = ran("googlenet")
     params, state = variables["params"], {"batch_stats": variables["batch_stats"]}

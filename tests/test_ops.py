@@ -119,7 +119,7 @@ def compute_in_loop(data):
     [
         (compute, np.float64, cpu.MOST_TAPS),
         pytest.param(compute_in_loop, np.float32, cpu.MOST_TAPS, marks=pytest.mark.slow),
-        (compute_in_loop, np.float32, 0),
+        pytest.param(compute_in_loop, np.float32, 0, marks=pytest.mark.slow),
     ],
     ids=["float64", "loop, small chunks", "loop without patches"],
 )

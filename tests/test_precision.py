@@ -143,6 +143,7 @@ def trained(t, steps, strategy="jit", devices=1, grads=jc.plain, tx=None):
     return jax.device_get(run.call(state, data.placed(run.hold).chunk(32, 0, steps, steps)))
 
 
+@pytest.mark.slow
 def test_overfits_32_rows_in_bfloat16():
     t = task("cnn", dtype="bfloat16")
     state, _ = trained(t, 60, tx=jc.optim.adam(1e-2))
@@ -166,7 +167,7 @@ def alone(dtype):
     return trained(task("resnet", dtype=dtype, remat=True, dropout=0.2), 4)
 
 
-@pytest.mark.parametrize("strategy, devices", [("jit", 1), ("sharded", 4), ("pmap", 4)])
+@pytest.mark.parametrize("strategy, devices", [("jit", 1), ("sharded", 4), pytest.param("pmap", 4, marks=pytest.mark.slow)])
 def test_accumulation_goes_with_norm_and_remat(strategy, devices):
     """Four parts of 8 rows, each normalised by itself: the gradient is the mean of theirs."""
     t, tx, data = task("resnet", remat=True), jc.optim.sgd(0.05), rows(32)

@@ -20,6 +20,7 @@ from experiments import binary, cifar10, mnist, transfer
 from jaxcnn import report, runs
 from jaxcnn.report import svg
 from jaxcnn.report.__main__ import command, main
+from jaxcnn.report.explained import explained, strip, tinted
 from jaxcnn.report.style import CSS
 from tests.small import Plain, rows
 
@@ -274,6 +275,25 @@ def test_explanations_come_as_pictures(finished, tmp_path):
     main([str(run)], explain)
     assert seen == [("mnist", (4, 8, 8, 1), (4,))]
     assert "Grad-CAM of row &lt;1&gt;" in (run / "report.html").read_text()
+
+
+def test_strips_tint_what_speaks_for_and_against():
+    maps = np.array([[[1.0, 0.0], [-1.0, 0.5]]])
+    colours = tinted(maps)[0]
+    np.testing.assert_allclose(colours, [[[1, 0, 0], [1, 1, 1]], [[0, 0, 1], [1, 0.5, 0.5]]], atol=0.01)
+    made = strip(np.stack([colours, colours]))
+    assert made.shape == (96, 2 * 96 + 2, 3) and made.dtype == np.uint8
+    assert (made[:, 96:98] == 255).all() and (made[:48, 98:146] == made[0, 0]).all()
+
+
+def test_the_page_explains_what_the_network_allows(finished, made):
+    titles = [e["title"] for e in made["explanations"]]
+    assert titles[0] == "Images" and not any("Grad-CAM" in title for title in titles)  # a perceptron has no places left
+    assert any("Integrated gradients" in title for title in titles)
+    loaded = runs.load_run(finished)
+    images = np.random.default_rng(0).integers(0, 17, (2, 8, 8, 1)).astype(np.uint8)
+    mine, other = (explained(loaded, images, np.array(target)) for target in ([3, 3], [4, 4]))
+    assert np.array_equal(mine["Images"], other["Images"]) and any((mine[title] != other[title]).any() for title in titles[1:])
 
 
 def test_runs_side_by_side(finished, tmp_path, capsys):

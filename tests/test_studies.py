@@ -120,6 +120,7 @@ def test_a_shift_moves_and_fills_with_zeros(rng):
     np.testing.assert_array_equal(shift.shift(images, 0, 0), images)
 
 
+@pytest.mark.slow
 def test_attention_against_plain(images, tmp_path, monkeypatch, capsys):
     networks = {"plain": {"model": "resnet20", "widths": (4,)}, "squeezed": {"model": "seresnet20", "widths": (4,)}}
     monkeypatch.setattr(attention, "NETWORKS", networks)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn import report
+from jaxcnn.report.explained import explained
 from jaxcnn.report.measure import probabilities
 from jaxcnn.runs import LoadedRun, load_run, read_data
 from jaxcnn.types import InputError
@@ -25,7 +26,7 @@ Explain = Callable[[LoadedRun, np.ndarray, np.ndarray], Mapping[str, np.ndarray]
 EXPLAINED = 4
 
 
-def main(arguments: Sequence[str] | None = None, explain: Explain | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, explain: Explain | None = explained) -> None:
     """Report on runs.
 
     Args:

@@ -59,7 +59,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     assert lines[0] == lines[1]  # one process logs
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_when_one_dies_the_others_end_and_the_run_goes_on(tmp_path, victim):
     processes = together(2, *FEW, "--epochs", 500, "--workdir", tmp_path)
     while not committed(tmp_path) and all(p.poll() is None for p in processes):
