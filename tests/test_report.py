@@ -88,7 +88,8 @@ def test_the_page_is_whole_and_readable_without_sight_or_colour(finished, made):
     assert {a["href"] for a in page.all("a")} == {f"#{s['id']}" for s in page.all("section")}
     drawings = [s for s in page.all("svg") if s.get("role") == "img"]
     assert len(drawings) == 6 and text.count("<title>") == 7 and len(page.all("desc")) == 6
-    assert len(page.all("img")) == sum(map(len, made["examples"].values())) > 12 and all(i["alt"] for i in page.all("img"))
+    pictures = sum(map(len, made["examples"].values())) + len(made["explanations"])
+    assert len(page.all("img")) == pictures > 14 and all(i["alt"] for i in page.all("img"))
     assert all(t["aria-label"] for t in page.all("table")) and all(th.get("scope") for th in page.all("th"))
     assert all(d.get("tabindex") == "0" and d["aria-label"] for d in page.all("div") if d.get("class") == "scroll")
     for needed in ("prefers-color-scheme: dark", "@media print", "width=device-width", 'lang="en"'):
