@@ -181,6 +181,13 @@ def ran(name):
     return model, task, *run(batch)
 
 
+@functools.cache
+def shapes(name):
+    """Model, and shapes and dtypes of its variables."""
+    model = ZOO[name](CLASSES)
+    return model, jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(its_images(name).shape))
+
+
 @each
 def test_logits_features_gradients_and_dropout(name):  # one test, because another process would compile the model again
     _, _, variables, out = ran(name)
@@ -279,7 +286,7 @@ def check_dropout(name, variables, expected):
     ids=["rank", "dtype", "channels"],
 )
 def test_wrong_images_are_refused(name, image, words):
-    model, _, variables, _ = ran(name)
+    model, variables = shapes(name)
     image = image if name not in FIXED or "channels" not in words else jnp.zeros((2, SIZE, SIZE, 3))
     with pytest.raises(InputError) as caught:
         jax.eval_shape(model.apply, variables, image)
@@ -288,7 +295,7 @@ def test_wrong_images_are_refused(name, image, words):
 
 @pytest.mark.parametrize("name", FIXED)
 def test_another_image_size_is_refused(name):
-    model, _, variables, _ = ran(name)
+    model, variables = shapes(name)
     with pytest.raises(InputError, match="the image differs in size.* from the one at init"):
         jax.eval_shape(model.apply, variables, jnp.zeros((2, SIZE + 12, SIZE, 1)))
 
