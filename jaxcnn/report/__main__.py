@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn import report
-from jaxcnn.report.explained import explained
+from jaxcnn.explain.strips import explained
 from jaxcnn.report.measure import probabilities
 from jaxcnn.runs import LoadedRun, load_run, read_data
 from jaxcnn.types import InputError

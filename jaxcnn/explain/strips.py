@@ -1,20 +1,22 @@
-"""What a report shows of `jaxcnn.explain`: a few test images, and under each what spoke for its predicted class."""
+"""Strips of pictures, such as a report shows: a few images, and what spoke for their predicted classes."""
 
 from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from jaxcnn import explain
+from jaxcnn.explain.cam import grad_cam
+from jaxcnn.explain.gradients import heat, integrated_gradients, prepared
+from jaxcnn.explain.lrp import lrp
 from jaxcnn.runs import LoadedRun
 from jaxcnn.types import InputError
 
 Array = jax.Array
 GAP, SIDE = 2, 96  # pixels between images, and the least height of one
 METHODS: dict[str, Callable[..., Array]] = {
-    "Grad-CAM": explain.grad_cam,
-    "Integrated gradients": lambda *given: explain.heat(explain.integrated_gradients(*given).relevance),
-    "Layer-wise relevance, epsilon": lambda *given: explain.heat(explain.lrp(*given, epsilon=0.1).relevance),
+    "Grad-CAM": grad_cam,
+    "Integrated gradients": lambda *given: heat(integrated_gradients(*given).relevance),
+    "Layer-wise relevance, epsilon": lambda *given: heat(lrp(*given, epsilon=0.1).relevance),
 }
 
 
@@ -30,7 +32,7 @@ def explained(loaded: LoadedRun, images: np.ndarray, predicted: np.ndarray) -> d
         `[h, w, 3]` uint8 by title; red speaks for the predicted class, blue against it, each image scaled by itself.
 
     """
-    image, variables = explain.prepared(loaded, images), loaded.variables
+    image, variables = prepared(loaded, images), loaded.variables
     single = loaded.config["build"]["task"]["options"].get("head") == "sigmoid"  # one logit, for the second class
     target = None if single else jax.numpy.asarray(predicted)
     pixels = images[..., :3] / 255 if images.dtype == np.uint8 else images[..., :3]
