@@ -147,6 +147,7 @@ def load_run(folder: str | pathlib.Path) -> LoadedRun:
         kept = {path.removeprefix("extras.ema."): x for path, x in flat.items() if path.startswith("extras.ema.")}
     else:
         kept = {path.removeprefix("model_state."): x for path, x in flat.items() if path.startswith(("params.", "model_state."))}
+    kept = {path: x for path, x in kept.items() if path.split(".", 1)[0] in like}  # a loss may have kept more there than the model has
     return LoadedRun(config, model, task, jax.tree.map(jnp.asarray, unflatten(like, kept)), step)
 
 

@@ -107,6 +107,30 @@ def test_bad_npz(tmp_path, changes, match):
     assert str(path) in refused(match, npz, path)
 
 
+def test_columns_of_an_npz_go_with_their_rows(tmp_path):
+    columns = {"site_train": np.arange(20), "weight_train": np.linspace(0, 2, 20), "site_test": np.arange(6) > 2}
+    splits = npz(save(tmp_path / "a.npz", **columns), validation_fraction=0.2)
+    for part in (splits.train, splits.valid):
+        assert (part.arrays["image"][..., 0] == good()["x_train"][part.arrays["site"]]).all()
+        np.testing.assert_allclose(part.arrays["weight"], columns["weight_train"][part.arrays["site"]], rtol=1e-6)
+    assert splits.test.arrays["site"].tolist() == [0, 0, 0, 1, 1, 1] and "weight" not in splits.test.arrays
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"site_train": np.arange(19)}, r"column site_train, int64 of shape \(19,\); must be finite numbers of shape \(20,\)"),
+        ({"site_test": np.array(list("abcdef"))}, "column site_test, <U1"),
+        ({"age_train": np.full(20, np.nan)}, "column age_train, float64"),
+        ({"weight_train": np.full(20, -1.0)}, "weight_train from -1.0 to -1.0; weights must not be negative, nor all 0"),
+        ({"weight_train": np.zeros(20)}, "weight_train from 0.0 to 0.0; weights must not be negative, nor all 0"),
+    ],
+    ids=["rows", "letters", "nan", "negative", "zero"],
+)
+def test_bad_columns_of_an_npz(tmp_path, changes, match):
+    assert "bad.npz" in refused(match, npz, save(tmp_path / "bad.npz", **changes))
+
+
 def test_npz_without_an_array(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=np.zeros(3), other=np.zeros(3))
     refused(r"no array 'y_train' \(it has x_train, other\); needs x_train, y_train, x_test, y_test", npz, tmp_path / "a.npz")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import pathlib
 import shutil
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 import jaxcnn as jc
-from experiments.studies import attention, core, depth, gradients, parameters, pooling, regularisation, shift
+from experiments.studies import attention, bias, core, depth, gradients, parameters, pooling, regularisation, shift
 from experiments.studies.core import Variant
 
 SIGNALS = types.SimpleNamespace(stop=lambda: False, while_training=contextlib.nullcontext)
@@ -118,6 +119,49 @@ def test_a_shift_moves_and_fills_with_zeros(rng):
     np.testing.assert_array_equal(shift.shift(images, 0, -1)[:, :, :-1], images[:, :, 1:])
     assert not shift.shift(images, 2, 0)[:, :2].any() and not shift.shift(images, 0, -1)[:, :, -1:].any()
     np.testing.assert_array_equal(shift.shift(images, 0, 0), images)
+
+
+def test_colours_follow_the_digit_in_training_only():
+    found = bias.coloured(jc.data.digits(), 0.95)
+    for part, share in (("train", 0.95), ("test", 0.1)):
+        image, label, colour = (found[f"{name}_{part}"] for name in ("x", "y", "colour"))
+        usual = found[f"usual_{part}"] == 1
+        assert usual.mean() == pytest.approx(share, abs=0.03) and ((colour == label) == usual).all()
+        hues = [image[colour == k].reshape(-1, 3).max(0) for k in range(10)]
+        assert len({tuple(hue) for hue in hues}) == 10  # one each
+    assert (found["x_test"].max(-1) == jc.data.digits().test.arrays["image"][..., 0]).all()  # as bright as before
+
+
+def test_a_planted_bias(tmp_path, monkeypatch):
+    monkeypatch.setattr(bias, "VARIANTS", {name: v._replace(options={"width": 4, "depth": 1}) for name, v in bias.VARIANTS.items()})
+    config = bias.Config(dataset="digits", seeds=1, epochs=1, max_steps=2, batch_size=8, devices=1, usual=0.9, workdir=str(tmp_path))
+    opened = []
+    table = bias.main(config, SIGNALS, opened)["table"]
+    assert [row["variant"] for row in table] == ["as it is", "reweighted", "group DRO"]
+    (data,) = tmp_path.glob("coloured-digits-*-0.9.npz")
+    weight = jc.load_run(table[1]["runs"][0]["checkpoint"]).config["data"]["sha256"]
+    assert weight != jc.load_run(table[0]["runs"][0]["checkpoint"]).config["data"]["sha256"]  # the weights are among the data
+    report = importlib.import_module("jaxcnn.report.__main__")
+    report.main([table[2]["runs"][0]["checkpoint"], "--group", "usual"], None)
+    (made,) = pathlib.Path(table[2]["runs"][0]["checkpoint"]).glob("report.json")
+    groups = {group["group"]: group["accuracy"] for group in json.loads(made.read_text())["test"]["slices"][0]["groups"]}
+    found = table[2]["runs"][0]
+    assert groups == {"1": found["accuracy, usual colour"], "0": found["accuracy, other colours"]}
+    (folder,) = opened
+    (folder / "summary.json").unlink()
+    resumed = dataclasses.replace(config, resume=True, workdir=str(folder), dataset=str(data))
+    assert bias.main(resumed, SIGNALS, [])["table"][0]["runs"] == table[0]["runs"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [({"usual": 1.0}, "--usual 1.0: must be above 0.1"), ({"seeds": 0}, "--seeds 0: must be at least 1")],
+    ids=["usual", "seeds"],
+)
+def test_bad_input_of_the_planted_bias(tmp_path, flags, line):
+    with pytest.raises(jc.InputError, match=line):
+        bias.main(bias.Config(**{"dataset": "digits", "workdir": str(tmp_path / "new")} | flags), SIGNALS, [])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -42,12 +42,14 @@ class Variant(NamedTuple):
         options: of the network, beside its number of classes.
         model: name of the network.
         flags: of `experiments.mnist`, beside those of the study.
+        change: the plan of `experiments.mnist`, for what no flag says.
 
     """
 
     options: Mapping[str, Any] = {}
     model: str = "plain"
     flags: Mapping[str, Any] = {}
+    change: Callable[[common.Plan], common.Plan] = lambda plan: plan
 
 
 # (a finished run, the data it was trained and tested on, its flags) -> column to value
@@ -72,12 +74,7 @@ def compare(
         `{"table": [{"variant", "parameters", "columns", "runs"}, ...]}`.
 
     """
-    if config.evaluate or config.predict:
-        raise jc.InputError("--evaluate and --predict: give one of the runs in the folder to experiments.mnist")
-    if config.seeds < 1:
-        raise jc.InputError(f"--seeds {config.seeds}: must be at least 1")
-    if config.train_images < 0:
-        raise jc.InputError(f"--train-images {config.train_images}: must be at least 0")
+    check(config)
     shared = {f.name for f in dataclasses.fields(config)} & {f.name for f in dataclasses.fields(mnist.Config)}
     base = mnist.Config(**{name: getattr(config, name) for name in shared} | {"ema": 0.0, "augment": False, "resume": False})
     plans = {label: planned(dataclasses.replace(base, **variant.flags), variant, config) for label, variant in variants.items()}
@@ -105,6 +102,16 @@ def compare(
     return {"table": rows}
 
 
+def check(config: Config) -> None:
+    """Refuse flags that no study takes."""
+    if config.evaluate or config.predict:
+        raise jc.InputError("--evaluate and --predict: give one of the runs in the folder to experiments.mnist")
+    if config.seeds < 1:
+        raise jc.InputError(f"--seeds {config.seeds}: must be at least 1")
+    if config.train_images < 0:
+        raise jc.InputError(f"--train-images {config.train_images}: must be at least 0")
+
+
 def planned(config: mnist.Config, variant: Variant, study: Config) -> tuple[mnist.Config, common.Plan]:
     """Return the flags and the plan of a variant; all of them see the same images."""
     config = dataclasses.replace(config, model=variant.model)
@@ -114,7 +121,7 @@ def planned(config: mnist.Config, variant: Variant, study: Config) -> tuple[mnis
         train = train.take(np.random.default_rng(0).permutation(train.size)[: study.train_images])
     model = plan.build["model"]
     build = plan.build | {"model": model | {"options": model["options"] | dict(variant.options)}}
-    return config, dataclasses.replace(plan, splits=plan.splits._replace(train=train), build=build)
+    return config, variant.change(dataclasses.replace(plan, splits=plan.splits._replace(train=train), build=build))
 
 
 def trained(folder: pathlib.Path, train: Callable[[str], dict[str, Any]]) -> dict[str, Any]:

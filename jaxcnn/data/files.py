@@ -1,8 +1,10 @@
 """Sources that are one file or a few: the embedded digits, `.npz` archives, and MNIST-style IDX files."""
 
+import dataclasses
 import gzip
 import pathlib
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -37,8 +39,11 @@ def digits(*, seed: int = 0, validation_fraction: float = 0.1, test_fraction: fl
 def npz(path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float = 0.1) -> Splits:
     """Arrays `x_train, y_train, x_test, y_test` of one `.npz` file; images uint8 0..255 or float 0..1, labels from 0.
 
+    Other arrays `NAME_train` and `NAME_test`, numbers `[N]`, are columns of these rows: `"weight"` weighs the loss, others are groups for
+    reports or for `tasks.group_dro`.
+
     Raises:
-        InputError: the file, one of the arrays, or a label is not usable.
+        InputError: the file, one of the arrays, a column, or a label is not usable.
 
     """
     try:
@@ -49,11 +54,24 @@ def npz(path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float =
             if missing:
                 raise InputError(f"{path}: no array {missing[0]!r} (it has {', '.join(names) or 'none'}); needs {', '.join(ARRAYS)}")
             arrays = [archive[key] for key in ARRAYS]
+            columns = {part: _columns(archive, part, archive[f"y_{part}"].shape, path) for part in ("train", "test")}
     except InputError:
         raise
     except Exception as error:  # a damaged archive raises what zipfile, zlib or NumPy stumble over
         raise InputError(f"{path}: not a readable .npz file ({reason(error)}); write it with np.savez and plain number arrays") from error
-    return _from_arrays(*arrays, str(path), seed, validation_fraction)
+    return _from_arrays(*arrays, str(path), seed, validation_fraction, columns)
+
+
+def _columns(archive: Mapping[str, np.ndarray], part: str, shape: tuple[int, ...], path: str | pathlib.Path) -> dict[str, np.ndarray]:
+    names = [key for key in archive if key.endswith(f"_{part}") and key not in ARRAYS]
+    for key in names:
+        found = archive[key]
+        if found.shape != shape or found.dtype.kind not in "biuf" or not np.isfinite(found).all():
+            raise InputError(f"{path}: column {key}, {found.dtype} of shape {found.shape}; must be finite numbers of shape {shape}")
+        if key == f"weight_{part}" and not (found.min() >= 0 < found.max()):
+            raise InputError(f"{path}: {key} from {found.min()} to {found.max()}; weights must not be negative, nor all 0")
+    narrow = lambda x: x.astype(np.float32 if x.dtype.kind == "f" else np.int32)  # noqa: E731
+    return {key.removesuffix(f"_{part}"): narrow(archive[key]) for key in names}
 
 
 def idx(path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float = 0.1) -> Splits:
@@ -72,7 +90,9 @@ def is_idx_folder(path: pathlib.Path) -> bool:
     return any(p.is_file() for p in path.glob("train-images*"))
 
 
-def _from_arrays(x_train, y_train, x_test, y_test, name: str, seed: int, validation_fraction: float) -> Splits:
+def _from_arrays(
+    x_train, y_train, x_test, y_test, name: str, seed: int, validation_fraction: float, columns: Mapping[str, Mapping] | None = None
+) -> Splits:
     train, test = f"{name}, training part", f"{name}, test part"
     if not np.issubdtype(y_train.dtype, np.integer) or y_train.ndim != 1 or y_train.size == 0:
         raise InputError(f"{train}: labels of dtype {y_train.dtype} and shape {y_train.shape}; must be integers [N], one an image")
@@ -87,6 +107,9 @@ def _from_arrays(x_train, y_train, x_test, y_test, name: str, seed: int, validat
     kinds = [f"{x.shape[1:]} {x.dtype}" for x in (learn.arrays["image"], measure.arrays["image"])]
     if kinds[0] != kinds[1]:
         raise InputError(f"{test}: images of {kinds[1]}, but the training images are {kinds[0]}; must be alike")
+    if columns is not None:
+        learn = dataclasses.replace(learn, arrays={**learn.arrays, **columns["train"]})
+        measure = dataclasses.replace(measure, arrays={**measure.arrays, **columns["test"]})
     learn, valid, _ = cut(learn, y_train, validation_fraction, seed)
     return Splits(learn, valid, measure)
 

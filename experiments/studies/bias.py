@@ -1,0 +1,120 @@
+"""A bias planted in real digits, found by a report and fought: `python -m experiments.studies.bias --dataset mnist`.
+
+Each digit has a colour that nearly all of its training images have, and test images have any: who learns the colour fails there
+(coloured MNIST as in Nam et al., 2020, arXiv:2007.02561). Reweighting and group DRO (Sagawa et al., 2020, arXiv:1911.08731) know for the
+training images whether the colour is the usual one; no network is told it of a test image.
+"""
+
+import colorsys
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import jaxcnn as jc
+from experiments import cli, common, mnist
+from experiments.signals import Signals
+from experiments.studies import core
+from experiments.studies.core import Variant
+from jaxcnn import report
+
+COLUMNS = ("usual", "colour", "coin")  # the colour is that of the digit; which colour; a coin that nothing depends on
+
+
+def weighed(plan: common.Plan) -> common.Plan:
+    """Weigh training images so that both groups count alike."""
+    train = plan.splits.train
+    weight = jc.protocol.class_weights(train.arrays["usual"], 2)[train.arrays["usual"]].astype(np.float32)
+    changed = dataclasses.replace(train, arrays={**train.arrays, "weight": weight})
+    return dataclasses.replace(plan, splits=plan.splits._replace(train=changed), best=False)
+
+
+def robust(plan: common.Plan) -> common.Plan:
+    """Descend on the loss of the group that does worst."""
+    return dataclasses.replace(plan, task=lambda task: jc.tasks.group_dro(task, 2, column="usual"), best=False)
+
+
+VARIANTS = {
+    "as it is": Variant(change=lambda plan: dataclasses.replace(plan, best=False)),
+    "reweighted": Variant(change=weighed),
+    "group DRO": Variant(change=robust),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(core.Config):
+    """Plant a bias, find it, fight it."""
+
+    usual: float = 0.99
+    """Share of the training images that have the colour of their digit, above 0.1 and below 1."""
+
+
+def coloured(splits: jc.data.Splits, usual: float, seed: int = 0) -> dict[str, np.ndarray]:
+    """Colour gray images: the arrays of an `.npz` file for `data.npz`, training images with a bias and test images without.
+
+    Args:
+        splits: gray images `[N, H, W, 1]` of K classes, uint8; validation rows are left out.
+        usual: share of the training images that have the colour of their class; the others have one of the other colours.
+        seed: of the colours.
+
+    """
+    rng, found = np.random.default_rng(seed), {}
+    for part, data, share in (("train", splits.train, usual), ("test", splits.test, 1 / len(splits.train.classes))):
+        image, label = np.asarray(data.arrays["image"]), np.asarray(data.arrays["label"])
+        k, n = len(data.classes), len(label)
+        hues = np.array([colorsys.hsv_to_rgb(i / k, 1.0, 1.0) for i in range(k)])
+        alike = rng.random(n) < share
+        colour = np.where(alike, label, (label + rng.integers(1, k, n)) % k)
+        tinted = np.rint(image * hues[colour][:, None, None]).astype(np.uint8)
+        columns = dict(zip(COLUMNS, (alike.astype(np.int32), colour.astype(np.int32), rng.integers(0, 2, n)), strict=True))
+        found |= {f"x_{part}": tinted, f"y_{part}": label} | {f"{name}_{part}": column for name, column in columns.items()}
+    return found
+
+
+def groups(loaded: jc.runs.LoadedRun, splits: jc.data.Splits, config: mnist.Config) -> Mapping[str, float]:
+    """What the report of a run says of its groups of test images, and how sure it is that they differ."""
+    del config
+    tested = report.predict(loaded, splits.test)
+    rows, columns = (tested.logits.argmax(-1), tested.label), tested.columns
+    found = {name: report.by_group(*rows, columns[name], splits.test.classes, name) for name in COLUMNS}
+    accuracy = {group["group"]: group["accuracy"] for group in found["usual"]["groups"]}
+    return {
+        "accuracy, usual colour": accuracy["1"], "accuracy, other colours": accuracy["0"],
+        "p of the gap": found["usual"]["gap_p"], "p, coin": found["coin"]["gap_p"],
+        "parity, colour": found["colour"]["demographic_parity"]["difference"],
+        "parity, coin": found["coin"]["demographic_parity"]["difference"],
+    }  # fmt: skip
+
+
+def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
+    """Colour the images, then train each variant on them with each seed."""
+    core.check(config)
+    if not 0.1 < config.usual < 1:
+        raise jc.InputError(f"--usual {config.usual}: must be above 0.1, which is no bias, and below 1, which leaves nothing to learn from")
+    path = planted(config)
+    return core.compare("bias", VARIANTS, dataclasses.replace(config, dataset=str(path), data_dir=""), signals, opened, groups)
+
+
+def planted(config: Config) -> str | pathlib.Path:
+    """Write the coloured images beside the runs, and say where; one with these columns already (a resumed study's) stays."""
+    name, splits, _ = mnist.load(mnist.Config(dataset=config.dataset, data_dir=config.data_dir))
+    example = splits.train.example()
+    if set(COLUMNS) <= set(example):
+        return config.dataset
+    if example["image"].shape[-1] != 1 or not hasattr(splits.train, "arrays"):
+        raise jc.InputError(f"--dataset {config.dataset}: needs gray images that fit in memory, to colour them")
+    if config.train_images:
+        rows = np.random.default_rng(0).permutation(splits.train.size)[: config.train_images]
+        splits = splits._replace(train=splits.train.take(rows))
+    path = pathlib.Path(config.workdir) / f"coloured-{pathlib.Path(name).stem}-{splits.train.size}-{config.usual}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part.npz")
+    np.savez_compressed(part, **coloured(splits, config.usual))
+    part.replace(path)
+    return path
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, "studies.bias", {"smoke": core.SMOKE})
