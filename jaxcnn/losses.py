@@ -7,40 +7,50 @@ import optax
 Array = jax.Array
 
 
-def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
+def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0, focal: float = 0.0) -> Array:
     """Softmax cross-entropy for class indices or for probabilities.
 
     Args:
         logits: `[..., K]`.
         labels: int `[...]` in 0..K-1, or float `[..., K]` that sum to one (mixup, distillation).
         label_smoothing: share spread evenly over all classes, in [0, 1] (Szegedy et al., 2015, arXiv:1512.00567).
+        focal: gamma of the focal loss, at least 0: each class counts `(1 - p) ** gamma` times (Lin et al., 2017, arXiv:1708.02002).
 
     Returns:
         `[...]`, natural-log units.
 
     """
     logits = _wide(logits)
-    if jnp.issubdtype(labels.dtype, jnp.integer) and not label_smoothing:
+    if jnp.issubdtype(labels.dtype, jnp.integer) and not (label_smoothing or focal):
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     if jnp.issubdtype(labels.dtype, jnp.integer):
         labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
-    return optax.softmax_cross_entropy(logits, optax.smooth_labels(labels, label_smoothing))
+    labels = optax.smooth_labels(labels, label_smoothing)
+    if not focal:
+        return optax.softmax_cross_entropy(logits, labels)
+    log_p = jax.nn.log_softmax(logits)
+    missing = jnp.maximum(-jnp.expm1(log_p), 1e-12)  # the slope of a root at 0 is no number
+    return -(labels * missing**focal * log_p).sum(-1)
 
 
-def binary_cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
+def binary_cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0, focal: float = 0.0) -> Array:
     """Sigmoid cross-entropy, averaged over the last axis.
 
     Args:
         logits: `[..., K]`, one independent yes-or-no question each.
         labels: `[..., K]`, in 0..1.
         label_smoothing: how far labels are pulled towards one half, in [0, 1].
+        focal: gamma of the focal loss, at least 0, as in `cross_entropy`.
 
     Returns:
         `[...]`, natural-log units.
 
     """
     labels = labels.astype(jnp.float32) * (1 - label_smoothing) + 0.5 * label_smoothing
-    return optax.sigmoid_binary_cross_entropy(_wide(logits), labels).mean(-1)
+    if not focal:
+        return optax.sigmoid_binary_cross_entropy(_wide(logits), labels).mean(-1)
+    yes, no = jax.nn.log_sigmoid(_wide(logits)), jax.nn.log_sigmoid(-_wide(logits))
+    return -(labels * jnp.exp(focal * no) * yes + (1 - labels) * jnp.exp(focal * yes) * no).mean(-1)
 
 
 def _wide(logits: Array) -> Array:

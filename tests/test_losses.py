@@ -47,14 +47,29 @@ def test_label_smoothing_of_binary_cross_entropy():
     chex.assert_trees_all_close(losses.binary_cross_entropy(logits, jnp.array([[1], [0]]), 0.2), expected, rtol=1e-6)
 
 
+def test_focal_loss():
+    expected = jnp.array([0.5**2 * 0.6931472, 0.9**2 * 2.3025851])
+    for labels in (jnp.array([0, 1]), jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])):
+        chex.assert_trees_all_close(losses.cross_entropy(LOGITS, labels, focal=2.0), expected, rtol=1e-6)
+    logits, labels = jnp.array([[jnp.log(3.0)], [jnp.log(3.0)]]), jnp.array([[1], [0]])
+    expected = jnp.array([0.25**2 * 0.2876821, 0.75**2 * 1.3862944])
+    chex.assert_trees_all_close(losses.binary_cross_entropy(logits, labels, focal=2.0), expected, rtol=1e-6)
+
+
+def test_a_focus_near_none_is_cross_entropy():
+    for function, labels in ((losses.cross_entropy, jnp.array([0, 2])), (losses.binary_cross_entropy, jnp.eye(3)[:2])):
+        chex.assert_trees_all_close(function(LOGITS, labels, 0.1, focal=1e-6), function(LOGITS, labels, 0.1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("focal", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_extreme_logits_are_finite(smoothing):
+def test_extreme_logits_are_finite(smoothing, focal):
     logits = jnp.array([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4]])
     soft = jnp.array([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]])
     functions = [
-        lambda x: losses.cross_entropy(x, jnp.array([1, 0]), smoothing),
-        lambda x: losses.cross_entropy(x, soft, smoothing),
-        lambda x: losses.binary_cross_entropy(x, soft, smoothing),
+        lambda x: losses.cross_entropy(x, jnp.array([1, 0]), smoothing, focal),
+        lambda x: losses.cross_entropy(x, soft, smoothing, focal),
+        lambda x: losses.binary_cross_entropy(x, soft, smoothing, focal),
     ]
     for function in functions:
         chex.assert_tree_all_finite((function(logits), jax.grad(lambda x, f=function: f(x).sum())(logits)))

@@ -104,6 +104,13 @@ def test_label_smoothing():
     assert value == pytest.approx(0.9 * 0.2876821 + 0.1 * 2 * LOG2, rel=1e-6)
 
 
+def test_focal_loss():
+    value = loss(classification(Echo(), focal=2.0), batch(LOGITS[:1], [1])).compute()
+    assert value == pytest.approx(0.75**2 * 2 * LOG2, rel=1e-6)
+    value = loss(classification(Echo(1), head="sigmoid", focal=1.0), batch([[LOG3]], [0])).compute()
+    assert value == pytest.approx(0.75 * 2 * LOG2, rel=1e-6)
+
+
 def test_probabilities_as_labels():
     value = loss(classification(Echo()), batch(LOGITS[:1], [[0.5, 0.5, 0.0]])).compute()
     assert value == pytest.approx(1.5 * LOG2, rel=1e-6)
@@ -207,6 +214,7 @@ BAD = {
     "num_classes=3": lambda: classification(Echo(3), head="sigmoid"),
     "label_smoothing=1.0": lambda: classification(Echo(), label_smoothing=1.0),
     "label_smoothing=-0.1": lambda: classification(Echo(), label_smoothing=-0.1),
+    "focal=-1.0": lambda: classification(Echo(), focal=-1.0),
     "class_weights=[1.0, 2.0]": lambda: classification(Echo(), class_weights=[1.0, 2.0]),
     "class_weights=[1.0, -2.0, 1.0]": lambda: classification(Echo(), class_weights=[1.0, -2.0, 1.0]),
     "class_weights=[1.0, 1.0]": lambda: classification(Echo(2), head="multilabel", class_weights=[1.0, 1.0]),

@@ -3,9 +3,10 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from experiments.signals import Signals
 
 SMOKE = {"epochs": 1, "max_steps": 4, "seeds": 2, "batch_size": 16, "train_images": 64, "limit_examples": 64}
 PERCENT, PLAIN = "{:.2%}", "{:.3g}"
+log = logging.getLogger("jaxcnn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +131,17 @@ def trained(folder: pathlib.Path, train: Callable[[str], dict[str, Any]]) -> dic
     for summary in folder.glob("*/summary.json"):
         return json.loads(summary.read_text())
     folder.mkdir(exist_ok=True)
-    with open(folder / "log.txt", "w") as screen, contextlib.redirect_stdout(screen):
+    with open(folder / "log.txt", "w") as screen, contextlib.redirect_stdout(screen), _logging_to(screen):
         return train(str(folder))
+
+
+@contextlib.contextmanager
+def _logging_to(screen: TextIO) -> Iterator[None]:
+    handlers, log.handlers = log.handlers, [logging.StreamHandler(screen)]
+    try:
+        yield
+    finally:
+        log.handlers = handlers
 
 
 def accuracy(loaded: jc.runs.LoadedRun, data: Any) -> float:

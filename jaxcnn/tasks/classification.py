@@ -21,6 +21,7 @@ def classification(
     *,
     head: Head = "softmax",
     label_smoothing: float = 0.0,
+    focal: float = 0.0,
     class_weights: Sequence[float] | None = None,
     mean: float | Sequence[float] = 0.0,
     std: float | Sequence[float] = 1.0,
@@ -36,6 +37,7 @@ def classification(
         head: `"softmax"`: logits `[B, K]`, labels int `[B]` or probabilities `[B, K]`; `"sigmoid"`: logits `[B, 1]`, labels
             int `[B]` of 0 and 1; `"multilabel"`: logits and labels `[B, K]`.
         label_smoothing: share of the label spread over all classes, in [0, 1).
+        focal: gamma of the focal loss, which leaves rows that are right already to themselves; at least 0, and 0 for cross-entropy.
         class_weights: weight of each class in the loss, which is then a weighted mean (`"softmax"` and `"sigmoid"`).
         mean: of the training pixels in 0..1, kept with the run.
         std: likewise, the standard deviation.
@@ -53,15 +55,17 @@ def classification(
     """
     classes = 2 if head == "sigmoid" else model.num_classes
     _check(model, head, label_smoothing, class_weights, classes, auxiliary)
+    if not 0 <= focal < float("inf"):
+        raise InputError(f"focal={focal}: must be at least 0")
     weights = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
 
     def criterion(logits: Array, batch: Batch) -> tuple[Array, Array]:
         label = batch["label"]
         if head == "softmax":
-            values = losses.cross_entropy(logits, label, label_smoothing)
+            values = losses.cross_entropy(logits, label, label_smoothing, focal)
         else:
             answers = label[:, None] if head == "sigmoid" else label
-            values = losses.binary_cross_entropy(logits, answers, label_smoothing)
+            values = losses.binary_cross_entropy(logits, answers, label_smoothing, focal)
         return values, jnp.ones_like(values) if weights is None else weights[metrics.true_class(batch)]
 
     measured = {"accuracy": metrics.multilabel_accuracy}
