@@ -303,11 +303,17 @@ def open_folder(name: str, config: Settings, plan: Plan, splits: jc.data.Splits,
     versions = {package: metadata.version(package) for package in ("jax", "flax", "optax", "orbax-checkpoint", "numpy")}
     outputs.write_json(folder / "config.json", {
         "experiment": name, "settings": dataclasses.asdict(config), 
-        "command": shlex.join(["python", "-m", f"experiments.{name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", _program(name), *sys.argv[1:]]),
         "versions": versions | {"jaxcnn": jc.__version__, "python": platform.python_version()}, "classes": list(splits.train.classes),
         "data": data, "source": plan.source, "build": plan.build,
     })  # fmt: skip
     return folder
+
+
+def _program(name: str) -> str:
+    """The module that was started: a study, say, of whose many runs this is one."""
+    started = getattr(sys.modules["__main__"].__spec__, "name", "")
+    return started if started.startswith("experiments.") else f"experiments.{name}"
 
 
 def pixel_statistics(data: Any, rows: int = 10_000) -> dict[str, list[float]]:

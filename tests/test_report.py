@@ -194,6 +194,13 @@ def test_diagnosis_of_curves(found, verdict):
     assert said["verdict"] == verdict and said["why"] and "Overfit: training accuracy" in said["rule"]
 
 
+def test_a_test_set_of_another_kind_is_no_good_fit():
+    found = curve([1.0, 0.3, 0.2], [0.5, 0.3, 0.2])
+    verdicts = {case: report.diagnose(found, 0.1, tested=case)["verdict"] for case in ((0.97, 10**4), (0.9, 10), (0.9, 10**4), (0.3, 10))}
+    assert list(verdicts.values()) == ["good", "good", "shifted", "shifted"]  # ten rows tell little
+    assert "Test accuracy is 30.0 %, 68.0 points below it." in report.diagnose(found, 0.1, tested=(0.3, 10))["why"]
+
+
 def test_groups_by_hand():
     predicted = np.array([1, 1, 0, 0, 1, 0, 0, 0])
     label = np.array([1, 1, 0, 0, 1, 1, 0, 0])

@@ -6,6 +6,7 @@ import importlib
 import json
 import pathlib
 import shutil
+import sys
 import types
 
 import jax
@@ -135,8 +136,11 @@ def test_colours_follow_the_digit_in_training_only():
 def test_a_planted_bias(tmp_path, monkeypatch):
     monkeypatch.setattr(bias, "VARIANTS", {name: v._replace(options={"width": 4, "depth": 1}) for name, v in bias.VARIANTS.items()})
     config = bias.Config(dataset="digits", seeds=1, epochs=1, max_steps=2, batch_size=8, devices=1, usual=0.9, workdir=str(tmp_path))
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", types.SimpleNamespace(name="experiments.studies.bias"))
     opened = []
     table = bias.main(config, SIGNALS, opened)["table"]
+    run = jc.runs.read_config(table[0]["runs"][0]["checkpoint"])
+    assert run["experiment"] == "mnist" and run["command"].startswith("python -m experiments.studies.bias")  # what was typed
     assert [row["variant"] for row in table] == ["as it is", "reweighted", "group DRO"]
     (data,) = tmp_path.glob("coloured-digits-*-0.9.npz")
     weight = jc.load_run(table[1]["runs"][0]["checkpoint"]).config["data"]["sha256"]

@@ -1,4 +1,4 @@
-"""What the curves of a run say in plain words: diverged, overfit, underfit, good, or too little to tell; the rule is stated."""
+"""What the curves of a run say in plain words: diverged, overfit, underfit, shifted, good, or too little to tell; the rule is stated."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,25 +10,36 @@ RULE = (
     f"Overfit: training accuracy is more than {100 * GAP:.0f} points, and more than three standard errors, above validation accuracy at "
     f"the epoch whose weights were tested; or by the last epoch the validation loss rose by {100 * RISE:.0f} % and by 0.02 from its "
     "lowest while the training loss fell. Underfit: the better of both accuracies covers less than "
-    f"{100 * SKILL:.0f} % of the way from always guessing the most frequent class to 100 %. Good: none of these. Training figures are "
+    f"{100 * SKILL:.0f} % of the way from always guessing the most frequent class to 100 %. Shifted: test accuracy is more than "
+    f"{100 * GAP:.0f} points, and more than three standard errors, below validation accuracy. Good: none of these. Training figures are "
     "means over an epoch, with augmentation and dropout where they are used; validation figures are of its end."
 )
 
 
-def diagnose(rows: Sequence[Mapping[str, Any]], chance: float, best_step: int | None = None) -> dict[str, str]:
+def diagnose(
+    rows: Sequence[Mapping[str, Any]], chance: float, best_step: int | None = None, tested: tuple[float, int] | None = None
+) -> dict[str, str]:
     """Judge a run by its curves.
 
     Args:
         rows: lines of `metrics.jsonl`: `split`, `step`, `loss`, `accuracy`, `count`.
         chance: accuracy of always guessing the most frequent class, in [0, 1].
         best_step: whose weights were tested; by default the last.
+        tested: accuracy on the test rows, and how many these are.
 
     Returns:
-        `{"verdict", "why", "advice", "rule"}`; the verdict is `"diverged"`, `"overfit"`, `"underfit"`, `"good"` or `"unknown"`.
+        `{"verdict", "why", "advice", "rule"}`; the verdict is `"diverged"`, `"overfit"`, `"underfit"`, `"shifted"`, `"good"` or
+        `"unknown"`.
 
     """
     train, valid = ([r for r in rows if r["split"] == split] for split in ("train", "validation"))
     verdict, why = _judge(train, valid, chance, best_step)
+    at = _tested_at(valid, best_step)
+    if verdict == "good" and tested and at["accuracy"] - tested[0] > max(GAP, 3 * _noise((at["accuracy"], at.get("count", 1)), tested)):
+        verdict, why = (
+            "shifted",
+            f"{why} Test accuracy is {100 * tested[0]:.1f} %, {100 * (at['accuracy'] - tested[0]):.1f} points below it.",
+        )
     return {"verdict": verdict, "why": why, "advice": ADVICE[verdict], "rule": RULE}
 
 
@@ -36,6 +47,7 @@ ADVICE = {
     "diverged": "Lower the learning rate, warm it up, or clip the gradient.",
     "overfit": "More data or augmentation, dropout or weight decay, a smaller network, or stopping earlier.",
     "underfit": "Train longer, with a higher learning rate or a larger network; or the labels are noisy, and no network does better.",
+    "shifted": "Test rows are of another kind than those learned from: compare groups of them (--group), and train on rows like them.",
     "good": "What is left to gain is in the mistakes below.",
     "unknown": "Train for at least one epoch, with rows to validate on.",
 }
@@ -50,14 +62,13 @@ def _judge(train: Sequence[Mapping[str, Any]], valid: Sequence[Mapping[str, Any]
     fitted = [r["loss"] for r in train if "loss" in r]
     if fitted and fitted[-1] > 2 * min(fitted) and fitted[-1] > fitted[0]:
         return "diverged", f"The training loss ends at {fitted[-1]:.4g}, after {min(fitted):.4g} before."
-    at = next((r for r in valid if r["step"] == best), valid[-1])
+    at = _tested_at(valid, best)
     beside = next((r for r in train if r["step"] == at["step"]), train[-1])
     if "accuracy" not in at or "accuracy" not in beside:
         return "unknown", "The log has no accuracy."
     seen, new = beside["accuracy"], at["accuracy"]
     said = f"Training accuracy {100 * seen:.1f} %, validation accuracy {100 * new:.1f} % at step {at['step']}."
-    noise = math.sqrt(sum(p * (1 - p) / max(row.get("count", 1), 1) for p, row in ((seen, beside), (new, at))))
-    if seen - new > max(GAP, 3 * noise):
+    if seen - new > max(GAP, 3 * _noise((seen, beside.get("count", 1)), (new, at.get("count", 1)))):
         return "overfit", f"{said} The gap is {100 * (seen - new):.1f} points."
     low = min(valid, key=lambda r: r.get("loss", math.inf))
     before = next((r for r in train if r["step"] == low["step"]), train[0])
@@ -67,3 +78,13 @@ def _judge(train: Sequence[Mapping[str, Any]], valid: Sequence[Mapping[str, Any]
     if max(seen, new) - chance < SKILL * (1 - chance):
         return "underfit", f"{said} The most frequent class alone would give {100 * chance:.1f} %."
     return "good", said
+
+
+def _tested_at(valid: Sequence[Mapping[str, Any]], best: int | None) -> Mapping[str, Any]:
+    """The line of the weights that were tested."""
+    return next((r for r in valid if r["step"] == best), valid[-1] if valid else {})
+
+
+def _noise(*shares: tuple[float, int]) -> float:
+    """Standard error of a difference between shares, each with the number of its rows."""
+    return math.sqrt(sum(p * (1 - p) / max(count, 1) for p, count in shares))

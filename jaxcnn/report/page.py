@@ -13,7 +13,8 @@ NAMES = {
     "ece": "calibration error (ECE)", "brier": "Brier score", "roc_auc_macro": "ROC-AUC, macro", "pr_auc_macro": "PR-AUC, macro",
 }  # fmt: skip
 VERDICTS = {
-    "diverged": "Diverged", "overfit": "Overfit", "underfit": "Underfit", "good": "Good fit", "unknown": "Too little to tell",
+    "diverged": "Diverged", "overfit": "Overfit", "underfit": "Underfit", "shifted": "Shifted test rows",
+    "good": "Good fit", "unknown": "Too little to tell",
 }  # fmt: skip
 escape = html.escape
 

@@ -153,6 +153,7 @@ def make(
         changed = f"The run itself measured an accuracy of {said}, and now it is {found:.6f}: the data or the weights changed."
         test["notes"].insert(0, changed)
     chance = max(row["count"] for row in test["per_class"]) / test["metrics"]["count"]
+    diagnosis = diagnose(run.lines, chance, summary.get("best_step"), (found, test["metrics"]["count"]))
     curves = [{key: line[key] for key in CURVE if key in line} for line in _few(run.lines)]
     training = {key: value for key, value in summary.items() if key not in ("test", "validation", "checkpoint", "first_step_at")}
     return plain({
@@ -160,7 +161,7 @@ def make(
         "experiment": config["experiment"], "model": config["build"]["model"]["name"], "command": config.get("command", ""),
         "data": config["data"], "classes": config["classes"], "settings": config["settings"], "build": config["build"],
         "training": training, "validation": summary.get("validation", {}),
-        "curves": curves, "diagnosis": diagnose(run.lines, chance, summary.get("best_step")),
+        "curves": curves, "diagnosis": diagnosis,
         "test": test | {"most_frequent_class": chance, "sha256": sha256},
         "examples": chosen, "explanations": [{"title": t, "image": picture(x, None)} for t, x in (explanations or {}).items()],
         "environment": {"trained with": config.get("versions", {}), "reported with": environment()},
