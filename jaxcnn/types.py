@@ -16,6 +16,7 @@ Tree = Any  # a pytree of arrays
 #   "label"  int [B], float [B, K], int [B, H, W], ...
 #   "mask"   [B, H, W] or [B, H, W, K], a value for every pixel;  "boxes" [B, N, 4], yxyx in 0..1, with "boxes_real" [B, N],
 #             1 for a box and 0 for padding
+#   "sample_weight"  float [B], how much a row counts in the loss; absent: all alike
 #   "real"   [B], 1 for a row and 0 for padding; absent: all real.  Training batches are padded only where
 #             devices do not divide them, or where an example could not be read.
 Batch = Mapping[str, Any]

@@ -145,7 +145,8 @@ def to_state_dict(name: str, variables: Tree, **options: Any) -> Tensors:
     """Return the variables as a state dict of the first of the network's sources, or with our own paths."""
     model = MODELS[name](**options)
     source = (*model.sources, OWN)[0]
-    flat = {path: np.asarray(x) for path, x in _flat(variables).items()}
+    mine = {name: variables[name] for name in ("params", "batch_stats") if name in variables}  # a loss may have kept more beside them
+    flat = {path: np.asarray(x) for path, x in _flat(mine).items()}
     names = _names(model, source, flat)
     tensors = {names[path]: np.ascontiguousarray(_theirs(x, names[path], source)) for path, x in flat.items()}
     if source != OWN:

@@ -1,5 +1,6 @@
 """Row weights and group DRO: literal numbers, and the same on every strategy."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +28,7 @@ def test_the_loss_is_the_mean_weighted_by_the_column(plain):
     t, variables, batch = plain
     weight, real = np.arange(12, dtype=np.float32), np.array([1] * 9 + [0] * 3, np.float32)
     logits = t.predict(variables, batch)
-    found = t.metrics["loss"](logits, batch | {"weight": jnp.asarray(weight), "real": jnp.asarray(real)})
+    found = t.metrics["loss"](logits, batch | {"sample_weight": jnp.asarray(weight), "real": jnp.asarray(real)})
     assert found.compute() == pytest.approx(np.average(per_row(logits, batch["label"]), weights=weight * real), rel=1e-5)
 
 
@@ -40,8 +41,25 @@ def test_shares_and_loss_of_group_dro(plain):
     losses = per_row(t.predict(variables, batch), batch["label"])
     means = np.array([losses[group == g].mean() if (group == g).any() else 0 for g in range(4)])
     shares = np.exp(0.5 * means) / np.exp(0.5 * means).sum()
-    np.testing.assert_allclose(changed["group_dro"]["shares"], shares, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(changed["group_dro"]["log_shares"]), shares, rtol=1e-5)
     assert mean.compute() == pytest.approx((shares * means).sum(), rel=1e-5)
+
+
+def test_the_gradient_is_that_of_the_groups_in_their_shares(plain):
+    t, variables, batch = plain
+    group, weight = np.array([0, 1, 1, 1] * 3), jnp.asarray(np.arange(12, dtype=np.float32))
+    dro, batch = group_dro(t, 2, rate=0.5), batch | {"sample_weight": weight}
+    state = {"group_dro": {"log_shares": jnp.log(jnp.array([0.2, 0.8]))}}
+    given = batch | {"group": jnp.asarray(group)}
+    total = lambda p: dro.loss(p, state, given, jax.random.key(1))[0].total
+    shares = jnp.exp(dro.loss(variables["params"], state, given, jax.random.key(1))[1][1]["group_dro"]["log_shares"])
+
+    def mean(p, g):
+        one = t.metrics["loss"](t.predict({"params": p}, batch), batch | {"sample_weight": weight * (group == g)})
+        return one.total / one.weight
+
+    by_hand = jax.grad(lambda p: weight.sum() * sum(shares[g] * mean(p, g) for g in (0, 1)))(variables["params"])
+    chex.assert_trees_all_close(jax.grad(total)(variables["params"]), by_hand, rtol=1e-4, atol=1e-5)
 
 
 def test_group_dro_is_the_same_everywhere():
@@ -51,8 +69,8 @@ def test_group_dro_is_the_same_everywhere():
     for strategy, devices in (("jit", 1), ("sharded", 8), ("pmap", 8)):
         state = jc.init_state(dro, tx, data.example())
         run = jc.compile_step(jc.make_train_step(dro, tx), strategy, devices)
-        fits.append(jc.fit(run, state, data, batch_size=48, steps=6, every=6).state)
-    shares = [np.asarray(state.model_state["group_dro"]["shares"]) for state in fits]
+        fits.append(jc.fit(run, state, data, batch_size=44, steps=6, every=6).state)  # padded on 8
+    shares = [np.exp(state.model_state["group_dro"]["log_shares"]) for state in fits]
     assert abs(shares[0][0] - 0.5) > 1e-4 and shares[0].sum() == pytest.approx(1, abs=1e-6)
     assert all(distance(fits[0].params, other.params) < 1e-4 for other in fits[1:])
     np.testing.assert_allclose(shares[1:], [shares[0]] * 2, atol=1e-5)
@@ -86,5 +104,10 @@ def test_a_batch_without_the_column(plain):
     t, _, batch = plain
     dro = group_dro(t, 2, column="site")
     variables = dict(dro.init(jax.random.key(0), batch))
+    params = variables.pop("params")
     with pytest.raises(jc.InputError, match="no column 'site', only image, label"):
-        dro.loss(variables.pop("params"), variables, batch, jax.random.key(0))
+        dro.loss(params, variables, batch, jax.random.key(0))
+    with pytest.raises(jc.InputError, match=r"column 'site' is float32 of shape \(12,\); must be integers"):
+        dro.loss(params, variables, batch | {"site": jnp.zeros(12)}, jax.random.key(0))
+    with pytest.raises(jc.InputError, match="the variables have no shares; begin with"):
+        dro.loss(params, {}, batch | {"site": jnp.zeros(12, int)}, jax.random.key(0))

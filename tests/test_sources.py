@@ -108,12 +108,12 @@ def test_bad_npz(tmp_path, changes, match):
 
 
 def test_columns_of_an_npz_go_with_their_rows(tmp_path):
-    columns = {"site_train": np.arange(20), "weight_train": np.linspace(0, 2, 20), "site_test": np.arange(6) > 2}
+    columns = {"site_train": np.arange(20), "sample_weight_train": np.linspace(0, 2, 20), "site_test": np.arange(6) > 2}
     splits = npz(save(tmp_path / "a.npz", **columns), validation_fraction=0.2)
     for part in (splits.train, splits.valid):
         assert (part.arrays["image"][..., 0] == good()["x_train"][part.arrays["site"]]).all()
-        np.testing.assert_allclose(part.arrays["weight"], columns["weight_train"][part.arrays["site"]], rtol=1e-6)
-    assert splits.test.arrays["site"].tolist() == [0, 0, 0, 1, 1, 1] and "weight" not in splits.test.arrays
+        np.testing.assert_allclose(part.arrays["sample_weight"], columns["sample_weight_train"][part.arrays["site"]], rtol=1e-6)
+    assert splits.test.arrays["site"].tolist() == [0, 0, 0, 1, 1, 1] and "sample_weight" not in splits.test.arrays
 
 
 @pytest.mark.parametrize(
@@ -122,10 +122,12 @@ def test_columns_of_an_npz_go_with_their_rows(tmp_path):
         ({"site_train": np.arange(19)}, r"column site_train, int64 of shape \(19,\); must be finite numbers of shape \(20,\)"),
         ({"site_test": np.array(list("abcdef"))}, "column site_test, <U1"),
         ({"age_train": np.full(20, np.nan)}, "column age_train, float64"),
-        ({"weight_train": np.full(20, -1.0)}, "weight_train from -1.0 to -1.0; weights must not be negative, nor all 0"),
-        ({"weight_train": np.zeros(20)}, "weight_train from 0.0 to 0.0; weights must not be negative, nor all 0"),
+        ({"sample_weight_train": np.full(20, -1.0)}, "sample_weight_train from -1.0 to -1.0; weights must not be negative, nor all 0"),
+        ({"sample_weight_train": np.zeros(20)}, "sample_weight_train from 0.0 to 0.0; weights must not be negative, nor all 0"),
+        ({"label_train": np.zeros(20, int)}, "column label_train, a name that batches use"),
+        ({"site_train": np.full(20, 2**40)}, "column site_train has numbers beyond int32; number the groups from 0"),
     ],
-    ids=["rows", "letters", "nan", "negative", "zero"],
+    ids=["rows", "letters", "nan", "negative", "zero", "taken", "large"],
 )
 def test_bad_columns_of_an_npz(tmp_path, changes, match):
     assert "bad.npz" in refused(match, npz, save(tmp_path / "bad.npz", **changes))

@@ -65,6 +65,7 @@ def test_variants_against_each_other(tmp_path, capsys):
     means = [np.mean([run["training accuracy"] for run in row["runs"]]) for row in table]
     lines = capsys.readouterr().out.splitlines()
     assert [f"{mean:.2%}" in line for mean, line in zip(means, lines[-3:-1], strict=True)] == [True, True], lines
+    assert "strategy" in (pathlib.Path(runs[0]["checkpoint"]).parent / "log.txt").read_text()  # what a run says is beside it
     (folder,) = opened
     (folder / "summary.json").unlink()
     again = core.compare("some", variants, dataclasses.replace(config, resume=True, workdir=str(folder)), SIGNALS, [])["table"]
@@ -159,7 +160,7 @@ def test_a_planted_bias(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("flags", "line"),
-    [({"usual": 1.0}, "--usual 1.0: must be above 0.1"), ({"seeds": 0}, "--seeds 0: must be at least 1")],
+    [({"usual": 1.0}, "--usual 1.0: must be above 0.1, "), ({"seeds": 0}, "--seeds 0: must be at least 1")],
     ids=["usual", "seeds"],
 )
 def test_bad_input_of_the_planted_bias(tmp_path, flags, line):

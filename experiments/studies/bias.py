@@ -26,8 +26,10 @@ COLUMNS = ("usual", "colour", "coin")  # the colour is that of the digit; which 
 def weighed(plan: common.Plan) -> common.Plan:
     """Weigh training images so that both groups count alike."""
     train = plan.splits.train
+    if not 0 < train.arrays["usual"].mean() < 1:
+        raise jc.InputError(f"--usual, --train-images: all {train.size} training images have the usual colour; give less, or more images")
     weight = jc.protocol.class_weights(train.arrays["usual"], 2)[train.arrays["usual"]].astype(np.float32)
-    changed = dataclasses.replace(train, arrays={**train.arrays, "weight": weight})
+    changed = dataclasses.replace(train, arrays={**train.arrays, "sample_weight": weight})
     return dataclasses.replace(plan, splits=plan.splits._replace(train=changed), best=False)
 
 
@@ -48,7 +50,7 @@ class Config(core.Config):
     """Plant a bias, find it, fight it."""
 
     usual: float = 0.99
-    """Share of the training images that have the colour of their digit, above 0.1 and below 1."""
+    """Share of the training images that have the colour of their class, above that of each class and below 1."""
 
 
 def coloured(splits: jc.data.Splits, usual: float, seed: int = 0) -> dict[str, np.ndarray]:
@@ -82,17 +84,16 @@ def groups(loaded: jc.runs.LoadedRun, splits: jc.data.Splits, config: mnist.Conf
     accuracy = {group["group"]: group["accuracy"] for group in found["usual"]["groups"]}
     return {
         "accuracy, usual colour": accuracy["1"], "accuracy, other colours": accuracy["0"],
-        "p of the gap": found["usual"]["gap_p"], "p, coin": found["coin"]["gap_p"],
-        "parity, colour": found["colour"]["demographic_parity"]["difference"],
-        "parity, coin": found["coin"]["demographic_parity"]["difference"],
+        "gaps by colour of digit with p < 0.05": float(found["usual"]["gap_p"] < 0.05),
+        "by coin": float(found["coin"]["gap_p"] < 0.05),
+        "demographic parity difference, colour": found["colour"]["demographic_parity"]["difference"],
+        "coin": found["coin"]["demographic_parity"]["difference"],
     }  # fmt: skip
 
 
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
     """Colour the images, then train each variant on them with each seed."""
     core.check(config)
-    if not 0.1 < config.usual < 1:
-        raise jc.InputError(f"--usual {config.usual}: must be above 0.1, which is no bias, and below 1, which leaves nothing to learn from")
     path = planted(config)
     return core.compare("bias", VARIANTS, dataclasses.replace(config, dataset=str(path), data_dir=""), signals, opened, groups)
 
@@ -103,12 +104,16 @@ def planted(config: Config) -> str | pathlib.Path:
     example = splits.train.example()
     if set(COLUMNS) <= set(example):
         return config.dataset
-    if example["image"].shape[-1] != 1 or not hasattr(splits.train, "arrays"):
-        raise jc.InputError(f"--dataset {config.dataset}: needs gray images that fit in memory, to colour them")
+    if example["image"].shape[-1] != 1 or example["image"].dtype != np.uint8 or not hasattr(splits.train, "arrays"):
+        raise jc.InputError(f"--dataset {config.dataset}: needs gray images, uint8 and held in memory, to colour them")
+    if not 1 / len(splits.train.classes) < config.usual < 1:
+        least = f"{1 / len(splits.train.classes):.3g}, which is no bias"
+        raise jc.InputError(f"--usual {config.usual}: must be above {least}, and below 1, which leaves nothing else to learn from")
     if config.train_images:
         rows = np.random.default_rng(0).permutation(splits.train.size)[: config.train_images]
         splits = splits._replace(train=splits.train.take(rows))
-    path = pathlib.Path(config.workdir) / f"coloured-{pathlib.Path(name).stem}-{splits.train.size}-{config.usual}.npz"
+    digest = common.data_digest(splits.train)[:8]
+    path = pathlib.Path(config.workdir) / f"coloured-{pathlib.Path(name).stem}-{digest}-{config.usual}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part.npz")
     np.savez_compressed(part, **coloured(splits, config.usual))

@@ -79,7 +79,7 @@ def compare(
     check(config)
     shared = {f.name for f in dataclasses.fields(config)} & {f.name for f in dataclasses.fields(mnist.Config)}
     base = mnist.Config(**{name: getattr(config, name) for name in shared} | {"ema": 0.0, "augment": False, "resume": False})
-    plans = {label: planned(dataclasses.replace(base, **variant.flags), variant, config) for label, variant in variants.items()}
+    plans = {label: planned(label, dataclasses.replace(base, **variant.flags), variant, config) for label, variant in variants.items()}
     first = next(iter(plans.values()))[1]
     folder = common.open_folder(f"studies.{name}", config, first, first.splits, common.data_digest(first.splits.train))
     opened.append(folder)
@@ -114,7 +114,7 @@ def check(config: Config) -> None:
         raise jc.InputError(f"--train-images {config.train_images}: must be at least 0")
 
 
-def planned(config: mnist.Config, variant: Variant, study: Config) -> tuple[mnist.Config, common.Plan]:
+def planned(label: str, config: mnist.Config, variant: Variant, study: Config) -> tuple[mnist.Config, common.Plan]:
     """Return the flags and the plan of a variant; all of them see the same images."""
     config = dataclasses.replace(config, model=variant.model)
     plan = mnist.plan(config)
@@ -122,7 +122,7 @@ def planned(config: mnist.Config, variant: Variant, study: Config) -> tuple[mnis
     if study.train_images:
         train = train.take(np.random.default_rng(0).permutation(train.size)[: study.train_images])
     model = plan.build["model"]
-    build = plan.build | {"model": model | {"options": model["options"] | dict(variant.options)}}
+    build = plan.build | {"model": model | {"options": model["options"] | dict(variant.options)}, "variant": label}
     return config, variant.change(dataclasses.replace(plan, splits=plan.splits._replace(train=train), build=build))
 
 

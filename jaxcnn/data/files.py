@@ -13,6 +13,7 @@ from jaxcnn.types import InputError, reason
 
 IDX_NAMES = ("train-images", "train-labels", "t10k-images", "t10k-labels")
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+TAKEN = {"image", "label", "mask", "boxes", "boxes_real", "real"}
 
 
 def digits(*, seed: int = 0, validation_fraction: float = 0.1, test_fraction: float = 0.2) -> Splits:
@@ -39,8 +40,8 @@ def digits(*, seed: int = 0, validation_fraction: float = 0.1, test_fraction: fl
 def npz(path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float = 0.1) -> Splits:
     """Arrays `x_train, y_train, x_test, y_test` of one `.npz` file; images uint8 0..255 or float 0..1, labels from 0.
 
-    Other arrays `NAME_train` and `NAME_test`, numbers `[N]`, are columns of these rows: `"weight"` weighs the loss, others are groups for
-    reports or for `tasks.group_dro`.
+    Other arrays `NAME_train` and `NAME_test`, numbers `[N]`, are columns of these rows: groups for reports or for `tasks.group_dro`;
+    `sample_weight_train` is how much each row counts in the loss.
 
     Raises:
         InputError: the file, one of the arrays, a column, or a label is not usable.
@@ -63,15 +64,21 @@ def npz(path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float =
 
 
 def _columns(archive: Mapping[str, np.ndarray], part: str, shape: tuple[int, ...], path: str | pathlib.Path) -> dict[str, np.ndarray]:
-    names = [key for key in archive if key.endswith(f"_{part}") and key not in ARRAYS]
-    for key in names:
+    columns = {}
+    for key in archive:
+        name = key.removesuffix(f"_{part}")
+        if name == key or key in ARRAYS:
+            continue
         found = archive[key]
-        if found.shape != shape or found.dtype.kind not in "biuf" or not np.isfinite(found).all():
-            raise InputError(f"{path}: column {key}, {found.dtype} of shape {found.shape}; must be finite numbers of shape {shape}")
-        if key == f"weight_{part}" and not (found.min() >= 0 < found.max()):
+        if name in TAKEN or found.shape != shape or found.dtype.kind not in "biuf" or not np.isfinite(found).all():
+            what = "a name that batches use" if name in TAKEN else f"{found.dtype} of shape {found.shape}"
+            raise InputError(f"{path}: column {key}, {what}; must be finite numbers of shape {shape} under another name, or left out")
+        if key == f"sample_weight_{part}" and found.size and not (found.min() >= 0 < found.max()):
             raise InputError(f"{path}: {key} from {found.min()} to {found.max()}; weights must not be negative, nor all 0")
-    narrow = lambda x: x.astype(np.float32 if x.dtype.kind == "f" else np.int32)  # noqa: E731
-    return {key.removesuffix(f"_{part}"): narrow(archive[key]) for key in names}
+        columns[name] = found.astype(np.float32 if found.dtype.kind == "f" else np.int32)
+        if not np.allclose(columns[name], found, rtol=1e-6, atol=0):
+            raise InputError(f"{path}: column {key} has numbers beyond {columns[name].dtype}; number the groups from 0")
+    return columns
 
 
 def idx(path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float = 0.1) -> Splits:

@@ -95,7 +95,7 @@ def write(folder: pathlib.Path, made: dict[str, Any]) -> None:
     for name, text in files.items():
         replace(folder / name, text)
     values, size = made["test"]["metrics"], (folder / "report.html").stat().st_size
-    verdict = f"curves {made['diagnosis']['verdict']}, {size / 1024:,.0f} KiB"
+    verdict = f"verdict {made['diagnosis']['verdict']}, {size / 1024:,.0f} KiB"
     print(f"{folder / 'report.html'}: accuracy {values['accuracy']:.4f}, {verdict}", flush=True)
 
 

@@ -104,7 +104,7 @@ def _caveats(report: dict[str, Any]) -> str:
     verdict = report["diagnosis"]
     notes = "".join(f"- {_text(note)}\n" for note in report["test"]["notes"])
     return (
-        f"- Curves: {VERDICTS[verdict['verdict']].lower()}. {verdict['why']} {verdict['advice']}\n{notes}"
+        f"- Verdict: {VERDICTS[verdict['verdict']].lower()}. {verdict['why']} {verdict['advice']}\n{notes}"
         "- The figures hold for data like the test part; how rows of one source (a person, a device) are spread over the parts is for the "
         "data's author to say.\n"
     )

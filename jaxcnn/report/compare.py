@@ -71,7 +71,7 @@ def _metrics(reports: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     for key, name in NAMES.items():
         found = [(number(key, r["test"]["metrics"][key]), interval(r["test"]["intervals"].get(key))) for r in reports]
         rows.append((name, *(f"{value}<br><span class=soft>{span}</span>" for value, span in found)))
-    rows.append(("curves", *(VERDICTS[r["diagnosis"]["verdict"]] for r in reports)))
+    rows.append(("verdict", *(VERDICTS[r["diagnosis"]["verdict"]] for r in reports)))
     rows.append(("parameters", *(f"{r['training']['parameters']:,d}" for r in reports)))
     rows.append(("seconds of training", *(f"{r['training']['train_seconds']:,.0f}" for r in reports)))
     return table("Test metrics, with 95 % intervals below them", ("metric", *names), rows)
@@ -94,7 +94,8 @@ def _tests(names: Sequence[str], pairs: Sequence[dict[str, Any]]) -> str:
 
 def _settings(reports: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     flags = [{f"--{k.replace('_', '-')}": v for k, v in r["settings"].items() if k not in WHERE} for r in reports]
-    flat = [{"experiment": r["experiment"], "data": r["data"]["name"]} | one for r, one in zip(reports, flags, strict=True)]
+    said = [{"experiment": r["experiment"], "variant": r["build"].get("variant", ""), "data": r["data"]["name"]} for r in reports]
+    flat = [about | one for about, one in zip(said, flags, strict=True)]
     keys = dict.fromkeys(key for one in flat for key in one)
     differ = [key for key in keys if len({repr(one.get(key)) for one in flat}) > 1]
     if not differ:

@@ -47,7 +47,7 @@ ADVICE = {
     "diverged": "Lower the learning rate, warm it up, or clip the gradient.",
     "overfit": "More data or augmentation, dropout or weight decay, a smaller network, or stopping earlier.",
     "underfit": "Train longer, with a higher learning rate or a larger network; or the labels are noisy, and no network does better.",
-    "shifted": "Test rows are of another kind than those learned from: compare groups of them (--group), and train on rows like them.",
+    "shifted": "Test rows are of another kind (see their groups, --group), or validation rows too like training rows (one person in both).",
     "good": "What is left to gain is in the mistakes below.",
     "unknown": "Train for at least one epoch, with rows to validate on.",
 }
@@ -86,5 +86,7 @@ def _tested_at(valid: Sequence[Mapping[str, Any]], best: int | None) -> Mapping[
 
 
 def _noise(*shares: tuple[float, int]) -> float:
-    """Standard error of a difference between shares, each with the number of its rows."""
-    return math.sqrt(sum(p * (1 - p) / max(count, 1) for p, count in shares))
+    """Standard error of the difference between two shares, each with the number of its rows, if they were the same but for chance."""
+    counts = [max(count, 1) for _, count in shares]
+    p = sum(share * count for (share, _), count in zip(shares, counts, strict=True)) / sum(counts)
+    return math.sqrt(p * (1 - p) * sum(1 / count for count in counts))

@@ -86,7 +86,7 @@ def from_model(
     """Join a Linen model, a criterion and metrics; the model is called as `apply(variables, x, train=, real=)`.
 
     Outputs narrower than float32 are cast to it, so losses and metrics are float32 whatever the model computes in. Where a batch has
-    `"weight"` `[B]`, the loss is the mean weighted by it.
+    `"sample_weight"` `[B]`, the loss is the mean weighted by it.
 
     Args:
         model: a Linen module.
@@ -100,7 +100,7 @@ def from_model(
     def weighed(outputs: Any, batch: Batch) -> Mean:
         values, weights = criterion(outputs, batch)
         weights = jnp.broadcast_to(weights, values.shape) * align(real(batch), values)
-        weights = weights * align(batch["weight"], values) if "weight" in batch else weights
+        weights = weights * align(batch["sample_weight"], values) if "sample_weight" in batch else weights
         return Mean((values * weights).sum(), weights.sum())
 
     def init(key: Array, batch: Batch) -> Any:
