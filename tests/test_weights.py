@@ -142,7 +142,8 @@ def test_our_own_files_say_how_to_use_them(tmp_path):
     path, made = tmp_path / "own.safetensors", Preprocessing((0.1,), (0.3,), 28, 28, classes=("a", "b", "c"))
     model = MODELS["cnn"](3, widths=(8, 8, 8))
     variables = initial(model, (28, 28, 1))
-    jc.save_weights(path, "cnn", variables, preprocessing=made, num_classes=3, widths=(8, 8, 8))
+    more = {**variables, "group_dro": {"log_shares": jnp.zeros(2)}}  # what a loss keeps is no weight
+    jc.save_weights(path, "cnn", more, preprocessing=made, num_classes=3, widths=(8, 8, 8))
     loaded = jc.load_weights("cnn", path)
     assert loaded.source == "jaxcnn" and loaded.model.num_classes == 3
     assert Preprocessing(*map(lambda v: tuple(v) if isinstance(v, list) else v, loaded.preprocessing)) == made
