@@ -143,6 +143,8 @@ PARAMETERS = [  # name, classes, options, image, the published number or one wor
 
 
 each = pytest.mark.parametrize("name", ZOO)
+FURTHER = ("bottlenecks", "cbam_resnet20", "inverted")  # kinds of a family that has another here
+each_family = pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in FURTHER else ()) for n in ZOO])
 
 
 def size(tree):
@@ -190,7 +192,7 @@ def shapes(name):
     return model, jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(its_images(name).shape))
 
 
-@each
+@each_family
 def test_logits_features_gradients_and_dropout(name):  # one test, because another process would compile the model again
     _, _, variables, out = ran(name)
     check_logits(name, out)

@@ -151,7 +151,7 @@ def test_overfits_32_rows_in_bfloat16():
     assert {x.dtype for x in jax.tree.leaves(state.opt_state) if jnp.issubdtype(x.dtype, jnp.floating)} == {F32}
 
 
-@pytest.mark.parametrize("strategy", ["sharded", "pmap"])
+@pytest.mark.parametrize("strategy", [pytest.param("sharded", marks=pytest.mark.slow), "pmap"])
 @pytest.mark.parametrize("dtype, near", [(None, 1e-5), pytest.param("bfloat16", 1e-2, marks=pytest.mark.slow)])
 def test_devices_agree(dtype, near, strategy):
     """With recomputation and dropout. In bfloat16 a sum in another order may round the other way: 1 in 256 of that value."""
@@ -196,11 +196,11 @@ def test_accumulation_goes_with_bfloat16(strategy, devices):
 # --- recomputation
 
 
-def slow_mobilenet(names):
-    return [pytest.param(name, marks=pytest.mark.slow) if name == "mobilenet_v1" else name for name in names]
+def slow_but_resnet(names):
+    return [pytest.param(name, marks=() if name == "resnet" else pytest.mark.slow) for name in names]
 
 
-@pytest.mark.parametrize("name", slow_mobilenet(DEEP))
+@pytest.mark.parametrize("name", slow_but_resnet(DEEP))
 def test_remat_changes_no_gradient(name):
     """But for rounding: XLA fuses the second computation differently from the first."""
     plain, again = ran(name, dropout=0.3), ran(name, dropout=0.3, remat=True)
@@ -216,7 +216,7 @@ LARGER = {
 }
 
 
-@pytest.mark.parametrize("name", slow_mobilenet(LARGER))  # not cnn: nearly all that it keeps is in the stem
+@pytest.mark.parametrize("name", slow_but_resnet(LARGER))  # not cnn: nearly all that it keeps is in the stem
 def test_remat_takes_less_memory(name):
     make, shape = LARGER[name]
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small import Plain, distance, rows, task
+from small import Plain, distance, rows
 
 import jaxcnn as jc
 from jaxcnn.tasks import classification, group_dro
@@ -65,7 +65,7 @@ def test_the_gradient_is_that_of_the_groups_in_their_shares(plain):
 def test_group_dro_is_the_same_everywhere():
     data = rows()
     data = jc.data.Resident({**data.arrays, "group": (np.arange(96) % 5 == 0).astype(np.int32)}, data.classes)
-    dro, tx, fits = group_dro(task(), 2, rate=0.1), jc.optim.adam(1e-3), []
+    dro, tx, fits = group_dro(classification(Plain()), 2, rate=0.1), jc.optim.adam(1e-3), []
     for strategy, devices in (("jit", 1), ("sharded", 8), ("pmap", 8)):
         state = jc.init_state(dro, tx, data.example())
         run = jc.compile_step(jc.make_train_step(dro, tx), strategy, devices)

@@ -20,7 +20,7 @@ def straight(tmp_path_factory):
 def moments(n, seed, low=0.5, high=9.0):
     """Seconds after the start, spread over start, compilation, training with its evaluations and saves, and test."""
     values = np.random.default_rng(seed).permutation(np.linspace(low, high, n)).round(2).tolist()
-    return [pytest.param(v, marks=() if i < 3 else pytest.mark.slow, id=f"{v}s") for i, v in enumerate(values)]
+    return [pytest.param(v, marks=() if i < 1 else pytest.mark.slow, id=f"{v}s") for i, v in enumerate(values)]
 
 
 @pytest.mark.parametrize("seconds", moments(100, seed=1))
