@@ -49,6 +49,9 @@ class Config(settings.Settings):
     """With --train head compute features once instead of in each update; there is no augmentation then."""
     augment: bool = True
     """Mirror the training images, and move them by up to an eighth."""
+    pixel_dropout: float = 0.0
+    """Largest share of its pixels that a training image loses to the mean; half of the images lose some. A network that knows holes
+    can be asked by deletion what it looks at."""
     image_size: int = 0
     """Side of the square that whole images are brought to; by default that of --weights, else as stored."""
     per_class: int = 0
@@ -171,8 +174,10 @@ def plan(config: Config, splits: jc.data.Splits | None = None) -> common.Plan:
             variables = jc.transfer.adopt(variables, begin.variables)
         except jc.InputError as error:
             raise jc.InputError(f"--weights {config.weights}: {error}") from error
-    change = jc.augment.compose(jc.augment.flip, jc.augment.shift(max(image.shape[1:3]) // 8))
-    wrap = lambda step: jc.augmented(step, change)  # noqa: E731
+    changes = [jc.augment.flip, jc.augment.shift(max(image.shape[1:3]) // 8)]
+    if config.pixel_dropout:
+        changes.append(jc.augment.pixel_dropout(share=(0, config.pixel_dropout), value=pixels["mean"]))
+    wrap = lambda step: jc.augmented(step, jc.augment.compose(*changes))  # noqa: E731
     read = runs.source("folder", source(config, size))
     return _with_freezing(config, common.Plan(config.folder, splits, build, None, wrap, skipped, variables, source=read), model)
 
@@ -224,6 +229,11 @@ def _check(config: Config) -> None:
         raise jc.InputError(f"--train {config.train}: needs --weights FILE or RUN; leave both out for a network with new ones")
     if config.keep_stats and (not config.weights or config.train == "scratch"):
         raise jc.InputError("--keep-stats: new networks have no statistics to keep; give --weights, or leave it out")
+    if not 0 <= config.pixel_dropout <= 1:
+        raise jc.InputError(f"--pixel-dropout {config.pixel_dropout}: must be in 0..1")
+    if config.pixel_dropout and (not config.augment or config.train == "head" and config.cache):
+        flag = "--no-cache with --train head" if config.augment else "it without --no-augment"
+        raise jc.InputError(f"--pixel-dropout {config.pixel_dropout}: nothing is augmented; give {flag}")
     if config.per_class < 0:
         raise jc.InputError(f"--per-class {config.per_class}: must be at least 0")
     jc.optim.check_rate(config.learning_rate), jc.layers.check_dropout(config.dropout)

@@ -199,6 +199,22 @@ def test_erase_with_noise_and_with_nothing():
     chex.assert_trees_all_equal(fast(augment.cutout(0))(KEY, {"image": image + 1})["image"], image + 1)
 
 
+def test_pixel_dropout_takes_whole_pixels_and_another_share_of_each_image():
+    change = augment.pixel_dropout(probability=0.5, share=(0.2, 0.8), value=(1, 0, 0.2))
+    out = np.asarray(fast(change)(KEY, {"image": np.full((1000, 16, 16, 3), 7, np.uint8)})["image"])
+    lost = (out != 7).any(-1)
+    assert out.dtype == np.uint8 and (out[lost] == (255, 0, 51)).all()
+    share = lost.mean((1, 2))
+    some = share[share > 0]
+    assert 440 < len(some) < 560 and some.mean() == pytest.approx(0.5, abs=0.02) and some.std() == pytest.approx(0.175, abs=0.02)
+    at = lost[share > 0].mean(0)
+    assert at.min() > 0.4 and at.max() < 0.6 and len({row.tobytes() for row in lost[share > 0]}) == len(some)  # anywhere, never alike
+    plain = np.full((4, 5, 6, 1), 0.5, np.float32)
+    none, all_ = (fast(augment.pixel_dropout(probability=p, share=(1, 1)))(KEY, {"image": plain})["image"] for p in (0, 1))
+    chex.assert_trees_all_equal(none, plain)
+    chex.assert_trees_all_equal(all_, plain * 0)
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
@@ -220,6 +236,9 @@ def test_erase_with_noise_and_with_nothing():
         (lambda: augment.erase(scale=(0, 2)), r"scale=\(0, 2\)"),
         (lambda: augment.erase(ratio=(2, 1)), r"ratio=\(2, 1\)"),
         (lambda: augment.erase(value=(0, -1)), r"value=\(0, -1\)"),
+        (lambda: augment.pixel_dropout(probability=-1), "probability=-1"),
+        (lambda: augment.pixel_dropout(share=(0.5, 1.2)), r"share=\(0.5, 1.2\)"),
+        (lambda: augment.pixel_dropout(value=128), "value=128"),
     ],
 )
 def test_bad_amounts_are_refused(change, words):

@@ -93,7 +93,7 @@ def test_one_of_takes_one_change_for_the_whole_batch():
     assert 5 < sum(cut) < 19
 
 
-MIXED = augment.compose(augment.erase(value=None), augment.cutmix(num_classes=10))
+MIXED = augment.compose(augment.erase(value=None), augment.pixel_dropout(), augment.cutmix(num_classes=10))
 EVERYTHING = augment.compose(
     augment.random_resized_crop(8),
     augment.flip_vertical,

@@ -1,6 +1,7 @@
 """TFDS sets: a tiny real one, prepared in both formats, is read alike; what cannot be read is said in one line."""
 
 import dataclasses
+import gc
 import io
 import os
 import pathlib
@@ -205,6 +206,27 @@ def test_a_stream_that_reads_on_is_not_begun_anew(prepared, monkeypatch):
     assert begun == [(4, 0)]
     train.chunk(4, 2, 1, 1), train.chunk(5, 3, 1, 1)
     assert begun == [(4, 0), (4, 2), (5, 3)]
+
+
+def test_reading_ends_when_the_stream_is_dropped(prepared, monkeypatch):
+    ended, batches = [], tfrecord.Stream._batches
+
+    def told(self, *at):
+        try:
+            yield from batches(self, *at)
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr(tfrecord.Stream, "_batches", told)
+    train = tfds("jc_numbered", data_dir=prepared(JcNumbered, "tfrecord"), **STREAM).train
+    train.chunk(4, 0, 2, 2)
+    assert not ended
+    gc.disable()  # or a collection could do it
+    try:
+        del train
+        assert ended
+    finally:
+        gc.enable()
 
 
 def encoded(i):

@@ -10,12 +10,13 @@ import types
 import chex
 import jax
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
 import jaxcnn as jc
 from experiments import finished, transfer, transfer_curve
-from jaxcnn import InputError
+from jaxcnn import InputError, runs
 from jaxcnn.preprocessing import Preprocessing
 
 SIGNALS = types.SimpleNamespace(stop=lambda: False, while_training=contextlib.nullcontext)
@@ -137,6 +138,16 @@ def test_scratch_has_the_network_of_the_weights_and_new_values(images, pretraine
     assert (begun.variables["params"]["hidden_0"]["kernel"] != new.variables["params"]["hidden_0"]["kernel"]).any()
 
 
+def test_pixel_dropout_brings_training_pixels_to_the_mean(images):
+    plan = transfer.plan(transfer.Config(folder=str(images), model="mlp", pixel_dropout=1.0))
+    see = plan.wrap(lambda state, batch: batch["image"])
+    state = jc.init_state(runs.build(plan.build)[1], optax.identity(), plan.splits.train.example(), 0)
+    seen = np.asarray(see(state, {"image": np.zeros((64, 12, 12, 3), np.uint8)}))
+    mean = np.round(np.array(plan.build["task"]["options"]["mean"]) * 255)
+    lost = (seen == mean).all(-1).mean((1, 2))
+    assert set(np.unique(seen)) == {0, *mean} and 16 < (lost > 0).sum() < 48 and lost.max() > 0.7
+
+
 BAD = [
     ({"freeze": ("hiden_0",)}, "pattern 'hiden_0': names no parameter; near it are hidden_0"),
     ({"freeze": ("(",)}, "pattern '(': not a regular expression"),
@@ -147,6 +158,9 @@ BAD = [
     ({"per_class": 13}, "class 'ant' has only 12 training rows"),
     ({"per_class": 2, "classes": ("ant", "bee")}, "--validation-fraction=0.1: cuts no row out of 4"),
     ({"per_class": -1}, "--per-class -1: must be at least 0"),
+    ({"pixel_dropout": 1.5}, "--pixel-dropout 1.5: must be in 0..1"),
+    ({"pixel_dropout": 0.5, "augment": False}, "--pixel-dropout 0.5: nothing is augmented; give it without --no-augment"),
+    ({"pixel_dropout": 0.5, "train": "head"}, "--pixel-dropout 0.5: nothing is augmented; give --no-cache with --train head"),
     ({"image_size": 16}, "the networks differ in 1 of 6 arrays, first hidden_0.kernel, [768, 256] in the new one and [432, 256]"),
     ({"small_images": True, "weights": "", "model": "cnn"}, "--small-images: cnn has only one form"),
     ({"keep_stats": True, "train": "scratch"}, "--keep-stats: new networks have no statistics to keep"),

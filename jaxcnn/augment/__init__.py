@@ -6,7 +6,7 @@ batch follow every change of places (see `Follow`).
 
 from jaxcnn.augment.color import color_jitter
 from jaxcnn.augment.core import Change, compose, one_of
-from jaxcnn.augment.erase import cutout, erase
+from jaxcnn.augment.erase import cutout, erase, pixel_dropout
 from jaxcnn.augment.follow import Follow
 from jaxcnn.augment.geometry import affine, flip, flip_vertical, pad_crop, random_resized_crop, shift
 from jaxcnn.augment.mix import cutmix, mixup
@@ -15,5 +15,5 @@ from jaxcnn.augment.views import averaged, mirrored, moved, views
 
 __all__ = [
     "Change", "Follow", "affine", "averaged", "color_jitter", "compose", "cutmix", "cutout", "erase", "flip", "flip_vertical", "mirrored",
-    "mixup", "moved", "one_of", "pad_crop", "rand_augment", "random_resized_crop", "shift", "trivial_augment", "views",
+    "mixup", "moved", "one_of", "pad_crop", "pixel_dropout", "rand_augment", "random_resized_crop", "shift", "trivial_augment", "views",
 ]  # fmt: skip

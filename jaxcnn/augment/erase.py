@@ -1,11 +1,11 @@
-"""Rectangles that are blotted out; labels, masks and boxes stay as they are."""
+"""Rectangles and single pixels that are blotted out; labels, masks and boxes stay as they are."""
 
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.augment.core import ATTEMPTS, Change, Range, check_aspect, check_pixels, height_width, rectangles, uniform
+from jaxcnn.augment.core import ATTEMPTS, Change, Range, check_aspect, check_pixels, check_range, height_width, rectangles, uniform
 from jaxcnn.axis import draw
 from jaxcnn.types import Batch, InputError
 
@@ -57,8 +57,7 @@ def erase(*, probability: float = 0.5, scale: Range = (0.02, 0.33), ratio: Range
         InputError: a probability or a value outside 0..1, a range that is none, or values for another number of channels.
 
     """
-    if not 0 <= probability <= 1:
-        raise InputError(f"probability={probability}: must be in 0..1")
+    _check_probability(probability)
     check_aspect(scale, ratio)
     _check_value(value)
 
@@ -75,6 +74,38 @@ def erase(*, probability: float = 0.5, scale: Range = (0.02, 0.33), ratio: Range
     return change
 
 
+def pixel_dropout(*, probability: float = 0.5, share: Range = (0.0, 0.9), value: Value = 0.0) -> Change:
+    """Blot out single pixels of some images, all channels of each; how many of an image is drawn for it.
+
+    A network that never saw holes answers to their edges rather than to what they hide, so that pixels taken at random seem to
+    matter most when explanations are measured by deletion (Hooker et al., 2018, arXiv:1806.10758); after this it can be asked.
+
+    Args:
+        probability: share of the images that lose pixels.
+        share: smallest and largest share of the pixels that such an image loses.
+        value: what they are filled with, one number in 0..1 or one a channel.
+
+    Returns:
+        A change of `image` `[B, H, W, C]`, uint8 or float, which is kept.
+
+    Raises:
+        InputError: a probability, a share or a value outside 0..1, a range that is none, or values for another number of channels.
+
+    """
+    _check_probability(probability)
+    check_range("share", share, 0, 1)
+    _check_value(value)
+
+    def change(key: Array, batch: Batch) -> Batch:
+        image = batch["image"]
+        drawn = draw(uniform, key, (image.shape[0], 2))
+        lost = jnp.where(drawn[:, 0] < probability, share[0] + (share[1] - share[0]) * drawn[:, 1], 0)
+        chosen = draw(uniform, jax.random.fold_in(key, 1), image.shape[:3]) < lost[:, None, None]
+        return {**batch, "image": jnp.where(chosen[..., None], _fill(value, image), image)}
+
+    return change
+
+
 def inside(top: Array, left: Array, high: Array | float, wide: Array | float, h: int, w: int) -> Array:
     """Whether each pixel lies in a rectangle of its row: `[B, H, W, 1]`; tops, lefts and sizes are `[B]` in pixels."""
     column = lambda v: jnp.broadcast_to(v, top.shape)[:, None]  # noqa: E731
@@ -82,6 +113,11 @@ def inside(top: Array, left: Array, high: Array | float, wide: Array | float, h:
     rows = (y >= column(top)) & (y < column(top + high))
     columns = (x >= column(left)) & (x < column(left + wide))
     return (rows[:, :, None] & columns[:, None])[..., None]
+
+
+def _check_probability(probability: float) -> None:
+    if not 0 <= probability <= 1:
+        raise InputError(f"probability={probability}: must be in 0..1")
 
 
 def _check_value(value: Value | None) -> None:

@@ -108,7 +108,8 @@ class Stream:
         again = self._last[start - self._start :] if start >= self._start else []
         key = (batch_size, self.seed, multiple, share)
         if self._key != key or not self._start <= start <= self._start + len(self._last):
-            self._rows, again = self._endless(batch_size, start, multiple, share), []
+            # of a copy, so that the iterator ends when its stream is dropped: with a cycle it would end wherever garbage is collected
+            self._rows, again = dataclasses.replace(self)._endless(batch_size, start, multiple, share), []
         self._key = None  # should reading fail, the next call starts anew
         self._last = again + list(itertools.islice(self._rows, max(count - len(again), 0)))
         self._key, self._start = key, start
