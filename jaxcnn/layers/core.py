@@ -1,5 +1,6 @@
 """Layers with parameters of their own: convolution, dense, and the two kinds of dropout."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -58,11 +59,11 @@ class Conv(nn.Module):
         _check_channels(self, x.shape, self.groups)
         dtype = policy(self.dtype, x)
         kernel = self.param("kernel", self.kernel_init, (*self.window, x.shape[-1] // self.groups, self.features), dtype.params)
-        y = ops.conv(
+        conv = functools.partial(ops.conv_max_pool, window=self.pool) if self.pool > 1 else ops.conv
+        y = conv(
             x.astype(dtype.compute), kernel.astype(dtype.compute),
             strides=self.strides, padding=self.padding, dilation=self.dilation, groups=self.groups,
         )  # fmt: skip
-        y = ops.max_pool(y, self.pool) if self.pool > 1 else y
         return _with_bias(self, y) if self.use_bias else y
 
 

@@ -44,13 +44,7 @@ def conv(
         InputError: ranks, channels or groups do not fit each other, or the image is smaller than the kernel.
 
     """
-    _check("conv", x, kernel, x.shape[-1], kernel.shape[-2] * groups)
-    if kernel.shape[-1] % groups:
-        raise InputError(f"conv: groups={groups} does not divide the {kernel.shape[-1]} output channels")
-    rank = x.ndim - 2
-    strides, dilation = to_tuple(strides, rank, "strides"), to_tuple(dilation, rank, "dilation")
-    pads = resolve_padding(padding, x.shape[1:-1], extents(kernel.shape[:rank], dilation), strides)
-    return _forward(x, kernel, Geometry(strides, pads, dilation, groups))
+    return forward(x, kernel, geometry(x, kernel, strides, padding, dilation, groups))
 
 
 def depthwise_conv(x: Array, kernel: Array, **options) -> Array:
@@ -109,7 +103,18 @@ def conv_transpose(
     if min(sizes) < 1:
         raise InputError(f"conv_transpose: padding={padding} leaves nothing of {grown}")
     sizes = tuple(n + e for n, e in zip(sizes, extra, strict=True))
-    return _input_grad(x, kernel.swapaxes(-1, -2), Geometry(strides, pads, dilation), (x.shape[0], *sizes, kernel.shape[-1]))
+    return input_grad(x, kernel.swapaxes(-1, -2), Geometry(strides, pads, dilation), (x.shape[0], *sizes, kernel.shape[-1]))
+
+
+def geometry(x: Array, kernel: Array, strides: Any = 1, padding: Any = "SAME", dilation: Any = 1, groups: int = 1) -> Geometry:
+    """Check what `conv` is given, and resolve it for this image and kernel."""
+    _check("conv", x, kernel, x.shape[-1], kernel.shape[-2] * groups)
+    if kernel.shape[-1] % groups:
+        raise InputError(f"conv: groups={groups} does not divide the {kernel.shape[-1]} output channels")
+    rank = x.ndim - 2
+    strides, dilation = to_tuple(strides, rank, "strides"), to_tuple(dilation, rank, "dilation")
+    pads = resolve_padding(padding, x.shape[1:-1], extents(kernel.shape[:rank], dilation), strides)
+    return Geometry(strides, pads, dilation, groups)
 
 
 def _check(name: str, x: Array, kernel: Array, channels: int, expected: int) -> None:
@@ -122,17 +127,20 @@ def _check(name: str, x: Array, kernel: Array, channels: int, expected: int) -> 
 # Convolution is bilinear: each of the three maps below has the other two as its derivatives, so the triple is closed
 # under differentiation and a gradient of a gradient never falls back to a slow layout.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _forward(x: Array, w: Array, g: Geometry) -> Array:
+def forward(x: Array, w: Array, g: Geometry) -> Array:
+    """`[B, *spatial, C_in]` and a kernel to `[B, *out, C_out]`."""
     return _by_platform(cpu.conv_forward, native_forward, x, w, g)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
+def input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
+    """Transpose of `forward` in its image, which has this shape."""
     return _by_platform(cpu.conv_input_grad, native_input_grad, dy, w, g, shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
+def kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
+    """Transpose of `forward` in its kernel, which has this shape."""
     return _by_platform(cpu.conv_kernel_grad, native_kernel_grad, x, dy, g, shape)
 
 
@@ -145,15 +153,15 @@ def _by_platform(cpu_form: Callable[..., Array], native_form: Callable[..., Arra
     return by_platform(wide, native, a, b) if a.size else native(a, b)
 
 
-_forward.defvjp(
-    lambda x, w, g: (_forward(x, w, g), (x, w)),
-    lambda g, res, dy: (_input_grad(dy, res[1], g, res[0].shape), _kernel_grad(res[0], dy, g, res[1].shape)),
+forward.defvjp(
+    lambda x, w, g: (forward(x, w, g), (x, w)),
+    lambda g, res, dy: (input_grad(dy, res[1], g, res[0].shape), kernel_grad(res[0], dy, g, res[1].shape)),
 )
-_input_grad.defvjp(
-    lambda dy, w, g, shape: (_input_grad(dy, w, g, shape), (dy, w)),
-    lambda g, shape, res, ct: (_forward(ct, res[1], g), _kernel_grad(ct, res[0], g, res[1].shape)),
+input_grad.defvjp(
+    lambda dy, w, g, shape: (input_grad(dy, w, g, shape), (dy, w)),
+    lambda g, shape, res, ct: (forward(ct, res[1], g), kernel_grad(ct, res[0], g, res[1].shape)),
 )
-_kernel_grad.defvjp(
-    lambda x, dy, g, shape: (_kernel_grad(x, dy, g, shape), (x, dy)),
-    lambda g, shape, res, ct: (_input_grad(res[1], ct, g, res[0].shape), _forward(res[0], ct, g)),
+kernel_grad.defvjp(
+    lambda x, dy, g, shape: (kernel_grad(x, dy, g, shape), (x, dy)),
+    lambda g, shape, res, ct: (input_grad(res[1], ct, g, res[0].shape), forward(res[0], ct, g)),
 )

@@ -12,7 +12,8 @@ from jax import lax
 from jaxcnn.types import InputError
 
 Array = jax.Array
-CHUNK_BYTES = 8 << 20  # of intermediate values that stay in the cache between being written and read
+Tree = Any
+CHUNK_BYTES = 4 << 20  # of intermediate values that stay in the cache between being written and read
 Pads = tuple[tuple[int, int], ...]
 
 
@@ -147,21 +148,24 @@ def _chunk(rows: int, least: int) -> int:
     return next(n for n in range(1, rows + 1) if rows % n == 0 and n >= min(least, rows))
 
 
-def in_chunks(function: Callable[[Array], Array], x: Array, least: int) -> Array:
-    """`function(x)`, which treats each row alone, on chunks of at least `least` rows one after another."""
-    size = _chunk(len(x), least)
-    if size == len(x):
-        return function(x)
-    y = lax.map(function, x.reshape(len(x) // size, size, *x.shape[1:]))
-    return y.reshape(len(x), *y.shape[2:])
+def in_chunks(function: Callable[[Tree], Tree], rows: Tree, least: int) -> Tree:
+    """`function(rows)`, which treats each row alone, on chunks of at least `least` rows one after another."""
+    count = len(jax.tree.leaves(rows)[0])
+    size = _chunk(count, least)
+    if size == count:
+        return function(rows)
+    return jax.tree.map(lambda y: y.reshape(count, *y.shape[2:]), lax.map(function, _cut(rows, size)))
 
 
-def summed_in_chunks(product: Callable[[Array, Array], Array], a: Array, b: Array, least: int) -> Array:
+def summed_in_chunks(product: Callable[[Tree, Tree], Array], a: Tree, b: Tree, least: int) -> Array:
     """`product(a, b)`, linear in each, as the sum over chunks of at least `least` rows of both."""
-    rows = len(a)
-    size = _chunk(rows, least)
-    if size == rows:
+    count = len(jax.tree.leaves(a)[0])
+    size = _chunk(count, least)
+    if size == count:
         return product(a, b)
-    cut = lambda z: z.reshape(rows // size, size, *z.shape[1:])  # noqa: E731
-    zero = jax.eval_shape(product, a[:size], b[:size])
-    return lax.scan(lambda total, part: (total + product(*part), None), jnp.zeros(zero.shape, zero.dtype), (cut(a), cut(b)))[0]
+    zero = jax.eval_shape(product, *jax.tree.map(lambda z: z[:size], (a, b)))
+    return lax.scan(lambda total, part: (total + product(*part), None), jnp.zeros(zero.shape, zero.dtype), _cut((a, b), size))[0]
+
+
+def _cut(rows: Tree, size: int) -> Tree:
+    return jax.tree.map(lambda z: z.reshape(len(z) // size, size, *z.shape[1:]), rows)

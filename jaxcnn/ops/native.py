@@ -29,9 +29,14 @@ def native_lowering() -> Iterator[None]:
         _native_only.reset(token)
 
 
+def is_native() -> bool:
+    """Whether what is traced now is left to XLA."""
+    return _native_only.get()
+
+
 def by_platform(cpu: Callable[..., Any], native: Callable[..., Any], *arrays: Any) -> Any:
     """Choose between two forms of one operation when the program is lowered, so that an exported one is right everywhere."""
-    return native(*arrays) if _native_only.get() else lax.platform_dependent(*arrays, cpu=cpu, default=native)
+    return native(*arrays) if is_native() else lax.platform_dependent(*arrays, cpu=cpu, default=native)
 
 
 def once(function: Callable[..., Any], *arrays: Array) -> Any:

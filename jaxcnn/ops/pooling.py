@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ def max_pool(
         InputError: a window, stride or padding that is out of range or does not fit the image.
 
     """
-    return _max_pool(x, _window(x, window, strides, padding, ceil))
+    return _max_pool(x, checked_window(x, window, strides, padding, ceil))
 
 
 def avg_pool(
@@ -53,7 +54,7 @@ def avg_pool(
     padding: str | int | Sequence[tuple[int, int]] = "VALID",
 ) -> Array:
     """Mean over windows; padded zeros count, as in Flax and in PyTorch's default. Arguments as for `max_pool`."""
-    size, g = _window(x, window, strides, padding)
+    size, g = checked_window(x, window, strides, padding)
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return (functools.reduce(jnp.add, taps(wide, size, g)) / math.prod(size)).astype(x.dtype)
 
@@ -101,7 +102,8 @@ def first_max(x: Array, axis: int) -> Array:
     return jnp.where(mask, x, 0).sum(axis)
 
 
-def _window(x: Array, window, strides, padding, ceil: bool = False) -> Window:
+def checked_window(x: Any, window: Any, strides: Any = None, padding: Any = "VALID", ceil: bool = False) -> Window:
+    """Check what `max_pool` is given, and resolve it for an image of this shape."""
     rank = x.ndim - 2
     if rank < 1:
         raise InputError(f"pool: image {x.shape} must have spatial axes, [batch, *spatial, channels]")
@@ -126,28 +128,29 @@ def _hanging(n: int, window: int, stride: int, pads: tuple[int, int]) -> tuple[i
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _max_pool(x: Array, w: Window) -> Array:
-    return by_platform(lambda x: _slice_max(x, w)[0], lambda x: _window_max(x, w), x)
+    return by_platform(lambda x: slice_max(x, w)[0], lambda x: window_max(x, w), x)
 
 
 def _forward(x: Array, w: Window) -> tuple[Array, tuple[Array, Choices]]:
     def native(x: Array) -> tuple[Array, Choices]:
-        choices = jax.eval_shape(lambda x: _slice_max(x, w)[1], x)
-        return _window_max(x, w), [jnp.zeros(c.shape, c.dtype) for c in choices]  # not read, so not stored
+        choices = jax.eval_shape(lambda x: slice_max(x, w)[1], x)
+        return window_max(x, w), [jnp.zeros(c.shape, c.dtype) for c in choices]  # not read, so not stored
 
-    y, choices = by_platform(lambda x: once(lambda x: _slice_max(x, w), x), native, x)
+    y, choices = by_platform(lambda x: once(lambda x: slice_max(x, w), x), native, x)
     return y, (x, choices)
 
 
 def _backward(w: Window, res: tuple[Array, Choices], dy: Array) -> tuple[Array]:
-    slices = lambda x, choices, dy: _slice_max_grad(choices, dy, w, x.shape)  # noqa: E731
-    native = lambda x, choices, dy: jax.vjp(lambda x: _window_max(x, w), x)[1](dy)[0]  # noqa: E731
+    slices = lambda x, choices, dy: slice_max_grad(choices, dy, w, x.shape)  # noqa: E731
+    native = lambda x, choices, dy: jax.vjp(lambda x: window_max(x, w), x)[1](dy)[0]  # noqa: E731
     return (by_platform(slices, native, *res, dy),)
 
 
 _max_pool.defvjp(_forward, _backward)
 
 
-def _window_max(x: Array, w: Window) -> Array:
+def window_max(x: Array, w: Window) -> Array:
+    """Maximum, as XLA has it."""
     size, g = w
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, *size, 1), (1, *g.strides, 1), ((0, 0), *g.padding, (0, 0)))
 
@@ -160,7 +163,7 @@ def _stages(w: Window) -> list[Window]:
     return [(alone(size, axis, 1), one_axis(g, axis)) for axis in reversed(range(len(size)))]
 
 
-def _slice_max(x: Array, w: Window) -> tuple[Array, Choices]:
+def slice_max(x: Array, w: Window) -> tuple[Array, Choices]:
     """Maximum and, for each stage, the tap that it came from; the first one where values tie."""
     choices = []
     for size, g in _stages(w):
@@ -175,7 +178,7 @@ def _slice_max(x: Array, w: Window) -> tuple[Array, Choices]:
     return x, choices
 
 
-def _slice_max_grad(choices: Choices, dy: Array, w: Window, shape: tuple[int, ...]) -> Array:
+def slice_max_grad(choices: Choices, dy: Array, w: Window, shape: tuple[int, ...]) -> Array:
     """Carry `dy` back to the chosen taps: `[B, *out, C]` to `shape`."""
     before = [shape, *(c.shape for c in choices[:-1])]
     for (size, g), choice, seen in reversed(list(zip(_stages(w), choices, before, strict=True))):
