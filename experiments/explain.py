@@ -160,10 +160,8 @@ def check(loaded: Any, config: Config, found: dict[str, Method], image: jax.Arra
     print(f"{len(image)} images, {len(found)} methods", flush=True)
     report: dict[str, Any] = {"images": len(image)}
     if "integrated_gradients" in found:
-        integrate = jax.jit(lambda v, x, t, steps: explain.integrated_gradients(model, v, x, t, steps=steps)[1:], static_argnums=3)
         for steps in (32, 256):
-            difference, error = integrate(variables, image, target, steps)
-            report[f"completeness_{steps}_steps"] = float(jnp.abs(error / difference).max())
+            report[f"completeness_{steps}_steps"] = completeness(model, variables, image, target, steps)
     for name, options in {"zero": {}, "epsilon": {"epsilon": 0.1}, "gamma": {"gamma": 0.25}}.items():
         if f"lrp_{name}" in found or name == "zero" and "lrp_epsilon" in found:
             divide = jax.jit(lambda v, x, t, options=options: _shares(explain.lrp(model, v, x, t, **options)))
@@ -177,6 +175,19 @@ def check(loaded: Any, config: Config, found: dict[str, Method], image: jax.Arra
         print(json.dumps({name: report["randomisation"][name]}), flush=True)
     print(json.dumps(report), flush=True)
     return report
+
+
+def completeness(model: Any, variables: Any, image: jax.Array, target: jax.Array, steps: int) -> dict[str, float]:
+    """Largest error of integrated gradients over the logit; median one over the difference, which may be nothing by chance."""
+
+    @jax.jit
+    def measure(variables: Any, image: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+        _, difference, error = explain.integrated_gradients(model, variables, image, target, steps=steps)
+        logit = jnp.take_along_axis(model.apply(variables, image, train=False), target[:, None], 1)[:, 0]
+        return jnp.abs(error / logit).max(), jnp.median(jnp.abs(error / difference))
+
+    largest, median = measure(variables, image, target)
+    return {"largest_over_logit": float(largest), "median_over_difference": float(median)}
 
 
 def areas(

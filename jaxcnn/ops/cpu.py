@@ -33,8 +33,7 @@ def conv_forward(x: Array, w: Array, g: Geometry) -> Array:
         parts = zip(jnp.split(x, len(kernels), -1), kernels, strict=True)
         return jnp.concatenate([conv_forward(x, w, g._replace(groups=1)) for x, w in parts], -1)
     if x.ndim == 5:
-        y = conv_forward(_fold(x, w.shape[0], g), _flat(w), _plane(g))
-        return y.reshape(x.shape[0], -1, *y.shape[1:])
+        return in_chunks(lambda x: _volumes(x, w, g), x, _folded(x.shape, w.shape, g))
     if winograd.suits(x.shape, w.shape, x.dtype, g):
         return winograd.forward(x, w, g.padding)
     strided, taps_in = max(g.strides) > 1, math.prod(w.shape[:-1])
@@ -56,9 +55,7 @@ def conv_input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) ->
         parts = zip(jnp.split(dy, len(kernels), -1), kernels, strict=True)
         return jnp.concatenate([conv_input_grad(dy, w, g._replace(groups=1), part) for dy, w in parts], -1)
     if dy.ndim == 5:
-        folded = (shape[0] * dy.shape[1], *shape[2:4], w.shape[0] * w.shape[3])
-        dx = conv_input_grad(dy.reshape(-1, *dy.shape[2:]), _flat(w), _plane(g), folded)
-        return _unfold(dx.reshape(*dy.shape[:2], *folded[1:]), w.shape[0], g, shape)
+        return in_chunks(lambda dy: _volumes_grad(dy, w, g, (len(dy), *shape[1:])), dy, _folded(shape, w.shape, g))
     pads, flipped = as_forward(dy.shape, w.shape, g, shape), jnp.flip(w, tuple(range(w.ndim - 2))).swapaxes(-1, -2)
     if min(map(min, pads)) >= 0 and winograd.suits(dy.shape, flipped.shape, dy.dtype, g._replace(padding=pads)):
         return winograd.forward(dy, flipped, pads)
@@ -84,9 +81,7 @@ def conv_kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -
         parts = zip(*(jnp.split(z, g.groups // per, -1) for z in (x, dy)), strict=True)
         return _from_blocks([conv_kernel_grad(x, dy, one, part) for x, dy in parts], shape, g.groups)
     if x.ndim == 5:
-        depth, h, w, c, k = shape
-        flat = conv_kernel_grad(_fold(x, depth, g), dy.reshape(-1, *dy.shape[2:]), _plane(g), (h, w, depth * c, k))
-        return jnp.moveaxis(flat.reshape(h, w, depth, c, k), 2, 0)
+        return summed_in_chunks(lambda x, dy: _volumes_kernel_grad(x, dy, g, shape), x, dy, _folded(x.shape, shape, g))
     if winograd.suits(x.shape, shape, x.dtype, g):
         return winograd.kernel_grad(x, dy, g.padding)
     few = math.prod(shape[:-1]) <= 32 or 32 < shape[-1] < CORES_FROM
@@ -167,6 +162,29 @@ def _phases_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) -> Ar
 
 
 # Three spatial axes become two: what the taps of the first axis see is put side by side in the channels.
+def _volumes(x: Array, w: Array, g: Geometry) -> Array:
+    y = conv_forward(_fold(x, w.shape[0], g), _flat(w), _plane(g))
+    return y.reshape(x.shape[0], -1, *y.shape[1:])
+
+
+def _volumes_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
+    folded = (shape[0] * dy.shape[1], *shape[2:4], w.shape[0] * w.shape[3])
+    dx = conv_input_grad(dy.reshape(-1, *dy.shape[2:]), _flat(w), _plane(g), folded)
+    return _unfold(dx.reshape(*dy.shape[:2], *folded[1:]), w.shape[0], g, shape)
+
+
+def _volumes_kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
+    depth, h, w, c, k = shape
+    flat = conv_kernel_grad(_fold(x, depth, g), dy.reshape(-1, *dy.shape[2:]), _plane(g), (h, w, depth * c, k))
+    return jnp.moveaxis(flat.reshape(h, w, depth, c, k), 2, 0)
+
+
+def _folded(x_shape: tuple[int, ...], w_shape: tuple[int, ...], g: Geometry) -> int:
+    """How many volumes stay in the cache when they are folded."""
+    planes = out_sizes(x_shape[1:-1], w_shape[:-2], g)[0]
+    return _images(planes * math.prod(x_shape[2:-1]), w_shape[0] * x_shape[-1])
+
+
 def _flat(w: Array) -> Array:
     """`[depth, h, w, C, K]` to `[h, w, depth x C, K]`."""
     return jnp.moveaxis(w, 0, 2).reshape(*w.shape[1:3], -1, w.shape[-1])
