@@ -397,6 +397,12 @@ def test_max_pool_has_a_second_derivative(rng):
     chex.assert_trees_all_close(second, jnp.where(first != 0, 6 * x, 0), rtol=1e-6)
 
 
+def test_mean_of_tiles_has_a_second_derivative(rng):
+    x = jnp.asarray(rng.normal(size=(1, 5, 6, 1)), jnp.float32)
+    second = lambda pool: jax.grad(lambda x: jnp.cos(jax.grad(lambda x: (pool(x, 2) ** 3).sum())(x)).sum())
+    chex.assert_trees_all_close(jax.jit(second(ops.avg_pool))(x), second(lambda x, k: mean_pool(x, k, strides=k))(x), rtol=1e-5, atol=1e-6)
+
+
 POOL_ERRORS = {
     "rank": ((1, 3), 2, {}, "spatial axes"),
     "window": ((1, 4, 4, 1), 0, {}, "window=0"),

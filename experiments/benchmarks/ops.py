@@ -69,7 +69,7 @@ def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
     def measured() -> Iterator[list[report.Row]]:
         work = harness.work("ops", cases)
         for name, case in cases.items():
-            samples, facts = harness.in_turn(bench, "ops", name, case, bench.subjects)
+            samples, facts = harness.in_turn(bench, "ops", name, case, bench.subjects, most=100)
             middle = statistics.median(found["value"] for found in facts.values()) if facts else 0.0
             for subject, found in facts.items():
                 if abs(found.pop("value") - middle) > 1e-2 * abs(middle):

@@ -56,7 +56,31 @@ def avg_pool(
     """Mean over windows; padded zeros count, as in Flax and in PyTorch's default. Arguments as for `max_pool`."""
     size, g = checked_window(x, window, strides, padding)
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return (functools.reduce(jnp.add, taps(wide, size, g)) / math.prod(size)).astype(x.dtype)
+    if _side_by_side((size, g)):
+        whole = (slice(n - n % k) for n, k in zip(x.shape[1:-1], size, strict=True))
+        total = _tiled_sum(wide[:, *whole], (size, g))
+    else:
+        total = _sum(wide, (size, g))
+    return (total / math.prod(size)).astype(x.dtype)
+
+
+def _sum(x: Array, w: Window) -> Array:
+    return functools.reduce(jnp.add, taps(x, *w))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _tiled_sum(x: Array, w: Window) -> Array:
+    """Sum over windows that tile the image; the gradient repeats its elements, where JAX would spread them once a tap and add."""
+    return _sum(x, w)
+
+
+def _repeated(w: Window, _: None, dy: Array) -> tuple[Array]:
+    for axis, times in enumerate(w[0], 1):
+        dy = jnp.repeat(dy, times, axis)
+    return (dy,)
+
+
+_tiled_sum.defvjp(lambda x, w: (_tiled_sum(x, w), None), _repeated)
 
 
 def adaptive_avg_pool(x: Array, sizes: Sequence[int]) -> Array:
@@ -155,6 +179,11 @@ def window_max(x: Array, w: Window) -> Array:
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, *size, 1), (1, *g.strides, 1), ((0, 0), *g.padding, (0, 0)))
 
 
+def _side_by_side(w: Window) -> bool:
+    size, g = w
+    return size == g.strides and not any(map(any, g.padding))
+
+
 def _stages(w: Window) -> list[Window]:
     """Windows to reduce over one after another: all axes together where windows do not overlap, else the last axis first."""
     size, g = w
@@ -182,7 +211,7 @@ def slice_max_grad(choices: Choices, dy: Array, w: Window, shape: tuple[int, ...
     """Carry `dy` back to the chosen taps: `[B, *out, C]` to `shape`."""
     before = [shape, *(c.shape for c in choices[:-1])]
     for (size, g), choice, seen in reversed(list(zip(_stages(w), choices, before, strict=True))):
-        if size == g.strides and not any(map(any, g.padding)):
+        if _side_by_side((size, g)):
             dy = _tiled_grad(choice, dy, size, seen)
             continue
         dy = scatter(lambda n, choice=choice, dy=dy: jnp.where(choice == n, dy, 0), size, g, seen[1:-1])
