@@ -11,7 +11,7 @@ from jax import lax
 from jax.test_util import check_grads
 
 from jaxcnn import InputError, ops
-from jaxcnn.ops import cpu, winograd
+from jaxcnn.ops import cells, cpu, winograd
 from jaxcnn.ops.geometry import Geometry, resolve_padding, to_tuple
 from jaxcnn.ops.native import native_forward, native_input_grad, native_kernel_grad, once
 
@@ -43,6 +43,9 @@ CONVS = {  # image, window, output channels, options
     "stride of the window": ((3, 6, 8, 3), (2, 2), 4, {"strides": 2}),
     "phases": ((2, 10, 8, 4), (4, 4), 5, {"strides": 2, "padding": 1}),
     "phases, remainder": ((2, 15, 12, 3), (7, 5), 6, {"strides": (2, 3), "padding": ((3, 2), (1, 3))}),
+    "cells": ((2, 8, 12, 16), (4, 6), 20, {"strides": (2, 3), "padding": 1}),
+    "cells, remainder": ((3, 9, 11, 17), (4, 4), 18, {"strides": 2, "padding": ((3, 0), (0, 2))}),
+    "cells, 1-d": ((3, 23, 16), (12,), 8, {"strides": 3, "padding": "VALID"}),
     "many outputs": ((2, 6, 5, 4), (3, 3), 130, {}),
     "patches": ((4, 6, 5, 16), (3, 3), 48, {"strides": (1, 2)}),
     "groups, dilation": ((2, 9, 8, 4), (3, 2), 4, {"groups": 2, "dilation": 2, "padding": "VALID"}),
@@ -56,6 +59,7 @@ CONVS = {  # image, window, output channels, options
     "winograd uneven": ((16, 15, 14, 16), (3, 3), 18, {"padding": ((3, 0), (1, 2))}),
 }
 QUICK = {"xla_backend_optimization_level": 0}  # half the time to compile; the program is the same
+CELLS = [name for name in CONVS if name.startswith("cells")]
 WINOGRAD = [name for name in CONVS if name.startswith("winograd")]
 
 
@@ -125,8 +129,8 @@ def compute_in_loop(data):
 )
 def test_conv_and_gradients_equal_numpy(function, dtype, most_taps, monkeypatch):
     monkeypatch.setattr(cpu, "MOST_TAPS", most_taps)
-    for module, name in ((cpu, "PATCH_BYTES"), (winograd, "CHUNK_BYTES")) if function is compute_in_loop else ():
-        monkeypatch.setattr(module, name, 1 << 12)
+    for name in ("geometry.PATCH_BYTES", "winograd.CHUNK_BYTES") if function is compute_in_loop else ():
+        monkeypatch.setattr(f"jaxcnn.ops.{name}", 1 << 12)
     names = [name for name in CONVS if most_taps or name not in WINOGRAD]
     with jax.enable_x64(dtype == np.float64):
         data = {name: tuple(jnp.asarray(a, dtype) for a in operands(name)[:3]) for name in names}
@@ -143,6 +147,10 @@ def test_large_channels_reach_winograd():
         x, w, _, g = operands(name)
         assert winograd.suits(x.shape, w.shape, jnp.float32, g)
         assert not winograd.suits(x.shape, w.shape, jnp.float64, g)
+
+
+def test_windows_of_whole_strides_reach_cells():
+    assert [name for name in CONVS if cells.suits(operands(name)[1].shape, operands(name)[3])] == CELLS
 
 
 def test_no_rows_are_no_rows():

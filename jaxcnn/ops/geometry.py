@@ -14,6 +14,7 @@ from jaxcnn.types import InputError
 Array = jax.Array
 Tree = Any
 CHUNK_BYTES = 4 << 20  # of intermediate values that stay in the cache between being written and read
+PATCH_BYTES = 3 << 20  # of patches, likewise
 Pads = tuple[tuple[int, int], ...]
 
 
@@ -101,6 +102,11 @@ def taps(x: Array, window: Sequence[int], g: Geometry, fill: float = 0.0) -> Ite
         yield lax.slice(x, (0, *first, 0), (x.shape[0], *last, x.shape[-1]), (1, *g.strides, 1))
 
 
+def planes(x: Array, window: Sequence[int], g: Geometry) -> list[Array]:
+    """The same with all places of a tap side by side: `[C, B, *out]` each, from `[B, *sizes, C]`."""
+    return jax.vmap(lambda plane: [seen[..., 0] for seen in taps(plane[..., None], window, g)])(jnp.moveaxis(x, -1, 0))
+
+
 def scatter(part: Callable[[int], Array], window: Sequence[int], g: Geometry, sizes: Sequence[int]) -> Array:
     """Transpose of `taps`: bring back what each tap gives and add it up, one phase of the stride at a time.
 
@@ -141,6 +147,11 @@ def _interleave(phases: list[Array], strides: tuple[int, ...], axis: int = 1) ->
         return parts[0]
     y = jnp.stack(parts, axis + 1)
     return y.reshape(*y.shape[:axis], -1, *y.shape[axis + 2 :])
+
+
+def in_cache(places: int, taps_in: int) -> int:
+    """How many images have patches, `taps_in` float32 at each of their places, that stay in the cache."""
+    return -(-PATCH_BYTES // (4 * places * taps_in))
 
 
 def _chunk(rows: int, least: int) -> int:
