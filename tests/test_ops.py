@@ -56,8 +56,12 @@ CONVS = {  # image, window, output channels, options
     "3-d groups": ((2, 4, 5, 3, 4), (2, 2, 2), 4, {"groups": 2, "padding": "VALID"}),
     "winograd same": ((8, 23, 21, 16), (3, 3), 16, {}),
     "winograd valid": ((16, 18, 19, 17), (3, 3), 19, {"padding": "VALID"}),
+    "winograd volumes": ((4, 6, 12, 11, 8), (3, 3, 3), 16, {}),
+    "winograd volumes, all options": (
+        (4, 9, 12, 9, 9), (2, 3, 3), 17, {"strides": (2, 1, 1), "dilation": (3, 1, 1), "padding": ((2, 1), (1, 2), (0, 1))}
+    ),
     "winograd uneven": ((16, 15, 14, 16), (3, 3), 18, {"padding": ((3, 0), (1, 2))}),
-}
+}  # fmt: skip
 QUICK = {"xla_backend_optimization_level": 0}  # half the time to compile; the program is the same
 CELLS = [name for name in CONVS if name.startswith("cells")]
 WINOGRAD = [name for name in CONVS if name.startswith("winograd")]

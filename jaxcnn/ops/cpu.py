@@ -43,10 +43,10 @@ def conv_forward(x: Array, w: Array, g: Geometry) -> Array:
         kernels = _blocks(w, g.groups)
         parts = zip(jnp.split(x, len(kernels), -1), kernels, strict=True)
         return jnp.concatenate([conv_forward(x, w, g._replace(groups=1)) for x, w in parts], -1)
+    if winograd.suits(x.shape, w.shape, x.dtype, g):
+        return winograd.forward(x, w, g)
     if x.ndim == 5:
         return in_chunks(lambda x: _volumes(x, w, g), x, _folded(x.shape, w.shape, g))
-    if winograd.suits(x.shape, w.shape, x.dtype, g):
-        return winograd.forward(x, w, g.padding)
     if cells.suits(w.shape, g):
         return cells.forward(x, w, g)
     strided, taps_in = max(g.strides) > 1, math.prod(w.shape[:-1])
@@ -67,11 +67,11 @@ def conv_input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) ->
         part = (*shape[:-1], shape[-1] // len(kernels))
         parts = zip(jnp.split(dy, len(kernels), -1), kernels, strict=True)
         return jnp.concatenate([conv_input_grad(dy, w, g._replace(groups=1), part) for dy, w in parts], -1)
+    pads, flipped = as_forward(dy.shape, w.shape, g, shape), jnp.flip(w, tuple(range(w.ndim - 2))).swapaxes(-1, -2)
+    if min(map(min, pads[-2:])) >= 0 and winograd.suits(dy.shape, w.shape, dy.dtype, g._replace(padding=pads)):
+        return winograd.input_grad(dy, w, g, shape)
     if dy.ndim == 5:
         return in_chunks(lambda dy: _volumes_grad(dy, w, g, (len(dy), *shape[1:])), dy, _folded(shape, w.shape, g))
-    pads, flipped = as_forward(dy.shape, w.shape, g, shape), jnp.flip(w, tuple(range(w.ndim - 2))).swapaxes(-1, -2)
-    if min(map(min, pads)) >= 0 and winograd.suits(dy.shape, flipped.shape, dy.dtype, g._replace(padding=pads)):
-        return winograd.forward(dy, flipped, pads)
     if cells.large(w.shape, g):
         return cells.input_grad(dy, w, g, shape)
     window = math.prod(w.shape[:-2])
@@ -93,10 +93,10 @@ def conv_kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -
         part = (*shape[:-2], per * shape[-2], per * shape[-1] // g.groups)
         parts = zip(*(jnp.split(z, g.groups // per, -1) for z in (x, dy)), strict=True)
         return _from_blocks([conv_kernel_grad(x, dy, one, part) for x, dy in parts], shape, g.groups)
+    if winograd.suits(x.shape, shape, x.dtype, g):
+        return winograd.kernel_grad(x, dy, g, shape)
     if x.ndim == 5:
         return summed_in_chunks(lambda x, dy: _volumes_kernel_grad(x, dy, g, shape), x, dy, _folded(x.shape, shape, g))
-    if winograd.suits(x.shape, shape, x.dtype, g):
-        return winograd.kernel_grad(x, dy, g.padding)
     if cells.suits(shape, g):
         return cells.kernel_grad(x, dy, g, shape)
     few = math.prod(shape[:-1]) <= 32 or 32 < shape[-1] < CORES_FROM

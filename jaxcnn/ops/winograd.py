@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcnn.ops.geometry import CHUNK_BYTES, Geometry, Pads, in_chunks, summed_in_chunks
+from jaxcnn.ops.geometry import CHUNK_BYTES, Geometry, Pads, as_forward, in_chunks, one_axis, out_sizes, scatter, summed_in_chunks, taps
 
 Array = jax.Array
 KERNEL_BYTES = 1 << 20  # of a transformed kernel that may be read once a chunk of images
@@ -39,46 +39,91 @@ AT, G, BT = _matrices()
 
 
 def suits(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype, g: Geometry) -> bool:
-    """Whether the shape is one for which this form measured faster than the direct convolution."""
-    if len(x_shape) != 4 or w_shape[:2] != (3, 3) or g.groups > 1 or max(g.strides + g.dilation) > 1 or dtype != jnp.float32:
+    """Whether the shape is one for which this form measured faster than the direct convolution.
+
+    Of volumes, the last two axes are what matters: the first one may have any window, stride and dilation.
+    """
+    if len(x_shape) < 4 or w_shape[-4:-2] != (3, 3) or g.groups > 1 or max(g.strides[-2:] + g.dilation[-2:]) > 1 or dtype != jnp.float32:
         return False
-    out = [n + sum(p) - 2 for n, p in zip(x_shape[1:3], g.padding, strict=True)]
+    out = [n + sum(p) - 2 for n, p in zip(x_shape[-3:-1], g.padding[-2:], strict=True)]
     covered = [4 * -(-n // 4) for n in out]
-    tiles = x_shape[0] * covered[0] * covered[1] // 16
-    places = min(math.prod(out), math.prod(x_shape[1:3]))  # tiles that hang over a border are computed for nothing
-    full = places >= 0.5 * covered[0] * covered[1]
-    return min(w_shape[2:]) >= 16 and tiles >= 64 and tiles * sum(w_shape[2:]) >= 1 << 13 and full
+    tiles = math.prod(x_shape[:-3]) * math.prod(covered) // 16
+    places = min(math.prod(out), math.prod(x_shape[-3:-1]))  # tiles that hang over a border are computed for nothing
+    full = places >= 0.5 * math.prod(covered)
+    channels = math.prod(w_shape[:-4]) * w_shape[-2], w_shape[-1]
+    return min(channels) >= 16 and tiles >= 64 and tiles * sum(channels) >= 1 << 13 and full
 
 
-def forward(x: Array, w: Array, padding: Pads) -> Array:
-    """`[B, H, W, C]`, `[3, 3, C, K]`, `(low, high)` pairs to `[B, H', W', K]`."""
-    out = tuple(n + low + high - 2 for n, (low, high) in zip(x.shape[1:3], padding, strict=True))
-    kernels = _kernels(w)
+def forward(x: Array, w: Array, g: Geometry) -> Array:
+    """`[B, H, W, C]`, `[3, 3, C, K]` to `[B, H', W', K]`; or `[B, D, H, W, C]`, `[depth, 3, 3, C, K]` to `[B, D', H', W', K]`."""
+    if x.ndim == 4:
+        return forward(x[:, None], w[None], _deep(g))[:, 0]
+    out, k = out_sizes(x.shape[1:-1], w.shape[:3], g), w.shape[-1]
+    kernels = _kernels(jnp.moveaxis(w, 0, 2).reshape(3, 3, -1, k))
 
     def some(x: Array) -> Array:
-        return _outputs(_batched(_tiles(x, padding, out, BT), kernels, 2, 1), len(x), out)
+        tiles = _along_depth(_tiles(x, g.padding[1:], out[1:], BT), x.shape[:2], len(w), g)
+        return _outputs(_batched(tiles, kernels, 2, 1), len(x), out)
 
-    image = _image_bytes(out, w.shape)
-    few = len(x) * image <= 4 * CHUNK_BYTES
-    large = kernels.nbytes > KERNEL_BYTES  # it would push the tiles out of the cache again and again
-    return in_chunks(some, x, len(x) if few or large else -(-CHUNK_BYTES // image))
+    return in_chunks(some, x, _rows(len(x), out, kernels))
 
 
-def _image_bytes(out: tuple[int, int], shape: tuple[int, ...]) -> int:
-    """Bytes of one image's tiles on both sides of the product."""
-    return 144 * math.prod(-(-n // 4) for n in out) * sum(shape[2:])
+def input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
+    """Gradient to an image or volume of this shape: `forward` of `dy` in each plane, whose depth taps are then added up."""
+    if dy.ndim == 4:
+        return input_grad(dy[:, None], w[None], _deep(g), (shape[0], 1, *shape[1:]))[:, 0]
+    depth, c, pads = len(w), shape[-1], as_forward(dy.shape, w.shape, g, shape)[1:]
+    kernels = _kernels(jnp.flip(w, (1, 2)).transpose(1, 2, 4, 0, 3).reshape(3, 3, w.shape[-1], -1))  # [36, K, depth x C]
+
+    def some(dy: Array) -> Array:
+        product = _batched(_tiles(dy, pads, shape[2:4], BT), kernels, 2, 1)
+        planes = product.reshape(36 * len(dy), dy.shape[1], -1, 1, depth * c)
+        sizes = (shape[1], *planes.shape[2:4])
+        tiles = scatter(lambda n: planes[..., n * c : (n + 1) * c], (depth, 1, 1), one_axis(g, 0), sizes)
+        return _outputs(tiles.reshape(36, -1, c), len(dy), shape[1:4])
+
+    return in_chunks(some, dy, _rows(len(dy), (dy.shape[1], *shape[2:4]), kernels))
 
 
-def kernel_grad(x: Array, dy: Array, padding: Pads) -> Array:
-    """Gradient to the kernel, `[3, 3, C, K]`, without leaving the Winograd domain before the last step."""
-    out, c, k = dy.shape[1:3], x.shape[-1], dy.shape[-1]
+def kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
+    """Gradient to a kernel of this shape, without leaving the Winograd domain before the last step."""
+    if x.ndim == 4:
+        return kernel_grad(x[:, None], dy[:, None], _deep(g), (1, *shape))[0]
+    depth, (out, c, k) = shape[0], (dy.shape[1:4], shape[0] * shape[-2], shape[-1])
 
     def product(x: Array, dy: Array) -> Array:
-        return _batched(_tiles(x, padding, out, BT), _tiles(dy, ((0, 0), (0, 0)), out, AT.T), 1, 1)  # [36, C, K]
+        tiles = _along_depth(_tiles(x, g.padding[1:], out[1:], BT), x.shape[:2], depth, g)
+        return _batched(tiles, _tiles(dy, ((0, 0), (0, 0)), out[1:], AT.T), 1, 1)  # [36, depth x C, K]
 
-    least = -(-max(CHUNK_BYTES, 4 * 144 * c * k) // _image_bytes(out, (3, 3, c, k)))  # adding up must stay a small part of a chunk
+    least = -(-max(CHUNK_BYTES, 4 * 144 * c * k) // _row_bytes(out, c + k))  # adding up must stay a small part of a chunk
     total = summed_in_chunks(product, x, dy, least)
-    return (jnp.asarray(np.kron(G, G).T, total.dtype) @ total.reshape(36, -1)).reshape(3, 3, c, k)
+    kernel = (jnp.asarray(np.kron(G, G).T, total.dtype) @ total.reshape(36, -1)).reshape(3, 3, depth, -1, k)
+    return jnp.moveaxis(kernel, 2, 0)
+
+
+def _deep(g: Geometry) -> Geometry:
+    """What a convolution of images does to volumes of one plane."""
+    return Geometry((1, *g.strides), ((0, 0), *g.padding), (1, *g.dilation))
+
+
+def _rows(count: int, out: tuple[int, ...], kernels: Array) -> int:
+    """How many images or volumes at a time."""
+    row = _row_bytes(out, sum(kernels.shape[1:]))
+    few = count * row <= 4 * CHUNK_BYTES
+    large = kernels.nbytes > KERNEL_BYTES  # it would push the tiles out of the cache again and again
+    return count if few or large else -(-CHUNK_BYTES // row)
+
+
+def _row_bytes(out: tuple[int, ...], channels: int) -> int:
+    """Bytes of one row's tiles on both sides of the product."""
+    return 144 * out[0] * math.prod(-(-n // 4) for n in out[1:]) * channels
+
+
+def _along_depth(tiles: Array, planes: tuple[int, ...], depth: int, g: Geometry) -> Array:
+    """`[36, B x D x tiles, C]` to `[36, B x D' x tiles, depth x C]`: what the taps of the first axis see, in the channels."""
+    batch, d = planes
+    seen = taps(tiles.reshape(36 * batch, d, -1, 1, tiles.shape[-1]), (depth, 1, 1), one_axis(g, 0))
+    return jnp.concatenate([*seen], -1).reshape(36, -1, depth * tiles.shape[-1])
 
 
 def _batched(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
@@ -99,10 +144,11 @@ def _combine(terms: list[Array], weights: np.ndarray) -> Array:
 
 
 def _tiles(x: Array, padding: Pads, out: tuple[int, int], matrix: np.ndarray) -> Array:
-    """Tiles of m x m pixels, 4 apart, transformed by `matrix` [6, m] on both sides: `[36, tiles, C]`.
+    """Tiles of m x m pixels of each plane `[..., H, W, C]`, 4 apart, transformed by `matrix` [6, m] on both sides: `[36, tiles, C]`.
 
     Rows as one small matrix product, columns elementwise: as fast as reading and writing, which either alone is not.
     """
+    x = x.reshape(-1, *x.shape[-3:])
     m, (th, tw), (batch, h, w, c) = matrix.shape[1], (-(-n // 4) for n in out), x.shape
     (top, _), (left, _) = padding
     x = jnp.pad(x, ((0, 0), (top, 4 * th + m - 4 - h - top), (left, 4 * tw + m - 4 - w - left), (0, 0)))
@@ -112,9 +158,9 @@ def _tiles(x: Array, padding: Pads, out: tuple[int, int], matrix: np.ndarray) ->
     return jnp.stack([_combine(columns, matrix[i]) for i in range(6)], 1).reshape(36, -1, c)
 
 
-def _outputs(product: Array, batch: int, out: tuple[int, int]) -> Array:
-    """Products back to pixels: `[36, tiles, K]` to `[B, H', W', K]`; as one small matrix product, four times the speed of sums."""
-    th, tw = (-(-n // 4) for n in out)
+def _outputs(product: Array, batch: int, out: tuple[int, ...]) -> Array:
+    """Products back to pixels: `[36, tiles, K]` to `[B, *out, K]`; as one small matrix product, four times the speed of sums."""
+    depth, (th, tw) = out[0], (-(-n // 4) for n in out[1:])
     y = jnp.asarray(np.kron(AT, AT), product.dtype) @ product.reshape(36, -1)
-    y = y.reshape(4, 4, batch, th, tw, -1).transpose(2, 3, 0, 4, 1, 5)
-    return y.reshape(batch, 4 * th, 4 * tw, -1)[:, : out[0], : out[1]]
+    y = y.reshape(4, 4, batch * depth, th, tw, -1).transpose(2, 3, 0, 4, 1, 5)
+    return y.reshape(batch, depth, 4 * th, 4 * tw, -1)[:, :, : out[1], : out[2]]
