@@ -324,7 +324,7 @@ def test_stopped_while_compiling_and_while_reading(tmp_path):
     release, quick = threading.Event(), setting()[0]
 
     def slow(state, chunk):
-        release.wait(10)
+        release.wait(2)
         return quick.call(state, chunk)
 
     assert cut(tmp_path / "a", lambda: True, run=quick._replace(call=slow)) == 0
@@ -332,7 +332,7 @@ def test_stopped_while_compiling_and_while_reading(tmp_path):
     class Slow(jc.data.Resident):
         def chunk(self, *arguments):
             if arguments[1] >= 2:
-                release.wait(10)
+                release.wait(2)
             return super().chunk(*arguments)
 
     data, seen = Slow(rows().arrays, rows().classes), []

@@ -4,6 +4,7 @@ import base64
 import pathlib
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 NOTEBOOK = pathlib.Path(__file__).resolve().parents[1] / "experiments" / "colab.ipynb"
@@ -11,6 +12,7 @@ SMALL = """dataset, epochs, batch_size, folder, source = "digits", 3, 100, {fold
 """
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")

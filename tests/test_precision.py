@@ -167,7 +167,7 @@ def alone(dtype):
     return trained(task("resnet", dtype=dtype, remat=True, dropout=0.2), 4)
 
 
-@pytest.mark.parametrize("strategy, devices", [("jit", 1), ("sharded", 4), pytest.param("pmap", 4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("strategy, devices", [("jit", 1), *(pytest.param(s, 4, marks=pytest.mark.slow) for s in ("sharded", "pmap"))])
 def test_accumulation_goes_with_norm_and_remat(strategy, devices):
     """Four parts of 8 rows, each normalised by itself: the gradient is the mean of theirs."""
     t, tx, data = task("resnet", remat=True), jc.optim.sgd(0.05), rows(32)
@@ -187,7 +187,7 @@ def by_parts():
     return jax.tree.map(lambda p, *g: p - 0.05 * sum(g) / 32, params, *grads)
 
 
-@pytest.mark.parametrize("strategy, devices", [("jit", 1), ("pmap", 4)])
+@pytest.mark.parametrize("strategy, devices", [pytest.param("jit", 1, marks=pytest.mark.slow), ("sharded", 4)])
 def test_accumulation_goes_with_bfloat16(strategy, devices):
     wide, narrow = (trained(task("cnn", dtype=dtype), 4, strategy, devices, jc.accumulate(4))[0] for dtype in (None, "bfloat16"))
     assert 0 < distance(wide.variables, narrow.variables) < 0.03

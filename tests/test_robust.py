@@ -66,14 +66,14 @@ def test_group_dro_is_the_same_everywhere():
     data = rows()
     data = jc.data.Resident({**data.arrays, "group": (np.arange(96) % 5 == 0).astype(np.int32)}, data.classes)
     dro, tx, fits = group_dro(classification(Plain()), 2, rate=0.1), jc.optim.adam(1e-3), []
-    for strategy, devices in (("jit", 1), ("sharded", 8), ("pmap", 8)):
+    for strategy, devices in (("jit", 1), ("sharded", 8)):
         state = jc.init_state(dro, tx, data.example())
         run = jc.compile_step(jc.make_train_step(dro, tx), strategy, devices)
         fits.append(jc.fit(run, state, data, batch_size=44, steps=6, every=6).state)  # padded on 8
     shares = [np.exp(state.model_state["group_dro"]["log_shares"]) for state in fits]
     assert abs(shares[0][0] - 0.5) > 1e-4 and shares[0].sum() == pytest.approx(1, abs=1e-6)
     assert all(distance(fits[0].params, other.params) < 1e-4 for other in fits[1:])
-    np.testing.assert_allclose(shares[1:], [shares[0]] * 2, atol=1e-5)
+    np.testing.assert_allclose(shares[1:], [shares[0]], atol=1e-5)
 
 
 def test_the_worst_group_wins_over_the_mean():

@@ -15,7 +15,8 @@ from jaxcnn.layers import Conv, Network
 from jaxcnn.losses import cross_entropy
 from jaxcnn.tasks import from_model, prepare
 
-EVERYWHERE = pytest.mark.parametrize("strategy, devices", [("jit", 1), ("sharded", 8), ("pmap", 8)])
+SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in (("jit", 1), ("pmap", 8))]
+EVERYWHERE = pytest.mark.parametrize("strategy, devices", [("sharded", 8), *SLOW])
 
 
 def train(step, state, strategy, devices, steps=30, data=None):

@@ -104,6 +104,7 @@ def test_what_is_compared():
         assert set(variant.flags) <= {f.name for f in dataclasses.fields(core.mnist.Config)}
 
 
+@pytest.mark.slow
 def test_the_gradient_shrinks_behind_sigmoids():
     splits, found = jc.data.digits(), {}
     for name in ("relu", "sigmoid"):

@@ -186,6 +186,6 @@ def test_any_optax_transform_will_do(batch):
         {"train": optax.adam(1e-2), "freeze": optax.set_to_zero()}, lambda p: {k: "freeze" if k == "conv" else "train" for k in p}
     )  # fmt: skip
     state = start(t, tx, batch)
-    after, _ = jc.make_train_step(t, tx)(state, batch)
+    after, _ = jax.jit(jc.make_train_step(t, tx))(state, batch)
     chex.assert_trees_all_equal(state.params["conv"], after.params["conv"])
     assert distance(state.params["logits"], after.params["logits"]) > 0

@@ -45,6 +45,7 @@ def full(workdir):
             file.write(bytes(4096))
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills(tmp_path):
     with small_disk(tmp_path / "disk", 40) as disk:
         process = start(*LONG, "--workdir", disk)

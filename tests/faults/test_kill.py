@@ -35,6 +35,7 @@ def test_killed(straight, tmp_path, seconds):
     assert summary(tmp_path)["params_sha256"] == straight
 
 
+@pytest.mark.slow  # one signal has a test in test_experiments
 @pytest.mark.parametrize("seconds", moments(50, seed=2, low=2.5))
 def test_terminated(straight, tmp_path, seconds):
     process = start(*RUN, "--workdir", tmp_path)

@@ -45,6 +45,7 @@ def distance(a, b):
     return np.linalg.norm(a - b) / np.linalg.norm(a)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(tmp_path):
     code, _, err = ended(start(*FEW, "--devices", 1, "--workdir", tmp_path / "one"))
     assert code == 0, err
