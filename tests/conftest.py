@@ -20,6 +20,14 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_configure(config):
+    """Short tests spend most of their time compiling; long ones compute, and need what the compiler can do."""
+    if config.option.markexpr == "not slow":
+        os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+
+
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -52,6 +52,7 @@ def test_20_steps_agree_with_dropout_and_shift(strategy, devices):
     assert distance(one.params, many.params) < 1e-5
 
 
+@pytest.mark.slow
 def test_eager_agrees():
     one, _ = trained("jit", 1, jc.optim.sgd(0.05), 3, per_call=3)
     eager, _ = trained("eager", 1, jc.optim.sgd(0.05), 3, per_call=3)

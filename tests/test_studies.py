@@ -135,6 +135,7 @@ def test_colours_follow_the_digit_in_training_only():
     assert (found["x_test"].max(-1) == jc.data.digits().test.arrays["image"][..., 0]).all()  # as bright as before
 
 
+@pytest.mark.slow
 def test_a_planted_bias(tmp_path, monkeypatch):
     monkeypatch.setattr(bias, "VARIANTS", {name: v._replace(options={"width": 4, "depth": 1}) for name, v in bias.VARIANTS.items()})
     config = bias.Config(dataset="digits", seeds=1, epochs=1, max_steps=2, batch_size=8, devices=1, usual=0.9, workdir=str(tmp_path))

@@ -187,7 +187,7 @@ def test_streamed(prepared, kind, holder, monkeypatch):
     assert everything(kept)["image"][:, 0, 0, 0].tolist() == order[[7, 2, 9]].tolist()
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", [FORMATS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in FORMATS[1:])])
 def test_streamed_training_order(prepared, kind, monkeypatch):
     monkeypatch.setattr(tfrecord, "BUFFER", 16)
     test = tfds("jc_numbered", data_dir=prepared(JcNumbered, kind), **STREAM).test

@@ -21,7 +21,7 @@ HERE = pathlib.Path(__file__).parent / "fixtures"
 GOLDEN = json.loads((HERE / "logits.json").read_text())
 VERSIONS = GOLDEN.pop("versions")
 QUICK = [
-    "timm seresnet18", "timm vit_tiny_patch16_224", "torchvision mobilenet_v3_small", "torchvision resnet18", "torchvision squeezenet1_1",
+    "timm seresnet18", "timm vit_tiny_patch16_224", "torchvision resnet18", "torchvision squeezenet1_1",
 ]  # fmt: skip
 KEYS = [key if key in QUICK else pytest.param(key, marks=pytest.mark.slow) for key in GOLDEN]
 CLASSES = 10

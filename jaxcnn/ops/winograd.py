@@ -76,11 +76,13 @@ def input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) -> Arra
     kernels = _kernels(jnp.flip(w, (1, 2)).transpose(1, 2, 4, 0, 3).reshape(3, 3, w.shape[-1], -1))  # [36, K, depth x C]
 
     def some(dy: Array) -> Array:
-        product = _batched(_tiles(dy, pads, shape[2:4], BT), kernels, 2, 1)
-        planes = product.reshape(36 * len(dy), dy.shape[1], -1, 1, depth * c)
-        sizes = (shape[1], *planes.shape[2:4])
-        tiles = scatter(lambda n: planes[..., n * c : (n + 1) * c], (depth, 1, 1), one_axis(g, 0), sizes)
-        return _outputs(tiles.reshape(36, -1, c), len(dy), shape[1:4])
+        def added(product: Array) -> Array:
+            seen = product.reshape(*dy.shape[:2], -1, 1, depth * c)
+            sizes = (shape[1], *seen.shape[2:4])
+            return scatter(lambda n: seen[..., n * c : (n + 1) * c], (depth, 1, 1), one_axis(g, 0), sizes).reshape(-1, c)
+
+        tiles = jax.vmap(added)(_batched(_tiles(dy, pads, shape[2:4], BT), kernels, 2, 1))
+        return _outputs(tiles, len(dy), shape[1:4])
 
     return in_chunks(some, dy, _rows(len(dy), (dy.shape[1], *shape[2:4]), kernels))
 
@@ -121,9 +123,13 @@ def _row_bytes(out: tuple[int, ...], channels: int) -> int:
 
 def _along_depth(tiles: Array, planes: tuple[int, ...], depth: int, g: Geometry) -> Array:
     """`[36, B x D x tiles, C]` to `[36, B x D' x tiles, depth x C]`: what the taps of the first axis see, in the channels."""
-    batch, d = planes
-    seen = taps(tiles.reshape(36 * batch, d, -1, 1, tiles.shape[-1]), (depth, 1, 1), one_axis(g, 0))
-    return jnp.concatenate([*seen], -1).reshape(36, -1, depth * tiles.shape[-1])
+    c = tiles.shape[-1]
+
+    def seen(tiles: Array) -> Array:
+        columns = taps(tiles.reshape(*planes, -1, 1, c), (depth, 1, 1), one_axis(g, 0))
+        return jnp.concatenate([*columns], -1).reshape(-1, depth * c)
+
+    return jax.vmap(seen)(tiles)
 
 
 def _batched(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:

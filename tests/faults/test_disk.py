@@ -76,6 +76,7 @@ def test_a_disk_that_fills_and_has_room_again(tmp_path):
         assert len(sound(disk)) >= 2
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_deleted(tmp_path):
     process = start(*LONG, "--workdir", tmp_path)
     first_save(process, tmp_path)
