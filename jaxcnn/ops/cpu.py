@@ -176,8 +176,8 @@ def _volumes_kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...
 
 def _folded(x_shape: tuple[int, ...], w_shape: tuple[int, ...], g: Geometry) -> int:
     """How many volumes stay in the cache when they are folded."""
-    planes = out_sizes(x_shape[1:-1], w_shape[:-2], g)[0]
-    return in_cache(planes * math.prod(x_shape[2:-1]), w_shape[0] * x_shape[-1])
+    depth = out_sizes(x_shape[1:-1], w_shape[:-2], g)[0]
+    return in_cache(depth * math.prod(x_shape[2:-1]), w_shape[0] * x_shape[-1])
 
 
 def _flat(w: Array) -> Array:
