@@ -85,9 +85,10 @@ def test_programs_are_kept_and_a_damaged_one_is_compiled_again(tmp_path):
         entry.write_bytes(raw[: len(raw) // 2] if i % 2 else raw[:100] + bytes([raw[100] ^ 255]) + raw[101:])
     again, err = parameters("--workdir", tmp_path / "w", **where)
     assert "a compiled program in" in err and "was damaged (jit_loop): it is compiled again" in err
-    off, err = parameters("--workdir", tmp_path / "w", "--compilation-cache", "off", "--no-reuse-memory", **where)
+    third, err = parameters("--workdir", tmp_path / "w", **where)
+    off, _ = parameters("--workdir", tmp_path / "w", "--compilation-cache", "off", "--no-reuse-memory", **where)
     assert "damaged" not in err
-    assert len({summary["params_sha256"] for summary in (first, again, off)}) == 1
+    assert len({summary["params_sha256"] for summary in (first, again, third, off)}) == 1
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, caplog):

@@ -17,12 +17,12 @@ Array = jax.Array
 
 
 def large(shape: tuple[int, ...], g: Geometry) -> bool:
-    """Whether a kernel `[*window, C_in, C_out]` has a large window and strides, the shape for which `input_grad` measured fastest."""
+    """Whether `input_grad` measured fastest for a kernel `[*window, C_in, C_out]`: with a large window, and strides."""
     return math.prod(shape[:-2]) > 9 and max(g.strides) > 1 and max(g.dilation) == 1
 
 
 def suits(shape: tuple[int, ...], g: Geometry) -> bool:
-    """Whether the two others measured faster than patches, too: only where the window is whole cells."""
+    """Whether `forward` and `kernel_grad` measured faster than patches: where the window is whole cells, and channels are not many."""
     c, k = shape[-2:]
     whole = all(n % s == 0 for n, s in zip(shape[:-2], g.strides, strict=True))
     return large(shape, g) and whole and 16 <= c < 128 and k <= min(128, math.prod(g.strides) * c)
