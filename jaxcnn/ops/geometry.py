@@ -103,7 +103,7 @@ def taps(x: Array, window: Sequence[int], g: Geometry, fill: float = 0.0) -> Ite
 
 
 def planes(x: Array, window: Sequence[int], g: Geometry) -> list[Array]:
-    """The same with all places of a tap side by side: `[C, B, *out]` each, from `[B, *sizes, C]`."""
+    """What `taps` gives, all places of a tap side by side: `[C, B, *out]` each, from `[B, *sizes, C]`."""
     return jax.vmap(lambda plane: [seen[..., 0] for seen in taps(plane[..., None], window, g)])(jnp.moveaxis(x, -1, 0))
 
 
