@@ -56,56 +56,57 @@ def suits(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype, g: Geometry
 
 def forward(x: Array, w: Array, g: Geometry) -> Array:
     """`[B, H, W, C]`, `[3, 3, C, K]` to `[B, H', W', K]`; or `[B, D, H, W, C]`, `[depth, 3, 3, C, K]` to `[B, D', H', W', K]`."""
-    if x.ndim == 4:
-        return forward(x[:, None], w[None], _deep(g))[:, 0]
-    out, k = out_sizes(x.shape[1:-1], w.shape[:3], g), w.shape[-1]
+    places, k = out_sizes(x.shape[1:-1], w.shape[:-2], g), w.shape[-1]
+    w, g, planes, out = w.reshape(-1, *w.shape[-4:]), _deep(g), _three(x.shape[1:-1])[0], _three(places)
     kernels = _kernels(jnp.moveaxis(w, 0, 2).reshape(3, 3, -1, k))
 
     def some(x: Array) -> Array:
-        tiles = _along_depth(_tiles(x, g.padding[1:], out[1:], BT), x.shape[:2], len(w), g)
-        return _outputs(_batched(tiles, kernels, 2, 1), len(x), out)
+        tiles = _along_depth(_tiles(x, g.padding[1:], out[1:], BT), (len(x), planes), len(w), g)
+        return _outputs(_batched(tiles, kernels, 2, 1), len(x), out).reshape(len(x), *places, k)
 
     return in_chunks(some, x, _rows(len(x), out, kernels))
 
 
 def input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
     """Gradient to an image or volume of this shape: `forward` of `dy` in each plane, whose depth taps are then added up."""
-    if dy.ndim == 4:
-        return input_grad(dy[:, None], w[None], _deep(g), (shape[0], 1, *shape[1:]))[:, 0]
-    depth, c, pads = len(w), shape[-1], as_forward(dy.shape, w.shape, g, shape)[1:]
+    pads, planes, sizes, c = as_forward(dy.shape, w.shape, g, shape)[-2:], _three(dy.shape[1:-1])[0], _three(shape[1:-1]), shape[-1]
+    w, g = w.reshape(-1, *w.shape[-4:]), _deep(g)
     kernels = _kernels(jnp.flip(w, (1, 2)).transpose(1, 2, 4, 0, 3).reshape(3, 3, w.shape[-1], -1))  # [36, K, depth x C]
 
     def some(dy: Array) -> Array:
         def added(product: Array) -> Array:
-            seen = product.reshape(*dy.shape[:2], -1, 1, depth * c)
-            sizes = (shape[1], *seen.shape[2:4])
-            return scatter(lambda n: seen[..., n * c : (n + 1) * c], (depth, 1, 1), one_axis(g, 0), sizes).reshape(-1, c)
+            seen = product.reshape(len(dy), planes, -1, 1, len(w) * c)
+            taps_in = (len(w), 1, 1), one_axis(g, 0), (sizes[0], *seen.shape[2:4])
+            return scatter(lambda n: seen[..., n * c : (n + 1) * c], *taps_in).reshape(-1, c)
 
-        tiles = jax.vmap(added)(_batched(_tiles(dy, pads, shape[2:4], BT), kernels, 2, 1))
-        return _outputs(tiles, len(dy), shape[1:4])
+        tiles = jax.vmap(added)(_batched(_tiles(dy, pads, sizes[1:], BT), kernels, 2, 1))
+        return _outputs(tiles, len(dy), sizes).reshape(len(dy), *shape[1:])
 
-    return in_chunks(some, dy, _rows(len(dy), (dy.shape[1], *shape[2:4]), kernels))
+    return in_chunks(some, dy, _rows(len(dy), (planes, *sizes[1:]), kernels))
 
 
 def kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
     """Gradient to a kernel of this shape, without leaving the Winograd domain before the last step."""
-    if x.ndim == 4:
-        return kernel_grad(x[:, None], dy[:, None], _deep(g), (1, *shape))[0]
-    depth, (out, c, k) = shape[0], (dy.shape[1:4], shape[0] * shape[-2], shape[-1])
+    depth, g, planes, out = math.prod(shape[:-4]), _deep(g), _three(x.shape[1:-1])[0], _three(dy.shape[1:-1])
 
     def product(x: Array, dy: Array) -> Array:
-        tiles = _along_depth(_tiles(x, g.padding[1:], out[1:], BT), x.shape[:2], depth, g)
+        tiles = _along_depth(_tiles(x, g.padding[1:], out[1:], BT), (len(x), planes), depth, g)
         return _batched(tiles, _tiles(dy, ((0, 0), (0, 0)), out[1:], AT.T), 1, 1)  # [36, depth x C, K]
 
+    c, k = depth * shape[-2], shape[-1]
     least = -(-max(CHUNK_BYTES, 4 * 144 * c * k) // _row_bytes(out, c + k))  # adding up must stay a small part of a chunk
     total = summed_in_chunks(product, x, dy, least)
     kernel = (jnp.asarray(np.kron(G, G).T, total.dtype) @ total.reshape(36, -1)).reshape(3, 3, depth, -1, k)
-    return jnp.moveaxis(kernel, 2, 0)
+    return jnp.moveaxis(kernel, 2, 0).reshape(shape)
 
 
+# An image is a volume of one plane, but only within a chunk: what has an axis of length 1 is copied before it is cut.
 def _deep(g: Geometry) -> Geometry:
-    """What a convolution of images does to volumes of one plane."""
-    return Geometry((1, *g.strides), ((0, 0), *g.padding), (1, *g.dilation))
+    return Geometry(_three(g.strides), ((0, 0), *g.padding)[-3:], _three(g.dilation))
+
+
+def _three(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    return (1, *sizes)[-3:]
 
 
 def _rows(count: int, out: tuple[int, ...], kernels: Array) -> int:
