@@ -57,11 +57,11 @@ def suits(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype, g: Geometry
 def forward(x: Array, w: Array, g: Geometry) -> Array:
     """`[B, H, W, C]`, `[3, 3, C, K]` to `[B, H', W', K]`; or `[B, D, H, W, C]`, `[depth, 3, 3, C, K]` to `[B, D', H', W', K]`."""
     places, k = out_sizes(x.shape[1:-1], w.shape[:-2], g), w.shape[-1]
-    w, g, planes, out = w.reshape(-1, *w.shape[-4:]), _deep(g), _three(x.shape[1:-1])[0], _three(places)
+    w, g, out = w.reshape(-1, *w.shape[-4:]), _deep(g), _three(places)
     kernels = _kernels(jnp.moveaxis(w, 0, 2).reshape(3, 3, -1, k))
 
     def some(x: Array) -> Array:
-        tiles = _along_depth(_tiles(x, g.padding[1:], out[1:], BT), (len(x), planes), len(w), g)
+        tiles = _along_depth(_tiles(x, g.padding[1:], out[1:], BT), _volumes(x).shape[:2], len(w), g)
         return _outputs(_batched(tiles, kernels, 2, 1), len(x), out).reshape(len(x), *places, k)
 
     return in_chunks(some, x, _rows(len(x), out, kernels))
@@ -69,28 +69,28 @@ def forward(x: Array, w: Array, g: Geometry) -> Array:
 
 def input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
     """Gradient to an image or volume of this shape: `forward` of `dy` in each plane, whose depth taps are then added up."""
-    pads, planes, sizes, c = as_forward(dy.shape, w.shape, g, shape)[-2:], _three(dy.shape[1:-1])[0], _three(shape[1:-1]), shape[-1]
+    pads, sizes, c = as_forward(dy.shape, w.shape, g, shape)[-2:], _three(shape[1:-1]), shape[-1]
     w, g = w.reshape(-1, *w.shape[-4:]), _deep(g)
     kernels = _kernels(jnp.flip(w, (1, 2)).transpose(1, 2, 4, 0, 3).reshape(3, 3, w.shape[-1], -1))  # [36, K, depth x C]
 
     def some(dy: Array) -> Array:
         def added(product: Array) -> Array:
-            seen = product.reshape(len(dy), planes, -1, 1, len(w) * c)
-            taps_in = (len(w), 1, 1), one_axis(g, 0), (sizes[0], *seen.shape[2:4])
-            return scatter(lambda n: seen[..., n * c : (n + 1) * c], *taps_in).reshape(-1, c)
+            seen = product.reshape(*_volumes(dy).shape[:2], -1, 1, len(w) * c)
+            there = sizes[0], *seen.shape[2:4]
+            return scatter(lambda n: seen[..., n * c : (n + 1) * c], (len(w), 1, 1), one_axis(g, 0), there).reshape(-1, c)
 
         tiles = jax.vmap(added)(_batched(_tiles(dy, pads, sizes[1:], BT), kernels, 2, 1))
         return _outputs(tiles, len(dy), sizes).reshape(len(dy), *shape[1:])
 
-    return in_chunks(some, dy, _rows(len(dy), (planes, *sizes[1:]), kernels))
+    return in_chunks(some, dy, _rows(len(dy), (_three(dy.shape[1:-1])[0], *sizes[1:]), kernels))
 
 
 def kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
     """Gradient to a kernel of this shape, without leaving the Winograd domain before the last step."""
-    depth, g, planes, out = math.prod(shape[:-4]), _deep(g), _three(x.shape[1:-1])[0], _three(dy.shape[1:-1])
+    depth, g, out = math.prod(shape[:-4]), _deep(g), _three(dy.shape[1:-1])
 
     def product(x: Array, dy: Array) -> Array:
-        tiles = _along_depth(_tiles(x, g.padding[1:], out[1:], BT), (len(x), planes), depth, g)
+        tiles = _along_depth(_tiles(x, g.padding[1:], out[1:], BT), _volumes(x).shape[:2], depth, g)
         return _batched(tiles, _tiles(dy, ((0, 0), (0, 0)), out[1:], AT.T), 1, 1)  # [36, depth x C, K]
 
     c, k = depth * shape[-2], shape[-1]
@@ -101,6 +101,10 @@ def kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -> Arr
 
 
 # An image is a volume of one plane, but only within a chunk: what has an axis of length 1 is copied before it is cut.
+def _volumes(x: Array) -> Array:
+    return x.reshape(len(x), -1, *x.shape[-3:])
+
+
 def _deep(g: Geometry) -> Geometry:
     return Geometry(_three(g.strides), ((0, 0), *g.padding)[-3:], _three(g.dilation))
 
