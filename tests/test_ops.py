@@ -1,6 +1,7 @@
 """Convolution and pooling equal a plain reference: a NumPy loop over taps, and XLA's own operations with their derivatives."""
 
 import functools
+import re
 
 import chex
 import jax
@@ -290,6 +291,21 @@ def test_native_lowering_leaves_xla_its_convolution():
         native = str(jax.make_jaxpr(lambda x, w: ops.max_pool(ops.conv(x, w), 2))(x, w))
     assert "conv_general_dilated" in native and "reduce_window" in native and "platform_index" not in native
     assert "platform_index" in str(jax.make_jaxpr(lambda x, w: ops.conv(x, w))(x, w))
+
+
+def test_what_xla_does_best_is_left_to_it_to_the_last_instruction():
+    def own(x, w):
+        return ops.conv(x, w, padding=2)
+
+    def native(x, w):
+        return lax.conv_general_dilated(x, w, (1,), ((2, 2),), dimension_numbers=("NWC", "WIO", "NWC"))
+
+    def instructions(function):
+        grad = jax.jit(jax.grad(lambda x, w: jnp.square(function(x, w)).sum(), (0, 1)))
+        text = grad.lower(jnp.ones((4, 60, 128)), jnp.ones((5, 128, 128))).compile().as_text()
+        return [re.sub(r"%[\w.-]+|, metadata=\{[^}]*\}", "", line) for line in text[text.index("ENTRY") :].splitlines()]
+
+    assert instructions(own) == instructions(native)
 
 
 def test_one_export_holds_the_form_of_every_platform():

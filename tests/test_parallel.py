@@ -179,8 +179,11 @@ def test_bad_arguments(arguments, message):
 
 @pytest.mark.parametrize(
     "options",
-    [{"rule": mesh.split_all}, {"model_devices": 2}, {"model_devices": 4, "rule": mesh.split_all}],
-    ids=["divided", "model", "both"],
+    [
+        pytest.param({"rule": mesh.split_all}, id="divided", marks=pytest.mark.slow),
+        pytest.param({"model_devices": 2}, id="model", marks=pytest.mark.slow),
+        pytest.param({"model_devices": 4, "rule": mesh.split_all}, id="both"),
+    ],
 )
 def test_parameters_in_parts_agree(options, monkeypatch):
     monkeypatch.setattr(mesh, "LARGE", 16)  # the network here is small

@@ -106,7 +106,7 @@ def test_only_what_lies_between_is_bfloat16(name):
     assert {x.dtype for x in jax.tree.leaves(features)} == {BF16}
 
 
-@pytest.mark.parametrize("name", ["cnn", "lenet5", "mlp", "tutorial", "resnet"])
+@pytest.mark.parametrize("name", ["cnn", pytest.param("lenet5", marks=pytest.mark.slow), "mlp", "tutorial", "resnet"])
 def test_one_step_in_bfloat16_is_close_to_float32(name):
     narrow, wide = ran(name, dtype="bfloat16"), ran(name)
     assert {g.dtype for g in jax.tree.leaves(narrow["grads"])} == {F32} and narrow["loss"].total.dtype == F32
@@ -231,6 +231,7 @@ def test_remat_takes_less_memory(name):
     assert temporary(True) < 0.75 * temporary(False)
 
 
+@pytest.mark.slow
 def test_remat_can_be_differentiated_twice():
     """As a gradient penalty does."""
 

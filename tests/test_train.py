@@ -93,7 +93,7 @@ def test_random_streams_differ_by_name_and_step_and_repeat(batch):
 
 def test_dropout_differs_between_steps_and_repeats_within(batch):
     t, tx = task(dropout=0.5), jc.optim.sgd(0.0 + 1e-9)
-    step, state = jc.make_train_step(t, tx), start(t, tx, batch)
+    step, state = jax.jit(jc.make_train_step(t, tx)), start(t, tx, batch)
     first, again = step(state, batch)[1], step(state, batch)[1]
     other = step(state.replace(step=state.step + 1), batch)[1]
     assert first["loss"].compute() == again["loss"].compute() != other["loss"].compute()

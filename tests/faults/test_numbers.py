@@ -28,7 +28,7 @@ def setting(strategy="jit", devices=1, wrap=lambda step: step):
     return run, jc.init_state(t, tx, data.example()), data, row
 
 
-@pytest.mark.parametrize("strategy, devices", [("jit", 1), ("sharded", 8), ("pmap", 8), ("pmap", 3)])
+@pytest.mark.parametrize("strategy, devices", [("jit", 1), ("sharded", 8), ("pmap", 8), pytest.param("pmap", 3, marks=pytest.mark.slow)])
 def test_skip(strategy, devices):
     run, state, data, row = setting(strategy, devices, jc.skip_nonfinite)
     fitted = jc.fit(run, state, data, batch_size=BATCH, steps=STEPS, every=12)
@@ -76,7 +76,7 @@ def test_the_norm_of_the_gradient_is_logged():
             total, _ = t.loss(params, state.model_state, {k: v for k, v in data.arrays.items()}, jax.random.key(0))
             return total.total / total.weight
 
-        grads = jax.grad(mean_loss)(state.params)
+        grads = jax.jit(jax.grad(mean_loss))(state.params)
         norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads)))
         assert row["train/gradient_norm"] == pytest.approx(norm, rel=1e-4)
 
