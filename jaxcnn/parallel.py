@@ -90,6 +90,11 @@ def compile_step(
         InputError: an unknown strategy, more devices than there are, several for a strategy of one, or pmap in several processes.
 
     """
+    run = _compiled(step, strategy, devices, donate, model_devices, rule)
+    return run._replace(step=step, check=getattr(step, "check", run.check))
+
+
+def _compiled(step: Step, strategy: str, devices: Any, donate: bool, model_devices: int, rule: Rule | None) -> Run:
     chosen = choose_devices(devices, strategy)
     strategy = resolve(strategy, chosen, model_devices > 1 or rule is not None)
     if strategy in ("jit", "eager"):

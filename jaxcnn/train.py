@@ -1,5 +1,6 @@
 """The pure training and evaluation steps, the ways to estimate their gradient, and the functions that wrap a step."""
 
+import functools
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -129,7 +130,7 @@ def make_train_step(task: Task, tx: optax.GradientTransformation, grads: Estimat
         params = optax.apply_updates(state.params, updates)
         return state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state), sums
 
-    return step
+    return _checked_by(task, step)
 
 
 def make_eval_step(task: Task) -> Step:
@@ -139,12 +140,23 @@ def make_eval_step(task: Task) -> Step:
         outputs = task.predict(variables, batch)
         return variables, {name: metric(outputs, batch) for name, metric in task.metrics.items()}
 
+    return _checked_by(task, step)
+
+
+def _checked_by(task: Task, step: Step) -> Step:
+    """Let a step carry its task's `check`, which `functools.wraps` hands on to what wraps the step."""
+    step.check = task.check
     return step
 
 
 def augmented(step: Step, change: Callable[[Array, Batch], Batch]) -> Step:
     """Let `step` see `change(key, batch)`, drawn anew each step; metrics see the changed batch too."""
-    return lambda state, batch: step(state, change(stream(state, "augment"), batch))
+
+    @functools.wraps(step)
+    def changed(state: State, batch: Batch) -> tuple[State, dict[str, Sum]]:
+        return step(state, change(stream(state, "augment"), batch))
+
+    return changed
 
 
 def skip_nonfinite(step: Step) -> Step:
@@ -153,6 +165,7 @@ def skip_nonfinite(step: Step) -> Step:
     How many batches were left out is the metric `"skipped"`; they count in no other one.
     """
 
+    @functools.wraps(step)
     def guarded(state: State, batch: Batch) -> tuple[State, dict[str, Sum]]:
         new, sums = step(state, batch)
         finite = [jnp.isfinite(x).all() for x in jax.tree.leaves((new.params, new.model_state, all_sum(sums)))]
@@ -180,6 +193,7 @@ def with_ema(step: Step, decay: float = 0.999) -> Step:
     if not 0 <= decay < 1:
         raise InputError(f"decay={decay}: must be at least 0 and below 1")
 
+    @functools.wraps(step)
     def averaged(state: State, batch: Batch) -> tuple[State, dict[str, Sum]]:
         if "ema" not in state.extras:
             raise InputError("with_ema: the state has no average yet; begin with start_ema(state)")

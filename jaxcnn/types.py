@@ -61,6 +61,10 @@ class Count(NamedTuple):
 Metric = Callable[[Any, Batch], Sum]  # (outputs, batch) -> Sum; weighted by "real"; no collectives inside
 
 
+def accept(rows: Batch) -> None:
+    """Check nothing: any rows will do."""
+
+
 class Task(NamedTuple):
     """What to learn, as pure functions; change one with `task._replace(loss=...)`.
 
@@ -69,6 +73,8 @@ class Task(NamedTuple):
         loss: `(params, model_state, batch, key) -> (Mean, (outputs, model_state))`: a sum and its weight, never divided.
         predict: `(variables, batch) -> outputs`; deterministic, reads inputs only, never labels.
         metrics: name to `(outputs, batch) -> Sum`; `"count"` is among them, and `"loss"` where evaluation reports one.
+        check: `rows -> None`, on the host, before the first step: raises `InputError` for targets that the task cannot mean, given
+            arrays `[N, ...]` by name as they are in the data, or in one batch of them.
 
     """
 
@@ -76,6 +82,7 @@ class Task(NamedTuple):
     loss: Callable[[Tree, Tree, Batch, Array], tuple[Mean, tuple[Any, Tree]]]
     predict: Callable[[Tree, Batch], Any]
     metrics: Mapping[str, Metric]
+    check: Callable[[Batch], None] = accept
 
 
 @jax.tree_util.register_dataclass
@@ -139,6 +146,8 @@ class Run(NamedTuple):
         parts: how many a batch is divided into; batches have a multiple of so many rows, padding included.
         strategy: `"eager"`, `"jit"`, `"sharded"` or `"pmap"`.
         place: moves a chunk to the devices ahead of its call; `call` takes chunks that were not placed as well.
+        step: the `Step` itself, as it was before compilation.
+        check: of the task that the step was made from (`Task.check`); a step of one's own without it accepts all rows.
 
     """
 
@@ -149,6 +158,8 @@ class Run(NamedTuple):
     parts: int
     strategy: str
     place: Callable[[Any], Any] = lambda chunk: chunk
+    step: Step | None = None
+    check: Callable[[Batch], None] = accept
 
 
 def add(a: Tree, b: Tree) -> Tree:
