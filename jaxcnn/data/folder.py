@@ -12,7 +12,7 @@ import numpy as np
 from jaxcnn.data import listing
 from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, cut, labelled, sides
 from jaxcnn.data.image import ENDINGS, Head, decode, head, without_warnings
-from jaxcnn.data.parts import tell_copies
+from jaxcnn.data.parts import tell_copies, tell_same_files
 from jaxcnn.text import visible
 from jaxcnn.types import InputError
 
@@ -77,6 +77,8 @@ def folder(
         train, held["valid"], _ = cut(train, label, validation_fraction, seed)
     splits = Splits(train, held["valid"], held["test"])
     tell_copies(splits, visible(path))
+    if not all(isinstance(part, Resident) for part in held.values()):
+        tell_same_files(found, visible(path))
     return splits
 
 

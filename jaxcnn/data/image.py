@@ -46,6 +46,8 @@ OTHERS = {
 GRAY = ("L", "LA", "La", "1", "I", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes; those with I are 16 bits deep
 DARK = 4096  # what 16 bits hold below is nearly black
 ORIENTATION, BITS, PHOTOMETRIC, SAMPLES = 274, 258, 262, 339  # tags of TIFF, which EXIF is written in
+MEMORY = {"JPEG2000": 1 / 4, "WEBP": 2 / 3, "AVIF": 2 / 3}  # what their decoders leave of the memory that others take for a pixel
+SCANNED = 2**31  # pixels that a progressive JPEG may go over, in all its scans
 TOGETHER = 2**26  # pixels that several threads may decode at once, 10 to 30 bytes each; larger ones are decoded alone
 SMALL = 2**18
 _turn, _decoding = threading.Condition(), [0]
@@ -102,7 +104,7 @@ def decode(path: pathlib.Path, mode: str, size: tuple[int, int] | None, dark: Ca
     """
     from PIL import Image
 
-    with _opened(path) as (image, turn), _room(image):
+    with _opened(path, pixels=True) as (image, turn), _room(image):
         plain = _plain(image, mode, dark)
         if image.format != "TIFF" and turn != 1:  # Pillow turns a TIFF when it loads it
             how = Image.Transpose
@@ -110,6 +112,8 @@ def decode(path: pathlib.Path, mode: str, size: tuple[int, int] | None, dark: Ca
             plain = plain.transpose(ways[turn - 2])
         if size is not None and plain.size != size[::-1]:
             plain = plain.resize(size[::-1], resample=Image.Resampling.BILINEAR, reducing_gap=3.0)
+        if plain is not image:
+            image.close()  # what its decoder holds
         return np.asarray(plain, np.uint8).reshape(*plain.size[::-1], -1)
 
 
@@ -163,20 +167,23 @@ def _table(bits: int, inverted: bool) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[tuple[Any, int]]:
-    """Open an image whose pixels are not decoded yet, and say how it is to be turned (1 to 8, as in EXIF)."""
+def _opened(path: pathlib.Path, pixels: bool = False) -> Iterator[tuple[Any, int]]:
+    """Open an image, whose `pixels` are to be decoded or not, and say how it is to be turned (1 to 8, as in EXIF)."""
     try:
         with without_warnings(), opened(path) as file:
             make = _factory(_format(file.read(32), path))
             file.seek(0)
             with make(file, "") as image:
                 _check(image)
+                if pixels and image.info.get("progressive"):
+                    _check_scans(image, file)
                 yield image, _orientation(image, file)
     except InputError as error:
         name = visible(path)
         raise InputError(str(error) if str(error).startswith(name) else f"{name}: {error}") from error
     except Exception as error:  # a damaged file raises whatever its decoder stumbles over
-        raise InputError(f"{visible(path)}: not a readable image ({visible(reason(error))}); replace or remove it") from error
+        why = getattr(error, "strerror", None) or visible(reason(error))
+        raise InputError(f"{visible(path)}: not a readable image ({why}); replace or remove it") from error
 
 
 def _format(begin: bytes, path: pathlib.Path) -> str:
@@ -208,8 +215,8 @@ def _check(image: Any) -> None:
     from PIL import Image
 
     limit = Image.MAX_IMAGE_PIXELS  # 89 million, for a program that has not changed it
-    if limit is not None and image.format == "JPEG2000":
-        limit //= 4  # its decoder takes four times the memory of others
+    if limit is not None:
+        limit = int(limit * MEMORY.get(image.format, 1))
     width, height = image.size
     if min(width, height) < 1 or limit is not None and width * height > limit:
         why = "must be at least 1 x 1" if limit is None or width * height <= limit else f"more than the {limit:,} that are read of an image"
@@ -221,6 +228,16 @@ def _check(image: Any) -> None:
         bits = image.tag_v2.get(BITS, ("?",))[0]
         sign = "signed" if 2 in image.tag_v2.get(SAMPLES, ()) else "unsigned"
         raise InputError(f"an image of {sign} {bits}-bit integers has no fixed range; save it with 8 or 16 bits, unsigned")
+
+
+def _check_scans(image: Any, file: IO[bytes]) -> None:
+    """Refuse a JPEG that goes over all its pixels thousands of times: a small file could take hours."""
+    here = file.tell()
+    file.seek(0)
+    scans = file.read().count(b"\xff\xda")
+    file.seek(here)
+    if scans * image.size[0] * image.size[1] > SCANNED:
+        raise InputError(f"not a readable image ({scans} scans of {image.size[0]} x {image.size[1]} pixels); save it anew")
 
 
 def _orientation(image: Any, file: IO[bytes]) -> int:
