@@ -47,7 +47,7 @@ def parts(path: pathlib.Path, left: collections.Counter[str]) -> dict[str, pathl
     _count_beside(path, left)
     others = [visible(name) for name in names if path / name not in found.values()]
     if others:
-        left[f"folders beside {found['train'].name}/ ({', '.join(others[:TOLD])}{' ...' * (len(others) > TOLD)})"] += len(others)
+        left[f"folder(s) beside {found['train'].name}/ ({', '.join(others[:TOLD])}{' ...' * (len(others) > TOLD)})"] += len(others)
     if "test" not in found and "valid" in found:
         found["test"] = found.pop("valid")
     return {part: found[part] for part in ("train", "test", "valid") if part in found}
@@ -152,8 +152,9 @@ def images(
 def tell_left_out(path: pathlib.Path, left: collections.Counter[str]) -> None:
     """Say in one line what was found and is not read."""
     if left:
-        some = ", ".join(f"{count} {kind}" for kind, count in left.most_common(TOLD))
-        more = f", {sum(n for _, n in left.most_common()[TOLD:])} of {len(left) - TOLD} more kinds" if len(left) > TOLD else ""
+        kinds = sorted(left.items(), key=lambda kind: (-kind[1], kind[0]))
+        some = ", ".join(f"{count} {kind}" for kind, count in kinds[:TOLD])
+        more = f", {sum(count for _, count in kinds[TOLD:])} of other kinds" if len(kinds) > TOLD else ""
         log.warning("%s: left out: %s%s", visible(path), some, more)
 
 
@@ -165,7 +166,7 @@ def _walk(top: pathlib.Path, above: set[Id], left: collections.Counter[str]) -> 
         here = folders.pop() if folders else links.pop()
         real = _id(os.stat(here))
         if real in seen:
-            left["links to folders that hold them or are read already"] += 1
+            left["link(s) to folders that hold them or are read already"] += 1
             continue
         seen.add(real)
         for entry in sorted(_entries(here), key=lambda e: (e.is_symlink(), e.name)):
@@ -173,16 +174,16 @@ def _walk(top: pathlib.Path, above: set[Id], left: collections.Counter[str]) -> 
             try:
                 about = os.stat(file)
             except OSError:
-                left["broken links" if entry.is_symlink() else "unreadable"] += 1
+                left["broken link(s)" if entry.is_symlink() else "unreadable"] += 1
                 continue
             if stat.S_ISDIR(about.st_mode):
                 (links if entry.is_symlink() else folders).append(file)
             elif not stat.S_ISREG(about.st_mode):
-                left["pipes, sockets or devices"] += 1
+                left["pipe(s), socket(s) or device(s)"] += 1
             elif file.suffix.lower() not in ENDINGS:
                 left[_ending(file)] += 1
             elif found.setdefault(_id(about), file) != file:
-                left["further names of images that are read"] += 1
+                left["further name(s) of images that are read"] += 1
     return found
 
 
@@ -207,13 +208,13 @@ def _count_beside(root: pathlib.Path, left: collections.Counter[str]) -> None:
     for entry in _entries(root):
         if not entry.is_dir():
             image = pathlib.PurePath(entry.name).suffix.lower() in ENDINGS
-            left["images beside the class folders" if image else _ending(pathlib.PurePath(entry.name))] += 1
+            left["image(s) beside the class folders" if image else _ending(pathlib.PurePath(entry.name))] += 1
 
 
 def _ending(file: pathlib.PurePath) -> str:
     ending = file.suffix.lower()
     if len(ending) > 12:
-        return "of long endings"
+        return "with a long ending"
     return visible(ending) if len(ending) > 1 else "without an ending"
 
 
