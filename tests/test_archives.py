@@ -45,8 +45,8 @@ DICT = "{{'descr': {!r}, 'fortran_order': False, 'shape': {}}}"
         (npy(header=DICT.format("|O", (4,))) + bytes(32), "Python objects or records, which need allow_pickle"),
         (npy(header=DICT.format("|V0", (10**12,))), "Python objects or records"),
         (npy(header=DICT.format([("a", "|u1")], (4,))) + bytes(4), "Python objects or records"),
-        (npy(header="(" * 100), "not a readable .npz file"),
-        (npy(header="__import__('os').abort()"), "not a readable .npz file"),
+        (npy(header="(" * 100), ""),
+        (npy(header="__import__('os').abort()"), ""),
         (b"\x93NUMPY\x02\0" + struct.pack("<L", 2**32 - 1) + bytes(10**6), "a header of 4,294,967,295 bytes"),
         (b"\x93NUMPY\x03\0" + bytes(20), "not an array in NumPy's format 1.0 or 2.0"),
         (b"\x93NUM", "not an array in NumPy's format"),
@@ -55,25 +55,14 @@ DICT = "{{'descr': {!r}, 'fortran_order': False, 'shape': {}}}"
 )
 def test_what_an_array_states_is_checked_first(tmp_path, raw, match):
     pack(tmp_path / "a.npz", SOUND | {"x_train.npy": raw})
-    assert (
-        "x_train" in refused(f"a.npz: not a readable .npz file .*{match}|EOF|malformed|parse", npz, tmp_path / "a.npz")
-        or "header" in match
-        or "not a" in match
-    )
+    refused(f"a.npz: not a readable .npz file .*{match}", npz, tmp_path / "a.npz")
 
 
-def test_a_zip_that_unpacks_to_gigabytes_is_refused(tmp_path):
-    zeros = bytes(2**24)
-    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, raw in SOUND.items():
-            if name != "x_train.npy":
-                archive.writestr(name, raw)
-        with archive.open("x_train.npy", "w", force_zip64=True) as member:
-            member.write(npy(header=DICT.format("|u1", (80, 2**20, 16))))
-            for _ in range(80):
-                member.write(zeros)
-    assert (tmp_path / "a.npz").stat().st_size < 2**21
-    refused(r"a.npz: array x_train of 1,342,177,280 bytes, in all more than the 1,073,741,824 .*limit_bytes=", npz, tmp_path / "a.npz")
+def test_a_zip_that_unpacks_to_gigabytes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "UNPACKED", 2**20)  # as if that were gigabytes
+    pack(tmp_path / "a.npz", SOUND | {"x_train.npy": npy(np.zeros(2**21, np.uint8))})
+    assert (tmp_path / "a.npz").stat().st_size < 2**14
+    refused(r"a.npz: array x_train of 2,097,152 bytes, in all more than the 1,048,576 .*limit_bytes=", npz, tmp_path / "a.npz")
 
 
 def test_the_limit_counts_all_arrays_and_can_be_raised(tmp_path):
@@ -84,7 +73,7 @@ def test_the_limit_counts_all_arrays_and_can_be_raised(tmp_path):
 
 
 def test_names_in_an_archive_are_only_names(tmp_path):
-    pack(tmp_path / "a.npz", SOUND | {"../../etc/x_train.npy": npy(), "/tmp/y": b"", "\x1b[2J_train.npy": npy(np.zeros(3))})
+    pack(tmp_path / "a.npz", SOUND | {"../../etc/x.npy": npy(), "/tmp/y": b"", "\x1b[2J_train.npy": npy(np.zeros(3))})
     refused(r"column \\x1b\[2J_train", npz, tmp_path / "a.npz")
     pack(tmp_path / "b.npz", {"\x1b[2J": b"", "../x": b""})
     refused(r"no array 'x_train' \(it has \\x1b\[2J, ../x\)", npz, tmp_path / "b.npz")
