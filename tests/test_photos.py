@@ -1,5 +1,6 @@
 """One image file: read as a viewer shows it, by formats that are meant alone, and refused in a line before it takes memory."""
 
+import dataclasses
 import io
 import logging
 import os
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 from test_data import refused
 
+from experiments import image_processing
 from jaxcnn.data import folder
 from jaxcnn.data import image as photos
 from jaxcnn.data.folder import ENDINGS, read_image
@@ -283,3 +285,11 @@ def test_what_is_no_file_is_never_opened(tmp_path):
     refused("z.png: not a readable image .No such file or directory.; replace", read_image, tmp_path / "z.png", 3)
     name = os.fsdecode(b"\xff\x1b[31m.png")
     refused(r"\\udcff\\x1b\[31m.png: not a readable image", read_image, tmp_path / name, 3)
+
+
+def test_image_processing_makes_a_large_picture_smaller(tmp_path, capsys):
+    Image.new("1", (6000, 300)).save(tmp_path / "x.png")
+    config = image_processing.Config(image=str(tmp_path / "x.png"), output=str(tmp_path / "y.png"), kernels=("blur",))
+    assert image_processing.main(config)["blur"]["grey"].shape == (100, 2000)
+    assert "x.png: brought to 100 x 2000 pixels" in capsys.readouterr().out and head(tmp_path / "y.png").size[1] == 1000
+    refused("--output x.exe: must end in one of .png", image_processing.main, dataclasses.replace(config, output="x.exe"))

@@ -156,11 +156,15 @@ class _Reader:
         """Hold the rows in memory if they fit, else read them when they are needed."""
         shape, decode = (*self.size, 1 if self.mode == "L" else 3), self.guarded(self.decode)
         if len(files) * int(np.prod(shape)) <= resident_bytes:
-            images = [(x, k) for x, k in zip(_each(decode, files), label, strict=True) if x is not None]
-            if not images:
-                raise InputError("no image of a part is readable; replace them, or leave the part out")
-            name = visible(files[0].parent.parent)
-            return labelled(np.stack([x for x, _ in images]), np.array([k for _, k in images]), classes, name)
+            images, kept = np.empty((len(files), *shape), np.uint8), []
+            with without_warnings(), concurrent.futures.ThreadPoolExecutor() as pool:
+                for i, image in enumerate(pool.map(decode, files)):
+                    if image is not None:
+                        images[len(kept)] = image
+                        kept.append(i)
+            if not kept:
+                raise InputError(f"{visible(files[0].parent.parent)}: no image is readable")
+            return labelled(images[: len(kept)], label[kept], classes, visible(files[0].parent.parent))
         log.info("%d images are read when they are needed: decoded they take more than %d MiB", len(files), resident_bytes >> 20)
 
         def read(rows: np.ndarray) -> dict[str, np.ndarray]:
