@@ -183,6 +183,20 @@ def test_few_of_16_bits_are_told(tmp_path, caplog):
     ]
 
 
+@pytest.mark.parametrize("resident_bytes", [2**30, 0])
+def test_a_cut_deep_image_is_told_once(tmp_path, resident_bytes):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(10):
+            Image.effect_noise((64, 64), 50).convert("I;16").save(tmp_path / name / f"{i}.png")
+    cut = tmp_path / "a" / "3.png"
+    cut.write_bytes(cut.read_bytes()[:1000])
+    told = []
+    splits = folder(tmp_path, resident_bytes=resident_bytes, on_bad=lambda line, rows: told.append(line))
+    rows = [chunk.at(k) for part in splits for chunk in part.once(20) for k in range(int(chunk.count))]
+    assert sum(int(r["real"].sum()) for r in rows) == 19 and len(told) == 1 and told[0].startswith(str(cut))
+
+
 def test_lab_is_read(tmp_path):
     Image.new("LAB", (8, 8), (150, 128, 128)).save(tmp_path / "x.tif")
     assert (read_image(tmp_path / "x.tif", 1) == read_image(tmp_path / "x.tif", 3)).all() and 135 < read_image(

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import logging
 import pathlib
 from collections.abc import Callable, Sequence
@@ -118,7 +119,12 @@ class _Reader:
     def tell_dark(self, deep: list[pathlib.Path]) -> None:
         """Tell that images with room for 16 bits use fewer: they are shown, and read, nearly black."""
         some, dark = deep[:: -(-len(deep) // LOOKED_AT) or 1], []
-        _each(self.guarded(lambda file: decode(file, "L", None, dark.append)), some)
+
+        def look(file: pathlib.Path) -> None:
+            with contextlib.suppress(InputError):  # told when it is read
+                decode(file, "L", None, dark.append)
+
+        _each(look, some)
         if some and len(dark) == len(some):
             log.warning(
                 "%d images have 16 bits, and those looked at (%d) no value above %d, of 65,535: they are nearly black as read; "
@@ -134,7 +140,7 @@ class _Reader:
                 return fn(file)
             except InputError as error:
                 if self.on_bad is None:
-                    raise InputError(f"{error}; or leave such images out with on_bad= (--on-bad-example skip)") from error
+                    raise InputError(f"{error}, or leave out what cannot be read, with on_bad= (--on-bad-example skip)") from error
                 self.on_bad(str(error), 1)
                 return None
 
