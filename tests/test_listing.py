@@ -180,3 +180,15 @@ def test_an_image_that_is_another_once_decoded_is_refused(tmp_path):
         for file in (tmp_path / name).iterdir():
             Image.new("RGB", (5, 5)).save(file)
     refused(r"png: \(5, 5\) pixels \(height, width\), not \(8, 8\) as before", splits.train.read, np.arange(3))
+
+
+@pytest.mark.parametrize("resident_bytes", [2**30, 0])
+def test_a_class_or_part_of_which_nothing_is_readable_is_named(tmp_path, resident_bytes):
+    fill(tmp_path / "train"), fill(tmp_path / "test", offset=100)
+    options = {"on_bad": lambda line, rows: None, "resident_bytes": resident_bytes}
+    for file in (tmp_path / "test").rglob("*.png"):
+        file.write_text("x")
+    refused("test: no image is readable; replace them, or move the folder away", folder, tmp_path, **options)
+    for file in (tmp_path / "train" / "bee").iterdir():
+        file.write_text("x")
+    refused("train/bee: no image is readable; replace them, or leave the class out", folder, tmp_path / "train", **options)

@@ -69,9 +69,13 @@ def folder(
     listed = {part: (list(files), np.array(list(files.values()), np.int32)) for part, files in found.items()}
     reader = _Reader([file for files, _ in listed.values() for file in files], size, on_bad)
     listed = {part: reader.readable(files, label) for part, (files, label) in listed.items()}
-    held = {part: reader.data(files, label, names, resident_bytes) for part, (files, label) in listed.items()}
-    listed = {part: (None, data.arrays["label"] if isinstance(data, Resident) else listed[part][1]) for part, data in held.items()}
-    train, label = held["train"], listed["train"][1]
+    held = {part: reader.data(parts[part], files, label, names, resident_bytes) for part, (files, label) in listed.items()}
+    train, label = held["train"], held["train"].label
+    lost = sorted(set(range(len(names))) - set(label.tolist()))
+    if lost:
+        raise InputError(
+            f"{visible(parts['train'] / names[lost[0]])}: no image is readable; replace them, or leave the class out with classes="
+        )
     if "test" not in held:
         train, held["test"], label = cut(train, label, test_fraction, seed, "test_fraction")
     if "valid" not in held:
@@ -96,7 +100,7 @@ class _Reader:
         heads = [(file, found) for file, found in zip(files, _each(self.guarded(head), files), strict=True) if found is not None]
         self.bad = set(files) - {file for file, _ in heads}
         if not heads:
-            raise InputError(f"{visible(files[0].parent.parent)}: no image is readable")
+            raise InputError(f"{visible(files[0].parent.parent)}: no image is readable; replace them")
         gray = sum(found.gray for _, found in heads)
         self.mode = "L" if gray == len(heads) else "RGB"
         if 0 < gray < len(heads):
@@ -158,8 +162,10 @@ class _Reader:
             raise InputError(f"{visible(path)}: {image.shape[:2]} pixels (height, width), not {self.size} as before; replace or remove it")
         return image
 
-    def data(self, files: list[pathlib.Path], label: np.ndarray, classes: tuple[str, ...], resident_bytes: int) -> Any:
-        """Hold the rows in memory if they fit, else read them when they are needed."""
+    def data(
+        self, root: pathlib.Path, files: list[pathlib.Path], label: np.ndarray, classes: tuple[str, ...], resident_bytes: int
+    ) -> Resident | Indexed:
+        """Hold the rows of a part in memory if they fit, else read them when they are needed."""
         shape, decode = (*self.size, 1 if self.mode == "L" else 3), self.guarded(self.decode)
         if len(files) * int(np.prod(shape)) <= resident_bytes:
             images, kept = np.empty((len(files), *shape), np.uint8), []
@@ -169,8 +175,8 @@ class _Reader:
                         images[len(kept)] = image
                         kept.append(i)
             if not kept:
-                raise InputError(f"{visible(files[0].parent.parent)}: no image is readable")
-            return labelled(images[: len(kept)], label[kept], classes, visible(files[0].parent.parent))
+                raise InputError(f"{visible(root)}: no image is readable; replace them, or move the folder away")
+            return labelled(images[: len(kept)], label[kept], classes, visible(root))
         log.info("%d images are read when they are needed: decoded they take more than %d MiB", len(files), resident_bytes >> 20)
 
         def read(rows: np.ndarray) -> dict[str, np.ndarray]:
