@@ -61,14 +61,12 @@ class Head(NamedTuple):
         gray: whether it has no colour.
         size: height and width as shown.
         deep: whether it has more than 8 bits, in gray.
-        transparent: whether it may have transparent pixels.
 
     """
 
     gray: bool
     size: tuple[int, int]
     deep: bool
-    transparent: bool
 
 
 def head(path: pathlib.Path) -> Head:
@@ -83,7 +81,7 @@ def head(path: pathlib.Path) -> Head:
         if image.format == "TIFF":  # some versions of Pillow have turned it already, and some have not
             stored = image.tag_v2[256], image.tag_v2[257]
             size = stored if turn in (5, 6, 7, 8) else stored[::-1]
-        return Head(image.mode in GRAY, size, image.mode.startswith("I"), image.mode in ("LA", "La", "PA", "RGBA", "RGBa"))
+        return Head(image.mode in GRAY, size, image.mode.startswith("I"))
 
 
 def decode(path: pathlib.Path, mode: str, size: tuple[int, int] | None, dark: Callable[[int], None] | None = None) -> np.ndarray:
