@@ -4,6 +4,7 @@ Grey, a fixed kernel, ReLU and max pooling, side by side, a row for each kernel.
 """
 
 import dataclasses
+import io
 import pathlib
 
 import jax
@@ -14,7 +15,10 @@ import tyro
 import jaxcnn as jc
 from experiments import settings, tool
 from experiments.outputs import new_figure
+from jaxcnn import files
 from jaxcnn.data.folder import read_image
+from jaxcnn.data.image import head
+from jaxcnn.text import visible
 
 KERNELS = {
     "sharpen": [[0, -1, 0], [-1, 5, -1], [0, -1, 0]],
@@ -24,6 +28,8 @@ KERNELS = {
     "sobel_y": [[-1, -2, -1], [0, 0, 0], [1, 2, 1]],
 }
 MAGNITUDE = "sobel"  # of the gradient whose parts the last two are
+LONGEST = 2000  # pixels of a side; the panels have about 200
+FORMATS = (".png", ".jpg", ".pdf", ".svg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +69,10 @@ def main(config: Config) -> dict[str, dict[str, np.ndarray]]:
         raise jc.InputError(f"--kernels {' '.join(config.kernels)} --pool {config.pool}: needs a kernel, and windows of at least 1")
     for name in config.kernels:
         settings.one_of("--kernels", name, (*KERNELS, MAGNITUDE))
-    grey = jnp.asarray(read_image(config.image, 1)[None], jnp.float32) / 255
+    output = pathlib.Path(config.output)
+    if output.suffix not in FORMATS:
+        raise jc.InputError(f"--output {visible(config.output)}: must end in one of {', '.join(FORMATS)}")
+    grey = jnp.asarray(_read(config.image)[None], jnp.float32) / 255
     found = {k: {name: np.asarray(x)[0, :, :, 0] for name, x in stages(grey, k, config.pool).items()} for k in config.kernels}
     figure = new_figure(10, 2.6 * len(found))
     panels = figure.subplots(len(found), 4, squeeze=False)
@@ -72,9 +81,21 @@ def main(config: Config) -> dict[str, dict[str, np.ndarray]]:
             panel.imshow(x, cmap="gray", vmin=min(float(x.min()), 0.0), vmax=max(float(x.max()), 1e-6))
             panel.set(title=f"{kernel}: {stage}" if stage == "convolution" else stage, xticks=[], yticks=[])
             panel.set_xlabel(f"{x.shape[0]}x{x.shape[1]}, {x.min():.2f} to {x.max():.2f}")
-    figure.savefig(pathlib.Path(config.output), dpi=100)
-    print(f"{config.output}: {', '.join(found)}", flush=True)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=100, format=output.suffix[1:])
+    files.write_bytes(output, drawn.getvalue())
+    print(f"{visible(config.output)}: {', '.join(found)}", flush=True)
     return found
+
+
+def _read(image: str) -> np.ndarray:
+    """Read a picture in grey, a large one made smaller."""
+    size = head(pathlib.Path(image)).size
+    smaller = min(LONGEST / max(size), 1)
+    if smaller < 1:
+        size = max(round(size[0] * smaller), 1), max(round(size[1] * smaller), 1)
+        print(f"{visible(image)}: brought to {size[0]} x {size[1]} pixels (height, width)", flush=True)
+    return read_image(image, 1, size if smaller < 1 else None)
 
 
 if __name__ == "__main__":

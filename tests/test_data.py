@@ -215,7 +215,28 @@ def test_split_keeps_the_share_of_every_class(sizes, fraction):
         assert sorted([*rest, *share]) == list(range(len(label)))
         assert (np.diff(rest) > 0).all() and (np.diff(share) > 0).all() and len(share) == round(fraction * len(label))
         count = np.bincount(label[share], minlength=len(sizes))
-        assert (np.abs(count - fraction * np.array(sizes)) < 1).all()
+        assert (count < sizes).all()  # a class of one row is learned, not measured
+        if all(size * (1 - fraction) >= 1 for size in sizes):
+            assert (np.abs(count - fraction * np.array(sizes)) < 1).all()
+
+
+@pytest.mark.parametrize("sizes", [(20, 1), (2, 2, 2), (1, 1, 9), (30, 2, 1)])
+def test_two_cuts_leave_each_class_a_training_row(sizes):
+    label = np.repeat(np.arange(len(sizes)), sizes)
+    data = Resident({"image": np.zeros((len(label), 1, 1, 1), np.uint8), "label": label}, tuple("abc"[: len(sizes)]))
+    for seed in range(20):
+        train, test, left = cut(data, label, 0.3, seed)
+        train, valid, left = cut(train, left, 0.3, seed)
+        assert set(left.tolist()) == set(range(len(sizes))) and train.size + test.size + valid.size == len(label)
+
+
+def test_splits_of_ordinary_sets_stay_what_they_were():
+    label = np.random.default_rng(3).permutation(np.repeat(np.arange(3), (7, 9, 4)))
+    assert [stratified(label, 0.3, seed)[1].tolist() for seed in (0, 1)] == [[1, 5, 6, 9, 13, 19], [0, 3, 4, 14, 15, 16]]
+
+
+def test_a_cut_without_rows_is_refused():
+    refused("f=0.4: cuts no row, because each class has but one", cut, resident(3), np.arange(3), 0.4, 0, "f")
 
 
 def test_split_is_seeded():

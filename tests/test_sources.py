@@ -208,7 +208,9 @@ def test_idx_folder_missing(tmp_path):
         ("train-labels-idx1-ubyte", lambda raw: raw + b"x", "21 bytes of data, but its header says 20"),
         ("train-labels-idx1-ubyte", lambda raw: raw[:6], r"not an IDX file of unsigned bytes \(begins with 00000801"),
         ("train-labels-idx1-ubyte", lambda raw: b"", r"not an IDX file of unsigned bytes \(begins with nothing"),
-        ("train-labels-idx1-ubyte", lambda raw: b"\x00\x00\x0d" + raw[3:], "begins with 00000d01"),
+        ("train-labels-idx1-ubyte", lambda raw: b"\x00\x00\x07" + raw[3:], "begins with 00000701"),
+        ("train-labels-idx1-ubyte", lambda raw: b"\x00\x00\x0d" + raw[3:], "20 bytes of data, but its header says 20 of 4 bytes"),
+        ("train-labels-idx1-ubyte", lambda raw: raw[:4] + b"\xff" * 4 + raw[8:], "20 bytes of data, but its header says 4294967295"),
         ("train-labels-idx1-ubyte", lambda raw: b"<html>", "begins with 3c68746d"),
         ("train-images-idx3-ubyte.gz", lambda raw: raw[: len(raw) // 2], "not readable .*; fetch or unpack it again"),
         ("train-images-idx3-ubyte.gz", lambda raw: raw[:100] + bytes(50) + raw[150:], "not readable"),
@@ -392,7 +394,7 @@ def test_other_modes(tmp_path, mode):
     colour = Image.new("RGB", (8, 8), (200, 40, 90))
     image = colour.convert(mode)
     path = tmp_path / f"x.{'tif' if mode == 'CMYK' else 'png'}"
-    image.save(path, **({"transparency": bytes([0] * 256)} if mode == "P" else {}))
+    image.save(path, **({"transparency": bytes([255] * 256)} if mode == "P" else {}))
     expected = np.asarray(image.convert("RGBA" if mode == "P" else "RGB").convert("RGB"))
     assert (read_image(path, 3) == expected).all()
     assert read_image(path, 1).shape == (8, 8, 1)
@@ -408,7 +410,9 @@ def test_float_images_are_refused(tmp_path):
 def test_different_sizes(tmp_path):
     fill(tmp_path)
     picture(3, side=12).resize((12, 9)).save(tmp_path / "ant" / "03.png")
-    refused(r"ant/03.png: \(9, 12\) pixels .* 00.png has \(8, 8\); give an image size to bring them all to", folder, tmp_path)
+    refused(
+        r"ant/03.png: \(9, 12\) pixels .* 00.png has \(8, 8\); give an image size to bring them all to, .*--image-size", folder, tmp_path
+    )
     for size, shape in ((6, (6, 6)), ((5, 7), (5, 7))):
         splits = folder(tmp_path, size=size)
         assert splits.train.arrays["image"].shape == (14, *shape, 3) and sorted(sum(map(values, splits), [])) == ALL

@@ -1,8 +1,9 @@
 """Data sources, one function each, all returning `Splits(train, valid, test)`; TensorFlow is imported only where a format needs it."""
 
 from jaxcnn.data.core import Indexed, Resident, Splits, stratified
-from jaxcnn.data.files import digits, idx, is_idx_folder, npz
+from jaxcnn.data.files import digits, npz
 from jaxcnn.data.folder import folder
+from jaxcnn.data.idx_files import idx, is_idx_folder
 from jaxcnn.data.tfds_source import tfds
 
 SOURCES = {"digits": digits, "folder": folder, "idx": idx, "npz": npz, "tfds": tfds}

@@ -271,6 +271,8 @@ def labelled(image: np.ndarray, label: np.ndarray, classes: tuple[str, ...], nam
 def stratified(label: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers of a seeded split that keeps the share of every class: `(rest, cut)`, in ascending order.
 
+    A class keeps at least one row in the rest. Where classes are too small for their share, larger ones give more.
+
     Args:
         label: int `[N]`.
         fraction: share of the rows to cut, in [0, 1).
@@ -284,11 +286,16 @@ def stratified(label: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarra
         raise InputError(f"fraction={fraction}: must be at least 0 and below 1")
     label, rng = np.asarray(label), np.random.default_rng(seed)
     groups = [rng.permutation(np.flatnonzero(label == c)) for c in np.unique(label)]
-    wanted = fraction * np.array([len(g) for g in groups])
-    counts = np.floor(wanted).astype(int)
-    # the rows still missing come from the classes that lost most to rounding, ties by lot: every class is within one row
+    most = np.array([len(g) - 1 for g in groups], int)
+    wanted = fraction * (most + 1)
+    counts = np.minimum(np.floor(wanted).astype(int), most)
+    # the rows still missing come from the classes that lost most to rounding, ties by lot: every class that can is within one row
     lost = np.lexsort([rng.random(len(groups)), (counts - wanted).round(9)])
-    counts[lost[: round(fraction * len(label)) - counts.sum()]] += 1
+    missing = min(round(fraction * len(label)), most.sum()) - counts.sum()
+    while missing > 0:
+        able = lost[counts[lost] < most[lost]][:missing]
+        counts[able] += 1
+        missing -= len(able)
     cut = np.sort(np.concatenate([label[:0].astype(int), *(g[:n] for g, n in zip(groups, counts, strict=True))]))
     return np.setdiff1d(np.arange(len(label)), cut), cut
 
@@ -302,6 +309,10 @@ def cut(data: Any, label: np.ndarray, fraction: float, seed: int, name: str = "v
     """
     check_fraction(name, fraction, len(label))
     rest, share = stratified(label, fraction, seed)
+    if fraction and not len(share):
+        raise InputError(
+            f"{name}={fraction}: cuts no row, because each class has but one and keeps it; give more rows, or parts of your own"
+        )
     return data.take(rest), data.take(share), label[rest]
 
 

@@ -1,17 +1,17 @@
-"""Sources that are one file or a few: the embedded digits, `.npz` archives, and MNIST-style IDX files."""
+"""Sources that are one file: the embedded digits and `.npz` archives."""
 
 import dataclasses
-import gzip
 import pathlib
-import zlib
 from collections.abc import Mapping
 
 import numpy as np
 
+from jaxcnn.data.arrays import open_npz
 from jaxcnn.data.core import Splits, cut, labelled
+from jaxcnn.data.parts import tell_copies
+from jaxcnn.text import visible
 from jaxcnn.types import InputError, reason
 
-IDX_NAMES = ("train-images", "train-labels", "t10k-images", "t10k-labels")
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 TAKEN = {"image", "label", "mask", "boxes", "boxes_real", "real"}
 
@@ -37,30 +37,36 @@ def digits(*, seed: int = 0, validation_fraction: float = 0.1, test_fraction: fl
     return Splits(train, valid, test)
 
 
-def npz(path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float = 0.1) -> Splits:
+def npz(path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float = 0.1, limit_bytes: int | None = None) -> Splits:
     """Arrays `x_train, y_train, x_test, y_test` of one `.npz` file; images uint8 0..255 or float 0..1, labels from 0.
 
     Other arrays `NAME_train` and `NAME_test`, numbers `[N]`, are columns of these rows: groups for reports or for `tasks.group_dro`;
     `sample_weight_train` is how much each row counts in the loss.
+
+    Args:
+        path: of the file.
+        seed: of the validation split, which is stratified.
+        validation_fraction: share of the training rows to validate on.
+        limit_bytes: the most bytes that the arrays may have together; by default 1 GiB, or 20 times the size of a larger file.
 
     Raises:
         InputError: the file, one of the arrays, a column, or a label is not usable.
 
     """
     try:
-        with open(path, "rb") as file:  # np.load itself leaves a damaged file open
-            archive = np.load(file, allow_pickle=False)
-            names = getattr(archive, "files", [])  # a .npy file gives an array, without names
-            missing = [key for key in ARRAYS if key not in names]
+        with open_npz(path, limit_bytes) as archive:
+            missing = [key for key in ARRAYS if key not in list(archive)]
             if missing:
-                raise InputError(f"{path}: no array {missing[0]!r} (it has {', '.join(names) or 'none'}); needs {', '.join(ARRAYS)}")
+                names = ", ".join(map(visible, list(archive)[:20])) or "none"
+                raise InputError(f"{visible(path)}: no array {missing[0]!r} (it has {names}); needs {', '.join(ARRAYS)}")
             arrays = [archive[key] for key in ARRAYS]
-            columns = {part: _columns(archive, part, archive[f"y_{part}"].shape, path) for part in ("train", "test")}
+            columns = {part: _columns(archive, part, y.shape, visible(path)) for part, y in (("train", arrays[1]), ("test", arrays[3]))}
     except InputError:
         raise
     except Exception as error:  # a damaged archive raises what zipfile, zlib or NumPy stumble over
-        raise InputError(f"{path}: not a readable .npz file ({reason(error)}); write it with np.savez and plain number arrays") from error
-    return _from_arrays(*arrays, str(path), seed, validation_fraction, columns)
+        why = visible(reason(error))
+        raise InputError(f"{visible(path)}: not a readable .npz file ({why}); write it with np.savez and plain number arrays") from error
+    return _from_arrays(*arrays, visible(path), seed, validation_fraction, columns)
 
 
 def _columns(archive: Mapping[str, np.ndarray], part: str, shape: tuple[int, ...], path: str | pathlib.Path) -> dict[str, np.ndarray]:
@@ -72,29 +78,15 @@ def _columns(archive: Mapping[str, np.ndarray], part: str, shape: tuple[int, ...
         found = archive[key]
         if name in TAKEN or found.shape != shape or found.dtype.kind not in "biuf" or not np.isfinite(found).all():
             what = "a name that batches use" if name in TAKEN else f"{found.dtype} of shape {found.shape}"
-            raise InputError(f"{path}: column {key}, {what}; must be finite numbers of shape {shape} under another name, or left out")
+            raise InputError(
+                f"{path}: column {visible(key)}, {what}; must be finite numbers of shape {shape} under another name, or left out"
+            )
         if key == f"sample_weight_{part}" and found.size and not (found.min() >= 0 < found.max()):
             raise InputError(f"{path}: {key} from {found.min()} to {found.max()}; weights must not be negative, nor all 0")
         columns[name] = found.astype(np.float32 if found.dtype.kind == "f" else np.int32)
         if not np.allclose(columns[name], found, rtol=1e-6, atol=0):
-            raise InputError(f"{path}: column {key} has numbers beyond {columns[name].dtype}; number the groups from 0")
+            raise InputError(f"{path}: column {visible(key)} has numbers beyond {columns[name].dtype}; number the groups from 0")
     return columns
-
-
-def idx(path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float = 0.1) -> Splits:
-    """Read a folder of four IDX files named like MNIST's, `train-images...`, `t10k-labels...`, gzipped or not.
-
-    Raises:
-        InputError: a file is missing, truncated, or not of this format.
-
-    """
-    parts = [_read_idx(_find_idx(pathlib.Path(path), name)) for name in IDX_NAMES]
-    return _from_arrays(*parts, str(path), seed, validation_fraction)
-
-
-def is_idx_folder(path: pathlib.Path) -> bool:
-    """Whether a folder holds files named like MNIST's."""
-    return any(p.is_file() for p in path.glob("train-images*"))
 
 
 def _from_arrays(
@@ -118,32 +110,6 @@ def _from_arrays(
         learn = dataclasses.replace(learn, arrays={**learn.arrays, **columns["train"]})
         measure = dataclasses.replace(measure, arrays={**measure.arrays, **columns["test"]})
     learn, valid, _ = cut(learn, y_train, validation_fraction, seed)
-    return Splits(learn, valid, measure)
-
-
-def _find_idx(path: pathlib.Path, name: str) -> pathlib.Path:
-    found = sorted(p for p in path.glob(f"{name}*") if p.is_file())
-    if not found:
-        raise InputError(f"{path}: no file {name}*; needs the four IDX files {', '.join(IDX_NAMES)}")
-    return found[0]
-
-
-def _read_idx(path: pathlib.Path) -> np.ndarray:
-    try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path}: not readable ({reason(error)}); fetch or unpack it again") from error
-    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08" or not 1 <= raw[3] <= 4 or len(raw) < 4 + 4 * raw[3]:
-        raise InputError(
-            f"{path}: not an IDX file of unsigned bytes (begins with {raw[:4].hex() or 'nothing'}, not 00000801 to 00000804); "
-            "fetch or unpack it again"
-        )
-    shape = np.frombuffer(raw, ">u4", raw[3], 4).astype(int)
-    left = len(raw) - 4 - 4 * raw[3]
-    if left != shape.prod():
-        raise InputError(
-            f"{path}: {left} bytes of data, but its header says {' x '.join(map(str, shape))}; it is cut or damaged: fetch it again"
-        )
-    data = np.frombuffer(raw, np.uint8, left, 4 + 4 * raw[3]).reshape(shape)
-    return data.astype(np.int32) if data.ndim == 1 else data
+    splits = Splits(learn, valid, measure)
+    tell_copies(splits, name)
+    return splits

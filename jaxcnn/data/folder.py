@@ -1,21 +1,27 @@
 """A folder of images: `train/<class>/*` beside `test/<class>/*`, or just `<class>/*` with a seeded split."""
 
+import collections
 import concurrent.futures
 import contextlib
 import logging
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxcnn.data import listing
 from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, cut, labelled, sides
-from jaxcnn.types import InputError, reason
+from jaxcnn.data.image import ENDINGS, Head, decode, head, without_warnings
+from jaxcnn.data.parts import tell_copies, tell_same_files
+from jaxcnn.text import visible
+from jaxcnn.types import InputError
 
-ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".tif", ".tiff"}
-TRAIN, VALID, TEST = ("train",), ("valid", "validation", "val"), ("test",)  # in any case
-GRAY = ("L", "LA", "La", "1", "I", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes; those with I are 16 bits deep
+LOOKED_AT = 32  # images, to see how many of their bits are used
 log = logging.getLogger("jaxcnn")
+_decode = decode
+
+__all__ = ["ENDINGS", "class_names", "folder", "read_image"]
 
 
 def folder(
@@ -34,6 +40,9 @@ def folder(
     With `train` and `test` folders these are the parts, and `val`, `valid` or `validation` is the validation part. Without
     `test`, that folder is the test part and validation rows are cut from `train`. With class folders alone, both are cut.
 
+    Images are read as a viewer shows them: an EXIF orientation is applied, and what is transparent is laid on white. Hidden files and
+    folders are no data. Links are followed, and each real file is read once; the log tells what else was left out, by ending.
+
     Args:
         path: the folder.
         classes: use only these classes, in this order.
@@ -46,97 +55,86 @@ def folder(
             image's head shows it or rows are held in memory, else as a row of `real = 0`, each time that it is read.
 
     Raises:
-        InputError: no class, one class, sizes that differ, or an unreadable image without `on_bad`.
+        InputError: no class, one class, sizes that differ, one file in two classes, or an unreadable image without `on_bad`.
 
     """
-    parts, size = _parts(pathlib.Path(path)), sides(size)
-    names = _classes(parts["train"], classes)
-    for root in parts.values():
-        extra = sorted(_folders(root) - _folders(parts["train"]))
-        if extra:
-            raise InputError(f"{root}: class folder {extra[0]!r} has no counterpart in {parts['train']}; remove or rename it")
-    listed = {part: _list(root, names) for part, root in parts.items()}
+    path, size = pathlib.Path(path), sides(size)
+    left: collections.Counter[str] = collections.Counter()
+    parts = listing.parts(path, left)
+    names = listing.classes(parts["train"], classes)
+    listing.check_counterparts(parts)
+    found = {part: listing.images(root, names, (path, *parts.values()), left) for part, root in parts.items()}
+    listing.tell_left_out(path, left)
+    listing.tell_parts(path, parts)
+    listed = {part: (list(files), np.array(list(files.values()), np.int32)) for part, files in found.items()}
     reader = _Reader([file for files, _ in listed.values() for file in files], size, on_bad)
     listed = {part: reader.readable(files, label) for part, (files, label) in listed.items()}
-    held = {part: reader.data(files, label, names, resident_bytes) for part, (files, label) in listed.items()}
-    listed = {part: (None, data.arrays["label"] if isinstance(data, Resident) else listed[part][1]) for part, data in held.items()}
-    train, label = held["train"], listed["train"][1]
+    held = {part: reader.data(parts[part], files, label, names, resident_bytes) for part, (files, label) in listed.items()}
+    train, label = held["train"], held["train"].label
+    lost = sorted(set(range(len(names))) - set(label.tolist()))
+    if lost:
+        raise InputError(
+            f"{visible(parts['train'] / names[lost[0]])}: no image is readable; replace them, or leave the class out with classes="
+        )
     if "test" not in held:
         train, held["test"], label = cut(train, label, test_fraction, seed, "test_fraction")
     if "valid" not in held:
         train, held["valid"], _ = cut(train, label, validation_fraction, seed)
-    return Splits(train, held["valid"], held["test"])
+    splits = Splits(train, held["valid"], held["test"])
+    tell_copies(splits, visible(path))
+    if not all(isinstance(part, Resident) for part in held.values()):
+        tell_same_files(found, visible(path))
+    return splits
 
 
 def class_names(path: str | pathlib.Path) -> tuple[str, ...]:
     """Names of the classes that `folder` finds, in order of label."""
-    return _classes(_parts(pathlib.Path(path))["train"], None)
-
-
-def _parts(path: pathlib.Path) -> dict[str, pathlib.Path]:
-    if not path.is_dir():
-        raise InputError(f"{path}: no such folder")
-    folders = {name.lower(): path / name for name in _folders(path)}
-    train, valid, test = (next((folders[n] for n in names if n in folders), None) for names in (TRAIN, VALID, TEST))
-    if train is None and (valid or test):
-        raise InputError(f"{valid or test}: no train/ beside it; needs train/<class>/<image>, or <class>/<image> alone")
-    if train is None:
-        return {"train": path}
-    if test is None:
-        return {"train": train} | ({"test": valid} if valid else {})
-    return {"train": train, "test": test} | ({"valid": valid} if valid else {})
-
-
-def _classes(root: pathlib.Path, wanted: Sequence[str] | None) -> tuple[str, ...]:
-    found = tuple(sorted(_folders(root)))
-    if not found:
-        raise InputError(f"{root}: no class folders; needs <class>/<image> inside")
-    names = found if wanted is None else tuple(wanted)
-    unknown = [n for n in names if n not in found]
-    if unknown:
-        raise InputError(f"{root}: no class folder {unknown[0]!r}; it has {', '.join(found[:10])}{' ...' if len(found) > 10 else ''}")
-    if len(set(names)) < max(len(names), 2):
-        raise InputError(f"{root}: classes {', '.join(names) or 'none'}; needs at least two class folders, each once")
-    return names
-
-
-def _folders(root: pathlib.Path) -> set[str]:
-    return {p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")}
-
-
-def _list(root: pathlib.Path, classes: Sequence[str]) -> tuple[list[pathlib.Path], np.ndarray]:
-    files, label = [], []
-    for k, name in enumerate(classes):
-        images = (p for p in (root / name).rglob("*") if p.suffix.lower() in ENDINGS and not p.name.startswith("."))
-        mine = sorted(p for p in images if p.is_file())
-        if not mine:
-            raise InputError(f"{root / name}: no images ({' '.join(sorted(ENDINGS))}); add some, or leave the class out with classes=")
-        files += mine
-        label += [k] * len(mine)
-    return files, np.array(label, np.int32)
+    return listing.classes(listing.parts(pathlib.Path(path), collections.Counter())["train"], None)
 
 
 class _Reader:
     """Decodes files of one set to one shape: `[height, width, channels]`, gray only if all are."""
 
     def __init__(self, files: list[pathlib.Path], size: tuple[int, int] | None, on_bad: OnBad | None):
-        self.size, self.on_bad, self.bad = size, on_bad, set()
-        heads = [(file, head) for file, head in zip(files, _each(self.guarded(_head), files), strict=True) if head is not None]
+        self.resized, self.size, self.on_bad, self.bad = size is not None, size, on_bad, set()
+        heads = [(file, found) for file, found in zip(files, _each(self.guarded(head), files), strict=True) if found is not None]
         self.bad = set(files) - {file for file, _ in heads}
         if not heads:
-            raise InputError(f"{files[0].parent.parent}: no image is readable")
-        gray = sum(mode in GRAY for _, (mode, _) in heads)
+            raise InputError(f"{visible(files[0].parent.parent)}: no image is readable; replace them")
+        gray = sum(found.gray for _, found in heads)
         self.mode = "L" if gray == len(heads) else "RGB"
         if 0 < gray < len(heads):
             log.warning("%d gray images among %d: all are read as RGB", gray, len(heads))
+        self.tell_dark([file for file, found in heads if found.deep])
         if self.size is None:
-            self.size = heads[0][1][1]
-            other = next(((file, s) for file, (_, s) in heads if s != self.size), None)
-            if other is not None:
-                raise InputError(
-                    f"{other[0]}: {other[1]} pixels (height, width), but {heads[0][0].name} has {self.size}; "
-                    "give an image size to bring them all to, such as 64"
-                )
+            self.size = self.common_size(heads)
+
+    def common_size(self, heads: list[tuple[pathlib.Path, Head]]) -> tuple[int, int]:
+        """Return the size that all images have."""
+        (first, (_, size, *_)), *_ = heads
+        other = next(((file, found.size) for file, found in heads if found.size != size), None)
+        if other is not None:
+            raise InputError(
+                f"{visible(other[0])}: {other[1]} pixels (height, width), but {visible(first.name)} has {size}; "
+                "give an image size to bring them all to, such as size=64 (--image-size 64)"
+            )
+        return size
+
+    def tell_dark(self, deep: list[pathlib.Path]) -> None:
+        """Tell that images with room for 16 bits use fewer: they are shown, and read, nearly black."""
+        some, dark = deep[:: -(-len(deep) // LOOKED_AT) or 1], []
+
+        def look(file: pathlib.Path) -> None:
+            with contextlib.suppress(InputError):  # told when it is read
+                decode(file, "L", None, dark.append)
+
+        _each(look, some)
+        if some and len(dark) == len(some):
+            log.warning(
+                "%d images have 16 bits, and those looked at (%d) no value above %d, of 65,535: they are nearly black as read; "
+                "scale them to 16 bits, or save them with 8",
+                len(deep), len(some), max(dark),
+            )  # fmt: skip
 
     def guarded(self, fn: Callable[[pathlib.Path], Any]) -> Callable[[pathlib.Path], Any]:
         """Make `fn` give None, and tell `on_bad`, where a file is unreadable; without `on_bad` it raises."""
@@ -146,7 +144,7 @@ class _Reader:
                 return fn(file)
             except InputError as error:
                 if self.on_bad is None:
-                    raise
+                    raise InputError(f"{error}, or leave out what cannot be read, with on_bad= (--on-bad-example skip)") from error
                 self.on_bad(str(error), 1)
                 return None
 
@@ -159,14 +157,26 @@ class _Reader:
 
     def decode(self, path: pathlib.Path) -> np.ndarray:
         """Return one image, `[H, W, C]` uint8."""
-        return _decode(path, self.mode, self.size)
+        image = _decode(path, self.mode, self.size if self.resized else None)
+        if image.shape[:2] != self.size:  # its head is wrong, or it was written anew
+            raise InputError(f"{visible(path)}: {image.shape[:2]} pixels (height, width), not {self.size} as before; replace or remove it")
+        return image
 
-    def data(self, files: list[pathlib.Path], label: np.ndarray, classes: tuple[str, ...], resident_bytes: int) -> Any:
-        """Hold the rows in memory if they fit, else read them when they are needed."""
+    def data(
+        self, root: pathlib.Path, files: list[pathlib.Path], label: np.ndarray, classes: tuple[str, ...], resident_bytes: int
+    ) -> Resident | Indexed:
+        """Hold the rows of a part in memory if they fit, else read them when they are needed."""
         shape, decode = (*self.size, 1 if self.mode == "L" else 3), self.guarded(self.decode)
         if len(files) * int(np.prod(shape)) <= resident_bytes:
-            images = [(x, k) for x, k in zip(_each(decode, files), label, strict=True) if x is not None]
-            return labelled(np.stack([x for x, _ in images]), np.array([k for _, k in images]), classes, str(files[0].parent.parent))
+            images, kept = np.empty((len(files), *shape), np.uint8), []
+            with without_warnings(), concurrent.futures.ThreadPoolExecutor() as pool:
+                for i, image in enumerate(pool.map(decode, files)):
+                    if image is not None:
+                        images[len(kept)] = image
+                        kept.append(i)
+            if not kept:
+                raise InputError(f"{visible(root)}: no image is readable; replace them, or move the folder away")
+            return labelled(images[: len(kept)], label[kept], classes, visible(root))
         log.info("%d images are read when they are needed: decoded they take more than %d MiB", len(files), resident_bytes >> 20)
 
         def read(rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -180,49 +190,20 @@ class _Reader:
 def read_image(path: str | pathlib.Path, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
     """Read one image as a model wants it: `[H, W, C]` uint8, gray for one channel, else RGB, resized if `size` is given.
 
+    It is read as a viewer shows it, see `jaxcnn.data.image.decode`.
+
     Raises:
         InputError: not a readable image.
 
     """
-    return _decode(pathlib.Path(path), "L" if channels == 1 else "RGB", size)
+    path = pathlib.Path(path)
 
+    def tell(top: int) -> None:
+        log.warning("%s: 16 bits, and no value above %d, of 65,535: it is nearly black as read", visible(path), top)
 
-def _decode(path: pathlib.Path, mode: str, size: tuple[int, int] | None) -> np.ndarray:
-    """Read one image in a mode of Pillow's, as `[H, W, C]` uint8; transparency is dropped and 16 bits become 8."""
-    from PIL import Image
-
-    with _opened(path) as image:
-        if image.mode.startswith("I"):  # Pillow itself would clip what is above 255
-            image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
-        if image.mode == "P" and "transparency" in image.info:  # Pillow warns otherwise
-            image = image.convert("RGBA")
-        image = image.convert(mode)
-        if size is not None and image.size != size[::-1]:
-            image = image.resize(size[::-1], resample=Image.Resampling.BILINEAR, reducing_gap=3.0)
-        return np.asarray(image, np.uint8).reshape(*image.size[::-1], -1)
-
-
-def _head(path: pathlib.Path) -> tuple[str, tuple[int, int]]:
-    """Mode and (height, width), from the file's head alone."""
-    with _opened(path) as image:
-        return image.mode, image.size[::-1]
-
-
-@contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[Any]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            if image.mode == "F":
-                raise InputError(f"{path}: an image of floats has no fixed range; save it with 8 or 16 bits")
-            yield image
-    except InputError:
-        raise
-    except Exception as error:  # a damaged file raises whatever its decoder stumbles over
-        raise InputError(f"{path}: not a readable image ({reason(error)}); replace or remove it") from error
+    return decode(path, "L" if channels == 1 else "RGB", size, tell)
 
 
 def _each(fn: Any, files: list[pathlib.Path]) -> list[Any]:
-    with concurrent.futures.ThreadPoolExecutor() as pool:
+    with without_warnings(), concurrent.futures.ThreadPoolExecutor() as pool:
         return list(pool.map(fn, files))

@@ -1,0 +1,184 @@
+"""IDX files, MNIST's own format: four of them, images and labels to train on and to test on, gzipped or not."""
+
+import contextlib
+import gzip
+import math
+import os
+import pathlib
+import re
+import zlib
+from collections.abc import Iterator
+from typing import IO
+
+import numpy as np
+
+from jaxcnn.data.arrays import allowed
+from jaxcnn.data.core import Splits
+from jaxcnn.data.files import _from_arrays
+from jaxcnn.files import opened
+from jaxcnn.text import visible
+from jaxcnn.types import InputError, reason
+
+NAMES = ("train-images", "train-labels", "t10k-images", "t10k-labels")
+NEEDS = f"needs the four IDX files {', '.join(NAMES)}"
+# `emnist-letters-train-images-idx3-ubyte.gz`, `train-images.idx3-ubyte`, `qmnist-test-labels-idx2-int`
+NAMED = re.compile(r"(.*?)[-_.]?(train|t10k|test)[-_.](images|labels)([-_.]idx\d.*|\.gz)?", re.IGNORECASE | re.DOTALL)
+DTYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+LOOKED_AT = 100  # files of other names
+
+
+def idx(path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float = 0.1, limit_bytes: int | None = None) -> Splits:
+    """Read a folder of four IDX files named like MNIST's, `train-images...`, `t10k-labels...`, gzipped or not.
+
+    The name of a set may stand in front (`emnist-letters-train-images...`), and `test` instead of `t10k`.
+
+    Args:
+        path: the folder.
+        seed: of the validation split, which is stratified.
+        validation_fraction: share of the training rows to validate on.
+        limit_bytes: the most bytes that one array may have; by default 1 GiB, or 20 times the size of a larger file.
+
+    Raises:
+        InputError: a file is missing, truncated, or not of this format.
+
+    """
+    path = pathlib.Path(path)
+    if path.is_file():
+        raise InputError(f"{visible(path)}: one file of an IDX set; give the folder that holds it, which {NEEDS}")
+    found = _find(path)
+    arrays = {name: _read(found[name], limit_bytes) for name in NAMES}
+    arrays |= {name: _labels(arrays[name], found[name]) for name in NAMES if name.endswith("labels")}
+    return _from_arrays(*arrays.values(), visible(path), seed, validation_fraction)
+
+
+def is_idx_folder(path: pathlib.Path) -> bool:
+    """Whether a folder holds IDX files, or a file is one; whether they are a whole set is not asked."""
+    if path.is_file():
+        return bool(NAMED.fullmatch(path.name)) or _begins_like_idx(path)
+    if not path.is_dir():
+        return False
+    files = _files(path)
+    named = any(NAMED.fullmatch(p.name) or p.name.startswith(NAMES[0]) for p in files)
+    return named or any(_begins_like_idx(p) for p in files[:LOOKED_AT])
+
+
+def _files(path: pathlib.Path) -> list[pathlib.Path]:
+    """Files of a folder, and of folders with IDX names in it: some programs unpack each file into one of its own."""
+    try:
+        inside = [q for p in path.iterdir() if p.is_dir() and NAMED.fullmatch(p.name) for q in p.iterdir()]
+        return sorted((p for p in [*path.iterdir(), *inside] if not p.name.startswith(".") and p.is_file()), key=lambda p: p.name)
+    except OSError as error:
+        raise InputError(f"{visible(path)}: no file {NAMES[0]}* ({visible(reason(error))}); {NEEDS}") from error
+
+
+def _find(path: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Return the four files of a folder by their usual names."""
+    files, sets, chosen = _files(path), set(), {}
+    for file in files:
+        name = next((name for name in NAMES if file.name.startswith(name)), None)
+        found = NAMED.fullmatch(file.name)
+        if name is None and found is not None:
+            name = f"{'train' if found[2].lower() == 'train' else 't10k'}-{found[3].lower()}"
+        if name is not None:
+            sets.add(found[1] if found else "")
+            chosen.setdefault(name, file)  # of an unpacked and a gzipped one, the first in order
+    if len(sets) > 1:
+        names = ", ".join(visible(name or "one without a name") for name in sorted(sets)[:10])
+        raise InputError(f"{visible(path)}: IDX files of several sets ({names}); move those of one set into a folder of their own")
+    missing = [name for name in NAMES if name not in chosen]
+    if missing:
+        unnamed = [p for p in files[:LOOKED_AT] if p not in chosen.values() and _begins_like_idx(p)]
+        there = ", ".join(visible(p.name) for p in [*chosen.values(), *unnamed][:10])
+        fix = ", by these names: rename what is there" if unnamed else ""
+        raise InputError(f"{visible(path)}: no file {missing[0]}*; {NEEDS}{fix}{f' (it has {there})' if there else ''}")
+    return chosen
+
+
+def _labels(label: np.ndarray, path: pathlib.Path) -> np.ndarray:
+    """Return labels `[N]`, also of a file that holds them as a column."""
+    if label.ndim == 2 and label.shape[1] == 1:
+        return label[:, 0]
+    if label.ndim != 1:
+        raise InputError(f"{visible(path)}: labels of shape {label.shape}; an IDX file of labels must have one number an image, [N]")
+    return label
+
+
+@contextlib.contextmanager
+def _unpacked(path: pathlib.Path) -> Iterator[tuple[IO[bytes], int | None]]:
+    """Open a file, gzipped or not, with its size if it is not."""
+    with opened(path) as file:
+        packed = path.suffix == ".gz" or file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        if packed:
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                yield unpacked, None
+        else:
+            yield file, os.fstat(file.fileno()).st_size
+
+
+def _begins_like_idx(path: pathlib.Path) -> bool:
+    """Whether a file has the head of an IDX file, which nothing else shares with its size."""
+    try:
+        with _unpacked(path) as (file, size):
+            shape, dtype = _head(file, path)
+            return size is None or size == 4 + 4 * len(shape) + math.prod(shape) * dtype.itemsize
+    except (InputError, OSError, EOFError, zlib.error):
+        return False
+
+
+def _head(file: IO[bytes], path: pathlib.Path) -> tuple[tuple[int, ...], np.dtype]:
+    start = file.read(4)
+    count = start[3] if len(start) == 4 and start[:2] == b"\0\0" and start[2] in DTYPES else 0
+    sides = file.read(4 * count)
+    if not 1 <= count <= 4 or len(sides) < 4 * count:
+        raise InputError(
+            f"{visible(path)}: not an IDX file of unsigned bytes (begins with {start.hex() or 'nothing'}, not 00000801 to 00000804) "
+            "or other numbers; fetch or unpack it again"
+        )
+    return tuple(np.frombuffer(sides, ">u4").tolist()), np.dtype(DTYPES[start[2]])
+
+
+def _read(path: pathlib.Path, limit: int | None) -> np.ndarray:
+    try:
+        with _unpacked(path) as (file, size):
+            shape, dtype = _head(file, path)
+            stated, packed = math.prod(shape) * dtype.itemsize, os.stat(path).st_size
+            has = stated if size is None else size - 4 - 4 * len(shape)
+            if has == stated and stated > allowed(packed, limit):
+                raise InputError(
+                    f"{visible(path)}: its header says {stated:,} bytes, more than the {allowed(packed, limit):,} that are read of such an "
+                    "IDX file; raise limit_bytes= if it is meant"
+                )
+            if has == stated:
+                data = np.empty(stated, np.uint8)
+                has = _fill(data, file)
+                has += has == stated and len(file.read(1))  # and with the end of gzip its checksum
+    except InputError:
+        raise
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"{visible(path)}: not readable ({visible(reason(error))}); fetch or unpack it again") from error
+    if has != stated:
+        said = " x ".join(map(str, shape)) + (f" of {dtype.itemsize} bytes" if dtype.itemsize > 1 else "")
+        raise InputError(f"{visible(path)}: {has} bytes of data, but its header says {said}; it is cut or damaged: fetch it again")
+    return _plain(data.view(dtype).reshape(shape))
+
+
+def _fill(data: np.ndarray, file: IO[bytes]) -> int:
+    """Read until an array of bytes is full or the file ends."""
+    at, whole = 0, memoryview(data)
+    while at < len(data):
+        count = file.readinto(whole[at : at + 2**24])
+        if not count:
+            break
+        at += count
+    return at
+
+
+def _plain(data: np.ndarray) -> np.ndarray:
+    """Return the numbers in types that images and labels have, where they fit."""
+    if data.dtype.kind == "f":
+        return data.astype(np.float32)
+    if data.ndim <= 2:
+        return data.astype(np.int32)
+    fits = data.dtype != np.uint8 and data.size and 0 <= data.min() and data.max() <= 255
+    return data.astype(np.uint8) if fits else data.astype(data.dtype.newbyteorder("="), copy=False)

@@ -1,0 +1,222 @@
+"""What lies in a folder of images: which folders are parts and classes, which files are images, and what is left out."""
+
+import collections
+import logging
+import os
+import pathlib
+import stat
+import unicodedata
+from collections.abc import Sequence
+
+from jaxcnn.data.image import ENDINGS
+from jaxcnn.text import visible
+from jaxcnn.types import InputError, reason
+
+TRAIN, VALID, TEST = ("train",), ("valid", "validation", "val"), ("test",)  # in any case
+# what systems and programs leave in folders, beside names with a dot in front
+HIDDEN = {
+    "__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "#recycle", "@recycle", "$recycle.bin",
+    "recycler", "system volume information", "lost+found",
+}  # fmt: skip
+TOLD = 8  # kinds of what is left out
+log = logging.getLogger("jaxcnn")
+Id = tuple[int, int]  # device and inode: a real file, under whatever name
+
+
+def parts(path: pathlib.Path, left: collections.Counter[str]) -> dict[str, pathlib.Path]:
+    """Find which folders are the parts, `train` at least, and count in `left` what lies beside them.
+
+    Raises:
+        InputError: no folder, parts without `train`, or one part under two names.
+
+    """
+    if not path.is_dir():
+        raise InputError(f"{visible(path)}: {'not a' if path.exists() else 'no such'} folder")
+    names, found = _folders(path), {}
+    for part, known in (("train", TRAIN), ("valid", VALID), ("test", TEST)):
+        mine = [name for name in names if name.lower() in known]
+        if len(mine) > 1:
+            raise InputError(f"{visible(path)}: {' and '.join(mine)} name one part; rename one of them, or move it elsewhere")
+        if mine:
+            found[part] = path / mine[0]
+    if "train" not in found and found:
+        beside = visible(next(iter(found.values())))
+        raise InputError(f"{beside}: no train/ beside it; needs train/<class>/<image>, or <class>/<image> alone")
+    if not found:
+        return {"train": path}
+    _count_beside(path, left)
+    others = [visible(name) for name in names if path / name not in found.values()]
+    if others:
+        left[f"folder(s) beside {found['train'].name}/ ({', '.join(others[:TOLD])}{' ...' * (len(others) > TOLD)})"] += len(others)
+    if "test" not in found and "valid" in found:
+        found["test"] = found.pop("valid")
+    return {part: found[part] for part in ("train", "test", "valid") if part in found}
+
+
+def tell_parts(path: pathlib.Path, found: dict[str, pathlib.Path]) -> None:
+    """Say which folder is which part, and what is cut."""
+    name = lambda part: "the class folders" if found[part] == path else f"{visible(found[part].name)}/"  # noqa: E731
+    if "test" in found and found["test"].name.lower() in VALID:
+        log.warning(
+            "%s: %s is the test part, because there is no test/; validation rows are cut from %s",
+            visible(path),
+            name("test"),
+            name("train"),
+        )
+    elif "test" not in found:
+        log.info("%s: test rows, then validation rows are cut from %s", visible(path), name("train"))
+    elif "valid" not in found:
+        log.info("%s: validation rows are cut from %s", visible(path), name("train"))
+
+
+def classes(root: pathlib.Path, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """Names of the class folders of a part, or those wanted of them.
+
+    Raises:
+        InputError: fewer than two, or one that is not there.
+
+    """
+    found = _folders(root)
+    if not found:
+        raise InputError(f"{visible(root)}: no class folders; needs <class>/<image> inside")
+    names = found if wanted is None else tuple(wanted)
+    known = f"{', '.join(map(visible, found[:10]))}{' ...' if len(found) > 10 else ''}"
+    unknown = [n for n in names if n not in found]
+    if unknown:
+        raise InputError(f"{visible(root)}: no class folder {visible(unknown[0])!r}; it has {known}")
+    if len(set(names)) < max(len(names), 2):
+        chosen = ", ".join(map(visible, names)) or "none"
+        raise InputError(f"{visible(root)}: classes {chosen}; needs at least two class folders, each once")
+    alike = collections.defaultdict(list)
+    for name in names:
+        alike[unicodedata.normalize("NFC", name).casefold()].append(visible(name))
+    for same in alike.values():
+        if len(same) > 1:
+            log.warning(
+                "%s: class folders %s differ in case or spelling alone, and are classes of their own", visible(root), " and ".join(same)
+            )
+    return names
+
+
+def check_counterparts(found: dict[str, pathlib.Path]) -> None:
+    """Refuse a class folder of another part that the training part lacks."""
+    known = set(_folders(found["train"]))
+    for root in found.values():
+        extra = [name for name in _folders(root) if name not in known]
+        if extra:
+            where = visible(found["train"])
+            raise InputError(f"{visible(root)}: class folder {visible(extra[0])!r} has no counterpart in {where}; remove or rename it")
+
+
+def images(
+    root: pathlib.Path, names: Sequence[str], above: Sequence[pathlib.Path], left: collections.Counter[str]
+) -> dict[pathlib.Path, int]:
+    """Image files of a part in order, with their labels; links are followed, and each real file is listed once.
+
+    Args:
+        root: the part.
+        names: of the classes, in order of label.
+        above: folders that no link leads back into, with all folders that hold them.
+        left: counts what is no image, by ending.
+
+    Raises:
+        InputError: a class without images, or one file in two classes.
+
+    """
+    _count_beside(root, left)
+    kept = {_id(os.stat(p)) for folder in above for p in (folder.resolve(), *folder.resolve().parents)}
+    listed, owner, nested = {}, {}, []
+    for k, name in enumerate(names):
+        mine = _walk(root / name, kept, left)
+        if not mine:
+            raise InputError(
+                f"{visible(root / name)}: no images ({' '.join(sorted(ENDINGS))}); add some, or leave the class out with classes="
+            )
+        for real, file in mine.items():
+            if real in owner:
+                raise InputError(f"{visible(owner[real])} and {visible(file)} are one file, in two classes; remove one of them")
+        owner |= mine
+        listed |= dict.fromkeys(sorted(mine.values()), k)
+        nested.append({file.relative_to(root / name).parts[0] for file in mine.values() if file.parent != root / name})
+        if any(file.parent == root / name for file in mine.values()):
+            nested[-1] = set()
+    both = set.intersection(*nested)
+    if both:
+        log.warning(
+            "%s: the images of every class lie in folders of the same names (%s): they count as the classes %s",
+            visible(root), ", ".join(visible(n) for n in sorted(both)[:TOLD]), ", ".join(visible(n) for n in names[:TOLD]),
+        )  # fmt: skip
+    return listed
+
+
+def tell_left_out(path: pathlib.Path, left: collections.Counter[str]) -> None:
+    """Say in one line what was found and is not read."""
+    if left:
+        kinds = sorted(left.items(), key=lambda kind: (-kind[1], kind[0]))
+        some = ", ".join(f"{count} {kind}" for kind, count in kinds[:TOLD])
+        more = f", {sum(count for _, count in kinds[TOLD:])} of other kinds" if len(kinds) > TOLD else ""
+        log.warning("%s: left out: %s%s", visible(path), some, more)
+
+
+def _walk(top: pathlib.Path, above: set[Id], left: collections.Counter[str]) -> dict[Id, pathlib.Path]:
+    """Image files below a class folder; where one has several names, the first that is no link."""
+    found: dict[Id, pathlib.Path] = {}
+    seen, folders, links = set(above), [top] if top.is_dir() else [], []
+    while folders or links:
+        here = folders.pop() if folders else links.pop()
+        real = _id(os.stat(here))
+        if real in seen:
+            left["link(s) to folders that hold them or are read already"] += 1
+            continue
+        seen.add(real)
+        for entry in sorted(_entries(here), key=lambda e: (e.is_symlink(), e.name)):
+            file = here / entry.name
+            try:
+                about = os.stat(file)
+            except OSError:
+                left["broken link(s)" if entry.is_symlink() else "unreadable"] += 1
+                continue
+            if stat.S_ISDIR(about.st_mode):
+                (links if entry.is_symlink() else folders).append(file)
+            elif not stat.S_ISREG(about.st_mode):
+                left["pipe(s), socket(s) or device(s)"] += 1
+            elif file.suffix.lower() not in ENDINGS:
+                left[_ending(file)] += 1
+            elif found.setdefault(_id(about), file) != file:
+                left["further name(s) of images that are read"] += 1
+    return found
+
+
+def _entries(folder: pathlib.Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not _hidden(entry.name)]
+    except OSError as error:
+        raise InputError(f"{visible(folder)}: cannot be read ({visible(reason(error))}); change its permissions, or remove it") from error
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in HIDDEN
+
+
+def _folders(root: pathlib.Path) -> tuple[str, ...]:
+    return tuple(sorted(entry.name for entry in _entries(root) if entry.is_dir()))
+
+
+def _count_beside(root: pathlib.Path, left: collections.Counter[str]) -> None:
+    """Count the files that lie beside the folders of classes or parts."""
+    for entry in _entries(root):
+        if not entry.is_dir():
+            image = pathlib.PurePath(entry.name).suffix.lower() in ENDINGS
+            left["image(s) beside the class folders" if image else _ending(pathlib.PurePath(entry.name))] += 1
+
+
+def _ending(file: pathlib.PurePath) -> str:
+    ending = file.suffix.lower()
+    if len(ending) > 12:
+        return "with a long ending"
+    return visible(ending) if len(ending) > 1 else "without an ending"
+
+
+def _id(about: os.stat_result) -> Id:
+    return about.st_dev, about.st_ino
