@@ -142,7 +142,7 @@ def _from_hub(source: str) -> pathlib.Path:
         import huggingface_hub as hub
         from huggingface_hub import errors
     except ImportError:
-        raise InputError(f"{source}: needs the package huggingface-hub; pip install 'jaxcnn[hub]'") from None
+        raise InputError(f"{source}: needs the package huggingface-hub; pip install -e '.[hub]' in the clone of jaxcnn") from None
     where = {"repo_id": match["repository"], "filename": match["file"] or "model.safetensors", "revision": match["revision"]}
     try:
         # asked first because it tries once, while the download itself would try for half a minute without a network
