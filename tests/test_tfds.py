@@ -334,7 +334,9 @@ def test_tfrecord_without_tensorflow(prepared, monkeypatch):
     folders = {kind: prepared(JcNumbered, kind) for kind in FORMATS}
     find = tfds_source.importlib.util.find_spec
     monkeypatch.setattr(tfds_source.importlib.util, "find_spec", lambda name, *more: None if name == "tensorflow" else find(name, *more))
-    refused(r"as tfrecord, which needs TensorFlow: pip install -e '.\[tfds\]' in the clone", tfds, "jc_numbered", data_dir=folders["tfrecord"])
+    refused(
+        r"as tfrecord, which needs TensorFlow: pip install -e '.\[tfds\]' in the clone", tfds, "jc_numbered", data_dir=folders["tfrecord"]
+    )
     refused(r"mnist is not prepared in .*, and preparing it needs TensorFlow: pip install", tfds, "mnist", data_dir=folders["tfrecord"])
     assert tfds("jc_numbered", data_dir=folders["array_record"]).test.size == 12
 
@@ -494,7 +496,12 @@ def test_a_damaged_shard_can_be_left_out(prepared, tmp_path, kind, options):
 def test_a_damaged_description(prepared, tmp_path, name):
     shutil.copytree(prepared(JcNumbered, "tfrecord") / "jc_numbered", tmp_path / "jc_numbered")
     next(tmp_path.rglob(name)).write_text("{")
-    refused(f"^dataset 'jc_numbered': .*{name}: not JSON .*; delete the folder and prepare the set again", tfds, "jc_numbered", data_dir=tmp_path)
+    refused(
+        f"^dataset 'jc_numbered': .*{name}: not JSON .*; delete the folder and prepare the set again",
+        tfds,
+        "jc_numbered",
+        data_dir=tmp_path,
+    )
 
 
 @pytest.mark.slow

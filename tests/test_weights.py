@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import jaxcnn as jc
-from jaxcnn import InputError, weights
+from jaxcnn import InputError, state_dicts, weights
 from jaxcnn.models import MODELS
 from jaxcnn.preprocessing import HALF, Preprocessing
 from tests.fixtures import pseudo
@@ -30,14 +30,14 @@ CLASSES = 10
 def state_dict(name, source, size, **options):
     """The weights that the libraries' networks had when the logits were made."""
     model = MODELS[name](CLASSES, **options)
-    like = weights._like(model, (*size, 3))
-    names = weights._names(model, source, like)
-    shapes = {there: weights._theirs(weights._shaped(like[path].shape), there, source).shape for path, there in names.items()}
+    like = state_dicts._like(model, (*size, 3))
+    names = state_dicts._names(model, source, like)
+    shapes = {there: state_dicts._theirs(state_dicts._shaped(like[path].shape), there, source).shape for path, there in names.items()}
     if source == "timm" and name.startswith("vgg"):  # there the dense layers are convolutions
         for layer, side in (("pre_logits.fc1", 7), ("pre_logits.fc2", 1)):
             wide, narrow = shapes[f"{layer}.weight"]
             shapes[f"{layer}.weight"] = (wide, narrow // side**2, side, side)
-    counters = [there.replace("running_mean", weights.COUNTER) for there in shapes if there.endswith("running_mean")]
+    counters = [there.replace("running_mean", state_dicts.COUNTER) for there in shapes if there.endswith("running_mean")]
     return {there: pseudo.tensor(there, shape) for there, shape in (shapes | dict.fromkeys(counters, ())).items()}
 
 
@@ -64,7 +64,7 @@ def test_logits_and_the_way_back(key):
     model, variables, found = weights.from_state_dict(name, state, image=golden["size"], **options)
     assert found == source or model.torch_names(found) == model.torch_names(source)
     assert model.num_classes == CLASSES
-    counted = [x.size for path, x in weights._flat(variables["params"]).items() if not path.startswith("extra_")]
+    counted = [x.size for path, x in state_dicts._flat(variables["params"]).items() if not path.startswith("extra_")]
     assert sum(counted) == golden["parameters"]
     x = pseudo.images(*golden["size"])
     if options:

@@ -34,6 +34,19 @@ def cut(builder: Any, split: str) -> list[tuple[str, Range]]:
     return found
 
 
+def refuse_cut(builder: Any, split: str) -> None:
+    """Refuse a split of which a shard holds other rows than `dataset_info.json` states, unless none of them are in the split.
+
+    Raises:
+        InputError: it names the first such shard.
+
+    """
+    _, parts = ranges(split, builder.info.splits[split.split("+")[0].partition("[")[0]].num_examples)
+    for path, (first, last) in cut(builder, split):
+        if first == last or any(max(a, first) < min(b, last) for a, b in parts):
+            raise InputError(f"{os.path.basename(path)} does not hold the {last - first} records that dataset_info.json states")
+
+
 def named(builder: Any, split: str) -> str:
     """Say which shards are cut, for a message."""
     try:

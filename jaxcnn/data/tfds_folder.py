@@ -48,11 +48,11 @@ def find(library: Any, name: str, data_dir: Path | None, every: bool = False) ->
     return found
 
 
-def configs(library: Any, name: str, data_dir: Path | None) -> list[str]:
-    """Names of the configurations that lie prepared where a set's name points to."""
+def prepared_names(library: Any, name: str, data_dir: Path | None) -> list[str]:
+    """Names of the versions and configurations that lie prepared where a set's name points to."""
     parsed = NAME.fullmatch(name)
     bases = _bases(library, parsed["set"], data_dir) if parsed else []
-    return sorted({p.name for base in bases for p in _folders(base) if not VERSION.fullmatch(p.name) and not p.name.startswith(".")})
+    return sorted({p.name for base in bases for p in _folders(base) if not p.name.startswith(".")})
 
 
 def _bases(library: Any, name: str, data_dir: Path | None) -> list[pathlib.Path]:
@@ -99,6 +99,8 @@ def check(library: Any, folder: pathlib.Path) -> None:
 
 
 def _check(library: Any, folder: pathlib.Path) -> None:
+    from tensorflow_datasets.core.proto import feature_pb2
+
     _refuse_special_files(folder)
     allowed = _allowed(library)
     for file in ("features.json", "dataset_info.json"):
@@ -110,7 +112,9 @@ def _check(library: Any, folder: pathlib.Path) -> None:
         # the rest of dataset_info.json names no classes, and has other things called "type"
         _refuse_classes(value if file == "features.json" else value.get("features"), allowed, where)
         if file == "dataset_info.json":
-            _check_info(library, value, where)
+            _check_info(value, where)
+        elif "type" not in value:  # which TFDS 4.0 and 4.1 wrote
+            _message(value, feature_pb2.Feature(), where)
 
 
 def _refuse_special_files(folder: pathlib.Path) -> None:
@@ -163,15 +167,21 @@ def _refuse_classes(value: Any, allowed: frozenset[str], where: str) -> None:
                 left.append(inner)
 
 
-def _check_info(library: Any, value: dict[str, Any], where: str) -> None:
-    """What `dataset_info.json` states of names and splits; TFDS's own message gives the types."""
+def _message(value: dict[str, Any], into: Any, where: str) -> Any:
+    """Check the types of all fields against TFDS's own schema."""
     from google.protobuf import json_format
-    from tensorflow_datasets.core.proto import dataset_info_pb2
 
     try:
-        info = json_format.ParseDict(value, dataset_info_pb2.DatasetInfo())
+        return json_format.ParseDict(value, into)
     except (json_format.ParseError, RecursionError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{where}: {visible(reason(error))}") from None
+        raise InputError(f"{where}: {visible(reason(error)).rstrip('.')}") from None
+
+
+def _check_info(value: dict[str, Any], where: str) -> None:
+    """What `dataset_info.json` states of names and splits."""
+    from tensorflow_datasets.core.proto import dataset_info_pb2
+
+    info = _message(value, dataset_info_pb2.DatasetInfo(), where)
     if not re.fullmatch(r"[A-Za-z]\w*", info.name) or not VERSION.fullmatch(info.version):
         raise InputError(f"{where}: name {visible(info.name)[:80]!r}, version {visible(info.version)[:80]!r}: must be those of a set")
     if info.file_format not in ("", "tfrecord", "array_record"):

@@ -21,8 +21,8 @@ import numpy as np
 from jaxcnn.data.cache import load, store
 from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, cut, labelled, sides
 from jaxcnn.data.encoded import check_label, decode, parse
-from jaxcnn.data.shards import named, sound
-from jaxcnn.data.tfds_folder import NAME, check, check_features, check_rows, configs, find
+from jaxcnn.data.shards import named, refuse_cut, sound
+from jaxcnn.data.tfds_folder import NAME, check, check_features, check_rows, find, prepared_names
 from jaxcnn.data.tfrecord import READ_BYTES, Stream, tensorflow
 from jaxcnn.text import visible
 from jaxcnn.types import InputError, reason
@@ -180,8 +180,8 @@ def _prepared(library: Any, name: str, data_dir: Any, known: list[str]) -> pathl
         raise InputError(f"may be any of {places}; give its configuration as name/configuration, or a data_dir")
     if found:
         return found[0]
-    if beside := configs(library, name, data_dir):
-        raise InputError(f"not prepared like this; beside it lie {visible(', '.join(beside))[:200]}")
+    if beside := prepared_names(library, name, data_dir):
+        raise InputError(f"not prepared in this version or configuration; there are {visible(', '.join(beside))[:200]}")
     near = difflib.get_close_matches(re.split("[/:]", name)[0].lower(), known, 1)
     fix = f"did you mean {near[0]!r}?" if near else "the names are on https://www.tensorflow.org/datasets/catalog"
     raise InputError(f"unknown to TFDS, and not prepared in its folder; {fix}")
@@ -294,10 +294,13 @@ def _records(
 
     source = readable(lambda: builder.as_data_source(split=split, deserialize_method=library.decode.DeserializeMethod.RAW_BYTES))
 
-    together = max(1, min(1024, READ_BYTES // int(np.prod(shape))))
+    together, checked = max(1, min(1024, READ_BYTES // int(np.prod(shape)))), []
 
     @_quiet()
     def read(index: np.ndarray) -> dict[str, np.ndarray]:
+        if not checked:
+            readable(lambda: refuse_cut(builder, split))
+            checked.append(True)
         image, label, real = np.zeros((len(index), *shape), np.uint8), np.zeros(len(index), np.int32), np.ones(len(index), np.float32)
         for k in range(0, len(index), together):  # a row takes several times its size on the way
             for j, found in enumerate(some([int(i) for i in index[k : k + together]]), k):

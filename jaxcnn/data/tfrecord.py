@@ -204,7 +204,9 @@ class Stream:
 
         def checked(path: bytes, rows: int) -> bytes:
             if tf_records(os.fsdecode(path)) != rows:
-                told.append(InputError(f"{os.path.basename(os.fsdecode(path))} does not hold the {rows} records that it should"))
+                told.append(
+                    InputError(f"{os.path.basename(os.fsdecode(path))} does not hold the {rows} records that dataset_info.json states")
+                )
                 raise told[-1]
             return path
 
