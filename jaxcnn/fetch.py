@@ -75,7 +75,7 @@ def fetch(source: str | os.PathLike[str], *, deadline: float | None = None, limi
 
 def _from_address(source: str, folder: pathlib.Path, open_: Open, deadline: float | None = None, limit: int = LIMIT) -> pathlib.Path:
     address, expected = _expected(source)
-    name = re.sub(r"[^\w.-]", "_", urllib.parse.unquote(_name(address)))[-100:]
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", urllib.parse.unquote(_name(address)))[-100:]
     path = folder / f"{expected[:16]}-{name}"
     if _kept(path, expected):
         return path
@@ -92,6 +92,8 @@ def _from_address(source: str, folder: pathlib.Path, open_: Open, deadline: floa
             shown = visible(address)
             raise InputError(f"{shown}: its SHA-256 is {found}, not {expected}; it was removed: damaged, or another file than was meant")
         os.replace(part, path)
+    except OSError as error:  # of the folder; what the network raises has become an InputError
+        raise InputError(f"{path}: cannot be written ({error.strerror}); make room, or set XDG_CACHE_HOME to another folder") from None
     finally:
         part.unlink(missing_ok=True)
     prune(folder, BYTES)
@@ -111,7 +113,7 @@ def _kept(path: pathlib.Path, expected: str) -> bool:
             os.utime(path)  # for `prune`
         return True
     log.warning("%s was damaged: it is downloaded again", path)
-    path.unlink()
+    path.unlink(missing_ok=True)
     return False
 
 

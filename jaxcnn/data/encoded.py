@@ -11,6 +11,7 @@ from jaxcnn.types import InputError
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP")  # what TFDS's image feature takes; Pillow would start other programs for some
 PIXELS = 2**26  # of one image
+BILINEAR = 2  # Pillow's number
 LARGE = 2**22  # pixels from which on images are decoded one after another, so that their memory does not add up
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's, by channels
 _ONE_AT_A_TIME = threading.Lock()
@@ -52,21 +53,30 @@ def decode(encoded: bytes, shape: tuple[int, ...], resized: bool) -> np.ndarray:
         Exception: whatever the decoder of a damaged image stumbles over.
 
     """
-    from PIL import Image
-
     height, width, channels = shape
-    with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+    with _opened(encoded) as image:
         pixels = image.width * image.height
         if pixels > PIXELS:
-            raise InputError(f"an image of {image.width} x {image.height} pixels, more than the {PIXELS:,} that are read")
+            raise InputError(f"an image of more than the {PIXELS:,} pixels that are read")
         if not resized and image.size != (width, height):
             stated = f"the set states {height} x {width}; give an image size to bring all to"
             raise InputError(f"an image of {image.height} x {image.width} pixels, and {stated}")
         with _ONE_AT_A_TIME if pixels > LARGE else contextlib.nullcontext():
             image = _in_mode(image, MODES[channels])
             if image.size != (width, height):
-                image = image.resize((width, height), resample=Image.Resampling.BILINEAR)
+                image = image.resize((width, height), resample=BILINEAR)
             return np.asarray(image, np.uint8).reshape(shape)
+
+
+def _opened(encoded: bytes) -> Any:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(io.BytesIO(encoded), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise InputError(f"none of {', '.join(FORMATS)}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow's own limits are higher
+        raise InputError(f"an image of more than the {PIXELS:,} pixels that are read") from None
 
 
 def _in_mode(image: Any, mode: str) -> Any:

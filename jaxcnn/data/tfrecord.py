@@ -257,12 +257,13 @@ def _attempt(shape: tuple[int, ...], resized: bool, classes: int, on_bad: OnBad,
     tf = tensorflow()
 
     def python(record: bytes) -> tuple[np.ndarray, np.int64, np.float32]:
+        encoded = record
         try:
             encoded, label = parse(record)
             check_label(np.array([label]), classes)
             return decode(encoded, shape, resized), np.int64(label), np.float32(1)
         except Exception as error:  # a damaged image raises whatever its decoder stumbles over
-            on_bad(f"{where} ({_name(record)}) is not a readable image ({reason(error)})", 1)
+            on_bad(f"{where} ({_name(encoded)}) is not a readable image ({reason(error)})", 1)
             return np.zeros(shape, np.uint8), np.int64(0), np.float32(0)
 
     def decoded(record: Any) -> dict[str, Any]:
