@@ -7,6 +7,7 @@ goes down the network (Howard and Ruder, 2018, arXiv:1801.06146); without `--wei
 import dataclasses
 import functools
 import math
+import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -91,7 +92,7 @@ def origin(config: Config, channels: int = 3) -> Origin | None:
     """Read `--weights`, a run's folder or a file, which is brought to images of so many channels; None where there are none."""
     if not config.weights:
         return None
-    if not pathlib.Path(config.weights).is_dir():
+    if not os.path.isdir(config.weights):
         return _from_file(config, channels)
     found = jc.load_run(config.weights)
     model, image, task = (found.config["build"][part] for part in ("model", "image", "task"))
@@ -154,7 +155,7 @@ def plan(config: Config, splits: jc.data.Splits | None = None) -> common.Plan:
     size = config.image_size or (begin.size if begin else None)
     splits = load(config, size, skipped) if splits is None else splits
     image = splits.train.example()["image"]
-    if begin and image.shape[-1] != 3 and not pathlib.Path(config.weights).is_dir():
+    if begin and image.shape[-1] != 3 and not os.path.isdir(config.weights):
         begin = origin(config, image.shape[-1])
     adopted = begin is not None and config.train != "scratch"
     pixels = (begin.pixels if begin else {}) | ({} if adopted else common.pixel_statistics(splits.train))

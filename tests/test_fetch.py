@@ -1,5 +1,6 @@
 """Downloads, from a server on this machine: what fits its hash is kept, what does not is named and gone."""
 
+import contextlib
 import hashlib
 import http.server
 import json
@@ -43,9 +44,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(1)
         if kind == "gone":  # the connection ends without an answer
             return
+        if kind in ("drip", "headers", "dripheaders", "endless"):
+            self.without_end(kind)
+            return
         self.send_response(302 if kind == "elsewhere" else 200)
         if kind == "elsewhere":
-            self.send_header("Location", "http://example.org/other")
+            self.send_header("Location", "file:///etc/passwd" if "local" in self.path else "http://example.org/other")
         sent = BODY[:100_000] if kind == "cut" else BODY
         self.send_header("Content-Length", "0" if kind == "elsewhere" else str(len(BODY)))
         self.send_header("ETag", f'"{OTHER if "wrong" in self.path else HASH}"')  # as the Hub has them
@@ -54,14 +58,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not head and kind != "elsewhere":
             self.wfile.write(sent)
 
+    def without_end(self, kind):
+        """Send until nobody listens, for five seconds at most."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n" + (b"" if "headers" in kind else b"\r\n"))
+        piece = {"drip": b"x", "headers": b"X-More: 1\r\n", "dripheaders": b"x", "endless": bytes(2**16)}[kind]
+        end = time.monotonic() + 5
+        with contextlib.suppress(OSError):
+            while time.monotonic() < end and not self.server.over:
+                self.wfile.write(piece)
+                time.sleep(0.01 if "drip" in kind else 0)
+
 
 @pytest.fixture
 def server():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.seen = []
+        server.seen, server.over = [], False
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
+        server.over = True
         server.shutdown()
         thread.join()
 
@@ -74,7 +89,7 @@ def download(server, tmp_path):
         plain = request.full_url.replace("https://here", f"http://127.0.0.1:{server.server_port}")
         return fetch._secure().open(urllib.request.Request(plain, headers=request.headers), timeout=timeout)
 
-    return lambda source: fetch._from_address(source, tmp_path / "weights", open_)
+    return lambda source, **options: fetch._from_address(source, tmp_path / "weights", open_, **options)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +120,8 @@ def test_a_damaged_copy_is_downloaded_again(download, server, caplog):
         (f"/503/model.pth#sha256={HASH}", "the server says 503 Service Unavailable"),
         (f"/slow/model.pth#sha256={HASH}", "cannot be downloaded (timed out); where there is no network, download it elsewhere and give"),
         (f"/elsewhere/model.pth#sha256={HASH}", "leads to http://example.org/other, which is not https"),
+        (f"/elsewhere/local.pth#sha256={HASH}", "leads to file:///etc/passwd, which is not https"),
+        (f"/headers/model.pth#sha256={HASH}", "got more than 100 headers"),
         ("/model.pth", "no hash to check the download; append #sha256="),
         ("/model-abc123.pth", "no hash to check the download"),  # too few digits
         (f"/model-{HASH[:8]}.pth#sha256=", "no hash to check the download"),
@@ -118,6 +135,38 @@ def test_what_fails_leaves_one_line_and_nothing_else(download, tmp_path, monkeyp
     line = str(caught.value)
     assert words in line and "\n" not in line and ("here" in line or "127.0.0.1" in line)
     assert not (tmp_path / "weights").exists() or not list((tmp_path / "weights").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["drip", "dripheaders"])
+def test_a_transfer_that_is_too_slow_is_given_up(download, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(fetch, "PATIENCE", 0.3)  # a byte comes every hundredth of a second, long before TIMEOUT
+    for options in ({}, {"deadline": 0.2}):
+        with pytest.raises(InputError, match=r"given up after 0 s, too slow; try again, or where there is no network"):
+            download(f"https://here/{kind}/model.pth#sha256={HASH}", **options)
+        assert not list((tmp_path / "weights").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["endless", "stated"])
+def test_a_download_has_a_limit_while_it_loads(download, tmp_path, kind):
+    with pytest.raises(InputError, match="more than 200,000 bytes; where there is no network"):
+        download(f"https://here/{kind}/model.pth#sha256={HASH}", limit=200_000)
+    assert not list((tmp_path / "weights").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "pipe", "folder"])
+def test_what_is_no_file_in_the_cache_is_replaced(download, tmp_path, kind):
+    source, other = f"https://here/model.pth#sha256={HASH}", tmp_path / "other"
+    path = download(source)
+    path.unlink()
+    other.write_bytes(b"mine")
+    if kind == "folder":
+        path.mkdir()
+        with pytest.raises(InputError, match="model.pth: a folder where a download is kept; remove it"):
+            download(source)
+        return
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to(other if kind == "link" else tmp_path / "absent")
+    assert download(source) == path and path.read_bytes() == BODY and not path.is_symlink()
+    assert other.read_bytes() == b"mine" and not (tmp_path / "absent").exists()
 
 
 def test_the_cache_is_kept_within_limits(download, tmp_path, monkeypatch):
@@ -150,6 +199,10 @@ def test_paths(tmp_path, monkeypatch):
         ("", "'': a folder, not a file"),
         ("http://here/a-0123456789.pth", "http://here/a-0123456789.pth: must be a path, https://... or hf:owner/name"),
         ("s3://bucket/a.pth", "must be a path"),
+        ("/dev/zero", "'/dev/zero': not a regular file"),
+        ("x" * 5000, "File name too long"),
+        ("a\0b", "null"),
+        ("~nobody-of-this-name/x", "home"),
         ("hf:resnet18", "hf:resnet18: must be hf:owner/name,"),
         ("hf:a b/c", "must be hf:owner/name"),
         (f"https://[x/a#sha256={HASH}", "https://[x/a: cannot be downloaded (Invalid IPv6 URL)"),
@@ -172,7 +225,7 @@ def test_nothing_answers(server):
 
 def test_the_hub_is_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(InputError, match=r"hf:timm/x: needs the package huggingface-hub; pip install 'jaxcnn\[hub\]'"):
+    with pytest.raises(InputError, match=r"hf:timm/x: needs the package huggingface-hub; pip install -e '.\[hub\]' in the clone"):
         fetch.fetch("hf:timm/x")
 
 

@@ -8,9 +8,9 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FLOORS = {
     "types": 0, "axis": 0, "cache": 0, "fetch": 0, "files": 0, "flow": 0, "preprocessing": 0, "ops": 0, "precision": 0, "remat": 0,
-    "schema": 0, "text": 0, "version": 0,
+    "schema": 0, "tensors": 0, "text": 0, "version": 0,
     "layers": 1, "losses": 1, "metrics": 1, "augment": 1, "optim": 1,
-    "models": 2, "tasks": 3, "weights": 3,
+    "models": 2, "state_dicts": 3, "tasks": 3, "weights": 3,
     "train": 4, "mesh": 4, "parallel": 4, "dispatch": 4, "checkpoint": 4, "data": 4,
     "evaluation": 5, "explain": 5, "loop": 5, "protocol": 5, "runs": 5, "transfer": 5,
     "report": 6,

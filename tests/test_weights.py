@@ -1,8 +1,10 @@
 """Weights of torchvision and timm give the same logits here, survive the way there and back, and bad files are named."""
 
 import json
+import os
 import pathlib
 import pickle
+import re
 import sys
 
 import jax
@@ -12,9 +14,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import jaxcnn as jc
-from jaxcnn import InputError, weights
+from jaxcnn import InputError, state_dicts, tensors, weights
 from jaxcnn.models import MODELS
 from jaxcnn.preprocessing import HALF, Preprocessing
+from jaxcnn.tasks.model import prepare
 from tests.fixtures import pseudo
 
 HERE = pathlib.Path(__file__).parent / "fixtures"
@@ -30,14 +33,14 @@ CLASSES = 10
 def state_dict(name, source, size, **options):
     """The weights that the libraries' networks had when the logits were made."""
     model = MODELS[name](CLASSES, **options)
-    like = weights._like(model, (*size, 3))
-    names = weights._names(model, source, like)
-    shapes = {there: weights._theirs(weights._shaped(like[path].shape), there, source).shape for path, there in names.items()}
+    like = state_dicts._like(model, (*size, 3))
+    names = state_dicts._names(model, source, like)
+    shapes = {there: state_dicts._theirs(state_dicts._shaped(like[path].shape), there, source).shape for path, there in names.items()}
     if source == "timm" and name.startswith("vgg"):  # there the dense layers are convolutions
         for layer, side in (("pre_logits.fc1", 7), ("pre_logits.fc2", 1)):
             wide, narrow = shapes[f"{layer}.weight"]
             shapes[f"{layer}.weight"] = (wide, narrow // side**2, side, side)
-    counters = [there.replace("running_mean", weights.COUNTER) for there in shapes if there.endswith("running_mean")]
+    counters = [there.replace("running_mean", state_dicts.COUNTER) for there in shapes if there.endswith("running_mean")]
     return {there: pseudo.tensor(there, shape) for there, shape in (shapes | dict.fromkeys(counters, ())).items()}
 
 
@@ -64,7 +67,7 @@ def test_logits_and_the_way_back(key):
     model, variables, found = weights.from_state_dict(name, state, image=golden["size"], **options)
     assert found == source or model.torch_names(found) == model.torch_names(source)
     assert model.num_classes == CLASSES
-    counted = [x.size for path, x in weights._flat(variables["params"]).items() if not path.startswith("extra_")]
+    counted = [x.size for path, x in state_dicts._flat(variables["params"]).items() if not path.startswith("extra_")]
     assert sum(counted) == golden["parameters"]
     x = pseudo.images(*golden["size"])
     if options:
@@ -117,11 +120,75 @@ def test_a_new_head_is_drawn_when_asked_for(squeezed):
     np.testing.assert_array_equal(kept[0, 0].T, squeezed[1]["classifier.1.weight"][:, :, 0, 0])
 
 
-def test_gray_images_give_what_they_would_in_colour(squeezed):
+def predicted(loaded, pixels):
+    """Logits of uint8 images, normalised as the weights want it."""
+    inputs = prepare(jnp.asarray(pixels), loaded.preprocessing.mean, loaded.preprocessing.std)
+    return apply(loaded.model, loaded.variables, inputs)
+
+
+def test_gray_images_give_what_they_would_in_colour(squeezed, rng):
     gray, colour = (jc.load_weights("squeezenet1_1", squeezed[0], channels=c) for c in (1, 3))
+    assert gray.preprocessing.mean == [pytest.approx(0.449)] and gray.preprocessing.std == [pytest.approx(0.226)]
+    pixels = rng.integers(0, 256, (2, 40, 40, 1)).astype(np.uint8)
+    np.testing.assert_allclose(predicted(gray, pixels), predicted(colour, np.repeat(pixels, 3, -1)), rtol=1e-4, atol=1e-5)
+    # without normalisation there is nothing to make up for
+    (gray, v, _), (colour, w, _) = (weights.from_state_dict("squeezenet1_1", squeezed[1], channels=c) for c in (1, 3))
     x = pseudo.images(40, 40, 1)
-    expected = apply(colour.model, colour.variables, np.repeat(x, 3, -1))
-    np.testing.assert_allclose(apply(gray.model, gray.variables, x), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(apply(gray, v, x), apply(colour, w, np.repeat(x, 3, -1)), rtol=1e-4, atol=1e-5)
+
+
+def test_gray_images_where_a_norm_follows(tmp_path, rng):
+    """A padded convolution reads zeros outside of an image, which are another gray then: as near as that allows."""
+    options, path = {"num_classes": 3, "widths": (8, 8)}, tmp_path / "x.safetensors"
+    variables = initial(MODELS["cnn"](**options), (32, 32, 3))
+    jc.save_weights(path, "cnn", variables, preprocessing=Preprocessing((0.2, 0.4, 0.7), (0.2, 0.3, 0.4)), image=(32, 32, 3), **options)
+    gray, colour = (jc.load_weights("cnn", path, channels=c) for c in (1, 3))
+    pixels = rng.integers(0, 256, (4, 32, 32, 1)).astype(np.uint8)
+    mine, theirs = (predicted(one, np.repeat(pixels, c, -1)) for one, c in ((gray, 1), (colour, 3)))
+    assert difference(mine, theirs) < 0.03
+    kernel = colour.variables["params"]["stem"]["conv"]["kernel"]
+    scaled = np.asarray(kernel) * (0.3 / np.array([0.2, 0.3, 0.4]))[:, None]
+    np.testing.assert_allclose(gray.variables["params"]["stem"]["conv"]["kernel"], scaled.sum(-2, keepdims=True), rtol=1e-5, atol=1e-6)
+
+
+WRAPPED = {
+    "module.": lambda k: f"module.{k}", "_orig_mod.": lambda k: f"_orig_mod.{k}", "model.": lambda k: f"model.{k}",
+    "all of them": lambda k: f"state_dict.model.module._orig_mod.{k}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_names_in_wrappers(squeezed, tmp_path, wrapper):
+    state = {WRAPPED[wrapper](key): x for key, x in squeezed[1].items()} | {"n_averaged": np.zeros((), np.int64)}
+    save_file(state, tmp_path / "x.safetensors", {"format": "pt"})
+    loaded = jc.load_weights("squeezenet1_1", tmp_path / "x.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, jc.load_weights("squeezenet1_1", squeezed[0]).variables)
+
+
+def test_a_name_in_front_of_some_tensors_stays(squeezed, tmp_path):
+    state = {f"module.{key}" if i else key: x for i, (key, x) in enumerate(squeezed[1].items())}
+    save_file(state, tmp_path / "x.safetensors")
+    with pytest.raises(weights.WeightsError, match="51 missing .*51 unexpected"):
+        jc.load_weights("squeezenet1_1", tmp_path / "x.safetensors")
+
+
+def test_state_dicts_within_what_training_saves():
+    state = {"a": 1}
+    for saved in ({"state_dict": state}, {"epoch": 3, "model": {"state_dict": state}}, {"model_state_dict": {"module": state}}, state):
+        assert tensors.unwrapped(saved) is state
+
+
+def test_published_names_of_densenet():
+    """torchvision's files keep names that its code has changed since: `denselayer1.norm.1`, `conv.2`."""
+    options = {"growth": 2, "width": 4}
+    model = MODELS["densenet121"](3, **options)
+    names = set(state_dicts._names(model, "torchvision", state_dicts._like(model, (32, 32, 3))).values())
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", key) for key in names}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old and "features.norm0.bias" in old
+    assert {state_dicts._current(key) for key in old} == names == {state_dicts._current(key) for key in names}
+    with pytest.raises(InputError, match="1 tensors are there in an old and a new spelling"):
+        both = dict.fromkeys(["denselayer1.norm1.weight", "denselayer1.norm.1.weight"], np.zeros(1, np.float32))
+        state_dicts.from_state_dict("squeezenet1_1", both)
 
 
 def test_colour_images_through_a_network_for_gray_ones(tmp_path):
@@ -165,6 +232,182 @@ def test_timm_says_beside_its_weights_what_they_want(squeezed, tmp_path):
     config = {"mean": HALF, "std": HALF, "input_size": [3, 96, 96], "crop_pct": 0.96, "interpolation": "bicubic"}
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": config}))
     assert jc.load_weights("squeezenet1_1", path).preprocessing == Preprocessing(list(HALF), list(HALF), 96, 100, "bicubic")
+
+
+TIMM = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 96, 96], "crop_pct": 0.96, "interpolation": "bicubic"}
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"mean": None}, "pretrained_cfg.mean: input should be a valid list, not None"),
+        ({"mean": [0.5, 0.5]}, "must be one of each, or three"),
+        ({"mean": [0.5, "x", 0.5]}, "pretrained_cfg.mean.1: input should be a valid number, not 'x'"),
+        ({"mean": [float("nan")] * 3}, "must be finite"),
+        ({"std": [0.5, 0, 0.5]}, "std positive"),
+        ({"std": [-1, 1, 1]}, "std positive"),
+        ({"input_size": [3, 96]}, "must be channels, height and width"),
+        ({"input_size": [3, 10**9, 10**9]}, "must be 1 to 8192 pixels"),
+        ({"input_size": "224"}, "pretrained_cfg.input_size: input should be a valid list"),
+        ({"crop_pct": 0}, "crop_pct: 0.0: must be above 0"),
+        ({"interpolation": "random"}, "interpolation 'random': must be one of bilinear, bicubic"),
+        ({"interpolation": 3}, "interpolation: input should be a valid string, not 3"),
+        ({"label_names": "abc"}, "label_names: input should be a valid list, not 'abc'"),
+        ({"label_names": [1]}, "label_names.0: input should be a valid string, not 1"),
+        ({"label_names": ["a", "b"]}, "2 label_names for 10 classes; correct or remove it"),
+        ("[" * 100_000, "nested too deeply"),
+        ("{", "not JSON"),
+        ("pipe", "not a regular file"),
+    ],
+)
+def test_what_timm_says_is_checked(squeezed, tmp_path, changes, words):
+    path, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    os.link(squeezed[0], path)
+    if changes == "pipe":
+        os.mkfifo(config)
+    else:
+        config.write_text(changes if isinstance(changes, str) else json.dumps({"pretrained_cfg": TIMM | changes}))
+    with pytest.raises(InputError) as caught:
+        jc.load_weights("squeezenet1_1", path)
+    line = str(caught.value)
+    assert line.startswith("config.json beside model.safetensors") and words in line and "\n" not in line and len(line) < 300
+
+
+def test_another_programs_config_beside_the_weights_says_nothing(squeezed, tmp_path):
+    os.link(squeezed[0], tmp_path / "model.safetensors")
+    for text in ("[]", '{"architectures": ["X"]}'):
+        (tmp_path / "config.json").write_text(text)
+        assert jc.load_weights("squeezenet1_1", tmp_path / "model.safetensors").preprocessing == Preprocessing()
+
+
+@pytest.mark.parametrize(
+    "about, words",
+    [
+        ([], "the whole: input should be a valid dictionary"),
+        ("[" * 100_000, "nested too deeply"),
+        ("{", "not JSON"),
+        ({"options": 3}, "options: input should be a valid dictionary, not 3"),
+        ({"options": {"depth": 10**9}}, "options: depth: 1000000000: too large, or no plain value"),
+        ({"options": {"widths": [10**12]}}, "too large, or no plain value"),
+        ({"options": {"widths": {"a": 1}}}, "too large, or no plain value"),
+        ({"options": {"absent": 1}}, "its metadata says {'options': {'absent': 1}, 'image': None}, which is no squeezenet1_1"),
+        ({"options": {"dtype": "\x1b[31m"}}, "dtype"),
+        ({"image": [1]}, "image: [1]: must be height, width and perhaps channels"),
+        ({"image": [10**9, 10**9]}, "must be height, width and perhaps channels"),
+        ({"image": "224"}, "image: input should be a valid list"),
+        ({"image": [1, 1]}, "must be at least"),
+        ({"preprocessing": {"mean": [1, 2]}}, "must be one of each, or three"),
+        ({"preprocessing": {"std": [0.0]}}, "must be one of each, or three"),
+        ({"preprocessing": {"classes": [1]}}, "preprocessing: classes.0: input should be a valid string, not 1"),
+        ({"preprocessing": {"size": -1}}, "must be 1 to 8192 pixels"),
+        ({"preprocessing": []}, "preprocessing: input should be a valid dictionary"),
+    ],
+)
+def test_what_a_file_says_of_itself_is_checked(squeezed, tmp_path, about, words):
+    path = tmp_path / "x.safetensors"
+    save_file(squeezed[1], path, {"jaxcnn": about if isinstance(about, str) else json.dumps(about)})
+    with pytest.raises(InputError) as caught:
+        jc.load_weights("squeezenet1_1", path)
+    line = str(caught.value)
+    assert words in line and line.isprintable() and len(line) < 400
+
+
+def forged(path, header, data=b""):
+    header = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    return path
+
+
+def tensor(shape=(2,), at=(0, 8), dtype="F32", **more):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(at), **more}
+
+
+@pytest.mark.parametrize(
+    "header, words",
+    [
+        ((2**40).to_bytes(8, "little"), "a header of 1,099,511,627,776 bytes in a file of 8"),
+        (b"123", "a header of"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"\xff", "utf-8"),
+        ([], "no JSON object"),
+        ({"a": 3}, "tensor 'a' is described by 3"),
+        ({"a": tensor(more=1)}, "tensor 'a' is described by"),
+        ({"a": tensor((2**40,), (0, 2**42))}, "is stated at bytes [0, 4398046511104] of 8"),
+        ({"a": tensor((2**62, 2**62))}, "is stated at bytes [0, 8] of 8"),
+        ({"a": tensor((-2,))}, "has the shape [-2]"),
+        ({"a": tensor((2.0,))}, "has the shape [2.0]"),
+        ({"a": tensor(at=(8, 0))}, "is stated at bytes"),
+        ({"a": tensor(dtype="F7")}, "is of type 'F7'"),
+        ({"a": tensor(dtype=None)}, "is of type 'None'"),
+        ({"a": tensor(), "b": tensor()}, "begins at byte 0, where 8 bytes come before it"),
+        ({"a": tensor((1,), (4, 8))}, "begins at byte 4, where 0 bytes come before it"),
+        ({"a": tensor((1,), (0, 4))}, "tensors of 4 bytes in 8"),
+        (b'{"a":' + json.dumps(tensor((1,), (0, 4))).encode() + b',"a":' + json.dumps(tensor((1,), (4, 8))).encode() + b"}", "twice"),
+        ({"__metadata__": {"jaxcnn": 3}, "a": tensor()}, "__metadata__: jaxcnn: input should be a valid string, not 3"),
+        ({"__metadata__": [], "a": tensor()}, "__metadata__: the whole: input should be a valid dictionary"),
+    ],
+)
+def test_headers_that_lie(tmp_path, header, words):
+    path = tmp_path / "x.safetensors"
+    if isinstance(header, bytes) and len(header) <= 8 and header != b"\xff":
+        path.write_bytes(header)
+    else:
+        forged(path, header, bytes(8))
+    with pytest.raises(InputError, match="no sound safetensors file") as caught:
+        jc.load_weights("squeezenet1_1", path)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_of_far_more_than_the_network_is_not_read(squeezed, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "values_of", lambda *args: -(10**8) // 4)  # as if the file had a hundred million more
+    with pytest.raises(InputError, match="holds .* numbers, far more than the network has"):
+        jc.load_weights("squeezenet1_1", squeezed[0])
+    os.mkfifo(tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match="not a regular file"):
+        jc.load_weights("squeezenet1_1", tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    "value, words",
+    [
+        (np.full((16,), np.inf, np.float32), "not finite in features.3.squeeze.bias: 16"),
+        (np.full((16,), 1e300), "not finite in features.3.squeeze.bias: 16"),  # float64, beyond float32
+        (np.ones((16,), np.int8), "weights of type int8 in features.3.squeeze.bias; must be floating-point"),
+        (np.ones((16,), np.int64), "weights of type int64"),
+        (np.ones((16, 1, 1), np.float32), None),
+        (np.ones((16,), jnp.bfloat16), None),
+        (np.ones((16,)), None),
+        (np.ones((), np.float32), "of another shape"),
+        (np.ones((0,), np.float32), "of another shape"),
+        (np.ones((4, 4), np.float32), None),  # what is written as one axis may have others, as published factors do
+        (np.ones((17,), np.float32), "of another shape"),
+    ],
+)
+def test_types_and_values(squeezed, tmp_path, value, words):
+    path = changed(squeezed, tmp_path / "x.safetensors", features__3__squeeze__bias=value)
+    if words is None:
+        bias = jc.load_weights("squeezenet1_1", path).variables["params"]["stages_0_0"]["squeeze"]["bias"]
+        assert bias.dtype == np.float32 and (np.asarray(bias) == 1).all()
+    else:
+        with pytest.raises(InputError, match=words):
+            jc.load_weights("squeezenet1_1", path)
+
+
+def test_a_negative_variance_is_refused():
+    state = {"a.running_var": np.float32([1, -1])}
+    with pytest.raises(InputError, match="negative variances in a.running_var"):
+        state_dicts._refuse_unusable(state)
+
+
+def test_weights_are_not_written_through_a_link(squeezed, tmp_path):
+    loaded, other, path = jc.load_weights("squeezenet1_1", squeezed[0]), tmp_path / "other", tmp_path / "x.safetensors"
+    other.write_bytes(b"mine")
+    path.symlink_to(other)
+    jc.save_weights(path, "squeezenet1_1", loaded.variables)
+    assert other.read_bytes() == b"mine" and not path.is_symlink() and len(load_file(path)) == len(squeezed[1])
+    with pytest.raises(InputError, match="cannot be written"):
+        jc.save_weights(path, "squeezenet1_1", loaded.variables, preprocessing=Preprocessing((float("nan"),), (1.0,)))
+    assert len(load_file(path)) == len(squeezed[1]) and sorted(p.name for p in tmp_path.iterdir()) == ["other", "x.safetensors"]
 
 
 class Code:

@@ -5,7 +5,10 @@ import re
 from typing import Any
 
 from jaxcnn.data.core import OnBad
+from jaxcnn.files import opened
+from jaxcnn.types import InputError
 
+RECORD = 2**27  # bytes of one record
 Range = tuple[int, int]
 
 
@@ -23,12 +26,25 @@ def joined(name: str, parts: list[Range]) -> str:
 def cut(builder: Any, split: str) -> list[tuple[str, Range]]:
     """Find the shards that hold fewer records than TFDS wrote: their paths, and which rows of the whole split they are."""
     info, at, found = builder.info.splits[split.split("+")[0].partition("[")[0]], 0, []
-    count = _array_records if "array_record" in str(builder.info.file_format).lower() else _tf_records
+    count = _array_records if "array_record" in str(builder.info.file_format).lower() else tf_records
     for path, length in zip(info.filepaths, info.shard_lengths, strict=True):
         if count(os.fspath(path)) != length:
             found.append((os.fspath(path), (at, at + length)))
         at += length
     return found
+
+
+def refuse_cut(builder: Any, split: str) -> None:
+    """Refuse a split of which a shard holds other rows than `dataset_info.json` states, unless none of them are in the split.
+
+    Raises:
+        InputError: it names the first such shard.
+
+    """
+    _, parts = ranges(split, builder.info.splits[split.split("+")[0].partition("[")[0]].num_examples)
+    for path, (first, last) in cut(builder, split):
+        if first == last or any(max(a, first) < min(b, last) for a, b in parts):
+            raise InputError(f"{os.path.basename(path)} does not hold the {last - first} records that dataset_info.json states")
 
 
 def named(builder: Any, split: str) -> str:
@@ -58,17 +74,22 @@ def _array_records(path: str) -> int:
     return reader.num_records() if reader.ok() else -1
 
 
-def _tf_records(path: str) -> int:
-    """Count records by their lengths; what they hold is not read."""
-    count = 0
+def tf_records(path: str) -> int:
+    """Count records by their lengths, without reading what they hold; -1 where one states more bytes than there are, or too many.
+
+    TensorFlow reserves what a record states before it looks at how much the file has.
+    """
+    count = at = 0
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             size = os.fstat(file.fileno()).st_size
-            while file.tell() < size:
+            while at < size:
+                file.seek(at)
                 length = int.from_bytes(file.read(8), "little")
-                if file.seek(length + 8, os.SEEK_CUR) > size:  # the two checksums
+                if length > min(size - at - 16, RECORD):  # 16: the length and the two checksums
                     return -1
+                at += length + 16
                 count += 1
-    except OSError:
+    except (OSError, InputError):
         return -1
     return count

@@ -20,11 +20,14 @@ import numpy as np
 
 from jaxcnn.data.cache import load, store
 from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, cut, labelled, sides
-from jaxcnn.data.shards import named, sound
-from jaxcnn.data.tfrecord import Stream, tensorflow
+from jaxcnn.data.encoded import check_label, decode, parse
+from jaxcnn.data.shards import named, refuse_cut, sound
+from jaxcnn.data.tfds_folder import NAME, check, check_features, check_rows, find, prepared_names
+from jaxcnn.data.tfrecord import READ_BYTES, Stream, tensorflow
+from jaxcnn.text import visible
 from jaxcnn.types import InputError, reason
 
-NEEDS_TENSORFLOW = "needs TensorFlow: pip install 'jaxcnn[tfds]'"
+NEEDS_TENSORFLOW = "needs TensorFlow: pip install -e '.[tfds]' in the clone of jaxcnn"
 NOISE = ("Variant folder", "OpenCV is not installed")
 
 
@@ -102,14 +105,19 @@ def _held(
         raise InputError(f"{name}: images of several sizes; give an image size to bring them to, such as 64")
     if not builder.is_prepared():
         _prepare(builder, name, download)
-    records = "array_record" in str(builder.info.file_format).lower()
+    kind = builder.info.file_format.value
+    if kind not in ("array_record", "tfrecord"):
+        raise InputError(f"{name}: prepared in {builder.data_path} as {kind}; prepare it as array_record or tfrecord")
+    records = kind == "array_record"
     if not records and importlib.util.find_spec("tensorflow") is None:
-        raise InputError(f"{name}: prepared in {builder.data_path} as {builder.info.file_format.value}, which {NEEDS_TENSORFLOW}")
+        raise InputError(f"{name}: prepared in {builder.data_path} as {kind}, which {NEEDS_TENSORFLOW}")
     shape = (*(sizes or image.shape[:2]), image.shape[-1] or 3)
     classes, held = tuple(label.names), {}
     for part, split in _parts(builder, name).items():
+        check_rows(builder.info.splits[split.partition("[")[0]], split.partition("[")[0], str(builder.data_path))
         split = split if on_bad is None else sound(builder, split, on_bad)
-        data = _records(builder, split, shape, classes, on_bad) if records else Stream(builder, split, shape, classes, on_bad=on_bad)
+        make = _records if records else Stream
+        data = make(builder, split, shape, classes, on_bad=on_bad, resized=sizes is not None)
         if data.size * int(np.prod(shape)) <= resident_bytes:
             rows = data.read(np.arange(data.size)) if records else data.everything()
             rows = {key: x[rows.get("real", np.ones(data.size)) > 0] for key, x in rows.items()}
@@ -121,6 +129,8 @@ def _held(
 def _key(name: str, data_dir: Any, sizes: tuple[int, int] | None, resident_bytes: int) -> Any:
     """What decoded rows are a function of: the prepared files and how they are read; None where no file is on this machine's disks."""
     root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    if not NAME.fullmatch(name):
+        return None
     stats = [(str(p), p.stat()) for p in sorted((root / re.split("[/:]", name)[0]).rglob("*")) if p.is_file()]
     files = [[path, s.st_size, s.st_mtime_ns] for path, s in stats]
     return [name, sizes, resident_bytes, importlib.metadata.version("tensorflow-datasets"), files] if files else None
@@ -144,20 +154,37 @@ def _builder(name: str, data_dir: Any) -> Any:
 
     base = name.split("/")[0].split(":")[0]
     known = library.list_builders(with_community_datasets=False)
+    if base in known and not NAME.fullmatch(name):
+        raise InputError(f"dataset {name!r}: must be {base}, {base}/configuration or {base}:1.2.3; nothing else is read from a name")
     try:
-        if base in known:  # TFDS answers an unknown name with its whole catalogue
-            return library.builder(name, data_dir=data_dir)
-        return library.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
+        folder = None if base in known else _prepared(library, name, data_dir, known)
+        for other in find(library, name, data_dir, every=True) if folder is None else [folder]:
+            check(library, other)
+    except InputError as error:
+        raise InputError(f"dataset {name!r}: {error}") from None
+    try:  # TFDS answers an unknown name with its whole catalogue, so it is asked for known ones alone
+        return library.builder_from_directory(folder) if folder else library.builder(name, data_dir=data_dir)
     except Exception as error:  # a bad configuration or version raises whatever the set's own code raises
-        why = re.sub(r'^Failed to construct dataset .*?\}": ', "", " ".join(str(error).split()))
-        if base not in known and (isinstance(error, library.core.DatasetNotFoundError) or why.startswith("Parsing builder name")):
-            near = difflib.get_close_matches(base.lower(), known, 1)
-            fix = f"did you mean {near[0]!r}?" if near else "the names are on https://www.tensorflow.org/datasets/catalog"
-            raise InputError(f"dataset {name!r}: unknown to TFDS, and not prepared in its folder; {fix}") from error
+        why = visible(re.sub(r'^Failed to construct dataset .*?\}": ', "", " ".join(str(error).split())))
         if why.startswith("BuilderConfig"):
-            configs = ", ".join(library.builder_cls(base).builder_configs) or "none"
-            raise InputError(f"dataset {name!r}: no such configuration; it has {configs[:200]}") from error
-        raise InputError(f"dataset {name!r}: {why[:200]}; correct the name, or prepare it again") from error
+            configurations = ", ".join(library.builder_cls(base).builder_configs) or "none"
+            raise InputError(f"dataset {name!r}: no such configuration; it has {configurations[:200]}") from error
+        raise InputError(f"dataset {name!r}: {why[:200] or type(error).__name__}; correct the name, or prepare it again") from error
+
+
+def _prepared(library: Any, name: str, data_dir: Any, known: list[str]) -> pathlib.Path:
+    """Return the folder of a set that TFDS has no code of; TFDS reads that folder and no other."""
+    found = [folder for folder in find(library, name, data_dir) if (folder / "features.json").exists()]
+    if len(found) > 1:
+        places = ", ".join(visible(folder) for folder in found[:5])
+        raise InputError(f"may be any of {places}; give its configuration as name/configuration, or a data_dir")
+    if found:
+        return found[0]
+    if beside := prepared_names(library, name, data_dir):
+        raise InputError(f"not prepared in this version or configuration; there are {visible(', '.join(beside))[:200]}")
+    near = difflib.get_close_matches(re.split("[/:]", name)[0].lower(), known, 1)
+    fix = f"did you mean {near[0]!r}?" if near else "the names are on https://www.tensorflow.org/datasets/catalog"
+    raise InputError(f"unknown to TFDS, and not prepared in its folder; {fix}")
 
 
 def _prepare(builder: Any, name: str, download: bool) -> None:
@@ -212,6 +239,7 @@ def _features(builder: Any, name: str) -> tuple[Any, Any]:
     image, label = features.get("image"), features.get("label")
     if not isinstance(image, library.features.Image) or not isinstance(label, library.features.ClassLabel):
         raise InputError(f"dataset {name!r}: has {', '.join(features) or 'no named features'}; needs an 'image' with one class 'label'")
+    check_features(image, label, f"dataset {name!r}")
     if image.np_dtype != np.uint8:
         raise InputError(f"dataset {name!r}: images of dtype {np.dtype(image.np_dtype)}; must be uint8")
     return image, label
@@ -230,8 +258,11 @@ def _parts(builder: Any, name: str) -> dict[str, str]:
     return {"train": "train", "test": test} | valid
 
 
-def _records(builder: Any, split: str, shape: tuple[int, ...], classes: tuple[str, ...], on_bad: OnBad | None = None) -> Indexed:
+def _records(
+    builder: Any, split: str, shape: tuple[int, ...], classes: tuple[str, ...], on_bad: OnBad | None = None, resized: bool = False
+) -> Indexed:
     """Rows of an `array_record` split, read by number."""
+    import tensorflow_datasets as library
 
     def readable(fn: Callable[[], Any]) -> Any:
         try:
@@ -240,41 +271,43 @@ def _records(builder: Any, split: str, shape: tuple[int, ...], classes: tuple[st
             where = f"{builder.data_path}: split {split} is not readable"
             raise InputError(f"{where} ({reason(error)}){named(builder, split)}; delete the folder and prepare it again") from error
 
-    def one(i: int) -> Any:
+    def row(record: bytes) -> tuple[np.ndarray, int]:
+        encoded, label = parse(record)
+        check_label(np.array([label]), len(classes))
+        return decode(encoded, shape, resized), label
+
+    def one(i: int, record: bytes | None = None) -> tuple[np.ndarray, int] | None:
         try:
-            return source[i]
+            return row(source[i] if record is None else record)
         except Exception as error:
             on_bad(f"{builder.data_path}: record {i} of split {split} is not readable ({reason(error)})", 1)
             return None
 
-    def some(index: list[int]) -> list[Any]:
+    def some(index: list[int]) -> list[tuple[np.ndarray, int] | None]:
         if on_bad is None:
-            return readable(lambda: source.__getitems__(index))
+            return readable(lambda: [row(record) for record in source.__getitems__(index)])
         try:
-            return source.__getitems__(index)
+            records = source.__getitems__(index)
         except Exception:  # one of them is bad
             return [one(i) for i in index]
+        return [one(i, record) for i, record in zip(index, records, strict=True)]
 
-    source = readable(lambda: builder.as_data_source(split=split))
+    source = readable(lambda: builder.as_data_source(split=split, deserialize_method=library.decode.DeserializeMethod.RAW_BYTES))
+
+    together, checked = max(1, min(1024, READ_BYTES // int(np.prod(shape)))), []
 
     @_quiet()
     def read(index: np.ndarray) -> dict[str, np.ndarray]:
+        if not checked:
+            readable(lambda: refuse_cut(builder, split))
+            checked.append(True)
         image, label, real = np.zeros((len(index), *shape), np.uint8), np.zeros(len(index), np.int32), np.ones(len(index), np.float32)
-        for k in range(0, len(index), 1024):  # a row takes several times its size on the way
-            for j, row in enumerate(some([int(i) for i in index[k : k + 1024]]), k):
-                if row is None:
+        for k in range(0, len(index), together):  # a row takes several times its size on the way
+            for j, found in enumerate(some([int(i) for i in index[k : k + together]]), k):
+                if found is None:
                     real[j] = 0
                 else:
-                    image[j], label[j] = _resize(row["image"], shape), row["label"]
+                    image[j], label[j] = found
         return {"image": image, "label": label} | ({} if on_bad is None else {"real": real})
 
     return Indexed(read, len(source), classes)
-
-
-def _resize(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if image.shape == shape:
-        return image
-    from PIL import Image
-
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    return np.asarray(picture.resize((shape[1], shape[0]), resample=Image.Resampling.BILINEAR), np.uint8).reshape(shape)

@@ -2,8 +2,8 @@
 
 import dataclasses
 import hashlib
-import io
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.data.core import ALL, OnBad, Resident, Share, check_fraction, fill
-from jaxcnn.data.shards import joined, named, ranges
+from jaxcnn.data.encoded import check_label, decode, parse
+from jaxcnn.data.shards import joined, named, ranges, tf_records
 from jaxcnn.parallel import Stack
 from jaxcnn.types import Batch, InputError, reason
 
 BUFFER = 10_000  # records, still encoded, among which the next one is drawn
+FILE_BUFFER = 8 * 2**20  # bytes read ahead of each file
+SMALL = 2**23  # pixels of an image that TensorFlow decodes, several at a time
+READ_BYTES = 2**28  # of the rows that are decoded together to be kept
 
 
 def tensorflow() -> Any:
@@ -39,11 +43,12 @@ class Stream:
     Attributes:
         builder: a prepared TFDS builder.
         split: such as `"train"` or `"train[100:]"`.
-        shape: `(H, W, C)` of every image, which is resized to it.
+        shape: `(H, W, C)` of every image.
         classes: names in order of label.
         seed: of the order in which training reads the rows.
         capacity: batches in one chunk at most.
         on_bad: told of records that hold no readable image, which become rows of `real = 0`; by default they raise.
+        resized: whether images of other sizes are resized; otherwise they count as not readable.
 
     """
 
@@ -54,6 +59,7 @@ class Stream:
     seed: int = 0
     capacity: int = 8
     on_bad: OnBad | None = None
+    resized: bool = False
     _rows: Iterator[dict[str, np.ndarray]] | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
     _key: Any = dataclasses.field(default=None, init=False, repr=False, compare=False)  # what `_rows` is an order of
     _start: int = dataclasses.field(default=0, init=False, repr=False, compare=False)  # number of the first batch in `_last`
@@ -63,6 +69,10 @@ class Stream:
     def size(self) -> int:
         """Number of rows."""
         return self.builder.info.splits[self.split].num_examples
+
+    @property
+    def _together(self) -> int:
+        return max(1, min(1024, READ_BYTES // int(np.prod(self.shape))))
 
     def divide(self, fraction: float) -> tuple["Stream", "Stream"]:
         """Cut off the first rows, for validation: `(rest, share)`; unlike the splits of resident sets it is not stratified."""
@@ -84,7 +94,7 @@ class Stream:
         """Hold some of the rows in memory; reads up to the last of them."""
         index = np.asarray(index)
         place, parts, at = np.argsort(index, kind="stable"), [], 0
-        for part in self._batches(None, 0, 1024):
+        for part in self._batches(None, 0, self._together):
             here = index[place[(index[place] >= at) & (index[place] < at + len(part["label"]))]] - at
             parts.append({name: x[here] for name, x in part.items()})
             at += len(part["label"])
@@ -100,7 +110,7 @@ class Stream:
 
     def everything(self) -> dict[str, np.ndarray]:
         """Read all rows into memory."""
-        parts = list(self._batches(None, 0, 1024))
+        parts = list(self._batches(None, 0, self._together))
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
     def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> Stack:
@@ -142,21 +152,6 @@ class Stream:
                     yield {name: fill(x, width) for name, x in whole({name: x[:n] for name, x in rest.items()}).items()}
                     rest = {name: x[n:] for name, x in rest.items()}
 
-    def _attempt(self, encoded: bytes) -> tuple[np.ndarray, np.float32]:
-        """Decode an image, or tell that it cannot be."""
-        from PIL import Image
-
-        height, width, channels = self.shape
-        try:
-            with Image.open(io.BytesIO(encoded)) as image:
-                image = image.convert("L" if channels == 1 else "RGB")
-                image = image if image.size == (width, height) else image.resize((width, height), resample=Image.Resampling.BILINEAR)
-                return np.asarray(image, np.uint8).reshape(self.shape), np.float32(1)
-        except Exception as error:  # a damaged image raises whatever its decoder stumbles over
-            name = f"{len(encoded)} bytes, SHA-1 {hashlib.sha1(encoded).hexdigest()[:12]}"
-            self.on_bad(f"{self.builder.data_path}: a record of split {self.split} ({name}) is not a readable image ({reason(error)})", 1)
-            return np.zeros(self.shape, np.uint8), np.float32(0)
-
     def _none(self) -> dict[str, np.ndarray]:
         """Return no rows."""
         rows = {"image": np.zeros((0, *self.shape), np.uint8), "label": np.zeros(0, np.int32)}
@@ -166,49 +161,130 @@ class Stream:
         """Rows of one epoch in its own order, or in the stored order for `epoch=None`; the last batch may be short."""
         if not self.size or not batch_size:
             return
+        told: list[InputError] = []  # TensorFlow would hand on what a Python function raises as the text of a traceback
         try:
-            yield from self._records(epoch, skip, mine).batch(batch_size).prefetch(2).as_numpy_iterator()
+            for rows in self._records(epoch, skip, mine, told).batch(batch_size).prefetch(2).as_numpy_iterator():
+                check_label(rows["label"], len(self.classes))
+                yield rows | {"label": rows["label"].astype(np.int32)}
         except Exception as error:  # a cut or missing shard raises TensorFlow's own kinds
-            why = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", reason(error, 400))
+            why = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", reason(told[0] if told else error, 400))
             where = f"{self.builder.data_path}: split {self.split} is not readable"
             raise InputError(f"{where} ({why}){named(self.builder, self.split)}; delete the folder and prepare it again") from error
 
-    def _records(self, epoch: int | None, skip: int, mine: tuple[int, int, slice] | None = None) -> Any:
+    def _records(self, epoch: int | None, skip: int, mine: tuple[int, int, slice] | None, told: list[InputError]) -> Any:
         """Decoded rows as a tf.data.Dataset, not yet in batches; with `mine`, only those in some columns of the batches."""
         tf = tensorflow()
-        import tensorflow_datasets as library
-
-        draw = epoch is not None
-        seed = int(np.random.default_rng([self.seed, epoch]).integers(2**31)) if draw else None
-        files = draw and not self.builder.info.disable_shuffling  # TFDS refuses to mix the files of an ordered set
-        config = library.ReadConfig(shuffle_seed=seed, interleave_cycle_length=16 if files else 1, try_autocache=False)
-        decoders = {"image": library.decode.SkipDecoding()}
-        records = self.builder.as_dataset(split=self.split, shuffle_files=files, read_config=config, decoders=decoders)
-        if draw:
+        seed = None if epoch is None else int(np.random.default_rng([self.seed, epoch]).integers(2**31))
+        records = self._encoded(seed, told)
+        if seed is not None:
             records = records.shuffle(BUFFER, seed=seed, reshuffle_each_iteration=False)
-        height, width, channels = self.shape
-
-        def decode(row: dict[str, Any]) -> dict[str, Any]:
-            image = tf.io.decode_image(row["image"], channels=channels, expand_animations=False)
-            image.set_shape((None, None, channels))
-            if tf.reduce_any(tf.shape(image)[:2] != [height, width]):
-                image = tf.cast(tf.round(tf.image.resize(image, (height, width), antialias=True)), tf.uint8)
-            return {"image": tf.ensure_shape(image, self.shape), "label": tf.cast(row["label"], tf.int32)}
-
-        def attempt(row: dict[str, Any]) -> dict[str, Any]:
-            image, real = tf.numpy_function(self._attempt, [row["image"]], [tf.uint8, tf.float32])
-            return {
-                "image": tf.ensure_shape(image, self.shape),
-                "label": tf.cast(row["label"], tf.int32),
-                "real": tf.ensure_shape(real, ()),
-            }
-
         records = records.skip(skip)
         first, batch_size, columns = mine or (0, 1, slice(0, 1))
         if columns != slice(0, batch_size):  # before decoding, which is what costs
             at = lambda i: (first + i) % batch_size  # noqa: E731
             records = records.enumerate().filter(lambda i, _: (at(i) >= columns.start) & (at(i) < columns.stop)).map(lambda _, row: row)
-        return records.map(decode if self.on_bad is None else attempt, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        if self.on_bad is None:
+            decoded = _decoder(self.shape, self.resized, told)
+        else:
+            where = f"{self.builder.data_path}: a record of split {self.split}"
+            decoded = _attempt(self.shape, self.resized, len(self.classes), self.on_bad, where)
+        # AutoGraph rewrites Python code, which Python 3.13 makes warn; there is nothing in it to rewrite
+        decoded = tf.autograph.experimental.do_not_convert(decoded)
+        return records.map(decoded, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    def _encoded(self, seed: int | None, told: list[InputError]) -> Any:
+        """Serialised examples, in the order in which TFDS would read them: its files mixed for a seed, else one after another."""
+        tf, info = tensorflow(), self.builder.info
+        parts = info.splits[self.split].file_instructions
+        mixed = seed is not None and not info.disable_shuffling  # an ordered set stays so
+        at = {name: np.array([getattr(part, name) for part in parts], np.int64) for name in ("skip", "take", "examples_in_shard")}
+        files = tf.data.Dataset.from_tensor_slices({"path": [os.fspath(part.filename) for part in parts], **at})
+        if mixed:
+            files = files.shuffle(len(parts), seed=seed)
+
+        def checked(path: bytes, rows: int) -> bytes:
+            if tf_records(os.fsdecode(path)) != rows:
+                told.append(
+                    InputError(f"{os.path.basename(os.fsdecode(path))} does not hold the {rows} records that dataset_info.json states")
+                )
+                raise told[-1]
+            return path
+
+        def read(part: dict[str, Any]) -> Any:
+            path = tf.numpy_function(checked, [part["path"], part["examples_in_shard"]], tf.string)
+            return tf.data.TFRecordDataset(path, buffer_size=FILE_BUFFER).skip(part["skip"]).take(part["take"])
+
+        read = tf.autograph.experimental.do_not_convert(read)
+        length = 16 if mixed else 1
+        return files.interleave(read, cycle_length=length, block_length=16, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+# what TensorFlow is given may not refer to a stream: it is kept until garbage is collected, and the stream holds an iterator
+
+
+def _decoder(shape: tuple[int, ...], resized: bool, told: list[InputError]) -> Callable[[Any], dict[str, Any]]:
+    """Return what decodes a serialised example within TensorFlow, or where its image is large or of a rare format within Python."""
+    tf, (height, width, channels) = tensorflow(), shape
+    wanted = {"image": tf.io.FixedLenFeature((), tf.string), "label": tf.io.FixedLenFeature((), tf.int64)}
+
+    def quick(encoded: Any) -> Any:
+        image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
+        image.set_shape((None, None, channels))
+        if not resized:
+            return image
+        same = tf.reduce_all(tf.shape(image)[:2] == [height, width])
+        resize = lambda: tf.cast(tf.round(tf.image.resize(image, (height, width), antialias=True)), tf.uint8)  # noqa: E731
+        return tf.cond(same, lambda: image, resize)
+
+    def python(encoded: bytes) -> np.ndarray:
+        try:
+            return decode(encoded, shape, resized)
+        except Exception as error:
+            told.append(InputError(f"a record ({_name(encoded)}): {reason(error)}"))
+            raise told[-1] from error
+
+    def decoded(record: Any) -> dict[str, Any]:
+        row = tf.io.parse_single_example(record, wanted)
+        slow = lambda: tf.numpy_function(python, [row["image"]], tf.uint8)  # noqa: E731
+        image = tf.cond(_is_small(tf, row["image"]), lambda: quick(row["image"]), slow)
+        return {"image": tf.ensure_shape(image, shape), "label": row["label"]}
+
+    return decoded
+
+
+def _attempt(shape: tuple[int, ...], resized: bool, classes: int, on_bad: OnBad, where: str) -> Callable[[Any], dict[str, Any]]:
+    """Return what decodes a serialised example within Python, or tells that it cannot be."""
+    tf = tensorflow()
+
+    def python(record: bytes) -> tuple[np.ndarray, np.int64, np.float32]:
+        encoded = record
+        try:
+            encoded, label = parse(record)
+            check_label(np.array([label]), classes)
+            return decode(encoded, shape, resized), np.int64(label), np.float32(1)
+        except Exception as error:  # a damaged image raises whatever its decoder stumbles over
+            on_bad(f"{where} ({_name(encoded)}) is not a readable image ({reason(error)})", 1)
+            return np.zeros(shape, np.uint8), np.int64(0), np.float32(0)
+
+    def decoded(record: Any) -> dict[str, Any]:
+        image, label, real = tf.numpy_function(python, [record], [tf.uint8, tf.int64, tf.float32])
+        return {"image": tf.ensure_shape(image, shape), "label": tf.ensure_shape(label, ()), "real": tf.ensure_shape(real, ())}
+
+    return decoded
+
+
+def _is_small(tf: Any, encoded: Any) -> Any:
+    """Whether an image is PNG or JPEG and its head declares few pixels: TensorFlow reserves what a head declares."""
+    head = tf.cast(tf.io.decode_raw(encoded, tf.uint8, fixed_length=24), tf.float64)
+    jpeg = tf.reduce_all(head[:2] == [0xFF, 0xD8])
+    sides = tf.linalg.matvec(tf.reshape(head[16:24], (2, 4)), tf.constant([2**24, 2**16, 2**8, 1], tf.float64))
+    png = tf.reduce_all(head[:8] == list(b"\x89PNG\r\n\x1a\n"))
+    sides = tf.cond(jpeg, lambda: tf.cast(tf.io.extract_jpeg_shape(encoded)[:2], tf.float64), lambda: sides)
+    return (jpeg | png) & (tf.reduce_prod(sides) <= SMALL)
+
+
+def _name(data: bytes) -> str:
+    return f"{len(data)} bytes, SHA-1 {hashlib.sha1(data).hexdigest()[:12]}"
 
 
 def _columns(batch_size: int, multiple: int, share: Share) -> tuple[int, slice]:
