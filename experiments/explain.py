@@ -21,6 +21,7 @@ from experiments import process, settings, tool
 from experiments.outputs import new_figure
 from jaxcnn import explain
 from jaxcnn.data.folder import ENDINGS, read_image
+from jaxcnn.explain.gradients import chosen
 
 log = logging.getLogger("jaxcnn")
 SIGNED = ("integrated_gradients", "occlusion", "lrp_epsilon", "lrp_gamma")  # where below 0 speaks against the class
@@ -122,35 +123,49 @@ def main(config: Config) -> Any:
     logits = jax.jit(lambda v, x: loaded.model.apply(v, x, train=False))(loaded.variables, image)
     probabilities = np.asarray(jc.tasks.probabilities(logits, head))
     predicted = probabilities.argmax(-1)
-    target = predicted
-    if config.target:
-        target = np.full(len(files), classes.index(config.target))
-    target = jnp.asarray(target if logits.shape[-1] > 1 else np.zeros(len(files)), jnp.int32)  # one logit speaks for the second class
+    shown = np.full(len(files), classes.index(config.target)) if config.target else predicted
+    # of several labels each has its own logit, the only one of a single label too: that speaks for class 1
+    target = jnp.asarray(np.ones_like(shown) if logits.shape[-1] == len(classes) == 1 else shown, jnp.int32)
     if config.check:
         return check(loaded, config, found, image, target)
     for path, row, k in zip(files, probabilities, predicted, strict=True):
         print(json.dumps({"image": str(path), "class": classes[k], "probability": round(float(row[k]), 6)}), flush=True)
     maps = {name: np.asarray(method(loaded.variables, image, target)) for name, method in found.items()}
     titles = [f"{classes[k]} {row[k]:.2f}" for row, k in zip(probabilities, predicted, strict=True)]
+    if config.target:
+        titles = [f"{title}\nmaps: {config.target}" for title in titles]
     draw(config.output, raw, titles, maps)
     print(f"{config.output}: {', '.join(maps)}", flush=True)
     return maps
 
 
 def draw(path: str, raw: np.ndarray, titles: Sequence[str], maps: dict[str, np.ndarray]) -> None:
-    """A row an image, a column a method; signed maps from blue, against, to red, for; each scaled by itself."""
-    figure = new_figure(1.7 * (len(maps) + 1), 1.9 * len(raw))
+    """A row an image, its class in the title; a column a method, over the image; each map scaled by itself, the colour keys below."""
+    figure = new_figure(1.7 * (len(maps) + 1), 2.1 * len(raw) + 0.6)
     panels = figure.subplots(len(raw), len(maps) + 1, squeeze=False)
+    keys = {}
     for i, row in enumerate(panels):
-        row[0].imshow(raw[i].squeeze(), cmap="gray")
-        row[0].set_title(titles[i], fontsize=8)
+        picture = raw[i].squeeze()
+        grey = picture if picture.ndim == 2 else picture[..., :3].mean(-1)
+        height, width = grey.shape
+        row[0].imshow(picture if picture.ndim == 2 else picture[..., :3], cmap="gray")
+        row[0].set_title(titles[i], fontsize=8, parse_math=False)
         for panel, (name, found) in zip(row[1:], maps.items(), strict=True):
             limit = max(float(np.quantile(np.abs(found[i]), 0.995)), 1e-12)
-            colours = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if name in SIGNED else {"cmap": "magma", "vmin": 0, "vmax": limit}
-            panel.imshow(found[i], **colours)
+            share = np.clip(found[i] / limit, -1, 1)
+            signed = name in SIGNED
+            panel.imshow(grey, cmap="gray", alpha=0.6)
+            colours = {"cmap": "RdBu_r", "vmin": -1} if signed else {"cmap": "magma", "vmin": 0}
+            place = (-0.5, width - 0.5, height - 0.5, -0.5)
+            keys[signed] = panel.imshow(share, vmax=1, alpha=0.25 + 0.65 * np.abs(share), extent=place, **colours)
             panel.set_title(name.replace("_", " ") if i == 0 else "", fontsize=8)
         for panel in row:
             panel.set(xticks=[], yticks=[])
+    for signed, drawn in keys.items():
+        columns = [k for k, name in enumerate(maps, 1) if (name in SIGNED) == signed]
+        key = figure.colorbar(drawn, ax=list(panels[:, columns].flat), location="bottom", fraction=0.04, pad=0.02, aspect=30)
+        key.set_ticks([-1, 0, 1] if signed else [0, 1], labels=["against", "0", "for"] if signed else ["none", "most"])
+        key.ax.tick_params(labelsize=7)
     figure.savefig(pathlib.Path(path), dpi=120)
 
 
@@ -183,7 +198,7 @@ def completeness(model: Any, variables: Any, image: jax.Array, target: jax.Array
     @jax.jit
     def measure(variables: Any, image: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
         _, difference, error = explain.integrated_gradients(model, variables, image, target, steps=steps)
-        logit = jnp.take_along_axis(model.apply(variables, image, train=False), target[:, None], 1)[:, 0]
+        logit = chosen(model.apply(variables, image, train=False), target)
         return jnp.abs(error / logit).max(), jnp.median(jnp.abs(error / difference))
 
     largest, median = measure(variables, image, target)

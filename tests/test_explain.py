@@ -201,6 +201,67 @@ def test_grad_cam_of_an_inner_layer():
     np.testing.assert_allclose(found[1], jax.image.resize(small, (2, 8, 8), "bilinear"), rtol=1e-3, atol=1e-6)
 
 
+class One(Tiny):
+    """The same with one logit, or with as many as it is told."""
+
+    outputs: int = 1
+
+    def setup(self):
+        self.stem = ConvNorm(4, activation=nn.relu)
+        self.logits = Dense(self.outputs)
+
+
+METHODS = {
+    "gradient": explain.input_gradient,
+    "smooth_grad": functools.partial(explain.smooth_grad, key=jax.random.key(0), samples=2),
+    "integrated_gradients": lambda *given: explain.integrated_gradients(*given, steps=4).relevance,
+    "guided_backprop": explain.guided_backprop,
+    "grad_cam": explain.grad_cam,
+    "grad_cam_plus_plus": explain.grad_cam_plus_plus,
+    "occlusion": functools.partial(explain.occlusion, window=3),
+    "lrp": lambda *given: explain.lrp(*given).relevance,
+    "lrp_gamma": lambda *given: explain.lrp(*given, gamma=0.5).relevance,
+    "deletion": lambda *given: explain.deletion_insertion(*given[:3], given[2].sum(-1), given[3], steps=3).deleted,
+}
+
+
+def one_and_two(sign):
+    """A network of one logit z, and one of the two logits 0 and `sign` z; an image which the first takes for each class."""
+    variables, image = drawn(One(), (6, 6, 7, 2), 1)
+    dense = variables["params"]["logits"]
+    two = {name: sign * jnp.concatenate([0 * x, x], -1) for name, x in dense.items()}
+    z = np.asarray(One().apply(variables, image, train=False))[:, 0]
+    image = image[np.array([z.argmin(), z.argmax()])]
+    assert z.min() < 0 < z.max()
+    return variables, {**variables, "params": {**variables["params"], "logits": two}}, image
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_logit_is_explained_like_two(name):
+    """For class 0 its negative: the map of the network whose second class is what the first was."""
+    for target, sign in ((1, 1), (0, -1)):
+        variables, two, image = one_and_two(sign)
+        run = jax.jit(lambda v, x, target: METHODS[name](One(), v, x, target))
+        mine = run(variables, image, jnp.array(target))
+        other = jax.jit(lambda v, x: METHODS[name](One(outputs=2), v, x, 1))(two, image)
+        np.testing.assert_allclose(mine, other, rtol=1e-3, atol=1e-6)
+        assert all(np.abs(np.asarray(m)).max() > 1e-4 for m in np.moveaxis(mine, 1, 0) if name == "deletion") and np.abs(mine).max() > 1e-4
+    chosen = METHODS[name](One(), variables, image) if name == "gradient" else None
+    if chosen is not None:  # by default the predicted class: 0 and 1
+        np.testing.assert_allclose(chosen, run(variables, image, jnp.array([0, 1])), rtol=1e-4, atol=1e-6)
+        assert np.abs(chosen - run(variables, image, jnp.array([1, 0]))).max() > 1e-3
+
+
+def test_relevance_of_one_logit_adds_up_for_both_classes():
+    variables, _, image = one_and_two(1)
+    for_, against = (jax.jit(lambda x, k=k: explain.lrp(One(), variables, x, k, epsilon=0.1))(image) for k in (1, 0))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, -b, rtol=1e-5), for_, against)
+    np.testing.assert_allclose(against.residual, 0, atol=1e-5)
+    raised = [explain.maximise(One(), variables, (6, 7, 2), unit, key=jax.random.key(0), steps=8) for unit in (0, 1)]
+    low, high = np.asarray(One().apply(variables, jnp.stack(raised), train=False))[:, 0]
+    assert low < high - 0.1
+
+
 def test_layers_that_do_not_exist(tiny, hidden):
     model, variables, image = tiny
     with pytest.raises(InputError, match="^layer='stage9': Tiny has no such layer; it has stem$"):
@@ -219,6 +280,13 @@ def test_layers_that_do_not_exist(tiny, hidden):
         explain.input_gradient(*hidden, 3)
     with pytest.raises(InputError, match="^target of shape"):
         explain.input_gradient(*hidden, jnp.array([0, 1, 2]))
+    for target in (np.int64(-1), np.array([0, 3]), jnp.array([3, 0])):
+        with pytest.raises(InputError, match=f"^target={'-1' if target.ndim == 0 else '3'}: must be from 0 to 2, the number of a class"):
+            explain.input_gradient(*hidden, target)
+    late = jax.jit(lambda k: explain.input_gradient(*hidden, k))(jnp.array([3, 0]))  # not known while tracing
+    assert np.isnan(late[0]).all() and not np.isnan(late[1]).any()
+    with pytest.raises(InputError, match="^target=2: must be from 0 to 1"):
+        explain.grad_cam(One(), *drawn(One(), (1, 4, 4, 1)), 2)
 
 
 @pytest.mark.parametrize("window, strides", [(3, 2), ((2, 7), None)])

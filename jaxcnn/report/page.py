@@ -164,8 +164,9 @@ def _thresholds(report: dict[str, Any]) -> str:
         if not curves:
             continue
         series = [(f"{c['class']} (area {number('', c['area'])})", c["points"]) for c in curves]
-        few = f"the {len(curves)} classes with the smallest areas, each against the rest"
-        which = "the positive class" if len(report["classes"]) == 2 else few
+        several = f"the {len(curves)} classes with the smallest areas, each against the rest"
+        few = several if len(curves) > 1 else "the class with the smallest area, against the rest"
+        which = "the second class, the positive one" if len(report["classes"]) == 2 else few
         said = f"{name} of {which}: " + ", ".join(one for one, _ in series) + "."
         plots += svg.lines(name, said, series, xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1), diagonal=kind == "roc", marks=False)
     return f'<div class="plots">{plots}</div>' if plots else "<p>Undefined: no class has both rows of it and rows of others.</p>"
