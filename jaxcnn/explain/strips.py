@@ -78,10 +78,11 @@ def overlaid(maps: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 
 def labelled(made: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Write the class over each picture of a strip `[h, w, 3]`, and put a key of the colours below."""
+    import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
     h, w, _ = made.shape
-    font = ImageFont.load_default(LINE - 4)
+    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", LINE - 5)  # Latin, Greek and Cyrillic
     sheet = np.full((h + 3 * LINE, w, 3), 255, np.uint8)
     sheet[LINE : LINE + h] = made
     sheet[LINE + h + 4 : 2 * LINE + h - 4] = (coloured(np.linspace(-1, 1, w)) * 255).round().astype(np.uint8)
@@ -89,7 +90,7 @@ def labelled(made: np.ndarray, names: Sequence[str]) -> np.ndarray:
     pen = ImageDraw.Draw(drawing)
     step = (w + GAP) // len(names)
     for i, name in enumerate(names):
-        said = visible(name).encode("latin-1", "replace").decode("latin-1")  # all that the font has
+        said = visible(name)
         while len(said) > 1 and pen.textlength(said, font) > step - GAP:
             said = said[:-2] + "."
         pen.text((i * step, 1), said, "black", font)
