@@ -216,7 +216,7 @@ def _explanations(report: dict[str, Any]) -> str:
         f'<figure><p class="name">{escape(e["title"])}</p><img src="{e["image"]}" alt="{escape(e["title"])}"></figure>'
         for e in report["explanations"]
     )
-    about = "The first of the examples above, in their order, and what spoke for the predicted class, named above; each is scaled by itself."
+    about = "The first of the examples above, in order, and what spoke for the predicted class, named above; each is scaled by itself."
     return f'<p>{about}</p><div class="plots explained">{"".join(each)}</div>'
 
 
