@@ -225,22 +225,17 @@ def test_one_logit_has_a_map_for_either_class(picture, sigmoid, tmp_path_factory
     assert opened(out).shape[0] > 250  # with the colour keys
 
 
-def test_a_strip_shows_the_image_the_class_and_the_key(picture, sigmoid):
+def test_a_strip_shows_the_image_below_the_map_and_the_key(picture, sigmoid):
     images = np.stack([opened(picture)[:, :, None]] * 2)
     found = explained(sigmoid, images, np.array([0, 1]))
-    swapped = explained(sigmoid, images, np.array([1, 0]))
-    title = "Integrated gradients (red for, blue against)"
-    plain, shown = found["Images"], found[title]
-    height = plain.shape[0]
-    left, right = (np.int32(x[16 : 16 + height]) for x in (shown[:, :height], shown[:, -height:]))
-    red = lambda x: x[..., 0] > x[..., 2] + 40
-    blue = lambda x: x[..., 2] > x[..., 0] + 40
+    plain, shown = found["Images"], np.int32(found["Integrated gradients (red for, blue against)"])
+    height = len(plain)
+    left, right = shown[:height, :height], shown[:height, -height:]
+    red, blue = lambda x: x[..., 0] > x[..., 2] + 40, lambda x: x[..., 2] > x[..., 0] + 40
     assert red(left).any() and blue(left).any() and (red(left) == blue(right)).all() and (blue(left) == red(right)).all()
     pale = ~(red(left) | blue(left))
     assert np.corrcoef(left[pale].mean(-1), plain[:, :height][pale].mean(-1))[0, 1] > 0.7  # the image shows through
-    key = np.int32(shown[16 + height + 8])
-    assert key[0].tolist() == [0, 0, 255] and key[-1].tolist() == [255, 0, 0]
-    assert (shown[:16, :height] < 128).any() and (found[title][:16] != swapped[title][:16]).any()  # the names of the classes
+    assert shown[-1, 0].tolist() == [0, 0, 255] and shown[-1, -1].tolist() == [255, 0, 0]
 
 
 @pytest.mark.slow

@@ -353,7 +353,9 @@ def test_explanations_come_as_pictures(finished, tmp_path):
     shutil.copytree(finished, run)
     main([str(run)], explain)
     assert seen == [("mnist", (4, 8, 8, 1), (4,))]
-    assert "Grad-CAM of row &lt;1&gt;" in (run / "report.html").read_text()
+    chosen = json.loads((run / "report.json").read_text())["examples"]
+    names = ", ".join(e["predicted"] for e in (chosen["mistakes"] + chosen["doubtful"])[:4])
+    assert f'<p class="name">Grad-CAM of row &lt;1&gt;, for {names}</p>' in (run / "report.html").read_text()
 
 
 def test_strips_tint_what_speaks_for_and_against():

@@ -1,6 +1,6 @@
 """Strips of pictures, such as a report shows: a few images, and what spoke for their predicted classes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -9,11 +9,10 @@ from jaxcnn.explain.cam import grad_cam
 from jaxcnn.explain.gradients import heat, integrated_gradients, prepared
 from jaxcnn.explain.lrp import lrp
 from jaxcnn.runs import LoadedRun
-from jaxcnn.text import visible
 from jaxcnn.types import InputError
 
 Array = jax.Array
-GAP, SIDE, LINE = 2, 96, 16  # pixels between images, the least height of one, and the height of a line of text
+GAP, SIDE, KEY = 2, 96, 8  # pixels between images, the least height of one, and the height of the colour key
 METHODS: dict[str, Callable[..., Array]] = {
     "Grad-CAM": grad_cam,
     "Integrated gradients": lambda *given: heat(integrated_gradients(*given).relevance),
@@ -22,7 +21,7 @@ METHODS: dict[str, Callable[..., Array]] = {
 
 
 def explained(loaded: LoadedRun, images: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
-    """Draw a strip of images, and one for each method that the network allows: over the images, with their classes and a colour key.
+    """Draw a strip of images, and one for each method that the network allows: over the images, with a colour key.
 
     Args:
         loaded: the run.
@@ -35,7 +34,6 @@ def explained(loaded: LoadedRun, images: np.ndarray, predicted: np.ndarray) -> d
     """
     image, variables = prepared(loaded, images), loaded.variables
     target = np.asarray(predicted)
-    names = [loaded.config["classes"][k] for k in target]
     if loaded.config["build"]["task"]["options"].get("head") == "multilabel" and len(loaded.config["classes"]) == 1:
         target = np.ones_like(target)  # the logit of the one label, not its negative
     pixels = images[..., :3] / 255 if images.dtype == np.uint8 else images[..., :3]
@@ -46,7 +44,7 @@ def explained(loaded: LoadedRun, images: np.ndarray, predicted: np.ndarray) -> d
             maps = np.asarray(jax.jit(lambda v, x, k, method=method: method(loaded.model, v, x, k))(variables, image, target))
         except InputError:  # no places left to look at, or a layer without a rule
             continue
-        found[f"{title} (red for, blue against)"] = labelled(strip(overlaid(maps, pixels)), names)
+        found[f"{title} (red for, blue against)"] = keyed(strip(overlaid(maps, pixels)))
     return found
 
 
@@ -76,27 +74,13 @@ def overlaid(maps: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     return (1 - weight) * grey + weight * coloured(np.sign(shares))
 
 
-def labelled(made: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Write the class over each picture of a strip `[h, w, 3]`, and put a key of the colours below."""
-    import matplotlib
-    from PIL import Image, ImageDraw, ImageFont
-
+def keyed(made: np.ndarray) -> np.ndarray:
+    """Put the colours from against to for, blue to red, as a bar below a strip `[h, w, 3]` uint8."""
     h, w, _ = made.shape
-    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", LINE - 5)  # Latin, Greek and Cyrillic
-    sheet = np.full((h + 3 * LINE, w, 3), 255, np.uint8)
-    sheet[LINE : LINE + h] = made
-    sheet[LINE + h + 4 : 2 * LINE + h - 4] = (coloured(np.linspace(-1, 1, w)) * 255).round().astype(np.uint8)
-    drawing = Image.fromarray(sheet)
-    pen = ImageDraw.Draw(drawing)
-    step = (w + GAP) // len(names)
-    for i, name in enumerate(names):
-        said = visible(name)
-        while len(said) > 1 and pen.textlength(said, font) > step - GAP:
-            said = said[:-2] + "."
-        pen.text((i * step, 1), said, "black", font)
-    pen.text((0, 2 * LINE + h), "against", "black", font)
-    pen.text((w - 1 - pen.textlength("for", font), 2 * LINE + h), "for", "black", font)
-    return np.asarray(drawing)
+    sheet = np.full((h + 2 * KEY, w, 3), 255, np.uint8)
+    sheet[:h] = made
+    sheet[h + KEY :] = (coloured(np.linspace(-1, 1, w)) * 255).round().astype(np.uint8)
+    return sheet
 
 
 def strip(tiles: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from jaxcnn.parallel import host
 from jaxcnn.report.slices import by_group
 from jaxcnn.types import InputError, add, compute
 
-EXAMPLES, POINTS = 12, 101  # rows shown of each kind; points kept of a curve
+EXAMPLES, EXPLAINED, POINTS = 12, 4, 101  # rows shown of each kind; rows explained; points kept of a curve
 MATRIX, PAIRS = 100, 20  # classes up to which the whole matrix is kept; pairs of classes listed
 RESAMPLED, SAMPLES = 2 * 10**5, 200  # rows times classes up to which areas get an interval; samples for each
 BINS, AT_ONCE = 15, 2**22  # bins of confidence; logits that the library's metrics get at a time

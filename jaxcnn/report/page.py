@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jaxcnn.report import svg
+from jaxcnn.report.measure import EXPLAINED
 from jaxcnn.report.style import CSS
 
 NAMES = {
@@ -212,11 +213,14 @@ def _examples(report: dict[str, Any]) -> str:
 def _explanations(report: dict[str, Any]) -> str:
     if not report["explanations"]:
         return "<p>None were made.</p>"
+    first = [e["predicted"] for kind in ("mistakes", "doubtful") for e in report["examples"][kind]][:EXPLAINED]
+    names = f", for {', '.join(first)}"
+    titles = [escape(e["title"] + ("" if e["title"] == "Images" else names)) for e in report["explanations"]]
     each = (
-        f'<figure><p class="name">{escape(e["title"])}</p><img src="{e["image"]}" alt="{escape(e["title"])}"></figure>'
-        for e in report["explanations"]
+        f'<figure><p class="name">{said}</p><img src="{e["image"]}" alt="{said}"></figure>'
+        for e, said in zip(report["explanations"], titles, strict=True)
     )
-    about = "The first of the examples above, in order, and what spoke for the predicted class, named above; each is scaled by itself."
+    about = "The first of the examples above, in their order, and what spoke for the class that was predicted; each is scaled by itself."
     return f'<p>{about}</p><div class="plots explained">{"".join(each)}</div>'
 
 
