@@ -21,6 +21,8 @@ from experiments import process, settings, tool
 from experiments.outputs import new_figure
 from jaxcnn import explain
 from jaxcnn.data.folder import ENDINGS, read_image
+from jaxcnn.explain.gradients import chosen
+from jaxcnn.text import visible
 
 log = logging.getLogger("jaxcnn")
 SIGNED = ("integrated_gradients", "occlusion", "lrp_epsilon", "lrp_gamma")  # where below 0 speaks against the class
@@ -122,36 +124,57 @@ def main(config: Config) -> Any:
     logits = jax.jit(lambda v, x: loaded.model.apply(v, x, train=False))(loaded.variables, image)
     probabilities = np.asarray(jc.tasks.probabilities(logits, head))
     predicted = probabilities.argmax(-1)
-    target = predicted
-    if config.target:
-        target = np.full(len(files), classes.index(config.target))
-    target = jnp.asarray(target if logits.shape[-1] > 1 else np.zeros(len(files)), jnp.int32)  # one logit speaks for the second class
+    shown = np.full(len(files), classes.index(config.target)) if config.target else predicted
+    # of several labels each has its own logit, the only one of a single label too: that speaks for class 1
+    target = jnp.asarray(np.ones_like(shown) if logits.shape[-1] == len(classes) == 1 else shown, jnp.int32)
     if config.check:
         return check(loaded, config, found, image, target)
     for path, row, k in zip(files, probabilities, predicted, strict=True):
         print(json.dumps({"image": str(path), "class": classes[k], "probability": round(float(row[k]), 6)}), flush=True)
     maps = {name: np.asarray(method(loaded.variables, image, target)) for name, method in found.items()}
-    titles = [f"{classes[k]} {row[k]:.2f}" for row, k in zip(probabilities, predicted, strict=True)]
+    titles = [f"{short(classes[k])} {row[k]:.2f}" for row, k in zip(probabilities, predicted, strict=True)]
+    if config.target:
+        titles = [f"{title}\nmaps: {short(config.target)}" for title in titles]
     draw(config.output, raw, titles, maps)
     print(f"{config.output}: {', '.join(maps)}", flush=True)
     return maps
 
 
+def short(name: str, most: int = 20) -> str:
+    """Return as much of a class's name as fits above a picture."""
+    name = visible(name)
+    return name if len(name) <= most else name[: most - 3] + "..."
+
+
 def draw(path: str, raw: np.ndarray, titles: Sequence[str], maps: dict[str, np.ndarray]) -> None:
-    """A row an image, a column a method; signed maps from blue, against, to red, for; each scaled by itself."""
-    figure = new_figure(1.7 * (len(maps) + 1), 1.9 * len(raw))
-    panels = figure.subplots(len(raw), len(maps) + 1, squeeze=False)
+    """A row an image, its class in the title; a column a method, over the image; each map scaled by itself, the colour keys below."""
+    height = 2.0 * len(raw)
+    figure = new_figure(max(1.7 * (len(maps) + 1), 4), height + 0.5)
+    above, below = figure.subfigures(2, 1, height_ratios=(height, 0.5))
+    panels, keys = above.subplots(len(raw), len(maps) + 1, squeeze=False), {}
     for i, row in enumerate(panels):
         row[0].imshow(raw[i].squeeze(), cmap="gray")
-        row[0].set_title(titles[i], fontsize=8)
+        row[0].set_title(titles[i], fontsize=8, parse_math=False)
         for panel, (name, found) in zip(row[1:], maps.items(), strict=True):
-            limit = max(float(np.quantile(np.abs(found[i]), 0.995)), 1e-12)
-            colours = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if name in SIGNED else {"cmap": "magma", "vmin": 0, "vmax": limit}
-            panel.imshow(found[i], **colours)
+            keys[name in SIGNED] = overlay(panel, raw[i], found[i], name in SIGNED)
             panel.set_title(name.replace("_", " ") if i == 0 else "", fontsize=8)
         for panel in row:
             panel.set(xticks=[], yticks=[])
+    for room, (signed, drawn) in zip(below.subplots(1, len(keys), squeeze=False)[0], keys.items(), strict=True):
+        key = figure.colorbar(drawn, cax=room, orientation="horizontal")
+        key.set_ticks([-1, 0, 1] if signed else [0, 1], labels=["against the class", "", "for it"] if signed else ["nothing", "most"])
+        room.tick_params(labelsize=7)
     figure.savefig(pathlib.Path(path), dpi=120)
+
+
+def overlay(panel: Any, picture: np.ndarray, found: np.ndarray, signed: bool) -> Any:
+    """Draw a map over its picture in grey, the stronger the less transparent, and return what a colour key needs."""
+    grey = picture[..., :3].mean(-1)
+    share = np.clip(found / max(float(np.quantile(np.abs(found), 0.995)), 1e-12), -1, 1)
+    colours = {"cmap": "RdBu_r", "vmin": -1} if signed else {"cmap": "magma", "vmin": 0}
+    panel.imshow(grey, cmap="gray", alpha=0.6)
+    place = (-0.5, grey.shape[1] - 0.5, grey.shape[0] - 0.5, -0.5)
+    return panel.imshow(share, vmax=1, alpha=0.25 + 0.65 * np.abs(share), extent=place, **colours)
 
 
 def check(loaded: Any, config: Config, found: dict[str, Method], image: jax.Array, target: jax.Array) -> dict[str, Any]:
@@ -183,7 +206,7 @@ def completeness(model: Any, variables: Any, image: jax.Array, target: jax.Array
     @jax.jit
     def measure(variables: Any, image: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
         _, difference, error = explain.integrated_gradients(model, variables, image, target, steps=steps)
-        logit = jnp.take_along_axis(model.apply(variables, image, train=False), target[:, None], 1)[:, 0]
+        logit = chosen(model.apply(variables, image, train=False), target)
         return jnp.abs(error / logit).max(), jnp.median(jnp.abs(error / difference))
 
     largest, median = measure(variables, image, target)

@@ -1,6 +1,7 @@
 """The records that everything else passes around, and the convention for the keys of a batch."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -168,16 +169,38 @@ def add(a: Tree, b: Tree) -> Tree:
 
 
 def compute(sums: Mapping[str, Sum]) -> dict[str, Any]:
-    """Turn sums into values by name; a Sum that gives several is spread out."""
+    """Turn sums into values by name; nothing is overwritten.
+
+    A metric of one value gives it under the metric's name. One of several gives them under their own names, as `f1_macro`; where
+    another metric gives a value of the same name, each carries its metric's, as `a/f1_macro`. Only a metric of one value, and one
+    that is named like a value of its own (`confusion`), then keep the plain name: log columns stay what they are when a second
+    metric of the kind is added.
+
+    Raises:
+        InputError: names that would still be the same, such as `a/b` of one metric and `b` of another named `a`.
+
+    """
+    given = {name: total.compute() for name, total in sums.items()}
+    several = {name: dict(value) if isinstance(value, Mapping) else {name: value} for name, value in given.items()}
+    owned = Counter(key for name, values in several.items() if name in values for key in values)
+    every = Counter(key for values in several.values() for key in values)
     out: dict[str, Any] = {}
-    for name, value in ((name, total.compute()) for name, total in sums.items()):
-        out |= value if isinstance(value, Mapping) else {name: value}
+    origin: dict[str, str] = {}
+    for name, values in several.items():
+        for key, value in values.items():
+            first = name in values and owned[key] == 1
+            plain = key == name or first or every[key] == 1
+            called = key if plain else f"{name}/{key}"
+            if called in origin:
+                raise InputError(f"metrics {origin[called]!r} and {name!r} both give a value {called!r}: rename one of them")
+            out[called], origin[called] = value, name
     return out
 
 
 def scalars(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep what is one number, as plain JSON values; a confusion matrix is no entry of a log."""
-    return {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items() if np.ndim(v) == 0}
+    """Keep what is one number (or a text, or None), as plain JSON values; a confusion matrix is no entry of a log."""
+    plain = {k: v.item() if isinstance(v, np.generic | np.ndarray | Array) and v.ndim == 0 else v for k, v in values.items()}
+    return {k: v for k, v in plain.items() if isinstance(v, bool | int | float | str | None)}
 
 
 def rows(batch: Batch) -> int:

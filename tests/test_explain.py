@@ -201,6 +201,72 @@ def test_grad_cam_of_an_inner_layer():
     np.testing.assert_allclose(found[1], jax.image.resize(small, (2, 8, 8), "bilinear"), rtol=1e-3, atol=1e-6)
 
 
+class One(Tiny):
+    """The same with one logit, or with as many as it is told."""
+
+    outputs: int = 1
+
+    def setup(self):
+        self.stem = ConvNorm(4, activation=nn.relu)
+        self.logits = Dense(self.outputs)
+
+
+METHODS = {
+    "gradient": explain.input_gradient,
+    "smooth_grad": functools.partial(explain.smooth_grad, key=jax.random.key(0), samples=2),
+    "integrated_gradients": lambda *given: explain.integrated_gradients(*given, steps=4).relevance,
+    "guided_backprop": explain.guided_backprop,
+    "grad_cam": explain.grad_cam,
+    "grad_cam_plus_plus": explain.grad_cam_plus_plus,
+    "occlusion": functools.partial(explain.occlusion, window=3),
+    "lrp": lambda *given: explain.lrp(*given).relevance,
+    "lrp_gamma": lambda *given: explain.lrp(*given, gamma=0.5).relevance,
+    "deletion": lambda *given: explain.deletion_insertion(*given[:3], given[2].sum(-1), given[3], steps=3).deleted,
+}
+
+
+@functools.cache
+def one_and_two(sign):
+    """Variables for one logit z and for the two logits 0 and `sign` z, and two images that the first takes for class 0 and 1."""
+    variables, image = drawn(One(), (6, 6, 7, 2), 1)
+    dense = variables["params"]["logits"]
+    z = np.asarray(One().apply(variables, image, train=False))[:, 0]
+    dense["bias"] -= (z.min() + z.max()) / 2
+    two = {name: sign * jnp.concatenate([0 * x, x], -1) for name, x in dense.items()}
+    return variables, {**variables, "params": {**variables["params"], "logits": two}}, image[np.array([z.argmin(), z.argmax()])]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_logit_is_explained_like_two(name):
+    """For class 0 its negative: the map of the network whose second class is what the first was."""
+    run = jax.jit(lambda v, x, target: METHODS[name](One(), v, x, target))
+    two = jax.jit(lambda v, x: METHODS[name](One(outputs=2), v, x, 1))
+    for target, sign in ((1, 1), (0, -1)):
+        variables, same, image = one_and_two(sign)
+        mine = run(variables, image, jnp.array(target))
+        np.testing.assert_allclose(mine, two(same, image), rtol=1e-3, atol=1e-6)
+        assert np.abs(mine).max() > 1e-4  # not blank
+
+
+def test_the_predicted_class_of_one_logit_is_explained_by_default():
+    variables, _, image = one_and_two(1)
+    run = jax.jit(lambda target: explain.input_gradient(One(), variables, image, target))
+    by_default = jax.jit(lambda: explain.input_gradient(One(), variables, image))()
+    np.testing.assert_allclose(by_default, run(jnp.array([0, 1])), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(by_default, -run(jnp.array([1, 0])), rtol=1e-4, atol=1e-6)
+
+
+def test_relevance_of_one_logit_adds_up_for_both_classes():
+    variables, _, image = one_and_two(1)
+    for_, against = (jax.jit(lambda x, k=k: explain.lrp(One(), variables, x, k, epsilon=0.1))(image) for k in (1, 0))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, -b, rtol=1e-5), for_, against)
+    np.testing.assert_allclose(against.residual, 0, atol=1e-5)
+    like = lambda unit: explain.maximise(One(), variables, (6, 7, 2), unit, key=jax.random.key(0), steps=8)
+    raised = jax.jit(lambda: [like(0), like(1)])()
+    low, high = np.asarray(One().apply(variables, jnp.stack(raised), train=False))[:, 0]
+    assert low < high - 0.1
+
+
 def test_layers_that_do_not_exist(tiny, hidden):
     model, variables, image = tiny
     with pytest.raises(InputError, match="^layer='stage9': Tiny has no such layer; it has stem$"):
@@ -219,6 +285,13 @@ def test_layers_that_do_not_exist(tiny, hidden):
         explain.input_gradient(*hidden, 3)
     with pytest.raises(InputError, match="^target of shape"):
         explain.input_gradient(*hidden, jnp.array([0, 1, 2]))
+    for target in (np.int64(-1), np.array([0, 3]), jnp.array([3, 0])):
+        with pytest.raises(InputError, match=f"^target={'-1' if target.ndim == 0 else '3'}: must be from 0 to 2, the number of a class"):
+            explain.input_gradient(*hidden, target)
+    late = jax.jit(lambda k: explain.input_gradient(*hidden, k))(jnp.array([3, 0]))  # not known while tracing
+    assert np.isnan(late[0]).all() and not np.isnan(late[1]).any()
+    with pytest.raises(InputError, match="^target=2: must be from 0 to 1"):
+        explain.grad_cam(One(), *drawn(One(), (1, 4, 4, 1)), 2)
 
 
 @pytest.mark.parametrize("window, strides", [(3, 2), ((2, 7), None)])

@@ -18,6 +18,7 @@ import jaxcnn as jc
 from experiments import explain as command
 from experiments import image_processing, tool
 from jaxcnn import InputError, explain
+from jaxcnn.explain.strips import explained
 from jaxcnn.models import MODELS, ResNet
 
 FIXTURE = pathlib.Path(__file__).parent / "fixtures" / "run-format-2"
@@ -198,6 +199,43 @@ def test_the_picture(picture, convolutional, tmp_path_factory, capsys):
     np.testing.assert_allclose(maps["grad_cam"][0], expected[0], rtol=1e-3, atol=1e-5)
     other = command.main(command.Config(**config, methods=("gradient",), target=["bee", "ant"][int(probabilities.argmax())]))
     assert np.abs(other["gradient"] - maps["gradient"]).max() > 1e-4
+
+
+@pytest.fixture
+def sigmoid(convolutional, monkeypatch):
+    """The same with one logit, which takes the picture for neither class for certain."""
+    model = MODELS["cnn"](1, widths=(4, 4))
+    variables, _ = drawn(model, (1, 14, 14, 1))
+    build = {**convolutional.config["build"], "task": {"options": {"mean": [0.4], "std": [0.3], "head": "sigmoid"}}}
+    loaded = convolutional._replace(config={"build": build, "classes": ["ant $", "bee"]}, model=model, variables=variables)
+    monkeypatch.setattr(jc, "load_run", lambda path: loaded)
+    return loaded
+
+
+def test_one_logit_has_a_map_for_either_class(picture, sigmoid, tmp_path_factory, capsys):
+    out = tmp_path_factory.mktemp("out") / "out.png"
+    config = {"images": (str(picture),), "checkpoint": "run", "output": str(out), "compilation_cache": "off"}
+    chosen = ("integrated_gradients", "grad_cam")
+    ant, bee, default = (command.main(command.Config(**config, methods=chosen, target=target)) for target in ("ant $", "bee", ""))
+    signed = "integrated_gradients"
+    np.testing.assert_allclose(ant[signed], -bee[signed], rtol=1e-4, atol=1e-7)
+    assert np.abs(ant[signed]).max() > 1e-4 and ant["grad_cam"].max() + bee["grad_cam"].max() > 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-2])["class"]
+    np.testing.assert_array_equal(default[signed], {"ant $": ant, "bee": bee}[said][signed])
+    assert opened(out).shape[0] > 250  # with the colour keys
+
+
+def test_a_strip_shows_the_image_below_the_map_and_the_key(picture, sigmoid):
+    images = np.stack([opened(picture)[:, :, None]] * 2)
+    found = explained(sigmoid, images, np.array([0, 1]))
+    plain, shown = found["Images"], np.int32(found["Integrated gradients (red for, blue against)"])
+    height = len(plain)
+    left, right = shown[:height, :height], shown[:height, -height:]
+    red, blue = lambda x: x[..., 0] > x[..., 2] + 40, lambda x: x[..., 2] > x[..., 0] + 40
+    assert red(left).any() and blue(left).any() and (red(left) == blue(right)).all() and (blue(left) == red(right)).all()
+    pale = ~(red(left) | blue(left))
+    assert np.corrcoef(left[pale].mean(-1), plain[:, :height][pale].mean(-1))[0, 1] > 0.7  # the image shows through
+    assert shown[-1, 0].tolist() == [0, 0, 255] and shown[-1, -1].tolist() == [255, 0, 0]
 
 
 @pytest.mark.slow

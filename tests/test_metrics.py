@@ -82,11 +82,6 @@ def test_top_k_equals_sklearn(k, rng):
     assert metrics.top_k(k)(jnp.asarray(logits), batch(labels)).compute() == pytest.approx(expected)
 
 
-def test_top_k_never_counts_nan():
-    logits = jnp.array([[jnp.nan, 0.0, 0.0], [1.0, 0.0, 2.0]])
-    assert metrics.top_k(3)(logits, batch(np.array([0, 0]))).compute() == 0.5
-
-
 @pytest.mark.parametrize("kind", [np.float32, np.int32, bool])
 def test_padded_equals_filtered(kind, rng):
     logits, labels = rows(rng)

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import html.parser
+import importlib
 import json
 import pathlib
 import re
@@ -24,6 +25,7 @@ from jaxcnn.report.__main__ import command, main
 from jaxcnn.report.style import CSS
 from tests.small import Plain, rows
 
+measuring = importlib.import_module("jaxcnn.report.measure")  # the package has a function of this name
 SIGNALS = types.SimpleNamespace(stop=lambda: False, while_training=contextlib.nullcontext)
 
 
@@ -187,6 +189,7 @@ def curve(train, valid, accuracy=(0.99, 0.98)):
         (curve([1.0, 0.9], [1.0, 0.9], (0.5, 0.5)), "underfit"),
         (curve([1.0, 0.9], [1.0, 0.9], (0.6, 0.98)), "good"),  # augmented training images are harder
         ([], "unknown"),
+        (curve([1.0, 0.9], [1.0, 0.9], (0.9, None)), "unknown"),  # an accuracy that was NaN
     ],
 )
 def test_diagnosis_of_curves(found, verdict):
@@ -257,6 +260,74 @@ def test_what_no_report_can_be_made_of():
         report.measure(np.array([[1, np.nan], [0, 1], [np.inf, 0]]), np.array([0, 1, 1]), "ab")
     with pytest.raises(jc.InputError, match="one label a row"):
         report.measure(np.ones((3, 2)), np.ones((3, 2)), "ab", head="multilabel")
+    with pytest.raises(jc.InputError, match="none of the 2 test rows has a label from 0 to 1"):
+        report.measure(np.ones((2, 2)), np.array([-1, 2]), "ab")
+    for shape, head in (((2, 3), "softmax"), ((2, 1), "softmax"), ((2, 2), "sigmoid"), ((3, 2), "softmax")):
+        with pytest.raises(jc.InputError, match="logits of shape .* for 2 labels of 2 classes"):
+            report.measure(np.ones(shape), np.array([0, 1]), "ab", head=head)
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 5])
+def test_every_number_equals_scikit_learn(outputs, monkeypatch):
+    """Of one logit, two classes and five; the library's metrics get the rows in parts."""
+    import sklearn.metrics as sk
+
+    rng, k = np.random.default_rng(outputs), max(outputs, 2)
+    label = rng.integers(0, k, 200)
+    logits = (rng.normal(size=(200, outputs)) * 2).astype(np.float32)
+    logits[np.arange(200), label if outputs > 1 else 0] += 2 * label if outputs == 1 else 2
+    both = np.concatenate([0 * logits, logits], -1) if outputs == 1 else logits
+    p = np.exp(both.astype(np.float64))
+    p /= p.sum(-1, keepdims=True)
+    monkeypatch.setattr(measuring, "AT_ONCE", 64 * outputs)
+    head = "sigmoid" if outputs == 1 else "softmax"
+    found = report.measure(logits, label, [f"c{i}" for i in range(k)], head=head)
+    values, guess = found["metrics"], p.argmax(-1)
+    wanted = {
+        "count": 200, "accuracy": sk.accuracy_score(label, guess), "balanced_accuracy": sk.balanced_accuracy_score(label, guess),
+        "f1_macro": sk.f1_score(label, guess, average="macro"), "log_loss": sk.log_loss(label, p),
+        "brier": sk.brier_score_loss(label, p[:, 1] if k == 2 else p, labels=range(k), scale_by_half="auto"),
+        "roc_auc_macro": np.mean([sk.roc_auc_score(label == c, p[:, c]) for c in range(k)]),
+        "pr_auc_macro": np.mean([sk.average_precision_score(label == c, p[:, c]) for c in range(k)]),
+    }  # fmt: skip
+    assert {key: values[key] for key in wanted} == pytest.approx(wanted, rel=1e-6)
+    place = np.ceil(p.max(-1) * 15)  # ECE by its definition
+    gaps = [(place == b).mean() * abs((guess == label)[place == b].mean() - p.max(-1)[place == b].mean()) for b in np.unique(place)]
+    assert values["ece"] == found["reliability"]["ece"] == pytest.approx(sum(gaps), rel=1e-5)
+    assert [b["count"] for b in found["reliability"]["bins"]] == np.unique(place, return_counts=True)[1].tolist()
+    assert found["confusion"] == sk.confusion_matrix(label, guess).tolist()
+    assert all(found["intervals"][key][0] < values[key] < found["intervals"][key][1] for key in ("accuracy", "log_loss", "roc_auc_macro"))
+    assert [c["area"] for c in found["roc"]] == (
+        [pytest.approx(sk.roc_auc_score(label, p[:, 1]))] if k == 2 else [c["area"] for c in found["roc"]]
+    )
+    assert [row["roc_auc"] for row in found["per_class"]] == pytest.approx([sk.roc_auc_score(label == c, p[:, c]) for c in range(k)])
+
+
+def test_curves_are_named_for_how_many_there_are(made, monkeypatch):
+    monkeypatch.setattr(measuring, "SAMPLES", 2)
+
+    def said(logits, label, head="softmax"):
+        names = ["cat", "dog", "eel"][: max(logits.shape[1], 2)]
+        found = report.measure(logits, label, names, head=head)
+        shown = made | {"classes": names, "test": made["test"] | {k: v for k, v in found.items() if k != "chosen"}}
+        return re.findall(r"<desc>(?:ROC|Precision and recall) of (.*?):", report.page(report.record.plain(shown)))
+
+    label = np.arange(30) % 3
+    noisy = np.eye(3)[label] + np.random.default_rng(0).normal(size=(30, 3))
+    assert said(noisy, label) == ["the 3 classes with the smallest areas, each against the rest"] * 2
+    assert said(noisy[:, :1], label % 2, "sigmoid") == said(noisy[:, :2], label % 2) == ["the second class, the positive one"] * 2
+    assert said(np.eye(3)[label] * 9, label) == ["the class with the smallest area, against the rest"] * 2
+
+
+def test_rows_whose_label_is_no_class_count_nowhere():
+    label, logits = np.array([0, 1, -1, 1, 0, 255]), np.array([[2.0, 0], [0, 1], [9, 0], [1, 0], [3, 0], [0, 9]])
+    kept = np.flatnonzero((label >= 0) & (label < 2))
+    site = np.array(list("aabbbb"))
+    found = report.measure(logits, label, ("cat", "dog"), groups={"site": site})
+    expected = report.measure(logits[kept], label[kept], ("cat", "dog"), groups={"site": site[kept]})
+    assert found["notes"][0] == "2 of 6 test rows have a label that is no class (-1, 255); they count nowhere."
+    assert found["metrics"] == expected["metrics"] and found["slices"] == expected["slices"]
+    assert [e["row"] for e in found["chosen"]["mistakes"]] == [3] and [e["row"] for e in found["chosen"]["doubtful"]] == [1, 0, 4]
 
 
 def test_many_classes_and_strange_names_stay_small_and_safe(rng, made):
@@ -282,7 +353,9 @@ def test_explanations_come_as_pictures(finished, tmp_path):
     shutil.copytree(finished, run)
     main([str(run)], explain)
     assert seen == [("mnist", (4, 8, 8, 1), (4,))]
-    assert "Grad-CAM of row &lt;1&gt;" in (run / "report.html").read_text()
+    chosen = json.loads((run / "report.json").read_text())["examples"]
+    names = ", ".join(e["predicted"] for e in (chosen["mistakes"] + chosen["doubtful"])[:4])
+    assert f'<p class="name">Grad-CAM of row &lt;1&gt;, for {names}</p>' in (run / "report.html").read_text()
 
 
 def test_strips_tint_what_speaks_for_and_against():
@@ -372,6 +445,11 @@ def test_bad_columns_are_one_line(finished, tmp_path, capsys):
         ("g.csv", "site,nurse\na\n", [], "lines of different lengths"),
         ("g.json", "[1]", [], "no readable column of groups"),
         ("g.json", '{"site": ["a"]}', [], "1 values for 300 test rows"),
+        ("g.json", '{"site": "abc"}', [], "site: input should be a valid list, not 'abc'"),
+        ("g.json", '{"site": [["a"]]}', [], "no readable column of groups"),
+        ("g.json", "[" * 10**5, [], "nested too deeply"),
+        ("g.csv", "site,site\na,b\n", [], "two columns are named site"),
+        ("g.csv", '"' + "x" * 2**18, [], "field larger than field limit"),
         ("none.csv", None, [], "no readable column of groups"),
     ):
         if text is not None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn import ops
-from jaxcnn.explain.gradients import Target, chosen, logits, targets
+from jaxcnn.explain.gradients import Target, chosen, logits, seed, targets
 from jaxcnn.explain.program import Program, execute, trace
 from jaxcnn.ops.geometry import to_tuple
 from jaxcnn.types import InputError, Tree
@@ -59,7 +59,7 @@ def _activation_and_gradient(model: Any, variables: Tree, image: Array, target: 
 
     with ops.native_lowering():
         outputs, back, activation = jax.vjp(moved, jnp.zeros(shape.shape, shape.dtype), has_aux=True)
-        (gradient,) = back(jax.nn.one_hot(targets(outputs, target), outputs.shape[-1], dtype=outputs.dtype))
+        (gradient,) = back(seed(outputs, targets(outputs, target)))
     return activation.astype(jnp.float32), gradient.astype(jnp.float32)
 
 
@@ -75,7 +75,7 @@ def grad_cam(model: Any, variables: Tree, image: Array, target: Target = None, *
         model: a Linen module with `features` and `head`.
         variables: its own.
         image: `[B, H, W, C]` as the model takes it.
-        target: which logit, see `targets`.
+        target: which class, see `targets`.
         layer: a name in `features`; by default the last that has places.
 
     Raises:
@@ -119,7 +119,7 @@ def occlusion(
         model: as for `grad_cam`, and the next three; it needs no features.
         variables: its own.
         image: `[B, H, W, C]`.
-        target: which logit.
+        target: which class, see `targets`.
         window: height and width of the patch, in pixels.
         strides: pixels from one patch to the next; by default half the window. The last one ends at the border.
         fill: what covers it, as the model takes it: a number, or `[C]`.

@@ -10,7 +10,7 @@ from jax import lax
 from jax.extend.core import Literal
 
 from jaxcnn import ops
-from jaxcnn.explain.gradients import Target, logits, targets
+from jaxcnn.explain.gradients import Target, chosen, logits, targets
 from jaxcnn.types import InputError, Tree
 
 Array = jax.Array
@@ -34,9 +34,9 @@ class Curves(NamedTuple):
 
 
 def probability(outputs: Array, target: Array) -> Array:
-    """Softmax probability of the targets, `[B]`; with a single logit its sigmoid."""
+    """Softmax probability of the targets, `[B]`; of a single logit the sigmoid, for class 0 that of its negative."""
     if outputs.shape[-1] == 1:
-        return jax.nn.sigmoid(outputs[:, 0])
+        return jax.nn.sigmoid(chosen(outputs, target))
     return jnp.take_along_axis(jax.nn.softmax(outputs, -1), target[:, None], 1)[:, 0]
 
 
@@ -50,7 +50,7 @@ def deletion_insertion(
         variables: its own.
         image: `[B, H, W, C]` as the model takes it.
         maps: a value a pixel, `[B, H, W]`; equal ones go from left to right, then down.
-        target: which logit, by default the largest for the whole image.
+        target: which class, by default the one predicted for the whole image.
         baseline: what pixels are replaced by, a number or an array, such as `blurred` makes. A number leaves hard edges, which
             may do more to the output than what is missing: a random order then deletes well.
         steps: parts of equal size, all images of a part at once.

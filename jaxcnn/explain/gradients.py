@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxcnn import ops
@@ -40,26 +41,44 @@ def logits(model: Any, variables: Tree, image: Array) -> Array:
 
 
 def targets(outputs: Array, target: Target = None) -> Array:
-    """Which logit to explain, int `[B]`: the largest, one number for all rows, or a number a row.
+    """Which class to explain, int `[B]`: the predicted one, one number for all rows, or a number per row.
+
+    A single logit speaks for class 1, and its negative for class 0. (Of one label that a row may carry or not, `"multilabel"`, the
+    logit is that of class 1 as well.)
 
     Raises:
-        InputError: a number outside 0 to K - 1, where it is known while tracing, or not one a row.
+        InputError: a number outside 0 to K - 1, where it is known while tracing, or not one per row.
 
     """
-    rows, classes = outputs.shape
+    rows, classes = outputs.shape[0], max(outputs.shape[-1], 2)
     if target is None:
-        return outputs.argmax(-1)
-    if isinstance(target, int) and not 0 <= target < classes:
-        raise InputError(f"target={target}: must be from 0 to {classes - 1}, the number of a logit")
-    target = jnp.asarray(target)
+        return outputs.argmax(-1) if outputs.shape[-1] > 1 else (outputs[:, 0] > 0).astype(jnp.int32)
+    target = target if isinstance(target, jax.Array) else np.asarray(target)
     if target.shape not in ((), (rows,)) or not jnp.issubdtype(target.dtype, jnp.integer):
         raise InputError(f"target of shape {target.shape} and dtype {target.dtype}: must be one integer, or one for each of {rows} images")
-    return jnp.broadcast_to(target, (rows,))
+    if not isinstance(target, jax.core.Tracer):
+        outside = np.asarray(target).ravel()[(np.asarray(target).ravel() < 0) | (np.asarray(target).ravel() >= classes)]
+        if outside.size:
+            raise InputError(f"target={outside[0]}: must be from 0 to {classes - 1}, the number of a class")
+    return jnp.broadcast_to(jnp.asarray(target, jnp.int32), (rows,))
+
+
+def seed(outputs: Array, target: Array) -> Array:
+    """Slope `[B, K]` of the logit of the targets `[B]` to the outputs: 1 for its own, -1 for a single one's class 0.
+
+    A target that is no class, which only shows when the program runs, gives NaN instead of a blank map.
+    """
+    if outputs.shape[-1] == 1:
+        slope = jnp.where(target == 1, 1, -1)[:, None].astype(outputs.dtype)
+    else:
+        slope = jax.nn.one_hot(target, outputs.shape[-1], dtype=outputs.dtype)
+    return jnp.where(((target >= 0) & (target < max(outputs.shape[-1], 2)))[:, None], slope, jnp.nan)
 
 
 def chosen(outputs: Array, target: Array) -> Array:
-    """The logits `[B]` of the targets `[B]`."""
-    return jnp.take_along_axis(outputs, target[:, None], 1)[:, 0]
+    """The logits `[B]` of the targets `[B]`, see `targets`."""
+    slope = seed(outputs, target)
+    return jnp.where(slope == 0, 0, slope * outputs).sum(-1)
 
 
 def heat(relevance: Array, absolute: bool = False) -> Array:
@@ -74,7 +93,7 @@ def input_gradient(model: Any, variables: Tree, image: Array, target: Target = N
         model: a Linen module from `[B, H, W, C]` to logits `[B, K]`.
         variables: its own.
         image: `[B, H, W, C]` as the model takes it.
-        target: which logit, see `targets`; by default the largest.
+        target: which class, see `targets`; by default the predicted one.
 
     """
     score = lambda image, target: chosen(logits(model, variables, image), target).sum()  # noqa: E731
@@ -90,7 +109,7 @@ def smooth_grad(
         model: as for `input_gradient`, and the next three.
         variables: its own.
         image: `[B, H, W, C]`.
-        target: which logit.
+        target: which class, see `targets`.
         key: of the noise.
         samples: noisy copies, one after another.
         noise: standard deviation as a share of each image's range.
@@ -142,7 +161,7 @@ def integrated_gradients(
         model: as for `input_gradient`, and the next three.
         variables: its own.
         image: `[B, H, W, C]`.
-        target: which logit.
+        target: which class, see `targets`.
         baseline: where the path begins, as the model takes it: a number (0 is the mean image where pixels are normalised) or an array.
         steps: points on the path, each in the middle of its part.
         chunk: points computed at once, to be a divisor of `steps`; more memory, fewer passes.
@@ -186,7 +205,7 @@ def guided_backprop(model: Any, variables: Tree, image: Array, target: Target = 
 
     with ops.native_lowering():
         outputs, back = jax.vjp(lambda image: execute(program, image, rule)[program.logits], image)
-        return back(jax.nn.one_hot(targets(outputs, target), outputs.shape[-1], dtype=outputs.dtype))[0]
+        return back(seed(outputs, targets(outputs, target)))[0]
 
 
 def _guided(rectify: Callable[[Array], Array]) -> Callable[[Array], Array]:

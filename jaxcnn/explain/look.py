@@ -95,7 +95,7 @@ def maximise(
         model: a Linen module with `features` and `head`.
         variables: its own.
         shape: of an image, `(H, W, C)`.
-        unit: a channel of `layer`, whose mean over all places is raised, or a logit.
+        unit: a channel of `layer`, whose mean over all places is raised, or a class; of a single logit 1, or 0 for its negative.
         key: of the noise and the moves.
         layer: a name in `features`; None for the logits.
         steps: of Adam.
@@ -110,7 +110,7 @@ def maximise(
     """
     first, rest = jax.random.split(key)
     start = 0.1 * jax.random.normal(first, (1, *shape))
-    read = lambda image: logits(model, variables, image) if layer is None else _features_of(model, variables, image, layer)  # noqa: E731
+    read = lambda image: _class_logits(model, variables, image) if layer is None else _features_of(model, variables, image, layer)  # noqa: E731
     units = jax.eval_shape(read, start).shape[-1]
     if not 0 <= unit < units:
         raise InputError(f"unit={unit}: must be from 0 to {units - 1}, the channels of {layer or 'the logits'}")
@@ -127,6 +127,11 @@ def maximise(
         return (image + updates, state), None
 
     return lax.scan(step, (start, tx.init(start)), jax.random.split(rest, steps))[0][0][0]
+
+
+def _class_logits(model: Any, variables: Tree, image: Array) -> Array:
+    outputs = logits(model, variables, image)
+    return jnp.concatenate([-outputs, outputs], -1) if outputs.shape[-1] == 1 else outputs
 
 
 def _features_of(model: Any, variables: Tree, image: Array, layer: str) -> Array:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import ops
-from jaxcnn.explain.gradients import Target, chosen, targets
+from jaxcnn.explain.gradients import Target, chosen, seed, targets
 from jaxcnn.explain.program import Op, Program, execute, trace
 from jaxcnn.types import InputError, Tree, align
 
@@ -74,7 +74,7 @@ def lrp(
         model: a Linen module with `features` and `head`, computing in float32.
         variables: its own.
         image: `[B, H, W, C]` as the model takes it.
-        target: which logit, see `targets`.
+        target: which class, see `targets`.
         epsilon: added to every pre-activation away from 0, in units of its root mean square over each image: takes what is
             weak and contradictory out (rule epsilon).
         gamma: how much more the contributions count that have the sign of the sum (rule gamma, for inputs and sums of both
@@ -103,7 +103,7 @@ def lrp(
     with ops.native_lowering():
         outputs, back = jax.vjp(run, image, jnp.zeros_like(image), ones, ones)
         target = targets(outputs, target)
-        slope, direct, bias, absorbed = back(jax.nn.one_hot(target, outputs.shape[-1], dtype=outputs.dtype))
+        slope, direct, bias, absorbed = back(seed(outputs, target))
     return Relevance(image * slope + direct, chosen(outputs, target), bias, absorbed)
 
 

@@ -115,7 +115,7 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> RiskCoverage:
         A `RiskCoverage`; among equal confidences the expectation over their order, so that the order of rows is of no account.
 
     Raises:
-        InputError: no rows, confidences that are NaN, or other shapes.
+        InputError: no rows, confidences or losses that are NaN, or other shapes.
 
     """
     confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct)
@@ -123,6 +123,7 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> RiskCoverage:
     if confidence.ndim != 1 or wrong.shape != confidence.shape:
         raise InputError(f"confidence of shape {confidence.shape}, correct of shape {wrong.shape}: must be [N] and [N]")
     _sound(confidence, "confidence")
+    _sound(wrong, "correct")
     order = np.argsort(-confidence, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(confidence[order])), len(order) - 1)
     sizes = np.diff(ends, prepend=-1)
@@ -160,7 +161,8 @@ def _averaged(area, scores: np.ndarray, labels: np.ndarray, average: Average | N
         raise InputError(f"average={average!r}: must be 'macro', 'weighted', 'micro' or None")
     scores, labels = np.asarray(scores), np.asarray(labels)
     if scores.ndim == 1 or scores.shape[1:] == (1,):
-        return area(*_binary(scores.reshape(-1), labels.reshape(-1)))
+        single = labels.shape == (len(labels), 1) if labels.ndim else False
+        return area(*_binary(scores.reshape(-1), labels[:, 0] if single else labels))
     truth = _one_vs_rest(scores, labels)
     if average == "micro":
         return area(*_binary(scores.ravel(), truth.ravel()))
@@ -191,18 +193,23 @@ def _binary(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
     scores, labels = np.asarray(scores), np.asarray(labels)
     if scores.ndim != 1 or labels.shape != scores.shape:
         raise InputError(f"scores of shape {scores.shape}, labels of shape {labels.shape}: must be [N] and [N]")
-    _sound(scores, "scores")
+    scores = _sound(scores, "scores")
     other = (labels != 0) & (labels != 1)
     if other.any():
         raise InputError(f"labels: {other.sum()} are neither 0 nor 1, such as {labels[other][0]}")
     return scores, labels.astype(bool)
 
 
-def _sound(values: np.ndarray, name: str) -> None:
+def _sound(values: np.ndarray, name: str) -> np.ndarray:
+    """Return scores that can be negated: an unsigned integer would wrap around."""
     if not values.size:
         raise InputError(f"{name}: no rows")
+    if values.dtype.kind not in "fiub":
+        raise InputError(f"{name} of dtype {values.dtype}: must be numbers")
+    values = values if values.dtype.kind == "f" else values.astype(np.float64)
     if nans := int(np.isnan(values).sum()):
         raise InputError(f"{name}: {nans} of {values.size} are NaN; leave these rows out, or mend the network")
+    return values
 
 
 def _share(counts: np.ndarray) -> np.ndarray:

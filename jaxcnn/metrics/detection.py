@@ -67,7 +67,7 @@ def coco_scores(predictions: Sequence[Mapping[str, Any]], truths: Sequence[Mappi
 def box_iou(a: np.ndarray, b: np.ndarray, iscrowd: np.ndarray | None = None) -> np.ndarray:
     """Overlap of boxes `[N, 4]` with boxes `[M, 4]`, `[N, M]`: intersection over union, or over the first's area if the other is a crowd.
 
-    Boxes are x0, y0, x1, y1; two without any area have an overlap of 0.
+    Boxes are x0, y0, x1, y1; two without any area have an overlap of 0, and a box with NaN has one of NaN.
     """
     # by width and height, as pycocotools has them: the last digit decides at a threshold
     size_a, size_b = a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2]
@@ -78,7 +78,7 @@ def box_iou(a: np.ndarray, b: np.ndarray, iscrowd: np.ndarray | None = None) -> 
     union = area_a + area_b - shared
     if iscrowd is not None:
         union = np.where(iscrowd[None], area_a, union)
-    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+    return np.divide(shared, union, out=np.zeros_like(shared), where=shared != 0)
 
 
 def _match(guess: dict[str, np.ndarray], truth: dict[str, np.ndarray], label: int) -> Matches:

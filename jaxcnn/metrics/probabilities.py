@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.metrics.sums import known, mean, predicted_class, tally, true_class
-from jaxcnn.types import Batch, InputError, Mean, Metric, align, real
+from jaxcnn.metrics.sums import columns, fits, judged, judged_each, mean, predicted_class, tally
+from jaxcnn.types import Batch, InputError, Mean, Metric
 
 Array = jax.Array
+BLOCK = 256  # rows whose confidences are added one after another
 
 
 class Reliability(NamedTuple):
@@ -73,12 +74,29 @@ def brier(logits: Array, batch: Batch) -> Mean:
     Summed over the classes, 0..2, for three or more; half of that, 0..1, for two classes or one logit: as scikit-learn's
     `brier_score_loss(scale_by_half="auto")`. NaN logits make it NaN.
     """
-    label = true_class(batch)
+    (label, counts, unsound), k = judged(logits, batch), logits.shape[-1]
+    if k == 1:
+        values = (jax.nn.sigmoid(_wide(logits)[..., 0]) - label) ** 2
+    else:
+        values = ((jax.nn.softmax(_wide(logits), -1) - jax.nn.one_hot(label, k)) ** 2).sum(-1)
+        values = values / 2 if k == 2 else values
+    return mean(jnp.where(unsound, jnp.nan, values), batch, counts)
+
+
+def log_loss(logits: Array, batch: Batch) -> Mean:
+    """Mean negative log-probability of the label, in natural-log units, as scikit-learn's `log_loss`; NaN logits make it NaN."""
+    label, counts, unsound = judged(logits, batch)
+    values = own_log_loss(logits, label)
+    return mean(jnp.where(unsound, jnp.nan, values), batch, counts)
+
+
+def own_log_loss(logits: Array, label: Array) -> Array:
+    """Negative log-probability of each label `[B, ...]`; it does not end where a probability is 0 in float32."""
+    logits = _wide(logits)
     if logits.shape[-1] == 1:
-        return mean((jax.nn.sigmoid(_wide(logits)[..., 0]) - label) ** 2, batch, known(label, 2, batch))
-    k = logits.shape[-1]
-    values = ((jax.nn.softmax(_wide(logits), -1) - jax.nn.one_hot(label, k)) ** 2).sum(-1)
-    return mean(values / 2 if k == 2 else values, batch, known(label, k, batch))
+        return -jax.nn.log_sigmoid(jnp.where(label == 1, logits[..., 0], -logits[..., 0]))
+    own = jnp.take_along_axis(logits, label.clip(0, logits.shape[-1] - 1)[..., None], -1)
+    return jax.nn.logsumexp(logits, -1) - own[..., 0]
 
 
 def calibration(bins: int = 15) -> Metric:
@@ -95,13 +113,14 @@ def calibration(bins: int = 15) -> Metric:
     edges = np.linspace(0, 1, bins + 1, dtype=np.float32)[1:-1]
 
     def metric(logits: Array, batch: Batch) -> Calibration:
-        label = true_class(batch)
+        label, counted, unsound = judged(logits, batch)
         sure = jax.nn.softmax(_wide(logits), -1).max(-1) if logits.shape[-1] > 1 else jax.nn.sigmoid(jnp.abs(_wide(logits)[..., 0]))
-        counted = known(label, max(logits.shape[-1], 2), batch).ravel()
-        right, sure = (predicted_class(logits) == label).ravel(), sure.ravel()
-        place = jnp.searchsorted(edges, sure, side="left")  # (lo, hi]; a NaN comes last
-        add = lambda values: jnp.zeros(bins).at[place].add(jnp.where(counted, values, 0))  # noqa: E731
-        return Calibration(tally(place, counted, (bins,)), add(sure), add(right.astype(jnp.float32)))
+        right, sure = (predicted_class(logits) == label).ravel(), jnp.where(unsound, jnp.nan, sure).ravel()
+        counted, place = counted.ravel(), jnp.searchsorted(edges, sure, side="left")  # (lo, hi]; a NaN comes last
+        # one sum over all pixels would stay at 2**24, so sums of blocks
+        block, blocks = jnp.arange(sure.size) // BLOCK, -(-sure.size // BLOCK)
+        confidence = jnp.zeros((blocks, bins)).at[block, place].add(jnp.where(counted, sure, 0)).sum(0)
+        return Calibration(tally(place, counted, (bins,)), confidence, tally(place, counted & right, (bins,)))
 
     return metric
 
@@ -149,20 +168,17 @@ def binned_scores(num_classes: int, bins: int = 2048, multilabel: bool = False) 
     edges = (4 * (np.log(np.arange(1, bins)) - np.log(np.arange(bins - 1, 0, -1)))).astype(np.float32)
 
     def metric(logits: Array, batch: Batch) -> Histograms:
-        if logits.shape[-1] != num_classes:
-            raise InputError(f"num_classes={num_classes}: the logits are for {logits.shape[-1]}; give that")
+        fits(num_classes, logits)
         if multilabel:
-            odds, truth = _wide(logits), batch["label"] > 0.5
-            counted = jnp.broadcast_to(align(real(batch), odds) > 0, odds.shape)
+            odds, (truth, counted, unsound) = _wide(logits), judged_each(logits, batch)
         else:
-            odds, label = log_odds(logits), true_class(batch)[..., None]
-            truth = label == jnp.arange(num_classes).reshape((1,) * (label.ndim - 1) + (-1,)) if num_classes > 1 else label == 1
-            counted = jnp.broadcast_to(known(label, max(num_classes, 2), batch), odds.shape)
-        flat = lambda x: x.reshape(-1, num_classes)  # noqa: E731
-        odds, truth, counted = flat(odds), flat(truth), flat(counted)
+            odds, (label, counted, unsound) = log_odds(logits), (x[..., None] for x in judged(logits, batch))
+            truth = label == columns(odds) if num_classes > 1 else label == 1
+        odds = jnp.where(unsound, jnp.nan, odds)
+        odds, truth, counted = (jnp.broadcast_to(x, odds.shape).reshape(-1, num_classes) for x in (odds, truth, counted))
         # comparing with edges keeps the order exactly, as rounded formulas do not
         place = jnp.searchsorted(edges, odds, side="right")
-        row = jnp.arange(num_classes, dtype=jnp.int32)[None] * 2 + truth
+        row = columns(odds) * 2 + truth
         return Histograms(tally(row * bins + place, counted, (num_classes, 2, bins)), (counted & jnp.isnan(odds)).sum(0))
 
     return metric

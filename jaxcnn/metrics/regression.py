@@ -59,7 +59,7 @@ def rmse(outputs: Array, batch: Batch) -> RootMean:
     places of all rows are one column.
     """
     label, outputs, counts = _columns(outputs, batch)
-    return RootMean(jnp.where(counts, (outputs - label) ** 2, 0).sum(0), counts[:, 0].sum())
+    return RootMean(jnp.where(counts, (outputs - label) ** 2, 0).sum(0), counts[:, 0].sum(dtype=jnp.int32))
 
 
 def r2(outputs: Array, batch: Batch) -> R2:
@@ -75,7 +75,7 @@ def r2(outputs: Array, batch: Batch) -> R2:
     parts = jnp.stack([label, high * high, 2 * high * low, low * low], -1)
     sound = jnp.where(jnp.isfinite(parts).all(-1), 0, jnp.nan)
     error = jnp.where(counts, (outputs - label) ** 2 + sound, 0).sum(0)
-    return R2(error, _digits(jnp.where(counts[..., None], parts, 0)), counts[:, 0].sum())
+    return R2(error, _digits(jnp.where(counts[..., None], parts, 0)), counts[:, 0].sum(dtype=jnp.int32))
 
 
 def psnr(data_range: float, key: str = "label") -> Metric:
@@ -95,7 +95,7 @@ def psnr(data_range: float, key: str = "label") -> Metric:
 
     def metric(outputs: Array, batch: Batch) -> Mean:
         target, outputs = _pair(outputs, batch, key)
-        error = ((outputs - target) ** 2).reshape(target.shape[0], -1).mean(-1)
+        error = ((outputs - target) ** 2).mean(tuple(range(1, target.ndim)))
         return mean(10 * jnp.log10(data_range**2 / error), batch)
 
     return metric

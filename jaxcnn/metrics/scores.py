@@ -104,8 +104,9 @@ def checked(matrix: np.ndarray, single: bool = False) -> np.ndarray:
     square, multilabel = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1], matrix.ndim == 3 and matrix.shape[1:] == (2, 2)
     if not square and (single or not multilabel):
         raise InputError(f"matrix of shape {matrix.shape}: must be [K, K]{'' if single else ', or [K, 2, 2] for several labels a row'}")
-    if not (matrix >= 0).all():
-        raise InputError(f"matrix with {(~(matrix >= 0)).sum()} entries below 0 or NaN: must be counts")
+    sound = (matrix >= 0) & (matrix < np.inf)
+    if not sound.all():
+        raise InputError(f"matrix with {(~sound).sum()} entries below 0 or NaN or infinite: must be counts")
     return matrix
 
 

@@ -17,13 +17,12 @@ import numpy as np
 
 from jaxcnn import report
 from jaxcnn.explain.strips import explained
-from jaxcnn.report.measure import probabilities
+from jaxcnn.report.measure import EXPLAINED, probabilities
 from jaxcnn.runs import LoadedRun, load_run, read_data
 from jaxcnn.types import InputError
 
 # (run, images of the most confident mistakes [n, H, W, C], their predicted classes [n]) -> pictures [H, W, C] uint8 by title
 Explain = Callable[[LoadedRun, np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
-EXPLAINED = 4
 
 
 def main(arguments: Sequence[str] | None = None, explain: Explain | None = explained) -> None:

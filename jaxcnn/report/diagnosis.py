@@ -64,16 +64,16 @@ def _judge(train: Sequence[Mapping[str, Any]], valid: Sequence[Mapping[str, Any]
         return "diverged", f"The training loss ends at {fitted[-1]:.4g}, after {min(fitted):.4g} before."
     at = _tested_at(valid, best)
     beside = next((r for r in train if r["step"] == at["step"]), train[-1])
-    if "accuracy" not in at or "accuracy" not in beside:
+    seen, new = beside.get("accuracy"), at.get("accuracy")
+    if seen is None or new is None or not math.isfinite(seen + new):
         return "unknown", "The log has no accuracy."
-    seen, new = beside["accuracy"], at["accuracy"]
     said = f"Training accuracy {100 * seen:.1f} %, validation accuracy {100 * new:.1f} % at step {at['step']}."
     if seen - new > max(GAP, 3 * _noise((seen, beside.get("count", 1)), (new, at.get("count", 1)))):
         return "overfit", f"{said} The gap is {100 * (seen - new):.1f} points."
     low = min(valid, key=lambda r: r.get("loss", math.inf))
     before = next((r for r in train if r["step"] == low["step"]), train[0])
     risen = valid[-1].get("loss", 0) - low.get("loss", 0)
-    if risen > max(RISE * low.get("loss", 0), 0.02) and fitted[-1] < before.get("loss", 0):
+    if risen > max(RISE * low.get("loss", 0), 0.02) and fitted and fitted[-1] < before.get("loss", 0):
         return "overfit", f"{said} The validation loss rose from {low['loss']:.4g} to {valid[-1]['loss']:.4g} while the training loss fell."
     if max(seen, new) - chance < SKILL * (1 - chance):
         return "underfit", f"{said} The most frequent class alone would give {100 * chance:.1f} %."

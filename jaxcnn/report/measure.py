@@ -3,16 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxcnn import metrics
 from jaxcnn.metrics import bootstrap_interval, pr_auc, pr_curve, risk_coverage, roc_auc, roc_curve
+from jaxcnn.metrics.probabilities import own_log_loss
+from jaxcnn.parallel import host
 from jaxcnn.report.slices import by_group
-from jaxcnn.types import InputError
+from jaxcnn.types import InputError, add, compute
 
-EXAMPLES, POINTS = 12, 101  # rows shown of each kind; points kept of a curve
+EXAMPLES, EXPLAINED, POINTS = 12, 4, 101  # rows shown of each kind; rows explained; points kept of a curve
 MATRIX, PAIRS = 100, 20  # classes up to which the whole matrix is kept; pairs of classes listed
 RESAMPLED, SAMPLES = 2 * 10**5, 200  # rows times classes up to which areas get an interval; samples for each
+BINS, AT_ONCE = 15, 2**22  # bins of confidence; logits that the library's metrics get at a time
 
 
 def probabilities(logits: np.ndarray, head: str = "softmax") -> np.ndarray:
@@ -34,6 +38,8 @@ def measure(
 ) -> dict[str, Any]:
     """Measure a test set.
 
+    Every number is that of `jaxcnn.metrics`. Rows whose label is no class count nowhere, and a note says how many they are.
+
     Args:
         logits: `[N, K]`, or `[N, 1]` with the sigmoid head.
         label: int `[N]`.
@@ -46,52 +52,88 @@ def measure(
         `"reliability"`, `"risk_coverage"`, `"slices"`, `"chosen"` (rows to show) and `"notes"` on what is undefined.
 
     Raises:
-        InputError: several labels a row, outputs that are not finite, or columns that do not fit.
+        InputError: several labels a row, outputs that are not finite or for other classes, no row with a label, or columns that do
+            not fit.
 
     """
-    label = np.asarray(label)
-    if head == "multilabel" or label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
-        raise InputError(f"head {head!r}, labels of shape {label.shape}: reports are of classifiers with one label a row")
-    broken = int((~np.isfinite(logits)).any(-1).sum())
-    if broken:
-        raise InputError(f"{broken} of {len(logits)} test rows have outputs that are not finite numbers; the weights are broken")
-    p, notes = probabilities(logits, head), []
+    logits, label, rows_of = _checked(logits, np.asarray(label), len(classes), head)
+    groups = {name: np.asarray(column)[rows_of] if len(column) == len(rows_of) else column for name, column in (groups or {}).items()}
+    notes = _unlabelled(label, rows_of)
+    logits, label, at = logits[rows_of], label[rows_of], np.flatnonzero(rows_of)
+    p = probabilities(logits, head)
     predicted = p.argmax(-1)
     correct, sure = predicted == label, p.max(-1)
     matrix = np.bincount(label * len(classes) + predicted, minlength=len(classes) ** 2).reshape(len(classes), -1)
     curves = [_curves(p[:, k], label == k, name, notes) for k, name in enumerate(classes)]
     rows = _per_class(matrix, classes, curves)
-    values, intervals = _values(p, label, predicted, matrix, curves)
+    figures = _figures(logits, label)
+    values, intervals = _values(figures, p, label, predicted, matrix, own_log_loss(logits, label))
     coverage, risk, _ = risk_coverage(sure, correct)
     return {
         "metrics": values, "intervals": intervals, "per_class": rows, "confused": _confused(matrix, classes),
         "confusion": matrix.tolist() if len(classes) <= MATRIX else None, **_shown(curves, classes),
-        "reliability": reliability(sure, correct), "risk_coverage": _thin(coverage, risk),
-        "slices": [by_group(predicted, label, column, classes, name) for name, column in (groups or {}).items()],
-        "chosen": _chosen(predicted, label, sure, classes), "notes": notes,
+        "reliability": _bins(figures), "risk_coverage": _thin(coverage, risk),
+        "slices": [by_group(predicted, label, column, classes, name) for name, column in groups.items()],
+        "chosen": _chosen(predicted, label, sure, classes, at), "notes": notes,
     }  # fmt: skip
 
 
-def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> dict[str, Any]:
-    """Expected calibration error over bins of equal width (Guo et al., 2017, arXiv:1706.04599).
+def _checked(logits: Any, label: np.ndarray, classes: int, head: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return logits in float32, labels, and which rows have a label that is a class."""
+    if head == "multilabel" or label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
+        raise InputError(f"head {head!r}, labels of shape {label.shape}: reports are of classifiers with one label a row")
+    with np.errstate(over="ignore"):  # too large for float32 is not finite either
+        logits = np.asarray(logits, np.float32)
+    wanted = (len(label), 1 if head == "sigmoid" else classes)
+    if logits.shape != wanted or classes < 2 or head == "sigmoid" and classes != 2:
+        raise InputError(f"logits of shape {logits.shape} for {len(label)} labels of {classes} classes, head {head!r}: must be {wanted}")
+    broken = int((~np.isfinite(logits)).any(-1).sum())
+    if broken:
+        raise InputError(f"{broken} of {len(logits)} test rows have outputs that are not finite numbers; the weights are broken")
+    known = (label >= 0) & (label < classes)
+    if not known.any():
+        raise InputError(f"labels: none of the {len(label)} test rows has a label from 0 to {classes - 1}, so there is nothing to measure")
+    return logits, label, known
 
-    Args:
-        confidence: `[N]` in 0..1, the probability of the predicted class.
-        correct: bool `[N]`.
-        bins: how many.
 
-    Returns:
-        `"ece"`, and `"bins"`: `{"low", "high", "count", "confidence", "accuracy"}` of each that has rows.
+def _unlabelled(label: np.ndarray, known: np.ndarray) -> list[str]:
+    others = np.unique(label[~known])
+    if not len(others):
+        return []
+    some = ", ".join(map(str, others[:5].tolist())) + (" and others" if len(others) > 5 else "")
+    return [f"{(~known).sum()} of {len(label)} test rows have a label that is no class ({some}); they count nowhere."]
 
-    """
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    rows, ece = [], 0.0
-    for k in np.unique(place).tolist():
-        here = place == k
-        sure, right, n = float(confidence[here].mean()), float(correct[here].mean()), int(here.sum())
-        rows.append({"low": k / bins, "high": (k + 1) / bins, "count": n, "confidence": sure, "accuracy": right})
-        ece += n / len(confidence) * abs(sure - right)
-    return {"ece": ece, "bins": rows}
+
+@jax.jit
+def _sums(logits: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+    measured = {
+        "accuracy": metrics.accuracy, "brier": metrics.brier, "log_loss": metrics.log_loss, "calibration": metrics.calibration(BINS),
+    }  # fmt: skip
+    return {name: metric(logits, batch) for name, metric in measured.items()}
+
+
+def _figures(logits: np.ndarray, label: np.ndarray) -> dict[str, Any]:
+    """Values of the library's metrics over all rows, added in float64 as `evaluate` does."""
+    size = min(max(AT_ONCE // logits.shape[1], 1), len(label))
+    total = None
+    for start in range(0, len(label), size):
+        part, own = logits[start : start + size], label[start : start + size]
+        missing = size - len(own)
+        rows = {"label": np.pad(own, (0, missing)).astype(np.int32), "real": (np.arange(size) < len(own)).astype(np.float32)}
+        found = host(_sums(np.pad(part, ((0, missing), (0, 0))), rows))
+        total = found if total is None else add(total, found)
+    return compute(total)
+
+
+def _bins(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the calibration error, `"ece"`, and `"bins"`: `{"low", "high", "count", "confidence", "accuracy"}` of each that has rows."""
+    each = zip(*(x.tolist() for x in figures["reliability"]), strict=True)
+    rows = [
+        {"low": k / BINS, "high": (k + 1) / BINS, "count": count, "confidence": confidence, "accuracy": accuracy}
+        for k, (count, confidence, accuracy) in enumerate(each)
+        if count
+    ]
+    return {"ece": figures["ece"], "bins": rows}
 
 
 def _curves(score: np.ndarray, positive: np.ndarray, name: str, notes: list[str]) -> dict[str, Any]:
@@ -146,41 +188,41 @@ def _shown(curves: list[dict[str, Any]], classes: Sequence[str], most: int = 4) 
     return out
 
 
-def _values(p: np.ndarray, label: np.ndarray, predicted: np.ndarray, matrix: np.ndarray, curves: list[dict[str, Any]]) -> Any:
+def _values(
+    figures: Mapping[str, Any], p: np.ndarray, label: np.ndarray, predicted: np.ndarray, matrix: np.ndarray, log_loss: Any
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Headline figures, and their 95 % intervals: Wilson's for accuracy, else of resampled rows."""
     n, k = p.shape
-    correct, sure, own = predicted == label, p.max(-1), p[np.arange(n), label]
-    one_hot = np.eye(k)[label] if n * k <= 10**7 else None
-    present = matrix.sum(1) > 0
     f1 = lambda a, b: metrics.f1(np.bincount(a * k + b, minlength=k * k).reshape(k, k))  # noqa: E731
-    log_loss = -np.log(np.maximum(own, 1e-300))
     values = {
-        "count": n, "accuracy": float(correct.mean()), "balanced_accuracy": float(metrics.recall(matrix, None)[present].mean()),
-        "f1_macro": metrics.f1(matrix), "log_loss": float(log_loss.mean()), "ece": reliability(sure, correct)["ece"],
-        "brier": None if one_hot is None else float(np.square(p - one_hot).sum(-1).mean()),
+        "count": n, "accuracy": figures["accuracy"], "balanced_accuracy": metrics.balanced_accuracy(matrix),
+        "f1_macro": metrics.f1(matrix), "log_loss": figures["log_loss"], "ece": figures["ece"], "brier": figures["brier"],
     }  # fmt: skip
-    for key in ("roc_auc", "pr_auc"):
-        defined = [c[key] for c in curves if c[key] is not None]
-        values[f"{key}_macro"] = float(np.mean(defined)) if defined else None
+    alone = matrix.sum(1).max() == n  # of one class, nothing is told apart
+    values |= {"roc_auc_macro": None if alone else roc_auc(p, label), "pr_auc_macro": None if alone else pr_auc(p, label)}
     intervals = {
         "accuracy": list(metrics.wilson_interval(values["accuracy"], n)),
-        "log_loss": bootstrap_interval(lambda x: x.mean(), log_loss, samples=SAMPLES),
+        "log_loss": bootstrap_interval(lambda x: x.mean(), np.asarray(log_loss, np.float64), samples=SAMPLES),
     }
     if k <= MATRIX:
         intervals["f1_macro"] = bootstrap_interval(f1, label, predicted, samples=SAMPLES)
     if n * k <= RESAMPLED and k <= MATRIX and values["roc_auc_macro"] is not None:
-        known = [c for c in range(k) if curves[c]["roc_auc"] is not None]
-        area = lambda a, b: np.mean([roc_auc(a[:, c], b == c) for c in known])  # noqa: E731
-        intervals["roc_auc_macro"] = bootstrap_interval(area, p, label, samples=SAMPLES)
+        intervals["roc_auc_macro"] = bootstrap_interval(roc_auc, p, label, samples=SAMPLES)
     return values, {name: list(x[-2:]) for name, x in intervals.items() if np.isfinite(x[-1])}
 
 
-def _chosen(predicted: np.ndarray, label: np.ndarray, sure: np.ndarray, classes: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Rows to look at: wrong with the highest confidence, right with the lowest."""
+def _chosen(
+    predicted: np.ndarray, label: np.ndarray, sure: np.ndarray, classes: Sequence[str], at: np.ndarray
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows to look at: wrong with the highest confidence, right with the lowest; `at` is their place in the data."""
     wrong, right = np.flatnonzero(predicted != label), np.flatnonzero(predicted == label)
     kinds = {
         "mistakes": wrong[np.argsort(-sure[wrong], kind="stable")][:EXAMPLES],
         "doubtful": right[np.argsort(sure[right], kind="stable")][:EXAMPLES],
     }
-    entry = lambda i: {"row": int(i), "true": classes[label[i]], "predicted": classes[predicted[i]], "confidence": float(sure[i])}  # noqa: E731
-    return {kind: [entry(i) for i in rows] for kind, rows in kinds.items()}
+    return {
+        kind: [
+            {"row": int(at[i]), "true": classes[label[i]], "predicted": classes[predicted[i]], "confidence": float(sure[i])} for i in rows
+        ]
+        for kind, rows in kinds.items()
+    }

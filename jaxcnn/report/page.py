@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jaxcnn.report import svg
+from jaxcnn.report.measure import EXPLAINED
 from jaxcnn.report.style import CSS
 
 NAMES = {
@@ -164,8 +165,9 @@ def _thresholds(report: dict[str, Any]) -> str:
         if not curves:
             continue
         series = [(f"{c['class']} (area {number('', c['area'])})", c["points"]) for c in curves]
-        few = f"the {len(curves)} classes with the smallest areas, each against the rest"
-        which = "the positive class" if len(report["classes"]) == 2 else few
+        several = f"the {len(curves)} classes with the smallest areas, each against the rest"
+        few = several if len(curves) > 1 else "the class with the smallest area, against the rest"
+        which = "the second class, the positive one" if len(report["classes"]) == 2 else few
         said = f"{name} of {which}: " + ", ".join(one for one, _ in series) + "."
         plots += svg.lines(name, said, series, xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1), diagonal=kind == "roc", marks=False)
     return f'<div class="plots">{plots}</div>' if plots else "<p>Undefined: no class has both rows of it and rows of others.</p>"
@@ -211,9 +213,12 @@ def _examples(report: dict[str, Any]) -> str:
 def _explanations(report: dict[str, Any]) -> str:
     if not report["explanations"]:
         return "<p>None were made.</p>"
+    first = [e["predicted"] for kind in ("mistakes", "doubtful") for e in report["examples"][kind]][:EXPLAINED]
+    names = f", for {', '.join(first)}"
+    titles = [escape(e["title"] + ("" if e["title"] == "Images" else names)) for e in report["explanations"]]
     each = (
-        f'<figure><p class="name">{escape(e["title"])}</p><img src="{e["image"]}" alt="{escape(e["title"])}"></figure>'
-        for e in report["explanations"]
+        f'<figure><p class="name">{said}</p><img src="{e["image"]}" alt="{said}"></figure>'
+        for e, said in zip(report["explanations"], titles, strict=True)
     )
     about = "The first of the examples above, in their order, and what spoke for the class that was predicted; each is scaled by itself."
     return f'<p>{about}</p><div class="plots explained">{"".join(each)}</div>'

@@ -1,14 +1,16 @@
 """How a classifier treats groups of rows: accuracy of each, the worst, demographic parity and equalised odds."""
 
 import csv
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxcnn import files
 from jaxcnn.metrics import wilson_interval
+from jaxcnn.schema import fitted
+from jaxcnn.text import visible
 from jaxcnn.types import InputError, reason
 
 MOST = 50  # groups; a column with more is no column of groups
@@ -93,17 +95,19 @@ def read_groups(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     """
     path = pathlib.Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = files.read_text(path)
         if path.suffix.lower() == ".json":
-            columns = json.loads(text)
-            columns = {str(k): np.array([str(x) for x in v]) for k, v in columns.items()}
+            found = fitted(dict[str, list[str | bool | int | float | None]], files.parse_json(text, path.name), "columns")
+            columns = {name: np.array([str(x) for x in values]) for name, values in found.items()}
         else:
             head, *lines = [line for line in csv.reader(text.splitlines()) if line]
             if any(len(line) != len(head) for line in lines):
                 raise ValueError("lines of different lengths")
+            if twice := {name.strip() for name in head if [x.strip() for x in head].count(name.strip()) > 1}:
+                raise ValueError(f"two columns are named {twice.pop()}")
             columns = {name.strip(): np.array([line[k].strip() for line in lines]) for k, name in enumerate(head)}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(
-            f"{path}: no readable column of groups ({reason(error)}); needs CSV with a line of names, or JSON lists"
+            f"{visible(path)}: no readable column of groups ({reason(error)}); needs CSV with a line of names, or JSON lists"
         ) from error
     return columns
