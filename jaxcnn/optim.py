@@ -322,7 +322,9 @@ def _decay(weight_decay: float, mask: Mask) -> optax.GradientTransformation:
         names = [name or "array" for name, p in named(params) if p.ndim > 1]
         if names and mask is decay_mask and not any(jax.tree.leaves(mask(params))):
             known = ", ".join(KERNELS)
-            warnings.warn(f"weight_decay={weight_decay} touches nothing: none of {known} among {', '.join(names[:3])}; give mask=", stacklevel=2)
+            warnings.warn(
+                f"weight_decay={weight_decay} touches nothing: none of {known} among {', '.join(names[:3])}; give mask=", stacklevel=2
+            )
         return decay.init(params)
 
     return optax.GradientTransformation(init, decay.update)

@@ -14,8 +14,9 @@ Array = jax.Array
 class Follow(NamedTuple):
     """How the rest of a batch follows its pixels.
 
-    Entries that follow: `"mask"` `[B, H, W]` or `[B, H, W, K]`; `"label"` where it is one of these; both likewise beside volumes
-    `[B, D, H, W, C]`, a mask `[B, T]` also beside series; `"boxes"` `[B, N, 4]`, yxyx in 0..1, beside images, with `"boxes_real"` `[B, N]`, 1 a box and 0 padding (absent: every box with an area is one; every change adds it).
+    Entries that follow: `"mask"` `[B, H, W]` or `[B, H, W, K]`, and `"label"` where it is one of these; both likewise beside volumes
+    `[B, D, H, W, C]`, and a mask `[B, T]` beside series; `"boxes"` `[B, N, 4]`, yxyx in 0..1, beside images, with `"boxes_real"`
+    `[B, N]`, 1 a box and 0 padding (absent: every box with an area is one; every change adds it).
     Masks take the nearest value. Boxes become the smallest upright box around what was theirs, cut at the border; one that is
     gone becomes zeros, with 0 in `"boxes_real"`.
 

@@ -165,7 +165,9 @@ def align_mask(mask: Array, x: Array) -> Array:
     while len(lead) > 1 and lead[-1] == 1 and (len(lead) == x.ndim or lead != tuple(x.shape[: len(lead)])):
         lead = lead[:-1]
     if len(shape) > x.ndim or not 1 <= len(lead) < x.ndim or lead != tuple(x.shape[: len(lead)]):
-        raise InputError(f"mask shape {shape}: must be the leading axes of {tuple(x.shape)}, from {tuple(x.shape[:1])} to {tuple(x.shape[:-1])}")
+        raise InputError(
+            f"mask shape {shape}: must be the leading axes of {tuple(x.shape)}, from {tuple(x.shape[:1])} to {tuple(x.shape[:-1])}"
+        )
     return mask.reshape(*lead, *(1,) * (x.ndim - len(lead)))
 
 
