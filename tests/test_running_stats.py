@@ -21,7 +21,7 @@ def updated(x, updates=None, momentum=0.9):
 
 
 @pytest.mark.parametrize(
-    "updates, momentum, keep", [(None, 0.9, 0.9), (0, 0.9, 2 / 11), (9, 0.99, 11 / 20), (0, 0.1, 0.1), (200, 0.9, 0.9)]
+    "updates, momentum, keep", [(None, 0.9, 0.9), (0, 0.9, 0.0), (9, 0.99, 0.5), (9, 0.1, 0.1), (200, 0.9, 0.9)]
 )
 def test_what_a_running_statistic_keeps(updates, momentum, keep, rng):
     x = rng.normal(1, 3, (6, 4, 5)).astype(np.float32)
@@ -32,7 +32,7 @@ def test_what_a_running_statistic_keeps(updates, momentum, keep, rng):
 
 def test_later_updates_are_those_of_old_runs_to_the_last_bit(rng):
     x = rng.normal(1, 3, (6, 4, 5)).astype(np.float32)
-    chex.assert_trees_all_equal(updated(x, 80)[1], updated(x)[1])
+    chex.assert_trees_all_equal(updated(x, 82)[1], updated(x)[1])
 
 
 def test_a_step_takes_back_what_it_lent():
@@ -53,9 +53,9 @@ def follow(step, state, batch, n):
 
 
 def test_validation_follows_training_from_the_start():
-    """Features far from zero and one, as photos make them: the statistics of the batch and the running ones then say the same."""
+    """Of small values, too, whose variance is far from the 1 that running statistics begin with."""
     batch = {k: v[:64] for k, v in rows().arrays.items()}
-    t = jc.tasks.classification(Small(), mean=0.0, std=0.02)
+    t = jc.tasks.classification(Small(), mean=0.0, std=30.0)
     for tx in (jc.optim.adam(1e-2), jc.optim.sgd(0.05)):
         step = jax.jit(with_ema(jc.make_train_step(t, tx), 0.999))
         state, sums = follow(step, jc.start_ema(jc.init_state(t, tx, batch)), batch, 6)

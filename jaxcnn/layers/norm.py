@@ -83,9 +83,9 @@ def young(model_state: Tree, updates: Array) -> Tree:
     """Lend norms the number of updates before this one, for a training pass; `grown` takes it back.
 
     Running statistics begin at 0 and 1, and weights change fastest in the first updates, so an average over the usual ten batches
-    is far from what the weights of the moment need: validation then loses where training does not. So at update `t`, counted from
-    1, running statistics keep at most `(1 + t) / (10 + t)` of themselves, as averaged weights do. From the 80th update on that is
-    above the usual momentum of 0.9, which then holds.
+    is far from what the weights of the moment need: validation then loses where training does not. So with `n` updates before this
+    one, running statistics keep at most `n / (n + 9)` of themselves: nothing of what they began with, and then about the last ninth
+    of all batches. From `n = 82` on that is above the usual momentum of 0.9, which then holds.
 
     Args:
         model_state: collections of the model; one without `"batch_stats"` comes back as it is.
@@ -94,8 +94,8 @@ def young(model_state: Tree, updates: Array) -> Tree:
     """
     if "batch_stats" not in model_state:
         return model_state
-    t = jnp.asarray(updates, jnp.float32) + 1
-    return type(model_state)({**model_state, YOUNG: _beside(model_state["batch_stats"], (1 + t) / (10 + t))})
+    n = jnp.asarray(updates, jnp.float32)
+    return type(model_state)({**model_state, YOUNG: _beside(model_state["batch_stats"], n / (n + 9))})
 
 
 def grown(model_state: Tree) -> Tree:
