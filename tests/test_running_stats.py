@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import Small, distance, rows, task
+from small import Small, rows, task
 from test_layers import norm_variables
 
 import jaxcnn as jc
@@ -54,13 +54,11 @@ def test_validation_follows_training_from_the_start():
     """Of small values, too, whose variance is far from the 1 that running statistics begin with."""
     batch = {k: v[:64] for k, v in rows().arrays.items()}
     t = jc.tasks.classification(Small(), mean=0.0, std=30.0)
-    for tx in (jc.optim.adam(1e-2), jc.optim.sgd(0.05)):
-        step = jax.jit(with_ema(jc.make_train_step(t, tx), 0.999))
-        state, sums = follow(step, jc.start_ema(jc.init_state(t, tx, batch)), batch, 6)
-        trained = sums["loss"].compute()
-        for variables in (state.variables, state.extras["ema"]):
-            found = jc.make_eval_step(t)(variables, batch)[1]["loss"].compute()
-            assert found < trained + 0.15, (found, trained)
+    tx = jc.optim.adam(1e-2)
+    step = jax.jit(with_ema(jc.make_train_step(t, tx), 0.999))
+    state, sums = follow(step, jc.start_ema(jc.init_state(t, tx, batch)), batch, 6)
+    for variables in (state.variables, state.extras["ema"]):
+        assert jc.make_eval_step(t)(variables, batch)[1]["loss"].compute() < sums["loss"].compute() + 0.15
 
 
 def test_averaged_statistics_reach_back_as_far_as_averaged_weights():
@@ -76,15 +74,3 @@ def test_averaged_statistics_reach_back_as_far_as_averaged_weights():
         k = min(0.999, (2 + begun) / (11 + begun))
         assert mean("params") == pytest.approx(k, abs=1e-4)
         assert mean("batch_stats") == pytest.approx(window / (1 + window), abs=1e-3)
-
-
-@pytest.mark.parametrize("strategy", ["sharded", "pmap"])
-def test_young_statistics_agree_on_any_number_of_devices(strategy):
-    states = []
-    for where in (("jit", 1), (strategy, 8)):
-        t, tx = task(dropout=0.3), jc.optim.adam(1e-3)
-        run = jc.compile_step(jc.with_ema(jc.make_train_step(t, tx)), *where)
-        start = jc.start_ema(jc.init_state(t, tx, rows().example()))
-        states.append(jax.device_get(jc.fit(run, start, rows(), batch_size=24, steps=6).state))
-    assert distance(states[0].model_state, states[1].model_state) < 1e-5
-    assert distance(states[0].extras, states[1].extras) < 1e-5
