@@ -20,7 +20,9 @@ def updated(x, updates=None, momentum=0.9):
     return variables["batch_stats"], BatchNorm(momentum).apply(given, x, train=True, mutable=["batch_stats"])[1]["batch_stats"]
 
 
-@pytest.mark.parametrize("updates, momentum, keep", [(None, 0.9, 0.9), (0, 0.9, 0.0), (9, 0.99, 0.5), (9, 0.1, 0.1), (200, 0.9, 0.9)])
+@pytest.mark.parametrize(
+    "updates, momentum, keep", [(None, 0.9, 0.9), (0, 0.9, 0.0), (9, 0.99, 0.5), (9, 0.1, 0.1), (3, 1.0, 1.0), (200, 0.9, 0.9)]
+)
 def test_what_a_running_statistic_keeps(updates, momentum, keep, rng):
     x = rng.normal(1, 3, (6, 4, 5)).astype(np.float32)
     old, new = updated(x, updates, momentum)

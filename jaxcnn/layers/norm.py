@@ -72,7 +72,7 @@ class BatchNorm(nn.Module):
 
     def _shares(self) -> tuple[Any, Any]:
         """What running statistics keep of themselves and take of this batch."""
-        if not self.has_variable(YOUNG, "keep"):
+        if self.momentum >= 1 or not self.has_variable(YOUNG, "keep"):  # a momentum of 1 keeps them as they are
             return self.momentum, 1 - self.momentum
         most = self.get_variable(YOUNG, "keep")
         young = most < self.momentum
