@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,42 +18,86 @@ from jaxcnn.types import InputError, Tree, named
 Rate = float | Callable[[jax.Array], jax.Array]
 
 
+KERNELS = {"kernel": 0, "weight": 2, "w": 2}  # what kernels are called, and the fewest axes: norms call their scale weight, too
+Mask = Tree | Callable[[Tree], Tree]
+
+
 def decay_mask(params: Tree) -> Tree:
-    """True for kernels, false for biases and norm scales (whatever has one axis or none): what weight decay should touch."""
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+    """True for kernels of convolutions and dense layers, false for everything else: what weight decay should touch.
+
+    Kernels go by their name: `kernel`, or `weight` or `w` with two axes or more. Biases, scales of norms and layers, positions, class
+    tokens and embeddings are not decayed, whatever their shape, as published recipes of transformers have it. For modules that
+    call their kernels otherwise, give a recipe a `mask` of your own; one that finds nothing to decay warns.
+    """
+    return jax.tree.unflatten(jax.tree.structure(params), [_is_kernel(name, p) for name, p in named(params)])
+
+
+def _is_kernel(name: str, p: jax.Array) -> bool:
+    last = name.split(".")[-1]
+    return last in KERNELS and p.ndim >= KERNELS[last]
 
 
 def sgd(
-    learning_rate: Rate, *, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0, clip: float | None = None
+    learning_rate: Rate,
+    *,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    clip: float | None = None,
+    mask: Mask = decay_mask,
 ) -> optax.GradientTransformation:
-    """Stochastic gradient descent with momentum (Sutskever et al., 2013); decay is added to the gradient, as in PyTorch."""
+    """Stochastic gradient descent with momentum (Sutskever et al., 2013); decay is added to the gradient, as in PyTorch.
+
+    In every recipe `mask` says which parameters are decayed: a tree of booleans, or a function of the parameters to one.
+    """
     _check_shares(momentum=momentum)
     moving = optax.trace(momentum, nesterov) if momentum else optax.identity()
-    return _chain(learning_rate, clip, _decay(weight_decay), moving)
+    return _chain(learning_rate, clip, _decay(weight_decay, mask), moving)
 
 
 def adam(
-    learning_rate: Rate, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0, clip: float | None = None
+    learning_rate: Rate,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip: float | None = None,
+    mask: Mask = decay_mask,
 ) -> optax.GradientTransformation:
     """Adam (Kingma and Ba, 2014, arXiv:1412.6980); decay is added to the gradient, so it is scaled like one."""
     _check_shares(b1=b1, b2=b2)
-    return _chain(learning_rate, clip, _decay(weight_decay), optax.scale_by_adam(b1, b2, eps))
+    return _chain(learning_rate, clip, _decay(weight_decay, mask), optax.scale_by_adam(b1, b2, eps))
 
 
 def adamw(
-    learning_rate: Rate, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 1e-4, clip: float | None = None
+    learning_rate: Rate,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 1e-4,
+    clip: float | None = None,
+    mask: Mask = decay_mask,
 ) -> optax.GradientTransformation:
     """Adam with decay of the weights themselves (Loshchilov and Hutter, 2017, arXiv:1711.05101)."""
     _check_shares(b1=b1, b2=b2)
-    return _chain(learning_rate, clip, optax.scale_by_adam(b1, b2, eps), _decay(weight_decay))
+    return _chain(learning_rate, clip, optax.scale_by_adam(b1, b2, eps), _decay(weight_decay, mask))
 
 
 def lamb(
-    learning_rate: Rate, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6, weight_decay: float = 1e-4, clip: float | None = None
+    learning_rate: Rate,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-6,
+    weight_decay: float = 1e-4,
+    clip: float | None = None,
+    mask: Mask = decay_mask,
 ) -> optax.GradientTransformation:
     """LAMB, layer-wise rates for large batches (You et al., 2019, arXiv:1904.00962)."""
     _check_shares(b1=b1, b2=b2)
-    return _chain(learning_rate, clip, optax.scale_by_adam(b1, b2, eps), _decay(weight_decay), optax.scale_by_trust_ratio())
+    return _chain(learning_rate, clip, optax.scale_by_adam(b1, b2, eps), _decay(weight_decay, mask), optax.scale_by_trust_ratio())
 
 
 OPTIMIZERS = {"sgd": sgd, "adam": adam, "adamw": adamw, "lamb": lamb}
@@ -266,10 +311,23 @@ def _warm(schedule: optax.Schedule, peak: float, warmup: int) -> optax.Schedule:
     return optax.join_schedules([lambda t: peak * (t + 1) / warmup, schedule], [warmup])
 
 
-def _decay(weight_decay: float) -> optax.GradientTransformation:
+def _decay(weight_decay: float, mask: Mask) -> optax.GradientTransformation:
     if not (math.isfinite(weight_decay) and weight_decay >= 0):
         raise InputError(f"weight_decay={weight_decay}: must be a number of at least 0")
-    return optax.add_decayed_weights(weight_decay, decay_mask) if weight_decay else optax.identity()
+    if not weight_decay:
+        return optax.identity()
+    decay = optax.add_decayed_weights(weight_decay, mask)
+
+    def init(params: Tree) -> Tree:
+        names = [name or "array" for name, p in named(params) if p.ndim > 1]
+        if names and mask is decay_mask and not any(jax.tree.leaves(mask(params))):
+            known = ", ".join(KERNELS)
+            warnings.warn(
+                f"weight_decay={weight_decay} touches nothing: none of {known} among {', '.join(names[:3])}; give mask=", stacklevel=2
+            )
+        return decay.init(params)
+
+    return optax.GradientTransformation(init, decay.update)
 
 
 def _chain(rate: Rate, clip: float | None, *transforms: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -289,7 +347,7 @@ def muon(learning_rate: Rate, rest: optax.GradientTransformation, *, momentum: f
 
     Args:
         learning_rate: for the kernels.
-        rest: for what has not four axes.
+        rest: for what is no kernel of four axes.
         momentum: in Nesterov's form, in [0, 1).
         steps: of the Newton-Schulz iteration.
 
@@ -297,7 +355,11 @@ def muon(learning_rate: Rate, rest: optax.GradientTransformation, *, momentum: f
     _check_shares(momentum=momentum)
     shape = lambda tree: jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers((0, 1, 2), 3), tree)  # noqa: E731
     kernels = _chain(learning_rate, None, optax.contrib.scale_by_muon(ns_steps=steps, beta=momentum, weight_dimension_numbers=shape))
-    of = lambda params: jax.tree.map(lambda p: "kernels" if p.ndim == 4 else "rest", params)  # noqa: E731
+
+    def of(params: Tree) -> Tree:
+        labels = ["kernels" if p.ndim == 4 and _is_kernel(name, p) else "rest" for name, p in named(params)]
+        return jax.tree.unflatten(jax.tree.structure(params), labels)
+
     return optax.multi_transform({"kernels": optax.chain(kernels, _kept_length()), "rest": rest}, of)
 
 

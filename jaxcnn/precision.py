@@ -36,11 +36,19 @@ def policy(dtype: Any = None, x: Any = jnp.float32) -> Policy:
         x: the input or its dtype, for None.
 
     Raises:
-        InputError: another dtype.
+        InputError: another dtype, or an input of another one where `dtype` is None: integers, which would be rounded to, and float16.
 
     """
-    compute = jnp.dtype(getattr(x, "dtype", x) if dtype is None else checked(dtype))
+    compute = jnp.dtype(_of_input(x) if dtype is None else checked(dtype))
     return Policy(jnp.dtype(jnp.float32), compute, jnp.promote_types(compute, jnp.float32))
+
+
+def _of_input(x: Any) -> Any:
+    found = jax.dtypes.canonicalize_dtype(getattr(x, "dtype", x))
+    if found.name not in COMPUTE:
+        shape = f" of shape {tuple(x.shape)}" if hasattr(x, "shape") else ""
+        raise InputError(f"input{shape} is {found}: must be one of {', '.join(COMPUTE)}; use x.astype('float32'), or give dtype=")
+    return found
 
 
 def checked(dtype: Any) -> Any:
@@ -58,5 +66,5 @@ def checked(dtype: Any) -> Any:
 
 def widened(tree: Any) -> Any:
     """Cast floating-point arrays that are narrower than float32 to it."""
-    wide = lambda x: x.astype(policy(x=x).wide) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+    wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
     return jax.tree.map(wide, tree)

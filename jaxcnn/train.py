@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcnn.axis import all_mean, all_sum, leader
+from jaxcnn.layers.norm import grown, young
 from jaxcnn.types import Batch, Count, InputError, Mean, State, Step, Sum, Task, Tree, add, rows
 
 Array = jax.Array
@@ -19,6 +20,7 @@ Array = jax.Array
 Objective = Callable[[Tree, Tree, Batch, Array], tuple[Array, tuple[Tree, Array, dict[str, Sum]]]]
 Gradient = Callable[[Tree, Tree, Batch, Array], tuple[Tree, Tree, dict[str, Sum]]]
 Estimator = Callable[[Objective], Gradient]
+RUNNING = 9.0  # steps that a running statistic of momentum 0.9 reaches back in the mean
 
 
 def init_state(task: Task, tx: optax.GradientTransformation, batch: Batch, seed: int = 0, variables: Tree | None = None) -> State:
@@ -110,6 +112,8 @@ def with_norm(estimator: Estimator) -> Estimator:
 def make_train_step(task: Task, tx: optax.GradientTransformation, grads: Estimator = plain) -> Step:
     """Return `(State, batch) -> (State, sums)`: one update, and the task's metrics over the batch it was made from.
 
+    Running statistics of norms average over few batches in the first updates: see `layers.norm.young`.
+
     Args:
         task: what to learn; its metrics see the outputs that the loss was computed from.
         tx: the optimiser, whose transforms may look at all parameters (clipping, trust ratios).
@@ -117,16 +121,15 @@ def make_train_step(task: Task, tx: optax.GradientTransformation, grads: Estimat
 
     """
 
-    def objective(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Array, Any]:
-        loss, (outputs, model_state) = task.loss(params, model_state, batch, key)
+    def objective(done: Array, params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Array, Any]:
+        loss, (outputs, model_state) = task.loss(params, young(model_state, done), batch, key)
         sums = {name: metric(outputs, batch) for name, metric in task.metrics.items()} | {"loss": loss}
-        return loss.total, jax.lax.stop_gradient((model_state, loss.weight, sums))
-
-    gradient = grads(objective)
+        return loss.total, jax.lax.stop_gradient((grown(model_state), loss.weight, sums))
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Sum]]:
-        grads, model_state, sums = gradient(state.params, state.model_state, batch, stream(state, "loss"))
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        gradient = grads(functools.partial(objective, state.step))
+        slope, model_state, sums = gradient(state.params, state.model_state, batch, stream(state, "loss"))
+        updates, opt_state = tx.update(slope, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state), sums
 
@@ -184,7 +187,9 @@ def start_ema(state: State) -> State:
 def with_ema(step: Step, decay: float = 0.999) -> Step:
     """Keep an exponential moving average of the variables in `state.extras["ema"]` (Polyak and Juditsky, 1992).
 
-    The first steps average over fewer: the decay in force is `min(decay, (1 + t) / (10 + t))`.
+    The first steps average over fewer: the decay in force is `min(decay, (1 + t) / (10 + t))`. `"batch_stats"` are averages of
+    ten batches already, of fewer in the first steps, so theirs is the decay that makes the two averages together as long as that of
+    the weights: the statistics then fit the weights. Where that is ten steps or fewer, they are the running statistics themselves.
 
     Raises:
         InputError: `decay` outside [0, 1); or (when traced) `start_ema` was not called on the state.
@@ -200,7 +205,10 @@ def with_ema(step: Step, decay: float = 0.999) -> Step:
         state, sums = step(state, batch)
         t = state.step.astype(jnp.float32)
         keep = jnp.minimum(decay, (1 + t) / (10 + t))
-        ema = jax.tree.map(lambda e, v: (keep * e + (1 - keep) * v).astype(e.dtype), state.extras["ema"], state.variables)
+        steps = jnp.maximum(keep / (1 - keep) - RUNNING, 0)  # that the average of running statistics reaches back
+        keeps = {name: steps / (1 + steps) if name == "batch_stats" else keep for name in state.variables}
+        mix = lambda keep, old, new: jax.tree.map(lambda e, v: (keep * e + (1 - keep) * v).astype(e.dtype), old, new)  # noqa: E731
+        ema = {name: mix(keeps[name], old, state.variables[name]) for name, old in state.extras["ema"].items()}
         return state.replace(extras=state.extras | {"ema": ema}), sums
 
     return averaged

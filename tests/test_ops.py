@@ -456,3 +456,40 @@ def test_global_pools(shape, rng):
     axes = tuple(range(1, len(shape) - 1))
     chex.assert_trees_all_close(ops.global_avg_pool(jnp.asarray(x)), x.mean(axes), rtol=1e-5)
     chex.assert_trees_all_equal(ops.global_max_pool(jnp.asarray(x)), x.max(axes))
+
+
+SHAPE = (2, 8, 8, 4)
+OPERATIONS = {
+    "conv": lambda x: ops.conv(x, np.ones((3, 3, 4, 4), x.dtype)),
+    "1x1": lambda x: ops.conv(x, np.ones((1, 1, 4, 4), x.dtype)),
+    "grouped": lambda x: ops.conv(x, np.ones((3, 3, 2, 4), x.dtype), groups=2),
+    "depthwise": lambda x: ops.depthwise_conv(x, np.ones((3, 3, 1, 4), x.dtype)),
+    "transposed": lambda x: ops.conv_transpose(x, np.ones((2, 2, 4, 4), x.dtype), strides=2),
+    "conv and pool": lambda x: ops.conv_max_pool(x, np.ones((3, 3, 4, 4), x.dtype)),
+    "max pool": ops.max_pool,
+    "mean pool": ops.avg_pool,
+    "adaptive": lambda x: ops.adaptive_avg_pool(x, (3, 3)),
+    "global mean": ops.global_avg_pool,
+    "global maximum": ops.global_max_pool,
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.uint8, bool, np.complex64, jnp.float8_e4m3fn])
+def test_what_is_not_floating_point_is_refused(name, dtype):
+    with pytest.raises(InputError) as refused:
+        OPERATIONS[name](jnp.ones(SHAPE, dtype))
+    assert str(SHAPE) in str(refused.value) and jnp.dtype(dtype).name in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_16_bits_stay_16_bits(name, dtype):
+    assert jax.eval_shape(OPERATIONS[name], jax.ShapeDtypeStruct(SHAPE, dtype)).dtype == dtype
+
+
+def test_image_and_kernel_of_two_dtypes_are_refused():
+    with pytest.raises(InputError, match="conv: image is float32 and kernel is bfloat16"):
+        ops.conv(jnp.ones(SHAPE), jnp.ones((3, 3, 4, 4), jnp.bfloat16))
+    with pytest.raises(InputError, match="kernel .* is int32"):
+        ops.conv(jnp.ones(SHAPE), jnp.ones((3, 3, 4, 4), jnp.int32))

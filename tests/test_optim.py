@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+import jaxcnn as jc
 from jaxcnn import InputError, optim
 
 MASK = {"kernel": True, "bias": False, "norm": {"scale": False}}
@@ -79,6 +80,44 @@ def test_decay_touches_kernels_alone(name, rng):
     still, _ = updated(optim.OPTIMIZERS[name](RATE, weight_decay=0.0), params, zero)
     chex.assert_trees_all_equal(still, params)
     assert optim.decay_mask(params) == MASK
+
+
+@pytest.mark.parametrize("name", jc.models.MODELS)
+def test_decay_touches_the_kernels_of_every_network(name):
+    model = jc.models.MODELS[name](num_classes=10)
+    image = jax.ShapeDtypeStruct((1, *model.default_image), jnp.float32)
+    params = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), image)["params"]
+    mask = dict(jc.types.named(optim.decay_mask(params)))
+    assert {path for path, decayed in mask.items() if decayed} == {path for path in mask if path.split(".")[-1] == "kernel"}
+    assert any(mask.values()) and not all(mask.values())
+
+
+def test_decay_goes_by_name_whatever_the_rank(rng):
+    other = {"bias": (3, 4), "scale": (1, 1, 4), "embedding": (9, 4), "positions": (1, 9, 4), "gamma": (4,), "weight": (4,)}
+    kernel = {"kernel": (4, 4), "w": (3, 4), "weight": (3, 4)}
+    params = {"a": {k: jnp.zeros(v) for k, v in other.items()}, "b": [{k: jnp.zeros(v)} for k, v in kernel.items()]}
+    assert optim.decay_mask(params) == {"a": dict.fromkeys(other, False), "b": [{k: True} for k in kernel]}
+    assert optim.decay_mask({"embedding": jnp.zeros((2, 2))}) == {"embedding": False}
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_a_mask_of_ones_own(name):
+    params = {"u": jnp.ones((2, 2)), "v": jnp.ones((2, 2))}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    with pytest.warns(UserWarning, match=r"touches nothing: none of kernel, weight, w among u, v; give mask="):
+        optim.OPTIMIZERS[name](RATE, weight_decay=DECAY).init(params)
+    for mask in ({"u": True, "v": False}, lambda params: {k: k == "u" for k in params}):
+        new, _ = updated(optim.OPTIMIZERS[name](RATE, weight_decay=DECAY, mask=mask), params, zero)
+        assert (new["u"] < 1).all() and (new["v"] == 1).all()
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_the_state_of_an_old_run_still_fits(name, rng):
+    """Which parameters are decayed is no part of the state: as with the mask by rank that older runs had."""
+    params = {**tree(rng), "positions": jnp.ones((1, 2, 2))}
+    by_rank = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+    make = lambda **options: jax.tree.structure(optim.OPTIMIZERS[name](RATE, weight_decay=DECAY, **options).init(params))
+    assert make() == make(mask=by_rank)
 
 
 @pytest.mark.parametrize("scale", [0.5, 4.0])

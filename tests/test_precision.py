@@ -12,6 +12,7 @@ from small import distance, rows
 
 import jaxcnn as jc
 from jaxcnn import InputError
+from jaxcnn.layers import BatchNorm, Conv, ConvTranspose, Dense, Dropout, DropPath, LayerNorm, LayerScale
 from jaxcnn.models import MODELS, ResNet
 from jaxcnn.precision import checked, policy, widened
 from jaxcnn.runs import build
@@ -244,3 +245,23 @@ def test_remat_can_be_differentiated_twice():
         return quick(jax.grad(slope))(variables["params"])
 
     assert distance(penalty(False), penalty(True)) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8, bool, np.float16, np.complex64])
+@pytest.mark.parametrize(
+    "module", [Conv(2), ConvTranspose(2), Dense(2), LayerNorm(), LayerScale(), BatchNorm(), Dropout(0.5), DropPath(0.5)]
+)
+def test_layers_refuse_what_they_would_round(module, dtype):
+    """Kernels cast to the dtype of integers are zeros."""
+    if isinstance(module, (Dropout, DropPath)) and jnp.issubdtype(dtype, jnp.inexact):
+        return
+    options = {"train": True} if isinstance(module, (BatchNorm, Dropout, DropPath)) else {}
+    with pytest.raises(InputError) as refused:
+        module.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, jnp.ones((2, 4, 4, 3), dtype), **options)
+    assert "(2, 4, 4, 3)" in str(refused.value) and jnp.dtype(dtype).name in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_dtype_that_was_asked_for_takes_integers():
+    x = jnp.arange(4 * 3).reshape(4, 3)
+    y, _ = Dense(2, dtype="float32").init_with_output(jax.random.key(0), x)
+    assert y.dtype == jnp.float32 and jnp.abs(y).max() > 0

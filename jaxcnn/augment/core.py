@@ -56,8 +56,28 @@ def as_float(image: Array) -> Array:
 def height_width(image: Array) -> tuple[int, int]:
     """Height and width of `[B, H, W, C]`; any other rank is refused."""
     if image.ndim != 4:
-        raise InputError(f"image shape {tuple(image.shape)}: must have 4 axes, [batch, height, width, channels]")
+        hint = "; add the channels with x[..., None]" if image.ndim == 3 else ""
+        raise InputError(f"image shape {tuple(image.shape)}: must have 4 axes, [batch, height, width, channels]{hint}")
     return image.shape[1], image.shape[2]
+
+
+def pixel_axes(image: Array) -> int:
+    """Number of spatial axes, two of an image `[B, H, W, C]` and three of a volume `[B, D, H, W, C]`; any other rank is refused."""
+    if image.ndim not in (4, 5):
+        hint = "; add the channels with x[..., None]" if image.ndim == 3 else ""
+        raise InputError(f"image shape {tuple(image.shape)}: must be [batch, height, width, channels] or a volume with depth first{hint}")
+    return image.ndim - 2
+
+
+def spatial_axes(image: Array) -> tuple[int, ...]:
+    """Sizes of `[B, *spatial, C]`; what may be pixels without an axis of channels is refused.
+
+    `[B, T, C]` is a series, of floats and with other steps than channels.
+    """
+    shape = tuple(image.shape)
+    if image.ndim < 3 or image.ndim == 3 and (image.dtype == jnp.uint8 or shape[1] == shape[2]):
+        raise InputError(f"image shape {shape}: must be [batch, *spatial, channels]; add the channels with x[..., None]")
+    return shape[1:-1]
 
 
 def each_row(one: Callable[..., Array], *rows: Array) -> Array:

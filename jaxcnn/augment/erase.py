@@ -5,7 +5,18 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.augment.core import ATTEMPTS, Change, Range, check_aspect, check_pixels, check_range, height_width, rectangles, uniform
+from jaxcnn.augment.core import (
+    ATTEMPTS,
+    Change,
+    Range,
+    check_aspect,
+    check_pixels,
+    check_range,
+    height_width,
+    pixel_axes,
+    rectangles,
+    uniform,
+)
 from jaxcnn.axis import draw
 from jaxcnn.types import Batch, InputError
 
@@ -86,7 +97,7 @@ def pixel_dropout(*, probability: float = 0.5, share: Range = (0.0, 0.9), value:
         value: what they are filled with, one number in 0..1 or one a channel.
 
     Returns:
-        A change of `image` `[B, H, W, C]`, uint8 or float, which is kept.
+        A change of `image` `[B, H, W, C]` or `[B, D, H, W, C]`, uint8 or float, which is kept.
 
     Raises:
         InputError: a probability, a share or a value outside 0..1, a range that is none, or values for another number of channels.
@@ -97,10 +108,10 @@ def pixel_dropout(*, probability: float = 0.5, share: Range = (0.0, 0.9), value:
     _check_value(value)
 
     def change(key: Array, batch: Batch) -> Batch:
-        image = batch["image"]
+        image, axes = batch["image"], pixel_axes(batch["image"])
         drawn = draw(uniform, key, (image.shape[0], 2))
         lost = jnp.where(drawn[:, 0] < probability, share[0] + (share[1] - share[0]) * drawn[:, 1], 0)
-        chosen = draw(uniform, jax.random.fold_in(key, 1), image.shape[:3]) < lost[:, None, None]
+        chosen = draw(uniform, jax.random.fold_in(key, 1), image.shape[:-1]) < lost.reshape(-1, *(1,) * axes)
         return {**batch, "image": jnp.where(chosen[..., None], _fill(value, image), image)}
 
     return change
@@ -129,7 +140,7 @@ def _fill(value: Value, image: Array) -> Array:
     fill = jnp.atleast_1d(jnp.asarray(value, jnp.float32))
     if fill.shape not in ((1,), image.shape[-1:]):
         raise InputError(f"value={value}: needs one number, or one for each of the {image.shape[-1]} channels of the image")
-    return _as(fill, image)[None, None, None]
+    return jax.lax.broadcast_to_rank(_as(fill, image), image.ndim)
 
 
 def _noise(key: Array, image: Array) -> Array:

@@ -14,8 +14,9 @@ Array = jax.Array
 class Follow(NamedTuple):
     """How the rest of a batch follows its pixels.
 
-    Entries that follow: `"mask"` `[B, H, W]` or `[B, H, W, K]`; `"label"` where it is `[B, H, W]`; `"boxes"` `[B, N, 4]`, yxyx
-    in 0..1, with `"boxes_real"` `[B, N]`, 1 a box and 0 padding (absent: every box with an area is one; every change adds it).
+    Entries that follow: `"mask"` `[B, H, W]` or `[B, H, W, K]`, and `"label"` where it is one of these; both likewise beside volumes
+    `[B, D, H, W, C]`, and a mask `[B, T]` beside series; `"boxes"` `[B, N, 4]`, yxyx in 0..1, beside images, with `"boxes_real"`
+    `[B, N]`, 1 a box and 0 padding (absent: every box with an area is one; every change adds it).
     Masks take the nearest value. Boxes become the smallest upright box around what was theirs, cut at the border; one that is
     gone becomes zeros, with 0 in `"boxes_real"`.
 
@@ -42,10 +43,11 @@ def check(follow: Follow) -> Follow:
 def maps(batch: Batch) -> list[str]:
     """Names of the entries with a value for every pixel, the image aside."""
     shape = tuple(batch["image"].shape[:-1])
-    if "mask" in batch and tuple(batch["mask"].shape[: len(shape)]) != shape:
-        raise InputError(f"mask shape {tuple(batch['mask'].shape)}: must begin with {shape}, as the image does")
+    fits = lambda name: batch[name].ndim <= len(shape) + 1 and tuple(batch[name].shape[: len(shape)]) == shape  # noqa: E731
+    if "mask" in batch and not fits("mask"):
+        raise InputError(f"mask shape {tuple(batch['mask'].shape)}: must begin with {shape}, as the image does, and may have channels")
     # a label [B, K] beside [B, T, C] is probabilities, even where K == T
-    dense = "label" in batch and len(shape) > 2 and tuple(batch["label"].shape) == shape
+    dense = "label" in batch and len(shape) > 2 and fits("label")
     return ["mask"] * ("mask" in batch) + ["label"] * dense
 
 

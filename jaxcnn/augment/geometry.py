@@ -7,10 +7,23 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.augment import resample
-from jaxcnn.augment.core import ATTEMPTS, Change, Range, as_float, check_aspect, check_pixels, height_width, rectangles, to_size, uniform
+from jaxcnn.augment.core import (
+    ATTEMPTS,
+    Change,
+    Range,
+    as_float,
+    check_aspect,
+    check_pixels,
+    height_width,
+    pixel_axes,
+    rectangles,
+    spatial_axes,
+    to_size,
+    uniform,
+)
 from jaxcnn.augment.follow import FOLLOW, Follow, carry, check
 from jaxcnn.axis import draw
-from jaxcnn.types import Batch, InputError
+from jaxcnn.types import Batch, InputError, align
 
 Array = jax.Array
 Border = Literal["zero", "reflect", "edge"]
@@ -18,7 +31,10 @@ MODES = {"zero": "constant", "reflect": "reflect", "edge": "edge"}  # in NumPy's
 
 
 def shift(pixels: int, *, follow: Follow = FOLLOW) -> Change:
-    """Move each image by up to `pixels` whole pixels along every spatial axis; what comes in is zero. `image` `[B, *spatial, C]`."""
+    """Move each image by up to `pixels` whole pixels along every spatial axis; what comes in is zero.
+
+    `image` `[B, *spatial, C]`: a series, an image or a volume, see `pad_crop`.
+    """
     return pad_crop(pixels, follow=follow)
 
 
@@ -33,10 +49,11 @@ def pad_crop(pixels: int, border: Border = "zero", *, size: int | tuple[int, ...
         follow: how masks and boxes follow.
 
     Returns:
-        A change of `image` `[B, *spatial, C]` of any dtype, which is kept.
+        A change of `image` `[B, *spatial, C]` of any dtype, which is kept: a series `[B, T, C]`, an image, or a volume.
 
     Raises:
-        InputError: a negative number of pixels, an unknown border, or a window larger than the padded image.
+        InputError: a negative number of pixels, an unknown border, a window larger than the padded image, or three axes that look
+            like gray images without channels (uint8, or as many steps as channels).
 
     """
     check_pixels(pixels)
@@ -45,8 +62,8 @@ def pad_crop(pixels: int, border: Border = "zero", *, size: int | tuple[int, ...
     check(follow)
 
     def change(key: Array, batch: Batch) -> Batch:
-        b, *spatial, _ = batch["image"].shape
-        window = _window(size, tuple(spatial))
+        b, spatial = batch["image"].shape[0], spatial_axes(batch["image"])
+        window = _window(size, spatial)
         room = [n + 2 * pixels - m for n, m in zip(spatial, window, strict=True)]
         if min(room) < 0:
             raise InputError(f"size={size}: larger than the image of {tuple(spatial)} padded by {pixels} pixels")
@@ -69,12 +86,15 @@ def pad_crop(pixels: int, border: Border = "zero", *, size: int | tuple[int, ...
 
 
 def flip(key: Array, batch: Batch) -> Batch:
-    """Mirror each image left to right with probability one half. `image` `[B, H, W, C]`."""
+    """Mirror each image left to right with probability one half: its width, the axis before the channels.
+
+    `image` `[B, H, W, C]`, or a volume `[B, D, H, W, C]`, which is mirrored as a whole. Other ranks, sound among them, are refused.
+    """
     return _flip(key, batch, 2)
 
 
 def flip_vertical(key: Array, batch: Batch) -> Batch:
-    """Mirror each image upside down with probability one half. `image` `[B, H, W, C]`."""
+    """Mirror each image upside down with probability one half: its height, the axis before the width. `image` as in `flip`."""
     return _flip(key, batch, 1)
 
 
@@ -173,8 +193,9 @@ def mirror_boxes(boxes: Array, axis: int) -> Array:
 
 
 def _flip(key: Array, batch: Batch, axis: int) -> Batch:
+    deep = pixel_axes(batch["image"]) - 2  # axes before the height
     mirrored = draw(lambda k, s: jax.random.bernoulli(k, 0.5, s), key, (batch["image"].shape[0], 1, 1, 1))
-    pixels = lambda x: jnp.where(mirrored, jnp.flip(x, axis), x)  # noqa: E731
+    pixels = lambda x: jnp.where(align(mirrored, x), jnp.flip(x, deep + axis), x)  # noqa: E731
     return carry(batch, pixels, pixels, lambda boxes: jnp.where(mirrored[..., 0], mirror_boxes(boxes, axis), boxes))
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.augment.core import pixel_axes
 from jaxcnn.types import Batch, InputError
 
 Array = jax.Array
@@ -65,18 +66,22 @@ def views(*, flip: bool = True, shift: int = 0) -> list[View]:
 
 
 def mirrored(batch: Batch) -> Batch:
-    """The image mirrored left to right, `[B, H, W, C]`; nothing else follows, for models read no more."""
-    return {**batch, "image": batch["image"][:, :, ::-1]}
+    """The image mirrored left to right, `[B, H, W, C]` or `[B, D, H, W, C]`; nothing else follows, for models read no more."""
+    pixel_axes(batch["image"])
+    return {**batch, "image": jnp.flip(batch["image"], -2)}
 
 
 def moved(down: int, right: int) -> View:
-    """Return the view that moves the image by whole pixels, its border mirrored into what comes in."""
+    """Return the view that moves the image by whole pixels along height and width, its border mirrored into what comes in.
+
+    `image` `[B, H, W, C]`, or a volume `[B, D, H, W, C]`, whose depth stays.
+    """
 
     def view(batch: Batch) -> Batch:
-        pads = [(0, 0), (max(down, 0), max(-down, 0)), (max(right, 0), max(-right, 0)), (0, 0)]
-        h, w = batch["image"].shape[1:3]
+        deep, (h, w) = pixel_axes(batch["image"]) - 2, batch["image"].shape[-3:-1]
+        pads = [(0, 0)] * (1 + deep) + [(max(down, 0), max(-down, 0)), (max(right, 0), max(-right, 0)), (0, 0)]
         padded = jnp.pad(batch["image"], pads, "reflect")
-        return {**batch, "image": padded[:, max(-down, 0) :, max(-right, 0) :][:, :h, :w]}
+        return {**batch, "image": padded[..., max(-down, 0) :, max(-right, 0) :, :][..., :h, :w, :]}
 
     return view
 

@@ -70,11 +70,11 @@ class SqueezeExcite(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False, real: Array | None = None) -> Array:
-        """Scale `[B, *spatial, C]`."""
-        del train, real
+        """Scale `[B, *spatial, C]`; `real` as in `BatchNorm` leaves places out of the means."""
+        del train
         axes = tuple(range(1, x.ndim - 1))
         make = functools.partial(Conv, window=(1,) * len(axes), dtype=self.dtype)
-        y = self.activation(make(self.squeezed, name="reduce")(x.mean(axes, keepdims=True)))
+        y = self.activation(make(self.squeezed, name="reduce")(jnp.expand_dims(ops.global_avg_pool(x, _places(real)), axes)))
         return x * self.gate(make(x.shape[-1], name="expand")(y))
 
 
@@ -87,13 +87,18 @@ class CBAM(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
-        """Scale `[B, *spatial, C]`."""
-        axes = tuple(range(1, x.ndim - 1))
+        """Scale `[B, *spatial, C]`; `real` as in `BatchNorm` leaves places out of the means and maxima."""
+        axes, counted = tuple(range(1, x.ndim - 1)), _places(real)
         make = functools.partial(Conv, window=(1,) * len(axes), dtype=self.dtype)
         reduce, expand = make(self.squeezed, name="reduce"), make(x.shape[-1], name="expand")
         shared = lambda pooled: expand(nn.relu(reduce(pooled)))  # noqa: E731
-        largest = jnp.expand_dims(ops.global_max_pool(x), axes)
-        x = x * nn.sigmoid(shared(x.mean(axes, keepdims=True)) + shared(largest))
+        mean, largest = (jnp.expand_dims(pool(x, counted), axes) for pool in (ops.global_avg_pool, ops.global_max_pool))
+        x = x * nn.sigmoid(shared(mean) + shared(largest))
         both = jnp.stack([x.mean(-1), ops.first_max(x, -1)], -1)
         places = ConvNorm(1, (7,) * len(axes), norm=self.norm, activation=nn.sigmoid, dtype=self.dtype, name="places")
         return x * places(both, train=train, real=real)
+
+
+def _places(real: Array | None) -> Array | None:
+    """A mask of places; one of whole rows says nothing about them."""
+    return None if real is None or real.ndim < 2 else real

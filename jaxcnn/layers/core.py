@@ -28,6 +28,12 @@ def check_image(x: Array, ndim: int = 4) -> None:
         raise InputError(f"image dtype {x.dtype}: a model takes floats, a task also uint8; use task.predict, or x.astype('float32') / 255")
 
 
+def check_scaled(name: str, x: Array) -> None:
+    """Refuse integers where a layer scales values: they would be rounded."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(f"{name}: input of shape {tuple(x.shape)} is {x.dtype}: must be floating point; use x.astype('float32')")
+
+
 def check_dropout(rate: float) -> None:
     """Refuse a share of units outside [0, 1)."""
     if not 0 <= rate < 1:
@@ -123,6 +129,7 @@ class Dropout(nn.Module):
         check_dropout(self.rate)
         if not train or self.rate == 0:
             return x
+        check_scaled("dropout", x)
         keep = draw(lambda key, shape: jax.random.bernoulli(key, 1 - self.rate, shape), self.make_rng("dropout"), x.shape)
         return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
 
@@ -167,6 +174,7 @@ class DropPath(nn.Module):
             raise InputError(f"drop_path={self.rate}: must be at least 0 and below 1")
         if not train or self.rate == 0:
             return x
+        check_scaled("drop_path", x)
         shape = (x.shape[0], *(1,) * (x.ndim - 1))
         keep = draw(lambda key, shape: jax.random.bernoulli(key, 1 - self.rate, shape), self.make_rng("dropout"), shape)
         return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.ops import cpu
-from jaxcnn.ops.geometry import Geometry, extents, resolve_padding, to_tuple
+from jaxcnn.ops.geometry import Geometry, check_floating, extents, resolve_padding, to_tuple
 from jaxcnn.ops.native import by_platform, native_forward, native_input_grad, native_kernel_grad
 from jaxcnn.types import InputError
 
@@ -41,7 +41,8 @@ def conv(
         `[B, *out, C_out]`.
 
     Raises:
-        InputError: ranks, channels or groups do not fit each other, or the image is smaller than the kernel.
+        InputError: ranks, channels, groups or dtypes do not fit each other, the dtype is not floating point, or the image is smaller
+            than the kernel.
 
     """
     return forward(x, kernel, geometry(x, kernel, strides, padding, dilation, groups))
@@ -73,8 +74,8 @@ def conv_transpose(
     `jax.lax.conv_transpose` flips the kernel by default; this does not.
 
     Args:
-        x: `[B, *spatial, C_in]`.
-        kernel: `[*window, C_in, C_out]`.
+        x: `[B, *spatial, C_in]`, floating point.
+        kernel: `[*window, C_in, C_out]`, the dtype of `x`.
         strides: how many times larger the result is.
         padding: what `conv` would have added to the result; `"SAME"` makes it exactly `strides` times larger.
         dilation: distance between the taps of the kernel.
@@ -84,7 +85,7 @@ def conv_transpose(
         `[B, *out, C_out]`, `out = (n - 1) * stride + window - low - high + output_padding` with numeric padding.
 
     Raises:
-        InputError: ranks or channels do not fit each other, or nothing would be left.
+        InputError: ranks, channels or dtypes do not fit each other, the dtype is not floating point, or nothing would be left.
 
     """
     _check("conv_transpose", x, kernel, x.shape[-1], kernel.shape[-2])
@@ -120,6 +121,7 @@ def geometry(x: Array, kernel: Array, strides: Any = 1, padding: Any = "SAME", d
 def _check(name: str, x: Array, kernel: Array, channels: int, expected: int) -> None:
     if not 1 <= x.ndim - 2 <= 3 or kernel.ndim != x.ndim:
         raise InputError(f"{name}: image {x.shape} and kernel {kernel.shape} must both have one, two or three spatial axes and two more")
+    check_floating(name, image=x, kernel=kernel)
     if channels != expected:
         raise InputError(f"{name}: {channels} channels in {x.shape}, but kernel {kernel.shape} with these groups needs {expected}")
 

@@ -16,6 +16,7 @@ Tree = Any
 CHUNK_BYTES = 4 << 20  # of intermediate values that stay in the cache between being written and read
 PATCH_BYTES = 3 << 20  # of patches, likewise
 Pads = tuple[tuple[int, int], ...]
+FLOATS = tuple(jnp.dtype(name) for name in ("float16", "bfloat16", "float32", "float64"))
 
 
 class Geometry(NamedTuple):
@@ -33,6 +34,22 @@ def to_tuple(value: int | Sequence[int], rank: int, name: str, least: int = 1) -
     if len(out) != rank or min(out) < least:
         raise InputError(f"{name}={value}: must be an integer of at least {least}, or {rank} of them")
     return out
+
+
+def check_floating(name: str, **arrays: Any) -> None:
+    """Refuse arrays that are not real floating point of 16 to 64 bits: integers would be rounded, or lose digits on the way.
+
+    Raises:
+        InputError: another dtype, or arrays of two dtypes.
+
+    """
+    kinds = {kind: jax.dtypes.canonicalize_dtype(x.dtype) for kind, x in arrays.items()}  # float64 from NumPy is float32 here
+    for kind, dtype in kinds.items():
+        if dtype not in FLOATS:
+            fix = "" if jnp.issubdtype(dtype, jnp.complexfloating) else "; use x.astype('float32')"
+            raise InputError(f"{name}: {kind} {tuple(arrays[kind].shape)} is {dtype}: must be floating point, 16 to 64 bits{fix}")
+    if len(set(kinds.values())) > 1:
+        raise InputError(f"{name}: {' and '.join(f'{kind} is {dtype}' for kind, dtype in kinds.items())}: cast one, they must be the same")
 
 
 def alone(values: tuple, axis: int, other: Any) -> tuple:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcnn.ops.geometry import Geometry, alone, one_axis, resolve_padding, scatter, taps, to_tuple
+from jaxcnn.ops.geometry import Geometry, alone, check_floating, one_axis, resolve_padding, scatter, taps, to_tuple
 from jaxcnn.ops.native import by_platform, once
 from jaxcnn.types import InputError
 
@@ -40,7 +40,7 @@ def max_pool(
         `[B, *out, C]`.
 
     Raises:
-        InputError: a window, stride or padding that is out of range or does not fit the image.
+        InputError: a window, stride or padding that is out of range or does not fit the image, or a dtype that is not floating point.
 
     """
     return _max_pool(x, checked_window(x, window, strides, padding, ceil))
@@ -87,13 +87,17 @@ def adaptive_avg_pool(x: Array, sizes: Sequence[int]) -> Array:
     """Mean over as many windows an axis as asked for, of equal size or nearly, as PyTorch's layer of this name.
 
     Args:
-        x: `[B, *spatial, C]`.
+        x: `[B, *spatial, C]`, floating point.
         sizes: windows along each spatial axis; from place `i * n // size` to place `ceil((i + 1) * n / size)`.
 
     Returns:
         `[B, *sizes, C]`.
 
+    Raises:
+        InputError: sizes that are no positive numbers, or a dtype that is not floating point.
+
     """
+    check_floating("adaptive_avg_pool", image=x)
     for axis, size in enumerate(to_tuple(sizes, x.ndim - 2, "sizes"), 1):
         n = x.shape[axis]
         if n == size:
@@ -105,14 +109,66 @@ def adaptive_avg_pool(x: Array, sizes: Sequence[int]) -> Array:
     return x
 
 
-def global_avg_pool(x: Array) -> Array:
-    """Mean over all spatial axes: `[B, *spatial, C]` to `[B, C]` (Lin et al., 2013, arXiv:1312.4400)."""
-    return x.mean(tuple(range(1, x.ndim - 1)))
+def global_avg_pool(x: Array, mask: Array | None = None) -> Array:
+    """Mean over all spatial axes: `[B, *spatial, C]` to `[B, C]` (Lin et al., 2013, arXiv:1312.4400).
+
+    Args:
+        x: `[B, *spatial, C]`, floating point.
+        mask: which places count, 1 or 0, for the leading axes of `x`: `[B]`, `[B, T]`, `[B, H, W]`, ...; None for all. A row without
+            any place becomes zeros.
+
+    Raises:
+        InputError: a mask of another shape, or a dtype that is not floating point.
+
+    """
+    check_floating("global_avg_pool", image=x)
+    axes = tuple(range(1, x.ndim - 1))
+    if mask is None:
+        return x.mean(axes)
+    places = jnp.broadcast_to(align_mask(mask, x) != 0, (*x.shape[:-1], 1))
+    wide = jnp.where(places, x, 0).astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (wide.sum(axes) / jnp.maximum(places.sum(axes), 1)).astype(x.dtype)
 
 
-def global_max_pool(x: Array) -> Array:
-    """Maximum over all spatial axes: `[B, *spatial, C]` to `[B, C]`; where values tie, the first one receives the gradient."""
-    return first_max(x.reshape(x.shape[0], -1, x.shape[-1]), 1)
+def global_max_pool(x: Array, mask: Array | None = None) -> Array:
+    """Maximum over all spatial axes: `[B, *spatial, C]` to `[B, C]`; where values tie, the first one receives the gradient.
+
+    Args:
+        x: `[B, *spatial, C]`, floating point.
+        mask: which places count, as in `global_avg_pool`.
+
+    Raises:
+        InputError: as in `global_avg_pool`.
+
+    """
+    check_floating("global_max_pool", image=x)
+    flat = x.reshape(x.shape[0], -1, x.shape[-1])
+    if mask is None:
+        return first_max(flat, 1)
+    places = jnp.broadcast_to(align_mask(mask, x) != 0, (*x.shape[:-1], 1)).reshape(*flat.shape[:2], 1)
+    return jnp.where(places.any(1), first_max(jnp.where(places, flat, -jnp.inf), 1), 0)
+
+
+def align_mask(mask: Array, x: Array) -> Array:
+    """Append axes of one element to a mask of the leading axes of `x` until it broadcasts against it.
+
+    Args:
+        mask: `[B]`, `[B, T]`, `[B, H, W]`, ...: the first axes of `x`, or all but its channels, perhaps with axes of one element
+            behind them.
+        x: `[B, *spatial, C]`.
+
+    Raises:
+        InputError: another shape.
+
+    """
+    shape, lead = tuple(mask.shape), tuple(mask.shape)
+    while len(lead) > 1 and lead[-1] == 1 and (len(lead) == x.ndim or lead != tuple(x.shape[: len(lead)])):
+        lead = lead[:-1]
+    if len(shape) > x.ndim or not 1 <= len(lead) < x.ndim or lead != tuple(x.shape[: len(lead)]):
+        raise InputError(
+            f"mask shape {shape}: must be the leading axes of {tuple(x.shape)}, from {tuple(x.shape[:1])} to {tuple(x.shape[:-1])}"
+        )
+    return mask.reshape(*lead, *(1,) * (x.ndim - len(lead)))
 
 
 def first_max(x: Array, axis: int) -> Array:
@@ -131,6 +187,7 @@ def checked_window(x: Any, window: Any, strides: Any = None, padding: Any = "VAL
     rank = x.ndim - 2
     if rank < 1:
         raise InputError(f"pool: image {x.shape} must have spatial axes, [batch, *spatial, channels]")
+    check_floating("pool", image=x)
     size = to_tuple(window, rank, "window")
     steps = size if strides is None else to_tuple(strides, rank, "strides")
     # a window that hangs over by less than a stride has a place to begin
