@@ -1,6 +1,7 @@
 """Labels and pixels of another form are meant rightly or refused: by the task's check, by fit and evaluate, and inside a program."""
 
 import functools
+import pathlib
 
 import chex
 import flax.linen as nn
@@ -37,15 +38,11 @@ class Table(nn.Module):
 
 
 def rows(label, **more):
-    return {"image": np.arange(ROWS, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8), "label": label, **more}
+    return {"image": np.arange(ROWS, dtype=np.uint8)[:, None, None, None] * np.ones((1, 6, 6, 1), np.uint8), "label": label, **more}
 
 
 def made(head="softmax", classes=None, **options):
     return classification(Table(HEADS[head][0] if classes is None else classes), head=head, **options)
-
-
-def params(task):
-    return {"table": jnp.asarray(LOGITS[:, : task.logits])} if hasattr(task, "logits") else None
 
 
 @functools.lru_cache(maxsize=64)
@@ -83,23 +80,24 @@ def refused(words, fn, *args, **options):
     assert words in str(caught.value) and "\n" not in str(caught.value), str(caught.value)
 
 
-COLUMN = [lambda y: y, lambda y: y[:, None]]
 FORMS = {
     "sigmoid": [
-        *(lambda y, kind=kind, column=column: column(y.astype(kind)) for kind in ("f4", "f2", bool, "u1", "i1") for column in COLUMN),
+        lambda y: y.astype(np.float32),
+        lambda y: y.astype(bool),
         lambda y: y[:, None],
-        lambda y: np.eye(2, dtype=np.int32)[y],
-        lambda y: np.eye(2, dtype=np.float32)[y],
+        lambda y: y.astype(np.float64)[:, None],
+        lambda y: y.astype(bool)[:, None],
         lambda y: jnp.asarray(y, jnp.bfloat16),
+        lambda y: np.eye(2, dtype=np.int64)[y],
     ],
     "softmax": [
-        *(lambda y, kind=kind, column=column: column(y.astype(kind)) for kind in ("f4", "u1") for column in COLUMN),
         lambda y: y.astype(np.float64),
-        lambda y: np.eye(CLASSES, dtype=np.int64)[y],
+        lambda y: y.astype(np.uint8)[:, None],
+        lambda y: y.astype(np.float32)[:, None],
         lambda y: np.eye(CLASSES, dtype=bool)[y],
         lambda y: np.eye(CLASSES, dtype=np.float32)[y],
     ],
-    "multilabel": [lambda y: y.astype(bool), lambda y: y.astype(np.float32), lambda y: y.astype(np.uint8)],
+    "multilabel": [lambda y: y.astype(bool), lambda y: y.astype(np.float32)],
 }
 
 
@@ -129,7 +127,7 @@ def test_probabilities_of_one_logit_are_those_of_class_1():
 def test_mixed_labels_of_one_logit(make):
     change = jax.jit(make(1.0, num_classes=2))
     expected = change(KEY, rows(TWO))
-    for form in FORMS["sigmoid"][:-4]:
+    for form in FORMS["sigmoid"][:5]:
         chex.assert_trees_all_equal(change(KEY, rows(form(TWO))), expected)
     chex.assert_trees_all_equal(jax.jit(make(1.0))(KEY, rows(np.eye(2, dtype=int)[TWO])), expected)
     p, z = np.asarray(expected["label"], np.float64)[:, 1], LOGITS[:, 0].astype(np.float64)
@@ -250,14 +248,23 @@ def test_ignored_rows_count_nowhere(name, value):
     task.check(rows(given))
     expected = measured(rows(label, real=kept.astype(np.float32)), head, **options)
     assert expected[1]["count"] == kept.sum()
+    weight = {"sample_weight": np.arange(1, ROWS + 1).astype(np.float32)}
+    weighed = measured(rows(label, real=kept.astype(np.float32), **weight), head, **options)
     for kind in (np.int32, np.float32):
-        weight = np.arange(1, ROWS + 1).astype(np.float32)
         same(measured(rows(given.astype(kind)), head, ignore_label=value, **options), expected, rtol=1e-5, atol=1e-7)
-        both = [measured(rows(y, sample_weight=weight, **more), head, **options | ignore)
-                for y, more, ignore in ((given.astype(kind), {}, {"ignore_label": value}), (label, {"real": kept.astype(np.float32)}, {}))]  # fmt: skip
-        same(*both, rtol=1e-5, atol=1e-7)
+        same(measured(rows(given.astype(kind), **weight), head, ignore_label=value, **options), weighed, rtol=1e-5, atol=1e-7)
     nothing = measured(rows(np.full_like(label, value)), head, ignore_label=value, **options)
     assert np.isnan(nothing[1]["loss"]) and nothing[1]["count"] == 0
+
+
+def test_what_is_ignored_need_not_fit_the_dtype():
+    expected = measured(rows(LABEL))
+    for kind, value in ((np.uint8, -1), (np.uint32, -1), (np.int8, 70_000)):
+        label = LABEL.astype(kind)
+        made(ignore_label=value).check(rows(label))
+        same(measured(rows(label), ignore_label=value), expected, rtol=1e-6)
+    column = np.where(np.arange(ROWS) % 3 > 0, LABEL, -1)[:, None]
+    assert measured(rows(column), ignore_label=-1)[1]["count"] == 8
 
 
 def test_single_answers_may_be_ignored():
@@ -337,7 +344,7 @@ def test_collect_begins_with_the_check(compiled):
     task, state = made(), compiled[2]
     for hold in (Resident, indexed):
         far = hold(rows(LABEL) | {"image": rows(LABEL)["image"].astype(np.float32)})
-        refused("float images from 0 to 11", jc.collect, task.predict, state.variables, far)
+        refused("float images from 0 to 11: floats must", jc.collect, task.predict, state.variables, far)
     refused("keep='lable': the rows have no such array", jc.collect, task.predict, state.variables, Resident(rows(LABEL)), keep=["lable"])
 
 
@@ -389,15 +396,39 @@ def test_a_compiled_program_does_not_answer_for_pixels_of_another_range(network)
 
 
 def test_images_of_another_shape_than_a_network_was_trained_on():
-    task = classification(jc.models.resnet18(num_classes=2, width=4) if False else Table())
-    plain, resizing = expecting(task, (2, 2, 1)), expecting(task, (2, 2, 1), resizes=True)
+    task = classification(Table())
+    plain, resizing = expecting(task, (6, 6, 1)), expecting(task, (6, 6, 1), resizes=True)
     variables = {"params": {"table": jnp.asarray(LOGITS)}}
     for predict in (plain.predict, jax.jit(plain.predict)):
         assert predict(variables, rows(LABEL)).shape == (ROWS, CLASSES)
-        refused("images of shape (2, 3, 1): the network was trained on (2, 2, 1); resize them to 2 x 2", predict, variables,
-                {"image": np.zeros((4, 2, 3, 1), np.uint8)})  # fmt: skip
-    refused("trained on (2, 2, 1); give 1 channels", resizing.predict, variables, {"image": np.zeros((4, 9, 9, 3), np.uint8)})
+        refused("images of shape (6, 7, 1): the network was trained on (6, 6, 1); resize them to 6 x 6", predict, variables,
+                {"image": np.zeros((4, 6, 7, 1), np.uint8)})  # fmt: skip
+    refused("trained on (6, 6, 1); give 1 channels", resizing.predict, variables, {"image": np.zeros((4, 9, 9, 3), np.uint8)})
     assert resizing.predict(variables, {"image": np.zeros((4, 9, 9, 1), np.uint8)}).shape == (4, CLASSES)
-    refused("resize them to 2 x 2", plain.check, {"image": np.zeros((4, 2, 3, 1), np.uint8)})
+    refused("resize them to 6 x 6", plain.check, {"image": np.zeros((4, 6, 7, 1), np.uint8)})
     refused("subtract 1", plain.check, rows(LABEL + 1))
-    refused("resize them to 2 x 2", jc.collect, plain.predict, variables, Resident({"image": np.zeros((4, 2, 3, 1), np.uint8)}))
+    refused("resize them to 6 x 6", jc.collect, plain.predict, variables, Resident({"image": np.zeros((4, 6, 7, 1), np.uint8)}))
+
+
+def test_a_loaded_run_keeps_to_the_shape_that_it_was_trained_on():
+    run = jc.load_run(pathlib.Path(__file__).parent / "fixtures" / "run-format-2")
+    assert run.task.predict(run.variables, {"image": np.zeros((2, 4, 4, 1), np.uint8)}).shape == (2, 3)
+    for shape, fix in (((2, 2, 8, 1), "resize them to 4 x 4"), ((2, 4, 4, 3), "give 1 channels")):
+        for predict in (run.task.predict, jax.jit(run.task.predict)):
+            refused(f"images of shape {shape[1:]}: the network was trained on (4, 4, 1); {fix}", predict, run.variables,
+                    {"image": np.zeros(shape, np.uint8)})  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{"ignore_label": -1}, {"ignore_label": -1, "class_weights": (1.0,) * 6 + (2.0,), "focal": 1.0}])
+def test_ignored_rows_under_jit_sharded_and_pmap(options):
+    label = np.where(np.arange(ROWS) % 3 == 0, -1, LABEL)
+    task, tx = made(**options), optax.sgd(0.1)
+    step, data = jc.augmented(jc.make_train_step(task, tx), augment.mixup(1.0, num_classes=CLASSES)), Resident(rows(label))
+    found = {}
+    for strategy, devices in (("jit", 1), ("sharded", 4), ("pmap", 4)):
+        state = jc.init_state(task, tx, data.example())
+        fitted = jc.fit(jc.compile_step(step, strategy, devices), state, data, batch_size=10, steps=3)
+        found[strategy] = (jax.device_get(fitted.state.params), {k: v for k, v in fitted.history[-1].items() if k != "seconds"})
+        assert found[strategy][1]["train/count"] == pytest.approx(np.isin(label, range(7)).mean() * 30, abs=3)
+    for other in ("sharded", "pmap"):
+        chex.assert_trees_all_close(found[other], found["jit"], rtol=1e-5, atol=1e-6)

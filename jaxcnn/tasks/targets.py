@@ -56,11 +56,12 @@ def canonical(head: Head, batch: Batch) -> tuple[Batch, Array]:
     _as_many(batch, label)
     if form == "answers":
         return _answers(head, batch, label)
-    if label.ndim == 2 and label.shape[1] == 1:
-        label = label[:, 0]
-    known, good = real(batch) > 0, None
-    if head.ignore is not None:  # of probabilities, mixup makes rows of 0
-        known &= (label != head.ignore) if label.ndim == 1 else (label != 0).any(-1)
+    label = _wide(label[:, 0] if label.ndim == 2 and label.shape[1] == 1 else label)
+    known = real(batch) > 0
+    if head.ignore is not None and label.ndim == 2:  # mixup makes rows of 0 where there is no label
+        known &= (label != 0).any(-1)
+    elif head.ignore is not None and not (head.ignore < 0 and jnp.issubdtype(label.dtype, jnp.unsignedinteger)):
+        known &= label != head.ignore
     if form == "class":
         good = _whole(label, head.classes)
         label = jnp.where(known & good, label, 0).astype(jnp.int32)
@@ -72,10 +73,13 @@ def canonical(head: Head, batch: Batch) -> tuple[Batch, Array]:
     return {**batch, "label": label, "real": real(batch) * (known & good)}, known & ~good
 
 
+def _wide(label: Array) -> Array:
+    """Let labels be compared with any number of classes and with -1, which int8 and uint8 do not hold."""
+    return label.astype(jnp.int32) if label.dtype.itemsize < 4 and not jnp.issubdtype(label.dtype, jnp.floating) else label
+
+
 def _whole(label: Array, classes: int) -> Array:
     """Whether labels `[B]` are whole numbers of 0 to `classes` - 1, asked before a cast can bring them there."""
-    if label.dtype.itemsize < 4 and not jnp.issubdtype(label.dtype, jnp.floating):
-        label = label.astype(jnp.int32)  # `classes` may be too large for int8
     return (label >= 0) & (label < classes) & (label == jnp.round(label))
 
 
