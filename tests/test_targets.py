@@ -229,19 +229,18 @@ def test_public_losses_do_not_take_a_label_for_another():
 
 
 IGNORED = {
-    "plain": ("softmax", {}),
-    "smoothed": ("softmax", {"label_smoothing": 0.1}),
-    "weighed and focal": ("softmax", {"class_weights": (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0), "focal": 1.5}),
-    "one logit": ("sigmoid", {"class_weights": (1.0, 3.0)}),
-    "several": ("multilabel", {"label_smoothing": 0.1}),
-    "several, focal": ("multilabel", {"focal": 2.0}),
+    "plain": ("softmax", -1, {}),
+    "smoothed": ("softmax", 255, {"label_smoothing": 0.1}),
+    "weighed and focal": ("softmax", -1, {"class_weights": (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0), "focal": 1.5}),
+    "one logit": ("sigmoid", 255, {"class_weights": (1.0, 3.0)}),
+    "several": ("multilabel", -1, {"label_smoothing": 0.1}),
+    "several, focal": ("multilabel", 255, {"focal": 2.0}),
 }
 
 
 @pytest.mark.parametrize("name", IGNORED)
-@pytest.mark.parametrize("value", [-1, 255])
-def test_ignored_rows_count_nowhere(name, value):
-    head, options = IGNORED[name]
+def test_ignored_rows_count_nowhere(name):
+    head, value, options = IGNORED[name]
     label, kept = HEADS[head][1], np.arange(ROWS) % 3 > 0
     given = np.where(kept if label.ndim == 1 else kept[:, None], label, value)
     task = made(head, ignore_label=value, **options)
@@ -298,7 +297,7 @@ def test_the_ignored_label_is_stated_rightly():
 
 def test_arrays_of_a_batch_that_do_not_belong_together():
     step = functools.partial(jc.make_eval_step(made()), {"params": {"table": jnp.asarray(LOGITS)}})
-    refused("has shape (12, 2, 2, 1) beside 1 labels", step, rows(LABEL[:1]))
+    refused("has shape (12, 6, 6, 1) beside 1 labels", step, rows(LABEL[:1]))
     refused("the batch has no 'label', only image", step, {"image": rows(LABEL)["image"]})
     refused("the batch has no 'image', only label", step, {"label": LABEL})
     refused("sample_weight of shape (12, 1): must be (12,)", step, rows(LABEL, sample_weight=np.ones((ROWS, 1), np.float32)))
@@ -325,7 +324,9 @@ def test_fit_and_evaluate_begin_with_the_check(compiled, hold):
         refused(words, fit, hold(rows(label)), 3)
         refused(words, jc.evaluate, measure, state.variables, hold(rows(label)))
     refused(
-        "float images from 0 to 11: floats must be in 0..1", fit, hold(rows(LABEL) | {"image": rows(LABEL)["image"].astype(np.float32)})
+        "floats must be in 0..1 (uint8 in 0..255); divide by 255",
+        fit,
+        hold(rows(LABEL) | {"image": rows(LABEL)["image"].astype(np.float32)}),
     )
     assert jc.evaluate(measure, state.variables, hold(rows(LABEL)), batch_size=5)["count"] == ROWS
     fit(hold(rows(LABEL)))
