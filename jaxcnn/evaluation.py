@@ -10,8 +10,9 @@ import numpy as np
 
 from jaxcnn import mesh
 from jaxcnn.data.ahead import ahead, patiently
+from jaxcnn.data.core import checked
 from jaxcnn.parallel import compile_map, empty, host
-from jaxcnn.types import InputError, Interrupted, Run, Tree, add, compute
+from jaxcnn.types import InputError, Interrupted, Run, Tree, accept, add, compute
 
 
 def evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 256, stop: Callable[[], bool] | None = None) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 256, sto
         Name to value, as each Sum computes it from sums in float64.
 
     Raises:
-        InputError: `batch_size` below 1, or no rows.
+        InputError: `batch_size` below 1, no rows, or rows that the task cannot mean.
         Interrupted: `stop()` was true.
 
     """
@@ -42,6 +43,7 @@ def timed_evaluate(
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}: must be at least 1")
     _has_rows(data)
+    data = checked(data, run.check)
     variables, total, waiting, start = run.put(variables), None, None, 0.0
     alone = stop if jax.process_count() == 1 else None  # several processes only stop where all of them do
     with contextlib.closing(ahead(data.once(batch_size, run.parts, mesh.share()), run.place, alone)) as chunks:
@@ -74,15 +76,18 @@ def collect(
         `(outputs [N, ...], {key: [N, ...]})`, NumPy arrays.
 
     Raises:
-        InputError: no rows, or several processes.
+        InputError: no rows, a key that they have not, several processes, or images that the task of `predict` cannot mean.
 
     """
     _has_rows(data)
     if jax.process_count() > 1:
         raise InputError("collect: runs in one process; each has only a part of the rows")
+    data = checked(data, getattr(predict, "check", accept))
     mapped, outputs, kept = compile_map(predict, (*keep, "real")), [], []
     variables, data = jax.device_put(variables), data.placed(jax.device_put)
     for chunk in data.once(batch_size):
+        if missing := set(keep) - set(names := chunk.at(0)):
+            raise InputError(f"keep={sorted(missing)[0]!r}: the rows have no such array, only {', '.join(sorted(names))}")
         for k in range(int(chunk.count)):
             out, batch = mapped(variables, chunk, k)
             true = np.asarray(batch["real"]) > 0

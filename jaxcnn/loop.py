@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxcnn import mesh
 from jaxcnn.checkpoint import Checkpoints, DamagedError, unflatten
+from jaxcnn.data.core import checked
 from jaxcnn.dispatch import Pace, Source, Stretch, as_lists, from_lists
 from jaxcnn.optim import learning_rate
 from jaxcnn.types import InputError, Interrupted, Run, State, compute, scalars
@@ -119,7 +120,7 @@ def fit(
     """
     _check(train, batch_size, steps, every, monitor, mode, patience)
     _check_saving(save_seconds, keep_best, on_nan)
-    given, train = state, train.placed(run.hold)
+    given, train = state, checked(train, run.check).placed(run.hold)
     every = every or max(steps, 1)
     record, room = Record(batch_size, train.seed, train.size, monitor), _room(every, train.capacity)
     saver, pace, saved = Checkpoints(workdir, keep_best) if workdir else None, Pace(), time.monotonic()

@@ -1,10 +1,16 @@
-"""Losses that optax lacks in this form: values per example; the task sums them with their weights."""
+"""Losses that optax lacks in this form: values per example; the task sums them with their weights.
+
+A label outside its range makes the value of its example NaN, and teaches nothing.
+"""
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcnn.types import InputError
+
 Array = jax.Array
+ROUNDING = 1e-2  # by which mixed labels may leave 0..1
 
 
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0, focal: float = 0.0) -> Array:
@@ -19,12 +25,22 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0, fo
     Returns:
         `[...]`, natural-log units.
 
+    Raises:
+        InputError: labels of another shape.
+
     """
-    logits = _wide(logits)
-    if jnp.issubdtype(labels.dtype, jnp.integer) and not (label_smoothing or focal):
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    if jnp.issubdtype(labels.dtype, jnp.integer):
-        labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
+    logits, whole = _wide(logits), jnp.issubdtype(labels.dtype, jnp.integer)
+    _same("labels", labels, logits.shape[:-1] if whole else logits.shape)
+    if not whole:
+        return _soft_cross_entropy(logits, labels, label_smoothing, focal)
+    if label_smoothing or focal:
+        values = _soft_cross_entropy(logits, jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32), label_smoothing, focal)
+    else:
+        values = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return jnp.where((labels >= 0) & (labels < logits.shape[-1]), values, jnp.nan)
+
+
+def _soft_cross_entropy(logits: Array, labels: Array, label_smoothing: float, focal: float) -> Array:
     labels = optax.smooth_labels(labels, label_smoothing)
     if not focal:
         return optax.softmax_cross_entropy(logits, labels)
@@ -45,12 +61,26 @@ def binary_cross_entropy(logits: Array, labels: Array, label_smoothing: float = 
     Returns:
         `[...]`, natural-log units.
 
+    Raises:
+        InputError: labels of another shape.
+
     """
-    labels = labels.astype(jnp.float32) * (1 - label_smoothing) + 0.5 * label_smoothing
+    _same("labels", labels, logits.shape)
+    labels = labels.astype(jnp.float32)
+    good = (labels >= -ROUNDING) & (labels <= 1 + ROUNDING)
+    labels = jnp.where(good, labels, 0) * (1 - label_smoothing) + 0.5 * label_smoothing
     if not focal:
-        return optax.sigmoid_binary_cross_entropy(_wide(logits), labels).mean(-1)
-    yes, no = jax.nn.log_sigmoid(_wide(logits)), jax.nn.log_sigmoid(-_wide(logits))
-    return -(labels * jnp.exp(focal * no) * yes + (1 - labels) * jnp.exp(focal * yes) * no).mean(-1)
+        values = optax.sigmoid_binary_cross_entropy(_wide(logits), labels).mean(-1)
+    else:
+        yes, no = jax.nn.log_sigmoid(_wide(logits)), jax.nn.log_sigmoid(-_wide(logits))
+        values = -(labels * jnp.exp(focal * no) * yes + (1 - labels) * jnp.exp(focal * yes) * no).mean(-1)
+    return jnp.where(good.all(-1), values, jnp.nan)
+
+
+def _same(name: str, array: Array, shape: tuple[int, ...]) -> None:
+    """Refuse what broadcasting would repeat: every logit would meet every label."""
+    if array.shape != shape:
+        raise InputError(f"{name} of shape {array.shape}, {array.dtype}: must have shape {shape} for these logits")
 
 
 def _wide(logits: Array) -> Array:

@@ -40,16 +40,16 @@ def kfold(label: np.ndarray, folds: int, seed: int, group: np.ndarray | None = N
     """Row numbers of k folds, stratified by class: `(rest, fold)` each; every row is in one fold, and no group in two.
 
     Args:
-        label: int `[N]`.
+        label: `[N]`, anything that is equal within a class.
         folds: how many, at least 2.
         seed: the same seed, the same folds.
         group: `[N]`; rows of one group stay together. Without it each class is in every fold with the same number of rows, but for one.
 
     Raises:
-        InputError: fewer than two folds, or fewer rows or groups than folds.
+        InputError: fewer than two folds, fewer rows or groups than folds, or labels that are not `[N]` or are NaN.
 
     """
-    label = np.asarray(label)
+    label = _per_row("label", label)
     found = len(label) if group is None else len(np.unique(group))
     if not 2 <= folds <= found:
         raise InputError(f"folds={folds}: must be at least 2, and at most the {found} {'rows' if group is None else 'groups'}")
@@ -87,12 +87,12 @@ def class_weights(label: np.ndarray, num_classes: int, power: float = 1.0) -> np
         power: 1 weighs the classes alike, 0.5 half way, 0 the rows.
 
     Raises:
-        InputError: a class without rows.
+        InputError: a class without rows, or labels that are not whole numbers of 0 to `num_classes` - 1.
 
     """
-    count = _counts(label, num_classes)
+    count = _counts(_whole(label, num_classes), num_classes)
     raw = count.astype(np.float64) ** -power
-    return raw * len(np.asarray(label)) / (raw * count).sum()
+    return raw * count.sum() / (raw * count).sum()
 
 
 def balanced(label: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
@@ -101,11 +101,12 @@ def balanced(label: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
     The order is mixed; `data.take(balanced(...))` is a training part. Rows of rare classes repeat, so measure on other rows.
 
     Raises:
-        InputError: a class without rows.
+        InputError: a class without rows, or labels that are not whole numbers of 0 to `num_classes` - 1.
 
     """
+    label = _whole(label, num_classes)
     most, rng = _counts(label, num_classes).max(), np.random.default_rng(seed)
-    mine = (np.flatnonzero(np.asarray(label) == c) for c in range(num_classes))
+    mine = (np.flatnonzero(label == c) for c in range(num_classes))
     each = [np.concatenate([rng.permutation(rows) for _ in range(-(-most // len(rows)))])[:most] for rows in mine]
     return rng.permutation(np.concatenate(each))
 
@@ -129,10 +130,10 @@ def best_threshold(score: np.ndarray, label: np.ndarray, cost: tuple[float, floa
         The threshold, midway between two scores that occur (infinite if none is to be called positive), and its F1 or mean cost.
 
     Raises:
-        InputError: no rows, scores that are NaN, labels of one class alone, or a cost that is negative.
+        InputError: no rows, scores that are NaN, labels other than 0 and 1 or of one class alone, or a cost that is negative.
 
     """
-    score, label = np.asarray(score, np.float64), np.asarray(label).astype(bool)
+    score, label = np.asarray(score, np.float64), _whole(label, 2).astype(bool)
     if score.shape != label.shape or not score.size or np.isnan(score).any():
         raise InputError(f"scores of shape {score.shape}, labels of shape {label.shape}: must be [N] each, at least one, without NaN")
     if label.all() or not label.any():
@@ -169,10 +170,12 @@ def temperature(logits: np.ndarray, label: np.ndarray, steps: int = 100) -> floa
         T; above 1 where the logits were too sure.
 
     Raises:
-        InputError: shapes that do not fit, logits that are not finite, or no smallest loss: all rows right (or as good as constant).
+        InputError: shapes that do not fit, logits that are not finite, labels that are not whole numbers of 0 to K - 1, or no smallest
+            loss: all rows right (or as good as constant).
 
     """
-    z, label = np.asarray(logits, np.float64), np.asarray(label)
+    z = np.asarray(logits, np.float64)
+    label = _whole(label, max(z.shape[-1], 2) if z.ndim == 2 else None)
     if z.ndim != 2 or label.shape != z.shape[:1] or not len(z) or not np.isfinite(z).all():
         raise InputError(f"logits of shape {z.shape}, labels of shape {label.shape}: must be finite [N, K] and [N], at least one row")
     z = np.concatenate([np.zeros_like(z), z], -1) if z.shape[1] == 1 else z
@@ -221,7 +224,7 @@ def reject(confidence: np.ndarray, correct: np.ndarray, *, risk: float | None = 
         InputError: not exactly one of `risk` and `coverage`, one outside 0..1, or arrays that do not fit.
 
     """
-    confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct).astype(bool)
+    confidence, correct = np.asarray(confidence, np.float64), _whole(correct, 2, "correct").astype(bool)
     if (risk is None) == (coverage is None) or not 0 <= (coverage if risk is None else risk) <= 1:
         raise InputError(f"risk={risk}, coverage={coverage}: give one of the two, from 0 to 1")
     if confidence.shape != correct.shape or not confidence.size or np.isnan(confidence).any():
@@ -239,7 +242,7 @@ def reject(confidence: np.ndarray, correct: np.ndarray, *, risk: float | None = 
 
 def _deal(label: np.ndarray, group: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
     """Part `[N]` of every row: whole groups, largest first, each to where the rows of each class are then nearest to the shares."""
-    label, group = np.asarray(label), np.asarray(group)
+    label, group = _per_row("label", label), _per_row("group", group)
     if label.ndim != 1 or group.shape != label.shape or not len(label):
         raise InputError(f"labels of shape {label.shape}, groups of shape {group.shape}: must be [N] each, at least one row")
     names, place = np.unique(group, return_inverse=True)
@@ -262,10 +265,32 @@ def _deal(label: np.ndarray, group: np.ndarray, shares: np.ndarray, seed: int) -
     return part[place]
 
 
+def _per_row(name: str, values: np.ndarray) -> np.ndarray:
+    """Refuse what has not one value per row, and NaN, which equals nothing and would be in no class."""
+    values = np.asarray(values)
+    if values.ndim != 1:
+        raise InputError(f"{name} of shape {values.shape}: must be [N], one value per row")
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise InputError(f"{name}: {np.isnan(values).sum()} of {len(values)} are NaN; leave those rows out")
+    return values
+
+
+def _whole(label: np.ndarray, num_classes: int | None, name: str = "label") -> np.ndarray:
+    """Labels as int64 `[N]`, from integers, bools, or floats that are whole numbers; anything else would be another class."""
+    label = _per_row(name, label)
+    if label.dtype.kind not in "biuf" or (label.dtype.kind == "f" and (label != np.round(label)).any()):
+        shown = f"dtype {label.dtype}" if label.dtype.kind not in "biuf" else f"{label[label != np.round(label)][0]}"
+        raise InputError(f"{name}: {shown} among the labels, which must be whole numbers from 0")
+    if num_classes is not None and label.size and (label.min() < 0 or label.max() >= num_classes):
+        bad = label.min() if label.min() < 0 else label.max()
+        raise InputError(
+            f"{name}: {float(bad):g} among the labels of {num_classes} classes, which are 0 to {num_classes - 1}; number them from 0"
+        )
+    return label.astype(np.int64)
+
+
 def _counts(label: np.ndarray, num_classes: int) -> np.ndarray:
-    count = np.bincount(np.asarray(label), minlength=num_classes)
-    if len(count) > num_classes:
-        raise InputError(f"label: {len(count) - 1} among the labels of {num_classes} classes, which are 0 to {num_classes - 1}")
+    count = np.bincount(label, minlength=num_classes)
     if not count.all():
         raise InputError(f"label: no row is of class {int(count.argmin())}; leave the class out, or give it rows")
     return count

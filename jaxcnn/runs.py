@@ -14,7 +14,7 @@ from jaxcnn.cache import cache_folder
 from jaxcnn.checkpoint import Checkpoints, DamagedError, reading, unflatten
 from jaxcnn.data import SOURCES, Splits
 from jaxcnn.models import MODELS
-from jaxcnn.tasks import TASKS
+from jaxcnn.tasks import TASKS, expecting
 from jaxcnn.types import InputError, Task, Tree
 
 PLACES = ("path", "data_dir")  # options of a source that say where it is
@@ -140,6 +140,7 @@ def load_run(folder: str | pathlib.Path) -> LoadedRun:
     folder = pathlib.Path(folder)
     config = read_config(folder)
     model, task = build(config["build"])
+    task = expecting(task, config["build"]["image"]["shape"], resizes=bool(config["build"]["task"]["options"].get("size")))
     with reading(folder / "checkpoints") as saved:
         step, flat = _choose(saved, folder)
     like = jax.eval_shape(task.init, jax.random.key(0), example(config["build"]))

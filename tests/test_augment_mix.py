@@ -86,6 +86,24 @@ def test_no_mixing_is_the_identity(make):
     chex.assert_trees_all_equal(fast(make(0))(KEY, {**batch, "label": np.eye(5)}), out)
 
 
+@pytest.mark.parametrize("make", [augment.mixup, augment.cutmix])
+def test_labels_of_every_form_are_mixed_alike(make):
+    batch = numbered(6)
+    expected = fast(make(1.0, num_classes=6))(KEY, batch)
+    for label in (
+        batch["label"].astype(np.uint8),
+        batch["label"][:, None],
+        batch["label"].astype(np.float32),
+        np.eye(6, dtype=int),
+        np.eye(6),
+    ):
+        chex.assert_trees_all_equal(fast(make(1.0, num_classes=6))(KEY, {**batch, "label": label}), expected)
+    out = fast(make(1.0, num_classes=300))(KEY, {**batch, "label": np.arange(6).astype(np.uint8)})  # more classes than uint8 counts
+    np.testing.assert_allclose(out["label"].sum(-1), 1, atol=1e-6)
+    several = np.array([[0, 0, 0], [1, 1, 0]] * 3)  # yes or no each: a row may have none
+    assert (fast(make(1.0))(KEY, {**batch, "label": several})["label"][::2].sum(-1) > 0).any()
+
+
 def test_one_of_takes_one_change_for_the_whole_batch():
     batch = numbered(8)
     change = fast(augment.one_of(augment.mixup(1.0, num_classes=8), augment.cutmix(num_classes=8)))
@@ -139,6 +157,7 @@ def test_previous_is_a_roll_of_the_global_batch():
         (lambda: augment.mixup(), {}, "num_classes=None"),
         (lambda: augment.mixup(num_classes=4), {"label": np.zeros((4, 2), int)}, r"label int32\[4, 2\]"),
         (lambda: augment.mixup(num_classes=4), {"mask": np.zeros((4, 8, 6))}, "mask.*use cutmix"),
+        (lambda: augment.mixup(num_classes=4), {"label": np.zeros((4, 3))}, r"label float32\[4, 3\].* or \[B, 4\] with num_classes=4"),
         (lambda: augment.cutmix(num_classes=4), {"boxes": np.zeros((4, 1, 4))}, "boxes"),
         (lambda: augment.one_of(), {}, r"one_of\(\)"),
     ],

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcnn.data import Indexed, Resident, cache, stratified
-from jaxcnn.data.core import check_fraction, cut, labelled, sides
+from jaxcnn.data import Indexed, Resident, cache, npz, stratified
+from jaxcnn.data.core import check_fraction, checked, cut, labelled, sides
 from jaxcnn.parallel import Gather
 from jaxcnn.types import InputError, reason
 
@@ -287,6 +287,8 @@ def test_bad_fraction(fraction, rows, match):
         (np.zeros((3, 4, 4), np.uint8), [0, 1], r"labels of dtype int64 and shape \(2,\); must be integers of shape \(3,\)"),
         (np.zeros((3, 4, 4), np.uint8), [0, 1, 2], "label 2 is out of range; with 2 classes labels are 0 to 1"),
         (np.zeros((3, 4, 4), np.uint8), [0, -1, 1], "label -1 is out of range"),
+        (np.zeros((3, 3, 8, 8), np.uint8), [0, 1, 1], r"images of shape \(3, 3, 8, 8\): channels must come last.*transpose\(0, 2, 3, 1\)"),
+        (np.zeros((3, 1, 28, 28), np.uint8), [0, 1, 1], r"images of shape \(3, 1, 28, 28\): channels must come last"),
     ],
 )
 def test_bad_arrays(image, label, match):
@@ -330,3 +332,71 @@ def test_shares_are_the_columns_of_the_whole(batch_size):
         assert (parts[0].keys() == whole.keys()) and ("real" in whole or batch_size % 4 == 0)
         for name, x in whole.items():
             np.testing.assert_array_equal(np.concatenate([p[name] for p in parts], 1), x)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "match"),
+    [
+        (
+            {"image": np.zeros((20, 2, 2, 1), np.uint8), "label": np.arange(10)},
+            "different lengths .20 of 'image', 10 of 'label'.: each must",
+        ),
+        ({"image": np.zeros((20, 2, 2, 1), np.uint8), "label": np.arange(20), "group": np.arange(21)}, "21 of 'group'"),
+        ({"image": np.zeros((20, 2, 2, 1), np.uint8), "label": jax.numpy.arange(10)}, "10 of 'label'"),
+        ({}, "arrays={}: a data set needs at least one array"),
+        ({"image": np.zeros((2, 2)), "label": np.int32(3)}, "'label' is one value: every array must be"),
+        ({"image": np.zeros((2, 2)), "label": 3}, "'label' is one value"),
+        ({"image": np.zeros((2, 2)), "name": np.array(["a", "b"])}, "'name' has dtype <U1: must be an array of numbers"),
+        ({"image": np.array([np.zeros(2), np.zeros(3)], object), "label": np.arange(2)}, "'image' has dtype object"),
+    ],
+)
+def test_arrays_that_do_not_belong_together(arrays, match):
+    refused(match, Resident, arrays)
+
+
+def test_lists_are_arrays():
+    data = Resident({"image": [[[[1]]], [[[2]]]], "label": [0, 1]})
+    assert data.size == 2 and next(data.once(2)).at(0)["label"].tolist() == [0, 1]
+
+
+def test_rows_are_checked_as_they_are_read():
+    """Those that a chunk holds, and nothing of the room that it has left."""
+    seen = []
+    data = checked(indexed(), lambda rows: seen.append({name: x.shape for name, x in rows.items()}))
+    check_once(data)
+    del seen[:]
+    data.chunk(4, 0, 3, 8), data.placed(jax.device_put).chunk(4, 0, 1, 8, 8)
+    assert seen[0] == {"image": (12, 2, 2, 1), "label": (12,)} and seen[1]["real"] == (8,)
+    assert (data.size, data.classes, data.capacity, data.take(np.array([1])).size) == (SIZE, ("a", "b", "c"), 4, 1)
+    held = resident()
+    assert checked(held, lambda rows: seen.append(len(rows))) is held and seen[-1] == 2
+    known = dataclasses.replace(indexed(), label=np.arange(SIZE))
+    refused("no", checked, known, lambda rows: (_ for _ in ()).throw(InputError("no")))
+
+
+@pytest.mark.parametrize(
+    ("label", "match"),
+    [
+        (
+            np.arange(200) % 10 * 10 + 1,
+            r"10 different labels \(1, 11, ..., 91\) would make 92 classes, 82 of them without a row; number them 0",
+        ),
+        (np.arange(200) % 2 * 33, r"2 different labels \(0, 33\) would make 34 classes"),
+    ],
+)
+def test_labels_with_more_gaps_than_classes(label, match, tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, x_train=np.zeros((200, 4, 4), np.uint8), y_train=label, x_test=np.zeros((4, 4, 4), np.uint8), y_test=label[:4])
+    refused(match, npz, path)
+
+
+def test_a_class_without_rows_is_said(tmp_path, caplog):
+    image, path = np.zeros((40, 4, 4), np.uint8), tmp_path / "a.npz"
+    for label, line in (
+        (np.arange(40) % 10 + 1, ["no row of class 0; labels up to 10 make 11 classes, numbered from 0"]),
+        (np.arange(40) % 3, []),
+    ):
+        np.savez(path, x_train=image, y_train=label, x_test=image[:1], y_test=label[:1])  # a test part need not have every class
+        caplog.clear()
+        npz(path)
+        assert [m.split(": ", 1)[1] for m in caplog.messages] == line

@@ -129,7 +129,7 @@ def test_outputs_of_any_model_are_widened(rng):
             return features["x"].mean((1, 2)).astype(jnp.bfloat16)
 
     t = jc.tasks.classification(Narrow())
-    given = {"image": jnp.asarray(rng.normal(size=(2, 4, 4, 3)), jnp.float32), "label": jnp.arange(2)}
+    given = {"image": jnp.asarray(rng.random((2, 4, 4, 3)), jnp.float32), "label": jnp.arange(2)}
     mean, (outputs, _) = t.loss({}, {}, given, jax.random.key(0))
     assert mean.total.dtype == outputs.dtype == t.predict({}, given).dtype == F32
 

@@ -163,6 +163,24 @@ LABEL = np.array([0, 1, 0, 1])
         (lambda: protocol.temperature(np.eye(2)[LABEL], LABEL), "they are right, so no temperature"),
         (lambda: protocol.temperature(1 - np.eye(2)[LABEL], LABEL), "no better than constant"),
         (lambda: protocol.temperature(np.ones(4), LABEL), "must be finite [N, K]"),
+        (lambda: protocol.kfold(np.eye(4), 2, 0), "label of shape (4, 4): must be [N]"),
+        (lambda: protocol.kfold(np.array([0, 1, np.nan, 0]), 2, 0), "label: 1 of 4 are NaN"),
+        (lambda: protocol.kfold(LABEL, 2, 0, LABEL[:, None]), "group of shape (4, 1): must be [N]"),
+        (lambda: protocol.class_weights(LABEL - 1, 2), "-1 among the labels of 2 classes, which are 0 to 1; number them from 0"),
+        (lambda: protocol.class_weights(LABEL + 1, 2), "2 among the labels of 2 classes"),
+        (lambda: protocol.class_weights(LABEL / 2, 2), "0.5 among the labels, which must be whole numbers"),
+        (lambda: protocol.class_weights(LABEL[:, None], 2), "label of shape (4, 1)"),
+        (lambda: protocol.class_weights(LABEL.astype(str), 2), "dtype <U21 among the labels"),
+        (lambda: protocol.balanced(LABEL - 1, 2, 0), "-1 among the labels of 2 classes"),
+        (lambda: protocol.best_threshold(np.ones(4), 2 * LABEL - 1), "-1 among the labels of 2 classes, which are 0 to 1"),
+        (lambda: protocol.best_threshold(np.ones(4), LABEL + 1), "2 among the labels of 2 classes"),
+        (lambda: protocol.best_threshold(np.ones(4), np.array([0, 1, np.nan, 1])), "label: 1 of 4 are NaN"),
+        (lambda: protocol.best_threshold(np.ones((4, 1)), LABEL[:, None]), "label of shape (4, 1)"),
+        (lambda: protocol.best_threshold(np.ones(3), LABEL), "must be [N] each"),
+        (lambda: protocol.temperature(np.ones((4, 2)), LABEL - 1), "-1 among the labels of 2 classes"),
+        (lambda: protocol.temperature(np.ones((4, 1)), LABEL + 1), "2 among the labels of 2 classes"),
+        (lambda: protocol.temperature(np.ones((3, 2)), LABEL), "must be finite [N, K] and [N]"),
+        (lambda: protocol.reject(np.ones(4), LABEL * 2, risk=0.1), "correct: 2 among the labels of 2 classes"),
         (lambda: protocol.reject(np.ones(4), LABEL), "give one of the two"),
         (lambda: protocol.reject(np.ones(4), LABEL, risk=2), "from 0 to 1"),
     ],
@@ -171,3 +189,20 @@ def test_bad_input_is_one_line(call, line):
     with pytest.raises(InputError) as error:
         call()
     assert line in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("form", [np.float32, bool, np.uint8])
+def test_labels_of_another_dtype_mean_the_same(rng, form):
+    label = rng.integers(0, 2, 40)
+    logits = rng.normal(size=(40, 2)) + 0.5 * np.eye(2)[label]
+    for call in (
+        lambda y: protocol.class_weights(y, 2),
+        lambda y: protocol.balanced(y, 2, 0),
+        lambda y: protocol.best_threshold(logits[:, 1], y),
+        lambda y: protocol.temperature(logits, y),
+        lambda y: protocol.temperature(logits[:, 1:], y),
+        lambda y: protocol.reject(logits[:, 0], y, risk=0.4),
+        lambda y: protocol.kfold(y, 3, 0)[1][1],
+        lambda y: protocol.grouped(y, np.arange(40) // 4, 0.3, 0)[1],
+    ):
+        np.testing.assert_array_equal(call(label.astype(form)), call(label))

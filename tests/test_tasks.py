@@ -16,13 +16,22 @@ LOG2, LOG3 = 0.6931472, 1.0986123
 
 
 class Echo(nn.Module):
-    """A model whose logits are its pixels, `[B, 1, K, 1]` to `[B, K]`."""
+    """A model whose logits are its pixels, `[B, 1, K, 2]` to `[B, K]`: their parts above and below zero, as `drawn` makes them."""
 
     num_classes: int = 3
 
     @nn.compact
     def __call__(self, x, *, train=False, real=None):
-        return x[:, 0, :, 0] * self.param("gain", nn.initializers.ones, ())
+        return shown(x) * self.param("gain", nn.initializers.ones, ())
+
+
+def drawn(logits):
+    """Logits as pixels in 0..1, exactly."""
+    return jnp.stack([jnp.maximum(logits, 0), jnp.maximum(-logits, 0)], -1)[:, None] / 64
+
+
+def shown(image):
+    return (image[:, 0, :, 0] - image[:, 0, :, 1]) * 64
 
 
 class Normed(nn.Module):
@@ -35,7 +44,7 @@ class Normed(nn.Module):
 
 def batch(logits, labels, real=None):
     logits = np.asarray(logits, np.float32)
-    out = {"image": jnp.asarray(logits)[:, None, :, None], "label": jnp.asarray(labels)}
+    out = {"image": drawn(jnp.asarray(logits)), "label": jnp.asarray(labels)}
     return out if real is None else out | {"real": jnp.asarray(real, jnp.float32)}
 
 
@@ -137,7 +146,7 @@ def test_extreme_logits_are_finite(head):
         extreme = given | {"image": given["image"] * scale}
         value, grads = jax.value_and_grad(lambda p, b=extreme: task.loss(p, {}, b, jax.random.key(0))[0].total)({"gain": jnp.ones(())})
         chex.assert_tree_all_finite((value, grads))
-        p = probabilities(extreme["image"][:, 0, :, 0], head)
+        p = probabilities(shown(extreme["image"]), head)
         assert (p >= 0).all() and (p <= 1).all()
 
 
@@ -152,7 +161,7 @@ def test_probabilities_sum_to_one(rng):
 
 def test_model_state_changes_in_training_alone(rng):
     task = classification(Normed())
-    given = {"image": jnp.asarray(rng.normal(size=(6, 4, 4, 3)), jnp.float32), "label": jnp.arange(6) % 2}
+    given = {"image": jnp.asarray(rng.random((6, 4, 4, 3)), jnp.float32), "label": jnp.arange(6) % 2}
     variables = task.init(jax.random.key(0), given)
     params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
     mean, (outputs, changed) = task.loss(params, state, given, jax.random.key(1))
@@ -166,7 +175,7 @@ def test_model_state_changes_in_training_alone(rng):
 def test_padding_does_not_reach_the_statistics(rng):
     task = classification(Normed())
     given = {
-        "image": jnp.asarray(rng.normal(size=(6, 4, 4, 3)), jnp.float32),
+        "image": jnp.asarray(rng.random((6, 4, 4, 3)), jnp.float32),
         "label": jnp.arange(6) % 2,
         "real": jnp.ones(6).at[4:].set(0),
     }

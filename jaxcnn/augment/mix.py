@@ -2,7 +2,8 @@
 
 A row's partner is its predecessor in the global batch, round the end (`jaxcnn.axis.previous`): the order of rows is random
 anyway, and so the partners are the same under jit, sharded and pmap, where one row moves between neighbouring devices. A row
-that is padding, or whose partner is, stays as it is.
+that is padding, or whose partner is, stays as it is; so does one without a label, such as -1 or 255, which becomes a row of zeros
+that `tasks.classification(ignore_label=...)` leaves out.
 """
 
 import math
@@ -25,11 +26,11 @@ def mixup(alpha: float = 0.2, *, num_classes: int | None = None) -> Change:
 
     Args:
         alpha: the image's own share is drawn from Beta(alpha, alpha), for every row; 0 mixes nothing.
-        num_classes: K, where labels are whole numbers.
+        num_classes: K, where labels are `[B]`; 2 for a single logit.
 
     Returns:
-        A change of `image` `[B, ...]`, uint8 0..255 or float 0..1, to float 0..1, and of `label`, int `[B]` or float `[B, K]`, to
-        float32 `[B, K]`.
+        A change of `image` `[B, ...]`, uint8 0..255 or float 0..1, to float 0..1, and of `label`, whole numbers `[B]` or numbers in 0..1
+        `[B, K]`, to float32 `[B, K]`.
 
     Raises:
         InputError: a negative alpha, whole labels without `num_classes`, or a batch with boxes or masks.
@@ -56,11 +57,11 @@ def cutmix(alpha: float = 1.0, *, num_classes: int | None = None) -> Change:
 
     Args:
         alpha: the image's own share before cutting is drawn from Beta(alpha, alpha), for every row; 0 mixes nothing.
-        num_classes: K, where labels are whole numbers.
+        num_classes: K, where labels are `[B]`; 2 for a single logit.
 
     Returns:
-        A change of `image` `[B, H, W, C]`, uint8 or float, which is kept, and of `label`, int `[B]` or float `[B, K]`, to float32
-        `[B, K]`.
+        A change of `image` `[B, H, W, C]`, uint8 or float, which is kept, and of `label`, whole numbers `[B]` or numbers in 0..1
+        `[B, K]`, to float32 `[B, K]`.
 
     Raises:
         InputError: a negative alpha, whole labels without `num_classes`, or a batch with boxes.
@@ -92,31 +93,47 @@ def _check(alpha: float, num_classes: int | None) -> None:
     if not (0 <= alpha < math.inf):
         raise InputError(f"alpha={alpha}: must be a number of at least 0")
     if num_classes is not None and num_classes < 2:
-        raise InputError(f"num_classes={num_classes}: must be at least 2")
+        raise InputError(f"num_classes={num_classes}: must be at least 2, which is right for a single logit too")
 
 
 def _pair(batch: Batch, num_classes: int | None, name: str) -> tuple[Batch, Batch, Array]:
     """Return the batch with probabilities for labels, that of the partners, and which rows may be mixed, `[B]`."""
     if "boxes" in batch:
         raise InputError(f"{name}: cannot mix boxes; leave it out for detection")
-    own = {k: batch[k] for k in ("image", "mask", "label") if k in batch}
+    own, present = {k: batch[k] for k in ("image", "mask", "label") if k in batch}, real(batch) > 0
     if "label" in own and "label" not in maps(batch):
+        single = jnp.shape(own["label"])[1:] in ((), (1,))
         own["label"] = probabilities(own["label"], num_classes, name)
-    other, weight = previous((own, real(batch)))
-    mixed = (real(batch) > 0) & (weight > 0)
+        present &= (own["label"] != 0).any(-1) if single else True
+    other, partner = previous((own, present.astype(jnp.float32)))
+    mixed = present & (partner > 0)
     keep: Callable[[Array, Array], Array] = lambda a, b: jnp.where(align(mixed, a), b, a)  # noqa: E731 (0 x NaN of padding is NaN)
     return own, jax.tree.map(keep, own, other), mixed
 
 
 def probabilities(label: Array, num_classes: int | None, name: str) -> Array:
-    """Labels int `[B]` as float32 `[B, K]`; probabilities as they are."""
-    if jnp.issubdtype(label.dtype, jnp.floating) and label.ndim == 2:
-        return label
-    if not jnp.issubdtype(label.dtype, jnp.integer) or label.ndim != 1:
+    """Labels as float32 `[B, K]`: one per row, `[B]` or `[B, 1]`, as a row with a single 1; what is `[B, K]` already as it is.
+
+    A label outside 0 to K - 1 becomes a row of zeros. With K = 2, a label between 0 and 1 is the probability of class 1.
+    """
+    label = jnp.asarray(label)
+    floating = jnp.issubdtype(label.dtype, jnp.floating)
+    if jnp.issubdtype(label.dtype, jnp.bool_) or label.dtype.itemsize < 4:  # K may be too large for int8
+        label = label.astype(jnp.float32 if floating else jnp.int32)
+    if not floating and not jnp.issubdtype(label.dtype, jnp.integer) or label.ndim not in (1, 2):
         raise InputError(f"{name}: label {label.dtype}{list(label.shape)}: must be whole numbers [B] or probabilities [B, K]")
+    if label.ndim == 2 and label.shape[1] > 1:
+        if num_classes not in (None, label.shape[1]):
+            raise InputError(
+                f"{name}: label {label.dtype}{list(label.shape)}: must be [B], or [B, {num_classes}] with num_classes={num_classes}"
+            )
+        return label.astype(jnp.float32)
     if num_classes is None:
-        raise InputError(f"num_classes=None: {name} needs it where labels are whole numbers, as here")
-    return jax.nn.one_hot(label, num_classes, dtype=jnp.float32)
+        raise InputError(f"num_classes=None: {name} needs it where labels are whole numbers, as here (2 for a single logit)")
+    label = label.reshape(len(label))
+    if floating and num_classes == 2:
+        return jnp.where(((label >= 0) & (label <= 1))[:, None], jnp.stack([1 - label, label], -1).astype(jnp.float32), 0)
+    return (label[:, None] == jnp.arange(num_classes, dtype=label.dtype)[None]).astype(jnp.float32)
 
 
 def _share(key: Array, alpha: float, like: Array) -> Array:

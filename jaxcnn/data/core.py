@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from jaxcnn.parallel import Chunk, Gather, Stack
+from jaxcnn.tasks.pixels import check_layout
 from jaxcnn.types import Batch, InputError
 
 Tree = Any
@@ -141,12 +142,30 @@ class Resident:
         seed: of the order in which training reads the rows.
         capacity: batches in one chunk at most.
 
+    Raises:
+        InputError: no arrays, arrays of different lengths, or one without rows or without numbers.
+
     """
 
     arrays: Mapping[str, Any]
     classes: tuple[str, ...] = ()
     seed: int = 0
     capacity: int = 1024
+
+    def __post_init__(self) -> None:
+        """Refuse arrays that do not belong together: an index past the end of one would read its last row."""
+        arrays = {name: x if hasattr(x, "dtype") else np.asarray(x) for name, x in dict(self.arrays).items()}
+        if not arrays:
+            raise InputError("arrays={}: a data set needs at least one array, such as 'image'")
+        for name, x in arrays.items():
+            if not x.shape:
+                raise InputError(f"{name!r} is one value: every array must be [N, ...], one entry per row")
+            if getattr(x.dtype, "kind", "") in "OSUMm":
+                raise InputError(f"{name!r} has dtype {x.dtype}: must be an array of numbers of one shape; leave out names and dates")
+        if len({len(x) for x in arrays.values()}) > 1:
+            lengths = ", ".join(f"{len(x)} of {name!r}" for name, x in arrays.items())
+            raise InputError(f"arrays of different lengths ({lengths}): each must have one entry per row; check where they come from")
+        object.__setattr__(self, "arrays", arrays)
 
     @property
     def size(self) -> int:
@@ -240,6 +259,65 @@ class Indexed:
             yield stack(self.read(i.reshape(-1)), i, r, room)
 
 
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """Rows that are checked as they are read, on the host; in every other way the data set itself.
+
+    Attributes:
+        data: `Indexed`, a stream, or a data set of one's own.
+        check: `rows -> None`, given the rows `[N, ...]` of a chunk; raises `InputError`.
+
+    """
+
+    data: Any
+    check: Callable[[Batch], None]
+
+    def __getattr__(self, name: str) -> Any:
+        """Answer as the data set does."""
+        if name.startswith("__"):  # copies and pickles ask before there are data
+            raise AttributeError(name)
+        return getattr(self.data, name)
+
+    def placed(self, put: Callable[[Tree], Tree]) -> "Checked":
+        """Move what can live on the device to the device, once."""
+        return dataclasses.replace(self, data=self.data.placed(put))
+
+    def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> Chunk:
+        """Return training batches `start` to `start + count`, once their rows have passed."""
+        return self._passed(self.data.chunk(batch_size, start, count, capacity, multiple, share))
+
+    def once(self, batch_size: int, multiple: int = 1, share: Share = ALL) -> Iterator[Chunk]:
+        """Give every row once, in order, once the rows of its chunk have passed."""
+        return map(self._passed, self.data.once(batch_size, multiple, share))
+
+    def _passed(self, chunk: Chunk) -> Chunk:
+        if isinstance(chunk, Stack):  # what a chunk has room for beyond its count is no rows
+            self.check({name: x[: int(chunk.count)].reshape(-1, *x.shape[2:]) for name, x in chunk.batches.items()})
+        return chunk
+
+
+def checked(data: Any, check: Callable[[Batch], None]) -> Any:
+    """Let a task check the rows that it is to learn or to be measured on: those in memory now, others as they are read.
+
+    Args:
+        data: a data set.
+        check: as `Task.check`.
+
+    Returns:
+        The data set: itself if its rows are in memory.
+
+    Raises:
+        InputError: what `check` refuses.
+
+    """
+    if isinstance(data, Resident):
+        check(data.arrays)
+        return data
+    if getattr(data, "label", None) is not None:
+        check({"label": data.label})
+    return Checked(data, check)
+
+
 def labelled(image: np.ndarray, label: np.ndarray, classes: tuple[str, ...], name: str) -> Resident:
     """Check images and labels against each other and hold them, gray ones as `[N, H, W, 1]`.
 
@@ -249,6 +327,7 @@ def labelled(image: np.ndarray, label: np.ndarray, classes: tuple[str, ...], nam
     """
     if image.ndim == 3:
         image = image[..., None]
+    check_layout(image.shape, f"{name}: ")
     if image.ndim != 4 or image.size == 0:
         raise InputError(f"{name}: images of shape {image.shape}; must be [N, H, W] or [N, H, W, C] with at least one row and pixel")
     if np.issubdtype(image.dtype, np.floating):

@@ -1,6 +1,7 @@
 """Sources that are one file: the embedded digits and `.npz` archives."""
 
 import dataclasses
+import logging
 import pathlib
 from collections.abc import Mapping
 
@@ -14,6 +15,7 @@ from jaxcnn.types import InputError, reason
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 TAKEN = {"image", "label", "mask", "boxes", "boxes_real", "real"}
+log = logging.getLogger("jaxcnn")
 
 
 def digits(*, seed: int = 0, validation_fraction: float = 0.1, test_fraction: float = 0.2) -> Splits:
@@ -101,6 +103,7 @@ def _from_arrays(
     if found[0] < 0 or found[-1] >= len(y_train):
         bad = found[0] if found[0] < 0 else found[-1]
         raise InputError(f"{train}: label {bad} among {len(y_train)} images is out of range; number the classes 0, 1, 2, ...")
+    _check_gaps(found, train)
     classes = tuple(map(str, range(int(found[-1]) + 1)))
     learn, measure = labelled(x_train, y_train, classes, train), labelled(x_test, y_test, classes, test)
     kinds = [f"{x.shape[1:]} {x.dtype}" for x in (learn.arrays["image"], measure.arrays["image"])]
@@ -113,3 +116,17 @@ def _from_arrays(
     splits = Splits(learn, valid, measure)
     tell_copies(splits, name)
     return splits
+
+
+def _check_gaps(found: np.ndarray, name: str) -> None:
+    """Refuse labels that would make more classes without a row than with one; say which are without, where they are fewer."""
+    missing = np.setdiff1d(np.arange(found[-1] + 1), found)
+    if len(missing) >= len(found):
+        shown = ", ".join(map(str, found if len(found) < 5 else [*found[:2], "...", found[-1]]))
+        raise InputError(
+            f"{name}: {len(found)} different labels ({shown}) would make {found[-1] + 1} classes, {len(missing)} of them without a row; "
+            f"number them 0 to {len(found) - 1}, as np.unique(y_train, return_inverse=True)[1] does"
+        )
+    if len(missing):
+        shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        log.warning("%s: no row of class %s; labels up to %d make %d classes, numbered from 0", name, shown, found[-1], found[-1] + 1)

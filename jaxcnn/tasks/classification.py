@@ -1,15 +1,18 @@
 """Image classification: one of K classes, one of two (a single logit), or several labels at once."""
 
 import functools
+import numbers
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcnn import losses, metrics
+from jaxcnn.tasks import pixels, targets
 from jaxcnn.tasks.model import from_model, prepare
-from jaxcnn.types import Batch, InputError, Task
+from jaxcnn.types import Batch, InputError, Mean, Task
 
 Array = jax.Array
 Head = Literal["softmax", "sigmoid", "multilabel"]
@@ -29,13 +32,15 @@ def classification(
     resize: int | None = None,
     interpolation: str = "bilinear",
     auxiliary: float = 0.0,
+    ignore_label: int | None = None,
 ) -> Task:
     """Learn labels of images.
 
     Args:
         model: a Linen module from `[B, H, W, C]` to logits, with an attribute `num_classes`.
-        head: `"softmax"`: logits `[B, K]`, labels int `[B]` or probabilities `[B, K]`; `"sigmoid"`: logits `[B, 1]`, labels
-            int `[B]` of 0 and 1; `"multilabel"`: logits and labels `[B, K]`.
+        head: `"softmax"`: logits `[B, K]`, labels `[B]` from 0 to K - 1 or probabilities `[B, K]`; `"sigmoid"`: logits `[B, 1]`, labels
+            `[B]` of 0 and 1, or probabilities of 1, or of both classes `[B, 2]`; `"multilabel"`: logits and labels `[B, K]`. Labels `[B]`
+            may be integers, bools, or floats that are whole numbers, and may come as `[B, 1]`.
         label_smoothing: share of the label spread over all classes, in [0, 1).
         focal: gamma of the focal loss, which leaves rows that are right already to themselves; at least 0, and 0 for cross-entropy.
         class_weights: weight of each class in the loss, which is then a weighted mean (`"softmax"` and `"sigmoid"`).
@@ -45,9 +50,13 @@ def classification(
         resize: what the shorter side is brought to before `size` is cut from the middle, see `prepare`.
         interpolation: `"bilinear"` or `"bicubic"`.
         auxiliary: weight of the loss of each auxiliary head of a model that has them (`aux=True`): 0.3 in GoogLeNet, 0.4 in Inception v3.
+        ignore_label: the label of rows without one, such as -1 or 255: they count nowhere, neither in the loss nor in a metric, though
+            norms see their images. With `"multilabel"`, the label of single answers that are not known.
 
     Returns:
         A `Task` whose outputs are logits, with the metrics `loss`, `count`, `accuracy`, `confusion` and, from six classes on, `top_5`.
+        It refuses labels that the head cannot mean and float images outside 0..1 where it is called with arrays or its `check` is; in a
+        compiled program such labels make the loss NaN, and images of another scale the prediction.
 
     Raises:
         InputError: an unknown head, or a value outside its range.
@@ -57,24 +66,83 @@ def classification(
     _check(model, head, label_smoothing, class_weights, classes, auxiliary)
     if not 0 <= focal < float("inf"):
         raise InputError(f"focal={focal}: must be at least 0")
+    wanted = _head(head, model.num_classes, classes, ignore_label)
     weights = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
 
     def criterion(logits: Array, batch: Batch) -> tuple[Array, Array]:
         label = batch["label"]
         if head == "softmax":
             values = losses.cross_entropy(logits, label, label_smoothing, focal)
+        elif "answer_known" in batch:
+            values = losses.binary_cross_entropy(logits[..., None], label[..., None], label_smoothing, focal)
+            return values, batch["answer_known"] / classes
         else:
-            answers = label[:, None] if head == "sigmoid" else label
-            values = losses.binary_cross_entropy(logits, answers, label_smoothing, focal)
+            values = losses.binary_cross_entropy(logits, _answers(label, head), label_smoothing, focal)
         return values, jnp.ones_like(values) if weights is None else weights[metrics.true_class(batch)]
 
-    measured = {"accuracy": metrics.multilabel_accuracy}
+    measured = {"accuracy": _multilabel_accuracy}
     if head != "multilabel":
         measured = {"accuracy": metrics.accuracy, "confusion": metrics.confusion(classes)}
     if head == "softmax" and classes > 5:
         measured["top_5"] = metrics.top_k(5)
-    pixels = functools.partial(prepare, mean=mean, std=std, size=size, resize=resize, interpolation=interpolation)
-    return from_model(model, criterion, measured, lambda batch: pixels(batch["image"]), auxiliary)
+    made = functools.partial(prepare, mean=mean, std=std, size=size, resize=resize, interpolation=interpolation)
+    meant, check = functools.partial(targets.canonical, wanted), functools.partial(_check_rows, wanted)
+    task = from_model(model, criterion, measured, lambda batch: made(batch["image"]), auxiliary, targets=meant, check=check)
+    return _strict(task)
+
+
+def _strict(task: Task) -> Task:
+    """Refuse images of another range where their values are at hand; where they are traced, predict NaN."""
+
+    def loss(params: Any, model_state: Any, batch: Batch, key: Array) -> Any:
+        if isinstance(_image(batch), np.ndarray):  # what a step has changed on the device may leave the range a little
+            pixels.check_range(batch["image"])
+        return task.loss(params, model_state, batch, key)
+
+    def predict(variables: Any, batch: Batch) -> Any:
+        image = _image(batch)
+        if pixels.concrete(image):
+            _check_image(batch)
+            return task.predict(variables, batch)
+        return pixels.blanked(task.predict(variables, batch), image)
+
+    predict.check = _check_image
+    return task._replace(loss=loss, predict=predict)
+
+
+def _image(batch: Batch) -> Array:
+    if "image" not in batch:
+        raise InputError(f"the batch has no 'image', only {', '.join(sorted(batch))}; name the images 'image'")
+    return batch["image"]
+
+
+def _check_image(rows: Batch) -> None:
+    if "image" in rows and pixels.concrete(rows["image"]):
+        pixels.check_layout(np.shape(rows["image"]))
+        pixels.check_range(rows["image"])
+
+
+def _check_rows(head: targets.Head, rows: Batch) -> None:
+    _check_image(rows)
+    if "label" in rows and pixels.concrete(rows["label"]):
+        targets.check(head, rows)
+    weight = rows.get("sample_weight", 1.0)
+    if pixels.concrete(weight) and not (np.isfinite(weight := np.asarray(weight)).all() and (weight >= 0).all()):
+        raise InputError(f"sample_weight from {weight.min():g} to {weight.max():g}: must be finite and not negative")
+
+
+def _answers(label: Array, head: str) -> Array:
+    """Labels as answers to the question of each logit, `[B, K]`; of the probabilities of two classes, that of class 1."""
+    if head == "multilabel":
+        return label
+    return label[:, None] if label.ndim == 1 else label[:, 1:]
+
+
+def _multilabel_accuracy(logits: Array, batch: Batch) -> Mean:
+    """Share of right answers, of those that are known."""
+    if "answer_known" not in batch:
+        return metrics.multilabel_accuracy(logits, batch)
+    return metrics.mean(((logits > 0) == (batch["label"] > 0.5)).astype(jnp.float32), batch, batch["answer_known"])
 
 
 def probabilities(logits: Array, head: Head = "softmax") -> Array:
@@ -92,9 +160,20 @@ def _check(model: Any, head: str, label_smoothing: float, class_weights: Sequenc
         raise InputError(
             f'num_classes={model.num_classes}: the "sigmoid" head decides between two classes with one logit, so num_classes must be 1'
         )
+    if head == "softmax" and model.num_classes < 2:
+        raise InputError(f'num_classes={model.num_classes}: one logit decides nothing under "softmax"; use head="sigmoid" for two classes')
     if auxiliary and not getattr(model, "aux", False):
         raise InputError(f"auxiliary={auxiliary}: {type(model).__name__} has no auxiliary heads; make it with aux=True if it can")
     if not 0 <= label_smoothing < 1:
         raise InputError(f"label_smoothing={label_smoothing}: must be at least 0 and below 1")
     if class_weights is not None and (head == "multilabel" or len(class_weights) != classes or min(class_weights) < 0):
         raise InputError(f"class_weights={class_weights}: needs {classes} numbers that are not negative, and one label a row")
+
+
+def _head(kind: str, logits: int, classes: int, ignore: int | None) -> targets.Head:
+    if ignore is not None and (isinstance(ignore, bool) or not isinstance(ignore, numbers.Integral)):
+        raise InputError(f"ignore_label={ignore!r}: must be a whole number, such as -1 or 255, or None")
+    last = 1 if kind == "multilabel" else classes - 1
+    if ignore is not None and 0 <= ignore <= last:
+        raise InputError(f"ignore_label={ignore}: is a label itself, of 0 to {last}; mark rows without a label with another number, as -1")
+    return targets.Head(kind, logits if kind == "multilabel" else classes, None if ignore is None else int(ignore))

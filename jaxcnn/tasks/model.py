@@ -1,5 +1,6 @@
 """From a Linen model and a per-example criterion to a `Task`: the plumbing that every supervised task shares."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,10 +10,12 @@ from jax import lax
 
 from jaxcnn.metrics import count
 from jaxcnn.precision import widened
-from jaxcnn.types import Batch, InputError, Kept, Mean, Metric, Task, align, real
+from jaxcnn.tasks.pixels import check_layout
+from jaxcnn.types import Batch, InputError, Kept, Mean, Metric, Sum, Task, accept, align, real
 
 Array = jax.Array
 Criterion = Callable[[Any, Batch], tuple[Array, Array]]  # (outputs, batch) -> values [B, ...] and their weights
+Targets = Callable[[Batch], tuple[Batch, Array]]  # batch -> the same with targets of one form, and [B], whether a row's have no meaning
 
 
 def prepare(
@@ -37,11 +40,12 @@ def prepare(
         `[B, H', W', C]` float32.
 
     Raises:
-        InputError: another rank or dtype, or a mean or deviation for another number of channels.
+        InputError: another rank, layout or dtype, or a mean or deviation for another number of channels.
 
     """
     if image.ndim != 4:
         raise InputError(f"image shape {tuple(image.shape)}: must have 4 axes, [batch, height, width, channels]")
+    check_layout(image.shape)
     if image.dtype == jnp.uint8:
         image = image.astype(jnp.float32) / 255
     elif not jnp.issubdtype(image.dtype, jnp.floating):
@@ -81,7 +85,14 @@ def training_pass(model: Any, params: Any, model_state: Any, key: Array, *inputs
 
 
 def from_model(
-    model: Any, criterion: Criterion, metrics: Mapping[str, Metric], inputs: Callable[[Batch], Array], auxiliary: float = 0.0
+    model: Any,
+    criterion: Criterion,
+    metrics: Mapping[str, Metric],
+    inputs: Callable[[Batch], Array],
+    auxiliary: float = 0.0,
+    *,
+    targets: Targets | None = None,
+    check: Callable[[Batch], None] = accept,
 ) -> Task:
     """Join a Linen model, a criterion and metrics; the model is called as `apply(variables, x, train=, real=)`.
 
@@ -94,14 +105,20 @@ def from_model(
         metrics: what to measure besides `loss` and `count`.
         inputs: `batch -> x`, what of the batch the model sees, prepared.
         auxiliary: what the loss of each auxiliary head counts in training, for a model with `with_auxiliary`; 0 leaves them out.
+        targets: brings the targets to the form that criterion and metrics read, with `"real"` 0 where a row has none. Means over rows whose
+            targets have no meaning are NaN: a compiled program cannot refuse them.
+        check: as in `Task`.
 
     """
+    meant = targets or _as_they_are
 
     def weighed(outputs: Any, batch: Batch) -> Mean:
+        batch, bad = meant(batch)
         values, weights = criterion(outputs, batch)
         weights = jnp.broadcast_to(weights, values.shape) * align(real(batch), values)
-        weights = weights * align(batch["sample_weight"], values) if "sample_weight" in batch else weights
-        return Mean((values * weights).sum(), weights.sum())
+        weights = weights * align(_per_row(batch), values) if "sample_weight" in batch else weights
+        total = jnp.where(weights == 0, 0, values * weights).sum()  # padding may hold anything
+        return Mean(total if bad is None else jnp.where(bad.any(), jnp.nan, total), weights.sum())
 
     def init(key: Array, batch: Batch) -> Any:
         return model.init({"params": key}, inputs(batch), train=False)
@@ -117,4 +134,28 @@ def from_model(
     def predict(variables: Any, batch: Batch) -> Any:
         return widened(model.apply(variables, inputs(batch), train=False))
 
-    return Task(init, loss, predict, {"loss": weighed, "count": count, **metrics})
+    measured = {"count": count, **metrics} if targets is None else {k: _meaning(m, targets) for k, m in {"count": count, **metrics}.items()}
+    return Task(init, loss, predict, {"loss": weighed, **measured}, check)
+
+
+def _as_they_are(batch: Batch) -> tuple[Batch, None]:
+    return batch, None
+
+
+def _meaning(metric: Metric, targets: Targets) -> Metric:
+    """Let a metric see targets of one form; a mean over rows of which one's have no meaning is NaN."""
+
+    @functools.wraps(metric)
+    def measured(outputs: Any, batch: Batch) -> Sum:
+        batch, bad = targets(batch)
+        found = metric(outputs, batch)
+        return found._replace(total=jnp.where(bad.any(), jnp.nan, found.total)) if isinstance(found, Mean) else found
+
+    return measured
+
+
+def _per_row(batch: Batch) -> Array:
+    weight, count = batch["sample_weight"], real(batch).shape
+    if weight.shape != count:
+        raise InputError(f"sample_weight of shape {weight.shape}: must be {count}, one number per row")
+    return weight
