@@ -34,7 +34,7 @@ def evaluate_run(name: str, config: Settings, place: str = "", data_dir: str = "
     skipped = Skipped()
     on_bad = skipped if config.on_bad_example == "skip" else None
     try:
-        rows = runs.rows_to_measure(loaded.config, place or None, data_dir=data_dir or None, on_bad=on_bad)
+        rows = runs.rows_to_measure(loaded.config, place or None, data_dir=data_dir or None, whole=True, on_bad=on_bad)
     except jc.InputError as error:
         raise jc.InputError(f"{visible(config.checkpoint)}: {error}" if not place else str(error)) from error
     for note in rows.notes:

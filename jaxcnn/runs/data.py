@@ -53,18 +53,18 @@ def read_data(config: Mapping[str, Any], place: str | None = None) -> Splits:
             number of rows or other classes.
 
     """
-    return _own(config, place)
+    splits = _as_used(config, _as_read(config, place))
+    _check_own(config, splits)
+    return splits
 
 
-def _own(config: Mapping[str, Any], place: str | None, on_bad: OnBad | None = None) -> Splits:
-    splits = _as_read(config, place, on_bad)
-    tested = config["data"].get("rows", [0, 0, splits.test.size])[2]
-    if splits.test.size != tested or list(splits.test.classes) != list(config["classes"]):
+def _check_own(config: Mapping[str, Any], used: Splits) -> None:
+    tested = config["data"].get("rows", [0, 0, used.test.size])[2]
+    if used.test.size != tested or list(used.test.classes) != list(config["classes"]):
         raise InputError(
-            f"{visible(config['data']['name'])}: the test part has {splits.test.size} rows, and the run was tested on {tested}; "
+            f"{visible(config['data']['name'])}: the test part has {used.test.size} rows, and the run was tested on {tested}; "
             f"the data changed, or are in another place now: {ASK}"
         )
-    return splits
 
 
 def _as_read(config: Mapping[str, Any], place: str | None, on_bad: OnBad | None = None, elsewhere: bool = False) -> Splits:
@@ -76,10 +76,13 @@ def _as_read(config: Mapping[str, Any], place: str | None, on_bad: OnBad | None 
         how["options"] = {key: value for key, value in how["options"].items() if key not in PLACES}
     if on_bad is None and settings.get("on_bad_example") == "skip":
         on_bad = _leave_out
-    splits = read_described(how, place, on_bad)
-    if limit := settings.get("limit_examples"):
-        splits = Splits(*(limited(part, limit) for part in splits))
-    return splits
+    return read_described(how, place, on_bad)
+
+
+def _as_used(config: Mapping[str, Any], splits: Splits) -> Splits:
+    """Of a run with `--limit-examples` these rows alone."""
+    limit = (config.get("settings") or {}).get("limit_examples")
+    return Splits(*(limited(part, limit) for part in splits)) if limit else splits
 
 
 def _leave_out(line: str, examples: int) -> None:
@@ -93,7 +96,12 @@ def limited(data: Any, rows: int) -> Any:
 
 
 def rows_to_measure(
-    config: Mapping[str, Any], place: str | None = None, *, data_dir: str | None = None, on_bad: OnBad | None = None
+    config: Mapping[str, Any],
+    place: str | None = None,
+    *,
+    data_dir: str | None = None,
+    whole: bool = False,
+    on_bad: OnBad | None = None,
 ) -> Rows:
     """Read what a run is to be measured on: its own test rows, or those of other data with the same classes.
 
@@ -104,6 +112,7 @@ def rows_to_measure(
         config: of a run, as `read_config` gives it.
         place: other data, as `find` takes them, or the run's own where they are now; None for the run's own where they were.
         data_dir: where TFDS sets are prepared.
+        whole: measure the whole test part also of a run that used only some of its rows (`--limit-examples`).
         on_bad: told of what cannot be read, which is then left out.
 
     Raises:
@@ -114,30 +123,39 @@ def rows_to_measure(
     kind = (how or {}).get("name") if place is None else find(place)[0]
     if data_dir is not None and kind != "tfds":
         raise InputError(f"data_dir={visible(data_dir)} (--data-dir): only TFDS sets are looked for there; name other data with --dataset")
-    if place is None:
-        splits = _own(config, data_dir, on_bad)
-        line = "The training rows are not those that the run learned from: the data changed, or are read in another way now."
-        return Rows(splits.test, config["data"]["name"], True, "test part", () if _same(config, splits) else (line,))
-    own = None if how is None else _own_at(config, how, place, data_dir, on_bad)
+    own = _own_at(config, how, place, data_dir, whole, on_bad) if place is None or how is not None else None
     return _other(config, how or {}, place, data_dir, on_bad) if own is None else own
 
 
-def _own_at(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None, on_bad: OnBad | None) -> Rows | None:
-    """Read the run's own test rows at a place, if that is what lies there."""
-    path, known = expanded(place), config["data"]
-    name = how["options"].get("name") if how["name"] == "tfds" else None
-    if isinstance(name, str) and NAME.fullmatch(name) and (path / re.split("[/:]", name)[0]).is_dir():
-        return Rows(_own(config, str(path), on_bad).test, known["name"], True, "test part")  # a folder in which the set is prepared
+def _own_at(config: Any, how: Any, place: str | None, data_dir: str | None, whole: bool, on_bad: OnBad | None) -> Rows | None:
+    """Read the run's own test rows, where they were or at a place; None where something else lies there."""
+    name, prepared = config["data"]["name"], None if place is None else _prepared(how, place)
+    if place is None or prepared:
+        splits = _as_read(config, prepared or data_dir, on_bad)
+        used = _as_used(config, splits)
+        _check_own(config, used)
+        line = "The training rows are not those that the run learned from: the data changed, or are read in another way now."
+        return Rows((splits if whole else used).test, name, True, "test part", () if _same(config, used) else (line,))
     kind, options = find(place, data_dir)
-    if kind != how["name"] or name is not None and options["name"] != name:
+    if kind != how["name"] or kind == "tfds" and options["name"] != how["options"].get("name"):
         return None
-    if kind == "folder" and not config["settings"].get("limit_examples") and _files(path) < sum(known.get("rows", [0])):
+    if kind == "folder" and not config["settings"].get("limit_examples") and _files(expanded(place)) < sum(config["data"].get("rows", [0])):
         return None  # too few to be the run's own, so there is no need to read them twice
     try:
         splits = _as_read(config, data_dir if kind == "tfds" else options.get("path"), on_bad, elsewhere=kind == "tfds")
     except InputError:
         return None  # it is read again as other data, which says what is wrong with it
-    return Rows(splits.test, known["name"] if kind in ("tfds", "digits") else place, True, "test part") if _same(config, splits) else None
+    used = _as_used(config, splits)
+    shown = name if kind in ("tfds", "digits") else place
+    return Rows((splits if whole else used).test, shown, True, "test part") if _same(config, used) else None
+
+
+def _prepared(how: Mapping[str, Any] | None, place: str) -> str | None:
+    """Return the place if it is a folder in which TFDS has prepared the run's set."""
+    name = how["options"].get("name") if how and how["name"] == "tfds" else None
+    known = isinstance(name, str) and NAME.fullmatch(name)
+    path = expanded(place)
+    return str(path) if known and (path / re.split("[/:]", name)[0]).is_dir() else None
 
 
 def _files(path: pathlib.Path) -> int:

@@ -24,7 +24,7 @@ CLASSES, LAYERS, WIDTH, PIXELS = 2**15, 512, 2**16, 2**28  # at most; an image's
 LARGEST = 1e39  # of a logged value; float32 ends below
 IMAGES = ("uint8", "float16", "float32", "float64")
 COUNTED = ("depth", "blocks", "convs", "fires", "widths")  # options of models that say how many layers there are
-Number = int | float
+Number = float  # an integer is one as well
 
 
 class Named(TypedDict):
@@ -70,12 +70,24 @@ class Source(TypedDict):
     made_here: NotRequired[str]
 
 
+class Settings(TypedDict):
+    """The flags of a run that matter for reading its data again; others may be there."""
+
+    __pydantic_config__ = {"extra": "allow"}
+    limit_examples: NotRequired[int]
+    per_class: NotRequired[int]
+    on_bad_example: NotRequired[str]
+    validation_fraction: NotRequired[Number]
+    folder: NotRequired[str]
+    classes: NotRequired[list[str]]
+
+
 class Config(TypedDict):
     """The content of `config.json`."""
 
     __pydantic_config__ = {"extra": "allow"}
     experiment: str
-    settings: dict[str, Any]
+    settings: Settings
     data: Data
     classes: list[str]
     build: Build
@@ -140,6 +152,8 @@ def check_config(config: Any, where: str) -> dict[str, Any]:
         values = value if isinstance(value, list) else [value]
         if not all(x is None or isinstance(x, bool | int | float | str) for x in values):
             _refuse(where, f"settings.{name}", value, "must be a plain value or a list of them")
+    if config["settings"].get("limit_examples", 0) < 0:
+        _refuse(where, "settings.limit_examples", config["settings"]["limit_examples"], "must be at least 0")
     return config
 
 
@@ -279,7 +293,7 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], wher
     """Check options from a file against a function's own parameters and, where it passes on the rest, the fields of what it makes.
 
     Args:
-        function: of `MODELS`, `TASKS` or `SOURCES`.
+        function: of `MODELS`, `TASKS` or `SOURCES`, or a dataclass of flags.
         options: by name.
         where: file and place, for messages.
         leave: parameters that no file may give.
@@ -317,6 +331,8 @@ def _parameters(function: Callable[..., Any]) -> dict[str, Any] | None:
 def _json(kind: Any) -> Any:
     """Return the type that JSON has for a type of Python; None where it has none."""
     origin, inside = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return _json(inside[0])
     if kind in (int, float, bool, str, type(None)) or origin is Literal:
         return Number if kind is float else kind
     if kind is Any:  # a dtype by name
