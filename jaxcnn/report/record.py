@@ -63,8 +63,8 @@ def read_finished(folder: str | pathlib.Path) -> Finished:
     except FileNotFoundError as error:
         again = f"python -m experiments.{config['experiment']} --resume --workdir {shlex.quote(name)}"
         raise InputError(f"{name}: the run is not finished (no summary.json); finish it with {again}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name}/summary.json: damaged ({visible(reason(error))}); {AGAIN}") from error
+    except (OSError, InputError) as error:
+        raise InputError(f"{name}/summary.json: damaged ({_why(error, folder)}); {AGAIN}") from error
     if not isinstance(summary, dict) or not isinstance(summary.get("test"), dict):
         raise InputError(f"{name}/summary.json: has no test result; a study's folder holds the runs to report on")
     missing = [key for key in NEEDED if key not in summary]
@@ -77,6 +77,12 @@ def read_finished(folder: str | pathlib.Path) -> Finished:
     return Finished(config, summary, _lines(folder))
 
 
+def _why(error: Exception, folder: pathlib.Path) -> str:
+    """Return the reason without the file's name, which the message has already."""
+    text = visible(reason(error, 400))
+    return text.removeprefix(f"{visible(folder)}/").split(": ", 1)[-1]
+
+
 def _lines(folder: pathlib.Path) -> list[dict[str, Any]]:
     path, found = folder / "metrics.jsonl", []
     try:
@@ -84,9 +90,9 @@ def _lines(folder: pathlib.Path) -> list[dict[str, Any]]:
             found.append(files.parse_json(line, "it"))
     except FileNotFoundError as error:
         raise InputError(f"{visible(folder)}: no metrics.jsonl in it; without it there are no curves to report") from error
-    except (OSError, ValueError) as error:
+    except (OSError, InputError) as error:
         where = f"line {len(found) + 1} is damaged" if str(error).startswith("it: ") else "damaged"
-        raise InputError(f"{visible(path)}: {where} ({visible(reason(error))}); remove the line, or train again") from error
+        raise InputError(f"{visible(path)}: {where} ({_why(error, folder)}); remove the line, or train again") from error
     try:
         return check_lines(found, "metrics.jsonl")
     except InputError as error:

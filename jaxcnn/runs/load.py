@@ -79,8 +79,8 @@ def read_config(folder: str | pathlib.Path) -> dict[str, Any]:
         found = files.read_json(path)
     except FileNotFoundError as error:
         raise InputError(f"{visible(folder)}: not a run's folder (no config.json in it)") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{visible(folder)}: not a run's folder (config.json: {visible(reason(error))})") from error
+    except (OSError, InputError) as error:
+        raise InputError(f"{visible(folder)}: not a run's folder that can be used ({visible(reason(error))})") from error
     try:
         return check_config(found, "config.json")
     except InputError as error:

@@ -21,7 +21,7 @@ from jaxcnn.types import InputError
 FORMAT = 1  # of config.json, where it names one
 DEPTH, INTEGER, TEXT = 32, 2**63, 2**20  # levels of nesting, size of an integer, characters of a text
 CLASSES, LAYERS, WIDTH, PIXELS = 2**15, 512, 2**16, 2**28  # at most; an image's values count as pixels
-LARGEST = 1e39  # of a logged value; float32 ends below
+LARGEST, FLOAT = 1e39, 1e38  # of a logged value, which may be infinite in float32; of an option
 IMAGES = ("uint8", "float16", "float32", "float64")
 COUNTED = ("depth", "blocks", "convs", "fires", "widths")  # options of models that say how many layers there are
 Number = float  # an integer is one as well
@@ -194,7 +194,7 @@ def check_build(build: Mapping[str, Any], where: str, classes: int | None = None
     head, made = build["task"]["options"].get("head", "softmax"), build["model"]["options"].get("num_classes")
     if classes is not None and (classes != 2 if head == "sigmoid" else made not in (None, classes)):
         line = "the sigmoid head tells two classes apart" if head == "sigmoid" else f"the model has num_classes={made}"
-        _refuse(where, "classes", f"{classes} names", line)
+        raise InputError(f"{where}: classes: {classes:,} names, but {line}")
 
 
 def _check_sizes(options: Mapping[str, Any], where: str) -> None:
@@ -307,8 +307,8 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], wher
         if name in leave or known is not None and name not in known:
             has = ", ".join(sorted(set(known or ()) - set(leave)))
             raise InputError(f"{where}: {visible(name)[:80]}: no such option in this version of jaxcnn; it has {has}")
-        if any(isinstance(x, float) and not math.isfinite(x) for x in _leaves(value)):
-            _refuse(where, name, value, "must be finite")
+        if any(isinstance(x, float) and not abs(x) < FLOAT for x in _leaves(value)):
+            _refuse(where, name, value, f"must be finite, below {FLOAT:g}")
         kind = Any if known is None else _json(known[name])
         if kind is None:
             _refuse(where, name, value, "can only be given in Python")
