@@ -7,7 +7,6 @@ from typing import Any
 from jaxcnn.report import svg
 from jaxcnn.report.style import CSS
 from jaxcnn.text import html as escape
-from jaxcnn.text import visible
 
 NAMES = {
     "count": "test rows", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1_macro": "F1, macro", "log_loss": "log loss",
@@ -188,7 +187,7 @@ def _thresholds(report: dict[str, Any]) -> str:
         curves = test[kind]
         if not curves:
             continue
-        series = [(f"{visible(c['class'])} (area {number('', c['area'])})", c["points"]) for c in curves]
+        series = [(f"{c['class']} (area {number('', c['area'])})", c["points"]) for c in curves]
         few = f"the {len(curves)} classes with the smallest areas, each against the rest"
         which = "the positive class" if len(report["classes"]) == 2 else few
         said = f"{name} of {which}: " + ", ".join(one for one, _ in series) + "."
