@@ -519,3 +519,25 @@ def test_what_a_user_names(tmp_path):
     refused("--dataset .*none: no such file or folder", mnist.load, mnist.Config(dataset=str(tmp_path / "none")))
     refused("IDX", mnist.load, mnist.Config(dataset=str(idx)))
     assert runs.find("a.npz")[1] == {"path": "a.npz"}
+
+
+def test_a_set_of_tfds_by_name_is_brought_to_the_runs_size(tmp_path):
+    import test_tfds
+
+    test_tfds.prepare(test_tfds.JcNumbered, tmp_path / "here", "array_record")
+    made = jc.data.tfds("jc_numbered", data_dir=tmp_path / "here").test
+    height, width, channels = made.example()["image"].shape[1:]
+    other = {1: 3, 3: 1}[channels]
+    config = {
+        "settings": {}, "classes": list(made.classes)[::-1], "data": {"name": "x"}, "source": None,
+        "build": {"image": {"shape": [height // 2, width, other], "dtype": "uint8"}},
+    }  # fmt: skip
+    rows = runs.rows_to_measure(config, "jc_numbered", data_dir=str(tmp_path / "here"))
+    assert (rows.data.size, rows.part, rows.own, rows.name) == (made.size, "test part", False, "jc_numbered")
+    assert rows.data.example()["image"].shape == (1, height // 2, width, other)
+    assert (rows.data.label == len(made.classes) - 1 - made.label).all()
+    source = {"name": "tfds", "options": {"name": "jc_numbered", "data_dir": "/somewhere", "validation_fraction": 0.1}}
+    config |= {"source": source, "classes": list(made.classes), "data": {"name": "jc_numbered", "rows": [1, 1, made.size]}}
+    refused("path in its config.json, /somewhere, is not followed", runs.rows_to_measure, config)
+    for flags in ({"place": str(tmp_path / "here")}, {"data_dir": str(tmp_path / "here")}):  # where the run's own set is now
+        assert runs.rows_to_measure(config, **flags).own
