@@ -20,7 +20,7 @@ class Config(settings.Settings):
     """Train, evaluate or use a classifier of two kinds of images."""
 
     folder: tyro.conf.Positional[str] = ""
-    """<class>/<image> inside, or train/<class>/<image> beside test/ or val/."""
+    """<class>/<image> inside, or train/<class>/<image> beside test/ or val/; with --evaluate other data to measure --checkpoint on."""
     classes: tuple[str, ...] = ()
     """Names of two class folders; the second is the positive one. By default the two that there are."""
     image_size: int = 64
@@ -85,8 +85,7 @@ def plan(config: Config) -> common.Plan:
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     """Evaluate, predict or train, as the flags say."""
     if config.evaluate:
-        keys = ("folder", "classes", "image_size", "validation_fraction")
-        return finished.evaluate_run("binary", config, lambda s, _: load(dataclasses.replace(config, **{k: s[k] for k in keys})).test)
+        return finished.evaluate_run("binary", config, config.folder)
     if config.predict:
         return finished.predict(config)
     return common.train("binary", config, plan(config), signals, opened)

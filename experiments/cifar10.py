@@ -37,8 +37,8 @@ class Config(settings.Settings):
     """Rows in one update, over all devices."""
     validation_fraction: float = 0.02
     """Share of the training rows to make choices on."""
-    dataset: str = "cifar10"
-    """Any TFDS name, or a path: image folder, .npz."""
+    dataset: str = ""
+    """Any TFDS name, or a path: image folder, .npz; by default cifar10. With --evaluate: other data to measure --checkpoint on."""
     data_dir: str = ""
     """Where TFDS sets are prepared; by default TFDS_DATA_DIR, else TFDS's own folder."""
     image_size: int = 0
@@ -75,6 +75,7 @@ class Config(settings.Settings):
 
 def plan(config: Config) -> common.Plan:
     """Say what to train, from the flags."""
+    config = dataclasses.replace(config, dataset=config.dataset or "cifar10")
     if config.dataset == "auto":
         raise jc.InputError("--dataset 'auto': give the name of a TFDS set, or a folder of images")
     model = common.model(config.model, config, **widths(config))
@@ -129,9 +130,10 @@ def norm_biases(params: Any) -> Any:
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     """Evaluate, predict or train, as the flags say."""
     if config.evaluate:
-        return finished.evaluate_run("cifar10", config, lambda saved, data: mnist.load(mnist.tested_on(config, saved, data))[1].test)
+        return finished.evaluate_run("cifar10", config, config.dataset, config.data_dir)
     if config.predict:
         return finished.predict(config)
+    config = dataclasses.replace(config, dataset=config.dataset or "cifar10")
     return common.train("cifar10", config, plan(config), signals, opened)
 
 

@@ -1,7 +1,6 @@
-"""What a finished run is for: its metrics on the test data, and its predictions."""
+"""What a finished run is for: its metrics on test data, and its predictions."""
 
-import json
-from collections.abc import Callable
+import logging
 from typing import Any
 
 import jax
@@ -9,23 +8,44 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments.common import compiled
-from experiments.settings import Settings
-from jaxcnn import mesh
+from experiments.settings import Settings, Skipped
+from jaxcnn import files, mesh, runs
 from jaxcnn.data.folder import read_image
+from jaxcnn.text import visible
 from jaxcnn.types import scalars
 
+log = logging.getLogger("jaxcnn")
 
-def evaluate_run(name: str, config: Settings, test: Callable[[dict[str, Any], str], Any]) -> dict[str, Any]:
-    """Print the test metrics of a run as one JSON line; `test` maps the run's settings and its data's name to the test data."""
+
+def evaluate_run(name: str, config: Settings, place: str = "", data_dir: str = "") -> dict[str, Any]:
+    """Print the test metrics of a run as one JSON line, which names the data.
+
+    Args:
+        name: of the experiment.
+        config: its flags.
+        place: the data that the user names; the run's own test rows if empty.
+        data_dir: where TFDS sets are prepared, if the user says so.
+
+    """
     loaded = jc.load_run(config.checkpoint)
     if loaded.config["experiment"] != name:
         other = loaded.config["experiment"]
-        raise jc.InputError(f"--checkpoint {config.checkpoint}: a run of {other}; evaluate it with python -m experiments.{other}")
-    data = test(loaded.config["settings"], loaded.config["data"]["name"])
+        raise jc.InputError(f"--checkpoint {visible(config.checkpoint)}: a run of {other}; evaluate it with python -m experiments.{other}")
+    skipped = Skipped()
+    on_bad = skipped if config.on_bad_example == "skip" else None
+    try:
+        rows = runs.rows_to_measure(loaded.config, place or None, data_dir=data_dir or None, whole=True, on_bad=on_bad)
+    except jc.InputError as error:
+        raise jc.InputError(f"{visible(config.checkpoint)}: {error}" if not place else str(error)) from error
+    for note in rows.notes:
+        log.warning("%s: %s", visible(rows.name), note)
     run = compiled(jc.make_eval_step(loaded.task), config, donate=False)
-    values = scalars(jc.evaluate(run, loaded.variables, data, batch_size=config.eval_batch_size))
+    values = scalars(jc.evaluate(run, loaded.variables, rows.data, batch_size=config.eval_batch_size))
+    about = {"data": rows.name, "part": rows.part, "own_test_data": rows.own}
+    if skipped.examples:
+        about["skipped_examples"] = skipped.examples
     if mesh.share()[0] == 0:
-        print(json.dumps(values | {"devices": run.devices, "step": loaded.step, "checkpoint": config.checkpoint}), flush=True)
+        print(files.to_json(values | about | {"devices": run.devices, "step": loaded.step, "checkpoint": config.checkpoint}), flush=True)
     return values
 
 
@@ -45,5 +65,5 @@ def predict(config: Settings) -> list[dict[str, Any]]:
                 "probabilities": {c: round(float(p), 6) for c, p in zip(classes, row, strict=True)},
             }
         )
-        print(json.dumps(found[-1]), flush=True)
+        print(files.to_json(found[-1]), flush=True)
     return found

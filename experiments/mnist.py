@@ -13,6 +13,7 @@ import jaxcnn as jc
 from experiments import cli, common, finished, process, settings
 from experiments.signals import Signals
 from jaxcnn import runs
+from jaxcnn.text import visible
 
 TUTORIAL = {
     "model": "tutorial", "optimizer": "adam", "schedule": "constant", "learning_rate": 1e-3, "weight_decay": 0.0,
@@ -30,7 +31,8 @@ class Config(settings.Settings):
     epochs: int | None = None
     """Passes over the training rows; by default 10, or 30 where they are fewer than 10,000."""
     dataset: str = "auto"
-    """auto (MNIST if it can be had, else digits), mnist, digits, any TFDS name, or a path: image folder, .npz, folder of IDX files."""
+    """auto (MNIST if it can be had, else digits), mnist, digits, any TFDS name, or a path: image folder, .npz, folder of IDX files.
+    With --evaluate: other data of the same classes to measure --checkpoint on; by default its own test data."""
     data_dir: str = ""
     """Where TFDS sets are prepared; by default TFDS_DATA_DIR, else TFDS's own folder."""
     image_size: int = 0
@@ -62,34 +64,30 @@ def load(config: Config, skipped: settings.Skipped | None = None) -> tuple[str, 
 
     `skipped` counts what could not be read, if that is allowed.
     """
-    sizes, prepared = {"size": config.image_size or None}, {"data_dir": config.data_dir or None}
-    kept = {"cache": process.cache_folder("data")}
+    settled = {"validation_fraction": config.validation_fraction}
     bad = {"on_bad": (skipped or settings.Skipped()) if config.on_bad_example == "skip" else None}
 
-    def read(dataset: str, source: str, options: dict[str, Any], **more: Any) -> tuple[str, jc.data.Splits, dict[str, Any]]:
-        options = options | {"validation_fraction": config.validation_fraction}
-        return dataset, jc.data.SOURCES[source](**options, **more), runs.source(source, options)
+    def read(source: str, options: dict[str, Any]) -> tuple[str, jc.data.Splits, dict[str, Any]]:
+        more = (bad if source in ("folder", "tfds") else {}) | ({"cache": process.cache_folder("data")} if source == "tfds" else {})
+        options = options | settled
+        name = {"digits": "digits", "tfds": options.get("name")}.get(source, config.dataset)
+        return name, jc.data.SOURCES[source](**options, **more), runs.source(source, options)
 
-    path = pathlib.Path(config.dataset)
-    if config.dataset == "digits":
-        return read("digits", "digits", {})
     if config.dataset == "auto":
         try:
-            return read("mnist", "tfds", {"name": "mnist", **prepared}, **kept, **bad)
+            return read(*runs.find("mnist", config.data_dir or None))
         except jc.InputError as error:
-            print(f"dataset auto: using the embedded digits, because {error} (--data-dir)", flush=True)
-            return read("digits", "digits", {})
-    here = {"path": config.dataset}
-    if path.suffix == ".npz":
-        return read(config.dataset, "npz", here)
-    if path.is_dir():
-        return read(config.dataset, "idx", here) if jc.data.is_idx_folder(path) else read(config.dataset, "folder", here | sizes, **bad)
-    if config.dataset.startswith(("/", "./", "../", "~")):
-        raise jc.InputError(f"--dataset {config.dataset}: no such file or folder")
+            print(f"dataset auto: using the embedded digits, because {visible(error)} (--data-dir)", flush=True)
+            return read("digits", {})
     for known in ("auto", "digits"):
-        if difflib.SequenceMatcher(None, config.dataset.lower(), known).ratio() > 0.75:
-            raise jc.InputError(f"--dataset {config.dataset!r}: unknown; did you mean {known!r}?")
-    return read(config.dataset, "tfds", {"name": config.dataset, **prepared, **sizes}, **kept, **bad)
+        near = difflib.SequenceMatcher(None, config.dataset.lower(), known).ratio() > 0.75
+        if near and config.dataset != known and not pathlib.Path(config.dataset).exists():
+            raise jc.InputError(f"--dataset {visible(config.dataset)!r}: unknown; did you mean {known!r}?")
+    try:
+        source, options = runs.find(config.dataset, config.data_dir or None)
+    except jc.InputError as error:
+        raise jc.InputError(f"--dataset {error}") from error
+    return read(source, options | ({"size": config.image_size or None} if source in ("folder", "tfds") else {}))
 
 
 def plan(config: Config) -> common.Plan:
@@ -130,7 +128,7 @@ def optimizer(config: Config, steps: int) -> Any:
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     """Evaluate, predict or train, as the flags say."""
     if config.evaluate:
-        return finished.evaluate_run("mnist", config, lambda saved, data: load(tested_on(config, saved, data))[1].test)
+        return finished.evaluate_run("mnist", config, "" if config.dataset == "auto" else config.dataset, config.data_dir)
     if config.predict:
         return finished.predict(config)
     if config.resume and config.dataset == "auto":  # go on with what it turned out to be
@@ -138,12 +136,6 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     chosen = plan(config)
     epochs = (10 if chosen.splits.train.size >= 10_000 else 30) if config.epochs is None else config.epochs
     return common.train("mnist", dataclasses.replace(config, epochs=epochs), chosen, signals, opened)
-
-
-def tested_on(config: Config, saved: dict[str, Any], data: str) -> Config:
-    """Say which rows a run was tested on: its own settings, but for where TFDS keeps its sets, which may have moved."""
-    kept = {k: saved[k] for k in ("image_size", "validation_fraction")}
-    return dataclasses.replace(config, dataset=data, data_dir=config.data_dir or saved["data_dir"], **kept)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class Config(settings.Settings):
     """Train a classifier of images that begins with the weights of another, evaluate or use it."""
 
     folder: tyro.conf.Positional[str] = ""
-    """<class>/<image> inside, or train/<class>/<image> beside test/ or val/."""
+    """<class>/<image> inside, or train/<class>/<image> beside test/ or val/; with --evaluate other data to measure --checkpoint on."""
     classes: tuple[str, ...] = ()
     """Names of class folders to use, by default all."""
     model: str = ""
@@ -244,9 +244,7 @@ def _check(config: Config) -> None:
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     """Evaluate, predict or train, as the flags say."""
     if config.evaluate:
-        size = runs.read_config(config.checkpoint)["build"]["image"]["shape"][:2]
-        same = lambda saved: dataclasses.replace(config, **{k: saved[k] for k in ("folder", "classes", "validation_fraction")})  # noqa: E731
-        return finished.evaluate_run("transfer", config, lambda saved, _: load(same(saved), size).test)
+        return finished.evaluate_run("transfer", config, config.folder)
     if config.predict:
         return finished.predict(config)
     return train(config, plan(config), signals, opened)

@@ -29,13 +29,22 @@ def fitted(kind: type[T], value: Any, where: str) -> T:
     try:
         return _adapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the whole"
-        found = visible(repr(first["input"]))
+        place, wanted, value = _first(error.errors(include_url=False, include_context=False))
+        found = visible(repr(value))
         shown = found if len(found) <= 80 else found[:80] + "..."
-        raise InputError(f"{visible(where)}: {visible(place)}: {first['msg'].lower()}, not {shown}") from None
+        raise InputError(f"{visible(where)}: {visible(place)[:200]}: {wanted}, not {shown}") from None
     except RecursionError:
         raise InputError(f"{visible(where)}: nested too deeply to be read") from None
+
+
+def _first(errors: list[Any]) -> tuple[str, str, Any]:
+    """Return the first place, what belongs there, and what is there; of alternatives pydantic names each, as if it were a place inside."""
+    first = errors[0]
+    way = first["loc"][:-1]
+    same = [e for e in errors if e["input"] is first["input"] and e["loc"][:-1] == way] if first["loc"] else [first]
+    place = ".".join(map(str, way if len(same) > 1 else first["loc"])) or "the whole"
+    wanted = [e["msg"].lower().removeprefix("input should be ") for e in same]
+    return place, f"input should be {' or '.join(wanted)}" if len(same) > 1 else first["msg"].lower(), first["input"]
 
 
 @functools.cache

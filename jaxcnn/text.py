@@ -6,7 +6,7 @@ import re
 import unicodedata
 from typing import Any
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-!|~$&])")
+_MARKDOWN = re.compile(r"(^[#+\-]|[\\`*_{}\[\]()<>|~$&])")  # the first three begin a block only at the start
 
 
 def visible(value: Any) -> str:

@@ -412,7 +412,7 @@ BAD = {
     "no log": (lambda run: (run / "metrics.jsonl").unlink(), [], "no metrics.jsonl"),
     "damaged config": (lambda run: (run / "config.json").write_text("[]"), [], "not a run's folder"),
     "a study": (lambda run: (run / "summary.json").write_text('{"points": []}'), [], "has no test result"),
-    "old": (lambda run: _edit(run, lambda c: c.pop("source")), [], "does not say how the data were read"),
+    "old": (lambda run: _edit(run, lambda c: (c.pop("source"), c["settings"].clear())), [], "does not say how the data were read"),
     "other data": (lambda run: _edit(run, lambda c: c["data"]["rows"].__setitem__(2, 299)), [], "300 rows, and the run was tested on 299"),
     "unknown column": (lambda run: None, ["--group", "nurse"], "--group nurse: no such column in the data"),
     "batch": (lambda run: None, ["--batch-size", "0"], "--batch-size 0: must be at least 1"),

@@ -104,7 +104,7 @@ def write_tfds(kind: str, path: pathlib.Path, arrays: Mapping[str, np.ndarray]) 
 
     """
     if importlib.util.find_spec("tensorflow") is None:
-        raise FailedError("preparing the data needs TensorFlow: pip install 'jaxcnn[tfds]'")
+        raise FailedError("preparing the data needs TensorFlow: pip install -e '.[tfds]' in the clone")
     import tensorflow_datasets as tfds
 
     class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -5,21 +5,24 @@ Of several runs it also writes compare.html.
 """
 
 import argparse
-import json
 import logging
 import os
 import pathlib
+import signal
 import sys
+import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
-from jaxcnn import report
+from jaxcnn import files, report
 from jaxcnn.explain.strips import explained
 from jaxcnn.report.measure import EXPLAINED, probabilities
-from jaxcnn.runs import LoadedRun, load_run, read_data
-from jaxcnn.types import InputError
+from jaxcnn.runs import LoadedRun, load_run, rows_to_measure
+from jaxcnn.text import visible
+from jaxcnn.types import InputError, reason
 
 # (run, images of the most confident mistakes [n, H, W, C], their predicted classes [n]) -> pictures [H, W, C] uint8 by title
 Explain = Callable[[LoadedRun, np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
@@ -47,9 +50,10 @@ def main(arguments: Sequence[str] | None = None, explain: Explain | None = expla
         write(pathlib.Path(folder), made)
     if len(reports) > 1:
         path = pathlib.Path(flags.out or pathlib.Path(flags.runs[0]).absolute().parent / "compare.html")
-        links = [os.path.relpath(pathlib.Path(folder).absolute() / "report.html", path.absolute().parent) for folder in flags.runs]
+        pages = [pathlib.Path(folder).absolute() / "report.html" for folder in flags.runs]
+        links = [urllib.parse.quote(os.path.relpath(page, path.absolute().parent), errors="surrogateescape") for page in pages]
         replace(path, report.compare(reports, report.paired(reports, correct), links))
-        print(f"{path}: {len(reports)} runs, {path.stat().st_size / 1024:,.0f} KiB", flush=True)
+        print(f"{visible(path)}: {len(reports)} runs, {path.stat().st_size / 1024:,.0f} KiB", flush=True)
 
 
 def one(folder: str, flags: argparse.Namespace, explain: Explain | None = None) -> tuple[dict[str, Any], np.ndarray]:
@@ -57,9 +61,10 @@ def one(folder: str, flags: argparse.Namespace, explain: Explain | None = None) 
     run = report.read_finished(folder)
     given = report.read_groups(flags.group_file) if flags.group_file else None
     try:
-        test = read_data(run.config, flags.data).test
+        what = rows_to_measure(run.config, flags.data, data_dir=flags.data_dir)
     except InputError as error:
-        raise InputError(f"{folder}: {error} (--data says where the data are now)") from error
+        raise InputError(f"{visible(folder)}: {error}") from error
+    test = what.data
     names = wanted(flags, list(report.columns(test) if given is None else given))
     loaded = load_run(folder)
     tested = report.predict(loaded, test, batch_size=flags.batch_size)
@@ -73,7 +78,7 @@ def one(folder: str, flags: argparse.Namespace, explain: Explain | None = None) 
     if explain and rows:
         pictures = explain(loaded, np.stack([shown[i] for i in rows]), predicted[rows])
     name = pathlib.Path(folder).absolute().name
-    made = report.make(name, run, measured, sha256=tested.sha256, shown=shown, explanations=pictures)
+    made = report.make(name, run, measured, sha256=tested.sha256, shown=shown, explanations=pictures, rows=what)
     return made, predicted == tested.label
 
 
@@ -90,22 +95,21 @@ def wanted(flags: argparse.Namespace, known: Sequence[str]) -> Sequence[str]:
 
 def write(folder: pathlib.Path, made: dict[str, Any]) -> None:
     """Write a report into a folder, each file whole or not at all."""
-    files = {"report.json": json.dumps(made, indent=1) + "\n", "report.html": report.page(made), "MODEL_CARD.md": report.card(made)}
-    for name, text in files.items():
+    texts = {"report.json": files.to_json(made, indent=1) + "\n", "report.html": report.page(made), "MODEL_CARD.md": report.card(made)}
+    for name, text in texts.items():
         replace(folder / name, text)
     values, size = made["test"]["metrics"], (folder / "report.html").stat().st_size
+    tested = "" if made["tested"]["own"] else f" on {values['count']:,d} rows of other data, {visible(made['tested']['name'])}"
     verdict = f"verdict {made['diagnosis']['verdict']}, {size / 1024:,.0f} KiB"
-    print(f"{folder / 'report.html'}: accuracy {values['accuracy']:.4f}, {verdict}", flush=True)
+    print(f"{visible(folder / 'report.html')}: accuracy {values['accuracy']:.4f}{tested}, {verdict}", flush=True)
 
 
 def replace(path: pathlib.Path, text: str) -> None:
     """Write a whole file or none."""
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        files.write_text(path, text)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+        raise InputError(f"{visible(path)}: cannot be written ({error.strerror}); give --out, or make room") from error
 
 
 def parser() -> argparse.ArgumentParser:
@@ -114,7 +118,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run")
     made.add_argument("--group", action="append", default=[], metavar="NAME", help="compare the groups of this column; may be repeated")
     made.add_argument("--group-file", default="", metavar="FILE", help="CSV or JSON columns, one value a test row, in their order")
-    made.add_argument("--data", default=None, metavar="PLACE", help="where the data are now, if they were moved since")
+    made.add_argument("--data", default=None, metavar="DATA", help="other data of the same classes to measure "
+                      "(an image folder, .npz, IDX files or TFDS set), or where the run's own are now")  # fmt: skip
+    made.add_argument("--data-dir", default=None, metavar="DIR", help="where TFDS sets are prepared")
     made.add_argument("--batch-size", type=int, default=256, metavar="N", help="rows at a time; changes no result")
     made.add_argument("--out", default="", metavar="FILE", help="of the comparison of several runs; by default compare.html beside them")
     return made
@@ -126,10 +132,22 @@ def command(arguments: Sequence[str] | None = None) -> int:
     try:
         main(arguments)
     except (InputError, OSError) as error:
-        print(f"jaxcnn.report: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"jaxcnn.report: {visible(str(error))}", file=sys.stderr)
         return 2
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        print(f"jaxcnn.report: out of memory or of a device ({visible(reason(error))}); try a smaller --batch-size", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("jaxcnn.report: stopped; each report is written whole or not at all", file=sys.stderr)
+        return 130
     return 0
 
 
+def _end(*_: Any) -> None:
+    os.write(2, b"jaxcnn.report: stopped; each report is written whole or not at all\n")
+    os._exit(143)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
     sys.exit(command())

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from jaxcnn.report.page import NAMES, VERDICTS, interval, number
+from jaxcnn.report.page import NAMES, VERDICTS, interval, number, tested, worst
+from jaxcnn.text import markdown
 
 
 def card(report: dict[str, Any]) -> str:
@@ -23,7 +24,7 @@ def card(report: dict[str, Any]) -> str:
         "Ethical considerations": TO_SAY["ethics"], "Caveats and recommendations": _caveats(report),
     }  # fmt: skip
     body = "".join(f"\n## {name}\n\n{text.strip()}\n" for name, text in sections.items())
-    return f"# Model card: {_text(report['run'])}\n{body}"
+    return f"# Model card: {markdown(report['run'])}\n{body}"
 
 
 TO_SAY = {
@@ -37,9 +38,10 @@ TO_SAY = {
 def _details(report: dict[str, Any]) -> str:
     training, versions = report["training"], report["environment"]["trained with"]
     rows = {
-        "network": f"{report['model']}, {training['parameters']:,d} parameters", "classes": _some(report["classes"]),
-        "steps, epochs": f"{training['steps']:,d}, {training['epochs']:.2f}", "seed": training["seed"],
-        "command": f"`{report['command']}`", "versions": ", ".join(f"{k} {v}" for k, v in versions.items()), "card made": report["made"],
+        "network": f"{markdown(report['model'])}, {training['parameters']:,d} parameters", "classes": _some(report["classes"]),
+        "steps, epochs": f"{training['steps']:,d}, {training['epochs']:.2f}", "seed": markdown(training["seed"]),
+        "command": markdown(report["command"]), "versions": ", ".join(markdown(f"{k} {v}") for k, v in versions.items()),
+        "card made": markdown(report["made"]),
     }  # fmt: skip
     return "".join(f"- {name}: {value}\n" for name, value in rows.items())
 
@@ -51,7 +53,7 @@ def _factors(report: dict[str, Any]) -> str:
             "No groups were compared: the run was given no column of groups. Differences between groups of people, devices or places "
             "are not known."
         )
-    return "Groups compared: " + "; ".join(f"{_text(s['column'])} ({_some([g['group'] for g in s['groups']])})" for s in slices) + "."
+    return "Groups compared: " + "; ".join(f"{markdown(s['column'])} ({_some([g['group'] for g in s['groups']])})" for s in slices) + "."
 
 
 def _metrics() -> str:
@@ -63,38 +65,43 @@ def _metrics() -> str:
 
 
 def _evaluation(report: dict[str, Any]) -> str:
+    what, count = tested(report), report["test"]["metrics"]["count"]
+    which = f"The test part of {markdown(what['name'])}"
+    if not what["own"]:
+        which = f"Not the run's own test part, but other data of the same classes: {markdown(what['name'])} ({markdown(what['part'])})"
     return (
-        f"The test part of {_text(report['data']['name'])}: {report['data']['rows'][2]:,d} rows, measured with the weights chosen on "
-        "validation rows or, where nothing was chosen, the last ones. The most frequent class is "
-        f"{report['test']['most_frequent_class']:.4f} of them."
+        f"{which}: {count:,d} rows, measured with the weights chosen on validation rows or, where nothing was chosen, the last ones. "
+        f"The most frequent class is {report['test']['most_frequent_class']:.4f} of them."
     )
 
 
 def _training(report: dict[str, Any]) -> str:
-    train, valid, _ = report["data"]["rows"]
+    train, valid, *_ = [f"{n:,d}" for n in report["data"].get("rows", [])] or ["unknown", "unknown"]
     sha = report["data"].get("sha256")
-    return f"{_text(report['data']['name'])}: {train:,d} rows to learn from, {valid:,d} to choose on" + (
-        f"; SHA-256 {sha}." if sha else "."
-    )
+    said = f"{markdown(report['data']['name'])}: {train} rows to learn from, {valid} to choose on"
+    return f"{said}; SHA-256 {markdown(sha)}." if sha else f"{said}."
 
 
 def _analyses(report: dict[str, Any]) -> str:
     test = report["test"]
     out = "| metric | value | 95 % interval |\n|---|---|---|\n"
-    out += "".join(f"| {NAMES[k]} | {number(k, v)} | {interval(test['intervals'].get(k))} |\n" for k, v in test["metrics"].items())
+    out += "".join(
+        f"| {markdown(NAMES.get(k, k))} | {number(k, v)} | {interval(test['intervals'].get(k))} |\n" for k, v in test["metrics"].items()
+    )
     out += "\n| class | rows | precision | recall | F1 | ROC-AUC | PR-AUC |\n|---|---|---|---|---|---|---|\n"
     keys = ("precision", "recall", "f1", "roc_auc", "pr_auc")
-    for row in test["per_class"][:100]:
-        out += f"| {_text(row['class'])} | {row['count']:,d} | " + " | ".join(number(k, row[k]) for k in keys) + " |\n"
-    if len(test["per_class"]) > 100:
-        out += f"\nThe other {len(test['per_class']) - 100} classes are in report.json.\n"
+    shown = worst(report)
+    for row in shown:
+        out += f"| {markdown(row['class'])} | {row['count']:,d} | " + " | ".join(number(k, row[k]) for k in keys) + " |\n"
+    if len(shown) < len(test["per_class"]):
+        out += f"\nThese are the {len(shown)} with the lowest F1; the other {len(test['per_class']) - len(shown)} are in report.json.\n"
     for s in test["slices"]:
-        out += f"\n| {_text(s['column'])} | rows | accuracy | 95 % interval |\n|---|---|---|---|\n"
+        out += f"\n| {markdown(s['column'])} | rows | accuracy | 95 % interval |\n|---|---|---|---|\n"
         for g in s["groups"]:
-            out += f"| {_text(g['group'])} | {g['count']:,d} | {g['accuracy']:.4f} | {interval(g['accuracy_interval'])} |\n"
-        out += f"\nWorst group: {_text(s['worst'])}, {s['gap']:.4f} below the best (by chance in {100 * s['gap_p']:.1f} % of 1,000 "
+            out += f"| {markdown(g['group'])} | {g['count']:,d} | {g['accuracy']:.4f} | {interval(g['accuracy_interval'])} |\n"
+        out += f"\nWorst group: {markdown(s['worst'])}, {s['gap']:.4f} below the best (by chance in {100 * s['gap_p']:.1f} % of 1,000 "
         out += "shufflings of the groups). Largest difference between groups: "
-        said = lambda found: f"{number('', found['difference'])} (class {_text(found['class'])})"  # noqa: E731
+        said = lambda found: f"{number('', found['difference'])} (class {markdown(found['class'])})"  # noqa: E731
         parity, odds = said(s["demographic_parity"]), said(s["equalised_odds"])
         out += f"demographic parity {parity}, equalised odds {odds}.\n"
     return out
@@ -102,18 +109,13 @@ def _analyses(report: dict[str, Any]) -> str:
 
 def _caveats(report: dict[str, Any]) -> str:
     verdict = report["diagnosis"]
-    notes = "".join(f"- {_text(note)}\n" for note in report["test"]["notes"])
+    notes = "".join(f"- {markdown(note)}\n" for note in report["test"]["notes"])
     return (
-        f"- Verdict: {VERDICTS[verdict['verdict']].lower()}. {verdict['why']} {verdict['advice']}\n{notes}"
+        f"- Verdict: {VERDICTS[verdict['verdict']].lower()}. {markdown(verdict['why'])} {markdown(verdict['advice'])}\n{notes}"
         "- The figures hold for data like the test part; how rows of one source (a person, a device) are spread over the parts is for the "
         "data's author to say.\n"
     )
 
 
 def _some(names: list[str], most: int = 20) -> str:
-    return ", ".join(_text(n) for n in names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _text(value: str) -> str:
-    """Keep a name from being read as Markdown."""
-    return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in str(value))
+    return ", ".join(markdown(n) for n in names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,7 +1,6 @@
 """Several runs side by side: settings that differ, metrics with their intervals, paired tests, curves overlaid."""
 
 import datetime
-import html
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +9,10 @@ import numpy as np
 
 from jaxcnn.metrics import mcnemar
 from jaxcnn.report import svg
-from jaxcnn.report.page import NAMES, VERDICTS, document, interval, number, series_of, table
+from jaxcnn.report.page import NAMES, VERDICTS, document, interval, number, series_of, table, tested
+from jaxcnn.text import html as escape
+from jaxcnn.text import visible
 
-escape = html.escape
 WHERE = {"workdir", "checkpoint", "resume", "evaluate", "predict", "compilation_cache", "profile"}  # settings that change no result
 
 
@@ -52,13 +52,13 @@ def compare(reports: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]], 
         "Metrics": _metrics(reports, linked), "Tests": _tests(names, pairs), "Settings": _settings(reports, names),
         "Curves": _curves(reports, names),
     }  # fmt: skip
-    about = "; ".join(f"{name}: {r['model']} on {r['data']['name']}" for name, r in zip(names, reports, strict=True))
+    about = "; ".join(f"{name}: {r['model']} on {tested(r)['name']}" for name, r in zip(names, reports, strict=True))
     made = f"Made {datetime.datetime.now().astimezone().isoformat(timespec='seconds')}."
     return document(f"{len(reports)} runs compared", about, sections, made)
 
 
 def _names(reports: Sequence[dict[str, Any]]) -> list[str]:
-    return [f"{letter} ({r['run']})" for letter, r in zip(_letters(), reports, strict=False)]
+    return [f"{letter} ({visible(r['run'])})" for letter, r in zip(_letters(), reports, strict=False)]
 
 
 def _letters():
@@ -94,8 +94,16 @@ def _tests(names: Sequence[str], pairs: Sequence[dict[str, Any]]) -> str:
 
 def _settings(reports: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     flags = [{f"--{k.replace('_', '-')}": v for k, v in r["settings"].items() if k not in WHERE} for r in reports]
-    said = [{"experiment": r["experiment"], "variant": r["build"].get("variant", ""), "data": r["data"]["name"]} for r in reports]
-    flat = [about | one for about, one in zip(said, flags, strict=True)]
+    said = [
+        {
+            "experiment": r["experiment"],
+            "variant": r["build"].get("variant", ""),
+            "data": r["data"]["name"],
+            "measured on": tested(r)["name"],
+        }
+        for r in reports
+    ]
+    flat = [known | one for known, one in zip(said, flags, strict=True)]
     keys = dict.fromkeys(key for one in flat for key in one)
     differ = [key for key in keys if len({repr(one.get(key)) for one in flat}) > 1]
     if not differ:

@@ -1,6 +1,5 @@
 """A run's page, from its dict: one HTML file that needs nothing else."""
 
-import html
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from jaxcnn.report import svg
 from jaxcnn.report.measure import EXPLAINED
 from jaxcnn.report.style import CSS
+from jaxcnn.text import html as escape
 
 NAMES = {
     "count": "test rows", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1_macro": "F1, macro", "log_loss": "log loss",
@@ -17,7 +17,8 @@ VERDICTS = {
     "diverged": "Diverged", "overfit": "Overfit", "underfit": "Underfit", "shifted": "Shifted test rows",
     "good": "Good fit", "unknown": "Too little to tell",
 }  # fmt: skip
-escape = html.escape
+LISTED = 100  # classes in a table at most
+SMALLEST = 1e-30  # below it a plotted value counts as 0, because the ticks of an axis need room
 
 
 def page(report: dict[str, Any]) -> str:
@@ -36,12 +37,19 @@ def page(report: dict[str, Any]) -> str:
         "Explanations": _explanations(report), "Groups": _groups(report), "Configuration": _configuration(report),
     }  # fmt: skip
     about = f"run {report['run']} of experiments.{report['experiment']}, data {report['data']['name']}"
+    if not tested(report)["own"]:
+        about += f", measured on other data: {tested(report)['name']}"
     return document(title(report), about, sections, f"Made {report['made']} from report.json beside this page.")
 
 
 def title(report: dict[str, Any]) -> str:
     """Name a run by its network and data."""
     return f"{report['model']} on {pathlib.PurePath(report['data']['name']).name}"
+
+
+def tested(report: dict[str, Any]) -> dict[str, Any]:
+    """Say what was measured: `"name"`, `"part"`, and whether these are the run's `"own"` test rows, as all reports once were."""
+    return report.get("tested") or {"name": report["data"]["name"], "part": "test part", "own": True}
 
 
 def document(heading: str, about: str, sections: dict[str, str], end: str) -> str:
@@ -94,10 +102,12 @@ def _result(report: dict[str, Any]) -> str:
     for key in ("accuracy", "f1_macro", "roc_auc_macro", "ece"):
         span = f"95 %: {interval(spans[key])}" if key in spans else "0 is perfect" if key == "ece" else "no interval"
         tiles += f'<div class="tile"><span>{NAMES[key]}</span><b>{number(key, values[key])}</b><span>{span}</span></div>'
-    rows = [(NAMES[k], number(k, v), interval(spans.get(k))) for k, v in values.items()]
+    rows = [(escape(NAMES.get(k, k)), number(k, v), interval(spans.get(k))) for k, v in values.items()]
     notes = "".join(f"<li>{escape(note)}</li>" for note in test["notes"])
     guess = f"Always guessing the most frequent class gives {test['most_frequent_class']:.4f}."
-    about = "The test set, every row once; 95 % intervals, Wilson's for accuracy, else of 200 resamplings of the rows"
+    what = tested(report)
+    which = "The test set" if what["own"] else f"Other data than the run's own, {escape(what['name'])} ({escape(what['part'])})"
+    about = f"{which}, every row once; 95 % intervals, Wilson's for accuracy, else of 200 resamplings of the rows"
     return (
         f'<div class="tiles">{tiles}</div><p class="verdict"><strong>{VERDICTS[verdict["verdict"]]}.</strong> {escape(verdict["why"])} '
         f"{escape(verdict['advice'])}</p>{table(about, ('metric', 'value', '95 % interval'), rows)}<p>{guess}</p>"
@@ -120,7 +130,9 @@ def _curves(report: dict[str, Any]) -> str:
 
 def series_of(curves: list[dict[str, Any]], name: str, splits: Sequence[str] = ("train", "validation")) -> list[svg.Series]:
     """Points (epoch, value) of each split that has any."""
-    found = [(s, [(r["epoch"], r[name]) for r in curves if r["split"] == s and r.get(name) is not None]) for s in splits]
+    flat = lambda value: 0.0 if abs(value) < SMALLEST else value  # noqa: E731
+    drawn = [r for r in curves if r.get(name) is not None and r["epoch"] is not None]
+    found = [(s, [(flat(r["epoch"]), flat(r[name])) for r in drawn if r["split"] == s]) for s in splits]
     return [(split, points) for split, points in found if points]
 
 
@@ -152,9 +164,21 @@ def _matrix(matrix: list[list[int]], classes: Sequence[str]) -> str:
 
 def _classes(report: dict[str, Any]) -> str:
     keys = ("precision", "recall", "f1", "roc_auc", "pr_auc")
-    rows = [(escape(r["class"]), f"{r['count']:,d}", *(number(k, r[k]) for k in keys)) for r in report["test"]["per_class"]]
-    out = table("Each class against the rest", ("class", "rows", "precision", "recall", "F1", "ROC-AUC", "PR-AUC"), rows)
-    return out if len(rows) <= 30 else f"<details><summary>All {len(rows)} classes</summary>{out}</details>"
+    every, shown = report["test"]["per_class"], worst(report)
+    rows = [(escape(r["class"]), f"{r['count']:,d}", *(number(k, r[k]) for k in keys)) for r in shown]
+    about = "Each class against the rest" + (f": the {len(shown)} with the lowest F1" if len(shown) < len(every) else "")
+    out = table(about, ("class", "rows", "precision", "recall", "F1", "ROC-AUC", "PR-AUC"), rows)
+    if len(shown) < len(every):
+        out += f"<p>The other {len(every) - len(shown):,d} of {len(every):,d} classes are in report.json.</p>"
+    return out if len(rows) <= 30 else f"<details><summary>{len(rows)} classes</summary>{out}</details>"
+
+
+def worst(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of the classes, or of many those with the lowest F1; classes without test rows come last."""
+    every = report["test"]["per_class"]
+    if len(every) <= LISTED:
+        return every
+    return sorted(every, key=lambda r: (not r["count"], 2 if r["f1"] is None else r["f1"]))[:LISTED]
 
 
 def _thresholds(report: dict[str, Any]) -> str:
@@ -204,7 +228,7 @@ def _examples(report: dict[str, Any]) -> str:
         items = ""
         for e in report["examples"][kind]:
             said = f"{escape(e['true'])} taken for {escape(e['predicted'])}" if kind == "mistakes" else escape(e["true"])
-            image = f'<img src="{e["image"]}" alt="test image {e["row"]}, of class {escape(e["true"])}">' if "image" in e else ""
+            image = f'<img src="{escape(e["image"])}" alt="test image {e["row"]}, of class {escape(e["true"])}">' if "image" in e else ""
             items += f"<li>{image}{said}<br>confidence {e['confidence']:.3f}, row {e['row']}</li>"
         out += f"<h3>{head}</h3>" + (f'<ul class="pictures">{items}</ul>' if items else "<p>There are none.</p>")
     return out
@@ -217,7 +241,7 @@ def _explanations(report: dict[str, Any]) -> str:
     names = f", for {', '.join(first)}"
     titles = [escape(e["title"] + ("" if e["title"] == "Images" else names)) for e in report["explanations"]]
     each = (
-        f'<figure><p class="name">{said}</p><img src="{e["image"]}" alt="{said}"></figure>'
+        f'<figure><p class="name">{said}</p><img src="{escape(e["image"])}" alt="{said}"></figure>'
         for e, said in zip(report["explanations"], titles, strict=True)
     )
     about = "The first of the examples above, in their order, and what spoke for the class that was predicted; each is scaled by itself."
@@ -250,14 +274,18 @@ def _configuration(report: dict[str, Any]) -> str:
     training = [(escape(k), escape(_short(v))) for k, v in report["training"].items()]
     out += table("Training", ("what", "value"), training, (1,))
     data = report["data"]
-    train, valid, test = data["rows"]
-    rows = [("name", escape(data["name"])), ("rows to train, validate, test", f"{train:,d}, {valid:,d}, {test:,d}")]
-    rows += [("SHA-256 of the training rows", f"{data.get('sha256') or 'streamed, not hashed'}"), ("classes", str(len(report["classes"])))]
+    known = ", ".join(f"{n:,d}" for n in data.get("rows", [])) or "unknown"
+    rows = [("name", escape(data["name"])), ("rows to train, validate, test", known)]
+    rows += [
+        ("SHA-256 of the training rows", escape(data.get("sha256") or "streamed, not hashed")),
+        ("measured on", escape(f"{tested(report)['name']}, {tested(report)['part']}")),
+        ("classes", str(len(report["classes"]))),
+    ]
     out += table("Data", ("what", "value"), rows, (1,))
     for name, values in (("Environment of training", "trained with"), ("Environment of this report", "reported with")):
         each = report["environment"][values].items()
         out += table(name, ("what", "value"), [(escape(k), escape(str(v))) for k, v in each], (1,))
-    settings = [(f"--{escape(k.replace('_', '-'))}", escape(_short(v))) for k, v in report["settings"].items()]
+    settings = [(escape("--" + k.replace("_", "-")), escape(_short(v))) for k, v in report["settings"].items()]
     out += f"<details><summary>All settings</summary>{table('Settings', ('flag', 'value'), settings, (1,))}</details>"
     build = [(escape(part), escape(_short(report["build"].get(part)))) for part in report["build"]]
     return out + f"<details><summary>Model and task as they are built</summary>{table('Build', ('part', 'value'), build, (1,))}</details>"

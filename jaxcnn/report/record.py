@@ -3,28 +3,33 @@
 import base64
 import datetime
 import io
-import json
 import math
 import os
 import pathlib
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxcnn import files
 from jaxcnn.checkpoint import digest
 from jaxcnn.evaluation import collect
+from jaxcnn.files import plain
 from jaxcnn.report.diagnosis import diagnose
-from jaxcnn.runs import LoadedRun, read_config
-from jaxcnn.types import InputError
+from jaxcnn.runs import LoadedRun, Rows, check_lines, check_summary, read_config
+from jaxcnn.text import visible
+from jaxcnn.types import InputError, reason
 from jaxcnn.version import __version__
 
 CURVE = ("split", "step", "epoch", "loss", "accuracy", "count", "learning_rate")
 SIDE, LINES = 96, 400  # pixels of a picture at most; lines of curves kept
 NEEDED = ("parameters", "steps", "epochs", "seed", "train_seconds")  # of summary.json
+NOTES = 20  # kept at most: a set of many classes has one for each
 FORMAT = 1
+AGAIN = "get it again from a copy, or train again"
 
 
 class Finished(NamedTuple):
@@ -52,31 +57,46 @@ def read_finished(folder: str | pathlib.Path) -> Finished:
 
     """
     folder = pathlib.Path(folder)
-    config = read_config(folder)
+    config, name = read_config(folder), visible(folder)
     try:
-        summary = json.loads((folder / "summary.json").read_text())
+        summary = files.read_json(folder / "summary.json")
     except FileNotFoundError as error:
-        again = f"python -m experiments.{config['experiment']} --resume --workdir {folder}"
-        raise InputError(f"{folder}: the run is not finished (no summary.json); finish it with {again}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}/summary.json: damaged, no JSON; get it again from a copy, or train again") from error
+        again = f"python -m experiments.{config['experiment']} --resume --workdir {shlex.quote(name)}"
+        raise InputError(f"{name}: the run is not finished (no summary.json); finish it with {again}") from error
+    except (OSError, InputError) as error:
+        raise InputError(f"{name}/summary.json: damaged ({_why(error, folder)}); {AGAIN}") from error
     if not isinstance(summary, dict) or not isinstance(summary.get("test"), dict):
-        raise InputError(f"{folder}/summary.json: has no test result; a study's folder holds the runs to report on")
-    missing = [name for name in NEEDED if name not in summary]
+        raise InputError(f"{name}/summary.json: has no test result; a study's folder holds the runs to report on")
+    missing = [key for key in NEEDED if key not in summary]
     if missing:
-        raise InputError(f"{folder}/summary.json: damaged, it has no {missing[0]!r}; get it again from a copy, or train again")
-    lines, number = [], 0
+        raise InputError(f"{name}/summary.json: damaged, it has no {missing[0]!r}; {AGAIN}")
     try:
-        for number, line in enumerate((folder / "metrics.jsonl").read_text().splitlines(), 1):
-            row = json.loads(line)
-            if not isinstance(row, dict) or not {"split", "step", "epoch"} <= set(row):
-                raise ValueError(f"line {number} is no line of metrics")
-            lines.append(row)
+        check_summary(summary, "summary.json")
+    except InputError as error:
+        raise InputError(f"{name}: damaged ({error}); {AGAIN}") from error
+    return Finished(config, summary, _lines(folder))
+
+
+def _why(error: Exception, folder: pathlib.Path) -> str:
+    """Return the reason without the file's name, which the message has already."""
+    text = visible(reason(error, 400))
+    return text.removeprefix(f"{visible(folder)}/").split(": ", 1)[-1]
+
+
+def _lines(folder: pathlib.Path) -> list[dict[str, Any]]:
+    path, found = folder / "metrics.jsonl", []
+    try:
+        for line in files.read_text(path).splitlines():
+            found.append(files.parse_json(line, "it"))
     except FileNotFoundError as error:
-        raise InputError(f"{folder}: no metrics.jsonl in it; without it there are no curves to report") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}/metrics.jsonl: line {number or 1} is damaged; remove the line, or train again") from error
-    return Finished(config, summary, lines)
+        raise InputError(f"{visible(folder)}: no metrics.jsonl in it; without it there are no curves to report") from error
+    except (OSError, InputError) as error:
+        where = f"line {len(found) + 1} is damaged" if str(error).startswith("it: ") else "damaged"
+        raise InputError(f"{visible(path)}: {where} ({_why(error, folder)}); remove the line, or train again") from error
+    try:
+        return check_lines(found, "metrics.jsonl")
+    except InputError as error:
+        raise InputError(f"{visible(folder)}: damaged ({error}); remove the line, or train again") from error
 
 
 def predict(loaded: LoadedRun, test: Any, *, batch_size: int = 256) -> Tested:
@@ -132,6 +152,7 @@ def make(
     sha256: str = "",
     shown: Mapping[int, np.ndarray] | None = None,
     explanations: Mapping[str, np.ndarray] | None = None,
+    rows: Rows | None = None,
 ) -> dict[str, Any]:
     """Put everything that is known of a run into one dict of plain values.
 
@@ -142,16 +163,17 @@ def make(
         sha256: digest of the test rows, by which runs on the same rows know each other.
         shown: images of test rows by number, those in `"chosen"`; None for no images.
         explanations: pictures `[H, W, C]` uint8 by title, as methods of explanation made them.
+        rows: what was measured; None for the run's own test rows.
 
     """
     config, summary = run.config, run.summary
-    test = {key: value for key, value in measured.items() if key != "chosen"} | {"notes": list(measured["notes"])}
+    test = {key: value for key, value in measured.items() if key != "chosen"}
+    found, count = test["metrics"]["accuracy"], test["metrics"]["count"]
+    tested = {"name": config["data"]["name"], "part": "test part", "own": True} if rows is None else {
+        "name": rows.name, "part": rows.part, "own": rows.own}  # fmt: skip
+    test["notes"] = _notes(summary, tested, found, count, [*(rows.notes if rows else ()), *measured["notes"]])
     pixels = {row: {"image": picture(image)} for row, image in (shown or {}).items()}
     chosen = {kind: [entry | pixels.get(entry["row"], {}) for entry in entries] for kind, entries in measured["chosen"].items()}
-    said, found = summary["test"].get("accuracy"), test["metrics"]["accuracy"]
-    if said is None or abs(said - found) > 0.5 / test["metrics"]["count"]:
-        changed = f"The run itself measured an accuracy of {said}, and now it is {found:.6f}: the data or the weights changed."
-        test["notes"].insert(0, changed)
     chance = max(row["count"] for row in test["per_class"]) / test["metrics"]["count"]
     diagnosis = diagnose(run.lines, chance, summary.get("best_step"), (found, test["metrics"]["count"]))
     curves = [{key: line[key] for key in CURVE if key in line} for line in _few(run.lines)]
@@ -159,13 +181,30 @@ def make(
     return plain({
         "format": FORMAT, "run": name, "made": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "experiment": config["experiment"], "model": config["build"]["model"]["name"], "command": config.get("command", ""),
-        "data": config["data"], "classes": config["classes"], "settings": config["settings"], "build": config["build"],
+        "data": config["data"], "tested": tested, "classes": config["classes"], "settings": config["settings"], "build": config["build"],
         "training": training, "validation": summary.get("validation", {}),
         "curves": curves, "diagnosis": diagnosis,
         "test": test | {"most_frequent_class": chance, "sha256": sha256},
         "examples": chosen, "explanations": [{"title": t, "image": picture(x, None)} for t, x in (explanations or {}).items()],
         "environment": {"trained with": config.get("versions", {}), "reported with": environment()},
     })  # fmt: skip
+
+
+def _notes(summary: Mapping[str, Any], tested: Mapping[str, Any], found: float, count: int, more: Sequence[str]) -> list[str]:
+    """Say what was measured where that is not the run's own test part, or not with its result; then the other notes, not endlessly."""
+    said = summary["test"].get("accuracy")
+    known = said is not None and math.isfinite(said)
+    if not tested["own"]:
+        own = f"; on its own test part the run measured an accuracy of {said:.4f}" if known else ""
+        first = [f"The figures are of other data than the run's own: {count:,d} rows of {visible(tested['name'])} ({tested['part']}){own}."]
+    elif not known:
+        first = [f"The run itself recorded no accuracy of its test rows; now it is {found:.6f}."]
+    elif abs(said - found) > 0.5 / count:
+        first = [f"The run itself measured an accuracy of {said}, and now it is {found:.6f}: the data or the weights changed."]
+    else:
+        first = []
+    left = len(more) - NOTES
+    return [*first, *more[:NOTES], *([f"There are {left:,d} more notes of this kind."] if left > 0 else [])]
 
 
 def environment() -> dict[str, Any]:
@@ -176,16 +215,6 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count(),
         "devices": f"{jax.device_count()} x {device.platform} ({device.device_kind})",
     }  # fmt: skip
-
-
-def plain(value: Any) -> Any:
-    """Values that JSON has: what is no finite number becomes None."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _few(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

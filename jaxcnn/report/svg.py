@@ -1,8 +1,9 @@
 """Plots as inline SVG: title and description for those who listen, dashes and marks for those who see no colour, colours from CSS."""
 
-import html
 import math
 from collections.abc import Sequence
+
+from jaxcnn.text import html
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 400, 260, 50, 14, 12, 40
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "12 4", "4 2")
@@ -53,7 +54,7 @@ def lines(
         path = " ".join(f"{x},{y}" for x, y in dots)
         body += f'<polyline class="line s{k}" stroke-dasharray="{DASHES[k]}" points="{path}"/>'
         body += "".join(_mark(k, *dot) for dot in dots) if marks and len(dots) <= 60 else ""
-    names = "".join(f"<li>{_sample(k, marks)}{html.escape(name)}</li>" for k, (name, _) in enumerate(series))
+    names = "".join(f"<li>{_sample(k, marks)}{html(name)}</li>" for k, (name, _) in enumerate(series))
     return figure(title, about, body, f'<ul class="legend">{names}</ul>' if len(series) > 1 else "")
 
 
@@ -71,7 +72,7 @@ def bars(title: str, about: str, values: Sequence[tuple[float, float, float, boo
 
 def figure(title: str, about: str, body: str, below: str = "") -> str:
     """Put a drawing into a `<figure>` with its title and description."""
-    name, said = html.escape(title), html.escape(about)
+    name, said = html(title), html(about)
     drawing = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{name}</title><desc>{said}</desc>{body}</svg>'
     return f'<figure><p class="name">{name}</p>{drawing}{below}<figcaption>{said}</figcaption></figure>'
 
@@ -116,8 +117,8 @@ def _axes(xlim: tuple[float, float], ylim: tuple[float, float], xlabel: str, yla
         out += f'<line class="grid" x1="{left}" y1="{at}" x2="{WIDTH - RIGHT}" y2="{at}"/>'
         out += f'<text x="{left - 6}" y="{at + 4}" text-anchor="end">{y:g}</text>'
     middle = (TOP + floor) / 2
-    out += f'<text x="{(left + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{html.escape(xlabel)}</text>'
-    out += f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">{html.escape(ylabel)}</text>'
+    out += f'<text x="{(left + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{html(xlabel)}</text>'
+    out += f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">{html(ylabel)}</text>'
     return out + f'<path class="axis" d="M{left} {TOP}V{floor}H{WIDTH - RIGHT}"/>'
 
 

@@ -1,0 +1,220 @@
+"""The rows that a run learned from and was tested on, read again; and other data of the same classes to measure it on."""
+
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcnn.checkpoint import digest
+from jaxcnn.data import Splits
+from jaxcnn.data.folder import class_names
+from jaxcnn.runs.match import matched, table
+from jaxcnn.runs.source import ASK, NAME, PLACES, OnBad, described, expanded, find, read, read_described
+from jaxcnn.text import visible
+from jaxcnn.types import InputError
+
+PARTS = ("test", "valid", "validation", "val", "train")  # folders to measure on: the first of them that is there
+
+
+class Rows(NamedTuple):
+    """Rows to measure a run on.
+
+    Attributes:
+        data: the rows, with labels and channels as the run has them.
+        name: of the data.
+        own: whether they are the run's own test rows.
+        part: which rows of the data these are, such as `"test part"`.
+        notes: what else to know of them, a line each.
+
+    """
+
+    data: Any
+    name: str
+    own: bool
+    part: str
+    notes: tuple[str, ...] = ()
+
+
+def read_data(config: Mapping[str, Any], place: str | None = None) -> Splits:
+    """Read the rows that a run learned from and was tested on, as its `config.json` describes them.
+
+    Args:
+        config: of a run, as `read_config` gives it.
+        place: where the data are now (a path, or the `data_dir` of a TFDS set), if they were moved, or the run was not made here.
+
+    Returns:
+        The three parts. Of a run of `experiments.transfer --per-class` the training part is the one that it drew from.
+
+    Raises:
+        InputError: the run does not say, its paths are not to be followed, the data are not there, or the test part has another
+            number of rows or other classes.
+
+    """
+    splits = _as_used(config, _as_read(config, place))
+    _check_own(config, splits)
+    return splits
+
+
+def _check_own(config: Mapping[str, Any], used: Splits) -> None:
+    tested = config["data"].get("rows", [0, 0, used.test.size])[2]
+    if used.test.size != tested or list(used.test.classes) != list(config["classes"]):
+        raise InputError(
+            f"{visible(config['data']['name'])}: the test part has {used.test.size} rows, and the run was tested on {tested}; "
+            f"the data changed, or are in another place now: {ASK}"
+        )
+
+
+def _as_read(config: Mapping[str, Any], place: str | None, on_bad: OnBad | None = None, elsewhere: bool = False) -> Splits:
+    """Read as the run did; `elsewhere` leaves the place of a TFDS set to TFDS."""
+    how, settings = described(config), config.get("settings") or {}
+    if how is None:
+        raise InputError(f"its config.json does not say how the data were read (it is older than that record); {ASK}")
+    if elsewhere:
+        how["options"] = {key: value for key, value in how["options"].items() if key not in PLACES}
+    if on_bad is None and settings.get("on_bad_example") == "skip":
+        on_bad = _leave_out
+    return read_described(how, place, on_bad)
+
+
+def _as_used(config: Mapping[str, Any], splits: Splits) -> Splits:
+    """Of a run with `--limit-examples` these rows alone."""
+    limit = (config.get("settings") or {}).get("limit_examples")
+    return Splits(*(limited(part, limit) for part in splits)) if limit else splits
+
+
+def _leave_out(line: str, examples: int) -> None:
+    """Leave out what could not be read, as the run did."""
+    del line, examples
+
+
+def limited(data: Any, rows: int) -> Any:
+    """At most so many rows, drawn by lot, always the same ones."""
+    return data.take(np.random.default_rng(0).permutation(data.size)[:rows])
+
+
+def rows_to_measure(
+    config: Mapping[str, Any],
+    place: str | None = None,
+    *,
+    data_dir: str | None = None,
+    whole: bool = False,
+    on_bad: OnBad | None = None,
+) -> Rows:
+    """Read what a run is to be measured on: its own test rows, or those of other data with the same classes.
+
+    Other data are brought to the run's order of classes by their names, and to its channels; images of a folder or of TFDS also to
+    its image size. Of a set with a test part that part is measured; of a plain folder of classes, all images.
+
+    Args:
+        config: of a run, as `read_config` gives it.
+        place: other data, as `find` takes them, or the run's own where they are now; None for the run's own where they were.
+        data_dir: where TFDS sets are prepared.
+        whole: measure the whole test part also of a run that used only some of its rows (`--limit-examples`).
+        on_bad: told of what cannot be read, which is then left out.
+
+    Raises:
+        InputError: there is nothing to read, or classes or images are not those of the run.
+
+    """
+    how = described(config)
+    kind = (how or {}).get("name") if place is None else find(place)[0]
+    if data_dir is not None and kind != "tfds":
+        raise InputError(f"data_dir={visible(data_dir)} (--data-dir): only TFDS sets are looked for there; name other data with --dataset")
+    own = _own_at(config, how, place, data_dir, whole, on_bad) if place is None or how is not None else None
+    return _other(config, how or {}, place, data_dir, on_bad) if own is None else own
+
+
+def _own_at(config: Any, how: Any, place: str | None, data_dir: str | None, whole: bool, on_bad: OnBad | None) -> Rows | None:
+    """Read the run's own test rows, where they were or at a place; None where something else lies there."""
+    name, prepared = config["data"]["name"], None if place is None else _prepared(how, place)
+    if place is None or prepared:
+        splits = _as_read(config, prepared or data_dir, on_bad)
+        used = _as_used(config, splits)
+        _check_own(config, used)
+        line = "The training rows are not those that the run learned from: the data changed, or are read in another way now."
+        return Rows((splits if whole else used).test, name, True, "test part", () if _same(config, used) else (line,))
+    kind, options = find(place, data_dir)
+    if kind != how["name"] or kind == "tfds" and options["name"] != how["options"].get("name"):
+        return None
+    if kind == "folder" and not config["settings"].get("limit_examples") and _files(expanded(place)) < sum(config["data"].get("rows", [0])):
+        return None  # too few to be the run's own, so there is no need to read them twice
+    try:
+        splits = _as_read(config, data_dir if kind == "tfds" else options.get("path"), on_bad, elsewhere=kind == "tfds")
+    except InputError:
+        return None  # it is read again as other data, which says what is wrong with it
+    used = _as_used(config, splits)
+    shown = name if kind in ("tfds", "digits") else place
+    return Rows((splits if whole else used).test, shown, True, "test part") if _same(config, used) else None
+
+
+def _prepared(how: Mapping[str, Any] | None, place: str) -> str | None:
+    """Return the place if it is a folder in which TFDS has prepared the run's set."""
+    name = how["options"].get("name") if how and how["name"] == "tfds" else None
+    known = isinstance(name, str) and NAME.fullmatch(name)
+    path = expanded(place)
+    return str(path) if known and (path / re.split("[/:]", name)[0]).is_dir() else None
+
+
+def _files(path: pathlib.Path) -> int:
+    return sum(len(files) for _, _, files in os.walk(path, followlinks=True))
+
+
+def _same(config: Mapping[str, Any], splits: Splits) -> bool:
+    """Whether these are the rows of a run, by their numbers and by the digest of those that it learned from."""
+    known = config["data"]
+    if list(splits.test.classes) != list(config["classes"]) or "rows" not in known:
+        return False
+    if config["settings"].get("per_class"):  # of the rows that were drawn nothing tells from which they were
+        return splits.test.size == known["rows"][2]
+    hashed = known.get("sha256") is not None and hasattr(splits.train, "arrays")
+    return [part.size for part in splits] == known["rows"] and (not hashed or digest(splits.train.arrays) == known["sha256"])
+
+
+def _other(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None, on_bad: OnBad | None) -> Rows:
+    """Read the rows of other data that a run can be measured on."""
+    kind, options = find(place, data_dir)
+    height, width, channels = config["build"]["image"]["shape"]
+    ours, part = tuple(config["classes"]), "test part"
+    if kind == "folder":
+        root, part = _root(pathlib.Path(options["path"]))
+        _not_the_runs_own(how, place, part)
+        theirs, some = class_names(root), how.get("options", {}).get("classes")
+        chosen = ours if set(theirs) == set(ours) or some and set(theirs) > set(ours) else None
+        numbers, note = (None, "") if chosen else table(theirs, ours, visible(place))
+        options = {"path": root, "classes": chosen, "size": (height, width), "validation_fraction": 0.0, "test_fraction": 0.0}
+        data = read(kind, options, on_bad).train
+    else:
+        more = {"tfds": {"size": (height, width)}, "digits": {}}.get(kind, {"validation_fraction": 0.0})
+        data = read(kind, options | more, on_bad).test
+        numbers, note = table(data.classes, ours, visible(place))
+    if data.size < 1:
+        raise InputError(f"{visible(place)}: no rows in its {part}; give data with rows to measure")
+    data = matched(data, ours, numbers, channels)
+    found = data.example()["image"].shape[1:]
+    if found != (height, width, channels):
+        was = " x ".join(map(str, found))
+        raise InputError(f"{visible(place)}: images of {was}, and the run's are {height} x {width} x {channels}; bring them to that size")
+    return Rows(data, place, False, part, (note,) if note else ())
+
+
+def _root(path: pathlib.Path) -> tuple[pathlib.Path, str]:
+    """Return the folder whose class folders are measured, and what it is: the test part, else what stands for it, else all images."""
+    inside = {p.name.lower(): p for p in path.iterdir() if p.is_dir()}
+    for name in PARTS:
+        if name in inside and any(p.is_dir() for p in inside[name].iterdir()):
+            return inside[name], f"{visible(inside[name].name)}/ folder"
+    return path, "all images"
+
+
+def _not_the_runs_own(how: Mapping[str, Any], place: str, part: str) -> None:
+    """Refuse all images of the folder that the run learned from: most of them are training rows."""
+    before = how.get("options", {}).get("path")
+    whole = part == "all images" or part.lower().startswith("train/")
+    if whole and isinstance(before, str) and os.path.realpath(before) == os.path.realpath(expanded(place)):
+        raise InputError(
+            f"{visible(place)}: the run learned from images of this folder, which changed since, so that its test rows are not known; "
+            "put other images into another folder"
+        )
