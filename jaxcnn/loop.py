@@ -6,18 +6,16 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from jaxcnn import fingerprint, mesh, rehearsal
-from jaxcnn.checkpoint import Checkpoints, DamagedError, unflatten
+from jaxcnn import mesh
+from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.dispatch import Pace, Source, Stretch, as_lists, from_lists
-from jaxcnn.optim import learning_rate
-from jaxcnn.record import Ranking, Record, check_monitor, checked, improves, restored, row_of
+from jaxcnn.divergence import DivergedError, check_params, check_sums, rate
+from jaxcnn.record import Ranking, Record, improves, row_of
+from jaxcnn.resume import begin, check_names, compare, copied, described_by, roll_back
 from jaxcnn.text import visible
 from jaxcnn.types import InputError, Interrupted, Run, State, compute, reason
 
@@ -44,14 +42,6 @@ class Fit(_Reached):
     """
 
     saved: int | None = None
-
-
-class DivergedError(FloatingPointError):
-    """The loss is no longer a finite number; the message names the steps, `first` to `last`, and the learning rate."""
-
-    def __init__(self, message: str, first: int, last: int):
-        super().__init__(message)
-        self.first, self.last = first, last
 
 
 class StoppedError(Exception):
@@ -137,7 +127,7 @@ def fit(
 
     def save(state: State, total: Any = None) -> None:
         nonlocal saved
-        _sound(state)
+        check_params(state)
         record.partial = None if total is None else as_lists(total)
         if saver:
             record.fingerprint = described()
@@ -146,9 +136,9 @@ def fit(
 
     def settled(first: int, last: int, sums: Any, seconds: float, newest: State) -> None:
         record.seconds += seconds
-        _finite(sums, first, last, newest)
+        check_sums(sums, first, last, newest)
         if last < careful:
-            _sound(newest)
+            check_params(newest)
 
     def period() -> dict[str, Any]:
         """Train up to the next validation, which gives the row."""
@@ -177,8 +167,8 @@ def fit(
                 raise failed
             if reached < end:
                 raise Interrupted
-            _sound(state)
-            own = {"step": end, "seconds": record.seconds, **_rate(state)}
+            check_params(state)
+            own = {"step": end, "seconds": record.seconds, **rate(state)}
             return row_of(own, compute(sums), validate(state) if validate else {}, monitor)
         except Interrupted:
             if reached > at:
@@ -194,12 +184,12 @@ def fit(
     with contextlib.ExitStack() as at_end:
         if saver:
             at_end.callback(saver.close)
-        state, record, best, found = _begin(run, given, record, saver)
-        ranking, described = Ranking(record, keep_best), _described(run, given, rows, batch_size) if saver else dict
+        state, record, best, found = begin(run, given, record, saver)
+        ranking, described = Ranking(record, keep_best), described_by(run, given, rows, batch_size) if saver else dict
         if found:
-            _compare(saver, record, described(), int(state.step), steps, going_on())
+            compare(saver, record, described(), int(state.step), steps, going_on())
         if going_on() and not record.history:
-            _check_names(run, given, rows, batch_size, validate, monitor)
+            check_names(run, given, rows, batch_size, validate, monitor)
         for row in record.history if log else ():
             log(row)
         try:
@@ -210,12 +200,12 @@ def fit(
                     if on_nan == "stop" or len(record.passed) >= ROLLBACKS:
                         raise
                     careful = max(careful, error.last + 1)
-                    state, record, best = _roll_back(error, run, given, record, saver)
+                    state, record, best = roll_back(error, run, given, record, saver)
                     ranking = Ranking(record, keep_best)
                     continue
                 record.seconds = 0.0
                 if improves(record, row):
-                    best = mesh.to_host(_copied(state))  # the buffers are donated to the next dispatch
+                    best = mesh.to_host(copied(state))  # the buffers are donated to the next dispatch
                 record.history.append(row)
                 ranking.add(row)
                 save(state)
@@ -252,87 +242,6 @@ def _check_saving(save_seconds: float | None, keep_best: int, on_nan: str) -> No
         raise InputError(f"keep_best={keep_best}: must be at least 1")
     if on_nan not in ("stop", "rollback"):
         raise InputError(f"on_nan={on_nan!r}: must be 'stop' or 'rollback'")
-
-
-def _begin(run: Run, state: State, record: Record, saver: Checkpoints | None) -> tuple[State, Record, State | None, bool]:
-    """Return where to begin, and whether that is a checkpoint: the newest sound one, else a copy of the state given.
-
-    It is copied because the buffers will be donated.
-    """
-    if saver and (found := saver.newest(state)):
-        return *_resume(run, state, record, saver, found), True
-    return run.put(_copied(state)), record, None, False
-
-
-def _roll_back(error: DivergedError, run: Run, begin: State, record: Record, saver: Checkpoints | None) -> tuple[State, Record, Any]:
-    """Go back to the newest checkpoint; once it is known which batch it went wrong with, that one is left out from there on."""
-    if saver:
-        saver.wait()
-    state, back, best, _ = _begin(run, begin, record.again(), saver)
-    found = error.first == error.last
-    back.passed = [*record.passed, *([[error.first - 1, 1]] if found else [])]
-    how = f"without the batch of step {error.first}" if found else "one batch at a time, to find the one"
-    logger.warning("%s; back to step %d, %s", error, int(state.step), how)
-    return state, back, best
-
-
-def _resume(run: Run, state: State, record: Record, saver: Checkpoints, found: tuple) -> tuple[State, Record, State | None]:
-    step, flat, loop = found
-    saved, going = restored(loop, record, step), unflatten(state, flat)
-    if int(going.step) != step:
-        raise InputError(f"resume: checkpoint {step} in {visible(saver.folder)} has the state of step {int(going.step)}; remove it")
-    best = None
-    if saved.best_step is not None:
-        try:
-            best = going if saved.best_step == step else unflatten(state, saver.load(saved.best_step, state, rows=False)[0])
-        except DamagedError as error:
-            logger.warning("the best checkpoint, %d, is damaged (%s): the best is sought anew from here", saved.best_step, error)
-            saved.best = saved.best_step = None
-    logger.info("going on from step %d", step)
-    return run.put(going), saved, best
-
-
-def _described(run: Run, state: State, data: Any, batch_size: int) -> Callable[[], dict[str, Any]]:
-    """Begin a fingerprint: the step is traced here, which compiling it then need not do, and the rest is done on a thread."""
-    thread = ThreadPoolExecutor(1, thread_name_prefix="fingerprint")
-    found = thread.submit(fingerprint.describe(run, state, data, rehearsal.abstract(data.example(), batch_size)))
-    thread.shutdown(wait=False)
-    return found.result
-
-
-def _compare(saver: Checkpoints, record: Record, new: dict[str, Any], step: int, steps: int, going_on: bool) -> None:
-    """Refuse a finished run that is not the one asked for; else say that it is finished, or what an unfinished one goes on with."""
-    where, why = visible(saver.folder), fingerprint.unknown(record.fingerprint, new)
-    parts = " and ".join([] if why else fingerprint.differing(record.fingerprint, new))
-    if parts and not going_on:
-        raise InputError(
-            f"workdir={where}: holds a run that finished at step {step} and differs from this one in {parts}; "
-            "give another workdir, or delete this one"
-        )
-    if parts:
-        logger.warning("%s: going on from step %d, but not with the same as before: new is %s", where, step, parts)
-    elif not going_on:
-        beyond = f", beyond steps={steps}" if step > steps else ""
-        unsure = f"; whether it is the same run cannot be told: {why}" if why else ""
-        logger.warning("%s: finished at step %d%s, nothing trained%s", where, step, beyond, unsure)
-
-
-def _check_names(run: Run, state: State, data: Any, batch_size: int, validate: Any, monitor: str | None) -> None:
-    """Refuse, before the first step, names that a row cannot hold, and a monitor that no row will have."""
-    values = rehearsal.names(validate, state) if validate else {}
-    own = {"step": 0, "seconds": 0.0, **_rate(state)}
-    if values is None and not (monitor or "").startswith("train/"):
-        return
-    values = {} if values is None else checked(values)
-    if monitor is None or monitor in own:
-        return
-    try:
-        trained = {} if monitor in values else rehearsal.sums(run, state, rehearsal.abstract(data.example(), batch_size))
-    except Exception:  # compiling says what is wrong with the step
-        if monitor.startswith("train/"):
-            return
-        trained = {}
-    check_monitor(monitor, {**{f"train/{name}": value for name, value in trained.items()}, **values})
 
 
 def _save_first(save: Callable[[], None], step: int, error: Exception) -> None:
@@ -383,42 +292,3 @@ def _boundary(at: int, every: float, steps: int) -> int:
 def _room(every: float, limit: int) -> int:
     """Batches that a chunk has room for: a power of two, so that runs which differ a little share a compiled program."""
     return min(limit, 1 << (math.ceil(every) - 1).bit_length())
-
-
-def _rate(state: State) -> dict[str, float]:
-    """Return the learning rate in force; nothing where the optimiser does not tell."""
-    try:
-        return {"learning_rate": learning_rate(state.opt_state)}
-    except InputError:
-        return {}
-
-
-def _finite(sums: Mapping[str, Any], first: int, last: int, state: State) -> None:
-    """Refuse to go on once the loss of steps `first` to `last` is no number; where a step reports none, any of its metrics."""
-    for name in ("loss",) if "loss" in sums else sums:
-        if not all(np.isfinite(x).all() for x in sums[name]):
-            where = f"step {last}" if last == first else f"one of steps {first} to {last}"
-            shown = compute({name: sums[name]}).get(name, float("nan"))
-            raise DivergedError(f"{'the loss' if name == 'loss' else name} is {shown} at {where}{_at_rate(state)}", first, last)
-
-
-@jax.jit
-def _copied(state: State) -> State:
-    """Copy a state, all its leaves in one program."""
-    return jax.tree.map(jnp.copy, state)
-
-
-def _sound(state: State) -> None:
-    """Refuse to save parameters that are no numbers: the loss shows it only one step later."""
-    if not _all_finite(state.params):
-        at = int(state.step)
-        raise DivergedError(f"the parameters are no longer finite after step {at}{_at_rate(state)}", at, at)
-
-
-@jax.jit
-def _all_finite(params: Any) -> Any:
-    return jnp.all(jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(params)]))
-
-
-def _at_rate(state: State) -> str:
-    return "".join(f", learning rate {rate:g}; try a lower one" for rate in _rate(state).values())

@@ -2,9 +2,10 @@
 
 import bisect
 import dataclasses
+import difflib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ def row_of(own: Mapping[str, Any], sums: Mapping[str, Any], values: Mapping[str,
     """
     values = checked(values)
     trained = {f"train/{name}": value for name, value in sums.items()}
-    check_monitor(monitor, {**own, **trained, **values})
+    check_monitor(monitor, {**own, **values, **trained})
     return scalars({name: _number(value) for name, value in {**own, **trained, **values}.items()})
 
 
@@ -107,17 +108,19 @@ def checked(values: Any) -> dict[str, Any]:
     return dict(values)
 
 
-def check_monitor(monitor: str | None, values: Mapping[str, Any], more: Sequence[str] = ()) -> None:
-    """Refuse a monitor that is not among the values, or is no number; `more` names what else there could be."""
-    if monitor is None or monitor in more:
+def check_monitor(monitor: str | None, values: Mapping[str, Any]) -> None:
+    """Refuse a monitor that is not among the values, or is not one number."""
+    if monitor is None:
         return
-    numbers = [name for name, value in values.items() if _is_number(value) and name not in ("step", "seconds")]
-    choice = ", ".join(dict.fromkeys([*numbers, *more])) or "nothing: give validate"
+    numbers = [name for name, value in values.items() if _is_number(value) and name not in COLUMNS]
+    near = difflib.get_close_matches(monitor, numbers, 3)
+    choice = f"did you mean {' or '.join(near)}?" if near else f"give one of {', '.join([*numbers[:8], *(['...'] if numbers[8:] else [])])}"
+    choice = choice if numbers else "give validate, which returns such numbers"
     if monitor not in values:
-        raise InputError(f"monitor={monitor!r}: there is no such name; there is {choice}")
+        raise InputError(f"monitor={monitor!r}: neither validate nor training gives it; {choice}")
     if not _is_number(values[monitor]):
         kind = f"an array of shape {list(np.shape(values[monitor]))}" if np.ndim(values[monitor]) else type(values[monitor]).__name__
-        raise InputError(f"monitor={monitor!r}: {kind}, and must be one number; there is {choice}")
+        raise InputError(f"monitor={monitor!r}: {kind}, and must be one number; {choice}")
 
 
 def _number(value: Any) -> Any:
