@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import queue
 import time
 from collections import deque
@@ -17,6 +18,7 @@ from jaxcnn.parallel import Chunk, empty, host
 from jaxcnn.types import Interrupted, Run, State, add
 
 SECONDS = 0.5  # what a dispatch aims at
+log = logging.getLogger("jaxcnn")
 IN_FLIGHT = {"cpu": 1}  # dispatches queued at once, elsewhere 2; a CPU has nothing to hide between two, and each holds memory
 
 
@@ -77,9 +79,11 @@ class Stretch:
         source: its batches.
         pace: of the dispatches; it learns.
         settled: called for each dispatch, in order, when its sums are on the host: `(first, last, sums, seconds, newest state)`.
+        shown: called after that with `(last, sums)`.
         stop: asked between dispatches, and while one is waited for.
         due: whether it is time to save.
         save: `(state, total) -> None`.
+        compiled: whether the step is, so that its first call is no longer one that takes minutes.
 
     """
 
@@ -87,19 +91,24 @@ class Stretch:
     source: Source
     pace: Pace
     settled: Callable[[int, int, Any, float, State], None]
+    shown: Callable[[int, Any], None] | None = None
     stop: Callable[[], bool] | None = None
     due: Callable[[], bool] | None = None
     save: Callable[[State, Any], None] | None = None
+    compiled: bool = False
 
-    def go(self, state: State, end: int, begin: Callable[[Any], Any]) -> tuple[State, int, Any]:
-        """Return the state, its step, and all sums; `begin` maps sums of nothing to those to add to.
+    def go(self, state: State, end: int, begin: Callable[[Any], Any]) -> tuple[State, int, Any, Exception | None]:
+        """Return the state, its step, all sums, and what ended it early; `begin` maps sums of nothing to those to add to.
+
+        What goes wrong after the first dispatch (reading, showing, asking) is returned, so that what is reached can be saved.
 
         Raises:
-            Interrupted: `stop()` was true before the first dispatch; the state given may be gone.
+            Interrupted: `stop()` was true before the first dispatch; unless it was `compiled`, the state given may be gone.
+            FloatingPointError: from `settled`.
 
         """
         at = begun = int(state.step)
-        total, clock, in_flight = None, 0.0, 1 if self.pace.single else IN_FLIGHT.get(jax.default_backend(), 2)
+        total, clock, failed, in_flight = None, 0.0, None, 1 if self.pace.single else IN_FLIGHT.get(jax.default_backend(), 2)
         alone = self.stop if jax.process_count() == 1 else None  # several processes only stop where all of them do
         pending, sizes = deque(), queue.SimpleQueue()
         (aim,) = mesh.agree(self.pace.aim)
@@ -115,13 +124,16 @@ class Stretch:
                 self.pace.took(last - first + 1, seconds)
                 total = add(total, sums)
                 self.settled(first, last, sums, seconds, state)
+                if self.shown and not failed:
+                    self.shown(last, sums)
 
         with contextlib.closing(ahead(self.source.chunks(self.run, at, end, sizes.get), self.run.place, alone)) as read:
             try:
                 for chunk in read:
                     settle(in_flight - 1)
                     if total is None:  # compiles, the first time, and runs nothing
-                        state, sums = patiently(lambda: self.run.call(state, empty(chunk)), alone)  # noqa: B023 (used at once)
+                        call = lambda: self.run.call(state, empty(chunk))  # noqa: B023, E731 (used at once)
+                        state, sums = patiently(call, None if self.compiled else alone)
                         total, clock = begin(host(sums)), time.perf_counter()
                     stop, save, aim = mesh.agree(bool(self.stop and self.stop()), bool(self.due and self.due()), self.pace.aim)
                     if stop:
@@ -138,14 +150,28 @@ class Stretch:
             except Interrupted:
                 if total is None:
                     raise
+            except FloatingPointError:
+                raise
+            except Exception as error:
+                if total is None:
+                    raise
+                failed = error
             finally:
                 sizes.put(0)
-        settle(0)
+        try:
+            settle(0)
+        except FloatingPointError:
+            raise
+        except Exception as error:
+            failed = failed or error
+            settle(0)
+        if failed:
+            return state, at, total, failed
         if int(state.step) != at:
             raise ValueError(
                 f"the step counter is {int(state.step)} after {at} batches: a Step must return a state whose step is one higher"
             )
-        return state, at, total
+        return state, at, total, None
 
 
 def as_lists(sums: Any) -> list[Any]:
@@ -154,7 +180,15 @@ def as_lists(sums: Any) -> list[Any]:
 
 
 def from_lists(zero: Any, saved: list[Any] | None) -> Any:
-    """Sums that `as_lists` made plain; `zero` where there are none, or those of other metrics."""
-    if saved is None or len(saved) != len(jax.tree.leaves(zero)):  # of another version, whose metrics have other sums
+    """Sums that `as_lists` made plain; `zero` where there are none, or, with a warning, where they are of other metrics."""
+    if saved is None:
         return zero
-    return jax.tree.unflatten(jax.tree.structure(zero), [np.asarray(x, np.float64) for x in saved])
+    leaves, kind = jax.tree.flatten(zero)
+    try:
+        sums = [np.asarray(x, np.float64) for x in saved]
+    except (TypeError, ValueError):
+        sums = []
+    if [x.shape for x in sums] != [np.shape(x) for x in leaves]:
+        log.warning("the metrics are not those that were being summed when the run was stopped: they count from here on")
+        return zero
+    return jax.tree.unflatten(kind, sums)

@@ -1,6 +1,6 @@
 """fit: plain Python around compiled dispatches; everything a caller may change is a function passed in."""
 
-import dataclasses
+import contextlib
 import logging
 import math
 import pathlib
@@ -9,34 +9,40 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxcnn import mesh
-from jaxcnn.checkpoint import Checkpoints, DamagedError, unflatten
+from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.data.core import checked
 from jaxcnn.dispatch import Pace, Source, Stretch, as_lists, from_lists
-from jaxcnn.optim import learning_rate
-from jaxcnn.types import InputError, Interrupted, Run, State, compute, scalars
+from jaxcnn.divergence import DivergedError, check_params, check_sums, rate
+from jaxcnn.record import Ranking, Record, improves, row_of
+from jaxcnn.resume import begin, check_names, compare, copied, described_by, roll_back
+from jaxcnn.text import visible
+from jaxcnn.types import InputError, Interrupted, Run, State, compute, reason
 
 logger = logging.getLogger("jaxcnn")
 ROLLBACKS = 10  # in one run; whoever needs more needs another recipe, or `skip_nonfinite`
 
 
-class Fit(NamedTuple):
-    """What `fit` returns: the last state, the best one by the monitored metric, and a row for each validation."""
-
+class _Reached(NamedTuple):
     state: State
     best: State
     history: list[dict[str, Any]]
 
 
-class DivergedError(FloatingPointError):
-    """The loss is no longer a finite number; the message names the steps, `first` to `last`, and the learning rate."""
+class Fit(_Reached):
+    """What `fit` returns: the last state, the best one by the monitored metric, and a row for each validation.
 
-    def __init__(self, message: str, first: int, last: int):
-        super().__init__(message)
-        self.first, self.last = first, last
+    Attributes:
+        state: after the last step.
+        best: by the monitored metric; the last one without a monitor.
+        history: a row for each validation.
+        saved: step of the newest checkpoint in the `workdir`: not that of `state` where the disk was full or the folder gone. None
+            where there is no checkpoint.
+
+    """
+
+    saved: int | None = None
 
 
 class StoppedError(Exception):
@@ -45,23 +51,6 @@ class StoppedError(Exception):
     def __init__(self, step: int):
         super().__init__(f"stopped after step {step}")
         self.step = step
-
-
-@dataclasses.dataclass
-class Record:
-    """What the loop itself must remember to go on exactly: plain numbers, saved as JSON beside the state."""
-
-    batch_size: int
-    seed: int
-    rows: int
-    monitor: str | None
-    best: float | None = None
-    best_step: int | None = None
-    stale: int = 0
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    partial: list[Any] | None = None  # sums since the last validation, when saved between two
-    seconds: float = 0.0  # and the time they took
-    passed: list[list[int]] = dataclasses.field(default_factory=list)  # (step, batches) left out by rolling back
 
 
 def fit(
@@ -86,6 +75,9 @@ def fit(
 ) -> Fit:
     """Train for a number of steps, and go on exactly where a run in the same `workdir` was cut off.
 
+    A run that is finished is not trained again: its result comes back, with a line that says so. With another step, beginning or
+    data than it was made from, it is refused; one that is not finished goes on with them, and a line says what is new.
+
     Args:
         run: a compiled training step.
         state: where to begin; it is copied, so it survives donation.
@@ -94,12 +86,13 @@ def fit(
             batch is padded with rows of `real = 0`.
         steps: updates in all, those before a resume included.
         every: steps between validations and saves, also a fraction (`rows / batch_size` is an epoch); by default `steps`.
-        validate: `state -> {name: number}`, called at each of these points; what it raises as `Interrupted` stops the run.
-        monitor: name among these numbers that decides which state is best.
+        validate: `state -> {name: number}`, called at each of these points; what it raises as `Interrupted` stops the run. It is
+            also called once before the first step, for its names: `evaluate` and `collect` then return zeros at once.
+        monitor: name among these numbers, or `train/` and a training metric, that decides which state is best.
         mode: `"min"` or `"max"`.
         patience: stop after so many validations without a better one.
-        workdir: folder for checkpoints; None keeps the best state in memory only. What cannot be written is said, and
-            training goes on.
+        workdir: folder for checkpoints, which one `fit` at a time writes to; None keeps the best state in memory only. What cannot
+            be written is said, and training goes on; `Fit.saved` tells what is there at the end.
         save_seconds: save also when so many seconds have passed since the last time.
         keep_best: how many of the best checkpoints to keep, beside the newest two.
         on_nan: `"stop"`, or `"rollback"`: go back to the newest checkpoint, and leave out the one batch that it went wrong with.
@@ -107,90 +100,127 @@ def fit(
             `train/...`, and what `validate` gave. After a resume the earlier rows come again first, so that a log can be
             written anew without a gap.
         progress: called after each dispatch with its last step and its training metrics.
-        stop: asked between dispatches; true saves and raises `StoppedError`.
+        stop: asked between dispatches; true saves and raises `StoppedError`, or without a `workdir` returns what is reached.
 
     Returns:
         A `Fit`; `best` is the last state without `monitor`.
 
     Raises:
-        InputError: an argument out of range, or a `workdir` of a different run.
+        InputError: an argument out of range, a `workdir` of a different run or in use, a `monitor` that is not there, or a name of
+            `validate` that is one of fit's own.
         DivergedError: the loss is not finite; checkpoints before it are kept.
         StoppedError: see `stop`.
+        Exception: what `validate`, `log`, `progress`, `stop` or the data raise. The state is saved first; without a `workdir` the
+            exception has it, as a `Fit`, in its attribute `reached`.
 
     """
     _check(train, batch_size, steps, every, monitor, mode, patience)
     _check_saving(save_seconds, keep_best, on_nan)
-    given, train = state, checked(train, run.check).placed(run.hold)
+    given, rows, train = state, train, checked(train, run.check).placed(run.hold)
     every = every or max(steps, 1)
-    record, room = Record(batch_size, train.seed, train.size, monitor), _room(every, train.capacity)
-    saver, pace, saved = Checkpoints(workdir, keep_best) if workdir else None, Pace(), time.monotonic()
+    record, room = Record(batch_size, train.seed, train.size, monitor, mode), _room(every, train.capacity)
+    saver, pace, saved = Checkpoints(workdir, keep_best, alone=True) if workdir else None, Pace(), time.monotonic()
     careful = 0  # up to this step a dispatch is one batch, to find the one that it went wrong with
+    compiled = False
+
+    def going_on() -> bool:
+        return (int(state.step) < steps or record.partial is not None) and not (patience is not None and record.stale >= patience)
 
     def save(state: State, total: Any = None) -> None:
         nonlocal saved
-        _sound(state)
+        check_params(state)
         record.partial = None if total is None else as_lists(total)
         if saver:
-            saver.save(int(state.step), state, dataclasses.asdict(record), _ranking(record, mode))
+            record.fingerprint = described()
+            saver.save(int(state.step), state, record.plain(), ranking.steps())
         saved = time.monotonic()
 
     def settled(first: int, last: int, sums: Any, seconds: float, newest: State) -> None:
         record.seconds += seconds
-        _finite(sums, first, last, newest)
+        check_sums(sums, first, last, newest)
         if last < careful:
-            _sound(newest)
-        if progress:
-            progress(last, compute(sums))
+            check_params(newest)
 
     def period() -> dict[str, Any]:
         """Train up to the next validation, which gives the row."""
-        nonlocal state
+        nonlocal state, compiled
         at = int(state.step)
         end = _boundary(at if record.partial is None else at - 1, every, steps)
-        due = (lambda: time.monotonic() - saved >= save_seconds) if saver and save_seconds is not None else None
         stretch = Stretch(
-            run, Source(train, batch_size, room, record.passed), Pace(single=True) if at < careful else pace, settled, stop, due, save
+            run,
+            Source(train, batch_size, room, record.passed),
+            Pace(single=True) if at < careful else pace,
+            settled,
+            (lambda last, sums: progress(last, compute(sums))) if progress else None,
+            stop,
+            (lambda: time.monotonic() - saved >= save_seconds) if saver and save_seconds is not None else None,
+            save,
+            compiled,
         )
         try:
-            state, reached, sums = stretch.go(state, end, lambda zero: from_lists(zero, record.partial))
+            state, reached, sums, failed = stretch.go(state, end, lambda zero: from_lists(zero, record.partial))
         except Interrupted:
+            state = state if compiled or saver else given
             raise StoppedError(at) from None
+        compiled = True
         try:
+            if failed:
+                raise failed
             if reached < end:
                 raise Interrupted
-            _sound(state)
-            values = dict(validate(state) if validate else {})
+            check_params(state)
+            own = {"step": end, "seconds": record.seconds, **rate(state)}
+            return row_of(own, compute(sums), validate(state) if validate else {}, monitor)
         except Interrupted:
             if reached > at:
                 save(state, sums)
             raise StoppedError(reached) from None
-        train_values = {f"train/{name}": value for name, value in compute(sums).items()}
-        return scalars({"step": end, "seconds": record.seconds, **_rate(state), **train_values, **values})
+        except DivergedError:
+            raise
+        except Exception as error:
+            if saver and reached > at and jax.process_count() == 1:
+                _save_first(lambda: save(state, sums), reached, error)
+            raise
 
-    try:
-        state, record, best = _begin(run, given, record, saver)
+    with contextlib.ExitStack() as at_end:
+        if saver:
+            at_end.callback(saver.close)
+        state, record, best, found = begin(run, given, record, saver)
+        ranking, described = Ranking(record, keep_best), described_by(run, given, rows, batch_size) if saver else dict
+        if found:
+            compare(saver, record, described(), int(state.step), steps, going_on())
+        if going_on() and not record.history:
+            check_names(run, given, rows, batch_size, validate, monitor)
         for row in record.history if log else ():
             log(row)
-        while (int(state.step) < steps or record.partial is not None) and not (patience is not None and record.stale >= patience):
-            try:
-                row = period()
-            except DivergedError as error:
-                if on_nan == "stop" or len(record.passed) >= ROLLBACKS:
-                    raise
-                careful = max(careful, error.last + 1)
-                state, record, best = _roll_back(error, run, given, record, saver)
-                continue
-            record.seconds = 0.0
-            if _improves(record, row, mode):
-                best = mesh.to_host(_copied(state))  # the buffers are donated to the next dispatch
-            record.history.append(row)
-            if log:
-                log(row)
-            save(state)
-    finally:
-        if saver:
-            saver.close()
-    return Fit(state, state if best is None else best, record.history)
+        try:
+            while going_on():
+                try:
+                    row = period()
+                except DivergedError as error:
+                    if on_nan == "stop" or len(record.passed) >= ROLLBACKS:
+                        raise
+                    careful = max(careful, error.last + 1)
+                    state, record, best = roll_back(error, run, given, record, saver)
+                    ranking = Ranking(record, keep_best)
+                    continue
+                record.seconds = 0.0
+                if improves(record, row):
+                    best = mesh.to_host(copied(state))  # the buffers are donated to the next dispatch
+                record.history.append(row)
+                ranking.add(row)
+                save(state)
+                if log:
+                    log(row)
+        except StoppedError:
+            if saver:
+                raise
+        except Exception as error:
+            if not saver and compiled:
+                _hand_out(error, state, best, given, record)
+            raise
+        written = _written(saver, state, save if compiled else None)
+    return _fit(state, best, record, written)
 
 
 def _check(train: Any, batch_size: int, steps: int, every: float | None, monitor: str | None, mode: str, patience: int | None) -> None:
@@ -215,42 +245,41 @@ def _check_saving(save_seconds: float | None, keep_best: int, on_nan: str) -> No
         raise InputError(f"on_nan={on_nan!r}: must be 'stop' or 'rollback'")
 
 
-def _begin(run: Run, state: State, record: Record, saver: Checkpoints | None) -> tuple[State, Record, State | None]:
-    """Return where to begin: the newest sound checkpoint, else the state given, copied because its buffers will be donated."""
-    if saver and (found := saver.newest()):
-        return _resume(run, state, record, saver, found)
-    return run.put(_copied(state)), record, None
+def _save_first(save: Callable[[], None], step: int, error: Exception) -> None:
+    """Save before an error of the caller's own functions, or of reading, goes on its way."""
+    try:
+        save()
+    except Exception:  # the state is gone, or not finite
+        return
+    logger.warning("stopped after step %d by %s (%s); the state is saved, go on from there", step, type(error).__name__, reason(error))
 
 
-def _roll_back(error: DivergedError, run: Run, begin: State, record: Record, saver: Checkpoints | None) -> tuple[State, Record, Any]:
-    """Go back to the newest checkpoint; once it is known which batch it went wrong with, that one is left out from there on."""
-    if saver:
-        saver.wait()
-    state, back, best = _begin(run, begin, Record(record.batch_size, record.seed, record.rows, record.monitor), saver)
-    found = error.first == error.last
-    back.passed = [*record.passed, *([[error.first - 1, 1]] if found else [])]
-    how = f"without the batch of step {error.first}" if found else "one batch at a time, to find the one"
-    logger.warning("%s; back to step %d, %s", error, int(state.step), how)
-    return state, back, best
+def _hand_out(error: Exception, state: State, best: State | None, given: State, record: Record) -> None:
+    """Put what is reached on an exception, where there is no checkpoint that has it."""
+    whole = lambda tree: not any(isinstance(x, jax.Array) and x.is_deleted() for x in jax.tree.leaves(tree))  # noqa: E731
+    last = next((s for s in (state, best) if s is not None and whole(s)), given)
+    with contextlib.suppress(AttributeError, TypeError):
+        error.reached = _fit(last, best, record, None)
 
 
-def _resume(run: Run, state: State, record: Record, saver: Checkpoints, found: tuple) -> tuple[State, Record, State | None]:
-    _, flat, loop = found
-    saved = Record(**loop)
-    for name in ("batch_size", "seed", "rows", "monitor"):
-        if getattr(saved, name) != getattr(record, name):
-            raise InputError(
-                f"resume: {name} was {getattr(saved, name)} and is now {getattr(record, name)}; give the same, or another workdir"
-            )
-    best = None
-    if saved.best_step is not None:
-        try:
-            best = unflatten(state, flat if saved.best_step == found[0] else saver.load(saved.best_step)[0])
-        except DamagedError as error:
-            logger.warning("the best checkpoint, %d, is damaged (%s): the best is sought anew from here", saved.best_step, error)
-            saved.best = saved.best_step = None
-    logger.info("going on from step %d", found[0])
-    return run.put(unflatten(state, flat)), saved, best
+def _written(saver: Checkpoints | None, state: State, save: Callable[[State], None] | None) -> int | None:
+    """Wait for the disk; try once more where the last state is not there, and say so where it stays so."""
+    if not saver:
+        return None
+    step, written = int(state.step), saver.saved()
+    if save and written != step:
+        save(state)
+        written = saver.saved()
+    if save and written != step:
+        newest = "no checkpoint" if written is None else f"none after step {written}"
+        logger.warning("the weights of step %d are not saved: there is %s in %s", step, newest, visible(saver.folder))
+    return written
+
+
+def _fit(state: State, best: State | None, record: Record, saved: int | None) -> Fit:
+    fit = Fit(state, state if best is None else best, record.history)
+    fit.saved = saved
+    return fit
 
 
 def _boundary(at: int, every: float, steps: int) -> int:
@@ -264,62 +293,3 @@ def _boundary(at: int, every: float, steps: int) -> int:
 def _room(every: float, limit: int) -> int:
     """Batches that a chunk has room for: a power of two, so that runs which differ a little share a compiled program."""
     return min(limit, 1 << (math.ceil(every) - 1).bit_length())
-
-
-def _rate(state: State) -> dict[str, float]:
-    """Return the learning rate in force; nothing where the optimiser does not tell."""
-    try:
-        return {"learning_rate": learning_rate(state.opt_state)}
-    except InputError:
-        return {}
-
-
-def _finite(sums: Mapping[str, Any], first: int, last: int, state: State) -> None:
-    """Refuse to go on once the loss of steps `first` to `last` is no number; where a step reports none, any of its metrics."""
-    for name in ("loss",) if "loss" in sums else sums:
-        if not all(np.isfinite(x).all() for x in sums[name]):
-            where = f"step {last}" if last == first else f"one of steps {first} to {last}"
-            shown = compute({name: sums[name]}).get(name, float("nan"))
-            raise DivergedError(f"{'the loss' if name == 'loss' else name} is {shown} at {where}{_at_rate(state)}", first, last)
-
-
-@jax.jit
-def _copied(state: State) -> State:
-    """Copy a state, all its leaves in one program."""
-    return jax.tree.map(jnp.copy, state)
-
-
-def _sound(state: State) -> None:
-    """Refuse to save parameters that are no numbers: the loss shows it only one step later."""
-    if not _all_finite(state.params):
-        at = int(state.step)
-        raise DivergedError(f"the parameters are no longer finite after step {at}{_at_rate(state)}", at, at)
-
-
-@jax.jit
-def _all_finite(params: Any) -> Any:
-    return jnp.all(jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(params)]))
-
-
-def _at_rate(state: State) -> str:
-    return "".join(f", learning rate {rate:g}; try a lower one" for rate in _rate(state).values())
-
-
-def _improves(record: Record, row: Mapping[str, Any], mode: str) -> bool:
-    if record.monitor is None:
-        return False
-    if record.monitor not in row:
-        raise InputError(f"monitor={record.monitor!r}: validate gave {', '.join(row)}")
-    value = float(row[record.monitor])
-    better = math.isfinite(value) and (record.best is None or (value < record.best if mode == "min" else value > record.best))
-    if better:
-        record.best, record.best_step, record.stale = value, row["step"], 0
-    else:
-        record.stale += 1
-    return better
-
-
-def _ranking(record: Record, mode: str) -> list[int]:
-    """Steps that were validated, the best first."""
-    rows = [(row[record.monitor], row["step"]) for row in record.history if record.monitor and math.isfinite(row[record.monitor])]
-    return [step for _, step in sorted(rows, key=lambda r: (r[0] if mode == "min" else -r[0], r[1]))]

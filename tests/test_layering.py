@@ -11,8 +11,9 @@ FLOORS = {
     "schema": 0, "tensors": 0, "text": 0, "version": 0,
     "layers": 1, "losses": 1, "metrics": 1, "augment": 1, "optim": 1,
     "models": 2, "state_dicts": 3, "tasks": 3, "weights": 3,
-    "train": 4, "mesh": 4, "parallel": 4, "dispatch": 4, "checkpoint": 4, "data": 4,
-    "evaluation": 5, "explain": 5, "loop": 5, "protocol": 5, "runs": 5, "transfer": 5,
+    "train": 4, "mesh": 4, "parallel": 4, "dispatch": 4, "checkpoint": 4, "data": 4, "flat": 4, "stored": 4,
+    "history": 4, "lock": 4, "record": 4, "fingerprint": 4, "rehearsal": 4, "divergence": 4,
+    "evaluation": 5, "explain": 5, "loop": 5, "resume": 5, "protocol": 5, "runs": 5, "transfer": 5,
     "report": 6,
 }  # fmt: skip
 LAZY = {
