@@ -11,9 +11,10 @@ import pathlib
 from typing import Any
 
 import jaxcnn as jc
-from experiments import cifar10, cli, common, outputs, settings
+from experiments import cifar10, cli, common, folders, outputs, settings
 from experiments.signals import Signals
 from experiments.studies import core
+from jaxcnn.text import visible
 
 NETWORKS = {
     "plain": {"model": "resnet20"},
@@ -51,7 +52,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
     for rate in config.rates:
         jc.optim.check_rate(rate)
     plan = cifar10.plan(base)
-    folder = common.open_folder("studies.attention", config, plan, plan.splits, common.data_digest(plan.splits.train))
+    folder = folders.open_folder("studies.attention", config, plan, plan.splits, common.data_digest(plan.splits.train))
     opened.append(folder)
 
     def run(name: str, rate: float, seed: int) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
         rows.append(row(name, rate, tried, found))
         print(describe(rows[-1]), flush=True)
     outputs.write_json(folder / "summary.json", {"table": rows})
-    print(f"test accuracy, mean and deviation over {config.seeds} seeds; {folder}", flush=True)
+    print(f"test accuracy, mean and deviation over {config.seeds} seeds; {visible(folder)}", flush=True)
     return {"table": rows}
 
 
