@@ -35,6 +35,7 @@ def run(
 ) -> None:
     """Parse flags, run `main`, and turn what went wrong into one line and an exit code (see README)."""
     terminal.prepare()
+    process.find_home()
     sys.unraisablehook = _without_late_callbacks
     atexit.register(gc.freeze)  # else half a second goes, at exit, to looking for garbage in what goes anyway
     folder: list[pathlib.Path] = []

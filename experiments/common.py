@@ -27,8 +27,12 @@ from jaxcnn.parallel import choose_devices, empty, resolve
 log = logging.getLogger("jaxcnn")
 # what the end of an epoch, or of the run, imports
 LATER = (
-    "orbax.checkpoint", "tensorboardX.proto.event_pb2", "tensorboardX.record_writer", "matplotlib.figure", "matplotlib.backends.backend_agg",
-)  # fmt: skip
+    "orbax.checkpoint",
+    "tensorboardX.proto.event_pb2",
+    "tensorboardX.record_writer",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,8 @@ import sys
 from types import FrameType
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
-ADDRESSES = 2_000_000 * 1024  # bytes; with fewer JAX's threads do not start, and those that did wait for ever
+# KiB of address space for JAX and for its threads on each core; with fewer they do not start, and those that did wait for ever or abort
+JAX_KIB, CORE_KIB, MOST_CORES = 1_000_000, 80_000, 16
 UNWATCHED = "benchmarks"  # these end what they have started themselves
 _state: dict[str, int | str | None] = {"code": None, "when": " while it was starting, nothing was begun"}  # the exit code once it is known
 
@@ -18,9 +19,9 @@ def watch() -> None:
         return
     for number in CODES:
         signal.signal(number, leave)
-    limit = address_limit()
-    if limit is not None and limit < ADDRESSES:
-        end(1, f"{name}: only {limit // 1024:,} KiB of address space, and JAX needs {ADDRESSES // 1024:,}; give more with ulimit -v")
+    limit, needed = address_limit(), JAX_KIB + CORE_KIB * min(os.cpu_count() or 1, MOST_CORES)
+    if limit is not None and limit < needed:
+        end(1, f"{name}: only {limit:,} KiB of address space, and JAX needs about {needed:,} here; give more with ulimit -v")
 
 
 def program() -> str:
@@ -31,13 +32,13 @@ def program() -> str:
 
 
 def address_limit() -> int | None:
-    """Bytes of address space that this process may use; None for any number."""
+    """KiB of address space that this process may use; None for any number."""
     try:
         import resource
     except ImportError:  # not on Windows
         return None
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return None if limit == resource.RLIM_INFINITY else limit
+    return None if limit == resource.RLIM_INFINITY else limit // 1024
 
 
 def over(code: int) -> None:

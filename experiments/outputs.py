@@ -74,7 +74,7 @@ class Screen:
     def print(self, text: str) -> None:
         """Print one line, above the bar if there is one."""
         if self.bar:
-            self.bar.console.print(text, highlight=False, soft_wrap=True)
+            self.bar.console.print(visible(text), highlight=False, soft_wrap=True, markup=False)
         else:
             print(visible(text), flush=True)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from jaxcnn.cache import cache_folder, prune
+from jaxcnn.cache import cache_folder, for_now, prune
 from jaxcnn.text import visible
 from jaxcnn.types import InputError, reason
 
@@ -39,6 +39,12 @@ def prepare(gpu_memory_fraction: float, deterministic: bool) -> None:
         os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(gpu_memory_fraction)
     if deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+
+
+def find_home() -> None:
+    """Give a user without a home folder one that goes with the process: several libraries look there and fail without."""
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = str(for_now())
 
 
 def too_little(error: BaseException, config: Any) -> str | None:
@@ -146,7 +152,8 @@ def meanwhile(*work: Callable[[], Any]) -> None:
             with contextlib.suppress(Exception):  # whoever needs it does it again, and says what is wrong
                 one()
 
-    threading.Thread(target=run, name="meanwhile").start()
+    with contextlib.suppress(RuntimeError):  # no more threads can be started
+        threading.Thread(target=run, name="meanwhile").start()
 
 
 def return_memory() -> None:

@@ -129,19 +129,20 @@ def check_numbers(config: Any) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and not math.isfinite(number):
                 raise jc.InputError(f"{flag} {number}: must be a finite number")
-            if isinstance(number, int) and abs(number) > (most := LARGEST.get(field.name, MOST_STEPS)):
-                raise jc.InputError(f"{flag} {number}: must be at most {most:,}")
+            most = LARGEST.get(field.name, MOST_STEPS)
+            if isinstance(number, int) and abs(number) > most:
+                raise jc.InputError(f"{flag} {number}: must be at {f'most {most:,}' if number > 0 else f'least {-most:,}'}")
 
 
 def check(config: Settings) -> None:
     """Refuse numbers that no run can use, before anything is started."""
-    check_numbers(config)
     for field in dataclasses.fields(config):
         value, flag = getattr(config, field.name), "--" + field.name.replace("_", "-")
         if field.name in POSITIVE and value < 1:
             raise jc.InputError(f"{flag} {value}: must be at least 1")
         if field.name in NOT_NEGATIVE and value is not None and value < 0:
             raise jc.InputError(f"{flag} {value}: must be at least 0")
+    check_numbers(config)
     if not 0 < config.validation_fraction < 1:
         raise jc.InputError(f"--validation-fraction {config.validation_fraction}: must be above 0 and below 1")
     one_of("--strategy", config.strategy, STRATEGIES)

@@ -17,6 +17,7 @@ from experiments.settings import check_numbers
 def run(main: Callable[[Any], Any], config_type: type, name: str) -> None:
     """Parse flags and run `main`; what a user can mend is one line and exit code 2, Ctrl-C is 130, SIGTERM 143."""
     terminal.prepare()
+    process.find_home()
     if signal.getsignal(signal.SIGTERM) is early.leave:  # the program's own handlers
         early.working()
     try:

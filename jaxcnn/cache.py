@@ -24,11 +24,11 @@ def cache_folder(name: str) -> pathlib.Path:
     try:
         return pathlib.Path(base).expanduser() / "jaxcnn" / name
     except RuntimeError:
-        return _for_now() / name
+        return for_now() / name
 
 
 @functools.cache
-def _for_now() -> pathlib.Path:
+def for_now() -> pathlib.Path:
     """Make a folder that only this user can read and that goes with the process, and say so."""
     log.warning("this user has no home folder, so nothing is kept for the next time; set XDG_CACHE_HOME to a folder to keep it")
     folder = tempfile.mkdtemp(prefix="jaxcnn-")

@@ -7,6 +7,7 @@ not finished.
 """
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -62,7 +63,8 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
 
     rows = []
     for name in NETWORKS:
-        tried = {rate: run(name, rate, config.seed)["validation"]["loss"] for rate in config.rates}
+        losses = {rate: run(name, rate, config.seed).get("validation", {}).get("loss") for rate in config.rates}
+        tried = {rate: math.inf if loss is None else loss for rate, loss in losses.items()}
         rate = min(tried, key=tried.get)
         found = [run(name, rate, config.seed + i) for i in range(config.seeds)]
         rows.append(row(name, rate, tried, found))

@@ -6,7 +6,7 @@ import io
 import logging
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, NotRequired, TextIO
 
 import numpy as np
 from typing_extensions import TypedDict
@@ -142,17 +142,18 @@ def trained(folder: pathlib.Path, train: Callable[[str], dict[str, Any]]) -> dic
     folder.mkdir(exist_ok=True)
     with files.appending(folder / "log.txt") as file:
         screen = terminal.steady(io.TextIOWrapper(file, "utf-8"), "log.txt")
-        with contextlib.redirect_stdout(screen), _logging_to(screen):
-            summary = train(str(folder))
+        try:
+            with contextlib.redirect_stdout(screen), _logging_to(screen):
+                return train(str(folder))
+        finally:
             screen.flush()
-    return summary
 
 
 class Validation(TypedDict):
     """What a study reads of a run's validation."""
 
     __pydantic_config__ = {"extra": "allow"}
-    loss: float
+    loss: NotRequired[float | None]
 
 
 class Test(TypedDict):
@@ -166,7 +167,7 @@ class Summary(TypedDict):
     """What a study reads of a run's `summary.json`."""
 
     __pydantic_config__ = {"extra": "allow"}
-    validation: Validation
+    validation: NotRequired[Validation]
     test: Test
     parameters: int
     steps: int
