@@ -102,7 +102,7 @@ class Grown:
         except InputError:
             return False
         except OSError as error:
-            if error.errno == errno.ELOOP:  # a link
+            if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a pipe
                 return False
             raise
         return True
