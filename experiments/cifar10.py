@@ -83,6 +83,8 @@ def plan(config: Config) -> common.Plan:
     skipped = settings.Skipped()
     name, splits, source = mnist.load(config, skipped)
     pixels, image = common.pixel_statistics(splits.train), splits.train.example()["image"]
+    if config.shift >= min(image.shape[1:3]):
+        raise jc.InputError(f"--shift {config.shift}: must be below the images' {min(image.shape[1:3])} pixels, which it mirrors")
     model["options"]["num_classes"] = len(splits.train.classes)
     if config.model == "speednet":
         some = splits.train.chunk(min(ROWS, splits.train.size), 0, 1, 1).at(0)["image"]

@@ -2,19 +2,14 @@
 
 import contextlib
 import dataclasses
-import datetime
 import functools
 import importlib
 import logging
 import math
 import pathlib
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from typing import Any
 
 import jax
@@ -22,16 +17,22 @@ import numpy as np
 import optax
 
 import jaxcnn as jc
-from experiments import START, outputs, process, settings
+from experiments import START, folders, outputs, process, results, settings
 from experiments.settings import Settings
 from experiments.signals import Signals
-from jaxcnn import mesh, runs
+from jaxcnn import files, mesh, runs
 from jaxcnn.checkpoint import digest, flatten
 from jaxcnn.parallel import choose_devices, empty, resolve
 
 log = logging.getLogger("jaxcnn")
 # what the end of an epoch, or of the run, imports
-LATER = ("orbax.checkpoint", "tensorboardX", "matplotlib.figure", "matplotlib.backends.backend_agg")
+LATER = (
+    "orbax.checkpoint",
+    "tensorboardX.proto.event_pb2",
+    "tensorboardX.record_writer",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,27 +80,56 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
         opened: receives the run's folder as soon as there is one, for whoever reports a failure.
 
     Returns:
-        The content of `summary.json`.
+        The content of `summary.json`, with arrays as they are.
+
+    Raises:
+        DivergedError: the loss is not finite, on training or on test rows.
+        UnsavedError: the weights that were tested are not on the disk.
+        OSError: nor is the summary.
 
     """
     process.return_memory()  # what reading the data took
     requested, profile, chief = config, process.Profile(config.profile), mesh.share()[0] == 0
     config, splits, notes = _fitted(config, plan)
     per_epoch = splits.train.size / config.batch_size
-    steps = math.ceil(config.epochs * per_epoch)
-    steps = min(steps, config.max_steps) if config.max_steps else steps
+    steps = _steps(config, per_epoch)
     with ThreadPoolExecutor(1) as thread:
         hashing = thread.submit(data_digest, splits.train)
         splits = plan.prepare(splits)
         state, run, ev = _prepared(config, plan, splits, max(steps, 1))
-    folder = pathlib.Path(mesh.tell(str(open_folder(name, requested, plan, splits, hashing.result())) if chief else ""))
+    place = str(folders.open_folder(name, requested, plan, splits, hashing.result())) if chief else ""
+    folder = pathlib.Path(mesh.tell(place))
     opened.append(folder)
-    for note in [*notes, _chosen(config, run)] if chief else ():
-        log.warning(note)
-    splits = splits._replace(train=dataclasses.replace(splits.train, seed=config.seed))
-    if jax.default_backend() != "cpu":  # there the rows are in the device's memory already
-        splits = splits._replace(valid=splits.valid.placed(ev.hold))
-    screen, lines, first = outputs.Screen(steps, config.batch_size), outputs.Log(folder, per_epoch), []
+    try:
+        for note in [*notes, _rows(plan, splits), _chosen(config, run)] if chief else ():
+            log.warning(note)
+        described = files.read_bytes(folder / "config.json") if chief else b""
+        splits = splits._replace(train=dataclasses.replace(splits.train, seed=config.seed))
+        if jax.default_backend() != "cpu":  # there the rows are in the device's memory already
+            splits = splits._replace(valid=splits.valid.placed(ev.hold))
+        lines, first = outputs.Log(folder, per_epoch), []
+        fitted = _fit(config, plan, splits, (state, run, ev), steps, folder, signals, profile, lines if chief else None, first)
+        values, seconds = jc.timed_evaluate(ev, _weights(fitted.best), splits.test, batch_size=config.eval_batch_size)
+        params = digest(flatten(fitted.state.params))  # all processes have a part
+        if not chief:
+            return {}
+        values = results.tested(values)
+        began = first or (None, None)
+        summary = _summary(name, config, plan, splits, run, fitted) | {"test": values, "params_sha256": params}
+        summary |= {"seconds_to_first_step": began[0], "first_step_at": began[1], "checkpoint": str(folder)}
+        _leave(folder, described, summary, plan, signals, lines, seconds, fitted)
+    finally:
+        folders.release(folder)
+    return summary
+
+
+def _fit(
+    config: Settings, plan: Plan, splits: jc.data.Splits, prepared: tuple[jc.State, jc.Run, jc.Run], steps: int, folder: pathlib.Path,
+    signals: Signals, profile: process.Profile, lines: outputs.Log | None, first: list[float],
+) -> jc.Fit:  # fmt: skip
+    """Train; `first` receives when the first step ended, and only a process with `lines` shows and logs anything."""
+    (state, run, ev), per_epoch = prepared, splits.train.size / config.batch_size
+    screen = outputs.Screen(steps, config.batch_size)
 
     def validate(state: jc.State) -> dict[str, Any]:
         measured = jc.timed_evaluate(ev, _weights(state), splits.valid, batch_size=config.eval_batch_size, stop=signals.stop)
@@ -116,8 +146,8 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
         lines.row(row)
         screen.row(row)
 
-    with signals.while_training(), screen if chief else contextlib.nullcontext(), profile:
-        fitted = jc.fit(
+    with signals.while_training(), screen if lines else contextlib.nullcontext(), profile:
+        return jc.fit(
             run,
             state,
             splits.train,
@@ -131,29 +161,45 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
             save_seconds=config.checkpoint_seconds or None,
             keep_best=config.keep_best,
             on_nan="rollback" if config.on_nan == "rollback" else "stop",
-            log=record if chief else None,
-            progress=progress if chief else None,
+            log=record if lines else None,
+            progress=progress if lines else None,
             stop=signals.stop,
         )
-    tested, seconds = jc.timed_evaluate(ev, _weights(fitted.best), splits.test, batch_size=config.eval_batch_size)
-    params = digest(flatten(fitted.state.params))  # all processes have a part
-    if not chief:
-        return {}
-    summary = _summary(name, config, plan, splits, run, fitted) | {"test": _tested(tested), "params_sha256": params}
-    began = first or (None, None)
-    summary |= {"seconds_to_first_step": began[0], "first_step_at": began[1], "checkpoint": str(folder)}
-    low, high = summary["test"]["accuracy_interval"]
-    print(
-        f"test accuracy {tested['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}) on {tested['count']} images, {folder}", flush=True
-    )
+
+
+def _leave(
+    folder: pathlib.Path, described: bytes, summary: dict[str, Any], plan: Plan, signals: Signals, lines: outputs.Log, seconds: float,
+    fitted: jc.Fit,
+) -> None:  # fmt: skip
+    """Write what the run found, and only then draw; say what is missing or wrong."""
+    values, step = summary["test"], int(fitted.best.step)
+    print(results.line(values, folder), flush=True)
+    folders.restore(folder, described)
     rate = fitted.history[-1].get("learning_rate", 0.0) if fitted.history else 0.0
-    lines.line("test", int(fitted.best.step), seconds, rate, tested)
-    lines.close()
-    outputs.plot_curves(folder / "curves.png", lines.rows)
-    if "confusion" in tested:
-        outputs.plot_confusion(folder / "confusion_matrix.png", tested["confusion"], splits.train.classes)
-    outputs.write_json(folder / "summary.json", summary)
-    return summary
+    lines.line("test", step, seconds, rate, {k: v for k, v in values.items() if k != "accuracy_interval"})
+    lines.write()
+    if step:
+        folders.check_saved(folder, step)
+    with signals.while_training():  # a signal comes before the summary or after it
+        results.write(folder, summary, plan.skipped)
+    results.draw(folder, lines.rows, values, plan.splits.train.classes)
+    if not results.sound(values):
+        raise jc.DivergedError(f"the loss on the test rows is {values['loss']}; try a lower --learning-rate", step, step)
+
+
+def _steps(config: Settings, per_epoch: float) -> int:
+    """Return the number of updates."""
+    steps = math.ceil(config.epochs * per_epoch)
+    steps = min(steps, config.max_steps) if config.max_steps else steps
+    if steps > settings.MOST_STEPS:
+        raise jc.InputError(f"--epochs {config.epochs}: {steps:,} updates, and a run has at most {settings.MOST_STEPS:,}; give --max-steps")
+    return steps
+
+
+def _rows(plan: Plan, splits: jc.data.Splits) -> str:
+    """Say what became what, with numbers."""
+    train, valid, test = (f"{part.size:,}" for part in splits)
+    return f"data {plan.dataset}: {train} rows to train on, {valid} to validate on, {test} to test on, {len(splits.train.classes)} classes"
 
 
 def model(name: str, config: Settings, **options: Any) -> dict[str, Any]:
@@ -173,12 +219,6 @@ def _get_ready(ev: jc.Run, variables: Any, valid: Any, batch_size: int) -> None:
             ev.call(ev.put(variables), empty(ev.place(next(valid.once(batch_size)))))
 
     process.meanwhile(process.return_memory, *(functools.partial(importlib.import_module, name) for name in LATER), compile_evaluation)
-
-
-def _tested(values: dict[str, Any]) -> dict[str, Any]:
-    """Return what the test set gave as plain values, with the interval that so many rows leave."""
-    interval = jc.metrics.wilson_interval(values["accuracy"], values["count"])
-    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()} | {"accuracy_interval": interval}
 
 
 def _prepared(config: Settings, plan: Plan, splits: jc.data.Splits, steps: int) -> tuple[jc.State, jc.Run, jc.Run]:
@@ -276,44 +316,6 @@ def _fitted(config: Settings, plan: Plan) -> tuple[Settings, jc.data.Splits, lis
 def data_digest(data: Any) -> str | None:
     """SHA-256 of rows in memory; streamed ones are known by their number alone."""
     return digest(data.arrays) if hasattr(data, "arrays") else None
-
-
-def open_folder(name: str, config: Settings, plan: Plan, splits: jc.data.Splits, sha256: str | None) -> pathlib.Path:
-    """Make the run's folder with `config.json` in it, or check that the one to resume is of the same run."""
-    data = {"name": plan.dataset, "rows": [part.size for part in splits], "sha256": sha256}
-    if config.resume:
-        folder = pathlib.Path(config.workdir)
-        before = runs.read_config(folder)
-        if before["data"] != data:
-            raise jc.InputError(
-                f"--resume: {folder} was trained on {before['data']['name']} {before['data']['rows']}, "
-                f"and this is {data['name']} {data['rows']}: not the same data"
-            )
-        return folder
-    root = pathlib.Path(config.workdir)
-    for attempt in range(1000):
-        folder = root / (datetime.datetime.now().strftime("%Y%m%d-%H%M%S") + (f"-{attempt}" if attempt else ""))
-        try:
-            folder.mkdir(parents=True)
-            break
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise jc.InputError(f"--workdir {root}: cannot be written ({error.strerror}); give another") from error
-    versions = {package: metadata.version(package) for package in ("jax", "flax", "optax", "orbax-checkpoint", "numpy")}
-    outputs.write_json(folder / "config.json", {
-        "experiment": name, "settings": dataclasses.asdict(config), 
-        "command": shlex.join(["python", "-m", _program(name), *sys.argv[1:]]),
-        "versions": versions | {"jaxcnn": jc.__version__, "python": platform.python_version()}, "classes": list(splits.train.classes),
-        "data": data, "source": plan.source, "build": plan.build,
-    })  # fmt: skip
-    return folder
-
-
-def _program(name: str) -> str:
-    """The module that was started: a study, say, of whose many runs this is one."""
-    started = getattr(sys.modules["__main__"].__spec__, "name", "")
-    return started if started.startswith("experiments.") else f"experiments.{name}"
 
 
 def pixel_statistics(data: Any, rows: int = 10_000) -> dict[str, list[float]]:

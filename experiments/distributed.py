@@ -18,7 +18,7 @@ SETTLE_SECONDS = 1.0  # process 0 holds what the others talk through: it goes la
 
 def in_cluster(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether SLURM, Open MPI, Kubernetes or a TPU pod started this as one of several processes; JAX knows how to ask them."""
-    several = lambda name: environment.get(name, "1").isdigit() and int(environment.get(name, "1")) > 1  # noqa: E731
+    several = lambda name: environment.get(name, "1").isdecimal() and int(environment.get(name, "1")) > 1  # noqa: E731
     return (
         ("SLURM_JOB_ID" in environment and (several("SLURM_STEP_NUM_TASKS") or several("SLURM_NTASKS")))
         or several("OMPI_COMM_WORLD_SIZE")
@@ -46,8 +46,8 @@ def start(coordinator: str, processes: int, process_id: int, lost: Callable[[str
     if any(given) and not all(given):
         raise InputError("--coordinator HOST:PORT, --processes N and --process-id I: give all three, or none under SLURM and the like")
     host, _, port = coordinator.rpartition(":")
-    if any(given) and not (host and port.isdigit()):
-        raise InputError(f"--coordinator {coordinator}: must be HOST:PORT, such as localhost:7777")
+    if any(given) and not (host and port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 2**16):
+        raise InputError(f"--coordinator {coordinator}: must be HOST:PORT, such as localhost:7777, and a port is from 1 to 65535")
     if any(given) and process_id >= processes:
         raise InputError(f"--process-id {process_id}: must be from 0 to {processes - 1}")
     if process_id > 0 and not _answers(host, int(port)):

@@ -17,8 +17,9 @@ from typing import Any
 
 import jax
 
-from jaxcnn.cache import cache_folder, prune
-from jaxcnn.types import InputError
+from jaxcnn.cache import cache_folder, for_now, prune
+from jaxcnn.text import visible
+from jaxcnn.types import InputError, reason
 
 log = logging.getLogger("jaxcnn")
 
@@ -40,16 +41,29 @@ def prepare(gpu_memory_fraction: float, deterministic: bool) -> None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
 
 
+def find_home() -> None:
+    """Give a user without a home folder one that goes with the process: several libraries look there and fail without."""
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = str(for_now())
+
+
+def too_little(error: BaseException, config: Any) -> str | None:
+    """Say what to try where an error means that the machine gives too little memory or too few threads; None where it means more."""
+    if "can't start new thread" in str(error):
+        return "no more threads can be started; give more processes or address space (ulimit -u, ulimit -v), or use fewer --devices"
+    return out_of_memory(error, config)
+
+
 def out_of_memory(error: BaseException, config: Any) -> str | None:
     """Say what to try where an error means that memory did not suffice; None where it means something else."""
     wanted = re.search(r"allocat\w*\D{0,20}(\d[\d.]* ?(?:[KMGT]i?B|bytes))", str(error))
-    if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error)):
+    signs = ("RESOURCE_EXHAUSTED", "Out of memory", "Cannot allocate memory", "std::bad_alloc")
+    if not (isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)):
         return None
     asked = f", {wanted[1]} more were asked for" if wanted else ""
-    return (
-        f"out of memory at --batch-size {config.batch_size}: {peak_bytes() / 2**20:,.0f} MiB used at most{asked}; "
-        "try --accumulate 4, --remat, --precision bf16 or a smaller --batch-size"
-    )
+    where = f" at --batch-size {config.batch_size}" if hasattr(config, "batch_size") else ""
+    fix = "try --accumulate 4, --remat, --precision bf16 or a smaller --batch-size" if where else "give more"
+    return f"out of memory{where}: {peak_bytes() / 2**20:,.0f} MiB used at most{asked}; {fix}"
 
 
 def peak_bytes() -> int:
@@ -93,9 +107,13 @@ def keep_programs(folder: str) -> None:
         return
     path = pathlib.Path(folder) if folder else cache_folder("jax")
     try:
+        str(path).encode()  # JAX takes no other names
         writable(path)
     except OSError as error:
         log.warning("compiled programs are not kept: %s cannot be written (%s); give another --compilation-cache", path, error.strerror)
+        return
+    except UnicodeEncodeError:
+        log.warning("compiled programs are not kept: %s is not UTF-8; give another --compilation-cache", path)
         return
     prune(path, PROGRAMS_BYTES)
     jax.config.update("jax_compilation_cache_dir", str(path))
@@ -134,7 +152,8 @@ def meanwhile(*work: Callable[[], Any]) -> None:
             with contextlib.suppress(Exception):  # whoever needs it does it again, and says what is wrong
                 one()
 
-    threading.Thread(target=run, name="meanwhile").start()
+    with contextlib.suppress(RuntimeError):  # no more threads can be started
+        threading.Thread(target=run, name="meanwhile").start()
 
 
 def return_memory() -> None:
@@ -177,9 +196,14 @@ class Profile:
         """Write the trace, if one is running."""
         if self.running:
             self.running = False
-            jax.profiler.stop_trace()
-            (newest,) = sorted(pathlib.Path(self.folder).glob("plugins/profile/*"))[-1:]
-            print(f"profile: {newest} (tensorboard --logdir {self.folder}, or perfetto_trace.json.gz at ui.perfetto.dev)", flush=True)
+            try:
+                jax.profiler.stop_trace()
+                newest = max(pathlib.Path(self.folder).glob("plugins/profile/*"))
+            except Exception as error:  # a trace is no reason to lose a run
+                log.warning("profile: not written to %s (%s)", self.folder, reason(error))
+                return
+            where = f"tensorboard --logdir {self.folder}, or perfetto_trace.json.gz at ui.perfetto.dev"
+            print(visible(f"profile: {newest} ({where})"), flush=True)
 
     def __enter__(self) -> "Profile":
         return self

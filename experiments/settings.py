@@ -3,7 +3,9 @@
 import dataclasses
 import difflib
 import logging
+import math
 from collections.abc import Iterable
+from typing import Any
 
 import jaxcnn as jc
 from jaxcnn.parallel import STRATEGIES
@@ -50,7 +52,7 @@ class Settings:
     on_nan: str = "stop"
     """What to do when the loss is not a finite number: stop, skip (leave such batches out) or rollback (to the last checkpoint)."""
     on_bad_example: str = "stop"
-    """What to do when an example cannot be read: stop, or skip it and count it in summary.json."""
+    """What to do when an example cannot be read: stop, or skip it, count it in summary.json and list it in skipped.txt."""
     early_stopping: int = 0
     """Stop after so many epochs without a better validation loss; 0 for never."""
     validation_fraction: float = 0.1
@@ -104,8 +106,32 @@ NOT_NEGATIVE = (
     "processes",
     "checkpoint_seconds",
 )
+MOST_STEPS = 2**31 - 1  # a step is an int32
+# the largest value of a flag; of other whole numbers it is what an int32 holds
+LARGEST = {
+    "seed": 2**32 - 1,  # JAX reads no more bits of it
+    "image_size": 8192, "devices": 2**20, "model_devices": 2**20, "processes": 2**20, "process_id": 2**20, "keep_best": 10_000,
+    "seeds": 10_000, "widths": 65_536, "shift": 8192,
+}  # fmt: skip
 ON_NAN = ("stop", "skip", "rollback")
 ON_BAD_EXAMPLE = ("stop", "skip")
+
+
+def check_numbers(config: Any) -> None:
+    """Refuse numbers that nothing can be computed with, in any field of a dataclass of flags.
+
+    Raises:
+        InputError: a float that is not finite, or a whole number that is too large.
+
+    """
+    for field in dataclasses.fields(config):
+        value, flag = getattr(config, field.name), "--" + field.name.replace("_", "-")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise jc.InputError(f"{flag} {number}: must be a finite number")
+            most = LARGEST.get(field.name, MOST_STEPS)
+            if isinstance(number, int) and abs(number) > most:
+                raise jc.InputError(f"{flag} {number}: must be at {f'most {most:,}' if number > 0 else f'least {-most:,}'}")
 
 
 def check(config: Settings) -> None:
@@ -116,6 +142,7 @@ def check(config: Settings) -> None:
             raise jc.InputError(f"{flag} {value}: must be at least 1")
         if field.name in NOT_NEGATIVE and value is not None and value < 0:
             raise jc.InputError(f"{flag} {value}: must be at least 0")
+    check_numbers(config)
     if not 0 < config.validation_fraction < 1:
         raise jc.InputError(f"--validation-fraction {config.validation_fraction}: must be above 0 and below 1")
     one_of("--strategy", config.strategy, STRATEGIES)
@@ -138,7 +165,7 @@ def one_of(flag: str, value: str, known: Iterable[str]) -> str:
 
 
 class Skipped:
-    """Counts the examples that could not be read, each once, and says the first few."""
+    """Counts the examples that could not be read, each once, lists them for the run's folder, and says the first few."""
 
     SAID = 5
 
@@ -150,7 +177,7 @@ class Skipped:
         if line not in self.lines:
             self.lines[line] = examples
             if len(self.lines) <= self.SAID:
-                log.warning("left out: %s%s", line, "; more are only counted" if len(self.lines) == self.SAID else "")
+                log.warning("left out: %s%s", line, "; more are only listed in the run" if len(self.lines) == self.SAID else "")
 
     @property
     def examples(self) -> int:

@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+from experiments.early import CODES
 
 
 class Signals:
@@ -16,25 +16,26 @@ class Signals:
 
     Args:
         leave: called with the exit code where a signal ends the program; it must not return.
+        done: whether the run's result is there, so that a signal takes nothing away: a second SIGINT then ends the program with 0.
 
     """
 
-    def __init__(self, leave: Callable[[int], None]):
-        self.leave, self.received, self.training = leave, 0, False
+    def __init__(self, leave: Callable[[int], None], done: Callable[[], bool] = lambda: False):
+        self.leave, self.done, self.received, self.training = leave, done, 0, False
         self.lock = threading.Lock()
         self.reading, writing = os.pipe()
         os.set_blocking(writing, False)
         self.writing = writing
-        self.before = {number: signal.signal(number, lambda *_: None) for number in CODES}
         self.wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
+        self.before = {number: signal.signal(number, lambda *_: None) for number in CODES}
 
     def _watch(self) -> None:
         while number := os.read(self.reading, 1)[0]:
             if number not in CODES:
                 continue
             if self.received and number == signal.SIGINT:
-                os._exit(CODES[number])
+                os._exit(0 if self.done() else CODES[number])
             self.received = self.received or number
             if not self.training:
                 self._leave()
@@ -50,7 +51,7 @@ class Signals:
 
     @contextlib.contextmanager
     def while_training(self) -> Iterator[None]:
-        """Let training ask; a signal that came too late for it counts at the end."""
+        """Let training ask, or something be finished; a signal that came too late for it counts at the end."""
         self.training = True
         try:
             yield

@@ -12,10 +12,11 @@ from typing import Any
 import tyro
 
 import jaxcnn as jc
-from experiments import cli, common, outputs, settings, transfer
+from experiments import cli, common, folders, outputs, plots, settings, transfer
 from experiments.signals import Signals
 from experiments.studies import core
 from jaxcnn.data.folder import class_names
+from jaxcnn.text import visible
 
 MODES = {"scratch": ("from scratch", "#000000", "o"), "head": ("head alone", "#0072B2", "s"), "all": ("fine-tuned", "#D55E00", "^")}
 RATES = {"scratch": 3e-3, "head": 1e-2, "all": 1e-3}
@@ -67,7 +68,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
         )
         base = dataclasses.replace(base, classes=classes[half:], model="", small_images=False)
     plan = transfer.plan(begin)
-    folder = common.open_folder("transfer_curve", config, plan, plan.splits, common.data_digest(plan.splits.train))
+    folder = folders.open_folder("transfer_curve", config, plan, plan.splits, common.data_digest(plan.splits.train))
     opened.append(folder)
     weights = config.weights or trained(begin, plan.splits, folder / "pretrained", signals)["checkpoint"]
     base = dataclasses.replace(base, weights=weights)
@@ -103,16 +104,16 @@ def report(folder: pathlib.Path, points: list[dict[str, Any]]) -> dict[str, Any]
         found = [core.spread(cell) for cell in cells]
         rows.append({"train": mode, "per_class": sizes} | {key: [one[key] for one in found] for key in ("mean", "deviation")})
         print(f"{name:<14}" + "".join(f"{one['mean']:>10.4f} +- {one['deviation']:.4f}" for one in found), flush=True)
-    plot(folder / "curve.png", rows)
     found = {"points": points, "table": rows}
     outputs.write_json(folder / "summary.json", found)
-    print(f"images a class: {' '.join(map(str, sizes))}; mean and deviation over seeds; {folder}", flush=True)
+    print(f"images a class: {' '.join(map(str, sizes))}; mean and deviation over seeds; {visible(folder)}", flush=True)
+    plots.draw(folder / "curve.png", plot, rows)
     return found
 
 
-def plot(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+def plot(rows: list[dict[str, Any]]) -> Any:
     """Test accuracy by labelled images a class, a line for each way to train, readable without colour."""
-    figure = outputs.new_figure(6, 4)
+    figure = plots.new_figure(6, 4)
     panel = figure.subplots()
     for row in rows:
         name, colour, marker = MODES[row["train"]]
@@ -122,7 +123,7 @@ def plot(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     panel.minorticks_off()
     panel.grid(alpha=0.3)
     panel.legend()
-    figure.savefig(path, dpi=120)
+    return figure
 
 
 if __name__ == "__main__":

@@ -1,17 +1,39 @@
 """The user's folder for what can be made or fetched again, and how it is kept within limits."""
 
+import atexit
 import contextlib
+import functools
+import logging
 import os
 import pathlib
+import shutil
 import sys
+import tempfile
+
+log = logging.getLogger("jaxcnn")
 
 
 def cache_folder(name: str) -> pathlib.Path:
-    """Return the folder of one kind of thing: compiled programs (`jax`), decoded data (`data`), downloads (`weights`)."""
+    """Return the folder of one kind of thing: compiled programs (`jax`), decoded data (`data`), downloads (`weights`).
+
+    A user without a home, such as a container's that has no entry in passwd, gets a folder that goes with the process.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or {"darwin": "~/Library/Caches", "win32": os.environ.get("LOCALAPPDATA") or "~"}.get(
         sys.platform, "~/.cache"
     )
-    return pathlib.Path(base).expanduser() / "jaxcnn" / name
+    try:
+        return pathlib.Path(base).expanduser() / "jaxcnn" / name
+    except RuntimeError:
+        return for_now() / name
+
+
+@functools.cache
+def for_now() -> pathlib.Path:
+    """Make a folder that only this user can read and that goes with the process, and say so."""
+    log.warning("this user has no home folder, so nothing is kept for the next time; set XDG_CACHE_HOME to a folder to keep it")
+    folder = tempfile.mkdtemp(prefix="jaxcnn-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return pathlib.Path(folder)
 
 
 def prune(folder: pathlib.Path, limit: int) -> None:

@@ -15,6 +15,7 @@ import pytest
 from test_experiments import ENV, QUICK, folder, inside, run
 
 from experiments import distributed, mnist, outputs, process
+from jaxcnn import cache
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -68,6 +69,23 @@ def test_the_users_folder(monkeypatch, environment, expected):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert process.cache_folder("jax") == pathlib.Path(expected)
+
+
+def test_a_user_without_a_home(monkeypatch, caplog):
+    """A container's user that passwd does not know."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 54321)
+    cache.for_now.cache_clear()
+    with caplog.at_level(logging.WARNING, "jaxcnn"):
+        found = [process.cache_folder(name) for name in ("jax", "data")]
+        process.find_home()
+    assert found[0].parent == found[1].parent == pathlib.Path(os.environ["HOME"]) and found[0].parent.stat().st_mode & 0o77 == 0
+    assert caplog.messages == [
+        "this user has no home folder, so nothing is kept for the next time; set XDG_CACHE_HOME to a folder to keep it"
+    ]
+    cache.for_now.cache_clear()
 
 
 def parameters(*arguments, **env):

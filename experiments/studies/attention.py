@@ -7,13 +7,15 @@ not finished.
 """
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
 import jaxcnn as jc
-from experiments import cifar10, cli, common, outputs, settings
+from experiments import cifar10, cli, common, folders, outputs, settings
 from experiments.signals import Signals
 from experiments.studies import core
+from jaxcnn.text import visible
 
 NETWORKS = {
     "plain": {"model": "resnet20"},
@@ -51,7 +53,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
     for rate in config.rates:
         jc.optim.check_rate(rate)
     plan = cifar10.plan(base)
-    folder = common.open_folder("studies.attention", config, plan, plan.splits, common.data_digest(plan.splits.train))
+    folder = folders.open_folder("studies.attention", config, plan, plan.splits, common.data_digest(plan.splits.train))
     opened.append(folder)
 
     def run(name: str, rate: float, seed: int) -> dict[str, Any]:
@@ -61,13 +63,14 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
 
     rows = []
     for name in NETWORKS:
-        tried = {rate: run(name, rate, config.seed)["validation"]["loss"] for rate in config.rates}
+        losses = {rate: run(name, rate, config.seed).get("validation", {}).get("loss") for rate in config.rates}
+        tried = {rate: math.inf if loss is None else loss for rate, loss in losses.items()}
         rate = min(tried, key=tried.get)
         found = [run(name, rate, config.seed + i) for i in range(config.seeds)]
         rows.append(row(name, rate, tried, found))
         print(describe(rows[-1]), flush=True)
     outputs.write_json(folder / "summary.json", {"table": rows})
-    print(f"test accuracy, mean and deviation over {config.seeds} seeds; {folder}", flush=True)
+    print(f"test accuracy, mean and deviation over {config.seeds} seeds; {visible(folder)}", flush=True)
     return {"table": rows}
 
 

@@ -7,6 +7,7 @@ training images whether the colour is the usual one; no network is told it of a 
 
 import colorsys
 import dataclasses
+import io
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +19,7 @@ from experiments import cli, common, mnist
 from experiments.signals import Signals
 from experiments.studies import core
 from experiments.studies.core import Variant
-from jaxcnn import report
+from jaxcnn import files, report
 
 COLUMNS = ("usual", "colour", "coin")  # the colour is that of the digit; which colour; a coin that nothing depends on
 
@@ -115,9 +116,9 @@ def planted(config: Config) -> str | pathlib.Path:
     digest = common.data_digest(splits.train)[:8]
     path = pathlib.Path(config.workdir) / f"coloured-{pathlib.Path(name).stem}-{digest}-{config.usual}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part.npz")
-    np.savez_compressed(part, **coloured(splits, config.usual))
-    part.replace(path)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **coloured(splits, config.usual))
+    files.write_bytes(path, packed.getvalue())
     return path
 
 

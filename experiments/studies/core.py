@@ -2,17 +2,21 @@
 
 import contextlib
 import dataclasses
-import json
+import io
 import logging
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, NotRequired, TextIO
 
 import numpy as np
+from typing_extensions import TypedDict
 
 import jaxcnn as jc
-from experiments import cli, common, mnist, outputs, settings
+from experiments import cli, common, folders, mnist, outputs, settings, terminal
 from experiments.signals import Signals
+from jaxcnn import files
+from jaxcnn.schema import fitted
+from jaxcnn.text import visible
 
 SMOKE = {"epochs": 1, "max_steps": 4, "seeds": 2, "batch_size": 16, "train_images": 64, "limit_examples": 64}
 PERCENT, PLAIN = "{:.2%}", "{:.3g}"
@@ -81,7 +85,7 @@ def compare(
     base = mnist.Config(**{name: getattr(config, name) for name in shared} | {"ema": 0.0, "augment": False, "resume": False})
     plans = {label: planned(label, dataclasses.replace(base, **variant.flags), variant, config) for label, variant in variants.items()}
     first = next(iter(plans.values()))[1]
-    folder = common.open_folder(f"studies.{name}", config, first, first.splits, common.data_digest(first.splits.train))
+    folder = folders.open_folder(f"studies.{name}", config, first, first.splits, common.data_digest(first.splits.train))
     opened.append(folder)
     rows = []
     for label, (flags, plan) in plans.items():
@@ -98,7 +102,7 @@ def compare(
         spreads = {column: spread([one[column] for one in found]) for column in columns}
         rows.append({"variant": label, "parameters": found[0]["parameters"], "columns": spreads, "runs": found})
     text = markdown(rows)
-    print(f"{text}\nmean and 95 % interval of the mean over {config.seeds} seeds; {folder}", flush=True)
+    print(f"{text}\nmean and 95 % interval of the mean over {config.seeds} seeds; {visible(folder)}", flush=True)
     outputs.write_text(folder / "table.md", text + "\n")
     outputs.write_json(folder / "summary.json", {"table": rows})
     return {"table": rows}
@@ -127,17 +131,54 @@ def planned(label: str, config: mnist.Config, variant: Variant, study: Config) -
 
 
 def trained(folder: pathlib.Path, train: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
-    """Return the summary of the run in a folder, which `train(workdir)` makes if there is none; what it prints goes to a file."""
-    for summary in folder.glob("*/summary.json"):
-        return json.loads(summary.read_text())
+    """Return the summary of the run in a folder, which `train(workdir)` makes if there is none; what it prints goes to a file.
+
+    Raises:
+        InputError: the folder has the summary of something else, or a damaged one.
+
+    """
+    for path in folder.glob("*/summary.json"):
+        return fitted(Summary, files.read_json(path), str(path)) | {"checkpoint": str(path.parent)}  # wherever it was made
     folder.mkdir(exist_ok=True)
-    with open(folder / "log.txt", "w") as screen, contextlib.redirect_stdout(screen), _logging_to(screen):
-        return train(str(folder))
+    with files.appending(folder / "log.txt") as file:
+        screen = terminal.steady(io.TextIOWrapper(file, "utf-8"), "log.txt")
+        try:
+            with contextlib.redirect_stdout(screen), _logging_to(screen):
+                return train(str(folder))
+        finally:
+            screen.flush()
+
+
+class Validation(TypedDict):
+    """What a study reads of a run's validation."""
+
+    __pydantic_config__ = {"extra": "allow"}
+    loss: NotRequired[float | None]
+
+
+class Test(TypedDict):
+    """What a study reads of a run's test."""
+
+    __pydantic_config__ = {"extra": "allow"}
+    accuracy: float
+
+
+class Summary(TypedDict):
+    """What a study reads of a run's `summary.json`."""
+
+    __pydantic_config__ = {"extra": "allow"}
+    validation: NotRequired[Validation]
+    test: Test
+    parameters: int
+    steps: int
+    train_seconds: float
 
 
 @contextlib.contextmanager
 def _logging_to(screen: TextIO) -> Iterator[None]:
-    handlers, log.handlers = log.handlers, [logging.StreamHandler(screen)]
+    handler = logging.StreamHandler(screen)
+    handler.setFormatter(terminal.Line())
+    handlers, log.handlers = log.handlers, [handler]
     try:
         yield
     finally:
