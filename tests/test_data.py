@@ -391,12 +391,12 @@ def test_labels_with_more_gaps_than_classes(label, match, tmp_path):
 
 
 def test_a_class_without_rows_is_said(tmp_path, caplog):
-    image, path = np.zeros((40, 4, 4), np.uint8), tmp_path / "a.npz"
+    image, path = np.random.default_rng(0).integers(0, 256, (41, 4, 4)).astype(np.uint8), tmp_path / "a.npz"
     for label, line in (
         (np.arange(40) % 10 + 1, ["no row of class 0; labels up to 10 make 11 classes, numbered from 0"]),
         (np.arange(40) % 3, []),
     ):
-        np.savez(path, x_train=image, y_train=label, x_test=image[:1], y_test=label[:1])  # a test part need not have every class
+        np.savez(path, x_train=image[:40], y_train=label, x_test=image[40:], y_test=label[:1])  # a test part need not have every class
         caplog.clear()
         npz(path)
         assert [m.split(": ", 1)[1] for m in caplog.messages] == line
