@@ -183,7 +183,11 @@ def apply(path, rng, special):
     """Change a file in place; `special` are the changes of its format, used half of the time."""
     data = path.read_bytes()
     kinds = special if special and rng.random() < 0.5 else BYTES
-    path.write_bytes(kinds[int(rng.integers(len(kinds)))](data or b"x", rng))
+    try:
+        new = kinds[int(rng.integers(len(kinds)))](data or b"x", rng)
+    except (struct.error, ValueError, RecursionError):  # an earlier change left no head, or one that is nested too deeply
+        new = flip(data or b"x", rng)
+    path.write_bytes(new)
 
 
 # What is no longer a sound file at all: (path, rng) -> None.
