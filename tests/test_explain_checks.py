@@ -265,7 +265,7 @@ def run(monkeypatch, capsys, module, name, *flags):
     "flags, line",
     [
         (["{run}"], "explain: --checkpoint RUN and IMAGE: give the folder of a run and a picture"),
-        (["{image}", "--checkpoint", "nowhere"], "explain: nowhere: not a run's folder (no usable config.json in it)"),
+        (["{image}", "--checkpoint", "nowhere"], "explain: nowhere: not a run's folder (no config.json in it)"),
         (["{image}", "--checkpoint", "{run}", "--methods", "grad_cam"], "explain: MLP has no spatial features (stage1 have no height"),
         (["{image}", "--checkpoint", "{run}", "--layer", "stage7"], "explain: MLP has no spatial features (stage1 have no height"),
         (["{image}", "--checkpoint", "{run}", "--methods", "grad"], "explain: --methods 'grad': unknown; did you mean 'gradient'?"),
