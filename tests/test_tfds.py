@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import types
+import zlib
 
 import numpy as np
 import pytest
@@ -673,6 +674,8 @@ def picture(size, form, **declared):
     raw = bytearray(out.getvalue())
     for at, sides in declared.items():
         raw[int(at[1:]) : int(at[1:]) + len(sides)] = sides
+    if form == "png":
+        raw[29:33] = zlib.crc32(raw[12:29]).to_bytes(4, "big")
     return bytes(raw)
 
 

@@ -161,13 +161,17 @@ class Stream:
         """Rows of one epoch in its own order, or in the stored order for `epoch=None`; the last batch may be short."""
         if not self.size or not batch_size:
             return
-        told: list[InputError] = []  # TensorFlow would hand on what a Python function raises as the text of a traceback
+        told: list[InputError] = []  # by Python functions within TensorFlow, which would print the traceback if they raised
         try:
             for rows in self._records(epoch, skip, mine, told).batch(batch_size).prefetch(2).as_numpy_iterator():
+                if told:
+                    raise told[0]
                 check_label(rows["label"], len(self.classes))
                 yield rows | {"label": rows["label"].astype(np.int32)}
+            if told:
+                raise told[0]
         except Exception as error:  # a cut or missing shard raises TensorFlow's own kinds
-            why = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", reason(told[0] if told else error, 400))
+            why = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", reason(error, 400))
             where = f"{self.builder.data_path}: split {self.split} is not readable"
             raise InputError(f"{where} ({why}){named(self.builder, self.split)}; delete the folder and prepare it again") from error
 
@@ -202,17 +206,15 @@ class Stream:
         if mixed:
             files = files.shuffle(len(parts), seed=seed)
 
-        def checked(path: bytes, rows: int) -> bytes:
-            if tf_records(os.fsdecode(path)) != rows:
-                told.append(
-                    InputError(f"{os.path.basename(os.fsdecode(path))} does not hold the {rows} records that dataset_info.json states")
-                )
-                raise told[-1]
-            return path
+        def checked(path: bytes, rows: int, take: int) -> int:
+            if tf_records(os.fsdecode(path)) == rows:
+                return take
+            told.append(InputError(f"{os.path.basename(os.fsdecode(path))} does not hold the {rows} records that dataset_info.json states"))
+            return np.int64(0)
 
         def read(part: dict[str, Any]) -> Any:
-            path = tf.numpy_function(checked, [part["path"], part["examples_in_shard"]], tf.string)
-            return tf.data.TFRecordDataset(path, buffer_size=FILE_BUFFER).skip(part["skip"]).take(part["take"])
+            take = tf.numpy_function(checked, [part["path"], part["examples_in_shard"], part["take"]], tf.int64)
+            return tf.data.TFRecordDataset(part["path"], buffer_size=FILE_BUFFER).skip(part["skip"]).take(take)
 
         read = tf.autograph.experimental.do_not_convert(read)
         length = 16 if mixed else 1
@@ -241,7 +243,7 @@ def _decoder(shape: tuple[int, ...], resized: bool, told: list[InputError]) -> C
             return decode(encoded, shape, resized)
         except Exception as error:
             told.append(InputError(f"a record ({_name(encoded)}): {reason(error)}"))
-            raise told[-1] from error
+            return np.zeros(shape, np.uint8)
 
     def decoded(record: Any) -> dict[str, Any]:
         row = tf.io.parse_single_example(record, wanted)
