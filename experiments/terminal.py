@@ -37,7 +37,7 @@ def steady(stream: Any, name: str) -> Any:
         while (nowhere := os.open(os.devnull, os.O_WRONLY)) < 3:  # else the next file that is opened takes this number,
             pass  # and libraries print into it
         _lost[name] = "it was closed before the start"
-        stream = io.TextIOWrapper(os.fdopen(nowhere, "wb"))
+        return io.TextIOWrapper(os.fdopen(nowhere, "wb"))
     raw = getattr(getattr(stream, "buffer", None), "raw", None)
     if isinstance(raw, io.FileIO):
         buffer = io.BufferedWriter(_Steady(stream, raw, name))
