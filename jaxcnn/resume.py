@@ -28,11 +28,11 @@ def begin(run: Run, state: State, record: Record, saver: Checkpoints | None) -> 
     return run.put(copied(state)), record, None, False
 
 
-def roll_back(error: DivergedError, run: Run, begin: State, record: Record, saver: Checkpoints | None) -> tuple[State, Record, Any]:
+def roll_back(error: DivergedError, run: Run, first: State, record: Record, saver: Checkpoints | None) -> tuple[State, Record, Any]:
     """Go back to the newest checkpoint; once it is known which batch it went wrong with, that one is left out from there on."""
     if saver:
         saver.wait()
-    state, back, best, _ = begin(run, begin, record.again(), saver)
+    state, back, best, _ = begin(run, first, record.again(), saver)
     found = error.first == error.last
     back.passed = [*record.passed, *([[error.first - 1, 1]] if found else [])]
     how = f"without the batch of step {error.first}" if found else "one batch at a time, to find the one"
