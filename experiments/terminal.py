@@ -38,7 +38,8 @@ def steady(stream: Any, name: str) -> Any:
             pass  # and libraries print into it
         _lost[name] = "it was closed before the start"
         return io.TextIOWrapper(os.fdopen(nowhere, "wb"))
-    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    buffered = getattr(stream, "buffer", None)
+    raw = getattr(buffered, "raw", buffered)  # under PYTHONUNBUFFERED there is nothing between
     if isinstance(raw, io.FileIO):
         buffer = io.BufferedWriter(_Steady(stream, raw, name))
         return io.TextIOWrapper(buffer, stream.encoding, "backslashreplace", line_buffering=stream.line_buffering)
