@@ -64,7 +64,8 @@ def true_class(batch: Batch, logits: Array | None = None) -> Array:
     """Return labels as indices, int32 `[B, ...]`; -1 where a label is none.
 
     Labels are integers or booleans `[B, ...]`, or probabilities `[B, ..., K]` (mixup), of which the largest counts. For one logit
-    `[B, ..., 1]` they may have its shape, and may be numbers from 0 to 1, of which those above one half are class 1.
+    `[B, ..., 1]` they may have its shape, and may be numbers from 0 to 1, of which those above one half are class 1, or the
+    probabilities `[B, ..., 2]` of both classes.
 
     Args:
         batch: with `"label"`.
@@ -78,8 +79,9 @@ def true_class(batch: Batch, logits: Array | None = None) -> Array:
     number = jnp.issubdtype(label.dtype, jnp.floating)
     single = label.ndim == 1 or label.shape[-1] == 1
     if logits is not None:
-        single = logits.shape[-1] == 1
-        places, shares = label.shape == logits.shape[:-1], label.shape == logits.shape
+        both = number and logits.shape[-1] == 1 and label.shape == (*logits.shape[:-1], 2)  # probabilities of the two classes
+        single = logits.shape[-1] == 1 and not both
+        places, shares = label.shape == logits.shape[:-1], label.shape == logits.shape or both
         if not (places or shares) if single else not (shares if number else places):
             raise InputError(_unfit(label, logits))
         label = label.reshape(logits.shape[:-1]) if single else label
@@ -94,7 +96,7 @@ def true_class(batch: Batch, logits: Array | None = None) -> Array:
 
 def _unfit(label: Array, logits: Array) -> str:
     places, k = list(logits.shape[:-1]), logits.shape[-1]
-    wanted = f"numbers {places} or {[*places, 1]}" if k == 1 else f"integers {places} or probabilities {[*places, k]} of floats"
+    wanted = f"numbers {places} or {[*places, 1]}, or probabilities {[*places, 2]}" if k == 1 else f"integers {places} or probabilities {[*places, k]} of floats"
     return f"labels {label.dtype} of shape {list(label.shape)} for logits of shape {list(logits.shape)}: must be {wanted}"
 
 
