@@ -88,7 +88,7 @@ def test_a_head_resumes_exactly(probe, tmp_path):
     shutil.copytree(path, cut)
     before = json.loads((cut / "summary.json").read_text())
     (cut / "summary.json").unlink()
-    newest, *older = sorted((int(p.name) for p in (cut / "checkpoints").iterdir()), reverse=True)
+    newest, *older = sorted((int(p.name) for p in (cut / "checkpoints").iterdir() if p.name.isdigit()), reverse=True)
     shutil.rmtree(cut / "checkpoints" / str(newest))
     assert older and newest == before["steps"]
     run(dataclasses.replace(config, resume=True, workdir=str(cut)))
