@@ -96,7 +96,8 @@ def true_class(batch: Batch, logits: Array | None = None) -> Array:
 
 def _unfit(label: Array, logits: Array) -> str:
     places, k = list(logits.shape[:-1]), logits.shape[-1]
-    wanted = f"numbers {places} or {[*places, 1]}, or probabilities {[*places, 2]}" if k == 1 else f"integers {places} or probabilities {[*places, k]} of floats"
+    one = f"numbers {places} or {[*places, 1]}, or probabilities {[*places, 2]}"
+    wanted = one if k == 1 else f"integers {places} or probabilities {[*places, k]} of floats"
     return f"labels {label.dtype} of shape {list(label.shape)} for logits of shape {list(logits.shape)}: must be {wanted}"
 
 
