@@ -154,7 +154,7 @@ def as_lists(sums: Any) -> list[Any]:
 
 
 def from_lists(zero: Any, saved: list[Any] | None) -> Any:
-    """Sums that `as_lists` made plain; `zero` where there are none, or those of other metrics."""
-    if saved is None or len(saved) != len(jax.tree.leaves(zero)):  # of another version, whose metrics have other sums
+    """Sums that `as_lists` made plain; `zero` where there are none."""
+    if saved is None:
         return zero
     return jax.tree.unflatten(jax.tree.structure(zero), [np.asarray(x, np.float64) for x in saved])

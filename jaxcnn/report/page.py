@@ -210,15 +210,20 @@ def _examples(report: dict[str, Any]) -> str:
     return out
 
 
-def _explanations(report: dict[str, Any]) -> str:
-    if not report["explanations"]:
-        return "<p>None were made.</p>"
+def _named(report: dict[str, Any]) -> list[dict[str, str]]:
+    """Return the explanations, with the classes that they speak for in their titles."""
     first = [e["predicted"] for kind in ("mistakes", "doubtful") for e in report["examples"][kind]][:EXPLAINED]
     names = f", for {', '.join(first)}"
-    titles = [escape(e["title"] + ("" if e["title"] == "Images" else names)) for e in report["explanations"]]
+    return [e if e["title"] == "Images" else {**e, "title": e["title"] + names} for e in report["explanations"]]
+
+
+def _explanations(report: dict[str, Any]) -> str:
+    report = report | {"explanations": _named(report)}
+    if not report["explanations"]:
+        return "<p>None were made.</p>"
     each = (
-        f'<figure><p class="name">{said}</p><img src="{e["image"]}" alt="{said}"></figure>'
-        for e, said in zip(report["explanations"], titles, strict=True)
+        f'<figure><p class="name">{escape(e["title"])}</p><img src="{e["image"]}" alt="{escape(e["title"])}"></figure>'
+        for e in report["explanations"]
     )
     about = "The first of the examples above, in their order, and what spoke for the class that was predicted; each is scaled by itself."
     return f'<p>{about}</p><div class="plots explained">{"".join(each)}</div>'
