@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from jaxcnn.cache import cache_folder, prune
-from jaxcnn.files import opened
+from jaxcnn.files import expanded, opened
 from jaxcnn.text import visible
 from jaxcnn.types import InputError, reason
 
@@ -63,9 +63,11 @@ def fetch(source: str | os.PathLike[str], *, deadline: float | None = None, limi
     if "://" in source:
         raise InputError(f"{visible(source)}: must be a path, https://... or hf:owner/name; nothing else is downloaded")
     try:
-        path = pathlib.Path(source).expanduser()
+        path = expanded(source)
         mode = path.stat().st_mode
-    except (OSError, ValueError, RuntimeError) as error:  # no such file, or nothing that could be its name
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # no such file, or nothing that could be its name
         why = "no such file" if isinstance(error, FileNotFoundError | NotADirectoryError) else reason(error)
         raise InputError(f"{source!r}: {why}") from None
     if not stat.S_ISREG(mode):

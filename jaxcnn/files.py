@@ -19,6 +19,25 @@ Path = str | os.PathLike
 TEXT_LIMIT = 64 * 2**20  # bytes of a text file that is read whole
 
 
+def expanded(path: Path, fix: str = "give the whole path") -> pathlib.Path:
+    """Return a path with its `~` replaced by the user's home.
+
+    Args:
+        path: of a file or folder.
+        fix: what else helps a user without a home, for the message.
+
+    Raises:
+        InputError: there is no such home, and no file of that very name.
+
+    """
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError:
+        if os.path.lexists(path):
+            return pathlib.Path(path)
+        raise InputError(f"{visible(path)}: its ~ is the home of no user here; set HOME to a folder, or {fix}") from None
+
+
 @contextlib.contextmanager
 def opened(path: Path, limit: int | None = None) -> Iterator[IO[bytes]]:
     """Open a regular file for reading, links included; a pipe or a device would make the program wait or never end.

@@ -37,6 +37,13 @@ def rng():
 
 
 @pytest.fixture
+def homeless(monkeypatch):
+    """A container's user that passwd does not know."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 54321)
+
+
+@pytest.fixture
 def shared():
     if not SHARED.is_dir():
         pytest.skip("the shared data sets are not here")

@@ -14,7 +14,7 @@ import urllib.request
 
 import pytest
 
-from jaxcnn import InputError, fetch
+from jaxcnn import InputError, fetch, runs
 
 BODY = bytes(range(256)) * 4096  # a megabyte: more than one block
 HASH = hashlib.sha256(BODY).hexdigest()
@@ -191,6 +191,18 @@ def test_paths(tmp_path, monkeypatch):
     file.write_bytes(b"")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert fetch.fetch(str(file)) == fetch.fetch(file) == fetch.fetch("~/a.safetensors") == file
+
+
+def test_a_user_without_a_home(homeless, tmp_path, monkeypatch):
+    """A path with `~` is refused, unless a file has that very name."""
+    words = "^~/a.safetensors: its ~ is the home of no user here; set HOME to a folder, or give the whole path$"
+    with pytest.raises(InputError, match=words):
+        fetch.fetch("~/a.safetensors")
+    with pytest.raises(InputError, match=words.replace("safetensors", "npz")):
+        runs.find("~/a.npz")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~a.npz").touch()
+    assert runs.find("~a.npz") == ("npz", {"path": "~a.npz"})
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """TFDS sets: a tiny real one, prepared in both formats, is read alike; what cannot be read is said in one line."""
 
 import dataclasses
+import functools
 import gc
 import io
 import json
@@ -22,7 +23,7 @@ import tensorflow_datasets
 from PIL import Image
 from test_data import check_once, check_training_order, refused, rows, trained
 
-from jaxcnn.data import Indexed, Resident, tfds, tfds_source, tfrecord
+from jaxcnn.data import Indexed, Resident, shards, tfds, tfds_source, tfrecord
 from jaxcnn.data.encoded import decode
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -380,6 +381,15 @@ def test_tensorflow_never_sees_a_gpu(prepared, monkeypatch):
 # no data
 
 
+def test_a_user_without_a_home(prepared, tmp_path, homeless, monkeypatch):
+    words = "its ~ is the home of no user here; set HOME to a folder, or set TFDS_DATA_DIR, or give a data_dir"
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setattr(tensorflow_datasets.core.constants, "DATA_DIR", "~/tensorflow_datasets")
+    for options in ({}, {"cache": tmp_path}, {"data_dir": "~/sets"}, {"data_dir": "~/sets", "cache": tmp_path}):
+        refused(words, tfds, "mnist", download=False, **options)
+    assert tfds("jc_numbered", data_dir=prepared(JcNumbered, "array_record"), cache=tmp_path).test.size == 12
+
+
 def test_not_prepared(tmp_path, capfd):
     message = refused(
         "mnist is not prepared in .*; give a data_dir .*, or allow the download", tfds, "mnist", data_dir=tmp_path, download=False
@@ -665,6 +675,48 @@ def test_a_record_that_states_terabytes(prepared, tmp_path):
     refused("00000-of-00003 does not hold the 20 records", tfds, "jc_numbered", data_dir=tmp_path / "sets")
     splits = tfds("jc_numbered", data_dir=tmp_path / "sets", validation_fraction=0.0, **STREAM)
     refused("00000-of-00003 does not hold the 20 records", lambda: list(splits.train.once(8)))
+
+
+def test_a_chunk_that_grows_to_gigabytes(prepared, tmp_path, monkeypatch):
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    shard = copied(prepared, tmp_path, "array_record") / "jc_numbered-train.array_record-00000-of-00003"
+    for options in ("group_size:1", "group_size:7,uncompressed"):
+        writer = ArrayRecordWriter(str(shard), options)
+        for i in range(20):
+            writer.write(example(encoded(i), i % 3) if i else bytes(300_000))  # which a few bytes are enough for
+        writer.close()
+        found, largest = shards._array_records(str(shard))
+        assert found == 20 and 300_000 <= largest < 310_000
+        with monkeypatch.context() as patch:
+            patch.setattr(shards, "CHUNK", 200_000)
+            refused("00000-of-00003 does not hold the 20 records", tfds, "jc_numbered", data_dir=tmp_path / "sets")
+
+
+def test_records_of_many_bytes_are_read_one_by_one(prepared, tmp_path, monkeypatch):
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    copied(prepared, tmp_path, "array_record")
+    read, asked = ArrayRecordDataSource.__getitems__, []
+    monkeypatch.setattr(ArrayRecordDataSource, "__getitems__", lambda self, keys: asked.append(len(keys)) or read(self, keys))
+    monkeypatch.setattr(tfds_source, "READ_BYTES", 1_000)  # a record and the index of 20 have some hundreds
+    assert tfds("jc_numbered", data_dir=tmp_path / "sets").test.size == 12
+    assert max(asked) < 10
+
+
+@pytest.mark.parametrize("options", [{}, STREAM], ids=["resident", "streamed"])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_shard_that_is_stated_to_be_empty(prepared, tmp_path, kind, options):
+    folder = copied(prepared, tmp_path, kind)
+    stated(folder, "dataset_info.json", (*SPLIT, "shardLengths"), ["20", "0", "20"])
+    read = functools.partial(tfds, "jc_numbered", data_dir=tmp_path / "sets", **options)
+    refused("00001-of-00003 does not hold the 0 records", lambda: everything(read().train))
+    told = []
+    splits = read(on_bad=lambda line, rows: told.append((line, rows)))
+    assert sum(part.size for part in splits[:2]) == 40
+    assert len(told) == 1 and "holds records where dataset_info.json states none" in told[0][0] and told[0][1] == 20
+    next(folder.glob("*train*00001-of-00003")).unlink()
+    assert sum(part.size for part in read()[:2]) == 40
 
 
 def picture(size, form, **declared):

@@ -125,7 +125,8 @@ def test_weights_from_a_file(images, tmp_path, gray):
     assert plan.build["image"]["shape"] == [24, 24, 1 if gray else 3]
     assert plan.build["task"]["options"]["mean"] == ([pytest.approx(0.2)] if gray else [0.1, 0.2, 0.3])
     kernel = variables["params"]["stem"]["conv"]["kernel"]
-    kernel = (np.asarray(kernel) * np.float32(0.5 / np.array(said.std))[:, None]).sum(-2, keepdims=True) if gray else kernel
+    if gray:
+        kernel = (np.asarray(kernel, np.float64) * (0.5 / np.array(said.std))[:, None]).sum(-2, keepdims=True).astype(np.float32)
     chex.assert_trees_all_close(plan.variables["params"]["stem"]["conv"]["kernel"], kernel, rtol=1e-6)
 
 

@@ -1,14 +1,19 @@
 """Shards of a prepared TFDS set that are cut or missing: which they are, and what is left of a split without them."""
 
+import concurrent.futures
+import itertools
 import os
 import re
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from jaxcnn.data.core import OnBad
 from jaxcnn.files import opened
 from jaxcnn.types import InputError
 
 RECORD = 2**27  # bytes of one record
+CHUNK, MOST_RECORDS = 2**28, 2**24  # bytes and records of what `array_record` compresses together: with TFDS one record, or the index
+KINDS = (b"s", b"m", b"p", b"r")  # of chunks: signature, metadata, padding, records; TFDS never transposes them, which is another kind
 Range = tuple[int, int]
 
 
@@ -23,34 +28,86 @@ def joined(name: str, parts: list[Range]) -> str:
     return "+".join(f"{name}[{a}:{b}]" for a, b in parts) or f"{name}[:0]"
 
 
-def cut(builder: Any, split: str) -> list[tuple[str, Range]]:
-    """Find the shards that hold fewer records than TFDS wrote: their paths, and which rows of the whole split they are."""
-    info, at, found = builder.info.splits[split.split("+")[0].partition("[")[0]], 0, []
-    count = _array_records if "array_record" in str(builder.info.file_format).lower() else tf_records
-    for path, length in zip(info.filepaths, info.shard_lengths, strict=True):
-        if count(os.fspath(path)) != length:
-            found.append((os.fspath(path), (at, at + length)))
-        at += length
-    return found
+class Shard(NamedTuple):
+    """One file of a split.
+
+    Attributes:
+        path: of the file.
+        rows: which rows of the whole split are in it, as `dataset_info.json` states.
+        found: number of records in the file; -1 where it cannot be read.
+        largest: bytes that reading one of its records may take; 0 where the file's own size says enough.
+
+    """
+
+    path: str
+    rows: Range
+    found: int
+    largest: int
 
 
-def refuse_cut(builder: Any, split: str) -> None:
+def cut(builder: Any, split: str) -> list[Shard]:
+    """Find the shards that hold other numbers of records than TFDS wrote."""
+    return [s for s in _shards(builder, split, lambda rows: True) if s.found != s.rows[1] - s.rows[0]]
+
+
+def _shards(builder: Any, split: str, wanted: Callable[[Range], bool]) -> list[Shard]:
+    """Count the records of the shards with wanted rows; those that are stated to hold none may be missing."""
+    info = builder.info.splits[split.split("+")[0].partition("[")[0]]
+    count = _array_records if "array_record" in str(builder.info.file_format).lower() else _tf_records
+    stated = []
+    for path, n, end in zip(map(os.fspath, info.filepaths), info.shard_lengths, itertools.accumulate(info.shard_lengths), strict=True):
+        if wanted((end - n, end)) and (n or os.path.lexists(path)):
+            stated.append((path, (end - n, end)))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:  # which wait for the disk
+        counted = pool.map(count, [path for path, _ in stated])
+        return [Shard(*shard, *found) for shard, found in zip(stated, counted, strict=True)]
+
+
+def refuse_cut(builder: Any, split: str) -> int:
     """Refuse a split of which a shard holds other rows than `dataset_info.json` states, unless none of them are in the split.
+
+    Returns:
+        The most bytes that reading one record may take.
 
     Raises:
         InputError: it names the first such shard.
 
     """
     _, parts = ranges(split, builder.info.splits[split.split("+")[0].partition("[")[0]].num_examples)
-    for path, (first, last) in cut(builder, split):
-        if first == last or any(max(a, first) < min(b, last) for a, b in parts):
-            raise InputError(f"{os.path.basename(path)} does not hold the {last - first} records that dataset_info.json states")
+    shards = _shards(builder, split, lambda rows: _overlap(rows, parts) > 0)
+    _refuse(shards)
+    return max((s.largest for s in shards), default=0)
+
+
+def refuse_unstated(builder: Any, split: str) -> None:
+    """Refuse a split with a shard that is stated to hold no rows, and holds some; TFDS itself would leave them out without a word.
+
+    Raises:
+        InputError: it names the first such shard.
+
+    """
+    try:
+        _refuse(_shards(builder, split, lambda rows: rows[0] == rows[1]))
+    except InputError as error:
+        raise InputError(f"{builder.data_path}: split {split}: {error}; delete the folder and prepare the set again") from None
+
+
+def _refuse(shards: list[Shard]) -> None:
+    for path, (first, last), found, _ in shards:
+        if found != last - first:
+            stated = f"{os.path.basename(path)} does not hold the {last - first} records that dataset_info.json states"
+            raise InputError(f"{stated}, or holds them in a form that is not read")
+
+
+def _overlap(rows: Range, parts: list[Range]) -> int:
+    """How many of the rows are in the parts."""
+    return sum(max(min(b, rows[1]) - max(a, rows[0]), 0) for a, b in parts)
 
 
 def named(builder: Any, split: str) -> str:
     """Say which shards are cut, for a message."""
     try:
-        return "".join(f"; {os.path.basename(path)} is cut or missing" for path, _ in cut(builder, split))
+        return "".join(f"; {os.path.basename(path)} is cut or missing" for path, *_ in cut(builder, split))
     except Exception:  # the message it would be part of matters more
         return ""
 
@@ -59,19 +116,59 @@ def sound(builder: Any, split: str, on_bad: OnBad) -> str:
     """Return the split without the rows of shards that are cut, each of which `on_bad` is told."""
     name, parts = ranges(split, builder.info.splits[split.partition("[")[0]].num_examples)
     found = cut(builder, split)
-    for path, (first, last) in found:
-        lost = sum(max(min(b, last) - max(a, first), 0) for a, b in parts)
-        if lost:
+    for path, (first, last), there, _ in found:
+        if first == last:
+            on_bad(f"{path}: holds records where dataset_info.json states none; they are left out", max(there, 0))
+        elif lost := _overlap((first, last), parts):
             on_bad(f"{path}: cut or missing, its {lost} examples of split {split} are left out", lost)
         parts = [(max(a, lo), min(b, hi)) for a, b in parts for lo, hi in ((0, first), (last, b)) if max(a, lo) < min(b, hi)]
     return joined(name, parts) if found else split
 
 
-def _array_records(path: str) -> int:
+def _tf_records(path: str) -> tuple[int, int]:
+    return tf_records(path), 0
+
+
+def _array_records(path: str) -> tuple[int, int]:
+    """Count records as the reader does, and say how large the largest chunk is; -1 where it cannot be read, or not within limits."""
     from array_record.python import array_record_module
 
+    largest = 0
+    try:
+        for kind, records, decoded in _chunks(path):
+            if kind not in KINDS or decoded > CHUNK or records > MOST_RECORDS:
+                return -1, 0
+            largest = max(largest, decoded)
+    except (OSError, InputError):
+        return -1, 0
     reader = array_record_module.ArrayRecordReader(path)
-    return reader.num_records() if reader.ok() else -1
+    return (reader.num_records() if reader.ok() else -1), largest
+
+
+def _chunks(path: str) -> Iterator[tuple[bytes, int, int]]:
+    """Of each chunk of an `array_record` file, what its head states: its kind, how many records, and how many bytes decompressed.
+
+    The format is Riegeli's: every 64 KiB there is a block header of 24 bytes, within chunks too, and a chunk has a head of 40.
+    Its reader reserves what the head states, and gives up where there is more.
+    """
+    block, gap, head = 2**16, 24, 40
+    with opened(path) as file:
+        size, at = os.fstat(file.fileno()).st_size, 0
+        while at < size:
+            found, place = b"", at
+            while len(found) < head:
+                place += max(gap - place % block, 0)
+                file.seek(place)
+                part = file.read(min(head - len(found), block - place % block))
+                if not part:
+                    raise InputError(f"{path}: cut")
+                found, place = found + part, place + len(part)
+            data, records, decoded = (int.from_bytes(found[i:j], "little") for i, j in ((8, 16), (25, 32), (32, 40)))
+            yield found[24:25], records, decoded
+            length = head + data
+            end = at + length + (length + (at + block - gap - 1) % block) // (block - gap) * gap
+            padded = at + records  # a chunk is at least as long as it has records
+            at = max(end, padded + max(-padded % block - (block - gap - 1), 0))
 
 
 def tf_records(path: str) -> int:

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
-from jaxcnn.files import Path, parse_json, read_json
+from jaxcnn.files import Path, expanded, parse_json, read_json
 from jaxcnn.text import visible
 from jaxcnn.types import InputError, reason
 
@@ -20,6 +20,7 @@ ENTRIES = 200_000  # files in a prepared folder
 SHARDS = 100_000  # of a split
 CLASSES = 10**6
 VALUES = 2**28  # of one image
+HOMELESS = "set TFDS_DATA_DIR, or give a data_dir"  # what helps a user without a home
 NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(?:/(?P<config>[\w+.-]+))?(?::(?P<version>(?:\d+|\*)(?:\.(?:\d+|\*)){2}))?")
 VERSION = re.compile(r"(?:(?:0|[1-9]\d{0,8})(?:\.|$)){3}(?<!\.)")
 TEMPLATE = re.compile(r"(?:\{(?:DATASET|SPLIT|FILEFORMAT|SHARD_INDEX|NUM_SHARDS|SHARD_X_OF_Y)\}|[\w.%-]|(?<=.)/)+")
@@ -57,7 +58,9 @@ def prepared_names(library: Any, name: str, data_dir: Path | None) -> list[str]:
 
 def _bases(library: Any, name: str, data_dir: Path | None) -> list[pathlib.Path]:
     snake = library.core.naming.camelcase_to_snakecase(name)
-    return [pathlib.Path(root).expanduser() / snake for root in library.core.utils.file_utils.list_data_dirs(data_dir)]
+    default = library.core.constants.DATA_DIR if data_dir is None else data_dir
+    expanded(default, HOMELESS)  # because TFDS raises an error of its own
+    return [expanded(root, HOMELESS) / snake for root in library.core.utils.file_utils.list_data_dirs(data_dir)]
 
 
 def _configs(base: pathlib.Path, config: str | None, every: bool) -> list[pathlib.Path]:

@@ -21,9 +21,10 @@ import numpy as np
 from jaxcnn.data.cache import load, store
 from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, cut, labelled, sides
 from jaxcnn.data.encoded import check_label, decode, parse
-from jaxcnn.data.shards import named, refuse_cut, sound
-from jaxcnn.data.tfds_folder import NAME, check, check_features, check_rows, find, prepared_names
+from jaxcnn.data.shards import named, refuse_cut, refuse_unstated, sound
+from jaxcnn.data.tfds_folder import HOMELESS, NAME, check, check_features, check_rows, find, prepared_names
 from jaxcnn.data.tfrecord import READ_BYTES, Stream, tensorflow
+from jaxcnn.files import expanded
 from jaxcnn.text import visible
 from jaxcnn.types import InputError, reason
 
@@ -115,7 +116,10 @@ def _held(
     classes, held = tuple(label.names), {}
     for part, split in _parts(builder, name).items():
         check_rows(builder.info.splits[split.partition("[")[0]], split.partition("[")[0], str(builder.data_path))
-        split = split if on_bad is None else sound(builder, split, on_bad)
+        if on_bad is None:
+            refuse_unstated(builder, split)
+        else:
+            split = sound(builder, split, on_bad)
         make = _records if records else Stream
         data = make(builder, split, shape, classes, on_bad=on_bad, resized=sizes is not None)
         if data.size * int(np.prod(shape)) <= resident_bytes:
@@ -128,7 +132,7 @@ def _held(
 
 def _key(name: str, data_dir: Any, sizes: tuple[int, int] | None, resident_bytes: int) -> Any:
     """What decoded rows are a function of: the prepared files and how they are read; None where no file is on this machine's disks."""
-    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    root = expanded(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", HOMELESS)
     if not NAME.fullmatch(name):
         return None
     stats = [(str(p), p.stat()) for p in sorted((root / re.split("[/:]", name)[0]).rglob("*")) if p.is_file()]
@@ -294,16 +298,17 @@ def _records(
 
     source = readable(lambda: builder.as_data_source(split=split, deserialize_method=library.decode.DeserializeMethod.RAW_BYTES))
 
-    together, checked = max(1, min(1024, READ_BYTES // int(np.prod(shape)))), []
+    together: list[int] = []  # known when the files were looked at
 
     @_quiet()
     def read(index: np.ndarray) -> dict[str, np.ndarray]:
-        if not checked:
-            readable(lambda: refuse_cut(builder, split))
-            checked.append(True)
+        if not together:
+            largest = readable(lambda: refuse_cut(builder, split))
+            together.append(max(1, min(1024, READ_BYTES // max(int(np.prod(shape)), largest))))
         image, label, real = np.zeros((len(index), *shape), np.uint8), np.zeros(len(index), np.int32), np.ones(len(index), np.float32)
-        for k in range(0, len(index), together):  # a row takes several times its size on the way
-            for j, found in enumerate(some([int(i) for i in index[k : k + together]]), k):
+        n = together[0]  # a row takes several times its size on the way
+        for k in range(0, len(index), n):
+            for j, found in enumerate(some([int(i) for i in index[k : k + n]]), k):
                 if found is None:
                     real[j] = 0
                 else:

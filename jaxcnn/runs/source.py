@@ -13,6 +13,7 @@ from typing import Any
 
 from jaxcnn.cache import cache_folder
 from jaxcnn.data import SOURCES, Splits, is_idx_folder
+from jaxcnn.files import expanded
 from jaxcnn.runs.schema import check_options
 from jaxcnn.text import visible
 from jaxcnn.types import InputError
@@ -71,14 +72,6 @@ def _make_key(path: pathlib.Path) -> None:
             os.link(part, path)  # a rename would take the place of the key of a process that was faster
     finally:
         os.unlink(part)
-
-
-def expanded(path: str | pathlib.Path) -> pathlib.Path:
-    """Return a path with its `~` replaced, where the user has a home."""
-    try:
-        return pathlib.Path(path).expanduser()
-    except RuntimeError:
-        return pathlib.Path(path)
 
 
 def find(dataset: str, data_dir: str | None = None) -> tuple[str, dict[str, Any]]:
