@@ -1,5 +1,6 @@
 """State dicts of torchvision, timm and our own: names and shapes there and here, other classes, channels and sizes."""
 
+import functools
 import logging
 import math
 import re
@@ -255,8 +256,18 @@ def values_of(name: str, image: Sequence[int] | None, options: Mapping[str, Any]
     return sum(math.prod(leaf.shape) for leaf in _like(model, shape).values())
 
 
-def _like(model: Any, shape: Sequence[int]) -> dict[str, Any]:
-    """Shapes of all variables by path, from tracing alone."""
+def _like(model: Any, shape: Sequence[int]) -> Mapping[str, Any]:
+    """Shapes of all variables by path."""
+    try:
+        hash(model)
+    except TypeError:  # an option is a list
+        return _traced.__wrapped__(model, tuple(shape))
+    return _traced(model, tuple(shape))
+
+
+@functools.lru_cache(8)
+def _traced(model: Any, shape: tuple[int, ...]) -> Mapping[str, Any]:
+    """Shapes of all variables by path, from tracing alone, which takes seconds for a large network."""
     return _flat(jax.eval_shape(lambda key: model.init(key, jnp.zeros((1, *shape)), train=False), jax.random.key(0)))
 
 

@@ -83,6 +83,8 @@ def load_weights(
     if narrow := tensor_files.narrow(tensors):
         log.warning("%s: numbers are %s, kept as float32", where, narrow)
     kept = _about(metadata, where)
+    if image and kept.get("image"):  # which says how many channels there are
+        image = (*image, *kept["image"][2:])[:3]
     own = checked(kept["preprocessing"], f"{where}: preprocessing") if kept.get("preprocessing") else None
     beside = None if own else _beside(file)
 
@@ -172,14 +174,23 @@ def _options_of(about: _About, name: str, where: str) -> Iterator[None]:
     except Exception as error:  # a network's constructor and its tracing raise what they like on options that make no sense
         if not about.get("options") and not about.get("image"):
             raise
-        said = visible(str({"options": about.get("options"), "image": about.get("image")}))[:120]
-        raise InputError(f"{where}: its metadata says {said}, which is no {name} ({visible(reason(error))})") from error
+        raise InputError(_no_network(about, name, where, error)) from error
+
+
+def _no_network(about: _About, name: str, where: str, error: Exception) -> str:
+    said = visible(str({"options": about.get("options"), "image": about.get("image")}))[:120]
+    return f"{where}: its metadata says {said}, which is no {name} ({visible(reason(error))}); name the network that the file is of"
 
 
 def _most(name: str, about: _About, image: Sequence[int] | None, options: Mapping[str, Any], where: str) -> int:
     """How many values a file of this network may have: more than ever belong to auxiliary heads and other numbers of classes."""
-    with _options_of(about, name, where):
-        return 4 * values_of(name, image or about.get("image"), about.get("options", {}) | options) + 10**8
+    try:
+        with _options_of(about, name, where):
+            return 4 * values_of(name, image or about.get("image"), about.get("options", {}) | options) + 10**8
+    except InputError as error:
+        if not about.get("image") or image or str(error).startswith(where):
+            raise
+        raise InputError(_no_network(about, name, where, error)) from error
 
 
 def _beside(file: pathlib.Path) -> Preprocessing | None:

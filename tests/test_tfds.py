@@ -693,6 +693,15 @@ def test_a_chunk_that_grows_to_gigabytes(prepared, tmp_path, monkeypatch):
             refused("00000-of-00003 does not hold the 20 records", tfds, "jc_numbered", data_dir=tmp_path / "sets")
 
 
+def test_a_kind_of_chunk_that_tfds_never_writes(tmp_path):
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(str(tmp_path / "transposed"), "group_size:5,transpose:true")
+    writer.write(b"x")
+    writer.close()
+    assert shards._array_records(str(tmp_path / "transposed")) == (-1, 0)
+
+
 def test_records_of_many_bytes_are_read_one_by_one(prepared, tmp_path, monkeypatch):
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 

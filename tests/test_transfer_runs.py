@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import types
@@ -128,6 +129,43 @@ def test_weights_from_a_file(images, tmp_path, gray):
     if gray:
         kernel = (np.asarray(kernel, np.float64) * (0.5 / np.array(said.std))[:, None]).sum(-2, keepdims=True).astype(np.float32)
     chex.assert_trees_all_close(plan.variables["params"]["stem"]["conv"]["kernel"], kernel, rtol=1e-6)
+
+
+def stated(header, data=b""):
+    """The bytes of a safetensors file with this header."""
+    header = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(header).to_bytes(8, "little") + header + data
+
+
+BAD_WEIGHTS = {
+    "absent": (None, "no such file"),
+    "absent.safetensors": (None, "no such file"),
+    "folder.safetensors": (pathlib.Path.mkdir, "not a run's folder"),
+    "pipe.safetensors": (os.mkfifo, "not a regular file"),
+    "garbage": (b"garbage" * 99, "must be a .safetensors file, or a .pth or .pt one"),
+    "garbage.safetensors": (b"garbage" * 99, "no sound safetensors file"),
+    "empty.safetensors": (b"", "no sound safetensors file"),
+    "nested.safetensors": (stated(b"[" * 200_000), "nested too deeply"),
+    "large.safetensors": (stated({"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}), "is stated at bytes"),
+    "twice.safetensors": (
+        stated({name: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} for name in "ab"}, bytes(16)), "'b' begins at byte 0",
+    ),
+    "other.safetensors": (
+        stated({"fc1.weight": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}, bytes(16)), "does not fit resnet18: 102 missing",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_WEIGHTS)
+def test_weights_that_are_none(tmp_path, name):
+    content, words = BAD_WEIGHTS[name]
+    if callable(content):
+        content(tmp_path / name)
+    elif content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        transfer.main(transfer.Config(folder=str(tmp_path), weights=str(tmp_path / name)), SIGNALS, [])
+    assert words in str(caught.value) and name in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_scratch_has_the_network_of_the_weights_and_new_values(images, pretrained):

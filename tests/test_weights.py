@@ -196,6 +196,8 @@ def test_colour_images_through_a_network_for_gray_ones(tmp_path):
     variables = initial(gray, (40, 40, 1))
     jc.save_weights(tmp_path / "gray.safetensors", "squeezenet1_1", variables, image=(40, 40, 1))
     assert jc.load_weights("squeezenet1_1", tmp_path / "gray.safetensors").variables["params"]["stem"]["conv"]["kernel"].shape[2] == 1
+    larger = jc.load_weights("squeezenet1_1", tmp_path / "gray.safetensors", image=(48, 48))  # the file says how many channels
+    assert larger.variables["params"]["stem"]["conv"]["kernel"].shape[2] == 1
     colour = jc.load_weights("squeezenet1_1", tmp_path / "gray.safetensors", channels=3)
     x = pseudo.images(40, 40, 1)
     y = apply(colour.model, colour.variables, np.repeat(x, 3, -1))
@@ -292,6 +294,8 @@ def test_another_programs_config_beside_the_weights_says_nothing(squeezed, tmp_p
         ({"options": {"widths": {"a": 1}}}, "too large, or no plain value"),
         ({"options": {"absent": 1}}, "its metadata says {'options': {'absent': 1}, 'image': None}, which is no squeezenet1_1"),
         ({"options": {"dtype": "\x1b[31m"}}, "dtype"),
+        ({"image": [2, 2, 3]}, "which is no squeezenet1_1 (image shape (1, 2, 2, 3): must be at least "),
+        ({"image": [2, 2, 3]}, "; name the network that the file is of"),
         ({"image": [1]}, "image: [1]: must be height, width and perhaps channels"),
         ({"image": [10**9, 10**9]}, "must be height, width and perhaps channels"),
         ({"image": "224"}, "image: input should be a valid list"),
