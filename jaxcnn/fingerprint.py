@@ -81,6 +81,11 @@ def unknown(old: Mapping[str, Any] | None, new: Description) -> str | None:
     return None
 
 
+def untraced(old: Mapping[str, Any], new: Description) -> str | None:
+    """Say so where the steps themselves were not compared."""
+    return None if old.get("step") and new["step"] else "its step cannot be traced on its own"
+
+
 def _alike(old: Any, new: Any) -> bool:
     if old is None or new is None:
         return True
