@@ -32,6 +32,7 @@ PARTS = {
     "seed": "the seed of the state",
     "data": "the training data",
 }
+PLAIN = {int, bool, str, type(None)}
 CLOSE = 1e-5  # sums of floats may differ by rounding from machine to machine
 Description = dict[str, Any]
 
@@ -79,6 +80,11 @@ def unknown(old: Mapping[str, Any] | None, new: Description) -> str | None:
         shown = lambda versions: ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, Mapping) else "unknown"  # noqa: E731
         return f"it was trained with {shown(old.get('versions'))}, and this is {shown(new['versions'])}"
     return None
+
+
+def untraced(old: Mapping[str, Any], new: Description) -> str | None:
+    """Say so where the steps themselves were not compared."""
+    return None if old.get("step") and new["step"] else "its step cannot be traced on its own"
 
 
 def _alike(old: Any, new: Any) -> bool:
@@ -155,8 +161,8 @@ class _Digests:
         known |= {v: _hash(b"argument %d" % i, _aval(v)) for i, v in enumerate(jaxpr.invars)}
         read = lambda v: _hash(b"literal", _aval(v), self.array(v.val)) if isinstance(v, Literal) else known[v]  # noqa: E731
         for eqn in jaxpr.eqns:
-            own = _hash(eqn.primitive.name.encode(), self.value({k: v for k, v in eqn.params.items() if k not in IGNORED}))
-            made = _hash(own, *map(read, eqn.invars))
+            params = [part for k in sorted(eqn.params) if k not in IGNORED for part in (k.encode(), self.value(eqn.params[k]))]
+            made = _hash(eqn.primitive.name.encode(), b"%d" % len(params), *params, *map(read, eqn.invars))
             known |= {v: _hash(made, b"%d" % i, _aval(v)) for i, v in enumerate(eqn.outvars)}
         return _hash(*map(read, jaxpr.outvars))
 
@@ -167,10 +173,13 @@ class _Digests:
         if not mesh.whole_here(x):
             return _hash(b"divided", str(x.dtype).encode(), str(x.shape).encode())
         x = np.asarray(x)
-        return _hash(str(x.dtype).encode(), str(x.shape).encode(), np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
+        content = hashlib.sha256(np.ascontiguousarray(x).reshape(-1).view(np.uint8)).digest()
+        return _hash(str(x.dtype).encode(), str(x.shape).encode(), content)
 
     def value(self, x: Any) -> bytes:
         """Digest a parameter of a primitive."""
+        if type(x) in PLAIN or type(x) is tuple and all(type(i) in PLAIN for i in x):  # most of them
+            return repr(x).encode()
         if isinstance(x, jax.sharding.Sharding | jax.sharding.Mesh | jax.sharding.AbstractMesh):
             return _hash(b"place")  # where, not what
         if isinstance(x, ClosedJaxpr):
@@ -206,13 +215,12 @@ def _text(x: Any) -> str:
 
 
 def _aval(v: Any) -> bytes:
-    aval = v.aval
-    return f"{getattr(aval, 'dtype', aval)} {getattr(aval, 'shape', '')}".encode()
+    dtype = getattr(v.aval, "dtype", v.aval)
+    return f"{_name(dtype) if isinstance(dtype, np.dtype) else dtype} {getattr(v.aval, 'shape', '')}".encode()
+
+
+_name = functools.cache(str)  # NumPy makes it anew each time
 
 
 def _hash(*parts: Any) -> bytes:
-    total = hashlib.sha256()
-    for part in parts:
-        total.update(len(part).to_bytes(8, "little"))
-        total.update(part)
-    return total.digest()
+    return hashlib.sha256(b"".join([b"%d " % len(part) + part for part in parts])).digest()

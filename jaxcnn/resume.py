@@ -77,6 +77,7 @@ def compare(saver: Checkpoints, record: Record, new: dict[str, Any], step: int, 
         logger.warning("%s: going on from step %d, but not with the same as before: new is %s", where, step, parts)
     elif not going_on:
         beyond = f", beyond steps={steps}" if step > steps else ""
+        why = why or fingerprint.untraced(record.fingerprint, new)
         unsure = f"; whether it is the same run cannot be told: {why}" if why else ""
         logger.warning("%s: finished at step %d%s, nothing trained%s", where, step, beyond, unsure)
 
