@@ -113,7 +113,9 @@ def check_monitor(monitor: str | None, values: Mapping[str, Any]) -> None:
     if monitor is None:
         return
     numbers = [name for name, value in values.items() if _is_number(value) and name not in COLUMNS]
-    near = difflib.get_close_matches(monitor, numbers, 3)
+    near = [name for name in numbers if name.rpartition("/")[2] == monitor.rpartition("/")[2]] or difflib.get_close_matches(
+        monitor, numbers
+    )
     choice = f"did you mean {' or '.join(near)}?" if near else f"give one of {', '.join([*numbers[:8], *(['...'] if numbers[8:] else [])])}"
     choice = choice if numbers else "give validate, which returns such numbers"
     if monitor not in values:

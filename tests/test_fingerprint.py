@@ -13,7 +13,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from small import rows, task
+from small import compiled, fit, learning, rows, task
 
 import jaxcnn as jc
 from jaxcnn import fingerprint, rehearsal, runs
@@ -25,13 +25,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def cosine(rate=1e-2, steps=24):
     return jc.optim.cosine(rate, steps=steps)
-
-
-def learning(**options):
-    """A task that is traced in no time."""
-    choice = {k: options.pop(k) for k in ("dropout", "dtype", "widths") if k in options}
-    model = jc.models.mlp(num_classes=4, **{"widths": (8,), "dropout": 0.3} | choice)
-    return jc.tasks.classification(model, **{"mean": 0.3, "std": 0.3} | options)
 
 
 def described(made=None, tx=None, data=None, strategy="jit", devices=1, seed=0, wrap=lambda step: step, change=lambda state: state):
@@ -111,17 +104,6 @@ OTHERS = {
 @pytest.mark.parametrize("part", OTHERS)
 def test_what_differs_is_named(part):
     assert fingerprint.differing(*OTHERS[part]()) == [fingerprint.PARTS[part]]
-
-
-@functools.cache
-def compiled(rate=1e-2):
-    made, tx = learning(), jc.optim.sgd(jc.optim.constant(rate))
-    return jc.compile_step(jc.make_train_step(made, tx), "jit"), jc.init_state(made, tx, rows().example())
-
-
-def fit(workdir, steps=2, rate=1e-2, run=None, state=None, data=None, **options):
-    made, first = compiled(rate)
-    return jc.fit(run or made, state or first, data or rows(), batch_size=16, steps=steps, workdir=workdir, **options)
 
 
 @pytest.fixture(scope="module")
