@@ -78,14 +78,14 @@ def sha256(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
 
 
-def weighed(folder: pathlib.Path) -> int:
-    """Return the bytes of all files in a folder.
+def weighed(folder: pathlib.Path) -> tuple[int, int]:
+    """Return the bytes of all files in a folder, and how many of them the disk really holds: a file may be a hole.
 
     Raises:
         DamagedError: there is anything but plain files and folders in it, such as a link or a pipe, or it is none itself.
 
     """
-    total, waiting = 0, [folder]
+    total, held, waiting = 0, 0, [folder]
     if not stat.S_ISDIR(_mode(folder)):
         raise DamagedError("it is no folder")
     while waiting:
@@ -96,9 +96,10 @@ def weighed(folder: pathlib.Path) -> int:
                     waiting.append(pathlib.Path(entry.path))
                 elif stat.S_ISREG(found.st_mode):
                     total += found.st_size
+                    held += min(found.st_size, getattr(found, "st_blocks", math.inf) * 512)
                 else:
                     raise DamagedError(f"{visible(entry.name)} is not a regular file")
-    return total
+    return total, held
 
 
 def _mode(path: pathlib.Path) -> int:
@@ -168,14 +169,22 @@ def _check_part(name: str, part: list[Any]) -> None:
         raise DamagedError(f"its record describes {visible(name)} in a way that no array has")
 
 
-def declared(parts: Mapping[str, list[Any]]) -> int:
-    """Return the bytes that all arrays of a record have together.
+def check_sizes(folder: pathlib.Path, parts: Mapping[str, list[Any]], known: bool) -> None:
+    """Check that what a record declares and what the files hold can belong together.
+
+    Args:
+        folder: of the checkpoint.
+        parts: what the record says of its arrays, checked.
+        known: whether these are the arrays that are expected; else they may not be much larger than the files.
 
     Raises:
-        DamagedError: a dtype that there is not.
+        DamagedError: they do not, or there is a dtype that does not exist.
 
     """
-    return sum(math.prod(shape) * _dtype(name, dtype).itemsize for name, (dtype, shape, _) in parts.items())
+    size, held = weighed(folder)
+    declared = sum(math.prod(shape) * _dtype(name, dtype).itemsize for name, (dtype, shape, _) in parts.items())
+    if size > SLACK + 2 * declared or not known and declared > SLACK + RATIO * held:
+        raise DamagedError(f"it declares {declared:,} bytes of arrays, and its files have {size:,}, of which {held:,} are on the disk")
 
 
 def _dtype(name: str, dtype: str) -> np.dtype:
