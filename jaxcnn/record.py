@@ -72,9 +72,8 @@ def restored(loop: Mapping[str, Any], now: Record, step: int) -> Record:
     saved.mode = saved.mode or now.mode
     for name in SAME:
         if getattr(saved, name) != getattr(now, name):
-            raise InputError(
-                f"resume: {name} was {visible(getattr(saved, name))[:80]} and is now {getattr(now, name)}; give the same, or another workdir"
-            )
+            was = visible(getattr(saved, name))[:80]
+            raise InputError(f"resume: {name} was {was} and is now {getattr(now, name)}; give the same, or another workdir")
     if (saved.best is None) != (saved.best_step is None):
         saved.best = saved.best_step = None
     return saved

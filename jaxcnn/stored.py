@@ -4,12 +4,13 @@ Arrays are read with TensorStore itself, because Orbax would follow links, wait 
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
 import pathlib
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from jaxcnn.types import InputError, reason
 
 LARGEST = 2**31  # steps are int32
 SLACK, RATIO = 2**28, 100  # bytes that a checkpoint may declare: so many, and so many for each byte that its files have
+CHUNKS = 2**16  # that an array may be divided into; there are as many as devices that divided it
 BLOCK = 2**17  # bytes that one block of zstd can decode to
 
 
@@ -213,16 +215,11 @@ def read_arrays(folder: pathlib.Path, parts: Mapping[str, list[Any]]) -> dict[st
     base, context = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder.absolute()}/"}}, ts.Context()
     store = ts.KvStore.open(base, context=context).result()
     wanted = {name: part for name, part in parts.items() if 0 not in part[1]}  # Orbax saves no array without elements
-    for key in store.list().result():
-        name, _, leaf = key.decode(errors="replace").rpartition("/")
-        if name not in wanted:
-            raise DamagedError(f"it holds {visible(name or leaf)}, which is not in its record")
-        if not leaf.startswith(".z"):
-            _check_chunk(name, store[key], wanted[name])
     spec = lambda name: {"driver": "zarr", "kvstore": base | {"path": f"{name}/"}}  # noqa: E731
     opened = {name: ts.open(spec(name), open=True, read=True, context=context) for name in wanted}
     for name, found in opened.items():
-        _check_form(name, found.result(), wanted[name])
+        for key in _chunks(name, found.result(), wanted[name]):
+            _check_chunk(name, store.read(f"{name}/{key}").result().value, wanted[name])
     reading = {name: found.result().read() for name, found in opened.items()}
     flat = {name: np.asarray(reading[name].result()) if name in reading else np.zeros(part[1], part[0]) for name, part in parts.items()}
     for name, x in flat.items():
@@ -231,16 +228,18 @@ def read_arrays(folder: pathlib.Path, parts: Mapping[str, list[Any]]) -> dict[st
     return flat
 
 
-def _check_form(name: str, array: Any, part: list[Any]) -> None:
-    """Check what an array's own metadata says, before it is believed."""
+def _chunks(name: str, array: Any, part: list[Any]) -> Iterator[str]:
+    """Check what an array's own metadata says, before it is believed, and list the keys of its chunks."""
     form = array.spec().to_json()["metadata"]
-    compressor = form["compressor"]
-    if (list(array.shape), str(np.dtype(array.dtype.numpy_dtype))) != (part[1], part[0]):
+    compressor, (dtype, shape, _) = form["compressor"], part
+    if (list(array.shape), str(np.dtype(array.dtype.numpy_dtype))) != (shape, dtype):
         raise DamagedError(f"{visible(name)} has another shape or dtype than its record says")
-    if any(chunk > max(n, 1) for chunk, n in zip(form["chunks"], part[1], strict=True)) or not (
-        compressor is None or compressor["id"] == "zstd"
-    ):
+    counts = [-(-n // max(chunk, 1)) for chunk, n in zip(form["chunks"], shape, strict=True)]
+    large = any(chunk > n for chunk, n in zip(form["chunks"], shape, strict=True)) or math.prod(counts) > CHUNKS
+    if large or not (compressor is None or compressor["id"] == "zstd"):
         raise DamagedError(f"{visible(name)} is stored in a way that no jaxcnn writes")
+    for index in itertools.product(*map(range, counts)):
+        yield form.get("dimension_separator", ".").join(map(str, index)) or "0"
 
 
 def _check_chunk(name: str, raw: bytes, part: list[Any]) -> None:

@@ -2,21 +2,19 @@
 
 import contextlib
 import json
-import logging
 import os
 import pathlib
 import re
 import resource
 import shutil
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from small import compiled, fit
 
 import jaxcnn as jc
 from jaxcnn import dispatch
-from jaxcnn.checkpoint import Checkpoints, reading
+from jaxcnn.checkpoint import reading
 from jaxcnn.record import Ranking, Record, restored
 from jaxcnn.stored import seal
 
@@ -73,9 +71,9 @@ def read(folder, step=4):
 
 
 VALUES = (
-    None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1e308, -0.5, 1.5, float("nan"), float("inf"), "", "x", "9" * 5000, "\x1b[2J\n<b>", "é\udce9",
-    [], {}, [1, "a"], [[1, -1]], [[1, 2, 3]], {"a": {"b": []}}, [[[[[[1]]]]]], {"rows": 1, "bytes": 1, "sha256": "x"}, [{}], [{"step": "x"}], [{"v": 1}],
-    {"rows": -1, "bytes": 10**15, "sha256": ""}, {"rows": 10**15, "bytes": -1, "sha256": ""},
+    None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1e308, -0.5, 1.5, float("nan"), float("inf"), "", "x", "9" * 5000, "\x1b[2J\n<b>",
+    "é\udce9", [], {}, [1, "a"], [[1, -1]], [[1, 2, 3]], {"a": {"b": []}}, [[[[[[1]]]]]], [{}], [{"step": "x"}], [{"v": 1}],
+    {"rows": 1, "bytes": 1, "sha256": "x"}, {"rows": -1, "bytes": 10**15, "sha256": ""}, {"rows": 10**15, "bytes": -1, "sha256": ""},
 )  # fmt: skip
 FIELDS = (
     "batch_size",
@@ -242,3 +240,60 @@ def test_folders_that_no_step_has(run, name, caplog):
     assert fit(run, steps=6, every=2, validate=lambda s: {"v": 1.0}, monitor="v").saved == 6
     with reading(run) as checkpoints:
         assert checkpoints.newest()[0] == 6
+
+
+def crafted(folder, change):
+    """Write into the database of arrays, as TensorStore does, while the record stays right."""
+    import tensorstore as ts
+
+    base = {"driver": "file", "path": f"{folder / '4' / 'state'}/"}
+    store = ts.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    name = "params.hidden_0.kernel"
+    change(store, f"{name}/.zarray", f"{name}/0.0", json.loads(store[f"{name}/.zarray"]))
+
+
+def meta(**options):
+    return lambda store, key, chunk, old: store.write(key, json.dumps({**old, **options}).encode()).result()
+
+
+def content(raw):
+    return lambda store, key, chunk, old: store.write(chunk, raw).result()
+
+
+def frame(blocks, first=b"\x00\x58"):
+    """A zstd frame of blocks `(kind, size, bytes)`."""
+    heads = [((size << 3) | (kind << 1) | (i == len(blocks) - 1)).to_bytes(3, "little") for i, (kind, size, _) in enumerate(blocks)]
+    return b"\x28\xb5\x2f\xfd" + first + b"".join(head + body for head, (_, _, body) in zip(heads, blocks, strict=True))
+
+
+SOUND = (0, 2048, bytes(2048))
+
+
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        (meta(shape=[2**20, 2**20]), "another shape or dtype"),
+        (meta(dtype="<f8"), "another shape or dtype"),
+        (meta(chunks=[2**20, 2**20]), "stored in a way that no jaxcnn writes"),
+        (meta(chunks=[1, 1]), "."),
+        (meta(chunks=[0, 1]), "."),
+        (meta(compressor={"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1}), "stored in a way"),
+        (meta(compressor={"id": "bz2", "level": 5}), "stored in a way"),
+        (meta(dtype=[["a", "<f4", [1000000]], ["b", "<f4"]]), "."),
+        (lambda store, key, *_: store.write(key, b'{"a":' * 200_000 + b"1" + b"}" * 200_000).result(), "."),
+        (lambda store, key, *_: store.write(key, b"[" * 1_000_000).result(), "."),
+        (content(frame([SOUND])), "digest differs"),
+        (content(frame([SOUND], b"\xc0\x58" + (2**40).to_bytes(8, "little"))), "."),
+        (content(frame([SOUND], b"\xe0" + (2**40).to_bytes(8, "little"))), "."),
+        (content(frame([SOUND], b"\x00\xff")), "."),
+        (content(frame([(1, 2**17, b"a")] * 100_000)), "would decode to more than its record says"),
+        (content(frame([(1, 2**17, b"a")]) * 100_000), "would decode to more than its record says"),
+        (content(b"\x50\x2a\x4d\x18\x00\x00\x00\x00" * 9 + frame([(1, 2**17, b"a")]) * 100_000), "would decode|."),
+        (content(bytes(2**18)), "."),
+        (content(b"\x28\xb5\x2f\xfd"), "."),
+    ],
+)
+def test_what_the_database_says_is_checked_against_the_record(run, change, why):
+    assert read(run) is None
+    crafted(run, change)
+    assert re.search(why, read(run))

@@ -18,7 +18,13 @@ from jaxcnn import checkpoint, history
 from jaxcnn.checkpoint import Checkpoints, reading
 
 ROOT = pathlib.Path(__file__).parents[1]
-HOLD = "import sys; from jaxcnn.checkpoint import Checkpoints; c = Checkpoints(sys.argv[1], alone=True); print('held', flush=True); sys.stdin.read()"
+HOLD = """
+import sys
+from jaxcnn.checkpoint import Checkpoints
+held = Checkpoints(sys.argv[1], alone=True)
+print("held", flush=True)
+sys.stdin.read()
+"""
 
 
 def python(script, *arguments):
@@ -287,3 +293,14 @@ def test_nan_of_a_validation_is_in_no_file_as_a_bare_word(tmp_path):
     with reading(tmp_path) as checkpoints:
         (row,) = checkpoints.newest()[2]["history"]
     assert np.isnan(row["v"]) and row["w"] == np.inf
+
+
+def test_reading_says_nothing_of_its_own(run):
+    """Neither Orbax nor Abseil write to a terminal that nobody set up logging for."""
+    script = (
+        "import sys, jaxcnn as jc; from jaxcnn.checkpoint import reading; jc.load_run(sys.argv[1])\n"
+        "with reading(sys.argv[2]) as checkpoints: print(checkpoints.newest()[0])"
+    )
+    process = python(script, ROOT / "tests" / "fixtures" / "run-format-2", run)
+    out, err = process.communicate()
+    assert (process.returncode, out, err) == (0, "6\n", "")
