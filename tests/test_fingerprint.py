@@ -233,3 +233,11 @@ def test_a_step_that_cannot_be_traced_alone_is_said_not_to_be_compared(tmp_path,
     for _ in range(2):
         jc.fit(run, jc.init_state(made, tx, rows().example()), rows(), batch_size=16, steps=1, workdir=tmp_path)
     assert "nothing trained; whether it is the same run cannot be told: its step cannot be traced on its own" in one_line(caplog)
+
+
+def test_data_of_a_kind_that_nobody_foresaw_costs_no_save(tmp_path, monkeypatch):
+    monkeypatch.setattr(fingerprint, "_data", None)  # calling it raises
+    assert fit(tmp_path).saved == 2
+    with reading(tmp_path) as checkpoints:
+        kept = checkpoints.load(2)[1]["fingerprint"]
+    assert kept["data"] is None and kept["step"]
