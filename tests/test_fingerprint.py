@@ -77,7 +77,10 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("name", STEPS)
+LESS = {"no schedule", "weight decay", "optimiser", "preprocessing", "a constant array", "precision"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in LESS else []) for name in STEPS])
 def test_another_step_differs(name):
     assert fingerprint.differing(usual(), STEPS[name]())[0] == fingerprint.PARTS["step"]
 
@@ -226,12 +229,11 @@ def test_it_costs_no_second_trace(tmp_path):
 
 
 def test_a_step_that_cannot_be_traced_alone_is_said_not_to_be_compared(tmp_path, caplog):
-    """It asks for an axis that only pmap binds."""
-    made, tx = learning(), jc.optim.sgd(0.1)
-    step = jc.make_train_step(made, tx)
-    run = jc.compile_step(lambda s, b: (jax.lax.axis_index("data"), step(s, b))[1], "pmap", 2)
+    def bound(state, batch):
+        return state, jax.lax.axis_index("an axis that only its strategy binds")
+
     for _ in range(2):
-        jc.fit(run, jc.init_state(made, tx, rows().example()), rows(), batch_size=16, steps=1, workdir=tmp_path)
+        fit(tmp_path, run=compiled()[0]._replace(step=bound))
     assert "nothing trained; whether it is the same run cannot be told: its step cannot be traced on its own" in one_line(caplog)
 
 
