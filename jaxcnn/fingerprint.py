@@ -57,11 +57,11 @@ def describe(run: Run, state: State, data: Any, batch: Mapping[str, Any]) -> Cal
     def computed() -> Description:
         return {
             "versions": _versions(),
-            "step": None if traced is None else _Digests().closed(traced).hex(),
-            "optimizer": _summary(state.opt_state),
-            "weights": _summary((state.step, state.params, state.model_state, state.extras)),
-            "seed": _summary(state.rng),
-            "data": _data(data),
+            "step": None if traced is None else _known(lambda: _Digests().closed(traced).hex()),
+            "optimizer": _known(lambda: _summary(state.opt_state)),
+            "weights": _known(lambda: _summary((state.step, state.params, state.model_state, state.extras))),
+            "seed": _known(lambda: _summary(state.rng)),
+            "data": _known(lambda: _data(data)),
         }
 
     return computed
@@ -103,6 +103,14 @@ def _alike(old: Any, new: Any) -> bool:
 def _versions() -> dict[str, str]:
     others = {name: importlib.metadata.version(name) for name in ("flax", "optax")}
     return {"jaxcnn": __version__, "jax": jax.__version__, **others, "platform": jax.default_backend()}
+
+
+def _known(make: Callable[[], Any]) -> Any:
+    """Compute a part; None where it is of a kind that nobody foresaw: that must not cost what is trained."""
+    try:
+        return make()
+    except Exception:
+        return None
 
 
 def _data(data: Any) -> str | None:

@@ -110,7 +110,9 @@ def _opened(path: pathlib.Path) -> BinaryIO:
     """Open a file of our own to change it; whatever else lies there under its name, such as a link, is replaced."""
     try:
         found = path.lstat()
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        if stat.S_ISDIR(found.st_mode):
+            path.rename(path.with_name(f"{path.name}.damaged"))
+        elif not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             path.unlink()
     except FileNotFoundError:
         pass

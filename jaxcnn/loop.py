@@ -232,6 +232,8 @@ def _check(train: Any, batch_size: int, steps: int, every: float | None, monitor
         raise InputError(f"every={every}: must be at least 1")
     if mode not in ("min", "max"):
         raise InputError(f"mode={mode!r}: must be 'min' or 'max'")
+    if not isinstance(monitor, str | None):
+        raise InputError(f"monitor={monitor!r}: must be one name, or None")
     if patience is not None and (patience < 1 or monitor is None):
         raise InputError(f"patience={patience}: must be at least 1, with a monitor")
 

@@ -72,9 +72,8 @@ def restored(loop: Mapping[str, Any], now: Record, step: int) -> Record:
     saved.mode = saved.mode or now.mode
     for name in SAME:
         if getattr(saved, name) != getattr(now, name):
-            raise InputError(
-                f"resume: {name} was {visible(getattr(saved, name))} and is now {getattr(now, name)}; give the same, or another workdir"
-            )
+            was = visible(getattr(saved, name))[:80]
+            raise InputError(f"resume: {name} was {was} and is now {getattr(now, name)}; give the same, or another workdir")
     if (saved.best is None) != (saved.best_step is None):
         saved.best = saved.best_step = None
     return saved
@@ -113,7 +112,9 @@ def check_monitor(monitor: str | None, values: Mapping[str, Any]) -> None:
     if monitor is None:
         return
     numbers = [name for name, value in values.items() if _is_number(value) and name not in COLUMNS]
-    near = difflib.get_close_matches(monitor, numbers, 3)
+    near = [name for name in numbers if name.rpartition("/")[2] == monitor.rpartition("/")[2]] or difflib.get_close_matches(
+        monitor, numbers
+    )
     choice = f"did you mean {' or '.join(near)}?" if near else f"give one of {', '.join([*numbers[:8], *(['...'] if numbers[8:] else [])])}"
     choice = choice if numbers else "give validate, which returns such numbers"
     if monitor not in values:

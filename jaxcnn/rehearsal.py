@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import copy
 import dataclasses
+import io
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ import numpy as np
 from jaxcnn.types import InputError, Run, Tree, compute
 
 LARGEST = 2**26  # bytes of zeros in place of all outputs
+UNKNOWN = object()
 
 
 @dataclasses.dataclass
@@ -38,10 +40,10 @@ def running() -> bool:
 
 
 def names(validate: Callable[[Any], Any], state: Any) -> Any:
-    """Return what `validate` gives, names and shapes right and values made up; None where that cannot be told.
+    """Return what `validate` gives, names and shapes right and values made up; `UNKNOWN` where that cannot be told.
 
     It is called once, with copies of the lists, dicts, sets and iterators that it closes over, so that what it counts
-    there does not count this call. What it raises means nothing, because zeros are not what it expects.
+    there does not count this call; what it prints is dropped. What it raises means nothing, because zeros are not what it expects.
 
     Raises:
         InputError: `validate` itself refuses its input, before any value was made up.
@@ -50,15 +52,15 @@ def names(validate: Callable[[Any], Any], state: Any) -> Any:
     rehearsal = _Rehearsal()
     token = _current.set(rehearsal)
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
+        with warnings.catch_warnings(), np.errstate(all="ignore"), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             return _apart(validate)(state)
     except InputError:
         if rehearsal.made_up:
-            return None
+            return UNKNOWN
         raise
     except Exception:  # whatever it is, it comes again where it counts
-        return None
+        return UNKNOWN
     finally:
         _current.reset(token)
 

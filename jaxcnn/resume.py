@@ -86,10 +86,9 @@ def check_names(run: Run, state: State, data: Any, batch_size: int, validate: An
     """Refuse, before the first step, names that a row cannot hold, and a monitor that no row will have."""
     values = rehearsal.names(validate, state) if validate else {}
     own = {"step": 0, "seconds": 0.0, **rate(state)}
-    if values is None and not (monitor or "").startswith("train/"):
-        return
-    values = {} if values is None else checked(values)
-    if monitor is None or monitor in own:
+    known = values is not rehearsal.UNKNOWN
+    values = checked(values) if known else {}
+    if monitor is None or monitor in own or not (known or monitor.startswith("train/")):
         return
     try:
         trained = {} if monitor in values else rehearsal.sums(run, state, rehearsal.abstract(data.example(), batch_size))

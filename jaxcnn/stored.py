@@ -4,12 +4,13 @@ Arrays are read with TensorStore itself, because Orbax would follow links, wait 
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
 import pathlib
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from jaxcnn.types import InputError, reason
 
 LARGEST = 2**31  # steps are int32
 SLACK, RATIO = 2**28, 100  # bytes that a checkpoint may declare: so many, and so many for each byte that its files have
+CHUNKS = 2**16  # that an array may be divided into; there are as many as devices that divided it
 BLOCK = 2**17  # bytes that one block of zstd can decode to
 
 
@@ -78,14 +80,14 @@ def sha256(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
 
 
-def weighed(folder: pathlib.Path) -> int:
-    """Return the bytes of all files in a folder.
+def weighed(folder: pathlib.Path) -> tuple[int, int]:
+    """Return the bytes of all files in a folder, and how many of them the disk really holds: a file may be a hole.
 
     Raises:
         DamagedError: there is anything but plain files and folders in it, such as a link or a pipe, or it is none itself.
 
     """
-    total, waiting = 0, [folder]
+    total, held, waiting = 0, 0, [folder]
     if not stat.S_ISDIR(_mode(folder)):
         raise DamagedError("it is no folder")
     while waiting:
@@ -96,9 +98,10 @@ def weighed(folder: pathlib.Path) -> int:
                     waiting.append(pathlib.Path(entry.path))
                 elif stat.S_ISREG(found.st_mode):
                     total += found.st_size
+                    held += min(found.st_size, getattr(found, "st_blocks", math.inf) * 512)
                 else:
                     raise DamagedError(f"{visible(entry.name)} is not a regular file")
-    return total
+    return total, held
 
 
 def _mode(path: pathlib.Path) -> int:
@@ -168,14 +171,22 @@ def _check_part(name: str, part: list[Any]) -> None:
         raise DamagedError(f"its record describes {visible(name)} in a way that no array has")
 
 
-def declared(parts: Mapping[str, list[Any]]) -> int:
-    """Return the bytes that all arrays of a record have together.
+def check_sizes(folder: pathlib.Path, parts: Mapping[str, list[Any]], known: bool) -> None:
+    """Check that what a record declares and what the files hold can belong together.
+
+    Args:
+        folder: of the checkpoint.
+        parts: what the record says of its arrays, checked.
+        known: whether these are the arrays that are expected; else they may not be much larger than the files.
 
     Raises:
-        DamagedError: a dtype that there is not.
+        DamagedError: they do not, or there is a dtype that does not exist.
 
     """
-    return sum(math.prod(shape) * _dtype(name, dtype).itemsize for name, (dtype, shape, _) in parts.items())
+    size, held = weighed(folder)
+    declared = sum(math.prod(shape) * _dtype(name, dtype).itemsize for name, (dtype, shape, _) in parts.items())
+    if size > SLACK + 2 * declared or not known and declared > SLACK + RATIO * held:
+        raise DamagedError(f"it declares {declared:,} bytes of arrays, and its files have {size:,}, of which {held:,} are on the disk")
 
 
 def _dtype(name: str, dtype: str) -> np.dtype:
@@ -204,16 +215,11 @@ def read_arrays(folder: pathlib.Path, parts: Mapping[str, list[Any]]) -> dict[st
     base, context = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder.absolute()}/"}}, ts.Context()
     store = ts.KvStore.open(base, context=context).result()
     wanted = {name: part for name, part in parts.items() if 0 not in part[1]}  # Orbax saves no array without elements
-    for key in store.list().result():
-        name, _, leaf = key.decode(errors="replace").rpartition("/")
-        if name not in wanted:
-            raise DamagedError(f"it holds {visible(name or leaf)}, which is not in its record")
-        if not leaf.startswith(".z"):
-            _check_chunk(name, store[key], wanted[name])
     spec = lambda name: {"driver": "zarr", "kvstore": base | {"path": f"{name}/"}}  # noqa: E731
     opened = {name: ts.open(spec(name), open=True, read=True, context=context) for name in wanted}
     for name, found in opened.items():
-        _check_form(name, found.result(), wanted[name])
+        for key in _chunks(name, found.result(), wanted[name]):
+            _check_chunk(name, store.read(f"{name}/{key}").result().value, wanted[name])
     reading = {name: found.result().read() for name, found in opened.items()}
     flat = {name: np.asarray(reading[name].result()) if name in reading else np.zeros(part[1], part[0]) for name, part in parts.items()}
     for name, x in flat.items():
@@ -222,16 +228,18 @@ def read_arrays(folder: pathlib.Path, parts: Mapping[str, list[Any]]) -> dict[st
     return flat
 
 
-def _check_form(name: str, array: Any, part: list[Any]) -> None:
-    """Check what an array's own metadata says, before it is believed."""
+def _chunks(name: str, array: Any, part: list[Any]) -> Iterator[str]:
+    """Check what an array's own metadata says, before it is believed, and list the keys of its chunks."""
     form = array.spec().to_json()["metadata"]
-    compressor = form["compressor"]
-    if (list(array.shape), str(np.dtype(array.dtype.numpy_dtype))) != (part[1], part[0]):
+    compressor, (dtype, shape, _) = form["compressor"], part
+    if (list(array.shape), str(np.dtype(array.dtype.numpy_dtype))) != (shape, dtype):
         raise DamagedError(f"{visible(name)} has another shape or dtype than its record says")
-    if any(chunk > max(n, 1) for chunk, n in zip(form["chunks"], part[1], strict=True)) or not (
-        compressor is None or compressor["id"] == "zstd"
-    ):
+    counts = [-(-n // max(chunk, 1)) for chunk, n in zip(form["chunks"], shape, strict=True)]
+    large = any(chunk > n for chunk, n in zip(form["chunks"], shape, strict=True)) or math.prod(counts) > CHUNKS
+    if large or not (compressor is None or compressor["id"] == "zstd"):
         raise DamagedError(f"{visible(name)} is stored in a way that no jaxcnn writes")
+    for index in itertools.product(*map(range, counts)):
+        yield form.get("dimension_separator", ".").join(map(str, index)) or "0"
 
 
 def _check_chunk(name: str, raw: bytes, part: list[Any]) -> None:

@@ -1,5 +1,7 @@
 """A small network with everything that could go wrong on several devices, and rows to train it on."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -70,3 +72,23 @@ def distance(a, b):
     flat = lambda tree: jnp.concatenate([jnp.ravel(jnp.asarray(x, jnp.float32)) for x in jax.tree.leaves(jax.device_get(tree))])
     a, b = flat(a), flat(b)
     return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(a))
+
+
+def learning(**options):
+    """A task that is traced and compiled in no time."""
+    choice = {k: options.pop(k) for k in ("dropout", "dtype", "widths") if k in options}
+    model = jc.models.mlp(num_classes=4, **{"widths": (8,), "dropout": 0.3} | choice)
+    return jc.tasks.classification(model, **{"mean": 0.3, "std": 0.3} | options)
+
+
+@functools.cache
+def compiled(rate=1e-2):
+    """A training step and where it begins, which tests share."""
+    made, tx = learning(), jc.optim.sgd(jc.optim.constant(rate))
+    return jc.compile_step(jc.make_train_step(made, tx), "jit"), jc.init_state(made, tx, rows().example())
+
+
+def fit(workdir=None, steps=2, rate=1e-2, run=None, state=None, data=None, **options):
+    """Train it for a moment."""
+    made, first = compiled(rate)
+    return jc.fit(run or made, state or first, data or rows(), batch_size=16, steps=steps, workdir=workdir, **options)

@@ -13,7 +13,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from small import rows, task
+from small import compiled, fit, learning, rows, task
 
 import jaxcnn as jc
 from jaxcnn import fingerprint, rehearsal, runs
@@ -25,13 +25,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def cosine(rate=1e-2, steps=24):
     return jc.optim.cosine(rate, steps=steps)
-
-
-def learning(**options):
-    """A task that is traced in no time."""
-    choice = {k: options.pop(k) for k in ("dropout", "dtype", "widths") if k in options}
-    model = jc.models.mlp(num_classes=4, **{"widths": (8,), "dropout": 0.3} | choice)
-    return jc.tasks.classification(model, **{"mean": 0.3, "std": 0.3} | options)
 
 
 def described(made=None, tx=None, data=None, strategy="jit", devices=1, seed=0, wrap=lambda step: step, change=lambda state: state):
@@ -84,7 +77,10 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("name", STEPS)
+LESS = {"no schedule", "weight decay", "optimiser", "preprocessing", "a constant array", "precision"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in LESS else []) for name in STEPS])
 def test_another_step_differs(name):
     assert fingerprint.differing(usual(), STEPS[name]())[0] == fingerprint.PARTS["step"]
 
@@ -111,17 +107,6 @@ OTHERS = {
 @pytest.mark.parametrize("part", OTHERS)
 def test_what_differs_is_named(part):
     assert fingerprint.differing(*OTHERS[part]()) == [fingerprint.PARTS[part]]
-
-
-@functools.cache
-def compiled(rate=1e-2):
-    made, tx = learning(), jc.optim.sgd(jc.optim.constant(rate))
-    return jc.compile_step(jc.make_train_step(made, tx), "jit"), jc.init_state(made, tx, rows().example())
-
-
-def fit(workdir, steps=2, rate=1e-2, run=None, state=None, data=None, **options):
-    made, first = compiled(rate)
-    return jc.fit(run or made, state or first, data or rows(), batch_size=16, steps=steps, workdir=workdir, **options)
 
 
 @pytest.fixture(scope="module")
@@ -244,10 +229,17 @@ def test_it_costs_no_second_trace(tmp_path):
 
 
 def test_a_step_that_cannot_be_traced_alone_is_said_not_to_be_compared(tmp_path, caplog):
-    """It asks for an axis that only pmap binds."""
-    made, tx = learning(), jc.optim.sgd(0.1)
-    step = jc.make_train_step(made, tx)
-    run = jc.compile_step(lambda s, b: (jax.lax.axis_index("data"), step(s, b))[1], "pmap", 2)
+    def bound(state, batch):
+        return state, jax.lax.axis_index("an axis that only its strategy binds")
+
     for _ in range(2):
-        jc.fit(run, jc.init_state(made, tx, rows().example()), rows(), batch_size=16, steps=1, workdir=tmp_path)
+        fit(tmp_path, run=compiled()[0]._replace(step=bound))
     assert "nothing trained; whether it is the same run cannot be told: its step cannot be traced on its own" in one_line(caplog)
+
+
+def test_data_of_a_kind_that_nobody_foresaw_costs_no_save(tmp_path, monkeypatch):
+    monkeypatch.setattr(fingerprint, "_data", None)  # calling it raises
+    assert fit(tmp_path).saved == 2
+    with reading(tmp_path) as checkpoints:
+        kept = checkpoints.load(2)[1]["fingerprint"]
+    assert kept["data"] is None and kept["step"]
