@@ -40,6 +40,9 @@ def applied(v, x, real, **options):
     return BatchNorm(**options).apply(v, x, train=True, real=real, mutable=["batch_stats"])
 
 
+FEW = [n if n in ("steps", "pixels") else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_batch_norm_equals_the_places_that_count(name, rng):
     variables, (x, real, lead) = norm_variables(5, rng), drawn(rng, name)
@@ -51,7 +54,9 @@ def test_batch_norm_equals_the_places_that_count(name, rng):
     assert jnp.isfinite(y).all()
 
 
-@pytest.mark.parametrize("name", ["steps", "steps of a spectrogram", "pixels", "voxels"])
+@pytest.mark.parametrize(
+    "name", ["pixels", *(pytest.param(n, marks=pytest.mark.slow) for n in ("steps", "steps of a spectrogram", "voxels"))]
+)
 def test_batch_norm_gradient_of_masked_places(name, rng):
     with jax.enable_x64(True):
         variables = jax.tree.map(lambda v: jnp.asarray(v, jnp.float64), norm_variables(5, rng))
@@ -84,7 +89,7 @@ def test_masks_agree_however_rows_are_spread(name, rng):
         chex.assert_trees_all_close((y, changed), one, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", FEW)
 def test_where_nothing_counts_the_running_statistics_stay(name, rng):
     variables, (x, real, _) = norm_variables(5, rng), drawn(rng, name)
     loss = lambda x: jnp.square(applied(variables, x, jnp.zeros_like(real))[0]).sum()
@@ -93,7 +98,7 @@ def test_where_nothing_counts_the_running_statistics_stay(name, rng):
     assert jnp.isfinite(y).all() and jnp.isfinite(jax.grad(loss)(jnp.asarray(x))).all()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", FEW)
 def test_global_pooling_equals_the_places_that_count(name, rng):
     x, real, lead = drawn(rng, name)
     lead[0] = True
@@ -129,7 +134,7 @@ def test_axes_of_one_element_are_read_from_the_front():
     assert align_mask(jnp.ones((8, 4, 1)), jnp.ones((8, 4, 3, 5))).shape == (8, 4, 1, 1)
 
 
-@pytest.mark.parametrize("module", [SqueezeExcite(2), CBAM(2)])
+@pytest.mark.parametrize("module", [pytest.param(SqueezeExcite(2), marks=pytest.mark.slow), CBAM(2)])
 def test_attention_over_channels_leaves_masked_places_out(module, rng):
     x = rng.normal(size=(2, 4, 3, 5)).astype(np.float32)
     real = np.ones((2, 4, 3), np.float32)

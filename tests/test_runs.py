@@ -521,6 +521,7 @@ def test_what_a_user_names(tmp_path):
     assert runs.find("a.npz")[1] == {"path": "a.npz"}
 
 
+@pytest.mark.slow
 def test_a_set_of_tfds_by_name_is_brought_to_the_runs_size(tmp_path):
     import test_tfds
 

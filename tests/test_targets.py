@@ -123,7 +123,7 @@ def test_probabilities_of_one_logit_are_those_of_class_1():
         assert found["accuracy"] == pytest.approx(np.mean((z > 0) == (p > 0.5)))
 
 
-@pytest.mark.parametrize("make", [augment.mixup, augment.cutmix])
+@pytest.mark.parametrize("make", [augment.mixup, pytest.param(augment.cutmix, marks=pytest.mark.slow)])
 def test_mixed_labels_of_one_logit(make):
     change = jax.jit(make(1.0, num_classes=2))
     expected = change(KEY, rows(TWO))
@@ -206,7 +206,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"focal": 2.0}])
+@pytest.mark.parametrize("options", [{}, *(pytest.param(o, marks=pytest.mark.slow) for o in ({"label_smoothing": 0.1}, {"focal": 2.0}))])
 @pytest.mark.parametrize("head", BROKEN)
 def test_in_a_compiled_program_a_label_without_meaning_is_not_taken_for_another(head, options):
     for label in BROKEN[head]:
@@ -238,7 +238,7 @@ IGNORED = {
 }
 
 
-@pytest.mark.parametrize("name", IGNORED)
+@pytest.mark.parametrize("name", [n if n in ("plain", "one logit") else pytest.param(n, marks=pytest.mark.slow) for n in IGNORED])
 def test_ignored_rows_count_nowhere(name):
     head, value, options = IGNORED[name]
     label, kept = HEADS[head][1], np.arange(ROWS) % 3 > 0
@@ -420,7 +420,10 @@ def test_a_loaded_run_keeps_to_the_shape_that_it_was_trained_on():
                     {"image": np.zeros(shape, np.uint8)})  # fmt: skip
 
 
-@pytest.mark.parametrize("options", [{"ignore_label": -1}, {"ignore_label": -1, "class_weights": (1.0,) * 6 + (2.0,), "focal": 1.0}])
+WEIGHED = {"ignore_label": -1, "class_weights": (1.0,) * 6 + (2.0,), "focal": 1.0}
+
+
+@pytest.mark.parametrize("options", [pytest.param({"ignore_label": -1}, marks=pytest.mark.slow), WEIGHED])
 def test_ignored_rows_under_jit_sharded_and_pmap(options):
     label = np.where(np.arange(ROWS) % 3 == 0, -1, LABEL)
     task, tx = made(**options), optax.sgd(0.1)

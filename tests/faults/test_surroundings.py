@@ -66,6 +66,7 @@ def test_names_of_any_bytes_in_ascii_with_output_on_a_full_disk_and_no_home(tmp_
     assert sorted(map(os.fsencode, classes)) == sorted(names)
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_after_a_line(tmp_path):
     command = f"{sys.executable} -m experiments.mnist --dataset digits {' '.join(map(str, FEW))} --workdir {tmp_path} 2>&1 | head -1"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -103,7 +104,8 @@ def test_little_address_space_is_one_line(tmp_path, kib):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kib", [98, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kib", [98, 3])
 def test_files_that_may_not_be_large_enough_for_a_checkpoint(tmp_path, kib):
     code, out, err = call("--dataset", "digits", *FEW, "--workdir", tmp_path, "--compilation-cache", "off", limit=f"-f {kib}")
     assert code == 1 and "Traceback" not in err, err
@@ -129,6 +131,7 @@ def test_a_name_that_python_reads_as_ascii(tmp_path):
     assert code == 0 and "gr\\xfcn" in out, err
 
 
+@pytest.mark.slow
 def test_a_test_loss_that_is_not_finite_is_no_good_end(tmp_path):
     wild = ["--limit-examples", 64, "--learning-rate", "1e38", "--on-nan", "skip"]
     code, out, err = call("--dataset", "digits", *FEW, *wild, "--workdir", tmp_path)
