@@ -52,13 +52,19 @@ def opened(path: Path, limit: int | None = None) -> Iterator[IO[bytes]]:
 
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(handle)
+        raise InputError(f"{visible(path)}: not a regular file; give a plain file")
     with os.fdopen(handle, "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise InputError(f"{visible(path)}: not a regular file; give a plain file")
         if limit is not None and found.st_size > limit:
             raise InputError(f"{visible(path)}: {found.st_size:,} bytes, more than the {limit:,} that are read of such a file")
         yield file
+
+
+def held(found: os.stat_result) -> int:
+    """Return how many bytes of a file the disk holds: the holes of a sparse file are none."""
+    return min(found.st_size, getattr(found, "st_blocks", math.inf) * 512)
 
 
 def read_bytes(path: Path, limit: int | None = None) -> bytes:

@@ -98,7 +98,7 @@ def weighed(folder: pathlib.Path) -> tuple[int, int]:
                     waiting.append(pathlib.Path(entry.path))
                 elif stat.S_ISREG(found.st_mode):
                     total += found.st_size
-                    held += min(found.st_size, getattr(found, "st_blocks", math.inf) * 512)
+                    held += files.held(found)
                 else:
                     raise DamagedError(f"{visible(entry.name)} is not a regular file")
     return total, held

@@ -220,3 +220,16 @@ def test_idx_that_states_more_than_it_has(tmp_path):
 
 def test_the_default_limits():
     assert arrays.allowed(10**6) == 2**30 and arrays.allowed(10**9) == 20 * 10**9 and arrays.allowed(10**9, 5) == 5
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_holes_of_a_sparse_idx_file_are_not_read(tmp_path, packed):
+    write_set(tmp_path / "in", "{part}-{kind}")
+    file = tmp_path / "in" / "train-images"
+    if packed:
+        file.write_bytes(gzip.compress(file.read_bytes()))
+    os.truncate(file, 10**12)
+    refused("1,000,000,000,000 packed bytes" if packed else "bytes of data, but its header says", idx, tmp_path / "in")
+    file.write_bytes(bytes([0, 0, 8, 3]) + struct.pack(">3I", 10**6, 1000, 1000))
+    os.truncate(file, 16 + 10**12)
+    refused("its header says 1,000,000,000,000 bytes, more than the", idx, tmp_path / "in")

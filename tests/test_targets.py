@@ -276,6 +276,14 @@ def test_single_answers_may_be_ignored():
     assert not slope[~known].any() and slope[known].all()
 
 
+def test_a_logit_that_is_nan_is_no_answer_where_some_are_ignored():
+    task = made("multilabel", ignore_label=-1)
+    start = {"table": jnp.asarray(LOGITS).at[0, 0].set(jnp.nan)}
+    batch = rows(np.where(np.eye(ROWS, CLASSES, 1), -1, MANY))
+    _, (outputs, _) = task.loss(start, {}, batch, KEY)
+    assert np.isnan(compute({"accuracy": task.metrics["accuracy"](outputs, batch)})["accuracy"])
+
+
 def test_ignored_rows_move_no_group():
     task, kept = made(ignore_label=-1), np.arange(ROWS) % 3 > 0
     robust = group_dro(task, 2, rate=0.5)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.lib import format as npy
 
-from jaxcnn.files import opened
+from jaxcnn.files import held, opened
 from jaxcnn.text import visible
 from jaxcnn.types import InputError
 
@@ -44,7 +44,7 @@ def open_npz(path: str | pathlib.Path, limit: int | None = None) -> Iterator[Map
             yield {}
             return
         with zipfile.ZipFile(file) as archive:
-            yield _Archive(archive, allowed(os.fstat(file.fileno()).st_size, limit), visible(path))
+            yield _Archive(archive, allowed(held(os.fstat(file.fileno())), limit), visible(path))
 
 
 class _Archive(Mapping):

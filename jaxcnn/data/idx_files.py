@@ -15,7 +15,7 @@ import numpy as np
 from jaxcnn.data.arrays import allowed
 from jaxcnn.data.core import Splits
 from jaxcnn.data.files import _from_arrays
-from jaxcnn.files import opened
+from jaxcnn.files import held, opened
 from jaxcnn.text import visible
 from jaxcnn.types import InputError, reason
 
@@ -24,6 +24,7 @@ NEEDS = f"needs the four IDX files {', '.join(NAMES)}"
 # `emnist-letters-train-images-idx3-ubyte.gz`, `train-images.idx3-ubyte`, `qmnist-test-labels-idx2-int`
 NAMED = re.compile(r"(.*?)[-_.]?(train|t10k|test)[-_.](images|labels)([-_.]idx\d.*|\.gz)?", re.IGNORECASE | re.DOTALL)
 DTYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+SLACK = 2**16  # bytes that gzip may need beside the data
 LOOKED_AT = 100  # files of other names
 
 
@@ -142,12 +143,17 @@ def _read(path: pathlib.Path, limit: int | None) -> np.ndarray:
     try:
         with _unpacked(path) as (file, size):
             shape, dtype = _head(file, path)
-            stated, packed = math.prod(shape) * dtype.itemsize, os.stat(path).st_size
-            has = stated if size is None else size - 4 - 4 * len(shape)
-            if has == stated and stated > allowed(packed, limit):
+            stated, packed = math.prod(shape) * dtype.itemsize, os.stat(path)
+            if size is None and packed.st_size > 2 * stated + SLACK:  # zeros after the end of gzip, which it would read one by one
                 raise InputError(
-                    f"{visible(path)}: its header says {stated:,} bytes, more than the {allowed(packed, limit):,} that are read of such an "
-                    "IDX file; raise limit_bytes= if it is meant"
+                    f"{visible(path)}: {packed.st_size:,} packed bytes, but its header says {stated:,} unpacked; fetch it again"
+                )
+            most = allowed(held(packed), limit)
+            has = stated if size is None else size - 4 - 4 * len(shape)
+            if has == stated and stated > most:
+                raise InputError(
+                    f"{visible(path)}: its header says {stated:,} bytes, more than the {most:,} that are read of such an IDX "
+                    "file; raise limit_bytes= if it is meant"
                 )
             if has == stated:
                 data = np.empty(stated, np.uint8)

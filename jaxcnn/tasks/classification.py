@@ -142,7 +142,8 @@ def _multilabel_accuracy(logits: Array, batch: Batch) -> Mean:
     """Share of right answers, of those that are known."""
     if "answer_known" not in batch:
         return metrics.multilabel_accuracy(logits, batch)
-    return metrics.mean(((logits > 0) == (batch["label"] > 0.5)).astype(jnp.float32), batch, batch["answer_known"])
+    right, unsound = (logits > 0) == (batch["label"] > 0.5), jnp.isnan(logits) | jnp.isnan(batch["label"])
+    return metrics.mean(jnp.where(unsound, jnp.nan, right.astype(jnp.float32)), batch, batch["answer_known"])
 
 
 def probabilities(logits: Array, head: Head = "softmax") -> Array:
