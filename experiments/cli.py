@@ -24,8 +24,8 @@ from experiments import distributed, early, folders, process, terminal
 from experiments.settings import MAY_CHANGE, PLACE, check
 from experiments.signals import Signals
 from jaxcnn import runs
-from jaxcnn.schema import fitted
-from jaxcnn.text import visible
+from jaxcnn.core.schema import fitted
+from jaxcnn.core.text import visible
 
 log = logging.getLogger("jaxcnn")
 

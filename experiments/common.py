@@ -20,9 +20,11 @@ import jaxcnn as jc
 from experiments import START, folders, outputs, process, results, settings
 from experiments.settings import Settings
 from experiments.signals import Signals
-from jaxcnn import files, mesh, runs
-from jaxcnn.checkpoint import digest, flatten
-from jaxcnn.parallel import choose_devices, empty, resolve
+from jaxcnn import runs
+from jaxcnn.core import files
+from jaxcnn.parallel import mesh
+from jaxcnn.parallel.compile import choose_devices, empty, resolve
+from jaxcnn.train.checkpoint import digest, flatten
 
 log = logging.getLogger("jaxcnn")
 # what the end of an epoch, or of the run, imports

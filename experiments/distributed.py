@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 
 import jax
 
-from jaxcnn import InputError, mesh
+from jaxcnn import InputError
+from jaxcnn.parallel import mesh
 
 START_SECONDS = 120  # how long the first process waits for the last
 HEARTBEAT_SECONDS = 50  # should a machine vanish without closing its connections

@@ -9,10 +9,12 @@ import numpy as np
 import jaxcnn as jc
 from experiments.common import compiled
 from experiments.settings import Settings, Skipped
-from jaxcnn import files, mesh, runs
+from jaxcnn import runs
+from jaxcnn.core import files
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import scalars
 from jaxcnn.data.folder import read_image
-from jaxcnn.text import visible
-from jaxcnn.types import scalars
+from jaxcnn.parallel import mesh
 
 log = logging.getLogger("jaxcnn")
 

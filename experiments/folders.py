@@ -16,9 +16,10 @@ from typing import Any
 
 import jaxcnn as jc
 from experiments.settings import Settings
-from jaxcnn import files, runs
-from jaxcnn.text import visible
-from jaxcnn.types import reason
+from jaxcnn import runs
+from jaxcnn.core import files
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import reason
 
 LOCK, PATIENCE = "run.lock", 1.0  # seconds: a process that was just killed may take a moment to end
 SAVED = ("checkpoints", "damaged", "replaced")  # folders in a run's, which saving writes into

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxcnn import files
-from jaxcnn.types import InputError, reason, scalars
+from jaxcnn.core import files
+from jaxcnn.core.types import InputError, reason, scalars
 
 log = logging.getLogger("jaxcnn")
 

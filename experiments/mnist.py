@@ -13,7 +13,7 @@ import jaxcnn as jc
 from experiments import cli, common, finished, process, settings
 from experiments.signals import Signals
 from jaxcnn import runs
-from jaxcnn.text import visible
+from jaxcnn.core.text import visible
 
 TUTORIAL = {
     "model": "tutorial", "optimizer": "adam", "schedule": "constant", "learning_rate": 1e-3, "weight_decay": 0.0,

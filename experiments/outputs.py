@@ -8,8 +8,8 @@ from typing import Any
 
 from experiments.logs import Log
 from experiments.plots import new_figure
-from jaxcnn.files import write_json, write_text
-from jaxcnn.text import visible
+from jaxcnn.core.files import write_json, write_text
+from jaxcnn.core.text import visible
 
 __all__ = ["Log", "Screen", "Spikes", "new_figure", "write_json", "write_text"]
 

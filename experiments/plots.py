@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn import files
-from jaxcnn.text import visible
-from jaxcnn.types import reason
+from jaxcnn.core import files
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import reason
 
 NAMED, SHADED = 20, 200  # classes: up to so many have their names and counts written, up to so many a row each
 LONGEST = 24  # characters of a name

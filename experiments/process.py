@@ -17,9 +17,9 @@ from typing import Any
 
 import jax
 
-from jaxcnn.cache import cache_folder, for_now, prune
-from jaxcnn.text import visible
-from jaxcnn.types import InputError, reason
+from jaxcnn.core.paths import cache_folder, for_now, prune
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError, reason
 
 log = logging.getLogger("jaxcnn")
 

@@ -10,8 +10,8 @@ import numpy as np
 import jaxcnn as jc
 from experiments import plots
 from experiments.settings import Skipped
-from jaxcnn import files
-from jaxcnn.text import visible
+from jaxcnn.core import files
+from jaxcnn.core.text import visible
 
 INLINE = 10_000  # numbers of an array in summary.json at most: a confusion matrix of 100 classes
 ARRAYS, SKIPPED = "test_arrays.npz", "skipped.txt"

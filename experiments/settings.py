@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jaxcnn as jc
-from jaxcnn.parallel import STRATEGIES
+from jaxcnn.parallel.compile import STRATEGIES
 
 log = logging.getLogger("jaxcnn")
 

@@ -7,8 +7,8 @@ import select
 import sys
 from typing import Any
 
-from jaxcnn.text import visible
-from jaxcnn.types import reason
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import reason
 
 _lost: dict[str, str] = {}  # stream to why something is missing in it
 

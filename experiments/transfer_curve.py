@@ -15,8 +15,8 @@ import jaxcnn as jc
 from experiments import cli, common, folders, outputs, plots, settings, transfer
 from experiments.signals import Signals
 from experiments.studies import core
+from jaxcnn.core.text import visible
 from jaxcnn.data.folder import class_names
-from jaxcnn.text import visible
 
 MODES = {"scratch": ("from scratch", "#000000", "o"), "head": ("head alone", "#0072B2", "s"), "all": ("fine-tuned", "#D55E00", "^")}
 RATES = {"scratch": 3e-3, "head": 1e-2, "all": 1e-3}

@@ -1,13 +1,21 @@
 """Functional convolutional networks in JAX: pure steps, compiled loops, exact resume."""
 
-from jaxcnn import augment, data, explain, layers, losses, metrics, models, ops, optim, protocol, tasks, transfer
-from jaxcnn.evaluation import collect, evaluate, timed_evaluate
-from jaxcnn.loop import DivergedError, Fit, StoppedError, fit
+from jaxcnn import augment, data, explain, layers, losses, methods, metrics, models, ops, optim, runs, tasks
+from jaxcnn.core import types
+from jaxcnn.core.types import Batch, Count, InputError, Interrupted, Mean, Metric, Run, State, Step, Sum, Task
+from jaxcnn.explain import summary
+from jaxcnn.methods import transfer
 from jaxcnn.parallel import compile_step
-from jaxcnn.runs import load_run
+from jaxcnn.runs import load_run, protocol
 from jaxcnn.train import (
+    DivergedError,
+    Fit,
+    StoppedError,
     accumulate,
     augmented,
+    collect,
+    evaluate,
+    fit,
     init_state,
     make_eval_step,
     make_train_step,
@@ -15,17 +23,17 @@ from jaxcnn.train import (
     skip_nonfinite,
     start_ema,
     stream,
+    timed_evaluate,
     with_ema,
     with_norm,
 )
-from jaxcnn.types import Batch, Count, InputError, Interrupted, Mean, Metric, Run, State, Step, Sum, Task
 from jaxcnn.version import __version__
 from jaxcnn.weights import load_weights, save_weights
 
 __all__ = [
     "Batch", "Count", "DivergedError", "Fit", "InputError", "Interrupted", "Mean", "Metric", "Run", "State", "Step", "StoppedError",
     "Sum", "Task", "__version__", "accumulate", "augment", "augmented", "collect", "compile_step", "data", "evaluate", "explain", "fit",
-    "init_state", "layers", "load_run", "load_weights", "losses", "make_eval_step", "make_train_step", "metrics", "models", "ops",
-    "optim", "plain", "protocol", "save_weights", "skip_nonfinite", "start_ema", "stream", "tasks", "timed_evaluate", "transfer",
-    "with_ema", "with_norm",
+    "init_state", "layers", "load_run", "load_weights", "losses", "make_eval_step", "make_train_step", "methods", "metrics", "models",
+    "ops", "optim", "plain", "protocol", "runs", "save_weights", "skip_nonfinite", "start_ema", "stream", "summary", "tasks",
+    "timed_evaluate", "transfer", "types", "with_ema", "with_norm",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import optax.contrib
 
-from jaxcnn.types import InputError, Tree, named
+from jaxcnn.core.types import InputError, Tree, named
 
 Rate = float | Callable[[jax.Array], jax.Array]
 

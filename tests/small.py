@@ -9,7 +9,7 @@ import numpy as np
 
 import jaxcnn as jc
 from jaxcnn.layers import ConvNorm, Dense, Dropout, Network
-from jaxcnn.parallel import Gather
+from jaxcnn.parallel.compile import Gather
 
 
 class Small(Network):

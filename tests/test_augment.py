@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxcnn import InputError, augment
-from jaxcnn.axis import AXIS
+from jaxcnn.core.collectives import AXIS
 
 KEY = jax.random.key(3)
 

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxcnn import InputError, augment
-from jaxcnn.axis import AXIS, previous
+from jaxcnn.core.collectives import AXIS, previous
 
 KEY = jax.random.key(11)
 DEVICES = jax.devices()[:4]

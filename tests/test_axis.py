@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from test_layers import norm_variables
 
-from jaxcnn import InputError, augment, axis
+from jaxcnn import InputError, augment
+from jaxcnn.core import collectives
 from jaxcnn.layers import BatchNorm, Dropout
 
 KEY = jax.random.key(0)
@@ -29,11 +30,11 @@ USES = {
     "batch norm": lambda x: normalised(norm_variables(3, np.random.default_rng(0)), x)[0],
     "dropout": dropped,
     "flip": lambda x: augment.flip(KEY, {"image": x[:, None, None]})["image"][:, 0, 0],
-    "sum": lambda x: axis.all_sum(x),
-    "mean": lambda x: axis.all_mean(x),
-    "partners": axis.previous,
-    "keys": lambda x: jax.random.uniform(axis.row_keys(KEY, len(x))[0], x.shape),
-    "leader": lambda x: x * axis.leader(),
+    "sum": lambda x: collectives.all_sum(x),
+    "mean": lambda x: collectives.all_mean(x),
+    "partners": collectives.previous,
+    "keys": lambda x: jax.random.uniform(collectives.row_keys(KEY, len(x))[0], x.shape),
+    "leader": lambda x: x * collectives.leader(),
 }
 BINDINGS = {
     "vmap": lambda f, name: jax.vmap(f, axis_name=name),
@@ -56,14 +57,14 @@ def test_an_axis_that_nobody_named_is_refused(use, binding):
 @pytest.mark.parametrize("use", ["batch norm", *(pytest.param(u, marks=pytest.mark.slow) for u in ("dropout", "flip", "partners"))])
 def test_a_named_axis_gives_the_numbers_of_one_device(use, binding, rng):
     x = jnp.asarray(rng.normal(size=(8, 2, 3)), jnp.float32)
-    with axis.over("batch"):
+    with collectives.over("batch"):
         spread = BINDINGS[binding](USES[use], "batch")(x)
     chex.assert_trees_all_close(spread.reshape(16, 3), USES[use](x.reshape(16, 3)), atol=1e-5)
 
 
 def test_rows_along_two_axes(rng):
     x, variables = jnp.asarray(rng.normal(size=(8, 2, 3)), jnp.float32), norm_variables(3, rng)
-    with axis.over("host", "chip"):
+    with collectives.over("host", "chip"):
         each = jax.vmap(jax.vmap(lambda x: (normalised(variables, x), dropped(x)), axis_name="chip"), axis_name="host")
         (y, changed), drops = each(x.reshape(2, 4, 2, 3))
     (expected, stats), whole = normalised(variables, x.reshape(16, 3)), dropped(x.reshape(16, 3))
@@ -74,17 +75,17 @@ def test_rows_along_two_axes(rng):
 def test_members_of_an_ensemble_stand_for_themselves(rng):
     x, run = jnp.asarray(rng.normal(size=(4, 6, 3)), jnp.float32), functools.partial(normalised, norm_variables(3, rng))
     alone = jax.vmap(run)(x)
-    with axis.over():
+    with collectives.over():
         chex.assert_trees_all_close(jax.vmap(run, axis_name="ensemble")(x), alone, atol=1e-6)
-        chex.assert_trees_all_close(jax.vmap(run, axis_name=axis.AXIS)(x), alone, atol=1e-6)
+        chex.assert_trees_all_close(jax.vmap(run, axis_name=collectives.AXIS)(x), alone, atol=1e-6)
 
 
 def test_naming_ends_with_its_context():
-    with pytest.raises(RuntimeError), axis.over("batch"):
+    with pytest.raises(RuntimeError), collectives.over("batch"):
         raise RuntimeError
-    assert axis.axes() == () and not axis.bound()
-    with axis.over("batch"):
-        assert axis.axes() == ()
+    assert collectives.axes() == () and not collectives.bound()
+    with collectives.over("batch"):
+        assert collectives.axes() == ()
 
 
 def test_evaluation_asks_for_no_axis():

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from jaxcnn import checkpoint, stored
-from jaxcnn.checkpoint import Checkpoints, DamagedError, digest, flatten, reading, unflatten
-from jaxcnn.mesh import layout, make_mesh, split_all, spread
+from jaxcnn.parallel.mesh import layout, make_mesh, split_all, spread
+from jaxcnn.train import checkpoint, stored
+from jaxcnn.train.checkpoint import Checkpoints, DamagedError, digest, flatten, reading, unflatten
 
 
 def state(seed=0, width=64):

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import auc, brier_score_loss
 
 from jaxcnn import metrics
-from jaxcnn.types import InputError
+from jaxcnn.core.types import InputError
 
 AREAS = (metrics.roc_auc, metrics.pr_auc)
 

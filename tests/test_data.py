@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
+from jaxcnn.core.types import InputError, reason
 from jaxcnn.data import Indexed, Resident, cache, npz, stratified
 from jaxcnn.data.core import check_fraction, checked, cut, labelled, sides
-from jaxcnn.parallel import Gather
-from jaxcnn.types import InputError, reason
+from jaxcnn.parallel.compile import Gather
 
 SIZE = 23
 

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
+from jaxcnn.core.types import InputError
 from jaxcnn.metrics import box_iou, coco_scores
-from jaxcnn.types import InputError
 from tests.fixtures import make_detection as fixture
 
 EMPTY = {"boxes": [], "scores": [], "labels": []}

@@ -18,8 +18,8 @@ import pytest
 import jaxcnn as jc
 from experiments import cifar10, cli, mnist, settings
 from jaxcnn import runs
-from jaxcnn.checkpoint import reading
 from jaxcnn.data import tfds_source
+from jaxcnn.train.checkpoint import reading
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ENV = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {

@@ -18,7 +18,7 @@ import jaxcnn as jc
 from experiments import explain as command
 from experiments import image_processing, tool
 from jaxcnn import InputError, explain
-from jaxcnn.explain.strips import explained
+from jaxcnn.explain.panels import explained
 from jaxcnn.models import MODELS, ResNet
 
 FIXTURE = pathlib.Path(__file__).parent / "fixtures" / "run-format-2"

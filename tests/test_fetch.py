@@ -14,7 +14,8 @@ import urllib.request
 
 import pytest
 
-from jaxcnn import InputError, fetch, runs
+from jaxcnn import InputError, runs
+from jaxcnn.weights import fetch
 
 BODY = bytes(range(256)) * 4096  # a megabyte: more than one block
 HASH = hashlib.sha256(BODY).hexdigest()
@@ -245,7 +246,7 @@ def test_the_hub_is_an_extra(monkeypatch):
 HUB = """
 import json, sys
 from jaxcnn import InputError
-from jaxcnn.fetch import fetch
+from jaxcnn.weights.fetch import fetch
 for source in sys.argv[1:]:
     try:
         print(json.dumps(["path", str(fetch(source))]))

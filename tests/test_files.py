@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from typing_extensions import TypedDict
 
-from jaxcnn import files, schema, text
-from jaxcnn.types import InputError
+from jaxcnn.core import files, schema, text
+from jaxcnn.core.types import InputError
 
 
 def test_a_write_replaces_a_link_and_never_what_it_points_to(tmp_path):

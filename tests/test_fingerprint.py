@@ -16,9 +16,10 @@ import pytest
 from small import compiled, fit, learning, rows, task
 
 import jaxcnn as jc
-from jaxcnn import fingerprint, rehearsal, runs
-from jaxcnn.checkpoint import Checkpoints, reading
-from jaxcnn.stored import seal
+from jaxcnn import runs
+from jaxcnn.train import fingerprint, rehearsal
+from jaxcnn.train.checkpoint import Checkpoints, reading
+from jaxcnn.train.stored import seal
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -9,7 +9,7 @@ import pytest
 from small import fit, rows, task
 
 import jaxcnn as jc
-from jaxcnn.checkpoint import reading
+from jaxcnn.train.checkpoint import reading
 
 
 def params(state):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxcnn import flow, ops
+from jaxcnn import ops
+from jaxcnn.explain import receptive_field
 
 SIZE = 14, 11
 IMAGE = (1, *SIZE, 2)
@@ -36,7 +37,7 @@ def traced(f, shape=IMAGE):
 
 
 def field(f, shape=IMAGE):
-    (out,) = flow.walk(traced(f, shape), [flow.image_field(shape)])[1]
+    (out,) = receptive_field.walk(traced(f, shape), [receptive_field.image_field(shape)])[1]
     return out
 
 
@@ -150,20 +151,20 @@ def vgg16(x, last=5):
 
 def test_published_receptive_fields():
     shape = (1, 224, 224, 1)
-    assert flow.sizes(field(vgg16, shape), shape) == (212, 212)
-    assert flow.sizes(field(lambda x: conv(conv(conv(vgg16(x, 4), 1), 1), 1), shape), shape) == (196, 196)
+    assert receptive_field.sizes(field(vgg16, shape), shape) == (212, 212)
+    assert receptive_field.sizes(field(lambda x: conv(conv(conv(vgg16(x, 4), 1), 1), 1), shape), shape) == (196, 196)
     assert field(vgg16, shape)[0].jump == 32
 
 
 def test_sizes():
     upsampled = field(functools.partial(transposed, strides=2, window=4))  # two windows of two, in turn
-    assert upsampled[0].jump * 2 == 1 and flow.sizes(upsampled, IMAGE) == (2, 2)
-    assert flow.sizes(field(lambda x: x.mean((1, 2), keepdims=True)), IMAGE) == SIZE
-    assert flow.sizes(field(lambda x: x[:, 2:5].mean((1, 2))), IMAGE) == (3, SIZE[1])
-    assert flow.sizes(field(lambda x: conv(conv(x, window=(9, 9)), window=(9, 9))), IMAGE) == (17, 17)  # larger than the image
-    assert flow.sizes(field(lambda x: jnp.ones((1, 3, 3, 1))), IMAGE) is None
+    assert upsampled[0].jump * 2 == 1 and receptive_field.sizes(upsampled, IMAGE) == (2, 2)
+    assert receptive_field.sizes(field(lambda x: x.mean((1, 2), keepdims=True)), IMAGE) == SIZE
+    assert receptive_field.sizes(field(lambda x: x[:, 2:5].mean((1, 2))), IMAGE) == (3, SIZE[1])
+    assert receptive_field.sizes(field(lambda x: conv(conv(x, window=(9, 9)), window=(9, 9))), IMAGE) == (17, 17)  # larger than the image
+    assert receptive_field.sizes(field(lambda x: jnp.ones((1, 3, 3, 1))), IMAGE) is None
     line = jax.make_jaxpr(lambda x: x[:, ::2])(jax.ShapeDtypeStruct((1, 8, 3), jnp.float32))
-    assert flow.walk(line, [flow.image_field((1, 8, 3))])[1] == [(flow.Reach(1, 2, 0, 0),)]
+    assert receptive_field.walk(line, [receptive_field.image_field((1, 8, 3))])[1] == [(receptive_field.Reach(1, 2, 0, 0),)]
 
 
 def looped(x):
@@ -186,8 +187,8 @@ def looped(x):
     ids=["conv", "groups", "transposed", "einsum", "attention", "elementwise", "loop", "condition", "calls"],
 )
 def test_multiply_adds(f, flop):
-    assert sum(found.flop for found in flow.walk(traced(f), [flow.image_field(IMAGE)])[0]) == flop
+    assert sum(found.flop for found in receptive_field.walk(traced(f), [receptive_field.image_field(IMAGE)])[0]) == flop
 
 
 def test_a_condition_on_the_image_depends_on_it():
-    assert flow.sizes(field(lambda x: lax.cond(x.sum() > 0, lambda x: x, lambda x: 2 * x, x)), IMAGE) == SIZE
+    assert receptive_field.sizes(field(lambda x: lax.cond(x.sum() > 0, lambda x: x, lambda x: 2 * x, x)), IMAGE) == SIZE

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 from jaxcnn import metrics
-from jaxcnn.types import InputError
+from jaxcnn.core.types import InputError
 
 
 def share(right):

@@ -7,22 +7,19 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FLOORS = {
-    "types": 0, "axis": 0, "cache": 0, "fetch": 0, "files": 0, "flow": 0, "preprocessing": 0, "ops": 0, "precision": 0, "remat": 0,
-    "schema": 0, "tensors": 0, "text": 0, "version": 0,
+    "core": 0, "ops": 0, "version": 0,
     "layers": 1, "losses": 1, "metrics": 1, "augment": 1, "optim": 1,
-    "models": 2, "state_dicts": 3, "tasks": 3, "weights": 3,
-    "train": 4, "mesh": 4, "parallel": 4, "dispatch": 4, "checkpoint": 4, "data": 4, "flat": 4, "stored": 4,
-    "history": 4, "lock": 4, "record": 4, "fingerprint": 4, "rehearsal": 4, "divergence": 4,
-    "evaluation": 5, "explain": 5, "loop": 5, "resume": 5, "protocol": 5, "runs": 5, "transfer": 5,
-    "report": 6,
+    "models": 2, "weights": 3, "tasks": 3,
+    "parallel": 4, "train": 4, "data": 4,
+    "methods": 5, "explain": 5, "runs": 6, "report": 7, "cli": 8,
 }  # fmt: skip
 LAZY = {
     "tensorflow": {"data"},
     "tensorflow_datasets": {"data"},
     "sklearn": {"data"},
     "PIL": {"data", "report"},
-    "huggingface_hub": {"fetch"},
-    "pydantic": {"schema"},
+    "huggingface_hub": {"weights"},
+    "pydantic": {"core"},
     "scipy": {"metrics"},
 }
 
@@ -32,8 +29,9 @@ def files():
 
 
 def unit(path):
+    """The room a file is in; a package's `__main__` is a command, whatever room it stands in."""
     part = path.relative_to(ROOT / "jaxcnn").parts[0]
-    return part.removesuffix(".py")
+    return "cli" if path.name == "__main__.py" else part.removesuffix(".py")
 
 
 def imports(path):
@@ -66,9 +64,9 @@ def test_imports_go_down():
 
 def test_reports_receive_what_others_made():
     for path in files():
-        if unit(path) == "report":
-            others = {"loop", "transfer"} | (set() if path.name == "__main__.py" else {"explain"})  # the command hands pictures in
-            assert not {own(name) for name, _ in imports(path)} & others, path
+        if unit(path) == "report":  # its command hands pictures in
+            names = {name for name, _ in imports(path)}
+            assert not {own(name) for name in names} & {"methods", "explain"} and "jaxcnn.train.loop" not in names, path
 
 
 def test_no_circles():
@@ -90,7 +88,8 @@ def test_no_circles():
 def test_linen_stays_in_layers_and_models():
     for path in files():
         if any(name.startswith("flax") for name, _ in imports(path)):
-            assert unit(path) in ("layers", "models"), path
+            counts_calls = path.name == "summary.py"
+            assert unit(path) in ("layers", "models") or counts_calls, path
 
 
 def test_heavy_imports_are_lazy():

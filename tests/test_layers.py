@@ -11,9 +11,9 @@ import pytest
 from jax import lax
 
 from jaxcnn import InputError, ops
-from jaxcnn.axis import AXIS, row_keys
+from jaxcnn.core.collectives import AXIS, row_keys
+from jaxcnn.core.remat import recompute
 from jaxcnn.layers import BatchNorm, Conv, ConvNorm, ConvTranspose, Dense, Dropout, SeparableConv, apply_block, check_dropout, check_image
-from jaxcnn.remat import recompute
 
 SHAPES = [(12, 5), (6, 7, 5), (6, 3, 4, 5), (4, 2, 3, 2, 5)]
 

@@ -12,7 +12,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
 from experiments import logs
-from jaxcnn import files
+from jaxcnn.core import files
 
 
 def row(step, **values):

@@ -12,8 +12,8 @@ import pytest
 from small import distance, rows, task
 
 import jaxcnn as jc
-from jaxcnn import dispatch
-from jaxcnn.checkpoint import reading
+from jaxcnn.train import dispatch
+from jaxcnn.train.checkpoint import reading
 
 
 def setting(dropout=0.3, ema=True, strategy="jit", devices=1, rate=1e-2):

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from test_layers import norm_variables
 
 from jaxcnn import InputError, ops
-from jaxcnn.axis import AXIS
+from jaxcnn.core.collectives import AXIS
 from jaxcnn.layers import CBAM, BatchNorm, SqueezeExcite
 from jaxcnn.ops.pooling import align_mask
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from jaxcnn import metrics
+from jaxcnn.core.types import InputError, add, compute
 from jaxcnn.metrics import Confusion
-from jaxcnn.types import InputError, add, compute
 
 CLASSES = 6
 ALL = {

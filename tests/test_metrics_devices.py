@@ -10,7 +10,7 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn import metrics
-from jaxcnn.types import Task, compute
+from jaxcnn.core.types import Task, compute
 
 CLASSES = 4
 

@@ -8,7 +8,7 @@ import scipy.ndimage
 from sklearn.metrics import r2_score
 
 from jaxcnn import metrics
-from jaxcnn.types import InputError, add
+from jaxcnn.core.types import InputError, add
 
 SHAPE = (4, 17, 14, 2)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcnn import metrics
-from jaxcnn.types import InputError, add, compute, scalars
+from jaxcnn.core.types import InputError, add, compute, scalars
 
 ROWS, CLASSES = 6, 3
 RNG = np.random.default_rng(3)

@@ -12,7 +12,7 @@ import pytest
 from absl.testing import parameterized
 
 from jaxcnn import InputError
-from jaxcnn.losses import cross_entropy
+from jaxcnn.losses.classification import cross_entropy
 from jaxcnn.models import MODELS, DenseNet, GoogLeNet, Inverted, ResNet, SqueezeNet, resnet, whitening
 from jaxcnn.models.mobilenet import Row
 from jaxcnn.models.speednet import partly_identity

@@ -9,8 +9,9 @@ from jax.sharding import PartitionSpec as P
 from small import Small, chunk, distance, rows, task
 
 import jaxcnn as jc
-from jaxcnn import axis, mesh
+from jaxcnn.core import collectives
 from jaxcnn.layers import Dropout, Network
+from jaxcnn.parallel import mesh
 
 STRATEGIES = [("jit", 1), ("sharded", 8), ("pmap", 8), ("sharded", 3), ("pmap", 3), ("eager", 1)]
 
@@ -81,11 +82,11 @@ def test_replicas_drop_different_units_and_together_those_of_one_device(strategy
     model, x = Mask(), jnp.ones((16, 4, 4, 1))
     f = lambda x: model.apply({}, x, train=True, rngs={"dropout": jax.random.key(3)})
     whole = np.asarray(f(x))
-    line = Mesh(np.array(jax.devices()), (axis.AXIS,))
+    line = Mesh(np.array(jax.devices()), (collectives.AXIS,))
     if strategy == "pmap":
-        split = np.asarray(jax.pmap(f, axis.AXIS)(x.reshape(8, 2, 4, 4, 1))).reshape(16, 16)
+        split = np.asarray(jax.pmap(f, collectives.AXIS)(x.reshape(8, 2, 4, 4, 1))).reshape(16, 16)
     else:
-        split = np.asarray(jax.jit(f)(jax.device_put(x, jax.NamedSharding(line, P(axis.AXIS)))))
+        split = np.asarray(jax.jit(f)(jax.device_put(x, jax.NamedSharding(line, P(collectives.AXIS)))))
     np.testing.assert_array_equal(whole, split)
     replicas = split.reshape(8, -1)
     assert len({r.tobytes() for r in replicas}) == 8

@@ -12,9 +12,9 @@ from small import distance, rows
 
 import jaxcnn as jc
 from jaxcnn import InputError
+from jaxcnn.core.precision import checked, policy, widened
 from jaxcnn.layers import BatchNorm, Conv, ConvTranspose, Dense, Dropout, DropPath, LayerNorm, LayerScale
 from jaxcnn.models import MODELS, ResNet
-from jaxcnn.precision import checked, policy, widened
 from jaxcnn.runs import build
 
 # every kind of model, small enough for images of 8x8

@@ -15,7 +15,7 @@ import pytest
 from test_experiments import ENV, QUICK, folder, inside, run
 
 from experiments import distributed, mnist, outputs, process
-from jaxcnn import cache
+from jaxcnn.core import paths
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -77,7 +77,7 @@ def test_a_user_without_a_home(monkeypatch, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("os.getuid", lambda: 54321)
-    cache.for_now.cache_clear()
+    paths.for_now.cache_clear()
     with caplog.at_level(logging.WARNING, "jaxcnn"):
         found = [process.cache_folder(name) for name in ("jax", "data")]
         process.find_home()
@@ -85,7 +85,7 @@ def test_a_user_without_a_home(monkeypatch, caplog):
     assert caplog.messages == [
         "this user has no home folder, so nothing is kept for the next time; set XDG_CACHE_HOME to a folder to keep it"
     ]
-    cache.for_now.cache_clear()
+    paths.for_now.cache_clear()
 
 
 def parameters(*arguments, **env):

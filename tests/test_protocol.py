@@ -8,7 +8,7 @@ from sklearn import metrics as reference
 from sklearn.utils.class_weight import compute_class_weight
 
 import jaxcnn as jc
-from jaxcnn import protocol
+from jaxcnn.runs import protocol
 
 InputError = jc.InputError
 

@@ -19,7 +19,7 @@ from PIL import Image
 import jaxcnn as jc
 from experiments import binary, cifar10, mnist, transfer
 from jaxcnn import report, runs
-from jaxcnn.explain.strips import explained, strip, tinted
+from jaxcnn.explain.panels import explained, strip, tinted
 from jaxcnn.report import svg
 from jaxcnn.report.__main__ import command, main
 from jaxcnn.report.style import CSS

@@ -9,7 +9,8 @@ import pytest
 from small import Plain, distance, rows
 
 import jaxcnn as jc
-from jaxcnn.tasks import classification, group_dro
+from jaxcnn.methods import group_dro
+from jaxcnn.tasks import classification
 
 
 def per_row(logits, label):

@@ -11,7 +11,7 @@ from test_layers import norm_variables
 import jaxcnn as jc
 from jaxcnn.layers import BatchNorm
 from jaxcnn.layers.norm import YOUNG, grown, young
-from jaxcnn.train import with_ema
+from jaxcnn.train.step import with_ema
 
 
 def updated(x, updates=None, momentum=0.9):

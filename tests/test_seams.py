@@ -10,9 +10,9 @@ import pytest
 from small import Plain, distance, rows, task
 
 import jaxcnn as jc
-from jaxcnn.axis import all_sum, draw
+from jaxcnn.core.collectives import all_sum, draw
 from jaxcnn.layers import Conv, Network
-from jaxcnn.losses import cross_entropy
+from jaxcnn.losses.classification import cross_entropy
 from jaxcnn.tasks import from_model, prepare
 
 SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in (("jit", 1), ("pmap", 8))]

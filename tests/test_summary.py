@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from jaxcnn import InputError
+from jaxcnn.explain import summary
 from jaxcnn.layers import Conv, ConvNorm, Dense, Dropout
-from jaxcnn.models import MODELS, __main__, summary
+from jaxcnn.models import MODELS, __main__
 
 # Parameters and 10^9 multiply-adds as torchvision publishes them (`weights.meta["num_params"]` and `["_ops"]`), at 224x224 unless
 # said, but for two: without the auxiliary heads, googlenet is published so and inception_v3 with them (27,161,264). torchvision

@@ -13,9 +13,10 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn import InputError, augment, losses
+from jaxcnn.core.types import compute
 from jaxcnn.data import Indexed, Resident
-from jaxcnn.tasks import classification, expecting, group_dro
-from jaxcnn.types import compute
+from jaxcnn.methods import group_dro
+from jaxcnn.tasks import classification, expecting
 
 KEY = jax.random.key(3)
 ROWS, CLASSES = 12, 7

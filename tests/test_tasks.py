@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxcnn import InputError
+from jaxcnn.core.types import compute
 from jaxcnn.layers import BatchNorm
 from jaxcnn.tasks import TASKS, classification, prepare, probabilities
-from jaxcnn.types import compute
 
 LOG2, LOG3 = 0.6931472, 1.0986123
 

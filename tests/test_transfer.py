@@ -8,9 +8,10 @@ import pytest
 from small import Small, distance, rows, task
 
 import jaxcnn as jc
-from jaxcnn import InputError, optim, transfer
+from jaxcnn import InputError, optim
+from jaxcnn.core.types import named
 from jaxcnn.layers import apply_block
-from jaxcnn.types import named
+from jaxcnn.methods import transfer
 
 PARAMS = {"stem": {"conv": {"kernel": jnp.ones((2, 2))}, "norm": {"scale": jnp.ones(2)}}, "logits": {"kernel": jnp.ones((2, 3))}}
 GRADS = jax.tree.map(lambda p: 0.5 * p, PARAMS)

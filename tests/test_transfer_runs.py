@@ -18,7 +18,7 @@ from PIL import Image
 import jaxcnn as jc
 from experiments import finished, transfer, transfer_curve
 from jaxcnn import InputError, runs
-from jaxcnn.preprocessing import Preprocessing
+from jaxcnn.weights.preprocessing import Preprocessing
 
 SIGNALS = types.SimpleNamespace(stop=lambda: False, while_training=contextlib.nullcontext)
 QUICK = {"epochs": 4, "batch_size": 8, "devices": 1, "augment": False}

@@ -13,10 +13,10 @@ import pytest
 from small import compiled, fit
 
 import jaxcnn as jc
-from jaxcnn import dispatch
-from jaxcnn.checkpoint import reading
-from jaxcnn.record import Ranking, Record, restored
-from jaxcnn.stored import seal
+from jaxcnn.train import dispatch
+from jaxcnn.train.checkpoint import reading
+from jaxcnn.train.record import Ranking, Record, restored
+from jaxcnn.train.stored import seal
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*read only.*")
 

@@ -14,10 +14,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import jaxcnn as jc
-from jaxcnn import InputError, state_dicts, tensors, weights
+from jaxcnn import InputError
 from jaxcnn.models import MODELS
-from jaxcnn.preprocessing import HALF, Preprocessing
 from jaxcnn.tasks.model import prepare
+from jaxcnn.weights import load as weights
+from jaxcnn.weights import state_dicts, tensors
+from jaxcnn.weights.preprocessing import HALF, Preprocessing
 from tests.fixtures import pseudo
 
 HERE = pathlib.Path(__file__).parent / "fixtures"

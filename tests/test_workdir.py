@@ -14,13 +14,13 @@ import pytest
 from small import fit
 
 import jaxcnn as jc
-from jaxcnn import checkpoint, history
-from jaxcnn.checkpoint import Checkpoints, reading
+from jaxcnn.train import checkpoint, history
+from jaxcnn.train.checkpoint import Checkpoints, reading
 
 ROOT = pathlib.Path(__file__).parents[1]
 HOLD = """
 import sys
-from jaxcnn.checkpoint import Checkpoints
+from jaxcnn.train.checkpoint import Checkpoints
 held = Checkpoints(sys.argv[1], alone=True)
 print("held", flush=True)
 sys.stdin.read()
@@ -56,7 +56,7 @@ def test_another_process_is_refused_until_the_first_is_gone(tmp_path):
 
 
 def test_this_process_does_not_train_into_a_folder_twice_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxcnn.lock.PATIENCE", 0.0)
+    monkeypatch.setattr("jaxcnn.train.lock.PATIENCE", 0.0)
 
     def validate(state):
         with pytest.raises(jc.InputError, match="another process is training into it"):
@@ -298,7 +298,7 @@ def test_nan_of_a_validation_is_in_no_file_as_a_bare_word(tmp_path):
 def test_reading_says_nothing_of_its_own(run):
     """Neither Orbax nor Abseil write to a terminal that nobody set up logging for."""
     script = (
-        "import sys, jaxcnn as jc; from jaxcnn.checkpoint import reading; jc.load_run(sys.argv[1])\n"
+        "import sys, jaxcnn as jc; from jaxcnn.train.checkpoint import reading; jc.load_run(sys.argv[1])\n"
         "with reading(sys.argv[2]) as checkpoints: print(checkpoints.newest()[0])"
     )
     process = python(script, ROOT / "tests" / "fixtures" / "run-format-2", run)

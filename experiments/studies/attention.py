@@ -15,7 +15,7 @@ import jaxcnn as jc
 from experiments import cifar10, cli, common, folders, outputs, settings
 from experiments.signals import Signals
 from experiments.studies import core
-from jaxcnn.text import visible
+from jaxcnn.core.text import visible
 
 NETWORKS = {
     "plain": {"model": "resnet20"},

@@ -19,7 +19,8 @@ from experiments import cli, common, mnist
 from experiments.signals import Signals
 from experiments.studies import core
 from experiments.studies.core import Variant
-from jaxcnn import files, report
+from jaxcnn import report
+from jaxcnn.core import files
 
 COLUMNS = ("usual", "colour", "coin")  # the colour is that of the digit; which colour; a coin that nothing depends on
 
@@ -36,7 +37,7 @@ def weighed(plan: common.Plan) -> common.Plan:
 
 def robust(plan: common.Plan) -> common.Plan:
     """Descend on the loss of the group that does worst."""
-    return dataclasses.replace(plan, task=lambda task: jc.tasks.group_dro(task, 2, column="usual"), best=False)
+    return dataclasses.replace(plan, task=lambda task: jc.methods.group_dro(task, 2, column="usual"), best=False)
 
 
 VARIANTS = {

@@ -14,9 +14,9 @@ from typing_extensions import TypedDict
 import jaxcnn as jc
 from experiments import cli, common, folders, mnist, outputs, settings, terminal
 from experiments.signals import Signals
-from jaxcnn import files
-from jaxcnn.schema import fitted
-from jaxcnn.text import visible
+from jaxcnn.core import files
+from jaxcnn.core.schema import fitted
+from jaxcnn.core.text import visible
 
 SMOKE = {"epochs": 1, "max_steps": 4, "seeds": 2, "batch_size": 16, "train_images": 64, "limit_examples": 64}
 PERCENT, PLAIN = "{:.2%}", "{:.3g}"

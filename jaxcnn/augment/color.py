@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.augment.core import Change, Range, as_float, check_range, each_row, height_width
-from jaxcnn.axis import draw
-from jaxcnn.types import Batch, InputError
+from jaxcnn.core.collectives import draw
+from jaxcnn.core.types import Batch, InputError
 
 Array = jax.Array
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.types import Batch, InputError
+from jaxcnn.core.types import Batch, InputError
 
 Array = jax.Array
 Change = Callable[[Array, Batch], Batch]

@@ -17,8 +17,8 @@ from jaxcnn.augment.core import (
     rectangles,
     uniform,
 )
-from jaxcnn.axis import draw
-from jaxcnn.types import Batch, InputError
+from jaxcnn.core.collectives import draw
+from jaxcnn.core.types import Batch, InputError
 
 Array = jax.Array
 Value = float | Sequence[float]

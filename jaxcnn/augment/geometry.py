@@ -22,8 +22,8 @@ from jaxcnn.augment.core import (
     uniform,
 )
 from jaxcnn.augment.follow import FOLLOW, Follow, carry, check
-from jaxcnn.axis import draw
-from jaxcnn.types import Batch, InputError, align
+from jaxcnn.core.collectives import draw
+from jaxcnn.core.types import Batch, InputError, align
 
 Array = jax.Array
 Border = Literal["zero", "reflect", "edge"]

@@ -1,6 +1,6 @@
 """Mixtures of two images and of their labels: mixup and cutmix.
 
-A row's partner is its predecessor in the global batch, round the end (`jaxcnn.axis.previous`): the order of rows is random
+A row's partner is its predecessor in the global batch, round the end (`jaxcnn.core.collectives.previous`): the order of rows is random
 anyway, and so the partners are the same under jit, sharded and pmap, where one row moves between neighbouring devices. A row
 that is padding, or whose partner is, stays as it is; so does one without a label, such as -1 or 255, which becomes a row of zeros
 that `tasks.classification(ignore_label=...)` leaves out.
@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxcnn.augment.core import Change, as_float, height_width
 from jaxcnn.augment.erase import inside
 from jaxcnn.augment.follow import maps
-from jaxcnn.axis import draw, previous
-from jaxcnn.types import Batch, InputError, align, real
+from jaxcnn.core.collectives import draw, previous
+from jaxcnn.core.types import Batch, InputError, align, real
 
 Array = jax.Array
 

@@ -13,8 +13,8 @@ from jaxcnn.augment import resample
 from jaxcnn.augment.color import blend, brighten, check_channels, contrast, planes, saturate
 from jaxcnn.augment.core import Change, as_float, compose, each_row, height_width
 from jaxcnn.augment.follow import FOLLOW, Follow, carry, check
-from jaxcnn.axis import draw
-from jaxcnn.types import Batch, InputError
+from jaxcnn.core.collectives import draw
+from jaxcnn.core.types import Batch, InputError
 
 Array = jax.Array
 OPS = (

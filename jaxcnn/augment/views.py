@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.augment.core import pixel_axes
-from jaxcnn.types import Batch, InputError
+from jaxcnn.core.types import Batch, InputError
 
 Array = jax.Array
 View = Callable[[Batch], Batch]

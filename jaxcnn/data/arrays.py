@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.lib import format as npy
 
-from jaxcnn.files import held, opened
-from jaxcnn.text import visible
-from jaxcnn.types import InputError
+from jaxcnn.core.files import held, opened
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError
 
 UNPACKED = 2**30  # bytes that a file of any size may hold
 TIMES = 20  # what a larger file may hold, as a multiple of its own size: pixels rarely shrink more, and a bomb a thousand times

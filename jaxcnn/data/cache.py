@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.cache import prune
+from jaxcnn.core.paths import prune
 from jaxcnn.data.arrays import open_npz
 
 FORMAT = 1

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from jaxcnn.parallel import Chunk, Gather, Stack
+from jaxcnn.core.types import Batch, InputError
+from jaxcnn.parallel.compile import Chunk, Gather, Stack
 from jaxcnn.tasks.pixels import check_layout
-from jaxcnn.types import Batch, InputError
 
 Tree = Any
 ROWS_IN_A_DISPATCH = 4096

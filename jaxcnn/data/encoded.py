@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.types import InputError
+from jaxcnn.core.types import InputError
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP")  # what TFDS's image feature takes; Pillow would start other programs for some
 PIXELS = 2**26  # of one image

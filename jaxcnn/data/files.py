@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError, reason
 from jaxcnn.data.arrays import open_npz
 from jaxcnn.data.core import Splits, cut, labelled
 from jaxcnn.data.parts import tell_copies
-from jaxcnn.text import visible
-from jaxcnn.types import InputError, reason
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 TAKEN = {"image", "label", "mask", "boxes", "boxes_real", "real"}
@@ -42,7 +42,7 @@ def digits(*, seed: int = 0, validation_fraction: float = 0.1, test_fraction: fl
 def npz(path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float = 0.1, limit_bytes: int | None = None) -> Splits:
     """Arrays `x_train, y_train, x_test, y_test` of one `.npz` file; images uint8 0..255 or float 0..1, labels from 0.
 
-    Other arrays `NAME_train` and `NAME_test`, numbers `[N]`, are columns of these rows: groups for reports or for `tasks.group_dro`;
+    Other arrays `NAME_train` and `NAME_test`, numbers `[N]`, are columns of these rows: groups for reports or for `methods.group_dro`;
     `sample_weight_train` is how much each row counts in the loss.
 
     Args:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError
 from jaxcnn.data import listing
 from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, cut, labelled, sides
 from jaxcnn.data.image import ENDINGS, Head, decode, head, without_warnings
 from jaxcnn.data.parts import tell_copies, tell_same_files
-from jaxcnn.text import visible
-from jaxcnn.types import InputError
 
 LOOKED_AT = 32  # images, to see how many of their bits are used
 log = logging.getLogger("jaxcnn")

@@ -12,12 +12,12 @@ from typing import IO
 
 import numpy as np
 
+from jaxcnn.core.files import held, opened
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError, reason
 from jaxcnn.data.arrays import allowed
 from jaxcnn.data.core import Splits
 from jaxcnn.data.files import _from_arrays
-from jaxcnn.files import held, opened
-from jaxcnn.text import visible
-from jaxcnn.types import InputError, reason
 
 NAMES = ("train-images", "train-labels", "t10k-images", "t10k-labels")
 NEEDS = f"needs the four IDX files {', '.join(NAMES)}"

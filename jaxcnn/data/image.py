@@ -13,9 +13,9 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.files import opened
-from jaxcnn.text import visible
-from jaxcnn.types import InputError, reason
+from jaxcnn.core.files import opened
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError, reason
 
 ENDINGS = {
     ".apng", ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".pbm", ".pgm", ".png", ".pnm", ".ppm",

@@ -8,9 +8,9 @@ import stat
 import unicodedata
 from collections.abc import Sequence
 
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError, reason
 from jaxcnn.data.image import ENDINGS
-from jaxcnn.text import visible
-from jaxcnn.types import InputError, reason
 
 TRAIN, VALID, TEST = ("train",), ("valid", "validation", "val"), ("test",)  # in any case
 # what systems and programs leave in folders, beside names with a dot in front

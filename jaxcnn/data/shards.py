@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from jaxcnn.core.files import opened
+from jaxcnn.core.types import InputError
 from jaxcnn.data.core import OnBad
-from jaxcnn.files import opened
-from jaxcnn.types import InputError
 
 RECORD = 2**27  # bytes of one record
 CHUNK, MOST_RECORDS = 2**28, 2**24  # bytes and records of what `array_record` compresses together: with TFDS one record, or the index

@@ -11,9 +11,9 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
-from jaxcnn.files import Path, expanded, parse_json, read_json
-from jaxcnn.text import visible
-from jaxcnn.types import InputError, reason
+from jaxcnn.core.files import Path, expanded, parse_json, read_json
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError, reason
 
 BYTES = 2**24  # of one metadata file
 ENTRIES = 200_000  # files in a prepared folder

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.core.types import Batch, InputError, reason
 from jaxcnn.data.core import ALL, OnBad, Resident, Share, check_fraction, fill
 from jaxcnn.data.encoded import check_label, decode, parse
 from jaxcnn.data.shards import joined, named, ranges, tf_records
-from jaxcnn.parallel import Stack
-from jaxcnn.types import Batch, InputError, reason
+from jaxcnn.parallel.compile import Stack
 
 BUFFER = 10_000  # records, still encoded, among which the next one is drawn
 FILE_BUFFER = 8 * 2**20  # bytes read ahead of each file

@@ -3,11 +3,13 @@
 from jaxcnn.explain.cam import grad_cam, grad_cam_plus_plus, occlusion
 from jaxcnn.explain.checks import Curves, blurred, deletion_insertion, layers_from_head, randomised, rank_correlation
 from jaxcnn.explain.gradients import Integrated, guided_backprop, heat, input_gradient, integrated_gradients, prepared, smooth_grad
-from jaxcnn.explain.look import feature_maps, filters, grid, linear_probe, maximise, pooled_features
 from jaxcnn.explain.lrp import Relevance, lrp
+from jaxcnn.explain.summary import Row, Summary, summary
+from jaxcnn.explain.visualize import feature_maps, filters, grid, linear_probe, maximise, pooled_features
 
 __all__ = [
-    "Curves", "Integrated", "Relevance", "blurred", "deletion_insertion", "feature_maps", "filters", "grad_cam", "grad_cam_plus_plus",
-    "grid", "guided_backprop", "heat", "input_gradient", "integrated_gradients", "layers_from_head", "linear_probe", "lrp", "maximise",
-    "occlusion", "pooled_features", "prepared", "randomised", "rank_correlation", "smooth_grad",
+    "Curves", "Integrated", "Relevance", "Row", "Summary", "blurred", "deletion_insertion", "feature_maps", "filters", "grad_cam",
+    "grad_cam_plus_plus", "grid", "guided_backprop", "heat", "input_gradient", "integrated_gradients", "layers_from_head",
+    "linear_probe", "lrp", "maximise", "occlusion", "pooled_features", "prepared", "randomised", "rank_correlation", "smooth_grad",
+    "summary",
 ]  # fmt: skip

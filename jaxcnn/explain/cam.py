@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn import ops
+from jaxcnn.core.types import InputError, Tree
 from jaxcnn.explain.gradients import Target, chosen, logits, seed, targets
-from jaxcnn.explain.program import Program, execute, trace
+from jaxcnn.explain.interpreter import Program, execute, trace
 from jaxcnn.ops.geometry import to_tuple
-from jaxcnn.types import InputError, Tree
 
 Array = jax.Array
 

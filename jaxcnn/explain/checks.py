@@ -10,8 +10,8 @@ from jax import lax
 from jax.extend.core import Literal
 
 from jaxcnn import ops
+from jaxcnn.core.types import InputError, Tree
 from jaxcnn.explain.gradients import Target, chosen, logits, targets
-from jaxcnn.types import InputError, Tree
 
 Array = jax.Array
 

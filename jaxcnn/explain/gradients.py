@@ -13,10 +13,10 @@ import numpy as np
 from jax import lax
 
 from jaxcnn import ops
-from jaxcnn.explain.program import Op, execute, trace
-from jaxcnn.precision import widened
+from jaxcnn.core.precision import widened
+from jaxcnn.core.types import InputError, Tree, align
+from jaxcnn.explain.interpreter import Op, execute, trace
 from jaxcnn.tasks.model import prepare
-from jaxcnn.types import InputError, Tree, align
 
 Array = jax.Array
 Target = Array | int | None

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import ops
+from jaxcnn.core.types import InputError, Tree, align
 from jaxcnn.explain.gradients import Target, chosen, seed, targets
-from jaxcnn.explain.program import Op, Program, execute, trace
-from jaxcnn.types import InputError, Tree, align
+from jaxcnn.explain.interpreter import Op, Program, execute, trace
 
 Array = jax.Array
 ACTIVATIONS = ("max", "min", "clip", "tanh", "logistic", "erf", "erfc", "integer_pow", "square", "abs")

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn import ops
-from jaxcnn.axis import draw
-from jaxcnn.precision import policy
-from jaxcnn.types import InputError
+from jaxcnn.core.collectives import draw
+from jaxcnn.core.precision import policy
+from jaxcnn.core.types import InputError
 
 Array = jax.Array
 KERNEL_INIT = nn.initializers.he_normal()

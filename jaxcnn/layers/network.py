@@ -9,10 +9,10 @@ import flax.linen as nn
 import jax
 
 from jaxcnn import ops
+from jaxcnn.core.precision import checked, widened
+from jaxcnn.core.remat import recompute
+from jaxcnn.core.types import InputError
 from jaxcnn.layers.core import check_image
-from jaxcnn.precision import checked, widened
-from jaxcnn.remat import recompute
-from jaxcnn.types import InputError
 
 Array = jax.Array
 

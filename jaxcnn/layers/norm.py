@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcnn.axis import all_sum
+from jaxcnn.core.collectives import all_sum
+from jaxcnn.core.precision import policy, widened
+from jaxcnn.core.types import Tree
 from jaxcnn.ops.pooling import align_mask
 from jaxcnn.ops.sums import channel_sums
-from jaxcnn.precision import policy, widened
-from jaxcnn.types import Tree
 
 Array = jax.Array
 YOUNG = "young_stats"  # a collection that a training step lends: the most that a running statistic may keep of itself, for each norm
@@ -27,7 +27,7 @@ class BatchNorm(nn.Module):
     changed (Flax's `mutable`), the running statistics are used. Running statistics keep `momentum` of themselves, or less where
     a training step says that they are young: see `young`.
 
-    Rows are those of the axis `"data"` where it is bound, and of all devices under jit; `jaxcnn.axis.over` names another axis.
+    Rows are those of the axis `"data"` where it is bound, and of all devices under jit; `jaxcnn.core.collectives.over` names another axis.
 
     Raises:
         InputError: `real` has another shape than leading axes of the input, the input is not floating point, or another axis than

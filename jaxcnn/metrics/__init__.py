@@ -12,23 +12,13 @@ What counts, in every metric alike:
 - **Labels of another shape** than the logits say are refused when traced.
 """
 
+from jaxcnn.core.types import Count, Mean
 from jaxcnn.metrics.curves import PrecisionRecall, RiskCoverage, Roc, pr_auc, pr_curve, risk_coverage, roc_auc, roc_curve
 from jaxcnn.metrics.detection import box_iou, coco_scores
 from jaxcnn.metrics.intervals import Interval, McNemar, bootstrap_interval, mcnemar, paired_bootstrap, wilson_interval
 from jaxcnn.metrics.probabilities import Calibration, Histograms, Reliability, binned_scores, brier, calibration, log_loss, log_odds
 from jaxcnn.metrics.regression import R2, RootMean, mae, psnr, r2, rmse, ssim
-from jaxcnn.metrics.scores import (
-    accuracy_of,
-    balanced_accuracy,
-    cohen_kappa,
-    dice,
-    f1,
-    iou,
-    matthews,
-    precision,
-    recall,
-    report,
-)
+from jaxcnn.metrics.scores import accuracy_of, balanced_accuracy, cohen_kappa, dice, f1, iou, matthews, precision, recall, report
 from jaxcnn.metrics.sums import (
     Confusion,
     MultilabelConfusion,
@@ -43,7 +33,6 @@ from jaxcnn.metrics.sums import (
     true_class,
 )
 from jaxcnn.metrics.table import ClassificationReport, classification_report
-from jaxcnn.types import Count, Mean
 
 __all__ = [
     "Calibration", "ClassificationReport", "Confusion", "Count", "Histograms", "Interval", "McNemar", "Mean", "MultilabelConfusion",

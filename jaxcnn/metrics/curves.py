@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxcnn.types import InputError
+from jaxcnn.core.types import InputError
 
 Average = Literal["macro", "weighted", "micro"]
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxcnn.types import InputError
+from jaxcnn.core.types import InputError
 
 Statistic = Callable[..., float]  # (*arrays) -> one number
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.core.types import Batch, InputError, Mean, Metric
 from jaxcnn.metrics.sums import columns, fits, judged, judged_each, mean, predicted_class, tally
-from jaxcnn.types import Batch, InputError, Mean, Metric
 
 Array = jax.Array
 BLOCK = 256  # rows whose confidences are added one after another

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcnn.core.types import Batch, InputError, Mean, Metric, align, real
 from jaxcnn.metrics.sums import mean
-from jaxcnn.types import Batch, InputError, Mean, Metric, align, real
 
 Array = jax.Array
 LOWEST, LIMB, LIMBS = -120, 8, 31  # digits of base 2**8, from 2**-120 to all of float32

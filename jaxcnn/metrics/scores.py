@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxcnn.types import InputError
+from jaxcnn.core.types import InputError
 
 Average = Literal["macro", "micro", "weighted"]
 

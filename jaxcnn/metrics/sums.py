@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.core.types import Batch, Count, InputError, Mean, Metric, align, real
 from jaxcnn.metrics.scores import report
-from jaxcnn.types import Batch, Count, InputError, Mean, Metric, align, real
 
 Array = jax.Array
 

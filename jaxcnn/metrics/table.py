@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from jaxcnn.core.types import InputError
 from jaxcnn.metrics import scores
-from jaxcnn.types import InputError
 
 COLUMNS = ("precision", "recall", "f1-score", "support")
 Row = tuple[float, float, float, int]

@@ -34,7 +34,6 @@ from jaxcnn.models.resnet import (
 )
 from jaxcnn.models.speednet import SpeedNet, speednet, whitening
 from jaxcnn.models.squeezenet import SqueezeNet, squeezenet1_0, squeezenet1_1
-from jaxcnn.models.summary import Row, Summary, summary
 from jaxcnn.models.tutorial import Tutorial, tutorial
 from jaxcnn.models.vgg import VGG, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 from jaxcnn.models.vit import ViT, vit_small_patch16_224, vit_tiny_patch16_224
@@ -57,6 +56,5 @@ MODELS = {
 
 __all__ = [
     "CCT", "CNN", "MLP", "MODELS", "VGG", "AlexNet", "ConvNeXt", "DenseNet", "GoogLeNet", "InceptionV3", "Inverted", "LeNet5",
-    "MobileNet", "Plain", "ResNet", "Row", "SpeedNet", "SqueezeNet", "Summary", "Tutorial", "ViT", "summary",
-    "whitening", *MODELS,
+    "MobileNet", "Plain", "ResNet", "SpeedNet", "SqueezeNet", "Tutorial", "ViT", "whitening", *MODELS,
 ]  # fmt: skip

@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 
-from jaxcnn.models import MODELS, summary
+from jaxcnn.explain import summary
+from jaxcnn.models import MODELS
 
 
 def entry(name: str) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 
 from jaxcnn import ops
+from jaxcnn.core.precision import widened
 from jaxcnn.layers import Conv, Dense, Dropout, Network, check_side
-from jaxcnn.precision import widened
 
 Array = jax.Array
 LAYERS = (64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1)  # channels, window, stride, padding

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import ops
+from jaxcnn.core.precision import widened
+from jaxcnn.core.types import InputError
 from jaxcnn.layers import Conv, Dense, Dropout, DropPath, LayerNorm, Network, apply_block, check_side
 from jaxcnn.models.convnext import gelu
 from jaxcnn.models.resnet import growing
 from jaxcnn.models.vit import INIT, Attention
-from jaxcnn.precision import widened
-from jaxcnn.types import InputError
 
 Array = jax.Array
 

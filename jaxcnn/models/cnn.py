@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import ops
+from jaxcnn.core.precision import widened
+from jaxcnn.core.types import InputError
 from jaxcnn.layers import BatchNorm, ConvNorm, Dense, Dropout, Network, apply_block
-from jaxcnn.precision import widened
-from jaxcnn.types import InputError
 
 Array = jax.Array
 

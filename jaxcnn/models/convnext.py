@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 
 from jaxcnn import ops
+from jaxcnn.core.precision import widened
 from jaxcnn.layers import Conv, Dense, Dropout, DropPath, LayerNorm, LayerScale, Staged
 from jaxcnn.models.resnet import growing
-from jaxcnn.precision import widened
 
 Array = jax.Array
 Norm = Callable[..., nn.Module]

@@ -13,9 +13,9 @@ import flax.linen as nn
 import jax
 
 from jaxcnn import ops
+from jaxcnn.core.precision import widened
 from jaxcnn.layers import ConvNorm, Dense, Dropout
 from jaxcnn.models.inception import Inception, Norm, Step, Unit, unit_names
-from jaxcnn.precision import widened
 
 Array = jax.Array
 halve = functools.partial(ops.max_pool, window=3, strides=2, ceil=True)

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import ops
+from jaxcnn.core.precision import widened
 from jaxcnn.layers import BatchNorm, ConvNorm, Dense, Dropout, Staged
-from jaxcnn.precision import widened
 
 Array = jax.Array
 Norm = functools.partial(BatchNorm, epsilon=1e-3)

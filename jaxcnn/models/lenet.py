@@ -9,8 +9,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from jaxcnn.core.precision import widened
 from jaxcnn.layers import Conv, Dense, Dropout, Network
-from jaxcnn.precision import widened
 
 Array = jax.Array
 

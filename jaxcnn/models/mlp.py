@@ -6,8 +6,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from jaxcnn.core.precision import widened
 from jaxcnn.layers import Dense, Dropout, Network
-from jaxcnn.precision import widened
 
 Array = jax.Array
 

@@ -13,10 +13,10 @@ import flax.linen as nn
 import jax
 
 from jaxcnn import ops
+from jaxcnn.core.precision import widened
+from jaxcnn.core.types import InputError
 from jaxcnn.layers import BatchNorm, ConvNorm, Dense, Dropout, DropPath, SeparableConv, SqueezeExcite, Staged
 from jaxcnn.models.resnet import growing
-from jaxcnn.precision import widened
-from jaxcnn.types import InputError
 
 Array = jax.Array
 STAGES = (64,), (128, 128), (256, 256), (512,) * 6, (1024, 1024)  # channels of each block; every stage but the first halves

@@ -7,9 +7,9 @@ import flax.linen as nn
 import jax
 
 from jaxcnn import ops
+from jaxcnn.core.precision import widened
+from jaxcnn.core.types import InputError
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Network
-from jaxcnn.precision import widened
-from jaxcnn.types import InputError
 
 Array = jax.Array
 POOLS: dict[str, Callable[..., Array]] = {"max": ops.max_pool, "average": ops.avg_pool}

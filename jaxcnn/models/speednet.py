@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import ops
+from jaxcnn.core.precision import policy, widened
+from jaxcnn.core.types import InputError
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Staged
-from jaxcnn.precision import policy, widened
-from jaxcnn.types import InputError
 
 Array = jax.Array
 Matrix = Sequence[Sequence[float]]

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import ops
+from jaxcnn.core.precision import widened
 from jaxcnn.layers import Conv, Dropout, Staged
-from jaxcnn.precision import widened
 
 Array = jax.Array
 pool = functools.partial(ops.max_pool, window=3, strides=2, ceil=True)

@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax
 
 from jaxcnn import ops
+from jaxcnn.core.precision import widened
 from jaxcnn.layers import BatchNorm, Conv, ConvNorm, Dense, Dropout, Staged
-from jaxcnn.precision import widened
 
 Array = jax.Array
 WIDTHS = 64, 128, 256, 512, 512

@@ -6,11 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.core.precision import widened
+from jaxcnn.core.types import InputError
 from jaxcnn.layers import Conv, Dense, Dropout, DropPath, LayerNorm, Network, apply_block, check_side
 from jaxcnn.models.convnext import gelu
 from jaxcnn.models.resnet import growing
-from jaxcnn.precision import widened
-from jaxcnn.types import InputError
 
 Array = jax.Array
 INIT = nn.initializers.xavier_uniform()

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.core.types import InputError
 from jaxcnn.ops import cpu
 from jaxcnn.ops.geometry import Geometry, check_floating, extents, resolve_padding, to_tuple
 from jaxcnn.ops.native import by_platform, native_forward, native_input_grad, native_kernel_grad
-from jaxcnn.types import InputError
 
 Array = jax.Array
 

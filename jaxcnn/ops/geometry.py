@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcnn.types import InputError
+from jaxcnn.core.types import InputError
 
 Array = jax.Array
 Tree = Any

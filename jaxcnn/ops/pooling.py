@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcnn.core.types import InputError
 from jaxcnn.ops.geometry import Geometry, alone, check_floating, one_axis, resolve_padding, scatter, taps, to_tuple
 from jaxcnn.ops.native import by_platform, once
-from jaxcnn.types import InputError
 
 Array = jax.Array
 Window = tuple[tuple[int, ...], Geometry]

@@ -17,12 +17,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn import files, report
-from jaxcnn.explain.strips import explained
+from jaxcnn import report
+from jaxcnn.core import files
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError, reason
+from jaxcnn.explain.panels import explained
 from jaxcnn.report.measure import EXPLAINED, probabilities
 from jaxcnn.runs import LoadedRun, load_run, rows_to_measure
-from jaxcnn.text import visible
-from jaxcnn.types import InputError, reason
 
 # (run, images of the most confident mistakes [n, H, W, C], their predicted classes [n]) -> pictures [H, W, C] uint8 by title
 Explain = Callable[[LoadedRun, np.ndarray, np.ndarray], Mapping[str, np.ndarray]]

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from jaxcnn.core.text import markdown
 from jaxcnn.report.page import NAMES, VERDICTS, interval, number, tested, worst
-from jaxcnn.text import markdown
 
 
 def card(report: dict[str, Any]) -> str:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.core.text import html as escape
+from jaxcnn.core.text import visible
 from jaxcnn.metrics import mcnemar
 from jaxcnn.report import svg
 from jaxcnn.report.page import NAMES, VERDICTS, document, interval, number, series_of, table, tested
-from jaxcnn.text import html as escape
-from jaxcnn.text import visible
 
 WHERE = {"workdir", "checkpoint", "resume", "evaluate", "predict", "compilation_cache", "profile"}  # settings that change no result
 

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 
 from jaxcnn import metrics
+from jaxcnn.core.types import InputError, add, compute
 from jaxcnn.metrics import bootstrap_interval, pr_auc, pr_curve, risk_coverage, roc_auc, roc_curve
 from jaxcnn.metrics.probabilities import own_log_loss
-from jaxcnn.parallel import host
+from jaxcnn.parallel.compile import host
 from jaxcnn.report.slices import by_group
-from jaxcnn.types import InputError, add, compute
 
 EXAMPLES, EXPLAINED, POINTS = 12, 4, 101  # rows shown of each kind; rows explained; points kept of a curve
 MATRIX, PAIRS = 100, 20  # classes up to which the whole matrix is kept; pairs of classes listed

@@ -4,10 +4,10 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from jaxcnn.core.text import html as escape
 from jaxcnn.report import svg
 from jaxcnn.report.measure import EXPLAINED
 from jaxcnn.report.style import CSS
-from jaxcnn.text import html as escape
 
 NAMES = {
     "count": "test rows", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1_macro": "F1, macro", "log_loss": "log loss",

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxcnn import files
-from jaxcnn.checkpoint import digest
-from jaxcnn.evaluation import collect
-from jaxcnn.files import plain
+from jaxcnn.core import files
+from jaxcnn.core.files import plain
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError, reason
 from jaxcnn.report.diagnosis import diagnose
 from jaxcnn.runs import LoadedRun, Rows, check_lines, check_summary, read_config
-from jaxcnn.text import visible
-from jaxcnn.types import InputError, reason
+from jaxcnn.train.checkpoint import digest
+from jaxcnn.train.evaluation import collect
 from jaxcnn.version import __version__
 
 CURVE = ("split", "step", "epoch", "loss", "accuracy", "count", "learning_rate")

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn import files
+from jaxcnn.core import files
+from jaxcnn.core.schema import fitted
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError, reason
 from jaxcnn.metrics import wilson_interval
-from jaxcnn.schema import fitted
-from jaxcnn.text import visible
-from jaxcnn.types import InputError, reason
 
 MOST = 50  # groups; a column with more is no column of groups
 SHUFFLES = 999

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from jaxcnn.text import html
+from jaxcnn.core.text import html
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 400, 260, 50, 14, 12, 40
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "12 4", "4 2")

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.checkpoint import digest
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError
 from jaxcnn.data import Splits
 from jaxcnn.data.folder import class_names
 from jaxcnn.runs.match import matched, table
 from jaxcnn.runs.source import ASK, NAME, PLACES, OnBad, described, expanded, find, read, read_described
-from jaxcnn.text import visible
-from jaxcnn.types import InputError
+from jaxcnn.train.checkpoint import digest
 
 PARTS = ("test", "valid", "validation", "val", "train")  # folders to measure on: the first of them that is there
 

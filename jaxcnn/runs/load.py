@@ -10,17 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn import augment, files
-from jaxcnn.checkpoint import Checkpoints, DamagedError, reading, unflatten
-from jaxcnn.evaluation import evaluate as measure
+from jaxcnn import augment
+from jaxcnn.core import files
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError, Task, Tree, reason
 from jaxcnn.models import MODELS
-from jaxcnn.parallel import compile_step
+from jaxcnn.parallel.compile import compile_step
 from jaxcnn.runs.data import rows_to_measure
 from jaxcnn.runs.schema import check_config
 from jaxcnn.tasks import TASKS, expecting
-from jaxcnn.text import visible
-from jaxcnn.train import make_eval_step
-from jaxcnn.types import InputError, Task, Tree, reason
+from jaxcnn.train.checkpoint import Checkpoints, DamagedError, reading, unflatten
+from jaxcnn.train.evaluation import evaluate as measure
+from jaxcnn.train.step import make_eval_step
 
 MOST_BYTES = 2**35  # of a model's variables
 log = logging.getLogger("jaxcnn")

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import Batch, InputError
 from jaxcnn.data import Resident
-from jaxcnn.parallel import Stack
-from jaxcnn.text import visible
-from jaxcnn.types import Batch, InputError
+from jaxcnn.parallel.compile import Stack
 
 GRAY = (19595, 38470, 7471)  # of 65,536: the weights of ITU-R 601, as Pillow has them
 

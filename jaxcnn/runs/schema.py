@@ -12,11 +12,11 @@ from typing import Any, Literal, NotRequired
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from jaxcnn import augment
+from jaxcnn.core.schema import fitted
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError
 from jaxcnn.models import MODELS
-from jaxcnn.schema import fitted
 from jaxcnn.tasks import TASKS
-from jaxcnn.text import visible
-from jaxcnn.types import InputError
 
 FORMAT = 1  # of config.json, where it names one
 DEPTH, INTEGER, TEXT = 32, 2**63, 2**20  # levels of nesting, size of an integer, characters of a text

@@ -11,12 +11,12 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxcnn.cache import cache_folder
+from jaxcnn.core.files import expanded
+from jaxcnn.core.paths import cache_folder
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError
 from jaxcnn.data import SOURCES, Splits, is_idx_folder
-from jaxcnn.files import expanded
 from jaxcnn.runs.schema import check_options
-from jaxcnn.text import visible
-from jaxcnn.types import InputError
 
 PLACES = ("path", "data_dir")  # options of a source that say where it is
 RESERVED = ("cache", "on_bad", "download", "resident_bytes")  # options that no file gives

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import losses, metrics
+from jaxcnn.core.types import Batch, InputError, Mean, Task
 from jaxcnn.tasks import pixels, targets
 from jaxcnn.tasks.model import from_model, prepare
-from jaxcnn.types import Batch, InputError, Mean, Task
 
 Array = jax.Array
 Head = Literal["softmax", "sigmoid", "multilabel"]

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcnn.core.precision import widened
+from jaxcnn.core.types import Batch, InputError, Kept, Mean, Metric, Sum, Task, accept, align, real
 from jaxcnn.metrics import count
-from jaxcnn.precision import widened
 from jaxcnn.tasks.pixels import check_layout
-from jaxcnn.types import Batch, InputError, Kept, Mean, Metric, Sum, Task, accept, align, real
 
 Array = jax.Array
 Criterion = Callable[[Any, Batch], tuple[Array, Array]]  # (outputs, batch) -> values [B, ...] and their weights

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.types import Batch, InputError, Task, accept, align
+from jaxcnn.core.types import Batch, InputError, Task, accept, align
 
 Array = jax.Array
 CHANNELS = (1, 3, 4)  # what photographs have

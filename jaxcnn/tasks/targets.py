@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.types import Batch, InputError, align, real
+from jaxcnn.core.types import Batch, InputError, align, real
 
 Array = jax.Array
 TOLERANCE = 1e-2  # of probabilities, which may be as narrow as bfloat16

@@ -10,7 +10,7 @@ import pytest
 from kit import DAMAGES
 
 import jaxcnn as jc
-from jaxcnn.checkpoint import Checkpoints, unflatten
+from jaxcnn.train.checkpoint import Checkpoints, unflatten
 
 
 def state(seed):

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from kit import RUN, after, committed, ended, run_folder, start
 
-from jaxcnn.checkpoint import reading
+from jaxcnn.train.checkpoint import reading
 
 
 @contextlib.contextmanager

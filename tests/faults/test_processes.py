@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from kit import RUN, committed, ended, run_folder, start, summary
 
-from jaxcnn.checkpoint import reading
+from jaxcnn.train.checkpoint import reading
 
 FEW = [
     *RUN[:-2],

@@ -1,0 +1,1 @@
+"""What everything stands on: records, sums over devices, precision, files, and the words of messages."""

@@ -1,0 +1,180 @@
+"""Files that nobody vouches for: read only where regular and up to a stated size, written whole or not at all, never through links."""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+import numpy as np
+
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError, reason
+
+Path = str | os.PathLike
+TEXT_LIMIT = 64 * 2**20  # bytes of a text file that is read whole
+
+
+def expanded(path: Path, fix: str = "give the whole path") -> pathlib.Path:
+    """Return a path with its `~` replaced by the user's home.
+
+    Args:
+        path: of a file or folder.
+        fix: what else helps a user without a home, for the message.
+
+    Raises:
+        InputError: there is no such home, and no file of that very name.
+
+    """
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError:
+        if os.path.lexists(path):
+            return pathlib.Path(path)
+        raise InputError(f"{visible(path)}: its ~ is the home of no user here; set HOME to a folder, or {fix}") from None
+
+
+@contextlib.contextmanager
+def opened(path: Path, limit: int | None = None) -> Iterator[IO[bytes]]:
+    """Open a regular file for reading, links included; a pipe or a device would make the program wait or never end.
+
+    Args:
+        path: of the file.
+        limit: the most bytes it may have; None for any number.
+
+    Raises:
+        InputError: it is no regular file, or has more bytes.
+        OSError: it cannot be opened, with the system's reason.
+
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(handle)
+        raise InputError(f"{visible(path)}: not a regular file; give a plain file")
+    with os.fdopen(handle, "rb") as file:
+        if limit is not None and found.st_size > limit:
+            raise InputError(f"{visible(path)}: {found.st_size:,} bytes, more than the {limit:,} that are read of such a file")
+        yield file
+
+
+def held(found: os.stat_result) -> int:
+    """Return how many bytes of a file the disk holds: the holes of a sparse file are none."""
+    return min(found.st_size, getattr(found, "st_blocks", math.inf) * 512)
+
+
+def read_bytes(path: Path, limit: int | None = None) -> bytes:
+    """Return the bytes of a regular file; see `opened`."""
+    with opened(path, limit) as file:
+        data = file.read() if limit is None else file.read(limit + 1)
+    if limit is not None and len(data) > limit:  # it grew meanwhile
+        raise InputError(f"{visible(path)}: more than the {limit:,} bytes that are read of such a file")
+    return data
+
+
+def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
+    """Return the text of a regular file in UTF-8.
+
+    Raises:
+        InputError: see `opened`, or it is not UTF-8.
+        OSError: it cannot be read.
+
+    """
+    try:
+        return read_bytes(path, limit).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{visible(path)}: not UTF-8 text ({reason(error)})") from error
+
+
+def read_json(path: Path, limit: int = TEXT_LIMIT) -> Any:
+    """Return the value of a JSON file.
+
+    Raises:
+        InputError: see `read_text`, or it is not JSON.
+        OSError: it cannot be read.
+
+    """
+    return parse_json(read_text(path, limit), visible(path))
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """Return the value of a JSON text; the words NaN and Infinity, which older runs wrote, are read as floats.
+
+    Raises:
+        InputError: it is not JSON, or is nested too deeply; `where` names it in the message.
+
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise InputError(f"{where}: nested too deeply to be read") from None
+    except ValueError as error:
+        raise InputError(f"{where}: not JSON ({reason(error)})") from error
+
+
+def plain(value: Any) -> Any:
+    """Turn a value into what JSON has: arrays become lists, and a float that is not finite becomes None."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Write a value as strict JSON in ASCII; what is not finite becomes null, because strict readers refuse NaN."""
+    return json.dumps(plain(value), indent=indent, allow_nan=False)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file or none: a crash or a full disk leaves the old one.
+
+    The part file is made exclusively under a random name and then renamed, so no link that lies in the folder is followed;
+    one at `path` itself is replaced.
+    """
+    path = pathlib.Path(path)
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    r"""Write a whole text file in UTF-8 or none; what UTF-8 cannot hold (a name of other bytes) is written as `\udce9`."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as a whole file of strict JSON or none."""
+    write_text(path, to_json(value, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def appending(path: Path) -> Iterator[IO[bytes]]:
+    """Open a regular file to add to its end, made if absent.
+
+    Raises:
+        OSError: it cannot be opened, or is a link.
+        InputError: it is no regular file.
+
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # not every system has each
+        flags |= getattr(os, name, 0)
+    handle = os.open(path, flags, 0o666)
+    with os.fdopen(handle, "ab") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise InputError(f"{visible(path)}: not a regular file")
+        yield file

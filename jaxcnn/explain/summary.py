@@ -1,0 +1,192 @@
+"""A table of a network's layers: shapes, parameters, multiply-adds, memory, receptive fields; nothing is computed for it."""
+
+import difflib
+import functools
+import inspect
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+from jaxcnn import ops
+from jaxcnn.core.types import InputError
+from jaxcnn.explain import receptive_field
+from jaxcnn.models import MODELS
+
+MARK = "layer#"  # before the number of a call, in scopes and on outputs
+
+
+class Row(NamedTuple):
+    """One call of a layer, or of a block that has parameters or products of its own.
+
+    Attributes:
+        name: the path of the module, as in `variables["params"]`.
+        kind: its class.
+        shape: of its output, batch included.
+        parameters: its own: those of rows inside it are theirs, and those of a layer that is called again are counted once.
+        flop: multiply-adds of its own.
+        bytes: of its output; 0 for a block, as the last layer inside it has them.
+        field: height and width of the receptive field, in pixels; None if the output does not depend on the image.
+
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    flop: int
+    bytes: int
+    field: tuple[int, ...] | None
+
+
+class Summary(NamedTuple):
+    """The layers in the order of their calls, and the sums over them; `print` shows a table.
+
+    Attributes:
+        rows: one a layer.
+        input: shape of the input, batch included.
+        parameters: of the whole model, as `model.init` makes them.
+        flop: multiply-adds of one call.
+        bytes: of all layers' outputs; sums and activations between them, which a compiler may not keep, are left out.
+
+    """
+
+    rows: tuple[Row, ...]
+    input: tuple[int, ...]
+    parameters: int
+    flop: int
+    bytes: int
+
+    def __str__(self) -> str:
+        """Return the table, one line a row, columns aligned."""
+        head = ("layer", "kind", "output", "parameters", "FLOP", "bytes", "field")
+        body = [(r.name, r.kind, _by(r.shape), f"{r.parameters:,}", short(r.flop), short(r.bytes), _by(r.field)) for r in self.rows]
+        last = ("total", "", _by(self.input), f"{self.parameters:,}", short(self.flop), short(self.bytes), "")
+        widths = [max(map(len, column)) for column in zip(head, *body, last, strict=True)]
+        aligned = lambda line: "  ".join(f"{t:{'<' if i < 3 else '>'}{w}}" for i, (t, w) in enumerate(zip(line, widths, strict=True)))  # noqa: E731
+        rule = "-" * len(aligned(head))
+        return "\n".join(line.rstrip() for line in (aligned(head), rule, *map(aligned, body), rule, aligned(last)))
+
+
+class _Call(NamedTuple):
+    """What is seen of one call of a module while the model is traced; `bytes` are of results that are no arguments."""
+
+    path: tuple[str, ...]
+    kind: str
+    parent: int | None
+    shape: tuple[int, ...]
+    bytes: int
+
+
+def summary(name_or_model: str | nn.Module, input: Sequence[int]) -> Summary:
+    """Describe a model layer by layer, from its shapes alone.
+
+    FLOP are counted as torchvision, timm and most papers publish them: a multiply-add is one, and only convolutions and matrix
+    products count, those of attention included (`resnet50` at 224x224 has 4.09 G). They are of the whole batch.
+
+    The receptive field is the theoretical one, from the first to the last pixel that can change the output, so it outgrows the image
+    in deep networks. Once an array has seen the whole image, by global pooling, squeeze-and-excitation, attention or flattening,
+    it is the size of the image. Pooling and activations have no rows of their own: their reach shows in the next row.
+
+    Args:
+        name_or_model: a name in `MODELS`, then with its default options, or a model: any Linen module called as `model(x)` or
+            `model(x, train=False)`.
+        input: `(height, width, channels)`, or with the batch before it.
+
+    Returns:
+        Rows and totals; `str` of it is a table.
+
+    Raises:
+        InputError: no such model, or a shape that it does not take.
+
+    Reference:
+        Araujo, Norris, Sim, "Computing receptive fields of convolutional neural networks", Distill, 2019.
+
+    """
+    model = _named(name_or_model) if isinstance(name_or_model, str) else name_or_model
+    x = jax.ShapeDtypeStruct(_batched(input), jnp.float32)
+    options = {"train": False} if "train" in inspect.signature(model.__call__).parameters else {}
+    calls: list[_Call | None] = []
+    with ops.native_lowering():
+        variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, **options), x)
+        with nn.intercept_methods(functools.partial(_noted, calls, [])):
+            closed = jax.make_jaxpr(lambda variables, x: model.apply(variables, x, **options))(variables, x)
+    found, _ = receptive_field.walk(closed, [None] * len(jax.tree.leaves(variables)) + [receptive_field.image_field(x.shape)])
+    return _table(calls, found, variables.get("params", {}), x.shape)
+
+
+def _named(name: str) -> nn.Module:
+
+    if name not in MODELS:
+        close = difflib.get_close_matches(name, MODELS, 3) or sorted(MODELS)
+        raise InputError(f"model={name!r}: not one of jaxcnn.models.MODELS; do you mean {' or '.join(close)}?")
+    return MODELS[name]()
+
+
+def _batched(shape: Sequence[int]) -> tuple[int, ...]:
+    fits = (
+        isinstance(shape, Sequence | np.ndarray) and len(shape) in (3, 4) and all(isinstance(n, int | np.integer) and n > 0 for n in shape)
+    )
+    if not fits:
+        raise InputError(f"input={shape!r}: must be (height, width, channels), or (batch, height, width, channels), such as (224, 224, 3)")
+    return (1,) * (4 - len(shape)) + tuple(map(int, shape))
+
+
+def _noted(calls: list[_Call | None], unfinished: list[int], call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    """Run a method of a module; what `__call__` computes and returns bears the number of the call in the jaxpr."""
+    if context.method_name != "__call__":
+        return call(*args, **kwargs)
+    number, parent = len(calls), unfinished[-1] if unfinished else None
+    calls.append(None)
+    unfinished.append(number)
+    with jax.named_scope(f"{MARK}{number}"):
+        y = call(*args, **kwargs)
+    unfinished.pop()
+    arrays = [a for a in jax.tree.leaves(y) if isinstance(a, jax.Array)]
+    new = [a for a in arrays if not any(a is b for b in args)]
+    kind, shape = type(context.module).__name__, arrays[0].shape if arrays else ()
+    calls[number] = _Call(context.module.path, kind, parent, shape, sum(a.size * a.dtype.itemsize for a in new))
+    return jax.tree.map(lambda a: checkpoint_name(a, f"{MARK}{number}") if isinstance(a, jax.Array) else a, y)
+
+
+def _table(calls: list[_Call], found: list[receptive_field.Found], params: Any, image: tuple[int, ...]) -> Summary:
+    """Share out what was found among the calls: products by the innermost scope, parameters by the longest path."""
+    flop: Counter[int] = Counter()
+    fields: dict[int, Any] = {}
+    for f in found:
+        if f.flop:
+            flop[int(re.findall(rf"{MARK}(\d+)", f.scope)[-1])] += f.flop
+        if f.primitive == "name" and f.params["name"].startswith(MARK):
+            fields.setdefault(int(f.params["name"].removeprefix(MARK)), f.fields[0])
+    kept = {
+        n: call for n, call in enumerate(calls) if n in fields or not n
+    }  # others were tried, as by `nn.scan`, and are not in the program
+    first = {call.path: n for n, call in reversed(kept.items())}
+    own: Counter[int] = Counter()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        keys = tuple(key.key for key in path)
+        own[next(first[keys[:n]] for n in range(len(keys), -1, -1) if keys[:n] in first)] += leaf.size
+    blocks = {call.parent for call in kept.values()}
+    size = lambda n: 0 if n in blocks else kept[n].bytes  # noqa: E731
+    rows = tuple(
+        Row("/".join(c.path) or ".", c.kind, c.shape, own[n], flop[n], size(n), receptive_field.sizes(fields.get(n), image))
+        for n, c in kept.items()
+        if own[n] or flop[n] or size(n)  # what returns its argument, as dropout does here, is no row
+    )
+    return Summary(rows, image, sum(own.values()), sum(flop.values()), sum(r.bytes for r in rows))
+
+
+def short(n: int) -> str:
+    """Write a number with three digits and a unit: 4.09 G."""
+    unit = next(((size, sign) for size, sign in ((10**9, "G"), (10**6, "M"), (10**3, "k")) if n >= size), None)
+    return f"{n / unit[0]:.3g} {unit[1]}" if unit else str(n)
+
+
+def _by(shape: tuple[int, ...] | None) -> str:
+    return "x".join(map(str, shape)) if shape else "-"

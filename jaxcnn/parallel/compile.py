@@ -1,0 +1,250 @@
+"""From a step to a compiled run: many batches a dispatch, on one device or several, always with the same numbers."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxcnn.core.collectives import AXIS, all_sum
+from jaxcnn.core.types import Batch, InputError, Run, Step, Tree, add
+from jaxcnn.parallel.mesh import Rule, assemble, layout, make_mesh, split_model, spread
+
+STRATEGIES = ("auto", "eager", "jit", "sharded", "pmap")
+
+
+class Gather(NamedTuple):
+    """K batches of data that lives on the device: rows are chosen inside the compiled step.
+
+    Attributes:
+        arrays: name to `[N, ...]`, arguments of the program, never constants in it.
+        index: int32 `[K, B]`.
+        real: `[K, B]`, or None where no row is padding.
+        count: int32 scalar, how many of the K to run: one program serves every length.
+
+    """
+
+    arrays: Any
+    index: Any
+    real: Any
+    count: Any
+
+    def at(self, k: Any) -> dict[str, Any]:
+        """Return batch `k`."""
+        batch = {name: x[self.index[k]] for name, x in self.arrays.items()}
+        return batch if self.real is None else batch | {"real": self.real[k]}
+
+    def layout(self, whole: Any, split: Any) -> "Gather":
+        """Return what goes to every device (`whole`) and what is divided along its second axis (`split`)."""
+        return Gather({name: whole for name in self.arrays}, split, None if self.real is None else split, whole)
+
+
+class Stack(NamedTuple):
+    """K batches that were read from a stream: name to `[K, B, ...]`, and how many of them to run."""
+
+    batches: Any
+    count: Any
+
+    def at(self, k: Any) -> dict[str, Any]:
+        """Return batch `k`."""
+        return {name: x[k] for name, x in self.batches.items()}
+
+    def layout(self, whole: Any, split: Any) -> "Stack":
+        """Return what goes to every device (`whole`) and what is divided along its second axis (`split`)."""
+        return Stack({name: split for name in self.batches}, whole)
+
+
+Chunk = Gather | Stack
+
+
+def compile_step(
+    step: Step,
+    strategy: str = "auto",
+    devices: int | Sequence[jax.Device] | None = None,
+    donate: bool = True,
+    *,
+    model_devices: int = 1,
+    rule: Rule | None = None,
+) -> Run:
+    """Compile a step, once for each shape of chunk.
+
+    Args:
+        step: `(carry, batch) -> (carry, sums)`, pure.
+        strategy: `"jit"`: one device. `"sharded"`: jit over a mesh, the batch divided, XLA places the collectives.
+            `"pmap"`: one program a device, as in older code and TPU notebooks. `"eager"`: no compilation, for a
+            debugger. `"auto"`: jit on one device, else sharded.
+        devices: how many, or which; by default all that JAX sees (one for `"jit"` and `"eager"`).
+        donate: let the carry's buffers be reused: right for training, wrong where the carry is needed again.
+        model_devices: sharded only: how many devices share a row, each with a part of the output channels.
+        rule: sharded only: the shape of a leaf of the carry, and the mesh, to how it is divided; `mesh.split_all` divides
+            large ones over all devices. By default `mesh.split_model`, which keeps leaves whole where `model_devices` is 1.
+
+    Returns:
+        A `Run`.
+
+    Raises:
+        InputError: an unknown strategy, more devices than there are, several for a strategy of one, or pmap in several processes.
+
+    """
+    run = _compiled(step, strategy, devices, donate, model_devices, rule)
+    return run._replace(step=step, check=getattr(step, "check", run.check))
+
+
+def _compiled(step: Step, strategy: str, devices: Any, donate: bool, model_devices: int, rule: Rule | None) -> Run:
+    chosen = choose_devices(devices, strategy)
+    strategy = resolve(strategy, chosen, model_devices > 1 or rule is not None)
+    if strategy in ("jit", "eager"):
+        if len(chosen) > 1:
+            raise InputError(f"devices={len(chosen)}: strategy {strategy!r} runs on one; use sharded or pmap")
+        call = functools.partial(_eager, step) if strategy == "eager" else jax.jit(_loop(step), donate_argnums=(0,) if donate else ())
+        here = SingleDeviceSharding(chosen[0])
+        put = lambda tree: jax.device_put(tree, here)  # noqa: E731
+        place = lambda chunk: jax.device_put(chunk, chunk.layout(here, here))._replace(count=chunk.count)  # noqa: E731
+        return Run(call, put, put, 1, 1, strategy, place)
+    donated = (0,) if donate else ()
+    if strategy == "pmap":  # which divides the rows itself
+        whole = NamedSharding(Mesh(np.array(chosen), (AXIS,)), P())
+        put = lambda tree: jax.device_put(tree, whole)  # noqa: E731
+        return Run(_pmapped(_loop(step), chosen, donated), put, put, len(chosen), len(chosen), strategy)
+    mesh, rule = make_mesh(chosen, model_devices), rule or split_model
+    whole = NamedSharding(mesh, P())
+    place = functools.partial(_placed, whole=whole, split=NamedSharding(mesh, P(None, AXIS)))
+    put = lambda tree: spread(tree, layout(tree, rule, mesh))  # noqa: E731
+    hold = lambda tree: spread(tree, jax.tree.map(lambda _: whole, tree))  # noqa: E731
+    call = _sharded(_loop(step), lambda tree: layout(tree, rule, mesh), whole, place, donated)
+    return Run(call, put, hold, len(chosen), mesh.shape[AXIS], strategy, place)
+
+
+def resolve(strategy: str, chosen: Sequence[jax.Device], divided: bool = False) -> str:
+    """Say what `"auto"` means on these devices, and whether a strategy can run on them.
+
+    Raises:
+        InputError: an unknown strategy, or one that cannot; `divided` asks for parameters in parts, which only sharded has.
+
+    """
+    if strategy not in STRATEGIES:
+        raise InputError(f"strategy={strategy!r}: must be one of {', '.join(STRATEGIES)}")
+    if strategy == "auto":
+        return "jit" if len(chosen) == 1 and not divided else "sharded"
+    if divided and strategy != "sharded":
+        raise InputError(f"strategy={strategy!r}: keeps parameters whole; to divide them use sharded")
+    if strategy != "sharded" and jax.process_count() > 1:
+        raise InputError(f"strategy={strategy!r}: runs in one process, and there are {jax.process_count()}; use sharded")
+    return strategy
+
+
+def choose_devices(devices: int | Sequence[jax.Device] | None, strategy: str) -> list[jax.Device]:
+    """Return the devices that a strategy runs on: those given, the first few, or all (one for `"jit"` and `"eager"`).
+
+    Of several processes each gives as many.
+
+    Raises:
+        InputError: more than there are, below one, or not a multiple of the processes.
+
+    """
+    present, processes = jax.devices(), jax.process_count()
+    if devices is None:
+        return present[:1] if strategy in ("jit", "eager") else present
+    if not isinstance(devices, int):
+        return list(devices)
+    if not 1 <= devices <= len(present):
+        raise InputError(f"devices={devices}: JAX sees {len(present)} of platform {present[0].platform}; give 1 to {len(present)}")
+    if devices % processes:
+        raise InputError(f"devices={devices}: must be a multiple of the {processes} processes")
+    return [d for i in range(processes) for d in [d for d in present if d.process_index == i][: devices // processes]]
+
+
+def _loop(step: Step) -> Callable[[Tree, Chunk], tuple[Tree, Tree]]:
+    """Run `chunk.count` steps; a dynamic count needs no second program for a shorter tail, and 0 compiles without running."""
+    step = jax.jit(step, inline=True)  # traced once, for its shapes and for the loop's body
+
+    def loop(carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
+        shapes = jax.eval_shape(step, carry, chunk.at(0))[1]
+        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+        def body(k: Any, state: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
+            carry, sums = step(state[0], chunk.at(k))
+            return carry, add(state[1], sums)
+
+        carry, sums = jax.lax.fori_loop(0, chunk.count, body, (carry, zero))
+        return carry, all_sum(sums)
+
+    return loop
+
+
+def _eager(step: Step, carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
+    shapes = jax.eval_shape(step, carry, chunk.at(0))[1]
+    sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    for k in range(int(chunk.count)):
+        carry, more = step(carry, chunk.at(k))
+        sums = add(sums, more)
+    return carry, sums
+
+
+def _placed(chunk: Chunk, whole: Any, split: Any) -> Chunk:
+    """Move a chunk to the devices, but for its count, which the host asks for; of a stack, a process has its own rows."""
+    if isinstance(chunk, Stack):
+        return chunk._replace(batches=assemble(chunk.batches, split))
+    return spread(chunk, chunk.layout(whole, split))._replace(count=chunk.count)
+
+
+def _sharded(loop: Callable, wanted: Callable[[Tree], Tree], whole: Any, place: Callable[[Chunk], Chunk], donate: Any) -> Callable:
+    programs: dict[Any, Callable] = {}
+
+    def call(carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
+        leaves, kind = jax.tree.flatten(carry)
+        key = (kind, tuple(np.shape(leaf) for leaf in leaves))
+        if key not in programs:
+            programs[key] = jax.jit(loop, donate_argnums=donate, out_shardings=(wanted(carry), whole))
+        return programs[key](carry, chunk if _is_placed(chunk) else place(chunk))
+
+    return call
+
+
+def _is_placed(chunk: Chunk) -> bool:
+    return all(isinstance(x, jax.Array) for x in jax.tree.leaves(chunk._replace(count=None)))
+
+
+def _pmapped(loop: Callable, devices: list[jax.Device], donate: tuple[int, ...]) -> Callable:
+    programs: dict[Any, Callable] = {}
+
+    def call(carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
+        axes = chunk.layout(None, 1)
+        kind = jax.tree.structure(chunk)
+        if kind not in programs:
+            programs[kind] = jax.pmap(loop, AXIS, in_axes=(None, axes), out_axes=None, devices=devices, donate_argnums=donate)
+        return programs[kind](carry, _fold(chunk, len(devices)))
+
+    return call
+
+
+def _fold(chunk: Chunk, n: int) -> Chunk:
+    """Divide the rows among devices: `[K, B, ...]` to `[K, n, B / n, ...]`, contiguous, as a sharded batch is."""
+    divided = lambda x: x.reshape(x.shape[0], n, -1, *x.shape[2:])  # noqa: E731
+    if isinstance(chunk, Stack):
+        return Stack(jax.tree.map(divided, chunk.batches), chunk.count)
+    return chunk._replace(index=divided(chunk.index), real=None if chunk.real is None else divided(chunk.real))
+
+
+def compile_map(fn: Callable[[Tree, Batch], Tree], keep: Sequence[str] = ()) -> Callable[[Tree, Chunk, int], tuple[Tree, dict[str, Any]]]:
+    """Compile a function of rows: `(variables, chunk, k) -> (outputs, {key: rows})` for batch `k` of a chunk."""
+
+    def mapped(variables: Tree, chunk: Chunk, k: int) -> tuple[Tree, dict[str, Any]]:
+        batch = chunk.at(k)
+        return fn(variables, batch), {key: batch[key] for key in keep}
+
+    return jax.jit(mapped)
+
+
+def empty(chunk: Chunk) -> Chunk:
+    """Return the same chunk with nothing to run: a call with it compiles, and gives back the carry and sums of zero."""
+    return chunk._replace(count=np.int32(0))
+
+
+def host(sums: Any) -> Any:
+    """Sums on the host, in float64: counts pass 2**24, where float32 loses units; within one dispatch they are float32."""
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(sums))

@@ -1,0 +1,148 @@
+"""Where arrays live: a mesh of devices, which leaves of a state are divided among them, and what processes tell each other."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxcnn.core.collectives import AXIS
+from jaxcnn.core.types import InputError, Tree
+
+MODEL = "model"  # the mesh's second axis: rows are the same along it, parameters are not
+LARGE = 2**12  # elements; smaller leaves cost more to gather than to keep everywhere
+Rule = Callable[[tuple[int, ...], Mesh], P]  # the shape of a leaf to how it is divided
+
+
+def make_mesh(devices: Sequence[jax.Device], model_devices: int = 1) -> Mesh:
+    """Arrange devices as `[data, model]`.
+
+    Raises:
+        InputError: `model_devices` does not divide the devices, or those of one process.
+
+    """
+    mine = len([d for d in devices if d.process_index == devices[0].process_index])
+    if model_devices < 1 or mine % model_devices:
+        raise InputError(f"model_devices={model_devices}: must divide the {mine} devices{' of a process' if mine < len(devices) else ''}")
+    return Mesh(np.array(devices).reshape(-1, model_devices), (AXIS, MODEL))
+
+
+def replicate(shape: tuple[int, ...], mesh: Mesh) -> P:
+    """Keep every leaf whole on every device."""
+    del shape, mesh
+    return P()
+
+
+def split_model(shape: tuple[int, ...], mesh: Mesh) -> P:
+    """Divide the last axis (output channels, in this library) of large leaves over the mesh's model axis."""
+    n = mesh.shape[MODEL]
+    if n == 1 or math.prod(shape) < LARGE or shape[-1] % n:
+        return P()
+    return P(*[None] * (len(shape) - 1), MODEL)
+
+
+def split_all(shape: tuple[int, ...], mesh: Mesh) -> P:
+    """Divide large leaves over the whole mesh, so that a device holds a part of parameters and optimiser state.
+
+    The longest axis that divides goes over the data axis (as in ZeRO, Rajbhandari et al., 2020, arXiv:1910.02054, and FSDP,
+    Zhao et al., 2023, arXiv:2304.11277), the last one over the model axis as in `split_model`.
+    """
+    axes, n = [*split_model(shape, mesh)] or [None] * len(shape), mesh.shape[AXIS]
+    free = [i for i, name in enumerate(axes) if name is None and shape[i] % n == 0]
+    if n == 1 or math.prod(shape) < LARGE or not free:
+        return P(*axes) if any(axes) else P()
+    axes[max(free, key=lambda i: shape[i])] = AXIS
+    return P(*axes)
+
+
+def layout(tree: Tree, rule: Rule, mesh: Mesh) -> Tree:
+    """Return the sharding of each leaf."""
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, rule(np.shape(leaf), mesh)), tree)
+
+
+def spread(tree: Tree, shardings: Tree) -> Tree:
+    """Put a tree, equal in all processes, where its shardings say; what is there already stays."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+    return jax.tree.map(_spread, tree, shardings)
+
+
+def _spread(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+        return leaf
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_spread(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
+    whole = fetch(leaf)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def assemble(tree: Tree, sharding: NamedSharding) -> Tree:
+    """Make global arrays, each process giving its own rows."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
+
+
+def whole_here(leaf: Any) -> bool:
+    """Whether this process alone holds all of an array."""
+    return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
+
+
+def fetch(leaf: Any) -> np.ndarray:
+    """Copy an array to the host; in several processes, all of them must ask."""
+    if whole_here(leaf):
+        return np.array(leaf)
+    from jax.experimental import multihost_utils
+
+    return np.array(multihost_utils.process_allgather(leaf, tiled=True))
+
+
+def to_host(tree: Tree) -> Tree:
+    """Copy a tree to the host; random keys stay keys."""
+    is_key = lambda x: isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(
+        lambda x: jax.random.wrap_key_data(fetch(jax.random.key_data(x)), impl=jax.random.key_impl(x)) if is_key(x) else fetch(x), tree
+    )
+
+
+def share() -> tuple[int, int]:
+    """Which part of each batch this process reads, and of how many."""
+    return jax.process_index(), jax.process_count()
+
+
+def agree(*values: int) -> list[int]:
+    """Return the largest of each value over all processes, so that they all do the same; at once where there is one."""
+    if jax.process_count() == 1:
+        return [int(value) for value in values]
+    from jax.experimental import multihost_utils
+
+    return [int(x) for x in multihost_utils.process_allgather(np.array(values, np.int32)).max(0)]
+
+
+def tell(text: str) -> str:
+    """Return process 0's text in every process."""
+    return tell_all(text)[0]
+
+
+def tell_all(text: str) -> list[str]:
+    """Return the text of each process, in every process."""
+    if jax.process_count() == 1:
+        return [text]
+    from jax.experimental import multihost_utils
+
+    raw = text.encode()
+    (size,) = agree(len(raw))
+    rows = multihost_utils.process_allgather(np.frombuffer(raw.ljust(size, b" "), np.uint8))
+    return [bytes(row).rstrip(b" ").decode() for row in np.asarray(rows)]
+
+
+def meet(name: str) -> None:
+    """Wait until all processes are here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)

@@ -1,0 +1,22 @@
+"""Training: the pure steps, the compiled loop, evaluation, and what is kept in a work folder."""
+
+from jaxcnn.train.evaluation import collect, evaluate, timed_evaluate
+from jaxcnn.train.loop import DivergedError, Fit, StoppedError, fit
+from jaxcnn.train.step import (
+    accumulate,
+    augmented,
+    init_state,
+    make_eval_step,
+    make_train_step,
+    plain,
+    skip_nonfinite,
+    start_ema,
+    stream,
+    with_ema,
+    with_norm,
+)
+
+__all__ = [
+    "DivergedError", "Fit", "StoppedError", "accumulate", "augmented", "collect", "evaluate", "fit", "init_state", "make_eval_step",
+    "make_train_step", "plain", "skip_nonfinite", "start_ema", "stream", "timed_evaluate", "with_ema", "with_norm",
+]  # fmt: skip

@@ -1,0 +1,218 @@
+"""The pure training and evaluation steps, the ways to estimate their gradient, and the functions that wrap a step."""
+
+import functools
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcnn.core.collectives import all_mean, all_sum, leader
+from jaxcnn.core.types import Batch, Count, InputError, Mean, State, Step, Sum, Task, Tree, add, rows
+from jaxcnn.layers.norm import grown, young
+
+Array = jax.Array
+
+# objective: (params, model_state, batch, key) -> (total, (model_state, weight, sums)); estimator: objective -> gradient,
+# gradient: (params, model_state, batch, key) -> (grads, model_state, sums).  An estimator only sees things that add.
+Objective = Callable[[Tree, Tree, Batch, Array], tuple[Array, tuple[Tree, Array, dict[str, Sum]]]]
+Gradient = Callable[[Tree, Tree, Batch, Array], tuple[Tree, Tree, dict[str, Sum]]]
+Estimator = Callable[[Objective], Gradient]
+RUNNING = 9.0  # steps that a running statistic of momentum 0.9 reaches back in the mean
+
+
+def init_state(task: Task, tx: optax.GradientTransformation, batch: Batch, seed: int = 0, variables: Tree | None = None) -> State:
+    """Make the state before the first step.
+
+    Args:
+        task: what to learn.
+        tx: the optimiser.
+        batch: one row suffices; only shapes and dtypes matter.
+        seed: of the parameters and of all randomness in training.
+        variables: start from these (`{"params": ..., ...}`) instead of new ones.
+
+    """
+    init_key, rng = jax.random.split(jax.random.key(seed))
+    variables = dict(jax.jit(task.init)(init_key, dict(batch)) if variables is None else variables)
+    params = variables.pop("params")
+    return State(jnp.zeros((), jnp.int32), params, variables, tx.init(params), rng)
+
+
+def stream(state: State, name: str) -> Array:
+    """Key for one named use of randomness in this step: different for every name and step, the same after a resume."""
+    return jax.random.fold_in(jax.random.fold_in(state.rng, state.step), zlib.crc32(name.encode()))
+
+
+def plain(objective: Objective) -> Gradient:
+    """Gradient of the mean loss over the whole batch: differentiate the total, add over devices, divide once."""
+
+    def gradient(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Tree, Tree, dict[str, Sum]]:
+        grads, (model_state, weight, sums) = jax.grad(objective, has_aux=True)(params, model_state, batch, key)
+        return _divide(all_sum(grads), all_sum(weight)), all_mean(model_state), sums
+
+    return gradient
+
+
+def accumulate(k: int) -> Estimator:
+    """Gradient of the same mean loss, computed over `k` parts one after another, for batches that do not fit in memory.
+
+    BatchNorm then normalises with the statistics of a part. With `k=1` this is `plain`, bit for bit.
+
+    Raises:
+        InputError: `k` is below 1, or (when traced) does not divide the rows of a device.
+
+    """
+    if k < 1:
+        raise InputError(f"accumulate={k}: must be at least 1")
+
+    def estimator(objective: Objective) -> Gradient:
+        if k == 1:
+            return plain(objective)
+
+        def gradient(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Tree, Tree, dict[str, Sum]]:
+            if rows(batch) % k:
+                raise InputError(f"accumulate={k}: must divide the {rows(batch)} rows of a device")
+            parts = jax.tree.map(
+                lambda x: x.reshape(x.shape[0] // k, k, *x.shape[1:]).swapaxes(0, 1), dict(batch)
+            )  # strided: rows stay on their device
+
+            def body(carry: Any, part: Any) -> tuple[Any, dict[str, Sum]]:
+                (grads, weight, model_state), (i, batch) = carry, part
+                more, (model_state, w, sums) = jax.grad(objective, has_aux=True)(params, model_state, batch, jax.random.fold_in(key, i))
+                return (add(grads, more), weight + w, model_state), sums
+
+            zero = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(()), model_state)
+            (grads, weight, model_state), sums = jax.lax.scan(body, zero, (jnp.arange(k), parts))
+            return _divide(all_sum(grads), all_sum(weight)), all_mean(model_state), jax.tree.map(lambda x: x.sum(0), sums)
+
+        return gradient
+
+    return estimator
+
+
+def with_norm(estimator: Estimator) -> Estimator:
+    """Put the global norm of the gradient beside the metrics, as `"gradient_norm"`: its mean over the steps."""
+
+    def measured(objective: Objective) -> Gradient:
+        inner = estimator(objective)
+
+        def gradient(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Tree, Tree, dict[str, Sum]]:
+            grads, model_state, sums = inner(params, model_state, batch, key)
+            # a dot product takes a tenth of the time of squares and their sum on a CPU
+            norm = jnp.sqrt(sum(jnp.vdot(g, g).astype(jnp.float32) for g in jax.tree.leaves(grads)))
+            return grads, model_state, sums | {"gradient_norm": Mean(norm, jnp.ones(()))}
+
+        return gradient
+
+    return measured
+
+
+def make_train_step(task: Task, tx: optax.GradientTransformation, grads: Estimator = plain) -> Step:
+    """Return `(State, batch) -> (State, sums)`: one update, and the task's metrics over the batch it was made from.
+
+    Running statistics of norms average over few batches in the first updates: see `layers.norm.young`.
+
+    Args:
+        task: what to learn; its metrics see the outputs that the loss was computed from.
+        tx: the optimiser, whose transforms may look at all parameters (clipping, trust ratios).
+        grads: how to estimate the gradient.
+
+    """
+
+    def objective(done: Array, params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Array, Any]:
+        loss, (outputs, model_state) = task.loss(params, young(model_state, done), batch, key)
+        sums = {name: metric(outputs, batch) for name, metric in task.metrics.items()} | {"loss": loss}
+        return loss.total, jax.lax.stop_gradient((grown(model_state), loss.weight, sums))
+
+    def step(state: State, batch: Batch) -> tuple[State, dict[str, Sum]]:
+        gradient = grads(functools.partial(objective, state.step))
+        slope, model_state, sums = gradient(state.params, state.model_state, batch, stream(state, "loss"))
+        updates, opt_state = tx.update(slope, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state), sums
+
+    return _checked_by(task, step)
+
+
+def make_eval_step(task: Task) -> Step:
+    """Return `(variables, batch) -> (variables, sums)`: the task's metrics, padding left out."""
+
+    def step(variables: Tree, batch: Batch) -> tuple[Tree, dict[str, Sum]]:
+        outputs = task.predict(variables, batch)
+        return variables, {name: metric(outputs, batch) for name, metric in task.metrics.items()}
+
+    return _checked_by(task, step)
+
+
+def _checked_by(task: Task, step: Step) -> Step:
+    """Let a step carry its task's `check`, which `functools.wraps` hands on to what wraps the step."""
+    step.check = task.check
+    return step
+
+
+def augmented(step: Step, change: Callable[[Array, Batch], Batch]) -> Step:
+    """Let `step` see `change(key, batch)`, drawn anew each step; metrics see the changed batch too."""
+
+    @functools.wraps(step)
+    def changed(state: State, batch: Batch) -> tuple[State, dict[str, Sum]]:
+        return step(state, change(stream(state, "augment"), batch))
+
+    return changed
+
+
+def skip_nonfinite(step: Step) -> Step:
+    """Leave the state as it was, but for its counter, where a batch makes the loss or the parameters no finite numbers.
+
+    How many batches were left out is the metric `"skipped"`; they count in no other one.
+    """
+
+    @functools.wraps(step)
+    def guarded(state: State, batch: Batch) -> tuple[State, dict[str, Sum]]:
+        new, sums = step(state, batch)
+        finite = [jnp.isfinite(x).all() for x in jax.tree.leaves((new.params, new.model_state, all_sum(sums)))]
+        good = jnp.all(jnp.array(finite))
+        kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state).replace(step=new.step)
+        return kept, jax.tree.map(lambda x: jnp.where(good, x, 0), sums) | {"skipped": Count((1 - good) * leader())}
+
+    return guarded
+
+
+def start_ema(state: State) -> State:
+    """Put a copy of the variables beside the state, for `with_ema` to average."""
+    return state.replace(extras=state.extras | {"ema": jax.tree.map(jnp.copy, state.variables)})
+
+
+def with_ema(step: Step, decay: float = 0.999) -> Step:
+    """Keep an exponential moving average of the variables in `state.extras["ema"]` (Polyak and Juditsky, 1992).
+
+    The first steps average over fewer: the decay in force is `min(decay, (1 + t) / (10 + t))`. `"batch_stats"` are averages of
+    ten batches already, of fewer in the first steps, so theirs is the decay that makes the two averages together as long as that of
+    the weights: the statistics then fit the weights. Where that is ten steps or fewer, they are the running statistics themselves.
+
+    Raises:
+        InputError: `decay` outside [0, 1); or (when traced) `start_ema` was not called on the state.
+
+    """
+    if not 0 <= decay < 1:
+        raise InputError(f"decay={decay}: must be at least 0 and below 1")
+
+    @functools.wraps(step)
+    def averaged(state: State, batch: Batch) -> tuple[State, dict[str, Sum]]:
+        if "ema" not in state.extras:
+            raise InputError("with_ema: the state has no average yet; begin with start_ema(state)")
+        state, sums = step(state, batch)
+        t = state.step.astype(jnp.float32)
+        keep = jnp.minimum(decay, (1 + t) / (10 + t))
+        steps = jnp.maximum(keep / (1 - keep) - RUNNING, 0)  # that the average of running statistics reaches back
+        keeps = {name: steps / (1 + steps) if name == "batch_stats" else keep for name in state.variables}
+        mix = lambda keep, old, new: jax.tree.map(lambda e, v: (keep * e + (1 - keep) * v).astype(e.dtype), old, new)  # noqa: E731
+        ema = {name: mix(keeps[name], old, state.variables[name]) for name, old in state.extras["ema"].items()}
+        return state.replace(extras=state.extras | {"ema": ema}), sums
+
+    return averaged
+
+
+def _divide(grads: Tree, weight: Array) -> Tree:
+    return jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-9).astype(g.dtype), grads)

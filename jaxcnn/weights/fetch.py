@@ -1,0 +1,256 @@
+"""Files from the network: `https://` with a hash that must fit, or `hf:` for the Hugging Face Hub; else a path."""
+
+import contextlib
+import hashlib
+import http.client
+import logging
+import os
+import pathlib
+import re
+import stat
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from jaxcnn.core.files import expanded, opened
+from jaxcnn.core.paths import cache_folder, prune
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError, reason
+
+T = TypeVar("T")
+
+log = logging.getLogger("jaxcnn")
+
+BYTES = 8 * 2**30  # kept at most; what was not used for longest goes first
+LIMIT = 4 * 2**30  # bytes of one download
+TIMEOUT = 15  # seconds without an answer, or without a single byte of one
+PATIENCE, RATE = 60.0, 50_000  # a download takes at most so many seconds, and one more for so many bytes that have come
+BLOCK = 2**20
+HUB = re.compile(r"hf:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<file>.+))?")
+BY_HAND = "where there is no network, download it elsewhere and give the path of the file"
+Open = Callable[..., Any]  # (request, timeout=) -> a response
+
+
+def fetch(source: str | os.PathLike[str], *, deadline: float | None = None, limit: int = LIMIT) -> pathlib.Path:
+    """Return the path of a file, after downloading it if need be.
+
+    A download is kept in the user's cache folder under its hash, which is checked at every use. The hash is the SHA-256 that
+    stands at the end of the address, or the first eight or more of its digits at the end of the file's name, as torch.hub has
+    them (`resnet18-f37072fd.pth`): so few tell damage, not malice. The Hub keeps and names its files itself, in `HF_HOME`.
+
+    Args:
+        source: a path; `https://.../file#sha256=<64 hex digits>`; `https://.../name-<8 or more digits>.pth` or with another
+            suffix; or `hf:owner/name[@revision][/file]`, by default the `model.safetensors` of its main branch.
+        deadline: seconds that the whole transfer may take. By default a minute, and one second more per 50,000 bytes that
+            have come: what is slower on average is given up.
+        limit: bytes that a download may have, whatever its server states.
+
+    Raises:
+        InputError: no such file, no hash to check, a hash that does not fit, no network, no such address, or a download that is
+            too slow or too large.
+
+    """
+    source = os.fspath(source)
+    if source.startswith("https://"):
+        return _from_address(source, cache_folder("weights"), _secure().open, deadline, limit)
+    if source.startswith("hf:"):
+        return _from_hub(source, deadline, limit)
+    if "://" in source:
+        raise InputError(f"{visible(source)}: must be a path, https://... or hf:owner/name; nothing else is downloaded")
+    try:
+        path = expanded(source)
+        mode = path.stat().st_mode
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # no such file, or nothing that could be its name
+        why = "no such file" if isinstance(error, FileNotFoundError | NotADirectoryError) else reason(error)
+        raise InputError(f"{source!r}: {why}") from None
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{source!r}: {'a folder, not a file' if stat.S_ISDIR(mode) else 'not a regular file'}")
+    return path
+
+
+def _from_address(source: str, folder: pathlib.Path, open_: Open, deadline: float | None = None, limit: int = LIMIT) -> pathlib.Path:
+    address, expected = _expected(source)
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", urllib.parse.unquote(_name(address)))[-100:]
+    path = folder / f"{expected[:16]}-{name}"
+    if _kept(path, expected):
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False)  # made exclusively, under a random name
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to another folder") from None
+    part = pathlib.Path(file.name)
+    try:
+        with file:
+            _download(address, file, open_, deadline, limit)
+        if not (found := _digest(part)).startswith(expected):
+            shown = visible(address)
+            raise InputError(f"{shown}: its SHA-256 is {found}, not {expected}; it was removed: damaged, or another file than was meant")
+        os.replace(part, path)
+    except OSError as error:  # of the folder; what the network raises has become an InputError
+        raise InputError(f"{path}: cannot be written ({error.strerror}); make room, or set XDG_CACHE_HOME to another folder") from None
+    finally:
+        part.unlink(missing_ok=True)
+    prune(folder, BYTES)
+    return path
+
+
+def _kept(path: pathlib.Path, expected: str) -> bool:
+    """Whether the cache has the file, sound; what is damaged, or no file but a link or a pipe in its place, is removed."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    if stat.S_ISDIR(found.st_mode):
+        raise InputError(f"{path}: a folder where a download is kept; remove it")
+    if stat.S_ISREG(found.st_mode) and _digest(path).startswith(expected):
+        with contextlib.suppress(OSError):
+            os.utime(path)  # for `prune`
+        return True
+    log.warning("%s was damaged: it is downloaded again", path)
+    path.unlink(missing_ok=True)
+    return False
+
+
+def _expected(source: str) -> tuple[str, str]:
+    """Return the address without its fragment, and the first digits of the hash."""
+    address, _, fragment = source.partition("#")
+    given = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
+    named = re.search(r"-([0-9a-f]{8,64})\.\w+$", _name(address)) if not fragment else None
+    if not (given or named):
+        raise InputError(
+            f"{visible(source)}: no hash to check the download; append #sha256= and the 64 hex digits that its publisher states"
+        )
+    return address, (given or named)[1].lower()
+
+
+def _name(address: str) -> str:
+    return address.partition("?")[0].rpartition("/")[2]
+
+
+def _download(address: str, file: Any, open_: Open, deadline: float | None, limit: int) -> None:
+    shown, come = visible(address), [0]
+
+    def load(stop: threading.Event) -> None:
+        with open_(urllib.request.Request(address, headers={"User-Agent": "jaxcnn"}), timeout=TIMEOUT) as response:
+            stated = response.headers.get("Content-Length") or ""
+            size = int(stated) if re.fullmatch(r"\d{1,18}", stated) else 0
+            _refuse_large(shown, size, limit)
+            log.info("downloading %s%s", shown, f" ({size / 1e6:.1f} MB)" if size else "")
+            while not stop.is_set() and (block := response.read1(BLOCK)):  # read would wait for a whole block
+                come[0] += len(block)
+                _refuse_large(shown, come[0], limit)
+                file.write(block)
+            file.flush()
+        if size and come[0] != size:
+            raise InputError(f"{shown}: cut after {come[0]} of {size} bytes; try again")
+
+    try:
+        _within(load, shown, lambda: deadline or PATIENCE + come[0] / RATE)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise InputError(f"{shown}: the server says {error.code} {visible(error.reason)[:80]}; is the address right?") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        why = getattr(error, "reason", error)
+        why = reason(why) if isinstance(why, Exception) else str(why)
+        raise InputError(f"{shown}: cannot be downloaded ({visible(why)}); {BY_HAND}") from None
+
+
+def _refuse_large(shown: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise InputError(f"{shown}: more than {limit:,} bytes; {BY_HAND}")
+
+
+def _within(fn: Callable[[threading.Event], T], shown: str, seconds: Callable[[], float]) -> T:
+    """Call what waits for the network, and give it up in time: a socket's own timeout begins anew with every byte.
+
+    The thread of a call that was given up is told to stop, which it does with the next byte, or ends with the process.
+    """
+    stop, out, errors = threading.Event(), [], []
+
+    def run() -> None:
+        try:
+            out.append(fn(stop))
+        except BaseException as error:
+            errors.append(error)
+
+    thread, start = threading.Thread(target=run, daemon=True), time.monotonic()
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.1)
+            if thread.is_alive() and time.monotonic() - start > seconds():
+                raise InputError(f"{shown}: given up after {time.monotonic() - start:.0f} s, too slow; try again, or {BY_HAND}")
+    finally:
+        stop.set()
+    if errors:
+        raise errors[0]
+    return out[0]
+
+
+def _digest(path: pathlib.Path) -> str:
+    with opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _OnlySecure(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, request: Any, file: Any, code: int, message: str, headers: Any, address: str) -> Any:
+        if not address.startswith("https://"):
+            file.close()
+            raise InputError(f"{visible(request.full_url)}: leads to {visible(address)[:200]}, which is not https")
+        return super().redirect_request(request, file, code, message, headers, address)
+
+
+def _secure() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_OnlySecure)
+
+
+def _from_hub(source: str, deadline: float | None, limit: int) -> pathlib.Path:
+    if not (match := HUB.fullmatch(source)):
+        raise InputError(f"{visible(source)}: must be hf:owner/name, hf:owner/name@revision or hf:owner/name/file")
+    try:
+        import huggingface_hub as hub
+        from huggingface_hub import errors
+    except ImportError:
+        raise InputError(f"{source}: needs the package huggingface-hub; pip install -e '.[hub]' in the clone of jaxcnn") from None
+    where = {"repo_id": match["repository"], "filename": match["file"] or "model.safetensors", "revision": match["revision"]}
+    try:
+        # asked first because it tries once, while the download itself would try for half a minute without a network
+        about = _within(lambda stop: hub.get_hf_file_metadata(hub.hf_hub_url(**where), timeout=TIMEOUT), source, lambda: PATIENCE)
+        size = about.size or 0
+        _refuse_large(source, size, limit)
+        path = _within(lambda stop: hub.hf_hub_download(**where), source, lambda: deadline or PATIENCE + size / RATE)
+    except InputError:
+        raise
+    except errors.GatedRepoError:
+        raise InputError(f"{source}: its owner asks for consent; give it on the Hub's page, then log in with `hf auth login`") from None
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError, ValueError) as error:
+        raise InputError(f"{source}: {visible(_first_line(error))}") from None
+    except Exception as error:  # no network, in the words of whichever library the Hub's client uses this year
+        try:
+            path = hub.hf_hub_download(**where, local_files_only=True)
+        except Exception:
+            raise InputError(f"{source}: cannot be downloaded ({visible(reason(error))}); {BY_HAND}") from None
+    return _checked(source, pathlib.Path(path))
+
+
+def _checked(source: str, path: pathlib.Path) -> pathlib.Path:
+    """Compare a file of the Hub with the SHA-256 that the Hub's cache names it by; small ones have another kind of name."""
+    expected = path.resolve().name
+    if re.fullmatch(r"[0-9a-f]{64}", expected) and (found := _digest(path)) != expected:
+        path.resolve().unlink()
+        raise InputError(f"{source}: its SHA-256 is {found}, not {expected}; the damaged copy was removed, try again")
+    return path
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if "not" in line.lower()), type(error).__name__)

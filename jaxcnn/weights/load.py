@@ -1,0 +1,209 @@
+"""Weights from files: state dicts of torchvision and timm, or our own, in safetensors; read, adapted, checked, written."""
+
+import contextlib
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, NotRequired
+
+from typing_extensions import TypedDict  # typing's own is not enough for pydantic on Python 3.11
+
+from jaxcnn.core.files import parse_json, read_json, write_bytes
+from jaxcnn.core.schema import fitted
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError, Tree, reason
+from jaxcnn.models import MODELS
+from jaxcnn.weights import tensors as tensor_files
+from jaxcnn.weights.fetch import fetch
+from jaxcnn.weights.preprocessing import LARGEST, Preprocessing, checked, from_timm, published
+from jaxcnn.weights.state_dicts import OWN, WeightsError, adapted, from_state_dict, to_state_dict, values_of
+
+log = logging.getLogger("jaxcnn")
+DEPTHS, MOST_DEPTH, MOST_OPTION = ("depth", "blocks", "convs", "steps"), 512, 65_536  # of a network that a file asks for
+
+
+class Weights(NamedTuple):
+    """A network with the weights of a file.
+
+    Attributes:
+        model: the Linen module, made for what the file holds.
+        variables: `{"params": ..., "batch_stats": ...}`, float32.
+        preprocessing: what its images must go through.
+        source: whose names the file uses: `"torchvision"`, `"timm"` or `"jaxcnn"`.
+
+    """
+
+    model: Any
+    variables: Tree
+    preprocessing: Preprocessing
+    source: str
+
+
+def load_weights(
+    name: str,
+    path: str | pathlib.Path,
+    *,
+    num_classes: int | None = None,
+    channels: int | None = None,
+    image: Sequence[int] | None = None,
+    **options: Any,
+) -> Weights:
+    """Make a network and read its weights; every tensor of the file must have its place, and every parameter its tensor.
+
+    Names are read as they were published, older spellings included, and without what wrappers put in front of all of them
+    (`module.`, `_orig_mod.`, `model.`, `state_dict.`).
+
+    Args:
+        name: of `models.MODELS`.
+        path: a `.safetensors` file with torchvision's, timm's or our own names; a `.pth` or `.pt` if torch is installed, and
+            only through its loader for weights, which runs no code; or an address, see `fetch`.
+        num_classes: another number than the file's asks for a new last layer, drawn at random; None takes the file's.
+        channels: of the images, 1 or 3. Where the file has the other, the first convolution and the normalisation are changed
+            so that gray images give what they would give as colour ones: where the three channels are normalised differently,
+            a gray image has one mean and deviation, and the first layer makes up for the difference, but for the zeros that
+            a padded convolution reads outside of the image.
+        image: height and width that transformers and dense networks are made for; positions are resampled.
+        options: of the constructor; what `save_weights` was told is known.
+
+    Raises:
+        InputError: the file cannot be read, holds numbers that are not finite, or another network (`WeightsError`).
+
+    """
+    if name not in MODELS:
+        raise InputError(f"model {name!r}: unknown; python -m jaxcnn.models lists those that there are")
+    if channels not in (None, 1, 3):
+        raise InputError(f"channels={channels}: must be 1 or 3")
+    if num_classes is not None and num_classes < 1:
+        raise InputError(f"num_classes={num_classes}: must be at least 1")
+    file = fetch(str(path))
+    where = visible(file.name)
+    tensors, metadata = tensor_files.read(file, lambda metadata: _most(name, _about(metadata, where), image, options, where))
+    if narrow := tensor_files.narrow(tensors):
+        log.warning("%s: numbers are %s, kept as float32", where, narrow)
+    kept = _about(metadata, where)
+    if image and kept.get("image"):  # which says how many channels there are
+        image = (*image, *kept["image"][2:])[:3]
+    own = checked(kept["preprocessing"], f"{where}: preprocessing") if kept.get("preprocessing") else None
+    beside = None if own else _beside(file)
+
+    def stated(source: str) -> Preprocessing | None:
+        return own or beside or (published(name, source) if source != OWN else None)
+
+    try:
+        with _options_of(kept, name, where):
+            found = adapted(name, tensor_files.as_float32(tensors), num_classes, channels, image or kept.get("image"),
+                             kept.get("options", {}) | options, stated)  # fmt: skip
+    except WeightsError as error:
+        raise WeightsError(f"{where} does not fit {name}", error.missing, error.unexpected, error.shapes) from None
+    model, variables, source, said, in_file = found
+    if beside and beside.classes and len(beside.classes) != in_file:
+        raise InputError(f"config.json beside {where}: {len(beside.classes)} label_names for {in_file} classes; correct or remove it")
+    if len(said.classes) != model.num_classes:
+        said = said._replace(classes=())
+    return Weights(model, variables, said, source)
+
+
+def save_weights(
+    path: str | pathlib.Path,
+    name: str,
+    variables: Tree,
+    *,
+    preprocessing: Preprocessing | None = None,
+    image: Sequence[int] | None = None,
+    **options: Any,
+) -> None:
+    """Write weights as `.safetensors` with the names of torchvision, else of timm, else our own, and what is known about them.
+
+    Args:
+        path: the file to write.
+        name: of `models.MODELS`.
+        variables: `{"params": ..., "batch_stats": ...}`.
+        preprocessing: what the images went through, for whoever loads the file.
+        image: height, width and channels of the images, where they are not the network's usual ones.
+        options: of the constructor.
+
+    Raises:
+        InputError: the file cannot be written, or an option is no plain value.
+
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save
+
+    tensors = to_state_dict(name, variables, **options)
+    about: dict[str, Any] = {"options": {k: v for k, v in options.items() if k != "num_classes"}}  # the head says it
+    about["image"] = None if image is None else list(image)
+    if preprocessing:
+        about["preprocessing"] = preprocessing._asdict()
+    try:
+        write_bytes(path, save(tensors, {"format": "pt", OWN: json.dumps({k: v for k, v in about.items() if v}, allow_nan=False)}))
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: cannot be written ({reason(error)})") from error
+
+
+class _About(TypedDict):
+    options: NotRequired[dict[str, Any]]
+    image: NotRequired[list[int] | None]
+    preprocessing: NotRequired[dict[str, Any] | None]
+
+
+def _about(metadata: Mapping[str, str], where: str) -> _About:
+    """Return what `save_weights` wrote about the weights, checked."""
+    where = f"{where}: its metadata {OWN!r}"
+    about = fitted(_About, parse_json(metadata.get(OWN, "{}"), where), where)
+    image = about.get("image")
+    if image is not None and not (len(image) in (2, 3) and all(1 <= n <= LARGEST for n in image)):
+        raise InputError(f"{where}: image: {str(image)[:80]}: must be height, width and perhaps channels")
+    for key, value in about.get("options", {}).items():
+        plain = value if isinstance(value, list) else [value]
+        numbers = [x for x in plain if isinstance(x, int | float)]
+        short = len(plain) <= 64 and all(x is None or isinstance(x, bool | int | float | str) for x in plain)
+        if not short or any(not abs(x) <= MOST_OPTION for x in numbers) or (key in DEPTHS and any(x > MOST_DEPTH for x in numbers)):
+            raise InputError(f"{where}: options: {visible(key)[:80]}: {visible(str(value))[:80]}: too large, or no plain value")
+    return about
+
+
+@contextlib.contextmanager
+def _options_of(about: _About, name: str, where: str) -> Iterator[None]:
+    """Say that it is the file whose options make no network, where it has any."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # a network's constructor and its tracing raise what they like on options that make no sense
+        if not about.get("options") and not about.get("image"):
+            raise
+        raise InputError(_no_network(about, name, where, error)) from error
+
+
+def _no_network(about: _About, name: str, where: str, error: Exception) -> str:
+    said = visible(str({"options": about.get("options"), "image": about.get("image")}))[:120]
+    return f"{where}: its metadata says {said}, which is no {name} ({visible(reason(error))}); name the network that the file is of"
+
+
+def _most(name: str, about: _About, image: Sequence[int] | None, options: Mapping[str, Any], where: str) -> int:
+    """How many values a file of this network may have: more than ever belong to auxiliary heads and other numbers of classes."""
+    try:
+        with _options_of(about, name, where):
+            return 4 * values_of(name, image or about.get("image"), about.get("options", {}) | options) + 10**8
+    except InputError as error:
+        if not about.get("image") or image or str(error).startswith(where):
+            raise
+        raise InputError(_no_network(about, name, where, error)) from error
+
+
+def _beside(file: pathlib.Path) -> Preprocessing | None:
+    """What timm says in a `config.json` in the same folder; a file of that name which is another program's says nothing."""
+    config = file.parent / "config.json"
+    if not os.path.lexists(config):
+        return None
+    where = f"config.json beside {visible(file.name)}"
+    try:
+        said = read_json(config)
+    except (OSError, InputError) as error:
+        raise InputError(f"{where}: cannot be read ({reason(error)}); mend or remove it") from None
+    return from_timm(said, where) if isinstance(said, dict) and "pretrained_cfg" in said else None
+
+
+__all__ = ["Weights", "WeightsError", "from_state_dict", "load_weights", "save_weights", "to_state_dict"]
