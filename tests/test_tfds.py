@@ -677,6 +677,18 @@ def test_a_record_that_states_terabytes(prepared, tmp_path):
     refused("00000-of-00003 does not hold the 20 records", lambda: list(splits.train.once(8)))
 
 
+def test_holes_of_a_sparse_shard_are_not_counted(prepared, tmp_path):
+    folder = copied(prepared, tmp_path, "tfrecord")
+    os.truncate(folder / "jc_numbered-train.tfrecord-00000-of-00003", 10**12)
+    refused("00000-of-00003 does not hold the 20 records", tfds, "jc_numbered", data_dir=tmp_path / "sets")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_split_without_examples(prepared, tmp_path, kind):
+    stated(copied(prepared, tmp_path, kind), "dataset_info.json", (*SPLIT, "shardLengths"), [])
+    refused("split train", tfds, "jc_numbered", data_dir=tmp_path / "sets")
+
+
 def test_a_chunk_that_grows_to_gigabytes(prepared, tmp_path, monkeypatch):
     from array_record.python.array_record_module import ArrayRecordWriter
 

@@ -172,7 +172,7 @@ def _chunks(path: str) -> Iterator[tuple[bytes, int, int]]:
 
 
 def tf_records(path: str) -> int:
-    """Count records by their lengths, without reading what they hold; -1 where one states more bytes than there are, or too many.
+    """Count records by their lengths, without reading what they hold; -1 where one states no bytes, more than there are, or too many.
 
     TensorFlow reserves what a record states before it looks at how much the file has.
     """
@@ -183,7 +183,7 @@ def tf_records(path: str) -> int:
             while at < size:
                 file.seek(at)
                 length = int.from_bytes(file.read(8), "little")
-                if length > min(size - at - 16, RECORD):  # 16: the length and the two checksums
+                if not 0 < length <= min(size - at - 16, RECORD):  # 16: the length and the two checksums
                     return -1
                 at += length + 16
                 count += 1

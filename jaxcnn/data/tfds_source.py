@@ -122,6 +122,8 @@ def _held(
             split = sound(builder, split, on_bad)
         make = _records if records else Stream
         data = make(builder, split, shape, classes, on_bad=on_bad, resized=sizes is not None)
+        if not data.size:
+            raise InputError(f"{name}: split {split} in {builder.data_path} has no examples; prepare it again")
         if data.size * int(np.prod(shape)) <= resident_bytes:
             rows = data.read(np.arange(data.size)) if records else data.everything()
             rows = {key: x[rows.get("real", np.ones(data.size)) > 0] for key, x in rows.items()}
