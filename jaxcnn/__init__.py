@@ -11,6 +11,7 @@ from jaxcnn.train import (
     DivergedError,
     Fit,
     StoppedError,
+    Update,
     accumulate,
     augmented,
     collect,
@@ -24,6 +25,7 @@ from jaxcnn.train import (
     start_ema,
     stream,
     timed_evaluate,
+    updates,
     with_ema,
     with_norm,
 )
@@ -31,9 +33,10 @@ from jaxcnn.version import __version__
 from jaxcnn.weights import load_weights, save_weights
 
 __all__ = [
-    "Batch", "Count", "DivergedError", "Fit", "InputError", "Interrupted", "Mean", "Metric", "Run", "State", "Step", "StoppedError",
-    "Sum", "Task", "__version__", "accumulate", "augment", "augmented", "collect", "compile_step", "data", "evaluate", "explain", "fit",
-    "init_state", "layers", "load_run", "load_weights", "losses", "make_eval_step", "make_train_step", "methods", "metrics", "models",
-    "ops", "optim", "plain", "protocol", "runs", "save_weights", "skip_nonfinite", "start_ema", "stream", "summary", "tasks",
-    "timed_evaluate", "transfer", "types", "with_ema", "with_norm",
+    "Batch", "Count", "DivergedError", "Fit", "InputError", "Interrupted", "Mean", "Metric", "Run", "State", "Step",
+    "StoppedError", "Sum", "Task", "Update", "__version__", "accumulate", "augment", "augmented", "collect",
+    "compile_step", "data", "evaluate", "explain", "fit", "init_state", "layers", "load_run", "load_weights",
+    "losses", "make_eval_step", "make_train_step", "methods", "metrics", "models", "ops", "optim", "plain",
+    "protocol", "runs", "save_weights", "skip_nonfinite", "start_ema", "stream", "summary", "tasks",
+    "timed_evaluate", "transfer", "types", "updates", "with_ema", "with_norm",
 ]  # fmt: skip

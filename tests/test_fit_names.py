@@ -80,7 +80,7 @@ def test_what_validate_counts_and_prints_does_not_count_the_call_for_its_names(c
         print(calls[-1])
         return {"v": next(values)}
 
-    fitted = fit(steps=3, every=1, validate=validate, monitor="v")
+    fitted = fit(steps=3, every=1, validate=validate, monitor="v", log=None)
     assert [row["v"] for row in fitted.history] == [3.0, 2.0, 1.0] and calls == [1, 2, 3]
     assert capsys.readouterr().out == "1\n2\n3\n"
 

@@ -13,10 +13,9 @@ import pytest
 from small import compiled, fit
 
 import jaxcnn as jc
-from jaxcnn.train import dispatch
 from jaxcnn.train.checkpoint import reading
-from jaxcnn.train.record import Ranking, Record, restored
-from jaxcnn.train.stored import seal
+from jaxcnn.train.record import Ranking, Record, from_lists, restored
+from jaxcnn.train.stored import DamagedError, seal
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*read only.*")
 
@@ -62,11 +61,11 @@ def read(folder, step=4):
             try:
                 _, loop = checkpoints.load(step, like)
                 record = restored(loop, now, step)
-            except (jc.checkpoint.DamagedError, jc.InputError) as error:
+            except (DamagedError, jc.InputError) as error:
                 assert "\n" not in str(error) and len(str(error)) < 600
                 return str(error)
         Ranking(record, 1)
-        dispatch.from_lists({"loss": np.zeros(2)}, record.partial)
+        from_lists({"loss": np.zeros(2)}, record.partial)
     return None
 
 

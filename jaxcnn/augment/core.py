@@ -87,7 +87,7 @@ def each_row(one: Callable[..., Array], *rows: Array) -> Array:
 
 
 def uniform(key: Array, shape: tuple[int, ...]) -> Array:
-    """Numbers in [0, 1), a sampler for `jaxcnn.axis.draw`."""
+    """Numbers in [0, 1), a sampler for `jaxcnn.core.collectives.draw`."""
     return jax.random.uniform(key, shape)
 
 

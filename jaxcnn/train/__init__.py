@@ -1,7 +1,8 @@
 """Training: the pure steps, the compiled loop, evaluation, and what is kept in a work folder."""
 
+from jaxcnn.train.divergence import DivergedError
 from jaxcnn.train.evaluation import collect, evaluate, timed_evaluate
-from jaxcnn.train.loop import DivergedError, Fit, StoppedError, fit
+from jaxcnn.train.loop import Fit, StoppedError, fit
 from jaxcnn.train.step import (
     accumulate,
     augmented,
@@ -15,8 +16,10 @@ from jaxcnn.train.step import (
     with_ema,
     with_norm,
 )
+from jaxcnn.train.updates import Update, updates
 
 __all__ = [
-    "DivergedError", "Fit", "StoppedError", "accumulate", "augmented", "collect", "evaluate", "fit", "init_state", "make_eval_step",
-    "make_train_step", "plain", "skip_nonfinite", "start_ema", "stream", "timed_evaluate", "with_ema", "with_norm",
+    "DivergedError", "Fit", "StoppedError", "Update", "accumulate", "augmented", "collect", "evaluate", "fit",
+    "init_state", "make_eval_step", "make_train_step", "plain", "skip_nonfinite", "start_ema", "stream",
+    "timed_evaluate", "updates", "with_ema", "with_norm",
 ]  # fmt: skip

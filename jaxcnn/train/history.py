@@ -10,9 +10,12 @@ import logging
 import math
 import os
 import pathlib
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
+
+import numpy as np
 
 from jaxcnn.core import files
 from jaxcnn.core.types import InputError, reason
@@ -89,21 +92,39 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def coded(value: Any) -> Any:
-    """Replace floats that strict JSON does not have by their names, so that `decoded` gives the same floats again."""
+    """Replace arrays, and floats that strict JSON does not have, so that `decoded` gives the same again."""
     if isinstance(value, Mapping):
         return {str(k): coded(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [coded(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return {"array": coded(value.tolist()), "dtype": value.dtype.name}
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def decoded(value: Any) -> Any:
     """Undo `coded`."""
     if isinstance(value, dict):
-        return {k: decoded(v) for k, v in value.items()}
+        plain = {k: decoded(v) for k, v in value.items()}
+        return _array(**plain) if plain.keys() == {"array", "dtype"} else plain
     if isinstance(value, list):
         return [decoded(v) for v in value]
     return float(value) if value in ("nan", "inf", "-inf") else value
+
+
+def _array(array: Any, dtype: Any) -> np.ndarray:
+    """Make an array of its values.
+
+    Raises:
+        InputError: they are no array of numbers.
+
+    """
+    try:
+        if not (isinstance(dtype, str) and re.fullmatch(r"bool|u?int\d+|float\d+", dtype)):
+            raise ValueError
+        return np.array(array, dtype)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"not an array of {str(dtype)[:20]!r}") from None
 
 
 def _opened(path: pathlib.Path) -> BinaryIO:

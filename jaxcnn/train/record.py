@@ -8,13 +8,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxcnn.core.text import visible
-from jaxcnn.core.types import InputError, scalars
+from jaxcnn.core.types import InputError
 
 SAME = ("batch_size", "seed", "rows", "monitor", "mode")  # of one run
 COLUMNS = ("step", "seconds", "learning_rate")  # and train/...: what fit itself puts in a row
+LARGEST = 10_000  # values of an array that a row keeps, such as a confusion matrix of 100 classes
 log = logging.getLogger("jaxcnn")
 
 
@@ -80,7 +82,7 @@ def restored(loop: Mapping[str, Any], now: Record, step: int) -> Record:
 
 
 def row_of(own: Mapping[str, Any], sums: Mapping[str, Any], values: Mapping[str, Any] | None, monitor: str | None = None) -> dict[str, Any]:
-    """Join the loop's own columns, the training metrics and what `validate` gave into a row of plain numbers.
+    """Join the loop's own columns, the training metrics and what `validate` gave into a row: plain numbers, and arrays up to `LARGEST`.
 
     Raises:
         InputError: `validate` gave no dict of names, or a name that is taken; `monitor` is not there, or is no number.
@@ -89,7 +91,8 @@ def row_of(own: Mapping[str, Any], sums: Mapping[str, Any], values: Mapping[str,
     values = checked(values)
     trained = {f"train/{name}": value for name, value in sums.items()}
     check_monitor(monitor, {**own, **values, **trained})
-    return scalars({name: _number(value) for name, value in {**own, **trained, **values}.items()})
+    row = {name: _number(value) for name, value in {**own, **trained, **values}.items()}
+    return {name: value for name, value in row.items() if _is_kept(value)}
 
 
 def checked(values: Any) -> dict[str, Any]:
@@ -127,6 +130,13 @@ def check_monitor(monitor: str | None, values: Mapping[str, Any]) -> None:
 def _number(value: Any) -> Any:
     """Plain Python's number of an array without axes, of whatever library."""
     return value.item() if np.ndim(value) == 0 and hasattr(value, "item") else value
+
+
+def _is_kept(value: Any) -> bool:
+    """Whether a row keeps a value: single ones, and arrays of numbers that are not large."""
+    if isinstance(value, np.ndarray | jax.Array):
+        return value.size <= LARGEST and np.asarray(value).dtype.kind in "biuf"
+    return isinstance(value, bool | int | float | str | None)
 
 
 def _is_number(value: Any) -> bool:
@@ -181,3 +191,23 @@ class Ranking:
     def steps(self) -> list[int]:
         """Return the steps."""
         return [step for _, step in self.ranked]
+
+
+def as_lists(sums: Any) -> list[Any]:
+    """Sums as plain JSON values."""
+    return [np.asarray(x).tolist() for x in jax.tree.leaves(sums)]
+
+
+def from_lists(zero: Any, saved: list[Any] | None) -> Any:
+    """Sums that `as_lists` made plain; `zero` where there are none, or, with a warning, where they are of other metrics."""
+    if saved is None:
+        return zero
+    leaves, kind = jax.tree.flatten(zero)
+    try:
+        sums = [np.asarray(x, np.float64) for x in saved]
+    except (TypeError, ValueError):
+        sums = []
+    if [x.shape for x in sums] != [np.shape(x) for x in leaves]:
+        log.warning("the metrics are not those that were being summed when the run was stopped: they count from here on")
+        return zero
+    return jax.tree.unflatten(kind, sums)

@@ -1,0 +1,224 @@
+"""updates: the training loop as a generator, a dispatch at a time; saving, resuming and stopping happen inside it."""
+
+import contextlib
+import logging
+import math
+import pathlib
+import queue
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxcnn.core.types import InputError, Interrupted, Run, State, Sum, reason
+from jaxcnn.parallel import mesh
+from jaxcnn.parallel.compile import empty, host
+from jaxcnn.parallel.prefetch import ahead, patiently
+from jaxcnn.train.batches import BatchStream, ChunkSizer
+from jaxcnn.train.divergence import DivergedError, check_params
+from jaxcnn.train.session import Options, Session, opened
+
+log = logging.getLogger("jaxcnn")
+
+
+class Update(NamedTuple):
+    """What one dispatch did: the steps `first` to `last`.
+
+    Attributes:
+        first: the first step.
+        last: the last one.
+        sums: the training metrics over these steps, on the host; `jc.types.compute` turns them into numbers.
+        seconds: how long they took, reading their rows included, compilation left out.
+        state: after step `last`. Its buffers are donated to the next dispatch: use it before the next turn of the loop, or copy it.
+        total: the training metrics since the last boundary.
+        boundary: whether `last` is a multiple of `every`, or the end.
+
+    """
+
+    first: int
+    last: int
+    sums: dict[str, Sum]
+    seconds: float
+    state: State
+    total: dict[str, Sum]
+    boundary: bool
+
+
+def updates(
+    run: Run,
+    state: State,
+    train: Any,
+    *,
+    batch_size: int,
+    steps: int,
+    every: float | None = None,
+    workdir: str | pathlib.Path | None = None,
+    save_seconds: float | None = None,
+    on_nan: str = "stop",
+    stop: Callable[[], bool] | None = None,
+) -> Iterator[Update]:
+    """Train, and yield what each dispatch of about half a second did.
+
+    With a `workdir` the loop saves at each boundary, after the body saw it, and goes on exactly where a run in the same folder was
+    cut off. A loop that is left, by `break` or by an exception, saves first (in one process; of several, each sees only itself);
+    where its iterator has a name, `close()` it. A run that is finished already gives a single update without steps, whose state is the last one.
+
+    Args:
+        run: a compiled training step.
+        state: where to begin; it is copied, so it survives donation.
+        train: a data set.
+        batch_size: rows per step over all devices; at most the rows of `train`.
+        steps: updates in all, those before a resume included.
+        every: steps between boundaries, perhaps a fraction (`rows / batch_size` is an epoch); by default `steps`.
+        workdir: folder for checkpoints, which one loop at a time writes to; None saves nothing.
+        save_seconds: save between boundaries, too, when this number of seconds has passed since the last save.
+        on_nan: `"stop"`, or `"rollback"`: go back to the newest checkpoint, and leave out the one batch that it went wrong with.
+        stop: asked between dispatches, and while one is waited for; true saves and ends the loop.
+
+    Yields:
+        An `Update` for each dispatch.
+
+    Raises:
+        InputError: an argument out of range, or a `workdir` of a different run or in use.
+        DivergedError: the loss is not finite; checkpoints before it are kept.
+
+    """
+    check(train, batch_size, steps, every)
+    check_saving(save_seconds, 1, on_nan)
+    options = Options(save_seconds=save_seconds, on_nan=on_nan, stop=stop)
+    return _updates(run, state, train, batch_size, steps, every, workdir, options)
+
+
+def _updates(
+    run: Run, state: State, train: Any, batch_size: int, steps: int, every: float | None, workdir: Any, options: Options
+) -> Iterator[Update]:
+    with opened(run, state, train, batch_size, steps, every, workdir, options) as session:
+        if not session.going_on():
+            at = int(session.state.step)
+            yield Update(at + 1, at, {}, 0.0, session.state, {}, True)
+        try:
+            yield from dispatches(session)
+        except DivergedError:
+            raise
+        except Exception as error:
+            say_saved(session, error)
+            raise
+        session.written()
+
+
+def dispatches(session: Session) -> Iterator[Update]:
+    """Run what is left of a session."""
+    while session.going_on():
+        try:
+            yield from _period(session)
+        except DivergedError as error:
+            session.roll_back(error)
+
+
+def _period(session: Session) -> Iterator[Update]:
+    """Run the steps up to the next boundary; leave what is reached on the disk, however that ends."""
+    try:
+        yield from _dispatches_to(session, _end(session))
+        session.end_period()
+    except Interrupted:
+        if session.zero is None and not session.saver:
+            session.state = session.given  # the thread that compiles may still donate the other one
+        session.save_what_is_there()
+        session.stopped = True
+    except DivergedError:
+        raise
+    except (GeneratorExit, Exception):  # of several processes the others may not have left the loop
+        if jax.process_count() == 1:
+            session.save_what_is_there()
+        raise
+
+
+def _dispatches_to(session: Session, end: int) -> Iterator[Update]:
+    """Run the steps up to `end`, one dispatch after another, while a thread reads what comes next."""
+    at = int(session.state.step)
+    session.restart_sums()
+    alone = session.options.stop if jax.process_count() == 1 else None  # several processes only stop where all of them do
+    sizer = ChunkSizer(single=True) if at < session.single_until else session.sizer
+    sizes, (size,) = queue.SimpleQueue(), mesh.agree(sizer.size)
+    for _ in range(2):  # reading is one chunk ahead, so what it learns now counts two dispatches later
+        sizes.put(size)
+    stream = BatchStream(session.data, session.record.batch_size, _room(session), session.record.passed)
+    with contextlib.ExitStack() as at_end:
+        read = at_end.enter_context(contextlib.closing(ahead(stream.chunks(session.run, at, end, sizes.get), session.run.place, alone)))
+        at_end.callback(sizes.put, 0)
+        clock = time.perf_counter()
+        for chunk in read:
+            if session.zero is None:
+                _compile(session, chunk, alone)
+                clock = time.perf_counter()
+            stop, due, size = mesh.agree(session.should_stop(), session.is_due(), sizer.size)
+            if stop:
+                raise Interrupted
+            if due:
+                session.save()
+                clock = time.perf_counter()
+            sizes.put(size)
+            first, count, sums = at + 1, int(chunk.count), session.zero
+            if count:
+                session.state, sums = session.run.call(session.state, chunk)
+                sums = host(sums)
+            at, seconds = at + count, time.perf_counter() - clock
+            sizer.took(count, seconds)
+            session.settle(first, at, sums, seconds)
+            if at == end:
+                check_params(session.state)
+            yield Update(first, at, sums, seconds, session.state, session.total, at == end)
+            clock = time.perf_counter()
+
+
+def _compile(session: Session, chunk: Any, stop: Callable[[], bool] | None) -> None:
+    """Compile the step with a call that runs nothing."""
+
+    def call() -> tuple[State, Any]:
+        return session.run.call(session.state, empty(chunk))
+
+    session.state, sums = patiently(call, stop)
+    session.zero = host(sums)
+    session.restart_sums()
+
+
+def say_saved(session: Session, error: Exception) -> None:
+    """Tell what an error left on the disk, if it left anything new."""
+    if session.left_at is not None:
+        what = (session.left_at, type(error).__name__, reason(error))
+        log.warning("stopped after step %d by %s (%s); the state is saved, go on from there", *what)
+
+
+def _end(session: Session) -> int:
+    """Return the boundary after the steps done: multiples of `every`, rounded up; that itself if it was reached and not finished."""
+    at, every = int(session.state.step) - (session.record.partial is not None), session.every
+    k = math.floor(at / every + 1e-9) + 1
+    while math.ceil(k * every - 1e-9) <= at:
+        k += 1
+    return min(session.steps, math.ceil(k * every - 1e-9))
+
+
+def _room(session: Session) -> int:
+    """Batches that a chunk has room for: a power of two, so that runs which differ a little share a compiled program."""
+    return min(session.data.capacity, 1 << (math.ceil(session.every) - 1).bit_length())
+
+
+def check(train: Any, batch_size: int, steps: int, every: float | None) -> None:
+    """Refuse numbers that mean no run."""
+    if not 1 <= batch_size <= train.size:
+        raise InputError(f"batch_size={batch_size}: must be from 1 to the {train.size} training rows")
+    if steps < 0:
+        raise InputError(f"steps={steps}: must be at least 0")
+    if every is not None and every < 1:
+        raise InputError(f"every={every}: must be at least 1")
+
+
+def check_saving(save_seconds: float | None, keep_best: int, on_nan: str) -> None:
+    """Refuse ways of saving that there are not."""
+    if save_seconds is not None and save_seconds < 0:
+        raise InputError(f"save_seconds={save_seconds}: must be at least 0")
+    if keep_best < 1:
+        raise InputError(f"keep_best={keep_best}: must be at least 1")
+    if on_nan not in ("stop", "rollback"):
+        raise InputError(f"on_nan={on_nan!r}: must be 'stop' or 'rollback'")
