@@ -60,9 +60,10 @@ def updates(
 ) -> Iterator[Update]:
     """Train, and yield what each dispatch of about half a second did.
 
-    With a `workdir` the loop saves at each boundary, after the body saw it, and goes on exactly where a run in the same folder was
-    cut off. A loop that is left, by `break` or by an exception, saves first (in one process; of several, each sees only itself);
-    where its iterator has a name, `close()` it. A run that is finished already gives a single update without steps, whose state is the last one.
+    With a `workdir` the loop saves at each boundary, after the body saw it, and goes on exactly where a run in the same folder
+    was cut off. A loop that is left, by `break` or by an exception, saves first (in one process; of several, each sees only
+    itself); where its iterator has a name, `close()` it. A run that is finished already gives a single update without steps,
+    whose state is the last one.
 
     Args:
         run: a compiled training step.
