@@ -75,11 +75,14 @@ def test_no_circles():
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         graph[module] = {n for n, top in imports(path) if top and n.startswith("jaxcnn.")}
 
+    done = set()
+
     def visit(module, above):
         assert module not in above, f"circle: {' -> '.join([*above, module])}"
-        for target in graph.get(module, ()):
+        for target in graph.get(module, set()) - done:
             if target != module and not module.startswith(target + "."):
                 visit(target, [*above, module])
+        done.add(module)
 
     for module in graph:
         visit(module, [])

@@ -295,7 +295,7 @@ def test_what_is_no_file_is_never_opened(tmp_path):
     os.mkfifo(tmp_path / "x.png")
     (tmp_path / "y.png").mkdir()
     refused("x.png: not a regular file; give a plain file", read_image, tmp_path / "x.png", 3)
-    refused("y.png: not a readable image .Is a directory", read_image, tmp_path / "y.png", 3)
+    refused("y.png: not a regular file", read_image, tmp_path / "y.png", 3)
     refused("z.png: not a readable image .No such file or directory.; replace", read_image, tmp_path / "z.png", 3)
     name = os.fsdecode(b"\xff\x1b[31m.png")
     refused(r"\\udcff\\x1b\[31m.png: not a readable image", read_image, tmp_path / name, 3)

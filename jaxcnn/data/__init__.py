@@ -1,5 +1,6 @@
 """Data sources, one function each, all returning `Splits(train, valid, test)`; TensorFlow is imported only where a format needs it."""
 
+from jaxcnn.data.anything import Batches, as_data, dataset
 from jaxcnn.data.core import Indexed, Resident, Splits, stratified
 from jaxcnn.data.files import digits, npz
 from jaxcnn.data.folder import folder
@@ -8,4 +9,7 @@ from jaxcnn.data.tfds_source import tfds
 
 SOURCES = {"digits": digits, "folder": folder, "idx": idx, "npz": npz, "tfds": tfds}
 
-__all__ = ["SOURCES", "Indexed", "Resident", "Splits", "digits", "folder", "idx", "is_idx_folder", "npz", "stratified", "tfds"]
+__all__ = [
+    "Batches", "Indexed", "Resident", "SOURCES", "Splits", "as_data", "dataset", "digits", "folder", "idx",
+    "is_idx_folder", "npz", "stratified", "tfds",
+]  # fmt: skip

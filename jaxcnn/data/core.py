@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
-from jaxcnn.core.types import Batch, InputError
+from jaxcnn.core.types import Batch, InputError, named
 from jaxcnn.parallel.compile import Chunk, Gather, Stack
 from jaxcnn.tasks.pixels import check_layout
 
@@ -108,10 +109,13 @@ def stack(rows: Mapping[str, np.ndarray], index: np.ndarray, real: np.ndarray | 
     """
     if real is not None:
         rows = {**rows, "real": rows.get("real", 1) * real.reshape(-1)}
-    batches = {name: np.zeros((capacity, index.shape[1], *x.shape[1:]), x.dtype) for name, x in rows.items()}
-    for name, x in rows.items():
-        batches[name][: len(index)] = x.reshape(*index.shape, *x.shape[1:])
-    return Stack(batches, np.int32(len(index)))
+
+    def batched(x: np.ndarray) -> np.ndarray:
+        batches = np.zeros((capacity, index.shape[1], *x.shape[1:]), x.dtype)
+        batches[: len(index)] = x.reshape(*index.shape, *x.shape[1:])
+        return batches
+
+    return Stack(jax.tree.map(batched, dict(rows)), np.int32(len(index)))
 
 
 def fill(x: np.ndarray, capacity: int) -> np.ndarray:
@@ -132,12 +136,17 @@ def _rows(x: Any, index: np.ndarray) -> Any:
     return out
 
 
+def _arrays(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a dict of arrays, lists made arrays."""
+    return {k: _arrays(x) if isinstance(x, Mapping) else x if hasattr(x, "dtype") else np.asarray(x) for k, x in value.items()}
+
+
 @dataclasses.dataclass(frozen=True)
 class Resident:
     """Rows in memory, on the device once placed; a compiled step picks its rows by index.
 
     Attributes:
-        arrays: name to `[N, ...]`, such as `"image"` uint8 and `"label"` int32.
+        arrays: name to `[N, ...]`, such as `"image"` uint8 and `"label"` int32; dicts of arrays may stand in place of arrays.
         classes: names in order of label.
         seed: of the order in which training reads the rows.
         capacity: batches in one chunk at most.
@@ -154,23 +163,24 @@ class Resident:
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together: an index past the end of one would read its last row."""
-        arrays = {name: x if hasattr(x, "dtype") else np.asarray(x) for name, x in dict(self.arrays).items()}
-        if not arrays:
+        arrays = _arrays(self.arrays)
+        leaves = dict(named(arrays))
+        if not leaves:
             raise InputError("arrays={}: a data set needs at least one array, such as 'image'")
-        for name, x in arrays.items():
+        for name, x in leaves.items():
             if not x.shape:
                 raise InputError(f"{name!r} is one value: every array must be [N, ...], one entry per row")
             if getattr(x.dtype, "kind", "") in "OSUMm":
                 raise InputError(f"{name!r} has dtype {x.dtype}: must be an array of numbers of one shape; leave out names and dates")
-        if len({len(x) for x in arrays.values()}) > 1:
-            lengths = ", ".join(f"{len(x)} of {name!r}" for name, x in arrays.items())
+        if len({len(x) for x in leaves.values()}) > 1:
+            lengths = ", ".join(f"{len(x)} of {name!r}" for name, x in leaves.items())
             raise InputError(f"arrays of different lengths ({lengths}): each must have one entry per row; check where they come from")
         object.__setattr__(self, "arrays", arrays)
 
     @property
     def size(self) -> int:
         """Number of rows."""
-        return len(next(iter(self.arrays.values())))
+        return len(jax.tree.leaves(self.arrays)[0])
 
     @property
     def label(self) -> np.ndarray:
@@ -179,11 +189,11 @@ class Resident:
 
     def example(self) -> Batch:
         """Return the first row, `[1, ...]` each."""
-        return {name: np.asarray(x[:1]) for name, x in self.arrays.items()}
+        return jax.tree.map(lambda x: np.asarray(x[:1]), dict(self.arrays))
 
     def take(self, index: np.ndarray) -> "Resident":
         """Return some of the rows."""
-        return dataclasses.replace(self, arrays={name: _rows(x, np.asarray(index)) for name, x in self.arrays.items()})
+        return dataclasses.replace(self, arrays=jax.tree.map(lambda x: _rows(x, np.asarray(index)), dict(self.arrays)))
 
     def placed(self, put: Callable[[Tree], Tree]) -> "Resident":
         """Put the arrays where a run wants them."""
@@ -201,9 +211,9 @@ class Resident:
         room = _room(self.capacity, index)
         for k in range(0, len(index), room):
             i, r = index[k : k + room], real[k : k + room]
-            if all(isinstance(x, np.ndarray) for x in self.arrays.values()):  # not placed
+            if all(isinstance(x, np.ndarray) for x in jax.tree.leaves(self.arrays)):  # not placed
                 i, r = columns(i, share), columns(r, share)
-                yield stack({name: x[i.reshape(-1)] for name, x in self.arrays.items()}, i, r, room)
+                yield stack(jax.tree.map(lambda x: x[i.reshape(-1)], dict(self.arrays)), i, r, room)  # noqa: B023 (used at once)
             else:
                 yield Gather(dict(self.arrays), fill(i, room).astype(np.int32), fill(r, room), np.int32(len(i)))
 
@@ -292,7 +302,7 @@ class Checked:
 
     def _passed(self, chunk: Chunk) -> Chunk:
         if isinstance(chunk, Stack):  # what a chunk has room for beyond its count is no rows
-            self.check({name: x[: int(chunk.count)].reshape(-1, *x.shape[2:]) for name, x in chunk.batches.items()})
+            self.check(jax.tree.map(lambda x: x[: int(chunk.count)].reshape(-1, *x.shape[2:]), dict(chunk.batches)))
         return chunk
 
 

@@ -35,12 +35,12 @@ class Gather(NamedTuple):
 
     def at(self, k: Any) -> dict[str, Any]:
         """Return batch `k`."""
-        batch = {name: x[self.index[k]] for name, x in self.arrays.items()}
+        batch = jax.tree.map(lambda x: x[self.index[k]], dict(self.arrays))
         return batch if self.real is None else batch | {"real": self.real[k]}
 
     def layout(self, whole: Any, split: Any) -> "Gather":
         """Return what goes to every device (`whole`) and what is divided along its second axis (`split`)."""
-        return Gather({name: whole for name in self.arrays}, split, None if self.real is None else split, whole)
+        return Gather(jax.tree.map(lambda _: whole, self.arrays), split, None if self.real is None else split, whole)
 
 
 class Stack(NamedTuple):
@@ -51,11 +51,11 @@ class Stack(NamedTuple):
 
     def at(self, k: Any) -> dict[str, Any]:
         """Return batch `k`."""
-        return {name: x[k] for name, x in self.batches.items()}
+        return jax.tree.map(lambda x: x[k], dict(self.batches))
 
     def layout(self, whole: Any, split: Any) -> "Stack":
         """Return what goes to every device (`whole`) and what is divided along its second axis (`split`)."""
-        return Stack({name: split for name in self.batches}, whole)
+        return Stack(jax.tree.map(lambda _: split, self.batches), whole)
 
 
 Chunk = Gather | Stack

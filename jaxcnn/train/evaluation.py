@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxcnn.core.types import InputError, Interrupted, Run, Tree, accept, add, compute
+from jaxcnn.data.anything import as_data
 from jaxcnn.data.core import checked
 from jaxcnn.parallel import mesh
 from jaxcnn.parallel.compile import compile_map, empty, host
@@ -22,7 +23,8 @@ def evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 256, sto
     Args:
         run: a compiled evaluation step (`make_eval_step`), with `donate=False`.
         variables: what the step carries, `{"params": ..., ...}`.
-        data: a data set; rows that were not placed with `run.hold` go to the device while it works on those before.
+        data: a data set, a dict of arrays, or a pair of images and labels; rows that were not placed with `run.hold` go to the device
+            while it works on those before.
         batch_size: rows at a time over all devices; changes speed and memory, never the result.
         stop: asked between dispatches, and while one is waited for.
 
@@ -43,6 +45,7 @@ def timed_evaluate(
     """Like `evaluate`, with the seconds that it took, compilation left out."""
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}: must be at least 1")
+    data = as_data(data)
     _has_rows(data)
     data = checked(data, run.check)
     if rehearsal.running():
@@ -71,7 +74,7 @@ def collect(
     Args:
         predict: `(variables, batch) -> outputs`, such as `task.predict`.
         variables: its first argument.
-        data: a data set.
+        data: a data set, a dict of arrays, or a pair of images and labels.
         keep: keys of the batch to return beside the outputs.
         batch_size: rows at a time.
 
@@ -82,6 +85,7 @@ def collect(
         InputError: no rows, a key that they have not, several processes, or images that the task of `predict` cannot mean.
 
     """
+    data = as_data(data)
     _has_rows(data)
     if jax.process_count() > 1:
         raise InputError("collect: runs in one process; each has only a part of the rows")

@@ -9,6 +9,7 @@ import jax
 
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, Interrupted, Run, State, compute
+from jaxcnn.data.anything import as_data
 from jaxcnn.parallel import mesh
 from jaxcnn.train.divergence import rate
 from jaxcnn.train.record import COLUMNS, row_of
@@ -88,7 +89,7 @@ def fit(
     Args:
         run: a compiled training step.
         state: where to begin; it is copied, so it survives donation.
-        train: a data set.
+        train: a data set, a dict of arrays `[N, ...]`, or a pair of images and labels.
         batch_size: rows per step over all devices; at most the rows of `train`. Where the devices do not divide them, each
             batch is padded with rows of `real = 0`.
         steps: updates in all, those before a resume included.
@@ -121,6 +122,7 @@ def fit(
             exception has it, as a `Fit`, in its attribute `reached`.
 
     """
+    train = as_data(train)
     check(train, batch_size, steps, every)
     _check_monitor(monitor, mode, patience)
     check_saving(save_seconds, keep_best, on_nan)

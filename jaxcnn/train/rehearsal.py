@@ -105,8 +105,12 @@ def sums(run: Run, carry: Tree, batch: Mapping[str, Any]) -> dict[str, Any]:
 
 def abstract(example: Mapping[str, Any], rows: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Return the shapes and dtypes of a batch of rows such as `example`, on a device."""
-    leaves = {name: np.asarray(x) for name, x in example.items()}
-    return {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype)) for name, x in leaves.items()}
+
+    def shaped(x: Any) -> jax.ShapeDtypeStruct:
+        x = np.asarray(x)
+        return jax.ShapeDtypeStruct((rows, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))
+
+    return jax.tree.map(shaped, dict(example))
 
 
 def _apart(fn: Any, depth: int = 3) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxcnn.core.types import InputError, Interrupted, Run, State, Sum, reason
+from jaxcnn.data.anything import as_data
 from jaxcnn.parallel import mesh
 from jaxcnn.parallel.compile import empty, host
 from jaxcnn.parallel.prefetch import ahead, patiently
@@ -68,7 +69,7 @@ def updates(
     Args:
         run: a compiled training step.
         state: where to begin; it is copied, so it survives donation.
-        train: a data set.
+        train: a data set, a dict of arrays `[N, ...]`, or a pair of images and labels.
         batch_size: rows per step over all devices; at most the rows of `train`.
         steps: updates in all, those before a resume included.
         every: steps between boundaries, perhaps a fraction (`rows / batch_size` is an epoch); by default `steps`.
@@ -85,6 +86,7 @@ def updates(
         DivergedError: the loss is not finite; checkpoints before it are kept.
 
     """
+    train = as_data(train)
     check(train, batch_size, steps, every)
     check_saving(save_seconds, 1, on_nan)
     options = Options(save_seconds=save_seconds, on_nan=on_nan, stop=stop)

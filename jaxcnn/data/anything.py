@@ -1,0 +1,250 @@
+"""Data that a caller brings: arrays in a dict, anything with `len` and `[]`, and generators of batches."""
+
+import dataclasses
+import inspect
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import Batch, InputError, reason
+from jaxcnn.data.core import ALL, Indexed, Resident, Share, columns, fill
+from jaxcnn.parallel.compile import Stack
+
+log = logging.getLogger("jaxcnn")
+ENDLESS = 2**31 - 1  # rows of a generator that does not say how many it has
+PAIR = ("image", "label")
+
+
+def as_data(value: Any) -> Any:
+    """Return a data set for whatever holds rows.
+
+    Args:
+        value: a data set; a dict of arrays `[N, ...]`; or a pair of images and labels.
+
+    Raises:
+        InputError: it is something else; the message names what reads it.
+
+    """
+    if hasattr(value, "chunk") and hasattr(value, "once"):  # what `Data` asks for
+        return value
+    if isinstance(value, Mapping):
+        return Resident(value)
+    if isinstance(value, tuple | list) and not hasattr(value, "_fields") and len(value) == 2:
+        return Resident(dict(zip(PAIR, value, strict=True)))
+    fix = "give a part of it, such as its train" if hasattr(value, "train") else (
+        "give a data set, a dict of arrays or a pair (images, labels); jc.data.dataset reads anything with len and [], "
+        "jc.data.Batches a generator of batches"
+    )  # fmt: skip
+    raise InputError(f"data of type {type(value).__name__}: {fix}")
+
+
+def dataset(
+    rows: Any, *, names: Sequence[str] = PAIR, classes: Sequence[str] = (), seed: int = 0, capacity: int = 8, workers: int = 0
+) -> Indexed:
+    """Read rows by number from anything with `len` and `[]`, such as a PyTorch `Dataset` or a Grain source.
+
+    Rows come in the library's own order, which a seed decides, so a resumed run sees the same batches.
+
+    Args:
+        rows: `rows[i]` is a dict of arrays, or a tuple of them in the order of `names`; what NumPy can convert counts as an array. A
+            method `__getitems__`, where there is one, reads several rows at once.
+        names: of the entries of a tuple.
+        classes: names in order of label.
+        seed: of the order in which training reads the rows.
+        capacity: batches that are in memory together, at most.
+        workers: threads that read rows beside each other; 0 reads them one by one.
+
+    Raises:
+        InputError: no rows, or, on reading, rows that do not belong together.
+
+    """
+    try:
+        size = len(rows)
+    except TypeError as error:
+        raise InputError(f"rows of type {type(rows).__name__}: have no length; give a generator of batches to jc.data.Batches") from error
+    if size < 1:
+        raise InputError("rows: there are none; give at least one")
+    if workers < 0:
+        raise InputError(f"workers={workers}: must be at least 0")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="rows") if workers else None
+
+    def read(index: np.ndarray) -> Batch:
+        numbers = index.tolist()
+        if hasattr(rows, "__getitems__"):
+            found = list(rows.__getitems__(numbers))
+        else:
+            found = list((pool.map if pool else map)(rows.__getitem__, numbers))
+        return _stacked([_row(x, names, i) for i, x in zip(numbers, found, strict=True)], numbers)
+
+    return Indexed(read, size, tuple(classes), seed, capacity)
+
+
+def _row(value: Any, names: Sequence[str], number: int) -> dict[str, Any]:
+    """Return a row as a dict of arrays."""
+    if isinstance(value, tuple | list):
+        if len(value) != len(names):
+            raise InputError(f"row {number} has {len(value)} entries for the names {', '.join(names)}; give names=")
+        value = dict(zip(names, value, strict=True))
+    if not isinstance(value, Mapping):
+        raise InputError(f"row {number} is {type(value).__name__}: must be a dict of arrays, or a tuple of them")
+    return {
+        name: _row(x, names, number) if isinstance(x, Mapping) else _array(x, f"row {number}: {visible(name)}") for name, x in value.items()
+    }
+
+
+def _array(value: Any, where: str) -> np.ndarray:
+    """Return numbers as an array, Python's own as 32 bits wide."""
+    try:
+        array = np.asarray(value)
+    except Exception as error:
+        raise InputError(f"{where}: cannot be made an array ({reason(error)})") from error
+    if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
+        raise InputError(f"{where}: has dtype {array.dtype}; must be numbers")
+    if not hasattr(value, "dtype"):
+        array = array.astype({"i": np.int32, "f": np.float32}.get(array.dtype.kind, array.dtype))
+    return array
+
+
+def _stacked(rows: list[dict[str, Any]], numbers: Sequence[int]) -> dict[str, Any]:
+    """Join rows to arrays `[n, ...]`."""
+    first = jax.tree.structure(rows[0])
+    for number, row in zip(numbers, rows, strict=True):
+        if jax.tree.structure(row) != first:
+            raise InputError(f"row {number} has {', '.join(sorted(row))}, and row {numbers[0]} has {', '.join(sorted(rows[0]))}")
+
+    def join(*parts: np.ndarray) -> np.ndarray:
+        for number, x in zip(numbers, parts, strict=True):
+            if x.shape != parts[0].shape:
+                raise InputError(f"row {number} has an array of shape {x.shape}, and row {numbers[0]} one of {parts[0].shape}; resize them")
+        return np.stack(parts)
+
+    return jax.tree.map(join, *rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Batches that a generator makes, in its own order.
+
+    Attributes:
+        make: `() -> iterator of batches`, or `start -> iterator` that begins with batch number `start` (from 0), dicts of arrays
+            `[B, ...]`. A resumed run begins where it was with the second; with the first it makes all earlier batches again and leaves
+            them out, which is exact only if the generator always makes the same ones. Training begins anew when the iterator ends.
+        size: rows of one pass, for epochs; 0 if the generator says nothing of that.
+        classes: names in order of label.
+        seed: kept with the run; the generator has an order of its own.
+        capacity: batches that are in memory together, at most.
+
+    Raises:
+        InputError: on reading: no batch, or batches that do not belong together.
+
+    """
+
+    make: Callable[..., Iterator[Mapping[str, Any]]]
+    size: int = 0
+    classes: tuple[str, ...] = ()
+    seed: int = 0
+    capacity: int = 8
+    _reader: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no function; a size that is not known is larger than any batch."""
+        if not callable(self.make):
+            raise InputError(f"make={type(self.make).__name__}: must be a function that returns a new iterator of batches")
+        if self.size < 0:
+            raise InputError(f"size={self.size}: must be at least 0")
+        object.__setattr__(self, "size", self.size or ENDLESS)
+
+    def example(self) -> Batch:
+        """Return the first row of the first batch."""
+        if "example" not in self._reader:
+            first = next(self._from(0, endless=False), None)
+            if first is None:
+                raise InputError("make: gives no batch; its iterator must give at least one")
+            self._reader["example"] = jax.tree.map(lambda x: x[:1], first)
+        return self._reader["example"]
+
+    def placed(self, put: Callable[[Any], Any]) -> "Batches":
+        """Return itself: nothing stays on the device."""
+        del put
+        return self
+
+    def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> Stack:
+        """Return training batches `start` to `start + count`; goes on where the last chunk ended, if that is there."""
+        if self._reader.get("at") != start:
+            self._reader["rows"] = self._from(start, endless=True)
+        self._reader.pop("at", None)  # should making one fail, the next call begins anew
+        found = list(itertools.islice(self._reader["rows"], count))
+        self._reader["at"] = start + count
+        width = -(-batch_size // multiple) * multiple
+        rows = [_widened(batch, batch_size, width, start + i) for i, batch in enumerate(found)]
+        return _chunk(rows, capacity, share)
+
+    def once(self, batch_size: int, multiple: int = 1, share: Share = ALL) -> Iterator[Stack]:
+        """Give every row of one pass once, at most `batch_size` together; each batch is padded with `real = 0` to one width."""
+        width, left, number = -(-batch_size // multiple) * multiple, self.size, 0
+        for batch in self._from(0, endless=False):
+            rows = len(jax.tree.leaves(batch)[0])
+            for at in range(0, min(rows, left), batch_size):
+                piece = jax.tree.map(lambda x: x[at : min(at + batch_size, left)], batch)  # noqa: B023 (used at once)
+                yield _chunk([_widened(piece, batch_size, width, number)], 1, share)
+                number += 1
+            left -= rows
+            if left <= 0:
+                return
+        if not number:
+            raise InputError("make: gives no batch; its iterator must give at least one")
+
+    def _from(self, start: int, endless: bool) -> Iterator[dict[str, Any]]:
+        """Make batches from number `start` on."""
+        takes_start = bool(inspect.signature(self.make).parameters)
+        number = start if takes_start else 0
+        if number < start:
+            log.warning("make takes no argument: it makes %d batches again, to go on with the one after them", start)
+        while True:
+            begun = number
+            for batch in self.make(number) if takes_start else self.make():
+                if number >= start:
+                    yield _checked(batch, number)
+                number += 1
+            if not endless:
+                return
+            if number == begun:
+                raise InputError(f"make: gives no batch from number {number} on; it must give at least one each time")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave iterators behind: a copy begins its own."""
+        return {**vars(self), "_reader": {}}
+
+
+def _checked(batch: Any, number: int) -> dict[str, Any]:
+    """Return a batch as arrays with the same number of rows."""
+    if not isinstance(batch, Mapping) or not batch:
+        raise InputError(f"make: batch {number} is {type(batch).__name__}: must be a dict of arrays [B, ...]")
+    batch = _row(batch, (), number)
+    lengths = {x.shape[0] if x.ndim else 0 for x in jax.tree.leaves(batch)}
+    if len(lengths) > 1 or 0 in lengths:
+        raise InputError(
+            f"make: batch {number} has arrays of {', '.join(map(str, sorted(lengths)))} rows; must be the same, and at least 1"
+        )
+    return batch
+
+
+def _widened(batch: dict[str, Any], batch_size: int, width: int, number: int) -> dict[str, Any]:
+    """Pad a batch with rows that count nowhere."""
+    rows = len(jax.tree.leaves(batch)[0])
+    if rows > batch_size:
+        raise InputError(f"make: batch {number} has {rows} rows, more than batch_size={batch_size}; give that, or smaller batches")
+    real = batch.get("real", np.ones(rows, np.float32))
+    return jax.tree.map(lambda x: fill(x, width), {**batch, "real": real})
+
+
+def _chunk(batches: list[dict[str, Any]], capacity: int, share: Share) -> Stack:
+    """Make a chunk with room for `capacity` batches, with the columns of one share."""
+    stacked = _stacked(batches, range(len(batches)))
+    return Stack(jax.tree.map(lambda x: fill(columns(x, share), capacity), stacked), np.int32(len(batches)))
