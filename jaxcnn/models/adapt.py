@@ -124,7 +124,7 @@ def from_nnx(make: Callable[[Any], Any], num_classes: int) -> Functional:
         module.train() if train else module.eval()
         outputs = module(x)
         _, after = split(module)
-        return outputs, {name: nnx.to_pure_dict(after[name]) for name in variables if name != "params"}
+        return outputs, {name: nnx.to_pure_dict(after[name]) for name in after if name in variables and name != "params"}
 
     return Functional(lambda key, x: begun(key), call, num_classes)
 
@@ -149,7 +149,6 @@ def _keywords(function: Callable[..., Any]) -> set[str] | None:
 
 def accepted(model: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options that a model's call takes: a Linen module of one's own may know neither `train` nor `real`."""
-    if isinstance(model, Functional):
-        return options
-    names = _keywords(type(model).__call__)
-    return options if names is None else {name: value for name, value in options.items() if name in names}
+    call = getattr(type(model), options["method"]) if "method" in options else type(model).__call__
+    names = None if isinstance(model, Functional) else _keywords(call)
+    return options if names is None else {name: value for name, value in options.items() if name in {*names, "method"}}
