@@ -11,8 +11,8 @@ import tyro
 
 import jaxcnn as jc
 from experiments import cli, common, finished, settings
-from experiments.signals import Signals
 from jaxcnn import runs
+from jaxcnn.runs.signals import Signals
 
 
 @dataclasses.dataclass(frozen=True)

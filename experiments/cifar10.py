@@ -15,7 +15,7 @@ import optax
 
 import jaxcnn as jc
 from experiments import cli, common, finished, mnist, settings
-from experiments.signals import Signals
+from jaxcnn.runs.signals import Signals
 
 RESNET20 = {
     "model": "resnet20", "epochs": 30, "batch_size": 128, "learning_rate": 0.2, "momentum": 0.9, "weight_decay": 5e-4, "bias_rate": 1.0,

@@ -17,13 +17,17 @@ import numpy as np
 import optax
 
 import jaxcnn as jc
-from experiments import START, folders, outputs, process, results, settings
+from experiments import START, settings
+from experiments.folders import named, open_folder
 from experiments.settings import Settings
-from experiments.signals import Signals
 from jaxcnn import runs
 from jaxcnn.core import files
 from jaxcnn.parallel import mesh
 from jaxcnn.parallel.compile import choose_devices, empty, resolve
+from jaxcnn.runs import background, folders, results
+from jaxcnn.runs.logs import Log
+from jaxcnn.runs.screen import Screen
+from jaxcnn.runs.signals import Signals
 from jaxcnn.train.checkpoint import digest, flatten
 
 log = logging.getLogger("jaxcnn")
@@ -90,8 +94,10 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
         OSError: nor is the summary.
 
     """
-    process.return_memory()  # what reading the data took
-    requested, profile, chief = config, process.Profile(config.profile), mesh.share()[0] == 0
+    background.return_memory()  # what reading the data took
+    with named("--profile"):
+        profile = background.Profile(config.profile)
+    requested, chief = config, mesh.share()[0] == 0
     config, splits, notes = _fitted(config, plan)
     per_epoch = splits.train.size / config.batch_size
     steps = _steps(config, per_epoch)
@@ -99,7 +105,7 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
         hashing = thread.submit(data_digest, splits.train)
         splits = plan.prepare(splits)
         state, run, ev = _prepared(config, plan, splits, max(steps, 1))
-    place = str(folders.open_folder(name, requested, plan, splits, hashing.result())) if chief else ""
+    place = str(open_folder(name, requested, plan, splits, hashing.result())) if chief else ""
     folder = pathlib.Path(mesh.tell(place))
     opened.append(folder)
     try:
@@ -109,7 +115,7 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
         splits = splits._replace(train=dataclasses.replace(splits.train, seed=config.seed))
         if jax.default_backend() != "cpu":  # there the rows are in the device's memory already
             splits = splits._replace(valid=splits.valid.placed(ev.hold))
-        lines, first = outputs.Log(folder, per_epoch), []
+        lines, first = Log(folder, per_epoch), []
         fitted = _fit(config, plan, splits, (state, run, ev), steps, folder, signals, profile, lines if chief else None, first)
         values, seconds = jc.timed_evaluate(ev, _weights(fitted.best), splits.test, batch_size=config.eval_batch_size)
         params = digest(flatten(fitted.state.params))  # all processes have a part
@@ -127,11 +133,11 @@ def train(name: str, config: Settings, plan: Plan, signals: Signals, opened: lis
 
 def _fit(
     config: Settings, plan: Plan, splits: jc.data.Splits, prepared: tuple[jc.State, jc.Run, jc.Run], steps: int, folder: pathlib.Path,
-    signals: Signals, profile: process.Profile, lines: outputs.Log | None, first: list[float],
+    signals: Signals, profile: background.Profile, lines: Log | None, first: list[float],
 ) -> jc.Fit:  # fmt: skip
     """Train; `first` receives when the first step ended, and only a process with `lines` shows and logs anything."""
     (state, run, ev), per_epoch = prepared, splits.train.size / config.batch_size
-    screen = outputs.Screen(steps, config.batch_size)
+    screen = Screen(steps, config.batch_size)
 
     def validate(state: jc.State) -> dict[str, Any]:
         measured = jc.timed_evaluate(ev, _weights(state), splits.valid, batch_size=config.eval_batch_size, stop=signals.stop)
@@ -170,7 +176,7 @@ def _fit(
 
 
 def _leave(
-    folder: pathlib.Path, described: bytes, summary: dict[str, Any], plan: Plan, signals: Signals, lines: outputs.Log, seconds: float,
+    folder: pathlib.Path, described: bytes, summary: dict[str, Any], plan: Plan, signals: Signals, lines: Log, seconds: float,
     fitted: jc.Fit,
 ) -> None:  # fmt: skip
     """Write what the run found, and only then draw; say what is missing or wrong."""
@@ -220,7 +226,9 @@ def _get_ready(ev: jc.Run, variables: Any, valid: Any, batch_size: int) -> None:
         if ev.devices == 1:  # programs that talk between devices must not be started by two threads
             ev.call(ev.put(variables), empty(ev.place(next(valid.once(batch_size)))))
 
-    process.meanwhile(process.return_memory, *(functools.partial(importlib.import_module, name) for name in LATER), compile_evaluation)
+    background.meanwhile(
+        background.return_memory, *(functools.partial(importlib.import_module, name) for name in LATER), compile_evaluation
+    )
 
 
 def _prepared(config: Settings, plan: Plan, splits: jc.data.Splits, steps: int) -> tuple[jc.State, jc.Run, jc.Run]:

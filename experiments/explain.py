@@ -18,11 +18,11 @@ import tyro
 
 import jaxcnn as jc
 from experiments import process, settings, tool
-from experiments.outputs import new_figure
 from jaxcnn import explain
 from jaxcnn.core.text import visible
 from jaxcnn.data.folder import ENDINGS, read_image
 from jaxcnn.explain.gradients import chosen
+from jaxcnn.runs.plots import new_figure
 
 log = logging.getLogger("jaxcnn")
 SIGNED = ("integrated_gradients", "occlusion", "lrp_epsilon", "lrp_gamma")  # where below 0 speaks against the class

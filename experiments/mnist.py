@@ -11,9 +11,9 @@ from typing import Any
 
 import jaxcnn as jc
 from experiments import cli, common, finished, process, settings
-from experiments.signals import Signals
 from jaxcnn import runs
 from jaxcnn.core.text import visible
+from jaxcnn.runs.signals import Signals
 
 TUTORIAL = {
     "model": "tutorial", "optimizer": "adam", "schedule": "constant", "learning_rate": 1e-3, "weight_decay": 0.0,

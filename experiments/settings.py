@@ -2,15 +2,15 @@
 
 import dataclasses
 import difflib
-import logging
 import math
 from collections.abc import Iterable
 from typing import Any
 
 import jaxcnn as jc
 from jaxcnn.parallel.compile import STRATEGIES
+from jaxcnn.runs.results import Skipped
 
-log = logging.getLogger("jaxcnn")
+__all__ = ["Settings", "Skipped", "check", "check_numbers", "one_of"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,24 +162,3 @@ def one_of(flag: str, value: str, known: Iterable[str]) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"such as {sorted(known)[0]!r}"
         raise jc.InputError(f"{flag} {value!r}: unknown; {hint}")
     return value
-
-
-class Skipped:
-    """Counts the examples that could not be read, each once, lists them for the run's folder, and says the first few."""
-
-    SAID = 5
-
-    def __init__(self) -> None:
-        self.lines: dict[str, int] = {}
-
-    def __call__(self, line: str, examples: int) -> None:
-        """Be told of one."""
-        if line not in self.lines:
-            self.lines[line] = examples
-            if len(self.lines) <= self.SAID:
-                log.warning("left out: %s%s", line, "; more are only listed in the run" if len(self.lines) == self.SAID else "")
-
-    @property
-    def examples(self) -> int:
-        """How many so far."""
-        return sum(self.lines.values())

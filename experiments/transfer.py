@@ -18,9 +18,9 @@ import tyro
 
 import jaxcnn as jc
 from experiments import cli, common, finished, settings
-from experiments.signals import Signals
 from jaxcnn import runs
 from jaxcnn.data.core import cut
+from jaxcnn.runs.signals import Signals
 
 
 @dataclasses.dataclass(frozen=True)

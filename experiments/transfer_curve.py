@@ -12,11 +12,13 @@ from typing import Any
 import tyro
 
 import jaxcnn as jc
-from experiments import cli, common, folders, outputs, plots, settings, transfer
-from experiments.signals import Signals
+from experiments import cli, common, folders, settings, transfer
 from experiments.studies import core
+from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.data.folder import class_names
+from jaxcnn.runs import plots
+from jaxcnn.runs.signals import Signals
 
 MODES = {"scratch": ("from scratch", "#000000", "o"), "head": ("head alone", "#0072B2", "s"), "all": ("fine-tuned", "#D55E00", "^")}
 RATES = {"scratch": 3e-3, "head": 1e-2, "all": 1e-3}
@@ -105,7 +107,7 @@ def report(folder: pathlib.Path, points: list[dict[str, Any]]) -> dict[str, Any]
         rows.append({"train": mode, "per_class": sizes} | {key: [one[key] for one in found] for key in ("mean", "deviation")})
         print(f"{name:<14}" + "".join(f"{one['mean']:>10.4f} +- {one['deviation']:.4f}" for one in found), flush=True)
     found = {"points": points, "table": rows}
-    outputs.write_json(folder / "summary.json", found)
+    files.write_json(folder / "summary.json", found)
     print(f"images a class: {' '.join(map(str, sizes))}; mean and deviation over seeds; {visible(folder)}", flush=True)
     plots.draw(folder / "curve.png", plot, rows)
     return found

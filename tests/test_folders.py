@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from experiments import cli, folders, mnist, plots, results, settings
+from experiments import cli, mnist, settings
 from experiments.common import Plan
+from experiments.folders import open_folder
+from jaxcnn.runs import folders, plots, results
 
 fcntl = pytest.importorskip("fcntl")
 ROWS = jc.data.Resident({"image": np.zeros((4, 2, 2, 1), np.uint8), "label": np.zeros(4, np.int32)}, ("caf\udce9", "$5_$10"))
@@ -26,7 +28,7 @@ PLAN = Plan("some", SPLITS, BUILD, None)
 
 def opened(workdir, **flags):
     config = mnist.Config(workdir=str(workdir), **flags)
-    return folders.open_folder("mnist", config, PLAN, SPLITS, "0" * 64)
+    return open_folder("mnist", config, PLAN, SPLITS, "0" * 64)
 
 
 @pytest.fixture

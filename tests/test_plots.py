@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import plots
+from jaxcnn.runs import plots
 
 NAMES = ("$5_$10", "$\\frac{", "caf\udce9\x1b[31m\n", "x" * 300, "漢字", "", "a&b<c>")
 

@@ -16,11 +16,11 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments import cli, common, mnist
-from experiments.signals import Signals
 from experiments.studies import core
 from experiments.studies.core import Variant
 from jaxcnn import report
 from jaxcnn.core import files
+from jaxcnn.runs.signals import Signals
 
 COLUMNS = ("usual", "colour", "coin")  # the colour is that of the digit; which colour; a coin that nothing depends on
 

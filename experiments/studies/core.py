@@ -12,11 +12,11 @@ import numpy as np
 from typing_extensions import TypedDict
 
 import jaxcnn as jc
-from experiments import cli, common, folders, mnist, outputs, settings, terminal
-from experiments.signals import Signals
+from experiments import cli, common, folders, mnist, settings, terminal
 from jaxcnn.core import files
 from jaxcnn.core.schema import fitted
 from jaxcnn.core.text import visible
+from jaxcnn.runs.signals import Signals
 
 SMOKE = {"epochs": 1, "max_steps": 4, "seeds": 2, "batch_size": 16, "train_images": 64, "limit_examples": 64}
 PERCENT, PLAIN = "{:.2%}", "{:.3g}"
@@ -103,8 +103,8 @@ def compare(
         rows.append({"variant": label, "parameters": found[0]["parameters"], "columns": spreads, "runs": found})
     text = markdown(rows)
     print(f"{text}\nmean and 95 % interval of the mean over {config.seeds} seeds; {visible(folder)}", flush=True)
-    outputs.write_text(folder / "table.md", text + "\n")
-    outputs.write_json(folder / "summary.json", {"table": rows})
+    files.write_text(folder / "table.md", text + "\n")
+    files.write_json(folder / "summary.json", {"table": rows})
     return {"table": rows}
 
 

@@ -1,4 +1,4 @@
-"""What a run shows while it trains, and the other modules of what it leaves under one name: log, plots, whole files."""
+"""What a run shows while it trains: a progress bar on a terminal, a line for each validation, and jumps of the loss."""
 
 import sys
 import time
@@ -6,12 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.logs import Log
-from experiments.plots import new_figure
-from jaxcnn.core.files import write_json, write_text
 from jaxcnn.core.text import visible
-
-__all__ = ["Log", "Screen", "Spikes", "new_figure", "write_json", "write_text"]
 
 
 class Spikes:

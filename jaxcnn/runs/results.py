@@ -1,5 +1,6 @@
 """What a run leaves when it has ended: the summary first, then what may fail without a loss."""
 
+import logging
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -7,22 +8,43 @@ from typing import Any
 
 import numpy as np
 
-import jaxcnn as jc
-from experiments import plots
-from experiments.settings import Skipped
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
+from jaxcnn.metrics import wilson_interval
+from jaxcnn.runs import plots
 
 INLINE = 10_000  # numbers of an array in summary.json at most: a confusion matrix of 100 classes
 ARRAYS, SKIPPED = "test_arrays.npz", "skipped.txt"
 LISTED = 20  # skipped examples in summary.json
+log = logging.getLogger("jaxcnn")
+
+
+class Skipped:
+    """Counts the examples that could not be read, each once, lists them for the run's folder, and says the first few."""
+
+    SAID = 5
+
+    def __init__(self) -> None:
+        self.lines: dict[str, int] = {}
+
+    def __call__(self, line: str, examples: int) -> None:
+        """Be told of one."""
+        if line not in self.lines:
+            self.lines[line] = examples
+            if len(self.lines) <= self.SAID:
+                log.warning("left out: %s%s", line, "; more are only listed in the run" if len(self.lines) == self.SAID else "")
+
+    @property
+    def examples(self) -> int:
+        """How many so far."""
+        return sum(self.lines.values())
 
 
 def tested(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the test set gave, with the interval that so many rows leave."""
     accuracy, count = values.get("accuracy"), values.get("count", 0)
     sure = count and isinstance(accuracy, int | float) and 0 <= accuracy <= 1
-    return dict(values) | {"accuracy_interval": jc.metrics.wilson_interval(accuracy, count) if sure else None}
+    return dict(values) | {"accuracy_interval": wilson_interval(accuracy, count) if sure else None}
 
 
 def line(values: Mapping[str, Any], folder: pathlib.Path) -> str:
