@@ -3,16 +3,15 @@
 import contextlib
 import dataclasses
 import pathlib
-import platform
 import shlex
 import sys
 from collections.abc import Iterator
-from importlib import metadata
 from typing import Any
 
 import jaxcnn as jc
 from experiments.settings import Settings
-from jaxcnn.runs import folders
+from jaxcnn.runs import Plan, folders
+from jaxcnn.runs.train import describe
 
 
 @contextlib.contextmanager
@@ -24,13 +23,13 @@ def named(flag: str) -> Iterator[None]:
         raise jc.InputError(f"{flag} {error}") from error
 
 
-def open_folder(name: str, config: Settings, plan: Any, splits: jc.data.Splits, sha256: str | None) -> pathlib.Path:
+def open_folder(name: str, config: Settings, plan: Plan, splits: jc.data.Splits, sha256: str | None) -> pathlib.Path:
     """Make the run's folder with `config.json` in it, or check that the one to resume is of the same run; lock it for this process.
 
     Args:
         name: of the experiment.
         config: its flags.
-        plan: what to train, a `common.Plan`.
+        plan: what to train.
         splits: the rows.
         sha256: of the training rows, if they are in memory.
 
@@ -38,15 +37,15 @@ def open_folder(name: str, config: Settings, plan: Any, splits: jc.data.Splits, 
         InputError: it cannot be written, is another run's, is finished, or another process trains into it.
 
     """
-    data = {"name": plan.dataset, "rows": [part.size for part in splits], "sha256": sha256}
+    content = described(name, config, plan, splits, sha256)
     check_path("--workdir", config.workdir)
     if config.resume:
         with named("--resume:"):
-            folders.again(pathlib.Path(config.workdir), data)
+            folders.again(pathlib.Path(config.workdir), content["data"])
         return pathlib.Path(config.workdir)
     with named("--workdir"):
         folder = folders.new_folder(config.workdir)
-        folders.begin(folder, described(name, config, plan, splits, data), config.workdir)
+        folders.begin(folder, content, config.workdir)
     return folder
 
 
@@ -61,15 +60,10 @@ def check_path(flag: str, path: str) -> None:
         folders.check_path(path)
 
 
-def described(name: str, config: Settings, plan: Any, splits: jc.data.Splits, data: dict[str, Any]) -> dict[str, Any]:
+def described(name: str, config: Settings, plan: Plan, splits: jc.data.Splits, sha256: str | None) -> dict[str, Any]:
     """Return the content of `config.json`."""
-    versions = {package: metadata.version(package) for package in ("jax", "flax", "optax", "orbax-checkpoint", "numpy")}
-    return {
-        "experiment": name, "settings": dataclasses.asdict(config),
-        "command": shlex.join(["python", "-m", _program(name), *sys.argv[1:]]),
-        "versions": versions | {"jaxcnn": jc.__version__, "python": platform.python_version()}, "classes": list(splits.train.classes),
-        "data": data, "source": plan.source, "build": plan.build,
-    }  # fmt: skip
+    command = shlex.join(["python", "-m", _program(name), *sys.argv[1:]])
+    return describe(plan, splits, sha256) | {"experiment": name, "settings": dataclasses.asdict(config), "command": command}
 
 
 def _program(name: str) -> str:

@@ -106,7 +106,7 @@ NOT_NEGATIVE = (
     "processes",
     "checkpoint_seconds",
 )
-MOST_STEPS = 2**31 - 1  # a step is an int32
+MOST = 2**31 - 1  # of a whole number: a step is an int32
 # the largest value of a flag; of other whole numbers it is what an int32 holds
 LARGEST = {
     "seed": 2**32 - 1,  # JAX reads no more bits of it
@@ -129,7 +129,7 @@ def check_numbers(config: Any) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and not math.isfinite(number):
                 raise jc.InputError(f"{flag} {number}: must be a finite number")
-            most = LARGEST.get(field.name, MOST_STEPS)
+            most = LARGEST.get(field.name, MOST)
             if isinstance(number, int) and abs(number) > most:
                 raise jc.InputError(f"{flag} {number}: must be at {f'most {most:,}' if number > 0 else f'least {-most:,}'}")
 

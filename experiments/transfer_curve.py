@@ -70,11 +70,11 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
         )
         base = dataclasses.replace(base, classes=classes[half:], model="", small_images=False)
     plan = transfer.plan(begin)
-    folder = folders.open_folder("transfer_curve", config, plan, plan.splits, common.data_digest(plan.splits.train))
+    folder = folders.open_folder("transfer_curve", config, plan, plan.data, common.data_digest(plan.data.train))
     opened.append(folder)
-    weights = config.weights or trained(begin, plan.splits, folder / "pretrained", signals)["checkpoint"]
+    weights = config.weights or trained(begin, plan.data, folder / "pretrained", signals)["checkpoint"]
     base = dataclasses.replace(base, weights=weights)
-    splits = plan.splits if config.weights else transfer.load(base, base.image_size or transfer.origin(base).size)
+    splits = plan.data if config.weights else transfer.load(base, base.image_size or transfer.origin(base).size)
     points: list[dict[str, Any]] = []
     for n in config.per_class:
         few = [transfer.few(splits, dataclasses.replace(base, per_class=n, seed=seed)) for seed in range(config.seeds)]

@@ -54,7 +54,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
     for rate in config.rates:
         jc.optim.check_rate(rate)
     plan = cifar10.plan(base)
-    folder = folders.open_folder("studies.attention", config, plan, plan.splits, common.data_digest(plan.splits.train))
+    folder = folders.open_folder("studies.attention", config, plan, plan.data, common.data_digest(plan.data.train))
     opened.append(folder)
 
     def run(name: str, rate: float, seed: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
+from jaxcnn.core.types import Figure, scalars
 from jaxcnn.metrics import wilson_interval
 from jaxcnn.runs import plots
 
@@ -40,20 +41,43 @@ class Skipped:
         return sum(self.lines.values())
 
 
-def tested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the test set gave, with the interval that so many rows leave."""
-    accuracy, count = values.get("accuracy"), values.get("count", 0)
-    sure = count and isinstance(accuracy, int | float) and 0 <= accuracy <= 1
-    return dict(values) | {"accuracy_interval": wilson_interval(accuracy, count) if sure else None}
+def tested(values: Mapping[str, Any], shares: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what the test set gave, and beside each share of its rows, as `accuracy_interval`, the 95 % interval.
+
+    Args:
+        values: metrics by name.
+        shares: those that are shares of the counted rows, as in `Task`.
+
+    """
+    found, count = dict(values), values.get("count", 0)
+    for name in shares:
+        share = values.get(name)
+        sure = count and isinstance(share, int | float) and 0 <= share <= 1
+        found[f"{name}_interval"] = wilson_interval(share, count) if sure else None
+    return found
 
 
-def line(values: Mapping[str, Any], folder: pathlib.Path) -> str:
-    """Say in one line what the test set gave."""
-    where = f"on {values.get('count', 0)} images, {folder}"
+def line(values: Mapping[str, Any], folder: pathlib.Path, headline: Sequence[str] = ("loss",), unit: str = "rows") -> str:
+    """Say in one line what the test set gave.
+
+    Args:
+        values: as `tested` gives them.
+        folder: of the run.
+        headline: metrics to show, in this order; the loss only where there is no other.
+        unit: what a row is called, in the plural.
+
+    """
+    where = f"on {values.get('count', 0)} {unit}, {folder}"
     if not sound(values):
-        return visible(f"test loss {values['loss']}: the outputs are not finite, so their accuracy means nothing, {where}")
-    interval = "" if values["accuracy_interval"] is None else " (95 % interval {:.4f} to {:.4f})".format(*values["accuracy_interval"])
-    return visible(f"test accuracy {values.get('accuracy', math.nan):.4f}{interval} {where}")
+        return visible(f"test loss {values['loss']}: the outputs are not finite, so no other metric means anything, {where}")
+    names = [name for name in headline if name != "loss"] or ["loss"]
+    return visible(f"test {' '.join(_shown(name, values) for name in names)} {where}")
+
+
+def _shown(name: str, values: Mapping[str, Any]) -> str:
+    value, interval = scalars(values).get(name, math.nan), values.get(f"{name}_interval")
+    text = f"{name} {value:.4f}" if isinstance(value, int | float) else f"{name} {value}"
+    return text if interval is None else text + " (95 % interval {:.4f} to {:.4f})".format(*interval)
 
 
 def sound(values: Mapping[str, Any]) -> bool:
@@ -104,8 +128,30 @@ def tell_skipped(folder: pathlib.Path, skipped: Skipped) -> None:
         files.write_text(folder / SKIPPED, "".join(f"{visible(one)}\n" for one in skipped.lines))
 
 
-def draw(folder: pathlib.Path, rows: Sequence[Mapping[str, Any]], values: Mapping[str, Any], classes: Sequence[str]) -> None:
-    """Draw what can be drawn; nothing depends on it."""
-    plots.draw(folder / "curves.png", plots.curves, rows)
-    if "confusion" in values:
-        plots.draw(folder / "confusion_matrix.png", plots.confusion, values["confusion"], classes)
+def draw(
+    folder: pathlib.Path,
+    rows: Sequence[Mapping[str, Any]],
+    values: Mapping[str, Any],
+    classes: Sequence[str],
+    headline: Sequence[str] = ("loss",),
+    figures: Mapping[str, Figure] | None = None,
+) -> list[str]:
+    """Draw what can be drawn, into `curves.png` and a picture for each figure; nothing depends on it.
+
+    Args:
+        folder: of the run.
+        rows: lines of `metrics.jsonl`.
+        values: metrics of the test rows.
+        classes: names of the classes, if there are any.
+        headline: metrics to draw by epoch.
+        figures: as in `Task`.
+
+    Returns:
+        Names of the pictures that are there now.
+
+    """
+    drawn = [
+        ("curves.png", plots.curves, (rows, headline)),
+        *((f"{name}.png", f, (values, classes)) for name, f in (figures or {}).items()),
+    ]
+    return [name for name, plot, given in drawn if plots.draw(folder / name, plot, *given)]
