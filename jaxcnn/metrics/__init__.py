@@ -17,7 +17,7 @@ from jaxcnn.metrics.curves import PrecisionRecall, RiskCoverage, Roc, pr_auc, pr
 from jaxcnn.metrics.detection import box_iou, coco_scores
 from jaxcnn.metrics.intervals import Interval, McNemar, bootstrap_interval, mcnemar, paired_bootstrap, wilson_interval
 from jaxcnn.metrics.probabilities import Calibration, Histograms, Reliability, binned_scores, brier, calibration, log_loss, log_odds
-from jaxcnn.metrics.regression import R2, RootMean, mae, psnr, r2, rmse, ssim
+from jaxcnn.metrics.regression import R2, Agreement, RootMean, agreement, mae, psnr, r2, rmse, ssim
 from jaxcnn.metrics.scores import accuracy_of, balanced_accuracy, cohen_kappa, dice, f1, iou, matthews, precision, recall, report
 from jaxcnn.metrics.sums import (
     Confusion,

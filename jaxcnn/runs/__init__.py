@@ -1,9 +1,10 @@
 """A run's folder: what it must hold so that its model can be built again, what reads it, and on which rows it is measured."""
 
 from jaxcnn.runs.data import Rows, limited, read_data, rows_to_measure
-from jaxcnn.runs.load import LoadedRun, build, evaluate, example, load_run, read_config
+from jaxcnn.runs.load import LoadedRun, build, evaluate, example, load_run, predict, read_config
 from jaxcnn.runs.plan import Plan, Ready
 from jaxcnn.runs.results import Skipped
+from jaxcnn.runs.save import save_run
 from jaxcnn.runs.schema import check_build, check_config, check_lines, check_options, check_summary
 from jaxcnn.runs.signals import Signals
 from jaxcnn.runs.source import find, source
@@ -11,6 +12,6 @@ from jaxcnn.runs.train import prepare, train_prepared, train_run
 
 __all__ = [
     "LoadedRun", "Plan", "Ready", "Rows", "Signals", "Skipped", "build", "check_build", "check_config", "check_lines", "check_options",
-    "check_summary", "evaluate", "example", "find", "limited", "load_run", "prepare", "read_config", "read_data", "rows_to_measure",
-    "source", "train_prepared", "train_run",
+    "check_summary", "evaluate", "example", "find", "limited", "load_run", "predict", "prepare", "read_config", "read_data",
+    "rows_to_measure", "save_run", "source", "train_prepared", "train_run",
 ]  # fmt: skip

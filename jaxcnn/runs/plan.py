@@ -14,12 +14,12 @@ from jaxcnn.data import Splits
 from jaxcnn.parallel.compile import choose_devices, resolve
 from jaxcnn.parallel.mesh import Rule
 from jaxcnn.runs.results import Skipped
+from jaxcnn.runs.schema import PICTURE
 from jaxcnn.train.step import Estimator, plain
 
 MOST_STEPS = 2**31 - 1  # a step is an int32
 ON_NAN = ("stop", "skip", "rollback")
-NAME = re.compile(r"[A-Za-z][\w.-]{0,99}", re.ASCII)
-PICTURE = re.compile(r"[\w-]{1,100}", re.ASCII)
+NAME = re.compile(r"[A-Za-z_][\w.]{0,99}", re.ASCII)
 # what config.json keeps of a plan as its settings
 SETTINGS = (
     "batch_size", "steps", "epochs", "seed", "ema", "on_nan", "patience", "best", "validations",
@@ -160,7 +160,7 @@ def check(plan: Plan) -> None:
     if plan.on_nan not in ON_NAN:
         raise InputError(f"on_nan={plan.on_nan!r}: must be one of {', '.join(ON_NAN)}")
     if not NAME.fullmatch(plan.name):
-        raise InputError(f"name={plan.name!r}: must begin with a letter and have letters, digits, '.', '_' and '-' alone")
+        raise InputError(f"name={plan.name!r}: must begin with a letter and have letters, digits, '.' and '_' alone")
     for name in plan.drawn:
         if not PICTURE.fullmatch(name):
             raise InputError(f"figures: {name!r} names a picture; use letters, digits, '_' and '-' alone")

@@ -4,6 +4,7 @@ import collections.abc
 import dataclasses
 import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,9 @@ DEPTH, INTEGER, TEXT = 32, 2**63, 2**20  # levels of nesting, size of an integer
 CLASSES, LAYERS, WIDTH, PIXELS = 2**15, 512, 2**16, 2**28  # at most; an image's values count as pixels
 LARGEST, FLOAT = 1e39, 1e38  # of a logged value, which may be infinite in float32; of an option
 IMAGES = ("uint8", "float16", "float32", "float64")
+PICTURE = re.compile(r"[\w-]{1,100}", re.ASCII)  # names of figures, which are names of files as well
+SHOWN, AXES = 50, 8  # metrics or pictures at most; axes of a row
+DTYPES = (*IMAGES, "bfloat16", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 COUNTED = ("depth", "blocks", "convs", "fires", "widths")  # options of models that say how many layers there are
 Number = float  # an integer is one as well
 
@@ -51,6 +55,15 @@ class Build(TypedDict):
     ema: NotRequired[Number | bool | None]
     views: NotRequired[dict[str, Any] | None]
     variant: NotRequired[str]
+
+
+class Shown(TypedDict):
+    """What a task says of itself: metrics to show, which of them decides and how, and the names of its pictures."""
+
+    __pydantic_config__ = {"extra": "allow"}
+    headline: list[str]
+    monitor: list[str]
+    figures: list[str]
 
 
 class Data(TypedDict):
@@ -90,7 +103,10 @@ class Config(TypedDict):
     settings: Settings
     data: Data
     classes: list[str]
-    build: Build
+    build: Build | None
+    ema: NotRequired[Number | bool | None]
+    inputs: NotRequired[dict[str, Image]]
+    task: NotRequired[Shown]
     source: NotRequired[Source | None]
     command: NotRequired[str]
     versions: NotRequired[dict[str, str]]
@@ -105,7 +121,7 @@ class Summary(TypedDict):
     parameters: int
     steps: int
     epochs: Number
-    seed: int
+    seed: int | None
     train_seconds: Number
     best_step: NotRequired[int | None]
     validation: NotRequired[dict[str, Any]]
@@ -143,11 +159,16 @@ def check_config(config: Any, where: str) -> dict[str, Any]:
     if not config["experiment"].replace(".", "a").isidentifier():
         _refuse(where, "experiment", config["experiment"], "must be the name of an experiment, such as 'mnist'")
     classes, rows = config["classes"], config["data"].get("rows", [0, 0, 0])
-    if not 1 <= len(classes) <= CLASSES or len(set(classes)) < len(classes):
-        _refuse(where, "classes", classes, f"{len(classes)} names; must be 1 to {CLASSES:,}, each once")
+    least = 1 if config["build"] and config["build"]["task"]["name"] == "classification" else 0
+    if not least <= len(classes) <= CLASSES or len(set(classes)) < len(classes):
+        _refuse(where, "classes", classes, f"{len(classes)} names; must be {least} to {CLASSES:,}, each once")
     if len(rows) != 3 or min(rows) < 0:
         _refuse(where, "data.rows", rows, "must be the rows to train, validate and test")
-    check_build(config["build"], where, len(classes))
+    _check_shown(config.get("task"), where)
+    if config["build"] is None:
+        _check_inputs(config.get("inputs") or {}, where)
+    else:
+        check_build(config["build"], where, len(classes))
     for name, value in config["settings"].items():
         values = value if isinstance(value, list) else [value]
         if not all(x is None or isinstance(x, bool | int | float | str) for x in values):
@@ -155,6 +176,26 @@ def check_config(config: Any, where: str) -> dict[str, Any]:
     if config["settings"].get("limit_examples", 0) < 0:
         _refuse(where, "settings.limit_examples", config["settings"]["limit_examples"], "must be at least 0")
     return config
+
+
+def _check_shown(task: Mapping[str, Any] | None, where: str) -> None:
+    for name in (task or {}).get("figures", ()):
+        if not PICTURE.fullmatch(name):
+            _refuse(where, "task.figures", name, "must be letters, digits, '_' and '-' alone")
+    if task and (len(task["headline"]) > SHOWN or len(task["figures"]) > SHOWN):
+        _refuse(where, "task", task, f"must have {SHOWN} metrics and pictures at most")
+
+
+def _check_inputs(inputs: Mapping[str, Any], where: str) -> None:
+    """Refuse a row that is not described, or is too large."""
+    if not inputs:
+        raise InputError(f"{where}: build: the run has none, and no inputs; train it again")
+    for name, value in inputs.items():
+        shape, dtype = value["shape"], value["dtype"]
+        if len(shape) > AXES or min(shape, default=1) < 1 or math.prod(shape) > PIXELS:
+            _refuse(where, f"inputs.{name}.shape", shape, f"must be {AXES} axes and {PIXELS:,} values at most")
+        if dtype not in DTYPES:
+            _refuse(where, f"inputs.{name}.dtype", dtype, f"must be one of {', '.join(DTYPES)}")
 
 
 def check_build(build: Mapping[str, Any], where: str, classes: int | None = None) -> None:
@@ -192,7 +233,8 @@ def check_build(build: Mapping[str, Any], where: str, classes: int | None = None
     if (build["task"]["options"].get("resize") or 1) ** 2 * shape[-1] > PIXELS:
         _refuse(where, "build.task.options.resize", build["task"]["options"]["resize"], f"more than {PIXELS:,} values")
     head, made = build["task"]["options"].get("head", "softmax"), build["model"]["options"].get("num_classes")
-    if classes is not None and (classes != 2 if head == "sigmoid" else made not in (None, classes)):
+    several = build["task"]["name"] == "classification" and classes is not None
+    if several and (classes != 2 if head == "sigmoid" else made not in (None, classes)):
         line = "the sigmoid head tells two classes apart" if head == "sigmoid" else f"the model has num_classes={made}"
         raise InputError(f"{where}: classes: {classes:,} names, but {line}")
 

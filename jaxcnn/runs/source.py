@@ -114,6 +114,8 @@ def described(config: Mapping[str, Any]) -> dict[str, Any] | None:
     settings, name = config["settings"], config["data"]["name"]
     if "validation_fraction" not in settings:
         return None
+    if config["build"] is None:
+        return None
     options, size = {"validation_fraction": settings["validation_fraction"]}, list(config["build"]["image"]["shape"][:2])
     if settings.get("folder"):
         more = {"path": settings["folder"], "classes": settings.get("classes") or None, "size": size}

@@ -104,10 +104,9 @@ def _target(rows: Batch) -> tuple[str, Any]:
 
 
 def _check_shape(outputs: int, key: str, target: Any) -> None:
-    shape, kind = tuple(np.shape(target)), np.dtype(getattr(target, "dtype", np.asarray(target).dtype)).kind
-    if kind == "V":  # bfloat16 and its like
-        kind = "f"
-    if kind not in "fiu":
+    target = target if hasattr(target, "dtype") else np.asarray(target)
+    shape = tuple(target.shape)
+    if not (jnp.issubdtype(target.dtype, jnp.floating) or jnp.issubdtype(target.dtype, jnp.integer)):
         raise InputError(f"{key!r} has dtype {target.dtype}: targets must be whole numbers or floats")
     if shape[1:] != (outputs,) and not (outputs == 1 and len(shape) == 1):
         wanted = "[N] or [N, 1]" if outputs == 1 else f"[N, {outputs}]"
