@@ -273,3 +273,22 @@ def test_a_folder_that_nobody_vouches_for(mine, tmp_path, own, change, line):
     change(config)
     (tmp_path / "config.json").write_text(json.dumps(config))
     refused(line, jc.load_run, tmp_path, own.TASK)
+
+
+def test_a_recipe_of_a_regression(tmp_path, capsys):
+    from PIL import Image
+
+    from experiments import angle
+
+    signals = types.SimpleNamespace(stop=lambda: False, while_training=contextlib.nullcontext)
+    options = {"dataset": "digits", "model": "mlp", "workdir": str(tmp_path / "w"), "devices": 1}
+    config = angle.Config(**options, **angle.PRESETS["smoke"])
+    summary = angle.main(config, signals, [])
+    assert re.match(r"test mae \S+ on \d+ images, ", capsys.readouterr().out.splitlines()[-1])
+    path = summary["checkpoint"]
+    whole = angle.main(angle.Config(evaluate=True, checkpoint=path), signals, [])
+    assert whole["count"] == 359 and json.loads(capsys.readouterr().out)["mae"] == whole["mae"]
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "x.png")
+    (found,) = angle.main(angle.Config(predict=(str(tmp_path / "x.png"),), checkpoint=path), signals, [])
+    assert found["image"].endswith("x.png") and abs(found["outputs"][0]) < 90
+    assert command([path]) == 0 and (pathlib.Path(path) / "predictions.png").exists()

@@ -1,9 +1,8 @@
 """`save_run` writes a run's folder from what a loop of your own, or plain `fit`, has trained."""
 
-import logging
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,7 +18,12 @@ from jaxcnn.runs.train import data_digest, describe
 from jaxcnn.train import Fit
 from jaxcnn.train.checkpoint import Checkpoints, digest, flatten
 
-log = logging.getLogger("jaxcnn")
+
+class _NoRows(NamedTuple):
+    size: int = 0
+
+
+NO_ROWS = _NoRows()  # what save_run is not told of
 LOOP = ("step", "seconds", "learning_rate")  # columns of a row that are the loop's own
 
 
@@ -64,7 +68,7 @@ def save_run(
         OSError: nor could the summary.
 
     """
-    folder, splits = pathlib.Path(folder), data if isinstance(data, Splits) else Splits(data, data.take(()), data.take(()))
+    folder, splits = pathlib.Path(folder), data if isinstance(data, Splits) else Splits(data, NO_ROWS, NO_ROWS)
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}: must be at least 1")
     state, step, history = _parts(trained)

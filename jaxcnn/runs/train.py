@@ -77,10 +77,16 @@ def train_run(plan: Plan, folder: str | pathlib.Path, *, signals: Signals | None
         OSError: nor is the summary.
 
     """
-    ready, folder = prepare(plan), pathlib.Path(folder)
-    finished = _opened(ready, folder) if mesh.share()[0] == 0 else None
-    if mesh.tell("finished" if finished else ""):
-        return finished or {}
+    ready, folder, found, trouble = prepare(plan), pathlib.Path(folder), None, ""
+    if mesh.share()[0] == 0:
+        try:
+            found = _opened(ready, folder)
+        except InputError as error:
+            trouble = str(error)
+    if trouble := mesh.tell(trouble):  # all processes refuse
+        raise InputError(trouble)
+    if mesh.tell("finished" if found else ""):
+        return found or {}
     return train_prepared(ready, folder, signals=signals, show=show)
 
 
@@ -145,7 +151,9 @@ def train_prepared(
         for note in [*ready.notes, _rows(plan, ready.splits), _chosen(ready)] if chief else ():
             log.warning(note)
         described = files.read_bytes(folder / "config.json") if chief else b""
-        splits = ready.splits._replace(train=dataclasses.replace(ready.splits.train, seed=plan.seed))
+        splits = ready.splits
+        if dataclasses.is_dataclass(splits.train):  # data of another kind keep the order that they have
+            splits = splits._replace(train=dataclasses.replace(splits.train, seed=plan.seed))
         if jax.default_backend() != "cpu":  # there the rows are in the device's memory already
             splits = splits._replace(valid=splits.valid.placed(ready.ev.hold))
         lines, first = Log(folder, splits.train.size / plan.batch_size), []
