@@ -15,8 +15,8 @@ from jaxcnn import runs
 from jaxcnn.parallel import mesh
 from jaxcnn.runs import background
 from jaxcnn.runs.plan import MOST_STEPS, layout
+from jaxcnn.runs.ready import data_digest
 from jaxcnn.runs.signals import Signals
-from jaxcnn.runs.train import data_digest
 
 __all__ = ["compiled", "data_digest", "model", "pixel_statistics", "planned", "train"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import jaxcnn as jc
 from experiments.settings import Settings
 from jaxcnn.runs import Plan, folders
-from jaxcnn.runs.train import describe
+from jaxcnn.runs.ready import describe
 
 
 @contextlib.contextmanager

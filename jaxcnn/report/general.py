@@ -65,8 +65,8 @@ def _split(test: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     whole = {k: v for k, v in test.items() if v is None or isinstance(v, int | float) and not isinstance(v, bool)}
     pairs = {k.removesuffix("_interval"): v for k, v in test.items() if k.endswith("_interval") and isinstance(v, list)}
     known = {k: v for k, v in pairs.items() if len(v) == 2 and all(isinstance(x, int | float) for x in v)}
-    if isinstance(whole.get("count"), float):
-        whole["count"] = int(whole["count"])
+    if isinstance(count := whole.get("count"), float):
+        whole["count"] = int(count) if math.isfinite(count) else None
     return {k: v for k, v in whole.items() if not k.endswith("_interval")}, known
 
 

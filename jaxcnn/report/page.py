@@ -306,7 +306,7 @@ def _groups(report: dict[str, Any]) -> str:
 
 
 def _configuration(report: dict[str, Any]) -> str:
-    out = f"<h3>Command</h3><pre>{escape(report['command'])}</pre>"
+    out = f"<h3>Command</h3><pre>{escape(report['command'])}</pre>" if report["command"] else ""
     training = [(escape(k), escape(_short(v))) for k, v in report["training"].items()]
     out += table("Training", ("what", "value"), training, (1,))
     data = report["data"]

@@ -4,12 +4,12 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import optax
 
-from jaxcnn.core.types import Figure, InputError, Run, State, Step, Task, Tree
+from jaxcnn.core.types import Figure, InputError, Step, Task, Tree
 from jaxcnn.data import Splits
 from jaxcnn.parallel.compile import choose_devices, resolve
 from jaxcnn.parallel.mesh import Rule
@@ -121,29 +121,6 @@ class Plan:
         """The metric that decides, and whether the lowest or the highest is best."""
         name, mode = self.task.monitor
         return (name if self.monitor is None else self.monitor), (mode if self.mode is None else self.mode)
-
-
-class Ready(NamedTuple):
-    """A plan, settled and compiled; nothing is written yet.
-
-    Attributes:
-        plan: with the batch size and the number of steps that it comes to.
-        splits: what training and evaluation read.
-        state: before the first step.
-        run: the training step.
-        ev: the evaluation step.
-        sha256: of the training rows, if they are in memory.
-        notes: what was changed, a line each.
-
-    """
-
-    plan: Plan
-    splits: Splits
-    state: State
-    run: Run
-    ev: Run
-    sha256: str | None
-    notes: tuple[str, ...] = ()
 
 
 def check(plan: Plan) -> None:

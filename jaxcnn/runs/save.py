@@ -14,7 +14,7 @@ from jaxcnn.data import Splits
 from jaxcnn.runs import folders, results
 from jaxcnn.runs.logs import Log
 from jaxcnn.runs.plan import Plan, check
-from jaxcnn.runs.train import data_digest, describe
+from jaxcnn.runs.ready import data_digest, describe
 from jaxcnn.train import Fit
 from jaxcnn.train.checkpoint import Checkpoints, digest, flatten
 

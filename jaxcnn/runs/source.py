@@ -16,7 +16,7 @@ from jaxcnn.core.paths import cache_folder
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import SOURCES, Splits, is_idx_folder
-from jaxcnn.runs.schema import check_options
+from jaxcnn.runs.options import check_options
 
 PLACES = ("path", "data_dir")  # options of a source that say where it is
 RESERVED = ("cache", "on_bad", "download", "resident_bytes")  # options that no file gives

@@ -6,42 +6,31 @@ import functools
 import importlib
 import logging
 import pathlib
-import platform
 import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, State, scalars
 from jaxcnn.data import Splits
 from jaxcnn.parallel import mesh
-from jaxcnn.parallel.compile import compile_step, empty
+from jaxcnn.parallel.compile import empty
 from jaxcnn.runs import background, folders, results
 from jaxcnn.runs.load import read_config
 from jaxcnn.runs.logs import Log
-from jaxcnn.runs.plan import SETTINGS, Plan, Ready, check, settled
+from jaxcnn.runs.plan import Plan
+from jaxcnn.runs.ready import Ready, describe, prepare
 from jaxcnn.runs.screen import Screen
 from jaxcnn.runs.signals import Signals
 from jaxcnn.train import (
     DivergedError,
     Fit,
     fit,
-    init_state,
-    make_eval_step,
-    make_train_step,
-    skip_nonfinite,
-    start_ema,
     timed_evaluate,
-    with_ema,
 )
 from jaxcnn.train.checkpoint import digest, flatten
-from jaxcnn.version import __version__
 
 log = logging.getLogger("jaxcnn")
 # what the end of an epoch, or of the run, imports
@@ -88,35 +77,6 @@ def train_run(plan: Plan, folder: str | pathlib.Path, *, signals: Signals | None
     if mesh.tell("finished" if found else ""):
         return found or {}
     return train_prepared(ready, folder, signals=signals, show=show)
-
-
-def prepare(plan: Plan) -> Ready:
-    """Settle a plan, make the first state, and compile its steps; nothing is written.
-
-    Raises:
-        InputError: a value out of range, or devices or a strategy that cannot be had.
-
-    """
-    check(plan)
-    background.return_memory()  # what reading the data took
-    plan, notes = settled(plan)
-    with ThreadPoolExecutor(1) as thread:
-        hashing = thread.submit(data_digest, plan.data.train)
-        splits = plan.prepare(plan.data)
-        tx = plan.optimizer(max(plan.steps, 1))
-        step = plan.wrap(make_train_step(plan.task, tx, plan.grads))
-        step = with_ema(step, plan.ema) if plan.ema else step
-        step = skip_nonfinite(step) if plan.on_nan == "skip" else step
-
-        def begin(batch: Any, variables: Any) -> State:
-            state = init_state(plan.task, tx, batch, plan.seed, variables)
-            return start_ema(state) if plan.ema else state
-
-        state = jax.jit(begin, compiler_options=_once())(splits.train.example(), plan.variables)
-        how = {"model_devices": plan.model_devices, "rule": plan.rule}
-        run = compile_step(step, plan.strategy, plan.devices, **how)
-        ev = compile_step(make_eval_step(plan.task), plan.strategy, plan.devices, donate=False, **how)
-    return Ready(plan, splits, state, run, ev, hashing.result(), notes)
 
 
 def train_prepared(
@@ -170,28 +130,6 @@ def train_prepared(
     finally:
         folders.release(folder)
     return summary
-
-
-def describe(plan: Plan, splits: Splits, sha256: str | None) -> dict[str, Any]:
-    """Return the content of `config.json`."""
-    versions = {package: metadata.version(package) for package in ("jax", "flax", "optax", "orbax-checkpoint", "numpy")}
-    own = {} if plan.build else {"ema": plan.ema, "inputs": inputs(splits.train.example())}
-    return {
-        "experiment": plan.name, "settings": {name: getattr(plan, name) for name in SETTINGS},
-        "versions": versions | {"jaxcnn": __version__, "python": platform.python_version()}, "classes": list(splits.train.classes),
-        "data": {"name": plan.dataset, "rows": [part.size for part in splits], "sha256": sha256}, "source": plan.source,
-        "build": plan.build, "task": {"headline": list(plan.shown), "monitor": list(plan.watched), "figures": list(plan.drawn)},
-    } | own  # fmt: skip
-
-
-def inputs(example: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe one row: name to its shape and dtype."""
-    return {name: {"shape": list(np.shape(x)[1:]), "dtype": str(np.asarray(x).dtype)} for name, x in example.items()}
-
-
-def data_digest(data: Any) -> str | None:
-    """SHA-256 of rows in memory; streamed ones are known by their number alone."""
-    return digest(data.arrays) if hasattr(data, "arrays") else None
 
 
 def _opened(ready: Ready, folder: pathlib.Path) -> dict[str, Any] | None:
@@ -318,11 +256,6 @@ def _chosen(ready: Ready) -> str:
     channels = f", output channels in {plan.model_devices}" if run.parts < run.devices else ""
     kept = ", parameters divided" if plan.rule else channels
     return f"{asked}{'is' if run.devices == 1 else 'are'} {why} ({place}){across}{rows}{kept}"
-
-
-def _once() -> dict[str, Any] | None:
-    """Options for a program that runs only once: on a CPU, compiling it well takes a second or two longer than running it."""
-    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
 
 
 def _weights(state: State) -> Any:
