@@ -4,6 +4,7 @@ import contextlib
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -250,13 +251,32 @@ def test_reports_of_any_task(regression, mine, capsys, tmp_path):
     assert "--group: " in capsys.readouterr().err
 
 
-def test_a_picture_that_is_none_is_a_note(regression, tmp_path):
-    import shutil
+def edited(run, change, name="config.json"):
+    found = json.loads((run / name).read_text())
+    change(found)
+    (run / name).write_text(json.dumps(found))
 
+
+def test_a_picture_that_is_none_is_a_note(regression, tmp_path):
     shutil.copytree(regression[0], tmp_path / "run")
     (tmp_path / "run" / "predictions.png").write_bytes(b"no picture")
+    edited(tmp_path / "run", lambda c: c["task"].update(figures=["predictions", "../run/curves"]))
     made = report.general("run", report.read_finished(tmp_path / "run"), tmp_path / "run")
     assert made["figures"] == [] and "predictions.png cannot be read" in made["test"]["notes"][0]
+    assert "../run/curves is left out" in made["test"]["notes"][1]
+
+
+def test_nothing_that_a_general_run_says_is_live(mine, tmp_path, capsys):
+    run, evil = tmp_path / "run", "<script>x</script>\x1b[2J\n# heading"
+    shutil.copytree(mine[0], run)
+    edited(run, lambda c: (c["task"].update(headline=["near", f"near{evil}"], figures=[evil]), c["settings"].update({evil: evil})))
+    edited(run, lambda s: (s["test"].update({f"near{evil}": 0.5, "count": 1e999}), s.update(strategy=evil)), "summary.json")
+    assert command([str(run), str(mine[0]), "--out", str(tmp_path / "compare.html")]) == 0
+    said = capsys.readouterr().out
+    pages = [(run / name).read_text() for name in ("report.html", "MODEL_CARD.md")] + [(tmp_path / "compare.html").read_text()]
+    assert len(said.splitlines()) == 3 and "\x1b" not in said
+    for text in pages:
+        assert "\x1b" not in text and not re.search(r"(?<!\\)<script|^# heading", text, re.M)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +285,7 @@ def test_a_picture_that_is_none_is_a_note(regression, tmp_path):
         (lambda c: c.update(inputs={}), "the run has none, and no inputs"),
         (lambda c: c["inputs"].update(x={"shape": [2**20, 2**20], "dtype": "uint8"}), "inputs.x.shape"),
         (lambda c: c["inputs"].update(x={"shape": [1], "dtype": "object"}), "inputs.x.dtype: 'object': must be one of"),
-        (lambda c: c["task"].update(figures=["../../etc/passwd"]), "task.figures: '../../etc/passwd': must be letters"),
+        (lambda c: c["task"].update(headline=["x"] * 51), "must have 50 metrics and pictures at most"),
     ],
 )
 def test_a_folder_that_nobody_vouches_for(mine, tmp_path, own, change, line):

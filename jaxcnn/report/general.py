@@ -17,6 +17,7 @@ from jaxcnn.core.text import visible
 from jaxcnn.core.types import reason
 from jaxcnn.report.diagnosis import diagnose_loss
 from jaxcnn.report.record import Finished, environment, few, picture
+from jaxcnn.runs.schema import PICTURE
 
 KIND = "general"  # in report.json
 LARGEST, PIXELS = 2**23, 2**24  # bytes and pixels of a picture that is taken from a folder
@@ -77,6 +78,9 @@ def _pictures(folder: pathlib.Path, names: Sequence[str]) -> tuple[list[dict[str
     found, notes = [], []
     for name in names:
         path = folder / f"{name}.png"
+        if not PICTURE.fullmatch(name):  # no name that a run gives, and perhaps a way out of its folder
+            notes.append(f"The picture {visible(name)[:80]} is left out: its name is not one that a run gives.")
+            continue
         if not path.exists():  # there was nothing to draw
             continue
         try:
