@@ -1,6 +1,7 @@
 """How far a digit is turned: `python -m experiments.angle`, a regression of one number from images.
 
-Each image of MNIST (or of the embedded digits) is turned by an angle that is drawn once, and the network learns the angle in
+Each image of MNIST (or of the embedded digits) is turned by an angle that is drawn once, and the network learns the
+angle in
 degrees, which the writer's own slant blurs. It is trained by the same harness as the classifiers.
 """
 

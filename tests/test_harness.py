@@ -1,4 +1,4 @@
-"""The harness for any task: a regression and tasks of one's own, trained into a folder, loaded in another process, reported."""
+"""The harness for any task: a regression and a task of one's own, trained, resumed, loaded elsewhere, reported."""
 
 import contextlib
 import json
@@ -130,6 +130,12 @@ def test_the_screen_and_the_result_show_the_headline(tmp_path, capsys):
     shown = capsys.readouterr().out.splitlines()
     assert re.match(r"step 6  train r2 \S+ mae \S+  validation r2 \S+ mae \S+  learning rate \S+  \S+ rows/s$", shown[-2])
     assert re.match(rf"test r2 \S+ mae \S+ on 40 rows, {tmp_path}/run$", shown[-1])
+
+
+def test_a_headline_that_is_not_measured_is_said(tmp_path, capsys, caplog):
+    jc.train_run(plan(steps=2, headline=("acuracy",)), tmp_path / "run")
+    assert re.match(r"test loss \S+ on 40 rows", capsys.readouterr().out.splitlines()[-1])
+    assert "headline: acuracy is not measured; the metrics are count, loss, mae" in caplog.text
 
 
 def test_it_goes_on_where_it_was_cut_off(tmp_path, regression, caplog):

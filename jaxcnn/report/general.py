@@ -1,4 +1,4 @@
-"""The report of a run whose task has no classes: its metrics, curves and pictures, from what the run left in its folder."""
+"""The report of a run of any task: its metrics, curves and pictures, from what the run left in its folder."""
 
 import datetime
 import io
@@ -24,7 +24,7 @@ LARGEST, PIXELS = 2**23, 2**24  # bytes and pixels of a picture that is taken fr
 
 
 def classifies(config: Mapping[str, Any]) -> bool:
-    """Whether a run is of this library's classifier, so that its test rows can be predicted again and measured by class."""
+    """Whether a run is of this library's classifier: its test rows can be predicted again and measured by class."""
     return config["build"] is not None and config["build"]["task"]["name"] == "classification"
 
 

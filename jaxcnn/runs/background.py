@@ -1,4 +1,4 @@
-"""What goes on beside training: work that is only needed later, memory that goes back to the system, and a trace of a few dispatches."""
+"""What goes on beside training: work that is needed later, memory that is given back, a trace of a few dispatches."""
 
 import contextlib
 import ctypes

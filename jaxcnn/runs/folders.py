@@ -75,7 +75,8 @@ def again(folder: pathlib.Path, data: Mapping[str, Any]) -> dict[str, Any]:
         data: `"name"`, `"rows"` and `"sha256"` of what it is to go on with.
 
     Raises:
-        InputError: it is finished, was trained on other data, has links where checkpoints go, or another process trains into it.
+        InputError: it is finished, was trained on other data, has links where checkpoints go, or another process
+            trains into it.
 
     """
     without_links(folder)

@@ -35,8 +35,9 @@ class LoadedRun(NamedTuple):
 
     Attributes:
         config: what `config.json` says: settings, versions, class names, how to build the model.
-        model: the Linen module; None of a task of your own.
-        task: its `Task`; `task.predict(variables, {"image": uint8 [B, H, W, C]})` gives the outputs, of a classifier logits.
+        model: the Linen module; None where `config.json` does not describe it.
+        task: its `Task`; `task.predict(variables, {"image": uint8 [B, H, W, C]})` gives the outputs, of a classifier
+            logits.
         variables: `{"params": ..., "batch_stats": ...}`: the best by validation, else the latest.
         step: the training step they come from.
 
@@ -53,7 +54,8 @@ def build(description: dict[str, Any]) -> tuple[Any, Task]:
     """Make model and task from plain values.
 
     Args:
-        description: `{"model": {"name", "options"}, "task": {"name", "options"}}`, names as in `MODELS` and `TASKS`, and perhaps
+        description: `{"model": {"name", "options"}, "task": {"name", "options"}}`, names as in `MODELS` and `TASKS`,
+            and perhaps
             `"views"`, the options of `augment.views`: outputs are then means over these views of the images.
 
     Returns:
@@ -96,18 +98,21 @@ def load_run(folder: str | pathlib.Path, task: Task | None = None) -> LoadedRun:
 
     Args:
         folder: as `train_run`, `save_run` or an experiment left it, with `config.json` and `checkpoints/`.
-        task: what was trained, for a run whose model or task is your own; nothing is imported by a name found in a file. Of another run
+        task: what was trained, for a run whose model or task is your own; nothing is imported by a name found in a
+            file. Of another run
             the task that its `config.json` describes, unless you give one.
 
     Raises:
-        InputError: the folder is no run, holds no sound checkpoint, or needs `task`, or the checkpoint is of another task.
+        InputError: the folder is no run, holds no sound checkpoint, or needs `task`, or the checkpoint is of another
+            task.
 
     """
     folder = pathlib.Path(folder)
     config = read_config(folder)
     description = config["build"]
-    if task is not None:
-        model, like = None, _own_shapes(config, task, folder)
+    given = task is not None
+    if given:
+        model, like = build(description)[0] if description else None, _own_shapes(config, task, folder)
     elif description is None:
         line = "its model or task is your own, so its config.json cannot say how they are made; give load_run(folder, task=...)"
         raise InputError(f"{visible(folder)}: {line}")
@@ -124,7 +129,7 @@ def load_run(folder: str | pathlib.Path, task: Task | None = None) -> LoadedRun:
     try:
         variables = unflatten(like, kept)
     except InputError as error:
-        what = "its config.json" if model is not None else "the task"
+        what = "the task" if given else "its config.json"
         raise InputError(f"{visible(folder)}: its checkpoint {step} does not fit {what}: {error}") from error
     return LoadedRun(config, model, task, jax.tree.map(jnp.asarray, variables), step)
 
@@ -177,7 +182,8 @@ def evaluate(loaded: LoadedRun, place: Any = None, *, data_dir: str | None = Non
 
     Args:
         loaded: the run.
-        place: the other data, as `rows_to_measure` takes them, or a data set with the task's arrays; None for the run's own test rows.
+        place: the other data, as `rows_to_measure` takes them, or a data set with the task's arrays; None for the
+            run's own test rows.
         data_dir: where TFDS sets are prepared.
         batch_size: rows at a time.
 

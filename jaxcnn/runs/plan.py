@@ -1,4 +1,4 @@
-"""A plan: all that training into a folder needs to know, for whatever task; and what is settled before the first step."""
+"""A plan: all that training into a folder needs to know, for any task; and what is settled before the first step."""
 
 import dataclasses
 import math
@@ -46,7 +46,8 @@ class Plan:
         wrap: what to put around the training step.
         grads: how gradients are estimated.
         ema: decay of the average of the weights that is validated and tested; 0 for the weights themselves.
-        on_nan: what to do when the loss is not finite: `"stop"`, `"skip"` such batches, or `"rollback"` to the last checkpoint.
+        on_nan: what to do when the loss is not finite: `"stop"`, `"skip"` such batches, or `"rollback"` to the last
+            checkpoint.
         variables: where to begin; None for randomly initialised ones.
         monitor: the validation metric that decides which weights are the best; by default the task's.
         mode: `"min"` or `"max"`; by default the task's.
@@ -62,7 +63,8 @@ class Plan:
         rule: how parameters are divided among the devices, as in `compile_step`.
         headline: metrics that the screen and the result line show; by default the task's.
         figures: what is drawn of the test rows' metrics; by default the task's.
-        build: what `runs.build` makes model and task from again; None for a model or task of your own, which `load_run` is then given.
+        build: what `runs.build` makes model and task from again; None for a model or task of your own, which
+            `load_run` is then given.
         source: how the data were read, as `runs.source` describes it; None where whoever reads them again is told.
         name: of the run.
         dataset: name of the data.

@@ -1,4 +1,4 @@
-"""From a plan to what training starts from: the first state, the compiled steps, and what `config.json` says of them."""
+"""From a plan to what training starts from: the first state, the compiled steps, and the content of `config.json`."""
 
 import platform
 from collections.abc import Mapping
@@ -94,5 +94,5 @@ def data_digest(data: Any) -> str | None:
 
 
 def _once() -> dict[str, Any] | None:
-    """Options for a program that runs only once: on a CPU, compiling it well takes a second or two longer than running it."""
+    """Options for a program that runs once: on a CPU, optimising it takes a second or two longer than running it."""
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None

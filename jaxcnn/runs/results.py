@@ -70,7 +70,7 @@ def line(values: Mapping[str, Any], folder: pathlib.Path, headline: Sequence[str
     where = f"on {values.get('count', 0)} {unit}, {folder}"
     if not sound(values):
         return visible(f"test loss {values['loss']}: the outputs are not finite, so no other metric means anything, {where}")
-    names = [name for name in headline if name != "loss"] or ["loss"]
+    names = [name for name in headline if name != "loss" and name in values] or ["loss"]
     return visible(f"test {' '.join(_shown(name, values) for name in names)} {where}")
 
 

@@ -47,7 +47,8 @@ def save_run(
     Args:
         folder: of this run alone, made if absent.
         task: what was learned; its headline, figures and monitor are kept by name.
-        trained: what `fit` returned, of which the best weights are kept and the history becomes the log; or a state, whose average is
+        trained: what `fit` returned, of which the best weights are kept and the history becomes the log; or a state,
+            whose average is
             kept where it has one in `extras["ema"]`; or variables, `{"params": ..., ...}`.
         data: what it learned from: `Splits`, or the training rows alone.
         batch_size: rows in an update, by which steps become epochs.

@@ -1,4 +1,4 @@
-"""`train_run` trains a plan into a folder: config, log, checkpoints, summary and pictures, and goes on where it was cut off."""
+"""`train_run` trains a plan into a folder (config, log, checkpoints, summary, pictures), or goes on there."""
 
 import contextlib
 import dataclasses
@@ -46,7 +46,8 @@ LATER = (
 def train_run(plan: Plan, folder: str | pathlib.Path, *, signals: Signals | None = None, show: bool = True) -> dict[str, Any]:
     """Train a plan into a folder, or go on there where a run was cut off.
 
-    The folder gets `config.json`, `metrics.jsonl`, TensorBoard events, `checkpoints/`, `summary.json` and pictures. A run that is
+    The folder gets `config.json`, `metrics.jsonl`, TensorBoard events, `checkpoints/`, `summary.json` and pictures. A
+    run that is
     finished is not trained again: its summary comes back, with a line that says so.
 
     Args:
@@ -211,6 +212,8 @@ def _leave(
 ) -> None:  # fmt: skip
     """Write what the run found, and only then draw; say what is missing or wrong."""
     values, step = summary["test"], int(fitted.best.step)
+    if missing := [name for name in plan.shown if name not in values]:
+        log.warning("headline: %s is not measured; the metrics are %s", visible(missing[0]), visible(", ".join(scalars(values))))
     if show:
         print(results.line(values, folder, plan.shown, plan.unit), flush=True)
     folders.restore(folder, described)
@@ -227,7 +230,7 @@ def _leave(
 
 
 def _get_ready(ready: Ready, valid: Any) -> None:
-    """Do beside training what the first validation, save and plot would wait for: their imports, and compiling the evaluation."""
+    """Import and compile, beside training, what the first validation, save and plot would wait for."""
     ev, variables = ready.ev, _weights(ready.state)
 
     def compile_evaluation() -> None:

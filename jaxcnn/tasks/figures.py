@@ -19,7 +19,8 @@ def confusion(values: Mapping[str, Any], classes: Sequence[str]) -> Any:
 def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Any:
     """Rows the truth, columns the prediction, shaded by share of the row; counts are written in up to 20 classes.
 
-    Of more than 200 classes there is a square for a group of them, in order, and a histogram of how many rows of a class are right.
+    Of more than 200 classes there is a square for a group of them, in order, and a histogram of how many rows of a
+    class are right.
     """
     many = len(classes) > SHADED
     side = min(max(4.0, 0.55 * len(classes)), 8 if many else 16)

@@ -35,7 +35,8 @@ def regression(
 ) -> Task:
     """Learn numbers of images.
 
-    A batch has its targets under `"target"` or, without that, under `"label"`: `[B]` for a model of one output, else `[B, K]`.
+    A batch has its targets under `"target"` or, without that, under `"label"`: `[B]` for a model of one output, else
+    `[B, K]`.
 
     Args:
         model: a Linen module from `[B, H, W, C]` to `[B, K]`, with `num_classes` K.
@@ -51,7 +52,8 @@ def regression(
         interpolation: `"bilinear"` or `"bicubic"`.
 
     Returns:
-        A `Task` whose outputs `[B, K]` are in units of the targets, with the metrics `loss`, `count`, `mae`, `rmse` and `r2`. It
+        A `Task` whose outputs `[B, K]` are in units of the targets, with the metrics `loss`, `count`, `mae`, `rmse`
+        and `r2`. It
         refuses targets of another shape and values that are not finite; in a compiled program these make the loss NaN.
 
     Raises:
