@@ -11,8 +11,8 @@ import tyro
 
 import jaxcnn as jc
 from experiments import cli, common, finished, settings
-from experiments.signals import Signals
 from jaxcnn import runs
+from jaxcnn.runs.signals import Signals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ def source(config: Config) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def plan(config: Config) -> common.Plan:
+def plan(config: Config) -> runs.Plan:
     """Say what to train, from the flags."""
     model = common.model(config.model, config, num_classes=1, dropout=config.dropout)
     rate, decay = jc.optim.check_rate(config.learning_rate), config.weight_decay
@@ -79,7 +79,10 @@ def plan(config: Config) -> common.Plan:
     change = jc.augment.compose(jc.augment.flip, jc.augment.affine(degrees=10, scale=0.2, shift=0.1))
     optimizer = lambda steps: jc.optim.adamw(jc.optim.one_cycle(rate, steps=steps), weight_decay=decay)  # noqa: E731
     wrap = lambda step: jc.augmented(step, change)  # noqa: E731
-    return common.Plan(config.folder, splits, build, optimizer, wrap, skipped, source=runs.source("folder", source(config)))
+    return runs.Plan(
+        runs.build(build)[1], splits, optimizer, wrap=wrap, ema=config.ema, build=build, dataset=config.folder, skipped=skipped,
+        source=runs.source("folder", source(config)),
+    )  # fmt: skip
 
 
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:

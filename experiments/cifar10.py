@@ -15,7 +15,8 @@ import optax
 
 import jaxcnn as jc
 from experiments import cli, common, finished, mnist, settings
-from experiments.signals import Signals
+from jaxcnn import runs
+from jaxcnn.runs.signals import Signals
 
 RESNET20 = {
     "model": "resnet20", "epochs": 30, "batch_size": 128, "learning_rate": 0.2, "momentum": 0.9, "weight_decay": 5e-4, "bias_rate": 1.0,
@@ -73,7 +74,7 @@ class Config(settings.Settings):
     """Make the recipe of the tutorial network the defaults: conv32-pool-dense128; flags beside it win."""
 
 
-def plan(config: Config) -> common.Plan:
+def plan(config: Config) -> runs.Plan:
     """Say what to train, from the flags."""
     config = dataclasses.replace(config, dataset=config.dataset or "cifar10")
     if config.dataset == "auto":
@@ -97,7 +98,10 @@ def plan(config: Config) -> common.Plan:
     moved = jc.augment.pad_crop(config.shift, "reflect")
     change = jc.augment.compose(jc.augment.flip, moved) if config.flip else moved
     wrap = lambda step: jc.augmented(step, change)  # noqa: E731
-    return common.Plan(name, splits, build, lambda steps: optimizer(config, steps), wrap, skipped, source=source)
+    return runs.Plan(
+        runs.build(build)[1], splits, lambda steps: optimizer(config, steps), wrap=wrap, ema=config.ema, build=build, dataset=name,
+        skipped=skipped, source=source,
+    )  # fmt: skip
 
 
 def widths(config: Config) -> dict[str, Any]:

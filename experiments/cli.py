@@ -22,10 +22,10 @@ from typing_extensions import TypedDict
 import jaxcnn as jc
 from experiments import distributed, early, folders, process, terminal
 from experiments.settings import MAY_CHANGE, PLACE, check
-from experiments.signals import Signals
 from jaxcnn import runs
 from jaxcnn.core.schema import fitted
 from jaxcnn.core.text import visible
+from jaxcnn.runs.signals import Signals
 
 log = logging.getLogger("jaxcnn")
 

@@ -18,11 +18,11 @@ import tyro
 
 import jaxcnn as jc
 from experiments import process, settings, tool
-from experiments.outputs import new_figure
 from jaxcnn import explain
 from jaxcnn.core.text import visible
 from jaxcnn.data.folder import ENDINGS, read_image
 from jaxcnn.explain.gradients import chosen
+from jaxcnn.runs.plots import new_figure
 
 log = logging.getLogger("jaxcnn")
 SIGNED = ("integrated_gradients", "occlusion", "lrp_epsilon", "lrp_gamma")  # where below 0 speaks against the class
@@ -116,6 +116,8 @@ def main(config: Config) -> Any:
     loaded = jc.load_run(config.checkpoint)
     process.keep_programs(config.compilation_cache)
     shape, classes = loaded.config["build"]["image"]["shape"], loaded.config["classes"]
+    if not classes:
+        raise jc.InputError(f"--checkpoint {config.checkpoint}: a run without classes, and what is explained is a class; give another run")
     if config.target:
         settings.one_of("--target", config.target, classes)
     raw = np.stack([read_image(path, shape[-1], tuple(shape[:2])) for path in files])

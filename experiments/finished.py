@@ -52,12 +52,17 @@ def evaluate_run(name: str, config: Settings, place: str = "", data_dir: str = "
 
 
 def predict(config: Settings) -> list[dict[str, Any]]:
-    """Print class and probabilities of each image of `--predict`, one JSON line an image."""
+    """Print class and probabilities of each image of `--predict`, or of a task without classes the outputs, one JSON line per image."""
     loaded = jc.load_run(config.checkpoint)
     shape, options = loaded.config["build"]["image"]["shape"], loaded.config["build"]["task"]["options"]
     images = np.stack([read_image(path, shape[-1], tuple(shape[:2])) for path in config.predict])
     logits = jax.jit(loaded.task.predict)(loaded.variables, {"image": images})
     found = []
+    if not loaded.config["classes"]:
+        found = [{"image": path, "outputs": row.tolist()} for path, row in zip(config.predict, np.asarray(logits), strict=True)]
+        for one in found:
+            print(files.to_json(one), flush=True)
+        return found
     for path, row in zip(config.predict, np.asarray(jc.tasks.probabilities(logits, options.get("head", "softmax"))), strict=True):
         classes = loaded.config["classes"]
         found.append(

@@ -14,11 +14,11 @@ import tyro
 
 import jaxcnn as jc
 from experiments import settings, tool
-from experiments.outputs import new_figure
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.data.folder import read_image
 from jaxcnn.data.image import head
+from jaxcnn.runs.plots import new_figure
 
 KERNELS = {
     "sharpen": [[0, -1, 0], [-1, 5, -1], [0, -1, 0]],

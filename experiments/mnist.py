@@ -11,9 +11,9 @@ from typing import Any
 
 import jaxcnn as jc
 from experiments import cli, common, finished, process, settings
-from experiments.signals import Signals
 from jaxcnn import runs
 from jaxcnn.core.text import visible
+from jaxcnn.runs.signals import Signals
 
 TUTORIAL = {
     "model": "tutorial", "optimizer": "adam", "schedule": "constant", "learning_rate": 1e-3, "weight_decay": 0.0,
@@ -90,7 +90,7 @@ def load(config: Config, skipped: settings.Skipped | None = None) -> tuple[str, 
     return read(source, options | ({"size": config.image_size or None} if source in ("folder", "tfds") else {}))
 
 
-def plan(config: Config) -> common.Plan:
+def plan(config: Config) -> runs.Plan:
     """Say what to train, from the flags."""
     settings.one_of("--optimizer", config.optimizer, jc.optim.OPTIMIZERS)
     settings.one_of("--schedule", config.schedule, SCHEDULES)
@@ -108,7 +108,10 @@ def plan(config: Config) -> common.Plan:
     }  # fmt: skip
     change = jc.augment.affine(degrees=10, scale=0.1, shear=0.1, shift=0.05)
     wrap = (lambda step: jc.augmented(step, change)) if config.augment else (lambda step: step)
-    return common.Plan(name, splits, build, lambda steps: optimizer(config, steps), wrap, skipped, source=source)
+    return runs.Plan(
+        runs.build(build)[1], splits, lambda steps: optimizer(config, steps), wrap=wrap, ema=config.ema, build=build, dataset=name,
+        skipped=skipped, source=source,
+    )  # fmt: skip
 
 
 SCHEDULES = {
@@ -134,7 +137,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     if config.resume and config.dataset == "auto":  # go on with what it turned out to be
         config = dataclasses.replace(config, dataset=runs.read_config(config.workdir)["data"]["name"])
     chosen = plan(config)
-    epochs = (10 if chosen.splits.train.size >= 10_000 else 30) if config.epochs is None else config.epochs
+    epochs = (10 if chosen.data.train.size >= 10_000 else 30) if config.epochs is None else config.epochs
     return common.train("mnist", dataclasses.replace(config, epochs=epochs), chosen, signals, opened)
 
 

@@ -1,6 +1,5 @@
 """What an experiment sets in its own process, before JAX starts in it; importing this or the library sets nothing."""
 
-import contextlib
 import ctypes
 import importlib.metadata
 import importlib.util
@@ -9,17 +8,14 @@ import os
 import pathlib
 import re
 import sys
-import tempfile
-import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
+from jaxcnn.core.files import writable
 from jaxcnn.core.paths import cache_folder, for_now, prune
-from jaxcnn.core.text import visible
-from jaxcnn.core.types import InputError, reason
 
 log = logging.getLogger("jaxcnn")
 
@@ -28,7 +24,6 @@ log = logging.getLogger("jaxcnn")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
 KNOBS = {M_MMAP_THRESHOLD: 2**30, M_TRIM_THRESHOLD: 2**31 - 1, M_ARENA_MAX: 1}
 PROGRAMS_BYTES = 2**30  # compiled programs kept at most; those of one run of experiments.mnist take half a megabyte
-TRACED = 4  # dispatches in a profile: the first ones are short
 
 
 def prepare(gpu_memory_fraction: float, deterministic: bool) -> None:
@@ -135,78 +130,3 @@ def _mend(folder: pathlib.Path, show: Callable[..., None]) -> Callable[..., None
             entry.unlink(missing_ok=True)
 
     return shown
-
-
-def writable(folder: pathlib.Path) -> None:
-    """Make a folder and try to write there; OSError says why that cannot be."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
-
-
-def meanwhile(*work: Callable[[], Any]) -> None:
-    """Do what is only needed later on a thread of its own: training leaves the interpreter, and at times a core, idle."""
-
-    def run() -> None:
-        for one in work:
-            with contextlib.suppress(Exception):  # whoever needs it does it again, and says what is wrong
-                one()
-
-    with contextlib.suppress(RuntimeError):  # no more threads can be started
-        threading.Thread(target=run, name="meanwhile").start()
-
-
-def return_memory() -> None:
-    """Give back to the system what the allocator keeps: after compiling, a hundred megabytes; nothing where it is not glibc's."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-class Profile:
-    """A trace of a few dispatches, begun after the first one, which compiles; for TensorBoard, XProf and Perfetto.
-
-    Args:
-        folder: where it goes, made if absent; empty for no trace.
-
-    Raises:
-        InputError: nothing can be written there.
-
-    """
-
-    def __init__(self, folder: str):
-        self.folder, self.seen, self.running = folder, 0, False
-        if folder:
-            try:
-                writable(pathlib.Path(folder))
-            except OSError as error:
-                raise InputError(f"--profile {folder}: cannot be written ({error.strerror}); give another folder") from error
-
-    def dispatch(self) -> None:
-        """Count a dispatch that has ended: the first begins the trace, a later one ends it."""
-        self.seen += 1
-        if self.folder and self.seen == 1:
-            options = jax.profiler.ProfileOptions()
-            options.python_tracer_level = 0  # it would slow down what is measured
-            jax.profiler.start_trace(self.folder, create_perfetto_trace=True, profiler_options=options)
-            self.running = True
-        elif self.seen > TRACED:
-            self.close()
-
-    def close(self) -> None:
-        """Write the trace, if one is running."""
-        if self.running:
-            self.running = False
-            try:
-                jax.profiler.stop_trace()
-                newest = max(pathlib.Path(self.folder).glob("plugins/profile/*"))
-            except Exception as error:  # a trace is no reason to lose a run
-                log.warning("profile: not written to %s (%s)", self.folder, reason(error))
-                return
-            where = f"tensorboard --logdir {self.folder}, or perfetto_trace.json.gz at ui.perfetto.dev"
-            print(visible(f"profile: {newest} ({where})"), flush=True)
-
-    def __enter__(self) -> "Profile":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()

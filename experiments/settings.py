@@ -2,15 +2,15 @@
 
 import dataclasses
 import difflib
-import logging
 import math
 from collections.abc import Iterable
 from typing import Any
 
 import jaxcnn as jc
 from jaxcnn.parallel.compile import STRATEGIES
+from jaxcnn.runs.results import Skipped
 
-log = logging.getLogger("jaxcnn")
+__all__ = ["Settings", "Skipped", "check", "check_numbers", "one_of"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ NOT_NEGATIVE = (
     "processes",
     "checkpoint_seconds",
 )
-MOST_STEPS = 2**31 - 1  # a step is an int32
+MOST = 2**31 - 1  # of a whole number: a step is an int32
 # the largest value of a flag; of other whole numbers it is what an int32 holds
 LARGEST = {
     "seed": 2**32 - 1,  # JAX reads no more bits of it
@@ -129,7 +129,7 @@ def check_numbers(config: Any) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and not math.isfinite(number):
                 raise jc.InputError(f"{flag} {number}: must be a finite number")
-            most = LARGEST.get(field.name, MOST_STEPS)
+            most = LARGEST.get(field.name, MOST)
             if isinstance(number, int) and abs(number) > most:
                 raise jc.InputError(f"{flag} {number}: must be at {f'most {most:,}' if number > 0 else f'least {-most:,}'}")
 
@@ -162,24 +162,3 @@ def one_of(flag: str, value: str, known: Iterable[str]) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"such as {sorted(known)[0]!r}"
         raise jc.InputError(f"{flag} {value!r}: unknown; {hint}")
     return value
-
-
-class Skipped:
-    """Counts the examples that could not be read, each once, lists them for the run's folder, and says the first few."""
-
-    SAID = 5
-
-    def __init__(self) -> None:
-        self.lines: dict[str, int] = {}
-
-    def __call__(self, line: str, examples: int) -> None:
-        """Be told of one."""
-        if line not in self.lines:
-            self.lines[line] = examples
-            if len(self.lines) <= self.SAID:
-                log.warning("left out: %s%s", line, "; more are only listed in the run" if len(self.lines) == self.SAID else "")
-
-    @property
-    def examples(self) -> int:
-        """How many so far."""
-        return sum(self.lines.values())

@@ -18,9 +18,9 @@ import tyro
 
 import jaxcnn as jc
 from experiments import cli, common, finished, settings
-from experiments.signals import Signals
 from jaxcnn import runs
 from jaxcnn.data.core import cut
+from jaxcnn.runs.signals import Signals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +148,7 @@ def few(splits: jc.data.Splits, config: Config) -> jc.data.Splits:
     return jc.data.Splits(train, valid, splits.test)
 
 
-def plan(config: Config, splits: jc.data.Splits | None = None) -> common.Plan:
+def plan(config: Config, splits: jc.data.Splits | None = None) -> runs.Plan:
     """Say what to train, from the flags; `splits` are images that were read before."""
     _check(config)
     begin, skipped = origin(config), settings.Skipped()
@@ -180,10 +180,13 @@ def plan(config: Config, splits: jc.data.Splits | None = None) -> common.Plan:
         changes.append(jc.augment.pixel_dropout(share=(0, config.pixel_dropout), value=pixels["mean"]))
     wrap = lambda step: jc.augmented(step, jc.augment.compose(*changes))  # noqa: E731
     read = runs.source("folder", source(config, size))
-    return _with_freezing(config, common.Plan(config.folder, splits, build, None, wrap, skipped, variables, source=read), model)
+    plan = runs.Plan(
+        task, splits, None, wrap=wrap, build=build, dataset=config.folder, skipped=skipped, variables=variables, source=read,
+    )  # fmt: skip
+    return _with_freezing(config, plan, model)
 
 
-def _with_freezing(config: Config, plan: common.Plan, model: Any) -> common.Plan:
+def _with_freezing(config: Config, plan: runs.Plan, model: Any) -> runs.Plan:
     """Add to a plan what is frozen, and how the rest is trained."""
     pixels, shape = plan.build["task"]["options"], plan.build["image"]["shape"]
     shape = (*(pixels.get("size") or shape[:2]), shape[-1])
@@ -194,10 +197,9 @@ def _with_freezing(config: Config, plan: common.Plan, model: Any) -> common.Plan
     sizes = [(x.size, k < 0) for x, k in zip(jax.tree.leaves(params), jax.tree.leaves(jc.optim.which(params, [frozen])), strict=True)]
     print(f"training {sum(n for n, trained in sizes if trained):,} of {sum(n for n, _ in sizes):,} parameters", flush=True)
 
-    def task(task: jc.Task) -> jc.Task:
-        task = jc.transfer.head_task(model, task, shape) if once else task
-        loss = jc.transfer.keep_stats(task.loss) if probe or config.keep_stats else task.loss
-        return task._replace(loss=jc.transfer.constant(loss, frozen) if frozen else loss)
+    task = jc.transfer.head_task(model, plan.task, shape) if once else plan.task
+    loss = jc.transfer.keep_stats(task.loss) if probe or config.keep_stats else task.loss
+    task = task._replace(loss=jc.transfer.constant(loss, frozen) if frozen else loss)
 
     def cached(splits: jc.data.Splits) -> jc.data.Splits:
         inputs = lambda batch: jc.tasks.prepare(batch["image"], **pixels)  # noqa: E731
@@ -250,9 +252,9 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     return train(config, plan(config), signals, opened)
 
 
-def train(config: Config, chosen: common.Plan, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
+def train(config: Config, chosen: runs.Plan, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
     """Train what was planned, by default until there are enough updates."""
-    rows = chosen.splits.train.size
+    rows = chosen.data.train.size
     epochs = max(10, math.ceil(UPDATES * min(config.batch_size, rows) / rows)) if config.epochs is None else config.epochs
     return common.train("transfer", dataclasses.replace(config, epochs=epochs), chosen, signals, opened)
 

@@ -12,11 +12,13 @@ from typing import Any
 import tyro
 
 import jaxcnn as jc
-from experiments import cli, common, folders, outputs, plots, settings, transfer
-from experiments.signals import Signals
+from experiments import cli, common, folders, settings, transfer
 from experiments.studies import core
+from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.data.folder import class_names
+from jaxcnn.runs import plots
+from jaxcnn.runs.signals import Signals
 
 MODES = {"scratch": ("from scratch", "#000000", "o"), "head": ("head alone", "#0072B2", "s"), "all": ("fine-tuned", "#D55E00", "^")}
 RATES = {"scratch": 3e-3, "head": 1e-2, "all": 1e-3}
@@ -68,11 +70,11 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
         )
         base = dataclasses.replace(base, classes=classes[half:], model="", small_images=False)
     plan = transfer.plan(begin)
-    folder = folders.open_folder("transfer_curve", config, plan, plan.splits, common.data_digest(plan.splits.train))
+    folder = folders.open_folder("transfer_curve", config, plan, plan.data, common.data_digest(plan.data.train))
     opened.append(folder)
-    weights = config.weights or trained(begin, plan.splits, folder / "pretrained", signals)["checkpoint"]
+    weights = config.weights or trained(begin, plan.data, folder / "pretrained", signals)["checkpoint"]
     base = dataclasses.replace(base, weights=weights)
-    splits = plan.splits if config.weights else transfer.load(base, base.image_size or transfer.origin(base).size)
+    splits = plan.data if config.weights else transfer.load(base, base.image_size or transfer.origin(base).size)
     points: list[dict[str, Any]] = []
     for n in config.per_class:
         few = [transfer.few(splits, dataclasses.replace(base, per_class=n, seed=seed)) for seed in range(config.seeds)]
@@ -105,7 +107,7 @@ def report(folder: pathlib.Path, points: list[dict[str, Any]]) -> dict[str, Any]
         rows.append({"train": mode, "per_class": sizes} | {key: [one[key] for one in found] for key in ("mean", "deviation")})
         print(f"{name:<14}" + "".join(f"{one['mean']:>10.4f} +- {one['deviation']:.4f}" for one in found), flush=True)
     found = {"points": points, "table": rows}
-    outputs.write_json(folder / "summary.json", found)
+    files.write_json(folder / "summary.json", found)
     print(f"images a class: {' '.join(map(str, sizes))}; mean and deviation over seeds; {visible(folder)}", flush=True)
     plots.draw(folder / "curve.png", plot, rows)
     return found

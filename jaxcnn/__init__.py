@@ -6,7 +6,7 @@ from jaxcnn.core.types import Batch, Count, InputError, Interrupted, Mean, Metri
 from jaxcnn.explain import summary
 from jaxcnn.methods import transfer
 from jaxcnn.parallel import compile_step
-from jaxcnn.runs import load_run, protocol
+from jaxcnn.runs import Plan, load_run, protocol, save_run, train_run
 from jaxcnn.train import (
     DivergedError,
     Fit,
@@ -33,10 +33,10 @@ from jaxcnn.version import __version__
 from jaxcnn.weights import load_weights, save_weights
 
 __all__ = [
-    "Batch", "Count", "DivergedError", "Fit", "InputError", "Interrupted", "Mean", "Metric", "Run", "State", "Step",
-    "StoppedError", "Sum", "Task", "Update", "__version__", "accumulate", "augment", "augmented", "collect",
+    "Batch", "Count", "DivergedError", "Fit", "InputError", "Interrupted", "Mean", "Metric", "Plan", "Run", "State",
+    "Step", "StoppedError", "Sum", "Task", "Update", "__version__", "accumulate", "augment", "augmented", "collect",
     "compile_step", "data", "evaluate", "explain", "fit", "init_state", "layers", "load_run", "load_weights",
     "losses", "make_eval_step", "make_train_step", "methods", "metrics", "models", "ops", "optim", "plain",
-    "protocol", "runs", "save_weights", "skip_nonfinite", "start_ema", "stream", "summary", "tasks",
-    "timed_evaluate", "transfer", "types", "updates", "with_ema", "with_norm",
+    "protocol", "runs", "save_run", "save_weights", "skip_nonfinite", "start_ema", "stream", "summary", "tasks",
+    "timed_evaluate", "train_run", "transfer", "types", "updates", "with_ema", "with_norm",
 ]  # fmt: skip

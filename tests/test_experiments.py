@@ -400,6 +400,6 @@ def test_the_averaged_weights_are_what_is_tested_and_loaded(tmp_path, capsys, mo
 
 def test_the_test_set_is_read_once(tmp_path, capsys, monkeypatch):
     sizes, real = [], jc.timed_evaluate
-    monkeypatch.setattr(jc, "timed_evaluate", lambda run, v, data, **o: sizes.append(data.size) or real(run, v, data, **o))
+    monkeypatch.setattr("jaxcnn.runs.train.timed_evaluate", lambda run, v, data, **o: sizes.append(data.size) or real(run, v, data, **o))
     code, _ = inside(capsys, monkeypatch, *QUICK, "--epochs", 2, "--workdir", tmp_path)
     assert code == 0 and sizes == [144, 144, 144, 300]  # before the first step only the names are asked for

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from experiments import cli, folders, mnist, plots, results, settings
-from experiments.common import Plan
+from experiments import cli, mnist, settings
+from experiments.folders import open_folder
+from jaxcnn import runs
+from jaxcnn.runs import folders, plots, results
 
 fcntl = pytest.importorskip("fcntl")
 ROWS = jc.data.Resident({"image": np.zeros((4, 2, 2, 1), np.uint8), "label": np.zeros(4, np.int32)}, ("caf\udce9", "$5_$10"))
@@ -21,12 +23,13 @@ BUILD = {
     "model": {"name": "mlp", "options": {"num_classes": 2}}, "task": {"name": "classification", "options": {}},
     "image": {"shape": [2, 2, 1], "dtype": "uint8"},
 }  # fmt: skip
-PLAN = Plan("some", SPLITS, BUILD, None)
+PLAN = runs.Plan(runs.build(BUILD)[1], SPLITS, None, build=BUILD, dataset="some")
+HEADLINE = PLAN.task.headline
 
 
 def opened(workdir, **flags):
     config = mnist.Config(workdir=str(workdir), **flags)
-    return folders.open_folder("mnist", config, PLAN, SPLITS, "0" * 64)
+    return open_folder("mnist", config, PLAN, SPLITS, "0" * 64)
 
 
 @pytest.fixture
@@ -160,11 +163,14 @@ def test_skipped_examples_are_listed(tmp_path):
 
 
 def test_a_test_loss_that_is_not_finite_is_said(tmp_path):
-    line = results.line(results.tested(VALUES | {"loss": float("nan")}), tmp_path)
+    line = results.line(VALUES | {"loss": float("nan")}, tmp_path, HEADLINE)
     assert line.startswith("test loss nan: the outputs are not finite") and "accuracy 0" not in line
-    assert results.line(results.tested(VALUES), tmp_path).startswith("test accuracy 0.8000 (95 % interval 0.3")
-    nothing = results.tested({"count": 0, "loss": 1.0, "accuracy": float("nan")})
-    assert nothing["accuracy_interval"] is None and results.line(nothing, tmp_path).startswith("test accuracy nan on 0 images")
+    line = results.line(results.tested(VALUES, PLAN.task.shares), tmp_path, HEADLINE, "images")
+    assert line.startswith("test accuracy 0.8000 (95 % interval 0.3")
+    nothing = results.tested({"count": 0, "loss": 1.0, "accuracy": float("nan")}, PLAN.task.shares)
+    assert nothing["accuracy_interval"] is None
+    assert results.line(nothing, tmp_path, HEADLINE, "images").startswith("test accuracy nan on 0 images")
+    assert results.line({"loss": 0.25, "count": 3}, tmp_path).startswith("test loss 0.2500 on 3 rows")
 
 
 def test_a_finished_run_ends_well_when_a_signal_comes(run):
@@ -189,7 +195,7 @@ def test_the_summary_comes_before_the_plots(tmp_path, monkeypatch):
     monkeypatch.setattr(plots.files, "write_bytes", lambda path, data: order.append(path.name))
     monkeypatch.setattr(results.files, "write_json", lambda path, value: order.append(path.name))
     results.write(tmp_path, {"test": VALUES}, settings.Skipped())
-    results.draw(tmp_path, [], VALUES, ("a", "b", "c"))
+    results.draw(tmp_path, [], VALUES, ("a", "b", "c"), HEADLINE, PLAN.task.figures)
     assert order == ["summary.json", "curves.png", "confusion_matrix.png"]
 
 

@@ -11,8 +11,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
-from experiments import logs
 from jaxcnn.core import files
+from jaxcnn.runs import logs
 
 
 def row(step, **values):

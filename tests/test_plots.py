@@ -6,23 +6,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import plots
+from jaxcnn.runs import plots
+from jaxcnn.tasks import figures
 
 NAMES = ("$5_$10", "$\\frac{", "caf\udce9\x1b[31m\n", "x" * 300, "漢字", "", "a&b<c>")
 
 
 def test_names_are_drawn_as_plain_text(tmp_path, caplog):
     counts = np.eye(len(NAMES), dtype=int) * 3
-    assert plots.draw(tmp_path / "x.png", plots.confusion, counts, NAMES), caplog.messages
+    assert plots.draw(tmp_path / "x.png", figures.confusion_matrix, counts, NAMES), caplog.messages
     assert np.asarray(Image.open(tmp_path / "x.png").convert("L")).std() > 5
-    shown = [label.get_text() for label in plots.confusion(counts, NAMES).axes[0].get_xticklabels()]
+    shown = [label.get_text() for label in figures.confusion_matrix(counts, NAMES).axes[0].get_xticklabels()]
     assert shown == ["$5_$10", "$\\frac{", "caf\\udce9\\x1b[31m\\n", "x" * 21 + "...", "漢字", "", "a&b<c>"]
 
 
 @pytest.mark.parametrize("classes", [21, 200, 201, 1999])
 def test_many_classes_are_another_picture(tmp_path, classes):
     counts = np.diag(np.arange(classes))
-    figure = plots.confusion(counts, [f"${k}" for k in range(classes)])
+    figure = figures.confusion_matrix(counts, [f"${k}" for k in range(classes)])
     (image,) = figure.axes[0].get_images()
     assert max(image.get_array().shape) <= 200 and max(figure.get_size_inches()) < 18
     assert len(figure.axes) == (3 if classes > 200 else 2)
@@ -31,7 +32,7 @@ def test_many_classes_are_another_picture(tmp_path, classes):
 
 def test_groups_add_up(rng):
     counts = rng.integers(0, 9, (23, 23))
-    found = plots.grouped(counts, 6)  # of four classes each, the last of three
+    found = figures.grouped(counts, 6)  # of four classes each, the last of three
     assert found.shape == (6, 6) and found[1, 5] == counts[4:8, 20:].sum() and found.sum() == counts.sum()
 
 

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import pytest
 from test_experiments import ENV, QUICK, folder, inside, run
 
-from experiments import distributed, mnist, outputs, process
+from experiments import distributed, mnist, process
 from jaxcnn.core import paths
+from jaxcnn.runs import background, screen
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -45,7 +46,7 @@ def test_large_buffers_are_kept():
     code = """
 import resource
 import numpy as np
-from experiments import distributed, mnist, outputs, process
+from experiments import distributed, mnist, process
 ok = process.reuse_memory()
 def faults():
     np.ones(20_000_000)
@@ -130,7 +131,7 @@ def test_other_warnings_are_shown_as_before(tmp_path):
 
 
 def test_a_profile(tmp_path, capsys):
-    with process.Profile(str(tmp_path / "here")) as profile:
+    with background.Profile(str(tmp_path / "here")) as profile:
         for _ in range(3):
             jnp.ones(3).sum().block_until_ready()
             profile.dispatch()
@@ -158,7 +159,7 @@ def test_what_fails_meanwhile_stops_nothing():
     def fail():
         raise ValueError("no")
 
-    process.meanwhile(process.return_memory, fail, lambda: done.append(1))
+    background.meanwhile(background.return_memory, fail, lambda: done.append(1))
     for thread in threading.enumerate():
         if thread.name == "meanwhile":
             thread.join()
@@ -205,7 +206,7 @@ def test_which_environments_mean_several_processes(environment, several):
 
 
 def test_a_jump_of_the_loss_is_a_line():
-    spikes = outputs.Spikes()
+    spikes = screen.Spikes()
     usual = [1 + 0.01 * (i % 3) for i in range(20)]
     assert not any(spikes.line(i, loss) for i, loss in enumerate([9.0, 5.0, 2.0, *usual]))
     assert spikes.line(24, 2.5).startswith("loss spike: 2.5 up to step 24, the median of the 23 dispatches before is 1.0")

@@ -488,11 +488,11 @@ def test_every_experiment_says_how_its_data_were_read(tmp_path, monkeypatch, rng
     monkeypatch.chdir("/")
     for plan in plans:
         config = json.loads(json.dumps({
-            "source": plan.source, "settings": {}, "classes": list(plan.splits.test.classes),
-            "data": {"name": plan.dataset, "rows": [part.size for part in plan.splits]},
+            "source": plan.source, "settings": {}, "classes": list(plan.data.test.classes),
+            "data": {"name": plan.dataset, "rows": [part.size for part in plan.data]},
         }))  # fmt: skip
         again = runs.read_data(config)
-        for before, after in zip(plan.splits, again, strict=True):
+        for before, after in zip(plan.data, again, strict=True):
             jax.tree.map(np.testing.assert_array_equal, dict(before.arrays), dict(after.arrays))
     (tmp_path / "data").rename(tmp_path / "moved")
     with pytest.raises(jc.InputError, match="no such folder"):

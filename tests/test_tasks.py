@@ -10,7 +10,7 @@ import pytest
 from jaxcnn import InputError
 from jaxcnn.core.types import compute
 from jaxcnn.layers import BatchNorm
-from jaxcnn.tasks import TASKS, classification, prepare, probabilities
+from jaxcnn.tasks import TASKS, classification, prepare, probabilities, regression
 
 LOG2, LOG3 = 0.6931472, 1.0986123
 
@@ -242,4 +242,4 @@ def test_bad_values_are_refused_in_one_line(words):
 
 
 def test_tasks_by_name():
-    assert TASKS == {"classification": classification}
+    assert TASKS == {"classification": classification, "regression": regression}

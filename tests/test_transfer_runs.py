@@ -180,7 +180,7 @@ def test_scratch_has_the_network_of_the_weights_and_new_values(images, pretraine
 def test_pixel_dropout_brings_training_pixels_to_the_mean(images):
     plan = transfer.plan(transfer.Config(folder=str(images), model="mlp", pixel_dropout=1.0))
     see = plan.wrap(lambda state, batch: batch["image"])
-    state = jc.init_state(runs.build(plan.build)[1], optax.identity(), plan.splits.train.example(), 0)
+    state = jc.init_state(runs.build(plan.build)[1], optax.identity(), plan.data.train.example(), 0)
     seen = np.asarray(see(state, {"image": np.zeros((64, 12, 12, 3), np.uint8)}))
     mean = np.round(np.array(plan.build["task"]["options"]["mean"]) * 255)
     lost = (seen == mean).all(-1).mean((1, 2))

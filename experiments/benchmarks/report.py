@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jaxcnn as jc
-from experiments import outputs
+from jaxcnn.core import files
 
 US = "jaxcnn"
 RATES = ("images/s",)  # units of which more is better
@@ -69,7 +69,7 @@ def check_path(path: str) -> None:
 def save(path: str, environment: Mapping[str, Any], rows: Sequence[Row]) -> None:
     """Write the JSON file, whole or not at all."""
     if path:
-        outputs.write_json(pathlib.Path(path), {"environment": environment, "rows": rows})
+        files.write_json(pathlib.Path(path), {"environment": environment, "rows": rows})
 
 
 def line(row: Row) -> str:

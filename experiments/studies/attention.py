@@ -12,10 +12,11 @@ import pathlib
 from typing import Any
 
 import jaxcnn as jc
-from experiments import cifar10, cli, common, folders, outputs, settings
-from experiments.signals import Signals
+from experiments import cifar10, cli, common, folders, settings
 from experiments.studies import core
+from jaxcnn.core import files
 from jaxcnn.core.text import visible
+from jaxcnn.runs.signals import Signals
 
 NETWORKS = {
     "plain": {"model": "resnet20"},
@@ -53,7 +54,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
     for rate in config.rates:
         jc.optim.check_rate(rate)
     plan = cifar10.plan(base)
-    folder = folders.open_folder("studies.attention", config, plan, plan.splits, common.data_digest(plan.splits.train))
+    folder = folders.open_folder("studies.attention", config, plan, plan.data, common.data_digest(plan.data.train))
     opened.append(folder)
 
     def run(name: str, rate: float, seed: int) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
         found = [run(name, rate, config.seed + i) for i in range(config.seeds)]
         rows.append(row(name, rate, tried, found))
         print(describe(rows[-1]), flush=True)
-    outputs.write_json(folder / "summary.json", {"table": rows})
+    files.write_json(folder / "summary.json", {"table": rows})
     print(f"test accuracy, mean and deviation over {config.seeds} seeds; {visible(folder)}", flush=True)
     return {"table": rows}
 

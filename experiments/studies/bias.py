@@ -16,28 +16,28 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments import cli, common, mnist
-from experiments.signals import Signals
 from experiments.studies import core
 from experiments.studies.core import Variant
-from jaxcnn import report
+from jaxcnn import report, runs
 from jaxcnn.core import files
+from jaxcnn.runs.signals import Signals
 
 COLUMNS = ("usual", "colour", "coin")  # the colour is that of the digit; which colour; a coin that nothing depends on
 
 
-def weighed(plan: common.Plan) -> common.Plan:
+def weighed(plan: runs.Plan) -> runs.Plan:
     """Weigh training images so that both groups count alike."""
-    train = plan.splits.train
+    train = plan.data.train
     if not 0 < train.arrays["usual"].mean() < 1:
         raise jc.InputError(f"--usual, --train-images: all {train.size} training images have the usual colour; give less, or more images")
     weight = jc.protocol.class_weights(train.arrays["usual"], 2)[train.arrays["usual"]].astype(np.float32)
     changed = dataclasses.replace(train, arrays={**train.arrays, "sample_weight": weight})
-    return dataclasses.replace(plan, splits=plan.splits._replace(train=changed), best=False)
+    return dataclasses.replace(plan, data=plan.data._replace(train=changed), best=False)
 
 
-def robust(plan: common.Plan) -> common.Plan:
+def robust(plan: runs.Plan) -> runs.Plan:
     """Descend on the loss of the group that does worst."""
-    return dataclasses.replace(plan, task=lambda task: jc.methods.group_dro(task, 2, column="usual"), best=False)
+    return dataclasses.replace(plan, task=jc.methods.group_dro(plan.task, 2, column="usual"), best=False)
 
 
 VARIANTS = {

@@ -12,11 +12,12 @@ import numpy as np
 from typing_extensions import TypedDict
 
 import jaxcnn as jc
-from experiments import cli, common, folders, mnist, outputs, settings, terminal
-from experiments.signals import Signals
+from experiments import cli, common, folders, mnist, settings, terminal
+from jaxcnn import runs
 from jaxcnn.core import files
 from jaxcnn.core.schema import fitted
 from jaxcnn.core.text import visible
+from jaxcnn.runs.signals import Signals
 
 SMOKE = {"epochs": 1, "max_steps": 4, "seeds": 2, "batch_size": 16, "train_images": 64, "limit_examples": 64}
 PERCENT, PLAIN = "{:.2%}", "{:.3g}"
@@ -55,7 +56,7 @@ class Variant(NamedTuple):
     options: Mapping[str, Any] = {}
     model: str = "plain"
     flags: Mapping[str, Any] = {}
-    change: Callable[[common.Plan], common.Plan] = lambda plan: plan
+    change: Callable[[runs.Plan], runs.Plan] = lambda plan: plan
 
 
 # (a finished run, the data it was trained and tested on, its flags) -> column to value
@@ -85,7 +86,7 @@ def compare(
     base = mnist.Config(**{name: getattr(config, name) for name in shared} | {"ema": 0.0, "augment": False, "resume": False})
     plans = {label: planned(label, dataclasses.replace(base, **variant.flags), variant, config) for label, variant in variants.items()}
     first = next(iter(plans.values()))[1]
-    folder = folders.open_folder(f"studies.{name}", config, first, first.splits, common.data_digest(first.splits.train))
+    folder = folders.open_folder(f"studies.{name}", config, first, first.data, common.data_digest(first.data.train))
     opened.append(folder)
     rows = []
     for label, (flags, plan) in plans.items():
@@ -95,7 +96,7 @@ def compare(
             train = lambda workdir: common.train("mnist", dataclasses.replace(point, workdir=workdir), plan, signals, [])  # noqa: B023, E731
             summary = trained(folder / f"{label.replace(' ', '-')}-{seed}", train)
             values = {"test accuracy": summary["test"]["accuracy"]}
-            values |= measure(jc.load_run(summary["checkpoint"]), plan.splits, point) if measure else {}
+            values |= measure(jc.load_run(summary["checkpoint"]), plan.data, point) if measure else {}
             found.append(values | {"seed": seed, "checkpoint": summary["checkpoint"], "parameters": summary["parameters"]})
             print(f"{label}, seed {seed}: test accuracy {values['test accuracy']:.4f}", flush=True)
         columns = [column for column in found[0] if column not in ("seed", "checkpoint", "parameters")]
@@ -103,8 +104,8 @@ def compare(
         rows.append({"variant": label, "parameters": found[0]["parameters"], "columns": spreads, "runs": found})
     text = markdown(rows)
     print(f"{text}\nmean and 95 % interval of the mean over {config.seeds} seeds; {visible(folder)}", flush=True)
-    outputs.write_text(folder / "table.md", text + "\n")
-    outputs.write_json(folder / "summary.json", {"table": rows})
+    files.write_text(folder / "table.md", text + "\n")
+    files.write_json(folder / "summary.json", {"table": rows})
     return {"table": rows}
 
 
@@ -118,16 +119,16 @@ def check(config: Config) -> None:
         raise jc.InputError(f"--train-images {config.train_images}: must be at least 0")
 
 
-def planned(label: str, config: mnist.Config, variant: Variant, study: Config) -> tuple[mnist.Config, common.Plan]:
+def planned(label: str, config: mnist.Config, variant: Variant, study: Config) -> tuple[mnist.Config, runs.Plan]:
     """Return the flags and the plan of a variant; all of them see the same images."""
     config = dataclasses.replace(config, model=variant.model)
     plan = mnist.plan(config)
-    train = plan.splits.train
+    train = plan.data.train
     if study.train_images:
         train = train.take(np.random.default_rng(0).permutation(train.size)[: study.train_images])
     model = plan.build["model"]
     build = plan.build | {"model": model | {"options": model["options"] | dict(variant.options)}, "variant": label}
-    return config, variant.change(dataclasses.replace(plan, splits=plan.splits._replace(train=train), build=build))
+    return config, variant.change(dataclasses.replace(plan, task=runs.build(build)[1], data=plan.data._replace(train=train), build=build))
 
 
 def trained(folder: pathlib.Path, train: Callable[[str], dict[str, Any]]) -> dict[str, Any]:

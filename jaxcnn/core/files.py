@@ -7,6 +7,7 @@ import os
 import pathlib
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
@@ -178,3 +179,10 @@ def appending(path: Path) -> Iterator[IO[bytes]]:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise InputError(f"{visible(path)}: not a regular file")
         yield file
+
+
+def writable(folder: pathlib.Path) -> None:
+    """Make a folder and try to write there; OSError says why that cannot be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass

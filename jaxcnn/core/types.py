@@ -1,8 +1,9 @@
 """The records that everything else passes around, and the convention for the keys of a batch."""
 
 import dataclasses
+import types
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -60,6 +61,8 @@ class Count(NamedTuple):
 
 
 Metric = Callable[[Any, Batch], Sum]  # (outputs, batch) -> Sum; weighted by "real"; no collectives inside
+# (the metrics' values by name, names of the classes) -> a matplotlib figure, or None where there is nothing to draw
+Figure = Callable[[Mapping[str, Any], Sequence[str]], Any]
 
 
 def accept(rows: Batch) -> None:
@@ -76,6 +79,10 @@ class Task(NamedTuple):
         metrics: name to `(outputs, batch) -> Sum`; `"count"` is among them, and `"loss"` where evaluation reports one.
         check: `rows -> None`, on the host, before the first step: raises `InputError` for targets that the task cannot mean, given
             arrays `[N, ...]` by name as they are in the data, or in one batch of them.
+        headline: names of the metrics that a run shows while it trains and draws by epoch, in this order.
+        monitor: the validation metric that decides which weights are the best, and `"min"` or `"max"`.
+        figures: what is drawn of the test rows' metrics: name of the picture to a function of the values and the names of the classes.
+        shares: metrics that are shares of the counted rows, whose 95 % interval is reported beside them.
 
     """
 
@@ -84,6 +91,10 @@ class Task(NamedTuple):
     predict: Callable[[Tree, Batch], Any]
     metrics: Mapping[str, Metric]
     check: Callable[[Batch], None] = accept
+    headline: tuple[str, ...] = ("loss",)
+    monitor: tuple[str, str] = ("loss", "min")
+    figures: Mapping[str, Figure] = types.MappingProxyType({})
+    shares: tuple[str, ...] = ()
 
 
 @jax.tree_util.register_dataclass

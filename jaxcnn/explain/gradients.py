@@ -29,7 +29,12 @@ def prepared(loaded: Any, images: Any) -> Array:
         loaded: a `jaxcnn.load_run`.
         images: `[B, H, W, C]`, uint8 0..255 or float 0..1.
 
+    Raises:
+        InputError: the run's task is your own, so that only you know how its model takes images.
+
     """
+    if loaded.config["build"] is None:
+        raise InputError("the run's task is your own: prepare the images as it does, and give the explainers your model")
     options = loaded.config["build"]["task"]["options"]
     known = ("mean", "std", "size", "resize", "interpolation")
     return prepare(jnp.asarray(images), **{k: options[k] for k in known if options.get(k) is not None})

@@ -78,6 +78,42 @@ def r2(outputs: Array, batch: Batch) -> R2:
     return R2(error, _digits(jnp.where(counts[..., None], parts, 0)), counts[:, 0].sum(dtype=jnp.int32))
 
 
+class Agreement(NamedTuple):
+    """Counts by bin of the label (row) and bin of the output (column)."""
+
+    counts: Any  # [bins, bins]
+
+    def compute(self) -> np.ndarray:
+        """Return the counts, int64."""
+        return np.asarray(self.counts).astype(np.int64)
+
+
+def agreement(low: float, high: float, bins: int = 32) -> Metric:
+    """Count labels and outputs in a grid, for a picture of predictions by target.
+
+    Args:
+        low: where the first bin begins; what is below counts in it.
+        high: where the last bin ends; what is above counts in it.
+        bins: each way.
+
+    Values that are not finite count nowhere.
+
+    Raises:
+        InputError: limits that are not finite or not in order, or no bins.
+
+    """
+    if not (-float("inf") < low < high < float("inf") and bins > 0):
+        raise InputError(f"low={low}, high={high}, bins={bins}: needs finite limits in order, and at least one bin")
+
+    def metric(outputs: Array, batch: Batch) -> Agreement:
+        label, outputs, counts = (x.reshape(-1) for x in _columns(outputs, batch))
+        known = counts & jnp.isfinite(label) & jnp.isfinite(outputs)
+        place = lambda x: jnp.clip((jnp.where(known, x, low) - low) / (high - low) * bins, 0, bins - 1).astype(jnp.int32)  # noqa: E731
+        return Agreement(jnp.zeros((bins, bins), jnp.int32).at[place(label), place(outputs)].add(known.astype(jnp.int32)))
+
+    return metric
+
+
 def psnr(data_range: float, key: str = "label") -> Metric:
     """Peak signal-to-noise ratio in dB, `10 log10(data_range**2 / mean squared error)`: the mean over the images.
 

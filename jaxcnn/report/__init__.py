@@ -3,12 +3,13 @@
 from jaxcnn.report.card import card
 from jaxcnn.report.compare import compare, paired
 from jaxcnn.report.diagnosis import diagnose
+from jaxcnn.report.general import classifies, general
 from jaxcnn.report.measure import measure
 from jaxcnn.report.page import page
 from jaxcnn.report.record import Finished, Tested, columns, images, make, picture, predict, read_finished
 from jaxcnn.report.slices import by_group, read_groups
 
 __all__ = [
-    "Finished", "Tested", "by_group", "card", "columns", "compare", "diagnose", "images", "make", "measure", "page", "paired", "picture",
-    "predict", "read_finished", "read_groups",
+    "Finished", "Tested", "by_group", "card", "classifies", "columns", "compare", "diagnose", "general", "images", "make", "measure",
+    "page", "paired", "picture", "predict", "read_finished", "read_groups",
 ]  # fmt: skip

@@ -23,6 +23,7 @@ from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
 from jaxcnn.explain.panels import explained
 from jaxcnn.report.measure import EXPLAINED, probabilities
+from jaxcnn.report.page import number
 from jaxcnn.runs import LoadedRun, load_run, rows_to_measure
 
 # (run, images of the most confident mistakes [n, H, W, C], their predicted classes [n]) -> pictures [H, W, C] uint8 by title
@@ -57,9 +58,14 @@ def main(arguments: Sequence[str] | None = None, explain: Explain | None = expla
         print(f"{visible(path)}: {len(reports)} runs, {path.stat().st_size / 1024:,.0f} KiB", flush=True)
 
 
-def one(folder: str, flags: argparse.Namespace, explain: Explain | None = None) -> tuple[dict[str, Any], np.ndarray]:
-    """Report on a run: its dict, and for each test row whether it is right."""
-    run = report.read_finished(folder)
+def one(folder: str, flags: argparse.Namespace, explain: Explain | None = None) -> tuple[dict[str, Any], np.ndarray | None]:
+    """Report on a run: its dict, and for each test row whether it is right; None of a run whose task has no classes."""
+    run, name = report.read_finished(folder), pathlib.Path(folder).absolute().name
+    if not report.classifies(run.config):
+        asked = [flag for flag, value in (("--data", flags.data), ("--group", flags.group), ("--group-file", flags.group_file)) if value]
+        if asked:
+            raise InputError(f"{asked[0]}: {visible(folder)} is not a run of the library's classifier; leave it out")
+        return report.general(name, run, folder), None
     given = report.read_groups(flags.group_file) if flags.group_file else None
     try:
         what = rows_to_measure(run.config, flags.data, data_dir=flags.data_dir)
@@ -78,7 +84,6 @@ def one(folder: str, flags: argparse.Namespace, explain: Explain | None = None) 
     pictures, rows = None, chosen[:EXPLAINED]
     if explain and rows:
         pictures = explain(loaded, np.stack([shown[i] for i in rows]), predicted[rows])
-    name = pathlib.Path(folder).absolute().name
     made = report.make(name, run, measured, sha256=tested.sha256, shown=shown, explanations=pictures, rows=what)
     return made, predicted == tested.label
 
@@ -99,10 +104,17 @@ def write(folder: pathlib.Path, made: dict[str, Any]) -> None:
     texts = {"report.json": files.to_json(made, indent=1) + "\n", "report.html": report.page(made), "MODEL_CARD.md": report.card(made)}
     for name, text in texts.items():
         replace(folder / name, text)
-    values, size = made["test"]["metrics"], (folder / "report.html").stat().st_size
+    print(f"{visible(folder / 'report.html')}: {_said(made)}, {(folder / 'report.html').stat().st_size / 1024:,.0f} KiB", flush=True)
+
+
+def _said(made: dict[str, Any]) -> str:
+    """Say the result and the verdict in a line."""
+    values, verdict = made["test"]["metrics"], f"verdict {made['diagnosis']['verdict']}"
+    if "kind" in made:
+        shown = [name for name in made["headline"] if name in values and name != "loss"] or [name for name in ("loss",) if name in values]
+        return ", ".join([*(f"{visible(name)} {number(name, values[name])}" for name in shown), verdict])
     tested = "" if made["tested"]["own"] else f" on {values['count']:,d} rows of other data, {visible(made['tested']['name'])}"
-    verdict = f"verdict {made['diagnosis']['verdict']}, {size / 1024:,.0f} KiB"
-    print(f"{visible(folder / 'report.html')}: accuracy {values['accuracy']:.4f}{tested}, {verdict}", flush=True)
+    return f"accuracy {values['accuracy']:.4f}{tested}, {verdict}"
 
 
 def replace(path: pathlib.Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from jaxcnn.core.text import markdown
+from jaxcnn.report.general import KIND
 from jaxcnn.report.page import NAMES, VERDICTS, interval, number, tested, worst
 
 
@@ -23,6 +24,8 @@ def card(report: dict[str, Any]) -> str:
         "Evaluation data": _evaluation(report), "Training data": _training(report), "Quantitative analyses": _analyses(report),
         "Ethical considerations": TO_SAY["ethics"], "Caveats and recommendations": _caveats(report),
     }  # fmt: skip
+    if report.get("kind") == KIND:
+        sections |= {"Factors": NONE_COMPARED, "Metrics": "As the task defines them; the run measured them itself."}
     body = "".join(f"\n## {name}\n\n{text.strip()}\n" for name, text in sections.items())
     return f"# Model card: {markdown(report['run'])}\n{body}"
 
@@ -35,24 +38,26 @@ TO_SAY = {
 }
 
 
+NONE_COMPARED = (
+    "No groups were compared: the run was given no column of groups. Differences between groups of people, devices or places are not known."
+)
+
+
 def _details(report: dict[str, Any]) -> str:
     training, versions = report["training"], report["environment"]["trained with"]
     rows = {
-        "network": f"{markdown(report['model'])}, {training['parameters']:,d} parameters", "classes": _some(report["classes"]),
+        "network": f"{markdown(report['model'])}, {training['parameters']:,d} parameters", "classes": _some(report["classes"]) or "none",
         "steps, epochs": f"{training['steps']:,d}, {training['epochs']:.2f}", "seed": markdown(training["seed"]),
-        "command": markdown(report["command"]), "versions": ", ".join(markdown(f"{k} {v}") for k, v in versions.items()),
+        "command": markdown(report["command"]) or "not recorded", "versions": ", ".join(markdown(f"{k} {v}") for k, v in versions.items()),
         "card made": markdown(report["made"]),
     }  # fmt: skip
     return "".join(f"- {name}: {value}\n" for name, value in rows.items())
 
 
 def _factors(report: dict[str, Any]) -> str:
-    slices = report["test"]["slices"]
+    slices = report["test"].get("slices")
     if not slices:
-        return (
-            "No groups were compared: the run was given no column of groups. Differences between groups of people, devices or places "
-            "are not known."
-        )
+        return NONE_COMPARED
     return "Groups compared: " + "; ".join(f"{markdown(s['column'])} ({_some([g['group'] for g in s['groups']])})" for s in slices) + "."
 
 
@@ -65,14 +70,14 @@ def _metrics() -> str:
 
 
 def _evaluation(report: dict[str, Any]) -> str:
-    what, count = tested(report), report["test"]["metrics"]["count"]
+    what, count = tested(report), report["test"]["metrics"].get("count") or 0
     which = f"The test part of {markdown(what['name'])}"
     if not what["own"]:
         which = f"Not the run's own test part, but other data of the same classes: {markdown(what['name'])} ({markdown(what['part'])})"
-    return (
-        f"{which}: {count:,d} rows, measured with the weights chosen on validation rows or, where nothing was chosen, the last ones. "
-        f"The most frequent class is {report['test']['most_frequent_class']:.4f} of them."
-    )
+    how = f"{which}: {count:,d} rows, measured with the weights chosen on validation rows or, where nothing was chosen, the last ones."
+    if report.get("kind") == KIND:
+        return how
+    return f"{how} The most frequent class is {report['test']['most_frequent_class']:.4f} of them."
 
 
 def _training(report: dict[str, Any]) -> str:
@@ -88,6 +93,8 @@ def _analyses(report: dict[str, Any]) -> str:
     out += "".join(
         f"| {markdown(NAMES.get(k, k))} | {number(k, v)} | {interval(test['intervals'].get(k))} |\n" for k, v in test["metrics"].items()
     )
+    if report.get("kind") == KIND:
+        return out
     out += "\n| class | rows | precision | recall | F1 | ROC-AUC | PR-AUC |\n|---|---|---|---|---|---|---|\n"
     keys = ("precision", "recall", "f1", "roc_auc", "pr_auc")
     shown = worst(report)

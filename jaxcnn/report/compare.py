@@ -16,19 +16,20 @@ from jaxcnn.report.page import NAMES, VERDICTS, document, interval, number, seri
 WHERE = {"workdir", "checkpoint", "resume", "evaluate", "predict", "compilation_cache", "profile"}  # settings that change no result
 
 
-def paired(reports: Sequence[dict[str, Any]], correct: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+def paired(reports: Sequence[dict[str, Any]], correct: Sequence[np.ndarray | None]) -> list[dict[str, Any]]:
     """Test every two runs that were measured on the same rows.
 
     Args:
         reports: of the runs.
-        correct: bool `[N]` for each: whether it is right.
+        correct: bool `[N]` for each: whether it is right; None of a run that was not measured again.
 
     Returns:
         `{"first", "second", "only_a", "only_b", "p_value"}` of each pair, runs by their place.
 
     """
     pairs = itertools.combinations(range(len(reports)), 2)
-    same = lambda i, j: reports[i]["test"]["sha256"] == reports[j]["test"]["sha256"]  # noqa: E731
+    known = lambda *places: all(correct[k] is not None for k in places)  # noqa: E731
+    same = lambda i, j: known(i, j) and reports[i]["test"]["sha256"] == reports[j]["test"]["sha256"]  # noqa: E731
     return [{"first": i, "second": j, **mcnemar(correct[i], correct[j])._asdict()} for i, j in pairs if same(i, j)]
 
 
@@ -68,13 +69,20 @@ def _letters():
 
 def _metrics(reports: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     rows = []
-    for key, name in NAMES.items():
-        found = [(number(key, r["test"]["metrics"][key]), interval(r["test"]["intervals"].get(key))) for r in reports]
+    every = dict.fromkeys(key for r in reports for key in r["test"]["metrics"])
+    known = [key for key in NAMES if key in every]
+    for key in [*known, *(key for key in every if key not in NAMES)]:
+        name = NAMES.get(key, escape(key))
+        found = [(_cell(key, r["test"]["metrics"]), interval(r["test"]["intervals"].get(key))) for r in reports]
         rows.append((name, *(f"{value}<br><span class=soft>{span}</span>" for value, span in found)))
     rows.append(("verdict", *(VERDICTS[r["diagnosis"]["verdict"]] for r in reports)))
     rows.append(("parameters", *(f"{r['training']['parameters']:,d}" for r in reports)))
     rows.append(("seconds of training", *(f"{r['training']['train_seconds']:,.0f}" for r in reports)))
     return table("Test metrics, with 95 % intervals below them", ("metric", *names), rows)
+
+
+def _cell(key: str, values: dict[str, Any]) -> str:
+    return number(key, values[key]) if key in values else "not measured"
 
 
 def _tests(names: Sequence[str], pairs: Sequence[dict[str, Any]]) -> str:

@@ -16,6 +16,13 @@ RULE = (
 )
 
 
+RULE_LOSS = (
+    "Read in this order. Diverged: a loss is no finite number, or the last training loss is above twice the lowest and above the first. "
+    f"Overfit: by the last epoch the validation loss rose by {100 * RISE:.0f} % from its lowest while the training loss fell. There is no "
+    "accuracy, by which more could be told."
+)
+
+
 def diagnose(
     rows: Sequence[Mapping[str, Any]], chance: float, best_step: int | None = None, tested: tuple[float, int] | None = None
 ) -> dict[str, str]:
@@ -43,6 +50,25 @@ def diagnose(
     return {"verdict": verdict, "why": why, "advice": ADVICE[verdict], "rule": RULE}
 
 
+def diagnose_loss(rows: Sequence[Mapping[str, Any]], best_step: int | None = None) -> dict[str, str]:
+    """Judge a run by its loss alone, where there is no accuracy: diverged, overfit, or nothing that the curves can tell.
+
+    Args:
+        rows: lines of `metrics.jsonl`: `split`, `step`, `loss`.
+        best_step: whose weights were tested; by default the last.
+
+    """
+    train, valid = ([r for r in rows if r["split"] == split and "loss" in r] for split in ("train", "validation"))
+    verdict, why = "unknown", "There are no losses of training and validation to compare."
+    if train and valid:
+        verdict, why = _diverged(train, valid) or _risen(train, valid, "") or ("unknown", "")
+        at = _tested_at(valid, best_step)
+        if verdict == "unknown":
+            low = min(r["loss"] for r in valid)
+            why = f"The validation loss is {at['loss']:.4g} at step {at['step']}, and {low:.4g} at its lowest."
+    return {"verdict": verdict, "why": why, "advice": ADVICE[verdict] if verdict != "unknown" else "", "rule": RULE_LOSS}
+
+
 ADVICE = {
     "diverged": "Lower the learning rate, warm it up, or clip the gradient.",
     "overfit": "More data or augmentation, dropout or weight decay, a smaller network, or stopping earlier.",
@@ -56,12 +82,8 @@ ADVICE = {
 def _judge(train: Sequence[Mapping[str, Any]], valid: Sequence[Mapping[str, Any]], chance: float, best: int | None) -> tuple[str, str]:
     if not train or not valid:
         return "unknown", "There are no lines of training and validation to compare."
-    losses = [r["loss"] for r in (*train, *valid) if "loss" in r]
-    if not all(x is not None and math.isfinite(x) for x in losses):
-        return "diverged", "A loss is not a finite number."
-    fitted = [r["loss"] for r in train if "loss" in r]
-    if fitted and fitted[-1] > 2 * min(fitted) and fitted[-1] > fitted[0]:
-        return "diverged", f"The training loss ends at {fitted[-1]:.4g}, after {min(fitted):.4g} before."
+    if broken := _diverged(train, valid):
+        return broken
     at = _tested_at(valid, best)
     beside = next((r for r in train if r["step"] == at["step"]), train[-1])
     seen, new = beside.get("accuracy"), at.get("accuracy")
@@ -70,14 +92,32 @@ def _judge(train: Sequence[Mapping[str, Any]], valid: Sequence[Mapping[str, Any]
     said = f"Training accuracy {100 * seen:.1f} %, validation accuracy {100 * new:.1f} % at step {at['step']}."
     if seen - new > max(GAP, 3 * _noise((seen, beside.get("count", 1)), (new, at.get("count", 1)))):
         return "overfit", f"{said} The gap is {100 * (seen - new):.1f} points."
-    low = min(valid, key=lambda r: r.get("loss", math.inf))
-    before = next((r for r in train if r["step"] == low["step"]), train[0])
-    risen = valid[-1].get("loss", 0) - low.get("loss", 0)
-    if risen > max(RISE * low.get("loss", 0), 0.02) and fitted and fitted[-1] < before.get("loss", 0):
-        return "overfit", f"{said} The validation loss rose from {low['loss']:.4g} to {valid[-1]['loss']:.4g} while the training loss fell."
+    if risen := _risen(train, valid, f"{said} ", 0.02):
+        return risen
     if max(seen, new) - chance < SKILL * (1 - chance):
         return "underfit", f"{said} The most frequent class alone would give {100 * chance:.1f} %."
     return "good", said
+
+
+def _diverged(train: Sequence[Mapping[str, Any]], valid: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+    losses = [r["loss"] for r in (*train, *valid) if "loss" in r]
+    if not all(x is not None and math.isfinite(x) for x in losses):
+        return "diverged", "A loss is not a finite number."
+    fitted = [r["loss"] for r in train if "loss" in r]
+    if fitted and fitted[-1] > 2 * min(fitted) and fitted[-1] > fitted[0]:
+        return "diverged", f"The training loss ends at {fitted[-1]:.4g}, after {min(fitted):.4g} before."
+    return None
+
+
+def _risen(train: Sequence[Mapping[str, Any]], valid: Sequence[Mapping[str, Any]], said: str, least: float = 0.0) -> tuple[str, str] | None:
+    """Say whether the validation loss rose from its lowest while the training loss fell."""
+    fitted = [r["loss"] for r in train if "loss" in r]
+    low = min(valid, key=lambda r: r.get("loss", math.inf))
+    before = next((r for r in train if r["step"] == low["step"]), train[0])
+    risen = valid[-1].get("loss", 0) - low.get("loss", 0)
+    if risen > max(RISE * abs(low.get("loss", 0)), least) and fitted and fitted[-1] < before.get("loss", 0):
+        return "overfit", f"{said}The validation loss rose from {low['loss']:.4g} to {valid[-1]['loss']:.4g} while the training loss fell."
+    return None
 
 
 def _tested_at(valid: Sequence[Mapping[str, Any]], best: int | None) -> Mapping[str, Any]:

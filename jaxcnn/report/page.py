@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxcnn.core.text import html as escape
 from jaxcnn.report import svg
+from jaxcnn.report.general import KIND, pictures
 from jaxcnn.report.measure import EXPLAINED
 from jaxcnn.report.style import CSS
 
@@ -17,7 +18,7 @@ VERDICTS = {
     "diverged": "Diverged", "overfit": "Overfit", "underfit": "Underfit", "shifted": "Shifted test rows",
     "good": "Good fit", "unknown": "Too little to tell",
 }  # fmt: skip
-LISTED = 100  # classes in a table at most
+LISTED, PLOTS = 100, 8  # classes in a table at most; metrics drawn by epoch
 SMALLEST = 1e-30  # below it a plotted value counts as 0, because the ticks of an axis need room
 
 
@@ -31,12 +32,22 @@ def page(report: dict[str, Any]) -> str:
         The whole HTML file.
 
     """
+    if report.get("kind") == KIND:
+        sections = {
+            "Result": _general_result(report), "Curves": _curves(report), "Figures": pictures(report),
+            "Configuration": _configuration(report),
+        }  # fmt: skip
+        return _document(report, sections)
     sections = {
         "Result": _result(report), "Curves": _curves(report), "Confusion": _confusion(report), "Classes": _classes(report),
         "Thresholds": _thresholds(report), "Calibration": _calibration(report), "Examples": _examples(report),
         "Explanations": _explanations(report), "Groups": _groups(report), "Configuration": _configuration(report),
     }  # fmt: skip
-    about = f"run {report['run']} of experiments.{report['experiment']}, data {report['data']['name']}"
+    return _document(report, sections)
+
+
+def _document(report: dict[str, Any], sections: dict[str, str]) -> str:
+    about = f"run {report['run']} of {report['experiment']}, data {report['data']['name']}"
     if not tested(report)["own"]:
         about += f", measured on other data: {tested(report)['name']}"
     return document(title(report), about, sections, f"Made {report['made']} from report.json beside this page.")
@@ -115,17 +126,42 @@ def _result(report: dict[str, Any]) -> str:
     )
 
 
+def _general_result(report: dict[str, Any]) -> str:
+    """Metrics of a task without classes: those of its headline first."""
+    test, verdict = report["test"], report["diagnosis"]
+    values, spans = test["metrics"], test["intervals"]
+    if not values:
+        return "<p>The run left no metrics of test rows.</p>"
+    tiles = ""
+    for name in [name for name in report["headline"] if name in values]:
+        span = f"95 %: {interval(spans[name])}" if name in spans else "no interval"
+        tiles += f'<div class="tile"><span>{escape(name)}</span><b>{number(name, values[name])}</b><span>{span}</span></div>'
+    rows = [(escape(NAMES.get(k, k)), number(k, v), interval(spans.get(k))) for k, v in values.items()]
+    notes = "".join(f"<li>{escape(note)}</li>" for note in test["notes"])
+    about = "The test set, every row once, as the run itself measured it"
+    said = f"<strong>{VERDICTS[verdict['verdict']]}.</strong> {escape(verdict['why'])} {escape(verdict['advice'])}"
+    return f'<div class="tiles">{tiles}</div><p class="verdict">{said}</p>{table(about, ("metric", "value", "95 % interval"), rows)}' + (
+        f"<h3>Notes</h3><ul>{notes}</ul>" if notes else ""
+    )
+
+
 def _curves(report: dict[str, Any]) -> str:
-    plots = ""
-    for name in ("loss", "accuracy"):
-        series = series_of(report["curves"], name)
-        if series:
-            said = "; ".join(f"{split} from {points[0][1]:.4g} to {points[-1][1]:.4g}" for split, points in series)
-            epochs = series[0][1][-1][0]
-            plots += svg.lines(f"{name.capitalize()} by epoch", f"{said}, over {epochs:.3g} epochs.", series, xlabel="epoch", ylabel=name)
+    plots = by_epoch(report["curves"], report.get("headline", ("loss", "accuracy")))
     verdict = report["diagnosis"]
     rule = f"<details><summary>The rule of the verdict</summary><p>{escape(verdict['rule'])}</p></details>"
     return f'<div class="plots">{plots}</div><p><strong>{VERDICTS[verdict["verdict"]]}.</strong> {escape(verdict["why"])}</p>{rule}'
+
+
+def by_epoch(curves: list[dict[str, Any]], names: Sequence[str]) -> str:
+    """Draw metrics by epoch, the loss first."""
+    out = ""
+    for name in list(dict.fromkeys(["loss", *names]))[:PLOTS]:
+        series = series_of(curves, name)
+        if series:
+            said = "; ".join(f"{split} from {points[0][1]:.4g} to {points[-1][1]:.4g}" for split, points in series)
+            epochs, shown = series[0][1][-1][0], name[:60]
+            out += svg.lines(f"{shown.capitalize()} by epoch", f"{said}, over {epochs:.3g} epochs.", series, xlabel="epoch", ylabel=shown)
+    return out
 
 
 def series_of(curves: list[dict[str, Any]], name: str, splits: Sequence[str] = ("train", "validation")) -> list[svg.Series]:
@@ -270,7 +306,7 @@ def _groups(report: dict[str, Any]) -> str:
 
 
 def _configuration(report: dict[str, Any]) -> str:
-    out = f"<h3>Command</h3><pre>{escape(report['command'])}</pre>"
+    out = f"<h3>Command</h3><pre>{escape(report['command'])}</pre>" if report["command"] else ""
     training = [(escape(k), escape(_short(v))) for k, v in report["training"].items()]
     out += table("Training", ("what", "value"), training, (1,))
     data = report["data"]

@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import platform
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -61,7 +62,8 @@ def read_finished(folder: str | pathlib.Path) -> Finished:
     try:
         summary = files.read_json(folder / "summary.json")
     except FileNotFoundError as error:
-        again = f"python -m experiments.{config['experiment']} --resume --workdir {shlex.quote(name)}"
+        started = re.match(r"python -m [\w.]+(?= |$)", config.get("command", ""), re.ASCII)
+        again = "the same train_run" if started is None else f"{started[0]} --resume --workdir {shlex.quote(name)}"
         raise InputError(f"{name}: the run is not finished (no summary.json); finish it with {again}") from error
     except (OSError, InputError) as error:
         raise InputError(f"{name}/summary.json: damaged ({_why(error, folder)}); {AGAIN}") from error
@@ -176,7 +178,7 @@ def make(
     chosen = {kind: [entry | pixels.get(entry["row"], {}) for entry in entries] for kind, entries in measured["chosen"].items()}
     chance = max(row["count"] for row in test["per_class"]) / test["metrics"]["count"]
     diagnosis = diagnose(run.lines, chance, summary.get("best_step"), (found, test["metrics"]["count"]))
-    curves = [{key: line[key] for key in CURVE if key in line} for line in _few(run.lines)]
+    curves = [{key: line[key] for key in CURVE if key in line} for line in few(run.lines)]
     training = {key: value for key, value in summary.items() if key not in ("test", "validation", "checkpoint", "first_step_at")}
     return plain({
         "format": FORMAT, "run": name, "made": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -217,8 +219,8 @@ def environment() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _few(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most some hundred lines of each split, the last always among them."""
+def few(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keep at most some hundred lines of each split, the last always among them."""
     out = []
     for split in ("train", "validation", "test"):
         mine = [line for line in lines if line["split"] == split]

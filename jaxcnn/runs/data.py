@@ -71,7 +71,9 @@ def _as_read(config: Mapping[str, Any], place: str | None, on_bad: OnBad | None 
     """Read as the run did; `elsewhere` leaves the place of a TFDS set to TFDS."""
     how, settings = described(config), config.get("settings") or {}
     if how is None:
-        raise InputError(f"its config.json does not say how the data were read (it is older than that record); {ASK}")
+        older = "" if "source" in config else " (it is older than that record)"
+        fix = "give evaluate the data set itself" if config["build"] is None else ASK
+        raise InputError(f"its config.json does not say how the data were read{older}; {fix}")
     if elsewhere:
         how["options"] = {key: value for key, value in how["options"].items() if key not in PLACES}
     if on_bad is None and settings.get("on_bad_example") == "skip":
@@ -175,6 +177,9 @@ def _same(config: Mapping[str, Any], splits: Splits) -> bool:
 
 def _other(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None, on_bad: OnBad | None) -> Rows:
     """Read the rows of other data that a run can be measured on."""
+    if config["build"] is None or not config["classes"]:
+        line = "rows of another place are matched by their classes, and the run has none; give evaluate the data set itself"
+        raise InputError(f"{visible(place)}: {line}")
     kind, options = find(place, data_dir)
     height, width, channels = config["build"]["image"]["shape"]
     ours, part = tuple(config["classes"]), "test part"

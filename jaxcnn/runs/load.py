@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,12 +15,14 @@ from jaxcnn import augment
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, Task, Tree, reason
+from jaxcnn.data import Resident
 from jaxcnn.models import MODELS
 from jaxcnn.parallel.compile import compile_step
 from jaxcnn.runs.data import rows_to_measure
 from jaxcnn.runs.schema import check_config
 from jaxcnn.tasks import TASKS, expecting
 from jaxcnn.train.checkpoint import Checkpoints, DamagedError, reading, unflatten
+from jaxcnn.train.evaluation import collect
 from jaxcnn.train.evaluation import evaluate as measure
 from jaxcnn.train.step import make_eval_step
 
@@ -32,8 +35,9 @@ class LoadedRun(NamedTuple):
 
     Attributes:
         config: what `config.json` says: settings, versions, class names, how to build the model.
-        model: the Linen module.
-        task: its `Task`; `task.predict(variables, {"image": uint8 [B, H, W, C]})` gives logits.
+        model: the Linen module; None where `config.json` does not describe it.
+        task: its `Task`; `task.predict(variables, {"image": uint8 [B, H, W, C]})` gives the outputs, of a classifier
+            logits.
         variables: `{"params": ..., "batch_stats": ...}`: the best by validation, else the latest.
         step: the training step they come from.
 
@@ -50,7 +54,8 @@ def build(description: dict[str, Any]) -> tuple[Any, Task]:
     """Make model and task from plain values.
 
     Args:
-        description: `{"model": {"name", "options"}, "task": {"name", "options"}}`, names as in `MODELS` and `TASKS`, and perhaps
+        description: `{"model": {"name", "options"}, "task": {"name", "options"}}`, names as in `MODELS` and `TASKS`,
+            and perhaps
             `"views"`, the options of `augment.views`: outputs are then means over these views of the images.
 
     Returns:
@@ -88,23 +93,35 @@ def read_config(folder: str | pathlib.Path) -> dict[str, Any]:
         raise InputError(f"{visible(folder)}: not a run's folder that can be used ({error})") from error
 
 
-def load_run(folder: str | pathlib.Path) -> LoadedRun:
+def load_run(folder: str | pathlib.Path, task: Task | None = None) -> LoadedRun:
     """Load a run from its folder, finished or not: its best weights, else its latest.
 
     Args:
-        folder: as an experiment left it, with `config.json` and `checkpoints/`.
+        folder: as `train_run`, `save_run` or an experiment left it, with `config.json` and `checkpoints/`.
+        task: what was trained, for a run whose model or task is your own; nothing is imported by a name found in a
+            file. Of another run
+            the task that its `config.json` describes, unless you give one.
 
     Raises:
-        InputError: the folder is no run, or holds no sound checkpoint.
+        InputError: the folder is no run, holds no sound checkpoint, or needs `task`, or the checkpoint is of another
+            task.
 
     """
     folder = pathlib.Path(folder)
     config = read_config(folder)
-    model, task, like = _shapes(config, folder)
-    task = expecting(task, config["build"]["image"]["shape"], resizes=bool(config["build"]["task"]["options"].get("size")))
+    description = config["build"]
+    given = task is not None
+    if given:
+        model, like = build(description)[0] if description else None, _own_shapes(config, task, folder)
+    elif description is None:
+        line = "its model or task is your own, so its config.json cannot say how they are made; give load_run(folder, task=...)"
+        raise InputError(f"{visible(folder)}: {line}")
+    else:
+        model, task, like = _shapes(config, folder)
+        task = expecting(task, description["image"]["shape"], resizes=bool(description["task"]["options"].get("size")))
     with reading(folder / "checkpoints") as saved:
         step, flat = _choose(saved, folder)
-    if config["build"].get("ema"):
+    if config.get("ema") or (description or {}).get("ema"):
         kept = {path.removeprefix("extras.ema."): x for path, x in flat.items() if path.startswith("extras.ema.")}
     else:
         kept = {path.removeprefix("model_state."): x for path, x in flat.items() if path.startswith(("params.", "model_state."))}
@@ -112,8 +129,20 @@ def load_run(folder: str | pathlib.Path) -> LoadedRun:
     try:
         variables = unflatten(like, kept)
     except InputError as error:
-        raise InputError(f"{visible(folder)}: its checkpoint {step} does not fit its config.json: {error}") from error
+        what = "the task" if given else "its config.json"
+        raise InputError(f"{visible(folder)}: its checkpoint {step} does not fit {what}: {error}") from error
     return LoadedRun(config, model, task, jax.tree.map(jnp.asarray, variables), step)
+
+
+def _own_shapes(config: Mapping[str, Any], task: Task, folder: pathlib.Path) -> Tree:
+    """Return the shapes of the variables of a task of the caller's own."""
+    rows = {"image": config["build"]["image"]} if config["build"] else config["inputs"]
+    batch = {name: jax.ShapeDtypeStruct((1, *one["shape"]), one["dtype"]) for name, one in rows.items()}
+    try:
+        return jax.eval_shape(task.init, jax.random.key(0), batch)
+    except Exception as error:
+        shapes = ", ".join(f"{visible(name)} {tuple(one['shape'])}" for name, one in rows.items())
+        raise InputError(f"{visible(folder)}: the task cannot be made for its rows ({shapes}): {visible(reason(error))}") from error
 
 
 def _shapes(config: Mapping[str, Any], folder: pathlib.Path) -> tuple[Any, Task, Tree]:
@@ -148,12 +177,13 @@ def _choose(saved: Checkpoints, folder: pathlib.Path) -> tuple[int, dict[str, np
     return step, flat
 
 
-def evaluate(loaded: LoadedRun, place: str | None = None, *, data_dir: str | None = None, batch_size: int = 256) -> dict[str, Any]:
+def evaluate(loaded: LoadedRun, place: Any = None, *, data_dir: str | None = None, batch_size: int = 256) -> dict[str, Any]:
     """Measure a run on its own test rows, or on other data of the same classes.
 
     Args:
         loaded: the run.
-        place: the other data, as `rows_to_measure` takes them; None for the run's own test rows.
+        place: the other data, as `rows_to_measure` takes them, or a data set with the task's arrays; None for the
+            run's own test rows.
         data_dir: where TFDS sets are prepared.
         batch_size: rows at a time.
 
@@ -164,6 +194,26 @@ def evaluate(loaded: LoadedRun, place: str | None = None, *, data_dir: str | Non
         InputError: as `rows_to_measure`.
 
     """
-    rows = rows_to_measure(loaded.config, place, data_dir=data_dir)
+    given = place is not None and not isinstance(place, str | os.PathLike)
+    data = place if given else rows_to_measure(loaded.config, None if place is None else str(place), data_dir=data_dir).data
     run = compile_step(make_eval_step(loaded.task), "jit", donate=False)
-    return measure(run, loaded.variables, rows.data, batch_size=batch_size)
+    return measure(run, loaded.variables, data, batch_size=batch_size)
+
+
+def predict(loaded: LoadedRun, data: Any, *, batch_size: int = 256) -> Any:
+    """Return what a run's task predicts for rows, in their order.
+
+    Args:
+        loaded: the run.
+        data: a data set, or arrays `[N, ...]` by name, such as `{"image": ...}`.
+        batch_size: rows at a time.
+
+    Returns:
+        The outputs `[N, ...]`, NumPy arrays.
+
+    Raises:
+        InputError: no rows, or rows that the task cannot mean.
+
+    """
+    data = Resident(data) if isinstance(data, Mapping) else data
+    return collect(loaded.task.predict, loaded.variables, data, batch_size=batch_size)[0]

@@ -1,12 +1,8 @@
 """What the files of a run may hold: `config.json`, `summary.json`, the lines of `metrics.jsonl`, and options of functions by name."""
 
-import collections.abc
-import dataclasses
-import inspect
 import math
-import types
-import typing
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
@@ -16,15 +12,18 @@ from jaxcnn.core.schema import fitted
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.models import MODELS
+from jaxcnn.runs.options import Number, check_options, leaves, refuse
 from jaxcnn.tasks import TASKS
 
 FORMAT = 1  # of config.json, where it names one
 DEPTH, INTEGER, TEXT = 32, 2**63, 2**20  # levels of nesting, size of an integer, characters of a text
 CLASSES, LAYERS, WIDTH, PIXELS = 2**15, 512, 2**16, 2**28  # at most; an image's values count as pixels
-LARGEST, FLOAT = 1e39, 1e38  # of a logged value, which may be infinite in float32; of an option
+LARGEST = 1e39  # of a logged value, which may be infinite in float32
 IMAGES = ("uint8", "float16", "float32", "float64")
+PICTURE = re.compile(r"[\w-]{1,100}", re.ASCII)  # names of figures, which are names of files as well
+SHOWN, AXES = 50, 8  # metrics or pictures at most; axes of a row
+DTYPES = (*IMAGES, "bfloat16", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 COUNTED = ("depth", "blocks", "convs", "fires", "widths")  # options of models that say how many layers there are
-Number = float  # an integer is one as well
 
 
 class Named(TypedDict):
@@ -51,6 +50,15 @@ class Build(TypedDict):
     ema: NotRequired[Number | bool | None]
     views: NotRequired[dict[str, Any] | None]
     variant: NotRequired[str]
+
+
+class Shown(TypedDict):
+    """What a task says of itself: metrics to show, which of them decides and how, and the names of its pictures."""
+
+    __pydantic_config__ = {"extra": "allow"}
+    headline: list[str]
+    monitor: list[str]
+    figures: list[str]
 
 
 class Data(TypedDict):
@@ -90,7 +98,10 @@ class Config(TypedDict):
     settings: Settings
     data: Data
     classes: list[str]
-    build: Build
+    build: Build | None
+    ema: NotRequired[Number | bool | None]
+    inputs: NotRequired[dict[str, Image]]
+    task: NotRequired[Shown]
     source: NotRequired[Source | None]
     command: NotRequired[str]
     versions: NotRequired[dict[str, str]]
@@ -105,7 +116,7 @@ class Summary(TypedDict):
     parameters: int
     steps: int
     epochs: Number
-    seed: int
+    seed: int | None
     train_seconds: Number
     best_step: NotRequired[int | None]
     validation: NotRequired[dict[str, Any]]
@@ -139,22 +150,44 @@ def check_config(config: Any, where: str) -> dict[str, Any]:
     fitted(Config, config, where)
     if config.get("format", FORMAT) != FORMAT:
         other = "newer" if config["format"] > FORMAT else "older"
-        _refuse(where, "format", config["format"], f"{other} than {FORMAT}, which this version of jaxcnn reads; use that version")
+        refuse(where, "format", config["format"], f"{other} than {FORMAT}, which this version of jaxcnn reads; use that version")
     if not config["experiment"].replace(".", "a").isidentifier():
-        _refuse(where, "experiment", config["experiment"], "must be the name of an experiment, such as 'mnist'")
+        refuse(where, "experiment", config["experiment"], "must be the name of an experiment, such as 'mnist'")
     classes, rows = config["classes"], config["data"].get("rows", [0, 0, 0])
-    if not 1 <= len(classes) <= CLASSES or len(set(classes)) < len(classes):
-        _refuse(where, "classes", classes, f"{len(classes)} names; must be 1 to {CLASSES:,}, each once")
+    least = 1 if config["build"] and config["build"]["task"]["name"] == "classification" else 0
+    if not least <= len(classes) <= CLASSES or len(set(classes)) < len(classes):
+        refuse(where, "classes", classes, f"{len(classes)} names; must be {least} to {CLASSES:,}, each once")
     if len(rows) != 3 or min(rows) < 0:
-        _refuse(where, "data.rows", rows, "must be the rows to train, validate and test")
-    check_build(config["build"], where, len(classes))
+        refuse(where, "data.rows", rows, "must be the rows to train, validate and test")
+    _check_shown(config.get("task"), where)
+    if config["build"] is None:
+        _check_inputs(config.get("inputs") or {}, where)
+    else:
+        check_build(config["build"], where, len(classes))
     for name, value in config["settings"].items():
         values = value if isinstance(value, list) else [value]
         if not all(x is None or isinstance(x, bool | int | float | str) for x in values):
-            _refuse(where, f"settings.{name}", value, "must be a plain value or a list of them")
+            refuse(where, f"settings.{name}", value, "must be a plain value or a list of them")
     if config["settings"].get("limit_examples", 0) < 0:
-        _refuse(where, "settings.limit_examples", config["settings"]["limit_examples"], "must be at least 0")
+        refuse(where, "settings.limit_examples", config["settings"]["limit_examples"], "must be at least 0")
     return config
+
+
+def _check_shown(task: Mapping[str, Any] | None, where: str) -> None:
+    if task and (len(task["headline"]) > SHOWN or len(task["figures"]) > SHOWN):
+        refuse(where, "task", task, f"must have {SHOWN} metrics and pictures at most")
+
+
+def _check_inputs(inputs: Mapping[str, Any], where: str) -> None:
+    """Refuse a row that is not described, or is too large."""
+    if not inputs:
+        raise InputError(f"{where}: build: the run has none, and no inputs; train it again")
+    for name, value in inputs.items():
+        shape, dtype = value["shape"], value["dtype"]
+        if len(shape) > AXES or min(shape, default=1) < 1 or math.prod(shape) > PIXELS:
+            refuse(where, f"inputs.{name}.shape", shape, f"must be {AXES} axes and {PIXELS:,} values at most")
+        if dtype not in DTYPES:
+            refuse(where, f"inputs.{name}.dtype", dtype, f"must be one of {', '.join(DTYPES)}")
 
 
 def check_build(build: Mapping[str, Any], where: str, classes: int | None = None) -> None:
@@ -172,27 +205,28 @@ def check_build(build: Mapping[str, Any], where: str, classes: int | None = None
     for kind, table in (("model", MODELS), ("task", TASKS)):
         name = build[kind]["name"]
         if name not in table:
-            _refuse(where, f"build.{kind}.name", name, f"a {kind} that this version of jaxcnn does not know; update it")
+            refuse(where, f"build.{kind}.name", name, f"a {kind} that this version of jaxcnn does not know; update it")
         check_options(table[name], build[kind]["options"], f"{where}: build.{kind}.options", leave=("model",))
     _check_sizes(build["model"]["options"], f"{where}: build.model.options")
     shape, dtype = build["image"]["shape"], build["image"]["dtype"]
     if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > PIXELS:
-        _refuse(where, "build.image.shape", shape, f"must be height, width and channels, {PIXELS:,} values at most")
+        refuse(where, "build.image.shape", shape, f"must be height, width and channels, {PIXELS:,} values at most")
     if dtype not in IMAGES:
-        _refuse(where, "build.image.dtype", dtype, f"must be one of {', '.join(IMAGES)}")
+        refuse(where, "build.image.dtype", dtype, f"must be one of {', '.join(IMAGES)}")
     if not 0 <= (build.get("ema") or 0) < 1:
-        _refuse(where, "build.ema", build["ema"], "must be at least 0 and below 1")
+        refuse(where, "build.ema", build["ema"], "must be at least 0 and below 1")
     if build.get("views") is not None:
         check_options(augment.views, build["views"], f"{where}: build.views")
         if not 0 <= build["views"].get("shift", 0) < min(shape[:2]):
-            _refuse(where, "build.views.shift", build["views"]["shift"], "must be at least 0 and smaller than the image")
+            refuse(where, "build.views.shift", build["views"]["shift"], "must be at least 0 and smaller than the image")
     size = build["task"]["options"].get("size")
     if size is not None and (len(size) != 2 or min(size) < 1 or math.prod(size) * shape[-1] > PIXELS):
-        _refuse(where, "build.task.options.size", size, "must be height and width, at least 1")
+        refuse(where, "build.task.options.size", size, "must be height and width, at least 1")
     if (build["task"]["options"].get("resize") or 1) ** 2 * shape[-1] > PIXELS:
-        _refuse(where, "build.task.options.resize", build["task"]["options"]["resize"], f"more than {PIXELS:,} values")
+        refuse(where, "build.task.options.resize", build["task"]["options"]["resize"], f"more than {PIXELS:,} values")
     head, made = build["task"]["options"].get("head", "softmax"), build["model"]["options"].get("num_classes")
-    if classes is not None and (classes != 2 if head == "sigmoid" else made not in (None, classes)):
+    several = build["task"]["name"] == "classification" and classes is not None
+    if several and (classes != 2 if head == "sigmoid" else made not in (None, classes)):
         line = "the sigmoid head tells two classes apart" if head == "sigmoid" else f"the model has num_classes={made}"
         raise InputError(f"{where}: classes: {classes:,} names, but {line}")
 
@@ -202,12 +236,12 @@ def _check_sizes(options: Mapping[str, Any], where: str) -> None:
     layers = 0
     for name, value in options.items():
         if name == "num_classes" and not 1 <= value <= CLASSES:
-            _refuse(where, name, value, f"must be 1 to {CLASSES:,}")
+            refuse(where, name, value, f"must be 1 to {CLASSES:,}")
         if name in ("dropout", "drop_path") and not 0 <= value < 1:
-            _refuse(where, name, value, "must be at least 0 and below 1")
-        whole = [x for x in _leaves(value) if isinstance(x, int) and not isinstance(x, bool)]
+            refuse(where, name, value, "must be at least 0 and below 1")
+        whole = [x for x in leaves(value) if isinstance(x, int) and not isinstance(x, bool)]
         if not all(0 <= x <= WIDTH for x in whole) or isinstance(value, float) and not 0 <= value <= WIDTH:
-            _refuse(where, name, value, f"must be 0 to {WIDTH:,}")
+            refuse(where, name, value, f"must be 0 to {WIDTH:,}")
         if name in COUNTED:
             layers += len(whole) if name in ("fires", "widths") else sum(whole)
     if layers > LAYERS:
@@ -225,13 +259,13 @@ def check_summary(summary: Any, where: str) -> dict[str, Any]:
     fitted(Summary, summary, where)
     for name in ("parameters", "steps", "epochs", "train_seconds"):
         if not 0 <= summary[name] < INTEGER:
-            _refuse(where, name, summary[name], "must be a number from 0 on")
+            refuse(where, name, summary[name], "must be a number from 0 on")
     for part in ("test", "validation"):
         for name, value in summary.get(part, {}).items():
             _check_measured(value, where, f"{part}.{name}")
     said = summary["test"].get("accuracy")
     if said is not None and not isinstance(said, int | float):
-        _refuse(where, "test.accuracy", said, "must be a number or null")
+        refuse(where, "test.accuracy", said, "must be a number or null")
     return summary
 
 
@@ -251,19 +285,19 @@ def check_lines(rows: Sequence[Any], where: str) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         for name, value in row.items():
             if isinstance(value, dict | list):
-                _refuse(f"{where}: line {number}", name, value, "must be a plain value")
+                refuse(f"{where}: line {number}", name, value, "must be a plain value")
             _check_measured(value, f"{where}: line {number}", name)
         counts, accuracy = (row["step"], row["epoch"], row.get("count", 0)), row.get("accuracy") or 0
         if not all(0 <= x <= LARGEST for x in counts) or accuracy < 0 or accuracy > 1:  # NaN passes
             line = "must not be negative, nor the accuracy above 1"
-            _refuse(f"{where}: line {number}", "step, epoch, count, accuracy", (*counts, accuracy), line)
+            refuse(f"{where}: line {number}", "step, epoch, count, accuracy", (*counts, accuracy), line)
     return list(rows)
 
 
 def _check_measured(value: Any, where: str, name: str) -> None:
     large = isinstance(value, int | float) and abs(value) > LARGEST
     if large and value not in (math.inf, -math.inf):
-        _refuse(where, name, value, f"larger than {LARGEST:g}")
+        refuse(where, name, value, f"larger than {LARGEST:g}")
 
 
 def check_values(value: Any, where: str) -> None:
@@ -287,70 +321,3 @@ def check_values(value: Any, where: str) -> None:
             raise InputError(f"{where}: {visible(place)}: an integer of {len(hex(found)) * 4 - 8} bits; must have 63 at most")
         if isinstance(found, str) and len(found) > TEXT:
             raise InputError(f"{where}: {visible(place)}: a text of {len(found):,} characters; must be {TEXT:,} at most")
-
-
-def check_options(function: Callable[..., Any], options: Mapping[str, Any], where: str, leave: Sequence[str] = ()) -> None:
-    """Check options from a file against a function's own parameters and, where it passes on the rest, the fields of what it makes.
-
-    Args:
-        function: of `MODELS`, `TASKS` or `SOURCES`, or a dataclass of flags.
-        options: by name.
-        where: file and place, for messages.
-        leave: parameters that no file may give.
-
-    Raises:
-        InputError: a name that the function does not have, a value of another type, or a parameter that only code can give.
-
-    """
-    known = _parameters(function)
-    for name, value in options.items():
-        if name in leave or known is not None and name not in known:
-            has = ", ".join(sorted(set(known or ()) - set(leave)))
-            raise InputError(f"{where}: {visible(name)[:80]}: no such option in this version of jaxcnn; it has {has}")
-        if any(isinstance(x, float) and not abs(x) < FLOAT for x in _leaves(value)):
-            _refuse(where, name, value, f"must be finite, below {FLOAT:g}")
-        kind = Any if known is None else _json(known[name])
-        if kind is None:
-            _refuse(where, name, value, "can only be given in Python")
-        fitted(dict[str, kind], {name: value}, where)
-
-
-def _parameters(function: Callable[..., Any]) -> dict[str, Any] | None:
-    """Types of a function's parameters by name; None where it takes any, and does not declare what it makes of them."""
-    signature = inspect.signature(function)
-    named = [p for p in signature.parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    own = {p.name: Any if p.annotation is p.empty else p.annotation for p in named}
-    if not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
-        return own
-    if not dataclasses.is_dataclass(signature.return_annotation):
-        return None
-    made = {f.name: f.type for f in dataclasses.fields(signature.return_annotation) if f.name not in ("parent", "name")}
-    return made | own
-
-
-def _json(kind: Any) -> Any:
-    """Return the type that JSON has for a type of Python; None where it has none."""
-    origin, inside = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Annotated:
-        return _json(inside[0])
-    if kind in (int, float, bool, str, type(None)) or origin is Literal:
-        return Number if kind is float else kind
-    if kind is Any:  # a dtype by name
-        return str | None
-    if origin in (types.UnionType, typing.Union):
-        known = [x for x in map(_json, inside) if x is not None]
-        return typing.Union[tuple(known)] if any(x is not type(None) for x in known) else None  # noqa: UP007
-    if origin in (list, tuple, collections.abc.Sequence):
-        each = _json(next((x for x in inside if x is not Ellipsis), Any))
-        return None if each is None else list[each]
-    return None
-
-
-def _leaves(value: Any) -> list[Any]:
-    """Values in lists of lists."""
-    return [x for part in value for x in _leaves(part)] if isinstance(value, list) else [value]
-
-
-def _refuse(where: str, place: str, value: Any, line: str) -> None:
-    shown = visible(repr(value))
-    raise InputError(f"{where}: {visible(place)[:80]}: {shown if len(shown) <= 80 else shown[:80] + '...'}: {line}")

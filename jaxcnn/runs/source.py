@@ -16,7 +16,7 @@ from jaxcnn.core.paths import cache_folder
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import SOURCES, Splits, is_idx_folder
-from jaxcnn.runs.schema import check_options
+from jaxcnn.runs.options import check_options
 
 PLACES = ("path", "data_dir")  # options of a source that say where it is
 RESERVED = ("cache", "on_bad", "download", "resident_bytes")  # options that no file gives
@@ -113,6 +113,8 @@ def described(config: Mapping[str, Any]) -> dict[str, Any] | None:
         return dict(config["source"])
     settings, name = config["settings"], config["data"]["name"]
     if "validation_fraction" not in settings:
+        return None
+    if config["build"] is None:
         return None
     options, size = {"validation_fraction": settings["validation_fraction"]}, list(config["build"]["image"]["shape"][:2])
     if settings.get("folder"):

@@ -3,7 +3,8 @@
 from jaxcnn.tasks.classification import classification, probabilities
 from jaxcnn.tasks.model import from_model, prepare, training_pass
 from jaxcnn.tasks.pixels import expecting
+from jaxcnn.tasks.regression import regression
 
-TASKS = {"classification": classification}
+TASKS = {"classification": classification, "regression": regression}
 
-__all__ = ["TASKS", "classification", "expecting", "from_model", "prepare", "probabilities", "training_pass"]
+__all__ = ["TASKS", "classification", "expecting", "from_model", "prepare", "probabilities", "regression", "training_pass"]

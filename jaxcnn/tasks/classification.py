@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxcnn import losses, metrics
 from jaxcnn.core.types import Batch, InputError, Mean, Task
-from jaxcnn.tasks import pixels, targets
+from jaxcnn.tasks import figures, pixels, targets
 from jaxcnn.tasks.model import from_model, prepare
 
 Array = jax.Array
@@ -88,42 +88,12 @@ def classification(
     made = functools.partial(prepare, mean=mean, std=std, size=size, resize=resize, interpolation=interpolation)
     meant, check = functools.partial(targets.canonical, wanted), functools.partial(_check_rows, wanted)
     task = from_model(model, criterion, measured, lambda batch: made(batch["image"]), auxiliary, targets=meant, check=check)
-    return _strict(task)
-
-
-def _strict(task: Task) -> Task:
-    """Refuse images of another range where their values are at hand; where they are traced, predict NaN."""
-
-    def loss(params: Any, model_state: Any, batch: Batch, key: Array) -> Any:
-        if isinstance(_image(batch), np.ndarray):  # what a step has changed on the device may leave the range a little
-            pixels.check_range(batch["image"])
-        return task.loss(params, model_state, batch, key)
-
-    def predict(variables: Any, batch: Batch) -> Any:
-        image = _image(batch)
-        if pixels.concrete(image):
-            _check_image(batch)
-            return task.predict(variables, batch)
-        return pixels.blanked(task.predict(variables, batch), image)
-
-    predict.check = _check_image
-    return task._replace(loss=loss, predict=predict)
-
-
-def _image(batch: Batch) -> Array:
-    if "image" not in batch:
-        raise InputError(f"the batch has no 'image', only {', '.join(sorted(batch))}; name the images 'image'")
-    return batch["image"]
-
-
-def _check_image(rows: Batch) -> None:
-    if "image" in rows and pixels.concrete(rows["image"]):
-        pixels.check_layout(np.shape(rows["image"]))
-        pixels.check_range(rows["image"])
+    shown = {"headline": ("loss", "accuracy"), "shares": ("accuracy",)}
+    return pixels.strict(task._replace(**shown, figures={"confusion_matrix": figures.confusion} if "confusion" in measured else {}))
 
 
 def _check_rows(head: targets.Head, rows: Batch) -> None:
-    _check_image(rows)
+    pixels.check_image(rows)
     if "label" in rows and pixels.concrete(rows["label"]):
         targets.check(head, rows)
     weight = rows.get("sample_weight", 1.0)

@@ -61,6 +61,49 @@ def blanked(outputs: Any, image: Array) -> Any:
     return jax.tree.map(lambda x: jnp.where(align(good, x), x, jnp.nan), outputs)
 
 
+def strict(task: Task) -> Task:
+    """Refuse images of another range where their values are at hand; where they are traced, predict NaN."""
+
+    def loss(params: Any, model_state: Any, batch: Batch, key: Array) -> Any:
+        if isinstance(image_of(batch), np.ndarray):  # what a step has changed on the device may leave the range a little
+            check_range(batch["image"])
+        return task.loss(params, model_state, batch, key)
+
+    def predict(variables: Any, batch: Batch) -> Any:
+        image = image_of(batch)
+        if concrete(image):
+            check_image(batch)
+            return task.predict(variables, batch)
+        return blanked(task.predict(variables, batch), image)
+
+    predict.check = check_image
+    return task._replace(loss=loss, predict=predict)
+
+
+def image_of(batch: Batch) -> Array:
+    """Return the images of a batch.
+
+    Raises:
+        InputError: it has none.
+
+    """
+    if "image" not in batch:
+        raise InputError(f"the batch has no 'image', only {', '.join(sorted(batch))}; name the images 'image'")
+    return batch["image"]
+
+
+def check_image(rows: Batch) -> None:
+    """Refuse images of another layout or range, where their values are at hand.
+
+    Raises:
+        InputError: see `check_layout` and `check_range`.
+
+    """
+    if "image" in rows and concrete(rows["image"]):
+        check_layout(np.shape(rows["image"]))
+        check_range(rows["image"])
+
+
 def expecting(task: Task, shape: Sequence[int], *, resizes: bool = False) -> Task:
     """Let a trained task refuse images of another shape than it was trained on, which many networks take without a word.
 

@@ -47,7 +47,7 @@ class Log:
         for split in ("train", "validation"):
             values = {k.removeprefix(f"{split}/"): v for k, v in row.items() if k.startswith(f"{split}/")}
             if values:
-                seconds = row["seconds"] if split == "train" else values.pop("seconds")
+                seconds = row["seconds"] if split == "train" else values.pop("seconds", 0.0)
                 self.line(split, row["step"], seconds, row.get("learning_rate"), values)
         self.write()
 

@@ -1,17 +1,14 @@
-"""What a run shows while it trains, and the other modules of what it leaves under one name: log, plots, whole files."""
+"""What a run shows while it trains: a progress bar on a terminal, a line for each validation, and jumps of the loss."""
 
+import math
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.logs import Log
-from experiments.plots import new_figure
-from jaxcnn.core.files import write_json, write_text
 from jaxcnn.core.text import visible
-
-__all__ = ["Log", "Screen", "Spikes", "new_figure", "write_json", "write_text"]
+from jaxcnn.core.types import scalars
 
 
 class Spikes:
@@ -35,13 +32,22 @@ class Spikes:
 
 
 class Screen:
-    """A progress bar on a terminal, plain lines elsewhere."""
+    """A progress bar on a terminal, plain lines elsewhere.
 
-    def __init__(self, steps: int, batch_size: int):
+    Args:
+        steps: of the whole run.
+        batch_size: rows in a step.
+        headline: metrics to show, in this order.
+        unit: what a row is called, in the plural.
+
+    """
+
+    def __init__(self, steps: int, batch_size: int, headline: Sequence[str] = ("loss",), unit: str = "rows"):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.console = Console(file=sys.stderr)
+        self.headline, self.unit = tuple(headline), unit
         self.batch_size, self.last, self.clock, self.spikes = batch_size, 0, time.perf_counter(), Spikes()
         columns = (TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
         self.bar = Progress(*columns, console=self.console) if self.console.is_terminal else None
@@ -57,19 +63,23 @@ class Screen:
         if "loss" in values and (found := self.spikes.line(step, values["loss"])):
             self.print(found)
         if self.bar:
-            text = "  ".join(f"{k} {values[k]:.4f}" for k in ("loss", "accuracy") if k in values)
-            self.bar.update(self.task, completed=step, description=f"{text}  {rate:,.0f} images/s")
+            text = "  ".join(self._shown(values))
+            self.bar.update(self.task, completed=step, description=f"{text}  {rate:,.0f} {self.unit}/s")
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Print one line for each validation."""
         parts = [f"step {row['step']}"]
         for split in ("train", "validation"):
-            shown = [f"{k} {row[f'{split}/{k}']:.4f}" for k in ("loss", "accuracy") if f"{split}/{k}" in row]
+            shown = self._shown({k.removeprefix(f"{split}/"): v for k, v in row.items() if k.startswith(f"{split}/")})
             parts += [f"{split} " + " ".join(shown)] if shown else []
-        rate = row["train/count"] / max(row["seconds"], 1e-9)
+        rate = row.get("train/count", math.nan) / max(row["seconds"], 1e-9)
         self.clock = time.perf_counter()
         parts += [f"learning rate {row['learning_rate']:.3g}"] if "learning_rate" in row else []
-        self.print("  ".join([*parts, f"{rate:,.0f} images/s"]))
+        self.print("  ".join([*parts, *([f"{rate:,.0f} {self.unit}/s"] if math.isfinite(rate) else [])]))
+
+    def _shown(self, values: Mapping[str, Any]) -> list[str]:
+        numbers = scalars(values)
+        return [f"{name} {numbers[name]:.4f}" for name in self.headline if isinstance(numbers.get(name), int | float)]
 
     def print(self, text: str) -> None:
         """Print one line, above the bar if there is one."""

@@ -1,64 +1,26 @@
-"""Plots of a run; what cannot be drawn is a line in the log and costs nothing else."""
+"""Figures that tasks bring: functions of the values that a test set gave, and of the names of the classes."""
 
-import io
-import logging
-import pathlib
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxcnn.core import files
 from jaxcnn.core.text import visible
-from jaxcnn.core.types import reason
 
 NAMED, SHADED = 20, 200  # classes: up to so many have their names and counts written, up to so many a row each
 LONGEST = 24  # characters of a name
-log = logging.getLogger("jaxcnn")
 
 
-def draw(path: pathlib.Path, plot: Callable[..., Any], *arguments: Any) -> bool:
-    """Write the picture of a figure; false, and said, where that cannot be.
-
-    Args:
-        path: of the picture.
-        plot: gives the figure.
-        *arguments: of `plot`.
-
-    """
-    try:
-        with warnings.catch_warnings():  # of characters that the font lacks, which become boxes
-            warnings.simplefilter("ignore")
-            picture = io.BytesIO()
-            plot(*arguments).savefig(picture, format="png", dpi=120)
-        files.write_bytes(path, picture.getvalue())
-    except Exception as error:
-        log.warning("%s is not drawn (%s); nothing else is missing", path, reason(error))
-        return False
-    return True
+def confusion(values: Mapping[str, Any], classes: Sequence[str]) -> Any:
+    """Draw the confusion matrix among the values, if there is one."""
+    return confusion_matrix(values["confusion"], classes) if "confusion" in values else None
 
 
-def curves(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Loss and accuracy by epoch, one panel each; blue circles train, orange squares validate, readable without colour."""
-    figure = new_figure(10, 4)
-    panels = figure.subplots(1, 2)
-    styles = {"train": ("#0072B2", "o"), "validation": ("#D55E00", "s")}
-    for panel, name in zip(panels, ("loss", "accuracy"), strict=True):
-        for split, (colour, marker) in styles.items():
-            points = [(r["epoch"], r[name]) for r in rows if r["split"] == split and name in r]
-            if points:
-                panel.plot(*zip(*points, strict=True), color=colour, marker=marker, label=split)
-                panel.legend()
-        panel.set(xlabel="epoch", ylabel=name)
-        panel.grid(alpha=0.3)
-    return figure
-
-
-def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Any:
+def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Any:
     """Rows the truth, columns the prediction, shaded by share of the row; counts are written in up to 20 classes.
 
-    Of more than 200 classes there is a square for a group of them, in order, and a histogram of how many rows of a class are right.
+    Of more than 200 classes there is a square for a group of them, in order, and a histogram of how many rows of a
+    class are right.
     """
     many = len(classes) > SHADED
     side = min(max(4.0, 0.55 * len(classes)), 8 if many else 16)
@@ -80,6 +42,27 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Any:
         total = matrix.sum(1)
         other.hist(np.diagonal(matrix)[total > 0] / total[total > 0], bins=20, range=(0, 1), color="#0072B2")
         other.set(xlabel="share of a class's rows that are right", ylabel="classes")
+    return figure
+
+
+def agreement(values: Mapping[str, Any], classes: Sequence[str], limits: tuple[float, float]) -> Any:
+    """Draw how often each prediction was made for each target, darker for more rows; right ones are on the diagonal.
+
+    Args:
+        values: with `"agreement"`, as `metrics.agreement` counts it.
+        classes: not used.
+        limits: of targets and predictions.
+
+    """
+    del classes
+    if "agreement" not in values:
+        return None
+    figure = new_figure(5.5, 4.5)
+    panel = figure.subplots()
+    shades = panel.imshow(np.asarray(values["agreement"]).T, cmap="Blues", origin="lower", extent=(*limits, *limits), aspect="equal")
+    panel.plot(limits, limits, color="#D55E00", linestyle="--", linewidth=1)
+    panel.set(xlabel="target", ylabel="prediction")
+    figure.colorbar(shades, label="rows")
     return figure
 
 

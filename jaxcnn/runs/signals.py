@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-from experiments.early import CODES
+CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}  # exit codes, as a shell has them
 
 
 class Signals:
@@ -15,12 +15,12 @@ class Signals:
     A second SIGINT ends the program at once; what is saved stays whole, because a checkpoint becomes visible by renaming.
 
     Args:
-        leave: called with the exit code where a signal ends the program; it must not return.
+        leave: called with the exit code where a signal ends the program; it must not return. By default the program ends at once.
         done: whether the run's result is there, so that a signal takes nothing away: a second SIGINT then ends the program with 0.
 
     """
 
-    def __init__(self, leave: Callable[[int], None], done: Callable[[], bool] = lambda: False):
+    def __init__(self, leave: Callable[[int], None] = os._exit, done: Callable[[], bool] = lambda: False):
         self.leave, self.done, self.received, self.training = leave, done, 0, False
         self.lock = threading.Lock()
         self.reading, writing = os.pipe()

@@ -1,0 +1,139 @@
+"""`save_run` writes a run's folder from what a loop of your own, or plain `fit`, has trained."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError, State, Task, scalars
+from jaxcnn.data import Splits
+from jaxcnn.runs import folders, results
+from jaxcnn.runs.logs import Log
+from jaxcnn.runs.plan import Plan, check
+from jaxcnn.runs.ready import data_digest, describe
+from jaxcnn.train import Fit
+from jaxcnn.train.checkpoint import Checkpoints, digest, flatten
+
+
+class _NoRows(NamedTuple):
+    size: int = 0
+
+
+NO_ROWS = _NoRows()  # what save_run is not told of
+LOOP = ("step", "seconds", "learning_rate")  # columns of a row that are the loop's own
+
+
+def save_run(
+    folder: str | pathlib.Path,
+    task: Task,
+    trained: Fit | State | Mapping[str, Any],
+    data: Any,
+    *,
+    batch_size: int,
+    test: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    seed: int | None = None,
+    name: str = "run",
+    dataset: str = "data",
+    build: dict[str, Any] | None = None,
+    source: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write a run's folder, for `load_run`, `evaluate`, reports and comparisons.
+
+    Args:
+        folder: of this run alone, made if absent.
+        task: what was learned; its headline, figures and monitor are kept by name.
+        trained: what `fit` returned, of which the best weights are kept and the history becomes the log; or a state,
+            whose average is
+            kept where it has one in `extras["ema"]`; or variables, `{"params": ..., ...}`.
+        data: what it learned from: `Splits`, or the training rows alone.
+        batch_size: rows in an update, by which steps become epochs.
+        test: metrics of the test rows, as `evaluate` gives them.
+        classes: names in order of label; by default those of the data.
+        seed: of the training, where it is to be kept.
+        name: of the run.
+        dataset: name of the data.
+        build: what `runs.build` makes model and task from; None where `load_run` is given the task.
+        source: how the data were read, as `runs.source` describes it.
+
+    Returns:
+        The content of `summary.json`, with arrays as they are.
+
+    Raises:
+        InputError: the folder has a run already, cannot be written, or a value is out of range.
+        UnsavedError: the weights could not be written.
+        OSError: nor could the summary.
+
+    """
+    folder, splits = pathlib.Path(folder), data if isinstance(data, Splits) else Splits(data, NO_ROWS, NO_ROWS)
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size}: must be at least 1")
+    state, step, history = _parts(trained)
+    plan = Plan(task, splits, optax.identity(), batch_size=batch_size, steps=step, name=name, dataset=dataset, build=build, source=source)
+    check(plan)
+    folders.check_path(folder)
+    if (folder / "config.json").exists():
+        raise InputError(f"{visible(folder)}: has a run already; give a folder that is new")
+    config = describe(plan, splits, data_digest(splits.train)) | {"settings": {"batch_size": batch_size, "seed": seed}}
+    ema = isinstance(state, State) and "ema" in state.extras
+    config |= {"classes": list(splits.train.classes if classes is None else classes)} | ({} if build else {"ema": float(ema)})
+    folders.begin(folder, config)
+    try:
+        _save(folder, state, step)
+        values = results.tested(test, task.shares) if test else {}
+        lines = _log(folder, history, splits.train.size / batch_size, step, values)
+        summary = _summary(plan, state, step, history, values) | {"seed": seed, "checkpoint": str(folder)}
+        results.write(folder, summary, plan.skipped)
+        results.draw(folder, lines.rows, values, config["classes"], plan.shown, plan.drawn if values else {})
+    finally:
+        folders.release(folder)
+    return summary
+
+
+def _parts(trained: Any) -> tuple[Any, int, list[dict[str, Any]]]:
+    """Return what is saved, the step it is of, and the rows of the training."""
+    if isinstance(trained, Fit):
+        return trained.best, int(trained.best.step), trained.history
+    if isinstance(trained, State):
+        return trained, int(trained.step), []
+    if not (isinstance(trained, Mapping) and "params" in trained):
+        raise InputError(f"trained: {type(trained).__name__}; must be what fit returned, a State, or variables with 'params'")
+    return {"params": trained["params"], "model_state": {k: v for k, v in trained.items() if k != "params"}}, 0, []
+
+
+def _save(folder: pathlib.Path, state: Any, step: int) -> None:
+    saver = Checkpoints(folder / "checkpoints", alone=True)
+    try:
+        saver.save(step, state, {"best_step": step})
+        saver.saved()
+    finally:
+        saver.close()
+    folders.check_saved(folder, step)
+
+
+def _log(folder: pathlib.Path, history: Sequence[Mapping[str, Any]], per_epoch: float, step: int, values: Mapping[str, Any]) -> Log:
+    lines = Log(folder, per_epoch)
+    for row in history:
+        named = {k if k in LOOP or k.startswith(("train/", "validation/")) else f"validation/{k}": v for k, v in row.items()}
+        lines.row(named)
+    if values:
+        lines.line("test", step, 0.0, None, {k: v for k, v in values.items() if not k.endswith("_interval")})
+    lines.write()
+    return lines
+
+
+def _summary(plan: Plan, state: Any, step: int, history: Sequence[Mapping[str, Any]], values: Mapping[str, Any]) -> dict[str, Any]:
+    params = state.params if isinstance(state, State) else state["params"]
+    steps = max([step, *(row["step"] for row in history)])
+    best = scalars(next((row for row in history if row["step"] == step), {}))
+    own = {k.removeprefix("validation/"): v for k, v in best.items() if k not in LOOP and not k.startswith("train/")}
+    return {
+        "experiment": plan.name, "dataset": plan.dataset, "model": plan.build["model"]["name"] if plan.build else plan.name,
+        "parameters": sum(int(np.size(x)) for x in jax.tree.leaves(params)), "train_rows": plan.data.train.size, "steps": steps,
+        "epochs": steps * plan.batch_size / plan.data.train.size, "train_seconds": sum(row["seconds"] for row in history),
+        "best_step": step, "validation": own, "test": dict(values), "params_sha256": digest(flatten(params)),
+    }  # fmt: skip
