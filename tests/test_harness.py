@@ -247,6 +247,7 @@ def test_reports_of_any_task(regression, mine, capsys, tmp_path):
     first, second, third = capsys.readouterr().out.splitlines()
     assert "report.html: mae 0." in first and "report.html: near 0." in second and "2 runs" in third
     made = json.loads((regression[0] / "report.json").read_text())
+    assert made["diagnosis"]["verdict"] == "unjudged" and "verdict unjudged" in first
     assert made["kind"] == "general" and made["test"]["metrics"]["mae"] == pytest.approx(regression[1]["test"]["mae"])
     assert [one["title"] for one in made["figures"]] == ["predictions"]
     page = (regression[0] / "report.html").read_text()

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -67,6 +68,12 @@ def test_reports_receive_what_others_made():
         if unit(path) == "report":  # its command hands pictures in
             names = {name for name, _ in imports(path)}
             assert not {own(name) for name in names} & {"methods", "explain"} and "jaxcnn.train.loop" not in names, path
+
+
+def test_the_library_knows_no_experiment():
+    for path in files():
+        if unit(path) in ("core", "tasks", "train", "runs", "report"):
+            assert not re.search(r"\bexperiments\.", path.read_text()), path
 
 
 def test_no_circles():

@@ -61,12 +61,12 @@ def diagnose_loss(rows: Sequence[Mapping[str, Any]], best_step: int | None = Non
     train, valid = ([r for r in rows if r["split"] == split and "loss" in r] for split in ("train", "validation"))
     verdict, why = "unknown", "There are no losses of training and validation to compare."
     if train and valid:
-        verdict, why = _diverged(train, valid) or _risen(train, valid, "") or ("unknown", "")
+        verdict, why = _diverged(train, valid) or _risen(train, valid, "") or ("unjudged", "")
         at = _tested_at(valid, best_step)
-        if verdict == "unknown":
+        if verdict == "unjudged":
             low = min(r["loss"] for r in valid)
             why = f"The validation loss is {at['loss']:.4g} at step {at['step']}, and {low:.4g} at its lowest."
-    return {"verdict": verdict, "why": why, "advice": ADVICE[verdict] if verdict != "unknown" else "", "rule": RULE_LOSS}
+    return {"verdict": verdict, "why": why, "advice": ADVICE[verdict], "rule": RULE_LOSS}
 
 
 ADVICE = {
@@ -75,6 +75,7 @@ ADVICE = {
     "underfit": "Train longer, with a higher learning rate or a larger network; or the labels are noisy, and no network does better.",
     "shifted": "Test rows are of another kind (see their groups, --group), or validation rows too like training rows (one person in both).",
     "good": "What is left to gain is in the mistakes below.",
+    "unjudged": "Judge it by the task's own metrics.",
     "unknown": "Train for at least one epoch, with rows to validate on.",
 }
 

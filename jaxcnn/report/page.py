@@ -16,7 +16,7 @@ NAMES = {
 }  # fmt: skip
 VERDICTS = {
     "diverged": "Diverged", "overfit": "Overfit", "underfit": "Underfit", "shifted": "Shifted test rows",
-    "good": "Good fit", "unknown": "Too little to tell",
+    "good": "Good fit", "unjudged": "No verdict by the loss alone", "unknown": "Too little to tell",
 }  # fmt: skip
 LISTED, PLOTS = 100, 8  # classes in a table at most; metrics drawn by epoch
 SMALLEST = 1e-30  # below it a plotted value counts as 0, because the ticks of an axis need room

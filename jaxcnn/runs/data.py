@@ -46,7 +46,7 @@ def read_data(config: Mapping[str, Any], place: str | None = None) -> Splits:
         place: where the data are now (a path, or the `data_dir` of a TFDS set), if they were moved, or the run was not made here.
 
     Returns:
-        The three parts. Of a run of `experiments.transfer --per-class` the training part is the one that it drew from.
+        The three parts. Of a run with `per_class` among its settings the training part is the one that it drew from.
 
     Raises:
         InputError: the run does not say, its paths are not to be followed, the data are not there, or the test part has another
@@ -82,7 +82,7 @@ def _as_read(config: Mapping[str, Any], place: str | None, on_bad: OnBad | None 
 
 
 def _as_used(config: Mapping[str, Any], splits: Splits) -> Splits:
-    """Of a run with `--limit-examples` these rows alone."""
+    """Of a run with `limit_examples` among its settings these rows alone."""
     limit = (config.get("settings") or {}).get("limit_examples")
     return Splits(*(limited(part, limit) for part in splits)) if limit else splits
 
@@ -114,7 +114,7 @@ def rows_to_measure(
         config: of a run, as `read_config` gives it.
         place: other data, as `find` takes them, or the run's own where they are now; None for the run's own where they were.
         data_dir: where TFDS sets are prepared.
-        whole: measure the whole test part also of a run that used only some of its rows (`--limit-examples`).
+        whole: measure the whole test part also of a run that used only some of its rows (`limit_examples`).
         on_bad: told of what cannot be read, which is then left out.
 
     Raises:
