@@ -3,6 +3,7 @@
 Names are torchvision's, else timm's.
 """
 
+from jaxcnn.models.adapt import Functional, from_functions, from_nnx
 from jaxcnn.models.alexnet import AlexNet, alexnet
 from jaxcnn.models.cct import CCT, cct_2_3x2_32, cct_7_3x1_32
 from jaxcnn.models.cnn import CNN, cnn
@@ -55,6 +56,6 @@ MODELS = {
 }  # fmt: skip
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] (the names of `MODELS`)
-    "CCT", "CNN", "MLP", "MODELS", "VGG", "AlexNet", "ConvNeXt", "DenseNet", "GoogLeNet", "InceptionV3", "Inverted", "LeNet5",
-    "MobileNet", "Plain", "ResNet", "SpeedNet", "SqueezeNet", "Tutorial", "ViT", "whitening", *MODELS,
+    "CCT", "CNN", "MLP", "MODELS", "VGG", "AlexNet", "ConvNeXt", "DenseNet", "Functional", "GoogLeNet", "InceptionV3", "Inverted", "LeNet5",
+    "MobileNet", "Plain", "ResNet", "SpeedNet", "SqueezeNet", "Tutorial", "ViT", "from_functions", "from_nnx", "whitening", *MODELS,
 ]  # fmt: skip

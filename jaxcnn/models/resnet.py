@@ -45,7 +45,7 @@ class Residual(nn.Module):
             return ConvNorm(width, (window, window), strides, window // 2, **options)
 
         linear: dict[str, Any] = {"activation": lambda x: x}
-        zero = {"norm": functools.partial(self.norm, scale_init=nn.initializers.zeros)}
+        zero: dict[str, Any] = {"norm": functools.partial(self.norm, scale_init=nn.initializers.zeros)}
         last = linear | zero if self.zero_init else linear
         if self.bottleneck:
             out, inner = 4 * self.width, self.inner or self.width

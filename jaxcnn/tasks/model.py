@@ -11,6 +11,7 @@ from jax import lax
 from jaxcnn.core.precision import widened
 from jaxcnn.core.types import Batch, InputError, Kept, Mean, Metric, Sum, Task, accept, align, real
 from jaxcnn.metrics import count
+from jaxcnn.models.adapt import accepted
 from jaxcnn.tasks.pixels import check_layout
 
 Array = jax.Array
@@ -77,10 +78,11 @@ def _per_channel(name: str, values: float | Sequence[float], image: Array) -> Ar
 
 
 def training_pass(model: Any, params: Any, model_state: Any, key: Array, *inputs: Any, **options: Any) -> tuple[Any, Any]:
-    """Apply a Linen model with `train=True`: its outputs, and the model state that it leaves; one that is `Kept` stays."""
+    """Apply a model with `train=True`: its outputs, and the model state that it leaves; one that is `Kept` stays."""
     kept, variables = isinstance(model_state, Kept), {"params": params, **model_state}
     mutable = [] if kept else list(model_state)
-    outputs, changed = model.apply(variables, *inputs, train=True, rngs={"dropout": key}, mutable=mutable, **options)
+    given = accepted(model, {"train": True, **options})
+    outputs, changed = model.apply(variables, *inputs, rngs={"dropout": key}, mutable=mutable, **given)
     return widened(outputs), model_state if kept else {**model_state, **changed}
 
 
@@ -94,13 +96,13 @@ def from_model(
     targets: Targets | None = None,
     check: Callable[[Batch], None] = accept,
 ) -> Task:
-    """Join a Linen model, a criterion and metrics; the model is called as `apply(variables, x, train=, real=)`.
+    """Join a model, a criterion and metrics; the model is called as `apply(variables, x, train=, real=)`, as far as it takes these.
 
     Outputs narrower than float32 are cast to it, so losses and metrics are float32 whatever the model computes in. Where a batch has
     `"sample_weight"` `[B]`, the loss is the mean weighted by it.
 
     Args:
-        model: a Linen module.
+        model: a Linen module, or what `models.from_functions` or `models.from_nnx` made.
         criterion: `(outputs, batch) -> (values, weights)`, `[B]` or `[B, ...]`; padding is weighed out here.
         metrics: what to measure besides `loss` and `count`.
         inputs: `batch -> x`, what of the batch the model sees, prepared.
@@ -121,10 +123,10 @@ def from_model(
         return Mean(total if bad is None else jnp.where(bad.any(), jnp.nan, total), weights.sum())
 
     def init(key: Array, batch: Batch) -> Any:
-        return model.init({"params": key}, inputs(batch), train=False)
+        return model.init({"params": key}, inputs(batch), **accepted(model, {"train": False}))
 
     def loss(params: Any, model_state: Any, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Any]]:
-        called = {"real": batch.get("real"), "method": "with_auxiliary" if auxiliary else None}
+        called = {"real": batch.get("real")} | ({"method": "with_auxiliary"} if auxiliary else {})
         outputs, model_state = training_pass(model, params, model_state, key, inputs(batch), **called)
         outputs, extra = outputs if auxiliary else (outputs, ())
         value = weighed(outputs, batch)
@@ -132,7 +134,7 @@ def from_model(
         return Mean(value.total + auxiliary * further, value.weight), (outputs, model_state)
 
     def predict(variables: Any, batch: Batch) -> Any:
-        return widened(model.apply(variables, inputs(batch), train=False))
+        return widened(model.apply(variables, inputs(batch), **accepted(model, {"train": False})))
 
     measured = {"count": count, **metrics} if targets is None else {k: _meaning(m, targets) for k, m in {"count": count, **metrics}.items()}
     return Task(init, loss, predict, {"loss": weighed, **measured}, check)

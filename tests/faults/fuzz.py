@@ -9,6 +9,7 @@ Inputs are a function of (seed, reader, number), so `--reader NAME --only NUMBER
 import argparse
 import contextlib
 import hashlib
+import importlib
 import json
 import logging
 import multiprocessing
@@ -117,6 +118,8 @@ def some(name, numbers, seed, root):
     reader = readers.READERS[name]
     signal.signal(signal.SIGALRM, _late)
     logging.disable(logging.CRITICAL)
+    if name == "array_record":  # a changed description can make it a set of tfrecord files
+        importlib.import_module("tensorflow")
     right = digest(reader.read(root / name))
     for number in numbers:
         yield number, *one(reader, number, seed, root, right)
