@@ -180,7 +180,7 @@ def by_group(tx: optax.GradientTransformation, groups: Sequence[Sequence[str]], 
             raise InputError(f"groups: {alone[0]} is in none of the {len(groups)}; add it to one of them")
         return ByGroup(jnp.zeros((), jnp.int32))
 
-    def update(updates: Tree, state: ByGroup, params: Tree | None = None) -> tuple[Tree, ByGroup]:
+    def update(updates: Tree, state: Tree, params: Tree | None = None) -> tuple[Tree, ByGroup]:
         del params
         now = [factor(state.count) if callable(factor) else factor for factor in factors]
         scaled = jax.tree.map(lambda u, k: (u * now[k]).astype(u.dtype), updates, which(updates, groups))
@@ -192,7 +192,7 @@ def by_group(tx: optax.GradientTransformation, groups: Sequence[Sequence[str]], 
 class ByGroup(NamedTuple):
     """State of `by_group`: how many updates there were, so that a resumed run goes on with the same factors."""
 
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] (Optax names it so, over `tuple.count`)
 
 
 def by_depth(tx: optax.GradientTransformation, groups: Sequence[Sequence[str]], decay: float) -> optax.GradientTransformation:
@@ -366,7 +366,7 @@ def muon(learning_rate: Rate, rest: optax.GradientTransformation, *, momentum: f
 def _kept_length() -> optax.GradientTransformation:
     """Make updates that leave a kernel `[..., K]` with the length `sqrt(K)`."""
 
-    def update(updates: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
+    def update(updates: Tree, state: Tree, params: Tree | None = None) -> tuple[Tree, Tree]:
         def one(p: jax.Array, u: jax.Array) -> jax.Array:
             new = p + u
             return new * (math.sqrt(new.shape[-1]) / jnp.linalg.norm(new.ravel())) - p

@@ -269,6 +269,7 @@ TRANSPOSED_ERRORS = {
     "channels": ((1, 4, 4, 3), (2, 2, 4, 2), {}, "3 channels"),
     "output padding": ((1, 4, 4, 1), (2, 2, 1, 2), {"strides": 2, "output_padding": 2}, "output_padding=2"),
     "padding": ((1, 2, 2, 1), (3, 3, 1, 2), {"padding": 2}, "leaves nothing"),
+    "no pixels": ((1, 0, 4, 1), (3, 3, 1, 2), {}, "leaves nothing of (0, 4)"),
 }
 
 

@@ -123,7 +123,7 @@ def affine(*, degrees: float = 0.0, scale: float = 0.0, shear: float = 0.0, shif
     def change(key: Array, batch: Batch) -> Batch:
         h, w = height_width(batch["image"])
         drawn = amounts[None] * draw(lambda k, s: jax.random.uniform(k, s, minval=-1, maxval=1), key, (batch["image"].shape[0], 6))
-        matrix = _matrix(*drawn.T, h, w)
+        matrix = _matrix(drawn, h, w)
         return carry(
             batch,
             lambda image: resample.bilinear(as_float(image), matrix),
@@ -206,8 +206,9 @@ def _window(size: int | tuple[int, ...] | None, spatial: tuple[int, ...]) -> tup
     return window
 
 
-def _matrix(angle: Array, grow_y: Array, grow_x: Array, shear: Array, move_y: Array, move_x: Array, h: int, w: int) -> Array:
-    """`[B, 2, 3]` from the result's places to the source's, in pixels from the centre."""
+def _matrix(drawn: Array, h: int, w: int) -> Array:
+    """`[B, 2, 3]` from the result's places to the source's, in pixels from the centre; of drawn amounts `[B, 6]`."""
+    angle, grow_y, grow_x, shear, move_y, move_x = drawn.T
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     turn_y, turn_x = jnp.stack([cos, -sin], -1), jnp.stack([sin, cos], -1)
     linear = jnp.stack([turn_y / (1 + grow_y)[:, None], turn_x / (1 + grow_x)[:, None] + shear[:, None] * turn_y], 1)  # [B, 2, 2]

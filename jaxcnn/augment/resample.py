@@ -4,6 +4,7 @@ Gathers, not products with interpolation matrices: XLA fuses them with the weigh
 """
 
 import math
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +108,7 @@ def _resize_axis(x: Array, axis: int, first: Array, length: Array, out: int) -> 
         weight = jnp.where(inside, jnp.maximum(1 - jnp.abs(at - centre) / reach, 0), 0)  # [B, out]
         weights = weights + weight
         total = total + _take(x, at.astype(jnp.int32), axis) * _along(weight, axis)
-    return total / _along(weights, axis)
+    return total / _along(cast(Array, weights), axis)
 
 
 def _along(weight: Array, axis: int) -> Array:

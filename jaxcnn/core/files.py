@@ -1,6 +1,7 @@
 """Files that nobody vouches for: read only where regular and up to a stated size, written whole or not at all, never through links."""
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -40,7 +41,7 @@ def expanded(path: Path, fix: str = "give the whole path") -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def opened(path: Path, limit: int | None = None) -> Iterator[IO[bytes]]:
+def opened(path: Path, limit: int | None = None) -> Iterator[io.BufferedReader]:
     """Open a regular file for reading, links included; a pipe or a device would make the program wait or never end.
 
     Args:
@@ -65,7 +66,7 @@ def opened(path: Path, limit: int | None = None) -> Iterator[IO[bytes]]:
 
 def held(found: os.stat_result) -> int:
     """Return how many bytes of a file the disk holds: the holes of a sparse file are none."""
-    return min(found.st_size, getattr(found, "st_blocks", math.inf) * 512)
+    return int(min(found.st_size, getattr(found, "st_blocks", math.inf) * 512))
 
 
 def read_bytes(path: Path, limit: int | None = None) -> bytes:

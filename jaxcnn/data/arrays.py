@@ -7,6 +7,7 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Iterator, Mapping
+from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -75,7 +76,7 @@ class _Archive(Mapping):
             return npy.read_array(file, allow_pickle=False)
 
 
-def _stated(file: io.BufferedIOBase, size: int, name: str) -> int:
+def _stated(file: IO[bytes], size: int, name: str) -> int:
     """Return the bytes of an array by its header, which must be those that its member has."""
     start = file.read(12)
     if not start.startswith(npy.MAGIC_PREFIX) or start[6:8] not in (b"\x01\x00", b"\x02\x00"):

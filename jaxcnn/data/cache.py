@@ -46,7 +46,7 @@ def store(folder: str | pathlib.Path, key: Any, arrays: Mapping[str, np.ndarray]
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
             try:
-                np.savez(file, **arrays)
+                np.savez(file, **arrays)  # pyright: ignore[reportArgumentType] (none is called `allow_pickle`)
                 file.close()
                 os.replace(file.name, path)
             except BaseException:

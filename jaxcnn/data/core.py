@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import numpy as np
@@ -31,9 +31,11 @@ class Data(Protocol):
 
     def example(self) -> Batch:
         """Return one row, for shapes."""
+        ...
 
     def placed(self, put: Callable[[Tree], Tree]) -> "Data":
         """Move what can live on the device to the device, once."""
+        ...
 
     def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> Chunk:
         """Return training batches `start` to `start + count`, in a chunk that has room for `capacity`.
@@ -41,9 +43,11 @@ class Data(Protocol):
         A batch that is no multiple of `multiple` rows is padded with `real = 0`. `share` is (which, of how many): of a batch
         that is read, rather than gathered on the device, only these columns come.
         """
+        ...
 
     def once(self, batch_size: int, multiple: int = 1, share: Share = ALL) -> Iterator[Chunk]:
         """Give every row once, in order; each batch is padded with `real = 0` to a multiple of `multiple` rows."""
+        ...
 
 
 class Splits(NamedTuple):
@@ -423,7 +427,7 @@ def sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     """
     if size is None:
         return None
-    height, width = (size, size) if np.ndim(size) == 0 else size
+    height, width = cast(tuple[int, int], (size, size) if np.ndim(size) == 0 else size)
     if min(height, width) < 1:
         raise InputError(f"size={size}: must be at least 1")
     return height, width

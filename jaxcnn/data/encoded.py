@@ -27,8 +27,9 @@ def parse(record: bytes) -> tuple[bytes, int]:
     from google.protobuf.message import DecodeError
     from tensorflow_datasets.proto import tf_example_pb2
 
+    example = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue] (made at import)
     try:
-        features = tf_example_pb2.Example.FromString(record).features.feature
+        features = example.FromString(record).features.feature
     except DecodeError:
         raise InputError("not an example that TFDS wrote") from None
     image, label = features["image"].bytes_list.value, features["label"].int64_list.value

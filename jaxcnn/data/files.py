@@ -3,7 +3,8 @@
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def digits(*, seed: int = 0, validation_fraction: float = 0.1, test_fraction: fl
     """
     from sklearn.datasets import load_digits  # 4 s to import, and only needed here
 
-    raw = load_digits()
+    raw = cast(Any, load_digits())
     image = np.rint(raw.images * (255 / 16)).astype(np.uint8)
     whole = labelled(image, raw.target, tuple(map(str, range(10))), "digits")
     train, test, label = cut(whole, raw.target, test_fraction, seed, "test_fraction")
@@ -68,7 +69,7 @@ def npz(path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float =
     except Exception as error:  # a damaged archive raises what zipfile, zlib or NumPy stumble over
         why = visible(reason(error))
         raise InputError(f"{visible(path)}: not a readable .npz file ({why}); write it with np.savez and plain number arrays") from error
-    return _from_arrays(*arrays, visible(path), seed, validation_fraction, columns)
+    return _from_arrays(arrays, visible(path), seed, validation_fraction, columns)
 
 
 def _columns(archive: Mapping[str, np.ndarray], part: str, shape: tuple[int, ...], path: str | pathlib.Path) -> dict[str, np.ndarray]:
@@ -92,8 +93,13 @@ def _columns(archive: Mapping[str, np.ndarray], part: str, shape: tuple[int, ...
 
 
 def _from_arrays(
-    x_train, y_train, x_test, y_test, name: str, seed: int, validation_fraction: float, columns: Mapping[str, Mapping] | None = None
+    arrays: Sequence[np.ndarray],
+    name: str,
+    seed: int,
+    validation_fraction: float,
+    columns: Mapping[str, Mapping] | None = None,
 ) -> Splits:
+    x_train, y_train, x_test, y_test = arrays
     train, test = f"{name}, training part", f"{name}, test part"
     if not np.issubdtype(y_train.dtype, np.integer) or y_train.ndim != 1 or y_train.size == 0:
         raise InputError(f"{train}: labels of dtype {y_train.dtype} and shape {y_train.shape}; must be integers [N], one an image")

@@ -70,7 +70,7 @@ def folder(
     reader = _Reader([file for files, _ in listed.values() for file in files], size, on_bad)
     listed = {part: reader.readable(files, label) for part, (files, label) in listed.items()}
     held = {part: reader.data(parts[part], files, label, names, resident_bytes) for part, (files, label) in listed.items()}
-    train, label = held["train"], held["train"].label
+    train, label = held["train"], np.asarray(held["train"].label)
     lost = sorted(set(range(len(names))) - set(label.tolist()))
     if lost:
         raise InputError(
@@ -96,7 +96,7 @@ class _Reader:
     """Decodes files of one set to one shape: `[height, width, channels]`, gray only if all are."""
 
     def __init__(self, files: list[pathlib.Path], size: tuple[int, int] | None, on_bad: OnBad | None):
-        self.resized, self.size, self.on_bad, self.bad = size is not None, size, on_bad, set()
+        self.resized, self.on_bad, self.bad = size is not None, on_bad, set()
         heads = [(file, found) for file, found in zip(files, _each(self.guarded(head), files), strict=True) if found is not None]
         self.bad = set(files) - {file for file, _ in heads}
         if not heads:
@@ -106,8 +106,7 @@ class _Reader:
         if 0 < gray < len(heads):
             log.warning("%d gray images among %d: all are read as RGB", gray, len(heads))
         self.tell_dark([file for file, found in heads if found.deep])
-        if self.size is None:
-            self.size = self.common_size(heads)
+        self.size = self.common_size(heads) if size is None else size
 
     def common_size(self, heads: list[tuple[pathlib.Path, Head]]) -> tuple[int, int]:
         """Return the size that all images have."""

@@ -2,13 +2,13 @@
 
 import contextlib
 import gzip
+import io
 import math
 import os
 import pathlib
 import re
 import zlib
 from collections.abc import Iterator
-from typing import IO
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def idx(path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float =
     found = _find(path)
     arrays = {name: _read(found[name], limit_bytes) for name in NAMES}
     arrays |= {name: _labels(arrays[name], found[name]) for name in NAMES if name.endswith("labels")}
-    return _from_arrays(*arrays.values(), visible(path), seed, validation_fraction)
+    return _from_arrays(list(arrays.values()), visible(path), seed, validation_fraction)
 
 
 def is_idx_folder(path: pathlib.Path) -> bool:
@@ -105,7 +105,7 @@ def _labels(label: np.ndarray, path: pathlib.Path) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _unpacked(path: pathlib.Path) -> Iterator[tuple[IO[bytes], int | None]]:
+def _unpacked(path: pathlib.Path) -> Iterator[tuple[io.BufferedIOBase, int | None]]:
     """Open a file, gzipped or not, with its size if it is not."""
     with opened(path) as file:
         packed = path.suffix == ".gz" or file.read(2) == b"\x1f\x8b"
@@ -127,7 +127,7 @@ def _begins_like_idx(path: pathlib.Path) -> bool:
         return False
 
 
-def _head(file: IO[bytes], path: pathlib.Path) -> tuple[tuple[int, ...], np.dtype]:
+def _head(file: io.BufferedIOBase, path: pathlib.Path) -> tuple[tuple[int, ...], np.dtype]:
     start = file.read(4)
     count = start[3] if len(start) == 4 and start[:2] == b"\0\0" and start[2] in DTYPES else 0
     sides = file.read(4 * count)
@@ -155,8 +155,8 @@ def _read(path: pathlib.Path, limit: int | None) -> np.ndarray:
                     f"{visible(path)}: its header says {stated:,} bytes, more than the {most:,} that are read of such an IDX "
                     "file; raise limit_bytes= if it is meant"
                 )
+            data = np.empty(stated if has == stated else 0, np.uint8)
             if has == stated:
-                data = np.empty(stated, np.uint8)
                 has = _fill(data, file)
                 has += has == stated and len(file.read(1))  # and with the end of gzip its checksum
     except InputError:
@@ -169,9 +169,9 @@ def _read(path: pathlib.Path, limit: int | None) -> np.ndarray:
     return _plain(data.view(dtype).reshape(shape))
 
 
-def _fill(data: np.ndarray, file: IO[bytes]) -> int:
+def _fill(data: np.ndarray, file: io.BufferedIOBase) -> int:
     """Read until an array of bytes is full or the file ends."""
-    at, whole = 0, memoryview(data)
+    at, whole = 0, data.data
     while at < len(data):
         count = file.readinto(whole[at : at + 2**24])
         if not count:

@@ -9,7 +9,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -254,7 +254,7 @@ def _orientation(image: Any, file: IO[bytes]) -> int:
         if turn is None and xmp:
             found = re.search(rb'tiff:Orientation(="|>)([0-9])', xmp.encode() if isinstance(xmp, str) else xmp)
             turn = found and int(found[2])
-        return turn if turn in range(1, 9) else 1
+        return turn if turn and turn in range(1, 9) else 1
     return 1
 
 
@@ -325,4 +325,4 @@ def without_warnings() -> Iterator[None]:
             _readers[0] -= 1
             if not _readers[0]:
                 with contextlib.suppress(ValueError):
-                    warnings.filters.remove(entry)
+                    cast(list, warnings.filters).remove(entry)

@@ -5,7 +5,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from jaxcnn.core.files import opened
 from jaxcnn.core.types import InputError
@@ -19,7 +19,7 @@ Range = tuple[int, int]
 
 def ranges(split: str, rows: int) -> tuple[str, list[Range]]:
     """Return name and rows of a split such as `train[10:20]+train[30:]`, of `rows` altogether."""
-    found = [re.fullmatch(r"(\w+)(?:\[(\d*):(\d*)\])?", part) for part in split.split("+")]
+    found = [cast(re.Match[str], re.fullmatch(r"(\w+)(?:\[(\d*):(\d*)\])?", part)) for part in split.split("+")]
     return found[0][1], [(int(m[2] or 0), int(m[3] or rows)) for m in found]
 
 
@@ -60,7 +60,7 @@ def _shards(builder: Any, split: str, wanted: Callable[[Range], bool]) -> list[S
             stated.append((path, (end - n, end)))
     with concurrent.futures.ThreadPoolExecutor(8) as pool:  # which wait for the disk
         counted = pool.map(count, [path for path, _ in stated])
-        return [Shard(*shard, *found) for shard, found in zip(stated, counted, strict=True)]
+        return [Shard(path, rows, *found) for (path, rows), found in zip(stated, counted, strict=True)]
 
 
 def refuse_cut(builder: Any, split: str) -> int:
@@ -131,7 +131,7 @@ def _tf_records(path: str) -> tuple[int, int]:
 
 def _array_records(path: str) -> tuple[int, int]:
     """Count records as the reader does, and say how large the largest chunk is; -1 where it cannot be read, or not within limits."""
-    from array_record.python import array_record_module
+    from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue] (compiled)
 
     largest = 0
     try:

@@ -117,7 +117,8 @@ def _check(library: Any, folder: pathlib.Path) -> None:
         if file == "dataset_info.json":
             _check_info(value, where)
         elif "type" not in value:  # which TFDS 4.0 and 4.1 wrote
-            _message(value, feature_pb2.Feature(), where)
+            kind = feature_pb2.Feature  # pyright: ignore[reportAttributeAccessIssue] (made at import)
+            _message(value, kind(), where)
 
 
 def _refuse_special_files(folder: pathlib.Path) -> None:
@@ -184,7 +185,8 @@ def _check_info(value: dict[str, Any], where: str) -> None:
     """What `dataset_info.json` states of names and splits."""
     from tensorflow_datasets.core.proto import dataset_info_pb2
 
-    info = _message(value, dataset_info_pb2.DatasetInfo(), where)
+    kind = dataset_info_pb2.DatasetInfo  # pyright: ignore[reportAttributeAccessIssue] (made at import)
+    info = _message(value, kind(), where)
     if not re.fullmatch(r"[A-Za-z]\w*", info.name) or not VERSION.fullmatch(info.version):
         raise InputError(f"{where}: name {visible(info.name)[:80]!r}, version {visible(info.version)[:80]!r}: must be those of a set")
     if info.file_format not in ("", "tfrecord", "array_record"):

@@ -14,7 +14,7 @@ import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -125,7 +125,7 @@ def _held(
         if not data.size:
             raise InputError(f"{name}: split {split} in {builder.data_path} has no examples; prepare it again")
         if data.size * int(np.prod(shape)) <= resident_bytes:
-            rows = data.read(np.arange(data.size)) if records else data.everything()
+            rows = data.everything() if isinstance(data, Stream) else data.read(np.arange(data.size))
             rows = {key: x[rows.get("real", np.ones(data.size)) > 0] for key, x in rows.items()}
             data = labelled(rows["image"], rows["label"], classes, f"{name}, split {split}")
         held[part] = data
@@ -217,9 +217,9 @@ def _address(builder: Any) -> tuple[str, int]:
     if not url.hostname:
         url = urllib.parse.urlsplit("https://storage.googleapis.com")
     proxy = urllib.request.getproxies().get(url.scheme)
-    if proxy and not urllib.request.proxy_bypass(url.hostname):
+    if proxy and not urllib.request.proxy_bypass(url.hostname or ""):
         url = urllib.parse.urlsplit(proxy if "//" in proxy else f"http://{proxy}")
-    return url.hostname, url.port or (80 if url.scheme == "http" else 443)
+    return url.hostname or "", url.port or (80 if url.scheme == "http" else 443)
 
 
 def _answers(host: str, port: int, seconds: float = 2.0) -> bool:
@@ -247,7 +247,7 @@ def _features(builder: Any, name: str) -> tuple[Any, Any]:
         raise InputError(f"dataset {name!r}: has {', '.join(features) or 'no named features'}; needs an 'image' with one class 'label'")
     check_features(image, label, f"dataset {name!r}")
     if image.np_dtype != np.uint8:
-        raise InputError(f"dataset {name!r}: images of dtype {np.dtype(image.np_dtype)}; must be uint8")
+        raise InputError(f"dataset {name!r}: images of dtype {np.dtype(cast(Any, image.np_dtype))}; must be uint8")
     return image, label
 
 
@@ -282,11 +282,11 @@ def _records(
         check_label(np.array([label]), len(classes))
         return decode(encoded, shape, resized), label
 
-    def one(i: int, record: bytes | None = None) -> tuple[np.ndarray, int] | None:
+    def one(tell: OnBad, i: int, record: bytes | None = None) -> tuple[np.ndarray, int] | None:
         try:
             return row(source[i] if record is None else record)
         except Exception as error:
-            on_bad(f"{builder.data_path}: record {i} of split {split} is not readable ({reason(error)})", 1)
+            tell(f"{builder.data_path}: record {i} of split {split} is not readable ({reason(error)})", 1)
             return None
 
     def some(index: list[int]) -> list[tuple[np.ndarray, int] | None]:
@@ -295,8 +295,8 @@ def _records(
         try:
             records = source.__getitems__(index)
         except Exception:  # one of them is bad
-            return [one(i) for i in index]
-        return [one(i, record) for i, record in zip(index, records, strict=True)]
+            return [one(on_bad, i) for i in index]
+        return [one(on_bad, i, record) for i, record in zip(index, records, strict=True)]
 
     source = readable(lambda: builder.as_data_source(split=split, deserialize_method=library.decode.DeserializeMethod.RAW_BYTES))
 

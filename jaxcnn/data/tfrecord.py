@@ -84,7 +84,7 @@ class Stream:
             middle = min(a + wanted, b)
             wanted -= middle - a
             first, rest = first + [(a, middle)] * (a < middle), rest + [(middle, b)] * (middle < b)
-        return tuple(dataclasses.replace(self, split=joined(name, part)) for part in (rest, first))
+        return dataclasses.replace(self, split=joined(name, rest)), dataclasses.replace(self, split=joined(name, first))
 
     def example(self) -> Batch:
         """Return the first row."""
@@ -117,7 +117,7 @@ class Stream:
         """Return training batches `start` to `start + count`; reads on where the last chunk ended, if that is there."""
         again = self._last[start - self._start :] if start >= self._start else []
         key = (batch_size, self.seed, multiple, share)
-        if self._key != key or not self._start <= start <= self._start + len(self._last):
+        if self._rows is None or self._key != key or not self._start <= start <= self._start + len(self._last):
             # of a copy, so that the iterator ends when its stream is dropped: with a cycle it would end wherever garbage is collected
             self._rows, again = dataclasses.replace(self)._endless(batch_size, start, multiple, share), []
         self._key = None  # should reading fail, the next call starts anew
@@ -206,7 +206,7 @@ class Stream:
         if mixed:
             files = files.shuffle(len(parts), seed=seed)
 
-        def checked(path: bytes, rows: int, take: int) -> int:
+        def checked(path: bytes, rows: int, take: int) -> int | np.int64:
             if tf_records(os.fsdecode(path)) == rows:
                 return take
             told.append(InputError(f"{os.path.basename(os.fsdecode(path))} does not hold the {rows} records that dataset_info.json states"))

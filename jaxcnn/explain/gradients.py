@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from jaxcnn import ops
 from jaxcnn.core.precision import widened
@@ -58,14 +59,14 @@ def targets(outputs: Array, target: Target = None) -> Array:
     rows, classes = outputs.shape[0], max(outputs.shape[-1], 2)
     if target is None:
         return outputs.argmax(-1) if outputs.shape[-1] > 1 else (outputs[:, 0] > 0).astype(jnp.int32)
-    target = target if isinstance(target, jax.Array) else np.asarray(target)
-    if target.shape not in ((), (rows,)) or not jnp.issubdtype(target.dtype, jnp.integer):
-        raise InputError(f"target of shape {target.shape} and dtype {target.dtype}: must be one integer, or one for each of {rows} images")
-    if not isinstance(target, jax.core.Tracer):
-        outside = np.asarray(target).ravel()[(np.asarray(target).ravel() < 0) | (np.asarray(target).ravel() >= classes)]
+    given = target if isinstance(target, jax.Array) else np.asarray(target)
+    if given.shape not in ((), (rows,)) or not jnp.issubdtype(given.dtype, jnp.integer):
+        raise InputError(f"target of shape {given.shape} and dtype {given.dtype}: must be one integer, or one for each of {rows} images")
+    if not isinstance(given, Tracer):
+        outside = np.asarray(given).ravel()[(np.asarray(given).ravel() < 0) | (np.asarray(given).ravel() >= classes)]
         if outside.size:
             raise InputError(f"target={outside[0]}: must be from 0 to {classes - 1}, the number of a class")
-    return jnp.broadcast_to(jnp.asarray(target, jnp.int32), (rows,))
+    return jnp.broadcast_to(jnp.asarray(given, jnp.int32), (rows,))
 
 
 def seed(outputs: Array, target: Array) -> Array:

@@ -156,7 +156,7 @@ class _Flat:
 
 
 def _name(eqn: Any) -> str:
-    name = eqn.primitive.name
+    name: str = eqn.primitive.name
     if name not in ("custom_vjp_call", "custom_jvp_call"):
         return {"conv_general_dilated": "conv", "reduce_window_max": "max_pool", "clamp": "clip"}.get(name, name)
     inside = set(_primitives(eqn.params["call_jaxpr"].jaxpr)) - {"jit", "pjit"}

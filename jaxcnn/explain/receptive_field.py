@@ -98,7 +98,8 @@ def _walk(jaxpr: Jaxpr, fields: Sequence[Field], scope: str, times: int) -> tupl
         into = [read(v) for v in eqn.invars]
         inner, out = _enter(eqn, into, here, times)
         if out is None:
-            out = RULES.get(name, _anything)(eqn, into) if any(into) else [None] * len(eqn.outvars)
+            unseen: list[Field] = [None] * len(eqn.outvars)
+            out = RULES.get(name, _anything)(eqn, into) if any(into) else unseen
         found += inner
         found.append(Found(name, here, eqn.params, times * _flop(eqn), out))
         known |= zip(eqn.outvars, out, strict=True)
@@ -169,7 +170,8 @@ def _hull(reaches: Sequence[Reach], shape: Sequence[int]) -> Reach:
     first = reaches[0]
     if len({r.axis for r in reaches}) > 1:
         reaches = [_loose(r, shape) for r in reaches]
-    elif len({r.jump for r in reaches}) > 1:  # both ends stay inside if they do at both ends of the axis
+    elif first.axis is not None and len({r.jump for r in reaches}) > 1:
+        # both ends stay inside if they do at both ends of the axis
         last = shape[first.axis] - 1
         drift = lambda r: (r.jump - first.jump) * last  # noqa: E731
         reaches = [Reach(first.axis, first.jump, r.low + min(0, drift(r)), r.high + max(0, drift(r))) for r in reaches]

@@ -111,8 +111,8 @@ def summary(name_or_model: str | nn.Module, input: Sequence[int]) -> Summary:
     """
     model = _named(name_or_model) if isinstance(name_or_model, str) else name_or_model
     x = jax.ShapeDtypeStruct(_batched(input), jnp.float32)
-    options = {"train": False} if "train" in inspect.signature(model.__call__).parameters else {}
-    calls: list[_Call | None] = []
+    options: dict[str, Any] = {"train": False} if "train" in inspect.signature(model.__call__).parameters else {}
+    calls: list[_Call] = []
     with ops.native_lowering():
         variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, **options), x)
         with nn.intercept_methods(functools.partial(_noted, calls, [])):
@@ -138,20 +138,20 @@ def _batched(shape: Sequence[int]) -> tuple[int, ...]:
     return (1,) * (4 - len(shape)) + tuple(map(int, shape))
 
 
-def _noted(calls: list[_Call | None], unfinished: list[int], call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+def _noted(calls: list[_Call], unfinished: list[int], call: Any, args: Any, kwargs: Any, context: Any) -> Any:
     """Run a method of a module; what `__call__` computes and returns bears the number of the call in the jaxpr."""
     if context.method_name != "__call__":
         return call(*args, **kwargs)
     number, parent = len(calls), unfinished[-1] if unfinished else None
-    calls.append(None)
+    calls.append(_Call(context.module.path, type(context.module).__name__, parent, (), 0))
     unfinished.append(number)
     with jax.named_scope(f"{MARK}{number}"):
         y = call(*args, **kwargs)
     unfinished.pop()
     arrays = [a for a in jax.tree.leaves(y) if isinstance(a, jax.Array)]
     new = [a for a in arrays if not any(a is b for b in args)]
-    kind, shape = type(context.module).__name__, arrays[0].shape if arrays else ()
-    calls[number] = _Call(context.module.path, kind, parent, shape, sum(a.size * a.dtype.itemsize for a in new))
+    shape = arrays[0].shape if arrays else ()
+    calls[number] = calls[number]._replace(shape=shape, bytes=sum(a.size * a.dtype.itemsize for a in new))
     return jax.tree.map(lambda a: checkpoint_name(a, f"{MARK}{number}") if isinstance(a, jax.Array) else a, y)
 
 

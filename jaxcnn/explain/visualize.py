@@ -1,7 +1,7 @@
 """What a network has learned: its first filters, its feature maps, images that a unit likes, a linear classifier on each layer."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -124,7 +124,7 @@ def maximise(
     def step(carry: tuple[Array, Any], key: Array) -> tuple[tuple[Array, Any], None]:
         image, state = carry
         updates, state = tx.update(jax.grad(cost)(image, jax.random.randint(key, (2,), -jitter, jitter + 1)), state)
-        return (image + updates, state), None
+        return (image + cast(Array, updates), state), None
 
     return lax.scan(step, (start, tx.init(start)), jax.random.split(rest, steps))[0][0][0]
 

@@ -22,7 +22,7 @@ def apply_block(block: nn.Module, x: Array, *, train: bool, real: Array | None, 
     if not remat or not train or block.is_initializing():
         return block(x, train=train, real=real)
     module, variables = block.unbind()
-    params = variables.pop("params")
+    params = variables.pop("params")  # pyright: ignore[reportAttributeAccessIssue] (a dict, typed as a Mapping)
     rngs = {"dropout": block.make_rng("dropout")} if block.has_rng("dropout") else {}  # one key, so both passes drop the same
     changing = [collection for collection in variables if block.is_mutable_collection(collection)]
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -62,7 +62,7 @@ class BatchNorm(nn.Module):
             return _shift_and_scale(x, running_mean.value, factor, bias).astype(dtype.compute)
         if weight is not None:  # 0 x NaN is NaN, and padding may be anything
             x = jnp.where((weight != 0) | jnp.isfinite(x), x, 0)
-        y, mean, var, n = _normalise(x, scale, bias, weight, self.epsilon)
+        y, mean, var, n = cast(tuple[Array, ...], _normalise(x, scale, bias, weight, self.epsilon))
         if not self.is_initializing():
             keep, take = self._shares()
             for running, now in ((running_mean, mean), (running_var, var * n / jnp.maximum(n - 1, 1))):

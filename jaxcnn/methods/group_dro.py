@@ -1,6 +1,6 @@
 """Losses that look at the group that does worst, not at the mean over all rows."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ def group_dro(task: Task, groups: int, *, column: str = "group", rate: float = 0
         _, (outputs, changed) = task.loss(params, kept({k: v for k, v in model_state.items() if k != STATE}), batch, key)
         own = batch.get("sample_weight", 1.0)
         weighed = lambda member: task.metrics["loss"](outputs, {**batch, "sample_weight": member * own})  # noqa: E731
-        losses = jax.vmap(weighed)(jax.nn.one_hot(group, groups, axis=0))
+        losses = cast(Mean, jax.vmap(weighed)(jax.nn.one_hot(group, groups, axis=0)))
         total, count = all_sum((jax.lax.stop_gradient(losses.total), losses.weight))
         present = jnp.where(count > 0, count, 1)  # a group without rows in the batch has a mean of 0
         log_shares = jax.nn.log_softmax(model_state[STATE]["log_shares"] + rate * total / present)

@@ -51,7 +51,7 @@ def coco_scores(predictions: Sequence[Mapping[str, Any]], truths: Sequence[Mappi
     real = [_checked(t, "truths", i, ()) for i, t in enumerate(truths)]
     labels = np.unique(np.concatenate([x["labels"] for x in (*guesses, *real)])) if guesses else np.zeros(0, np.int64)
     precision, recall = np.full((10, 101, len(labels), 4, 3), np.nan), np.full((10, len(labels), 4, 3), np.nan)
-    for k, label in enumerate(labels):
+    for k, label in enumerate(labels.tolist()):
         found = [
             _match(g, t, label) for g, t in zip(guesses, real, strict=True) if (g["labels"] == label).any() or (t["labels"] == label).any()
         ]
@@ -116,7 +116,7 @@ def _accumulate(found: list[Matches], most: int, precision: np.ndarray, recall: 
     order = np.argsort(-np.concatenate([f.scores[:most] for f in found]), kind="stable")
     matched, ignored = (np.concatenate([getattr(f, name)[..., :most] for f in found], -1)[..., order] for name in ("matched", "ignored"))
     right, wrong = np.cumsum(matched & ~ignored, -1), np.cumsum(~matched & ~ignored, -1)
-    for a, total in enumerate(sum(f.truths for f in found)):
+    for a, total in enumerate(np.sum([f.truths for f in found], 0)):
         for t in range(len(THRESHOLDS)) if total else ():
             reached = right[a, t] / total
             share = right[a, t] / (right[a, t] + wrong[a, t] + np.spacing(1))

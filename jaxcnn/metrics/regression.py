@@ -1,7 +1,7 @@
 """Sums for values: MAE, RMSE and R2 of numbers, PSNR and SSIM of images."""
 
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -174,7 +174,7 @@ def _blurred(x: Array) -> Array:
     window = (window / window.sum()).astype(np.float32)
     for axis in (1, 2):
         room = x.shape[axis] - 10
-        x = sum(w * lax.slice_in_dim(x, i, i + room, axis=axis) for i, w in enumerate(window))
+        x = cast(Array, sum(w * lax.slice_in_dim(x, i, i + room, axis=axis) for i, w in enumerate(window)))
     return x
 
 

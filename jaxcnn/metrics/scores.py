@@ -87,7 +87,8 @@ def matthews(matrix: np.ndarray) -> float:
 def report(matrix: np.ndarray) -> dict[str, float]:
     """Precision, recall and F1 with each average, like `f1_macro`; of `[K, K]` also `balanced_accuracy`, `cohen_kappa`, `matthews`."""
     scores = {"precision": precision, "recall": recall, "f1": f1}
-    out = {f"{name}_{kind}": score(matrix, kind) for kind in ("macro", "micro", "weighted") for name, score in scores.items()}
+    kinds: tuple[Average, ...] = ("macro", "micro", "weighted")
+    out = {f"{name}_{kind}": float(score(matrix, kind)) for kind in kinds for name, score in scores.items()}
     if np.ndim(matrix) == 3:
         return out
     return out | {"balanced_accuracy": balanced_accuracy(matrix), "cohen_kappa": cohen_kappa(matrix), "matthews": matthews(matrix)}

@@ -45,7 +45,9 @@ class ClassificationReport:
 
     def as_dict(self) -> dict[str, float | dict[str, float]]:
         """Return plain JSON values, under scikit-learn's names (`output_dict=True`)."""
-        named = {name: dict(zip(COLUMNS, map(float, row), strict=True)) for name, row in (self.classes | self.averages).items()}
+        named: dict[str, float | dict[str, float]] = {}
+        for name, row in (self.classes | self.averages).items():
+            named[name] = dict(zip(COLUMNS, map(float, row), strict=True))
         return named if self.accuracy is None else named | {"accuracy": self.accuracy}
 
     def _rows(self, digits: int) -> Iterator[tuple[str, list[str]]]:
@@ -81,11 +83,12 @@ def classification_report(matrix: np.ndarray, classes: Sequence[str] | None = No
     reserved = {"accuracy", *(f"{kind} avg" for kind in kinds)}
     if bad := [name for i, name in enumerate(names) if name in names[:i] or name in reserved]:
         raise InputError(f"classes: the name {bad[0]!r} is {'that of an average' if bad[0] in reserved else 'given twice'}; change one")
-    each = [score(matrix, None) for score in (scores.precision, scores.recall, scores.f1)]
-    rows = {name: (*(float(x[k]) for x in each), int(true[k])) for k, name in enumerate(names) if seen[k]}
+    p, r, f = (np.asarray(score(matrix, None)) for score in (scores.precision, scores.recall, scores.f1))
+    rows = {name: (float(p[k]), float(r[k]), float(f[k]), int(true[k])) for k, name in enumerate(names) if seen[k]}
     averages = {f"{kind} avg": _average(matrix, kind, int(true.sum())) for kind in kinds}
     return ClassificationReport(rows, averages, scores.accuracy_of(matrix) if np.ndim(matrix) == 2 else None)
 
 
 def _average(matrix: np.ndarray, kind: scores.Average, support: int) -> Row:
-    return scores.precision(matrix, kind), scores.recall(matrix, kind), scores.f1(matrix, kind), support
+    p, r, f = (float(score(matrix, kind)) for score in (scores.precision, scores.recall, scores.f1))
+    return p, r, f, support

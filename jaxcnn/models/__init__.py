@@ -55,7 +55,7 @@ MODELS = {
     "vit_small_patch16_224": vit_small_patch16_224, "vit_tiny_patch16_224": vit_tiny_patch16_224, "wide_resnet50_2": wide_resnet50_2,
 }  # fmt: skip
 
-__all__ = [
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll] (the names of `MODELS`)
     "CCT", "CNN", "MLP", "MODELS", "VGG", "AlexNet", "ConvNeXt", "DenseNet", "Functional", "GoogLeNet", "InceptionV3", "Inverted", "LeNet5",
     "MobileNet", "Plain", "ResNet", "SpeedNet", "SqueezeNet", "Tutorial", "ViT", "from_functions", "from_nnx", "whitening", *MODELS,
 ]  # fmt: skip

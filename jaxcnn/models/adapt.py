@@ -133,7 +133,7 @@ def _reseeded(random: Tree, key: Array) -> Tree:
     """Give each random stream a key of its own, and begin its count anew."""
 
     def stream(path: str, x: Any) -> Array:
-        is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        is_key = jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)
         return jax.random.fold_in(key, zlib.crc32(path.encode())) if is_key else jax.numpy.zeros(x.shape, x.dtype)
 
     return jax.tree.unflatten(jax.tree.structure(random), [stream(path, x) for path, x in named(random)])

@@ -80,6 +80,7 @@ class CCT(Network):
     def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
         """Return `stem`, the last convolution, and `stage1`, the last block's places `[B, H / 2^convs, W / 2^convs, width]`."""
         check_side(x, self.smallest)
+        stem = x
         for conv in self.stem:
             stem = nn.relu(conv(x))  # [B, H, W, 64 or width]
             x = ops.max_pool(stem, 3, strides=2, padding=1)
@@ -113,4 +114,5 @@ def cct_7_3x1_32(num_classes: int = 10, **options: Any) -> CCT:
 
 def cct_2_3x2_32(num_classes: int = 10, **options: Any) -> CCT:
     """Two 3x3 convolutions and two blocks of width 128; 283,722 parameters on 32x32 images. Arguments as for `cct_7_3x1_32`."""
-    return CCT(num_classes, **{"width": 128, "heads": 2, "depth": 2, "ratio": 1, "convs": 2} | options)
+    options = {"width": 128, "heads": 2, "depth": 2, "ratio": 1, "convs": 2} | options
+    return CCT(num_classes, **options)

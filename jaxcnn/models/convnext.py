@@ -90,7 +90,7 @@ class ConvNeXt(Staged):
         """Positions in torchvision, where the reductions are stages of their own; words in timm."""
         tv = source == "torchvision"
         at = ("features.0.0", "features.0.1", "classifier.0", "classifier.2") if tv else ("stem.0", "stem.1", "head.norm", "head.fc")
-        names = dict(zip(("stem.conv", "stem.norm", "norm_last", "logits"), at, strict=True))
+        names: dict[str, str] = dict(zip(("stem.conv", "stem.norm", "norm_last", "logits"), at, strict=True))
         parts = ("scale.gamma", "conv", "norm", "dense1", "dense2")
         words = ("layer_scale", "block.0", "block.2", "block.3", "block.5") if tv else ("gamma", "conv_dw", "norm", "mlp.fc1", "mlp.fc2")
         for i, count in enumerate(self.blocks):
@@ -111,9 +111,11 @@ def convnext_tiny(num_classes: int = 1000, **options: Any) -> ConvNeXt:
             last block, 0.1), `layer_scale` (first value, 1e-6), `norm`, `remat` (less memory in training, more time), `dtype`.
 
     """
-    return ConvNeXt(num_classes, **{"blocks": (3, 3, 9, 3)} | options)
+    options = {"blocks": (3, 3, 9, 3)} | options
+    return ConvNeXt(num_classes, **options)
 
 
 def convnext_small(num_classes: int = 1000, **options: Any) -> ConvNeXt:
     """Thirty-six blocks; 50,223,688 parameters. Arguments as for `convnext_tiny`; `drop_path` is 0.4."""
-    return ConvNeXt(num_classes, **{"blocks": (3, 3, 27, 3), "drop_path": 0.4} | options)
+    options = {"blocks": (3, 3, 27, 3), "drop_path": 0.4} | options
+    return ConvNeXt(num_classes, **options)

@@ -3,7 +3,7 @@
 import functools
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -70,7 +70,7 @@ class Inception(Staged):
     dtype: Any = None
 
     sources = ("torchvision", "timm")
-    table = ()
+    table: ClassVar[tuple[Any, ...]] = ()
 
     def setup(self) -> None:
         """Make the layers."""

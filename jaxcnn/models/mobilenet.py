@@ -159,7 +159,7 @@ class Inverted(Staged):
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
         """Logits `[B, num_classes]`."""
         x = ops.global_avg_pool(features["last"])
-        x = self.activation(self.dense(x)) if self.hidden else x
+        x = x if self.dense is None else self.activation(self.dense(x))
         return self.logits(self.drop(widened(x), train=train))
 
     @property

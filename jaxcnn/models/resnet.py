@@ -44,8 +44,9 @@ class Residual(nn.Module):
             options = {"norm": self.norm, "dtype": self.dtype, "name": name} | options
             return ConvNorm(width, (window, window), strides, window // 2, **options)
 
-        linear = {"activation": lambda x: x}
-        last = linear | ({"norm": functools.partial(self.norm, scale_init=nn.initializers.zeros)} if self.zero_init else {})
+        linear: dict[str, Any] = {"activation": lambda x: x}
+        zero: dict[str, Any] = {"norm": functools.partial(self.norm, scale_init=nn.initializers.zeros)}
+        last = linear | zero if self.zero_init else linear
         if self.bottleneck:
             out, inner = 4 * self.width, self.inner or self.width
             middle = make("conv2", inner, 3, self.strides, groups=self.groups)
@@ -193,12 +194,14 @@ def resnet152(num_classes: int = 1000, small_images: bool = False, **options: An
 
 def resnext50_32x4d(num_classes: int = 1000, small_images: bool = False, **options: Any) -> ResNet:
     """`resnet50` with 32 groups in its 3x3 convolutions, twice as wide; 25,028,904 parameters. Arguments as for `resnet18`."""
-    return ResNet(num_classes, (3, 4, 6, 3), True, small_images, **{"inner": 2.0, "groups": 32} | options)
+    options = {"inner": 2.0, "groups": 32} | options
+    return ResNet(num_classes, (3, 4, 6, 3), True, small_images, **options)
 
 
 def wide_resnet50_2(num_classes: int = 1000, small_images: bool = False, **options: Any) -> ResNet:
     """`resnet50` with 3x3 convolutions twice as wide; 68,883,240 parameters. Arguments as for `resnet18`."""
-    return ResNet(num_classes, (3, 4, 6, 3), True, small_images, **{"inner": 2.0} | options)
+    options = {"inner": 2.0} | options
+    return ResNet(num_classes, (3, 4, 6, 3), True, small_images, **options)
 
 
 def seresnet18(num_classes: int = 1000, small_images: bool = False, **options: Any) -> ResNet:
@@ -221,7 +224,8 @@ def resnet20(num_classes: int = 10, **options: Any) -> ResNet:
 
     Options as for `resnet18`; `width` (16) makes it wider, `attention` (`squeeze` or `cbam` of this file) adds some to every block.
     """
-    return ResNet(num_classes, (3, 3, 3), False, True, **{"width": 16, "projected": False} | options)
+    options = {"width": 16, "projected": False} | options
+    return ResNet(num_classes, (3, 3, 3), False, True, **options)
 
 
 def seresnet20(num_classes: int = 10, **options: Any) -> ResNet:
@@ -236,4 +240,5 @@ def cbam_resnet20(num_classes: int = 10, **options: Any) -> ResNet:
 
 def resnet56(num_classes: int = 10, **options: Any) -> ResNet:
     """`resnet20` with nine blocks a stage; 853,018 parameters."""
-    return ResNet(num_classes, (9, 9, 9), False, True, **{"width": 16, "projected": False} | options)
+    options = {"width": 16, "projected": False} | options
+    return ResNet(num_classes, (9, 9, 9), False, True, **options)

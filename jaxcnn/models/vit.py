@@ -133,4 +133,5 @@ def vit_tiny_patch16_224(num_classes: int = 1000, **options: Any) -> ViT:
 
 def vit_small_patch16_224(num_classes: int = 1000, **options: Any) -> ViT:
     """Twelve blocks of width 384 with 6 heads; 22,050,664 parameters on 224x224. Arguments as for `vit_tiny_patch16_224`."""
-    return ViT(num_classes, **{"width": 384, "heads": 6} | options)
+    options = {"width": 384, "heads": 6} | options
+    return ViT(num_classes, **options)

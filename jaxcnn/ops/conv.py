@@ -95,7 +95,7 @@ def conv_transpose(
     if any(e >= s for e, s in zip(extra, strides, strict=True)):
         raise InputError(f"output_padding={output_padding}: must be less than strides={strides}")
     if padding == "SAME":
-        sizes = tuple(n * s for n, s in zip(x.shape[1:-1], strides, strict=True))
+        grown = sizes = tuple(n * s for n, s in zip(x.shape[1:-1], strides, strict=True))
         pads = resolve_padding(padding, tuple(max(n, e) for n, e in zip(sizes, extent, strict=True)), extent, strides)
     else:
         grown = tuple((n - 1) * s + e for n, s, e in zip(x.shape[1:-1], strides, extent, strict=True))

@@ -87,8 +87,10 @@ def resolve_padding(
     if padding == "SAME":
         total = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(sizes, extent, strides, strict=True)]
         pads = tuple((t // 2, t - t // 2) for t in total)
-    elif padding == "VALID" or isinstance(padding, int):
-        pads = ((0 if padding == "VALID" else padding,) * 2,) * len(sizes)
+    elif padding == "VALID":
+        pads = ((0, 0),) * len(sizes)
+    elif isinstance(padding, int):
+        pads = ((padding, padding),) * len(sizes)
     else:
         pads = _pairs(padding, len(sizes))
     if min(map(min, pads)) < 0:

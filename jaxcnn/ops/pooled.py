@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ def _forward(x: Array, w: Array, g: Geometry, pool: Window, least: int) -> tuple
         return slice_max(forward(x, w, g), pool)
 
     def native(x: Array, w: Array) -> tuple[Array, Array, Choices]:
-        between = forward(x, w, g)
+        between = cast(Array, forward(x, w, g))
         choices = jax.eval_shape(lambda y: slice_max(y, pool)[1], between)
         return window_max(between, pool), between, [jnp.zeros(c.shape, c.dtype) for c in choices]  # not read, so not stored
 

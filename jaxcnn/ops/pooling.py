@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def avg_pool(
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     if _side_by_side((size, g)):
         whole = (slice(n - n % k) for n, k in zip(x.shape[1:-1], size, strict=True))
-        total = _tiled_sum(wide[:, *whole], (size, g))
+        total = cast(Array, _tiled_sum(wide[:, *whole], (size, g)))
     else:
         total = _sum(wide, (size, g))
     return (total / math.prod(size)).astype(x.dtype)

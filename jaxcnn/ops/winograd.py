@@ -154,7 +154,7 @@ def _combine(terms: list[Array], weights: np.ndarray) -> Array:
     return total
 
 
-def _tiles(x: Array, padding: Pads, out: tuple[int, int], matrix: np.ndarray) -> Array:
+def _tiles(x: Array, padding: Pads, out: tuple[int, ...], matrix: np.ndarray) -> Array:
     """Tiles of m x m pixels of each plane `[..., H, W, C]`, 4 apart, transformed by `matrix` [6, m] on both sides: `[36, tiles, C]`.
 
     Rows as one small matrix product, columns elementwise: as fast as reading and writing, which either alone is not.

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxcnn.core.collectives import AXIS, all_sum
 from jaxcnn.core.types import Batch, InputError, Run, Step, Tree, add
-from jaxcnn.parallel.mesh import Rule, assemble, layout, make_mesh, split_model, spread
+from jaxcnn.parallel.mesh import Device, Rule, assemble, layout, make_mesh, split_model, spread
 
 STRATEGIES = ("auto", "eager", "jit", "sharded", "pmap")
 
@@ -64,7 +64,7 @@ Chunk = Gather | Stack
 def compile_step(
     step: Step,
     strategy: str = "auto",
-    devices: int | Sequence[jax.Device] | None = None,
+    devices: int | Sequence[Device] | None = None,
     donate: bool = True,
     *,
     model_devices: int = 1,
@@ -119,7 +119,7 @@ def _compiled(step: Step, strategy: str, devices: Any, donate: bool, model_devic
     return Run(call, put, hold, len(chosen), mesh.shape[AXIS], strategy, place)
 
 
-def resolve(strategy: str, chosen: Sequence[jax.Device], divided: bool = False) -> str:
+def resolve(strategy: str, chosen: Sequence[Device], divided: bool = False) -> str:
     """Say what `"auto"` means on these devices, and whether a strategy can run on them.
 
     Raises:
@@ -137,7 +137,7 @@ def resolve(strategy: str, chosen: Sequence[jax.Device], divided: bool = False) 
     return strategy
 
 
-def choose_devices(devices: int | Sequence[jax.Device] | None, strategy: str) -> list[jax.Device]:
+def choose_devices(devices: int | Sequence[Device] | None, strategy: str) -> list[Device]:
     """Return the devices that a strategy runs on: those given, the first few, or all (one for `"jit"` and `"eager"`).
 
     Of several processes each gives as many.
@@ -209,7 +209,7 @@ def _is_placed(chunk: Chunk) -> bool:
     return all(isinstance(x, jax.Array) for x in jax.tree.leaves(chunk._replace(count=None)))
 
 
-def _pmapped(loop: Callable, devices: list[jax.Device], donate: tuple[int, ...]) -> Callable:
+def _pmapped(loop: Callable, devices: list[Device], donate: tuple[int, ...]) -> Callable:
     programs: dict[Any, Callable] = {}
 
     def call(carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,12 @@ from jaxcnn.core.collectives import AXIS
 from jaxcnn.core.types import InputError, Tree
 
 MODEL = "model"  # the mesh's second axis: rows are the same along it, parameters are not
+Device = Any  # a `jax.Device`, which JAX declares as a variable and not as a type
 LARGE = 2**12  # elements; smaller leaves cost more to gather than to keep everywhere
 Rule = Callable[[tuple[int, ...], Mesh], P]  # the shape of a leaf to how it is divided
 
 
-def make_mesh(devices: Sequence[jax.Device], model_devices: int = 1) -> Mesh:
+def make_mesh(devices: Sequence[Device], model_devices: int = 1) -> Mesh:
     """Arrange devices as `[data, model]`.
 
     Raises:
@@ -104,9 +105,14 @@ def fetch(leaf: Any) -> np.ndarray:
 def to_host(tree: Tree) -> Tree:
     """Copy a tree to the host; random keys stay keys."""
     is_key = lambda x: isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
-    return jax.tree.map(
-        lambda x: jax.random.wrap_key_data(fetch(jax.random.key_data(x)), impl=jax.random.key_impl(x)) if is_key(x) else fetch(x), tree
-    )
+
+    def copied(x: Any) -> Any:
+        if not is_key(x):
+            return fetch(x)
+        bits = cast(jax.Array, fetch(jax.random.key_data(x)))  # NumPy's arrays are fine, too
+        return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(x))
+
+    return jax.tree.map(copied, tree)
 
 
 def share() -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """Reading ahead: while the device works on one chunk, a thread reads the next and places it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -25,7 +25,11 @@ def patiently(work: Callable[[], Any], stop: Callable[[], bool] | None) -> Any:
         thread.shutdown(wait=False)
 
 
-def ahead(chunks: Iterator[Any], place: Callable[[Any], Any], stop: Callable[[], bool] | None = None) -> Iterator[Any]:
+def ahead(
+    chunks: Iterator[Any],
+    place: Callable[[Any], Any],
+    stop: Callable[[], bool] | None = None,
+) -> Generator[Any, None, None]:
     """Give the same chunks, placed; one is read while the caller uses the one before, and never more.
 
     The thread ends with the iterator: when it is exhausted, closed, or left by an exception. What reading raises is raised here.

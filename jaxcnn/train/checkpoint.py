@@ -119,13 +119,13 @@ class Checkpoints:
         self.kept.best = (*self.kept.best[-1:], list(ranking[: self.keep_best]))
         flat = copies(state)
         parts = _together({path: [str(x.dtype), list(x.shape), stored.digests(x)] for path, x in flat.items()})
-        rows, loop = loop.get("history"), coded({k: v for k, v in loop.items() if k != "history"})
+        rows, plain = loop.get("history"), coded({k: v for k, v in loop.items() if k != "history"})
 
         def write() -> None:
             ocp, mark = _orbax(), self._added(rows)
             if mark is not None:
-                loop["history"] = mark
-            record = {"format": FORMAT, "loop": loop, "parts": parts, "digest": stored.seal(parts, loop)}
+                plain["history"] = mark
+            record = {"format": FORMAT, "loop": plain, "parts": parts, "digest": stored.seal(parts, plain)}
             if (self.folder / str(step)).exists():
                 self._replace(step)
             arrays = {path: x for path, x in flat.items() if x.size}  # Orbax refuses what has no elements

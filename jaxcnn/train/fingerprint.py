@@ -57,7 +57,7 @@ def describe(run: Run, state: State, data: Any, batch: Mapping[str, Any]) -> Cal
     def computed() -> Description:
         return {
             "versions": _versions(),
-            "step": None if traced is None else _known(lambda: _Digests().closed(traced).hex()),
+            "step": None if traced is None else _known(lambda jaxpr=traced: _Digests().closed(jaxpr).hex()),
             "optimizer": _known(lambda: _summary(state.opt_state)),
             "weights": _known(lambda: _summary((state.step, state.params, state.model_state, state.extras))),
             "seed": _known(lambda: _summary(state.rng)),
@@ -124,7 +124,7 @@ def _data(data: Any) -> str | None:
             total.update(f"{name} {jax.dtypes.canonicalize_dtype(x.dtype)} {x.shape}\n".encode())
             for i in range(0, len(x), 4096):  # as they are on a device: int64 is int32 there
                 part = np.ascontiguousarray(x[i : i + 4096], jax.dtypes.canonicalize_dtype(x.dtype))
-                total.update(part.reshape(-1).view(np.uint8))
+                total.update(part.reshape(-1).view(np.uint8).data)
         return f"arrays:{total.hexdigest()}"
     label = getattr(data, "label", None)
     known = [data.size, list(getattr(data, "classes", ())), data.seed, None if label is None else np.asarray(label).tolist()]
@@ -144,7 +144,7 @@ def _summary(tree: Any) -> dict[str, Any]:
             total = np.abs(x.astype(np.float32) if x.dtype.kind == "V" else x).sum(dtype=np.float64)
             sums.append(float(f"{total:.8g}") if np.isfinite(total) else None)
         else:
-            exact.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+            exact.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
     return {"exact": exact.hexdigest(), "sums": sums}
 
 
@@ -152,7 +152,7 @@ class _Digests:
     """Digests of jaxprs and of what is in them; a jaxpr that is used twice is walked once."""
 
     def __init__(self) -> None:
-        self.known: dict[int, tuple[Any, Callable[[Sequence[bytes]], list[bytes]] | bytes]] = {}
+        self.known: dict[int, tuple[Any, bytes]] = {}
 
     def closed(self, closed: ClosedJaxpr) -> bytes:
         """Digest a jaxpr with its constants."""
@@ -181,7 +181,7 @@ class _Digests:
         if not mesh.whole_here(x):
             return _hash(b"divided", str(x.dtype).encode(), str(x.shape).encode())
         x = np.asarray(x)
-        content = hashlib.sha256(np.ascontiguousarray(x).reshape(-1).view(np.uint8)).digest()
+        content = hashlib.sha256(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data).digest()
         return _hash(str(x.dtype).encode(), str(x.shape).encode(), content)
 
     def value(self, x: Any) -> bytes:

@@ -57,7 +57,7 @@ def digest(flat: Mapping[str, np.ndarray]) -> str:
     for path in sorted(flat):
         array = np.ascontiguousarray(flat[path])
         total.update(f"{path} {array.dtype} {array.shape}\n".encode())
-        total.update(array.reshape(-1).view(np.uint8))
+        total.update(array.reshape(-1).view(np.uint8).data)
     return total.hexdigest()
 
 

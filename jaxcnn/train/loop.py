@@ -130,8 +130,9 @@ def fit(
     with opened(run, state, train, batch_size, steps, every, workdir, options) as session:
         if session.going_on() and not session.record.history:
             check_names(run, state, train, batch_size, validate, monitor)
-        for row in session.record.history if log else ():
-            log(row)
+        if log:
+            for row in session.record.history:
+                log(row)
         try:
             with contextlib.closing(dispatches(session)) as running:
                 for update in running:
@@ -173,7 +174,7 @@ def _hand_out(error: Exception, session: Session) -> None:
     states = (session.state, session.best)
     last = next((s for s in states if s is not None and _is_whole(s)), session.given)
     with contextlib.suppress(AttributeError, TypeError):
-        error.reached = _fit(last, session, None)
+        error.reached = _fit(last, session, None)  # pyright: ignore[reportAttributeAccessIssue] (new to it)
 
 
 def _is_whole(tree: Any) -> bool:

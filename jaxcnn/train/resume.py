@@ -66,8 +66,9 @@ def described_by(run: Run, state: State, data: Any, batch_size: int) -> Callable
 
 def compare(saver: Checkpoints, record: Record, new: dict[str, Any], step: int, steps: int, going_on: bool) -> None:
     """Refuse a finished run that is not the one asked for; else say that it is finished, or what an unfinished one goes on with."""
-    where, why = visible(saver.folder), fingerprint.unknown(record.fingerprint, new)
-    parts = " and ".join([] if why else fingerprint.differing(record.fingerprint, new))
+    where, old = visible(saver.folder), record.fingerprint or {}
+    why = fingerprint.unknown(old, new)
+    parts = " and ".join([] if why else fingerprint.differing(old, new))
     if parts and not going_on:
         raise InputError(
             f"workdir={where}: holds a run that finished at step {step} and differs from this one in {parts}; "
@@ -77,7 +78,7 @@ def compare(saver: Checkpoints, record: Record, new: dict[str, Any], step: int, 
         logger.warning("%s: going on from step %d, but not with the same as before: new is %s", where, step, parts)
     elif not going_on:
         beyond = f", beyond steps={steps}" if step > steps else ""
-        why = why or fingerprint.untraced(record.fingerprint, new)
+        why = why or fingerprint.untraced(old, new)
         unsure = f"; whether it is the same run cannot be told: {why}" if why else ""
         logger.warning("%s: finished at step %d%s, nothing trained%s", where, step, beyond, unsure)
 

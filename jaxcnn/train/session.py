@@ -207,6 +207,6 @@ def opened(
             run, state, data, steps, every or max(steps, 1), record, at, best, saver, described, options,
             Ranking(record, options.keep_best),
         )  # fmt: skip
-        if found:
+        if saver and found:
             compare(saver, record, described(), int(at.step), steps, session.going_on())
         yield session

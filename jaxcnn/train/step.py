@@ -148,7 +148,7 @@ def make_eval_step(task: Task) -> Step:
 
 def _checked_by(task: Task, step: Step) -> Step:
     """Let a step carry its task's `check`, which `functools.wraps` hands on to what wraps the step."""
-    step.check = task.check
+    step.check = task.check  # pyright: ignore[reportFunctionMemberAccess] (functions take attributes)
     return step
 
 

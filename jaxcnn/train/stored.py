@@ -77,7 +77,7 @@ def seal(parts: Mapping[str, list[Any]], loop: Mapping[str, Any]) -> str:
 
 def sha256(array: np.ndarray) -> str:
     """Return the digest of an array's bytes."""
-    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
 
 
 def weighed(folder: pathlib.Path) -> tuple[int, int]:
@@ -131,12 +131,13 @@ def read_record(folder: pathlib.Path, formats: range) -> Sealed:
         record = fitted(Sealed, record, "its record")
         if seal(record["parts"], record["loop"]) != record["digest"]:
             raise DamagedError("its record is not what was saved (digest differs)")
-        record["loop"] = fitted(Loop, record["loop"], "its record")
+        loop = fitted(Loop, record["loop"], "its record")
+        record["loop"] = dict(loop)
     except _FormatError as error:
         raise InputError(str(error)) from None
     except (OSError, RecursionError, InputError) as error:
         raise DamagedError(reason(error)) from error
-    _check_loop(record["loop"])
+    _check_loop(loop)
     for name, part in record["parts"].items():
         _check_part(name, part)
     return record

@@ -6,7 +6,7 @@ import math
 import pathlib
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import jax
@@ -58,7 +58,7 @@ def updates(
     save_seconds: float | None = None,
     on_nan: str = "stop",
     stop: Callable[[], bool] | None = None,
-) -> Iterator[Update]:
+) -> Generator[Update, None, None]:
     """Train, and yield what each dispatch of about half a second did.
 
     With a `workdir` the loop saves at each boundary, after the body saw it, and goes on exactly where a run in the same folder
@@ -95,7 +95,7 @@ def updates(
 
 def _updates(
     run: Run, state: State, train: Any, batch_size: int, steps: int, every: float | None, workdir: Any, options: Options
-) -> Iterator[Update]:
+) -> Generator[Update, None, None]:
     with opened(run, state, train, batch_size, steps, every, workdir, options) as session:
         if not session.going_on():
             at = int(session.state.step)
@@ -110,7 +110,7 @@ def _updates(
         session.written()
 
 
-def dispatches(session: Session) -> Iterator[Update]:
+def dispatches(session: Session) -> Generator[Update, None, None]:
     """Run what is left of a session."""
     while session.going_on():
         try:
@@ -119,7 +119,7 @@ def dispatches(session: Session) -> Iterator[Update]:
             session.roll_back(error)
 
 
-def _period(session: Session) -> Iterator[Update]:
+def _period(session: Session) -> Generator[Update, None, None]:
     """Run the steps up to the next boundary; leave what is reached on the disk, however that ends."""
     try:
         yield from _dispatches_to(session, _end(session))
@@ -137,7 +137,7 @@ def _period(session: Session) -> Iterator[Update]:
         raise
 
 
-def _dispatches_to(session: Session, end: int) -> Iterator[Update]:
+def _dispatches_to(session: Session, end: int) -> Generator[Update, None, None]:
     """Run the steps up to `end`, one dispatch after another, while a thread reads what comes next."""
     at = int(session.state.step)
     session.restart_sums()
@@ -153,7 +153,8 @@ def _dispatches_to(session: Session, end: int) -> Iterator[Update]:
         clock = time.perf_counter()
         for chunk in read:
             if session.zero is None:
-                _compile(session, chunk, alone)
+                session.zero = _compile(session, chunk, alone)
+                session.restart_sums()
                 clock = time.perf_counter()
             stop, due, size = mesh.agree(session.should_stop(), session.is_due(), sizer.size)
             if stop:
@@ -175,15 +176,14 @@ def _dispatches_to(session: Session, end: int) -> Iterator[Update]:
             clock = time.perf_counter()
 
 
-def _compile(session: Session, chunk: Any, stop: Callable[[], bool] | None) -> None:
-    """Compile the step with a call that runs nothing."""
+def _compile(session: Session, chunk: Any, stop: Callable[[], bool] | None) -> Any:
+    """Compile the step with a call that runs nothing, and return its sums, which are zero."""
 
     def call() -> tuple[State, Any]:
         return session.run.call(session.state, empty(chunk))
 
     session.state, sums = patiently(call, stop)
-    session.zero = host(sums)
-    session.restart_sums()
+    return host(sums)
 
 
 def say_saved(session: Session, error: Exception) -> None:

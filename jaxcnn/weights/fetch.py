@@ -123,12 +123,12 @@ def _expected(source: str) -> tuple[str, str]:
     """Return the address without its fragment, and the first digits of the hash."""
     address, _, fragment = source.partition("#")
     given = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
-    named = re.search(r"-([0-9a-f]{8,64})\.\w+$", _name(address)) if not fragment else None
-    if not (given or named):
+    found = given or (re.search(r"-([0-9a-f]{8,64})\.\w+$", _name(address)) if not fragment else None)
+    if not found:
         raise InputError(
             f"{visible(source)}: no hash to check the download; append #sha256= and the 64 hex digits that its publisher states"
         )
-    return address, (given or named)[1].lower()
+    return address, found[1].lower()
 
 
 def _name(address: str) -> str:
@@ -203,11 +203,11 @@ def _digest(path: pathlib.Path) -> str:
 
 
 class _OnlySecure(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, request: Any, file: Any, code: int, message: str, headers: Any, address: str) -> Any:
-        if not address.startswith("https://"):
-            file.close()
-            raise InputError(f"{visible(request.full_url)}: leads to {visible(address)[:200]}, which is not https")
-        return super().redirect_request(request, file, code, message, headers, address)
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if not newurl.startswith("https://"):
+            fp.close()
+            raise InputError(f"{visible(req.full_url)}: leads to {visible(newurl)[:200]}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _secure() -> urllib.request.OpenerDirector:
@@ -222,7 +222,11 @@ def _from_hub(source: str, deadline: float | None, limit: int) -> pathlib.Path:
         from huggingface_hub import errors
     except ImportError:
         raise InputError(f"{source}: needs the package huggingface-hub; pip install -e '.[hub]' in the clone of jaxcnn") from None
-    where = {"repo_id": match["repository"], "filename": match["file"] or "model.safetensors", "revision": match["revision"]}
+    where: dict[str, Any] = {
+        "repo_id": match["repository"],
+        "filename": match["file"] or "model.safetensors",
+        "revision": match["revision"],
+    }
     try:
         # asked first because it tries once, while the download itself would try for half a minute without a network
         about = _within(lambda stop: hub.get_hf_file_metadata(hub.hf_hub_url(**where), timeout=TIMEOUT), source, lambda: PATIENCE)

@@ -83,9 +83,9 @@ def load_weights(
     if narrow := tensor_files.narrow(tensors):
         log.warning("%s: numbers are %s, kept as float32", where, narrow)
     kept = _about(metadata, where)
-    if image and kept.get("image"):  # which says how many channels there are
-        image = (*image, *kept["image"][2:])[:3]
-    own = checked(kept["preprocessing"], f"{where}: preprocessing") if kept.get("preprocessing") else None
+    if image and (made_for := kept.get("image")):  # which says how many channels there are
+        image = (*image, *made_for[2:])[:3]
+    own = checked(recorded, f"{where}: preprocessing") if (recorded := kept.get("preprocessing")) else None
     beside = None if own else _beside(file)
 
     def stated(source: str) -> Preprocessing | None:
@@ -182,7 +182,7 @@ def _no_network(about: _About, name: str, where: str, error: Exception) -> str:
     return f"{where}: its metadata says {said}, which is no {name} ({visible(reason(error))}); name the network that the file is of"
 
 
-def _most(name: str, about: _About, image: Sequence[int] | None, options: Mapping[str, Any], where: str) -> int:
+def _most(name: str, about: _About, image: Sequence[int] | None, options: dict[str, Any], where: str) -> int:
     """How many values a file of this network may have: more than ever belong to auxiliary heads and other numbers of classes."""
     try:
         with _options_of(about, name, where):

@@ -223,7 +223,7 @@ def _other_channels(values: Tensors, like: Mapping[str, Any], file: Preprocessin
     x = values[path].astype(np.float64)
     if x.shape[-2] == 1:
         return values | {path: np.repeat(x / 3, 3, -2).astype(np.float32)}
-    (m, s), (means, stds) = ((np.float64(p.mean), np.float64(p.std)) for p in (wanted, file))
+    (m, s), (means, stds) = ((np.asarray(p.mean, np.float64), np.asarray(p.std, np.float64)) for p in (wanted, file))
     kernel = (x * (s / stds)[:, None]).sum(-2, keepdims=True)
     constant = (x * ((m - means) / stds)[:, None]).sum(tuple(range(x.ndim - 1)))
     values = values | {path: kernel.astype(np.float32)}
