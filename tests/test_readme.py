@@ -181,6 +181,20 @@ def test_a_reader_of_the_page_reads(tmp_path):
     np.testing.assert_array_equal(np.asarray(batch["image"])[:, 0, 0, 0], batch["label"])
 
 
+def test_programs_of_the_page_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    section = LIBRARY.split("## Your own model, data and task")[1].split("## What is read")[0]
+    got = {}
+    for code in python_blocks(section):
+        exec(compile(code, "jaxcnn/README.md", "exec"), got)
+    losses = [row["train/loss"] for row in got["fitted"].history]
+    assert losses[-1] < losses[0] and (tmp_path / "checkpoints/both/summary.json").exists()
+    shown = capsys.readouterr().out.splitlines()[-1]
+    assert shown.startswith("{") and "'count': 32" in shown
+    importlib.import_module("jaxcnn.report.__main__").main(["checkpoints/both"])
+    assert "accuracy" in (tmp_path / "checkpoints/both/report.html").read_text()
+
+
 def networks():
     """Name to what the page says of it, as `python -m jaxcnn.models --json` has it."""
     rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| ([\d.]+) \| ([\w -]+) \|", ZOO, re.MULTILINE)
