@@ -77,7 +77,7 @@ def _devices(config: Settings) -> dict[str, Any]:
     return {"strategy": config.strategy, "devices": config.devices or None, "model_devices": config.model_devices, "rule": rule}
 
 
-def compiled(step: jc.Step, config: Settings, donate: bool = True) -> jc.Run:
+def compiled(step: jc.Step, config: Settings, donate: bool = True) -> jc.CompiledStep:
     """Compile a step as the flags say."""
     return jc.compile_step(step, donate=donate, **_devices(config))
 

@@ -143,7 +143,7 @@ def source(config: Config, size: Any) -> dict[str, Any]:
 
 def few(splits: jc.data.Splits, config: Config) -> jc.data.Splits:
     """Draw `--per-class` rows from the training part, and validation rows from these."""
-    drawn = jc.transfer.few(splits.train, config.per_class, config.seed)
+    drawn = jc.transfer.few_shot_subset(splits.train, config.per_class, config.seed)
     train, valid, _ = cut(drawn, drawn.label, config.validation_fraction, config.seed, "--validation-fraction")
     return jc.data.Splits(train, valid, splits.test)
 
@@ -172,7 +172,7 @@ def plan(config: Config, splits: jc.data.Splits | None = None) -> runs.Plan:
     variables = jc.init_state(task, optax.identity(), splits.train.example(), config.seed).variables
     if adopted:
         try:
-            variables = jc.transfer.adopt(variables, begin.variables)
+            variables = jc.transfer.load_pretrained(variables, begin.variables)
         except jc.InputError as error:
             raise jc.InputError(f"--weights {config.weights}: {error}") from error
     changes = [jc.augment.flip, jc.augment.shift(max(image.shape[1:3]) // 8)]
@@ -199,7 +199,7 @@ def _with_freezing(config: Config, plan: runs.Plan, model: Any) -> runs.Plan:
 
     task = jc.transfer.head_task(model, plan.task, shape) if once else plan.task
     loss = jc.transfer.keep_stats(task.loss) if probe or config.keep_stats else task.loss
-    task = task._replace(loss=jc.transfer.constant(loss, frozen) if frozen else loss)
+    task = task._replace(loss=jc.transfer.stop_gradient_on(loss, frozen) if frozen else loss)
 
     def cached(splits: jc.data.Splits) -> jc.data.Splits:
         inputs = lambda batch: jc.tasks.prepare(batch["image"], **pixels)  # noqa: E731
@@ -219,9 +219,9 @@ def optimizer(config: Config, parts: dict[str, tuple[str, ...]], frozen: tuple[s
     tx = jc.optim.adamw(jc.optim.one_cycle(config.learning_rate, steps=steps), weight_decay=config.weight_decay)
     tx, patterns = jc.optim.freeze(tx, frozen) if frozen else tx, list(parts.values())
     if config.layer_decay != 1:
-        tx = jc.optim.by_depth(tx, patterns, config.layer_decay)
+        tx = jc.optim.layerwise_lr_decay(tx, patterns, config.layer_decay)
     if config.train == "gradual":
-        tx = jc.optim.gradual(tx, patterns, [steps * k // (2 * len(patterns)) for k in range(len(patterns))])
+        tx = jc.optim.gradual_unfreezing(tx, patterns, [steps * k // (2 * len(patterns)) for k in range(len(patterns))])
     return tx
 
 
@@ -240,7 +240,7 @@ def _check(config: Config) -> None:
     if config.per_class < 0:
         raise jc.InputError(f"--per-class {config.per_class}: must be at least 0")
     jc.optim.check_rate(config.learning_rate), jc.layers.check_dropout(config.dropout)
-    jc.optim.by_depth(jc.optim.adamw(1.0, weight_decay=config.weight_decay), [], config.layer_decay)
+    jc.optim.layerwise_lr_decay(jc.optim.adamw(1.0, weight_decay=config.weight_decay), [], config.layer_decay)
 
 
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:

@@ -2,7 +2,7 @@
 
 from jaxcnn import augment, data, explain, layers, losses, methods, metrics, models, ops, optim, runs, tasks
 from jaxcnn.core import types
-from jaxcnn.core.types import Batch, Count, InputError, Interrupted, Mean, Metric, Run, State, Step, Sum, Task
+from jaxcnn.core.types import Batch, CompiledStep, Count, InputError, Interrupted, Mean, Metric, MetricState, State, Step, Task
 from jaxcnn.explain import summary
 from jaxcnn.methods import transfer
 from jaxcnn.parallel import compile_step
@@ -33,8 +33,8 @@ from jaxcnn.version import __version__
 from jaxcnn.weights import load_weights, save_weights
 
 __all__ = [
-    "Batch", "Count", "DivergedError", "Fit", "InputError", "Interrupted", "Mean", "Metric", "Plan", "Run", "State",
-    "Step", "StoppedError", "Sum", "Task", "Update", "__version__", "accumulate", "augment", "augmented", "collect",
+    "Batch", "Count", "DivergedError", "Fit", "InputError", "Interrupted", "Mean", "Metric", "Plan", "CompiledStep", "State",
+    "Step", "StoppedError", "MetricState", "Task", "Update", "__version__", "accumulate", "augment", "augmented", "collect",
     "compile_step", "data", "evaluate", "explain", "fit", "init_state", "layers", "load_run", "load_weights",
     "losses", "make_eval_step", "make_train_step", "methods", "metrics", "models", "ops", "optim", "plain",
     "protocol", "runs", "save_run", "save_weights", "skip_nonfinite", "start_ema", "stream", "summary", "tasks",

@@ -144,7 +144,7 @@ def one_cycle(peak: float, *, steps: int, warmup: int | None = None, start: floa
 def freeze(tx: optax.GradientTransformation, frozen: Sequence[str]) -> optax.GradientTransformation:
     """Leave some parameters as they are: no update, no decay, no state of the optimiser, no part in a clipped norm.
 
-    The gradient of what is frozen is not computed where nothing else asks for it; `transfer.constant` asks for none.
+    The gradient of what is frozen is not computed where nothing else asks for it; `transfer.stop_gradient_on` asks for none.
     BatchNorm's running statistics are no parameters: see `transfer.keep_stats`.
 
     Args:
@@ -195,7 +195,7 @@ class ByGroup(NamedTuple):
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] (Optax names it so, over `tuple.count`)
 
 
-def by_depth(tx: optax.GradientTransformation, groups: Sequence[Sequence[str]], decay: float) -> optax.GradientTransformation:
+def layerwise_lr_decay(tx: optax.GradientTransformation, groups: Sequence[Sequence[str]], decay: float) -> optax.GradientTransformation:
     """Discriminative learning rates: those of each group `decay` times those of the group before it.
 
     Args:
@@ -214,7 +214,9 @@ def by_depth(tx: optax.GradientTransformation, groups: Sequence[Sequence[str]], 
     return by_group(tx, groups, [decay**k for k in range(len(groups))])
 
 
-def gradual(tx: optax.GradientTransformation, groups: Sequence[Sequence[str]], starts: Sequence[int]) -> optax.GradientTransformation:
+def gradual_unfreezing(
+    tx: optax.GradientTransformation, groups: Sequence[Sequence[str]], starts: Sequence[int]
+) -> optax.GradientTransformation:
     """Gradual unfreezing: a group stays as it is up to a step of its own, inside one compiled program.
 
     The optimiser's moments of a group that waits are those of its gradient all the same, so it begins with warm ones.

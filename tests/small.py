@@ -9,7 +9,7 @@ import numpy as np
 
 import jaxcnn as jc
 from jaxcnn.layers import ConvNorm, Dense, Dropout, Network
-from jaxcnn.parallel.compile import Gather
+from jaxcnn.parallel.compile import IndexedChunk
 
 
 class Small(Network):
@@ -64,7 +64,7 @@ def chunk(batches):
     size = len(next(iter(batches[0].values())))
     arrays = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
     index = np.arange(len(batches) * size, dtype=np.int32).reshape(len(batches), size)
-    return Gather(arrays, index, None, np.int32(len(batches)))
+    return IndexedChunk(arrays, index, None, np.int32(len(batches)))
 
 
 def distance(a, b):

@@ -226,7 +226,7 @@ def test_pixel_dropout_takes_whole_pixels_and_another_share_of_each_image():
         (lambda: augment.color_jitter(hue=(-0.7, 0)), r"hue=\(-0.7, 0\)"),
         (lambda: jax.eval_shape(augment.color_jitter(0.1), KEY, {"image": np.zeros((1, 4, 4, 2))}), r"image shape \(1, 4, 4, 2\)"),
         (lambda: jax.eval_shape(augment.trivial_augment(), KEY, {"image": np.zeros((1, 4, 4, 4))}), r"image shape \(1, 4, 4, 4\)"),
-        (lambda: augment.trivial_augment(follow=augment.Follow(visible=-1)), "visible=-1"),
+        (lambda: augment.trivial_augment(follow=augment.SpatialTargets(visible=-1)), "visible=-1"),
         (lambda: augment.rand_augment(-1), "ops=-1"),
         (lambda: augment.rand_augment(2, 31), "magnitude=31"),
         (lambda: augment.cutout(-1), "pixels=-1"),

@@ -11,7 +11,7 @@ from jaxcnn import InputError, augment
 from jaxcnn.augment import resample
 
 KEY = jax.random.key(5)
-ALL = augment.Follow(visible=0)
+ALL = augment.SpatialTargets(visible=0)
 H, W, B = 24, 20, 16
 MOVES = {
     "shift": augment.shift(6, follow=ALL),
@@ -80,7 +80,7 @@ def test_boxes_left_with_too_small_a_part_are_gone(monkeypatch):
     monkeypatch.setattr(augment.geometry, "draw", lambda sampler, key, shape: jnp.broadcast_to(jnp.array([[14, 10]]), shape))  # 4 up
     boxes = np.array([[[0.0, 0, 0.5, 1], [0, 0, 0.9, 0.5], [0, 0, 0.4, 0.4], [0.5, 0.5, 1, 1], [0.7, 0.7, 0.7, 0.7]]])
     batch = {"image": np.ones((1, 10, 10, 1)), "boxes": boxes}
-    out = {v: fast(augment.shift(10, follow=augment.Follow(visible=v)))(KEY, batch) for v in (0.0, 0.1, 0.5)}
+    out = {v: fast(augment.shift(10, follow=augment.SpatialTargets(visible=v)))(KEY, batch) for v in (0.0, 0.1, 0.5)}
     assert {v: o["boxes_real"][0].tolist() for v, o in out.items()} == {0.0: [1, 1, 0, 1, 0], 0.1: [1, 1, 0, 1, 0], 0.5: [0, 1, 0, 1, 0]}
     expected = [[0, 0, 0.1, 1], [0, 0, 0.5, 0.5], [0] * 4, [0.1, 0.5, 0.6, 1], [0] * 4]
     np.testing.assert_allclose(out[0.0]["boxes"][0], expected, atol=1e-6)
@@ -89,7 +89,7 @@ def test_boxes_left_with_too_small_a_part_are_gone(monkeypatch):
 @pytest.mark.parametrize("make", [lambda f: augment.shift(3, follow=f), lambda f: augment.affine(shift=0.4, follow=f)])
 def test_what_comes_into_a_mask(make):
     batch = {"image": np.ones((8, 8, 8, 1)), "mask": np.ones((8, 8, 8, 1), np.uint8)}
-    out = fast(make(augment.Follow(fill=255)))(KEY, batch)
+    out = fast(make(augment.SpatialTargets(fill=255)))(KEY, batch)
     assert set(np.unique(out["mask"])) == {1, 255}
     chex.assert_trees_all_equal(out["mask"][out["image"] == 1], np.ones_like(out["mask"][out["image"] == 1]))
 
@@ -136,7 +136,9 @@ def test_random_resized_crop_draws_areas_and_ratios():
     crop = augment.random_resized_crop(1, scale=(0.1, 0.5), ratio=(0.5, 2))
     seen = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(augment.geometry, "carry", lambda batch, image, mask, boxes, visible: seen.update(boxes=boxes(batch["boxes"])))
+        patch.setattr(
+            augment.geometry, "transform_spatial", lambda batch, image, mask, boxes, visible: seen.update(boxes=boxes(batch["boxes"]))
+        )
         boxes = fast(lambda key, batch: crop(key, batch) or seen["boxes"])(KEY, batch)
     y0, x0, y1, x1 = np.asarray(boxes[:, 0], np.float64).T * 40
     high, wide = 19 * 40 * 40 / (y1 - y0), 19 * 40 * 40 / (x1 - x0)
@@ -183,7 +185,7 @@ def test_pad_crop_cuts_windows_out_of_the_padded_image(border, mode):
         (lambda: augment.random_resized_crop(8, ratio=2), "ratio=2"),
         (lambda: jax.eval_shape(augment.random_resized_crop(8), KEY, {"image": np.zeros((8, 8, 1))}), r"image shape \(8, 8, 1\)"),
         (lambda: jax.eval_shape(augment.random_resized_crop(8), KEY, {"image": np.zeros((1, 8, 8, 1), np.int32)}), "image dtype int32"),
-        (lambda: augment.shift(1, follow=augment.Follow(visible=2)), "visible=2"),
+        (lambda: augment.shift(1, follow=augment.SpatialTargets(visible=2)), "visible=2"),
     ],
 )
 def test_bad_amounts_are_refused(change, words):

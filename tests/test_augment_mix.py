@@ -177,8 +177,8 @@ def logits_of_corners(variables, batch):
 @pytest.mark.parametrize("over", ["logits", "softmax", "sigmoid"])
 def test_averaged_is_the_mean_over_the_views(over, rng):
     batch = {"image": np.asarray(rng.normal(size=(3, 5, 5, 1)), np.float32), "real": np.ones(3)}
-    views, weights = augment.views(shift=1), [2, 1, 1, 2, 1, 1]
-    out = fast(augment.averaged(logits_of_corners, views, over=over, weights=weights))(2.0, batch)
+    views, weights = augment.test_time_views(shift=1), [2, 1, 1, 2, 1, 1]
+    out = fast(augment.test_time_augmentation(logits_of_corners, views, over=over, weights=weights))(2.0, batch)
     each = np.stack([fast(lambda batch, view=view: logits_of_corners(2.0, view(batch)))(batch) for view in views])
     to = {
         "logits": lambda x: x,
@@ -195,8 +195,8 @@ def test_views_move_and_mirror():
         padded = np.pad(image, ((0, 0), (2, 2), (2, 2), (0, 0)), "reflect")
         places[down, right] = padded[:, 2 - down : 7 - down, 2 - right : 8 - right]
         np.testing.assert_array_equal(fast(augment.moved(down, right))({"image": image})["image"], places[down, right])
-    seen = [fast(view)({"image": image})["image"] for view in augment.views(shift=1)]
-    assert len(seen) == 6 and len(augment.views()) == 2 and len(augment.views(flip=False)) == 1
+    seen = [fast(view)({"image": image})["image"] for view in augment.test_time_views(shift=1)]
+    assert len(seen) == 6 and len(augment.test_time_views()) == 2 and len(augment.test_time_views(flip=False)) == 1
     np.testing.assert_array_equal(seen[0], image)
     np.testing.assert_array_equal(seen[3], image[:, :, ::-1])
 
@@ -204,17 +204,19 @@ def test_views_move_and_mirror():
 def test_a_model_that_does_not_care_about_views_predicts_as_before(rng):
     batch = {"image": np.asarray(rng.normal(size=(3, 4, 4, 1)), np.float32)}
     mean = lambda variables, batch: {"a": batch["image"].mean((1, 2)), "b": (batch["image"] ** 2).mean((1, 2, 3))}
-    chex.assert_trees_all_close(fast(augment.averaged(mean, augment.views()))(None, batch), mean(None, batch), atol=1e-6)
+    chex.assert_trees_all_close(
+        fast(augment.test_time_augmentation(mean, augment.test_time_views()))(None, batch), mean(None, batch), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
     "make, words",
     [
-        (lambda: augment.averaged(logits_of_corners, []), r"views=\[\]"),
-        (lambda: augment.averaged(logits_of_corners, augment.views(), over="mean"), "over='mean'"),
-        (lambda: augment.averaged(logits_of_corners, augment.views(), weights=[1]), r"weights=\[1\]"),
-        (lambda: augment.averaged(logits_of_corners, augment.views(), weights=[0, 0]), r"weights=\[0, 0\]"),
-        (lambda: augment.views(shift=-1), "shift=-1"),
+        (lambda: augment.test_time_augmentation(logits_of_corners, []), r"views=\[\]"),
+        (lambda: augment.test_time_augmentation(logits_of_corners, augment.test_time_views(), over="mean"), "over='mean'"),
+        (lambda: augment.test_time_augmentation(logits_of_corners, augment.test_time_views(), weights=[1]), r"weights=\[1\]"),
+        (lambda: augment.test_time_augmentation(logits_of_corners, augment.test_time_views(), weights=[0, 0]), r"weights=\[0, 0\]"),
+        (lambda: augment.test_time_views(shift=-1), "shift=-1"),
     ],
 )
 def test_bad_views_are_refused(make, words):

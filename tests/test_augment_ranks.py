@@ -39,12 +39,12 @@ CHANGES = {  # name: change, what it takes
     "compose": (augment.compose(augment.flip, augment.shift(1)), PIXELS),
     "mirrored": (view(augment.mirrored), PIXELS),
     "moved": (view(augment.moved(1, -1)), PIXELS),
-    "views": (view(augment.views(shift=1)[-1]), PIXELS),
+    "test_time_views": (view(augment.test_time_views(shift=1)[-1]), PIXELS),
 }
 
 
 def test_the_table_is_complete():
-    others = {"Change", "Follow", "averaged", "mixup", "cutmix"}
+    others = {"Transform", "SpatialTargets", "test_time_augmentation", "mixup", "cutmix"}
     assert set(CHANGES) == set(augment.__all__) - others
 
 

@@ -11,7 +11,7 @@ import pytest
 from jaxcnn.core.types import InputError, reason
 from jaxcnn.data import Indexed, Resident, cache, npz, stratified
 from jaxcnn.data.core import check_fraction, checked, cut, labelled, sides
-from jaxcnn.parallel.compile import Gather
+from jaxcnn.parallel.compile import IndexedChunk
 
 SIZE = 23
 
@@ -89,7 +89,7 @@ def check_once(data):
 
 
 def _leaf(chunk):
-    return chunk.index if isinstance(chunk, Gather) else chunk.batches["image"]
+    return chunk.index if isinstance(chunk, IndexedChunk) else chunk.batches["image"]
 
 
 @pytest.mark.parametrize("make", [resident, indexed])

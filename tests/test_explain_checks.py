@@ -176,7 +176,7 @@ def convolutional(monkeypatch):
     variables, _ = drawn(model, (1, 14, 14, 1))
     task = {"name": "classification", "options": {"mean": [0.4], "std": [0.3]}}
     build = {"model": {}, "task": task, "image": {"shape": [14, 14, 1], "dtype": "uint8"}}
-    loaded = jc.runs.LoadedRun({"build": build, "classes": ["ant", "bee"]}, model, jc.tasks.classification(model), variables, 1)
+    loaded = jc.runs.TrainedRun({"build": build, "classes": ["ant", "bee"]}, model, jc.tasks.classification(model), variables, 1)
     monkeypatch.setattr(jc, "load_run", lambda path: loaded)
     return loaded
 

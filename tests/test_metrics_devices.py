@@ -1,4 +1,4 @@
-"""Every Sum is the same on one device and on eight, whatever the batch size: padding counts nowhere, and parts add up."""
+"""Every metric is the same on one device and on eight, whatever the batch size: padding counts nowhere, and parts add up."""
 
 import functools
 from typing import Any, NamedTuple

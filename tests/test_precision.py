@@ -12,7 +12,7 @@ from small import distance, rows
 
 import jaxcnn as jc
 from jaxcnn import InputError
-from jaxcnn.core.precision import checked, policy, widened
+from jaxcnn.core.precision import checked, policy, promote_float32
 from jaxcnn.layers import BatchNorm, Conv, ConvTranspose, Dense, Dropout, DropPath, LayerNorm, LayerScale
 from jaxcnn.models import MODELS, ResNet
 from jaxcnn.runs import build
@@ -83,7 +83,7 @@ def test_other_dtypes_are_refused_in_one_line(dtype):
 
 def test_widened_leaves_what_is_wide_or_whole():
     tree = {"a": jnp.zeros(1, jnp.bfloat16), "b": jnp.zeros(1, jnp.int8), "c": np.zeros(1, np.float64), "d": jnp.zeros(1, jnp.float16)}
-    assert {k: v.dtype.name for k, v in widened(tree).items()} == {"a": "float32", "b": "int8", "c": "float64", "d": "float32"}
+    assert {k: v.dtype.name for k, v in promote_float32(tree).items()} == {"a": "float32", "b": "int8", "c": "float64", "d": "float32"}
 
 
 def test_a_description_from_json_may_name_the_dtype():

@@ -73,14 +73,17 @@ def test_the_frozen_stay_and_the_others_move_as_if_alone(name):
 def test_rates_fall_with_depth():
     groups = [["logits"], ["stem.norm"], ["stem"]]
     moved = lambda tx: jax.tree.map(jnp.subtract, updated(tx)[0], PARAMS)
-    plain, by_depth = moved(optim.sgd(1.0, weight_decay=0.1)), moved(optim.by_depth(optim.sgd(1.0, weight_decay=0.1), groups, 0.5))
+    plain, scaled = (
+        moved(optim.sgd(1.0, weight_decay=0.1)),
+        moved(optim.layerwise_lr_decay(optim.sgd(1.0, weight_decay=0.1), groups, 0.5)),
+    )
     factors = {"stem": {"conv": {"kernel": 0.25}, "norm": {"scale": 0.5}}, "logits": {"kernel": 1.0}}
-    chex.assert_trees_all_close(by_depth, jax.tree.map(lambda u, f: u * f, plain, factors))
-    assert optim.learning_rate(optim.by_depth(optim.sgd(0.7), groups, 0.5).init(PARAMS)) == pytest.approx(0.7)
+    chex.assert_trees_all_close(scaled, jax.tree.map(lambda u, f: u * f, plain, factors))
+    assert optim.learning_rate(optim.layerwise_lr_decay(optim.sgd(0.7), groups, 0.5).init(PARAMS)) == pytest.approx(0.7)
 
 
 def test_groups_begin_at_their_steps():
-    tx = optim.gradual(optim.sgd(1.0), [["logits"], ["stem"]], [0, 2])
+    tx = optim.gradual_unfreezing(optim.sgd(1.0), [["logits"], ["stem"]], [0, 2])
     kernels, state, params = [], None, PARAMS
     for _ in range(4):
         params, state = updated(tx, params, 1, state)
@@ -88,9 +91,9 @@ def test_groups_begin_at_their_steps():
     assert kernels == [[0.5, 1.0], [0.0, 1.0], [-0.5, 0.5], [-1.0, 0.0]]
 
 
-def test_frozen_gradual_and_by_depth_together():
-    tx = optim.gradual(
-        optim.by_depth(optim.freeze(optim.adam(0.1), [".*norm"]), [["logits"], ["stem"]], 0.5), [["logits"], ["stem"]], [0, 1]
+def test_freezing_gradual_unfreezing_and_layerwise_decay_together():
+    tx = optim.gradual_unfreezing(
+        optim.layerwise_lr_decay(optim.freeze(optim.adam(0.1), [".*norm"]), [["logits"], ["stem"]], 0.5), [["logits"], ["stem"]], [0, 1]
     )
     first, state = updated(tx)
     chex.assert_trees_all_equal(first["stem"], PARAMS["stem"])
@@ -102,12 +105,14 @@ def test_frozen_gradual_and_by_depth_together():
 BAD = {
     "pattern 'lgits': names no parameter; near it are logits": lambda: optim.freeze(optim.sgd(0.1), ["lgits"]).init(PARAMS),
     "pattern '(': not a regular expression": lambda: optim.freeze(optim.sgd(0.1), ["("]).init(PARAMS),
-    "groups: stem.norm.scale is in none of the 2": lambda: optim.by_depth(optim.sgd(0.1), [["logits"], [".*conv"]], 0.5).init(PARAMS),
+    "groups: stem.norm.scale is in none of the 2": lambda: optim.layerwise_lr_decay(optim.sgd(0.1), [["logits"], [".*conv"]], 0.5).init(
+        PARAMS
+    ),
     "factors=[1]: 1 for 2 groups": lambda: optim.by_group(optim.sgd(0.1), [["logits"], ["stem"]], [1]),
-    "decay=0.0: must be above 0 and at most 1": lambda: optim.by_depth(optim.sgd(0.1), [["logits"]], 0.0),
-    "starts=[0, -1]: must be at least 0": lambda: optim.gradual(optim.sgd(0.1), [["logits"], ["stem"]], [0, -1]),
-    "per_class=0: must be at least 1": lambda: transfer.few(rows(8), 0),
-    "class 'a' has only": lambda: transfer.few(rows(8), 8),
+    "decay=0.0: must be above 0 and at most 1": lambda: optim.layerwise_lr_decay(optim.sgd(0.1), [["logits"]], 0.0),
+    "starts=[0, -1]: must be at least 0": lambda: optim.gradual_unfreezing(optim.sgd(0.1), [["logits"], ["stem"]], [0, -1]),
+    "per_class=0: must be at least 1": lambda: transfer.few_shot_subset(rows(8), 0),
+    "class 'a' has only": lambda: transfer.few_shot_subset(rows(8), 8),
 }
 
 
@@ -166,7 +171,7 @@ def test_kept_statistics_with_stages_computed_anew():
 
 
 def test_what_is_constant_has_no_gradient():
-    frozen, plain = (lossy(wrap)[-2] for wrap in (lambda loss: transfer.constant(loss, ["conv"]), lambda loss: loss))
+    frozen, plain = (lossy(wrap)[-2] for wrap in (lambda loss: transfer.stop_gradient_on(loss, ["conv"]), lambda loss: loss))
     assert all(not x.any() for x in jax.tree.leaves(frozen["conv"])) and any(x.any() for x in jax.tree.leaves(plain["conv"]))
     chex.assert_trees_all_close(frozen["logits"], plain["logits"], rtol=1e-5)
 
@@ -201,7 +206,7 @@ def variables_of(model, size=8):
 
 def test_adopt_takes_all_but_the_head():
     new, old = variables_of(Small(4)), jax.tree.map(lambda x: x + 1, variables_of(Small(7)))
-    taken = transfer.adopt(new, old)
+    taken = transfer.load_pretrained(new, old)
     chex.assert_trees_all_equal(taken["params"]["conv"], old["params"]["conv"])
     chex.assert_trees_all_equal(taken["batch_stats"], old["batch_stats"])
     chex.assert_trees_all_equal(taken["params"]["logits"], new["params"]["logits"])
@@ -217,7 +222,7 @@ def test_adopt_takes_all_but_the_head():
 )
 def test_adopt_refuses_another_network(old, head, line):
     with pytest.raises(InputError) as caught:
-        transfer.adopt(variables_of(Small(4)), variables_of(old), head)
+        transfer.load_pretrained(variables_of(Small(4)), variables_of(old), head)
     assert line in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -254,7 +259,7 @@ def test_the_head_on_cached_features_is_that_of_the_frozen_network(dropout):
 
 def test_gradual_unfreezing_resumes_exactly(tmp_path):
     t, groups = task(), list(transfer.groups(Small(), (8, 8, 1)).values())
-    tx = optim.gradual(optim.by_depth(optim.adam(1e-2), groups, 0.5), groups, [0, 4])
+    tx = optim.gradual_unfreezing(optim.layerwise_lr_decay(optim.adam(1e-2), groups, 0.5), groups, [0, 4])
     variables = t.init(jax.random.key(7), rows().example())
     straight = trained(t, tx, variables, rows())
     trained(t, tx, variables, rows(), steps=3, workdir=tmp_path)
@@ -268,9 +273,9 @@ def test_gradual_unfreezing_resumes_exactly(tmp_path):
 @pytest.mark.parametrize("strategy", ["sharded", "pmap"])
 def test_on_eight_devices(strategy):
     t, groups = task(dropout=0.3), list(transfer.groups(Small(), (8, 8, 1)).values())
-    t = t._replace(loss=transfer.keep_stats(transfer.constant(t.loss, [".*norm"])))
+    t = t._replace(loss=transfer.keep_stats(transfer.stop_gradient_on(t.loss, [".*norm"])))
     variables = t.init(jax.random.key(7), rows().example())
-    tx = optim.gradual(optim.freeze(optim.sgd(0.05, momentum=0.9), [".*norm"]), groups, [0, 2])
+    tx = optim.gradual_unfreezing(optim.freeze(optim.sgd(0.05, momentum=0.9), [".*norm"]), groups, [0, 2])
     one, eight = trained(t, tx, variables, rows(), steps=4), trained(t, tx, variables, rows(), strategy, 8, steps=4)
     assert distance(one.params, eight.params) < 1e-5
     chex.assert_trees_all_equal(jax.device_get(eight.model_state), jax.device_get({"batch_stats": variables["batch_stats"]}))
@@ -278,9 +283,9 @@ def test_on_eight_devices(strategy):
 
 def test_few_draws_as_many_of_each_class():
     data = jc.data.Resident({"image": np.arange(40)[:, None], "label": np.arange(40) % 4}, tuple("abcd"))
-    drawn = [transfer.few(data, 3, seed) for seed in (0, 0, 1)]
+    drawn = [transfer.few_shot_subset(data, 3, seed) for seed in (0, 0, 1)]
     assert all(np.bincount(d.label).tolist() == [3] * 4 and len(np.unique(d.arrays["image"])) == 12 for d in drawn)
     assert np.array_equal(drawn[0].arrays["image"], drawn[1].arrays["image"])
     assert not np.array_equal(drawn[0].arrays["image"], drawn[2].arrays["image"])
     streamed = jc.data.Indexed(lambda index: {"image": index[:, None], "label": index % 4}, 40, tuple("abcd"), label=np.arange(40) % 4)
-    assert np.array_equal(transfer.few(streamed, 3).read(np.arange(12))["image"], drawn[0].arrays["image"])
+    assert np.array_equal(transfer.few_shot_subset(streamed, 3).read(np.arange(12))["image"], drawn[0].arrays["image"])

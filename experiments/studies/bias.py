@@ -77,7 +77,7 @@ def coloured(splits: jc.data.Splits, usual: float, seed: int = 0) -> dict[str, n
     return found
 
 
-def groups(loaded: jc.runs.LoadedRun, splits: jc.data.Splits, config: mnist.Config) -> Mapping[str, float]:
+def groups(loaded: jc.runs.TrainedRun, splits: jc.data.Splits, config: mnist.Config) -> Mapping[str, float]:
     """What the report of a run says of its groups of test images, and how sure it is that they differ."""
     del config
     tested = report.predict(loaded, splits.test)

@@ -60,7 +60,7 @@ class Variant(NamedTuple):
 
 
 # (a finished run, the data it was trained and tested on, its flags) -> column to value
-Measure = Callable[[jc.runs.LoadedRun, jc.data.Splits, mnist.Config], Mapping[str, float]]
+Measure = Callable[[jc.runs.TrainedRun, jc.data.Splits, mnist.Config], Mapping[str, float]]
 
 
 def compare(
@@ -186,7 +186,7 @@ def _logging_to(screen: TextIO) -> Iterator[None]:
         log.handlers = handlers
 
 
-def accuracy(loaded: jc.runs.LoadedRun, data: Any) -> float:
+def accuracy(loaded: jc.runs.TrainedRun, data: Any) -> float:
     """Share of rows that a finished run gets right, as it predicts."""
     return jc.evaluate(jc.compile_step(jc.make_eval_step(loaded.task), donate=False), loaded.variables, data)["accuracy"]
 

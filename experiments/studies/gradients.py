@@ -18,7 +18,7 @@ DEPTH, ROWS = 10, 256
 VARIANTS = {name: Variant({"depth": DEPTH, "pools": 2, "activation": name}) for name in ("relu", "tanh", "sigmoid")}
 
 
-def norms(loaded: jc.runs.LoadedRun, splits: jc.data.Splits, config: mnist.Config) -> Mapping[str, float]:
+def norms(loaded: jc.runs.TrainedRun, splits: jc.data.Splits, config: mnist.Config) -> Mapping[str, float]:
     """Gradient norms of the first and the last convolution at the start, and how many times larger the last is."""
     batch = splits.train.chunk(min(ROWS, splits.train.size), 0, 1, 1).at(0)
     state = jc.init_state(loaded.task, optax.identity(), batch, config.seed)

@@ -29,7 +29,7 @@ class Config(core.Config):
     """Passes over the training rows."""
 
 
-def gap(loaded: jc.runs.LoadedRun, splits: jc.data.Splits, config: mnist.Config) -> Mapping[str, float]:
+def gap(loaded: jc.runs.TrainedRun, splits: jc.data.Splits, config: mnist.Config) -> Mapping[str, float]:
     """Accuracy on the training images, as they are, and how much of it the test images lack."""
     del config
     seen, new = (accuracy(loaded, part) for part in (splits.train, splits.test))

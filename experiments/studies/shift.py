@@ -16,7 +16,7 @@ PIXELS = range(1, 7)
 VARIANTS = {"MLP": Variant(model="mlp"), "CNN": Variant(), "CNN, augmentation": Variant(flags={"augment": True})}
 
 
-def moved(loaded: jc.runs.LoadedRun, splits: jc.data.Splits, config: mnist.Config) -> Mapping[str, float]:
+def moved(loaded: jc.runs.TrainedRun, splits: jc.data.Splits, config: mnist.Config) -> Mapping[str, float]:
     """Accuracy on the test images moved by 1 to 6 pixels, the mean of four directions; what comes in is background."""
     del config
     step, test = jc.compile_step(jc.make_eval_step(loaded.task), donate=False), splits.test

@@ -1,19 +1,20 @@
 """Augmentation on the device: functions `(key, batch) -> batch`, for whole batches and drawn per global row.
 
 What only moves pixels keeps their dtype; what interpolates or blends makes them float32 0..1. Masks and boxes that are in the
-batch follow every change of places (see `Follow`).
+batch follow every change of places (see `SpatialTargets`).
 """
 
 from jaxcnn.augment.color import color_jitter
-from jaxcnn.augment.core import Change, compose, one_of
+from jaxcnn.augment.core import Transform, compose, one_of
 from jaxcnn.augment.erase import cutout, erase, pixel_dropout
-from jaxcnn.augment.follow import Follow
 from jaxcnn.augment.geometry import affine, flip, flip_vertical, pad_crop, random_resized_crop, shift
 from jaxcnn.augment.mix import cutmix, mixup
 from jaxcnn.augment.policy import rand_augment, trivial_augment
-from jaxcnn.augment.views import averaged, mirrored, moved, views
+from jaxcnn.augment.spatial import SpatialTargets
+from jaxcnn.augment.test_time import mirrored, moved, test_time_augmentation, test_time_views
 
 __all__ = [
-    "Change", "Follow", "affine", "averaged", "color_jitter", "compose", "cutmix", "cutout", "erase", "flip", "flip_vertical", "mirrored",
-    "mixup", "moved", "one_of", "pad_crop", "pixel_dropout", "rand_augment", "random_resized_crop", "shift", "trivial_augment", "views",
+    "SpatialTargets", "Transform", "affine", "color_jitter", "compose", "cutmix", "cutout", "erase", "flip",
+    "flip_vertical", "mirrored", "mixup", "moved", "one_of", "pad_crop", "pixel_dropout", "rand_augment",
+    "random_resized_crop", "shift", "test_time_augmentation", "test_time_views", "trivial_augment",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.augment.core import Change, Range, as_float, check_range, each_row, height_width
+from jaxcnn.augment.core import Range, Transform, as_float, check_range, each_row, height_width
 from jaxcnn.core.collectives import draw
 from jaxcnn.core.types import Batch, InputError
 
@@ -16,7 +16,7 @@ Array = jax.Array
 
 def color_jitter(
     brightness: float | Range = 0.0, contrast: float | Range = 0.0, saturation: float | Range = 0.0, hue: float | Range = 0.0
-) -> Change:
+) -> Transform:
     """Change brightness, contrast, saturation and hue of each image by random factors, in an order of its own.
 
     As torchvision's `ColorJitter`, one draw an image: brightness blends with black, contrast with the mean grey, saturation with

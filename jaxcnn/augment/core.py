@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jaxcnn.core.types import Batch, InputError
 
 Array = jax.Array
-Change = Callable[[Array, Batch], Batch]
+Transform = Callable[[Array, Batch], Batch]
 Range = tuple[float, float]
 ATTEMPTS = 10  # at a rectangle that fits, as in torchvision
 
 
-def compose(*changes: Change) -> Change:
+def compose(*changes: Transform) -> Transform:
     """Apply several changes in turn, each with a key of its own."""
 
     def change(key: Array, batch: Batch) -> Batch:
@@ -25,13 +25,13 @@ def compose(*changes: Change) -> Change:
     return change
 
 
-def one_of(*changes: Change) -> Change:
+def one_of(*changes: Transform) -> Transform:
     """Apply one of several changes, each as likely, to the whole batch: mixup or cutmix, say. The image becomes float 0..1."""
     if not changes:
         raise InputError("one_of(): needs at least one change")
 
     def change(key: Array, batch: Batch) -> Batch:
-        def branch(one: Change) -> Callable[[Array, Batch], Batch]:
+        def branch(one: Transform) -> Callable[[Array, Batch], Batch]:
             def run(key: Array, batch: Batch) -> Batch:
                 out = one(key, batch)
                 return {**out, "image": as_float(out["image"])}

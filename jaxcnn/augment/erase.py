@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from jaxcnn.augment.core import (
     ATTEMPTS,
-    Change,
     Range,
+    Transform,
     check_aspect,
     check_pixels,
     check_range,
@@ -24,7 +24,7 @@ Array = jax.Array
 Value = float | Sequence[float]
 
 
-def cutout(pixels: int, *, value: Value = 0.0) -> Change:
+def cutout(pixels: int, *, value: Value = 0.0) -> Transform:
     """Blot out a square of each image, its centre anywhere, cut at the border (DeVries and Taylor, 2017, arXiv:1708.04552).
 
     Args:
@@ -50,7 +50,7 @@ def cutout(pixels: int, *, value: Value = 0.0) -> Change:
     return change
 
 
-def erase(*, probability: float = 0.5, scale: Range = (0.02, 0.33), ratio: Range = (0.3, 3.3), value: Value | None = 0.0) -> Change:
+def erase(*, probability: float = 0.5, scale: Range = (0.02, 0.33), ratio: Range = (0.3, 3.3), value: Value | None = 0.0) -> Transform:
     """Blot out a random rectangle of some images: random erasing (Zhong et al., 2017, arXiv:1708.04896).
 
     As torchvision's `RandomErasing`: ten attempts at a rectangle smaller than the image, else none.
@@ -85,7 +85,7 @@ def erase(*, probability: float = 0.5, scale: Range = (0.02, 0.33), ratio: Range
     return change
 
 
-def pixel_dropout(*, probability: float = 0.5, share: Range = (0.0, 0.9), value: Value = 0.0) -> Change:
+def pixel_dropout(*, probability: float = 0.5, share: Range = (0.0, 0.9), value: Value = 0.0) -> Transform:
     """Blot out single pixels of some images, all channels of each; how many of an image is drawn for it.
 
     A network that never saw holes answers to their edges rather than to what they hide, so that pixels taken at random seem to

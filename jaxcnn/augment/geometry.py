@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxcnn.augment import resample
 from jaxcnn.augment.core import (
     ATTEMPTS,
-    Change,
     Range,
+    Transform,
     as_float,
     check_aspect,
     check_pixels,
@@ -21,7 +21,7 @@ from jaxcnn.augment.core import (
     to_size,
     uniform,
 )
-from jaxcnn.augment.follow import FOLLOW, Follow, carry, check
+from jaxcnn.augment.spatial import FOLLOW, SpatialTargets, check, transform_spatial
 from jaxcnn.core.collectives import draw
 from jaxcnn.core.types import Batch, InputError, align
 
@@ -30,7 +30,7 @@ Border = Literal["zero", "reflect", "edge"]
 MODES = {"zero": "constant", "reflect": "reflect", "edge": "edge"}  # in NumPy's words
 
 
-def shift(pixels: int, *, follow: Follow = FOLLOW) -> Change:
+def shift(pixels: int, *, follow: SpatialTargets = FOLLOW) -> Transform:
     """Move each image by up to `pixels` whole pixels along every spatial axis; what comes in is zero.
 
     `image` `[B, *spatial, C]`: a series, an image or a volume, see `pad_crop`.
@@ -38,7 +38,9 @@ def shift(pixels: int, *, follow: Follow = FOLLOW) -> Change:
     return pad_crop(pixels, follow=follow)
 
 
-def pad_crop(pixels: int, border: Border = "zero", *, size: int | tuple[int, ...] | None = None, follow: Follow = FOLLOW) -> Change:
+def pad_crop(
+    pixels: int, border: Border = "zero", *, size: int | tuple[int, ...] | None = None, follow: SpatialTargets = FOLLOW
+) -> Transform:
     """Pad each image on every side and cut a window out of it at random.
 
     Args:
@@ -80,7 +82,7 @@ def pad_crop(pixels: int, border: Border = "zero", *, size: int | tuple[int, ...
             move, old, new = (jnp.tile(x, 2)[:, None] for x in (pixels - start, jnp.array([spatial]), jnp.array([window])))
             return (boxes * old + move) / new
 
-        return carry(batch, cut, lambda mask: cut(mask, follow.fill), boxes, follow.visible)
+        return transform_spatial(batch, cut, lambda mask: cut(mask, follow.fill), boxes, follow.visible)
 
     return change
 
@@ -98,7 +100,9 @@ def flip_vertical(key: Array, batch: Batch) -> Batch:
     return _flip(key, batch, 1)
 
 
-def affine(*, degrees: float = 0.0, scale: float = 0.0, shear: float = 0.0, shift: float = 0.0, follow: Follow = FOLLOW) -> Change:
+def affine(
+    *, degrees: float = 0.0, scale: float = 0.0, shear: float = 0.0, shift: float = 0.0, follow: SpatialTargets = FOLLOW
+) -> Transform:
     """Rotate, scale, shear and move each image by random amounts in one bilinear resampling; what comes in is zero.
 
     Args:
@@ -124,7 +128,7 @@ def affine(*, degrees: float = 0.0, scale: float = 0.0, shear: float = 0.0, shif
         h, w = height_width(batch["image"])
         drawn = amounts[None] * draw(lambda k, s: jax.random.uniform(k, s, minval=-1, maxval=1), key, (batch["image"].shape[0], 6))
         matrix = _matrix(drawn, h, w)
-        return carry(
+        return transform_spatial(
             batch,
             lambda image: resample.bilinear(as_float(image), matrix),
             lambda mask: resample.nearest(mask, matrix, follow.fill),
@@ -136,8 +140,8 @@ def affine(*, degrees: float = 0.0, scale: float = 0.0, shear: float = 0.0, shif
 
 
 def random_resized_crop(
-    size: int | tuple[int, int], *, scale: Range = (0.08, 1.0), ratio: Range = (3 / 4, 4 / 3), follow: Follow = FOLLOW
-) -> Change:
+    size: int | tuple[int, int], *, scale: Range = (0.08, 1.0), ratio: Range = (3 / 4, 4 / 3), follow: SpatialTargets = FOLLOW
+) -> Transform:
     """Cut a rectangle of random area and aspect ratio out of each image and resize it (Szegedy et al., 2014, arXiv:1409.4842).
 
     As torchvision's `RandomResizedCrop`: ten attempts at a rectangle that fits, then the largest central one of an allowed
@@ -175,7 +179,7 @@ def random_resized_crop(
             start, cut = (jnp.tile(jnp.stack(pair, -1), 2)[:, None] for pair in (first, length))  # [B, 1, 4]
             return (boxes * jnp.array([h, w, h, w])[None, None] - start) / cut
 
-        return carry(
+        return transform_spatial(
             batch,
             lambda image: resample.resize(as_float(image), first, length, size),
             lambda mask: resample.resize_nearest(mask, first, length, size),
@@ -196,7 +200,7 @@ def _flip(key: Array, batch: Batch, axis: int) -> Batch:
     deep = pixel_axes(batch["image"]) - 2  # axes before the height
     mirrored = draw(lambda k, s: jax.random.bernoulli(k, 0.5, s), key, (batch["image"].shape[0], 1, 1, 1))
     pixels = lambda x: jnp.where(align(mirrored, x), jnp.flip(x, deep + axis), x)  # noqa: E731
-    return carry(batch, pixels, pixels, lambda boxes: jnp.where(mirrored[..., 0], mirror_boxes(boxes, axis), boxes))
+    return transform_spatial(batch, pixels, pixels, lambda boxes: jnp.where(mirrored[..., 0], mirror_boxes(boxes, axis), boxes))
 
 
 def _window(size: int | tuple[int, ...] | None, spatial: tuple[int, ...]) -> tuple[int, ...]:

@@ -12,16 +12,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.augment.core import Change, as_float, height_width
+from jaxcnn.augment.core import Transform, as_float, height_width
 from jaxcnn.augment.erase import inside
-from jaxcnn.augment.follow import maps
+from jaxcnn.augment.spatial import maps
 from jaxcnn.core.collectives import draw, previous
 from jaxcnn.core.types import Batch, InputError, align, real
 
 Array = jax.Array
 
 
-def mixup(alpha: float = 0.2, *, num_classes: int | None = None) -> Change:
+def mixup(alpha: float = 0.2, *, num_classes: int | None = None) -> Transform:
     """Blend each image with another, and their labels likewise (Zhang et al., 2017, arXiv:1710.09412).
 
     Args:
@@ -49,7 +49,7 @@ def mixup(alpha: float = 0.2, *, num_classes: int | None = None) -> Change:
     return change
 
 
-def cutmix(alpha: float = 1.0, *, num_classes: int | None = None) -> Change:
+def cutmix(alpha: float = 1.0, *, num_classes: int | None = None) -> Transform:
     """Paste a rectangle of another image into each image (Yun et al., 2019, arXiv:1905.04899).
 
     The rectangle has the image's aspect ratio and its centre anywhere, and is cut at the border; the label's share is the area

@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxcnn.augment import resample
 from jaxcnn.augment.color import blend, brighten, check_channels, contrast, planes, saturate
-from jaxcnn.augment.core import Change, as_float, compose, each_row, height_width
-from jaxcnn.augment.follow import FOLLOW, Follow, carry, check
+from jaxcnn.augment.core import Transform, as_float, compose, each_row, height_width
+from jaxcnn.augment.spatial import FOLLOW, SpatialTargets, check, transform_spatial
 from jaxcnn.core.collectives import draw
 from jaxcnn.core.types import Batch, InputError
 
@@ -26,7 +26,7 @@ BLENDS, POSTERIZE, SOLARIZE = slice(6, 10), 10, 11
 BINS = 31  # strengths of every operation
 
 
-def trivial_augment(*, follow: Follow = FOLLOW) -> Change:
+def trivial_augment(*, follow: SpatialTargets = FOLLOW) -> Transform:
     """Apply one operation to each image, at a strength drawn evenly, of the wide space (Mueller and Hutter, 2021, arXiv:2103.10158).
 
     It has no setting to tune. Among the operations are movements by up to 32 pixels, whatever the size of the image, and turns by
@@ -53,7 +53,7 @@ def trivial_augment(*, follow: Follow = FOLLOW) -> Change:
     return change
 
 
-def rand_augment(ops: int = 2, magnitude: int = 9, *, follow: Follow = FOLLOW) -> Change:
+def rand_augment(ops: int = 2, magnitude: int = 9, *, follow: SpatialTargets = FOLLOW) -> Transform:
     """Apply several operations to each image in turn, all at one strength (Cubuk et al., 2019, arXiv:1909.13719).
 
     Args:
@@ -84,12 +84,12 @@ def rand_augment(ops: int = 2, magnitude: int = 9, *, follow: Follow = FOLLOW) -
     return lambda key, batch: several(key, {**batch, "image": as_float(batch["image"])})
 
 
-def apply(batch: Batch, op: Array, amount: Array, follow: Follow = FOLLOW) -> Batch:
+def apply(batch: Batch, op: Array, amount: Array, follow: SpatialTargets = FOLLOW) -> Batch:
     """Do to each row the operation `op` `[B]`, an index into `OPS`, by `amount` `[B]`, which may be negative."""
     check_channels(batch["image"])
     h, w = height_width(batch["image"])
     matrix = _matrix(op, amount, h, w)
-    return carry(
+    return transform_spatial(
         batch,
         lambda image: each_row(_operate, image, op, amount, matrix),
         lambda mask: resample.nearest(mask, matrix, follow.fill),

@@ -64,7 +64,7 @@ def checked(dtype: Any) -> Any:
     return found
 
 
-def widened(tree: Any) -> Any:
+def promote_float32(tree: Any) -> Any:
     """Cast floating-point arrays that are narrower than float32 to it."""
     wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
     return jax.tree.map(wide, tree)

@@ -32,7 +32,7 @@ class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
     """A question whether to stop was answered with yes while something was waited for or measured."""
 
 
-class Sum(Protocol):
+class MetricState(Protocol):
     """A NamedTuple of arrays that is merged by adding leaves; `compute` runs on the host, once."""
 
     def compute(self) -> Any:
@@ -60,7 +60,7 @@ class Count(NamedTuple):
         return int(self.n)
 
 
-Metric = Callable[[Any, Batch], Sum]  # (outputs, batch) -> Sum; weighted by "real"; no collectives inside
+Metric = Callable[[Any, Batch], MetricState]  # (outputs, batch) -> MetricState; weighted by "real"; no collectives inside
 # (the metrics' values by name, names of the classes) -> a matplotlib figure, or None where there is nothing to draw
 Figure = Callable[[Mapping[str, Any], Sequence[str]], Any]
 
@@ -76,7 +76,7 @@ class Task(NamedTuple):
         init: `(key, batch) -> {"params": ..., "batch_stats": ...}`.
         loss: `(params, model_state, batch, key) -> (Mean, (outputs, model_state))`: a sum and its weight, never divided.
         predict: `(variables, batch) -> outputs`; deterministic, reads inputs only, never labels.
-        metrics: name to `(outputs, batch) -> Sum`; `"count"` is among them, and `"loss"` where evaluation reports one.
+        metrics: name to `(outputs, batch) -> MetricState`; `"count"` is among them, and `"loss"` where evaluation reports one.
         check: `rows -> None`, on the host, before the first step: raises `InputError` for targets that the task cannot mean, given
             arrays `[N, ...]` by name as they are in the data, or in one batch of them.
         headline: names of the metrics that a run shows while it trains and draws by epoch, in this order.
@@ -130,7 +130,7 @@ class State:
 
 
 @jax.tree_util.register_pytree_node_class
-class Kept(dict):
+class FrozenState(dict):
     """A model state that a loss may read and not change: norms then use running statistics; see `transfer.keep_stats`."""
 
     def tree_flatten(self) -> tuple[tuple[Tree, ...], tuple[str, ...]]:
@@ -138,16 +138,16 @@ class Kept(dict):
         return tuple(self.values()), tuple(self)
 
     @classmethod
-    def tree_unflatten(cls, names: tuple[str, ...], values: tuple[Tree, ...]) -> "Kept":
+    def tree_unflatten(cls, names: tuple[str, ...], values: tuple[Tree, ...]) -> "FrozenState":
         """Put together again."""
         return cls(zip(names, values, strict=True))
 
 
 # train: carry = State, its step one higher each time; eval: carry = variables, unchanged
-Step = Callable[[Any, Batch], tuple[Any, dict[str, Sum]]]
+Step = Callable[[Any, Batch], tuple[Any, dict[str, MetricState]]]
 
 
-class Run(NamedTuple):
+class CompiledStep(NamedTuple):
     """A `Step`, compiled.
 
     Attributes:
@@ -163,7 +163,7 @@ class Run(NamedTuple):
 
     """
 
-    call: Callable[[Any, Any], tuple[Any, dict[str, Sum]]]
+    call: Callable[[Any, Any], tuple[Any, dict[str, MetricState]]]
     put: Callable[[Tree], Tree]
     hold: Callable[[Tree], Tree]
     devices: int
@@ -179,7 +179,7 @@ def add(a: Tree, b: Tree) -> Tree:
     return jax.tree.map(lambda x, y: x + y, a, b)
 
 
-def compute(sums: Mapping[str, Sum]) -> dict[str, Any]:
+def compute(sums: Mapping[str, MetricState]) -> dict[str, Any]:
     """Turn sums into values by name; nothing is overwritten.
 
     A metric of one value gives it under the metric's name. One of several gives them under their own names, as `f1_macro`; where

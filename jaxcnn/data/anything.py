@@ -14,7 +14,7 @@ import numpy as np
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import Batch, InputError, reason
 from jaxcnn.data.core import ALL, Indexed, Resident, Share, columns, fill
-from jaxcnn.parallel.compile import Stack
+from jaxcnn.parallel.compile import StackedChunk
 
 log = logging.getLogger("jaxcnn")
 ENDLESS = 2**31 - 1  # rows of a generator that does not say how many it has
@@ -174,7 +174,7 @@ class Batches:
         del put
         return self
 
-    def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> Stack:
+    def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> StackedChunk:
         """Return training batches `start` to `start + count`; goes on where the last chunk ended, if that is there."""
         if self._reader.get("at") != start:
             self._reader["rows"] = self._from(start, endless=True)
@@ -185,7 +185,7 @@ class Batches:
         rows = [_widened(batch, batch_size, width, start + i) for i, batch in enumerate(found)]
         return _chunk(rows, capacity, share)
 
-    def once(self, batch_size: int, multiple: int = 1, share: Share = ALL) -> Iterator[Stack]:
+    def once(self, batch_size: int, multiple: int = 1, share: Share = ALL) -> Iterator[StackedChunk]:
         """Give every row of one pass once, at most `batch_size` together; each batch is padded with `real = 0` to one width."""
         width, left, number = -(-batch_size // multiple) * multiple, self.size, 0
         for batch in self._from(0, endless=False):
@@ -244,7 +244,7 @@ def _widened(batch: dict[str, Any], batch_size: int, width: int, number: int) ->
     return jax.tree.map(lambda x: fill(x, width), {**batch, "real": real})
 
 
-def _chunk(batches: list[dict[str, Any]], capacity: int, share: Share) -> Stack:
+def _chunk(batches: list[dict[str, Any]], capacity: int, share: Share) -> StackedChunk:
     """Make a chunk with room for `capacity` batches, with the columns of one share."""
     stacked = _stacked(batches, range(len(batches)))
-    return Stack(jax.tree.map(lambda x: fill(columns(x, share), capacity), stacked), np.int32(len(batches)))
+    return StackedChunk(jax.tree.map(lambda x: fill(columns(x, share), capacity), stacked), np.int32(len(batches)))

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxcnn.core.types import Batch, InputError, named
-from jaxcnn.parallel.compile import Chunk, Gather, Stack
+from jaxcnn.parallel.compile import Chunk, IndexedChunk, StackedChunk
 from jaxcnn.tasks.pixels import check_layout
 
 Tree = Any
@@ -106,7 +106,7 @@ def _room(capacity: int, index: np.ndarray) -> int:
     return max(min(capacity, 1 << max(steps - 1, 0).bit_length(), ROWS_IN_A_DISPATCH // max(width, 1)), 1)
 
 
-def stack(rows: Mapping[str, np.ndarray], index: np.ndarray, real: np.ndarray | None, capacity: int) -> Stack:
+def stack(rows: Mapping[str, np.ndarray], index: np.ndarray, real: np.ndarray | None, capacity: int) -> StackedChunk:
     """Make a chunk with room for `capacity` batches of rows that were read in the order of `index` `[count, B]`.
 
     It is a copy: on a CPU the chunk may be the device's own memory, and whoever read the rows may use theirs again.
@@ -119,7 +119,7 @@ def stack(rows: Mapping[str, np.ndarray], index: np.ndarray, real: np.ndarray | 
         batches[: len(index)] = x.reshape(*index.shape, *x.shape[1:])
         return batches
 
-    return Stack(jax.tree.map(batched, dict(rows)), np.int32(len(index)))
+    return StackedChunk(jax.tree.map(batched, dict(rows)), np.int32(len(index)))
 
 
 def fill(x: np.ndarray, capacity: int) -> np.ndarray:
@@ -203,11 +203,11 @@ class Resident:
         """Put the arrays where a run wants them."""
         return dataclasses.replace(self, arrays=put(dict(self.arrays)))
 
-    def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> Gather:
+    def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> IndexedChunk:
         """Return training batches `start` to `start + count`; every process has all rows."""
         del share
         index, real = padded(train_rows(self.seed, self.size, batch_size, start, count).astype(np.int32), multiple)
-        return Gather(dict(self.arrays), fill(index, capacity), None if real is None else fill(real, capacity), np.int32(count))
+        return IndexedChunk(dict(self.arrays), fill(index, capacity), None if real is None else fill(real, capacity), np.int32(count))
 
     def once(self, batch_size: int, multiple: int = 1, share: Share = ALL) -> Iterator[Chunk]:
         """Give every row once, in order."""
@@ -219,7 +219,7 @@ class Resident:
                 i, r = columns(i, share), columns(r, share)
                 yield stack(jax.tree.map(lambda x: x[i.reshape(-1)], dict(self.arrays)), i, r, room)  # noqa: B023 (used at once)
             else:
-                yield Gather(dict(self.arrays), fill(i, room).astype(np.int32), fill(r, room), np.int32(len(i)))
+                yield IndexedChunk(dict(self.arrays), fill(i, room).astype(np.int32), fill(r, room), np.int32(len(i)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,13 +258,13 @@ class Indexed:
         del put
         return self
 
-    def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> Stack:
+    def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> StackedChunk:
         """Return training batches `start` to `start + count`."""
         index, real = padded(train_rows(self.seed, self.size, batch_size, start, count), multiple)
         index, real = columns(index, share), None if real is None else columns(real, share)
         return stack(self.read(index.reshape(-1)), index, real, capacity)
 
-    def once(self, batch_size: int, multiple: int = 1, share: Share = ALL) -> Iterator[Stack]:
+    def once(self, batch_size: int, multiple: int = 1, share: Share = ALL) -> Iterator[StackedChunk]:
         """Give every row once, in order."""
         index, real = once_rows(self.size, batch_size, multiple)
         room = _room(self.capacity, index)
@@ -305,7 +305,7 @@ class Checked:
         return map(self._passed, self.data.once(batch_size, multiple, share))
 
     def _passed(self, chunk: Chunk) -> Chunk:
-        if isinstance(chunk, Stack):  # what a chunk has room for beyond its count is no rows
+        if isinstance(chunk, StackedChunk):  # what a chunk has room for beyond its count is no rows
             self.check(jax.tree.map(lambda x: x[: int(chunk.count)].reshape(-1, *x.shape[2:]), dict(chunk.batches)))
         return chunk
 

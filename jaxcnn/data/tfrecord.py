@@ -14,7 +14,7 @@ from jaxcnn.core.types import Batch, InputError, reason
 from jaxcnn.data.core import ALL, OnBad, Resident, Share, check_fraction, fill
 from jaxcnn.data.encoded import check_label, decode, parse
 from jaxcnn.data.shards import joined, named, ranges, tf_records
-from jaxcnn.parallel.compile import Stack
+from jaxcnn.parallel.compile import StackedChunk
 
 BUFFER = 10_000  # records, still encoded, among which the next one is drawn
 FILE_BUFFER = 8 * 2**20  # bytes read ahead of each file
@@ -113,7 +113,7 @@ class Stream:
         parts = list(self._batches(None, 0, self._together))
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
-    def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> Stack:
+    def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> StackedChunk:
         """Return training batches `start` to `start + count`; reads on where the last chunk ended, if that is there."""
         again = self._last[start - self._start :] if start >= self._start else []
         key = (batch_size, self.seed, multiple, share)
@@ -124,9 +124,9 @@ class Stream:
         self._last = again + list(itertools.islice(self._rows, max(count - len(again), 0)))
         self._key, self._start = key, start
         batches = self._last[:count]
-        return Stack({name: fill(np.stack([b[name] for b in batches]), capacity) for name in batches[0]}, np.int32(count))
+        return StackedChunk({name: fill(np.stack([b[name] for b in batches]), capacity) for name in batches[0]}, np.int32(count))
 
-    def once(self, batch_size: int, multiple: int = 1, share: Share = ALL) -> Iterator[Stack]:
+    def once(self, batch_size: int, multiple: int = 1, share: Share = ALL) -> Iterator[StackedChunk]:
         """Give every row once, in order."""
         batch_size = max(min(batch_size, self.size), 1)
         steps = -(-self.size // batch_size)
@@ -135,7 +135,7 @@ class Stream:
         for k in range(0, steps, room):
             batches = [_real(next(rows, None) or self._none()) for _ in range(min(room, steps - k))]
             padded = [{name: fill(x, width) for name, x in b.items()} for b in batches]
-            yield Stack({name: fill(np.stack([b[name] for b in padded]), room) for name in padded[0]}, np.int32(len(batches)))
+            yield StackedChunk({name: fill(np.stack([b[name] for b in padded]), room) for name in padded[0]}, np.int32(len(batches)))
 
     def _endless(self, batch_size: int, start: int, multiple: int, share: Share) -> Iterator[dict[str, np.ndarray]]:
         """This share of the batches from `start` on; an epoch's last rows and the next one's first share a batch."""

@@ -14,7 +14,7 @@ from jax import lax
 from jax.core import Tracer
 
 from jaxcnn import ops
-from jaxcnn.core.precision import widened
+from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import InputError, Tree, align
 from jaxcnn.explain.interpreter import Op, execute, trace
 from jaxcnn.tasks.model import prepare
@@ -43,7 +43,7 @@ def prepared(loaded: Any, images: Any) -> Array:
 
 def logits(model: Any, variables: Tree, image: Array) -> Array:
     """Outputs `[B, K]` of a model, float32 or wider."""
-    return widened(model.apply(variables, image, train=False))
+    return promote_float32(model.apply(variables, image, train=False))
 
 
 def targets(outputs: Array, target: Target = None) -> Array:

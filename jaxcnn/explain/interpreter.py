@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from jaxcnn import ops
-from jaxcnn.core.precision import widened
+from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import InputError, Tree
 from jaxcnn.layers import check_image
 
@@ -72,7 +72,7 @@ def trace(model: Any, variables: Tree, image: Array) -> Program:
     def run(image: Array) -> list[Array]:
         features = named_features(model, variables, image)
         names.extend(features)
-        return [*features.values(), widened(model.apply(variables, features, train=False, method="head"))]
+        return [*features.values(), promote_float32(model.apply(variables, features, train=False, method="head"))]
 
     flat = _Flat()
     with ops.native_lowering():

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 
 from jaxcnn import ops
-from jaxcnn.core.precision import checked, widened
+from jaxcnn.core.precision import checked, promote_float32
 from jaxcnn.core.remat import recompute
 from jaxcnn.core.types import InputError
 from jaxcnn.layers.core import check_image
@@ -41,7 +41,7 @@ class Network(nn.Module):
     """A model in two halves, `features(x) -> {name: array}` and `head(features) -> outputs`, so that others can use either.
 
     A field `dtype` takes what `precision.policy` takes, names included. Logits are float32 whatever it is: heads compute
-    their last layer from `precision.widened` features.
+    their last layer from `precision.promote_float32` features.
 
     Attributes:
         sources: whose state dicts `load_weights` reads into it, of `"torchvision"` and `"timm"`.
@@ -111,7 +111,7 @@ class Staged(Network):
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
         """Logits `[B, num_classes]`."""
-        pooled = ops.global_avg_pool(widened(features["last" if "last" in features else f"stage{len(self.stages)}"]))
+        pooled = ops.global_avg_pool(promote_float32(features["last" if "last" in features else f"stage{len(self.stages)}"]))
         return self.logits(self.drop(pooled, train=train))
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.core.collectives import all_sum
-from jaxcnn.core.precision import policy, widened
+from jaxcnn.core.precision import policy, promote_float32
 from jaxcnn.core.types import Tree
 from jaxcnn.ops.pooling import align_mask
 from jaxcnn.ops.sums import channel_sums
@@ -112,7 +112,7 @@ def _beside(stats: Tree, keep: Array) -> Tree:
 def _shift_and_scale(x: Array, mean: Array, factor: Array, bias: Array) -> Array:
     """`(x - mean) * factor + bias` by channel; subtracted first, which keeps the digits that a large mean would cost."""
     mean, factor, bias = (lax.broadcast_to_rank(c, x.ndim) for c in (mean, factor, bias))
-    return (widened(x) - mean) * factor + bias
+    return (promote_float32(x) - mean) * factor + bias
 
 
 # With its own gradient: what automatic differentiation makes of the two passes reads and writes the arrays twice as often.
@@ -123,7 +123,7 @@ def _normalise(x: Array, scale: Array, bias: Array, weight: Array | None, epsilo
 
 
 def _normalise_forward(x: Array, scale: Array, bias: Array, weight: Array | None, epsilon: float) -> tuple[Any, Any]:
-    wide, places = widened(x), x.size // ((x.shape[0] if weight is None else max(weight.size, 1)) * x.shape[-1])
+    wide, places = promote_float32(x), x.size // ((x.shape[0] if weight is None else max(weight.size, 1)) * x.shape[-1])
     counted = lambda values: all_sum(channel_sums(values if weight is None else values * weight)) / jnp.maximum(n, 1)  # noqa: E731
     n = all_sum(jnp.asarray(x.shape[0] * places, wide.dtype) if weight is None else weight.sum().astype(wide.dtype) * places)
     mean = counted(wide)
@@ -136,7 +136,7 @@ def _normalise_backward(epsilon: float, saved: Any, cotangents: Any) -> tuple[Ar
     del epsilon
     x, scale, weight, mean, inverse, n = saved
     dy, dmean, dvar, _ = cotangents
-    centred = widened(x) - lax.broadcast_to_rank(mean, x.ndim)
+    centred = promote_float32(x) - lax.broadcast_to_rank(mean, x.ndim)
     dbias, moment = channel_sums(dy), channel_sums(dy * centred)
     # the sums see every device; the gradients of scale and bias stay this device's share, as those of all parameters do
     dmean, dvar, all_bias, all_moment = all_sum((dmean, dvar, dbias, moment))
@@ -163,7 +163,7 @@ class LayerNorm(nn.Module):
         del train, real
         dtype, c = policy(self.dtype, x), (x.shape[-1],)
         scale, bias = self.param("scale", nn.initializers.ones, c, dtype.params), self.param("bias", nn.initializers.zeros, c, dtype.params)
-        wide = widened(x)
+        wide = promote_float32(x)
         centred = wide - wide.mean(-1, keepdims=True)
         y = centred * lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
         return (y * lax.broadcast_to_rank(scale, x.ndim) + lax.broadcast_to_rank(bias, x.ndim)).astype(dtype.compute)

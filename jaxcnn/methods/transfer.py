@@ -1,6 +1,6 @@
 """Transfer learning: begin with the weights of another network, keep a part of it as it is, train the rest.
 
-Which parameters an optimiser leaves alone, or moves less, is a matter of `optim`: `freeze`, `by_depth`, `gradual`.
+Which parameters an optimiser leaves alone, or moves less, is a matter of `optim`: `freeze`, `layerwise_lr_decay`, `gradual_unfreezing`.
 """
 
 import re
@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core.precision import widened
-from jaxcnn.core.types import Batch, InputError, Kept, Task, Tree, named
+from jaxcnn.core.precision import promote_float32
+from jaxcnn.core.types import Batch, FrozenState, InputError, Task, Tree, named
 from jaxcnn.data import Resident
 from jaxcnn.optim import first_match, which
 from jaxcnn.tasks.model import training_pass
@@ -22,7 +22,7 @@ Array = jax.Array
 LAST_LAYER = (r"(.*\.)?logits",)
 
 
-def adopt(variables: Tree, pretrained: Tree, head: Sequence[str] = LAST_LAYER) -> Tree:
+def load_pretrained(variables: Tree, pretrained: Tree, head: Sequence[str] = LAST_LAYER) -> Tree:
     """Take everything from a pretrained network but its head, which may be for other classes.
 
     Args:
@@ -98,7 +98,7 @@ def _names(mine: Sequence[str], paths: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(out))
 
 
-def constant(loss: Callable[..., Any], frozen: Sequence[str]) -> Callable[..., Any]:
+def stop_gradient_on(loss: Callable[..., Any], frozen: Sequence[str]) -> Callable[..., Any]:
     """Wrap a loss so that some parameters have no gradient, which then takes no time, nor a part in its logged norm.
 
     Args:
@@ -123,7 +123,7 @@ def keep_stats(loss: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def kept(params: Tree, model_state: Tree, batch: Batch, key: Array) -> Any:
-        mean, (outputs, _) = loss(params, Kept(model_state), batch, key)
+        mean, (outputs, _) = loss(params, FrozenState(model_state), batch, key)
         return mean, (outputs, model_state)
 
     return kept
@@ -159,7 +159,7 @@ def cached(
     """
 
     def features(variables: Tree, batch: Batch) -> Array:
-        return widened(list(model.apply(variables, inputs(batch), train=False, method="features").values())[-1])
+        return promote_float32(list(model.apply(variables, inputs(batch), train=False, method="features").values())[-1])
 
     row = jax.eval_shape(features, variables, data.example())
     if data.size * row.size * row.dtype.itemsize > most_bytes:
@@ -189,12 +189,12 @@ def head_task(model: Any, task: Task, shape: Sequence[int]) -> Task:
         return task.metrics["loss"](outputs, batch), (outputs, model_state)
 
     def predict(variables: Tree, batch: Batch) -> Any:
-        return widened(model.apply(variables, {last: batch["features"]}, train=False, method="head"))
+        return promote_float32(model.apply(variables, {last: batch["features"]}, train=False, method="head"))
 
     return task._replace(loss=loss, predict=predict)
 
 
-def few(data: Any, per_class: int, seed: int = 0) -> Any:
+def few_shot_subset(data: Any, per_class: int, seed: int = 0) -> Any:
     """Draw so many rows of each class.
 
     Raises:

@@ -102,7 +102,7 @@ def own_log_loss(logits: Array, label: Array) -> Array:
 def calibration(bins: int = 15) -> Metric:
     """Expected and maximum calibration error, with the reliability diagram (Guo et al., 2017, arXiv:1706.04599).
 
-    The confidence is the probability of the class that is predicted, of one logit too. Bins are `(lo, hi]`, of equal width. The Sum
+    The confidence is the probability of the class that is predicted, of one logit too. Bins are `(lo, hi]`, of equal width. The state
     computes `ece` (gaps between accuracy and confidence, weighted by rows), `mce` (the largest) and `reliability`, a `Reliability`.
 
     Raises:
@@ -146,7 +146,7 @@ def binned_scores(num_classes: int, bins: int = 2048, multilabel: bool = False) 
 
     Rows are counted in bins of their probability, which are finer towards 0 and 1: the odds to the power of a quarter divide evenly.
     The order of rows in different bins is known, that within a bin is not; so the areas of the best and of the worst order enclose
-    the exact ones (`roc_auc` and `pr_auc` of `log_odds(logits)`), ties included. The Sum computes
+    the exact ones (`roc_auc` and `pr_auc` of `log_odds(logits)`), ties included. The state computes
 
     - `roc_auc`, `pr_auc` (average precision): the middle of the enclosure, averaged over the classes that have both kinds of rows
       (for `pr_auc`, that have any);

@@ -1,4 +1,4 @@
-"""Functions `(outputs, batch) -> Sum` for logits; padding weighs nothing, and no collective is inside."""
+"""Functions `(outputs, batch) -> MetricState` for logits; padding weighs nothing, and no collective is inside."""
 
 from typing import Any, NamedTuple
 

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 
 from jaxcnn import ops
-from jaxcnn.core.precision import widened
+from jaxcnn.core.precision import promote_float32
 from jaxcnn.layers import Conv, Dense, Dropout, Network, check_side
 
 Array = jax.Array
@@ -54,7 +54,7 @@ class AlexNet(Network):
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # channels first, as the rows of published weights are ordered
         for layer in self.dense:
             x = nn.relu(layer(self.drop(x, train=train)))
-        return self.logits(widened(x))
+        return self.logits(promote_float32(x))
 
     def torch_names(self, source: str) -> dict[str, str]:
         """Positions in the two lists of layers."""

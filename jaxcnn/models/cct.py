@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import ops
-from jaxcnn.core.precision import widened
+from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import InputError
 from jaxcnn.layers import Conv, Dense, Dropout, DropPath, LayerNorm, Network, apply_block, check_side
 from jaxcnn.models.convnext import gelu
@@ -94,7 +94,7 @@ class CCT(Network):
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
         """Logits `[B, num_classes]` from the mean of all places, each with the weight that it asks for."""
         x = features["stage1"]
-        x = self.norm(widened(x.reshape(x.shape[0], -1, x.shape[-1])))  # [B, N, C]
+        x = self.norm(promote_float32(x.reshape(x.shape[0], -1, x.shape[-1])))  # [B, N, C]
         pooled = (nn.softmax(self.vote(x), 1) * x).sum(1)
         return self.logits(self.drop(pooled, train=train))
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import ops
-from jaxcnn.core.precision import widened
+from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import InputError
 from jaxcnn.layers import BatchNorm, ConvNorm, Dense, Dropout, Network, apply_block
 
@@ -58,7 +58,7 @@ class CNN(Network):
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
         """Logits `[B, num_classes]` from the last stage, pooled by mean and by maximum."""
-        last = widened(features[f"stage{len(self.stages)}"])
+        last = promote_float32(features[f"stage{len(self.stages)}"])
         pooled = jnp.concatenate([ops.global_avg_pool(last), ops.global_max_pool(last)], -1)
         return self.logits(self.drop(pooled, train=train))
 

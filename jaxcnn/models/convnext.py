@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from jaxcnn import ops
-from jaxcnn.core.precision import widened
+from jaxcnn.core.precision import promote_float32
 from jaxcnn.layers import Conv, Dense, Dropout, DropPath, LayerNorm, LayerScale, Staged
 from jaxcnn.models.resnet import growing
 
@@ -83,7 +83,7 @@ class ConvNeXt(Staged):
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
         """Logits `[B, num_classes]`."""
-        pooled = ops.global_avg_pool(widened(features[f"stage{len(self.blocks)}"]))
+        pooled = ops.global_avg_pool(promote_float32(features[f"stage{len(self.blocks)}"]))
         return self.logits(self.drop(self.norm_last(pooled), train=train))
 
     def torch_names(self, source: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 
 from jaxcnn import ops
-from jaxcnn.core.precision import widened
+from jaxcnn.core.precision import promote_float32
 from jaxcnn.layers import ConvNorm, Dense, Dropout
 from jaxcnn.models.inception import Inception, Norm, Step, Unit, unit_names
 
@@ -44,7 +44,7 @@ class Extra(nn.Module):
         x = ConvNorm(128, (1, 1), norm=self.norm, dtype=self.dtype, name="conv")(ops.adaptive_avg_pool(x, (4, 4)), train=train, real=real)
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # channels first, as the rows of published weights are ordered
         x = Dropout(self.dropout)(nn.relu(Dense(1024, dtype=self.dtype, name="dense")(x)), train=train)
-        return Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal(), name="logits")(widened(x))
+        return Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal(), name="logits")(promote_float32(x))
 
 
 class GoogLeNet(Inception):

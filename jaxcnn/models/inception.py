@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import ops
-from jaxcnn.core.precision import widened
+from jaxcnn.core.precision import promote_float32
 from jaxcnn.layers import BatchNorm, ConvNorm, Dense, Dropout, Staged
 
 Array = jax.Array
@@ -112,7 +112,9 @@ class Extra(nn.Module):
         make = functools.partial(ConvNorm, norm=self.norm, dtype=self.dtype)
         x = make(128, (1, 1), name="conv0")(ops.avg_pool(x, 5, strides=3), train=train, real=real)
         x = make(768, (5, 5), padding="VALID", name="conv1")(x, train=train, real=real)
-        return Dense(self.num_classes, kernel_init=nn.initializers.truncated_normal(0.001), name="logits")(ops.global_avg_pool(widened(x)))
+        return Dense(self.num_classes, kernel_init=nn.initializers.truncated_normal(0.001), name="logits")(
+            ops.global_avg_pool(promote_float32(x))
+        )
 
 
 average = functools.partial(ops.avg_pool, window=3, strides=1, padding=1)

@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxcnn.core.precision import widened
+from jaxcnn.core.precision import promote_float32
 from jaxcnn.layers import Conv, Dense, Dropout, Network
 
 Array = jax.Array
@@ -44,7 +44,7 @@ class LeNet5(Network):
         """Logits `[B, num_classes]`."""
         x = features["stage2"]
         x = nn.relu(self.dense2(nn.relu(self.dense1(x.reshape(x.shape[0], -1)))))
-        return self.logits(widened(self.drop(x, train=train)))
+        return self.logits(promote_float32(self.drop(x, train=train)))
 
 
 def lenet5(num_classes: int = 10, **options: Any) -> LeNet5:

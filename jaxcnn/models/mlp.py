@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxcnn.core.precision import widened
+from jaxcnn.core.precision import promote_float32
 from jaxcnn.layers import Dense, Dropout, Network
 
 Array = jax.Array
@@ -39,7 +39,7 @@ class MLP(Network):
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
         """Logits `[B, num_classes]`."""
         del train
-        return self.logits(widened(features[f"stage{len(self.widths)}"]))
+        return self.logits(promote_float32(features[f"stage{len(self.widths)}"]))
 
 
 def mlp(num_classes: int = 10, **options: Any) -> MLP:

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 
 from jaxcnn import ops
-from jaxcnn.core.precision import widened
+from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import InputError
 from jaxcnn.layers import BatchNorm, ConvNorm, Dense, Dropout, DropPath, SeparableConv, SqueezeExcite, Staged
 from jaxcnn.models.resnet import growing
@@ -160,7 +160,7 @@ class Inverted(Staged):
         """Logits `[B, num_classes]`."""
         x = ops.global_avg_pool(features["last"])
         x = x if self.dense is None else self.activation(self.dense(x))
-        return self.logits(self.drop(widened(x), train=train))
+        return self.logits(self.drop(promote_float32(x), train=train))
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from jaxcnn import ops
-from jaxcnn.core.precision import widened
+from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import InputError
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Network
 
@@ -63,7 +63,7 @@ class Plain(Network):
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
         """Logits `[B, num_classes]` from all places of the last stage."""
-        x = widened(features[f"stage{self.depth}"])
+        x = promote_float32(features[f"stage{self.depth}"])
         return self.logits(self.drop(x.reshape(x.shape[0], -1), train=train))
 
 

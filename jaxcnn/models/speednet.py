@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import ops
-from jaxcnn.core.precision import policy, widened
+from jaxcnn.core.precision import policy, promote_float32
 from jaxcnn.core.types import InputError
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Staged
 
@@ -50,7 +50,7 @@ class SpeedNet(Staged):
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
         """Logits `[B, num_classes]` from the largest value of each channel, scaled down."""
-        pooled = ops.global_max_pool(widened(features[f"stage{len(self.widths)}"]))
+        pooled = ops.global_max_pool(promote_float32(features[f"stage{len(self.widths)}"]))
         return self.scale * self.logits(self.drop(pooled, train=train))
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import ops
-from jaxcnn.core.precision import widened
+from jaxcnn.core.precision import promote_float32
 from jaxcnn.layers import Conv, Dropout, Staged
 
 Array = jax.Array
@@ -74,7 +74,7 @@ class SqueezeNet(Staged):
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
         """Logits `[B, num_classes]`: one map a class, and its mean."""
-        x = widened(features[f"stage{len(self.fires)}"])
+        x = promote_float32(features[f"stage{len(self.fires)}"])
         return ops.global_avg_pool(nn.relu(self.logits(self.drop(x, train=train))))
 
     def torch_names(self, source: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxcnn.core.precision import widened
+from jaxcnn.core.precision import promote_float32
 from jaxcnn.layers import Conv, Dense, Dropout, Network
 
 Array = jax.Array
@@ -37,7 +37,7 @@ class Tutorial(Network):
         """Logits `[B, num_classes]`."""
         x = features["stem"]
         x = nn.relu(self.dense(x.reshape(x.shape[0], -1)))  # [B, 128]
-        return self.logits(widened(self.drop(x, train=train)))
+        return self.logits(promote_float32(self.drop(x, train=train)))
 
 
 def tutorial(num_classes: int = 10, **options: Any) -> Tutorial:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 
 from jaxcnn import ops
-from jaxcnn.core.precision import widened
+from jaxcnn.core.precision import promote_float32
 from jaxcnn.layers import BatchNorm, Conv, ConvNorm, Dense, Dropout, Staged
 
 Array = jax.Array
@@ -61,7 +61,7 @@ class VGG(Staged):
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # channels first, as the rows of published weights are ordered
         for layer in self.dense:
             x = self.drop(nn.relu(layer(x)), train=train)
-        return self.logits(widened(x))
+        return self.logits(promote_float32(x))
 
     def torch_names(self, source: str) -> dict[str, str]:
         """Positions in a list of layers that also counts activations and poolings."""

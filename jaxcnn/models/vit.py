@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.core.precision import widened
+from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import InputError
 from jaxcnn.layers import Conv, Dense, Dropout, DropPath, LayerNorm, Network, apply_block, check_side
 from jaxcnn.models.convnext import gelu
@@ -107,7 +107,7 @@ class ViT(Network):
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
         """Logits `[B, num_classes]` from the class token."""
-        return self.logits(self.drop(self.norm(widened(features["last"][:, 0])), train=train))
+        return self.logits(self.drop(self.norm(promote_float32(features["last"][:, 0])), train=train))
 
     def torch_names(self, source: str) -> dict[str, str]:
         """Those of timm."""

@@ -11,13 +11,13 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxcnn.core.collectives import AXIS, all_sum
-from jaxcnn.core.types import Batch, InputError, Run, Step, Tree, add
+from jaxcnn.core.types import Batch, CompiledStep, InputError, Step, Tree, add
 from jaxcnn.parallel.mesh import Device, Rule, assemble, layout, make_mesh, split_model, spread
 
 STRATEGIES = ("auto", "eager", "jit", "sharded", "pmap")
 
 
-class Gather(NamedTuple):
+class IndexedChunk(NamedTuple):
     """K batches of data that lives on the device: rows are chosen inside the compiled step.
 
     Attributes:
@@ -38,12 +38,12 @@ class Gather(NamedTuple):
         batch = jax.tree.map(lambda x: x[self.index[k]], dict(self.arrays))
         return batch if self.real is None else batch | {"real": self.real[k]}
 
-    def layout(self, whole: Any, split: Any) -> "Gather":
+    def layout(self, whole: Any, split: Any) -> "IndexedChunk":
         """Return what goes to every device (`whole`) and what is divided along its second axis (`split`)."""
-        return Gather(jax.tree.map(lambda _: whole, self.arrays), split, None if self.real is None else split, whole)
+        return IndexedChunk(jax.tree.map(lambda _: whole, self.arrays), split, None if self.real is None else split, whole)
 
 
-class Stack(NamedTuple):
+class StackedChunk(NamedTuple):
     """K batches that were read from a stream: name to `[K, B, ...]`, and how many of them to run."""
 
     batches: Any
@@ -53,12 +53,12 @@ class Stack(NamedTuple):
         """Return batch `k`."""
         return jax.tree.map(lambda x: x[k], dict(self.batches))
 
-    def layout(self, whole: Any, split: Any) -> "Stack":
+    def layout(self, whole: Any, split: Any) -> "StackedChunk":
         """Return what goes to every device (`whole`) and what is divided along its second axis (`split`)."""
-        return Stack(jax.tree.map(lambda _: split, self.batches), whole)
+        return StackedChunk(jax.tree.map(lambda _: split, self.batches), whole)
 
 
-Chunk = Gather | Stack
+Chunk = IndexedChunk | StackedChunk
 
 
 def compile_step(
@@ -69,7 +69,7 @@ def compile_step(
     *,
     model_devices: int = 1,
     rule: Rule | None = None,
-) -> Run:
+) -> CompiledStep:
     """Compile a step, once for each shape of chunk.
 
     Args:
@@ -84,7 +84,7 @@ def compile_step(
             large ones over all devices. By default `mesh.split_model`, which keeps leaves whole where `model_devices` is 1.
 
     Returns:
-        A `Run`.
+        A `CompiledStep`.
 
     Raises:
         InputError: an unknown strategy, more devices than there are, several for a strategy of one, or pmap in several processes.
@@ -94,7 +94,7 @@ def compile_step(
     return run._replace(step=step, check=getattr(step, "check", run.check))
 
 
-def _compiled(step: Step, strategy: str, devices: Any, donate: bool, model_devices: int, rule: Rule | None) -> Run:
+def _compiled(step: Step, strategy: str, devices: Any, donate: bool, model_devices: int, rule: Rule | None) -> CompiledStep:
     chosen = choose_devices(devices, strategy)
     strategy = resolve(strategy, chosen, model_devices > 1 or rule is not None)
     if strategy in ("jit", "eager"):
@@ -104,19 +104,19 @@ def _compiled(step: Step, strategy: str, devices: Any, donate: bool, model_devic
         here = SingleDeviceSharding(chosen[0])
         put = lambda tree: jax.device_put(tree, here)  # noqa: E731
         place = lambda chunk: jax.device_put(chunk, chunk.layout(here, here))._replace(count=chunk.count)  # noqa: E731
-        return Run(call, put, put, 1, 1, strategy, place)
+        return CompiledStep(call, put, put, 1, 1, strategy, place)
     donated = (0,) if donate else ()
     if strategy == "pmap":  # which divides the rows itself
         whole = NamedSharding(Mesh(np.array(chosen), (AXIS,)), P())
         put = lambda tree: jax.device_put(tree, whole)  # noqa: E731
-        return Run(_pmapped(_loop(step), chosen, donated), put, put, len(chosen), len(chosen), strategy)
+        return CompiledStep(_pmapped(_loop(step), chosen, donated), put, put, len(chosen), len(chosen), strategy)
     mesh, rule = make_mesh(chosen, model_devices), rule or split_model
     whole = NamedSharding(mesh, P())
     place = functools.partial(_placed, whole=whole, split=NamedSharding(mesh, P(None, AXIS)))
     put = lambda tree: spread(tree, layout(tree, rule, mesh))  # noqa: E731
     hold = lambda tree: spread(tree, jax.tree.map(lambda _: whole, tree))  # noqa: E731
     call = _sharded(_loop(step), lambda tree: layout(tree, rule, mesh), whole, place, donated)
-    return Run(call, put, hold, len(chosen), mesh.shape[AXIS], strategy, place)
+    return CompiledStep(call, put, hold, len(chosen), mesh.shape[AXIS], strategy, place)
 
 
 def resolve(strategy: str, chosen: Sequence[Device], divided: bool = False) -> str:
@@ -187,7 +187,7 @@ def _eager(step: Step, carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
 
 def _placed(chunk: Chunk, whole: Any, split: Any) -> Chunk:
     """Move a chunk to the devices, but for its count, which the host asks for; of a stack, a process has its own rows."""
-    if isinstance(chunk, Stack):
+    if isinstance(chunk, StackedChunk):
         return chunk._replace(batches=assemble(chunk.batches, split))
     return spread(chunk, chunk.layout(whole, split))._replace(count=chunk.count)
 
@@ -225,8 +225,8 @@ def _pmapped(loop: Callable, devices: list[Device], donate: tuple[int, ...]) -> 
 def _fold(chunk: Chunk, n: int) -> Chunk:
     """Divide the rows among devices: `[K, B, ...]` to `[K, n, B / n, ...]`, contiguous, as a sharded batch is."""
     divided = lambda x: x.reshape(x.shape[0], n, -1, *x.shape[2:])  # noqa: E731
-    if isinstance(chunk, Stack):
-        return Stack(jax.tree.map(divided, chunk.batches), chunk.count)
+    if isinstance(chunk, StackedChunk):
+        return StackedChunk(jax.tree.map(divided, chunk.batches), chunk.count)
     return chunk._replace(index=divided(chunk.index), real=None if chunk.real is None else divided(chunk.real))
 
 

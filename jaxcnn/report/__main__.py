@@ -24,10 +24,10 @@ from jaxcnn.core.types import InputError, reason
 from jaxcnn.explain.panels import explained
 from jaxcnn.report.measure import EXPLAINED, probabilities
 from jaxcnn.report.page import number
-from jaxcnn.runs import LoadedRun, load_run, rows_to_measure
+from jaxcnn.runs import TrainedRun, load_run, rows_to_measure
 
 # (run, images of the most confident mistakes [n, H, W, C], their predicted classes [n]) -> pictures [H, W, C] uint8 by title
-Explain = Callable[[LoadedRun, np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
+Explain = Callable[[TrainedRun, np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
 
 
 def main(arguments: Sequence[str] | None = None, explain: Explain | None = explained) -> None:

@@ -20,7 +20,7 @@ from jaxcnn.core.files import plain
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
 from jaxcnn.report.diagnosis import diagnose
-from jaxcnn.runs import LoadedRun, Rows, check_lines, check_summary, read_config
+from jaxcnn.runs import Rows, TrainedRun, check_lines, check_summary, read_config
 from jaxcnn.train.checkpoint import digest
 from jaxcnn.train.evaluation import collect
 from jaxcnn.version import __version__
@@ -101,7 +101,7 @@ def _lines(folder: pathlib.Path) -> list[dict[str, Any]]:
         raise InputError(f"{visible(folder)}: damaged ({error}); remove the line, or train again") from error
 
 
-def predict(loaded: LoadedRun, test: Any, *, batch_size: int = 256) -> Tested:
+def predict(loaded: TrainedRun, test: Any, *, batch_size: int = 256) -> Tested:
     """Compute the outputs of a run for its whole test set; other columns of one value a row come with it, to group by."""
     names = columns(test)
     logits, kept = collect(loaded.task.predict, loaded.variables, test, keep=("label", *names), batch_size=batch_size)

@@ -1,7 +1,7 @@
 """A run's folder: what it must hold so that its model can be built again, what reads it, and on which rows it is measured."""
 
 from jaxcnn.runs.data import Rows, limited, read_data, rows_to_measure
-from jaxcnn.runs.load import LoadedRun, build, evaluate, example, load_run, predict, read_config
+from jaxcnn.runs.load import TrainedRun, build, evaluate, example, load_run, predict, read_config
 from jaxcnn.runs.options import check_options
 from jaxcnn.runs.plan import Plan
 from jaxcnn.runs.ready import Ready, prepare
@@ -13,7 +13,7 @@ from jaxcnn.runs.source import find, source
 from jaxcnn.runs.train import train_prepared, train_run
 
 __all__ = [
-    "LoadedRun", "Plan", "Ready", "Rows", "Signals", "Skipped", "build", "check_build", "check_config", "check_lines", "check_options",
+    "TrainedRun", "Plan", "Ready", "Rows", "Signals", "Skipped", "build", "check_build", "check_config", "check_lines", "check_options",
     "check_summary", "evaluate", "example", "find", "limited", "load_run", "predict", "prepare", "read_config", "read_data",
     "rows_to_measure", "save_run", "source", "train_prepared", "train_run",
 ]  # fmt: skip

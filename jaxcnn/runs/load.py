@@ -30,7 +30,7 @@ MOST_BYTES = 2**35  # of a model's variables
 log = logging.getLogger("jaxcnn")
 
 
-class LoadedRun(NamedTuple):
+class TrainedRun(NamedTuple):
     """A run, ready to use.
 
     Attributes:
@@ -56,7 +56,7 @@ def build(description: dict[str, Any]) -> tuple[Any, Task]:
     Args:
         description: `{"model": {"name", "options"}, "task": {"name", "options"}}`, names as in `MODELS` and `TASKS`,
             and perhaps
-            `"views"`, the options of `augment.views`: outputs are then means over these views of the images.
+            `"views"`, the options of `augment.test_time_views`: outputs are then means over these views of the images.
 
     Returns:
         `(model, task)`.
@@ -65,7 +65,9 @@ def build(description: dict[str, Any]) -> tuple[Any, Task]:
     model = MODELS[description["model"]["name"]](**description["model"]["options"])
     task = TASKS[description["task"]["name"]](model, **description["task"]["options"])
     views = description.get("views")
-    return model, task if views is None else task._replace(predict=augment.averaged(task.predict, augment.views(**views)))
+    return model, task if views is None else task._replace(
+        predict=augment.test_time_augmentation(task.predict, augment.test_time_views(**views))
+    )
 
 
 def example(description: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -93,7 +95,7 @@ def read_config(folder: str | pathlib.Path) -> dict[str, Any]:
         raise InputError(f"{visible(folder)}: not a run's folder that can be used ({error})") from error
 
 
-def load_run(folder: str | pathlib.Path, task: Task | None = None) -> LoadedRun:
+def load_run(folder: str | pathlib.Path, task: Task | None = None) -> TrainedRun:
     """Load a run from its folder, finished or not: its best weights, else its latest.
 
     Args:
@@ -131,7 +133,7 @@ def load_run(folder: str | pathlib.Path, task: Task | None = None) -> LoadedRun:
     except InputError as error:
         what = "the task" if given else "its config.json"
         raise InputError(f"{visible(folder)}: its checkpoint {step} does not fit {what}: {error}") from error
-    return LoadedRun(config, model, task, jax.tree.map(jnp.asarray, variables), step)
+    return TrainedRun(config, model, task, jax.tree.map(jnp.asarray, variables), step)
 
 
 def _own_shapes(config: Mapping[str, Any], task: Task, folder: pathlib.Path) -> Tree:
@@ -177,7 +179,7 @@ def _choose(saved: Checkpoints, folder: pathlib.Path) -> tuple[int, dict[str, np
     return step, flat
 
 
-def evaluate(loaded: LoadedRun, place: Any = None, *, data_dir: str | None = None, batch_size: int = 256) -> dict[str, Any]:
+def evaluate(loaded: TrainedRun, place: Any = None, *, data_dir: str | None = None, batch_size: int = 256) -> dict[str, Any]:
     """Measure a run on its own test rows, or on other data of the same classes.
 
     Args:
@@ -200,7 +202,7 @@ def evaluate(loaded: LoadedRun, place: Any = None, *, data_dir: str | None = Non
     return measure(run, loaded.variables, data, batch_size=batch_size)
 
 
-def predict(loaded: LoadedRun, data: Any, *, batch_size: int = 256) -> Any:
+def predict(loaded: TrainedRun, data: Any, *, batch_size: int = 256) -> Any:
     """Return what a run's task predicts for rows, in their order.
 
     Args:

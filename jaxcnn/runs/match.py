@@ -8,7 +8,7 @@ import numpy as np
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import Batch, InputError
 from jaxcnn.data import Resident
-from jaxcnn.parallel.compile import Stack
+from jaxcnn.parallel.compile import StackedChunk
 
 GRAY = (19595, 38470, 7471)  # of 65,536: the weights of ITU-R 601, as Pillow has them
 
@@ -106,7 +106,7 @@ class Changed(NamedTuple):
         del put
         return self
 
-    def once(self, *arguments: Any, **options: Any) -> Iterator[Stack]:
+    def once(self, *arguments: Any, **options: Any) -> Iterator[StackedChunk]:
         """Give every row once, in order."""
         for chunk in self.data.once(*arguments, **options):
-            yield Stack(self.change(chunk.batches), chunk.count)
+            yield StackedChunk(self.change(chunk.batches), chunk.count)

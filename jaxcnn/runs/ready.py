@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxcnn.core.types import Run, State
+from jaxcnn.core.types import CompiledStep, State
 from jaxcnn.data import Splits
 from jaxcnn.parallel.compile import compile_step
 from jaxcnn.runs import background
@@ -36,8 +36,8 @@ class Ready(NamedTuple):
     plan: Plan
     splits: Splits
     state: State
-    run: Run
-    ev: Run
+    run: CompiledStep
+    ev: CompiledStep
     sha256: str | None
     notes: tuple[str, ...] = ()
 

@@ -216,7 +216,7 @@ def check_build(build: Mapping[str, Any], where: str, classes: int | None = None
     if not 0 <= (build.get("ema") or 0) < 1:
         refuse(where, "build.ema", build["ema"], "must be at least 0 and below 1")
     if build.get("views") is not None:
-        check_options(augment.views, build["views"], f"{where}: build.views")
+        check_options(augment.test_time_views, build["views"], f"{where}: build.views")
         if not 0 <= build["views"].get("shift", 0) < min(shape[:2]):
             refuse(where, "build.views.shift", build["views"]["shift"], "must be at least 0 and smaller than the image")
     size = build["task"]["options"].get("size")

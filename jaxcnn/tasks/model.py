@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcnn.core.precision import widened
-from jaxcnn.core.types import Batch, InputError, Kept, Mean, Metric, Sum, Task, accept, align, real
+from jaxcnn.core.precision import promote_float32
+from jaxcnn.core.types import Batch, FrozenState, InputError, Mean, Metric, MetricState, Task, accept, align, real
 from jaxcnn.metrics import count
 from jaxcnn.models.adapt import accepted
 from jaxcnn.tasks.pixels import check_layout
@@ -78,12 +78,12 @@ def _per_channel(name: str, values: float | Sequence[float], image: Array) -> Ar
 
 
 def training_pass(model: Any, params: Any, model_state: Any, key: Array, *inputs: Any, **options: Any) -> tuple[Any, Any]:
-    """Apply a model with `train=True`: its outputs, and the model state that it leaves; one that is `Kept` stays."""
-    kept, variables = isinstance(model_state, Kept), {"params": params, **model_state}
+    """Apply a model with `train=True`: its outputs, and the model state that it leaves; one that is `FrozenState` stays."""
+    kept, variables = isinstance(model_state, FrozenState), {"params": params, **model_state}
     mutable = [] if kept else list(model_state)
     given = accepted(model, {"train": True, **options})
     outputs, changed = model.apply(variables, *inputs, rngs={"dropout": key}, mutable=mutable, **given)
-    return widened(outputs), model_state if kept else {**model_state, **changed}
+    return promote_float32(outputs), model_state if kept else {**model_state, **changed}
 
 
 def from_model(
@@ -134,7 +134,7 @@ def from_model(
         return Mean(value.total + auxiliary * further, value.weight), (outputs, model_state)
 
     def predict(variables: Any, batch: Batch) -> Any:
-        return widened(model.apply(variables, inputs(batch), **accepted(model, {"train": False})))
+        return promote_float32(model.apply(variables, inputs(batch), **accepted(model, {"train": False})))
 
     measured = {"count": count, **metrics} if targets is None else {k: _meaning(m, targets) for k, m in {"count": count, **metrics}.items()}
     return Task(init, loss, predict, {"loss": weighed, **measured}, check)
@@ -148,7 +148,7 @@ def _meaning(metric: Metric, targets: Targets) -> Metric:
     """Let a metric see targets of one form; a mean over rows of which one's have no meaning is NaN."""
 
     @functools.wraps(metric)
-    def measured(outputs: Any, batch: Batch) -> Sum:
+    def measured(outputs: Any, batch: Batch) -> MetricState:
         batch, bad = targets(batch)
         found = metric(outputs, batch)
         return found._replace(total=jnp.where(bad.any(), jnp.nan, found.total)) if isinstance(found, Mean) else found

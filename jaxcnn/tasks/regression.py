@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import losses, metrics
-from jaxcnn.core.precision import widened
+from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import Batch, InputError, Task, real
 from jaxcnn.tasks import figures, pixels
 from jaxcnn.tasks.model import from_model, prepare
@@ -94,7 +94,7 @@ class _Scaled:
     def apply(self, *arguments: Any, mutable: Any = False, **options: Any) -> Any:
         found = self.model.apply(*arguments, mutable=mutable, **options)
         outputs, changed = (found, None) if mutable is False else found
-        outputs = widened(outputs) * jnp.broadcast_to(self.scale, outputs.shape) + jnp.broadcast_to(self.center, outputs.shape)
+        outputs = promote_float32(outputs) * jnp.broadcast_to(self.scale, outputs.shape) + jnp.broadcast_to(self.center, outputs.shape)
         return outputs if mutable is False else (outputs, changed)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from jaxcnn.core.types import Run
+from jaxcnn.core.types import CompiledStep
 from jaxcnn.parallel import mesh
 from jaxcnn.parallel.compile import Chunk, empty
 
@@ -43,7 +43,7 @@ class BatchStream(NamedTuple):
     room: int
     skipped: list[list[int]]
 
-    def chunks(self, run: Run, start: int, end: int, sizes: Callable[[], int]) -> Iterator[Chunk]:
+    def chunks(self, run: CompiledStep, start: int, end: int, sizes: Callable[[], int]) -> Iterator[Chunk]:
         """Read the batches of steps `start` to `end`, as many together as `sizes()` says, until that is 0.
 
         Where `start` is `end`, there is one chunk with nothing to run.

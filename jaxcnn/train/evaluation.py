@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn.core.types import InputError, Interrupted, Run, Tree, accept, add, compute
+from jaxcnn.core.types import CompiledStep, InputError, Interrupted, Tree, accept, add, compute
 from jaxcnn.data.anything import as_data
 from jaxcnn.data.core import checked
 from jaxcnn.parallel import mesh
@@ -17,7 +17,9 @@ from jaxcnn.parallel.prefetch import ahead, patiently
 from jaxcnn.train import rehearsal
 
 
-def evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 256, stop: Callable[[], bool] | None = None) -> dict[str, Any]:
+def evaluate(
+    run: CompiledStep, variables: Tree, data: Any, *, batch_size: int = 256, stop: Callable[[], bool] | None = None
+) -> dict[str, Any]:
     """Measure every row exactly once.
 
     Args:
@@ -29,7 +31,7 @@ def evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 256, sto
         stop: asked between dispatches, and while one is waited for.
 
     Returns:
-        Name to value, as each Sum computes it from sums in float64.
+        Name to value, as each state computes it from sums in float64.
 
     Raises:
         InputError: `batch_size` below 1, no rows, or rows that the task cannot mean.
@@ -40,7 +42,7 @@ def evaluate(run: Run, variables: Tree, data: Any, *, batch_size: int = 256, sto
 
 
 def timed_evaluate(
-    run: Run, variables: Tree, data: Any, *, batch_size: int = 256, stop: Callable[[], bool] | None = None
+    run: CompiledStep, variables: Tree, data: Any, *, batch_size: int = 256, stop: Callable[[], bool] | None = None
 ) -> tuple[dict[str, Any], float]:
     """Like `evaluate`, with the seconds that it took, compilation left out."""
     if batch_size < 1:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from jaxcnn.core.types import Run, State, named
+from jaxcnn.core.types import CompiledStep, State, named
 from jaxcnn.parallel import mesh
 from jaxcnn.version import __version__
 
@@ -37,7 +37,7 @@ CLOSE = 1e-5  # sums of floats may differ by rounding from machine to machine
 Description = dict[str, Any]
 
 
-def describe(run: Run, state: State, data: Any, batch: Mapping[str, Any]) -> Callable[[], Description]:
+def describe(run: CompiledStep, state: State, data: Any, batch: Mapping[str, Any]) -> Callable[[], Description]:
     """Trace the step, and return what computes the fingerprint, on any thread.
 
     Args:

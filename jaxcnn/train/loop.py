@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxcnn.core.text import visible
-from jaxcnn.core.types import InputError, Interrupted, Run, State, compute
+from jaxcnn.core.types import CompiledStep, InputError, Interrupted, State, compute
 from jaxcnn.data.anything import as_data
 from jaxcnn.parallel import mesh
 from jaxcnn.train.divergence import rate
@@ -61,7 +61,7 @@ def print_row(row: Mapping[str, Any]) -> None:
 
 
 def fit(
-    run: Run,
+    run: CompiledStep,
     state: State,
     train: Any,
     *,

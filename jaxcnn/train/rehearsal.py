@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn.core.types import InputError, Run, Tree, compute
+from jaxcnn.core.types import CompiledStep, InputError, Tree, compute
 
 LARGEST = 2**26  # bytes of zeros in place of all outputs
 UNKNOWN = object()
@@ -65,7 +65,7 @@ def names(validate: Callable[[Any], Any], state: Any) -> Any:
         _current.reset(token)
 
 
-def measured(run: Run, variables: Tree, data: Any, batch_size: int) -> dict[str, Any]:
+def measured(run: CompiledStep, variables: Tree, data: Any, batch_size: int) -> dict[str, Any]:
     """Stand in for `evaluate`."""
     width = max(min(batch_size, data.size), 1)
     width = -(-width // run.parts) * run.parts  # as the data give them: one trace serves both
@@ -90,7 +90,7 @@ def _made_up() -> None:
         rehearsal.made_up = True
 
 
-def sums(run: Run, carry: Tree, batch: Mapping[str, Any]) -> dict[str, Any]:
+def sums(run: CompiledStep, carry: Tree, batch: Mapping[str, Any]) -> dict[str, Any]:
     """Return what sums of nothing compute to, by name, without running the step.
 
     It is traced as a compiled step traces it (`inline`), so that JAX does not trace it again.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.core.text import visible
-from jaxcnn.core.types import InputError, Run, State
+from jaxcnn.core.types import CompiledStep, InputError, State
 from jaxcnn.train import fingerprint, rehearsal
 from jaxcnn.train.checkpoint import Checkpoints, DamagedError, unflatten
 from jaxcnn.train.divergence import DivergedError, rate
@@ -18,7 +18,7 @@ from jaxcnn.train.record import Record, check_monitor, checked, restored
 logger = logging.getLogger("jaxcnn")
 
 
-def begin(run: Run, state: State, record: Record, saver: Checkpoints | None) -> tuple[State, Record, State | None, bool]:
+def begin(run: CompiledStep, state: State, record: Record, saver: Checkpoints | None) -> tuple[State, Record, State | None, bool]:
     """Return where to begin, and whether that is a checkpoint: the newest sound one, else a copy of the state given.
 
     It is copied because the buffers will be donated.
@@ -28,7 +28,9 @@ def begin(run: Run, state: State, record: Record, saver: Checkpoints | None) -> 
     return run.put(copied(state)), record, None, False
 
 
-def roll_back(error: DivergedError, run: Run, first: State, record: Record, saver: Checkpoints | None) -> tuple[State, Record, Any]:
+def roll_back(
+    error: DivergedError, run: CompiledStep, first: State, record: Record, saver: Checkpoints | None
+) -> tuple[State, Record, Any]:
     """Go back to the newest checkpoint; once it is known which batch it went wrong with, that one is left out from there on."""
     if saver:
         saver.wait()
@@ -40,7 +42,7 @@ def roll_back(error: DivergedError, run: Run, first: State, record: Record, save
     return state, back, best
 
 
-def _resume(run: Run, state: State, record: Record, saver: Checkpoints, found: tuple) -> tuple[State, Record, State | None]:
+def _resume(run: CompiledStep, state: State, record: Record, saver: Checkpoints, found: tuple) -> tuple[State, Record, State | None]:
     step, flat, loop = found
     saved, going = restored(loop, record, step), unflatten(state, flat)
     if int(going.step) != step:
@@ -56,7 +58,7 @@ def _resume(run: Run, state: State, record: Record, saver: Checkpoints, found: t
     return run.put(going), saved, best
 
 
-def described_by(run: Run, state: State, data: Any, batch_size: int) -> Callable[[], dict[str, Any]]:
+def described_by(run: CompiledStep, state: State, data: Any, batch_size: int) -> Callable[[], dict[str, Any]]:
     """Begin a fingerprint: the step is traced here, which compiling it then need not do, and the rest is done on a thread."""
     thread = ThreadPoolExecutor(1, thread_name_prefix="fingerprint")
     found = thread.submit(fingerprint.describe(run, state, data, rehearsal.abstract(data.example(), batch_size)))
@@ -83,7 +85,7 @@ def compare(saver: Checkpoints, record: Record, new: dict[str, Any], step: int, 
         logger.warning("%s: finished at step %d%s, nothing trained%s", where, step, beyond, unsure)
 
 
-def check_names(run: Run, state: State, data: Any, batch_size: int, validate: Any, monitor: str | None) -> None:
+def check_names(run: CompiledStep, state: State, data: Any, batch_size: int, validate: Any, monitor: str | None) -> None:
     """Refuse, before the first step, names that a row cannot hold, and a monitor that no row will have."""
     values = rehearsal.names(validate, state) if validate else {}
     own = {"step": 0, "seconds": 0.0, **rate(state)}

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from jaxcnn.core.text import visible
-from jaxcnn.core.types import Run, State, reason
+from jaxcnn.core.types import CompiledStep, State, reason
 from jaxcnn.data.core import checked
 from jaxcnn.parallel import mesh
 from jaxcnn.train.batches import ChunkSizer
@@ -51,7 +51,7 @@ class Session:
 
     """
 
-    run: Run
+    run: CompiledStep
     given: State
     data: Any
     steps: int
@@ -192,7 +192,7 @@ class Options:
 
 @contextlib.contextmanager
 def opened(
-    run: Run, state: State, train: Any, batch_size: int, steps: int, every: float | None, workdir: Any, options: Options
+    run: CompiledStep, state: State, train: Any, batch_size: int, steps: int, every: float | None, workdir: Any, options: Options
 ) -> Iterator[Session]:
     """Begin a run, or go on with the one in `workdir`, which nobody else may then write to."""
     data = checked(train, run.check).placed(run.hold)

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import optax
 
 from jaxcnn.core.collectives import all_mean, all_sum, leader
-from jaxcnn.core.types import Batch, Count, InputError, Mean, State, Step, Sum, Task, Tree, add, rows
+from jaxcnn.core.types import Batch, Count, InputError, Mean, MetricState, State, Step, Task, Tree, add, rows
 from jaxcnn.layers.norm import grown, young
 
 Array = jax.Array
 
 # objective: (params, model_state, batch, key) -> (total, (model_state, weight, sums)); estimator: objective -> gradient,
 # gradient: (params, model_state, batch, key) -> (grads, model_state, sums).  An estimator only sees things that add.
-Objective = Callable[[Tree, Tree, Batch, Array], tuple[Array, tuple[Tree, Array, dict[str, Sum]]]]
-Gradient = Callable[[Tree, Tree, Batch, Array], tuple[Tree, Tree, dict[str, Sum]]]
+Objective = Callable[[Tree, Tree, Batch, Array], tuple[Array, tuple[Tree, Array, dict[str, MetricState]]]]
+Gradient = Callable[[Tree, Tree, Batch, Array], tuple[Tree, Tree, dict[str, MetricState]]]
 Estimator = Callable[[Objective], Gradient]
 RUNNING = 9.0  # steps that a running statistic of momentum 0.9 reaches back in the mean
 
@@ -48,7 +48,7 @@ def stream(state: State, name: str) -> Array:
 def plain(objective: Objective) -> Gradient:
     """Gradient of the mean loss over the whole batch: differentiate the total, add over devices, divide once."""
 
-    def gradient(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Tree, Tree, dict[str, Sum]]:
+    def gradient(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Tree, Tree, dict[str, MetricState]]:
         grads, (model_state, weight, sums) = jax.grad(objective, has_aux=True)(params, model_state, batch, key)
         return _divide(all_sum(grads), all_sum(weight)), all_mean(model_state), sums
 
@@ -71,14 +71,14 @@ def accumulate(k: int) -> Estimator:
         if k == 1:
             return plain(objective)
 
-        def gradient(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Tree, Tree, dict[str, Sum]]:
+        def gradient(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Tree, Tree, dict[str, MetricState]]:
             if rows(batch) % k:
                 raise InputError(f"accumulate={k}: must divide the {rows(batch)} rows of a device")
             parts = jax.tree.map(
                 lambda x: x.reshape(x.shape[0] // k, k, *x.shape[1:]).swapaxes(0, 1), dict(batch)
             )  # strided: rows stay on their device
 
-            def body(carry: Any, part: Any) -> tuple[Any, dict[str, Sum]]:
+            def body(carry: Any, part: Any) -> tuple[Any, dict[str, MetricState]]:
                 (grads, weight, model_state), (i, batch) = carry, part
                 more, (model_state, w, sums) = jax.grad(objective, has_aux=True)(params, model_state, batch, jax.random.fold_in(key, i))
                 return (add(grads, more), weight + w, model_state), sums
@@ -98,7 +98,7 @@ def with_norm(estimator: Estimator) -> Estimator:
     def measured(objective: Objective) -> Gradient:
         inner = estimator(objective)
 
-        def gradient(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Tree, Tree, dict[str, Sum]]:
+        def gradient(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Tree, Tree, dict[str, MetricState]]:
             grads, model_state, sums = inner(params, model_state, batch, key)
             # a dot product takes a tenth of the time of squares and their sum on a CPU
             norm = jnp.sqrt(sum(jnp.vdot(g, g).astype(jnp.float32) for g in jax.tree.leaves(grads)))
@@ -126,7 +126,7 @@ def make_train_step(task: Task, tx: optax.GradientTransformation, grads: Estimat
         sums = {name: metric(outputs, batch) for name, metric in task.metrics.items()} | {"loss": loss}
         return loss.total, jax.lax.stop_gradient((grown(model_state), loss.weight, sums))
 
-    def step(state: State, batch: Batch) -> tuple[State, dict[str, Sum]]:
+    def step(state: State, batch: Batch) -> tuple[State, dict[str, MetricState]]:
         gradient = grads(functools.partial(objective, state.step))
         slope, model_state, sums = gradient(state.params, state.model_state, batch, stream(state, "loss"))
         updates, opt_state = tx.update(slope, state.opt_state, state.params)
@@ -139,7 +139,7 @@ def make_train_step(task: Task, tx: optax.GradientTransformation, grads: Estimat
 def make_eval_step(task: Task) -> Step:
     """Return `(variables, batch) -> (variables, sums)`: the task's metrics, padding left out."""
 
-    def step(variables: Tree, batch: Batch) -> tuple[Tree, dict[str, Sum]]:
+    def step(variables: Tree, batch: Batch) -> tuple[Tree, dict[str, MetricState]]:
         outputs = task.predict(variables, batch)
         return variables, {name: metric(outputs, batch) for name, metric in task.metrics.items()}
 
@@ -156,7 +156,7 @@ def augmented(step: Step, change: Callable[[Array, Batch], Batch]) -> Step:
     """Let `step` see `change(key, batch)`, drawn anew each step; metrics see the changed batch too."""
 
     @functools.wraps(step)
-    def changed(state: State, batch: Batch) -> tuple[State, dict[str, Sum]]:
+    def changed(state: State, batch: Batch) -> tuple[State, dict[str, MetricState]]:
         return step(state, change(stream(state, "augment"), batch))
 
     return changed
@@ -169,7 +169,7 @@ def skip_nonfinite(step: Step) -> Step:
     """
 
     @functools.wraps(step)
-    def guarded(state: State, batch: Batch) -> tuple[State, dict[str, Sum]]:
+    def guarded(state: State, batch: Batch) -> tuple[State, dict[str, MetricState]]:
         new, sums = step(state, batch)
         finite = [jnp.isfinite(x).all() for x in jax.tree.leaves((new.params, new.model_state, all_sum(sums)))]
         good = jnp.all(jnp.array(finite))
@@ -199,7 +199,7 @@ def with_ema(step: Step, decay: float = 0.999) -> Step:
         raise InputError(f"decay={decay}: must be at least 0 and below 1")
 
     @functools.wraps(step)
-    def averaged(state: State, batch: Batch) -> tuple[State, dict[str, Sum]]:
+    def averaged(state: State, batch: Batch) -> tuple[State, dict[str, MetricState]]:
         if "ema" not in state.extras:
             raise InputError("with_ema: the state has no average yet; begin with start_ema(state)")
         state, sums = step(state, batch)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxcnn.core.types import InputError, Interrupted, Run, State, Sum, reason
+from jaxcnn.core.types import CompiledStep, InputError, Interrupted, MetricState, State, reason
 from jaxcnn.data.anything import as_data
 from jaxcnn.parallel import mesh
 from jaxcnn.parallel.compile import empty, host
@@ -39,15 +39,15 @@ class Update(NamedTuple):
 
     first: int
     last: int
-    sums: dict[str, Sum]
+    sums: dict[str, MetricState]
     seconds: float
     state: State
-    total: dict[str, Sum]
+    total: dict[str, MetricState]
     boundary: bool
 
 
 def updates(
-    run: Run,
+    run: CompiledStep,
     state: State,
     train: Any,
     *,
@@ -94,7 +94,7 @@ def updates(
 
 
 def _updates(
-    run: Run, state: State, train: Any, batch_size: int, steps: int, every: float | None, workdir: Any, options: Options
+    run: CompiledStep, state: State, train: Any, batch_size: int, steps: int, every: float | None, workdir: Any, options: Options
 ) -> Generator[Update, None, None]:
     with opened(run, state, train, batch_size, steps, every, workdir, options) as session:
         if not session.going_on():

@@ -15,10 +15,10 @@ Over = Literal["logits", "softmax", "sigmoid"]
 OVER = ("logits", "softmax", "sigmoid")
 
 
-def averaged(
+def test_time_augmentation(
     predict: Callable[[Any, Batch], Any], views: Sequence[View], *, over: Over = "logits", weights: Sequence[float] | None = None
 ) -> Callable[[Any, Batch], Any]:
-    """Let a task predict from several views: `task._replace(predict=averaged(task.predict, views(shift=1)))`.
+    """Let a task predict from several views: `task._replace(predict=test_time_augmentation(task.predict, test_time_views(shift=1)))`.
 
     The views go through the model as one batch, which is as many times larger.
 
@@ -57,7 +57,7 @@ def averaged(
     return predict_mean
 
 
-def views(*, flip: bool = True, shift: int = 0) -> list[View]:
+def test_time_views(*, flip: bool = True, shift: int = 0) -> list[View]:
     """Views to average over: the image, moved up and left and down and right by `shift` pixels if not 0, and each mirrored if `flip`."""
     if shift < 0:
         raise InputError(f"shift={shift}: must be at least 0")

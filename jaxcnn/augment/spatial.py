@@ -11,7 +11,7 @@ from jaxcnn.core.types import Batch, InputError
 Array = jax.Array
 
 
-class Follow(NamedTuple):
+class SpatialTargets(NamedTuple):
     """How the rest of a batch follows its pixels.
 
     Entries that follow: `"mask"` `[B, H, W]` or `[B, H, W, K]`, and `"label"` where it is one of these; both likewise beside volumes
@@ -30,10 +30,10 @@ class Follow(NamedTuple):
     visible: float = 0.1
 
 
-FOLLOW = Follow()
+FOLLOW = SpatialTargets()
 
 
-def check(follow: Follow) -> Follow:
+def check(follow: SpatialTargets) -> SpatialTargets:
     """Refuse a share outside 0..1."""
     if not 0 <= follow.visible <= 1:
         raise InputError(f"visible={follow.visible}: must be a share in 0..1")
@@ -51,7 +51,7 @@ def maps(batch: Batch) -> list[str]:
     return ["mask"] * ("mask" in batch) + ["label"] * dense
 
 
-def carry(
+def transform_spatial(
     batch: Batch,
     image: Callable[[Array], Array],
     mask: Callable[[Array], Array],
@@ -65,7 +65,7 @@ def carry(
         image: change of `[B, *spatial, C]`.
         mask: the same of values that must not be blended, `[B, *spatial, K]`.
         boxes: the same of `[B, N, 4]`, yxyx in shares of the image; may leave 0..1.
-        visible: as in `Follow`.
+        visible: as in `SpatialTargets`.
 
     """
     out = {**batch, "image": image(batch["image"])}
