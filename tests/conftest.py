@@ -19,15 +19,27 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.tiers import tier  # noqa: E402
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_configure(config):
     """Short tests spend most of their time compiling; long ones compute, and need what the compiler can do."""
-    if config.option.markexpr == "not slow":
+    if config.option.markexpr in ("not slow", "quick"):
         os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark each test with its tier."""
+    for item in items:
+        module = ".".join(item.path.relative_to(TESTS).with_suffix("").parts)
+        if mark := tier(module, item.name):
+            item.add_marker(mark)
+
+
+TESTS = pathlib.Path(__file__).resolve().parent
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -33,7 +33,8 @@ def lock(folder: pathlib.Path) -> Any:
 
     path = folder / NAME
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):  # a link that leads elsewhere, or a pipe that nobody reads
+        there = path.lstat()
+        if not stat.S_ISREG(there.st_mode) or there.st_nlink > 1:  # a link to what filelock would empty, or a pipe
             path.unlink()
     except FileNotFoundError:
         pass

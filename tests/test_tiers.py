@@ -1,0 +1,23 @@
+"""The table of tiers names tests that there are."""
+
+import ast
+import pathlib
+
+import pytest
+
+from tests.tiers import QUICK, SLOW, tier
+
+TESTS = pathlib.Path(__file__).resolve().parent
+
+
+@pytest.mark.parametrize("module", sorted({name.partition("::")[0] for name in SLOW} | QUICK))
+def test_every_name_is_a_test(module):
+    tree = ast.parse((TESTS / f"{module.replace('.', '/')}.py").read_text())
+    found = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    assert {name.partition("::")[2] for name in SLOW if name.startswith(f"{module}::")} <= found
+
+
+def test_cases_are_told_apart_by_how_their_ids_begin():
+    assert tier("test_loop", "test_the_length_of_dispatches_changes_no_bit[streamed]") is None
+    assert tier("test_loop", "test_the_length_of_dispatches_changes_no_bit[<lambda>]") == "slow"
+    assert tier("test_process", "test_a_profile_of_a_run") == "slow" and tier("test_files", "test_x") == "quick"
