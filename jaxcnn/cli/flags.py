@@ -24,6 +24,8 @@ LARGEST = {
 }  # fmt: skip
 ON_NAN = ("stop", "skip", "rollback")
 ON_BAD_EXAMPLE = ("stop", "skip")
+RESIZE = ("squash", "crop", "pad")
+AUGMENT = ("auto", "photos", "digits", "none")
 NO_MEMORY_FLAG = -1.0
 PLACE = {"coordinator", "processes", "process_id"}  # where a process is: a resumed run is told anew
 # what changes nothing in the result but for rounding: a flag beside --resume may change it
@@ -133,6 +135,58 @@ class Saving:
     """Folder for a trace of a few dispatches, for TensorBoard, XProf or Perfetto."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """How image files become rows."""
+
+    data_dir: str = ""
+    """Where TFDS sets are prepared; by default TFDS_DATA_DIR, else TFDS's own folder."""
+    image_size: int = 0
+    """Side that images are brought to; by default 128 for photos, small images as stored."""
+    resize: str = "squash"
+    """How: squash (both sides), crop (keep the shape, cut the middle out) or pad (keep the shape, black beside it)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """Which network, and where it begins."""
+
+    model: str = ""
+    """A network of `jaxcnn models`; by default cnn up to 64 pixels a side, else resnet18."""
+    weights: str = ""
+    """Where to begin: imagenet, a file (.safetensors) or a run's folder; by default at random."""
+    small_images: bool = False
+    """The network's form for images of about 32x32, if it has one."""
+    dropout: float = 0.0
+    """Share of units dropped before the last layer, in [0, 1)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimisation:
+    """How the network learns."""
+
+    learning_rate: float = 0.0
+    """Highest value of the one-cycle schedule of AdamW; by default 4e-3 for cnn, else 1e-3."""
+    lr_find: bool = False
+    """Try rising learning rates first, draw the loss, and use a tenth of the rate where it is lowest."""
+    weight_decay: float = 1e-2
+    """On kernels only, never on biases and norm scales."""
+    label_smoothing: float = 0.0
+    """Share of the label spread over all classes, in [0, 1)."""
+    class_weights: str = ""
+    """Weights of the classes in the loss: balanced, or numbers w1,w2,... in order of class."""
+    best: bool = False
+    """Test the weights with the lowest validation loss instead of the last ones, which have seen the whole schedule."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What is done to training images."""
+
+    augment: str = "auto"
+    """photos (mirror and move), digits (turn, scale, slant and move a little), none, or auto: by the images."""
+
+
 def check_numbers(config: Any) -> None:
     """Refuse numbers that nothing can be computed with, in any field of a dataclass of flags.
 
@@ -168,6 +222,7 @@ def check(config: Any) -> None:
     if not 0 < has.get("validation_fraction", 0.5) < 1:
         raise InputError(f"--validation-fraction {config.validation_fraction}: must be above 0 and below 1")
     known = {"strategy": STRATEGIES, "precision": PRECISIONS, "on_nan": ON_NAN, "on_bad_example": ON_BAD_EXAMPLE}
+    known |= {name: values for name, values in (("resize", RESIZE), ("augment", AUGMENT)) if isinstance(has.get(name), str)}
     for name in known.keys() & has.keys():
         one_of(flag_of(name), has[name], known[name])
     share = has.get("gpu_memory_fraction", NO_MEMORY_FLAG)
