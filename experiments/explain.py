@@ -17,8 +17,9 @@ import numpy as np
 import tyro
 
 import jaxcnn as jc
-from experiments import process, settings, tool
+from experiments import settings, tool
 from jaxcnn import explain
+from jaxcnn.cli import process
 from jaxcnn.core.text import visible
 from jaxcnn.data.folder import ENDINGS, read_image
 from jaxcnn.explain.gradients import chosen

@@ -10,8 +10,9 @@ import pathlib
 from typing import Any
 
 import jaxcnn as jc
-from experiments import cli, common, finished, process, settings
+from experiments import cli, common, finished, settings
 from jaxcnn import runs
+from jaxcnn.cli import process
 from jaxcnn.core.text import visible
 from jaxcnn.runs.signals import Signals
 

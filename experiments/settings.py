@@ -1,70 +1,19 @@
-"""The flags that every experiment has, and which values they may have."""
+"""The flags that every experiment has: the library's groups, and those of an experiment alone."""
 
 import dataclasses
-import difflib
-import math
-from collections.abc import Iterable
-from typing import Any
 
 import jaxcnn as jc
-from jaxcnn.parallel.compile import STRATEGIES
+from jaxcnn.cli import flags
+from jaxcnn.cli.flags import MAY_CHANGE, PLACE, PRECISIONS, check_numbers, one_of
 from jaxcnn.runs.results import Skipped
 
-__all__ = ["Settings", "Skipped", "check", "check_numbers", "one_of"]
+__all__ = ["MAY_CHANGE", "PLACE", "PRECISIONS", "Settings", "Skipped", "check", "check_numbers", "one_of"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(flags.Saving, flags.Processes, flags.Machine, flags.Layout, flags.Update, flags.Rows, flags.Length):
     """The flags that every experiment has."""
 
-    epochs: int = 10
-    """Passes over the training rows."""
-    max_steps: int = 0
-    """Stop after so many updates, if that comes first; 0 for no limit."""
-    batch_size: int = 128
-    """Rows in one update, over all devices."""
-    eval_batch_size: int = 256
-    """Rows at a time in evaluation, over all devices; changes speed, never the result."""
-    seed: int = 0
-    """Of the parameters, the order of the rows, dropout and augmentation; splits do not depend on it."""
-    strategy: str = "auto"
-    """How a step is compiled: auto, jit, sharded, pmap or eager."""
-    devices: int = 0
-    """How many devices to use; 0 for all that JAX sees."""
-    shard_parameters: bool = False
-    """Divide parameters and optimiser state among the devices as well (FSDP), for models that do not fit on one."""
-    model_devices: int = 1
-    """How many devices share a row, each with a part of the output channels."""
-    coordinator: str = ""
-    """HOST:PORT of process 0, for a run of several processes; under SLURM, Open MPI, Kubernetes and on TPU pods not needed."""
-    processes: int = 0
-    """How many processes there are, with --coordinator."""
-    process_id: int = -1
-    """Which of them this is, from 0, with --coordinator."""
-    precision: str = "float32"
-    """What the network computes in: float32 or bf16 (bfloat16; parameters, statistics, losses and metrics stay float32)."""
-    accumulate: int = 1
-    """Compute the gradient of a batch in so many parts, one after another, to need less memory."""
-    remat: bool = False
-    """Compute the stages' values anew in the backward pass instead of keeping them: less memory, more time."""
-    gradient_norm: bool = True
-    """Log the global norm of the gradient: one more pass over it, which a small network with small batches notices."""
-    on_nan: str = "stop"
-    """What to do when the loss is not a finite number: stop, skip (leave such batches out) or rollback (to the last checkpoint)."""
-    on_bad_example: str = "stop"
-    """What to do when an example cannot be read: stop, or skip it, count it in summary.json and list it in skipped.txt."""
-    early_stopping: int = 0
-    """Stop after so many epochs without a better validation loss; 0 for never."""
-    validation_fraction: float = 0.1
-    """Share of the training rows to make choices on."""
-    limit_examples: int = 0
-    """Use at most so many rows of each part; 0 for all."""
-    workdir: str = ""
-    """Where runs get their folders; by default checkpoints/ and the experiment's name."""
-    checkpoint_seconds: float = 300.0
-    """Save also when so many seconds have passed since the last time; 0 for only once an epoch."""
-    keep_best: int = 1
-    """How many of the best checkpoints to keep, beside the newest two."""
     resume: bool = False
     """Continue the newest unfinished run under --workdir, with its settings."""
     checkpoint: str = ""
@@ -75,90 +24,10 @@ class Settings:
     """Print class and probabilities of these images with the model of --checkpoint, and do nothing else."""
     smoke: bool = False
     """A run of a few seconds: few rows, few steps."""
-    profile: str = ""
-    """Folder for a trace of a few dispatches, for TensorBoard, XProf or Perfetto."""
-    compilation_cache: str = ""
-    """Folder where compiled programs are kept, so that the next run starts sooner; by default one of the user's, off for none."""
-    deterministic: bool = False
-    """On a GPU, only operations that give the same bits each time, at some cost; on a CPU it is always so."""
-    gpu_memory_fraction: float = -1.0
-    """Share of a GPU's memory that JAX takes at once, in (0, 1]; 0 to take what is needed when it is; by default JAX's own, 0.75."""
-    reuse_memory: bool = True
-    """On a CPU with glibc, keep large buffers for their next use instead of giving them back to the system each time."""
-
-
-PLACE = {"coordinator", "processes", "process_id"}  # where a process is: a resumed run is told anew
-# what changes nothing in the result but for rounding: a flag beside --resume may change it
-MAY_CHANGE = PLACE | {
-    "strategy", "devices", "shard_parameters", "model_devices", "deterministic", "gpu_memory_fraction", "reuse_memory", "compilation_cache",
-    "profile", "eval_batch_size", "workdir", "resume", "checkpoint", "evaluate", "predict", "data_dir", "checkpoint_seconds", "keep_best",
-}  # fmt: skip
-POSITIVE = ("batch_size", "eval_batch_size", "accumulate", "model_devices", "keep_best")
-PRECISIONS = {"float32": {}, "bf16": {"dtype": "bfloat16"}}
-NOT_NEGATIVE = (
-    "epochs",
-    "max_steps",
-    "devices",
-    "early_stopping",
-    "limit_examples",
-    "seed",
-    "image_size",
-    "processes",
-    "checkpoint_seconds",
-)
-MOST = 2**31 - 1  # of a whole number: a step is an int32
-# the largest value of a flag; of other whole numbers it is what an int32 holds
-LARGEST = {
-    "seed": 2**32 - 1,  # JAX reads no more bits of it
-    "image_size": 8192, "devices": 2**20, "model_devices": 2**20, "processes": 2**20, "process_id": 2**20, "keep_best": 10_000,
-    "seeds": 10_000, "widths": 65_536, "shift": 8192,
-}  # fmt: skip
-ON_NAN = ("stop", "skip", "rollback")
-ON_BAD_EXAMPLE = ("stop", "skip")
-
-
-def check_numbers(config: Any) -> None:
-    """Refuse numbers that nothing can be computed with, in any field of a dataclass of flags.
-
-    Raises:
-        InputError: a float that is not finite, or a whole number that is too large.
-
-    """
-    for field in dataclasses.fields(config):
-        value, flag = getattr(config, field.name), "--" + field.name.replace("_", "-")
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, float) and not math.isfinite(number):
-                raise jc.InputError(f"{flag} {number}: must be a finite number")
-            most = LARGEST.get(field.name, MOST)
-            if isinstance(number, int) and abs(number) > most:
-                raise jc.InputError(f"{flag} {number}: must be at {f'most {most:,}' if number > 0 else f'least {-most:,}'}")
 
 
 def check(config: Settings) -> None:
     """Refuse numbers that no run can use, before anything is started."""
-    for field in dataclasses.fields(config):
-        value, flag = getattr(config, field.name), "--" + field.name.replace("_", "-")
-        if field.name in POSITIVE and value < 1:
-            raise jc.InputError(f"{flag} {value}: must be at least 1")
-        if field.name in NOT_NEGATIVE and value is not None and value < 0:
-            raise jc.InputError(f"{flag} {value}: must be at least 0")
-    check_numbers(config)
-    if not 0 < config.validation_fraction < 1:
-        raise jc.InputError(f"--validation-fraction {config.validation_fraction}: must be above 0 and below 1")
-    one_of("--strategy", config.strategy, STRATEGIES)
-    one_of("--precision", config.precision, PRECISIONS)
-    one_of("--on-nan", config.on_nan, ON_NAN)
-    one_of("--on-bad-example", config.on_bad_example, ON_BAD_EXAMPLE)
-    if config.gpu_memory_fraction > 1 or config.gpu_memory_fraction < 0 and config.gpu_memory_fraction != -1:
-        raise jc.InputError(f"--gpu-memory-fraction {config.gpu_memory_fraction}: must be from 0 to 1")
+    flags.check(config)
     if (config.evaluate or config.predict) and not config.checkpoint:
         raise jc.InputError("--evaluate and --predict need --checkpoint RUN, a run's folder")
-
-
-def one_of(flag: str, value: str, known: Iterable[str]) -> str:
-    """Return the value, or name the nearest of those that are known."""
-    if value not in known:
-        near = difflib.get_close_matches(value, known, 1, 0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"such as {sorted(known)[0]!r}"
-        raise jc.InputError(f"{flag} {value!r}: unknown; {hint}")
-    return value

@@ -9,16 +9,16 @@ import functools
 import math
 import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 import optax
 import tyro
 
 import jaxcnn as jc
 from experiments import cli, common, finished, settings
 from jaxcnn import runs
+from jaxcnn.cli.weights import form_of, origin
 from jaxcnn.data.core import cut
 from jaxcnn.runs.signals import Signals
 
@@ -73,59 +73,8 @@ class Config(settings.Settings):
 
 PRESETS = {"smoke": {"epochs": 1, "max_steps": 4, "batch_size": 16, "limit_examples": 64}}
 TRAIN = ("all", "gradual", "head", "scratch")
-OWN_OPTIONS = ("num_classes", "dropout", "dtype", "remat")  # of a network: not those of the one it begins with
 MOST_BYTES = 2**32  # of the features of a part
 UPDATES, VALIDATIONS = 300, 20
-
-
-class Origin(NamedTuple):
-    """A pretrained network: its name and options, how pixels reach it, and its variables."""
-
-    model: str
-    options: dict[str, Any]
-    pixels: dict[str, Any]
-    size: tuple[int, int]
-    variables: Any
-
-
-def origin(config: Config, channels: int = 3) -> Origin | None:
-    """Read `--weights`, a run's folder or a file, which is brought to images of so many channels; None where there are none."""
-    if not config.weights:
-        return None
-    if not os.path.isdir(config.weights):
-        return _from_file(config, channels)
-    found = jc.load_run(config.weights)
-    model, image, task = (found.config["build"][part] for part in ("model", "image", "task"))
-    if config.model not in ("", model["name"]):
-        raise jc.InputError(f"--model {config.model}: --weights {config.weights} is a run of {model['name']}; leave --model out")
-    options = {k: v for k, v in model["options"].items() if k not in OWN_OPTIONS}
-    pixels = {k: task["options"][k] for k in ("mean", "std", "size") if task["options"].get(k) is not None}
-    return Origin(model["name"], options, pixels, tuple(image["shape"][:2]), found.variables)
-
-
-def _from_file(config: Config, channels: int) -> Origin:
-    name = config.model or "resnet18"
-    side = {"image": (config.image_size,) * 2} if config.image_size else {}
-    found = jc.load_weights(name, config.weights, channels=channels, **_form(config, name), **side)
-    said, usual = found.preprocessing, _plain_fields(jc.models.MODELS[name]())
-    options = {field: value for field, value in _plain_fields(found.model).items() if value != usual[field]}
-    one = (lambda values: [float(np.mean(values))]) if channels == 1 else list  # noqa: E731
-    return Origin(name, options, {"mean": one(said.mean), "std": one(said.std)}, (said.size, said.size), found.variables)
-
-
-def _plain_fields(model: Any) -> dict[str, Any]:
-    """Options that a network was made with, as JSON has them."""
-    fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.name not in ("parent", "name", *OWN_OPTIONS)}
-    fields = {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
-    return {k: v for k, v in fields.items() if isinstance(v, bool | int | float | str | list)}
-
-
-def _form(config: Config, name: str) -> dict[str, Any]:
-    """Options of the network that the flags ask for."""
-    settings.one_of("--model", name, jc.models.MODELS)
-    if config.small_images and not hasattr(jc.models.MODELS[name](), "small_images"):
-        raise jc.InputError(f"--small-images: {name} has only one form; leave it out")
-    return {"small_images": True} if config.small_images else {}
 
 
 def load(config: Config, size: Any, skipped: settings.Skipped | None = None) -> jc.data.Splits:
@@ -162,7 +111,7 @@ def plan(config: Config, splits: jc.data.Splits | None = None) -> runs.Plan:
     if config.image_size:
         pixels.pop("size", None)
     name = begin.model if begin else config.model or "resnet18"
-    options = (begin.options if begin else _form(config, name)) | ({"dropout": config.dropout} if config.dropout else {})
+    options = (begin.options if begin else form_of(config, name)) | ({"dropout": config.dropout} if config.dropout else {})
     build = {
         "model": common.model(name, config, num_classes=len(splits.train.classes), **options),
         "task": {"name": "classification", "options": pixels}, "ema": 0,

@@ -14,6 +14,7 @@ import jaxcnn as jc
 from experiments import cli, mnist, settings
 from experiments.folders import open_folder
 from jaxcnn import runs
+from jaxcnn.cli import command
 from jaxcnn.runs import folders, plots, results
 
 fcntl = pytest.importorskip("fcntl")
@@ -25,6 +26,7 @@ BUILD = {
 }  # fmt: skip
 PLAN = runs.Plan(runs.build(BUILD)[1], SPLITS, None, build=BUILD, dataset="some")
 HEADLINE = PLAN.task.headline
+PROGRAM = cli.program("mnist")
 
 
 def opened(workdir, **flags):
@@ -174,18 +176,18 @@ def test_a_test_loss_that_is_not_finite_is_said(tmp_path):
 
 
 def test_a_finished_run_ends_well_when_a_signal_comes(run):
-    code, line = cli._stopped("mnist", [run], 130, "outside training")
+    code, line = command._stopped(PROGRAM, [run], 130, "outside training")
     assert code == 130 and f"--resume --workdir {run}" in line
     (run / "summary.json").write_text("{}")
-    assert cli._stopped("mnist", [run], 130, "outside training")[0] == 0 and not cli._continue("mnist", [run])
-    assert cli._stopped("mnist", [], 143, "outside training") == (143, "mnist: stopped outside training, nothing was begun")
+    assert command._stopped(PROGRAM, [run], 130, "outside training")[0] == 0 and not command._continue(PROGRAM, [run])
+    assert command._stopped(PROGRAM, [], 143, "outside training") == (143, "mnist: stopped outside training, nothing was begun")
 
 
 @pytest.mark.parametrize("name", ["plain", "with space", "caf\udce9's", "a\nb\\"])
 def test_paths_are_quoted_as_a_shell_reads_them(name):
     import subprocess
 
-    quoted = cli.quoted(pathlib.Path(name))
+    quoted = command.quoted(pathlib.Path(name))
     shown = subprocess.run(["bash", "-c", f"printf %s {quoted}"], capture_output=True, check=True, env=dict(os.environ, LC_ALL="C"))
     assert shown.stdout == os.fsencode(name) and quoted.isprintable()
 
@@ -217,6 +219,6 @@ def test_settings_of_a_run_that_are_damaged_are_named(run, monkeypatch):
     ],
 )
 def test_errors_of_the_machine_are_one_line(error, code, part, capsys):
-    assert cli._said(error, "mnist", mnist.Config(), []) == code
+    assert command._said(error, PROGRAM, mnist.Config(), []) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert part in line

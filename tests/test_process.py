@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import pytest
 from test_experiments import ENV, QUICK, folder, inside, run
 
-from experiments import distributed, mnist, process
+from experiments import mnist
+from jaxcnn.cli import distributed, process
 from jaxcnn.core import paths
 from jaxcnn.runs import background, screen
 
@@ -46,7 +47,8 @@ def test_large_buffers_are_kept():
     code = """
 import resource
 import numpy as np
-from experiments import distributed, mnist, process
+from experiments import mnist
+from jaxcnn.cli import distributed, process
 ok = process.reuse_memory()
 def faults():
     np.ones(20_000_000)

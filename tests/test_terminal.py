@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from experiments import terminal
+from jaxcnn.cli import terminal
 
 
 @contextlib.contextmanager

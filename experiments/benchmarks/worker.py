@@ -48,7 +48,7 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     if subject in ("jaxcnn", "rates"):
-        from experiments import process
+        from jaxcnn.cli import process
 
         process.reuse_memory()  # as the experiments do; the peers run as their users start them
     prepare = getattr(importlib.import_module(f"experiments.benchmarks.peers.{benchmark}"), subject.replace("-", "_").replace(".", "_"))

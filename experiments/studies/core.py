@@ -12,8 +12,9 @@ import numpy as np
 from typing_extensions import TypedDict
 
 import jaxcnn as jc
-from experiments import cli, common, folders, mnist, settings, terminal
+from experiments import cli, common, folders, mnist, settings
 from jaxcnn import runs
+from jaxcnn.cli import terminal
 from jaxcnn.core import files
 from jaxcnn.core.schema import fitted
 from jaxcnn.core.text import visible

@@ -5,11 +5,12 @@ from jaxcnn.data.core import Indexed, Resident, Splits, stratified
 from jaxcnn.data.files import digits, npz
 from jaxcnn.data.folder import folder
 from jaxcnn.data.idx_files import idx, is_idx_folder
+from jaxcnn.data.table import table
 from jaxcnn.data.tfds_source import tfds
 
-SOURCES = {"digits": digits, "folder": folder, "idx": idx, "npz": npz, "tfds": tfds}
+SOURCES = {"csv": table, "digits": digits, "folder": folder, "idx": idx, "npz": npz, "tfds": tfds}
 
 __all__ = [
     "Batches", "Indexed", "Resident", "SOURCES", "Splits", "as_data", "dataset", "digits", "folder", "idx",
-    "is_idx_folder", "npz", "stratified", "tfds",
+    "is_idx_folder", "npz", "stratified", "table", "tfds",
 ]  # fmt: skip

@@ -145,6 +145,11 @@ def _arrays(value: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _arrays(x) if isinstance(x, Mapping) else x if hasattr(x, "dtype") else np.asarray(x) for k, x in value.items()}
 
 
+def taken(names: tuple[str, ...] | None, index: np.ndarray) -> tuple[str, ...] | None:
+    """Return the names of some rows, where rows have names."""
+    return None if names is None else tuple(names[i] for i in np.asarray(index).tolist())
+
+
 @dataclasses.dataclass(frozen=True)
 class Resident:
     """Rows in memory, on the device once placed; a compiled step picks its rows by index.
@@ -154,6 +159,7 @@ class Resident:
         classes: names in order of label.
         seed: of the order in which training reads the rows.
         capacity: batches in one chunk at most.
+        names: of the rows, such as their files, beside the arrays: no batch has them.
 
     Raises:
         InputError: no arrays, arrays of different lengths, or one without rows or without numbers.
@@ -164,6 +170,7 @@ class Resident:
     classes: tuple[str, ...] = ()
     seed: int = 0
     capacity: int = 1024
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together: an index past the end of one would read its last row."""
@@ -179,6 +186,8 @@ class Resident:
         if len({len(x) for x in leaves.values()}) > 1:
             lengths = ", ".join(f"{len(x)} of {name!r}" for name, x in leaves.items())
             raise InputError(f"arrays of different lengths ({lengths}): each must have one entry per row; check where they come from")
+        if self.names is not None and len(self.names) != len(next(iter(leaves.values()))):
+            raise InputError(f"names: {len(self.names)} for {len(next(iter(leaves.values())))} rows; each row must have one")
         object.__setattr__(self, "arrays", arrays)
 
     @property
@@ -197,7 +206,8 @@ class Resident:
 
     def take(self, index: np.ndarray) -> "Resident":
         """Return some of the rows."""
-        return dataclasses.replace(self, arrays=jax.tree.map(lambda x: _rows(x, np.asarray(index)), dict(self.arrays)))
+        arrays = jax.tree.map(lambda x: _rows(x, np.asarray(index)), dict(self.arrays))
+        return dataclasses.replace(self, arrays=arrays, names=taken(self.names, index))
 
     def placed(self, put: Callable[[Tree], Tree]) -> "Resident":
         """Put the arrays where a run wants them."""
@@ -233,6 +243,7 @@ class Indexed:
         seed: of the order in which training reads the rows.
         capacity: batches in one chunk at most; they are in memory together.
         label: of the rows, where they are known without reading.
+        names: of the rows, such as their files.
 
     """
 
@@ -242,6 +253,7 @@ class Indexed:
     seed: int = 0
     capacity: int = 8
     label: np.ndarray | None = None
+    names: tuple[str, ...] | None = None
 
     def example(self) -> Batch:
         """Return the first row."""
@@ -251,7 +263,8 @@ class Indexed:
         """Return some of the rows."""
         index = np.asarray(index)
         label = None if self.label is None else self.label[index]
-        return dataclasses.replace(self, read=lambda rows: self.read(index[rows]), size=len(index), label=label)
+        read = lambda rows: self.read(index[rows])  # noqa: E731
+        return dataclasses.replace(self, read=read, size=len(index), label=label, names=taken(self.names, index))
 
     def placed(self, put: Callable[[Tree], Tree]) -> "Indexed":
         """Return itself: nothing stays on the device."""

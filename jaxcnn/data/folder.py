@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import logging
 import pathlib
 from collections.abc import Callable, Sequence
@@ -13,8 +14,8 @@ import numpy as np
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import listing
-from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, cut, labelled, sides
-from jaxcnn.data.image import ENDINGS, Head, decode, head, without_warnings
+from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, cut, labelled, sides, taken
+from jaxcnn.data.image import ENDINGS, Head, Resize, decode, head, without_warnings
 from jaxcnn.data.parts import tell_copies, tell_same_files
 
 LOOKED_AT = 32  # images, to see how many of their bits are used
@@ -34,6 +35,7 @@ def folder(
     test_fraction: float = 0.2,
     resident_bytes: int = 2**30,
     on_bad: OnBad | None = None,
+    resize: Resize = "squash",
 ) -> Splits:
     """Images in one folder a class; the class is the folder's name, labels follow the sorted names.
 
@@ -53,6 +55,10 @@ def folder(
         resident_bytes: decoded sets larger than this are read when needed instead of held in memory.
         on_bad: called with a line and a number for what cannot be read, which is then left out: before splitting where an
             image's head shows it or rows are held in memory, else as a row of `real = 0`, each time that it is read.
+        resize: how images are brought to `size`, see `jaxcnn.data.image.decode`.
+
+    Returns:
+        The parts; `names` of each has the files of its rows, below `path`.
 
     Raises:
         InputError: no class, one class, sizes that differ, one file in two classes, or an unreadable image without `on_bad`.
@@ -67,9 +73,9 @@ def folder(
     listing.tell_left_out(path, left)
     listing.tell_parts(path, parts)
     listed = {part: (list(files), np.array(list(files.values()), np.int32)) for part, files in found.items()}
-    reader = _Reader([file for files, _ in listed.values() for file in files], size, on_bad)
+    reader = Reader([file for files, _ in listed.values() for file in files], size, on_bad, resize)
     listed = {part: reader.readable(files, label) for part, (files, label) in listed.items()}
-    held = {part: reader.data(parts[part], files, label, names, resident_bytes) for part, (files, label) in listed.items()}
+    held = {part: reader.data(parts[part], files, label, names, resident_bytes, path) for part, (files, label) in listed.items()}
     train, label = held["train"], np.asarray(held["train"].label)
     lost = sorted(set(range(len(names))) - set(label.tolist()))
     if lost:
@@ -92,11 +98,12 @@ def class_names(path: str | pathlib.Path) -> tuple[str, ...]:
     return listing.classes(listing.parts(pathlib.Path(path), collections.Counter())["train"], None)
 
 
-class _Reader:
+class Reader:
     """Decodes files of one set to one shape: `[height, width, channels]`, gray only if all are."""
 
-    def __init__(self, files: list[pathlib.Path], size: tuple[int, int] | None, on_bad: OnBad | None):
-        self.resized, self.on_bad, self.bad = size is not None, on_bad, set()
+    def __init__(self, files: list[pathlib.Path], size: tuple[int, int] | None, on_bad: OnBad | None, resize: Resize = "squash") -> None:
+        self.resize, self.bad = resize, set()
+        self.resized, self.size, self.on_bad = size is not None, size, on_bad
         heads = [(file, found) for file, found in zip(files, _each(self.guarded(head), files), strict=True) if found is not None]
         self.bad = set(files) - {file for file, _ in heads}
         if not heads:
@@ -156,15 +163,17 @@ class _Reader:
 
     def decode(self, path: pathlib.Path) -> np.ndarray:
         """Return one image, `[H, W, C]` uint8."""
-        image = _decode(path, self.mode, self.size if self.resized else None)
+        image = _decode(path, self.mode, self.size if self.resized else None, resize=self.resize)
         if image.shape[:2] != self.size:  # its head is wrong, or it was written anew
             raise InputError(f"{visible(path)}: {image.shape[:2]} pixels (height, width), not {self.size} as before; replace or remove it")
         return image
 
     def data(
-        self, root: pathlib.Path, files: list[pathlib.Path], label: np.ndarray, classes: tuple[str, ...], resident_bytes: int
-    ) -> Resident | Indexed:
-        """Hold the rows of a part in memory if they fit, else read them when they are needed."""
+        self, root: pathlib.Path, files: list[pathlib.Path], label: np.ndarray, classes: tuple[str, ...], resident_bytes: int,
+        top: pathlib.Path, key: str = "label",
+    ) -> Resident | Indexed:  # fmt: skip
+        """Hold the rows of a part in memory if they fit, else read them when they are needed; their names are files below `top`."""
+        names = tuple(file.relative_to(top).as_posix() if file.is_relative_to(top) else str(file) for file in files)
         shape, decode = (*self.size, 1 if self.mode == "L" else 3), self.guarded(self.decode)
         if len(files) * int(np.prod(shape)) <= resident_bytes:
             images, kept = np.empty((len(files), *shape), np.uint8), []
@@ -175,18 +184,21 @@ class _Reader:
                         kept.append(i)
             if not kept:
                 raise InputError(f"{visible(root)}: no image is readable; replace them, or move the folder away")
-            return labelled(images[: len(kept)], label[kept], classes, visible(root))
+            images, label, names = images[: len(kept)], label[kept], taken(names, np.array(kept))
+            if key != "label" or label.ndim > 1:
+                return Resident({"image": images, key: label}, classes, names=names)
+            return dataclasses.replace(labelled(images, label, classes, visible(root)), names=names)
         log.info("%d images are read when they are needed: decoded they take more than %d MiB", len(files), resident_bytes >> 20)
 
         def read(rows: np.ndarray) -> dict[str, np.ndarray]:
             images = _each(decode, [files[i] for i in rows])
-            batch = {"image": np.stack([np.zeros(shape, np.uint8) if x is None else x for x in images]), "label": label[rows]}
+            batch = {"image": np.stack([np.zeros(shape, np.uint8) if x is None else x for x in images]), key: label[rows]}
             return batch if self.on_bad is None else batch | {"real": np.array([x is not None for x in images], np.float32)}
 
-        return Indexed(read, len(files), classes, label=label)
+        return Indexed(read, len(files), classes, label=label if key == "label" else None, names=names)
 
 
-def read_image(path: str | pathlib.Path, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
+def read_image(path: str | pathlib.Path, channels: int, size: tuple[int, int] | None = None, resize: Resize = "squash") -> np.ndarray:
     """Read one image as a model wants it: `[H, W, C]` uint8, gray for one channel, else RGB, resized if `size` is given.
 
     It is read as a viewer shows it, see `jaxcnn.data.image.decode`.
@@ -200,7 +212,7 @@ def read_image(path: str | pathlib.Path, channels: int, size: tuple[int, int] | 
     def tell(top: int) -> None:
         log.warning("%s: 16 bits, and no value above %d, of 65,535: it is nearly black as read", visible(path), top)
 
-    return decode(path, "L" if channels == 1 else "RGB", size, tell)
+    return decode(path, "L" if channels == 1 else "RGB", size, tell, resize)
 
 
 def _each(fn: Any, files: list[pathlib.Path]) -> list[Any]:

@@ -9,7 +9,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from jaxcnn.core.files import opened
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
 
+Resize = Literal["squash", "crop", "pad"]
 ENDINGS = {
     ".apng", ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
     ".tga", ".tif", ".tiff", ".webp",
@@ -84,7 +85,9 @@ def head(path: pathlib.Path) -> Head:
         return Head(image.mode in GRAY, size, image.mode.startswith("I"))
 
 
-def decode(path: pathlib.Path, mode: str, size: tuple[int, int] | None, dark: Callable[[int], None] | None = None) -> np.ndarray:
+def decode(
+    path: pathlib.Path, mode: str, size: tuple[int, int] | None, dark: Callable[[int], None] | None = None, resize: Resize = "squash"
+) -> np.ndarray:
     """Read one image as `[H, W, C]` uint8.
 
     An orientation in EXIF, XMP or TIFF is applied, what is transparent is laid on white, of an animation the first frame is taken, and
@@ -95,6 +98,8 @@ def decode(path: pathlib.Path, mode: str, size: tuple[int, int] | None, dark: Ca
         mode: `"L"` or `"RGB"`.
         size: height and width to resize it to.
         dark: told the largest value of an image of 16 bits that is nearly black.
+        resize: `"squash"` brings both sides to the size, `"crop"` keeps the shape and cuts the middle out, `"pad"` keeps it
+            and puts black beside it.
 
     Raises:
         InputError: not a readable image.
@@ -109,10 +114,29 @@ def decode(path: pathlib.Path, mode: str, size: tuple[int, int] | None, dark: Ca
             ways = (how.FLIP_LEFT_RIGHT, how.ROTATE_180, how.FLIP_TOP_BOTTOM, how.TRANSPOSE, how.ROTATE_270, how.TRANSVERSE, how.ROTATE_90)
             plain = plain.transpose(ways[turn - 2])
         if size is not None and plain.size != size[::-1]:
-            plain = plain.resize(size[::-1], resample=Image.Resampling.BILINEAR, reducing_gap=3.0)
+            plain = _resized(plain, size, resize)
         if plain is not image:
             image.close()  # what its decoder holds
         return np.asarray(plain, np.uint8).reshape(*plain.size[::-1], -1)
+
+
+def _resized(image: Any, size: tuple[int, int], resize: str) -> Any:
+    """Bring an image to a height and width."""
+    from PIL import Image
+
+    options = {"resample": Image.Resampling.BILINEAR, "reducing_gap": 3.0}
+    wanted, stored = size[::-1], image.size
+    times = [w / s for w, s in zip(wanted, stored, strict=True)]
+    if resize == "squash" or times[0] == times[1]:
+        return image.resize(wanted, **options)
+    if resize == "crop":
+        kept = [w / max(times) for w in wanted]
+        left, top = ((s - k) / 2 for s, k in zip(stored, kept, strict=True))
+        return image.resize(wanted, box=(left, top, left + kept[0], top + kept[1]), **options)
+    inside = [min(max(round(s * min(times)), 1), w) for s, w in zip(stored, wanted, strict=True)]
+    whole = Image.new(image.mode, wanted)
+    whole.paste(image.resize(inside, **options), [(w - i) // 2 for w, i in zip(wanted, inside, strict=True)])
+    return whole
 
 
 def _plain(image: Any, mode: str, dark: Callable[[int], None] | None) -> Any:

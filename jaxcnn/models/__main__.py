@@ -36,10 +36,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=about, usage=argparse.SUPPRESS, allow_abbrev=False)
     parser.prog = "jaxcnn.models"
     parser.add_argument("--json", action="store_true", help="one JSON list on stdout and nothing else")
-    arguments = parser.parse_args()
+    print_all(parser.parse_args().json)
+
+
+def print_all(as_json: bool) -> None:
+    """Print the list, as a table or as one JSON list."""
     jax.config.update("jax_platforms", "cpu")  # nothing is computed: leave accelerators to whom they serve
     try:
-        if arguments.json:
+        if as_json:
             print(json.dumps([entry(name) for name in sorted(MODELS)]))
             return
         print(f"{'model':20} {'parameters':>12} {'GFLOP':>10}  weights")

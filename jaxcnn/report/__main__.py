@@ -41,7 +41,20 @@ def main(arguments: Sequence[str] | None = None, explain: Explain | None = expla
         InputError: a folder, a file or a column that is not as it must be.
 
     """
-    flags = parser().parse_args(arguments)
+    write_all(parser().parse_args(arguments), explain)
+
+
+def write_all(flags: Any, explain: Explain | None = explained) -> None:
+    """Report on runs, as flags say that have the names of `parser`'s.
+
+    Args:
+        flags: `runs`, `group`, `group_file`, `data`, `data_dir`, `batch_size` and `out`.
+        explain: as in `main`.
+
+    Raises:
+        InputError: as `main`.
+
+    """
     if flags.batch_size < 1:
         raise InputError(f"--batch-size {flags.batch_size}: must be at least 1")
     reports, correct = [], []
@@ -58,7 +71,7 @@ def main(arguments: Sequence[str] | None = None, explain: Explain | None = expla
         print(f"{visible(path)}: {len(reports)} runs, {path.stat().st_size / 1024:,.0f} KiB", flush=True)
 
 
-def one(folder: str, flags: argparse.Namespace, explain: Explain | None = None) -> tuple[dict[str, Any], np.ndarray | None]:
+def one(folder: str, flags: Any, explain: Explain | None = None) -> tuple[dict[str, Any], np.ndarray | None]:
     """Report on a run: its dict, and for each test row whether it is right; None of a run whose task has no classes."""
     run, name = report.read_finished(folder), pathlib.Path(folder).absolute().name
     if not report.classifies(run.config):
@@ -84,11 +97,13 @@ def one(folder: str, flags: argparse.Namespace, explain: Explain | None = None) 
     pictures, rows = None, chosen[:EXPLAINED]
     if explain and rows:
         pictures = explain(loaded, np.stack([shown[i] for i in rows]), predicted[rows])
-    made = report.make(name, run, measured, sha256=tested.sha256, shown=shown, explanations=pictures, rows=what)
+    files_of = getattr(test, "names", None)
+    files_of = files_of if files_of and len(files_of) == len(tested.label) else None  # rows that were left out would shift them
+    made = report.make(name, run, measured, sha256=tested.sha256, shown=shown, explanations=pictures, rows=what, names=files_of)
     return made, predicted == tested.label
 
 
-def wanted(flags: argparse.Namespace, known: Sequence[str]) -> Sequence[str]:
+def wanted(flags: Any, known: Sequence[str]) -> Sequence[str]:
     """Columns to group by: those of --group, else the only one of --group-file."""
     where = flags.group_file or "the data (--group-file FILE gives others)"
     for name in flags.group:

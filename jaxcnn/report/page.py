@@ -265,7 +265,8 @@ def _examples(report: dict[str, Any]) -> str:
         for e in report["examples"][kind]:
             said = f"{escape(e['true'])} taken for {escape(e['predicted'])}" if kind == "mistakes" else escape(e["true"])
             image = f'<img src="{escape(e["image"])}" alt="test image {e["row"]}, of class {escape(e["true"])}">' if "image" in e else ""
-            items += f"<li>{image}{said}<br>confidence {e['confidence']:.3f}, row {e['row']}</li>"
+            place = escape(e["file"]) if "file" in e else f"row {e['row']}"
+            items += f"<li>{image}{said}<br>confidence {e['confidence']:.3f}, {place}</li>"
         out += f"<h3>{head}</h3>" + (f'<ul class="pictures">{items}</ul>' if items else "<p>There are none.</p>")
     return out
 

@@ -62,8 +62,10 @@ def read_finished(folder: str | pathlib.Path) -> Finished:
     try:
         summary = files.read_json(folder / "summary.json")
     except FileNotFoundError as error:
-        started = re.match(r"python -m [\w.]+(?= |$)", config.get("command", ""), re.ASCII)
+        command = config.get("command", "")
+        started = re.match(r"python -m [\w.]+(?= |$)", command, re.ASCII)
         again = "the same train_run" if started is None else f"{started[0]} --resume --workdir {shlex.quote(name)}"
+        again = f"jaxcnn train --resume {shlex.quote(name)}" if command.startswith("jaxcnn train ") else again
         raise InputError(f"{name}: the run is not finished (no summary.json); finish it with {again}") from error
     except (OSError, InputError) as error:
         raise InputError(f"{name}/summary.json: damaged ({_why(error, folder)}); {AGAIN}") from error
@@ -155,6 +157,7 @@ def make(
     shown: Mapping[int, np.ndarray] | None = None,
     explanations: Mapping[str, np.ndarray] | None = None,
     rows: Rows | None = None,
+    names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Put everything that is known of a run into one dict of plain values.
 
@@ -166,6 +169,7 @@ def make(
         shown: images of test rows by number, those in `"chosen"`; None for no images.
         explanations: pictures `[H, W, C]` uint8 by title, as methods of explanation made them.
         rows: what was measured; None for the run's own test rows.
+        names: of the test rows, such as their files; None where they have none.
 
     """
     config, summary = run.config, run.summary
@@ -175,6 +179,8 @@ def make(
         "name": rows.name, "part": rows.part, "own": rows.own}  # fmt: skip
     test["notes"] = _notes(summary, tested, found, count, [*(rows.notes if rows else ()), *measured["notes"]])
     pixels = {row: {"image": picture(image)} for row, image in (shown or {}).items()}
+    if names is not None:
+        pixels = {row: one | {"file": visible(names[row])} for row, one in pixels.items()}
     chosen = {kind: [entry | pixels.get(entry["row"], {}) for entry in entries] for kind, entries in measured["chosen"].items()}
     chance = max(row["count"] for row in test["per_class"]) / test["metrics"]["count"]
     diagnosis = diagnose(run.lines, chance, summary.get("best_step"), (found, test["metrics"]["count"]))

@@ -12,7 +12,7 @@ from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import Splits
 from jaxcnn.data.folder import class_names
-from jaxcnn.runs.match import matched, table
+from jaxcnn.runs.match import in_columns, matched, table
 from jaxcnn.runs.source import ASK, NAME, PLACES, OnBad, described, expanded, find, read, read_described
 from jaxcnn.train.checkpoint import digest
 
@@ -177,10 +177,12 @@ def _same(config: Mapping[str, Any], splits: Splits) -> bool:
 
 def _other(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None, on_bad: OnBad | None) -> Rows:
     """Read the rows of other data that a run can be measured on."""
+    kind, options = find(place, data_dir)
+    if kind == "csv" and config["build"] is not None:
+        return _listed(config, how, place, options, on_bad)
     if config["build"] is None or not config["classes"]:
         line = "rows of another place are matched by their classes, and the run has none; give evaluate the data set itself"
         raise InputError(f"{visible(place)}: {line}")
-    kind, options = find(place, data_dir)
     height, width, channels = config["build"]["image"]["shape"]
     ours, part = tuple(config["classes"]), "test part"
     if kind == "folder":
@@ -190,19 +192,48 @@ def _other(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None
         chosen = ours if set(theirs) == set(ours) or some and set(theirs) > set(ours) else None
         numbers, note = (None, "") if chosen else table(theirs, ours, visible(place))
         options = {"path": root, "classes": chosen, "size": (height, width), "validation_fraction": 0.0, "test_fraction": 0.0}
-        data = read(kind, options, on_bad).train
+        data = read(kind, options | _resize(how), on_bad).train
     else:
         more = {"tfds": {"size": (height, width)}, "digits": {}}.get(kind, {"validation_fraction": 0.0})
         data = read(kind, options | more, on_bad).test
         numbers, note = table(data.classes, ours, visible(place))
     if data.size < 1:
         raise InputError(f"{visible(place)}: no rows in its {part}; give data with rows to measure")
-    data = matched(data, ours, numbers, channels)
-    found = data.example()["image"].shape[1:]
+    return _sized(Rows(matched(data, ours, numbers, channels), place, False, part, (note,) if note else ()), config, place)
+
+
+def _listed(config: Any, how: Mapping[str, Any], place: str, options: Mapping[str, Any], on_bad: OnBad | None) -> Rows:
+    """Read the test rows that a CSV file lists, or all that it lists where it says nothing of parts."""
+    (height, width, channels), task = config["build"]["image"]["shape"], config["build"]["task"]
+    several = task["options"].get("head") == "multilabel"
+    kind = "regression" if task["name"] == "regression" else "multilabel" if several else "classification"
+    options = options | _resize(how) | {"task": kind, "size": (height, width), "validation_fraction": 0.0, "test_fraction": 0.0}
+    splits, ours = read("csv", options, on_bad), tuple(config["classes"])
+    part = "test rows" if splits.test.size else "all images"
+    data, note = splits.test if splits.test.size else splits.train, ""
+    if kind == "classification":
+        numbers, note = table(data.classes, ours, visible(place))
+        data = matched(data, ours, numbers, channels)
+    else:
+        columns = None if kind == "regression" or data.classes == ours else table(data.classes, ours, visible(place))[0]
+        data = in_columns(data, ours, None if columns is None else np.argsort(columns), channels)
+    return _sized(Rows(data, place, False, part, (note,) if note else ()), config, place)
+
+
+def _resize(how: Mapping[str, Any]) -> dict[str, Any]:
+    """How the run brought its images to their size."""
+    kept = how.get("options", {}).get("resize")
+    return {"resize": kept} if kept else {}
+
+
+def _sized(rows: Rows, config: Any, place: str) -> Rows:
+    """Refuse images of another size than the run's."""
+    height, width, channels = config["build"]["image"]["shape"]
+    found = rows.data.example()["image"].shape[1:]
     if found != (height, width, channels):
         was = " x ".join(map(str, found))
         raise InputError(f"{visible(place)}: images of {was}, and the run's are {height} x {width} x {channels}; bring them to that size")
-    return Rows(data, place, False, part, (note,) if note else ())
+    return rows
 
 
 def _root(path: pathlib.Path) -> tuple[pathlib.Path, str]:

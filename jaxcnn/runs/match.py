@@ -67,7 +67,27 @@ def matched(data: Any, classes: tuple[str, ...], numbers: np.ndarray | None, cha
         return {**rows, "image": image, "label": label}
 
     if isinstance(data, Resident):
-        return Resident(change(data.arrays), classes, data.seed, data.capacity)
+        return Resident(change(data.arrays), classes, data.seed, data.capacity, data.names)
+    return Changed(data, change, classes)
+
+
+def in_columns(data: Any, classes: tuple[str, ...], columns: np.ndarray | None, channels: int) -> Any:
+    """Give rows the channels that a run has, and the columns of their answers in its order.
+
+    Args:
+        data: a data set with `"label"` `[N, K]` or `"target"`.
+        classes: of the run.
+        columns: of the data, in the run's order; None where they are the same.
+        channels: of the run's images.
+
+    """
+
+    def change(rows: Batch) -> dict[str, Any]:
+        image = with_channels(np.asarray(rows["image"]), channels)
+        return {**rows, "image": image} | ({} if columns is None else {"label": np.asarray(rows["label"])[:, columns]})
+
+    if isinstance(data, Resident):
+        return Resident(change(data.arrays), classes, data.seed, data.capacity, data.names)
     return Changed(data, change, classes)
 
 
@@ -96,6 +116,11 @@ class Changed(NamedTuple):
     def size(self) -> int:
         """Number of rows."""
         return self.data.size
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Names of the rows, where they have some."""
+        return getattr(self.data, "names", None)
 
     def example(self) -> Batch:
         """Return the first row."""

@@ -78,7 +78,8 @@ def find(dataset: str, data_dir: str | None = None) -> tuple[str, dict[str, Any]
     """Say which function of `SOURCES` reads what a user names, and with which options.
 
     Args:
-        dataset: `digits`, the name of a TFDS set, or a path: an image folder, an `.npz`, a folder of IDX files or one of them.
+        dataset: `digits`, the name of a TFDS set, or a path: an image folder, an `.npz`, a CSV file, a folder of IDX files or one of
+            them.
         data_dir: where TFDS sets are prepared.
 
     Raises:
@@ -91,6 +92,8 @@ def find(dataset: str, data_dir: str | None = None) -> tuple[str, dict[str, Any]
         return "digits", {}
     if path.suffix == ".npz":
         return "npz", here
+    if path.suffix.lower() == ".csv" and path.is_file():
+        return "csv", here
     if path.is_dir():
         return ("idx" if is_idx_folder(path) or any(map(_like_idx, path.iterdir())) else "folder"), here
     if _like_idx(path):
@@ -143,7 +146,7 @@ def read_described(described: Mapping[str, Any], place: str | None = None, on_ba
     where, ours = next((options[k] for k in PLACES if options.get(k)), None), made_here(described)
     if place is not None:
         options["data_dir" if name == "tfds" else "path"] = place
-    elif where is None and name in ("folder", "npz", "idx"):
+    elif where is None and name in ("csv", "folder", "npz", "idx"):
         raise InputError(f"its config.json does not say where the data are; {ASK}")
     elif where is not None and not ours:
         raise InputError(f"the run was not made here, so the path in its config.json, {visible(where)[:200]}, is not followed; {ASK}")
@@ -153,7 +156,7 @@ def read_described(described: Mapping[str, Any], place: str | None = None, on_ba
 def read(name: str, options: Mapping[str, Any], on_bad: OnBad | None = None, download: bool = True) -> Splits:
     """Call a function of `SOURCES` with what it takes besides the options of a file."""
     more: dict[str, Any] = {"cache": cache_folder("data"), "download": download} if name == "tfds" else {}
-    if on_bad and name in ("folder", "tfds"):
+    if on_bad and name in ("csv", "folder", "tfds"):
         more["on_bad"] = on_bad
     return SOURCES[name](**options, **more)
 

@@ -88,6 +88,7 @@ def train_prepared(
     show: bool = True,
     profile: background.Profile | None = None,
     began: float | None = None,
+    tell: bool = True,
 ) -> dict[str, Any]:
     """Train, validate, test once, and leave everything in a folder that has its `config.json` and is locked.
 
@@ -98,6 +99,7 @@ def train_prepared(
         show: show progress, and print the result.
         profile: of a few dispatches.
         began: when the program began, by `time.perf_counter`; by default now.
+        tell: log rows and devices first, and print the result last; False for a caller that says so itself.
 
     Returns:
         The summary, as `train_run`.
@@ -109,7 +111,7 @@ def train_prepared(
     plan, chief = ready.plan, mesh.share()[0] == 0
     began = time.perf_counter() if began is None else began
     try:
-        for note in [*ready.notes, _rows(plan, ready.splits), _chosen(ready)] if chief else ():
+        for note in [*ready.notes, _rows(plan, ready.splits), _chosen(ready)] if chief and tell else ():
             log.warning(note)
         described = files.read_bytes(folder / "config.json") if chief else b""
         splits = ready.splits
@@ -127,7 +129,7 @@ def train_prepared(
         values = results.tested(values, plan.task.shares)
         summary = _summary(ready, fitted) | {"test": values, "params_sha256": params}
         summary |= dict(zip(("seconds_to_first_step", "first_step_at"), first or (None, None), strict=True)) | {"checkpoint": str(folder)}
-        _leave(plan, folder, described, summary, signals, lines, seconds, fitted, show)
+        _leave(plan, folder, described, summary, signals, lines, seconds, fitted, show and tell)
     finally:
         folders.release(folder)
     return summary

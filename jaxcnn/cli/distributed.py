@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 
-from jaxcnn import InputError
+from jaxcnn.core.types import InputError
 from jaxcnn.parallel import mesh
 
 START_SECONDS = 120  # how long the first process waits for the last

@@ -1,4 +1,4 @@
-"""What an experiment sets in its own process, before JAX starts in it; importing this or the library sets nothing."""
+"""What a command sets in its own process, before JAX starts in it; importing this or the library sets nothing."""
 
 import ctypes
 import importlib.metadata
@@ -23,7 +23,7 @@ log = logging.getLogger("jaxcnn")
 # 4 KiB; so they come from the heap and stay there. One arena, because the others' heaps are too small for them.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
 KNOBS = {M_MMAP_THRESHOLD: 2**30, M_TRIM_THRESHOLD: 2**31 - 1, M_ARENA_MAX: 1}
-PROGRAMS_BYTES = 2**30  # compiled programs kept at most; those of one run of experiments.mnist take half a megabyte
+PROGRAMS_BYTES = 2**30  # compiled programs kept at most; those of a run on small images take half a megabyte
 
 
 def prepare(gpu_memory_fraction: float, deterministic: bool) -> None:

@@ -1,0 +1,101 @@
+"""`jaxcnn data DATA`: what is there, and a picture of examples as they are and as augmented."""
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from jaxcnn.cli import flags, layouts, options, recipe, tool
+from jaxcnn.cli.train import say
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError
+from jaxcnn.data import Splits
+from jaxcnn.runs import plots
+from jaxcnn.runs.results import Skipped
+from jaxcnn.tasks.figures import new_figure
+
+NAME, EXAMPLES, CLASSES = "data", 8, 20
+log = logging.getLogger("jaxcnn")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data(flags.Augmentation, flags.Images):
+    """Say what DATA holds: task, classes, counts, sizes, parts and what is left out; draw some examples."""
+
+    data: tyro.conf.Positional[str] = ""
+    """A folder of classes, a .csv of file and label, an .npz, a folder of IDX files, or a TFDS name."""
+    task: str = ""
+    """classification, multilabel or regression, where two layouts fit DATA."""
+    validation_fraction: float = 0.1
+    """Share of the training rows to make choices on."""
+    on_bad_example: str = "skip"
+    """What to do when an example cannot be read: skip it and count it, or stop."""
+    output: str = "examples.png"
+    """Where the picture goes: training images as they are, and as augmented."""
+    seed: int = 0
+    """Of the augmentation."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Look at the data, and return the exit code."""
+    return tool.run(lambda: show(options.parse(Data, NAME, arguments)), f"jaxcnn {NAME}")
+
+
+def show(config: Data) -> Splits:
+    """Print what is there, draw examples, and return the parts."""
+    found = layouts.look(config.data, config.task, config.data_dir)
+    say(f"{visible(config.data)}: {found.line}")
+    skipped = Skipped()
+    splits, _ = layouts.read(found, config, skipped)
+    example = splits.train.example()
+    say(f"images   {' x '.join(map(str, example['image'].shape[1:]))} {example['image'].dtype}")
+    print(f"{'':<24}{'train':>9}{'validation':>12}{'test':>9}")
+    print(f"{'rows':<24}{splits.train.size:>9,}{splits.valid.size:>12,}{splits.test.size:>9,}")
+    _counts(splits)
+    say(f"left out {skipped.examples} examples that cannot be read")
+    change = recipe.change(config, found, example["image"].shape[1:])
+    rows = next(splits.train.once(min(EXAMPLES, splits.train.size))).at(0)
+    if not plots.draw(pathlib.Path(config.output), draw, rows, change, splits.train, config.seed):
+        raise InputError(f"--output {visible(config.output)}: cannot be written; give another")
+    print(f"{visible(config.output)}: {len(rows['image'])} training images, as they are and as augmented", flush=True)
+    return splits
+
+
+def _counts(splits: Splits) -> None:
+    """Print the rows of each class, or the range of the targets."""
+    classes = splits.train.classes
+    if "target" in splits.train.example():
+        target = recipe.targets(splits.train)
+        say(f"target   {target.min():g} to {target.max():g}, mean {target.mean():g}, deviation {target.std():g}")
+        return
+    labels = [getattr(part, "label", None) for part in splits]
+    if any(label is None for label in labels):
+        say(f"classes  {len(classes)}: {', '.join(map(visible, classes[:CLASSES]))}; counts of streamed rows are not known beforehand")
+        return
+    for k, name in enumerate(classes[:CLASSES]):
+        counts = [int((x[:, k] > 0.5).sum() if x.ndim > 1 else (x == k).sum()) for x in labels]
+        print(f"{visible(name)[:23]:<24}{counts[0]:>9,}{counts[1]:>12,}{counts[2]:>9,}")
+    if len(classes) > CLASSES:
+        print(f"and {len(classes) - CLASSES} more classes")
+
+
+def draw(rows: Any, change: Any, data: Any, seed: int) -> Any:
+    """Draw images in one row, and the same augmented below."""
+    image = np.asarray(rows["image"])
+    sheets = [image]
+    if change is not None:
+        sheets.append(np.asarray(change(jax.random.key(seed), dict(rows))["image"]))
+    figure = new_figure(1.3 * len(image), 1.6 * len(sheets))
+    for k, row in enumerate(figure.subplots(len(sheets), len(image), squeeze=False)):
+        for i, panel in enumerate(row):
+            shown = sheets[k][i] if sheets[k].dtype == np.uint8 else np.clip(sheets[k][i], 0, 1)
+            panel.imshow(shown.squeeze(), cmap="gray")
+            panel.set(xticks=[], yticks=[])
+            if not k and data.classes and np.ndim(rows["label"]) == 1:
+                panel.set_title(visible(data.classes[int(rows["label"][i])])[:14], fontsize=7, parse_math=False)
+    return figure

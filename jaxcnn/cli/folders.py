@@ -1,0 +1,100 @@
+"""The folder of a run that a command line names: which flag named it, and where an unfinished run is."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, get_type_hints
+
+from typing_extensions import TypedDict
+
+from jaxcnn import runs
+from jaxcnn.cli.flags import MAY_CHANGE, PLACE, flag_of
+from jaxcnn.core.schema import fitted
+from jaxcnn.core.types import InputError
+from jaxcnn.runs import folders
+
+
+@contextlib.contextmanager
+def named(flag: str) -> Iterator[None]:
+    """Put a flag in front of what the library says of a path."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{flag} {error}") from error
+
+
+def check_path(flag: str, path: str) -> None:
+    """Refuse a path that checkpoints cannot be written to.
+
+    Raises:
+        InputError: it is not UTF-8; the message names the flag.
+
+    """
+    with named(flag):
+        folders.check_path(path)
+
+
+def open_folder(content: Mapping[str, Any], workdir: str, resume: bool) -> pathlib.Path:
+    """Make a run's folder with `config.json` in it, or check that the one to resume is of the same data; lock it for this process.
+
+    Args:
+        content: of `config.json`.
+        workdir: where the folder is made, or the folder of the run to resume.
+        resume: whether to go on with a run.
+
+    Raises:
+        InputError: it cannot be written, is another run's, is finished, or another process trains into it.
+
+    """
+    check_path("--workdir", workdir)
+    if resume:
+        with named("--resume:"):
+            folders.again(pathlib.Path(workdir), content["data"])
+        return pathlib.Path(workdir)
+    with named("--workdir"):
+        folder = folders.new_folder(workdir)
+        folders.begin(folder, content, workdir)
+    return folder
+
+
+def find_unfinished(root: pathlib.Path) -> pathlib.Path:
+    """Return the run to resume: the folder itself, or the newest one in it that has no summary.
+
+    Raises:
+        InputError: there is none.
+
+    """
+    if (root / "config.json").exists():
+        if (root / "summary.json").exists():
+            raise InputError(f"--resume: {root} is finished (it has summary.json)")
+        return root
+    found = sorted(p.parent for p in root.glob("*/config.json") if not (p.parent / "summary.json").exists())
+    if not found:
+        raise InputError(f"--resume: no unfinished run under {root}")
+    return found[-1]
+
+
+def resumed(folder: pathlib.Path, kind: type, parse: Callable[[Any], Any], **fixed: Any) -> Any:
+    """Return the flags of the run to resume, with what the flags beside --resume may change.
+
+    Args:
+        folder: of the run.
+        kind: dataclass of the flags.
+        parse: the command line over other defaults, checked.
+        **fixed: fields that the run's own settings do not decide.
+
+    Raises:
+        InputError: settings that are not such flags, or a flag that would change the result.
+
+    """
+    hints = {k: v for k, v in get_type_hints(kind).items() if k not in PLACE}
+    saved = runs.read_config(folder)["settings"]
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items() if k in hints}
+    before = kind(**fitted(TypedDict("Settings", hints, total=False), values, str(folder / "config.json: settings")))
+    config = parse(dataclasses.replace(before, **fixed))
+    for field in sorted({f.name for f in dataclasses.fields(config)} - MAY_CHANGE):
+        old, new = getattr(before, field), getattr(config, field)
+        if old != new:
+            raise InputError(f"--resume: {flag_of(field)} was {old} and is now {new}; resume without it, or start a new run")
+    return dataclasses.replace(config, **fixed)

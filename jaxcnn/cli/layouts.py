@@ -1,0 +1,197 @@
+"""What `DATA` holds: which layouts fit it, which task that means, and how it is read."""
+
+import difflib
+import logging
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+from jaxcnn import runs
+from jaxcnn.cli.flags import one_of
+from jaxcnn.core.files import expanded
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError
+from jaxcnn.data import Splits, is_idx_folder
+from jaxcnn.data.image import ENDINGS, head
+from jaxcnn.data.table import FILE, kind_of
+from jaxcnn.data.table import read as read_table
+from jaxcnn.runs.source import read as read_source
+
+TASKS = ("classification", "multilabel", "regression")
+PHOTO, SMALL = 128, 64  # side that photos are brought to; sides up to which images of one size stay as they are
+LOOKED_AT = 32
+log = logging.getLogger("jaxcnn")
+
+
+class Found(NamedTuple):
+    """What a user named.
+
+    Attributes:
+        kind: a name of `data.SOURCES`.
+        options: of that function.
+        task: classification, multilabel or regression.
+        line: what it holds, for people.
+        files: whether its rows are image files.
+
+    """
+
+    kind: str
+    options: dict[str, Any]
+    task: str
+    line: str
+    files: bool = False
+
+
+def look(name: str, task: str = "", data_dir: str = "") -> Found:
+    """Say what a user named, and which task that means.
+
+    Known layouts (IDX files, parts, a CSV file beside images) are tried before a plain folder of classes.
+
+    Args:
+        name: a path, `digits`, or the name of a TFDS set.
+        task: which, where two layouts fit; empty where the data say.
+        data_dir: where TFDS sets are prepared.
+
+    Raises:
+        InputError: nothing is there, nothing fits, or two layouts fit.
+
+    """
+    if not name:
+        raise InputError("DATA: give a folder of classes, a .csv, an .npz, a folder of IDX files, or a TFDS name")
+    if task:
+        one_of("--task", task, TASKS)
+    path = expanded(name)
+    if path.is_dir():
+        found = _in_folder(path)
+    elif path.suffix.lower() == ".csv" and path.is_file():
+        found = [_csv(path, task)]
+    else:
+        _refuse_slip(name, path)
+        kind, options = runs.find(name, data_dir or None)
+        called = {"npz": "arrays in one .npz", "idx": "IDX files", "digits": "embedded digits", "tfds": "TFDS set"}[kind]
+        found = [Found(kind, options, "classification", f"{called}: classification")]
+    fit = [one for one in found if task in ("", one.task)]
+    if not fit:
+        raise InputError(f"{visible(name)}: --task {task} does not fit: {found[0].line}")
+    if len(fit) == 1 or task:
+        return fit[0]
+    listed = ", or ".join(f"{one.line.split(':')[0]} (--task {one.task})" for one in fit)
+    fix = "say which with --task NAME"
+    if len({one.task for one in fit}) < len(fit):
+        fix = "say which with --task NAME, or give the CSV file itself"
+    raise InputError(f"{visible(name)}: two layouts fit, {listed}; {fix}")
+
+
+def _in_folder(path: pathlib.Path) -> list[Found]:
+    """Return the layouts that fit a folder."""
+    known = []
+    if is_idx_folder(path):
+        known.append(Found("idx", {"path": str(path)}, "classification", "IDX files: classification"))
+    names = {entry.name.lower(): entry for entry in sorted(path.iterdir()) if entry.is_dir()}
+    parts = [name for name in ("train", "valid", "validation", "val", "test") if name in names]
+    if "train" in parts:
+        inside = len(_class_folders(names["train"]))
+        if inside:
+            about = f"photos: {inside} classes in the folders {', '.join(f'{name}/' for name in parts)}: classification"
+            known.append(Found("folder", {"path": str(path)}, "classification", about, True))
+    known += [_csv(file, "") for file in sorted(path.glob("*.csv")) if _lists_images(file)]
+    if known:
+        return known
+    inside = _class_folders(path)
+    if len(inside) < 2:
+        what = f"only one class folder, {visible(inside[0])}/" if inside else "no class folders, no IDX files and no CSV file of images"
+        raise InputError(f"{visible(path)}: {what}; needs <class>/<image> for at least two classes, or a CSV with a column 'file'")
+    return [Found("folder", {"path": str(path)}, "classification", f"photos: {len(inside)} classes in folders: classification", True)]
+
+
+def _class_folders(path: pathlib.Path) -> list[str]:
+    """Return the folders that hold an image, at whatever depth."""
+    inside = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return [p.name for p in inside if any(q.suffix.lower() in ENDINGS for q in p.rglob("*"))]
+
+
+def _lists_images(path: pathlib.Path) -> bool:
+    """Whether a CSV file has a column of files, the first of which is there."""
+    try:
+        found = read_table(path)
+        kind_of(found, path)
+    except InputError as error:
+        return "both fit" in str(error)
+    return (path.parent / found.column(FILE)[0]).is_file()
+
+
+def _csv(path: pathlib.Path, task: str) -> Found:
+    found = read_table(path)
+    kind = task or kind_of(found, path)
+    about = f"{visible(path.name)} with {len(found.rows):,} images: {kind}"
+    return Found("csv", {"path": str(path), "task": kind}, kind, about, True)
+
+
+def _refuse_slip(name: str, path: pathlib.Path) -> None:
+    """Refuse a path that is not there, and a name that is one of the files here but for a letter or two."""
+    if path.exists() or name == "digits":
+        return
+    here = [p for p in os.listdir(path.parent)] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, [*here, "digits"], 1, 0.75)
+    if near:
+        there = near[0] if path.parent == pathlib.Path() else str(path.parent / near[0])
+        raise InputError(f"{visible(name)}: no such file or folder; did you mean {visible(there)}?")
+
+
+def read(found: Found, config: Any, skipped: Any = None) -> tuple[Splits, dict[str, Any]]:
+    """Read what was found.
+
+    Args:
+        found: as `look` returns it.
+        config: flags: `validation_fraction`, `on_bad_example`, `image_size` and `resize`.
+        skipped: told of what cannot be read, if that is allowed.
+
+    Returns:
+        The parts, and how they were read, for `config.json`.
+
+    Raises:
+        InputError: as the reader.
+
+    """
+    options = found.options | {"validation_fraction": config.validation_fraction}
+    if found.files:
+        options |= {"size": config.image_size or side_of(found)}
+        options |= {"resize": config.resize} if config.resize != "squash" else {}
+    elif config.resize != "squash":
+        raise InputError(f"--resize {config.resize}: only image files are resized on reading; leave it out")
+    if config.image_size and found.kind == "tfds":
+        options |= {"size": config.image_size}
+    on_bad = skipped if config.on_bad_example == "skip" else None
+    try:
+        splits = read_source(found.kind, options, on_bad)
+    except InputError as error:
+        if found.kind != "tfds" or config.image_size or "size" not in str(error):
+            raise
+        options |= {"size": PHOTO}  # images of many sizes
+        splits = read_source(found.kind, options, on_bad)
+    return splits, runs.source(found.kind, options)
+
+
+def side_of(found: Found) -> int | None:
+    """Return the side that image files are brought to: None where they are small and of one size, so that they stay as they are."""
+    sizes = set()
+    for file in _some_files(found):
+        try:
+            sizes.add(head(file).size)
+        except InputError:
+            continue  # told of when it is read
+    small = len(sizes) == 1 and max(next(iter(sizes))) <= SMALL
+    return None if small else PHOTO
+
+
+def _some_files(found: Found) -> list[pathlib.Path]:
+    path = pathlib.Path(found.options["path"])
+    if found.kind == "csv":
+        return [path.parent / name for name in read_table(path).column(FILE)[:LOOKED_AT]]
+    files = []
+    for file in path.rglob("*"):
+        if file.suffix.lower() in ENDINGS and not file.name.startswith("."):
+            files.append(file)
+            if len(files) == LOOKED_AT:
+                break
+    return files

@@ -1,0 +1,54 @@
+"""The `jaxcnn` command: one subcommand per file; each is imported only when it is called."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from jaxcnn.core.text import visible
+from jaxcnn.version import __version__
+
+COMMANDS = {
+    "train": "train a network on photos, a table, arrays or a TFDS set",
+    "evaluate": "measure a run on its test rows, or on other data",
+    "predict": "class and probability of image files",
+    "report": "a page and a model card of a run; a comparison of several",
+    "explain": "a picture per image of what spoke for its class",
+    "data": "what a data set holds, and examples of it",
+    "models": "the networks",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Args:
+        arguments: of the command line; by default the program's own.
+
+    Returns:
+        The exit code: 0 for success, 1 for a run that stopped, 2 for bad input, 130 and 143 after a signal.
+
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["--version"]:
+        print(__version__)
+        return 0
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if given else 2
+    name, *rest = given
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1, 0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(COMMANDS)}"
+        print(f"jaxcnn: {visible(name)!r}: no such command; {hint}", file=sys.stderr)
+        return 2
+    try:
+        return importlib.import_module(f"jaxcnn.cli.{name}").main(rest)
+    except SystemExit as end:  # after help
+        return int(end.code or 0)
+
+
+def usage() -> str:
+    """Return what the subcommands are."""
+    lines = [f"  jaxcnn {name:<10}{about}" for name, about in COMMANDS.items()]
+    return "\n".join(["usage: jaxcnn COMMAND ...", "", *lines, "", "jaxcnn COMMAND --help explains a command."])

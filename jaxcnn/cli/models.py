@@ -1,0 +1,22 @@
+"""`jaxcnn models`: the networks, as `python -m jaxcnn.models` lists them."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from jaxcnn.cli import options, tool
+from jaxcnn.models.__main__ import print_all
+
+NAME = "models"
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """List the networks, with 1000 classes, at the image size that each was made for."""
+
+    json: bool = False
+    """One JSON list."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """List them, and return the exit code."""
+    return tool.run(lambda: print_all(options.parse(Models, NAME, arguments).json), f"jaxcnn {NAME}")

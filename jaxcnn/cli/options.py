@@ -1,0 +1,105 @@
+"""From a command's arguments to its dataclass of flags: `--help` that fits a screen, `--help-all`, and errors in one line."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, get_type_hints
+
+import tyro
+
+from jaxcnn.cli.flags import check, flag_of
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError
+
+WIDTH = 80
+HELP, ALL = ("-h", "--help"), "--help-all"
+
+
+def parse(kind: type, name: str, arguments: Sequence[str], default: Any = None, shown: Sequence[str] = ()) -> Any:
+    """Return the flags of a command, checked.
+
+    Args:
+        kind: dataclass of the flags.
+        name: of the command.
+        arguments: after the command's name.
+        default: what flags that are not given are; by default the dataclass's own.
+        shown: fields that `--help` explains, the others only `--help-all`; empty for all.
+
+    Raises:
+        InputError: an unknown flag, or a value that is none for its flag.
+        SystemExit: with 0, after help was asked for.
+
+    """
+    if any(given in (*HELP, ALL) for given in arguments):
+        print(_help(kind, name, shown if ALL not in arguments else ()), flush=True)
+        raise SystemExit(0)
+    _check_names(kind, arguments)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said), _narrow():
+            config = tyro.cli(kind, prog=f"jaxcnn {name}", args=list(arguments), default=default)
+    except SystemExit as error:
+        raise InputError(f"{_first_line(said.getvalue())}; see jaxcnn {name} --help") from error
+    check(config)
+    return config
+
+
+def _help(kind: type, name: str, shown: Sequence[str]) -> str:
+    """Return what a command's flags are."""
+    hidden = [f for f in dataclasses.fields(kind) if shown and f.name not in shown]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), _narrow(), contextlib.suppress(SystemExit):
+        tyro.cli(_without(kind, hidden) if hidden else kind, prog=f"jaxcnn {name}", args=["--help"])
+    more = f"jaxcnn {name} --help-all explains {len(hidden)} more flags." if hidden else ""
+    return "\n".join(line.rstrip() for line in [*said.getvalue().strip().splitlines(), more] if line.strip())
+
+
+def _without(kind: type, hidden: Sequence[Any]) -> type:
+    """Return the dataclass with some fields left out of its help."""
+    hints = get_type_hints(kind, include_extras=True)
+    fields = {f.name: Annotated[hints[f.name], tyro.conf.Suppress] for f in hidden}
+    values = {f.name: f.default for f in hidden}
+    made = type(kind.__name__, (kind,), {"__annotations__": fields, "__doc__": kind.__doc__, "__module__": kind.__module__, **values})
+    return dataclasses.dataclass(frozen=True)(made)
+
+
+def _check_names(kind: type, arguments: Sequence[str]) -> None:
+    """Refuse a flag that the command does not have, and name the nearest."""
+    known = [flag_of(f.name) for f in dataclasses.fields(kind)]
+    known += [f"--no-{f.name.replace('_', '-')}" for f in dataclasses.fields(kind) if f.type in (bool, "bool")]
+    for given in arguments:
+        flag = given.split("=")[0].replace("_", "-")
+        if given.startswith("--") and len(given) > 2 and flag not in known:
+            near = difflib.get_close_matches(flag, known, 1, 0.5)
+            hint = f"did you mean {near[0]}?" if near else f"{ALL} lists those that there are"
+            raise InputError(f"{visible(given)}: no such flag; {hint}")
+
+
+def _first_line(said: str) -> str:
+    """Return what a frame of tyro says, without the frame."""
+    lines = [re.sub(r"^[│|\s]+|[│|\s]+$", "", line) for line in said.splitlines()]
+    rule = re.compile(r"[─╭╮╰╯]")
+    kept = [line for line in lines if line and not rule.search(line)]
+    return visible(" ".join(kept[:2]).rstrip(".")) if kept else "the flags cannot be read"
+
+
+@contextlib.contextmanager
+def _narrow() -> Iterator[None]:
+    """Let what asks for the terminal's width see one that fits any."""
+    before = {name: os.environ.get(name) for name in ("COLUMNS", "NO_COLOR")}
+    os.environ["COLUMNS"] = str(WIDTH)
+    if not sys.stdout.isatty():
+        os.environ["NO_COLOR"] = "1"
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,148 @@
+"""`jaxcnn predict RUN FILES`: class and probability of each image file."""
+
+import csv
+import dataclasses
+import io
+import logging
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from jaxcnn import runs
+from jaxcnn.cli import flags, options, process, tool
+from jaxcnn.core import files
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError
+from jaxcnn.data.folder import ENDINGS, read_image
+from jaxcnn.tasks import probabilities
+
+log = logging.getLogger("jaxcnn")
+NAME, AT_ONCE = "predict", 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """Print class and probabilities of each image as a JSON line."""
+
+    run: tyro.conf.Positional[str] = ""
+    """Folder of a run."""
+    files: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Images, or folders of them."""
+    csv: str = ""
+    """Write a table to this file instead: file, class, probability, and a column per class."""
+    on_bad_example: str = "stop"
+    """What to do when an image cannot be read: stop, or skip it and say so."""
+    compilation_cache: str = ""
+    """Folder where compiled programs are kept; by default one of the user's, off for none."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Predict, and return the exit code."""
+    return tool.run(lambda: predict(options.parse(Predict, NAME, arguments)), f"jaxcnn {NAME}")
+
+
+def predict(config: Predict) -> list[dict[str, Any]]:
+    """Print or write what a run says of images, and return it, a dict per image."""
+    if not config.run or not config.files:
+        raise InputError("RUN and FILES: give the folder of a run and images, as in jaxcnn predict RUN photo.jpg")
+    flags.one_of("--on-bad-example", config.on_bad_example, flags.ON_BAD_EXAMPLE)
+    process.keep_programs(config.compilation_cache)
+    loaded = runs.load_run(config.run)
+    if loaded.config["build"] is None:
+        raise InputError(f"{visible(config.run)}: its model is your own; predict with jaxcnn.load_run(RUN, task=...) in Python")
+    found = []
+    for file, outputs in _outputs(loaded, image_files(config.files), config.on_bad_example == "skip"):
+        found.append(described(loaded, file, outputs))
+        if not config.csv:
+            print(files.to_json(found[-1]), flush=True)
+    if config.csv:
+        write(config.csv, found)
+        print(f"{visible(config.csv)}: {len(found):,} rows", flush=True)
+    return found
+
+
+def image_files(given: Sequence[str]) -> list[pathlib.Path]:
+    """Return files, and the images in folders, in order.
+
+    Raises:
+        InputError: a path that is not there, or a folder without images.
+
+    """
+    found: list[pathlib.Path] = []
+    for path in map(pathlib.Path, given):
+        if not path.exists():
+            raise InputError(f"{visible(path)}: no such file or folder")
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()) if path.is_dir() else [path]
+        if not inside:
+            raise InputError(f"{visible(path)}: no images in this folder; give another, or files")
+        found += inside
+    return found
+
+
+def pixels(loaded: Any, path: pathlib.Path) -> np.ndarray:
+    """Read an image as the rows that a run learned from."""
+    shape, how = loaded.config["build"]["image"]["shape"], (loaded.config.get("source") or {}).get("options", {})
+    image = read_image(path, shape[-1], tuple(shape[:2]), resize=how.get("resize", "squash"))
+    dtype = np.dtype(loaded.config["build"]["image"]["dtype"])
+    return image if dtype == np.uint8 else (image / 255).astype(dtype)
+
+
+def _outputs(loaded: Any, paths: Sequence[pathlib.Path], skip: bool) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield each file and what the task predicts for it; images are read a few at a time."""
+    run = jax.jit(loaded.task.predict)
+    for start in range(0, len(paths), AT_ONCE):
+        names, images = [], []
+        for path in paths[start : start + AT_ONCE]:
+            try:
+                images.append(pixels(loaded, path))
+                names.append(os.fspath(path))
+            except InputError as error:
+                if not skip:
+                    raise InputError(f"{error}; leave it out, or give --on-bad-example skip") from error
+                log.warning("left out: %s", error)
+        if images:
+            width = AT_ONCE if len(paths) > AT_ONCE else len(images)  # one compiled program for all
+            batch = np.zeros((width, *images[0].shape), images[0].dtype)
+            batch[: len(images)] = images
+            yield from zip(names, np.asarray(run(loaded.variables, {"image": batch}), np.float32)[: len(names)], strict=True)
+
+
+def described(loaded: Any, file: str, outputs: np.ndarray) -> dict[str, Any]:
+    """Return what a run says of one image, as plain values: its outputs `[K]` by name."""
+    classes, task = loaded.config["classes"], loaded.config["build"]["task"]
+    if task["name"] != "classification" or not classes:
+        values = [round(float(x), 6) for x in outputs]
+        return {"file": file, "value": values[0]} if len(values) == 1 else {"file": file, "values": values}
+    head = task["options"].get("head", "softmax")
+    found = np.asarray(probabilities(outputs[None], head))[0]
+    each = {name: round(float(p), 6) for name, p in zip(classes, found, strict=True)}
+    if head == "multilabel":
+        return {"file": file, "labels": [name for name, p in each.items() if p > 0.5], "probabilities": each}
+    best = classes[int(found.argmax())]
+    return {"file": file, "class": best, "probability": each[best], "probabilities": each}
+
+
+def write(path: str, found: Sequence[dict[str, Any]]) -> None:
+    """Write predictions as a CSV file, whole or not at all.
+
+    Raises:
+        InputError: it cannot be written.
+
+    """
+    text = io.StringIO(newline="")
+    rows = csv.writer(text, lineterminator="\n")
+    for number, one in enumerate(found):
+        each = one.get("probabilities", {})
+        plain = {k: ";".join(map(str, v)) if isinstance(v, list) else v for k, v in one.items() if k != "probabilities"}
+        if not number:
+            rows.writerow([*plain, *map(visible, each)])
+        rows.writerow([visible(x) if isinstance(x, str) else x for x in [*plain.values(), *each.values()]])
+    try:
+        files.write_text(pathlib.Path(path), text.getvalue())
+    except OSError as error:
+        raise InputError(f"--csv {visible(path)}: cannot be written ({error.strerror}); give another file") from error

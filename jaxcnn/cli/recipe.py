@@ -1,0 +1,172 @@
+"""What `jaxcnn train` trains: sensible defaults for what the data hold, from flags to a `runs.Plan`."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import optax
+
+from jaxcnn import augment, layers, optim, runs
+from jaxcnn.cli import planning, weights
+from jaxcnn.cli.flags import one_of
+from jaxcnn.cli.layouts import SMALL, Found
+from jaxcnn.core.types import InputError, Step
+from jaxcnn.data import Splits
+from jaxcnn.methods import transfer
+from jaxcnn.models import MODELS
+from jaxcnn.runs import protocol
+from jaxcnn.train import augmented, init_state
+
+LEAST = 28  # side that smaller images are enlarged to on the device: the default network needs 24
+UPDATES, MANY, VALIDATIONS = 300, 10_000, 20
+RATES = {"cnn": 4e-3}
+RATE = 1e-3
+
+
+def check(config: Any) -> None:
+    """Refuse bad values before anything is read.
+
+    Raises:
+        InputError: an unknown network, or a value out of range.
+
+    """
+    if config.model:
+        one_of("--model", config.model, MODELS)
+    layers.check_dropout(config.dropout)
+    if config.learning_rate:
+        optim.check_rate(config.learning_rate)
+    if not 0 <= config.label_smoothing < 1:
+        raise InputError(f"--label-smoothing {config.label_smoothing}: must be at least 0 and below 1")
+    optim.adamw(1.0, weight_decay=config.weight_decay)
+
+
+def settled(config: Any, rows: int, model: str) -> Any:
+    """Return the flags with the defaults that depend on the data: batch size, epochs and learning rate.
+
+    Args:
+        config: the flags.
+        rows: to train on.
+        model: name of the network.
+
+    """
+    batch = config.batch_size or (128 if rows >= MANY else 32)
+    epochs = config.epochs
+    if epochs is None:
+        epochs = max(10, math.ceil(UPDATES * min(batch, rows) / rows))
+    rate = config.learning_rate or RATES.get(model, RATE)
+    return dataclasses.replace(config, batch_size=batch, epochs=epochs, learning_rate=rate, model=model)
+
+
+def plan(config: Any, found: Found, splits: Splits, source: dict[str, Any], skipped: Any) -> tuple[Any, runs.Plan]:
+    """Say what to train.
+
+    Args:
+        config: the flags.
+        found: what the data are.
+        splits: the rows.
+        source: how they were read.
+        skipped: what could not be read.
+
+    Returns:
+        The flags, settled, and the plan.
+
+    Raises:
+        InputError: flags that do not fit the data or each other.
+
+    """
+    image = splits.train.example()["image"]
+    side, channels = min(image.shape[1:3]), image.shape[-1]
+    begin = weights.origin(config, channels)
+    name = begin.model if begin else config.model or ("cnn" if side <= SMALL else "resnet18")
+    config = settled(config, splits.train.size, name)
+    pixels = begin.pixels if begin else planning.pixel_statistics(splits.train)
+    if not begin and name == "cnn" and side < LEAST:
+        pixels |= {"size": [LEAST, LEAST]}
+    options = (begin.options if begin else weights.form_of(config, name)) | ({"dropout": config.dropout} if config.dropout else {})
+    outputs = 1 if found.task == "regression" else len(splits.train.classes)
+    build = {
+        "model": planning.model(name, config, num_classes=outputs, **options), "task": _task(config, found, splits, pixels), "ema": 0,
+        "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
+    }  # fmt: skip
+    _, task = runs.build(build)
+    variables = None
+    if begin:
+        variables = init_state(task, optax.identity(), splits.train.example(), config.seed).variables
+        try:
+            variables = transfer.load_pretrained(variables, begin.variables)
+        except InputError as error:
+            raise InputError(f"--weights {config.weights}: {error}") from error
+    made = runs.Plan(
+        task, splits, adamw(config), wrap=_wrap(config, found, image.shape[1:]), build=build, dataset=config.data, skipped=skipped,
+        variables=variables, source=source, validations=VALIDATIONS, best=config.best,
+    )  # fmt: skip
+    return config, made
+
+
+def adamw(config: Any) -> Callable[[int], optax.GradientTransformation]:
+    """Return the optimiser as a function of the number of steps: AdamW under one cycle."""
+
+    def make(steps: int) -> optax.GradientTransformation:
+        return optim.adamw(optim.one_cycle(config.learning_rate, steps=steps), weight_decay=config.weight_decay)
+
+    return make
+
+
+def _task(config: Any, found: Found, splits: Splits, pixels: dict[str, Any]) -> dict[str, Any]:
+    """Describe the task for `runs.build`."""
+    for flag, given in (("--class-weights", config.class_weights), ("--label-smoothing", config.label_smoothing)):
+        if given and (found.task == "regression" or found.task == "multilabel" and flag == "--class-weights"):
+            raise InputError(f"{flag} {given}: the task is {found.task}; leave it out")
+    if found.task == "regression":
+        target = targets(splits.train)
+        spread = float(target.std()) or 1.0
+        low, high = float(target.min()), float(target.max())
+        limits = {"limits": [low, high]} if low < high else {}
+        return {"name": "regression", "options": {"center": float(target.mean()), "scale": spread, **limits, **pixels}}
+    options = pixels | {"label_smoothing": config.label_smoothing}
+    if found.task == "multilabel":
+        options |= {"head": "multilabel"}
+    if config.class_weights:
+        options |= {"class_weights": _class_weights(config.class_weights, splits.train)}
+    return {"name": "classification", "options": options}
+
+
+def targets(data: Any) -> np.ndarray:
+    """Return all targets, also of rows that are read when they are needed."""
+    if hasattr(data, "arrays"):
+        return np.asarray(data.arrays["target"], np.float64)
+    return np.concatenate([np.asarray(chunk.at(k)["target"], np.float64) for chunk in data.once(256) for k in range(int(chunk.count))])
+
+
+def _class_weights(given: str, data: Any) -> list[float]:
+    classes = len(data.classes)
+    if given == "balanced":
+        if getattr(data, "label", None) is None:
+            raise InputError("--class-weights balanced: the labels of streamed data are not known beforehand; give numbers w1,w2,...")
+        return [round(float(x), 6) for x in protocol.class_weights(np.asarray(data.label), classes)]
+    try:
+        values = [float(part) for part in given.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != classes or not all(math.isfinite(x) and x >= 0 for x in values):
+        raise InputError(f"--class-weights {given}: must be balanced, or {classes} numbers w1,w2,... that are not negative")
+    return values
+
+
+def change(config: Any, found: Found, shape: tuple[int, ...]) -> Any:
+    """Return what augments training images `[H, W, C]`, or None."""
+    kind = config.augment
+    if kind == "auto":
+        kind = "photos" if shape[-1] == 3 or max(shape[:2]) > SMALL else "digits"
+    if kind == "none":
+        return None
+    if kind == "digits":
+        return augment.affine(degrees=10, scale=0.1, shear=0.1, shift=0.05)
+    return augment.compose(augment.flip, augment.shift(max(max(shape[:2]) // 8, 1)))
+
+
+def _wrap(config: Any, found: Found, shape: tuple[int, ...]) -> Callable[[Step], Step]:
+    made = change(config, found, shape)
+    return (lambda step: step) if made is None else (lambda step: augmented(step, made))

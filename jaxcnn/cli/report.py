@@ -1,0 +1,44 @@
+"""`jaxcnn report RUN`: a page, a model card and a comparison of runs, as `python -m jaxcnn.report` writes them."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import tyro
+
+from jaxcnn.cli import options, tool
+from jaxcnn.core.types import InputError
+from jaxcnn.report.__main__ import write_all
+
+NAME = "report"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write report.html, report.json and MODEL_CARD.md into each run's folder, and compare.html of several."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Folders of finished runs."""
+    data: str = ""
+    """Other data of the same classes to measure, or where the run's own are now."""
+    data_dir: str = ""
+    """Where TFDS sets are prepared."""
+    group: tuple[str, ...] = ()
+    """Compare the groups of these columns."""
+    group_file: str = ""
+    """CSV or JSON columns, one value per test row, in their order."""
+    batch_size: int = 256
+    """Rows at a time; changes no result."""
+    out: str = ""
+    """File of the comparison of several runs; by default compare.html beside them."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Report, and return the exit code."""
+
+    def work() -> None:
+        config = options.parse(Report, NAME, arguments)
+        if not config.runs:
+            raise InputError("RUN: give the folder of a finished run, as in jaxcnn report RUN")
+        write_all(dataclasses.replace(config, data=config.data or None, data_dir=config.data_dir or None))
+
+    return tool.run(work, f"jaxcnn {NAME}")

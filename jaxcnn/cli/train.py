@@ -1,0 +1,165 @@
+"""`jaxcnn train DATA`: train a network on photos, arrays or numbers, with defaults that suit a first try."""
+
+import dataclasses
+import pathlib
+import shlex
+import textwrap
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import tyro
+
+from jaxcnn import runs
+from jaxcnn.cli import command, flags, folders, layouts, options, planning, rate, recipe
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError
+from jaxcnn.parallel import mesh
+from jaxcnn.runs import background, plots, results
+from jaxcnn.runs.ready import describe
+from jaxcnn.runs.signals import Signals
+
+NAME, FOLDER = "train", "runs"
+SHOWN = (
+    "data", "task", "model", "weights", "epochs", "batch_size", "image_size", "resize", "augment", "learning_rate", "lr_find",
+    "class_weights", "seed", "on_bad_example", "workdir", "resume", "smoke",
+)  # fmt: skip
+SMOKE = {"epochs": 1, "max_steps": 8, "batch_size": 16, "limit_examples": 64}
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(
+    flags.Saving, flags.Processes, flags.Machine, flags.Layout, flags.Update, flags.Augmentation, flags.Optimisation, flags.Network,
+    flags.Images, flags.Rows, flags.Length,
+):  # fmt: skip
+    """Train a network: what DATA holds chooses the task."""
+
+    data: tyro.conf.Positional[str] = ""
+    """A folder of classes (with train/, val/, test/ or without), a .csv of file and label, an .npz, a folder of IDX files, or a
+    TFDS name."""
+    task: str = ""
+    """classification, multilabel or regression, where two layouts fit DATA."""
+    epochs: int | None = None
+    """Passes over the training rows; by default 10, or as many as make 300 updates."""
+    batch_size: int | None = None
+    """Rows in one update; by default 32, or 128 from 10,000 training rows on."""
+    workdir: str = FOLDER
+    """Where runs get their folders."""
+    resume: str = ""
+    """Go on with this run, which was cut off, with its settings."""
+    smoke: bool = False
+    """A run of a few seconds: few rows, few steps."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train, and return the exit code."""
+    program = command.Program(f"jaxcnn {NAME}", f"jaxcnn {NAME} --resume", command.end, lambda code: None)
+    began = time.perf_counter()
+    return command.run(program, lambda: _parse(arguments), lambda *given: train(*given, arguments, began))
+
+
+def _parse(arguments: Sequence[str]) -> Train:
+    """Return the flags, or those of the run to resume."""
+
+    def parse(default: Train) -> Train:
+        return options.parse(Train, NAME, arguments, default, SHOWN)
+
+    smoke = SMOKE if "--smoke" in arguments else {}
+    config = parse(Train(**smoke))
+    if not config.resume:
+        folders.check_path("--workdir", config.workdir)
+        return config
+    folder = folders.find_unfinished(pathlib.Path(config.resume))
+    before = runs.read_config(folder)
+    if before["experiment"] != NAME:
+        raise InputError(f"--resume {visible(folder)}: not a run of jaxcnn {NAME}; go on with the command that began it")
+    return folders.resumed(folder, Train, parse, resume=str(folder), workdir=str(folder))
+
+
+def train(config: Train, signals: Signals, opened: list[pathlib.Path], arguments: Sequence[str], began: float) -> dict[str, Any]:
+    """Train into a new folder, or go on in one; return the content of `summary.json`."""
+    recipe.check(config)
+    with folders.named("--profile"):
+        profile = background.Profile(config.profile)
+    found = layouts.look(config.data, config.task, config.data_dir)
+    chief = mesh.share()[0] == 0
+    say(f"{visible(config.data)}: {found.line}", chief)
+    skipped = results.Skipped()
+    splits, source = layouts.read(found, config, skipped)
+    config, plan = recipe.plan(_absolute(config), found, splits, source, skipped)
+    curve = None
+    if config.lr_find:
+        curve = _lr_find(config, plan, chief)
+        config = dataclasses.replace(config, learning_rate=curve.suggested, lr_find=False)
+        plan = dataclasses.replace(plan, optimizer=recipe.adamw(config))
+    ready = runs.prepare(planning.planned(NAME, config, plan))
+    place = str(_folder(config, ready, arguments)) if chief else ""
+    folder = pathlib.Path(mesh.tell(place))
+    opened.append(folder)
+    if chief and curve:
+        plots.draw(folder / "learning_rates.png", rate.draw, curve)
+    for line in header(ready, found, folder) if chief else ():
+        say(line)
+    summary = runs.train_prepared(ready, folder, signals=signals, profile=profile, began=began, tell=False)
+    if chief:
+        _finish(ready, folder, summary)
+    return summary
+
+
+def _absolute(config: Train) -> Train:
+    """Return the flags with paths that hold from any folder, so that the run can be resumed from there."""
+    changes = {}
+    for name in ("data", "weights"):
+        value = getattr(config, name)
+        if value and pathlib.Path(value).expanduser().exists() and value != "digits":
+            changes[name] = str(pathlib.Path(value).expanduser().absolute())
+    return dataclasses.replace(config, **changes)
+
+
+def _lr_find(config: Train, plan: runs.Plan, chief: bool) -> rate.Curve:
+    """Run the learning-rate range test on the plan, and say what it found."""
+    steps = 20 if config.smoke else rate.STEPS
+    rising = dataclasses.replace(config, learning_rate=rate.HIGHEST)
+    adamw = lambda _: recipe.optim.adamw(rate.schedule(steps), weight_decay=config.weight_decay)  # noqa: E731
+    curve = rate.find(runs.prepare(planning.planned(NAME, rising, dataclasses.replace(plan, optimizer=adamw))), steps)
+    say(f"learning rate {curve.suggested:g}: a tenth of the rate where the loss is lowest (learning_rates.png in the run's folder)", chief)
+    return curve
+
+
+def _folder(config: Train, ready: runs.Ready, arguments: Sequence[str]) -> pathlib.Path:
+    """Make the run's folder, or lock the one to resume."""
+    content = describe(ready.plan, ready.splits, ready.sha256) | {
+        "experiment": NAME, "settings": dataclasses.asdict(config), "command": shlex.join(["jaxcnn", NAME, *arguments]),
+    }  # fmt: skip
+    return folders.open_folder(content, config.workdir, bool(config.resume))
+
+
+def header(ready: runs.Ready, found: layouts.Found, folder: pathlib.Path) -> list[str]:
+    """Say what is trained on what, a line each."""
+    plan, classes = ready.plan, ready.splits.train.classes
+    shape = " x ".join(map(str, plan.build["image"]["shape"]))
+    sizes = [f"{part.size:,} {name}" for part, name in zip(plan.data, ("to train on", "to validate on", "to test on"), strict=True)]
+    names = ", ".join(visible(c)[:20] for c in classes[:6]) + (", ..." if len(classes) > 6 else "")
+    parameters = sum(x.size for x in jax.tree.leaves(ready.state.params))
+    device = f"{ready.run.devices} x {jax.devices()[0].platform} ({ready.run.strategy})"
+    epochs = plan.steps * plan.batch_size / plan.data.train.size
+    rows = {
+        "data": plan.dataset, "task": found.task, "classes": f"{len(classes)}: {names}" if classes else "", "rows": ", ".join(sizes),
+        "images": f"{shape} {plan.build['image']['dtype']}", "model": f"{plan.build['model']['name']}, {parameters:,} parameters",
+        "devices": device, "training": f"{epochs:.4g} epochs, {plan.steps:,} updates of {plan.batch_size} rows", "run": str(folder),
+    }  # fmt: skip
+    return [*(f"{name:<9}{visible(value)}" for name, value in rows.items() if value), *(f"note     {note}" for note in ready.notes)]
+
+
+def _finish(ready: runs.Ready, folder: pathlib.Path, summary: dict[str, Any]) -> None:
+    """Print the result, and what to do next."""
+    say(results.line(summary["test"], folder, ready.plan.shown, ready.plan.unit))
+    run = command.quoted(folder)
+    print(f"next: jaxcnn report {run}\n      jaxcnn predict {run} FILES", flush=True)
+
+
+def say(line: str, chief: bool = True) -> None:
+    """Print a line of at most 80 columns, longer ones over several; words are never cut."""
+    if chief:
+        print(textwrap.fill(line, 80, subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False), flush=True)

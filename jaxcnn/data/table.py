@@ -1,0 +1,231 @@
+"""A CSV file of images and what is known of them: a class, several answers of 0 and 1, or a number."""
+
+import csv
+import io
+import logging
+import pathlib
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from jaxcnn.core.files import opened
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError
+from jaxcnn.data.core import OnBad, Splits, cut, sides
+from jaxcnn.data.folder import Reader
+from jaxcnn.data.image import Resize
+
+log = logging.getLogger("jaxcnn")
+FILE, LABEL, TARGET, SPLIT = "file", "label", "target", "split"
+PARTS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
+BYTES = 2**30  # of a CSV file
+Kind = Literal["classification", "multilabel", "regression"]
+
+
+class Table(NamedTuple):
+    """The rows of a CSV file.
+
+    Attributes:
+        header: names of its columns.
+        rows: their values, as texts.
+        lines: line of the file of each row, for messages.
+
+    """
+
+    header: list[str]
+    rows: list[list[str]]
+    lines: list[int]
+
+    def column(self, name: str) -> list[str]:
+        """Return the values of a column."""
+        at = self.header.index(name)
+        return [row[at].strip() for row in self.rows]
+
+
+def table(
+    path: str | pathlib.Path,
+    *,
+    task: Kind | None = None,
+    size: int | tuple[int, int] | None = None,
+    seed: int = 0,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    resident_bytes: int = 2**30,
+    on_bad: OnBad | None = None,
+    resize: Resize = "squash",
+) -> Splits:
+    """Images that a CSV file lists, with a header row and a column `file`: paths below the folder of the CSV file.
+
+    A column `label` has classes, by name or by number from 0; a column `target` has numbers to predict; else every other
+    column is an answer of 0 or 1, and a row may have several. A column `split` (train, valid or test) says which part a
+    row belongs to.
+
+    Args:
+        path: of the CSV file, UTF-8.
+        task: what to read where the file has columns for several tasks.
+        size: resize every image on reading; needed where sizes differ.
+        seed: of the splits.
+        validation_fraction: share of the training rows to validate on, where no column says which.
+        test_fraction: share of all rows to test on, likewise.
+        resident_bytes: decoded sets larger than this are read when needed instead of held in memory.
+        on_bad: called with a line and a number for what cannot be read, which is then left out.
+        resize: how images are brought to `size`.
+
+    Returns:
+        The parts, with `"label"` `[N]` or `[N, K]`, or with `"target"` `[N]`; `names` has the files.
+
+    Raises:
+        InputError: the file cannot be read, a column is missing or holds something else, or an image is not there.
+
+    """
+    path, size = pathlib.Path(path), sides(size)
+    found = read(path)
+    kind = task or kind_of(found, path)
+    values, classes = _values(found, kind, path)
+    files = [path.parent / name for name in found.column(FILE)]
+    for file, line in zip(files, found.lines, strict=True):
+        if not file.is_file():
+            line = f"line {line}: {visible(file)}: no such file"
+            raise InputError(f"{visible(path)}: {line}; paths are relative to the folder of the CSV file")
+    rows = {"all": np.arange(len(files))} if SPLIT not in found.header else _parts(found, path)
+    reader = Reader(files, size, on_bad, resize)
+    key, held, kept = TARGET if kind == "regression" else LABEL, {}, {}
+    for part, index in rows.items():
+        index = np.array([i for i in index if files[i] not in reader.bad], np.int64)
+        chosen = [files[i] for i in index]
+        held[part] = reader.data(path, chosen, values[index], classes, resident_bytes, path.parent, key)
+        kept[part] = _alike(kind, np.asarray(held[part].arrays[key]) if hasattr(held[part], "arrays") else values[index])
+    train, alike = held.get("train", held.get("all")), kept.get("train", kept.get("all"))
+    if "test" not in held:
+        train, held["test"], alike = cut(train, alike, test_fraction, seed, "test_fraction")
+    if "valid" not in held:
+        train, held["valid"], _ = cut(train, alike, validation_fraction, seed)
+    return Splits(train, held["valid"], held["test"])
+
+
+def read(path: pathlib.Path) -> Table:
+    """Read a CSV file.
+
+    Raises:
+        InputError: it is not one, or rows have other numbers of columns than the header.
+
+    """
+    try:
+        with opened(path) as file:
+            text = file.read(BYTES + 1)
+        if len(text) > BYTES:
+            raise InputError(f"{visible(path)}: more than {BYTES:,} bytes; divide it")
+        rows = csv.reader(io.StringIO(text.decode("utf-8-sig"), newline=""), strict=True)
+        header, found, lines = [name.strip() for name in next(rows, [])], [], []
+        for row in rows:
+            if row and len(row) != len(header):
+                raise InputError(f"{visible(path)}: line {rows.line_num}: {len(row)} values for {len(header)} columns; correct the line")
+            if row:
+                found.append(row)
+                lines.append(rows.line_num)
+    except (UnicodeDecodeError, csv.Error) as error:
+        why = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"is no CSV file ({error})"
+        raise InputError(f"{visible(path)}: {why}; save it as CSV, UTF-8") from error
+    except OSError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{visible(path)}: cannot be read ({error.strerror}); give another file") from error
+    if FILE not in header:
+        has = ", ".join(map(visible, header[:10])) or "none"
+        raise InputError(f"{visible(path)}: no column 'file' in its header (columns: {has}); name the column of image paths 'file'")
+    if len(set(header)) < len(header):
+        raise InputError(f"{visible(path)}: two columns of one name in its header; rename one of them")
+    if not found:
+        raise InputError(f"{visible(path)}: no rows below its header; add some")
+    return Table(header, found, lines)
+
+
+def kind_of(found: Table, path: pathlib.Path) -> Kind:
+    """Say which task the columns of a CSV file are for.
+
+    Raises:
+        InputError: for none, or for two.
+
+    """
+    others = [name for name in found.header if name not in (FILE, SPLIT)]
+    if LABEL in others and TARGET in others:
+        both = "columns 'label' (classification) and 'target' (regression) both fit"
+        raise InputError(f"{visible(path)}: {both}; say which with --task classification or --task regression")
+    if LABEL in others or TARGET in others:
+        return "classification" if LABEL in others else "regression"
+    if len(others) > 1 and all(set(found.column(name)) <= {"0", "1"} for name in others):
+        return "multilabel"
+    has = ", ".join(map(visible, others[:10])) or "none"
+    raise InputError(
+        f"{visible(path)}: besides 'file' it has the columns {has}; needs 'label' (classes), 'target' (numbers), or several "
+        "columns of 0 and 1"
+    )
+
+
+def _values(found: Table, kind: Kind, path: pathlib.Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return what is known of each row, and the names of the classes."""
+    others = [name for name in found.header if name not in (FILE, SPLIT)]
+    wanted = {"classification": LABEL, "regression": TARGET}.get(kind)
+    if wanted and wanted not in others:
+        raise InputError(f"{visible(path)}: no column {wanted!r}, which --task {kind} needs; add it")
+    if kind == "classification":
+        return _classes(found, path)
+    if kind == "multilabel":
+        names = [name for name in others if name not in (LABEL, TARGET)]
+        return np.stack([_numbers(found, name, path, {0.0, 1.0}) for name in names], -1), tuple(names)
+    return _numbers(found, TARGET, path), ()
+
+
+def _classes(found: Table, path: pathlib.Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    texts = found.column(LABEL)
+    numbers = [text.lstrip("-").isdecimal() for text in texts]
+    for text, line in zip(texts, found.lines, strict=True):
+        if not text:
+            raise InputError(f"{visible(path)}: line {line}: no label; add it, or remove the line")
+    if any(numbers) and not all(numbers):
+        kinds = [texts[numbers.index(kind)] for kind in (False, True)]
+        lines = [found.lines[numbers.index(kind)] for kind in (False, True)]
+        raise InputError(
+            f"{visible(path)}: column 'label' mixes text ({visible(kinds[0])!r}, line {lines[0]}) and numbers ({visible(kinds[1])}, "
+            f"line {lines[1]}); use one kind, or name a column of numbers to predict 'target'"
+        )
+    names = sorted(set(texts), key=int) if all(numbers) else sorted(set(texts))
+    if len(names) < 2:
+        raise InputError(f"{visible(path)}: only the label {visible(names[0])!r}; needs at least two classes")
+    if not all(numbers) and len(names) == len(texts) > 2:
+        fix = "for numbers to predict, name the column 'target'"
+        raise InputError(f"{visible(path)}: every row has a label of its own, such as {visible(names[0])!r}; {fix}")
+    places = {name: k for k, name in enumerate(names)}
+    return np.array([places[text] for text in texts], np.int32), tuple(names)
+
+
+def _numbers(found: Table, name: str, path: pathlib.Path, allowed: set[float] | None = None) -> np.ndarray:
+    out = np.empty(len(found.rows), np.float32)
+    for i, (text, line) in enumerate(zip(found.column(name), found.lines, strict=True)):
+        try:
+            out[i] = float(text)
+            good = np.isfinite(out[i]) and (allowed is None or float(out[i]) in allowed)
+        except ValueError:
+            good = False
+        if not good:
+            must = "must be a finite number" if allowed is None else "must be 0 or 1"
+            raise InputError(f"{visible(path)}: line {line}: {visible(name)} is {visible(text)!r}: {must}")
+    return out
+
+
+def _parts(found: Table, path: pathlib.Path) -> dict[str, np.ndarray]:
+    parts: dict[str, list[int]] = {"train": []}
+    for i, (text, line) in enumerate(zip(found.column(SPLIT), found.lines, strict=True)):
+        if text.lower() not in PARTS:
+            raise InputError(f"{visible(path)}: line {line}: split is {visible(text)!r}: must be train, valid or test")
+        parts.setdefault(PARTS[text.lower()], []).append(i)
+    if not parts["train"]:
+        raise InputError(f"{visible(path)}: no row whose split is train; needs some")
+    return {part: np.array(index) for part, index in parts.items()}
+
+
+def _alike(kind: Kind, values: np.ndarray) -> np.ndarray:
+    """Return a class for each row, by which splits are stratified."""
+    if kind == "regression":
+        return np.zeros(len(values), np.int64)
+    return np.unique(values, axis=0, return_inverse=True)[1].reshape(-1) if values.ndim > 1 else values
