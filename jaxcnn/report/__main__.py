@@ -142,7 +142,8 @@ def replace(path: pathlib.Path, text: str) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Say which flags there are."""
-    made = argparse.ArgumentParser(prog="python -m jaxcnn.report", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    about = (__doc__ or "").split("\n\n")[0]
+    made = argparse.ArgumentParser(prog="python -m jaxcnn.report", description=about, allow_abbrev=False)
     made.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run")
     made.add_argument("--group", action="append", default=[], metavar="NAME", help="compare the groups of this column; may be repeated")
     made.add_argument("--group-file", default="", metavar="FILE", help="CSV or JSON columns, one value a test row, in their order")

@@ -27,10 +27,11 @@ def paired(reports: Sequence[dict[str, Any]], correct: Sequence[np.ndarray | Non
         `{"first", "second", "only_a", "only_b", "p_value"}` of each pair, runs by their place.
 
     """
-    pairs = itertools.combinations(range(len(reports)), 2)
-    known = lambda *places: all(correct[k] is not None for k in places)  # noqa: E731
-    same = lambda i, j: known(i, j) and reports[i]["test"]["sha256"] == reports[j]["test"]["sha256"]  # noqa: E731
-    return [{"first": i, "second": j, **mcnemar(correct[i], correct[j])._asdict()} for i, j in pairs if same(i, j)]
+    out = []
+    for (i, a), (j, b) in itertools.combinations(enumerate(correct), 2):
+        if a is not None and b is not None and reports[i]["test"]["sha256"] == reports[j]["test"]["sha256"]:
+            out.append({"first": i, "second": j, **mcnemar(a, b)._asdict()})
+    return out
 
 
 def compare(reports: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]], links: Sequence[str] = ()) -> str:

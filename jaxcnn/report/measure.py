@@ -1,9 +1,11 @@
 """From outputs and labels of a test set to plain values: everything that a report says of it, ready for JSON."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import metrics
@@ -67,7 +69,8 @@ def measure(
     curves = [_curves(p[:, k], label == k, name, notes) for k, name in enumerate(classes)]
     rows = _per_class(matrix, classes, curves)
     figures = _figures(logits, label)
-    values, intervals = _values(figures, p, label, predicted, matrix, own_log_loss(logits, label))
+    log_loss = own_log_loss(jnp.asarray(logits), jnp.asarray(label))
+    values, intervals = _values(figures, p, label, predicted, matrix, log_loss)
     coverage, risk, _ = risk_coverage(sure, correct)
     return {
         "metrics": values, "intervals": intervals, "per_class": rows, "confused": _confused(matrix, classes),
@@ -115,14 +118,14 @@ def _sums(logits: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
 def _figures(logits: np.ndarray, label: np.ndarray) -> dict[str, Any]:
     """Values of the library's metrics over all rows, added in float64 as `evaluate` does."""
     size = min(max(AT_ONCE // logits.shape[1], 1), len(label))
-    total = None
-    for start in range(0, len(label), size):
+
+    def sums(start: int) -> dict[str, Any]:
         part, own = logits[start : start + size], label[start : start + size]
         missing = size - len(own)
         rows = {"label": np.pad(own, (0, missing)).astype(np.int32), "real": (np.arange(size) < len(own)).astype(np.float32)}
-        found = host(_sums(np.pad(part, ((0, missing), (0, 0))), rows))
-        total = found if total is None else add(total, found)
-    return compute(total)
+        return host(_sums(np.pad(part, ((0, missing), (0, 0))), rows))
+
+    return compute(functools.reduce(add, map(sums, range(0, len(label), size))))
 
 
 def _bins(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,7 +196,7 @@ def _values(
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Headline figures, and their 95 % intervals: Wilson's for accuracy, else of resampled rows."""
     n, k = p.shape
-    f1 = lambda a, b: metrics.f1(np.bincount(a * k + b, minlength=k * k).reshape(k, k))  # noqa: E731
+    f1 = lambda a, b: float(metrics.f1(np.bincount(a * k + b, minlength=k * k).reshape(k, k)))  # noqa: E731
     values = {
         "count": n, "accuracy": figures["accuracy"], "balanced_accuracy": metrics.balanced_accuracy(matrix),
         "f1_macro": metrics.f1(matrix), "log_loss": figures["log_loss"], "ece": figures["ece"], "brier": figures["brier"],
@@ -207,7 +210,7 @@ def _values(
     if k <= MATRIX:
         intervals["f1_macro"] = bootstrap_interval(f1, label, predicted, samples=SAMPLES)
     if n * k <= RESAMPLED and k <= MATRIX and values["roc_auc_macro"] is not None:
-        intervals["roc_auc_macro"] = bootstrap_interval(roc_auc, p, label, samples=SAMPLES)
+        intervals["roc_auc_macro"] = bootstrap_interval(lambda *rows: float(roc_auc(*rows)), p, label, samples=SAMPLES)
     return values, {name: list(x[-2:]) for name, x in intervals.items() if np.isfinite(x[-1])}
 
 
@@ -222,7 +225,13 @@ def _chosen(
     }
     return {
         kind: [
-            {"row": int(at[i]), "true": classes[label[i]], "predicted": classes[predicted[i]], "confidence": float(sure[i])} for i in rows
+            {
+                "row": int(at[i]),
+                "true": classes[int(label[i])],
+                "predicted": classes[int(predicted[i])],
+                "confidence": float(sure[i]),
+            }
+            for i in rows
         ]
         for kind, rows in kinds.items()
     }

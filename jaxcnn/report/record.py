@@ -201,7 +201,8 @@ def make(
 def _notes(summary: Mapping[str, Any], tested: Mapping[str, Any], found: float, count: int, more: Sequence[str]) -> list[str]:
     """Say what was measured where that is not the run's own test part, or not with its result; then the other notes, not endlessly."""
     said = summary["test"].get("accuracy")
-    known = said is not None and math.isfinite(said)
+    said = math.nan if said is None else said
+    known = math.isfinite(said)
     if not tested["own"]:
         own = f"; on its own test part the run measured an accuracy of {said:.4f}" if known else ""
         first = [f"The figures are of other data than the run's own: {count:,d} rows of {visible(tested['name'])} ({tested['part']}){own}."]

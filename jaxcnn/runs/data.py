@@ -4,7 +4,7 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -126,7 +126,9 @@ def rows_to_measure(
     if data_dir is not None and kind != "tfds":
         raise InputError(f"data_dir={visible(data_dir)} (--data-dir): only TFDS sets are looked for there; name other data with --dataset")
     own = _own_at(config, how, place, data_dir, whole, on_bad) if place is None or how is not None else None
-    return _other(config, how or {}, place, data_dir, on_bad) if own is None else own
+    if own is not None:
+        return own
+    return _other(config, how or {}, cast(str, place), data_dir, on_bad)  # without a place, the rows are the run's own
 
 
 def _own_at(config: Any, how: Any, place: str | None, data_dir: str | None, whole: bool, on_bad: OnBad | None) -> Rows | None:
@@ -155,9 +157,10 @@ def _own_at(config: Any, how: Any, place: str | None, data_dir: str | None, whol
 def _prepared(how: Mapping[str, Any] | None, place: str) -> str | None:
     """Return the place if it is a folder in which TFDS has prepared the run's set."""
     name = how["options"].get("name") if how and how["name"] == "tfds" else None
-    known = isinstance(name, str) and NAME.fullmatch(name)
     path = expanded(place)
-    return str(path) if known and (path / re.split("[/:]", name)[0]).is_dir() else None
+    if not (isinstance(name, str) and NAME.fullmatch(name)):
+        return None
+    return str(path) if (path / re.split("[/:]", name)[0]).is_dir() else None
 
 
 def _files(path: pathlib.Path) -> int:

@@ -35,7 +35,7 @@ class Log:
         events = self.folder / f"events.out.tfevents.{int(time.time()):010d}.jaxcnn"
         self.grown = {line: Grown(self.folder / "metrics.jsonl"), event: Grown(events, first_event)}
 
-    def line(self, split: str, step: int, seconds: float, rate: float, values: Mapping[str, Any]) -> None:
+    def line(self, split: str, step: int, seconds: float, rate: float | None, values: Mapping[str, Any]) -> None:
         """Add one line."""
         epoch = round(step / self.steps_per_epoch, 3)
         row = {"step": step, "epoch": epoch, "split": split, **scalars(values), "learning_rate": rate, "seconds": round(seconds, 4)}
@@ -116,8 +116,8 @@ def line(moment: float, row: Mapping[str, Any]) -> bytes:
 
 def event(moment: float, row: Mapping[str, Any]) -> bytes:
     """Return a row as an event for TensorBoard."""
-    from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.proto.summary_pb2 import Summary
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] (made at import)
+    from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] (made at import)
 
     numbers = {name: value for name, value in row.items() if isinstance(value, int | float) and name != "step"}
     values = [Summary.Value(tag=f"{row['split']}/{name}", simple_value=value) for name, value in numbers.items()]
@@ -126,7 +126,7 @@ def event(moment: float, row: Mapping[str, Any]) -> bytes:
 
 def first_event() -> bytes:
     """Return the event that a file of events begins with."""
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] (made at import)
 
     return _framed(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
 

@@ -6,13 +6,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import optax
 
 from jaxcnn.core.types import Figure, InputError, Step, Task, Tree
 from jaxcnn.data import Splits
 from jaxcnn.parallel.compile import choose_devices, resolve
-from jaxcnn.parallel.mesh import Rule
+from jaxcnn.parallel.mesh import Device, Rule
 from jaxcnn.runs.results import Skipped
 from jaxcnn.runs.schema import PICTURE
 from jaxcnn.train.step import Estimator, plain
@@ -95,7 +94,7 @@ class Plan:
     save_seconds: float | None = 300.0
     eval_batch_size: int = 256
     strategy: str = "auto"
-    devices: int | Sequence[jax.Device] | None = None
+    devices: int | Sequence[Device] | None = None
     model_devices: int = 1
     rule: Rule | None = None
     headline: tuple[str, ...] | None = None

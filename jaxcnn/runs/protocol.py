@@ -225,14 +225,15 @@ def reject(confidence: np.ndarray, correct: np.ndarray, *, risk: float | None = 
 
     """
     confidence, correct = np.asarray(confidence, np.float64), _whole(correct, 2, "correct").astype(bool)
-    if (risk is None) == (coverage is None) or not 0 <= (coverage if risk is None else risk) <= 1:
+    given = [share for share in (risk, coverage) if share is not None]
+    if len(given) != 1 or not 0 <= given[0] <= 1:
         raise InputError(f"risk={risk}, coverage={coverage}: give one of the two, from 0 to 1")
     if confidence.shape != correct.shape or not confidence.size or np.isnan(confidence).any():
         raise InputError(f"confidence of shape {confidence.shape}, correct of shape {correct.shape}: must be [N] each, without NaN")
     order = np.argsort(-confidence, kind="stable")
     last = np.append(np.flatnonzero(np.diff(confidence[order])), len(order) - 1)
     answered, wrong = last + 1, np.cumsum(~correct[order])[last]
-    kept = wrong <= risk * answered + 1e-12 if risk is not None else answered >= coverage * len(order) - 1e-9
+    kept = wrong <= given[0] * answered + 1e-12 if risk is not None else answered >= given[0] * len(order) - 1e-9
     fits = np.flatnonzero(kept)
     if not len(fits) or coverage == 0:
         return Reject(float("inf"), 0.0, 0.0)

@@ -4,7 +4,7 @@ import platform
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -55,7 +55,7 @@ def prepare(plan: Plan) -> Ready:
     with ThreadPoolExecutor(1) as thread:
         hashing = thread.submit(data_digest, plan.data.train)
         splits = plan.prepare(plan.data)
-        tx = plan.optimizer(max(plan.steps, 1))
+        tx = plan.optimizer(max(cast(int, plan.steps), 1))
         step = plan.wrap(make_train_step(plan.task, tx, plan.grads))
         step = with_ema(step, plan.ema) if plan.ema else step
         step = skip_nonfinite(step) if plan.on_nan == "skip" else step

@@ -52,8 +52,9 @@ def tested(values: Mapping[str, Any], shares: Sequence[str] = ()) -> dict[str, A
     found, count = dict(values), values.get("count", 0)
     for name in shares:
         share = values.get(name)
-        sure = count and isinstance(share, int | float) and 0 <= share <= 1
-        found[f"{name}_interval"] = wilson_interval(share, count) if sure else None
+        found[f"{name}_interval"] = None
+        if count and isinstance(share, int | float) and 0 <= share <= 1:
+            found[f"{name}_interval"] = wilson_interval(share, count)
     return found
 
 

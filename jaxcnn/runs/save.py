@@ -73,14 +73,18 @@ def save_run(
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}: must be at least 1")
     state, step, history = _parts(trained)
-    plan = Plan(task, splits, optax.identity(), batch_size=batch_size, steps=step, name=name, dataset=dataset, build=build, source=source)
+    plan = Plan(
+        task, splits, lambda _: optax.identity(), batch_size=batch_size, steps=step, name=name, dataset=dataset,
+        build=build, source=source,
+    )  # fmt: skip
     check(plan)
     folders.check_path(folder)
     if (folder / "config.json").exists():
         raise InputError(f"{visible(folder)}: has a run already; give a folder that is new")
     config = describe(plan, splits, data_digest(splits.train)) | {"settings": {"batch_size": batch_size, "seed": seed}}
     ema = isinstance(state, State) and "ema" in state.extras
-    config |= {"classes": list(splits.train.classes if classes is None else classes)} | ({} if build else {"ema": float(ema)})
+    names = list(splits.train.classes if classes is None else classes)
+    config |= {"classes": names} | ({} if build else {"ema": float(ema)})
     folders.begin(folder, config)
     try:
         _save(folder, state, step)
@@ -88,7 +92,7 @@ def save_run(
         lines = _log(folder, history, splits.train.size / batch_size, step, values)
         summary = _summary(plan, state, step, history, values) | {"seed": seed, "checkpoint": str(folder)}
         results.write(folder, summary, plan.skipped)
-        results.draw(folder, lines.rows, values, config["classes"], plan.shown, plan.drawn if values else {})
+        results.draw(folder, lines.rows, values, names, plan.shown, plan.drawn if values else {})
     finally:
         folders.release(folder)
     return summary

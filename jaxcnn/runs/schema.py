@@ -43,7 +43,7 @@ class Image(TypedDict):
 class Build(TypedDict):
     """How model and task are made."""
 
-    __pydantic_config__ = {"extra": "allow"}
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
     model: Named
     task: Named
     image: Image
@@ -55,7 +55,7 @@ class Build(TypedDict):
 class Shown(TypedDict):
     """What a task says of itself: metrics to show, which of them decides and how, and the names of its pictures."""
 
-    __pydantic_config__ = {"extra": "allow"}
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
     headline: list[str]
     monitor: list[str]
     figures: list[str]
@@ -64,7 +64,7 @@ class Shown(TypedDict):
 class Data(TypedDict):
     """What a run learned from."""
 
-    __pydantic_config__ = {"extra": "allow"}
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
     name: str
     rows: NotRequired[list[int]]
     sha256: NotRequired[str | None]
@@ -81,7 +81,7 @@ class Source(TypedDict):
 class Settings(TypedDict):
     """The flags of a run that matter for reading its data again; others may be there."""
 
-    __pydantic_config__ = {"extra": "allow"}
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
     limit_examples: NotRequired[int]
     per_class: NotRequired[int]
     on_bad_example: NotRequired[str]
@@ -93,7 +93,7 @@ class Settings(TypedDict):
 class Config(TypedDict):
     """The content of `config.json`."""
 
-    __pydantic_config__ = {"extra": "allow"}
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
     experiment: str
     settings: Settings
     data: Data
@@ -111,7 +111,7 @@ class Config(TypedDict):
 class Summary(TypedDict):
     """The content of a run's `summary.json`."""
 
-    __pydantic_config__ = {"extra": "allow"}
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
     test: dict[str, Any]
     parameters: int
     steps: int
@@ -125,7 +125,7 @@ class Summary(TypedDict):
 class Line(TypedDict):
     """A line of `metrics.jsonl`."""
 
-    __pydantic_config__ = {"extra": "allow"}
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
     split: Literal["train", "validation", "test"]
     step: int
     epoch: Number

@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}  # exit codes, as a shell has them
+CODES: dict[int, int] = {signal.SIGTERM: 143, signal.SIGINT: 130}  # exit codes, as a shell has them
 
 
 class Signals:

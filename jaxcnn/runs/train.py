@@ -7,7 +7,7 @@ import importlib
 import logging
 import pathlib
 import time
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -115,7 +115,7 @@ def train_prepared(
             log.warning(note)
         described = files.read_bytes(folder / "config.json") if chief else b""
         splits = ready.splits
-        if dataclasses.is_dataclass(splits.train):  # data of another kind keep the order that they have
+        if dataclasses.is_dataclass(ready.splits.train):  # data of another kind keep the order that they have
             splits = splits._replace(train=dataclasses.replace(splits.train, seed=plan.seed))
         if jax.default_backend() != "cpu":  # there the rows are in the device's memory already
             splits = splits._replace(valid=splits.valid.placed(ready.ev.hold))
@@ -162,8 +162,8 @@ def _fit(
     first: list[float], began: float,
 ) -> Fit:  # fmt: skip
     """Train; `first` receives when the first step ended, and only a process with `lines` shows and logs anything."""
-    plan, splits = ready.plan, ready.splits
-    screen = Screen(plan.steps, plan.batch_size, plan.shown, plan.unit) if lines and show else None
+    plan, splits, steps = ready.plan, ready.splits, cast(int, ready.plan.steps)  # `prepare` settled them
+    screen = Screen(steps, plan.batch_size, plan.shown, plan.unit) if lines and show else None
     every, (monitor, mode) = splits.train.size / plan.batch_size, plan.watched
     stop = signals.stop if signals else None
 
@@ -181,7 +181,8 @@ def _fit(
             screen.dispatch(at, values)
 
     def record(row: dict[str, Any]) -> None:
-        lines.row(row)
+        if lines:
+            lines.row(row)
         if screen:
             screen.row(row)
 
@@ -192,8 +193,8 @@ def _fit(
             ready.state,
             splits.train,
             batch_size=plan.batch_size,
-            steps=plan.steps,
-            every=max(every, plan.steps / plan.validations if plan.validations else 0),
+            steps=steps,
+            every=max(every, steps / plan.validations if plan.validations else 0),
             validate=validate,
             monitor=f"validation/{monitor}" if plan.best or plan.patience else None,
             mode=mode,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import losses, metrics
-from jaxcnn.core.types import Batch, InputError, Mean, Task
+from jaxcnn.core.types import Batch, InputError, Mean, Metric, Task
 from jaxcnn.tasks import figures, pixels, targets
 from jaxcnn.tasks.model import from_model, prepare
 
@@ -80,7 +80,7 @@ def classification(
             values = losses.binary_cross_entropy(logits, _answers(label, head), label_smoothing, focal)
         return values, jnp.ones_like(values) if weights is None else weights[metrics.true_class(batch)]
 
-    measured = {"accuracy": _multilabel_accuracy}
+    measured: dict[str, Metric] = {"accuracy": _multilabel_accuracy}
     if head != "multilabel":
         measured = {"accuracy": metrics.accuracy, "confusion": metrics.confusion(classes)}
     if head == "softmax" and classes > 5:

@@ -54,7 +54,8 @@ def prepare(
     if interpolation not in ("bilinear", "bicubic"):
         raise InputError(f"interpolation={interpolation!r}: must be 'bilinear' or 'bicubic'")
     if size is not None:
-        image = _sized(image, tuple(size), resize, interpolation)
+        height, width = size
+        image = _sized(image, (height, width), resize, interpolation)
     return (image - _per_channel("mean", mean, image)) / _per_channel("std", std, image)
 
 

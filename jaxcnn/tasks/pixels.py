@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxcnn.core.types import Batch, InputError, Task, accept, align
 
@@ -48,7 +49,7 @@ def check_range(image: Any) -> None:
 def concrete(image: Any) -> bool:
     """Whether the values of an image are at hand: not in a traced function, nor spread over other processes."""
     if isinstance(image, jax.Array):
-        return not isinstance(image, jax.core.Tracer) and (image.is_fully_addressable or image.is_fully_replicated)
+        return not isinstance(image, Tracer) and (image.is_fully_addressable or image.is_fully_replicated)
     return True
 
 
@@ -134,5 +135,6 @@ def expecting(task: Task, shape: Sequence[int], *, resizes: bool = False) -> Tas
         check_shape(batch["image"])
         return task.predict(variables, batch)
 
-    predict.check = also(getattr(task.predict, "check", accept))
+    first = getattr(task.predict, "check", accept)
+    predict.check = also(first)  # pyright: ignore[reportAttributeAccessIssue] (functions take attributes)
     return task._replace(predict=predict, check=also(task.check))

@@ -73,8 +73,9 @@ def regression(
     measured = {"mae": metrics.mae, "rmse": metrics.rmse, "r2": metrics.r2}
     pictures = {}
     if limits is not None:
-        measured["agreement"] = metrics.agreement(*limits)
-        pictures["predictions"] = functools.partial(figures.agreement, limits=tuple(limits))
+        low, high = limits
+        measured["agreement"] = metrics.agreement(low, high)
+        pictures["predictions"] = functools.partial(figures.agreement, limits=(low, high))
     made = functools.partial(prepare, mean=mean, std=std, size=size, resize=resize, interpolation=interpolation)
     check = functools.partial(_check_rows, model.num_classes)
     scaled = _Scaled(model, np.asarray(center, np.float32), unit)

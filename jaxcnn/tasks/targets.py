@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxcnn.core.types import Batch, InputError, align, real
 
@@ -50,7 +51,7 @@ def canonical(head: Head, batch: Batch) -> tuple[Batch, Array]:
     """
     if "label" not in batch:
         raise InputError(f"the batch has no 'label', only {', '.join(sorted(batch))}; name the labels 'label'")
-    if not any(isinstance(batch.get(name), jax.core.Tracer) for name in ("label", "real")):
+    if not any(isinstance(batch.get(name), Tracer) for name in ("label", "real")):
         check(head, batch)
     form, label = _form(head, batch["label"]), jnp.asarray(batch["label"])
     _as_many(batch, label)
