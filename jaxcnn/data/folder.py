@@ -102,7 +102,8 @@ class Reader:
     """Decodes files of one set to one shape: `[height, width, channels]`, gray only if all are."""
 
     def __init__(self, files: list[pathlib.Path], size: tuple[int, int] | None, on_bad: OnBad | None, resize: Resize = "squash") -> None:
-        self.resize, self.bad = resize, set()
+        self.resize: Resize = resize
+        self.bad: set[pathlib.Path] = set()
         self.resized, self.size, self.on_bad = size is not None, size, on_bad
         heads = [(file, found) for file, found in zip(files, _each(self.guarded(head), files), strict=True) if found is not None]
         self.bad = set(files) - {file for file, _ in heads}
@@ -113,7 +114,7 @@ class Reader:
         if 0 < gray < len(heads):
             log.warning("%d gray images among %d: all are read as RGB", gray, len(heads))
         self.tell_dark([file for file, found in heads if found.deep])
-        self.size = self.common_size(heads) if size is None else size
+        self.size: tuple[int, int] = self.common_size(heads) if size is None else size
 
     def common_size(self, heads: list[tuple[pathlib.Path, Head]]) -> tuple[int, int]:
         """Return the size that all images have."""

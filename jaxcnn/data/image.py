@@ -125,7 +125,7 @@ def _resized(image: Any, size: tuple[int, int], resize: str) -> Any:
     from PIL import Image
 
     options = {"resample": Image.Resampling.BILINEAR, "reducing_gap": 3.0}
-    wanted, stored = size[::-1], image.size
+    wanted, stored = (size[1], size[0]), image.size
     times = [w / s for w, s in zip(wanted, stored, strict=True)]
     if resize == "squash" or times[0] == times[1]:
         return image.resize(wanted, **options)
@@ -135,7 +135,8 @@ def _resized(image: Any, size: tuple[int, int], resize: str) -> Any:
         return image.resize(wanted, box=(left, top, left + kept[0], top + kept[1]), **options)
     inside = [min(max(round(s * min(times)), 1), w) for s, w in zip(stored, wanted, strict=True)]
     whole = Image.new(image.mode, wanted)
-    whole.paste(image.resize(inside, **options), [(w - i) // 2 for w, i in zip(wanted, inside, strict=True)])
+    left, top = ((w - i) // 2 for w, i in zip(wanted, inside, strict=True))
+    whole.paste(image.resize(inside, **options), (left, top))
     return whole
 
 

@@ -95,7 +95,8 @@ def table(
         chosen = [files[i] for i in index]
         held[part] = reader.data(path, chosen, values[index], classes, resident_bytes, path.parent, key)
         kept[part] = _alike(kind, np.asarray(held[part].arrays[key]) if hasattr(held[part], "arrays") else values[index])
-    train, alike = held.get("train", held.get("all")), kept.get("train", kept.get("all"))
+    first = "train" if "train" in held else "all"
+    train, alike = held[first], kept[first]
     if "test" not in held:
         train, held["test"], alike = cut(train, alike, test_fraction, seed, "test_fraction")
     if "valid" not in held:

@@ -210,7 +210,7 @@ def _listed(config: Any, how: Mapping[str, Any], place: str, options: Mapping[st
     (height, width, channels), task = config["build"]["image"]["shape"], config["build"]["task"]
     several = task["options"].get("head") == "multilabel"
     kind = "regression" if task["name"] == "regression" else "multilabel" if several else "classification"
-    options = options | _resize(how) | {"task": kind, "size": (height, width), "validation_fraction": 0.0, "test_fraction": 0.0}
+    options = {**options, **_resize(how), "task": kind, "size": (height, width), "validation_fraction": 0.0, "test_fraction": 0.0}
     splits, ours = read("csv", options, on_bad), tuple(config["classes"])
     part = "test rows" if splits.test.size else "all images"
     data, note = splits.test if splits.test.size else splits.train, ""
