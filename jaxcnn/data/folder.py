@@ -104,7 +104,7 @@ class Reader:
     def __init__(self, files: list[pathlib.Path], size: tuple[int, int] | None, on_bad: OnBad | None, resize: Resize = "squash") -> None:
         self.resize: Resize = resize
         self.bad: set[pathlib.Path] = set()
-        self.resized, self.size, self.on_bad = size is not None, size, on_bad
+        self.resized, self.on_bad = size is not None, on_bad
         heads = [(file, found) for file, found in zip(files, _each(self.guarded(head), files), strict=True) if found is not None]
         self.bad = set(files) - {file for file, _ in heads}
         if not heads:
