@@ -15,6 +15,7 @@ import optax
 import pytest
 
 import jaxcnn as jc
+from jaxcnn.cli.main import COMMANDS
 from jaxcnn.models import MODELS
 from jaxcnn.models.__main__ import entry
 
@@ -49,6 +50,20 @@ def commands(text):
     """(module, the rest of the line) of each `python -m MODULE ...`; NAME stands for any."""
     found = re.findall(r"python -m ((?:experiments|jaxcnn|tests)[\w.]*)([^`\n]*)", text)
     return [(module, rest.split(" #")[0]) for module, rest in found if "NAME" not in module and not module.endswith(".")]
+
+
+def subcommands(text):
+    """(name, the rest of the line) of each `jaxcnn NAME ...` that is shown as a command."""
+    blocks = "\n".join(re.findall(r"```(?:bash|console|text)\n(.*?)```", text, re.DOTALL))
+    spans = "\n".join(re.findall(r"`([^`\n]+)`", text))
+    found = re.findall(r"^(?:\$ )?jaxcnn ([a-z]+)(.*)$", f"{blocks}\n{spans}", re.MULTILINE)
+    return [(name, rest.split(" #")[0]) for name, rest in found]
+
+
+@functools.cache
+def flags_of_subcommand(name):
+    module = importlib.import_module(f"jaxcnn.cli.{name}")
+    return {field.name for field in dataclasses.fields(getattr(module, name.capitalize()))} | {"help", "help_all"}
 
 
 def flags(text):
@@ -128,6 +143,13 @@ def test_commands_and_their_flags_exist(page):
         assert not flags(rest) or flags(rest) <= flags_of(module), f"python -m {module}{rest}"
 
 
+@every_page
+def test_subcommands_and_their_flags_exist(page):
+    for name, rest in subcommands(PAGES[page]):
+        assert name in COMMANDS, name
+        assert flags(rest) <= flags_of_subcommand(name), f"jaxcnn {name}{rest}"
+
+
 def test_tables_of_commands_name_modules():
     found = 0
     for prefix, rows in re.findall(r"^\| `python -m ([\w.]+\.)` .*\n\|[-|]+\n((?:\|.*\n)+)", ALL, re.MULTILINE):
@@ -140,7 +162,7 @@ def test_tables_of_commands_name_modules():
 @every_page
 def test_flags_exist(page):
     shown = {module for module, _ in commands(ALL) if not module.startswith("tests.test_")} | {"experiments.studies.regularisation"}
-    known = set().union(*(flags_of(module) for module in shown))
+    known = set().union(*(flags_of(module) for module in shown), *map(flags_of_subcommand, COMMANDS))
     assert flags(PAGES[page]) <= known | {"check"}
 
 

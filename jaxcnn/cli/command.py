@@ -28,6 +28,7 @@ class Program(NamedTuple):
         again: the command that goes on with a run, without the run's folder.
         end: called with an exit code and a line where the program must end at once, from whatever thread.
         over: called with the exit code once the run's result is known.
+        columns: at which what is logged is wrapped; by default nowhere.
 
     """
 
@@ -35,6 +36,7 @@ class Program(NamedTuple):
     again: str
     end: Callable[[int, str], Any]
     over: Callable[[int], Any]
+    columns: int | None = None
 
 
 def end(code: int, line: str) -> None:
@@ -56,7 +58,7 @@ def run(program: Program, parse: Callable[[], Any], main: Callable[[Any, Signals
         The exit code.
 
     """
-    terminal.prepare()
+    terminal.prepare(program.columns)
     process.find_home()
     folder: list[pathlib.Path] = []
     stopped = functools.partial(_stopped, program, folder)

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from jaxcnn.runs import plots
 from jaxcnn.runs.results import Skipped
 from jaxcnn.tasks.figures import new_figure
 
-NAME, EXAMPLES, CLASSES = "data", 8, 20
+NAME, EXAMPLES, CLASSES, MOST_SIZES = "data", 8, 20, 1000
 log = logging.getLogger("jaxcnn")
 
 
@@ -27,7 +27,7 @@ log = logging.getLogger("jaxcnn")
 class Data(flags.Augmentation, flags.Images):
     """Say what DATA holds: task, classes, counts, sizes, parts and what is left out; draw some examples."""
 
-    data: tyro.conf.Positional[str] = ""
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")] = ""
     """A folder of classes, a .csv of file and label, an .npz, a folder of IDX files, or a TFDS name."""
     task: str = ""
     """classification, multilabel or regression, where two layouts fit DATA."""
@@ -43,7 +43,7 @@ class Data(flags.Augmentation, flags.Images):
 
 def main(arguments: Sequence[str]) -> int:
     """Look at the data, and return the exit code."""
-    return tool.run(lambda: show(options.parse(Data, NAME, arguments)), f"jaxcnn {NAME}")
+    return tool.run(lambda: show(options.parse(Data, NAME, arguments)), f"jaxcnn {NAME}", options.WIDTH)
 
 
 def show(config: Data) -> Splits:
@@ -53,6 +53,8 @@ def show(config: Data) -> Splits:
     skipped = Skipped()
     splits, _ = layouts.read(found, config, skipped)
     example = splits.train.example()
+    if found.files:
+        say(f"files    {_sizes(found)}")
     say(f"images   {' x '.join(map(str, example['image'].shape[1:]))} {example['image'].dtype}")
     print(f"{'':<24}{'train':>9}{'validation':>12}{'test':>9}")
     print(f"{'rows':<24}{splits.train.size:>9,}{splits.valid.size:>12,}{splits.test.size:>9,}")
@@ -64,6 +66,16 @@ def show(config: Data) -> Splits:
         raise InputError(f"--output {visible(config.output)}: cannot be written; give another")
     print(f"{visible(config.output)}: {len(rows['image'])} training images, as they are and as augmented", flush=True)
     return splits
+
+
+def _sizes(found: layouts.Found) -> str:
+    """Say of which sizes the image files are."""
+    sizes = layouts.sizes(found, MOST_SIZES)
+    if not sizes:
+        return "no size can be read"
+    (low, narrow), (high, wide) = np.min(sizes, 0), np.max(sizes, 0)
+    some = f"of the first {MOST_SIZES:,} " if len(sizes) >= MOST_SIZES else ""
+    return f"{some}{low} to {high} pixels high, {narrow} to {wide} wide"
 
 
 def _counts(splits: Splits) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -24,9 +24,9 @@ NAME = "evaluate"
 class Evaluate(flags.Layout):
     """Print the metrics of a run as one JSON line."""
 
-    run: tyro.conf.Positional[str] = ""
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
     """Folder of a run."""
-    data: tyro.conf.Positional[str] = ""
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")] = ""
     """Other data of the same classes (a folder, .csv, .npz, IDX files or a TFDS name); by default the run's own test rows."""
     data_dir: str = ""
     """Where TFDS sets are prepared."""
@@ -38,7 +38,7 @@ class Evaluate(flags.Layout):
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluate, and return the exit code."""
-    return tool.run(lambda: measure(options.parse(Evaluate, NAME, arguments)), f"jaxcnn {NAME}")
+    return tool.run(lambda: measure(options.parse(Evaluate, NAME, arguments)), f"jaxcnn {NAME}", options.WIDTH)
 
 
 def measure(config: Evaluate) -> dict[str, Any]:

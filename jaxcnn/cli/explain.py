@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -25,9 +25,9 @@ NAME = "explain"
 class Explain:
     """Draw what spoke for the predicted class of each image, by several methods."""
 
-    run: tyro.conf.Positional[str] = ""
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
     """Folder of a run."""
-    files: tyro.conf.Positional[tuple[str, ...]] = ()
+    files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILES")] = ()
     """Images, or folders of them."""
     target: str = ""
     """The class to explain; by default the predicted one of each image."""
@@ -39,7 +39,7 @@ class Explain:
 
 def main(arguments: Sequence[str]) -> int:
     """Explain, and return the exit code."""
-    return tool.run(lambda: explain(options.parse(Explain, NAME, arguments)), f"jaxcnn {NAME}")
+    return tool.run(lambda: explain(options.parse(Explain, NAME, arguments)), f"jaxcnn {NAME}", options.WIDTH)
 
 
 def explain(config: Explain) -> list[pathlib.Path]:

@@ -1,5 +1,6 @@
 """What `DATA` holds: which layouts fit it, which task that means, and how it is read."""
 
+import contextlib
 import difflib
 import logging
 import os
@@ -138,13 +139,14 @@ def _refuse_slip(name: str, path: pathlib.Path) -> None:
         raise InputError(f"{visible(name)}: no such file or folder; did you mean {visible(there)}?")
 
 
-def read(found: Found, config: Any, skipped: Any = None) -> tuple[Splits, dict[str, Any]]:
+def read(found: Found, config: Any, skipped: Any = None, size: Any = None) -> tuple[Splits, dict[str, Any]]:
     """Read what was found.
 
     Args:
         found: as `look` returns it.
         config: flags: `validation_fraction`, `on_bad_example`, `image_size` and `resize`.
         skipped: told of what cannot be read, if that is allowed.
+        size: height and width of image files where the flags do not say; by default by the files.
 
     Returns:
         The parts, and how they were read, for `config.json`.
@@ -155,7 +157,7 @@ def read(found: Found, config: Any, skipped: Any = None) -> tuple[Splits, dict[s
     """
     options = found.options | {"validation_fraction": config.validation_fraction}
     if found.files:
-        options |= {"size": config.image_size or side_of(found)}
+        options |= {"size": config.image_size or size or side_of(found)}
         options |= {"resize": config.resize} if config.resize != "squash" else {}
     elif config.resize != "squash":
         raise InputError(f"--resize {config.resize}: only image files are resized on reading; leave it out")
@@ -174,24 +176,28 @@ def read(found: Found, config: Any, skipped: Any = None) -> tuple[Splits, dict[s
 
 def side_of(found: Found) -> int | None:
     """Return the side that image files are brought to: None where they are small and of one size, so that they stay as they are."""
-    sizes = set()
-    for file in _some_files(found):
-        try:
-            sizes.add(head(file).size)
-        except InputError:
-            continue  # told of when it is read
-    small = len(sizes) == 1 and max(next(iter(sizes))) <= SMALL
+    found_sizes = set(sizes(found, LOOKED_AT))
+    small = len(found_sizes) == 1 and max(next(iter(found_sizes))) <= SMALL
     return None if small else PHOTO
 
 
-def _some_files(found: Found) -> list[pathlib.Path]:
+def sizes(found: Found, most: int) -> list[tuple[int, int]]:
+    """Return height and width of image files, of so many at most, without those that cannot be read."""
+    out = []
+    for file in _some_files(found, most):
+        with contextlib.suppress(InputError):  # told of when it is read
+            out.append(head(file).size)
+    return out
+
+
+def _some_files(found: Found, most: int) -> list[pathlib.Path]:
     path = pathlib.Path(found.options["path"])
     if found.kind == "csv":
-        return [path.parent / name for name in read_table(path).column(FILE)[:LOOKED_AT]]
+        return [path.parent / name for name in read_table(path).column(FILE)[:most]]
     files = []
     for file in path.rglob("*"):
         if file.suffix.lower() in ENDINGS and not file.name.startswith("."):
             files.append(file)
-            if len(files) == LOOKED_AT:
+            if len(files) == most:
                 break
     return files

@@ -19,4 +19,4 @@ class Models:
 
 def main(arguments: Sequence[str]) -> int:
     """List them, and return the exit code."""
-    return tool.run(lambda: print_all(options.parse(Models, NAME, arguments).json), f"jaxcnn {NAME}")
+    return tool.run(lambda: print_all(options.parse(Models, NAME, arguments).json), f"jaxcnn {NAME}", options.WIDTH)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 import os
 import re
 import sys
@@ -44,7 +45,7 @@ def parse(kind: type, name: str, arguments: Sequence[str], default: Any = None, 
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said), _narrow():
             config = tyro.cli(kind, prog=f"jaxcnn {name}", args=list(arguments), default=default)
     except SystemExit as error:
-        raise InputError(f"{_first_line(said.getvalue())}; see jaxcnn {name} --help") from error
+        raise InputError(f"{_reason(kind, said.getvalue())}; see jaxcnn {name} --help") from error
     check(config)
     return config
 
@@ -80,12 +81,19 @@ def _check_names(kind: type, arguments: Sequence[str]) -> None:
             raise InputError(f"{visible(given)}: no such flag; {hint}")
 
 
-def _first_line(said: str) -> str:
-    """Return what a frame of tyro says, without the frame."""
+def _reason(kind: type, said: str) -> str:
+    """Return in a line what tyro says in a frame."""
     lines = [re.sub(r"^[│|\s]+|[│|\s]+$", "", line) for line in said.splitlines()]
-    rule = re.compile(r"[─╭╮╰╯]")
-    kept = [line for line in lines if line and not rule.search(line)]
-    return visible(" ".join(kept[:2]).rstrip(".")) if kept else "the flags cannot be read"
+    rules = [k for k, line in enumerate(lines) if re.fullmatch(r"[-─╭╮╰╯├┤]{3,}", line)]
+    begin = rules[0] + 1 if rules else 0
+    text = " ".join(itertools.takewhile(lambda line: line and not line.startswith(("---", "───")), lines[begin:]))
+    if match := re.match(r"Error parsing (--[\w-]+): .*\[(.*)\]", text):
+        hint = str(get_type_hints(kind).get(match[1][2:].replace("-", "_"), ""))
+        must = "a whole number" if "int" in hint else "a number" if "float" in hint else "another value"
+        return visible(f"{match[1]} {match[2]}: must be {must}")
+    if match := re.match(r"Unrecognized options: (.*)", text):
+        return visible(f"{match[1]}: an argument too many")
+    return visible(text.rstrip(".")) or "the flags cannot be read"
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -29,9 +29,9 @@ NAME, AT_ONCE = "predict", 32
 class Predict:
     """Print class and probabilities of each image as a JSON line."""
 
-    run: tyro.conf.Positional[str] = ""
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
     """Folder of a run."""
-    files: tyro.conf.Positional[tuple[str, ...]] = ()
+    files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILES")] = ()
     """Images, or folders of them."""
     csv: str = ""
     """Write a table to this file instead: file, class, probability, and a column per class."""
@@ -43,7 +43,7 @@ class Predict:
 
 def main(arguments: Sequence[str]) -> int:
     """Predict, and return the exit code."""
-    return tool.run(lambda: predict(options.parse(Predict, NAME, arguments)), f"jaxcnn {NAME}")
+    return tool.run(lambda: predict(options.parse(Predict, NAME, arguments)), f"jaxcnn {NAME}", options.WIDTH)
 
 
 def predict(config: Predict) -> list[dict[str, Any]]:

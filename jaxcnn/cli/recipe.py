@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -59,7 +60,9 @@ def settled(config: Any, rows: int, model: str) -> Any:
     return dataclasses.replace(config, batch_size=batch, epochs=epochs, learning_rate=rate, model=model)
 
 
-def plan(config: Any, found: Found, splits: Splits, source: dict[str, Any], skipped: Any) -> tuple[Any, runs.Plan]:
+def plan(
+    config: Any, found: Found, splits: Splits, source: dict[str, Any], skipped: Any, begin: weights.Origin | None
+) -> tuple[Any, runs.Plan]:
     """Say what to train.
 
     Args:
@@ -68,6 +71,7 @@ def plan(config: Any, found: Found, splits: Splits, source: dict[str, Any], skip
         splits: the rows.
         source: how they were read.
         skipped: what could not be read.
+        begin: the network to begin with, for images of three channels; None for random weights.
 
     Returns:
         The flags, settled, and the plan.
@@ -78,10 +82,13 @@ def plan(config: Any, found: Found, splits: Splits, source: dict[str, Any], skip
     """
     image = splits.train.example()["image"]
     side, channels = min(image.shape[1:3]), image.shape[-1]
-    begin = weights.origin(config, channels)
+    if begin and channels != 3 and not os.path.isdir(config.weights):
+        begin = weights.origin(config, channels)
     name = begin.model if begin else config.model or ("cnn" if side <= SMALL else "resnet18")
     config = settled(config, splits.train.size, name)
-    pixels = begin.pixels if begin else planning.pixel_statistics(splits.train)
+    pixels = dict(begin.pixels) if begin else planning.pixel_statistics(splits.train)
+    if config.image_size:
+        pixels.pop("size", None)
     if not begin and name == "cnn" and side < LEAST:
         pixels |= {"size": [LEAST, LEAST]}
     options = (begin.options if begin else weights.form_of(config, name)) | ({"dropout": config.dropout} if config.dropout else {})

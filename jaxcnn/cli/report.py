@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import tyro
 
@@ -16,7 +17,7 @@ NAME = "report"
 class Report:
     """Write report.html, report.json and MODEL_CARD.md into each run's folder, and compare.html of several."""
 
-    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN")] = ()
     """Folders of finished runs."""
     data: str = ""
     """Other data of the same classes to measure, or where the run's own are now."""
@@ -41,4 +42,4 @@ def main(arguments: Sequence[str]) -> int:
             raise InputError("RUN: give the folder of a finished run, as in jaxcnn report RUN")
         write_all(dataclasses.replace(config, data=config.data or None, data_dir=config.data_dir or None))
 
-    return tool.run(work, f"jaxcnn {NAME}")
+    return tool.run(work, f"jaxcnn {NAME}", options.WIDTH)

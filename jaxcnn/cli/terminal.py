@@ -5,6 +5,7 @@ import logging
 import os
 import select
 import sys
+import textwrap
 from typing import Any
 
 from jaxcnn.core.text import visible
@@ -13,12 +14,17 @@ from jaxcnn.core.types import reason
 _lost: dict[str, str] = {}  # stream to why something is missing in it
 
 
-def prepare() -> None:
-    """Make both streams go on whatever happens to them, and log lines there in which nothing acts on the terminal."""
+def prepare(columns: int | None = None) -> None:
+    """Make both streams go on whatever happens to them, and log lines there in which nothing acts on the terminal.
+
+    Args:
+        columns: at which what is logged is wrapped; by default nowhere.
+
+    """
     for name in ("stdout", "stderr"):
         setattr(sys, name, steady(getattr(sys, name), name))
     log, handler = logging.getLogger("jaxcnn"), logging.StreamHandler()
-    handler.setFormatter(Line())
+    handler.setFormatter(Line(columns))
     log.handlers[:], log.propagate = [handler], False
     log.setLevel(logging.INFO)
     for library in ("absl", "asyncio"):  # Orbax and its writers log a traceback for what we say in a line
@@ -53,17 +59,28 @@ def lost() -> str | None:
     return _lost.get("stdout")
 
 
+def wrapped(line: str, columns: int | None) -> str:
+    """Wrap a line at a number of columns, if there is one; words are never cut, and later lines are indented."""
+    if columns is None or len(line) <= columns:
+        return line
+    return textwrap.fill(line, columns, subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False)
+
+
 def say(line: str) -> None:
     """Print a line on the error output."""
     print(visible(line), file=sys.stderr, flush=True)
 
 
 class Line(logging.Formatter):
-    """A message as one line of visible text."""
+    """A message as one line of visible text, or wrapped at a number of columns."""
+
+    def __init__(self, columns: int | None = None):
+        super().__init__()
+        self.columns = columns
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        return visible(super().format(record))
+        return wrapped(visible(super().format(record)), self.columns)
 
 
 class _Steady(io.RawIOBase):

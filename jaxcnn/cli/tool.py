@@ -10,18 +10,19 @@ from jaxcnn.cli.command import what
 from jaxcnn.core.types import InputError
 
 
-def run(main: Callable[[], Any], name: str) -> int:
+def run(main: Callable[[], Any], name: str, columns: int | None = None) -> int:
     """Run `main`; what a user can mend is one line and exit code 2, and Ctrl-C is 130.
 
     Args:
         main: parses the flags and does the work.
         name: of the command, which its messages begin with.
+        columns: at which what is logged is wrapped; by default nowhere.
 
     Returns:
         The exit code.
 
     """
-    terminal.prepare()
+    terminal.prepare(columns)
     process.find_home()
     try:
         main()

@@ -3,16 +3,15 @@
 import dataclasses
 import pathlib
 import shlex
-import textwrap
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import tyro
 
 from jaxcnn import runs
-from jaxcnn.cli import command, flags, folders, layouts, options, planning, rate, recipe
+from jaxcnn.cli import command, flags, folders, layouts, options, planning, rate, recipe, terminal, weights
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.parallel import mesh
@@ -35,7 +34,7 @@ class Train(
 ):  # fmt: skip
     """Train a network: what DATA holds chooses the task."""
 
-    data: tyro.conf.Positional[str] = ""
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")] = ""
     """A folder of classes (with train/, val/, test/ or without), a .csv of file and label, an .npz, a folder of IDX files, or a
     TFDS name."""
     task: str = ""
@@ -54,7 +53,7 @@ class Train(
 
 def main(arguments: Sequence[str]) -> int:
     """Train, and return the exit code."""
-    program = command.Program(f"jaxcnn {NAME}", f"jaxcnn {NAME} --resume", command.end, lambda code: None)
+    program = command.Program(f"jaxcnn {NAME}", f"jaxcnn {NAME} --resume", command.end, lambda code: None, options.WIDTH)
     began = time.perf_counter()
     return command.run(program, lambda: _parse(arguments), lambda *given: train(*given, arguments, began))
 
@@ -86,8 +85,11 @@ def train(config: Train, signals: Signals, opened: list[pathlib.Path], arguments
     chief = mesh.share()[0] == 0
     say(f"{visible(config.data)}: {found.line}", chief)
     skipped = results.Skipped()
-    splits, source = layouts.read(found, config, skipped)
-    config, plan = recipe.plan(_absolute(config), found, splits, source, skipped)
+    begin = weights.origin(config)
+    splits, source = layouts.read(found, config, skipped, begin.size if begin else None)
+    name = runs.read_config(config.workdir)["data"]["name"] if config.resume else config.data
+    config, plan = recipe.plan(_absolute(config), found, splits, source, skipped, begin)
+    plan = dataclasses.replace(plan, dataset=name)
     curve = None
     if config.lr_find:
         curve = _lr_find(config, plan, chief)
@@ -101,7 +103,7 @@ def train(config: Train, signals: Signals, opened: list[pathlib.Path], arguments
         plots.draw(folder / "learning_rates.png", rate.draw, curve)
     for line in header(ready, found, folder) if chief else ():
         say(line)
-    summary = runs.train_prepared(ready, folder, signals=signals, profile=profile, began=began, tell=False)
+    summary = runs.train_prepared(ready, folder, signals=signals, profile=profile, began=began, tell=False, columns=options.WIDTH)
     if chief:
         _finish(ready, folder, summary)
     return summary
@@ -162,4 +164,4 @@ def _finish(ready: runs.Ready, folder: pathlib.Path, summary: dict[str, Any]) ->
 def say(line: str, chief: bool = True) -> None:
     """Print a line of at most 80 columns, longer ones over several; words are never cut."""
     if chief:
-        print(textwrap.fill(line, 80, subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False), flush=True)
+        print(terminal.wrapped(line, options.WIDTH), flush=True)

@@ -27,7 +27,6 @@ HUB = {
     "vit_small_patch16_224": "vit_small_patch16_224.augreg_in21k_ft_in1k",
     "vit_tiny_patch16_224": "vit_tiny_patch16_224.augreg_in21k_ft_in1k", "wide_resnet50_2": "wide_resnet50_2.racm_in1k",
 }  # fmt: skip
-REVISION = "main"
 # addresses of torchvision, with the first digits of the SHA-256 in the name, for what timm does not have
 TORCHVISION = {
     "alexnet": "alexnet-owt-7be5be79.pth", "googlenet": "googlenet-1378be20.pth", "mobilenet_v3_large": "mobilenet_v3_large-8738ca79.pth",
@@ -54,7 +53,7 @@ def published(name: str) -> str:
 
     """
     if name in HUB:
-        return f"hf:timm/{HUB[name]}@{REVISION}"
+        return f"hf:timm/{HUB[name]}"
     if name in TORCHVISION:
         return f"https://download.pytorch.org/models/{TORCHVISION[name]}"
     raise InputError(f"--weights imagenet: none are known for --model {name}; give another network, such as {DEFAULT}, or a file")

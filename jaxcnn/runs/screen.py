@@ -31,6 +31,15 @@ class Spikes:
         return found
 
 
+def packed(parts: Sequence[str], columns: int | None, between: str = "  ") -> list[str]:
+    """Put parts on lines of at most `columns` characters, as many on each as fit; later lines are indented."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        fits = columns is None or len(lines[-1]) + len(between) + len(part) <= columns
+        lines[-1:] = [f"{lines[-1]}{between}{part}"] if fits else [lines[-1], f"{'':<9}{part}"]
+    return lines
+
+
 class Screen:
     """A progress bar on a terminal, plain lines elsewhere.
 
@@ -39,18 +48,19 @@ class Screen:
         batch_size: rows in a step.
         headline: metrics to show, in this order.
         unit: what a row is called, in the plural.
+        columns: at which the line of a validation is wrapped; by default nowhere.
 
     """
 
-    def __init__(self, steps: int, batch_size: int, headline: Sequence[str] = ("loss",), unit: str = "rows"):
+    def __init__(self, steps: int, batch_size: int, headline: Sequence[str] = ("loss",), unit: str = "rows", columns: int | None = None):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.console = Console(file=sys.stderr)
-        self.headline, self.unit = tuple(headline), unit
+        self.headline, self.unit, self.columns = tuple(headline), unit, columns
         self.batch_size, self.last, self.clock, self.spikes = batch_size, 0, time.perf_counter(), Spikes()
-        columns = (TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=self.console) if self.console.is_terminal else None
+        shown = (TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        self.bar = Progress(*shown, console=self.console) if self.console.is_terminal else None
         if self.bar:
             self.task = self.bar.add_task("compiling", total=steps)
             self.bar.start()
@@ -61,7 +71,8 @@ class Screen:
         rate = values.get("count", (step - self.last) * self.batch_size) / max(now - self.clock, 1e-9)
         self.last, self.clock = step, now
         if "loss" in values and (found := self.spikes.line(step, values["loss"])):
-            self.print(found)
+            for line in packed(found.split(" "), self.columns, " "):
+                self.print(line)
         if self.bar:
             text = "  ".join(self._shown(values))
             self.bar.update(self.task, completed=step, description=f"{text}  {rate:,.0f} {self.unit}/s")
@@ -74,8 +85,13 @@ class Screen:
             parts += [f"{split} " + " ".join(shown)] if shown else []
         rate = row.get("train/count", math.nan) / max(row["seconds"], 1e-9)
         self.clock = time.perf_counter()
-        parts += [f"learning rate {row['learning_rate']:.3g}"] if "learning_rate" in row else []
-        self.print("  ".join([*parts, *([f"{rate:,.0f} {self.unit}/s"] if math.isfinite(rate) else [])]))
+        speed = [f"{rate:,.0f} {self.unit}/s"] if math.isfinite(rate) else []
+        changed = [f"learning rate {row['learning_rate']:.3g}"] if "learning_rate" in row else []
+        if self.columns is None:
+            self.print("  ".join([*parts, *changed, *speed]))
+            return
+        for line in packed([*parts[:2], *speed, *parts[2:], *changed], self.columns):
+            self.print(line)
 
     def _shown(self, values: Mapping[str, Any]) -> list[str]:
         numbers = scalars(values)

@@ -89,6 +89,7 @@ def train_prepared(
     profile: background.Profile | None = None,
     began: float | None = None,
     tell: bool = True,
+    columns: int | None = None,
 ) -> dict[str, Any]:
     """Train, validate, test once, and leave everything in a folder that has its `config.json` and is locked.
 
@@ -100,6 +101,7 @@ def train_prepared(
         profile: of a few dispatches.
         began: when the program began, by `time.perf_counter`; by default now.
         tell: log rows and devices first, and print the result last; False for a caller that says so itself.
+        columns: at which lines on the screen are wrapped; by default nowhere.
 
     Returns:
         The summary, as `train_run`.
@@ -120,7 +122,7 @@ def train_prepared(
         if jax.default_backend() != "cpu":  # there the rows are in the device's memory already
             splits = splits._replace(valid=splits.valid.placed(ready.ev.hold))
         lines, first = Log(folder, splits.train.size / plan.batch_size), []
-        fitted = _fit(ready._replace(splits=splits), folder, signals, profile, lines if chief else None, show, first, began)
+        fitted = _fit(ready._replace(splits=splits), folder, signals, profile, lines if chief else None, show, first, began, columns)
         weights = _weights(fitted.best)
         values, seconds = timed_evaluate(ready.ev, weights, splits.test, batch_size=plan.eval_batch_size)
         params = digest(flatten(fitted.state.params))  # all processes have a part
@@ -159,11 +161,11 @@ def _opened(ready: Ready, folder: pathlib.Path) -> dict[str, Any] | None:
 
 def _fit(
     ready: Ready, folder: pathlib.Path, signals: Signals | None, profile: background.Profile | None, lines: Log | None, show: bool,
-    first: list[float], began: float,
+    first: list[float], began: float, columns: int | None = None,
 ) -> Fit:  # fmt: skip
     """Train; `first` receives when the first step ended, and only a process with `lines` shows and logs anything."""
     plan, splits, steps = ready.plan, ready.splits, cast(int, ready.plan.steps)  # `prepare` settled them
-    screen = Screen(steps, plan.batch_size, plan.shown, plan.unit) if lines and show else None
+    screen = Screen(steps, plan.batch_size, plan.shown, plan.unit, columns) if lines and show else None
     every, (monitor, mode) = splits.train.size / plan.batch_size, plan.watched
     stop = signals.stop if signals else None
 
