@@ -5,7 +5,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import optax.contrib
 
 from jaxcnn.core.types import InputError, Tree, named
 
-Rate = float | Callable[[jax.Array], jax.Array]
+Rate = float | Callable[[Any], Any]  # a number, or a schedule of the step
 
 
 KERNELS = {"kernel": 0, "weight": 2, "w": 2}  # what kernels are called, and the fewest axes: norms call their scale weight, too

@@ -80,7 +80,7 @@ def run(program: Program, parse: Callable[[], Any], main: Callable[[Any, Signals
     except StoppedError as error:
         distributed.finish()
         # at once: a thread may be compiling; a signal to another process stops this one as well
-        program.end(*stopped(signals.code or 143, f"after step {error.step}"))
+        program.end(*stopped((signals.code if signals else 0) or 143, f"after step {error.step}"))
     except Exception as error:
         code = _said(error, program, config, folder)
     finally:

@@ -85,8 +85,8 @@ def _counts(splits: Splits) -> None:
         target = recipe.targets(splits.train)
         say(f"target   {target.min():g} to {target.max():g}, mean {target.mean():g}, deviation {target.std():g}")
         return
-    labels = [getattr(part, "label", None) for part in splits]
-    if any(label is None for label in labels):
+    labels = [part.label for part in splits if getattr(part, "label", None) is not None]
+    if len(labels) < len(splits):
         say(f"classes  {len(classes)}: {', '.join(map(visible, classes[:CLASSES]))}; counts of streamed rows are not known beforehand")
         return
     for k, name in enumerate(classes[:CLASSES]):

@@ -91,10 +91,15 @@ def resumed(folder: pathlib.Path, kind: type, parse: Callable[[Any], Any], **fix
     hints = {k: v for k, v in get_type_hints(kind).items() if k not in PLACE}
     saved = runs.read_config(folder)["settings"]
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items() if k in hints}
-    before = kind(**fitted(TypedDict("Settings", hints, total=False), values, str(folder / "config.json: settings")))
+    before = kind(**fitted(_typed(hints), values, str(folder / "config.json: settings")))
     config = parse(dataclasses.replace(before, **fixed))
     for field in sorted({f.name for f in dataclasses.fields(config)} - MAY_CHANGE):
         old, new = getattr(before, field), getattr(config, field)
         if old != new:
             raise InputError(f"--resume: {flag_of(field)} was {old} and is now {new}; resume without it, or start a new run")
     return dataclasses.replace(config, **fixed)
+
+
+def _typed(hints: dict[str, Any]) -> Any:
+    """Return a type of dicts with these fields, each of which may be absent."""
+    return TypedDict("Settings", hints, total=False)  # pyright: ignore[reportArgumentType] (it asks for a dict display)

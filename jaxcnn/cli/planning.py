@@ -86,7 +86,7 @@ def pixel_statistics(data: Any, rows: int = 10_000) -> dict[str, list[float]]:
     else:
         size = min(64, data.size)
         parts = (np.asarray(data.chunk(size, t, 1, 1).at(0)["image"]) for t in range(max(min(rows, data.size) // size, 1)))
-    n, total, square = 0, 0.0, 0.0
+    n, total, square = 0, np.zeros(1), np.zeros(1)
     for part in parts:
         pixels = part.reshape(-1, part.shape[-1]).astype(np.float64) / (255 if part.dtype == np.uint8 else 1)
         n, total, square = n + len(pixels), total + pixels.sum(0), square + np.square(pixels).sum(0)

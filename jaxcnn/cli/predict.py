@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -119,7 +120,7 @@ def described(loaded: Any, file: str, outputs: np.ndarray) -> dict[str, Any]:
         values = [round(float(x), 6) for x in outputs]
         return {"file": file, "value": values[0]} if len(values) == 1 else {"file": file, "values": values}
     head = task["options"].get("head", "softmax")
-    found = np.asarray(probabilities(outputs[None], head))[0]
+    found = np.asarray(probabilities(jnp.asarray(outputs[None]), head))[0]
     each = {name: round(float(p), 6) for name, p in zip(classes, found, strict=True)}
     if head == "multilabel":
         return {"file": file, "labels": [name for name, p in each.items() if p > 0.5], "probabilities": each}

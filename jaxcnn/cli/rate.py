@@ -6,6 +6,7 @@ Deviates in that it watches the training loss, smoothed, instead of the accuracy
 import math
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -53,7 +54,7 @@ def find(ready: Ready, steps: int = STEPS) -> Curve:
         smooth = mean / (1 - SMOOTH ** (step + 1))
         if not math.isfinite(loss) or losses and smooth > WORSE * min(losses):
             break
-        rates.append(float(rise(step)))
+        rates.append(float(jnp.asarray(rise(step))))
         losses.append(smooth)
     if not losses or min(losses) >= losses[0] and len(losses) > 1:
         raise InputError("--lr-find: the loss never fell; give --learning-rate, or look at the data with jaxcnn data")

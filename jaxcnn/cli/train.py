@@ -55,7 +55,11 @@ def main(arguments: Sequence[str]) -> int:
     """Train, and return the exit code."""
     program = command.Program(f"jaxcnn {NAME}", f"jaxcnn {NAME} --resume", command.end, lambda code: None, options.WIDTH)
     began = time.perf_counter()
-    return command.run(program, lambda: _parse(arguments), lambda *given: train(*given, arguments, began))
+
+    def trained(config: Train, signals: Signals, opened: list[pathlib.Path]) -> Any:
+        return train(config, signals, opened, arguments, began)
+
+    return command.run(program, lambda: _parse(arguments), trained)
 
 
 def _parse(arguments: Sequence[str]) -> Train:
@@ -64,7 +68,7 @@ def _parse(arguments: Sequence[str]) -> Train:
     def parse(default: Train) -> Train:
         return options.parse(Train, NAME, arguments, default, SHOWN)
 
-    smoke = SMOKE if "--smoke" in arguments else {}
+    smoke: dict[str, Any] = SMOKE if "--smoke" in arguments else {}
     config = parse(Train(**smoke))
     if not config.resume:
         folders.check_path("--workdir", config.workdir)
@@ -139,17 +143,17 @@ def _folder(config: Train, ready: runs.Ready, arguments: Sequence[str]) -> pathl
 
 def header(ready: runs.Ready, found: layouts.Found, folder: pathlib.Path) -> list[str]:
     """Say what is trained on what, a line each."""
-    plan, classes = ready.plan, ready.splits.train.classes
-    shape = " x ".join(map(str, plan.build["image"]["shape"]))
+    plan, classes, build, steps = ready.plan, ready.splits.train.classes, ready.plan.build or {}, ready.plan.steps or 0
+    shape = " x ".join(map(str, build["image"]["shape"]))
     sizes = [f"{part.size:,} {name}" for part, name in zip(plan.data, ("to train on", "to validate on", "to test on"), strict=True)]
     names = ", ".join(visible(c)[:20] for c in classes[:6]) + (", ..." if len(classes) > 6 else "")
     parameters = sum(x.size for x in jax.tree.leaves(ready.state.params))
     device = f"{ready.run.devices} x {jax.devices()[0].platform} ({ready.run.strategy})"
-    epochs = plan.steps * plan.batch_size / plan.data.train.size
+    epochs = steps * plan.batch_size / plan.data.train.size
     rows = {
         "data": plan.dataset, "task": found.task, "classes": f"{len(classes)}: {names}" if classes else "", "rows": ", ".join(sizes),
-        "images": f"{shape} {plan.build['image']['dtype']}", "model": f"{plan.build['model']['name']}, {parameters:,} parameters",
-        "devices": device, "training": f"{epochs:.4g} epochs, {plan.steps:,} updates of {plan.batch_size} rows", "run": str(folder),
+        "images": f"{shape} {build['image']['dtype']}", "model": f"{build['model']['name']}, {parameters:,} parameters",
+        "devices": device, "training": f"{epochs:.4g} epochs, {steps:,} updates of {plan.batch_size} rows", "run": str(folder),
     }  # fmt: skip
     return [*(f"{name:<9}{visible(value)}" for name, value in rows.items() if value), *(f"note     {note}" for note in ready.notes)]
 

@@ -88,7 +88,7 @@ def origin(config: Any, channels: int = 3) -> Origin | None:
 
 def _from_file(config: Any, channels: int) -> Origin:
     name = config.model or DEFAULT
-    side = {"image": (config.image_size,) * 2} if config.image_size else {}
+    side: dict[str, Any] = {"image": (config.image_size,) * 2} if config.image_size else {}
     form = form_of(config, name)
     path = published(name) if config.weights == IMAGENET else config.weights
     found = load_weights(name, path, channels=channels, **form, **side)
