@@ -447,8 +447,8 @@ def test_installed_from_an_empty_folder(tmp_path):
         assert begun.poll() is None and time.monotonic() < until, begun.stdout.read()
         time.sleep(0.2)
     begun.send_signal(signal.SIGTERM)
-    assert begun.wait() == 143
-    assert b"continue with: jaxcnn train --resume runs/" in begun.stdout.read()
+    said, _ = begun.communicate(timeout=300)
+    assert begun.returncode == 143 and b"continue with: jaxcnn train --resume runs/" in said
     (folder,) = (p.relative_to(empty) for p in (empty / "runs").iterdir())
     assert f"next: jaxcnn report {folder}" in call("train", "--resume", folder)
     assert json.loads(call("evaluate", folder, "OTHERS"))["count"] == 15
