@@ -84,8 +84,8 @@ def reuse_memory(knobs: dict[int, int] = KNOBS) -> bool:
 
 def on_cpu() -> bool:
     """Whether JAX runs on the CPU; it is asked, which starts its threads, only where something else is installed."""
-    if platforms := jax.config.read("jax_platforms"):
-        return platforms == "cpu"
+    if jax.config.jax_platforms:  # pyright: ignore[reportAttributeAccessIssue] (JAX adds its flags at run time)
+        return jax.config.jax_platforms == "cpu"  # pyright: ignore[reportAttributeAccessIssue]
     plugins = importlib.util.find_spec("jax_plugins") or importlib.metadata.entry_points(group="jax_plugins")
     return not (plugins or importlib.util.find_spec("libtpu")) or jax.default_backend() == "cpu"
 
@@ -98,7 +98,7 @@ def keep_programs(folder: str) -> None:
     if folder == "off":
         jax.config.update("jax_enable_compilation_cache", False)
         return
-    if not folder and jax.config.read("jax_compilation_cache_dir"):
+    if not folder and jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         return
     path = pathlib.Path(folder) if folder else cache_folder("jax")
     try:
