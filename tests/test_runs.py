@@ -510,12 +510,14 @@ def test_what_a_user_names(tmp_path):
         (tmp_path / name).mkdir()
     idx = tmp_path / "digits-train-images-idx3-ubyte" / "emnist-digits-train-images-idx3-ubyte.gz"
     idx.write_bytes(b"")
-    (tmp_path / "x.csv").write_text("a")
+    (tmp_path / "x.txt").write_text("a")
+    (tmp_path / "x.csv").write_text("file,label")
+    assert runs.find(str(tmp_path / "x.csv"))[0] == "csv"
     found = {name: runs.find(str(tmp_path / name))[0] for name in ("x", "digits-train-images-idx3-ubyte", "none.npz")}
     assert found == {"x": "folder", "digits-train-images-idx3-ubyte": "idx", "none.npz": "npz"}
     assert runs.find(str(idx))[0] == "idx" and runs.find("digits") == ("digits", {})
     assert runs.find("emnist/letters", "here") == ("tfds", {"name": "emnist/letters", "data_dir": "here"})
-    refused("not a data set; give a folder of images, an .npz file, or a folder of IDX files", runs.find, str(tmp_path / "x.csv"))
+    refused("not a data set; give a folder of images, a CSV file, an .npz file, or a folder of IDX", runs.find, str(tmp_path / "x.txt"))
     refused("--dataset .*none: no such file or folder", mnist.load, mnist.Config(dataset=str(tmp_path / "none")))
     refused("IDX", mnist.load, mnist.Config(dataset=str(idx)))
     assert runs.find("a.npz")[1] == {"path": "a.npz"}

@@ -434,7 +434,7 @@ def test_streamed_folder_equals_the_resident_one(tmp_path):
 def test_streaming_decodes_only_what_is_asked(tmp_path, monkeypatch):
     fill(tmp_path)
     decoded, whole = [], folder_module._decode
-    monkeypatch.setattr(folder_module, "_decode", lambda path, *more: decoded.append(path) or whole(path, *more))
+    monkeypatch.setattr(folder_module, "_decode", lambda path, *more, **rest: decoded.append(path) or whole(path, *more, **rest))
     splits = folder(tmp_path, resident_bytes=0)
     assert decoded == []
     splits.train.chunk(3, 0, 2, 8)

@@ -99,7 +99,7 @@ def find(dataset: str, data_dir: str | None = None) -> tuple[str, dict[str, Any]
     if _like_idx(path):
         return "idx", here
     if path.exists():
-        raise InputError(f"{visible(dataset)}: not a data set; give a folder of images, an .npz file, or a folder of IDX files")
+        raise InputError(f"{visible(dataset)}: not a data set; give a folder of images, a CSV file, an .npz file, or a folder of IDX files")
     if dataset.startswith(("/", "./", "../", "~")) or not NAME.fullmatch(dataset):
         raise InputError(f"{visible(dataset)}: no such file or folder, and no name of a TFDS set")
     return "tfds", {"name": dataset} | ({"data_dir": data_dir} if data_dir else {})
