@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -31,10 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["--version"]:
-        print(__version__)
-        return 0
+        return _print(__version__)
     if not given or given[0] in ("-h", "--help", "help"):
-        print(usage())
+        _print(usage())
         return 0 if given else 2
     name, *rest = given
     if name not in COMMANDS:
@@ -46,6 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return importlib.import_module(f"jaxcnn.cli.{name}").main(rest)
     except SystemExit as end:  # after help
         return int(end.code or 0)
+
+
+def _print(text: str) -> int:
+    """Print a text, which a reader such as `head` may leave early."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+    return 0
 
 
 def usage() -> str:
