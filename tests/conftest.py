@@ -35,7 +35,8 @@ def pytest_collection_modifyitems(items):
     """Mark each test with its tier."""
     for item in items:
         module = ".".join(item.path.relative_to(TESTS).with_suffix("").parts)
-        if mark := tier(module, item.name):
+        mark = tier(module, item.name)
+        if mark and not (mark == "quick" and item.get_closest_marker("slow")):
             item.add_marker(mark)
 
 

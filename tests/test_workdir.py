@@ -95,7 +95,7 @@ for line in sys.stdin:
         time.sleep(2)
         return {}
     try:
-        print("done", small.fit(sys.argv[1], steps=int(line), validate=validate).saved, flush=True)
+        print("done", small.fit(sys.argv[1], steps=int(line), validate=validate, log=None).saved, flush=True)
     except jc.InputError as error:
         print("refused", error, flush=True)
 """
