@@ -65,7 +65,7 @@ class Config(settings.Settings):
     flip: bool = True
     """Mirror half of the training images."""
     shift: int = 2
-    """Move training images by up to so many pixels either way; what comes in is mirrored."""
+    """Move training images by up to this number of pixels either way; mirrored pixels fill the border."""
     views: bool = True
     """Average over six views when predicting: as it is, moved by a pixel two ways, each mirrored as well (if --flip)."""
     resnet20: bool = False

@@ -142,3 +142,11 @@ def test_sequences_that_do_not_fit():
     refused("have no length", jc.data.dataset, iter([1]))
     refused("there are none", jc.data.dataset, [])
     refused("batch 0 has 20 rows, more than batch_size=16", fitted, jc.data.Batches(lambda: [{k: x[:20] for k, x in ARRAYS.items()}]))
+
+
+def test_an_argument_with_a_default_is_the_callers_own():
+    def make(shuffled=False):
+        assert shuffled is False
+        return in_order()
+
+    same(fitted(jc.data.Batches(in_order)), fitted(jc.data.Batches(make)))

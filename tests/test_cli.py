@@ -244,6 +244,20 @@ def test_a_table_of_parts(flat):
     assert [p.size for p in splits] == [20, 4, 6] and splits.test.names == tuple(f"{i:02}.png" for i in range(24, 30))
 
 
+@pytest.mark.parametrize(("resident", "words"), [(2**30, "4 of 5 test images"), (0, "4 of 5 test files")])
+def test_a_file_that_a_table_has_in_two_parts_is_told(flat, caplog, resident, words):
+    rows = [f"{i:02}.png,{i % 2},train" for i in range(20)] + ["21.png,1,valid", "22.png,0,valid"]
+    rows += [f"{i:02}.png,{i % 2},test" for i in (1, 2, 3, 4, 25)]
+    jc.data.table(listed(flat, "file,label,split", rows), resident_bytes=resident)
+    assert words in caplog.text
+
+
+def test_a_table_with_a_name_that_no_file_can_have(flat):
+    with pytest.raises(jc.InputError, match="line 3: .*: no such file") as caught:
+        jc.data.table(listed(flat, "file,label", ["00.png,a", f"{'9' * 5000},b"]))
+    assert len(str(caught.value)) < 600
+
+
 def test_several_labels_and_numbers_train(flat, tmp_path, capsys):
     rows = [f"{i:02}.png,{i % 2},{i // 2 % 2}" for i in range(30)]
     run("train", listed(flat, "file,red,blue", rows), *TINY, "--workdir", tmp_path / "m")

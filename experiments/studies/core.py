@@ -36,7 +36,7 @@ class Config(settings.Settings):
     seeds: int = 5
     """How many: a seed draws parameters, order, dropout and augmentation; the images are the same."""
     train_images: int = 10_000
-    """Use at most so many training images; 0 for all. The test set is always whole."""
+    """Use at most this number of training images; 0 for all. The test set is always whole."""
     epochs: int = 5
     """Passes over the training rows."""
     learning_rate: float = 2e-3

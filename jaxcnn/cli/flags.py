@@ -27,7 +27,7 @@ ON_BAD_EXAMPLE = ("stop", "skip")
 RESIZE = ("squash", "crop", "pad")
 AUGMENT = ("auto", "photos", "digits", "none")
 NO_MEMORY_FLAG = -1.0
-PLACE = {"coordinator", "processes", "process_id"}  # where a process is: a resumed run is told anew
+PLACE = {"coordinator", "processes", "process_id"}  # where a process is: each start of a run says it again
 # what changes nothing in the result but for rounding: a flag beside --resume may change it
 MAY_CHANGE = PLACE | {
     "strategy", "devices", "shard_parameters", "model_devices", "deterministic", "gpu_memory_fraction", "reuse_memory", "compilation_cache",
@@ -42,11 +42,11 @@ class Length:
     epochs: int = 10
     """Passes over the training rows."""
     max_steps: int = 0
-    """Stop after so many updates, if that comes first; 0 for no limit."""
+    """Stop after this number of updates, if that comes first; 0 for no limit."""
     batch_size: int = 128
     """Rows in one update, over all devices."""
     early_stopping: int = 0
-    """Stop after so many epochs without a better validation loss; 0 for never."""
+    """Stop after this number of epochs without a better validation loss; 0 for never."""
     seed: int = 0
     """Of the parameters, the order of the rows, dropout and augmentation; splits do not depend on it."""
 
@@ -58,7 +58,7 @@ class Rows:
     validation_fraction: float = 0.1
     """Share of the training rows to make choices on."""
     limit_examples: int = 0
-    """Use at most so many rows of each part; 0 for all."""
+    """Use at most this number of rows of each part; 0 for all."""
     on_bad_example: str = "stop"
     """What to do when an example cannot be read: stop, or skip it, count it in summary.json and list it in skipped.txt."""
 
@@ -70,9 +70,9 @@ class Update:
     precision: str = "float32"
     """What the network computes in: float32 or bf16 (bfloat16; parameters, statistics, losses and metrics stay float32)."""
     accumulate: int = 1
-    """Compute the gradient of a batch in so many parts, one after another, to need less memory."""
+    """Compute the gradient of a batch in this number of parts, one after another, to save memory."""
     remat: bool = False
-    """Compute the stages' values anew in the backward pass instead of keeping them: less memory, more time."""
+    """Recompute the stages' values in the backward pass instead of keeping them: less memory, more time."""
     gradient_norm: bool = True
     """Log the global norm of the gradient: one more pass over it, which a small network with small batches notices."""
     on_nan: str = "stop"
@@ -128,7 +128,7 @@ class Saving:
     workdir: str = ""
     """Where runs get their folders; by default checkpoints/ and the experiment's name."""
     checkpoint_seconds: float = 300.0
-    """Save also when so many seconds have passed since the last time; 0 for only once an epoch."""
+    """Save every N seconds, besides once per epoch; 0 for once per epoch only."""
     keep_best: int = 1
     """How many of the best checkpoints to keep, beside the newest two."""
     profile: str = ""

@@ -118,7 +118,7 @@ def _lists_images(path: pathlib.Path) -> bool:
         kind_of(found, path)
     except InputError as error:
         return "both fit" in str(error)
-    return (path.parent / found.column(FILE)[0]).is_file()
+    return os.path.isfile(path.parent / found.column(FILE)[0])
 
 
 def _csv(path: pathlib.Path, task: str) -> Found:
@@ -182,7 +182,7 @@ def side_of(found: Found) -> int | None:
 
 
 def sizes(found: Found, most: int) -> list[tuple[int, int]]:
-    """Return height and width of image files, of so many at most, without those that cannot be read."""
+    """Return height and width of the first image files, without those that cannot be read."""
     out = []
     for file in _some_files(found, most):
         with contextlib.suppress(InputError):  # told of when it is read

@@ -220,7 +220,7 @@ def rows(batch: Batch) -> int:
 
 
 def real(batch: Batch) -> Array:
-    """Weights of the rows: `[B]`, 1 a row and 0 padding."""
+    """Weights of the rows: `[B]`, 1 for a row and 0 for padding."""
     return batch["real"] if "real" in batch else jnp.ones(rows(batch), jnp.float32)
 
 

@@ -202,7 +202,7 @@ class Batches:
 
     def _from(self, start: int, endless: bool) -> Iterator[dict[str, Any]]:
         """Make batches from number `start` on."""
-        takes_start = bool(inspect.signature(self.make).parameters)
+        takes_start = _takes_start(self.make)
         number = start if takes_start else 0
         if number < start:
             log.warning("make takes no argument: it makes %d batches again, to go on with the one after them", start)
@@ -220,6 +220,12 @@ class Batches:
     def __getstate__(self) -> dict[str, Any]:
         """Leave iterators behind: a copy begins its own."""
         return {**vars(self), "_reader": {}}
+
+
+def _takes_start(make: Callable[..., Any]) -> bool:
+    """Whether a function wants the number of its first batch; an argument that has a default is the caller's own."""
+    parameters = inspect.signature(make).parameters.values()
+    return any(p.name == "start" or p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 
 
 def _checked(batch: Any, number: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import logging
+import os
 import pathlib
 from typing import Literal, NamedTuple
 
@@ -11,9 +12,10 @@ import numpy as np
 from jaxcnn.core.files import opened
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
-from jaxcnn.data.core import OnBad, Splits, cut, sides
+from jaxcnn.data.core import OnBad, Resident, Splits, cut, sides
 from jaxcnn.data.folder import Reader
 from jaxcnn.data.image import Resize
+from jaxcnn.data.parts import tell_copies, tell_same_files
 
 log = logging.getLogger("jaxcnn")
 FILE, LABEL, TARGET, SPLIT = "file", "label", "target", "split"
@@ -84,8 +86,8 @@ def table(
     values, classes = _values(found, kind, path)
     files = [path.parent / name for name in found.column(FILE)]
     for file, line in zip(files, found.lines, strict=True):
-        if not file.is_file():
-            line = f"line {line}: {visible(file)}: no such file"
+        if not os.path.isfile(file):  # pathlib raises where a name is too long
+            line = f"line {line}: {visible(file)[:200]}: no such file"
             raise InputError(f"{visible(path)}: {line}; paths are relative to the folder of the CSV file")
     rows = {"all": np.arange(len(files))} if SPLIT not in found.header else _parts(found, path)
     reader = Reader(files, size, on_bad, resize)
@@ -101,7 +103,11 @@ def table(
         train, held["test"], alike = cut(train, alike, test_fraction, seed, "test_fraction")
     if "valid" not in held:
         train, held["valid"], _ = cut(train, alike, validation_fraction, seed)
-    return Splits(train, held["valid"], held["test"])
+    splits = Splits(train, held["valid"], held["test"])
+    tell_copies(splits, visible(path))
+    if SPLIT in found.header and not all(isinstance(part, Resident) for part in held.values()):
+        tell_same_files({part: [files[i] for i in index] for part, index in rows.items()}, visible(path))
+    return splits
 
 
 def read(path: pathlib.Path) -> Table:

@@ -195,7 +195,7 @@ def head_task(model: Any, task: Task, shape: Sequence[int]) -> Task:
 
 
 def few_shot_subset(data: Any, per_class: int, seed: int = 0) -> Any:
-    """Draw so many rows of each class.
+    """Draw the same number of rows from each class.
 
     Raises:
         InputError: `per_class` below 1, or a class has fewer.

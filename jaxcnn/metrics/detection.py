@@ -112,7 +112,7 @@ def _match(guess: dict[str, np.ndarray], truth: dict[str, np.ndarray], label: in
 
 
 def _accumulate(found: list[Matches], most: int, precision: np.ndarray, recall: np.ndarray) -> None:
-    """Fill precision `[T, R, A]` and recall `[T, A]` of a class with at most so many boxes an image; NaN stays with nothing to find."""
+    """Fill precision `[T, R, A]` and recall `[T, A]` of a class, per limit of boxes; NaN stays where there is nothing to find."""
     order = np.argsort(-np.concatenate([f.scores[:most] for f in found]), kind="stable")
     matched, ignored = (np.concatenate([getattr(f, name)[..., :most] for f in found], -1)[..., order] for name in ("matched", "ignored"))
     right, wrong = np.cumsum(matched & ~ignored, -1), np.cumsum(~matched & ~ignored, -1)

@@ -140,7 +140,7 @@ def _bins(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _curves(score: np.ndarray, positive: np.ndarray, name: str, notes: list[str]) -> dict[str, Any]:
-    """ROC and precision-recall of a class against the rest; what is undefined is None and said."""
+    """ROC and precision-recall of a class against the rest; what is undefined is None, and a note says so."""
     if positive.all() or not positive.any():
         which = "every test row is" if positive.all() else "no test row is"
         notes.append(f"ROC and precision-recall of class {name} are undefined: {which} of it.")
@@ -154,7 +154,7 @@ def _curves(score: np.ndarray, positive: np.ndarray, name: str, notes: list[str]
 
 
 def _thin(x: np.ndarray, y: np.ndarray) -> list[list[float]]:
-    """At most so many points of a curve: its corners where they are few, else those nearest to an even spacing along it."""
+    """Thin out the points of a curve: its corners where they are few, else those nearest to an even spacing along it."""
     if len(x) > POINTS:
         along = np.concatenate([[0.0], np.cumsum(np.hypot(np.diff(x), np.diff(y)))])
         keep = np.unique(np.searchsorted(along, np.linspace(0, along[-1], POINTS)).clip(0, len(x) - 1))

@@ -93,7 +93,7 @@ def _leave_out(line: str, examples: int) -> None:
 
 
 def limited(data: Any, rows: int) -> Any:
-    """At most so many rows, drawn by lot, always the same ones."""
+    """Limit the rows to a random sample, which is the same each time."""
     return data.take(np.random.default_rng(0).permutation(data.size)[:rows])
 
 

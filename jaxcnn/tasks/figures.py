@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxcnn.core.text import visible
 
-NAMED, SHADED = 20, 200  # classes: up to so many have their names and counts written, up to so many a row each
+NAMED, SHADED = 20, 200  # the most classes that get names and counts, and the most that get a row each
 LONGEST = 24  # characters of a name
 
 
@@ -67,7 +67,7 @@ def agreement(values: Mapping[str, Any], classes: Sequence[str], limits: tuple[f
 
 
 def grouped(matrix: np.ndarray, most: int) -> np.ndarray:
-    """Add up a square matrix in at most so many groups of neighbouring rows and columns."""
+    """Add up a square matrix into a limited number of groups of neighbouring rows and columns."""
     first = np.arange(0, len(matrix), -(-len(matrix) // most))
     return np.add.reduceat(np.add.reduceat(matrix, first, 0), first, 1)
 

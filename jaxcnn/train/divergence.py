@@ -28,7 +28,7 @@ def rate(state: State) -> dict[str, float]:
 
 
 def check_sums(sums: Mapping[str, Any], first: int, last: int, state: State) -> None:
-    """Refuse to go on once the loss of steps `first` to `last` is no number; where a step reports none, any of its metrics."""
+    """Refuse to go on once the loss of steps `first` to `last` is not finite; where a step reports none, any of its metrics."""
     for name in ("loss",) if "loss" in sums else sums:
         if not all(np.isfinite(x).all() for x in sums[name]):
             where = f"step {last}" if last == first else f"one of steps {first} to {last}"
@@ -37,7 +37,7 @@ def check_sums(sums: Mapping[str, Any], first: int, last: int, state: State) -> 
 
 
 def check_params(state: State) -> None:
-    """Refuse to save parameters that are no numbers: the loss shows it only one step later."""
+    """Refuse to save parameters that are not finite: the loss shows it only one step later."""
     if not _all_finite(state.params):
         at = int(state.step)
         raise DivergedError(f"the parameters are no longer finite after step {at}{_at_rate(state)}", at, at)

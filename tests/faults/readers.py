@@ -99,6 +99,20 @@ def read_npz(folder):
     return _rows(jc.data.npz(folder / "a.npz", validation_fraction=0.25))
 
 
+def make_csv(folder):
+    from PIL import Image
+
+    folder.mkdir()
+    for i, x in enumerate(_images()):
+        Image.fromarray(x).save(folder / f"{i}.png")
+    lines = [f"{i}.png,{'ab'[i % 2]},{('train', 'valid', 'test')[i // 2 % 3]}" for i in range(12)]
+    (folder / "rows.csv").write_text("\n".join(["file,label,split", *lines]) + "\n")
+
+
+def read_csv(folder):
+    return _rows(jc.data.table(folder / "rows.csv"))
+
+
 def make_idx(folder):
     folder.mkdir()
     for part, n in (("train", 20), ("t10k", 10)):
@@ -209,6 +223,7 @@ READERS = {
         Reader("folder", make_folder, read_folder, special=_by_ending, weight=3),
         Reader("folder-lenient", make_folder, read_folder_leniently, special=_by_ending, weight=3),
         Reader("npz", make_npz, read_npz, special=_by_ending, weight=4),
+        Reader("csv", make_csv, read_csv, special=_by_ending, weight=2),
         Reader("idx", make_idx, read_idx, special=_by_ending, weight=4),
         Reader("array_record", make_array_record, read_tfds, special=_by_ending, weight=2),
         Reader("tfrecord", make_tfrecord, read_tfds, special=_by_ending, weight=1),
