@@ -19,7 +19,7 @@ import jaxcnn as jc
 from experiments import cli, common, finished, settings
 from jaxcnn import runs
 from jaxcnn.cli.weights import form_of, origin
-from jaxcnn.data.core import cut
+from jaxcnn.data.splitting import cut
 from jaxcnn.runs.signals import Signals
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from jaxcnn.core.types import InputError, reason
 from jaxcnn.data import Indexed, Resident, cache, npz, stratified
-from jaxcnn.data.core import check_fraction, checked, cut, labelled, sides
+from jaxcnn.data.checking import checked, labelled
+from jaxcnn.data.core import sides
+from jaxcnn.data.splitting import check_fraction, cut
 from jaxcnn.parallel.compile import IndexedChunk
 
 SIZE = 23

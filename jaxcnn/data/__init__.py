@@ -1,10 +1,11 @@
 """Data sources, one function each, all returning `Splits(train, valid, test)`; TensorFlow is imported only where a format needs it."""
 
 from jaxcnn.data.anything import Batches, as_data, dataset
-from jaxcnn.data.core import Indexed, Resident, Splits, stratified
+from jaxcnn.data.core import Indexed, Resident, Splits
 from jaxcnn.data.files import digits, npz
 from jaxcnn.data.folder import folder
 from jaxcnn.data.idx_files import idx, is_idx_folder
+from jaxcnn.data.splitting import stratified
 from jaxcnn.data.table import table
 from jaxcnn.data.tfds_source import tfds
 

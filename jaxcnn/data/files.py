@@ -11,8 +11,10 @@ import numpy as np
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
 from jaxcnn.data.arrays import open_npz
-from jaxcnn.data.core import Splits, cut, labelled
+from jaxcnn.data.checking import labelled
+from jaxcnn.data.core import Splits
 from jaxcnn.data.parts import tell_copies
+from jaxcnn.data.splitting import cut
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 TAKEN = {"image", "label", "mask", "boxes", "boxes_real", "real"}

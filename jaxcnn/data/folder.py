@@ -14,9 +14,11 @@ import numpy as np
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import listing
-from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, cut, labelled, sides, taken
+from jaxcnn.data.checking import labelled
+from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, sides, taken
 from jaxcnn.data.image import ENDINGS, Head, Resize, decode, head, without_warnings
 from jaxcnn.data.parts import tell_copies, tell_same_files
+from jaxcnn.data.splitting import cut
 
 LOOKED_AT = 32  # images, to see how many of their bits are used
 log = logging.getLogger("jaxcnn")

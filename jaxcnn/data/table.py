@@ -12,10 +12,11 @@ import numpy as np
 from jaxcnn.core.files import opened
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
-from jaxcnn.data.core import OnBad, Resident, Splits, cut, sides
+from jaxcnn.data.core import OnBad, Resident, Splits, sides
 from jaxcnn.data.folder import Reader
 from jaxcnn.data.image import Resize
 from jaxcnn.data.parts import tell_copies, tell_same_files
+from jaxcnn.data.splitting import cut
 
 log = logging.getLogger("jaxcnn")
 FILE, LABEL, TARGET, SPLIT = "file", "label", "target", "split"

@@ -22,9 +22,11 @@ from jaxcnn.core.files import expanded
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
 from jaxcnn.data.cache import load, store
-from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, cut, labelled, sides
+from jaxcnn.data.checking import labelled
+from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, sides
 from jaxcnn.data.encoded import check_label, decode, parse
 from jaxcnn.data.shards import named, refuse_cut, refuse_unstated, sound
+from jaxcnn.data.splitting import cut
 from jaxcnn.data.tfds_folder import HOMELESS, NAME, check, check_features, check_rows, find, prepared_names
 from jaxcnn.data.tfrecord import READ_BYTES, Stream, tensorflow
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.core.types import Batch, InputError, reason
-from jaxcnn.data.core import ALL, OnBad, Resident, Share, check_fraction, fill
+from jaxcnn.data.core import ALL, OnBad, Resident, Share, fill
 from jaxcnn.data.encoded import check_label, decode, parse
 from jaxcnn.data.shards import joined, named, ranges, tf_records
+from jaxcnn.data.splitting import check_fraction
 from jaxcnn.parallel.compile import StackedChunk
 
 BUFFER = 10_000  # records, still encoded, among which the next one is drawn

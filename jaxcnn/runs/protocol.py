@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcnn.core.types import InputError
-from jaxcnn.data.core import stratified
+from jaxcnn.data.splitting import stratified
 
 Rows = tuple[np.ndarray, np.ndarray]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcnn.core.types import CompiledStep, InputError, Interrupted, Tree, accept, add, compute
 from jaxcnn.data.anything import as_data
-from jaxcnn.data.core import checked
+from jaxcnn.data.checking import checked
 from jaxcnn.parallel import mesh
 from jaxcnn.parallel.compile import compile_map, empty, host
 from jaxcnn.parallel.prefetch import ahead, patiently

@@ -11,7 +11,7 @@ import jax
 
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import CompiledStep, State, reason
-from jaxcnn.data.core import checked
+from jaxcnn.data.checking import checked
 from jaxcnn.parallel import mesh
 from jaxcnn.train.batches import ChunkSizer
 from jaxcnn.train.checkpoint import Checkpoints
