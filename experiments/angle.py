@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
-from experiments import cli, common, finished, mnist, settings
+from experiments import cli, common, inference, mnist, settings
 from jaxcnn import runs
 from jaxcnn.core import files
 from jaxcnn.core.types import scalars
@@ -73,7 +73,10 @@ def plan(config: Config) -> runs.Plan:
         "model": model, "task": {"name": "regression", "options": target | common.pixel_statistics(splits.train)}, "ema": config.ema,
         "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
     }  # fmt: skip
-    optimizer = lambda steps: jc.optim.adamw(jc.optim.one_cycle(rate, steps=steps), weight_decay=config.weight_decay)  # noqa: E731
+
+    def optimizer(steps):
+        return jc.optim.adamw(jc.optim.one_cycle(rate, steps=steps), weight_decay=config.weight_decay)
+
     return runs.Plan(runs.build(build)[1], splits, optimizer, ema=config.ema, build=build, dataset=name)
 
 
@@ -95,7 +98,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     if config.evaluate:
         return evaluate(config)
     if config.predict:
-        return finished.predict(config)
+        return inference.predict(config)
     if config.resume and config.dataset == "auto":  # go on with what it turned out to be
         config = dataclasses.replace(config, dataset=runs.read_config(config.workdir)["data"]["name"])
     return common.train("angle", config, plan(config), signals, opened)

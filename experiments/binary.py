@@ -10,7 +10,7 @@ from typing import Any
 import tyro
 
 import jaxcnn as jc
-from experiments import cli, common, finished, settings
+from experiments import cli, common, inference, settings
 from jaxcnn import runs
 from jaxcnn.runs.signals import Signals
 
@@ -48,9 +48,13 @@ def load(config: Config, skipped: settings.Skipped | None = None) -> jc.data.Spl
     """Read the two classes; `skipped` counts what could not be read, if that is allowed."""
     if not config.folder:
         raise jc.InputError("FOLDER: give a folder of images, as in python -m experiments.binary FOLDER --classes A B")
-    splits = jc.data.folder(**source(config), on_bad=(skipped or settings.Skipped()) if config.on_bad_example == "skip" else None)
+    splits = jc.data.folder(
+        **source(config), on_bad=(skipped or settings.Skipped()) if config.on_bad_example == "skip" else None
+    )
     if len(splits.train.classes) != 2:
-        raise jc.InputError(f"--classes: {len(splits.train.classes)} classes in {config.folder}; name two of them, --classes A B")
+        raise jc.InputError(
+            f"--classes: {len(splits.train.classes)} classes in {config.folder}; name two of them, --classes A B"
+        )
     return splits
 
 
@@ -77,8 +81,13 @@ def plan(config: Config) -> runs.Plan:
         "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
     }
     change = jc.augment.compose(jc.augment.flip, jc.augment.affine(degrees=10, scale=0.2, shift=0.1))
-    optimizer = lambda steps: jc.optim.adamw(jc.optim.one_cycle(rate, steps=steps), weight_decay=decay)  # noqa: E731
-    wrap = lambda step: jc.augmented(step, change)  # noqa: E731
+
+    def optimizer(steps):
+        return jc.optim.adamw(jc.optim.one_cycle(rate, steps=steps), weight_decay=decay)
+
+    def wrap(step):
+        return jc.augmented(step, change)
+
     return runs.Plan(
         runs.build(build)[1], splits, optimizer, wrap=wrap, ema=config.ema, build=build, dataset=config.folder, skipped=skipped,
         source=runs.source("folder", source(config)),
@@ -88,9 +97,9 @@ def plan(config: Config) -> runs.Plan:
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     """Evaluate, predict or train, as the flags say."""
     if config.evaluate:
-        return finished.evaluate_run("binary", config, config.folder)
+        return inference.evaluate_run("binary", config, config.folder)
     if config.predict:
-        return finished.predict(config)
+        return inference.predict(config)
     return common.train("binary", config, plan(config), signals, opened)
 
 

@@ -14,7 +14,7 @@ import jax
 import optax
 
 import jaxcnn as jc
-from experiments import cli, common, finished, mnist, settings
+from experiments import cli, common, inference, mnist, settings
 from jaxcnn import runs
 from jaxcnn.runs.signals import Signals
 
@@ -85,7 +85,9 @@ def plan(config: Config) -> runs.Plan:
     name, splits, source = mnist.load(config, skipped)
     pixels, image = common.pixel_statistics(splits.train), splits.train.example()["image"]
     if config.shift >= min(image.shape[1:3]):
-        raise jc.InputError(f"--shift {config.shift}: must be below the images' {min(image.shape[1:3])} pixels, which it mirrors")
+        raise jc.InputError(
+            f"--shift {config.shift}: must be below the images' {min(image.shape[1:3])} pixels, which it mirrors"
+        )
     model["options"]["num_classes"] = len(splits.train.classes)
     if config.model == "speednet":
         some = splits.train.chunk(min(ROWS, splits.train.size), 0, 1, 1).at(0)["image"]
@@ -97,7 +99,10 @@ def plan(config: Config) -> runs.Plan:
     }  # fmt: skip
     moved = jc.augment.pad_crop(config.shift, "reflect")
     change = jc.augment.compose(jc.augment.flip, moved) if config.flip else moved
-    wrap = lambda step: jc.augmented(step, change)  # noqa: E731
+
+    def wrap(step):
+        return jc.augmented(step, change)
+
     return runs.Plan(
         runs.build(build)[1], splits, lambda steps: optimizer(config, steps), wrap=wrap, ema=config.ema, build=build, dataset=name,
         skipped=skipped, source=source,
@@ -129,16 +134,21 @@ def optimizer(config: Config, steps: int) -> optax.GradientTransformation:
 
 def norm_biases(params: Any) -> Any:
     """True for the biases of norms."""
-    names = lambda path: [key.key for key in path]  # noqa: E731
-    return jax.tree_util.tree_map_with_path(lambda path, _: names(path)[-1] == "bias" and "norm" in names(path)[-2], params)
+
+    def names(path):
+        return [key.key for key in path]
+
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: names(path)[-1] == "bias" and "norm" in names(path)[-2], params
+    )
 
 
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     """Evaluate, predict or train, as the flags say."""
     if config.evaluate:
-        return finished.evaluate_run("cifar10", config, config.dataset, config.data_dir)
+        return inference.evaluate_run("cifar10", config, config.dataset, config.data_dir)
     if config.predict:
-        return finished.predict(config)
+        return inference.predict(config)
     config = dataclasses.replace(config, dataset=config.dataset or "cifar10")
     return common.train("cifar10", config, plan(config), signals, opened)
 

@@ -22,12 +22,15 @@ __all__ = ["program", "quoted", "run", "what"]
 
 
 def run(
-    main: Callable[[Any, Signals, list[pathlib.Path]], Any], config_type: type, name: str, presets: dict[str, dict[str, Any]] | None = None
+    main: Callable[[Any, Signals, list[pathlib.Path]], Any],
+    config_type: type,
+    name: str,
+    presets: dict[str, dict[str, Any]] | None = None,
 ) -> None:
     """Parse flags, run `main`, and turn what went wrong into one line and an exit code (see README)."""
     sys.unraisablehook = _without_late_callbacks
     atexit.register(gc.freeze)  # else half a second goes, at exit, to looking for garbage in what goes anyway
-    code = command.run(program(name), functools.partial(_parse, config_type, name, presets or {}), main)
+    code = command.run_training(program(name), functools.partial(_parse, config_type, name, presets or {}), main)
     if code:
         sys.exit(code)
 

@@ -39,7 +39,9 @@ def train(name: str, config: Settings, plan: runs.Plan, signals: Signals, opened
         profile = background.Profile(config.profile)
     ready = runs.prepare(planned(name, config, plan))
     ready = ready._replace(notes=[note.replace("batch_size=", "--batch-size ", 1) for note in ready.notes])
-    place = str(open_folder(name, config, ready.plan, ready.splits, ready.sha256)) if mesh.share()[0] == 0 else ""
-    folder = pathlib.Path(mesh.tell(place))
+    place = (
+        str(open_folder(name, config, ready.plan, ready.splits, ready.sha256)) if mesh.process_shard()[0] == 0 else ""
+    )
+    folder = pathlib.Path(mesh.broadcast_text(place))
     opened.append(folder)
     return runs.train_prepared(ready, folder, signals=signals, profile=profile, began=START)

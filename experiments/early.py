@@ -9,7 +9,10 @@ CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 # KiB of address space for JAX and for its threads on each core; with fewer they do not start, and those that did wait for ever or abort
 JAX_KIB, CORE_KIB, MOST_CORES = 1_000_000, 80_000, 16
 UNWATCHED = "benchmarks"  # these end what they have started themselves
-_state: dict[str, int | str | None] = {"code": None, "when": " while it was starting, nothing was begun"}  # the exit code once it is known
+_state: dict[str, int | str | None] = {
+    "code": None,
+    "when": " while it was starting, nothing was begun",
+}  # the exit code once it is known
 
 
 def watch() -> None:
@@ -21,7 +24,10 @@ def watch() -> None:
         signal.signal(number, leave)
     limit, needed = address_limit(), JAX_KIB + CORE_KIB * min(os.cpu_count() or 1, MOST_CORES)
     if limit is not None and limit < needed:
-        end(1, f"{name}: only {limit:,} KiB of address space, and JAX needs about {needed:,} here; give more with ulimit -v")
+        end(
+            1,
+            f"{name}: only {limit:,} KiB of address space, and JAX needs about {needed:,} here; give more with ulimit -v",
+        )
 
 
 def program() -> str:

@@ -17,9 +17,9 @@ import numpy as np
 import tyro
 
 import jaxcnn as jc
-from experiments import settings, tool
+from experiments import command, settings
 from jaxcnn import explain
-from jaxcnn.cli import process
+from jaxcnn.cli import runtime
 from jaxcnn.core.text import visible
 from jaxcnn.data.folder import ENDINGS, read_image
 from jaxcnn.explain.gradients import chosen
@@ -64,7 +64,10 @@ def methods(loaded: Any, layer: str, seed: int) -> dict[str, Method]:
     ends = [np.full((1, *shape), value, dtype) for value in (0, 255 if dtype == "uint8" else 1)]
     bounds = tuple(explain.prepared(loaded, x) for x in ends)
     cam = {"layer": layer or None}
-    window = lambda x: max(min(x.shape[1:3]) // 6, 2)  # noqa: E731
+
+    def window(x):
+        return max(min(x.shape[1:3]) // 6, 2)
+
     return {
         "gradient": lambda v, x, t: heat(explain.input_gradient(model, v, x, t), absolute=True),
         "smooth_grad": lambda v, x, t: heat(explain.smooth_grad(model, v, x, t, key=key, samples=16), absolute=True),
@@ -115,10 +118,12 @@ def main(config: Config) -> Any:
         raise jc.InputError("--checkpoint RUN and IMAGE: give the folder of a run and a picture")
     files = paths(config.images)
     loaded = jc.load_run(config.checkpoint)
-    process.keep_programs(config.compilation_cache)
+    runtime.keep_programs(config.compilation_cache)
     shape, classes = loaded.config["build"]["image"]["shape"], loaded.config["classes"]
     if not classes:
-        raise jc.InputError(f"--checkpoint {config.checkpoint}: a run without classes, and what is explained is a class; give another run")
+        raise jc.InputError(
+            f"--checkpoint {config.checkpoint}: a run without classes, and what is explained is a class; give another run"
+        )
     if config.target:
         settings.one_of("--target", config.target, classes)
     raw = np.stack([read_image(path, shape[-1], tuple(shape[:2])) for path in files])
@@ -165,7 +170,10 @@ def draw(path: str, raw: np.ndarray, titles: Sequence[str], maps: dict[str, np.n
             panel.set(xticks=[], yticks=[])
     for room, (signed, drawn) in zip(below.subplots(1, len(keys), squeeze=False)[0], keys.items(), strict=True):
         key = figure.colorbar(drawn, cax=room, orientation="horizontal")
-        key.set_ticks([-1, 0, 1] if signed else [0, 1], labels=["against the class", "", "for it"] if signed else ["nothing", "most"])
+        key.set_ticks(
+            [-1, 0, 1] if signed else [0, 1],
+            labels=["against the class", "", "for it"] if signed else ["nothing", "most"],
+        )
         room.tick_params(labelsize=7)
     figure.savefig(pathlib.Path(path), dpi=120)
 
@@ -191,7 +199,9 @@ def check(loaded: Any, config: Config, found: dict[str, Method], image: jax.Arra
     for name, options in {"zero": {}, "epsilon": {"epsilon": 0.1}, "gamma": {"gamma": 0.25}}.items():
         if f"lrp_{name}" in found or name == "zero" and "lrp_epsilon" in found:
             divide = jax.jit(lambda v, x, t, options=options: _shares(explain.lrp(model, v, x, t, **options)))
-            report[f"conservation_{name}"] = {k: float(jnp.abs(x).max()) for k, x in divide(variables, image, target).items()}
+            report[f"conservation_{name}"] = {
+                k: float(jnp.abs(x).max()) for k, x in divide(variables, image, target).items()
+            }
     report["areas"] = areas(model, variables, image, target, found, key)
     report["randomisation"] = {}
     some = image[:4], target[:4]
@@ -237,15 +247,22 @@ def areas(
         maps, out[name] = method(variables, image, target), {}
         for kind, baseline in baselines.items():
             deletion, insertion = measure(variables, image, maps, target, baseline)
-            out[name] |= {f"deletion_{kind}": round(float(deletion.mean()), 4), f"insertion_{kind}": round(float(insertion.mean()), 4)}
+            out[name] |= {
+                f"deletion_{kind}": round(float(deletion.mean()), 4),
+                f"insertion_{kind}": round(float(insertion.mean()), 4),
+            }
         print(json.dumps({name: out[name]}), flush=True)
     return out
 
 
 def _shares(found: explain.Relevance) -> dict[str, jax.Array]:
     """What is lost, and what biases and epsilon have, over the logit."""
-    return {"residual": found.residual / found.logit, "biases": found.biases / found.logit, "absorbed": found.absorbed / found.logit}
+    return {
+        "residual": found.residual / found.logit,
+        "biases": found.biases / found.logit,
+        "absorbed": found.absorbed / found.logit,
+    }
 
 
 if __name__ == "__main__":
-    tool.run(main, Config, "explain")
+    command.run(main, Config, "explain")

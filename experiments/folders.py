@@ -36,7 +36,11 @@ def open_folder(name: str, config: Settings, plan: Plan, splits: jc.data.Splits,
 def described(name: str, config: Settings, plan: Plan, splits: jc.data.Splits, sha256: str | None) -> dict[str, Any]:
     """Return the content of `config.json`."""
     command = shlex.join(["python", "-m", _program(name), *sys.argv[1:]])
-    return describe(plan, splits, sha256) | {"experiment": name, "settings": dataclasses.asdict(config), "command": command}
+    return describe(plan, splits, sha256) | {
+        "experiment": name,
+        "settings": dataclasses.asdict(config),
+        "command": command,
+    }
 
 
 def _program(name: str) -> str:

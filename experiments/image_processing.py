@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 
 import jaxcnn as jc
-from experiments import settings, tool
+from experiments import command, settings
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.data.folder import read_image
@@ -66,14 +66,18 @@ def main(config: Config) -> dict[str, dict[str, np.ndarray]]:
     if not config.image:
         raise jc.InputError("IMAGE: give a picture, as in python -m experiments.image_processing IMAGE")
     if not config.kernels or config.pool < 1:
-        raise jc.InputError(f"--kernels {' '.join(config.kernels)} --pool {config.pool}: needs a kernel, and windows of at least 1")
+        raise jc.InputError(
+            f"--kernels {' '.join(config.kernels)} --pool {config.pool}: needs a kernel, and windows of at least 1"
+        )
     for name in config.kernels:
         settings.one_of("--kernels", name, (*KERNELS, MAGNITUDE))
     output = pathlib.Path(config.output)
     if output.suffix not in FORMATS:
         raise jc.InputError(f"--output {visible(config.output)}: must end in one of {', '.join(FORMATS)}")
     grey = jnp.asarray(_read(config.image)[None], jnp.float32) / 255
-    found = {k: {name: np.asarray(x)[0, :, :, 0] for name, x in stages(grey, k, config.pool).items()} for k in config.kernels}
+    found = {
+        k: {name: np.asarray(x)[0, :, :, 0] for name, x in stages(grey, k, config.pool).items()} for k in config.kernels
+    }
     figure = new_figure(10, 2.6 * len(found))
     panels = figure.subplots(len(found), 4, squeeze=False)
     for row, (kernel, shown) in zip(panels, found.items(), strict=True):
@@ -99,4 +103,4 @@ def _read(image: str) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    tool.run(main, Config, "image_processing")
+    command.run(main, Config, "image_processing")

@@ -10,9 +10,9 @@ import pathlib
 from typing import Any
 
 import jaxcnn as jc
-from experiments import cli, common, finished, settings
+from experiments import cli, common, inference, settings
 from jaxcnn import runs
-from jaxcnn.cli import process
+from jaxcnn.cli import runtime
 from jaxcnn.core.text import visible
 from jaxcnn.runs.signals import Signals
 
@@ -69,7 +69,9 @@ def load(config: Config, skipped: settings.Skipped | None = None) -> tuple[str, 
     bad = {"on_bad": (skipped or settings.Skipped()) if config.on_bad_example == "skip" else None}
 
     def read(source: str, options: dict[str, Any]) -> tuple[str, jc.data.Splits, dict[str, Any]]:
-        more = (bad if source in ("folder", "tfds") else {}) | ({"cache": process.cache_folder("data")} if source == "tfds" else {})
+        more = (bad if source in ("folder", "tfds") else {}) | (
+            {"cache": runtime.cache_folder("data")} if source == "tfds" else {}
+        )
         options = options | settled
         name = {"digits": "digits", "tfds": options.get("name")}.get(source, config.dataset)
         return name, jc.data.SOURCES[source](**options, **more), runs.source(source, options)
@@ -102,7 +104,10 @@ def plan(config: Config) -> runs.Plan:
     size = config.image_size or (28 if name == "digits" else None)
     model["options"]["num_classes"] = len(splits.train.classes)
     example = splits.train.example()["image"]
-    task = common.pixel_statistics(splits.train) | {"label_smoothing": config.label_smoothing, "size": [size, size] if size else None}
+    task = common.pixel_statistics(splits.train) | {
+        "label_smoothing": config.label_smoothing,
+        "size": [size, size] if size else None,
+    }
     build = {
         "model": model, "task": {"name": "classification", "options": task}, "ema": config.ema,
         "image": {"shape": list(example.shape[1:]), "dtype": str(example.dtype)},
@@ -132,9 +137,11 @@ def optimizer(config: Config, steps: int) -> Any:
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     """Evaluate, predict or train, as the flags say."""
     if config.evaluate:
-        return finished.evaluate_run("mnist", config, "" if config.dataset == "auto" else config.dataset, config.data_dir)
+        return inference.evaluate_run(
+            "mnist", config, "" if config.dataset == "auto" else config.dataset, config.data_dir
+        )
     if config.predict:
-        return finished.predict(config)
+        return inference.predict(config)
     if config.resume and config.dataset == "auto":  # go on with what it turned out to be
         config = dataclasses.replace(config, dataset=runs.read_config(config.workdir)["data"]["name"])
     chosen = plan(config)

@@ -16,7 +16,7 @@ import optax
 import tyro
 
 import jaxcnn as jc
-from experiments import cli, common, finished, settings
+from experiments import cli, common, inference, settings
 from jaxcnn import runs
 from jaxcnn.cli.weights import form_of, origin
 from jaxcnn.data.splitting import cut
@@ -33,7 +33,7 @@ class Config(settings.Settings):
     """Names of class folders to use, by default all."""
     model: str = ""
     """resnet18 or another of jaxcnn.models.MODELS; by default that of the run in --weights, else resnet18."""
-    small_images: bool = False
+    cifar_stem: bool = False
     """The network's form for images of about 32x32, if it has one."""
     weights: str = ""
     """Where to begin: the folder of a run, or a file of weights (.safetensors); nothing for new weights."""
@@ -80,14 +80,23 @@ UPDATES, VALIDATIONS = 300, 20
 def load(config: Config, size: Any, skipped: settings.Skipped | None = None) -> jc.data.Splits:
     """Read the images; `skipped` counts what could not be read, if that is allowed."""
     if not config.folder:
-        raise jc.InputError("FOLDER: give a folder of images, as in python -m experiments.transfer FOLDER --weights FILE")
-    splits = jc.data.folder(**source(config, size), on_bad=(skipped or settings.Skipped()) if config.on_bad_example == "skip" else None)
+        raise jc.InputError(
+            "FOLDER: give a folder of images, as in python -m experiments.transfer FOLDER --weights FILE"
+        )
+    splits = jc.data.folder(
+        **source(config, size), on_bad=(skipped or settings.Skipped()) if config.on_bad_example == "skip" else None
+    )
     return few(splits, config) if config.per_class else splits
 
 
 def source(config: Config, size: Any) -> dict[str, Any]:
     """What `jc.data.folder` is asked for."""
-    return {"path": config.folder, "classes": config.classes or None, "size": size, "validation_fraction": config.validation_fraction}
+    return {
+        "path": config.folder,
+        "classes": config.classes or None,
+        "size": size,
+        "validation_fraction": config.validation_fraction,
+    }
 
 
 def few(splits: jc.data.Splits, config: Config) -> jc.data.Splits:
@@ -111,7 +120,9 @@ def plan(config: Config, splits: jc.data.Splits | None = None) -> runs.Plan:
     if config.image_size:
         pixels.pop("size", None)
     name = begin.model if begin else config.model or "resnet18"
-    options = (begin.options if begin else form_of(config, name)) | ({"dropout": config.dropout} if config.dropout else {})
+    options = (begin.options if begin else form_of(config, name)) | (
+        {"dropout": config.dropout} if config.dropout else {}
+    )
     build = {
         "model": common.model(name, config, num_classes=len(splits.train.classes), **options),
         "task": {"name": "classification", "options": pixels}, "ema": 0,
@@ -127,7 +138,10 @@ def plan(config: Config, splits: jc.data.Splits | None = None) -> runs.Plan:
     changes = [jc.augment.flip, jc.augment.shift(max(image.shape[1:3]) // 8)]
     if config.pixel_dropout:
         changes.append(jc.augment.pixel_dropout(share=(0, config.pixel_dropout), value=pixels["mean"]))
-    wrap = lambda step: jc.augmented(step, jc.augment.compose(*changes))  # noqa: E731
+
+    def wrap(step):
+        return jc.augmented(step, jc.augment.compose(*changes))
+
     read = runs.source("folder", source(config, size))
     plan = runs.Plan(
         task, splits, None, wrap=wrap, build=build, dataset=config.folder, skipped=skipped, variables=variables, source=read,
@@ -140,20 +154,32 @@ def _with_freezing(config: Config, plan: runs.Plan, model: Any) -> runs.Plan:
     pixels, shape = plan.build["task"]["options"], plan.build["image"]["shape"]
     shape = (*(pixels.get("size") or shape[:2]), shape[-1])
     parts, probe = jc.transfer.groups(model, shape), config.train == "head"
-    frozen = (*config.freeze, *(pattern for part, patterns in parts.items() if probe and part != "head" for pattern in patterns))
+    frozen = (
+        *config.freeze,
+        *(pattern for part, patterns in parts.items() if probe and part != "head" for pattern in patterns),
+    )
     once = probe and config.cache
     params = plan.variables["params"]
-    sizes = [(x.size, k < 0) for x, k in zip(jax.tree.leaves(params), jax.tree.leaves(jc.optim.which(params, [frozen])), strict=True)]
-    print(f"training {sum(n for n, trained in sizes if trained):,} of {sum(n for n, _ in sizes):,} parameters", flush=True)
+    sizes = [
+        (x.size, k < 0)
+        for x, k in zip(jax.tree.leaves(params), jax.tree.leaves(jc.optim.which(params, [frozen])), strict=True)
+    ]
+    print(
+        f"training {sum(n for n, trained in sizes if trained):,} of {sum(n for n, _ in sizes):,} parameters", flush=True
+    )
 
     task = jc.transfer.head_task(model, plan.task, shape) if once else plan.task
     loss = jc.transfer.keep_stats(task.loss) if probe or config.keep_stats else task.loss
     task = task._replace(loss=jc.transfer.stop_gradient_on(loss, frozen) if frozen else loss)
 
     def cached(splits: jc.data.Splits) -> jc.data.Splits:
-        inputs = lambda batch: jc.tasks.prepare(batch["image"], **pixels)  # noqa: E731
+        def inputs(batch):
+            return jc.tasks.prepare(batch["image"], **pixels)
+
         try:
-            return jc.data.Splits(*(jc.transfer.cached(model, plan.variables, part, inputs, most_bytes=MOST_BYTES) for part in splits))
+            return jc.data.Splits(
+                *(jc.transfer.cached(model, plan.variables, part, inputs, most_bytes=MOST_BYTES) for part in splits)
+            )
         except jc.InputError as error:
             raise jc.InputError(f"{error}; with --no-cache they are computed in each update") from error
 
@@ -163,7 +189,9 @@ def _with_freezing(config: Config, plan: runs.Plan, model: Any) -> runs.Plan:
     )  # fmt: skip
 
 
-def optimizer(config: Config, parts: dict[str, tuple[str, ...]], frozen: tuple[str, ...], steps: int) -> optax.GradientTransformation:
+def optimizer(
+    config: Config, parts: dict[str, tuple[str, ...]], frozen: tuple[str, ...], steps: int
+) -> optax.GradientTransformation:
     """Make the optimiser for a run of `steps` updates; `gradual` has the whole network in training after half of them."""
     tx = jc.optim.adamw(jc.optim.one_cycle(config.learning_rate, steps=steps), weight_decay=config.weight_decay)
     tx, patterns = jc.optim.freeze(tx, frozen) if frozen else tx, list(parts.values())
@@ -178,7 +206,9 @@ def _check(config: Config) -> None:
     """Refuse bad values before anything is read."""
     settings.one_of("--train", config.train, TRAIN)
     if config.train in ("head", "scratch") and not config.weights:
-        raise jc.InputError(f"--train {config.train}: needs --weights FILE or RUN; leave both out for a network with new ones")
+        raise jc.InputError(
+            f"--train {config.train}: needs --weights FILE or RUN; leave both out for a network with new ones"
+        )
     if config.keep_stats and (not config.weights or config.train == "scratch"):
         raise jc.InputError("--keep-stats: new networks have no statistics to keep; give --weights, or leave it out")
     if not 0 <= config.pixel_dropout <= 1:
@@ -195,16 +225,18 @@ def _check(config: Config) -> None:
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     """Evaluate, predict or train, as the flags say."""
     if config.evaluate:
-        return finished.evaluate_run("transfer", config, config.folder)
+        return inference.evaluate_run("transfer", config, config.folder)
     if config.predict:
-        return finished.predict(config)
+        return inference.predict(config)
     return train(config, plan(config), signals, opened)
 
 
 def train(config: Config, chosen: runs.Plan, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
     """Train what was planned, by default until there are enough updates."""
     rows = chosen.data.train.size
-    epochs = max(10, math.ceil(UPDATES * min(config.batch_size, rows) / rows)) if config.epochs is None else config.epochs
+    epochs = (
+        max(10, math.ceil(UPDATES * min(config.batch_size, rows) / rows)) if config.epochs is None else config.epochs
+    )
     return common.train("transfer", dataclasses.replace(config, epochs=epochs), chosen, signals, opened)
 
 

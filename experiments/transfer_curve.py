@@ -20,7 +20,11 @@ from jaxcnn.data.folder import class_names
 from jaxcnn.runs import plots
 from jaxcnn.runs.signals import Signals
 
-MODES = {"scratch": ("from scratch", "#000000", "o"), "head": ("head alone", "#0072B2", "s"), "all": ("fine-tuned", "#D55E00", "^")}
+MODES = {
+    "scratch": ("from scratch", "#000000", "o"),
+    "head": ("head alone", "#0072B2", "s"),
+    "all": ("fine-tuned", "#D55E00", "^"),
+}
 RATES = {"scratch": 3e-3, "head": 1e-2, "all": 1e-3}
 
 
@@ -36,7 +40,7 @@ class Config(settings.Settings):
     """A run to begin with; by default a network is pretrained on the first half of the classes."""
     model: str = "cnn"
     """What to pretrain: cnn or another of jaxcnn.models.MODELS."""
-    small_images: bool = False
+    cifar_stem: bool = False
     """The network's form for images of about 32x32, if it has one."""
     image_size: int = 0
     """Side that images are brought to; by default that of --weights, else as stored."""
@@ -58,8 +62,10 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
     if config.evaluate or config.predict:
         raise jc.InputError("--evaluate and --predict: give one of the runs in the folder to experiments.transfer")
     if config.seeds < 1 or not config.per_class:
-        raise jc.InputError(f"--seeds {config.seeds}, {len(config.per_class)} numbers for --per-class: needs at least one of each")
-    own = {"folder", "classes", "model", "small_images", "image_size", "weights"}
+        raise jc.InputError(
+            f"--seeds {config.seeds}, {len(config.per_class)} numbers for --per-class: needs at least one of each"
+        )
+    own = {"folder", "classes", "model", "cifar_stem", "image_size", "weights"}
     shared = {f.name for f in dataclasses.fields(settings.Settings)} | own
     base = transfer.Config(**{name: getattr(config, name) for name in shared} | {"epochs": None, "resume": False})
     begin, classes = base, config.classes or class_names(config.folder)
@@ -68,7 +74,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
         begin = dataclasses.replace(
             base, classes=classes[:half], epochs=config.epochs, batch_size=4 * config.batch_size, learning_rate=4e-3
         )
-        base = dataclasses.replace(base, classes=classes[half:], model="", small_images=False)
+        base = dataclasses.replace(base, classes=classes[half:], model="", cifar_stem=False)
     plan = transfer.plan(begin)
     folder = folders.open_folder("transfer_curve", config, plan, plan.data, common.data_digest(plan.data.train))
     opened.append(folder)
@@ -83,8 +89,18 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
                 run = dataclasses.replace(base, per_class=n, seed=seed, train=mode, learning_rate=RATES[mode])
                 found = trained(run, part, folder / f"{mode}-{n}-{seed}", signals)
                 row = {"train": mode, "per_class": n, "seed": seed, "accuracy": found["test"]["accuracy"]}
-                points.append(row | {"steps": found["steps"], "train_seconds": found["train_seconds"], "checkpoint": found["checkpoint"]})
-                print(f"{MODES[mode][0]}, {n} images a class, seed {seed}: test accuracy {row['accuracy']:.4f}", flush=True)
+                points.append(
+                    row
+                    | {
+                        "steps": found["steps"],
+                        "train_seconds": found["train_seconds"],
+                        "checkpoint": found["checkpoint"],
+                    }
+                )
+                print(
+                    f"{MODES[mode][0]}, {n} images a class, seed {seed}: test accuracy {row['accuracy']:.4f}",
+                    flush=True,
+                )
     return report(folder, points)
 
 
@@ -104,7 +120,9 @@ def report(folder: pathlib.Path, points: list[dict[str, Any]]) -> dict[str, Any]
     for mode, (name, *_) in MODES.items():
         cells = [[p["accuracy"] for p in points if (p["train"], p["per_class"]) == (mode, n)] for n in sizes]
         found = [core.spread(cell) for cell in cells]
-        rows.append({"train": mode, "per_class": sizes} | {key: [one[key] for one in found] for key in ("mean", "deviation")})
+        rows.append(
+            {"train": mode, "per_class": sizes} | {key: [one[key] for one in found] for key in ("mean", "deviation")}
+        )
         print(f"{name:<14}" + "".join(f"{one['mean']:>10.4f} +- {one['deviation']:.4f}" for one in found), flush=True)
     found = {"points": points, "table": rows}
     files.write_json(folder / "summary.json", found)
@@ -119,7 +137,9 @@ def plot(rows: list[dict[str, Any]]) -> Any:
     panel = figure.subplots()
     for row in rows:
         name, colour, marker = MODES[row["train"]]
-        panel.errorbar(row["per_class"], row["mean"], row["deviation"], color=colour, marker=marker, capsize=3, label=name)
+        panel.errorbar(
+            row["per_class"], row["mean"], row["deviation"], color=colour, marker=marker, capsize=3, label=name
+        )
     panel.set(xscale="log", xlabel="labelled images a class", ylabel="test accuracy")
     panel.set_xticks(rows[0]["per_class"], rows[0]["per_class"])
     panel.minorticks_off()

@@ -2,7 +2,19 @@
 
 from jaxcnn import augment, data, explain, layers, losses, methods, metrics, models, ops, optim, runs, tasks
 from jaxcnn.core import types
-from jaxcnn.core.types import Batch, CompiledStep, Count, InputError, Interrupted, Mean, Metric, MetricState, State, Step, Task
+from jaxcnn.core.types import (
+    Batch,
+    CompiledStep,
+    Count,
+    InputError,
+    Interrupted,
+    Mean,
+    Metric,
+    MetricState,
+    State,
+    Step,
+    Task,
+)
 from jaxcnn.explain import summary
 from jaxcnn.methods import transfer
 from jaxcnn.parallel import compile_step

@@ -21,8 +21,8 @@ class Small(Network):
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes)
 
-    def features(self, x, *, train=False, real=None):
-        return {"stem": self.conv(x, train=train, real=real)}
+    def features(self, x, *, train=False, row_mask=None):
+        return {"stem": self.conv(x, train=train, row_mask=row_mask)}
 
     def head(self, features, *, train=False):
         x = features["stem"]
@@ -37,7 +37,7 @@ class Plain(Network):
     def setup(self):
         self.logits = Dense(self.num_classes)
 
-    def features(self, x, *, train=False, real=None):
+    def features(self, x, *, train=False, row_mask=None):
         return {"flat": nn.relu(x.reshape(x.shape[0], -1))}
 
     def head(self, features, *, train=False):
@@ -69,7 +69,9 @@ def chunk(batches):
 
 def distance(a, b):
     """|a - b| / |a| over all leaves together."""
-    flat = lambda tree: jnp.concatenate([jnp.ravel(jnp.asarray(x, jnp.float32)) for x in jax.tree.leaves(jax.device_get(tree))])
+    flat = lambda tree: jnp.concatenate(
+        [jnp.ravel(jnp.asarray(x, jnp.float32)) for x in jax.tree.leaves(jax.device_get(tree))]
+    )
     a, b = flat(a), flat(b)
     return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(a))
 

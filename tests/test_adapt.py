@@ -1,4 +1,4 @@
-"""Models of one's own: Linen modules that know neither `train` nor `real`, pairs of functions and NNX modules, trained and used."""
+"""Models of one's own: Linen modules that know neither `train` nor `row_mask`, pairs of functions and NNX modules, trained and used."""
 
 import chex
 import flax.linen as nn
@@ -57,7 +57,7 @@ def start_with_state(key, x):
     return start(key, x), {"mean": jnp.zeros(x.shape[-1])}
 
 
-def centred(params, state, x, train, real=None):
+def centred(params, state, x, train, row_mask=None):
     mean = 0.9 * state["mean"] + 0.1 * x.mean((0, 1, 2)) if train else state["mean"]
     return affine(params, x - mean[None, None, None]), {"mean": mean}
 
@@ -95,7 +95,9 @@ def test_dropout_of_an_nnx_module_is_a_function_of_the_key():
     chex.assert_trees_all_equal(one, same)
     assert (one != other).any()
     predict = model.apply(variables, jnp.ones((2, *SHAPE)))
-    chex.assert_trees_all_equal(predict, model.apply(variables, jnp.ones((2, *SHAPE)), rngs={"dropout": jax.random.key(5)}))
+    chex.assert_trees_all_equal(
+        predict, model.apply(variables, jnp.ones((2, *SHAPE)), rngs={"dropout": jax.random.key(5)})
+    )
 
 
 def test_an_nnx_model_is_what_the_module_computes():
@@ -111,13 +113,13 @@ def test_an_nnx_model_is_what_the_module_computes():
 def test_functions_see_what_they_take():
     seen = {}
 
-    def apply(params, x, *, train, real, key):
-        seen[train] = (real is None, key is None)
+    def apply(params, x, *, train, row_mask, key):
+        seen[train] = (row_mask is None, key is None)
         return affine(params, x)
 
     task = jc.tasks.classification(jc.models.from_functions(start, apply, CLASSES))
     variables = task.init(jax.random.key(0), {k: x[:1] for k, x in DATA.items()})
-    batch = {**DATA, "real": np.ones(48, np.float32)}
+    batch = {**DATA, "row_mask": np.ones(48, np.float32)}
     task.loss(variables["params"], {}, batch, jax.random.key(0))
     task.predict(variables, batch)
     assert seen == {True: (False, False), False: (True, True)}

@@ -95,7 +95,10 @@ def test_short_batches_are_padded():
 
 
 def test_nested_arrays():
-    nested = {"image": ARRAYS["image"], "boxes": {"yxyx": np.zeros((48, 3, 4), np.float32), "label": np.zeros((48, 3), np.int32)}}
+    nested = {
+        "image": ARRAYS["image"],
+        "boxes": {"yxyx": np.zeros((48, 3, 4), np.float32), "label": np.zeros((48, 3), np.int32)},
+    }
     data = jc.data.Resident(nested)
     assert data.size == 48 and data.take([3, 4]).arrays["boxes"]["yxyx"].shape == (2, 3, 4)
     assert data.chunk(16, 0, 2, 4).at(1)["boxes"]["label"].shape == (16, 3)
@@ -125,7 +128,10 @@ def test_a_step_of_ones_own_sees_nested_batches():
         ("batch_size=16: must be from 1 to the 2", (np.zeros((2, 4, 4, 1), np.uint8), [0, 1])),
         ("make: batch 0 is list: must be a dict of arrays", jc.data.Batches(lambda: [[1, 2]])),
         ("make: gives no batch", jc.data.Batches(lambda: [])),
-        ("make: batch 0 has arrays of 2, 3 rows", jc.data.Batches(lambda: [{"image": np.zeros((2, 4)), "label": [0, 1, 2]}])),
+        (
+            "make: batch 0 has arrays of 2, 3 rows",
+            jc.data.Batches(lambda: [{"image": np.zeros((2, 4)), "label": [0, 1, 2]}]),
+        ),
         ("row 0: image: has dtype <U1; must be numbers", jc.data.Batches(lambda: [{"image": ["a"]}])),
     ],
 )
@@ -135,13 +141,19 @@ def test_what_is_no_data(words, data):
 
 def test_sequences_that_do_not_fit():
     refused(
-        "row 1 has an array of shape .3,., and row 0 one of .2,.", jc.data.dataset([(np.zeros(2), 0), (np.zeros(3), 1)]).read, np.arange(2)
+        "row 1 has an array of shape .3,., and row 0 one of .2,.",
+        jc.data.dataset([(np.zeros(2), 0), (np.zeros(3), 1)]).read,
+        np.arange(2),
     )
     refused("row 0 has 1 entries for the names image, label", jc.data.dataset([(np.zeros(2),)]).example)
     refused("row 0 is int: must be a dict of arrays", jc.data.dataset([1, 2]).example)
     refused("have no length", jc.data.dataset, iter([1]))
     refused("there are none", jc.data.dataset, [])
-    refused("batch 0 has 20 rows, more than batch_size=16", fitted, jc.data.Batches(lambda: [{k: x[:20] for k, x in ARRAYS.items()}]))
+    refused(
+        "batch 0 has 20 rows, more than batch_size=16",
+        fitted,
+        jc.data.Batches(lambda: [{k: x[:20] for k, x in ARRAYS.items()}]),
+    )
 
 
 def test_an_argument_with_a_default_is_the_callers_own():

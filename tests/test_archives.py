@@ -21,7 +21,12 @@ def npy(array=None, header=None, version=1):
     if header is None:
         return file.getvalue()
     text = header.encode().ljust(118) + b"\n"
-    return b"\x93NUMPY" + bytes([version, 0]) + (struct.pack("<H", len(text)) if version == 1 else struct.pack("<L", len(text))) + text
+    return (
+        b"\x93NUMPY"
+        + bytes([version, 0])
+        + (struct.pack("<H", len(text)) if version == 1 else struct.pack("<L", len(text)))
+        + text
+    )
 
 
 def pack(path, members, method=zipfile.ZIP_DEFLATED):
@@ -62,7 +67,11 @@ def test_a_zip_that_unpacks_to_gigabytes_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(arrays, "UNPACKED", 2**20)  # as if that were gigabytes
     pack(tmp_path / "a.npz", SOUND | {"x_train.npy": npy(np.zeros(2**21, np.uint8))})
     assert (tmp_path / "a.npz").stat().st_size < 2**14
-    refused(r"a.npz: array x_train of 2,097,152 bytes, in all more than the 1,048,576 .*limit_bytes=", npz, tmp_path / "a.npz")
+    refused(
+        r"a.npz: array x_train of 2,097,152 bytes, in all more than the 1,048,576 .*limit_bytes=",
+        npz,
+        tmp_path / "a.npz",
+    )
 
 
 def test_the_limit_counts_all_arrays_and_can_be_raised(tmp_path):
@@ -95,7 +104,9 @@ def test_kept_arrays_that_were_exchanged_are_as_if_absent(tmp_path):
     (file,) = (tmp_path / "kept").iterdir()
     os.utime(file, (1, 1))
     assert cache.load(tmp_path / "kept", 1)["x"].shape == (1000,)
-    np.savez_compressed(file.with_suffix(""), x=np.zeros(10**6, np.uint8))  # a bomb of its kind: `store` compresses nothing
+    np.savez_compressed(
+        file.with_suffix(""), x=np.zeros(10**6, np.uint8)
+    )  # a bomb of its kind: `store` compresses nothing
     assert cache.load(tmp_path / "kept", 1) is None
     file.rename(tmp_path / "elsewhere.npz"), file.symlink_to(tmp_path / "elsewhere.npz")
     assert cache.load(tmp_path / "kept", 1) is None
@@ -148,17 +159,27 @@ def test_idx_files_that_are_no_whole_set(tmp_path):
     write_set(tmp_path, "{part}-{kind}-idx{d}-ubyte")
     one = tmp_path / "train-images-idx3-ubyte"
     assert is_idx_folder(one)
-    refused("train-images-idx3-ubyte: one file of an IDX set; give the folder that holds it, which needs the four IDX files", idx, one)
+    refused(
+        "train-images-idx3-ubyte: one file of an IDX set; give the folder that holds it, which needs the four IDX files",
+        idx,
+        one,
+    )
     for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
         (tmp_path / name).rename(tmp_path / f"set.{'x' if 'images' in name else 'y'}")
     assert is_idx_folder(tmp_path)
-    message = refused(r"no file train-images\*; needs the four IDX files .*, by these names: rename what is there", idx, tmp_path)
+    message = refused(
+        r"no file train-images\*; needs the four IDX files .*, by these names: rename what is there", idx, tmp_path
+    )
     assert message.endswith("(it has t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte, set.x, set.y)")
     for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
         (tmp_path / name).unlink()
     assert is_idx_folder(tmp_path) and is_idx_folder(tmp_path / "set.x")
     (tmp_path / "set.x").write_text("something else"), (tmp_path / "set.y").unlink()
-    assert not is_idx_folder(tmp_path) and not is_idx_folder(tmp_path / "set.x") and not is_idx_folder(tmp_path / "nowhere")
+    assert (
+        not is_idx_folder(tmp_path)
+        and not is_idx_folder(tmp_path / "set.x")
+        and not is_idx_folder(tmp_path / "nowhere")
+    )
 
 
 def other(array, code, kind):
@@ -174,7 +195,10 @@ def test_idx_of_other_integers(tmp_path, code, kind):
     if kind != "i1":
         (tmp_path / "t10k-images-idx3-ubyte").write_bytes(other(good(20, 28)["x_test"], code, kind))
     for a, b in zip(sound, idx(tmp_path), strict=True):
-        assert all((a.arrays[name] == b.arrays[name]).all() and a.arrays[name].dtype == b.arrays[name].dtype for name in a.arrays)
+        assert all(
+            (a.arrays[name] == b.arrays[name]).all() and a.arrays[name].dtype == b.arrays[name].dtype
+            for name in a.arrays
+        )
 
 
 @pytest.mark.parametrize(("code", "kind"), [(13, ">f4"), (14, ">f8")])
@@ -214,8 +238,12 @@ def test_idx_that_states_more_than_it_has(tmp_path):
         idx,
         tmp_path,
     )
-    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\3" + struct.pack(">III", 20, 28, 28) + bytes(10**7)))
-    refused("15681 bytes of data, but its header says 20 x 28 x 28", idx, tmp_path)  # 10 MB are not unpacked to count them
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(
+        gzip.compress(b"\0\0\x08\3" + struct.pack(">III", 20, 28, 28) + bytes(10**7))
+    )
+    refused(
+        "15681 bytes of data, but its header says 20 x 28 x 28", idx, tmp_path
+    )  # 10 MB are not unpacked to count them
 
 
 def test_the_default_limits():

@@ -28,7 +28,10 @@ def numbered(*shape, dtype=np.uint8):
 def moved(image, by):
     """`image` `[*spatial, C]` moved by whole pixels, zeros coming in."""
     out = np.zeros_like(image)
-    to, of = (tuple(slice(max(s * d, 0), max(n + min(s * d, 0), 0)) for d, n in zip(by, image.shape, strict=False)) for s in (1, -1))
+    to, of = (
+        tuple(slice(max(s * d, 0), max(n + min(s * d, 0), 0)) for d, n in zip(by, image.shape, strict=False))
+        for s in (1, -1)
+    )
     out[to] = image[of]
     return out
 
@@ -51,7 +54,9 @@ def test_shift_moves_whole_pixels(spatial, dtype):
     image = np.broadcast_to(numbered(*spatial, 2, dtype=dtype), (30, *spatial, 2))
     out = apply(augment.shift(2), image)
     assert out.dtype == dtype
-    possible = {moved(np.asarray(image[0]), tuple(i - 2 for i in by)).tobytes() for by in np.ndindex(*(5,) * len(spatial))}
+    possible = {
+        moved(np.asarray(image[0]), tuple(i - 2 for i in by)).tobytes() for by in np.ndindex(*(5,) * len(spatial))
+    }
     seen = {np.asarray(row).tobytes() for row in out}
     assert seen <= possible and len(seen) >= min(4, len(possible))
 
@@ -84,7 +89,11 @@ def test_affine_of_nothing_is_the_identity(shape, rng):
 
 def drawn(monkeypatch, *values):
     """Let every draw give these shares of the largest amounts: angle, scale y, scale x, shear, shift y, shift x."""
-    monkeypatch.setattr(augment.geometry, "draw", lambda sampler, key, shape: jnp.broadcast_to(jnp.array(values, jnp.float32)[None], shape))
+    monkeypatch.setattr(
+        augment.geometry,
+        "draw",
+        lambda sampler, key, shape: jnp.broadcast_to(jnp.array(values, jnp.float32)[None], shape),
+    )
 
 
 @pytest.mark.parametrize("share", [1, -1])
@@ -110,7 +119,9 @@ def test_affine_scales_and_shears(monkeypatch):
     rows, columns = scaled.sum(1), scaled.sum(0)
     place = np.arange(32) - 15.5
     variance = lambda mass: (mass * place**2).sum() / mass.sum()
-    assert variance(rows) == pytest.approx(9 * 1.2**2, rel=0.05) and variance(columns) == pytest.approx(4.5 * 0.8**2, rel=0.1)
+    assert variance(rows) == pytest.approx(9 * 1.2**2, rel=0.05) and variance(columns) == pytest.approx(
+        4.5 * 0.8**2, rel=0.1
+    )
     drawn(monkeypatch, 0, 0, 0, 1, 0, 0)
     sheared = np.asarray(apply(augment.affine(shear=0.3), blob()))[0, :, :, 0]
     tilt = (sheared * place[:, None] * place[None]).sum() / sheared.sum()
@@ -128,12 +139,18 @@ def test_affine_keeps_the_mass_of_pixels(amounts):
 @pytest.mark.parametrize("name", CHANGES)
 def test_changes_are_drawn_per_row_from_the_key(name):
     change = fast(CHANGES[name])
-    batch = {"image": np.broadcast_to(numbered(8, 8, 1), (16, 8, 8, 1)), "label": np.arange(16), "real": np.ones(16, np.float32)}
+    batch = {
+        "image": np.broadcast_to(numbered(8, 8, 1), (16, 8, 8, 1)),
+        "label": np.arange(16),
+        "row_mask": np.ones(16, np.float32),
+    }
     out = change(KEY, batch)
     chex.assert_trees_all_equal(out, change(KEY, batch))
     assert (out["image"] != change(jax.random.key(4), batch)["image"]).any()
     assert len(np.unique(np.asarray(out["image"]).reshape(16, -1), axis=0)) > 1
-    chex.assert_trees_all_equal({k: out[k] for k in ("label", "real")}, {k: batch[k] for k in ("label", "real")})
+    chex.assert_trees_all_equal(
+        {k: out[k] for k in ("label", "row_mask")}, {k: batch[k] for k in ("label", "row_mask")}
+    )
     chex.assert_equal_shape([out["image"], batch["image"]])
 
 
@@ -148,7 +165,9 @@ def test_changes_do_not_depend_on_the_spread_of_rows(name):
 def test_compose_gives_each_change_its_own_key():
     batch = {"image": numbered(4, 6, 6, 1)}
     one, two = augment.shift(1), augment.shift(2)
-    expected = fast(lambda key, batch: two(jax.random.fold_in(key, 1), one(jax.random.fold_in(key, 0), batch)))(KEY, batch)
+    expected = fast(lambda key, batch: two(jax.random.fold_in(key, 1), one(jax.random.fold_in(key, 0), batch)))(
+        KEY, batch
+    )
     chex.assert_trees_all_equal(fast(augment.compose(one, two))(KEY, batch), expected)
 
 

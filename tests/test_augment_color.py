@@ -44,7 +44,9 @@ REFERENCE = (
 )
 
 
-@pytest.mark.parametrize("op, amount", [(0, 0.3), (0, 1.7), (1, 0.3), (1, 1.7), (2, 0.0), (2, 1.7), (3, -0.5), (3, 0.13), (3, 0.4)])
+@pytest.mark.parametrize(
+    "op, amount", [(0, 0.3), (0, 1.7), (1, 0.3), (1, 1.7), (2, 0.0), (2, 1.7), (3, -0.5), (3, 0.13), (3, 0.4)]
+)
 def test_one_change_of_colour(op, amount, rng):
     image = images(rng)
     given = [0.0] * 4
@@ -91,7 +93,9 @@ def test_grey_images_have_no_colour_to_change(rng):
 
 
 def affined(image, *numbers):
-    return Image.fromarray(image).transform(image.shape[1::-1], Image.Transform.AFFINE, numbers, Image.Resampling.NEAREST)
+    return Image.fromarray(image).transform(
+        image.shape[1::-1], Image.Transform.AFFINE, numbers, Image.Resampling.NEAREST
+    )
 
 
 def rotated(image, degrees):
@@ -129,19 +133,25 @@ def test_operations_equal_pillow(rng):
         out = np.asarray(fast(policy.apply)(batch, ops, amounts)["image"]) * 255
         for (op, amount), row in zip(rows, out, strict=True):
             off = np.abs(row - np.asarray(PILLOW[op][1](given, amount), np.float32))
-            assert (off > 1.1).mean() < 0.005, (op, amount)  # Pillow rounds; a tie between two pixels may go the other way
+            assert (off > 1.1).mean() < 0.005, (
+                op,
+                amount,
+            )  # Pillow rounds; a tie between two pixels may go the other way
 
 
 def test_trivial_augment_draws_all_operations_evenly():
     op, strength, sign = fast(lambda key: policy._drawn(key, 14000))(KEY)
     counts = np.bincount(op, minlength=14)
     assert len(counts) == 14 and 850 < counts.min() and counts.max() < 1150
-    assert set(np.unique(strength)) == set(range(31)) and set(np.unique(sign)) == {-1.0, 1.0} and abs(sign.mean()) < 0.03
+    assert (
+        set(np.unique(strength)) == set(range(31)) and set(np.unique(sign)) == {-1.0, 1.0} and abs(sign.mean()) < 0.03
+    )
     assert abs(np.corrcoef(op, strength)[0, 1]) < 0.03 and abs(np.corrcoef(op, sign)[0, 1]) < 0.03
 
 
 @pytest.mark.parametrize(
-    "make, channels, dtype", [(augment.trivial_augment, 1, np.float32), (lambda: augment.rand_augment(1, 15), 3, np.uint8)]
+    "make, channels, dtype",
+    [(augment.trivial_augment, 1, np.float32), (lambda: augment.rand_augment(1, 15), 3, np.uint8)],
 )
 def test_policies_give_images(make, channels, dtype, rng):
     image = images(rng, 32, channels)
@@ -154,7 +164,9 @@ def test_policies_give_images(make, channels, dtype, rng):
 
 def test_rand_augment_of_nothing_is_the_identity(rng):
     image = np.asarray(images(rng))
-    np.testing.assert_allclose(fast(augment.rand_augment(0))(KEY, {"image": image})["image"], image.astype(np.float32) / 255, atol=1e-7)
+    np.testing.assert_allclose(
+        fast(augment.rand_augment(0))(KEY, {"image": image})["image"], image.astype(np.float32) / 255, atol=1e-7
+    )
 
 
 def hole(image):
@@ -183,7 +195,9 @@ def test_what_a_hole_is_filled_with(value, seen):
 
 
 def test_erase_draws_rectangles():
-    out = fast(augment.erase(probability=0.25, scale=(0.1, 0.3), ratio=(0.5, 2)))(KEY, {"image": np.ones((1000, 20, 20, 1))})["image"]
+    out = fast(augment.erase(probability=0.25, scale=(0.1, 0.3), ratio=(0.5, 2)))(
+        KEY, {"image": np.ones((1000, 20, 20, 1))}
+    )["image"]
     holes = np.array([h for h in map(hole, out) if h])
     assert 200 < len(holes) < 300
     share, ratio = holes[:, 0] * holes[:, 1] / 400, holes[:, 0] / holes[:, 1]
@@ -206,11 +220,19 @@ def test_pixel_dropout_takes_whole_pixels_and_another_share_of_each_image():
     assert out.dtype == np.uint8 and (out[lost] == (255, 0, 51)).all()
     share = lost.mean((1, 2))
     some = share[share > 0]
-    assert 440 < len(some) < 560 and some.mean() == pytest.approx(0.5, abs=0.02) and some.std() == pytest.approx(0.175, abs=0.02)
+    assert (
+        440 < len(some) < 560
+        and some.mean() == pytest.approx(0.5, abs=0.02)
+        and some.std() == pytest.approx(0.175, abs=0.02)
+    )
     at = lost[share > 0].mean(0)
-    assert at.min() > 0.4 and at.max() < 0.6 and len({row.tobytes() for row in lost[share > 0]}) == len(some)  # anywhere, never alike
+    assert (
+        at.min() > 0.4 and at.max() < 0.6 and len({row.tobytes() for row in lost[share > 0]}) == len(some)
+    )  # anywhere, never alike
     plain = np.full((4, 5, 6, 1), 0.5, np.float32)
-    none, all_ = (fast(augment.pixel_dropout(probability=p, share=(1, 1)))(KEY, {"image": plain})["image"] for p in (0, 1))
+    none, all_ = (
+        fast(augment.pixel_dropout(probability=p, share=(1, 1)))(KEY, {"image": plain})["image"] for p in (0, 1)
+    )
     chex.assert_trees_all_equal(none, plain)
     chex.assert_trees_all_equal(all_, plain * 0)
 
@@ -224,14 +246,23 @@ def test_pixel_dropout_takes_whole_pixels_and_another_share_of_each_image():
         (lambda: augment.color_jitter(saturation=(-1, 1)), r"saturation=\(-1, 1\)"),
         (lambda: augment.color_jitter(hue=0.6), "hue=0.6"),
         (lambda: augment.color_jitter(hue=(-0.7, 0)), r"hue=\(-0.7, 0\)"),
-        (lambda: jax.eval_shape(augment.color_jitter(0.1), KEY, {"image": np.zeros((1, 4, 4, 2))}), r"image shape \(1, 4, 4, 2\)"),
-        (lambda: jax.eval_shape(augment.trivial_augment(), KEY, {"image": np.zeros((1, 4, 4, 4))}), r"image shape \(1, 4, 4, 4\)"),
+        (
+            lambda: jax.eval_shape(augment.color_jitter(0.1), KEY, {"image": np.zeros((1, 4, 4, 2))}),
+            r"image shape \(1, 4, 4, 2\)",
+        ),
+        (
+            lambda: jax.eval_shape(augment.trivial_augment(), KEY, {"image": np.zeros((1, 4, 4, 4))}),
+            r"image shape \(1, 4, 4, 4\)",
+        ),
         (lambda: augment.trivial_augment(follow=augment.SpatialTargets(visible=-1)), "visible=-1"),
         (lambda: augment.rand_augment(-1), "ops=-1"),
         (lambda: augment.rand_augment(2, 31), "magnitude=31"),
         (lambda: augment.cutout(-1), "pixels=-1"),
         (lambda: augment.cutout(1, value=255), "value=255"),
-        (lambda: jax.eval_shape(augment.cutout(1, value=(0, 0)), KEY, {"image": np.zeros((1, 4, 4, 3))}), r"value=\(0, 0\)"),
+        (
+            lambda: jax.eval_shape(augment.cutout(1, value=(0, 0)), KEY, {"image": np.zeros((1, 4, 4, 3))}),
+            r"value=\(0, 0\)",
+        ),
         (lambda: augment.erase(probability=1.5), "probability=1.5"),
         (lambda: augment.erase(scale=(0, 2)), r"scale=\(0, 2\)"),
         (lambda: augment.erase(ratio=(2, 1)), r"ratio=\(2, 1\)"),

@@ -47,7 +47,7 @@ def drawn(rng):
         "mask": np.asarray(pixels, np.int32),
         "label": np.asarray(pixels * 2, np.uint8),
         "boxes": np.asarray(np.concatenate([boxes[:, None], others], 1), np.float32),
-        "boxes_real": np.asarray([[1, 0]] * B, np.float32),
+        "box_mask": np.asarray([[1, 0]] * B, np.float32),
     }
 
 
@@ -65,23 +65,29 @@ def test_boxes_and_masks_follow_the_pixels(name, rng):
     h, w = image.shape[1:]
     moved = (out["boxes"][:, 0] != np.asarray(batch["boxes"])[:, 0]).any(1)
     assert moved.sum() > (2 if name == "trivial" else 3)
-    for mask, box, real in zip(out["mask"], out["boxes"][:, 0], out["boxes_real"][:, 0], strict=True):
+    for mask, box, row_mask in zip(out["mask"], out["boxes"][:, 0], out["box_mask"][:, 0], strict=True):
         ys, xs = np.nonzero(mask)
-        if not real:
+        if not row_mask:
             assert len(ys) <= 1 and (box == 0).all()
         elif len(ys):
             around = np.array([ys.min(), xs.min(), ys.max() + 1, xs.max() + 1])
             slant = 1.3 if name in ("affine", "trivial") else 0.75 * max(1, h / (0.2 * H))  # corners between pixels
             np.testing.assert_allclose(box * [h, w, h, w], around, atol=min(slant, 2.5))
-    assert (out["boxes_real"][:, 1] == 0).all() and (out["boxes"][:, 1] == 0).all()  # padding stays padding
+    assert (out["box_mask"][:, 1] == 0).all() and (out["boxes"][:, 1] == 0).all()  # padding stays padding
 
 
 def test_boxes_left_with_too_small_a_part_are_gone(monkeypatch):
-    monkeypatch.setattr(augment.geometry, "draw", lambda sampler, key, shape: jnp.broadcast_to(jnp.array([[14, 10]]), shape))  # 4 up
+    monkeypatch.setattr(
+        augment.geometry, "draw", lambda sampler, key, shape: jnp.broadcast_to(jnp.array([[14, 10]]), shape)
+    )  # 4 up
     boxes = np.array([[[0.0, 0, 0.5, 1], [0, 0, 0.9, 0.5], [0, 0, 0.4, 0.4], [0.5, 0.5, 1, 1], [0.7, 0.7, 0.7, 0.7]]])
     batch = {"image": np.ones((1, 10, 10, 1)), "boxes": boxes}
     out = {v: fast(augment.shift(10, follow=augment.SpatialTargets(visible=v)))(KEY, batch) for v in (0.0, 0.1, 0.5)}
-    assert {v: o["boxes_real"][0].tolist() for v, o in out.items()} == {0.0: [1, 1, 0, 1, 0], 0.1: [1, 1, 0, 1, 0], 0.5: [0, 1, 0, 1, 0]}
+    assert {v: o["box_mask"][0].tolist() for v, o in out.items()} == {
+        0.0: [1, 1, 0, 1, 0],
+        0.1: [1, 1, 0, 1, 0],
+        0.5: [0, 1, 0, 1, 0],
+    }
     expected = [[0, 0, 0.1, 1], [0, 0, 0.5, 0.5], [0] * 4, [0.1, 0.5, 0.6, 1], [0] * 4]
     np.testing.assert_allclose(out[0.0]["boxes"][0], expected, atol=1e-6)
 
@@ -113,7 +119,9 @@ def test_what_cannot_follow_is_refused(extra, words):
         jax.eval_shape(augment.flip, KEY, {"image": np.zeros((2, 8, 8, 1)), **extra})
 
 
-@pytest.mark.parametrize("top, left, high, wide, size", [(3, 2, 13, 11, (24, 20)), (0, 0, 24, 20, (11, 7)), (1, 4, 20, 9, (8, 16))])
+@pytest.mark.parametrize(
+    "top, left, high, wide, size", [(3, 2, 13, 11, (24, 20)), (0, 0, 24, 20, (11, 7)), (1, 4, 20, 9, (8, 16))]
+)
 def test_resize_equals_pillow(top, left, high, wide, size, rng):
     image = rng.integers(0, 256, (1, H, W, 3), np.uint8)
     part = Image.fromarray(image[0, top : top + high, left : left + wide])
@@ -137,7 +145,9 @@ def test_random_resized_crop_draws_areas_and_ratios():
     seen = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            augment.geometry, "transform_spatial", lambda batch, image, mask, boxes, visible: seen.update(boxes=boxes(batch["boxes"]))
+            augment.geometry,
+            "transform_spatial",
+            lambda batch, image, mask, boxes, visible: seen.update(boxes=boxes(batch["boxes"])),
         )
         boxes = fast(lambda key, batch: crop(key, batch) or seen["boxes"])(KEY, batch)
     y0, x0, y1, x1 = np.asarray(boxes[:, 0], np.float64).T * 40
@@ -175,7 +185,10 @@ def test_pad_crop_cuts_windows_out_of_the_padded_image(border, mode):
         (lambda: augment.pad_crop(-1), "pixels=-1"),
         (lambda: augment.pad_crop(1, "wrap"), "border='wrap'"),
         (lambda: jax.eval_shape(augment.pad_crop(1, size=11), KEY, {"image": np.zeros((1, 8, 8, 1))}), "size=11"),
-        (lambda: jax.eval_shape(augment.pad_crop(1, size=(4, 4, 4)), KEY, {"image": np.zeros((1, 8, 8, 1))}), r"size=\(4, 4, 4\)"),
+        (
+            lambda: jax.eval_shape(augment.pad_crop(1, size=(4, 4, 4)), KEY, {"image": np.zeros((1, 8, 8, 1))}),
+            r"size=\(4, 4, 4\)",
+        ),
         (lambda: jax.eval_shape(augment.pad_crop(8, "reflect"), KEY, {"image": np.zeros((1, 8, 8, 1))}), "pixels=8"),
         (lambda: augment.random_resized_crop(0), "size=0"),
         (lambda: augment.random_resized_crop((3, 2.5)), r"size=\(3, 2.5\)"),
@@ -183,8 +196,14 @@ def test_pad_crop_cuts_windows_out_of_the_padded_image(border, mode):
         (lambda: augment.random_resized_crop(8, scale=(0.5, 1.1)), r"scale=\(0.5, 1.1\)"),
         (lambda: augment.random_resized_crop(8, ratio=(0, 1)), r"ratio=\(0, 1\)"),
         (lambda: augment.random_resized_crop(8, ratio=2), "ratio=2"),
-        (lambda: jax.eval_shape(augment.random_resized_crop(8), KEY, {"image": np.zeros((8, 8, 1))}), r"image shape \(8, 8, 1\)"),
-        (lambda: jax.eval_shape(augment.random_resized_crop(8), KEY, {"image": np.zeros((1, 8, 8, 1), np.int32)}), "image dtype int32"),
+        (
+            lambda: jax.eval_shape(augment.random_resized_crop(8), KEY, {"image": np.zeros((8, 8, 1))}),
+            r"image shape \(8, 8, 1\)",
+        ),
+        (
+            lambda: jax.eval_shape(augment.random_resized_crop(8), KEY, {"image": np.zeros((1, 8, 8, 1), np.int32)}),
+            "image dtype int32",
+        ),
         (lambda: augment.shift(1, follow=augment.SpatialTargets(visible=2)), "visible=2"),
     ],
 )

@@ -21,7 +21,10 @@ def fast(change):
 
 def numbered(b, h=8, w=6):
     """Image i is everywhere i / b, its label i; so pixels say what they were mixed of."""
-    return {"image": np.broadcast_to(np.arange(b)[:, None, None, None] / b, (b, h, w, 2)).astype(np.float32), "label": np.arange(b)}
+    return {
+        "image": np.broadcast_to(np.arange(b)[:, None, None, None] / b, (b, h, w, 2)).astype(np.float32),
+        "label": np.arange(b),
+    }
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.3])
@@ -53,7 +56,9 @@ def test_cutmix_labels_match_the_pixels(dtype):
     assert (own ^ partner).all()
     chex.assert_trees_all_equal(out["mask"], out["image"][..., 0])
     sizes = [(rows.any(1).sum(), rows.any(0).sum()) for rows in partner]
-    assert all(rows.sum() == high * wide for rows, (high, wide) in zip(partner, sizes, strict=True))  # one rectangle each
+    assert all(
+        rows.sum() == high * wide for rows, (high, wide) in zip(partner, sizes, strict=True)
+    )  # one rectangle each
     assert len(set(sizes)) > 12 and 0.1 < partner.mean() < 0.4
 
 
@@ -67,15 +72,15 @@ def test_cutmix_pastes_labels_of_pixels():
 @pytest.mark.parametrize("make", [augment.mixup, augment.cutmix])
 def test_padding_is_not_mixed(make):
     batch = numbered(6)
-    real = np.array([1.0, 1, 1, 1, 0, 0])
-    image = np.where(real[:, None, None, None] > 0, batch["image"], np.nan)
-    out = fast(make(1.0, num_classes=6))(KEY, {**batch, "image": image, "real": real})
+    row_mask = np.array([1.0, 1, 1, 1, 0, 0])
+    image = np.where(row_mask[:, None, None, None] > 0, batch["image"], np.nan)
+    out = fast(make(1.0, num_classes=6))(KEY, {**batch, "image": image, "row_mask": row_mask})
     assert np.isfinite(out["image"][:4]).all()
     np.testing.assert_allclose(out["label"][:4, 4:], 0)
     chex.assert_trees_all_equal(out["image"][0], image[0])  # its predecessor is padding
     chex.assert_trees_all_equal(out["label"][np.array([0, 4, 5])], np.eye(6)[np.array([0, 4, 5])])
     assert (out["label"][1:4].max(1) < 1).any()
-    chex.assert_trees_all_equal(out["real"], real)
+    chex.assert_trees_all_equal(out["row_mask"], row_mask)
 
 
 @pytest.mark.parametrize("make", [augment.mixup, augment.cutmix])
@@ -98,7 +103,9 @@ def test_labels_of_every_form_are_mixed_alike(make):
         np.eye(6),
     ):
         chex.assert_trees_all_equal(fast(make(1.0, num_classes=6))(KEY, {**batch, "label": label}), expected)
-    out = fast(make(1.0, num_classes=300))(KEY, {**batch, "label": np.arange(6).astype(np.uint8)})  # more classes than uint8 counts
+    out = fast(make(1.0, num_classes=300))(
+        KEY, {**batch, "label": np.arange(6).astype(np.uint8)}
+    )  # more classes than uint8 counts
     np.testing.assert_allclose(out["label"].sum(-1), 1, atol=1e-6)
     several = np.array([[0, 0, 0], [1, 1, 0]] * 3)  # yes or no each: a row may have none
     assert (fast(make(1.0))(KEY, {**batch, "label": several})["label"][::2].sum(-1) > 0).any()
@@ -124,12 +131,14 @@ EVERYTHING = augment.compose(
 )
 
 
-@pytest.mark.parametrize("change", [MIXED, pytest.param(EVERYTHING, marks=pytest.mark.slow)], ids=["mixed", "everything"])
+@pytest.mark.parametrize(
+    "change", [MIXED, pytest.param(EVERYTHING, marks=pytest.mark.slow)], ids=["mixed", "everything"]
+)
 def test_the_same_under_jit_sharded_and_pmap(change, rng):
     batch = {
         "image": np.asarray(rng.integers(0, 256, (16, 9, 9, 3)), np.uint8),
         "label": np.asarray(rng.integers(0, 10, 16)),
-        "real": np.asarray([1.0] * 14 + [0] * 2),
+        "row_mask": np.asarray([1.0] * 14 + [0] * 2),
     }
     whole = fast(change)(KEY, batch)
     mesh = jax.make_mesh((4,), (AXIS,), devices=DEVICES, axis_types=(jax.sharding.AxisType.Auto,))
@@ -157,7 +166,11 @@ def test_previous_is_a_roll_of_the_global_batch():
         (lambda: augment.mixup(), {}, "num_classes=None"),
         (lambda: augment.mixup(num_classes=4), {"label": np.zeros((4, 2), int)}, r"label int32\[4, 2\]"),
         (lambda: augment.mixup(num_classes=4), {"mask": np.zeros((4, 8, 6))}, "mask.*use cutmix"),
-        (lambda: augment.mixup(num_classes=4), {"label": np.zeros((4, 3))}, r"label float32\[4, 3\].* or \[B, 4\] with num_classes=4"),
+        (
+            lambda: augment.mixup(num_classes=4),
+            {"label": np.zeros((4, 3))},
+            r"label float32\[4, 3\].* or \[B, 4\] with num_classes=4",
+        ),
         (lambda: augment.cutmix(num_classes=4), {"boxes": np.zeros((4, 1, 4))}, "boxes"),
         (lambda: augment.one_of(), {}, r"one_of\(\)"),
     ],
@@ -176,7 +189,7 @@ def logits_of_corners(variables, batch):
 
 @pytest.mark.parametrize("over", ["logits", "softmax", "sigmoid"])
 def test_averaged_is_the_mean_over_the_views(over, rng):
-    batch = {"image": np.asarray(rng.normal(size=(3, 5, 5, 1)), np.float32), "real": np.ones(3)}
+    batch = {"image": np.asarray(rng.normal(size=(3, 5, 5, 1)), np.float32), "row_mask": np.ones(3)}
     views, weights = augment.test_time_views(shift=1), [2, 1, 1, 2, 1, 1]
     out = fast(augment.test_time_augmentation(logits_of_corners, views, over=over, weights=weights))(2.0, batch)
     each = np.stack([fast(lambda batch, view=view: logits_of_corners(2.0, view(batch)))(batch) for view in views])
@@ -213,9 +226,18 @@ def test_a_model_that_does_not_care_about_views_predicts_as_before(rng):
     "make, words",
     [
         (lambda: augment.test_time_augmentation(logits_of_corners, []), r"views=\[\]"),
-        (lambda: augment.test_time_augmentation(logits_of_corners, augment.test_time_views(), over="mean"), "over='mean'"),
-        (lambda: augment.test_time_augmentation(logits_of_corners, augment.test_time_views(), weights=[1]), r"weights=\[1\]"),
-        (lambda: augment.test_time_augmentation(logits_of_corners, augment.test_time_views(), weights=[0, 0]), r"weights=\[0, 0\]"),
+        (
+            lambda: augment.test_time_augmentation(logits_of_corners, augment.test_time_views(), over="mean"),
+            "over='mean'",
+        ),
+        (
+            lambda: augment.test_time_augmentation(logits_of_corners, augment.test_time_views(), weights=[1]),
+            r"weights=\[1\]",
+        ),
+        (
+            lambda: augment.test_time_augmentation(logits_of_corners, augment.test_time_views(), weights=[0, 0]),
+            r"weights=\[0, 0\]",
+        ),
         (lambda: augment.test_time_views(shift=-1), "shift=-1"),
     ],
 )

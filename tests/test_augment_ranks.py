@@ -53,7 +53,9 @@ def test_the_table_is_complete():
 def test_a_rank_is_meant_or_refused(name, kind):
     change, takes = CHANGES[name]
     shape = SHAPES[kind]
-    for dtype in (np.uint8,) if kind.startswith("uint8") else (np.float32,) if kind == "sound" else (np.uint8, np.float32):
+    for dtype in (
+        (np.uint8,) if kind.startswith("uint8") else (np.float32,) if kind == "sound" else (np.uint8, np.float32)
+    ):
         batch = {"image": jax.ShapeDtypeStruct(shape, dtype)}
         if kind in takes:
             assert jax.eval_shape(change, KEY, batch)["image"].shape == shape
@@ -78,7 +80,11 @@ def test_a_volume_is_mirrored_as_a_whole_and_its_masks_follow(change, axis, dtyp
 
 
 def test_a_volume_loses_single_voxels():
-    out = np.asarray(augment.pixel_dropout(probability=1, share=(0.5, 0.5), value=0.25)(KEY, {"image": jnp.ones((2, 6, 8, 7, 2))})["image"])
+    out = np.asarray(
+        augment.pixel_dropout(probability=1, share=(0.5, 0.5), value=0.25)(KEY, {"image": jnp.ones((2, 6, 8, 7, 2))})[
+            "image"
+        ]
+    )
     assert set(np.unique(out)) == {0.25, 1} and (out[..., 0] == out[..., 1]).all()
     lost = (out[..., 0] < 1).mean((2, 3))
     assert out[..., 0].size // 3 < (out[..., 0] < 1).sum() < out[..., 0].size * 2 // 3 and lost.std() > 0

@@ -54,7 +54,9 @@ def test_an_axis_that_nobody_named_is_refused(use, binding):
 
 
 @pytest.mark.parametrize("binding", BINDINGS)
-@pytest.mark.parametrize("use", ["batch norm", *(pytest.param(u, marks=pytest.mark.slow) for u in ("dropout", "flip", "partners"))])
+@pytest.mark.parametrize(
+    "use", ["batch norm", *(pytest.param(u, marks=pytest.mark.slow) for u in ("dropout", "flip", "partners"))]
+)
 def test_a_named_axis_gives_the_numbers_of_one_device(use, binding, rng):
     x = jnp.asarray(rng.normal(size=(8, 2, 3)), jnp.float32)
     with collectives.over("batch"):

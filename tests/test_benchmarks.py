@@ -12,24 +12,29 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from experiments.benchmarks import harness, machine, mnist, ops, processes, report, resnet, tutorial, worker
+from experiments.benchmarks import harness, machine, mnist, ops, report, resnet, subprocess_worker, tutorial, worker
 from experiments.benchmarks.peers import Prepared
 from experiments.benchmarks.peers import ops as subjects
-from experiments.benchmarks.processes import FailedError, Watched, Worker, watch
+from experiments.benchmarks.subprocess_worker import FailedError, Watched, Worker, watch
 
 KEYS = {"case", "subject", "median", "unit", "ratio_to_fastest_peer", "peak_memory_mb"}
 
 
 def rows(unit="ms", floor=0.0, **samples):
     return {
-        row["subject"]: row for row in report.make_rows("case", unit, {k.replace("_", "-"): v for k, v in samples.items()}, floor=floor)
+        row["subject"]: row
+        for row in report.make_rows("case", unit, {k.replace("_", "-"): v for k, v in samples.items()}, floor=floor)
     }
 
 
 def test_ratio_is_the_median_over_that_of_the_fastest_peer():
     made = rows(jaxcnn=[3.0, 1.0, 50.0], torch=[4.0, 2.0], torch_compile=[9.0, 12.0, 10.0])
     assert {s: row["median"] for s, row in made.items()} == {"jaxcnn": 3.0, "torch": 3.0, "torch-compile": 10.0}
-    assert {s: row["ratio_to_fastest_peer"] for s, row in made.items()} == {"jaxcnn": 1.0, "torch": 1.0, "torch-compile": 10 / 3}
+    assert {s: row["ratio_to_fastest_peer"] for s, row in made.items()} == {
+        "jaxcnn": 1.0,
+        "torch": 1.0,
+        "torch-compile": 10 / 3,
+    }
     assert (made["jaxcnn"]["min"], made["jaxcnn"]["max"], made["jaxcnn"]["repeats"]) == (1.0, 50.0, 3)
 
 
@@ -77,8 +82,14 @@ def test_seconds_are_for_all_rows():
     }
     each, first, whole = mnist.compare("c", 100, found, 1e9, 0.5)
     assert [row["case"] for row in (each[0], first[0], whole[0])] == ["c", "c, first epoch", "c, whole command"]
-    assert each[0]["median"] == pytest.approx(6.25) and first[0]["median"] == 20.0 and whole[0]["median"] == pytest.approx(104.5)
-    assert whole[0]["ratio_to_fastest_peer"] == pytest.approx(104.5 / 54.5) and whole[0]["fraction_of_floor"] == pytest.approx(1.5 / 104.5)
+    assert (
+        each[0]["median"] == pytest.approx(6.25)
+        and first[0]["median"] == 20.0
+        and whole[0]["median"] == pytest.approx(104.5)
+    )
+    assert whole[0]["ratio_to_fastest_peer"] == pytest.approx(104.5 / 54.5) and whole[0][
+        "fraction_of_floor"
+    ] == pytest.approx(1.5 / 104.5)
     assert [row["test_accuracy"] for row in whole] == [0.98, 0.97] and each[0]["peak_memory_mb"] == 300.0
 
 
@@ -135,16 +146,33 @@ def check(path, subjects, cases):
     content = json.loads(path.read_text())
     assert set(content) == {"environment", "rows"} and path.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     environment = content["environment"]
-    assert {"versions", "cores", "cpu", "device", "memory_gb", "platform", "date", "quiet", "load", "command", "skipped"} <= set(
-        environment
-    )
+    assert {
+        "versions",
+        "cores",
+        "cpu",
+        "device",
+        "memory_gb",
+        "platform",
+        "date",
+        "quiet",
+        "load",
+        "command",
+        "skipped",
+    } <= set(environment)
     assert environment["versions"]["jaxcnn"] and environment["versions"]["jax"] and environment["failed"] == []
     assert environment["quiet"] == (environment["load"] <= 0.5 * environment["cores"])
     assert environment["roofline"]["matmul_gflops"] > 0 and environment["roofline"]["copy_gbs"] > 0
     found = content["rows"]
-    assert [(row["case"], row["subject"]) for row in found] == [(case, subject) for case in cases for subject in subjects]
+    assert [(row["case"], row["subject"]) for row in found] == [
+        (case, subject) for case in cases for subject in subjects
+    ]
     for row in found:
-        assert set(row) >= KEYS and row["median"] > 0 and row["min"] <= row["median"] <= row["max"] and row["peak_memory_mb"] > 50
+        assert (
+            set(row) >= KEYS
+            and row["median"] > 0
+            and row["min"] <= row["median"] <= row["max"]
+            and row["peak_memory_mb"] > 50
+        )
         peers = [other["median"] for other in found if other["case"] == row["case"] and other["subject"] != "jaxcnn"]
         fastest = (max if row["unit"] == "images/s" else min)(peers)
         assert row["ratio_to_fastest_peer"] == pytest.approx(row["median"] / fastest) and row["fraction_of_floor"] > 0
@@ -157,7 +185,10 @@ def test_ops(tmp_path, monkeypatch, capsys):
     benchmark("ops", ops, ["--smoke", "--json", tmp_path / "ops.json"], monkeypatch)
     out, err = capsys.readouterr()
     content = check(tmp_path / "ops.json", ("jaxcnn", "flax"), ops.SMOKE)
-    assert content["environment"]["skipped"] == {"torch": "torch not installed"} and "skipped: torch (torch not installed)" in err
+    assert (
+        content["environment"]["skipped"] == {"torch": "torch not installed"}
+        and "skipped: torch (torch not installed)" in err
+    )
     assert "roofline: " in out and all(case.split(" ")[0] in out for case in ops.SMOKE) and "ratio" in out
     ours = [row for row in content["rows"] if row["subject"] == "jaxcnn"]
     assert all(row["error"] < 1e-4 and row["gflop"] > 0 and row["unit"] == "ms" for row in ours)
@@ -166,20 +197,32 @@ def test_ops(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_resnet(tmp_path, monkeypatch, capsys):
-    benchmark("resnet", resnet, ["--smoke", "--only", "resnet", "--subjects", "jaxcnn", "flax", "--json", tmp_path / "a.json"], monkeypatch)
+    benchmark(
+        "resnet",
+        resnet,
+        ["--smoke", "--only", "resnet", "--subjects", "jaxcnn", "flax", "--json", tmp_path / "a.json"],
+        monkeypatch,
+    )
     rows = check(tmp_path / "a.json", ("jaxcnn", "flax"), ["resnet of 1+1 blocks 8x8 batch 4"])["rows"]
-    assert rows[0]["parameters"] == rows[1]["parameters"] > 1_000 and "not the same network" not in capsys.readouterr().err
+    assert (
+        rows[0]["parameters"] == rows[1]["parameters"] > 1_000 and "not the same network" not in capsys.readouterr().err
+    )
 
 
 def test_networks():
     cpu, gpu = resnet.networks(resnet.Config(), gpu=False), resnet.networks(resnet.Config(batch_size=8), gpu=True)
-    assert list(cpu) == ["resnet18 CIFAR batch 64", "mobilenet CIFAR batch 64"] and list(gpu) == ["resnet50 224 bfloat16 batch 8"]
-    assert not any(case["bfloat16"] for case in cpu.values()) and gpu["resnet50 224 bfloat16 batch 8"]["classes"] == 1000
+    assert list(cpu) == ["resnet18 CIFAR batch 64", "mobilenet CIFAR batch 64"] and list(gpu) == [
+        "resnet50 224 bfloat16 batch 8"
+    ]
+    assert (
+        not any(case["bfloat16"] for case in cpu.values()) and gpu["resnet50 224 bfloat16 batch 8"]["classes"] == 1000
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "peers"), [("mnist", ("jaxcnn", "flax")), ("startup", ("jaxcnn", "flax")), ("input", ("jaxcnn", "tf.data"))]
+    ("name", "peers"),
+    [("mnist", ("jaxcnn", "flax")), ("startup", ("jaxcnn", "flax")), ("input", ("jaxcnn", "tf.data"))],
 )
 def test_the_others(name, peers, tmp_path, monkeypatch):
     if "tf.data" in peers:
@@ -187,7 +230,9 @@ def test_the_others(name, peers, tmp_path, monkeypatch):
     module = importlib.import_module(f"experiments.benchmarks.{name}")
     benchmark(name, module, ["--smoke", "--subjects", *peers, "--json", tmp_path / "b.json"], monkeypatch)
     rows = json.loads((tmp_path / "b.json").read_text())["rows"]
-    assert {row["subject"] for row in rows} == set(peers) and all(set(row) >= KEYS and row["median"] > 0 for row in rows)
+    assert {row["subject"] for row in rows} == set(peers) and all(
+        set(row) >= KEYS and row["median"] > 0 for row in rows
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +261,12 @@ def test_bad_flags_are_one_line(name, arguments, said, tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(machine, "quiet", lambda load, cores: True)
     with pytest.raises(SystemExit) as error:
-        benchmark(name, importlib.import_module(f"experiments.benchmarks.{name}"), ["--subjects", "jaxcnn", *arguments], monkeypatch)
+        benchmark(
+            name,
+            importlib.import_module(f"experiments.benchmarks.{name}"),
+            ["--subjects", "jaxcnn", *arguments],
+            monkeypatch,
+        )
     (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("skipped")]
     assert error.value.code == 2 and line.startswith(f"{name}: ") and said in line and not list(tmp_path.iterdir())
 
@@ -232,7 +282,9 @@ def test_the_speed_network_of_torch_is_ours():
     seen = torch.from_numpy(image).permute(0, 3, 1, 2)
     theirs, params = peer._network([8, 12], 5, seen).eval(), jax.device_get(variables["params"])
     kernel = theirs[0].kernel.permute(2, 3, 1, 0).reshape(12, 12).numpy()
-    np.testing.assert_allclose(np.abs(kernel[:, ::-1]), np.abs(whitening), rtol=1e-3, atol=1e-4)  # the sign of an eigenvector is free
+    np.testing.assert_allclose(
+        np.abs(kernel[:, ::-1]), np.abs(whitening), rtol=1e-3, atol=1e-4
+    )  # the sign of an eigenvector is free
     assert sum(p.numel() for p in theirs.parameters()) == sum(p.size for p in jax.tree.leaves(params))
     with torch.no_grad():
         theirs[0].kernel.copy_(torch.from_numpy(whitening.reshape(2, 2, 3, 12)).permute(3, 2, 0, 1))
@@ -248,9 +300,15 @@ def test_the_speed_network_of_torch_is_ours():
 def test_a_subject_that_fails_is_left_out():
     bench = harness.Bench(ops.Config(repeats=1), ["jaxcnn", "flax"], ({}, {}))
     case = ops.conv((2, 6, 6, 4), (3, 3, 4, 4)) | {"op": "no_such_operation"}
-    samples, facts = harness.in_turn(bench, "ops", "broken", case, ["jaxcnn", "flax"])  # the default lowering takes it for a convolution
+    samples, facts = harness.in_turn(
+        bench, "ops", "broken", case, ["jaxcnn", "flax"]
+    )  # the default lowering takes it for a convolution
     assert list(samples) == list(facts) == ["flax"] and len(samples["flax"]) == 1
-    assert len(bench.failed) == 1 and bench.failed[0].startswith("broken: jaxcnn left out: AttributeError") and "\n" not in bench.failed[0]
+    assert (
+        len(bench.failed) == 1
+        and bench.failed[0].startswith("broken: jaxcnn left out: AttributeError")
+        and "\n" not in bench.failed[0]
+    )
 
 
 def test_a_worker_that_ends_says_why():
@@ -262,14 +320,17 @@ def test_a_worker_that_ends_says_why():
 
 
 def test_watching_a_command():
-    code = (
-        "import sys; print('one', flush=True); x = bytearray(64 << 20); print('{\"event\": \"epoch\", \"n\": 2}', flush=True); print('end')"
-    )
+    code = "import sys; print('one', flush=True); x = bytearray(64 << 20); print('{\"event\": \"epoch\", \"n\": 2}', flush=True); print('end')"
     done = watch([sys.executable, "-c", code])
-    assert [line for _, line in done.lines] == ["one", '{"event": "epoch", "n": 2}', "end"] and done.seconds >= done.lines[-1][0] > 0
+    assert [line for _, line in done.lines] == [
+        "one",
+        '{"event": "epoch", "n": 2}',
+        "end",
+    ] and done.seconds >= done.lines[-1][0] > 0
     assert [event["n"] for event in done.events("epoch")] == [2] and done.peak_memory_mb() > 4
     waiting = watch(
-        [sys.executable, "-c", "import time; print('first step\\nmore', flush=True); time.sleep(100)"], until=lambda line: "first" in line
+        [sys.executable, "-c", "import time; print('first step\\nmore', flush=True); time.sleep(100)"],
+        until=lambda line: "first" in line,
     )
     assert waiting.seconds < 90 and len(waiting.lines) == 1
     with pytest.raises(FailedError, match="ended with code 3: too bad"):
@@ -280,11 +341,16 @@ def test_watching_a_command():
 
 def test_peak_up_to_a_moment():
     watched = Watched(9.0, [], [(0.0, 0.0), (1.0, 50.0), (5.0, 70.0)])
-    assert [watched.peak_memory_mb(by) for by in (0.5, 1.0, 4.9, 5.0)] == [0.0, 50.0, 50.0, 70.0] and watched.peak_memory_mb() == 70.0
+    assert [watched.peak_memory_mb(by) for by in (0.5, 1.0, 4.9, 5.0)] == [
+        0.0,
+        50.0,
+        50.0,
+        70.0,
+    ] and watched.peak_memory_mb() == 70.0
 
 
 def test_peers_start_as_their_users_start_them():
-    own, peer = (processes.start_of(sys.executable, "worker", own=own) for own in (True, False))
+    own, peer = (subprocess_worker.start_of(sys.executable, "worker", own=own) for own in (True, False))
     assert own[1:] == ["-m", "experiments.benchmarks.worker"]
     tell = "import gc, sys; from experiments.benchmarks import worker; print(gc.get_threshold(), 'jax' in sys.modules)"
     default = watch([sys.executable, "-c", "import gc; print(gc.get_threshold(), False)"]).lines[0][1]

@@ -45,7 +45,9 @@ def test_cbam_by_hand(rng):
     y = x * gate[:, None, None]
     both = np.pad(np.stack([y.mean(-1), y.max(-1)], -1), ((0, 0), (3, 3), (3, 3), (0, 0)))
     kernel = p["places"]["conv"]["kernel"][..., 0]  # [7, 7, 2]
-    seen = np.array([[[np.sum(both[b, i : i + 7, j : j + 7] * kernel) for j in range(8)] for i in range(9)] for b in range(2)])
+    seen = np.array(
+        [[[np.sum(both[b, i : i + 7, j : j + 7] * kernel) for j in range(8)] for i in range(9)] for b in range(2)]
+    )
     norm = p["places"]["norm"]
     places = sigmoid((seen - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * norm["scale"] + norm["bias"])
     np.testing.assert_allclose(module.apply(variables, x, train=False), y * places[..., None], rtol=2e-4, atol=1e-5)
@@ -96,7 +98,9 @@ def test_windows_that_hang_over(window, stride, padding, rng):
         count -= (count - 1) * stride >= n + padding
         starts = [i * stride - padding for i in range(count)]
         expected = [x[0, max(s, 0) : s + window, 0].max() for s in starts]
-        np.testing.assert_array_equal(ops.max_pool(x, window, strides=stride, padding=padding, ceil=True)[0, :, 0], expected)
+        np.testing.assert_array_equal(
+            ops.max_pool(x, window, strides=stride, padding=padding, ceil=True)[0, :, 0], expected
+        )
     assert ops.max_pool(jnp.ones((1, 2, 1)), 3, strides=2, ceil=True).shape == (1, 1, 1)
     with pytest.raises(InputError, match="smaller than the window"):
         ops.max_pool(jnp.ones((1, 1, 1)), 3, strides=2, ceil=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from jaxcnn.parallel.mesh import layout, make_mesh, split_all, spread
+from jaxcnn.parallel.mesh import layout, make_mesh, put, split_all
 from jaxcnn.train import checkpoint, stored
 from jaxcnn.train.checkpoint import Checkpoints, DamagedError, digest, flatten, reading, unflatten
 
@@ -37,7 +37,8 @@ def saved(folder, steps=(1, 2, 3), best=1):
 
 def arrays(folder, step):
     return sorted(
-        (p for p in (folder / str(step) / "state").rglob("*") if p.is_file() and p.stat().st_size > 2000), key=lambda p: p.stat().st_size
+        (p for p in (folder / str(step) / "state").rglob("*") if p.is_file() and p.stat().st_size > 2000),
+        key=lambda p: p.stat().st_size,
     )
 
 
@@ -162,7 +163,10 @@ def test_a_run_that_an_earlier_version_wrote(tmp_path):
 def test_another_format_is_refused(tmp_path, monkeypatch):
     saved(tmp_path)
     monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT - 1)
-    with reading(tmp_path) as checkpoints, pytest.raises(jc.InputError, match="has format 3, newer than this program's 2"):
+    with (
+        reading(tmp_path) as checkpoints,
+        pytest.raises(jc.InputError, match="has format 3, newer than this program's 2"),
+    ):
         checkpoints.newest()
 
 
@@ -207,7 +211,7 @@ def test_a_step_is_replaced_and_stays_until_it_is(tmp_path, monkeypatch):
 def test_parts_of_a_divided_array_are_checked_wherever_it_is_read(tmp_path):
     mesh = make_mesh(jax.devices(), 2)
     whole = state(5)
-    divided = spread(whole.params, layout(whole.params, split_all, mesh))
+    divided = put(whole.params, layout(whole.params, split_all, mesh))
     assert len({str(s.index) for s in divided["dense"]["kernel"].addressable_shards}) == 8
     x, flat = divided["dense"]["kernel"], flatten(whole.params)
     parts = {"dense.kernel": [str(x.dtype), list(x.shape), stored.digests(x)]}

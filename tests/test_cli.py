@@ -22,7 +22,19 @@ from jaxcnn.data import image as image_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CLASSES = ("bee", "cat", "dog")
-TINY = ("--max-steps", "3", "--batch-size", "16", "--devices", "1", "--model", "mlp", "--augment", "none", "--no-gradient-norm")
+TINY = (
+    "--max-steps",
+    "3",
+    "--batch-size",
+    "16",
+    "--devices",
+    "1",
+    "--model",
+    "mlp",
+    "--augment",
+    "none",
+    "--no-gradient-norm",
+)
 
 
 def picture(path, k, rng, size=(16, 16)):
@@ -76,7 +88,9 @@ def here(tmp_path_factory):
 def trained(here):
     """A run's folder and what training printed."""
     command = [sys.executable, "-m", "jaxcnn", "train", here.name, *TINY, "--workdir", "runs"]
-    done = subprocess.run(command, cwd=here.parent, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=here.parent, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     (folder,) = (here.parent / "runs").iterdir()
     return folder, done.stdout
@@ -104,7 +118,10 @@ def test_evaluate_on_its_own_and_on_other_rows(trained, tmp_path, capsys):
     assert own["count"] == 12 and own["own_test_data"] and own["accuracy"] == pytest.approx(summary["test"]["accuracy"])
     run("evaluate", trained[0], photos(tmp_path / "others", 4, CLASSES[::-1]), "--devices", 1)
     assert json.loads(capsys.readouterr().out)["count"] == 12
-    assert refused(capsys, "evaluate", tmp_path) == f"jaxcnn evaluate: {tmp_path}: not a run's folder (no config.json in it)"
+    assert (
+        refused(capsys, "evaluate", tmp_path)
+        == f"jaxcnn evaluate: {tmp_path}: not a run's folder (no config.json in it)"
+    )
 
 
 def test_predictions_name_their_files(trained, here, tmp_path, capsys):
@@ -121,7 +138,9 @@ def test_predictions_name_their_files(trained, here, tmp_path, capsys):
     assert len(rows) == 60 and rows[0]["file"] == str(here / "bee" / "bee-00.png")
     assert {r["class"] for r in rows} <= set(CLASSES) and set(CLASSES) < set(rows[0])
     (tmp_path / "bad.png").write_bytes(b"no image")
-    assert refused(capsys, "predict", trained[0], tmp_path / "bad.png").endswith("leave it out, or give --on-bad-example skip")
+    assert refused(capsys, "predict", trained[0], tmp_path / "bad.png").endswith(
+        "leave it out, or give --on-bad-example skip"
+    )
     run("predict", trained[0], tmp_path / "bad.png", files[0], "--on-bad-example", "skip")
     assert len(capsys.readouterr().out.splitlines()) == 1
 
@@ -136,7 +155,16 @@ def test_mistakes_in_reports_name_their_files(trained, here, capsys):
 
 
 def test_explain_draws_a_picture_per_file(trained, here, tmp_path, capsys):
-    run("explain", trained[0], here / "bee" / "bee-00.png", here / "cat" / "cat-00.png", "--target", "dog", "--output", tmp_path / "e")
+    run(
+        "explain",
+        trained[0],
+        here / "bee" / "bee-00.png",
+        here / "cat" / "cat-00.png",
+        "--target",
+        "dog",
+        "--output",
+        tmp_path / "e",
+    )
     assert sorted(p.name for p in (tmp_path / "e").iterdir()) == ["bee-00.png", "cat-00.png"]
     assert all(json.loads(line)["explained"] == "dog" for line in capsys.readouterr().out.splitlines())
 
@@ -147,7 +175,10 @@ def test_data_says_what_is_there(here, tmp_path, capsys):
     (here / "notes.txt").unlink()
     out, err = capsys.readouterr()
     said = " ".join(out.split())
-    assert "train validation test rows 43 5 12 bee 15 1 4 cat 14 2 4" in said and "files 16 to 16 pixels high, 16 to 16 wide" in said, said
+    assert (
+        "train validation test rows 43 5 12 bee 15 1 4 cat 14 2 4" in said
+        and "files 16 to 16 pixels high, 16 to 16 wide" in said
+    ), said
     assert "1 .txt" in err and (tmp_path / "examples.png").stat().st_size > 5000
 
 
@@ -195,7 +226,10 @@ def test_an_unknown_command(capsys):
         (("PHOTOS", "--resize", "stretch"), "--resize 'stretch': unknown; such as 'crop'"),
         (("PHOTOS", "--task", "regression"), "PHOTOS: --task regression does not fit: photos: 3 classes in folders"),
         (("PHOTOS", "--class-weights", "1,2"), "--class-weights 1,2: must be balanced, or 3 numbers w1,w2,..."),
-        (("PHOTOS", "--weights", "imagenet", "--model", "lenet5"), "--weights imagenet: none are known for --model lenet5"),
+        (
+            ("PHOTOS", "--weights", "imagenet", "--model", "lenet5"),
+            "--weights imagenet: none are known for --model lenet5",
+        ),
         (("--resume", "PHOTOS"), "--resume: no unfinished run under PHOTOS"),
         (("empty",), "empty: no class folders, no IDX files and no CSV file of images; needs"),
         (("one",), "one: only one class folder, a/; needs"),
@@ -240,7 +274,9 @@ def test_a_table_of_classes(flat):
 
 def test_a_table_of_parts(flat):
     parts = ["train"] * 20 + ["val"] * 4 + ["test"] * 6
-    splits = jc.data.table(listed(flat, "file,label,split", [f"{i:02}.png,{i % 2},{part}" for i, part in enumerate(parts)]))
+    splits = jc.data.table(
+        listed(flat, "file,label,split", [f"{i:02}.png,{i % 2},{part}" for i, part in enumerate(parts)])
+    )
     assert [p.size for p in splits] == [20, 4, 6] and splits.test.names == tuple(f"{i:02}.png" for i in range(24, 30))
 
 
@@ -264,10 +300,22 @@ def test_several_labels_and_numbers_train(flat, tmp_path, capsys):
     (folder,) = (tmp_path / "m").iterdir()
     run("predict", folder, flat / "00.png")
     assert set(json.loads(capsys.readouterr().out.splitlines()[-1])["probabilities"]) == {"red", "blue"}
-    run("evaluate", folder, listed(tmp_path / "o", "blue,red,file", [f"0,1,{flat / '01.png'}", f"1,1,{flat / '03.png'}"]), "--devices", 1)
+    run(
+        "evaluate",
+        folder,
+        listed(tmp_path / "o", "blue,red,file", [f"0,1,{flat / '01.png'}", f"1,1,{flat / '03.png'}"]),
+        "--devices",
+        1,
+    )
     assert json.loads(capsys.readouterr().out)["count"] == 2
 
-    run("train", listed(flat, "file,target", [f"{i:02}.png,{i / 10}" for i in range(30)]), *TINY, "--workdir", tmp_path / "r")
+    run(
+        "train",
+        listed(flat, "file,target", [f"{i:02}.png,{i / 10}" for i in range(30)]),
+        *TINY,
+        "--workdir",
+        tmp_path / "r",
+    )
     (folder,) = (tmp_path / "r").iterdir()
     out = capsys.readouterr().out
     assert "labels.csv with 30 images: regression" in out and "test mae" in out
@@ -281,16 +329,32 @@ def test_several_labels_and_numbers_train(flat, tmp_path, capsys):
     ("header", "rows", "line"),
     [
         ("file,label", ["00.png,a", "gone.png,b"], "line 3: .*gone.png: no such file; paths are relative"),
-        ("file,label", ["00.png,a", "01.png,3"], r"column 'label' mixes text \('a', line 2\) and numbers \(3, line 3\)"),
-        ("file,label", ["00.png,0.5", "01.png,0.7", "02.png,0.9"], "every row has a label of its own.*name the column 'target'"),
+        (
+            "file,label",
+            ["00.png,a", "01.png,3"],
+            r"column 'label' mixes text \('a', line 2\) and numbers \(3, line 3\)",
+        ),
+        (
+            "file,label",
+            ["00.png,0.5", "01.png,0.7", "02.png,0.9"],
+            "every row has a label of its own.*name the column 'target'",
+        ),
         ("file,label", ["00.png,a", "01.png,a"], "only the label 'a'; needs at least two classes"),
-        ("file,label,target", ["00.png,a,1", "01.png,b,2"], "both fit; say which with --task classification or --task regression"),
+        (
+            "file,label,target",
+            ["00.png,a,1", "01.png,b,2"],
+            "both fit; say which with --task classification or --task regression",
+        ),
         ("name,label", ["00.png,a"], "no column 'file' in its header"),
         ("file,colour", ["00.png,a"], "besides 'file' it has the columns colour; needs 'label'"),
         ("file,target", ["00.png,1", "01.png,much"], "line 3: target is 'much': must be a finite number"),
         ("file,label", ["00.png,a,b"], "line 2: 3 values for 2 columns"),
         ("file,label", [], "no rows below its header"),
-        ("file,label,split", ["00.png,a,dev", "01.png,b,train"], "line 2: split is 'dev': must be train, valid or test"),
+        (
+            "file,label,split",
+            ["00.png,a,dev", "01.png,b,train"],
+            "line 2: split is 'dev': must be train, valid or test",
+        ),
     ],
 )
 def test_tables_that_are_refused(flat, header, rows, line):
@@ -306,7 +370,12 @@ def test_two_layouts_that_fit_are_refused(tmp_path, capsys):
     rows = [f"train/bee/bee-{i:02}.png,{i}" for i in range(3)]
     listed(tmp_path / "d", "file,target", rows)
     line = refused(capsys, "data", tmp_path / "d")
-    assert "two layouts fit" in line and "--task classification" in line and "--task regression" in line and "--task NAME" in line
+    assert (
+        "two layouts fit" in line
+        and "--task classification" in line
+        and "--task regression" in line
+        and "--task NAME" in line
+    )
     assert layouts.look(str(tmp_path / "d"), "regression").kind == "csv"
     assert layouts.look(str(tmp_path / "d"), "classification").kind == "folder"
 
@@ -328,7 +397,11 @@ def test_an_archive_of_arrays(tmp_path):
     splits, source = layouts.read(found, Train())
     config, plan = recipe.plan(Train(class_weights="balanced"), found, splits, source, None, None)
     options = plan.build["task"]["options"]
-    assert config.model == "cnn" and options["size"] == [28, 28] and options["class_weights"] == pytest.approx([12 / 13, 1, 1], abs=0.1)
+    assert (
+        config.model == "cnn"
+        and options["size"] == [28, 28]
+        and options["class_weights"] == pytest.approx([12 / 13, 1, 1], abs=0.1)
+    )
     with pytest.raises(jc.InputError, match="--resize pad: only image files are resized on reading"):
         layouts.read(found, Train(resize="pad"))
 
@@ -397,7 +470,11 @@ def test_published_weights_are_known_for_networks_that_read_them():
     for name in both:
         sources = jc.models.MODELS[name](num_classes=1000).sources
         assert ("timm" if name in weights.HUB else "torchvision") in sources, name
-    lacking = [name for name, make in jc.models.MODELS.items() if getattr(make(num_classes=1000), "sources", ()) and name not in both]
+    lacking = [
+        name
+        for name, make in jc.models.MODELS.items()
+        if getattr(make(num_classes=1000), "sources", ()) and name not in both
+    ]
     assert lacking == ["seresnet18"]  # timm has it without weights
 
 
@@ -422,7 +499,10 @@ def test_resume_goes_on_and_refuses_another_result(here, tmp_path, monkeypatch, 
     assert f"continue with: jaxcnn train --resume {folder}" in capsys.readouterr().err
     jc.runs.folders.release(folder)
     line = refused(capsys, "train", "--resume", folder, "--learning-rate", "0.5")
-    assert line == "jaxcnn train: --resume: --learning-rate was 0.001 and is now 0.5; resume without it, or start a new run"
+    assert (
+        line
+        == "jaxcnn train: --resume: --learning-rate was 0.001 and is now 0.5; resume without it, or start a new run"
+    )
     run("train", "--resume", folder)
     assert calls == [3] and (folder / "summary.json").exists()
     assert "is finished" in refused(capsys, "train", "--resume", folder)
@@ -437,7 +517,9 @@ def test_flags_take_no_values_of_others():
 def test_installed_from_an_empty_folder(tmp_path):
     """`pip install .` into a new environment; then train, kill, resume, evaluate, predict, report."""
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
-    source = shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".git", "checkpoints", "*.egg-info"))
+    source = shutil.copytree(
+        ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".git", "checkpoints", "*.egg-info")
+    )
     pip = [tmp_path / "env" / "bin" / "pip", "install", "-q", "--disable-pip-version-check"]
     subprocess.run([*pip, "."], cwd=source, check=True)
     empty = tmp_path / "empty"
@@ -455,7 +537,9 @@ def test_installed_from_an_empty_folder(tmp_path):
 
     assert "jaxcnn train" in call("--help")
     flags = ("--model", "cnn", "--image-size", "32", "--epochs", "40", "--checkpoint-seconds", "1")
-    begun = subprocess.Popen(command("train", "PHOTOS", *flags), cwd=empty, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    begun = subprocess.Popen(
+        command("train", "PHOTOS", *flags), cwd=empty, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     until = time.monotonic() + 300
     while not list(empty.glob("runs/*/checkpoints/[0-9]*")):
         assert begun.poll() is None and time.monotonic() < until, begun.stdout.read()

@@ -41,7 +41,10 @@ def test_classes_that_are_not_defined():
     assert metrics.roc_auc(scores, labels) == metrics.roc_auc(scores, labels, "weighted") == 1
     assert np.isnan(metrics.roc_auc(scores[:1], labels[:1])) and np.isnan(metrics.roc_auc(scores[:, 0], np.ones(3)))
     assert metrics.pr_auc(scores[:, 0], np.ones(3)) == 1 and np.isnan(metrics.pr_auc(scores[:, 0], np.zeros(3)))
-    assert np.isnan(metrics.roc_curve(scores[:, 0], np.ones(3)).fpr).all() and metrics.roc_curve(scores[:, 0], np.ones(3)).tpr[-1] == 1
+    assert (
+        np.isnan(metrics.roc_curve(scores[:, 0], np.ones(3)).fpr).all()
+        and metrics.roc_curve(scores[:, 0], np.ones(3)).tpr[-1] == 1
+    )
 
 
 @pytest.mark.parametrize("area", AREAS)
@@ -142,19 +145,22 @@ def test_bins_of_confidence_hold_their_upper_edge():
     """With two bins, one half belongs to the lower: (0, .5]."""
     logits = jnp.array([[0.0, 0.0], [0.0, 0.1]])
     run = jax.jit(metrics.calibration(2))
-    found = run(logits, {"label": jnp.array([0, 1]), "real": jnp.ones(2)}).compute()["reliability"]
+    found = run(logits, {"label": jnp.array([0, 1]), "row_mask": jnp.ones(2)}).compute()["reliability"]
     np.testing.assert_array_equal(found.counts, [1, 1])
     np.testing.assert_allclose(found.confidence, [0.5, jax.nn.sigmoid(0.1)], rtol=1e-6)
-    empty = run(logits, {"label": jnp.array([0, 1]), "real": jnp.zeros(2)}).compute()
+    empty = run(logits, {"label": jnp.array([0, 1]), "row_mask": jnp.zeros(2)}).compute()
     assert np.isnan(empty["ece"]) and np.isnan(empty["reliability"].accuracy).all()
 
 
 def test_nan_logits_are_not_hidden():
     logits = np.array([[0, 1, 2], [np.nan, 0, 0], [3, 0, 1], [0, 3, 1]], np.float32)
-    batch = {"label": np.array([2, 0, 0, 1]), "real": np.ones(4, np.float32)}
-    for metric, names in ((metrics.binned_scores(3, 9), ("roc_auc", "pr_auc")), (metrics.calibration(), ("ece", "mce"))):
+    batch = {"label": np.array([2, 0, 0, 1]), "row_mask": np.ones(4, np.float32)}
+    for metric, names in (
+        (metrics.binned_scores(3, 9), ("roc_auc", "pr_auc")),
+        (metrics.calibration(), ("ece", "mce")),
+    ):
         run = jax.jit(metric)
-        bad, good = run(logits, batch).compute(), run(logits, batch | {"real": np.float32([1, 0, 1, 1])}).compute()
+        bad, good = run(logits, batch).compute(), run(logits, batch | {"row_mask": np.float32([1, 0, 1, 1])}).compute()
         assert all(np.isnan(bad[name]) and not np.isnan(good[name]) for name in names)
     assert np.isnan(jax.jit(metrics.brier)(logits, batch).compute())
 
@@ -162,10 +168,16 @@ def test_nan_logits_are_not_hidden():
 def test_unknown_labels_count_nowhere():
     """As if their rows were padding."""
     logits, label = sure(6)
-    unknown, known = np.where(np.arange(6) < 3, [255, -1, 3, 0, 0, 0], label).astype(np.int32), np.float32(np.arange(6) > 2)
+    unknown, known = (
+        np.where(np.arange(6) < 3, [255, -1, 3, 0, 0, 0], label).astype(np.int32),
+        np.float32(np.arange(6) > 2),
+    )
     for metric in (metrics.brier, metrics.calibration(), metrics.binned_scores(3, 9)):
         run = jax.jit(metric)
-        a, b = run(logits, {"label": unknown, "real": np.ones(6, np.float32)}), run(logits, {"label": label, "real": known})
+        a, b = (
+            run(logits, {"label": unknown, "row_mask": np.ones(6, np.float32)}),
+            run(logits, {"label": label, "row_mask": known}),
+        )
         jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y), a, b)
 
 
@@ -175,7 +187,10 @@ def test_unknown_labels_count_nowhere():
         (lambda: metrics.calibration(0), "bins=0: must be at least 1"),
         (lambda: metrics.binned_scores(3, 1), "bins=1: must be at least 2"),
         (lambda: metrics.binned_scores(0), "num_classes=0"),
-        (lambda: metrics.binned_scores(3)(jnp.zeros((1, 4)), {"label": jnp.zeros(1, int)}), "num_classes=3: the logits are for 4"),
+        (
+            lambda: metrics.binned_scores(3)(jnp.zeros((1, 4)), {"label": jnp.zeros(1, int)}),
+            "num_classes=3: the logits are for 4",
+        ),
     ],
 )
 def test_bad_arguments(call, message):

@@ -29,7 +29,10 @@ def refused(match, fn, *args, **options):
 def arrays(size=SIZE):
     """Images that are their row number all over."""
     row = np.arange(size)
-    return {"image": np.broadcast_to(row[:, None, None, None], (size, 2, 2, 1)).astype(np.uint8), "label": (row % 3).astype(np.int32)}
+    return {
+        "image": np.broadcast_to(row[:, None, None, None], (size, 2, 2, 1)).astype(np.uint8),
+        "label": (row % 3).astype(np.int32),
+    }
 
 
 def resident(size=SIZE, capacity=4):
@@ -37,12 +40,14 @@ def resident(size=SIZE, capacity=4):
 
 
 def placed(size=SIZE, capacity=4):
-    return resident(size, capacity).placed(jax.device_put)
+    return resident(size, capacity).put(jax.device_put)
 
 
 def indexed(size=SIZE, capacity=4):
     whole = arrays(size)
-    return Indexed(lambda index: {name: x[index] for name, x in whole.items()}, size, ("a", "b", "c"), capacity=capacity)
+    return Indexed(
+        lambda index: {name: x[index] for name, x in whole.items()}, size, ("a", "b", "c"), capacity=capacity
+    )
 
 
 def rows(chunk):
@@ -51,7 +56,7 @@ def rows(chunk):
     assert all((b["image"] == b["image"][:, :1, :1, :1]).all() and b["label"].dtype == np.int32 for b in batches)
     number = np.stack([b["image"][:, 0, 0, 0] for b in batches])
     assert (np.stack([b["label"] for b in batches]) == number % 3).all()
-    return number, np.stack([b.get("real", np.ones(len(b["label"]), np.float32)) for b in batches])
+    return number, np.stack([b.get("row_mask", np.ones(len(b["label"]), np.float32)) for b in batches])
 
 
 def trained(data, batch_size, start, count, capacity=None):
@@ -82,11 +87,11 @@ def check_once(data):
         for multiple in (1, 3, 8):
             chunks = list(data.once(batch_size, multiple))
             read = [rows(chunk) for chunk in chunks]
-            number, real = (np.concatenate([part[i] for part in read]) for i in (0, 1))
+            number, row_mask = (np.concatenate([part[i] for part in read]) for i in (0, 1))
             width = math.ceil(min(batch_size, data.size) / multiple) * multiple
-            assert number.shape == real.shape == (math.ceil(data.size / batch_size), width)
-            assert (number[real > 0] == order).all() and set(np.unique(real)) <= {0.0, 1.0}
-            assert real.dtype == np.float32 and all(c.count.dtype == np.int32 for c in chunks)
+            assert number.shape == row_mask.shape == (math.ceil(data.size / batch_size), width)
+            assert (number[row_mask > 0] == order).all() and set(np.unique(row_mask)) <= {0.0, 1.0}
+            assert row_mask.dtype == np.float32 and all(c.count.dtype == np.int32 for c in chunks)
             assert len({len(_leaf(c)) for c in chunks}) == 1 and len(_leaf(chunks[0])) <= data.capacity
 
 
@@ -143,15 +148,17 @@ def test_example_is_the_first_row(make):
 def test_only_resident_rows_are_placed():
     placed = []
     put = lambda tree: placed.append(tree) or {name: x + 1 for name, x in tree.items()}
-    assert resident().placed(put).arrays["label"][0] == 1 and len(placed) == 1
-    indexed().placed(put)
+    assert resident().put(put).arrays["label"][0] == 1 and len(placed) == 1
+    indexed().put(put)
     assert len(placed) == 1
 
 
 def test_streaming_reads_only_what_is_asked():
     asked, whole = [], arrays(200)
-    data = Indexed(lambda index: asked.append(len(index)) or {name: x[index] for name, x in whole.items()}, 200, capacity=3)
-    data.take(np.arange(100)), data.placed(lambda tree: tree)
+    data = Indexed(
+        lambda index: asked.append(len(index)) or {name: x[index] for name, x in whole.items()}, 200, capacity=3
+    )
+    data.take(np.arange(100)), data.put(lambda tree: tree)
     assert asked == []
     data.chunk(5, 17, 2, 3)
     assert asked == [10]
@@ -163,7 +170,9 @@ def test_streaming_reads_only_what_is_asked():
 
 def test_few_rows_and_more_share_a_shape():
     """So validation and test run one compiled program."""
-    shapes = {_leaf(next(make(size, capacity=8).once(5))).shape for make in (resident, indexed) for size in (26, 33, 38, 100)}
+    shapes = {
+        _leaf(next(make(size, capacity=8).once(5))).shape for make in (resident, indexed) for size in (26, 33, 38, 100)
+    }
     assert len(shapes) == 1
 
 
@@ -181,7 +190,9 @@ def test_kept_arrays(tmp_path):
     cache.store(tmp_path / "new", key, whole)
     (file,) = (tmp_path / "new").iterdir()
     found = cache.load(tmp_path / "new", key)
-    assert all((found[name] == x).all() and found[name].dtype == x.dtype for name, x in whole.items()) and set(found) == set(whole)
+    assert all((found[name] == x).all() and found[name].dtype == x.dtype for name, x in whole.items()) and set(
+        found
+    ) == set(whole)
     assert cache.load(tmp_path / "new", ["a set", 2]) is None
     raw = file.read_bytes()
     for damaged in (raw[: len(raw) // 2], raw[:200] + bytes([raw[200] ^ 1]) + raw[201:], b""):
@@ -234,7 +245,10 @@ def test_two_cuts_leave_each_class_a_training_row(sizes):
 
 def test_splits_of_ordinary_sets_stay_what_they_were():
     label = np.random.default_rng(3).permutation(np.repeat(np.arange(3), (7, 9, 4)))
-    assert [stratified(label, 0.3, seed)[1].tolist() for seed in (0, 1)] == [[1, 5, 6, 9, 13, 19], [0, 3, 4, 14, 15, 16]]
+    assert [stratified(label, 0.3, seed)[1].tolist() for seed in (0, 1)] == [
+        [1, 5, 6, 9, 13, 19],
+        [0, 3, 4, 14, 15, 16],
+    ]
 
 
 def test_a_cut_without_rows_is_refused():
@@ -286,10 +300,18 @@ def test_bad_fraction(fraction, rows, match):
         (np.full((3, 4, 4), -0.5), [0, 1, 1], "float images from -0.5"),
         (np.full((3, 4, 4), np.nan), [0, 1, 1], "float images from nan"),
         (np.zeros((3, 4, 4), np.uint8), [0.0, 1.0, 1.0], "labels of dtype float64"),
-        (np.zeros((3, 4, 4), np.uint8), [0, 1], r"labels of dtype int64 and shape \(2,\); must be integers of shape \(3,\)"),
+        (
+            np.zeros((3, 4, 4), np.uint8),
+            [0, 1],
+            r"labels of dtype int64 and shape \(2,\); must be integers of shape \(3,\)",
+        ),
         (np.zeros((3, 4, 4), np.uint8), [0, 1, 2], "label 2 is out of range; with 2 classes labels are 0 to 1"),
         (np.zeros((3, 4, 4), np.uint8), [0, -1, 1], "label -1 is out of range"),
-        (np.zeros((3, 3, 8, 8), np.uint8), [0, 1, 1], r"images of shape \(3, 3, 8, 8\): channels must come last.*transpose\(0, 2, 3, 1\)"),
+        (
+            np.zeros((3, 3, 8, 8), np.uint8),
+            [0, 1, 1],
+            r"images of shape \(3, 3, 8, 8\): channels must come last.*transpose\(0, 2, 3, 1\)",
+        ),
         (np.zeros((3, 1, 28, 28), np.uint8), [0, 1, 1], r"images of shape \(3, 1, 28, 28\): channels must come last"),
     ],
 )
@@ -317,9 +339,11 @@ def test_reason_is_one_short_line():
 
 def test_rows_are_used_in_place_on_a_cpu(rng):
     """A copy would take as much memory again as the data set."""
-    rows = Resident({"image": rng.integers(0, 256, (5000, 5, 5, 1), np.uint8), "label": np.arange(5000, dtype=np.int32)})
+    rows = Resident(
+        {"image": rng.integers(0, 256, (5000, 5, 5, 1), np.uint8), "label": np.arange(5000, dtype=np.int32)}
+    )
     some = rows.take(rng.permutation(5000)[:4000])
-    placed = some.placed(jax.device_put)
+    placed = some.put(jax.device_put)
     for name, x in some.arrays.items():
         assert placed.arrays[name].unsafe_buffer_pointer() == x.ctypes.data
         np.testing.assert_array_equal(x, rows.arrays[name][some.arrays["label"]])
@@ -331,7 +355,7 @@ def test_shares_are_the_columns_of_the_whole(batch_size):
     read = lambda chunk: {name: np.asarray(x) for name, x in chunk.batches.items()}
     for make in (lambda *s: data.chunk(batch_size, 3, 2, 4, 4, *s), lambda *s: next(data.once(batch_size, 4, *s))):
         whole, parts = read(make()), [read(make((i, 2))) for i in range(2)]
-        assert (parts[0].keys() == whole.keys()) and ("real" in whole or batch_size % 4 == 0)
+        assert (parts[0].keys() == whole.keys()) and ("row_mask" in whole or batch_size % 4 == 0)
         for name, x in whole.items():
             np.testing.assert_array_equal(np.concatenate([p[name] for p in parts], 1), x)
 
@@ -348,7 +372,10 @@ def test_shares_are_the_columns_of_the_whole(batch_size):
         ({}, "arrays={}: a data set needs at least one array"),
         ({"image": np.zeros((2, 2)), "label": np.int32(3)}, "'label' is one value: every array must be"),
         ({"image": np.zeros((2, 2)), "label": 3}, "'label' is one value"),
-        ({"image": np.zeros((2, 2)), "name": np.array(["a", "b"])}, "'name' has dtype <U1: must be an array of numbers"),
+        (
+            {"image": np.zeros((2, 2)), "name": np.array(["a", "b"])},
+            "'name' has dtype <U1: must be an array of numbers",
+        ),
         ({"image": np.array([np.zeros(2), np.zeros(3)], object), "label": np.arange(2)}, "'image' has dtype object"),
     ],
 )
@@ -367,8 +394,8 @@ def test_rows_are_checked_as_they_are_read():
     data = checked(indexed(), lambda rows: seen.append({name: x.shape for name, x in rows.items()}))
     check_once(data)
     del seen[:]
-    data.chunk(4, 0, 3, 8), data.placed(jax.device_put).chunk(4, 0, 1, 8, 8)
-    assert seen[0] == {"image": (12, 2, 2, 1), "label": (12,)} and seen[1]["real"] == (8,)
+    data.chunk(4, 0, 3, 8), data.put(jax.device_put).chunk(4, 0, 1, 8, 8)
+    assert seen[0] == {"image": (12, 2, 2, 1), "label": (12,)} and seen[1]["row_mask"] == (8,)
     assert (data.size, data.classes, data.capacity, data.take(np.array([1])).size) == (SIZE, ("a", "b", "c"), 4, 1)
     held = resident()
     assert checked(held, lambda rows: seen.append(len(rows))) is held and seen[-1] == 2
@@ -388,7 +415,13 @@ def test_rows_are_checked_as_they_are_read():
 )
 def test_labels_with_more_gaps_than_classes(label, match, tmp_path):
     path = tmp_path / "a.npz"
-    np.savez(path, x_train=np.zeros((200, 4, 4), np.uint8), y_train=label, x_test=np.zeros((4, 4, 4), np.uint8), y_test=label[:4])
+    np.savez(
+        path,
+        x_train=np.zeros((200, 4, 4), np.uint8),
+        y_train=label,
+        x_test=np.zeros((4, 4, 4), np.uint8),
+        y_test=label[:4],
+    )
     refused(match, npz, path)
 
 
@@ -398,7 +431,9 @@ def test_a_class_without_rows_is_said(tmp_path, caplog):
         (np.arange(40) % 10 + 1, ["no row of class 0; labels up to 10 make 11 classes, numbered from 0"]),
         (np.arange(40) % 3, []),
     ):
-        np.savez(path, x_train=image[:40], y_train=label, x_test=image[40:], y_test=label[:1])  # a test part need not have every class
+        np.savez(
+            path, x_train=image[:40], y_train=label, x_test=image[40:], y_test=label[:1]
+        )  # a test part need not have every class
         caplog.clear()
         npz(path)
         assert [m.split(": ", 1)[1] for m in caplog.messages] == line

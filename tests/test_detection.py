@@ -22,7 +22,9 @@ def test_200_cases_equal_pycocotools():
     expected = json.loads(fixture.FILE.read_text())
     assert len(expected) == fixture.CASES == 200
     for seed, row in enumerate(expected):
-        np.testing.assert_allclose(twelve(*fixture.make_case(seed)), np.array(row, float), rtol=0, atol=1e-9, err_msg=str(seed))
+        np.testing.assert_allclose(
+            twelve(*fixture.make_case(seed)), np.array(row, float), rtol=0, atol=1e-9, err_msg=str(seed)
+        )
 
 
 def test_pycocotools_itself_says_so():
@@ -58,7 +60,10 @@ def test_of_equal_overlaps_the_last_is_taken(second, expected):
     found = [{"boxes": [[2, 0, 12, 10], second], "scores": [0.9, 0.8], "labels": [1, 1]}]
     assert coco_scores(found, truths)["ap50"] == pytest.approx(expected)
     if fixture_can_compare():
-        arrays = [{key: np.asarray(x, float if key != "labels" else int) for key, x in image.items()} for image in (found[0], truths[0])]
+        arrays = [
+            {key: np.asarray(x, float if key != "labels" else int) for key, x in image.items()}
+            for image in (found[0], truths[0])
+        ]
         assert fixture.by_pycocotools(arrays[:1], arrays[1:])[1] == pytest.approx(expected)
 
 
@@ -80,7 +85,11 @@ def test_overlap():
         ({"boxes": [[0, 0, 1, 1]], "scores": [1, 2], "labels": [1]}, EMPTY, r"'scores' of shape \(2,\) beside 1 boxes"),
         ({"boxes": [[0, 0, 1, 1]], "scores": [np.nan], "labels": [1]}, EMPTY, "1 numbers in 'scores' are not finite"),
         ({"boxes": [[0, 0, 1, 1]], "scores": [1], "labels": [1.5]}, EMPTY, "'labels' are float64"),
-        (EMPTY, {"boxes": [[5, 0, 1, 1]], "labels": [1]}, r"truths\[0\]: the box \[5.0, 0.0, 1.0, 1.0\] ends before it begins"),
+        (
+            EMPTY,
+            {"boxes": [[5, 0, 1, 1]], "labels": [1]},
+            r"truths\[0\]: the box \[5.0, 0.0, 1.0, 1.0\] ends before it begins",
+        ),
     ],
 )
 def test_bad_boxes(prediction, truth, message):

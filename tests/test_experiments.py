@@ -27,13 +27,27 @@ ENV = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
     "https_proxy": "http://127.0.0.1:9",
     "http_proxy": "http://127.0.0.1:9",
 }
-QUICK = ["--dataset", "digits", "--model", "mlp", "--no-augment", "--ema", "0", "--limit-examples", "300", "--batch-size", "32"]
+QUICK = [
+    "--dataset",
+    "digits",
+    "--model",
+    "mlp",
+    "--no-augment",
+    "--ema",
+    "0",
+    "--limit-examples",
+    "300",
+    "--batch-size",
+    "32",
+]
 
 
 def start(*arguments, name="mnist", devices=1, env=None):
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     command = [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, env=ENV | flags | (env or {}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=ENV | flags | (env or {}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def run(*arguments, code=0, **options):
@@ -59,24 +73,39 @@ def finished(tmp_path_factory):
 def test_what_a_run_leaves(finished):
     path, out = finished
     names = {p.name for p in path.iterdir()}
-    assert {"config.json", "metrics.jsonl", "summary.json", "curves.png", "confusion_matrix.png", "checkpoints"} <= names
+    assert {
+        "config.json",
+        "metrics.jsonl",
+        "summary.json",
+        "curves.png",
+        "confusion_matrix.png",
+        "checkpoints",
+    } <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["step"], line["split"]) for line in lines[:-1]] == [(s, p) for s in (10, 19, 29) for p in ("train", "validation")]
+    assert [(line["step"], line["split"]) for line in lines[:-1]] == [
+        (s, p) for s in (10, 19, 29) for p in ("train", "validation")
+    ]
     assert lines[-1]["split"] == "test"
     assert all(
-        {"step", "epoch", "split", "count", "loss", "accuracy", "f1_macro", "learning_rate", "seconds"} <= set(line) for line in lines
+        {"step", "epoch", "split", "count", "loss", "accuracy", "f1_macro", "learning_rate", "seconds"} <= set(line)
+        for line in lines
     )
     summary = json.loads((path / "summary.json").read_text())
     assert summary["test"]["count"] == 300 and 0 <= summary["test"]["accuracy"] <= 1
     assert summary["parameters"] == 784 * 256 + 256 + 256 * 128 + 128 + 128 * 10 + 10
-    assert summary["train_seconds"] == pytest.approx(sum(line["seconds"] for line in lines if line["split"] == "train"), abs=1e-3)
+    assert summary["train_seconds"] == pytest.approx(
+        sum(line["seconds"] for line in lines if line["split"] == "train"), abs=1e-3
+    )
     assert summary["steps"] == 29 and len(summary["params_sha256"]) == 64 and summary["devices"] == 1
     best = min((line for line in lines if line["split"] == "validation"), key=lambda line: line["loss"])
     assert summary["validation"]["loss"] == best["loss"] and summary["best_step"] == best["step"]
     low, high = summary["test"]["accuracy_interval"]
     interval = f"(95 % interval {low:.4f} to {high:.4f})"
-    assert out.strip().splitlines()[-1] == f"test accuracy {summary['test']['accuracy']:.4f} {interval} on 300 images, {path}"
+    assert (
+        out.strip().splitlines()[-1]
+        == f"test accuracy {summary['test']['accuracy']:.4f} {interval} on 300 images, {path}"
+    )
     assert summary["checkpoint"] == str(path)
 
 
@@ -144,7 +173,10 @@ def straight(tmp_path_factory):
     return folder(workdir)
 
 
-SLOW = [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow)]
+SLOW = [
+    pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), *SLOW])
@@ -157,7 +189,9 @@ def test_a_stopped_run_resumes_to_the_same_parameters(straight, tmp_path, number
     run("--resume", "--workdir", tmp_path / "cut")
     digests = {json.loads((p / "summary.json").read_text())["params_sha256"] for p in (straight, path)}
     assert len(digests) == 1
-    logged = [[json.loads(line)["step"] for line in (p / "metrics.jsonl").read_text().splitlines()] for p in (straight, path)]
+    logged = [
+        [json.loads(line)["step"] for line in (p / "metrics.jsonl").read_text().splitlines()] for p in (straight, path)
+    ]
     assert logged[0] == logged[1]
 
 
@@ -168,12 +202,16 @@ def pictures(root, classes=("cat", "dog"), n=12):
     for k, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for i in range(n):
-            Image.fromarray(rng.integers(100 * k, 100 * k + 120, (30, 30, 3)).astype(np.uint8)).save(root / name / f"{i}.png")
+            Image.fromarray(rng.integers(100 * k, 100 * k + 120, (30, 30, 3)).astype(np.uint8)).save(
+                root / name / f"{i}.png"
+            )
     return root
 
 
 def test_binary(tmp_path):
-    out, _ = run(pictures(tmp_path / "data"), "--smoke", "--image-size", 32, "--workdir", tmp_path / "runs", name="binary")
+    out, _ = run(
+        pictures(tmp_path / "data"), "--smoke", "--image-size", 32, "--workdir", tmp_path / "runs", name="binary"
+    )
     assert "95 % interval" in out.strip().splitlines()[-1]
     path = folder(tmp_path / "runs")
     out, _ = run("--evaluate", "--checkpoint", path, name="binary")
@@ -216,9 +254,17 @@ def test_cifar10(tmp_path, capsys, monkeypatch):
     alone = jax.jit(runs.build(loaded.config["build"] | {"views": None})[1].predict)
     each = [alone(loaded.variables, {"image": view}) for view in by_hand(test["image"])]
     assert min(np.abs(each[0] - other).max() for other in each[1:]) > 1e-3  # the views differ
-    np.testing.assert_allclose(jax.jit(loaded.task.predict)(loaded.variables, test), np.mean(each, 0), rtol=1e-4, atol=1e-5)
-    assert loaded.task.metrics["loss"](np.mean(each, 0), test).compute() == pytest.approx(summary["test"]["loss"], rel=1e-4)
-    assert go("--evaluate", "--checkpoint", path)[0] == go("--checkpoint", path, "--predict", data / "test" / "cat" / "0.png")[0] == 0
+    np.testing.assert_allclose(
+        jax.jit(loaded.task.predict)(loaded.variables, test), np.mean(each, 0), rtol=1e-4, atol=1e-5
+    )
+    assert loaded.task.metrics["loss"](np.mean(each, 0), test).compute() == pytest.approx(
+        summary["test"]["loss"], rel=1e-4
+    )
+    assert (
+        go("--evaluate", "--checkpoint", path)[0]
+        == go("--checkpoint", path, "--predict", data / "test" / "cat" / "0.png")[0]
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -249,7 +295,10 @@ def test_recipes_of_cifar10():
 
 
 def test_biases_of_norms_learn_faster():
-    params = {"conv": {"kernel": np.ones((3, 3, 4, 4)), "bias": np.ones(4)}, "norm1": {"bias": np.ones(4), "scale": np.ones(4)}}
+    params = {
+        "conv": {"kernel": np.ones((3, 3, 4, 4)), "bias": np.ones(4)},
+        "norm1": {"bias": np.ones(4), "scale": np.ones(4)},
+    }
     tx = cifar10.optimizer(cifar10.Config(bias_rate=64.0), 100)
     updates = jax.jit(lambda p: tx.update(p, tx.init(p), p)[0])(params)
     assert updates["norm1"]["bias"][0] == pytest.approx(64 * updates["conv"]["bias"][0])
@@ -339,7 +388,11 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, capsys, monkeypatch):
     wild = ["--optimizer", "sgd", "--schedule", "constant", "--learning-rate", "1e20", "--epochs", "3"]
     code, lines = inside(capsys, monkeypatch, *QUICK, *wild, "--devices", 1, "--workdir", tmp_path)
     assert code == 1
-    assert "stopped: the loss is nan at" in lines[-1] and "learning rate 1e+20" in lines[-1] and str(folder(tmp_path)) in lines[-1]
+    assert (
+        "stopped: the loss is nan at" in lines[-1]
+        and "learning rate 1e+20" in lines[-1]
+        and str(folder(tmp_path)) in lines[-1]
+    )
 
 
 def test_limits_are_adapted_and_said(tmp_path, capsys, monkeypatch):
@@ -400,6 +453,8 @@ def test_the_averaged_weights_are_what_is_tested_and_loaded(tmp_path, capsys, mo
 
 def test_the_test_set_is_read_once(tmp_path, capsys, monkeypatch):
     sizes, real = [], jc.timed_evaluate
-    monkeypatch.setattr("jaxcnn.runs.train.timed_evaluate", lambda run, v, data, **o: sizes.append(data.size) or real(run, v, data, **o))
+    monkeypatch.setattr(
+        "jaxcnn.runs.train.timed_evaluate", lambda run, v, data, **o: sizes.append(data.size) or real(run, v, data, **o)
+    )
     code, _ = inside(capsys, monkeypatch, *QUICK, "--epochs", 2, "--workdir", tmp_path)
     assert code == 0 and sizes == [144, 144, 144, 300]  # before the first step only the names are asked for

@@ -19,7 +19,7 @@ class Linear(Network):
     """A matrix."""
 
     @nn.compact
-    def features(self, x, *, train=False, real=None):
+    def features(self, x, *, train=False, row_mask=None):
         return {"flat": x.reshape(len(x), -1)}
 
     @nn.compact
@@ -33,7 +33,7 @@ class Hidden(Network):
     def setup(self):
         self.hidden, self.logits = Dense(5), Dense(3)
 
-    def features(self, x, *, train=False, real=None):
+    def features(self, x, *, train=False, row_mask=None):
         return {"hidden": nn.relu(self.hidden(x.reshape(len(x), -1)))}
 
     def head(self, features, *, train=False):
@@ -51,8 +51,8 @@ class Tiny(Network):
         self.stem = ConvNorm(4, pool=self.pool, activation=self.activation)
         self.logits = Dense(3)
 
-    def features(self, x, *, train=False, real=None):
-        return {"stem": self.stem(x, train=train, real=real)}
+    def features(self, x, *, train=False, row_mask=None):
+        return {"stem": self.stem(x, train=train, row_mask=row_mask)}
 
     def head(self, features, *, train=False):
         x = features["stem"]
@@ -70,7 +70,9 @@ def drawn(model, shape, seed=0):
         if name == "kernel":
             return rng.normal(0, np.sqrt(2 / np.prod(s.shape[:-1])), s.shape).astype(np.float32)
         if name in ("scale", "var"):
-            return (rng.uniform(0.5, 1.5, s.shape) * (rng.choice([-1, 1], s.shape) if name == "scale" else 1)).astype(np.float32)
+            return (rng.uniform(0.5, 1.5, s.shape) * (rng.choice([-1, 1], s.shape) if name == "scale" else 1)).astype(
+                np.float32
+            )
         return rng.normal(0, 0.1, s.shape).astype(np.float32)
 
     return jax.tree.map(jnp.asarray, jax.tree_util.tree_map_with_path(draw, shapes)), jnp.asarray(image)
@@ -146,7 +148,9 @@ def test_smooth_grad_is_the_mean_over_noise(tiny):
 
 def test_integrated_gradients_add_up(tiny):
     model, variables, image = tiny
-    integrate = lambda steps, chunk=1: jax.jit(lambda x: explain.integrated_gradients(model, variables, x, 1, steps=steps, chunk=chunk))
+    integrate = lambda steps, chunk=1: jax.jit(
+        lambda x: explain.integrated_gradients(model, variables, x, 1, steps=steps, chunk=chunk)
+    )
     coarse, fine, chunked = integrate(2)(image), integrate(128)(image), integrate(128, 32)(image)
     whole, nothing = (model.apply(variables, x, train=False)[:, 1] for x in (image, 0 * image))
     np.testing.assert_allclose(fine.difference, whole - nothing, rtol=1e-5, atol=1e-6)
@@ -162,7 +166,9 @@ def test_guided_backprop_by_hand(hidden):
     before = flat @ p["hidden"]["kernel"] + p["hidden"]["bias"]
     back = p["logits"]["kernel"][:, 1][None] * (before > 0)
     expected = (np.maximum(back, 0) @ p["hidden"]["kernel"].T).reshape(image.shape)
-    found, plain = jax.jit(lambda x: [f(model, variables, x, 1) for f in (explain.guided_backprop, explain.input_gradient)])(image)
+    found, plain = jax.jit(
+        lambda x: [f(model, variables, x, 1) for f in (explain.guided_backprop, explain.input_gradient)]
+    )(image)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert np.abs(found - plain).max() > 0.01  # a negative one was on the way
 
@@ -172,7 +178,9 @@ def test_grad_cam_by_hand(tiny):
     activation = np.asarray(model.apply(variables, image, train=False, method="features")["stem"])
     weights = np.asarray(variables["params"]["logits"]["kernel"])[:, 2] / (6 * 7)  # the head takes the mean
     expected = np.maximum((activation * weights).sum(-1), 0)
-    found = jax.jit(lambda x: [f(model, variables, x, 2) for f in (explain.grad_cam, explain.grad_cam_plus_plus)])(image)
+    found = jax.jit(lambda x: [f(model, variables, x, 2) for f in (explain.grad_cam, explain.grad_cam_plus_plus)])(
+        image
+    )
     np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-7)
     share = weights**2 / (2 * weights**2 + activation.sum((1, 2)) * weights**3)
     times = (share * np.maximum(weights, 0)) * 42
@@ -189,7 +197,9 @@ def test_grad_cam_of_an_inner_layer():
     def run(image):
         bound = model.bind(variables)
         features = bound.features(image)
-        rest = lambda x: bound.head({"stage2": functools.reduce(lambda x, s: s[0](x, train=False), bound.stages, x)})[:, 1].sum()
+        rest = lambda x: bound.head({"stage2": functools.reduce(lambda x, s: s[0](x, train=False), bound.stages, x)})[
+            :, 1
+        ].sum()
         found = [explain.grad_cam(model, variables, image, 1, layer=name) for name in ("stem", None)]
         return features["stem"], features["stage2"], jax.grad(rest)(features["stem"]), found
 
@@ -233,7 +243,11 @@ def one_and_two(sign):
     z = np.asarray(One().apply(variables, image, train=False))[:, 0]
     dense["bias"] -= (z.min() + z.max()) / 2
     two = {name: sign * jnp.concatenate([0 * x, x], -1) for name, x in dense.items()}
-    return variables, {**variables, "params": {**variables["params"], "logits": two}}, image[np.array([z.argmin(), z.argmax()])]
+    return (
+        variables,
+        {**variables, "params": {**variables["params"], "logits": two}},
+        image[np.array([z.argmin(), z.argmax()])],
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -271,13 +285,19 @@ def test_layers_that_do_not_exist(tiny, hidden):
     model, variables, image = tiny
     with pytest.raises(InputError, match="^layer='stage9': Tiny has no such layer; it has stem$"):
         explain.grad_cam(model, variables, image, layer="stage9")
-    with pytest.raises(InputError, match=r"^Hidden has no spatial features \(hidden have no height and width\): use a gradient method$"):
+    with pytest.raises(
+        InputError, match=r"^Hidden has no spatial features \(hidden have no height and width\): use a gradient method$"
+    ):
         explain.grad_cam(*hidden)
     model = MODELS["vit_tiny_patch16_224"](3, patch=4, width=8, heads=1, depth=4)
     variables, image = drawn(model, (1, 8, 8, 3))
-    with pytest.raises(InputError, match="^layer='stage4': has no places, or does not lead to the logits; take one of stem$"):
+    with pytest.raises(
+        InputError, match="^layer='stage4': has no places, or does not lead to the logits; take one of stem$"
+    ):
         explain.grad_cam(model, variables, image, layer="stage4")
-    with pytest.raises(InputError, match="^lrp: ViT computes '[a-z]+' of what depends on the image, which has no rule; use"):
+    with pytest.raises(
+        InputError, match="^lrp: ViT computes '[a-z]+' of what depends on the image, which has no rule; use"
+    ):
         explain.lrp(model, variables, image)
     with pytest.raises(InputError, match="^Dense has no features"):
         explain.grad_cam(Dense(3), {"params": {}}, image)
@@ -286,7 +306,9 @@ def test_layers_that_do_not_exist(tiny, hidden):
     with pytest.raises(InputError, match="^target of shape"):
         explain.input_gradient(*hidden, jnp.array([0, 1, 2]))
     for target in (np.int64(-1), np.array([0, 3]), jnp.array([3, 0])):
-        with pytest.raises(InputError, match=f"^target={'-1' if target.ndim == 0 else '3'}: must be from 0 to 2, the number of a class"):
+        with pytest.raises(
+            InputError, match=f"^target={'-1' if target.ndim == 0 else '3'}: must be from 0 to 2, the number of a class"
+        ):
             explain.input_gradient(*hidden, target)
     late = jax.jit(lambda k: explain.input_gradient(*hidden, k))(jnp.array([3, 0]))  # not known while tracing
     assert np.isnan(late[0]).all() and not np.isnan(late[1]).any()
@@ -297,7 +319,9 @@ def test_layers_that_do_not_exist(tiny, hidden):
 @pytest.mark.parametrize("window, strides", [(3, 2), ((2, 7), None)])
 def test_occlusion_by_loops(tiny, window, strides):
     model, variables, image = tiny
-    found = jax.jit(lambda x: explain.occlusion(model, variables, x, 1, window=window, strides=strides, fill=0.5))(image)
+    found = jax.jit(lambda x: explain.occlusion(model, variables, x, 1, window=window, strides=strides, fill=0.5))(
+        image
+    )
     h, w = (window, window) if isinstance(window, int) else window
     rows, columns = ([0, 2, 3], [0, 2, 4]) if window == 3 else ([0, 1, 2, 3, 4], [0])
     apply = jax.jit(lambda x: model.apply(variables, x, train=False)[:, 1])
@@ -376,7 +400,11 @@ def test_lrp_equals_the_sums_of_the_papers(kind, rule):
     p = jax.tree.map(np.asarray, variables["params"]["logits"])
     slope = jax.jit(jax.jacrev(first))
     for i, x in enumerate(image):
-        w, z, a = np.asarray(slope(x), np.float64).reshape(-1, x.size), np.asarray(first(x)), np.asarray(x, np.float64).ravel()
+        w, z, a = (
+            np.asarray(slope(x), np.float64).reshape(-1, x.size),
+            np.asarray(first(x)),
+            np.asarray(x, np.float64).ravel(),
+        )
         upper = np.maximum(z, 0)
         relevance = np.where(np.arange(3) == 1, upper @ p["kernel"] + p["bias"], 0)
         gamma = {"gamma": options.get("gamma", 0)}
@@ -397,7 +425,9 @@ def test_epsilon_is_in_units_of_the_layer(hidden):
         a = np.maximum(z, 0)
         out = a @ p["logits"]["kernel"] + p["logits"]["bias"]
         size = lambda v: 0.2 * np.sqrt((v**2).mean())
-        relevance = layer_rule(p["logits"]["kernel"].T, p["logits"]["bias"], a, np.where(np.arange(3) == 1, out, 0), epsilon=size(out))
+        relevance = layer_rule(
+            p["logits"]["kernel"].T, p["logits"]["bias"], a, np.where(np.arange(3) == 1, out, 0), epsilon=size(out)
+        )
         expected = layer_rule(p["hidden"]["kernel"].T, p["hidden"]["bias"], x, relevance, epsilon=size(z))
         np.testing.assert_allclose(np.asarray(found.relevance[i]).ravel(), expected, rtol=1e-3, atol=1e-5)
     assert np.abs(found.absorbed / found.logit).min() > 0.01 and np.abs(found.residual).max() < 1e-5
@@ -409,19 +439,27 @@ FAMILIES = {
     "densenet": (functools.partial(DenseNet, blocks=(2, 1), growth=4, width=8), 32),
     "inverted": (functools.partial(Inverted, table=TABLE, ends=(8, 16), activation=nn.relu6, gate=nn.hard_sigmoid), 17),
     "lenet5": (MODELS["lenet5"], 14),
-    "residual": (functools.partial(ResNet, blocks=(1, 1), small_images=True, width=4, attention=jc.models.resnet.squeeze), 9),
+    "residual": (
+        functools.partial(ResNet, blocks=(1, 1), cifar_stem=True, width=4, attention=jc.models.resnet.squeeze),
+        9,
+    ),
     "speednet": (functools.partial(MODELS["speednet"], widths=(4, 4)), 8),
 }
 
 
-@pytest.mark.parametrize("family", [pytest.param(f, marks=() if f == "residual" else pytest.mark.slow) for f in FAMILIES])
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=() if f == "residual" else pytest.mark.slow) for f in FAMILIES]
+)
 def test_relevance_adds_up_in_every_family(family):
     make, size = FAMILIES[family]
     model = make(num_classes=3)
     variables, image = drawn(model, (2, size, size, 3))
 
     def run(image):
-        found = {name: explain.lrp(model, variables, image, **o) for name, o in {"zero": {}, "epsilon": {"epsilon": 0.1}}.items()}
+        found = {
+            name: explain.lrp(model, variables, image, **o)
+            for name, o in {"zero": {}, "epsilon": {"epsilon": 0.1}}.items()
+        }
         if family in ("residual", "cnn", "densenet"):
             found["gamma"] = explain.lrp(model, variables, image, gamma=0.25, bounds=(-5.0, 5.0))
         return {name: (one, one.residual) for name, one in found.items()}, model.apply(variables, image, train=False)
@@ -447,13 +485,17 @@ OTHERS = """
 def test_every_family_has_rules(name):
     model, image = MODELS[name](5), jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32)
     variables = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), image)
-    found = jax.eval_shape(lambda v, x: explain.lrp(model, v, x, gamma=0.25, epsilon=0.1, bounds=(-2, 2)), variables, image)
+    found = jax.eval_shape(
+        lambda v, x: explain.lrp(model, v, x, gamma=0.25, epsilon=0.1, bounds=(-2, 2)), variables, image
+    )
     assert found.relevance.shape == image.shape
 
 
 def test_rule_zero_is_gradient_times_input_under_relu(tiny):
     model, variables, image = tiny
-    found = jax.jit(lambda x: (explain.lrp(model, variables, x, 0).relevance, x * explain.input_gradient(model, variables, x, 0)))(image)
+    found = jax.jit(
+        lambda x: (explain.lrp(model, variables, x, 0).relevance, x * explain.input_gradient(model, variables, x, 0))
+    )(image)
     np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-6)
 
 
@@ -461,14 +503,16 @@ class Changed(Linear):
     """Its pixels are normalised before the first layer."""
 
     @nn.compact
-    def features(self, x, *, train=False, real=None):
+    def features(self, x, *, train=False, row_mask=None):
         return {"flat": BatchNorm()(x, train=False).reshape(len(x), -1)}
 
 
 def test_bounds_need_a_first_layer():
     model = Changed()
     variables, image = drawn(model, (1, 3, 4, 2))
-    with pytest.raises(InputError, match="^bounds: Changed changes the pixels before its first layer; leave bounds out"):
+    with pytest.raises(
+        InputError, match="^bounds: Changed changes the pixels before its first layer; leave bounds out"
+    ):
         explain.lrp(model, variables, image, bounds=(-1, 1))
 
 

@@ -15,8 +15,9 @@ from sklearn.linear_model import Ridge
 from test_explain import Hidden, Tiny, drawn
 
 import jaxcnn as jc
+from experiments import command as commands
 from experiments import explain as command
-from experiments import image_processing, tool
+from experiments import image_processing
 from jaxcnn import InputError, explain
 from jaxcnn.explain.panels import explained
 from jaxcnn.models import MODELS, ResNet
@@ -57,8 +58,12 @@ def test_what_matters_is_found_to_matter():
     variables["params"]["hidden"]["kernel"] *= mask.ravel()[:, None]
     maps = jnp.broadcast_to(mask, (4, 4, 4))
     good, bad = map(jax.jit(lambda m: explain.deletion_insertion(model, variables, image, m, steps=4)), (maps, -maps))
-    assert (np.asarray(good.deleted[1:]) == np.asarray(good.deleted[-1:])).all() and good.deletion.mean() < bad.deletion.mean()
-    assert (np.asarray(bad.deleted[:4]) == np.asarray(bad.deleted[:1])).all() and good.insertion.mean() > bad.insertion.mean()
+    assert (
+        np.asarray(good.deleted[1:]) == np.asarray(good.deleted[-1:])
+    ).all() and good.deletion.mean() < bad.deletion.mean()
+    assert (
+        np.asarray(bad.deleted[:4]) == np.asarray(bad.deleted[:1])
+    ).all() and good.insertion.mean() > bad.insertion.mean()
 
 
 def test_blur_equals_scipy(rng):
@@ -88,12 +93,16 @@ def test_randomisation_goes_down_from_the_head():
     jit = jax.jit(lambda v: explain.input_gradient(model, v, image, 1))
     found = explain.randomised(model, variables, image, gradient, key=jax.random.key(0))
     assert list(found) == parts and all(x.shape == (2,) and (np.abs(x) < 0.9).all() for x in found.values())
-    same = lambda a, b, name: all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a["params"][name], b["params"][name])))
+    same = lambda a, b, name: all(
+        jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a["params"][name], b["params"][name]))
+    )
     assert seen[0] is variables
     for k, v in enumerate(seen[1:], 1):  # k parts are new, the others as they were
         assert [same(v, variables, name) for name in parts] == [i >= k for i in range(4)]
     assert float(jnp.abs(seen[2]["batch_stats"]["stages_1_0"]["conv1"]["norm"]["mean"]).max()) == 0
-    deaf = explain.randomised(model, variables, image, lambda v: image, key=jax.random.key(0), layers=["logits", "stem"])
+    deaf = explain.randomised(
+        model, variables, image, lambda v: image, key=jax.random.key(0), layers=["logits", "stem"]
+    )
     assert [x.tolist() for x in deaf.values()] == [[1, 1], [1, 1]]
 
 
@@ -108,7 +117,9 @@ def test_filters_and_their_grid(tiny):
         (templates[2] * picture[0]).sum(), picture.reshape(-1) @ weights["params"]["hidden"]["kernel"][:, 2], rtol=1e-4
     )
     picture = explain.grid(np.stack([np.eye(2), 3 * np.eye(2), np.zeros((2, 2))]), columns=2)
-    np.testing.assert_array_equal(picture, [[1, 0, 1, 1, 0], [0, 1, 1, 0, 1], [1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 1, 1, 1]])
+    np.testing.assert_array_equal(
+        picture, [[1, 0, 1, 1, 0], [0, 1, 1, 0, 1], [1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 1, 1, 1]]
+    )
     assert explain.grid(np.zeros((5, 4, 3, 3))).shape == (2 * 5 - 1, 3 * 4 - 1, 3)
     assert explain.feature_maps(model, variables, image)["stem"].shape == (2, 6, 7, 4)
 
@@ -116,7 +127,8 @@ def test_filters_and_their_grid(tiny):
 def test_images_that_a_unit_likes(tiny):
     model, variables, image = tiny
     raise_ = jax.jit(
-        lambda key, unit, layer: explain.maximise(model, variables, (6, 7, 2), unit, key=key, layer=layer, steps=40), static_argnums=(1, 2)
+        lambda key, unit, layer: explain.maximise(model, variables, (6, 7, 2), unit, key=key, layer=layer, steps=40),
+        static_argnums=(1, 2),
     )
     for unit, layer in ((2, None), (1, "stem")):
         found = raise_(jax.random.key(0), unit, layer)
@@ -125,7 +137,9 @@ def test_images_that_a_unit_likes(tiny):
             else model.apply(variables, x, train=False, method="features")["stem"][..., unit].mean((1, 2))
         )  # fmt: skip
         assert (
-            found.shape == (6, 7, 2) and seen(found[None])[0] > seen(image).max() - 0.5 and seen(found[None])[0] > seen(0 * image)[0] + 0.3
+            found.shape == (6, 7, 2)
+            and seen(found[None])[0] > seen(image).max() - 0.5
+            and seen(found[None])[0] > seen(0 * image)[0] + 0.3
         )
     with pytest.raises(InputError, match="unit=4: must be from 0 to 3, the channels of stem"):
         explain.maximise(model, variables, (6, 7, 2), 4, key=jax.random.key(0), layer="stem")
@@ -143,7 +157,9 @@ def test_linear_probe_equals_scikit_learn(rng):
     for name, x in layers.items():
         mean, deviation = x[train].mean(0), x[train].std(0)
         ridge = Ridge(alpha=0.1 * 60).fit((x[train] - mean) / deviation, np.eye(3)[label[train]])
-        assert found[name] == pytest.approx((ridge.predict((x[test] - mean) / deviation).argmax(1) == label[test]).mean())
+        assert found[name] == pytest.approx(
+            (ridge.predict((x[test] - mean) / deviation).argmax(1) == label[test]).mean()
+        )
     assert found["wide"] > 0.8 > 0.6 > found["noise"]
     with pytest.raises(InputError, match="narrow: 60 and 30 rows for 60 and 5 labels"):
         explain.linear_probe(cut(train), label[train], cut(test), label[:5])
@@ -176,7 +192,9 @@ def convolutional(monkeypatch):
     variables, _ = drawn(model, (1, 14, 14, 1))
     task = {"name": "classification", "options": {"mean": [0.4], "std": [0.3]}}
     build = {"model": {}, "task": task, "image": {"shape": [14, 14, 1], "dtype": "uint8"}}
-    loaded = jc.runs.TrainedRun({"build": build, "classes": ["ant", "bee"]}, model, jc.tasks.classification(model), variables, 1)
+    loaded = jc.runs.TrainedRun(
+        {"build": build, "classes": ["ant", "bee"]}, model, jc.tasks.classification(model), variables, 1
+    )
     monkeypatch.setattr(jc, "load_run", lambda path: loaded)
     return loaded
 
@@ -184,7 +202,12 @@ def convolutional(monkeypatch):
 def test_the_picture(picture, convolutional, tmp_path_factory, capsys):
     out = tmp_path_factory.mktemp("out") / "out.png"
     chosen = ("gradient", "grad_cam", "lrp_gamma")
-    config = {"images": (str(picture), str(picture.parent)), "checkpoint": "run", "output": str(out), "compilation_cache": "off"}
+    config = {
+        "images": (str(picture), str(picture.parent)),
+        "checkpoint": "run",
+        "output": str(out),
+        "compilation_cache": "off",
+    }
     maps = command.main(command.Config(**config, methods=chosen))
     line, again, last = capsys.readouterr().out.splitlines()
     image = explain.prepared(convolutional, opened(picture)[None, :, :, None])
@@ -197,7 +220,9 @@ def test_the_picture(picture, convolutional, tmp_path_factory, capsys):
     assert opened(out).shape[1] > 500 and {m.shape for m in maps.values()} == {(2, 14, 14)}
     expected = explain.grad_cam(convolutional.model, convolutional.variables, image, int(probabilities.argmax()))
     np.testing.assert_allclose(maps["grad_cam"][0], expected[0], rtol=1e-3, atol=1e-5)
-    other = command.main(command.Config(**config, methods=("gradient",), target=["bee", "ant"][int(probabilities.argmax())]))
+    other = command.main(
+        command.Config(**config, methods=("gradient",), target=["bee", "ant"][int(probabilities.argmax())])
+    )
     assert np.abs(other["gradient"] - maps["gradient"]).max() > 1e-4
 
 
@@ -207,7 +232,9 @@ def sigmoid(convolutional, monkeypatch):
     model = MODELS["cnn"](1, widths=(4, 4))
     variables, _ = drawn(model, (1, 14, 14, 1))
     build = {**convolutional.config["build"], "task": {"options": {"mean": [0.4], "std": [0.3], "head": "sigmoid"}}}
-    loaded = convolutional._replace(config={"build": build, "classes": ["ant $", "bee"]}, model=model, variables=variables)
+    loaded = convolutional._replace(
+        config={"build": build, "classes": ["ant $", "bee"]}, model=model, variables=variables
+    )
     monkeypatch.setattr(jc, "load_run", lambda path: loaded)
     return loaded
 
@@ -216,7 +243,9 @@ def test_one_logit_has_a_map_for_either_class(picture, sigmoid, tmp_path_factory
     out = tmp_path_factory.mktemp("out") / "out.png"
     config = {"images": (str(picture),), "checkpoint": "run", "output": str(out), "compilation_cache": "off"}
     chosen = ("integrated_gradients", "grad_cam")
-    ant, bee, default = (command.main(command.Config(**config, methods=chosen, target=target)) for target in ("ant $", "bee", ""))
+    ant, bee, default = (
+        command.main(command.Config(**config, methods=chosen, target=target)) for target in ("ant $", "bee", "")
+    )
     signed = "integrated_gradients"
     np.testing.assert_allclose(ant[signed], -bee[signed], rtol=1e-4, atol=1e-7)
     assert np.abs(ant[signed]).max() > 1e-4 and ant["grad_cam"].max() + bee["grad_cam"].max() > 0
@@ -232,7 +261,9 @@ def test_a_strip_shows_the_image_below_the_map_and_the_key(picture, sigmoid):
     height = len(plain)
     left, right = shown[:height, :height], shown[:height, -height:]
     red, blue = lambda x: x[..., 0] > x[..., 2] + 40, lambda x: x[..., 2] > x[..., 0] + 40
-    assert red(left).any() and blue(left).any() and (red(left) == blue(right)).all() and (blue(left) == red(right)).all()
+    assert (
+        red(left).any() and blue(left).any() and (red(left) == blue(right)).all() and (blue(left) == red(right)).all()
+    )
     pale = ~(red(left) | blue(left))
     assert np.corrcoef(left[pale].mean(-1), plain[:, :height][pale].mean(-1))[0, 1] > 0.7  # the image shows through
     assert shown[-1, 0].tolist() == [0, 0, 255] and shown[-1, -1].tolist() == [255, 0, 0]
@@ -241,7 +272,11 @@ def test_a_strip_shows_the_image_below_the_map_and_the_key(picture, sigmoid):
 @pytest.mark.slow
 def test_the_figures(picture, convolutional, capsys):
     config = command.Config(
-        images=(str(picture),), checkpoint="run", check=True, compilation_cache="off", methods=("integrated_gradients", "lrp_epsilon")
+        images=(str(picture),),
+        checkpoint="run",
+        check=True,
+        compilation_cache="off",
+        methods=("integrated_gradients", "lrp_epsilon"),
     )
     found = command.main(config)
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == found
@@ -257,7 +292,7 @@ def run(monkeypatch, capsys, module, name, *flags):
     """Exit code, and what was said."""
     monkeypatch.setattr(sys, "argv", [f"experiments.{name}", *map(str, flags)])
     with pytest.raises(SystemExit) as caught:
-        tool.run(module.main, module.Config, name)
+        commands.run(module.main, module.Config, name)
     return caught.value.code, capsys.readouterr().err
 
 
@@ -266,10 +301,22 @@ def run(monkeypatch, capsys, module, name, *flags):
     [
         (["{run}"], "explain: --checkpoint RUN and IMAGE: give the folder of a run and a picture"),
         (["{image}", "--checkpoint", "nowhere"], "explain: nowhere: not a run's folder (no config.json in it)"),
-        (["{image}", "--checkpoint", "{run}", "--methods", "grad_cam"], "explain: MLP has no spatial features (stage1 have no height"),
-        (["{image}", "--checkpoint", "{run}", "--layer", "stage7"], "explain: MLP has no spatial features (stage1 have no height"),
-        (["{image}", "--checkpoint", "{run}", "--methods", "grad"], "explain: --methods 'grad': unknown; did you mean 'gradient'?"),
-        (["{image}", "--checkpoint", "{run}", "--target", "night"], "explain: --target 'night': unknown; did you mean 'light'?"),
+        (
+            ["{image}", "--checkpoint", "{run}", "--methods", "grad_cam"],
+            "explain: MLP has no spatial features (stage1 have no height",
+        ),
+        (
+            ["{image}", "--checkpoint", "{run}", "--layer", "stage7"],
+            "explain: MLP has no spatial features (stage1 have no height",
+        ),
+        (
+            ["{image}", "--checkpoint", "{run}", "--methods", "grad"],
+            "explain: --methods 'grad': unknown; did you mean 'gradient'?",
+        ),
+        (
+            ["{image}", "--checkpoint", "{run}", "--target", "night"],
+            "explain: --target 'night': unknown; did you mean 'light'?",
+        ),
         (["{run}/config.json", "--checkpoint", "{run}"], "not a readable image"),
         (["{run}", "--checkpoint", "{run}"], "no images in this folder"),
     ],
@@ -287,7 +334,9 @@ def test_what_a_network_has_not_is_said(monkeypatch):
     found = command.usable(loaded, command.Config(), jnp.zeros((1, 4, 4, 1)))
     assert set(found) == set(command.methods(loaded, "", 0)) - {"grad_cam", "grad_cam_plus_plus"}
     (line,) = said
-    assert line.startswith("without grad_cam, grad_cam_plus_plus: MLP has no spatial features (stage1 have no height and width)")
+    assert line.startswith(
+        "without grad_cam, grad_cam_plus_plus: MLP has no spatial features (stage1 have no height and width)"
+    )
 
 
 def reference(grey, kernel):
@@ -331,5 +380,7 @@ def test_image_processing_equals_numpy(tmp_path, rng, capsys):
     ids=["nothing", "kernel", "pool", "large", "image"],
 )
 def test_one_line_for_a_bad_picture(picture, monkeypatch, capsys, flags, line):
-    code, err = run(monkeypatch, capsys, image_processing, "image_processing", *(f.format(image=picture) for f in flags))
+    code, err = run(
+        monkeypatch, capsys, image_processing, "image_processing", *(f.format(image=picture) for f in flags)
+    )
     assert code == 2 and line in err and err.count("\n") == 1

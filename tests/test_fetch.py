@@ -95,7 +95,13 @@ def download(server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "source", [f"/a/model.safetensors#sha256={HASH}", f"/a/model.pth#sha256={HASH.upper()}", f"/a/m-{HASH[:8]}.pth", f"/m-{HASH}.bin"]
+    "source",
+    [
+        f"/a/model.safetensors#sha256={HASH}",
+        f"/a/model.pth#sha256={HASH.upper()}",
+        f"/a/m-{HASH[:8]}.pth",
+        f"/m-{HASH}.bin",
+    ],
 )
 def test_a_download_is_kept(download, server, source):
     path = download("https://here" + source)
@@ -120,7 +126,10 @@ def test_a_damaged_copy_is_downloaded_again(download, server, caplog):
         (f"/cut/model.pth#sha256={HASH}", f"cut after 100000 of {len(BODY)} bytes; try again"),
         (f"/404/model.pth#sha256={HASH}", "the server says 404 Not Found"),
         (f"/503/model.pth#sha256={HASH}", "the server says 503 Service Unavailable"),
-        (f"/slow/model.pth#sha256={HASH}", "cannot be downloaded (timed out); where there is no network, download it elsewhere and give"),
+        (
+            f"/slow/model.pth#sha256={HASH}",
+            "cannot be downloaded (timed out); where there is no network, download it elsewhere and give",
+        ),
         (f"/elsewhere/model.pth#sha256={HASH}", "leads to http://example.org/other, which is not https"),
         (f"/elsewhere/local.pth#sha256={HASH}", "Redirection to url 'file:///etc/passwd' is not allowed"),
         (f"/headers/model.pth#sha256={HASH}", "got more than 100 headers"),
@@ -239,7 +248,9 @@ def test_nothing_answers(server):
 
 def test_the_hub_is_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(InputError, match=r"hf:timm/x: needs the package huggingface-hub; pip install -e '.\[hub\]' in the clone"):
+    with pytest.raises(
+        InputError, match=r"hf:timm/x: needs the package huggingface-hub; pip install -e '.\[hub\]' in the clone"
+    ):
         fetch.fetch("hf:timm/x")
 
 
@@ -258,13 +269,29 @@ for source in sys.argv[1:]:
 def hub(server, folder, *sources, **env):
     pytest.importorskip("huggingface_hub")
     here = f"http://127.0.0.1:{server.server_port}"
-    env = {"HF_ENDPOINT": here, "HF_HOME": str(folder), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"} | env
-    out = subprocess.run([sys.executable, "-c", HUB, *sources], capture_output=True, text=True, env=os.environ | env, check=True)
+    env = {
+        "HF_ENDPOINT": here,
+        "HF_HOME": str(folder),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    } | env
+    out = subprocess.run(
+        [sys.executable, "-c", HUB, *sources], capture_output=True, text=True, env=os.environ | env, check=True
+    )
     return [json.loads(line) for line in out.stdout.splitlines()]
 
 
 def test_the_hub(server, tmp_path):
-    sources = ("timm/net", "timm/net@v2/sub/other.bin", "owner/absent", "timm/net/absent", "timm/wrong", "a--b/net", "503/net", "gone/net")
+    sources = (
+        "timm/net",
+        "timm/net@v2/sub/other.bin",
+        "owner/absent",
+        "timm/net/absent",
+        "timm/wrong",
+        "a--b/net",
+        "503/net",
+        "gone/net",
+    )
     found = hub(server, tmp_path, *(f"hf:{source}" for source in sources))
     assert [kind for kind, _ in found] == ["path"] * 2 + ["error"] * 6
     first, second = (pathlib.Path(path) for _, path in found[:2])
@@ -283,4 +310,9 @@ def test_the_hub(server, tmp_path):
     server.seen.clear()  # without a network, what was downloaded is still there
     (kind, line), kept = hub(server, tmp_path, "hf:timm/another", "hf:timm/net", HF_HUB_OFFLINE="1")
     assert kept == ["path", str(first)] and not server.seen
-    assert kind == "error" and line.startswith("hf:timm/another: cannot be downloaded (") and "offline mode" in line and "\n" not in line
+    assert (
+        kind == "error"
+        and line.startswith("hf:timm/another: cannot be downloaded (")
+        and "offline mode" in line
+        and "\n" not in line
+    )

@@ -28,7 +28,9 @@ def cosine(rate=1e-2, steps=24):
     return jc.optim.cosine(rate, steps=steps)
 
 
-def described(made=None, tx=None, data=None, strategy="jit", devices=1, seed=0, wrap=lambda step: step, change=lambda state: state):
+def described(
+    made=None, tx=None, data=None, strategy="jit", devices=1, seed=0, wrap=lambda step: step, change=lambda state: state
+):
     """What a run is told by, with one thing changed."""
     made, tx, data = made or learning(), tx or jc.optim.adamw(cosine()), data or rows()
     state = change(jc.init_state(made, tx, data.example(), seed=seed))
@@ -81,7 +83,9 @@ STEPS = {
 LESS = {"no schedule", "weight decay", "optimiser", "preprocessing", "a constant array", "precision"}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in LESS else []) for name in STEPS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LESS else []) for name in STEPS]
+)
 def test_another_step_differs(name):
     assert fingerprint.differing(usual(), STEPS[name]())[0] == fingerprint.PARTS["step"]
 
@@ -101,7 +105,10 @@ OTHERS = {
     "optimizer": lambda: (described(tx=jc.optim.sgd(1e-2)), described(tx=jc.optim.sgd(1.001e-2))),
     "data": lambda: (usual(), described(data=other_label())),
     "seed": lambda: (usual(), described(change=lambda s: s.replace(rng=jax.random.key(1)))),
-    "weights": lambda: (usual(), described(change=lambda s: s.replace(params=jax.tree.map(lambda x: x * 1.01, s.params)))),
+    "weights": lambda: (
+        usual(),
+        described(change=lambda s: s.replace(params=jax.tree.map(lambda x: x * 1.01, s.params))),
+    ),
 }
 
 
@@ -151,16 +158,18 @@ def test_the_same_run_is_said_to_be_finished(finished, caplog):
     ],
 )
 def test_another_run_in_a_finished_workdir_is_refused(finished, change, part):
-    with pytest.raises(jc.InputError, match="holds a run that finished at step 2 and differs from this one in .*give another workdir") as e:
+    with pytest.raises(
+        jc.InputError, match="holds a run that finished at step 2 and differs from this one in .*give another workdir"
+    ) as e:
         fit(finished, **change())
     assert part in str(e.value) and "\n" not in str(e.value) and str(finished) in str(e.value)
 
 
 def test_an_unfinished_run_goes_on_with_another_step_and_says_so(finished, caplog):
     fitted = fit(finished, steps=3, rate=2e-2)
-    assert int(fitted.state.step) == 3 and "going on from step 2, but not with the same as before: new is the step (loss" in one_line(
-        caplog
-    )
+    assert int(
+        fitted.state.step
+    ) == 3 and "going on from step 2, but not with the same as before: new is the step (loss" in one_line(caplog)
     caplog.clear()
     fit(finished, steps=3, rate=2e-2)  # what it was finished with
     assert "nothing trained" in one_line(caplog)
@@ -180,19 +189,25 @@ def resealed(folder, change):
     "change, why",
     [
         (lambda loop: loop.pop("fingerprint"), "it keeps no fingerprint, as older versions of jaxcnn did"),
-        (lambda loop: loop["fingerprint"]["versions"].update(jax="0.1.2"), "it was trained with .*jax 0.1.2.*, and this is .*jax"),
+        (
+            lambda loop: loop["fingerprint"]["versions"].update(jax="0.1.2"),
+            "it was trained with .*jax 0.1.2.*, and this is .*jax",
+        ),
         (lambda loop: loop["fingerprint"].update(versions=None), "it was trained with unknown"),
     ],
 )
 def test_what_cannot_be_compared_is_said_and_loads(finished, caplog, change, why):
     resealed(finished, change)
     fit(finished, rate=2e-2)
-    assert one_line(caplog).startswith(f"{finished}: finished at step 2, nothing trained; whether it is the same run cannot be told: ")
+    assert one_line(caplog).startswith(
+        f"{finished}: finished at step 2, nothing trained; whether it is the same run cannot be told: "
+    )
     assert re.search(why, one_line(caplog))
 
 
 @pytest.mark.parametrize(
-    "value", [{"step": 5}, {"optimizer": {"sums": "x"}}, {"weights": {"sums": [[], {}]}}, {"data": ["a:b"]}, {"seed": True}]
+    "value",
+    [{"step": 5}, {"optimizer": {"sums": "x"}}, {"weights": {"sums": [[], {}]}}, {"data": ["a:b"]}, {"seed": True}],
 )
 def test_a_fingerprint_of_other_types_is_another_one(finished, value):
     resealed(finished, lambda loop: loop["fingerprint"].update(value))
@@ -223,7 +238,15 @@ def test_it_costs_no_second_trace(tmp_path):
     made, tx, seen = learning(), jc.optim.sgd(0.1), []
     step = jc.make_train_step(made, tx)
     run = jc.compile_step(lambda state, batch: (seen.append(1), step(state, batch))[1], "jit")
-    jc.fit(run, jc.init_state(made, tx, rows().example()), rows(), batch_size=16, steps=1, workdir=tmp_path, monitor="train/loss")
+    jc.fit(
+        run,
+        jc.init_state(made, tx, rows().example()),
+        rows(),
+        batch_size=16,
+        steps=1,
+        workdir=tmp_path,
+        monitor="train/loss",
+    )
     assert len(seen) == 1
     with reading(tmp_path) as checkpoints:
         assert checkpoints.load(1)[1]["fingerprint"]["step"]
@@ -235,7 +258,10 @@ def test_a_step_that_cannot_be_traced_alone_is_said_not_to_be_compared(tmp_path,
 
     for _ in range(2):
         fit(tmp_path, run=compiled()[0]._replace(step=bound))
-    assert "nothing trained; whether it is the same run cannot be told: its step cannot be traced on its own" in one_line(caplog)
+    assert (
+        "nothing trained; whether it is the same run cannot be told: its step cannot be traced on its own"
+        in one_line(caplog)
+    )
 
 
 def test_data_of_a_kind_that_nobody_foresaw_costs_no_save(tmp_path, monkeypatch):

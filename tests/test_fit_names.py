@@ -33,10 +33,16 @@ def confused(state):
     "options, line",
     [
         ({"monitor": "val_loss", "validate": lambda s: {"loss": 1.0}}, "monitor='val_loss': .* did you mean loss"),
-        ({"monitor": "train/los"}, "monitor='train/los': neither validate nor training gives it; did you mean train/loss"),
+        (
+            {"monitor": "train/los"},
+            "monitor='train/los': neither validate nor training gives it; did you mean train/loss",
+        ),
         ({"monitor": "loss"}, "monitor='loss': .* did you mean train/loss"),
         ({"monitor": "zzz", "validate": lambda s: {"a": 1, "b": 2.0}}, "monitor='zzz': .* give one of a, b, train/"),
-        ({"monitor": "confusion", "validate": confused}, r"monitor='confusion': an array of shape \[4, 4\], and must be one number"),
+        (
+            {"monitor": "confusion", "validate": confused},
+            r"monitor='confusion': an array of shape \[4, 4\], and must be one number",
+        ),
         ({"monitor": "train/confusion"}, r"monitor='train/confusion': an array of shape \[4, 4\]"),
         ({"monitor": "word", "validate": lambda s: {"word": "good"}}, "monitor='word': str, and must be one number"),
         ({"monitor": "none", "validate": lambda s: {"none": None}}, "monitor='none': NoneType, and must be one number"),
@@ -106,7 +112,11 @@ def broken(step, error):
 
 
 BROKEN = {
-    "validate": ({"validate": broken(2, ZeroDivisionError("no rows"))}, ZeroDivisionError, "ZeroDivisionError (no rows)"),
+    "validate": (
+        {"validate": broken(2, ZeroDivisionError("no rows"))},
+        ZeroDivisionError,
+        "ZeroDivisionError (no rows)",
+    ),
     "monitor that vanishes": ({"validate": later, "monitor": "v"}, jc.InputError, "InputError (monitor='v'"),
     "name that comes later": (
         {"validate": lambda s: {"step": 1} if int(s.step) > 1 else {}},
@@ -130,7 +140,12 @@ def test_what_raises_after_training_began_costs_nothing(tmp_path, caplog, name):
     (line,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     with reading(tmp_path) as checkpoints:
         newest = checkpoints.newest()[0]
-    assert newest >= 1 and line.startswith(f"stopped after step {newest} by ") and why in line and "the state is saved" in line
+    assert (
+        newest >= 1
+        and line.startswith(f"stopped after step {newest} by ")
+        and why in line
+        and "the state is saved" in line
+    )
     caplog.clear()
     mended = {"validate": lambda s: {"v": 1.0}, "monitor": options.get("monitor")}
     straight, resumed = fit(steps=4, every=2), fit(tmp_path, steps=4, every=2, **mended)
@@ -149,7 +164,9 @@ def test_without_a_workdir_the_exception_has_what_was_reached():
     with pytest.raises(ZeroDivisionError) as error:
         fit(steps=4, every=2, validate=broken(4, ZeroDivisionError()), monitor="v")
     reached = error.value.reached
-    assert int(reached.state.step) == 4 and [row["step"] for row in reached.history] == [2] and int(reached.best.step) == 2
+    assert (
+        int(reached.state.step) == 4 and [row["step"] for row in reached.history] == [2] and int(reached.best.step) == 2
+    )
     assert not any(x.is_deleted() for x in jax.tree.leaves(reached) if isinstance(x, jax.Array))
 
 

@@ -18,7 +18,9 @@ from jaxcnn.cli import command
 from jaxcnn.runs import folders, plots, results
 
 fcntl = pytest.importorskip("fcntl")
-ROWS = jc.data.Resident({"image": np.zeros((4, 2, 2, 1), np.uint8), "label": np.zeros(4, np.int32)}, ("caf\udce9", "$5_$10"))
+ROWS = jc.data.Resident(
+    {"image": np.zeros((4, 2, 2, 1), np.uint8), "label": np.zeros(4, np.int32)}, ("caf\udce9", "$5_$10")
+)
 SPLITS = jc.data.Splits(ROWS, ROWS, ROWS)
 BUILD = {
     "model": {"name": "mlp", "options": {"num_classes": 2}}, "task": {"name": "classification", "options": {}},
@@ -180,7 +182,10 @@ def test_a_finished_run_ends_well_when_a_signal_comes(run):
     assert code == 130 and f"--resume --workdir {run}" in line
     (run / "summary.json").write_text("{}")
     assert command._stopped(PROGRAM, [run], 130, "outside training")[0] == 0 and not command._continue(PROGRAM, [run])
-    assert command._stopped(PROGRAM, [], 143, "outside training") == (143, "mnist: stopped outside training, nothing was begun")
+    assert command._stopped(PROGRAM, [], 143, "outside training") == (
+        143,
+        "mnist: stopped outside training, nothing was begun",
+    )
 
 
 @pytest.mark.parametrize("name", ["plain", "with space", "caf\udce9's", "a\nb\\"])
@@ -188,7 +193,9 @@ def test_paths_are_quoted_as_a_shell_reads_them(name):
     import subprocess
 
     quoted = command.quoted(pathlib.Path(name))
-    shown = subprocess.run(["bash", "-c", f"printf %s {quoted}"], capture_output=True, check=True, env=dict(os.environ, LC_ALL="C"))
+    shown = subprocess.run(
+        ["bash", "-c", f"printf %s {quoted}"], capture_output=True, check=True, env=dict(os.environ, LC_ALL="C")
+    )
     assert shown.stdout == os.fsencode(name) and quoted.isprintable()
 
 

@@ -128,7 +128,9 @@ def test_a_regression_leaves_what_a_classifier_leaves(regression):
 def test_the_screen_and_the_result_show_the_headline(tmp_path, capsys):
     jc.train_run(plan(steps=6, headline=("r2", "mae")), tmp_path / "run")
     shown = capsys.readouterr().out.splitlines()
-    assert re.match(r"step 6  train r2 \S+ mae \S+  validation r2 \S+ mae \S+  learning rate \S+  \S+ rows/s$", shown[-2])
+    assert re.match(
+        r"step 6  train r2 \S+ mae \S+  validation r2 \S+ mae \S+  learning rate \S+  \S+ rows/s$", shown[-2]
+    )
     assert re.match(rf"test r2 \S+ mae \S+ on 40 rows, {tmp_path}/run$", shown[-1])
 
 
@@ -140,7 +142,9 @@ def test_a_headline_that_is_not_measured_is_said(tmp_path, capsys, caplog):
 
 def test_it_goes_on_where_it_was_cut_off(tmp_path, regression, caplog):
     calls = []
-    signals = types.SimpleNamespace(stop=lambda: calls.append(1) or len(calls) > 2, while_training=contextlib.nullcontext)
+    signals = types.SimpleNamespace(
+        stop=lambda: calls.append(1) or len(calls) > 2, while_training=contextlib.nullcontext
+    )
     with pytest.raises(jc.StoppedError):
         jc.train_run(plan(), tmp_path / "run", signals=signals, show=False)
     assert not (tmp_path / "run" / "summary.json").exists()
@@ -148,9 +152,21 @@ def test_it_goes_on_where_it_was_cut_off(tmp_path, regression, caplog):
     assert summary["params_sha256"] == regression[1]["params_sha256"]
     again = jc.train_run(plan(), tmp_path / "run", show=False)
     assert again["params_sha256"] == summary["params_sha256"] and "is finished: it is not trained again" in caplog.text
-    refused("is finished, and its config.json has other settings; give another folder", jc.train_run, plan(seed=1), tmp_path / "run")
-    other = runs.Plan(runs.build(BUILD)[1], DATA._replace(train=levels(90, 5)), adam, batch_size=16, steps=12, devices=1)
-    refused("was trained on data .96, 32, 40., and this is data .90, 32, 40.: not the same data", jc.train_run, other, tmp_path / "run")
+    refused(
+        "is finished, and its config.json has other settings; give another folder",
+        jc.train_run,
+        plan(seed=1),
+        tmp_path / "run",
+    )
+    other = runs.Plan(
+        runs.build(BUILD)[1], DATA._replace(train=levels(90, 5)), adam, batch_size=16, steps=12, devices=1
+    )
+    refused(
+        "was trained on data .96, 32, 40., and this is data .90, 32, 40.: not the same data",
+        jc.train_run,
+        other,
+        tmp_path / "run",
+    )
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -204,9 +220,19 @@ print(json.dumps([values, runs.predict(loaded, mine.part(3, 2)).tolist(), loaded
 def test_what_a_task_of_ones_own_needs_is_said(mine, own):
     folder, _, data = mine
     refused("its model or task is your own, so its config.json cannot say how they are made", jc.load_run, folder)
-    refused("the task cannot be made for its rows .level .., sound .6,..: .image.", jc.load_run, folder, runs.build(BUILD)[1])
+    refused(
+        "the task cannot be made for its rows .level .., sound .6,..: .image.",
+        jc.load_run,
+        folder,
+        runs.build(BUILD)[1],
+    )
     wide = own.TASK._replace(init=lambda key, batch: {"params": {"weight": jnp.zeros(5)}})
-    refused(r"does not fit the task: the checkpoint has params.weight float32\[6\], this model float32\[5\]", jc.load_run, folder, wide)
+    refused(
+        r"does not fit the task: the checkpoint has params.weight float32\[6\], this model float32\[5\]",
+        jc.load_run,
+        folder,
+        wide,
+    )
     loaded = jc.load_run(folder, own.TASK)
     refused("does not say how the data were read; give evaluate the data set itself", runs.evaluate, loaded)
     assert loaded.model is None and loaded.config["build"] is None
@@ -215,7 +241,10 @@ def test_what_a_task_of_ones_own_needs_is_said(mine, own):
 @pytest.mark.parametrize("kind", ["fit", "state", "variables"])
 def test_what_plain_fit_trained_is_saved(tmp_path, own, kind):
     data, tx = own.part(64, 0), jc.optim.adam(2e-2)
-    run, ev = jc.compile_step(jc.make_train_step(own.TASK, tx), "jit"), jc.compile_step(jc.make_eval_step(own.TASK), "jit", donate=False)
+    run, ev = (
+        jc.compile_step(jc.make_train_step(own.TASK, tx), "jit"),
+        jc.compile_step(jc.make_eval_step(own.TASK), "jit", donate=False),
+    )
     state = jc.init_state(own.TASK, tx, data.example())
     validate = lambda state: jc.evaluate(ev, state.variables, own.part(32, 1))
     options = {"validate": validate, "monitor": "near", "mode": "max", "log": None}
@@ -238,7 +267,15 @@ def test_the_average_of_a_state_is_what_is_loaded(tmp_path, own):
     state = state.replace(extras={"ema": jax.tree.map(lambda x: x + 3, state.variables)})
     jc.save_run(tmp_path / "run", own.TASK, state, own.part(8, 0), batch_size=4)
     assert float(jc.load_run(tmp_path / "run", own.TASK).variables["params"]["weight"][0]) == 3
-    refused("trained: int; must be what fit returned", jc.save_run, tmp_path / "no", own.TASK, 3, own.part(8, 0), batch_size=4)
+    refused(
+        "trained: int; must be what fit returned",
+        jc.save_run,
+        tmp_path / "no",
+        own.TASK,
+        3,
+        own.part(8, 0),
+        batch_size=4,
+    )
 
 
 def test_reports_of_any_task(regression, mine, capsys, tmp_path):
@@ -251,7 +288,10 @@ def test_reports_of_any_task(regression, mine, capsys, tmp_path):
     assert made["kind"] == "general" and made["test"]["metrics"]["mae"] == pytest.approx(regression[1]["test"]["mae"])
     assert [one["title"] for one in made["figures"]] == ["predictions"]
     page = (regression[0] / "report.html").read_text()
-    assert all(text in page for text in ("Loss by epoch", "Mae by epoch", "data:image/png", "rmse")) and "Confusion" not in page
+    assert (
+        all(text in page for text in ("Loss by epoch", "Mae by epoch", "data:image/png", "rmse"))
+        and "Confusion" not in page
+    )
     assert "| mae |" in (regression[0] / "MODEL_CARD.md").read_text()
     assert "mae" in out.read_text() and "not measured" in out.read_text() and "no paired test" in out.read_text()
     assert command([str(mine[0]), "--group", "x"]) == 2
@@ -276,11 +316,21 @@ def test_a_picture_that_is_none_is_a_note(regression, tmp_path):
 def test_nothing_that_a_general_run_says_is_live(mine, tmp_path, capsys):
     run, evil = tmp_path / "run", "<script>x</script>\x1b[2J\n# heading"
     shutil.copytree(mine[0], run)
-    edited(run, lambda c: (c["task"].update(headline=["near", f"near{evil}"], figures=[evil]), c["settings"].update({evil: evil})))
-    edited(run, lambda s: (s["test"].update({f"near{evil}": 0.5, "count": 1e999}), s.update(strategy=evil)), "summary.json")
+    edited(
+        run,
+        lambda c: (
+            c["task"].update(headline=["near", f"near{evil}"], figures=[evil]),
+            c["settings"].update({evil: evil}),
+        ),
+    )
+    edited(
+        run, lambda s: (s["test"].update({f"near{evil}": 0.5, "count": 1e999}), s.update(strategy=evil)), "summary.json"
+    )
     assert command([str(run), str(mine[0]), "--out", str(tmp_path / "compare.html")]) == 0
     said = capsys.readouterr().out
-    pages = [(run / name).read_text() for name in ("report.html", "MODEL_CARD.md")] + [(tmp_path / "compare.html").read_text()]
+    pages = [(run / name).read_text() for name in ("report.html", "MODEL_CARD.md")] + [
+        (tmp_path / "compare.html").read_text()
+    ]
     assert len(said.splitlines()) == 3 and "\x1b" not in said
     for text in pages:
         assert "\x1b" not in text and not re.search(r"(?<!\\)<script|^# heading", text, re.M)

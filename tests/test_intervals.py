@@ -41,7 +41,9 @@ def test_bootstrap_equals_scipy(method):
     a = rng.exponential(size=40)
     own = metrics.bootstrap_interval(lambda x: x.std(), a, samples=9_000, seed=1, level=0.9, method=method)
     name = {"bca": "BCa"}.get(method, method)
-    theirs = scipy.stats.bootstrap((a,), np.std, n_resamples=9_000, confidence_level=0.9, method=name, rng=2).confidence_interval
+    theirs = scipy.stats.bootstrap(
+        (a,), np.std, n_resamples=9_000, confidence_level=0.9, method=name, rng=2
+    ).confidence_interval
     assert own.value == a.std()
     assert own[1:] == pytest.approx(tuple(theirs), abs=0.02)
     other = metrics.bootstrap_interval(

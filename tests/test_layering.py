@@ -111,8 +111,6 @@ def test_heavy_imports_are_lazy():
 
 
 def test_import_leaves_heavy_packages_alone():
-    code = (
-        "import sys, jaxcnn; print([m for m in ('tensorflow', 'matplotlib', 'sklearn', 'PIL', 'tensorflow_datasets') if m in sys.modules])"
-    )
+    code = "import sys, jaxcnn; print([m for m in ('tensorflow', 'matplotlib', 'sklearn', 'PIL', 'tensorflow_datasets') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert out.stdout.strip() == "[]"

@@ -13,7 +13,18 @@ from jax import lax
 from jaxcnn import InputError, ops
 from jaxcnn.core.collectives import AXIS, row_keys
 from jaxcnn.core.remat import recompute
-from jaxcnn.layers import BatchNorm, Conv, ConvNorm, ConvTranspose, Dense, Dropout, SeparableConv, apply_block, check_dropout, check_image
+from jaxcnn.layers import (
+    BatchNorm,
+    Conv,
+    ConvNorm,
+    ConvTranspose,
+    Dense,
+    Dropout,
+    SeparableConv,
+    apply_block,
+    check_dropout,
+    check_image,
+)
 
 SHAPES = [(12, 5), (6, 7, 5), (6, 3, 4, 5), (4, 2, 3, 2, 5)]
 
@@ -26,9 +37,11 @@ def norm_variables(channels, rng):
     }
 
 
-def normalise(variables, x, real=None, momentum=0.9, epsilon=1e-5, dtype=None):
+def normalise(variables, x, row_mask=None, momentum=0.9, epsilon=1e-5, dtype=None):
     module = BatchNorm(momentum, epsilon, dtype)
-    return jax.jit(lambda v, x, real: module.apply(v, x, train=True, real=real, mutable=["batch_stats"]))(variables, x, real)
+    return jax.jit(lambda v, x, row_mask: module.apply(v, x, train=True, mask=row_mask, mutable=["batch_stats"]))(
+        variables, x, row_mask
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -36,7 +49,9 @@ def test_batch_norm_training_equals_numpy(shape, rng):
     variables, x = norm_variables(5, rng), rng.normal(1, 3, shape).astype(np.float32)
     y, changed = normalise(variables, x, momentum=0.8, epsilon=1e-3)
     rows = x.reshape(-1, 5).astype(np.float64)
-    expected = (x - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-3) * variables["params"]["scale"] + variables["params"]["bias"]
+    expected = (x - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-3) * variables["params"]["scale"] + variables["params"][
+        "bias"
+    ]
     np.testing.assert_allclose(y, expected, atol=1e-5)
     old = variables["batch_stats"]
     running = {"mean": 0.8 * old["mean"] + 0.2 * rows.mean(0), "var": 0.8 * old["var"] + 0.2 * rows.var(0, ddof=1)}
@@ -54,16 +69,18 @@ def test_batch_norm_evaluation_uses_running_statistics(rng):
 @pytest.mark.parametrize("kind", [np.float32, np.int32, bool])
 def test_batch_norm_leaves_padding_out(kind, rng):
     variables, x = norm_variables(5, rng), rng.normal(size=(8, 3, 3, 5)).astype(np.float32)
-    real = np.array([1, 1, 0, 1, 0, 1, 1, 0]).astype(kind)
-    kept = real.astype(bool)
+    row_mask = np.array([1, 1, 0, 1, 0, 1, 1, 0]).astype(kind)
+    kept = row_mask.astype(bool)
 
-    def loss(variables, x, real):
-        y, changed = BatchNorm().apply(variables, x, train=True, real=real, mutable=["batch_stats"])
+    def loss(variables, x, row_mask):
+        y, changed = BatchNorm().apply(variables, x, train=True, mask=row_mask, mutable=["batch_stats"])
         values = jnp.square(y - 1) * y
-        return (values if real is None else values * jnp.asarray(real, jnp.float32)[:, None, None, None]).sum(), (y, changed)
+        return (
+            values if row_mask is None else values * jnp.asarray(row_mask, jnp.float32)[:, None, None, None]
+        ).sum(), (y, changed)
 
     compute = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
-    (grads, dx), (y, changed) = compute(variables, x, real)
+    (grads, dx), (y, changed) = compute(variables, x, row_mask)
     (grads_kept, dx_kept), (y_kept, changed_kept) = compute(variables, x[kept], None)
     chex.assert_trees_all_close((changed, y[kept], dx[kept]), (changed_kept, y_kept, dx_kept), rtol=1e-4, atol=1e-5)
     chex.assert_trees_all_close(grads["params"], grads_kept["params"], rtol=1e-4, atol=1e-4)
@@ -72,7 +89,10 @@ def test_batch_norm_leaves_padding_out(kind, rng):
 
 def test_batch_norm_keeps_digits_of_a_large_mean(rng):
     x = (1e4 + rng.normal(size=(16, 8, 8, 3))).astype(np.float32)
-    variables = {"params": {"scale": jnp.ones(3), "bias": jnp.zeros(3)}, "batch_stats": {"mean": jnp.zeros(3), "var": jnp.zeros(3)}}
+    variables = {
+        "params": {"scale": jnp.ones(3), "bias": jnp.zeros(3)},
+        "batch_stats": {"mean": jnp.zeros(3), "var": jnp.zeros(3)},
+    }
     y, changed = normalise(variables, x, momentum=0.0)
     rows = x.reshape(-1, 3).astype(np.float64)
     np.testing.assert_allclose(changed["batch_stats"]["var"], rows.var(0, ddof=1), rtol=1e-4)
@@ -81,18 +101,20 @@ def test_batch_norm_keeps_digits_of_a_large_mean(rng):
 
 def test_batch_norm_over_devices_equals_one(rng):
     variables, x = norm_variables(5, rng), rng.normal(size=(8, 3, 5)).astype(np.float32)
-    real = np.array([1, 1, 1, 0, 0, 0, 1, 1], np.float32)  # the third device has only padding
-    spread = jax.vmap(lambda x, real: normalise(variables, x, real), axis_name=AXIS)
-    y, changed = spread(x.reshape(4, 2, 3, 5), real.reshape(4, 2))
-    expected, changed_expected = normalise(variables, x, real)
+    row_mask = np.array([1, 1, 1, 0, 0, 0, 1, 1], np.float32)  # the third device has only padding
+    spread = jax.vmap(lambda x, row_mask: normalise(variables, x, row_mask), axis_name=AXIS)
+    y, changed = spread(x.reshape(4, 2, 3, 5), row_mask.reshape(4, 2))
+    expected, changed_expected = normalise(variables, x, row_mask)
     np.testing.assert_allclose(y.reshape(x.shape), expected, atol=1e-5)
     for i in range(4):
         chex.assert_trees_all_close(jax.tree.map(lambda v, i=i: v[i], changed), changed_expected, rtol=1e-5)
 
 
-def norm_by_hand(variables, x, real, momentum=0.9, epsilon=1e-5):
+def norm_by_hand(variables, x, row_mask, momentum=0.9, epsilon=1e-5):
     """Batch norm in training, for automatic differentiation to take apart."""
-    weight = jnp.ones(x.shape) if real is None else jnp.broadcast_to(real.reshape(-1, *(1,) * (x.ndim - 1)), x.shape)
+    weight = (
+        jnp.ones(x.shape) if row_mask is None else jnp.broadcast_to(row_mask.reshape(-1, *(1,) * (x.ndim - 1)), x.shape)
+    )
     n = weight[..., 0].sum()
     total = lambda values: (values * weight).reshape(-1, x.shape[-1]).sum(0) / n
     spread = lambda c: c.reshape((1,) * (x.ndim - 1) + (-1,))
@@ -111,12 +133,12 @@ def test_batch_norm_gradient_equals_automatic_differentiation(shape, padded, rng
     with jax.enable_x64(True):
         variables = jax.tree.map(lambda v: jnp.asarray(v, jnp.float64), norm_variables(5, rng))
         x, towards = jnp.asarray(rng.normal(1, 3, shape)), jnp.asarray(rng.normal(size=shape))
-        real = jnp.asarray([1, 0] + [1] * (shape[0] - 2), jnp.float64) if padded else None
-        ours = lambda v, x, real: BatchNorm().apply(v, x, train=True, real=real, mutable=["batch_stats"])
+        row_mask = jnp.asarray([1, 0] + [1] * (shape[0] - 2), jnp.float64) if padded else None
+        ours = lambda v, x, row_mask: BatchNorm().apply(v, x, train=True, mask=row_mask, mutable=["batch_stats"])
 
         def grads(form):
             def loss(params, x):
-                y, changed = form({**variables, "params": params}, x, real)
+                y, changed = form({**variables, "params": params}, x, row_mask)
                 stats = changed["batch_stats"]
                 return (jnp.sin(y) * towards).sum() + 3 * stats["mean"].sum() + (stats["var"] ** 2).sum()
 
@@ -132,14 +154,14 @@ def test_batch_norm_gradient_equals_automatic_differentiation(shape, padded, rng
 def test_batch_norm_gradient_over_devices_equals_one(rng):
     """Of the loss of all devices to each one's rows; that to the parameters is a share, which `plain` adds up."""
     variables, x = norm_variables(5, rng), rng.normal(size=(8, 3, 5)).astype(np.float32)
-    real = np.array([1, 1, 1, 0, 0, 0, 1, 1], np.float32)
+    row_mask = np.array([1, 1, 1, 0, 0, 0, 1, 1], np.float32)
 
-    def grads(x, real):
-        loss = lambda params, x: jnp.sin(normalise({**variables, "params": params}, x, real)[0]).sum()
+    def grads(x, row_mask):
+        loss = lambda params, x: jnp.sin(normalise({**variables, "params": params}, x, row_mask)[0]).sum()
         return jax.grad(loss, (0, 1))(variables["params"], x)
 
-    shares, dx = jax.vmap(grads, axis_name=AXIS)(x.reshape(4, 2, 3, 5), real.reshape(4, 2))
-    expected, dx_expected = grads(x, real)
+    shares, dx = jax.vmap(grads, axis_name=AXIS)(x.reshape(4, 2, 3, 5), row_mask.reshape(4, 2))
+    expected, dx_expected = grads(x, row_mask)
     chex.assert_trees_all_close(dx.reshape(x.shape), dx_expected, atol=1e-5)
     chex.assert_trees_all_close(jax.tree.map(lambda g: g.sum(0), shares), expected, atol=1e-5)
 
@@ -147,7 +169,10 @@ def test_batch_norm_gradient_over_devices_equals_one(rng):
 def test_batch_norm_statistics_are_float32_for_narrow_inputs(rng):
     wide = (100 + rng.normal(size=(64, 8, 8, 3))).astype(np.float32)
     x = jnp.asarray(wide, jnp.bfloat16)  # 1 in 128 of digits left: means of it in bfloat16 would be off by a half
-    variables = {"params": {"scale": jnp.ones(3), "bias": jnp.zeros(3)}, "batch_stats": {"mean": jnp.zeros(3), "var": jnp.zeros(3)}}
+    variables = {
+        "params": {"scale": jnp.ones(3), "bias": jnp.zeros(3)},
+        "batch_stats": {"mean": jnp.zeros(3), "var": jnp.zeros(3)},
+    }
     y, changed = normalise(variables, x, momentum=0.0)
     rows = np.asarray(x, np.float64).reshape(-1, 3)
     chex.assert_trees_all_close(changed["batch_stats"], {"mean": rows.mean(0), "var": rows.var(0, ddof=1)}, rtol=1e-5)
@@ -209,7 +234,7 @@ def test_row_keys_are_those_of_the_global_row():
 def test_conv_adds_its_bias_at_every_place(shape, rng):
     module = Conv(6, (3,) * (len(shape) - 2), groups=2)
     x = jnp.asarray(rng.normal(size=shape), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(*module.window, 2, 6)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(*module.kernel_size, 2, 6)), jnp.float32)
     chex.assert_trees_all_equal_shapes(jax.eval_shape(module.init, jax.random.key(0), x)["params"]["kernel"], kernel)
     apply = jax.jit(lambda bias: module.apply({"params": {"kernel": kernel, "bias": bias}}, x))
     bias = jnp.arange(6.0)
@@ -249,7 +274,9 @@ def test_conv_transpose_is_the_transpose_of_conv(strides, window, padding, rng):
     size = np.array([4, 5]) * s if padding == "SAME" else (np.array([4, 5]) - 1) * s + window - pads
     assert y.shape == (2, *size, 3)
     pads, layout = [(padding, padding)] * 2 if padding == 1 else padding, ("NHWC", "HWIO", "NHWC")
-    back = lambda y: lax.conv_general_dilated(y, params["kernel"].swapaxes(-1, -2), tuple(s), pads, dimension_numbers=layout)
+    back = lambda y: lax.conv_general_dilated(
+        y, params["kernel"].swapaxes(-1, -2), tuple(s), pads, dimension_numbers=layout
+    )
     (expected,) = jax.linear_transpose(back, y)(x)
     chex.assert_trees_all_close(y, expected + params["bias"].reshape(1, 1, 1, 3), atol=1e-4)
 
@@ -265,7 +292,9 @@ def test_separable_conv_is_depthwise_then_pointwise(rng):
     x = jnp.asarray(rng.normal(size=(2, 8, 8, 4)), jnp.float32)
     variables = module.init(jax.random.key(0), x, train=False)
     shapes = jax.tree.map(jnp.shape, variables["params"])
-    assert shapes["depthwise"]["conv"] == {"kernel": (3, 3, 1, 4)} and shapes["pointwise"]["conv"] == {"kernel": (1, 1, 4, 6)}
+    assert shapes["depthwise"]["conv"] == {"kernel": (3, 3, 1, 4)} and shapes["pointwise"]["conv"] == {
+        "kernel": (1, 1, 4, 6)
+    }
     each = lambda name, made, x: made.apply({k: v[name] for k, v in variables.items()}, x, train=False)
     expected = each("pointwise", ConvNorm(6, (1, 1)), each("depthwise", ConvNorm(4, (3, 3), 2, groups=4), x))
     chex.assert_trees_all_close(module.apply(variables, x, train=False), expected, atol=1e-6)
@@ -274,7 +303,10 @@ def test_separable_conv_is_depthwise_then_pointwise(rng):
 
 def test_recompute_changes_neither_values_nor_gradients(rng):
     f = lambda x, rest: (jnp.tanh(x @ rest["w"]) ** 2, {"sum": x.sum() + rest["n"]})
-    x, rest = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32), {"w": jnp.asarray(rng.normal(size=(3, 5)), jnp.float32), "n": jnp.int32(2)}
+    x, rest = (
+        jnp.asarray(rng.normal(size=(4, 3)), jnp.float32),
+        {"w": jnp.asarray(rng.normal(size=(3, 5)), jnp.float32), "n": jnp.int32(2)},
+    )
 
     def both(f):
         loss = lambda x, w: (lambda y, more: y.sum() + more["sum"] ** 2)(*f(x, rest | {"w": w}))
@@ -287,28 +319,33 @@ def test_recompute_changes_neither_values_nor_gradients(rng):
 
 class Dropping(nn.Module):
     @nn.compact
-    def __call__(self, x, *, train, real=None):
-        return Dropout(0.5)(BatchNorm()(x, train=train, real=real), train=train)
+    def __call__(self, x, *, train, row_mask=None):
+        return Dropout(0.5)(BatchNorm()(x, train=train, mask=row_mask), train=train)
 
 
 class Parent(nn.Module):
     remat: bool = True
 
     @nn.compact
-    def __call__(self, x, *, train, real=None):
-        return apply_block(Dropping(name="block"), x, train=train, real=real, remat=self.remat)
+    def __call__(self, x, *, train, row_mask=None):
+        return apply_block(Dropping(name="block"), x, train=train, row_mask=row_mask, remat=self.remat)
 
 
 def test_a_recomputed_block_drops_the_same_units_and_changes_the_same_statistics(rng):
     x = jnp.asarray(rng.normal(size=(8, 16)), jnp.float32)
-    real = jnp.ones(8).at[6:].set(0)
+    row_mask = jnp.ones(8).at[6:].set(0)
     variables = Parent().init(jax.random.key(0), x, train=True)
     chex.assert_trees_all_equal(variables, Parent(False).init(jax.random.key(0), x, train=True))
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(remat, bias):
         scale = variables["params"]["block"]["BatchNorm_0"]["scale"]
-        options = {"train": True, "real": real, "rngs": {"dropout": jax.random.key(1)}, "mutable": ["batch_stats"]}
+        options = {
+            "train": True,
+            "row_mask": row_mask,
+            "rngs": {"dropout": jax.random.key(1)},
+            "mutable": ["batch_stats"],
+        }
         with_bias = lambda bias: {**variables, "params": {"block": {"BatchNorm_0": {"scale": scale, "bias": bias}}}}
         y, vjp, changed = jax.vjp(lambda bias: Parent(remat).apply(with_bias(bias), x, **options), bias, has_aux=True)
         return y, vjp(jnp.ones_like(y))[0], changed
@@ -330,7 +367,10 @@ ERRORS = {
     "dtype": (lambda: check_image(jnp.zeros((1, 4, 4, 1), jnp.uint8)), "image dtype uint8"),
     "conv channels": (lambda: apply_to_other_channels(Conv(2)), "3 channels, but the parameters were made for 1"),
     "dense width": (lambda: apply_to_other_channels(Dense(2)), "3 inputs to a dense layer of 1"),
-    "conv transpose channels": (lambda: apply_to_other_channels(ConvTranspose(2)), "3 channels, but the parameters were made for 1"),
+    "conv transpose channels": (
+        lambda: apply_to_other_channels(ConvTranspose(2)),
+        "3 channels, but the parameters were made for 1",
+    ),
     "conv window": (lambda: apply_to_other_channels(Conv(2, (3,))), "spatial axes"),
     "dropout of 1": (lambda: drop(1.0, jnp.ones(3)), "dropout=1.0"),
     "negative dropout": (lambda: check_dropout(-0.1), "dropout=-0.1"),
@@ -349,5 +389,10 @@ def test_errors_quote_the_value_in_one_line(name):
 def test_pooling_before_the_bias_is_the_same(rng):
     x = rng.normal(size=(2, 9, 9, 3)).astype(np.float32)
     pooled, plain = Conv(4, pool=2), Conv(4)
-    variables = {"params": {"kernel": rng.normal(size=(3, 3, 3, 4)).astype(np.float32), "bias": rng.normal(size=4).astype(np.float32)}}
+    variables = {
+        "params": {
+            "kernel": rng.normal(size=(3, 3, 3, 4)).astype(np.float32),
+            "bias": rng.normal(size=4).astype(np.float32),
+        }
+    }
     np.testing.assert_array_equal(pooled.apply(variables, x), ops.max_pool(plain.apply(variables, x), 2))

@@ -72,7 +72,9 @@ def test_links_are_followed_and_each_real_file_is_read_once(tmp_path, lines):
     expected = sorted([(v, v // 10) for v in range(20)] + [(50 + i, 0) for i in range(3)])
     for path in (data, tmp_path / "entry"):
         assert sorted(sum(map(values, folder(path)), [])) == expected
-    left = "left out: 6 link(s) to folders that hold them or are read already, 2 further name(s) of images that are read"
+    left = (
+        "left out: 6 link(s) to folders that hold them or are read already, 2 further name(s) of images that are read"
+    )
     assert lines(data).count(left) == 1
 
 
@@ -114,7 +116,9 @@ def test_pictures_to_measure_on_that_were_learned_are_told(tmp_path, lines, resi
 def test_it_is_told_which_folder_is_which_part(tmp_path, lines, name):
     fill(tmp_path / "train"), fill(tmp_path / name, offset=50)
     folder(tmp_path)
-    assert lines(tmp_path) == [f"{name}/ is the test part, because there is no test/; validation rows are cut from train/"]
+    assert lines(tmp_path) == [
+        f"{name}/ is the test part, because there is no test/; validation rows are cut from train/"
+    ]
     fill(tmp_path / "test", offset=100), fill(tmp_path / "extra")
     (tmp_path / "README.md").write_text("")
     folder(tmp_path)
@@ -128,7 +132,9 @@ def test_cuts_are_told(tmp_path, lines):
     fill(tmp_path / "test", offset=100)
     folder(tmp_path)
     told = lines(tmp_path)
-    assert told[0] == "test rows, then validation rows are cut from train/" and told[2:] == ["validation rows are cut from train/"]
+    assert told[0] == "test rows, then validation rows are cut from train/" and told[2:] == [
+        "validation rows are cut from train/"
+    ]
 
 
 def test_one_part_under_two_names_is_refused(tmp_path):
@@ -153,7 +159,10 @@ def test_classes_that_are_hardly_meant_are_told(tmp_path, lines):
     )
     fill(tmp_path / "set", ("Ant", "ant", "bee"))
     folder(tmp_path / "set")
-    assert lines(tmp_path / "set")[2] == "class folders Ant and ant differ in case or spelling alone, and are classes of their own"
+    assert (
+        lines(tmp_path / "set")[2]
+        == "class folders Ant and ant differ in case or spelling alone, and are classes of their own"
+    )
 
 
 def test_subfolders_of_a_class_belong_to_it(tmp_path):
@@ -191,4 +200,6 @@ def test_a_class_or_part_of_which_nothing_is_readable_is_named(tmp_path, residen
     refused("test: no image is readable; replace them, or move the folder away", folder, tmp_path, **options)
     for file in (tmp_path / "train" / "bee").iterdir():
         file.write_text("x")
-    refused("train/bee: no image is readable; replace them, or leave the class out", folder, tmp_path / "train", **options)
+    refused(
+        "train/bee: no image is readable; replace them, or leave the class out", folder, tmp_path / "train", **options
+    )

@@ -41,7 +41,9 @@ def test_rows_are_lines_of_strict_json_and_events(tmp_path):
     log = logs.Log(tmp_path, 10)
     log.row(row(10, **{"validation/loss": math.nan, "validation/seconds": 0.5}))
     log.row({k: v for k, v in row(20).items() if k != "learning_rate"})
-    first, second, third = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    first, second, third = [
+        json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
     assert (first["split"], first["epoch"], first["loss"]) == ("train", 1.0, 0.1)
     assert (second["split"], second["loss"], second["seconds"]) == ("validation", None, 0.5)
     assert third["learning_rate"] is None

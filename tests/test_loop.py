@@ -23,7 +23,9 @@ def setting(dropout=0.3, ema=True, strategy="jit", devices=1, rate=1e-2):
         step, state = jc.with_ema(step), jc.start_ema(state)
     ev = jc.compile_step(jc.make_eval_step(t), strategy, devices, donate=False)
     valid = rows(40, seed=1)
-    validate = lambda s: {f"validation/{k}": v for k, v in jc.evaluate(ev, s.extras.get("ema", s.variables), valid).items()}
+    validate = lambda s: {
+        f"validation/{k}": v for k, v in jc.evaluate(ev, s.extras.get("ema", s.variables), valid).items()
+    }
     return jc.compile_step(step, strategy, devices), state, validate
 
 
@@ -61,7 +63,9 @@ def test_resume_is_the_same_run_bit_for_bit(tmp_path):
     chex.assert_trees_all_equal(jax.device_get(straight.state.params), jax.device_get(resumed.state.params))
     chex.assert_trees_all_equal(jax.device_get(straight.best.extras), jax.device_get(resumed.best.extras))
     summed = lambda name: name == "seconds" or name.startswith("train/")
-    pick = lambda rows, wanted: [{k: v for k, v in row.items() if summed(k) is wanted and k != "seconds"} for row in rows]
+    pick = lambda rows, wanted: [
+        {k: v for k, v in row.items() if summed(k) is wanted and k != "seconds"} for row in rows
+    ]
     chex.assert_trees_all_equal(pick(straight.history, False), pick(resumed.history, False))
     # sums within a dispatch are float32, and where it is cut depends on the clock
     chex.assert_trees_all_close(pick(straight.history, True), pick(resumed.history, True), rtol=1e-5)
@@ -77,7 +81,9 @@ def test_stop_between_validations_and_resume(tmp_path):
     resumed = fit(tmp_path, log=replayed.append)
     chex.assert_trees_all_equal(jax.device_get(straight.state.params), jax.device_get(resumed.state.params))
     assert [r["train/count"] for r in resumed.history] == [96] * 4
-    assert [r["train/loss"] for r in resumed.history] == pytest.approx([r["train/loss"] for r in straight.history], rel=1e-6)
+    assert [r["train/loss"] for r in resumed.history] == pytest.approx(
+        [r["train/loss"] for r in straight.history], rel=1e-6
+    )
 
 
 def test_earlier_rows_come_again_after_a_resume(tmp_path):
@@ -90,7 +96,9 @@ def test_the_learning_rate_in_force_is_logged_and_survives_a_resume(tmp_path):
     schedule = jc.optim.cosine(1e-2, steps=24)
     fit(tmp_path, steps=12)
     history = fit(tmp_path, steps=18).history
-    assert [r["learning_rate"] for r in history] == pytest.approx([float(schedule(t - 1)) for t in (6, 12, 18)], rel=1e-6)
+    assert [r["learning_rate"] for r in history] == pytest.approx(
+        [float(schedule(t - 1)) for t in (6, 12, 18)], rel=1e-6
+    )
 
 
 def test_resume_without_the_best_checkpoint(tmp_path, caplog):
@@ -146,7 +154,9 @@ def test_a_retrace_is_an_error(kind):
     run = jc.compile_step(chex.assert_max_traces(jc.make_train_step(t, tx), n=1), "jit")
     ev = jc.compile_step(chex.assert_max_traces(jc.make_eval_step(t), n=1), "jit", donate=False)
     validate = lambda s: jc.evaluate(ev, s.variables, kind(rows(45, seed=1)), batch_size=8)
-    fitted = jc.fit(run, jc.init_state(t, tx, rows().example()), kind(rows()), batch_size=16, steps=11, every=4, validate=validate)
+    fitted = jc.fit(
+        run, jc.init_state(t, tx, rows().example()), kind(rows()), batch_size=16, steps=11, every=4, validate=validate
+    )
     assert jc.evaluate(ev, fitted.state.variables, kind(rows(61, seed=2)), batch_size=8)["count"] == 61
 
 
@@ -156,8 +166,12 @@ def test_the_length_of_dispatches_changes_no_bit(kind, monkeypatch):
     for seconds in (0.0, 1e9):
         monkeypatch.setattr(batches, "SECONDS", seconds)
         lengths, run = [], setting()[0]
-        counted = run._replace(call=lambda s, c, call=run.call, lengths=lengths: lengths.append(int(c.count)) or call(s, c))
-        ends.append((jax.device_get(fit(run=counted, train=kind(rows()), steps=18, every=18).state.params), max(lengths)))
+        counted = run._replace(
+            call=lambda s, c, call=run.call, lengths=lengths: lengths.append(int(c.count)) or call(s, c)
+        )
+        ends.append(
+            (jax.device_get(fit(run=counted, train=kind(rows()), steps=18, every=18).state.params), max(lengths))
+        )
     chex.assert_trees_all_equal(ends[0][0], ends[1][0])
     assert ends[0][1] == 1 and ends[1][1] > 2
 
@@ -189,7 +203,9 @@ def test_the_reading_thread_ends_with_an_error_too(where):
     def fail(*args):
         raise jc.InputError("enough")
 
-    bad = jc.data.Indexed(lambda i: fail() if where == "read" and len(i) > 1 else {k: v[i] for k, v in data.arrays.items()}, data.size)
+    bad = jc.data.Indexed(
+        lambda i: fail() if where == "read" and len(i) > 1 else {k: v[i] for k, v in data.arrays.items()}, data.size
+    )
     options = {} if where == "read" else {where: fail}
     with pytest.raises(jc.InputError, match="enough"):
         fit(train=bad, **options)
@@ -232,7 +248,9 @@ def test_a_step_that_forgets_its_counter():
     step = jc.make_train_step(t, tx)
     forgetful = lambda s, b: (step(s, b)[0].replace(step=s.step), step(s, b)[1])
     with pytest.raises(ValueError, match="step counter is 0 after 1 batches"):
-        jc.fit(jc.compile_step(forgetful, "jit"), jc.init_state(t, tx, rows().example()), rows(), batch_size=16, steps=2)
+        jc.fit(
+            jc.compile_step(forgetful, "jit"), jc.init_state(t, tx, rows().example()), rows(), batch_size=16, steps=2
+        )
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,12 @@ def test_cross_entropy_of_probabilities():
 
 
 def test_label_smoothing_of_cross_entropy():
-    expected = jnp.array([0.9 * 0.6931472 + 0.1 * (0.6931472 + 2 * 1.3862944) / 3, 0.9 * 0.2231436 + 0.1 * (2 * 2.3025851 + 0.2231436) / 3])
+    expected = jnp.array(
+        [
+            0.9 * 0.6931472 + 0.1 * (0.6931472 + 2 * 1.3862944) / 3,
+            0.9 * 0.2231436 + 0.1 * (2 * 2.3025851 + 0.2231436) / 3,
+        ]
+    )
     for labels in (jnp.array([0, 2]), jnp.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])):
         chex.assert_trees_all_close(losses.cross_entropy(LOGITS, labels, 0.1), expected, rtol=1e-6)
 
@@ -78,7 +83,10 @@ def test_extreme_logits_are_finite(smoothing, focal):
 
 
 def test_leading_axes_and_low_precision(rng):
-    logits, labels = jnp.asarray(rng.normal(size=(2, 3, 4, 5)), jnp.bfloat16), jnp.asarray(rng.integers(0, 5, (2, 3, 4)))
+    logits, labels = (
+        jnp.asarray(rng.normal(size=(2, 3, 4, 5)), jnp.bfloat16),
+        jnp.asarray(rng.integers(0, 5, (2, 3, 4))),
+    )
     values = losses.cross_entropy(logits, labels)
     chex.assert_shape(values, (2, 3, 4))
     assert values.dtype == jnp.float32

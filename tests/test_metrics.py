@@ -28,9 +28,9 @@ def rows(rng, n=60, classes=CLASSES):
     return logits, rng.integers(0, classes - 1, n).astype(np.int32)
 
 
-def batch(labels, real=None):
+def batch(labels, row_mask=None):
     out = {"label": jnp.asarray(labels)}
-    return out if real is None else out | {"real": jnp.asarray(real)}
+    return out if row_mask is None else out | {"row_mask": jnp.asarray(row_mask)}
 
 
 @jax.jit
@@ -58,7 +58,11 @@ def test_scores_equal_sklearn(average, absent, rng):
     labels, guess = rng.choice(kept[:-1], 40), rng.choice(kept, 40)  # one class is predicted, but never the truth
     guess[guess == kept[1]] = kept[0]  # and one is never predicted
     matrix = confusion_matrix(labels, guess, labels=range(CLASSES))
-    for own, reference in ((metrics.precision, precision_score), (metrics.recall, recall_score), (metrics.f1, f1_score)):
+    for own, reference in (
+        (metrics.precision, precision_score),
+        (metrics.recall, recall_score),
+        (metrics.f1, f1_score),
+    ):
         names = None if average else range(CLASSES)
         expected = reference(labels, guess, average=average, labels=names, zero_division=0)
         np.testing.assert_allclose(own(matrix, average), expected, rtol=1e-12)
@@ -85,9 +89,11 @@ def test_top_k_equals_sklearn(k, rng):
 @pytest.mark.parametrize("kind", [np.float32, np.int32, bool])
 def test_padded_equals_filtered(kind, rng):
     logits, labels = rows(rng)
-    real = rng.random(len(labels)) < 0.7
-    padded = update(logits, batch(labels, real.astype(kind)))
-    chex.assert_trees_all_equal(jax.tree.map(np.float64, padded), jax.tree.map(np.float64, update(logits[real], batch(labels[real]))))
+    row_mask = rng.random(len(labels)) < 0.7
+    padded = update(logits, batch(labels, row_mask.astype(kind)))
+    chex.assert_trees_all_equal(
+        jax.tree.map(np.float64, padded), jax.tree.map(np.float64, update(logits[row_mask], batch(labels[row_mask])))
+    )
 
 
 def test_parts_add_up(rng):
@@ -109,7 +115,9 @@ def test_one_logit_decides_between_two_classes():
 
 
 def test_dense_labels_are_averaged_over_places():
-    logits = jnp.zeros((2, 2, 2, 3)).at[0, ..., 1].set(1.0)  # class 1 everywhere in the first image, class 0 in the second
+    logits = (
+        jnp.zeros((2, 2, 2, 3)).at[0, ..., 1].set(1.0)
+    )  # class 1 everywhere in the first image, class 0 in the second
     labels = batch(np.array([[[1, 1], [1, 0]], [[0, 0], [0, 0]]]), np.array([1.0, 0.0]))
     assert metrics.accuracy(logits, labels) == (3.0, 4.0)
 
@@ -119,10 +127,10 @@ def test_confusion_of_pixels_leaves_unknown_ones_out(rng):
     from sklearn.metrics import confusion_matrix
 
     logits, labels = rng.normal(size=(3, 4, 5, CLASSES + 1)), rng.choice([-1, 0, 1, 2, 3, 4, 5, 6, 255], (3, 4, 5))
-    real, guess = np.array([1, 0, 1]), logits.argmax(-1)
-    counted = (labels >= 0) & (labels < CLASSES) & (guess < CLASSES) & (real[:, None, None] > 0)
+    row_mask, guess = np.array([1, 0, 1]), logits.argmax(-1)
+    counted = (labels >= 0) & (labels < CLASSES) & (guess < CLASSES) & (row_mask[:, None, None] > 0)
     expected = confusion_matrix(labels[counted], guess[counted], labels=range(CLASSES))
-    for batch_ in (batch(labels, real), batch(labels.astype(np.uint8), real)):  # in 8 bits -1 is 255
+    for batch_ in (batch(labels, row_mask), batch(labels.astype(np.uint8), row_mask)):  # in 8 bits -1 is 255
         found = jax.jit(metrics.confusion(CLASSES))(logits, batch_)
         np.testing.assert_array_equal(found.counts, expected)
     assert 0 < expected.sum() < 40
@@ -157,7 +165,11 @@ def test_classification_report_equals_sklearn_in_200_cases(kind):
 
     for seed in range(200):
         rng = np.random.default_rng([seed, 5])
-        names, n, kept = [f"class {'x' * k}" for k in range(5)], int(rng.integers(1, 60)), rng.permutation(5)[: rng.integers(1, 6)]
+        names, n, kept = (
+            [f"class {'x' * k}" for k in range(5)],
+            int(rng.integers(1, 60)),
+            rng.permutation(5)[: rng.integers(1, 6)],
+        )
         if kind == "classes":
             labels, guess = rng.choice(kept, (2, n))
             seen, matrix = np.unique([labels, guess]), confusion_matrix(labels, guess, labels=range(5))
@@ -165,9 +177,14 @@ def test_classification_report_equals_sklearn_in_200_cases(kind):
             labels, guess = rng.random((2, n, 5)) < 0.4
             seen, matrix = np.arange(5), multilabel_confusion_matrix(labels, guess)
         options = {"target_names": [names[k] for k in seen], "zero_division": 0}
-        own, lines = metrics.classification_report(matrix, names), classification_report(labels, guess, digits=9, **options).splitlines()
+        own, lines = (
+            metrics.classification_report(matrix, names),
+            classification_report(labels, guess, digits=9, **options).splitlines(),
+        )
         if not lines[-1].endswith(".0"):  # where nothing is right, scikit-learn writes the support as 7.0
-            assert own.text(9).splitlines() == [line for line in lines if "samples avg" not in line]  # of which a matrix does not tell
+            assert own.text(9).splitlines() == [
+                line for line in lines if "samples avg" not in line
+            ]  # of which a matrix does not tell
         if seed % 10 == 0:
             theirs = classification_report(labels, guess, output_dict=True, **options)
             theirs.pop("samples avg", None)
@@ -198,7 +215,10 @@ def test_classification_report_as_markdown():
         (lambda: metrics.cohen_kappa(np.zeros((2, 2)), "cubic"), "weights='cubic'"),
         (lambda: metrics.classification_report(np.zeros((2, 2)), ["a"]), "1 names for 2 classes"),
         (lambda: metrics.classification_report(np.zeros((2, 2)), ["a", "a"]), "the name 'a' is given twice"),
-        (lambda: metrics.classification_report(np.zeros((2, 2)), ["accuracy", "a"]), "'accuracy' is that of an average"),
+        (
+            lambda: metrics.classification_report(np.zeros((2, 2)), ["accuracy", "a"]),
+            "'accuracy' is that of an average",
+        ),
         (lambda: metrics.confusion(0), "num_classes=0: must be at least 1"),
     ],
 )
@@ -221,7 +241,13 @@ def test_mean_of_nothing_is_nan():
 
 @pytest.mark.parametrize(
     "share, count, low, high",
-    [(0.5, 10, 0.236590, 0.763410), (0.0, 10, 0.0, 0.277540), (1.0, 10, 0.722460, 1.0), (0.9, 360, 0.864662, 0.926891), (0.0, 0, 0.0, 1.0)],
+    [
+        (0.5, 10, 0.236590, 0.763410),
+        (0.0, 10, 0.0, 0.277540),
+        (1.0, 10, 0.722460, 1.0),
+        (0.9, 360, 0.864662, 0.926891),
+        (0.0, 0, 0.0, 1.0),
+    ],
 )
 def test_wilson_interval(share, count, low, high):
     assert metrics.wilson_interval(share, count) == pytest.approx((low, high), abs=2e-6)

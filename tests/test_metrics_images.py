@@ -19,8 +19,8 @@ def images(seed):
     truth = scipy.ndimage.gaussian_filter(rng.random(SHAPE) * 255, (0, seed % 4, seed % 4, 0))
     noisy = truth + rng.normal(size=SHAPE) * rng.choice([0.5, 10, 60])
     kinds = [noisy, scipy.ndimage.gaussian_filter(truth, (0, 1, 1, 0)), truth * 0.7 + 20, np.full(SHAPE, truth.mean())]
-    real = np.ones(4) if seed % 2 else (rng.random(4) < 0.7)
-    return truth.astype(np.float32), kinds[seed // 4 % 4].astype(np.float32), real.astype(np.float32)
+    row_mask = np.ones(4) if seed % 2 else (rng.random(4) < 0.7)
+    return truth.astype(np.float32), kinds[seed // 4 % 4].astype(np.float32), row_mask.astype(np.float32)
 
 
 def by_definition(a, b, data_range):
@@ -43,9 +43,9 @@ def test_200_cases_by_definition():
     run = jax.jit(lambda out, batch: (metrics.ssim(255)(out, batch), metrics.psnr(255)(out, batch)))
     worst = np.zeros(2)
     for seed in range(200):
-        truth, guess, real = images(seed)
-        found = [s.compute() for s in jax.device_get(run(guess, {"label": truth, "real": real}))]
-        on = real > 0
+        truth, guess, row_mask = images(seed)
+        found = [s.compute() for s in jax.device_get(run(guess, {"label": truth, "row_mask": row_mask}))]
+        on = row_mask > 0
         if not on.any():
             assert np.isnan(found).all()
             continue
@@ -78,7 +78,7 @@ def test_r2_of_labels_far_from_0():
     rng = np.random.default_rng(0)
     label = (1e6 + rng.normal(size=400)).astype(np.float32)
     guess = (label + rng.normal(size=400)).astype(np.float32)
-    r2 = jax.jit(lambda a, b, real: metrics.r2(a[:, None], {"label": b, "real": real}))
+    r2 = jax.jit(lambda a, b, row_mask: metrics.r2(a[:, None], {"label": b, "row_mask": row_mask}))
     first = np.arange(400) < 100
     expected = r2_score(label.astype(np.float64), guess.astype(np.float64))
     whole = r2(guess, label, np.ones(400, bool))
@@ -92,8 +92,12 @@ def test_constant_labels_and_few_rows():
     of = lambda outputs, label: r2(np.float32(outputs), {"label": np.float32(label)}).compute()
     assert of([0.1] * 3, [0.1] * 3) == 1 and of([1.1] * 3, [0.1] * 3) == 0
     assert np.isnan(of([1.0], [0.0]))
-    assert np.isnan(of([1, np.nan, 1], [0, 1, 2])) and np.isnan(of([1, 1, 1], [1, np.inf, 2])) and np.isnan(of([1, 1e20, 1], [1, 1e20, 2]))
-    nothing = {"label": jnp.ones(2), "real": jnp.zeros(2)}
+    assert (
+        np.isnan(of([1, np.nan, 1], [0, 1, 2]))
+        and np.isnan(of([1, 1, 1], [1, np.inf, 2]))
+        and np.isnan(of([1, 1e20, 1], [1, 1e20, 2]))
+    )
+    nothing = {"label": jnp.ones(2), "row_mask": jnp.zeros(2)}
     assert np.isnan(jax.jit(metrics.rmse)(jnp.ones(2), nothing).compute()) and np.isnan(
         jax.jit(metrics.mae)(jnp.ones(2), nothing).compute()
     )
@@ -102,11 +106,15 @@ def test_constant_labels_and_few_rows():
 def test_dense_values_are_one_column():
     rng = np.random.default_rng(1)
     label, guess = rng.normal(size=(2, 3, 4, 5)).astype(np.float32)
-    batch = {"label": jnp.asarray(label), "real": jnp.array([1.0, 0.0, 1.0])}
+    batch = {"label": jnp.asarray(label), "row_mask": jnp.array([1.0, 0.0, 1.0])}
     error = (label - guess)[[0, 2]]
     run = jax.jit(lambda out, batch: [metric(out, batch) for metric in (metrics.rmse, metrics.mae, metrics.r2)])
     found = [s.compute() for s in jax.device_get(run(guess, batch))]
-    expected = [np.sqrt((error**2).mean()), np.abs(error).mean(), r2_score(label[[0, 2]].ravel(), guess[[0, 2]].ravel())]
+    expected = [
+        np.sqrt((error**2).mean()),
+        np.abs(error).mean(),
+        r2_score(label[[0, 2]].ravel(), guess[[0, 2]].ravel()),
+    ]
     assert found == pytest.approx(expected, rel=1e-5)
 
 
@@ -117,7 +125,10 @@ def test_dense_values_are_one_column():
         (lambda: metrics.ssim(float("nan")), "data_range=nan"),
         (lambda: metrics.ssim(1)(jnp.ones((1, 10, 20, 1)), {"label": jnp.ones((1, 10, 20, 1))}), "at least 11 pixels"),
         (lambda: metrics.ssim(1)(jnp.ones((1, 20, 20)), {"label": jnp.ones((1, 20, 20))}), r"must be \[B, H, W, C\]"),
-        (lambda: metrics.mae(jnp.ones((3, 2)), {"label": jnp.ones(3)}), r"outputs of shape \(3, 2\) for 'label' of shape \(3,\)"),
+        (
+            lambda: metrics.mae(jnp.ones((3, 2)), {"label": jnp.ones(3)}),
+            r"outputs of shape \(3, 2\) for 'label' of shape \(3,\)",
+        ),
     ],
 )
 def test_bad_arguments(call, message):

@@ -37,28 +37,39 @@ def case(seed):
     logits = np.round(logits) if seed % 2 else logits  # ties
     labels = kept[rng.integers(0, classes, ROWS)].astype(np.int32)
     logits[np.arange(ROWS), labels] += np.float32(seed % 3)
-    several = (rng.random((ROWS, CLASSES)) < rng.choice([0.0, 0.3, 0.6, 1.0], CLASSES, p=[0.1, 0.4, 0.4, 0.1])).astype(np.int32)
+    several = (rng.random((ROWS, CLASSES)) < rng.choice([0.0, 0.3, 0.6, 1.0], CLASSES, p=[0.1, 0.4, 0.4, 0.1])).astype(
+        np.int32
+    )
     values = (rng.choice([0.0, 1.0, 1e3]) + rng.normal(size=(ROWS, 2))).astype(np.float32)
     guesses = np.where(rng.random() < 0.1, values, values + rng.normal(size=values.shape).astype(np.float32) * 0.5)
     values = np.where(seed % 10 == 7, values[:1], values)  # constant
-    real = np.zeros(ROWS, np.float32)
-    real[rng.permutation(ROWS)[:n]] = 1
-    logits[real == 0], guesses[real == 0] = np.nan, np.nan
-    return {"logits": logits, "label": labels, "several": several, "values": values, "guesses": guesses, "real": real}
+    row_mask = np.zeros(ROWS, np.float32)
+    row_mask[rng.permutation(ROWS)[:n]] = 1
+    logits[row_mask == 0], guesses[row_mask == 0] = np.nan, np.nan
+    return {
+        "logits": logits,
+        "label": labels,
+        "several": several,
+        "values": values,
+        "guesses": guesses,
+        "row_mask": row_mask,
+    }
 
 
 def alone(c):
     """Only what is real."""
-    return {key: x[c["real"] > 0] for key, x in c.items()}
+    return {key: x[c["row_mask"] > 0] for key, x in c.items()}
 
 
 def computed(metric, output="logits", label="label"):
     """The metric of each case, from padded rows."""
-    run = jax.jit(lambda out, label, real: metric(out, {"label": label, "real": real}))
+    run = jax.jit(lambda out, label, row_mask: metric(out, {"label": label, "row_mask": row_mask}))
     for seed in range(CASES):
         c = case(seed)
         with np.errstate(invalid="ignore"):  # NaN cast to integers, in padding
-            value = jax.device_get(run(jnp.asarray(c[output]), jnp.asarray(c[label]), jnp.asarray(c["real"]))).compute()
+            value = jax.device_get(
+                run(jnp.asarray(c[output]), jnp.asarray(c[label]), jnp.asarray(c["row_mask"]))
+            ).compute()
         yield alone(c), value
 
 
@@ -70,7 +81,11 @@ def gap(own, expected):
 
 
 def matrix_of(c):
-    return sk.confusion_matrix(c["label"], c["logits"].argmax(-1), labels=range(CLASSES)) if len(c["label"]) else np.zeros((CLASSES,) * 2)
+    return (
+        sk.confusion_matrix(c["label"], c["logits"].argmax(-1), labels=range(CLASSES))
+        if len(c["label"])
+        else np.zeros((CLASSES,) * 2)
+    )
 
 
 def confusion_gaps():
@@ -89,12 +104,17 @@ def top_k_gaps(k):
             warnings.simplefilter("ignore")  # of scikit-learn, that k >= classes is always right
             # it lets the last of equal scores win, so the classes are turned round
             turned = CLASSES - 1 - c["label"], c["logits"][:, ::-1]
-            yield gap(value, sk.top_k_accuracy_score(*turned, k=k, labels=range(CLASSES)) if len(c["label"]) else np.nan)
+            yield gap(
+                value, sk.top_k_accuracy_score(*turned, k=k, labels=range(CLASSES)) if len(c["label"]) else np.nan
+            )
 
 
 def brier_gaps():
     for c, value in computed(metrics.brier):
-        yield gap(value, sk.brier_score_loss(c["label"], softmax(c["logits"]), labels=range(CLASSES)) if len(c["label"]) else np.nan)
+        yield gap(
+            value,
+            sk.brier_score_loss(c["label"], softmax(c["logits"]), labels=range(CLASSES)) if len(c["label"]) else np.nan,
+        )
 
 
 def brier_of_two_gaps():
@@ -105,7 +125,10 @@ def brier_of_two_gaps():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of scikit-learn, that one class is alone
                 rows = len(c["label"])
-                yield gap(value, sk.brier_score_loss(c["several"][:, 0], positive(c["logits"]), labels=[0, 1]) if rows else np.nan)
+                yield gap(
+                    value,
+                    sk.brier_score_loss(c["several"][:, 0], positive(c["logits"]), labels=[0, 1]) if rows else np.nan,
+                )
 
 
 def calibration_by_definition(sure, right, bins):
@@ -119,9 +142,11 @@ def calibration_by_definition(sure, right, bins):
 
 
 def calibration_gaps(bins=15):
-    probability = jax.jit(lambda x: jax.nn.softmax(x, -1).max(-1))  # on an edge the last digit decides, so it is the same
+    probability = jax.jit(
+        lambda x: jax.nn.softmax(x, -1).max(-1)
+    )  # on an edge the last digit decides, so it is the same
     for seed, (c, value) in enumerate(computed(metrics.calibration(bins))):
-        sure = np.asarray(probability(case(seed)["logits"]))[case(seed)["real"] > 0]
+        sure = np.asarray(probability(case(seed)["logits"]))[case(seed)["row_mask"] > 0]
         right = c["logits"].argmax(-1) == c["label"]
         expected = calibration_by_definition(sure, right, bins) if len(sure) else (np.nan, np.nan)
         yield gap([value["ece"], value["mce"]], expected)
@@ -130,7 +155,11 @@ def calibration_gaps(bins=15):
 
 def multilabel_confusion_gaps():
     for c, value in computed(metrics.multilabel_confusion(CLASSES), label="several"):
-        expected = sk.multilabel_confusion_matrix(c["several"], c["logits"] > 0) if len(c["label"]) else np.zeros((CLASSES, 2, 2))
+        expected = (
+            sk.multilabel_confusion_matrix(c["several"], c["logits"] > 0)
+            if len(c["label"])
+            else np.zeros((CLASSES, 2, 2))
+        )
         yield gap(value["multilabel_confusion"], expected)
 
 
@@ -168,12 +197,20 @@ def score_gaps(name):
             if not len(truth):
                 expected = 0.0
             elif name.endswith("kappa"):
-                expected = sk.cohen_kappa_score(truth, guess, labels=range(CLASSES), weights=weights, replace_undefined_by=0.0)
-            else:
-                expected = {"balanced": sk.balanced_accuracy_score, "matthews": sk.matthews_corrcoef, "accuracy": sk.accuracy_score}[name](
-                    truth, guess
+                expected = sk.cohen_kappa_score(
+                    truth, guess, labels=range(CLASSES), weights=weights, replace_undefined_by=0.0
                 )
-        own = {"balanced": metrics.balanced_accuracy, "matthews": metrics.matthews, "accuracy": metrics.accuracy_of}.get(name)
+            else:
+                expected = {
+                    "balanced": sk.balanced_accuracy_score,
+                    "matthews": sk.matthews_corrcoef,
+                    "accuracy": sk.accuracy_score,
+                }[name](truth, guess)
+        own = {
+            "balanced": metrics.balanced_accuracy,
+            "matthews": metrics.matthews,
+            "accuracy": metrics.accuracy_of,
+        }.get(name)
         yield gap(own(matrix) if own else metrics.cohen_kappa(matrix, weights), expected)
 
 
@@ -212,7 +249,9 @@ def curve_gaps():
         scores, labels = c["logits"][:, 0], c["several"][:, 0]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of scikit-learn, that a curve is not defined
-            for own, expected in zip(metrics.roc_curve(scores, labels), sk.roc_curve(labels, scores, drop_intermediate=False), strict=True):
+            for own, expected in zip(
+                metrics.roc_curve(scores, labels), sk.roc_curve(labels, scores, drop_intermediate=False), strict=True
+            ):
                 yield gap(np.where(np.isinf(own), 9, own), np.where(np.isinf(expected), 9, expected))
             own, expected = metrics.pr_curve(scores, labels), sk.precision_recall_curve(labels, scores)
         yield max(gap(own.precision, expected[0]), gap(own.thresholds, expected[2]))
@@ -227,7 +266,7 @@ def binned_gaps(multilabel, bins=64):
     exact = jax.jit(lambda x: x if multilabel else metrics.log_odds(x))
     label = "several" if multilabel else "label"
     for seed, (c, value) in enumerate(computed(metrics.binned_scores(CLASSES, bins, multilabel), label=label)):
-        scores = np.asarray(exact(case(seed)["logits"]))[case(seed)["real"] > 0]
+        scores = np.asarray(exact(case(seed)["logits"]))[case(seed)["row_mask"] > 0]
         for name, area in (("roc_auc", metrics.roc_auc), ("pr_auc", metrics.pr_auc)):
             if not len(scores):
                 assert np.isnan(value[name]) and np.isnan(value[f"{name}_by_class"]).all()
@@ -243,7 +282,12 @@ def value_gaps(metric, reference):
     for c, value in computed(metric, "guesses", "values"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of scikit-learn, that R2 is not defined for one row
-            yield gap(value, reference(c["values"].astype(np.float64), c["guesses"].astype(np.float64)) if len(c["values"]) else np.nan)
+            yield gap(
+                value,
+                reference(c["values"].astype(np.float64), c["guesses"].astype(np.float64))
+                if len(c["values"])
+                else np.nan,
+            )
 
 
 def r2_gaps():
@@ -251,16 +295,27 @@ def r2_gaps():
     for c, value in computed(metrics.r2, "guesses", "values"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            expected = sk.r2_score(c["values"].astype(np.float64), c["guesses"].astype(np.float64)) if len(c["values"]) else np.nan
+            expected = (
+                sk.r2_score(c["values"].astype(np.float64), c["guesses"].astype(np.float64))
+                if len(c["values"])
+                else np.nan
+            )
         yield gap(value, expected) / max(1, 1 - np.nan_to_num(expected))
 
 
 def averaged(thorough):
     """What has averages; as (its 200 cases, tolerance)."""
-    areas = {"roc_auc": (metrics.roc_auc, sk.roc_auc_score, True), "pr_auc": (metrics.pr_auc, sk.average_precision_score, False)}
+    areas = {
+        "roc_auc": (metrics.roc_auc, sk.roc_auc_score, True),
+        "pr_auc": (metrics.pr_auc, sk.average_precision_score, False),
+    }
     kinds = ("classes", "multilabel")
     out = {f"scores, {kind}": (functools.partial(averaged_gaps, kind, thorough), 1e-12) for kind in kinds}
-    return out | {f"{n}, {kind}": (functools.partial(area_gaps, *a, kind, thorough), 1e-12) for n, a in areas.items() for kind in kinds}
+    return out | {
+        f"{n}, {kind}": (functools.partial(area_gaps, *a, kind, thorough), 1e-12)
+        for n, a in areas.items()
+        for kind in kinds
+    }
 
 
 ALL = {

@@ -52,10 +52,10 @@ TABLE = {  # (metric, outputs, labels)
 CLASSIFIED = [name for name in TABLE if name not in ("mae", "rmse", "r2", "psnr", "ssim", "accuracy of probabilities")]
 
 
-def measured(metric, outputs, label, real=None):
+def measured(metric, outputs, label, row_mask=None):
     """Numbers by name, as an evaluation gives them."""
-    run = jax.jit(lambda outputs, label, real: metric(outputs, {"label": label, "real": real}))
-    sums = jax.device_get(run(outputs, label, np.ones(len(label), np.float32) if real is None else real))
+    run = jax.jit(lambda outputs, label, row_mask: metric(outputs, {"label": label, "row_mask": row_mask}))
+    sums = jax.device_get(run(outputs, label, np.ones(len(label), np.float32) if row_mask is None else row_mask))
     return compute({"value": sums})
 
 
@@ -66,7 +66,7 @@ def broken(x, row=1):
     return x
 
 
-def real(row=1):
+def row_mask(row=1):
     return (np.arange(ROWS) != row).astype(np.float32)
 
 
@@ -81,7 +81,7 @@ def test_nan_makes_the_value_nan_and_padding_may_be_nan(name):
     whole, unsound = scalars(measured(metric, outputs, label)), scalars(measured(metric, broken(outputs), label))
     assert whole and not any(map(np.isnan, whole.values()))
     assert all(map(np.isnan, unsound.values())), unsound
-    padded, fine = measured(metric, broken(outputs), label, real()), measured(metric, outputs, label, real())
+    padded, fine = measured(metric, broken(outputs), label, row_mask()), measured(metric, outputs, label, row_mask())
     same(padded, fine)
     assert not any(map(np.isnan, scalars(padded).values()))
 
@@ -98,7 +98,7 @@ def test_a_label_that_is_no_class_counts_as_if_its_row_were_padding(name, unknow
     metric, outputs, label = TABLE[name]
     other = label.copy()
     other[1] = unknown
-    same(measured(metric, outputs, other), measured(metric, outputs, label, real()))
+    same(measured(metric, outputs, other), measured(metric, outputs, label, row_mask()))
 
 
 def test_a_row_without_prediction_is_in_no_cell_of_the_matrix():
@@ -108,7 +108,11 @@ def test_a_row_without_prediction_is_in_no_cell_of_the_matrix():
     found = compute({"confusion": metrics.confusion(4)(all_nan, {"label": labels})})
     assert found["confusion"].sum() == 0 and np.isnan(found["f1_macro"]) and np.isnan(found["cohen_kappa"])
     beyond = metrics.confusion(2)(np.eye(3, dtype=np.float32), {"label": np.zeros(3, np.int32)})  # predicts 0, 1 and 2
-    assert beyond.counts.tolist() == [[1, 1], [0, 0]] and beyond.left_out == 1 and np.isnan(beyond.compute()["recall_macro"])
+    assert (
+        beyond.counts.tolist() == [[1, 1], [0, 0]]
+        and beyond.left_out == 1
+        and np.isnan(beyond.compute()["recall_macro"])
+    )
 
 
 def test_infinite_logits_have_their_place():
@@ -119,7 +123,7 @@ def test_infinite_logits_have_their_place():
     accuracy, top, matrix, brier, loss = (sums.compute() for sums in run(logits, batch))
     assert accuracy == pytest.approx(2 / 3) and top == 1 and np.isnan([brier, loss]).all()
     assert matrix["confusion"].tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 1]]
-    alone = run(logits, batch | {"real": np.array([0, 1, 0])})  # a class that is ruled out
+    alone = run(logits, batch | {"row_mask": np.array([0, 1, 0])})  # a class that is ruled out
     assert [sums.compute() for sums in alone[-2:]] == pytest.approx([2 / (1 + np.e) ** 2, np.log1p(1 / np.e)], rel=1e-5)
     assert metrics.log_loss(np.float32([[-200.0]]), {"label": np.array([1])}).compute() == pytest.approx(200)
 
@@ -138,20 +142,35 @@ def test_probabilities_that_are_no_class_count_nowhere():
     """`one_hot(-1)` is 0 for every class."""
     soft = np.array(SOFT)
     soft[1] = 0
-    same(measured(metrics.accuracy, LOGITS, soft), measured(metrics.accuracy, LOGITS, SOFT, real()))
+    same(measured(metrics.accuracy, LOGITS, soft), measured(metrics.accuracy, LOGITS, SOFT, row_mask()))
 
 
 @pytest.mark.parametrize(
     "metric, logits, label, message",
     [
-        (metrics.accuracy, LOGITS, LABEL[:, None], r"labels int32 of shape \[6, 1\] for logits of shape \[6, 3\]: must be integers \[6\]"),
+        (
+            metrics.accuracy,
+            LOGITS,
+            LABEL[:, None],
+            r"labels int32 of shape \[6, 1\] for logits of shape \[6, 3\]: must be integers \[6\]",
+        ),
         (metrics.accuracy, LOGITS, LABEL.astype(np.float32), r"labels float32 of shape \[6\] for logits"),
         (metrics.accuracy, LOGITS, ANSWERS, r"labels int32 of shape \[6, 3\]"),
-        (metrics.accuracy, LOGITS[one], LABEL[:3], r"labels int32 of shape \[3\] for logits of shape \[6, 1\]: must be numbers"),
+        (
+            metrics.accuracy,
+            LOGITS[one],
+            LABEL[:3],
+            r"labels int32 of shape \[3\] for logits of shape \[6, 1\]: must be numbers",
+        ),
         (metrics.top_k(2), LOGITS, LABEL[:1], r"labels int32 of shape \[1\]"),
         (metrics.brier, DENSE, LABEL, r"labels int32 of shape \[6\] for logits of shape \[6, 2, 2, 3\]"),
         (metrics.confusion(3), DENSE, PIXELS[..., None], r"of shape \[6, 2, 2, 1\]"),
-        (metrics.multilabel_accuracy, LOGITS, LABEL, r"labels of shape \[6\] for logits of shape \[6, 3\]: must be the same"),
+        (
+            metrics.multilabel_accuracy,
+            LOGITS,
+            LABEL,
+            r"labels of shape \[6\] for logits of shape \[6, 3\]: must be the same",
+        ),
         (metrics.multilabel_accuracy, LOGITS, ANSWERS[one], r"labels of shape \[6, 1\]"),
         (metrics.multilabel_confusion(3), LOGITS[one], ANSWERS[one], "num_classes=3: the logits are for 1; give that"),
         (metrics.binned_scores(3, multilabel=True), LOGITS, LABEL, "must be the same"),
@@ -177,8 +196,12 @@ def test_counts_and_confidences_beyond_float32_in_one_dispatch():
     found = run(jnp.full((n, 1), 2.0, jnp.float32), jnp.ones(n, jnp.int8))
     assert found.correct.dtype == found.counts.dtype == jnp.int32 and int(found.correct[1]) == int(found.counts[1]) == n
     assert float(found.confidence[1]) == pytest.approx(n / (1 + np.exp(-2)), rel=1e-5)
-    assert metrics.count(None, {"label": jnp.zeros(3), "real": jnp.ones(3)}).n.dtype == jnp.int32
-    assert metrics.r2(VALUES, {"label": VALUES}).weight.dtype == metrics.rmse(VALUES, {"label": VALUES}).weight.dtype == jnp.int32
+    assert metrics.count(None, {"label": jnp.zeros(3), "row_mask": jnp.ones(3)}).n.dtype == jnp.int32
+    assert (
+        metrics.r2(VALUES, {"label": VALUES}).weight.dtype
+        == metrics.rmse(VALUES, {"label": VALUES}).weight.dtype
+        == jnp.int32
+    )
 
 
 CONFUSION = jax.jit(lambda logits, label: metrics.confusion(2)(logits, {"label": label}))
@@ -192,20 +215,34 @@ def matrices(*names, others=()):
 
 def test_no_metric_overwrites_another():
     both = matrices("a", "b")
-    assert both["a/confusion"].trace() == ROWS and both["b/confusion"].trace() == 0 and (both["a/f1_macro"], both["b/f1_macro"]) == (1, 0)
+    assert (
+        both["a/confusion"].trace() == ROWS
+        and both["b/confusion"].trace() == 0
+        and (both["a/f1_macro"], both["b/f1_macro"]) == (1, 0)
+    )
     assert len(both) == 2 * len(matrices("a")) and all(key[:2] in ("a/", "b/") for key in both)
-    assert set(matrices("a")) == set(matrices("confusion")) and "f1_macro" in matrices("a")  # alone, as it has always been
+    assert set(matrices("a")) == set(matrices("confusion")) and "f1_macro" in matrices(
+        "a"
+    )  # alone, as it has always been
     second = matrices("confusion", "b")  # the columns of the first stay
-    assert second["confusion"].trace() == ROWS and second["f1_macro"] == 1 and second["b/confusion"].trace() == second["b/f1_macro"] == 0
+    assert (
+        second["confusion"].trace() == ROWS
+        and second["f1_macro"] == 1
+        and second["b/confusion"].trace() == second["b/f1_macro"] == 0
+    )
     single = matrices("confusion", others={"f1_macro": metrics.Mean(3.0, 4.0)})
     assert single["f1_macro"] == 0.75 and single["confusion/f1_macro"] == 1
-    two = compute({"x": metrics.calibration(2)(LOGITS, {"label": LABEL}), "y": metrics.calibration(9)(LOGITS, {"label": LABEL})})
+    two = compute(
+        {"x": metrics.calibration(2)(LOGITS, {"label": LABEL}), "y": metrics.calibration(9)(LOGITS, {"label": LABEL})}
+    )
     assert set(two) == {f"{name}/{key}" for name in "xy" for key in ("ece", "mce", "reliability")}
     several = metrics.multilabel_confusion(CLASSES)(LOGITS, {"label": ANSWERS})
     assert {"confusion", "multilabel_confusion", "confusion/f1_macro", "multilabel_confusion/f1_macro"} <= set(
         matrices("confusion", others={"multilabel_confusion": several})
     )
-    with pytest.raises(InputError, match="metrics 'a' and 'a/f1_macro' both give a value 'a/f1_macro': rename one of them"):
+    with pytest.raises(
+        InputError, match="metrics 'a' and 'a/f1_macro' both give a value 'a/f1_macro': rename one of them"
+    ):
         matrices("a", "b", others={"a/f1_macro": metrics.Mean(1.0, 1.0)})
 
 
@@ -222,6 +259,10 @@ def test_scalars_are_what_json_has():
 
 
 def test_parts_with_nan_add_up():
-    run = jax.jit(lambda x, label: {n: m(x, {"label": label}) for n, m in (("a", metrics.accuracy), ("c", metrics.confusion(CLASSES)))})
+    run = jax.jit(
+        lambda x, label: {
+            n: m(x, {"label": label}) for n, m in (("a", metrics.accuracy), ("c", metrics.confusion(CLASSES)))
+        }
+    )
     both = compute(jax.device_get(add(run(LOGITS, LABEL), run(broken(LOGITS), LABEL))))
     assert np.isnan(both["a"]) and np.isnan(both["f1_macro"]) and both["confusion"].sum() == 2 * ROWS - 1

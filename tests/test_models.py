@@ -52,18 +52,29 @@ class Short(GoogLeNet):
 
 # the zoo's rules are checked on the smallest of each kind, the large ones made thin
 TABLE = ((Row(8, 8), Row(24, 8)), (Row(16, 16, 5, 2, 8, nn.hard_swish),))
-CIFAR = {"blocks": (1, 1, 1), "small_images": True, "width": 16, "projected": False}
-FIXED = ("cct_2_3x2_32", "lenet5", "mlp", "plain", "tutorial", "vit_tiny_patch16_224")  # the image size is fixed at init
+CIFAR = {"blocks": (1, 1, 1), "cifar_stem": True, "width": 16, "projected": False}
+FIXED = (
+    "cct_2_3x2_32",
+    "lenet5",
+    "mlp",
+    "plain",
+    "tutorial",
+    "vit_tiny_patch16_224",
+)  # the image size is fixed at init
 ZOO = {name: MODELS[name] for name in ("cnn", "lenet5", "mlp", "tutorial")} | {
     "alexnet": functools.partial(MODELS["alexnet"], width=0.1),
     "bottlenecks": functools.partial(ResNet, blocks=(1, 1, 1, 1), bottleneck=True, width=8),
     "cbam_resnet20": functools.partial(ResNet, attention=resnet.cbam, **CIFAR),
     "cct_2_3x2_32": functools.partial(MODELS["cct_2_3x2_32"], width=32),
-    "convnext_tiny": functools.partial(MODELS["convnext_tiny"], blocks=(1, 1, 1, 1), widths=(8, 16, 24, 32), layer_scale=1.0),
+    "convnext_tiny": functools.partial(
+        MODELS["convnext_tiny"], blocks=(1, 1, 1, 1), widths=(8, 16, 24, 32), layer_scale=1.0
+    ),
     "densenet121": functools.partial(DenseNet, blocks=(1, 2, 1, 1), growth=8, width=16),
     "googlenet": functools.partial(Short, aux=True),
     "mobilenet_v1": functools.partial(MODELS["mobilenet_v1"], width=0.25),
-    "inverted": functools.partial(Inverted, table=TABLE, ends=(8, 32), hidden=16, activation=nn.hard_swish, gate=nn.hard_sigmoid),
+    "inverted": functools.partial(
+        Inverted, table=TABLE, ends=(8, 32), hidden=16, activation=nn.hard_swish, gate=nn.hard_sigmoid
+    ),
     "plain": functools.partial(MODELS["plain"], depth=4, width=8, pool="average", activation="tanh", batch_norm=True),
     "resnet18": functools.partial(MODELS["resnet18"], width=8),
     "seresnet20": functools.partial(ResNet, attention=resnet.squeeze, **CIFAR),
@@ -72,7 +83,13 @@ ZOO = {name: MODELS[name] for name in ("cnn", "lenet5", "mlp", "tutorial")} | {
     "vgg11_bn": functools.partial(MODELS["vgg11_bn"], width=0.05),
     "vit_tiny_patch16_224": functools.partial(MODELS["vit_tiny_patch16_224"], width=24, depth=4, patch=7),
 }
-SIDES = {"alexnet": 64, "convnext_tiny": 32, "densenet121": 32, "googlenet": 48, "vgg11_bn": 32}  # where 28x28 pixels are too few
+SIDES = {
+    "alexnet": 64,
+    "convnext_tiny": 32,
+    "densenet121": 32,
+    "googlenet": 48,
+    "vgg11_bn": 32,
+}  # where 28x28 pixels are too few
 GRAY, COLOUR, TINY, LARGE = (SIZE, SIZE, 1), (224, 224, 3), (32, 32, 3), (299, 299, 3)
 PARAMETERS = [  # name, classes, options, image, the published number or one worked out by hand
     ("alexnet", 1000, {}, COLOUR, 61_100_840),
@@ -105,7 +122,7 @@ PARAMETERS = [  # name, classes, options, image, the published number or one wor
     ("mobilenet_v1", 1000, {"width": 0.75}, COLOUR, 2_585_560),
     ("mobilenet_v1", 1000, {"width": 0.5}, COLOUR, 1_331_592),
     ("mobilenet_v1", 1000, {"width": 0.25}, COLOUR, 470_072),
-    ("mobilenet_v1", 10, {"small_images": True}, TINY, 4_231_976 - dense(1024, 1000) + dense(1024, 10)),
+    ("mobilenet_v1", 10, {"cifar_stem": True}, TINY, 4_231_976 - dense(1024, 1000) + dense(1024, 10)),
     ("mobilenet_v2", 1000, {}, COLOUR, 3_504_872),
     ("mobilenet_v3_large", 1000, {}, COLOUR, 5_483_032),
     ("mobilenet_v3_small", 1000, {}, COLOUR, 2_542_856),
@@ -114,7 +131,7 @@ PARAMETERS = [  # name, classes, options, image, the published number or one wor
     ("resnet101", 1000, {}, COLOUR, 44_549_160),
     ("resnet152", 1000, {}, COLOUR, 60_192_808),
     ("resnet18", 1000, {}, COLOUR, 11_689_512),
-    ("resnet18", 10, {"small_images": True}, TINY, 11_173_962),
+    ("resnet18", 10, {"cifar_stem": True}, TINY, 11_173_962),
     ("resnet20", 10, {}, TINY, 269_722),
     ("resnet34", 1000, {}, COLOUR, 21_797_672),
     ("resnet50", 1000, {}, COLOUR, 25_557_032),
@@ -143,9 +160,18 @@ PARAMETERS = [  # name, classes, options, image, the published number or one wor
 
 
 each = pytest.mark.parametrize("name", ZOO)
-FURTHER = ("alexnet", "bottlenecks", "cbam_resnet20", "mobilenet_v1", "resnet18", "vgg11_bn")  # of families that have another here
+FURTHER = (
+    "alexnet",
+    "bottlenecks",
+    "cbam_resnet20",
+    "mobilenet_v1",
+    "resnet18",
+    "vgg11_bn",
+)  # of families that have another here
 DROPOUT_INSIDE = ("cct_2_3x2_32", "densenet121", "mlp", "vit_tiny_patch16_224")  # elsewhere only the head has any
-each_family = pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in FURTHER else ()) for n in ZOO])
+each_family = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in FURTHER else ()) for n in ZOO]
+)
 
 
 def size(tree):
@@ -261,7 +287,7 @@ def test_options(name):
     logits = jax.eval_shape(functools.partial(model.apply, train=False), variables, x)
     assert (logits.shape, logits.dtype) == ((2, 3), jnp.float32)
     rngs = {"dropout": jax.random.key(0)}
-    train = functools.partial(model.apply, train=True, rngs=rngs, mutable=["batch_stats"], real=jnp.ones(2))
+    train = functools.partial(model.apply, train=True, rngs=rngs, mutable=["batch_stats"], row_mask=jnp.ones(2))
     assert jax.eval_shape(train, variables, x)[0].shape == (2, 3)
 
 
@@ -275,7 +301,9 @@ def check_dropout(name, variables, out):
 
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def run(key):
-        trained, _ = model.apply(variables, given, train=True, rngs={"dropout": key}, mutable=["batch_stats"], method=method)
+        trained, _ = model.apply(
+            variables, given, train=True, rngs={"dropout": key}, mutable=["batch_stats"], method=method
+        )
         return trained, model.apply(variables, given, train=False, method=method)
 
     (first, logits), (second, _), (again, _) = (run(jax.random.key(seed)) for seed in (0, 1, 0))
@@ -309,10 +337,15 @@ def test_another_image_size_is_refused(name):
         jax.eval_shape(model.apply, variables, jnp.zeros((2, SIZE + 12, SIZE, 1)))
 
 
-FROM = {name: (17, {}) for name in ("mobilenet_v1", "inverted", "resnet18", "bottlenecks", "squeezenet1_1", "googlenet")}
-FROM |= {name: (side, {}) for name, side in {"alexnet": 63, "cnn": 24, "convnext_tiny": 32, "densenet121": 29, "vgg11_bn": 32}.items()}
+FROM = {
+    name: (17, {}) for name in ("mobilenet_v1", "inverted", "resnet18", "bottlenecks", "squeezenet1_1", "googlenet")
+}
+FROM |= {
+    name: (side, {})
+    for name, side in {"alexnet": 63, "cnn": 24, "convnext_tiny": 32, "densenet121": 29, "vgg11_bn": 32}.items()
+}
 FROM |= {"resnet20": (3, {})}  # side of the smallest image
-FROM |= {f"{name} small": (5, {"small_images": True}) for name in ("mobilenet_v1", "resnet18", "bottlenecks")}
+FROM |= {f"{name} small": (5, {"cifar_stem": True}) for name in ("mobilenet_v1", "resnet18", "bottlenecks")}
 
 
 @pytest.mark.parametrize("name", FROM)
@@ -338,7 +371,7 @@ def test_pooled_models_take_any_size_from_the_smallest_on(name):
     ],
 )
 def test_resolution_of_each_stage(name, small, scales):
-    model, x = ZOO[name](CLASSES, small_images=small), jnp.zeros((1, 96, 64, 3))
+    model, x = ZOO[name](CLASSES, cifar_stem=small), jnp.zeros((1, 96, 64, 3))
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), x)
     features = jax.eval_shape(functools.partial(model.apply, method="features"), variables, x)
     assert {k: f.shape[1:3] for k, f in features.items()} == {
@@ -347,21 +380,31 @@ def test_resolution_of_each_stage(name, small, scales):
 
 
 def test_a_bottleneck_strides_in_its_3x3():
-    model, x = ZOO["bottlenecks"](CLASSES, small_images=True), jnp.zeros((1, 16, 16, 3))
+    model, x = ZOO["bottlenecks"](CLASSES, cifar_stem=True), jnp.zeros((1, 16, 16, 3))
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), x)
-    seen = jax.eval_shape(lambda v: model.apply(v, x, capture_intermediates=True)[1]["intermediates"], variables)["stages_1_0"]
-    assert [seen[name]["__call__"][0].shape for name in ("conv1", "conv2", "conv3")] == [(1, 16, 16, 16), (1, 8, 8, 16), (1, 8, 8, 64)]
+    seen = jax.eval_shape(lambda v: model.apply(v, x, capture_intermediates=True)[1]["intermediates"], variables)[
+        "stages_1_0"
+    ]
+    assert [seen[name]["__call__"][0].shape for name in ("conv1", "conv2", "conv3")] == [
+        (1, 16, 16, 16),
+        (1, 8, 8, 16),
+        (1, 8, 8, 64),
+    ]
 
 
 @pytest.mark.parametrize("bottleneck", [False, True])
 def test_zero_init_makes_blocks_the_identity(bottleneck):
-    model = ResNet(CLASSES, (2,), bottleneck, small_images=True, width=8, zero_init_residual=True)
+    model = ResNet(CLASSES, (2,), bottleneck, cifar_stem=True, width=8, zero_init_residual=True)
     x = jnp.asarray(images(), jnp.float32) / 255
     variables = model.init(jax.random.key(0), x)
     first = variables["params"]["stages_0_0"]
-    assert first["conv1"]["norm"]["scale"].all() and not first["conv3" if bottleneck else "conv2"]["norm"]["scale"].any()
+    assert (
+        first["conv1"]["norm"]["scale"].all() and not first["conv3" if bottleneck else "conv2"]["norm"]["scale"].any()
+    )
     seen = model.apply(variables, x, capture_intermediates=True)[1]["intermediates"]
-    before, after = (seen[name]["__call__"][0] for name in (("stages_0_0", "stages_0_1") if bottleneck else ("stem", "stages_0_1")))
+    before, after = (
+        seen[name]["__call__"][0] for name in (("stages_0_0", "stages_0_1") if bottleneck else ("stem", "stages_0_1"))
+    )
     chex.assert_trees_all_equal(before, after)
 
 
@@ -377,8 +420,12 @@ def residual_by_hand(p, x, strides):
 
 def test_a_residual_block_by_hand():
     model, _, variables, out = ran("resnet18")
-    expected = jax.jit(functools.partial(residual_by_hand, strides=2))(variables["params"]["stages_1_0"], out["features"]["stage1"])
-    _, seen = jax.jit(lambda: model.apply(variables, jnp.asarray(images(), jnp.float32) / 255, capture_intermediates=True))()
+    expected = jax.jit(functools.partial(residual_by_hand, strides=2))(
+        variables["params"]["stages_1_0"], out["features"]["stage1"]
+    )
+    _, seen = jax.jit(
+        lambda: model.apply(variables, jnp.asarray(images(), jnp.float32) / 255, capture_intermediates=True)
+    )()
     chex.assert_trees_all_close(seen["intermediates"]["stages_1_0"]["__call__"][0], expected, rtol=1e-4, atol=1e-4)
 
 
@@ -391,7 +438,9 @@ def drawn(path, like):
     """Values for a parameter or a statistic; to draw them on the host is quicker than to compile the model's own `init`."""
     kind = path[-1].key
     if kind == "kernel":
-        return np.random.default_rng(0).normal(size=like.shape).astype(np.float32) / math.sqrt(math.prod(like.shape[:-1]))
+        return np.random.default_rng(0).normal(size=like.shape).astype(np.float32) / math.sqrt(
+            math.prod(like.shape[:-1])
+        )
     return np.full(like.shape, kind not in ("bias", "mean"), np.float32)
 
 
@@ -415,7 +464,11 @@ def test_every_variant_learns(name):
     with native_lowering():  # the same function, compiled in less time
         grads, logits = run(params)
     chex.assert_tree_all_finite((grads, logits))
-    still = [jax.tree_util.keystr(p) for p, g in jax.tree_util.tree_leaves_with_path(grads) if not np.any(g) and not untrained(p)]
+    still = [
+        jax.tree_util.keystr(p)
+        for p, g in jax.tree_util.tree_leaves_with_path(grads)
+        if not np.any(g) and not untrained(p)
+    ]
     assert not still
 
 
@@ -449,7 +502,9 @@ def test_lenet_pads_to_32_pixels():
 
 def test_whitening_makes_patches_white():
     rng = np.random.default_rng(0)
-    pixels = np.cumsum(np.cumsum(rng.normal(size=(50, 12, 12, 3)), 1), 2) @ rng.normal(size=(3, 3))  # neighbours and channels go together
+    pixels = np.cumsum(np.cumsum(rng.normal(size=(50, 12, 12, 3)), 1), 2) @ rng.normal(
+        size=(3, 3)
+    )  # neighbours and channels go together
     model = MODELS["speednet"](CLASSES, widths=(8,), whitening=whitening(pixels, epsilon=0.0))
     x = jnp.asarray(pixels, jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), x)
@@ -457,12 +512,16 @@ def test_whitening_makes_patches_white():
     inside = np.asarray(stem[:, :-1, :-1], np.float64)  # the last row and column see a border of zeros
     white = (inside[..., :12] - inside[..., 12:]).reshape(-1, 12)  # gelu(y) - gelu(-y) = y
     np.testing.assert_allclose(np.cov(white, rowvar=False), np.eye(12), atol=2e-3)
-    variances = 1 / np.square(np.asarray(model.whitening)).sum(0)  # columns are eigenvectors over the root of their variance
+    variances = 1 / np.square(np.asarray(model.whitening)).sum(
+        0
+    )  # columns are eigenvectors over the root of their variance
     assert (np.diff(variances) < 0).all() and variances[0] > 100 * variances[-1]
 
 
 def test_whitening_leaves_faint_directions_alone():
-    gray = np.repeat(np.random.default_rng(0).normal(size=(20, 8, 8, 1)), 3, -1)  # two of three directions of colour are empty
+    gray = np.repeat(
+        np.random.default_rng(0).normal(size=(20, 8, 8, 1)), 3, -1
+    )  # two of three directions of colour are empty
     assert np.abs(whitening(gray, epsilon=1e-2)).max() <= 10
 
 
@@ -485,10 +544,15 @@ def test_speednet_begins_with_filters_that_hand_their_channel_on():
         kernel = np.asarray(partly_identity(jax.random.key(0), (3, 3, c, k)))
         middle, around = kernel[1, 1, :, :c], np.delete(kernel.reshape(9, c, k), 4, 0)[..., :c]
         assert (middle == np.eye(c, k)[:, :c]).all() and not around.any()
-        assert k < c or 0.08 < kernel[..., c:].std() < np.abs(kernel[..., c:]).max() <= 1 / 6  # uniform up to the root of 1 / 36 inputs
+        assert (
+            k < c or 0.08 < kernel[..., c:].std() < np.abs(kernel[..., c:]).max() <= 1 / 6
+        )  # uniform up to the root of 1 / 36 inputs
 
 
 def test_tables_are_complete():
     assert {name for name, *_ in PARAMETERS} == set(MODELS)
-    kinds = {type(make(CLASSES)) for make in ZOO.values()} - {Short} | {GoogLeNet, type(MODELS["inception_v3"]())}  # too long to compile
+    kinds = {type(make(CLASSES)) for make in ZOO.values()} - {Short} | {
+        GoogLeNet,
+        type(MODELS["inception_v3"]()),
+    }  # too long to compile
     assert kinds == {type(make()) for make in MODELS.values()}

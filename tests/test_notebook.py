@@ -24,7 +24,9 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     assert all(not cell.get("outputs") for cell in notebook.cells)  # what is committed is not a result
     (parameters,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     parameters.source = SMALL.format(folder=str(tmp_path / "run"))
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
     nbformat.write(notebook, tmp_path / "executed.ipynb")
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     text = "".join(output.get("text", "") for output in outputs)

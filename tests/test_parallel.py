@@ -21,7 +21,7 @@ def trained(strategy, devices, tx, steps, dropout=0.0, change=None, per_call=7, 
     step = jc.make_train_step(t, tx)
     run = jc.compile_step(jc.augmented(step, change) if change else step, strategy, devices)
     state = run.put(jc.init_state(t, tx, data.example()))
-    data, losses = data.placed(run.hold), []
+    data, losses = data.put(run.replicate), []
     for at in range(0, steps, per_call):
         state, sums = run.call(state, data.chunk(batch, at, min(per_call, steps - at), per_call))
         losses.append(jax.device_get(sums["loss"]))
@@ -68,7 +68,7 @@ class Mask(Network):
     def setup(self):
         self.drop = Dropout(0.5)
 
-    def features(self, x, *, train=False, real=None):
+    def features(self, x, *, train=False, row_mask=None):
         return {"x": self.drop(jnp.ones((x.shape[0], 16)), train=train)}
 
     def head(self, features, *, train=False):
@@ -122,7 +122,10 @@ def test_resident_data_are_arguments_not_constants():
 def test_state_is_donated_and_a_kept_carry_is_not():
     data, t, tx = rows(), task(), jc.optim.sgd(0.1)
     state = jc.init_state(t, tx, data.example())
-    run, ev = jc.compile_step(jc.make_train_step(t, tx), "jit"), jc.compile_step(jc.make_eval_step(t), "jit", donate=False)
+    run, ev = (
+        jc.compile_step(jc.make_train_step(t, tx), "jit"),
+        jc.compile_step(jc.make_eval_step(t), "jit", donate=False),
+    )
     state = run.put(state)
     ev.call(state.variables, data.chunk(8, 0, 1, 1))
     assert not jax.tree.leaves(state.params)[0].is_deleted()

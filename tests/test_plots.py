@@ -50,5 +50,7 @@ def test_what_cannot_be_drawn_is_one_line(tmp_path, caplog):
 def test_a_plot_is_not_written_through_a_link(tmp_path):
     (tmp_path / "other").write_text("precious")
     (tmp_path / "x.png").symlink_to(tmp_path / "other")
-    assert plots.draw(tmp_path / "x.png", plots.curves, [{"split": "train", "epoch": 1, "loss": float("nan"), "accuracy": None}])
+    assert plots.draw(
+        tmp_path / "x.png", plots.curves, [{"split": "train", "epoch": 1, "loss": float("nan"), "accuracy": None}]
+    )
     assert (tmp_path / "other").read_text() == "precious" and not (tmp_path / "x.png").is_symlink()

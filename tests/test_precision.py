@@ -23,9 +23,9 @@ MAKE = {
     "lenet5": MODELS["lenet5"],
     "mlp": functools.partial(MODELS["mlp"], widths=(16,)),
     "tutorial": MODELS["tutorial"],
-    "mobilenet_v1": functools.partial(MODELS["mobilenet_v1"], small_images=True, width=0.25),
-    "resnet": functools.partial(ResNet, blocks=(1, 1), small_images=True, width=8),
-    "bottlenecks": functools.partial(ResNet, blocks=(1, 1), small_images=True, width=4, bottleneck=True),
+    "mobilenet_v1": functools.partial(MODELS["mobilenet_v1"], cifar_stem=True, width=0.25),
+    "resnet": functools.partial(ResNet, blocks=(1, 1), cifar_stem=True, width=8),
+    "bottlenecks": functools.partial(ResNet, blocks=(1, 1), cifar_stem=True, width=4, bottleneck=True),
 }
 DEEP = [name for name in MAKE if hasattr(MAKE[name](4), "remat")]
 F32, BF16 = jnp.dtype("float32"), jnp.dtype("bfloat16")
@@ -69,7 +69,13 @@ quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_l
 
 def test_the_policy():
     assert policy() == (F32, F32, F32) == policy("f32") == policy(jnp.float32)
-    assert policy("bfloat16") == (F32, BF16, F32) == policy("bf16") == policy(jnp.bfloat16) == policy(None, jnp.zeros(1, jnp.bfloat16))
+    assert (
+        policy("bfloat16")
+        == (F32, BF16, F32)
+        == policy("bf16")
+        == policy(jnp.bfloat16)
+        == policy(None, jnp.zeros(1, jnp.bfloat16))
+    )
     assert policy("float64") == (F32, np.float64, np.float64)
 
 
@@ -78,12 +84,25 @@ def test_other_dtypes_are_refused_in_one_line(dtype):
     for use in (checked, policy, lambda dtype: MODELS["cnn"](10, dtype=dtype)):
         with pytest.raises(InputError) as caught:
             use(dtype)
-        assert str(caught.value) == f"dtype={dtype!r}: must be one of float32, bfloat16, float64, or None for that of the input"
+        assert (
+            str(caught.value)
+            == f"dtype={dtype!r}: must be one of float32, bfloat16, float64, or None for that of the input"
+        )
 
 
 def test_widened_leaves_what_is_wide_or_whole():
-    tree = {"a": jnp.zeros(1, jnp.bfloat16), "b": jnp.zeros(1, jnp.int8), "c": np.zeros(1, np.float64), "d": jnp.zeros(1, jnp.float16)}
-    assert {k: v.dtype.name for k, v in promote_float32(tree).items()} == {"a": "float32", "b": "int8", "c": "float64", "d": "float32"}
+    tree = {
+        "a": jnp.zeros(1, jnp.bfloat16),
+        "b": jnp.zeros(1, jnp.int8),
+        "c": np.zeros(1, np.float64),
+        "d": jnp.zeros(1, jnp.float16),
+    }
+    assert {k: v.dtype.name for k, v in promote_float32(tree).items()} == {
+        "a": "float32",
+        "b": "int8",
+        "c": "float64",
+        "d": "float32",
+    }
 
 
 def test_a_description_from_json_may_name_the_dtype():
@@ -122,7 +141,7 @@ def test_outputs_of_any_model_are_widened(rng):
     class Narrow(jc.layers.Network):
         num_classes: int = 3
 
-        def features(self, x, *, train=False, real=None):
+        def features(self, x, *, train=False, row_mask=None):
             return {"x": x}
 
         def head(self, features, *, train=False):
@@ -141,7 +160,7 @@ def trained(t, steps, strategy="jit", devices=1, grads=jc.plain, tx=None):
     data, tx = rows(32), tx or jc.optim.sgd(0.05, momentum=0.9)
     run = jc.compile_step(jc.make_train_step(t, tx, grads), strategy, devices)
     state = run.put(jc.init_state(t, tx, data.example()))
-    return jax.device_get(run.call(state, data.placed(run.hold).chunk(32, 0, steps, steps)))
+    return jax.device_get(run.call(state, data.put(run.replicate).chunk(32, 0, steps, steps)))
 
 
 @pytest.mark.slow
@@ -168,11 +187,16 @@ def alone(dtype):
     return trained(task("resnet", dtype=dtype, remat=True, dropout=0.2), 4)
 
 
-@pytest.mark.parametrize("strategy, devices", [("jit", 1), *(pytest.param(s, 4, marks=pytest.mark.slow) for s in ("sharded", "pmap"))])
+@pytest.mark.parametrize(
+    "strategy, devices", [("jit", 1), *(pytest.param(s, 4, marks=pytest.mark.slow) for s in ("sharded", "pmap"))]
+)
 def test_accumulation_goes_with_norm_and_remat(strategy, devices):
     """Four parts of 8 rows, each normalised by itself: the gradient is the mean of theirs."""
     t, tx, data = task("resnet", remat=True), jc.optim.sgd(0.05), rows(32)
-    run, chunk = jc.compile_step(jc.make_train_step(t, tx, jc.accumulate(4)), strategy, devices), data.chunk(32, 0, 1, 1)
+    run, chunk = (
+        jc.compile_step(jc.make_train_step(t, tx, jc.accumulate(4)), strategy, devices),
+        data.chunk(32, 0, 1, 1),
+    )
     state, _ = run.call(run.put(jc.init_state(t, tx, data.example())), chunk)
     expected = by_parts()
     chex.assert_trees_all_close(jax.device_get(state.params), expected, rtol=1e-4, atol=1e-6)
@@ -190,7 +214,9 @@ def by_parts():
 
 @pytest.mark.parametrize("strategy, devices", [pytest.param("jit", 1, marks=pytest.mark.slow), ("sharded", 4)])
 def test_accumulation_goes_with_bfloat16(strategy, devices):
-    wide, narrow = (trained(task("cnn", dtype=dtype), 4, strategy, devices, jc.accumulate(4))[0] for dtype in (None, "bfloat16"))
+    wide, narrow = (
+        trained(task("cnn", dtype=dtype), 4, strategy, devices, jc.accumulate(4))[0] for dtype in (None, "bfloat16")
+    )
     assert 0 < distance(wide.variables, narrow.variables) < 0.03
 
 
@@ -211,9 +237,9 @@ def test_remat_changes_no_gradient(name):
 
 
 LARGER = {
-    "resnet": (functools.partial(ResNet, blocks=(4,), small_images=True, width=8), (16, 32, 32, 3)),
-    "bottlenecks": (functools.partial(ResNet, blocks=(4,), small_images=True, width=4, bottleneck=True), (16, 32, 32, 3)),
-    "mobilenet_v1": (functools.partial(MODELS["mobilenet_v1"], small_images=True, width=0.25), (16, 32, 32, 3)),
+    "resnet": (functools.partial(ResNet, blocks=(4,), cifar_stem=True, width=8), (16, 32, 32, 3)),
+    "bottlenecks": (functools.partial(ResNet, blocks=(4,), cifar_stem=True, width=4, bottleneck=True), (16, 32, 32, 3)),
+    "mobilenet_v1": (functools.partial(MODELS["mobilenet_v1"], cifar_stem=True, width=0.25), (16, 32, 32, 3)),
 }
 
 
@@ -257,8 +283,14 @@ def test_layers_refuse_what_they_would_round(module, dtype):
         return
     options = {"train": True} if isinstance(module, (BatchNorm, Dropout, DropPath)) else {}
     with pytest.raises(InputError) as refused:
-        module.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, jnp.ones((2, 4, 4, 3), dtype), **options)
-    assert "(2, 4, 4, 3)" in str(refused.value) and jnp.dtype(dtype).name in str(refused.value) and "\n" not in str(refused.value)
+        module.init(
+            {"params": jax.random.key(0), "dropout": jax.random.key(1)}, jnp.ones((2, 4, 4, 3), dtype), **options
+        )
+    assert (
+        "(2, 4, 4, 3)" in str(refused.value)
+        and jnp.dtype(dtype).name in str(refused.value)
+        and "\n" not in str(refused.value)
+    )
 
 
 def test_a_dtype_that_was_asked_for_takes_integers():

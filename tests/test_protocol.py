@@ -36,7 +36,9 @@ def test_no_person_is_on_both_sides(rng, fraction):
     assert np.abs(shares(label[cut]) - shares(label)).max() < 0.03
     # by lot alone, whole groups are further from the shares
     lots = [np.isin(group, rng.permutation(120)[: round(120 * fraction)]) for _ in range(20)]
-    assert np.abs(shares(label[cut]) - shares(label)).max() < np.median([np.abs(shares(label[m]) - shares(label)).max() for m in lots])
+    assert np.abs(shares(label[cut]) - shares(label)).max() < np.median(
+        [np.abs(shares(label[m]) - shares(label)).max() for m in lots]
+    )
     assert np.array_equal(cut, protocol.grouped(label, group, fraction, seed=0)[1])
     assert not np.array_equal(cut, protocol.grouped(label, group, fraction, seed=1)[1])
 
@@ -71,7 +73,9 @@ def test_as_many_groups_as_parts_leave_none_empty():
 
 def test_mean_and_deviation_over_folds():
     folds = protocol.kfold(np.arange(12) % 2, 3, seed=0)
-    found = protocol.cross_validate(lambda rest, fold: {"accuracy": len(fold) + len(rest) / 100, "first": fold[0]}, folds)
+    found = protocol.cross_validate(
+        lambda rest, fold: {"accuracy": len(fold) + len(rest) / 100, "first": fold[0]}, folds
+    )
     assert found["accuracy"]["values"] == [4.08] * 3 and found["accuracy"]["deviation"] == pytest.approx(0)
     assert found["first"]["deviation"] == pytest.approx(np.std([f[0] for _, f in folds], ddof=1))
     assert found["first"]["mean"] == pytest.approx(np.mean([f[0] for _, f in folds]))
@@ -120,7 +124,9 @@ def test_temperature_is_where_the_loss_is_smallest(rng):
     for scale in (0.05, 0.5, 3.0, 40.0):
         t = protocol.temperature(true * scale, label)
         assert t == pytest.approx(scale, rel=0.08)
-        loss = lambda x, scale=scale: float(optax.softmax_cross_entropy_with_integer_labels(true * scale / x, label).mean())
+        loss = lambda x, scale=scale: float(
+            optax.softmax_cross_entropy_with_integer_labels(true * scale / x, label).mean()
+        )
         assert loss(t) <= min(loss(t * 1.01), loss(t / 1.01))
     one = rng.normal(size=(4000, 1))
     sign = (rng.random(4000) < 1 / (1 + np.exp(-one[:, 0]))).astype(int)
@@ -166,13 +172,19 @@ LABEL = np.array([0, 1, 0, 1])
         (lambda: protocol.kfold(np.eye(4), 2, 0), "label of shape (4, 4): must be [N]"),
         (lambda: protocol.kfold(np.array([0, 1, np.nan, 0]), 2, 0), "label: 1 of 4 are NaN"),
         (lambda: protocol.kfold(LABEL, 2, 0, LABEL[:, None]), "group of shape (4, 1): must be [N]"),
-        (lambda: protocol.class_weights(LABEL - 1, 2), "-1 among the labels of 2 classes, which are 0 to 1; number them from 0"),
+        (
+            lambda: protocol.class_weights(LABEL - 1, 2),
+            "-1 among the labels of 2 classes, which are 0 to 1; number them from 0",
+        ),
         (lambda: protocol.class_weights(LABEL + 1, 2), "2 among the labels of 2 classes"),
         (lambda: protocol.class_weights(LABEL / 2, 2), "0.5 among the labels, which must be whole numbers"),
         (lambda: protocol.class_weights(LABEL[:, None], 2), "label of shape (4, 1)"),
         (lambda: protocol.class_weights(LABEL.astype(str), 2), "dtype <U21 among the labels"),
         (lambda: protocol.balanced(LABEL - 1, 2, 0), "-1 among the labels of 2 classes"),
-        (lambda: protocol.best_threshold(np.ones(4), 2 * LABEL - 1), "-1 among the labels of 2 classes, which are 0 to 1"),
+        (
+            lambda: protocol.best_threshold(np.ones(4), 2 * LABEL - 1),
+            "-1 among the labels of 2 classes, which are 0 to 1",
+        ),
         (lambda: protocol.best_threshold(np.ones(4), LABEL + 1), "2 among the labels of 2 classes"),
         (lambda: protocol.best_threshold(np.ones(4), np.array([0, 1, np.nan, 1])), "label: 1 of 4 are NaN"),
         (lambda: protocol.best_threshold(np.ones((4, 1)), LABEL[:, None]), "label of shape (4, 1)"),

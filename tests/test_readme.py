@@ -27,7 +27,11 @@ PAGES = {
 }
 ALL = "\n".join(PAGES.values())
 README, LIBRARY, ZOO = (PAGES[name] for name in ("README.md", "jaxcnn/README.md", "jaxcnn/models/README.md"))
-NOT_NAMES = {"models.NAME", "models.summary", "tasks.group_dro"}  # a placeholder, and what the list of changes calls former
+NOT_NAMES = {
+    "models.NAME",
+    "models.summary",
+    "tasks.group_dro",
+}  # a placeholder, and what the list of changes calls former
 
 every_page = pytest.mark.parametrize("page", PAGES)
 
@@ -49,7 +53,9 @@ def anchors(text):
 def commands(text):
     """(module, the rest of the line) of each `python -m MODULE ...`; NAME stands for any."""
     found = re.findall(r"python -m ((?:experiments|jaxcnn|tests)[\w.]*)([^`\n]*)", text)
-    return [(module, rest.split(" #")[0]) for module, rest in found if "NAME" not in module and not module.endswith(".")]
+    return [
+        (module, rest.split(" #")[0]) for module, rest in found if "NAME" not in module and not module.endswith(".")
+    ]
 
 
 def subcommands(text):
@@ -161,7 +167,9 @@ def test_tables_of_commands_name_modules():
 
 @every_page
 def test_flags_exist(page):
-    shown = {module for module, _ in commands(ALL) if not module.startswith("tests.test_")} | {"experiments.studies.regularisation"}
+    shown = {module for module, _ in commands(ALL) if not module.startswith("tests.test_")} | {
+        "experiments.studies.regularisation"
+    }
     known = set().union(*(flags_of(module) for module in shown), *map(flags_of_subcommand, COMMANDS))
     assert flags(PAGES[page]) <= known | {"check"}
 
@@ -220,18 +228,25 @@ def test_programs_of_the_page_run(tmp_path, monkeypatch, capsys):
 def networks():
     """Name to what the page says of it, as `python -m jaxcnn.models --json` has it."""
     rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| ([\d.]+) \| ([\w -]+) \|", ZOO, re.MULTILINE)
-    return {name: (int(n.replace(",", "")), gflop, [w for w in weights.split() if w != "-"]) for name, n, gflop, weights in rows}
+    return {
+        name: (int(n.replace(",", "")), gflop, [w for w in weights.split() if w != "-"])
+        for name, n, gflop, weights in rows
+    }
 
 
 def test_the_table_of_networks_names_all_of_them():
     assert list(networks()) == sorted(MODELS)
     families = re.search(r"\| family \|.*?\n\n", ZOO, re.DOTALL)[0]
-    assert sorted(re.findall(r"\b[a-z]\w*", " ".join(re.findall(r"^\|[^|]*\| `([^`]+)`", families, re.MULTILINE)))) == sorted(MODELS)
+    assert sorted(
+        re.findall(r"\b[a-z]\w*", " ".join(re.findall(r"^\|[^|]*\| `([^`]+)`", families, re.MULTILINE)))
+    ) == sorted(MODELS)
     for name, (_, _, weights) in networks().items():
         assert weights == list(getattr(MODELS[name](num_classes=1000), "sources", ())), name
 
 
-@pytest.mark.parametrize("name", ["lenet5", "squeezenet1_1", *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(MODELS))])
+@pytest.mark.parametrize(
+    "name", ["lenet5", "squeezenet1_1", *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(MODELS))]
+)
 def test_the_table_of_networks_has_their_figures(name):
     found = entry(name)
     assert networks()[name] == (found["parameters"], f"{found['gflop']:.3f}", found["weights"])

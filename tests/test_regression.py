@@ -29,7 +29,12 @@ def test_losses_by_hand():
     np.testing.assert_allclose(losses.squared_error(outputs, targets), [0.5, 12.5])
     np.testing.assert_allclose(losses.huber(outputs, targets, 2.0), [0.25, 4.0])  # 2 * (5 - 1) / 2
     np.testing.assert_allclose(losses.squared_error(outputs[:, 0], targets[:, 0]), [1.0, 0.0])
-    refused("outputs of shape .2, 2. for targets of shape .2,.: must be the same", losses.squared_error, outputs, targets[:, 0])
+    refused(
+        "outputs of shape .2, 2. for targets of shape .2,.: must be the same",
+        losses.squared_error,
+        outputs,
+        targets[:, 0],
+    )
     refused("delta=0: must be positive", losses.huber, outputs, targets, 0)
 
 
@@ -38,10 +43,15 @@ def test_losses_by_hand():
 def test_outputs_and_loss_are_in_their_units(key, shape, outputs, rng):
     center, scale = 10.0, 4.0
     target = rng.normal(center, scale, shape).astype(np.float32)
-    made, rows = task(outputs, center=center, scale=scale), batch(target, key, real=np.array([1, 1, 1, 1, 0], np.float32))
+    made, rows = (
+        task(outputs, center=center, scale=scale),
+        batch(target, key, row_mask=np.array([1, 1, 1, 1, 0], np.float32)),
+    )
     variables = made.init(jax.random.key(0), rows)
     found = np.asarray(made.predict(variables, rows))
-    plain = jc.models.mlp(num_classes=outputs, widths=(4,)).apply(variables, jc.tasks.prepare(jnp.asarray(rows["image"])), train=False)
+    plain = jc.models.mlp(num_classes=outputs, widths=(4,)).apply(
+        variables, jc.tasks.prepare(jnp.asarray(rows["image"])), train=False
+    )
     np.testing.assert_allclose(found, np.asarray(plain) * scale + center, rtol=1e-5)
     values = jc.types.compute(jc.make_eval_step(made)(variables, rows)[1])
     error = (found - target.reshape(found.shape))[:4]
@@ -54,14 +64,18 @@ def test_outputs_and_loss_are_in_their_units(key, shape, outputs, rng):
 def test_agreement_counts_rows():
     metric = jc.metrics.agreement(0.0, 1.0, bins=4)
     outputs, label = jnp.array([[0.1], [0.9], [-3.0], [jnp.nan], [0.5]]), jnp.array([0.1, 0.3, 0.6, 0.5, 0.5])
-    found = metric(outputs, {"label": label, "real": jnp.array([1.0, 1, 1, 1, 0])}).compute()
+    found = metric(outputs, {"label": label, "row_mask": jnp.array([1.0, 1, 1, 1, 0])}).compute()
     assert found[0, 0] == found[1, 3] == found[2, 0] == 1 and found.sum() == 3
     refused("needs finite limits in order", jc.metrics.agreement, 1.0, 0.0)
 
 
 BAD = [
     (np.array([1.0, np.nan, 2.0]), 1, "'target' of row 1 is nan: targets must be finite numbers; leave such rows out"),
-    (np.zeros((3, 2), np.float32), 1, r"'target' of shape \(3, 2\): the model has num_classes=1, so targets must be \[N\] or \[N, 1\]"),
+    (
+        np.zeros((3, 2), np.float32),
+        1,
+        r"'target' of shape \(3, 2\): the model has num_classes=1, so targets must be \[N\] or \[N, 1\]",
+    ),
     (np.zeros(3, np.float32), 2, r"'target' of shape \(3,\): the model has num_classes=2, so targets must be \[N, 2\]"),
     (np.zeros(3, bool), 1, "'target' has dtype bool: targets must be whole numbers or floats"),
 ]
@@ -74,7 +88,9 @@ def test_targets_that_are_refused(target, outputs, line):
 
 def test_a_batch_without_targets():
     refused(
-        "neither 'target' nor 'label', only image; name the targets 'target'", task().check, {"image": np.zeros((1, 4, 4, 1), np.uint8)}
+        "neither 'target' nor 'label', only image; name the targets 'target'",
+        task().check,
+        {"image": np.zeros((1, 4, 4, 1), np.uint8)},
     )
 
 

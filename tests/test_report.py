@@ -78,7 +78,12 @@ class Page(html.parser.HTMLParser):
 def needs_nothing(text):
     """No address but those inside the page, and no other way to fetch."""
     page = Page(text)
-    addresses = [v for _, attrs in page.tags for k, v in attrs.items() if k in ("src", "href", "srcset", "action", "data", "poster")]
+    addresses = [
+        v
+        for _, attrs in page.tags
+        for k, v in attrs.items()
+        if k in ("src", "href", "srcset", "action", "data", "poster")
+    ]
     assert addresses and all(a.startswith(("data:", "#")) or "://" not in a for a in addresses)
     assert not re.search(r"url\(|@import|https?://|<script|<iframe|<object|<embed", text)
     return page
@@ -103,12 +108,17 @@ def test_the_report_has_the_figures_of_the_run(finished, made):
     summary = json.loads((finished / "summary.json").read_text())
     values = made["test"]["metrics"]
     assert values["count"] == 300 and values["accuracy"] == pytest.approx(summary["test"]["accuracy"], abs=1e-9)
-    assert values["f1_macro"] == pytest.approx(summary["test"]["f1_macro"]) and made["test"]["confusion"] == summary["test"]["confusion"]
+    assert (
+        values["f1_macro"] == pytest.approx(summary["test"]["f1_macro"])
+        and made["test"]["confusion"] == summary["test"]["confusion"]
+    )
     assert values["log_loss"] == pytest.approx(summary["test"]["loss"], rel=1e-5) and made["test"]["notes"] == []
     assert made["curves"][-1]["split"] == "test" and made["command"] and made["environment"]["trained with"]["jax"]
     wrong = made["examples"]["mistakes"]
     assert [e["confidence"] for e in wrong] == sorted((e["confidence"] for e in wrong), reverse=True)
-    assert all(e["true"] != e["predicted"] for e in wrong) and all(e["true"] == e["predicted"] for e in made["examples"]["doubtful"])
+    assert all(e["true"] != e["predicted"] for e in wrong) and all(
+        e["true"] == e["predicted"] for e in made["examples"]["doubtful"]
+    )
 
 
 def test_shown_images_are_those_rows(finished, made, tmp_path):
@@ -131,7 +141,11 @@ def test_the_card_has_the_same_numbers(finished, made):
     for name in ("Model details", "Intended use", "Factors", "Metrics", "Evaluation data", "Training data", "Quantitative analyses",
                  "Ethical considerations", "Caveats and recommendations"):  # fmt: skip
         assert f"\n## {name}\n" in card
-    cells = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in card.splitlines() if line.startswith("| ")}
+    cells = {
+        line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]]
+        for line in card.splitlines()
+        if line.startswith("| ")
+    }
     values = made["test"]["metrics"]
     assert float(cells["accuracy"][0]) == pytest.approx(values["accuracy"], abs=5e-5)
     assert cells["test rows"][0] == "300" and float(cells["log loss"][0]) == pytest.approx(values["log_loss"], abs=5e-5)
@@ -159,14 +173,24 @@ def trained(train, valid, rate, steps):
     run = jc.compile_step(jc.make_train_step(task, tx), "jit")
     ev = jc.compile_step(jc.make_eval_step(task), "jit", donate=False)
     check = lambda state: {f"validation/{k}": v for k, v in jc.evaluate(ev, state.variables, valid).items()}
-    fitted = jc.fit(run, jc.init_state(task, tx, train.example()), train, batch_size=32, steps=steps, every=steps // 4, validate=check)
+    fitted = jc.fit(
+        run,
+        jc.init_state(task, tx, train.example()),
+        train,
+        batch_size=32,
+        steps=steps,
+        every=steps // 4,
+        validate=check,
+    )
     return report.diagnose(lines(fitted.history), 0.3)["verdict"]
 
 
 def test_three_trained_runs_give_three_verdicts():
     train, valid = rows(192, seed=1), rows(768, seed=2)
     noise = np.random.default_rng(9).integers(0, 4, 64).astype(np.int32)
-    lucky = jc.data.Resident({"image": rows(64).arrays["image"], "label": noise}, train.classes)  # labels that mean nothing
+    lucky = jc.data.Resident(
+        {"image": rows(64).arrays["image"], "label": noise}, train.classes
+    )  # labels that mean nothing
     assert trained(train, valid, 1e-2, 120) == "good"
     assert trained(train, valid, 1e-6, 24) == "underfit"
     assert trained(lucky, valid, 1e-2, 120) == "overfit"
@@ -175,7 +199,11 @@ def test_three_trained_runs_give_three_verdicts():
 def curve(train, valid, accuracy=(0.99, 0.98)):
     shared = lambda k, loss: {"step": k, "epoch": k, "loss": loss, "count": 10**4}
     kinds = zip(("train", "validation"), (train, valid), accuracy, strict=True)
-    return [{"split": split, "accuracy": share, **shared(k, x)} for split, values, share in kinds for k, x in enumerate(values)]
+    return [
+        {"split": split, "accuracy": share, **shared(k, x)}
+        for split, values, share in kinds
+        for k, x in enumerate(values)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +227,10 @@ def test_diagnosis_of_curves(found, verdict):
 
 def test_a_test_set_of_another_kind_is_no_good_fit():
     found = curve([1.0, 0.3, 0.2], [0.5, 0.3, 0.2])
-    verdicts = {case: report.diagnose(found, 0.1, tested=case)["verdict"] for case in ((0.97, 10**4), (0.9, 10), (0.9, 10**4), (0.3, 10))}
+    verdicts = {
+        case: report.diagnose(found, 0.1, tested=case)["verdict"]
+        for case in ((0.97, 10**4), (0.9, 10), (0.9, 10**4), (0.3, 10))
+    }
     assert list(verdicts.values()) == ["good", "good", "shifted", "shifted"]  # ten rows tell little
     assert "Test accuracy is 30.0 %, 68.0 points below it." in report.diagnose(found, 0.1, tested=(0.3, 10))["why"]
 
@@ -213,11 +244,21 @@ def test_groups_by_hand():
     assert found["worst"] == "b" and found["gap"] == 0.25
     assert found["demographic_parity"] == {"difference": 0.25, "class": "yes"}  # chosen 2 of 4, and 1 of 4
     assert found["equalised_odds"] == {"difference": 0.5, "class": "yes"}  # of the positives 2 of 2, and 1 of 2
-    alone = report.by_group(predicted, np.ones(8, int), group, ("no", "yes"), "site")  # no negatives: only one rate to compare
+    alone = report.by_group(
+        predicted, np.ones(8, int), group, ("no", "yes"), "site"
+    )  # no negatives: only one rate to compare
     assert alone["equalised_odds"]["difference"] == 0.25
-    three = report.by_group(np.array([0, 1, 2, 0]), np.array([0, 1, 2, 2]), np.array([1, 1, 2, 2]), ("x", "y", "z"), "site")
-    assert three["demographic_parity"] == {"difference": 0.5, "class": "y"}  # x: 1/2 and 1/2, y: 1/2 and 0, z: 0 and 1/2
-    assert three["equalised_odds"] == {"difference": 0.5, "class": "x"}  # taken for x where it is not: 0 of 1, and 1 of 2
+    three = report.by_group(
+        np.array([0, 1, 2, 0]), np.array([0, 1, 2, 2]), np.array([1, 1, 2, 2]), ("x", "y", "z"), "site"
+    )
+    assert three["demographic_parity"] == {
+        "difference": 0.5,
+        "class": "y",
+    }  # x: 1/2 and 1/2, y: 1/2 and 0, z: 0 and 1/2
+    assert three["equalised_odds"] == {
+        "difference": 0.5,
+        "class": "x",
+    }  # taken for x where it is not: 0 of 1, and 1 of 2
     with pytest.raises(jc.InputError, match="3 values for 8 test rows"):
         report.by_group(predicted, label, group[:3], ("no", "yes"), "site")
     with pytest.raises(jc.InputError, match="1 different values; needs 2 to 50"):
@@ -235,7 +276,10 @@ def test_a_planted_bias_is_found(finished, tmp_path, rng):
     (found,) = json.loads((run / "report.json").read_text())["test"]["slices"]
     assert found["worst"] == "new scanner" and found["groups"][1]["accuracy"] == 1
     assert found["gap"] == pytest.approx(wrong.sum() / (site == "new scanner").sum()) and found["gap_p"] == 0.001
-    lots = [report.by_group(~wrong + 0, np.ones(300, int), rng.integers(0, 3, 300), ("no", "yes"), "lot")["gap_p"] for _ in range(40)]
+    lots = [
+        report.by_group(~wrong + 0, np.ones(300, int), rng.integers(0, 3, 300), ("no", "yes"), "lot")["gap_p"]
+        for _ in range(40)
+    ]
     assert 0.3 < np.mean(lots) < 0.7 and np.mean(np.array(lots) < 0.05) < 0.2
     for name in ("report.html", "MODEL_CARD.md"):
         assert "new scanner" in (run / name).read_text()
@@ -248,7 +292,11 @@ def test_scores_that_say_nothing_are_said_in_words(made):
     constant = report.measure(np.ones((20, 2)), label + np.arange(20) % 2, ("cat", "dog"))
     assert constant["metrics"]["roc_auc_macro"] == 0.5 and "all equal: they tell nothing apart" in constant["notes"][0]
     for values in (alone, constant):
-        shown = {**made, "classes": ["cat", "dog"], "test": {**made["test"], **{k: v for k, v in values.items() if k != "chosen"}}}
+        shown = {
+            **made,
+            "classes": ["cat", "dog"],
+            "test": {**made["test"], **{k: v for k, v in values.items() if k != "chosen"}},
+        }
         text, card = report.page(report.record.plain(shown)), report.card(report.record.plain(shown))
         needs_nothing(text)
         assert values["notes"][0] in text and values["notes"][0] in card
@@ -292,15 +340,23 @@ def test_every_number_equals_scikit_learn(outputs, monkeypatch):
     }  # fmt: skip
     assert {key: values[key] for key in wanted} == pytest.approx(wanted, rel=1e-6)
     place = np.ceil(p.max(-1) * 15)  # ECE by its definition
-    gaps = [(place == b).mean() * abs((guess == label)[place == b].mean() - p.max(-1)[place == b].mean()) for b in np.unique(place)]
+    gaps = [
+        (place == b).mean() * abs((guess == label)[place == b].mean() - p.max(-1)[place == b].mean())
+        for b in np.unique(place)
+    ]
     assert values["ece"] == found["reliability"]["ece"] == pytest.approx(sum(gaps), rel=1e-5)
     assert [b["count"] for b in found["reliability"]["bins"]] == np.unique(place, return_counts=True)[1].tolist()
     assert found["confusion"] == sk.confusion_matrix(label, guess).tolist()
-    assert all(found["intervals"][key][0] < values[key] < found["intervals"][key][1] for key in ("accuracy", "log_loss", "roc_auc_macro"))
+    assert all(
+        found["intervals"][key][0] < values[key] < found["intervals"][key][1]
+        for key in ("accuracy", "log_loss", "roc_auc_macro")
+    )
     assert [c["area"] for c in found["roc"]] == (
         [pytest.approx(sk.roc_auc_score(label, p[:, 1]))] if k == 2 else [c["area"] for c in found["roc"]]
     )
-    assert [row["roc_auc"] for row in found["per_class"]] == pytest.approx([sk.roc_auc_score(label == c, p[:, c]) for c in range(k)])
+    assert [row["roc_auc"] for row in found["per_class"]] == pytest.approx(
+        [sk.roc_auc_score(label == c, p[:, c]) for c in range(k)]
+    )
 
 
 def test_curves_are_named_for_how_many_there_are(made, monkeypatch):
@@ -315,7 +371,11 @@ def test_curves_are_named_for_how_many_there_are(made, monkeypatch):
     label = np.arange(30) % 3
     noisy = np.eye(3)[label] + np.random.default_rng(0).normal(size=(30, 3))
     assert said(noisy, label) == ["the 3 classes with the smallest areas, each against the rest"] * 2
-    assert said(noisy[:, :1], label % 2, "sigmoid") == said(noisy[:, :2], label % 2) == ["the second class, the positive one"] * 2
+    assert (
+        said(noisy[:, :1], label % 2, "sigmoid")
+        == said(noisy[:, :2], label % 2)
+        == ["the second class, the positive one"] * 2
+    )
     assert said(np.eye(3)[label] * 9, label) == ["the class with the smallest area, against the rest"] * 2
 
 
@@ -327,7 +387,9 @@ def test_rows_whose_label_is_no_class_count_nowhere():
     expected = report.measure(logits[kept], label[kept], ("cat", "dog"), groups={"site": site[kept]})
     assert found["notes"][0] == "2 of 6 test rows have a label that is no class (-1, 255); they count nowhere."
     assert found["metrics"] == expected["metrics"] and found["slices"] == expected["slices"]
-    assert [e["row"] for e in found["chosen"]["mistakes"]] == [3] and [e["row"] for e in found["chosen"]["doubtful"]] == [1, 0, 4]
+    assert [e["row"] for e in found["chosen"]["mistakes"]] == [3] and [
+        e["row"] for e in found["chosen"]["doubtful"]
+    ] == [1, 0, 4]
 
 
 def test_many_classes_and_strange_names_stay_small_and_safe(rng, made):
@@ -374,7 +436,9 @@ def test_the_page_explains_what_the_network_allows(finished, made):
     loaded = runs.load_run(finished)
     images = np.random.default_rng(0).integers(0, 17, (2, 8, 8, 1)).astype(np.uint8)
     mine, other = (explained(loaded, images, np.array(target)) for target in ([3, 3], [4, 4]))
-    assert np.array_equal(mine["Images"], other["Images"]) and any((mine[title] != other[title]).any() for title in titles[1:])
+    assert np.array_equal(mine["Images"], other["Images"]) and any(
+        (mine[title] != other[title]).any() for title in titles[1:]
+    )
 
 
 def test_runs_side_by_side(finished, tmp_path, capsys):
@@ -404,16 +468,40 @@ def test_only_the_same_rows_are_paired(made):
 
 BAD = {
     "empty": (lambda run: shutil.rmtree(run) or run.mkdir(), [], "not a run's folder"),
-    "unfinished": (lambda run: (run / "summary.json").unlink(), [], "not finished (no summary.json); finish it with python -m"),
+    "unfinished": (
+        lambda run: (run / "summary.json").unlink(),
+        [],
+        "not finished (no summary.json); finish it with python -m",
+    ),
     "damaged summary": (lambda run: (run / "summary.json").write_text("{"), [], "summary.json: damaged"),
-    "cut summary": (lambda run: (run / "summary.json").write_text('{"test": {}}'), [], "summary.json: damaged, it has no 'parameters'"),
-    "unknown source": (lambda run: _edit(run, lambda c: c["source"]["options"].update(x=1)), [], "this version does not know"),
-    "damaged log": (lambda run: (run / "metrics.jsonl").write_text('{"split": "train", "step": 1, "epoch": 1}\n{'), [], "line 2 is"),
+    "cut summary": (
+        lambda run: (run / "summary.json").write_text('{"test": {}}'),
+        [],
+        "summary.json: damaged, it has no 'parameters'",
+    ),
+    "unknown source": (
+        lambda run: _edit(run, lambda c: c["source"]["options"].update(x=1)),
+        [],
+        "this version does not know",
+    ),
+    "damaged log": (
+        lambda run: (run / "metrics.jsonl").write_text('{"split": "train", "step": 1, "epoch": 1}\n{'),
+        [],
+        "line 2 is",
+    ),
     "no log": (lambda run: (run / "metrics.jsonl").unlink(), [], "no metrics.jsonl"),
     "damaged config": (lambda run: (run / "config.json").write_text("[]"), [], "not a run's folder"),
     "a study": (lambda run: (run / "summary.json").write_text('{"points": []}'), [], "has no test result"),
-    "old": (lambda run: _edit(run, lambda c: (c.pop("source"), c["settings"].clear())), [], "does not say how the data were read"),
-    "other data": (lambda run: _edit(run, lambda c: c["data"]["rows"].__setitem__(2, 299)), [], "300 rows, and the run was tested on 299"),
+    "old": (
+        lambda run: _edit(run, lambda c: (c.pop("source"), c["settings"].clear())),
+        [],
+        "does not say how the data were read",
+    ),
+    "other data": (
+        lambda run: _edit(run, lambda c: c["data"]["rows"].__setitem__(2, 299)),
+        [],
+        "300 rows, and the run was tested on 299",
+    ),
     "unknown column": (lambda run: None, ["--group", "nurse"], "--group nurse: no such column in the data"),
     "batch": (lambda run: None, ["--batch-size", "0"], "--batch-size 0: must be at least 1"),
 }
@@ -474,7 +562,9 @@ def test_every_experiment_says_how_its_data_were_read(tmp_path, monkeypatch, rng
         for k in range(2):
             (tmp_path / "data" / part / f"c{k}").mkdir(parents=True)
             for i in range(n):
-                Image.fromarray(rng.integers(90 * k, 255, (12, 12)).astype(np.uint8)).save(tmp_path / "data" / part / f"c{k}" / f"{i}.png")
+                Image.fromarray(rng.integers(90 * k, 255, (12, 12)).astype(np.uint8)).save(
+                    tmp_path / "data" / part / f"c{k}" / f"{i}.png"
+                )
     image, label = rng.integers(0, 255, (20, 28, 28), dtype=np.uint8), np.arange(20) % 2
     np.savez(tmp_path / "d.npz", x_train=image, y_train=label, x_test=image[:7], y_test=label[:7])
     monkeypatch.chdir(tmp_path)
@@ -507,11 +597,15 @@ def luminance(colour):
 
 
 def test_colours_can_be_told_from_the_page_and_lines_without_colour():
-    themes = [dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", part)) for part in CSS.split("prefers-color-scheme: dark")]
+    themes = [
+        dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", part)) for part in CSS.split("prefers-color-scheme: dark")
+    ]
     for theme in themes:
         ends = lambda name, theme=theme: sorted(luminance(theme[key]) + 0.05 for key in (name, "back"))
         contrast = lambda name: ends(name)[1] / ends(name)[0]  # noqa: B023
-        assert min(contrast(f"s{k}") for k in range(svg.KINDS)) >= 3 and min(map(contrast, ("ink", "soft", "link"))) >= 4.5  # WCAG 2.2
+        assert (
+            min(contrast(f"s{k}") for k in range(svg.KINDS)) >= 3 and min(map(contrast, ("ink", "soft", "link"))) >= 4.5
+        )  # WCAG 2.2
     drawn = svg.lines("t", "a", [(str(k), [(0, k), (1, k)]) for k in range(6)], xlabel="x", ylabel="y")
     assert len(set(re.findall(r'class="line s\d" stroke-dasharray="([^"]*)" points', drawn))) == 6
     shapes = {re.sub(r"-?[\d.]+", "", found) for found in re.findall(r'<g class="mark s\d">(.*?)</g>', drawn)}

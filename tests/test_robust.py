@@ -27,10 +27,12 @@ def plain():
 
 def test_the_loss_is_the_mean_weighted_by_the_column(plain):
     t, variables, batch = plain
-    weight, real = np.arange(12, dtype=np.float32), np.array([1] * 9 + [0] * 3, np.float32)
+    weight, row_mask = np.arange(12, dtype=np.float32), np.array([1] * 9 + [0] * 3, np.float32)
     logits = t.predict(variables, batch)
-    found = t.metrics["loss"](logits, batch | {"sample_weight": jnp.asarray(weight), "real": jnp.asarray(real)})
-    assert found.compute() == pytest.approx(np.average(per_row(logits, batch["label"]), weights=weight * real), rel=1e-5)
+    found = t.metrics["loss"](logits, batch | {"sample_weight": jnp.asarray(weight), "row_mask": jnp.asarray(row_mask)})
+    assert found.compute() == pytest.approx(
+        np.average(per_row(logits, batch["label"]), weights=weight * row_mask), rel=1e-5
+    )
 
 
 def test_shares_and_loss_of_group_dro(plain):
@@ -59,7 +61,9 @@ def test_the_gradient_is_that_of_the_groups_in_their_shares(plain):
         one = t.metrics["loss"](t.predict({"params": p}, batch), batch | {"sample_weight": weight * (group == g)})
         return one.total / one.weight
 
-    by_hand = jax.jit(jax.grad(lambda p: weight.sum() * sum(shares[g] * mean(p, g) for g in (0, 1))))(variables["params"])
+    by_hand = jax.jit(jax.grad(lambda p: weight.sum() * sum(shares[g] * mean(p, g) for g in (0, 1))))(
+        variables["params"]
+    )
     chex.assert_trees_all_close(jax.jit(jax.grad(total))(variables["params"]), by_hand, rtol=1e-4, atol=1e-5)
 
 
@@ -86,14 +90,23 @@ def test_the_worst_group_wins_over_the_mean():
     chances = []
     for t in (classification(Plain(2)), group_dro(classification(Plain(2)), 2, rate=0.1)):
         tx = jc.optim.sgd(1e-2)
-        fitted = jc.fit(jc.compile_step(jc.make_train_step(t, tx)), jc.init_state(t, tx, data.example()), data, batch_size=40, steps=400)
+        fitted = jc.fit(
+            jc.compile_step(jc.make_train_step(t, tx)),
+            jc.init_state(t, tx, data.example()),
+            data,
+            batch_size=40,
+            steps=400,
+        )
         chances.append(jax.nn.softmax(t.predict(fitted.state.variables, {"image": jnp.asarray(image[:1])}))[0, 1])
     assert chances[0] == pytest.approx(0.1, abs=0.02) and chances[1] == pytest.approx(0.5, abs=0.03)
 
 
 @pytest.mark.parametrize(
     ("options", "line"),
-    [({"groups": 1}, "groups=1: must be at least 2"), ({"groups": 2, "rate": 0.0}, "rate=0.0: must be a positive number")],
+    [
+        ({"groups": 1}, "groups=1: must be at least 2"),
+        ({"groups": 2, "rate": 0.0}, "rate=0.0: must be a positive number"),
+    ],
     ids=["groups", "rate"],
 )
 def test_bad_options(plain, options, line):

@@ -17,11 +17,14 @@ from jaxcnn.train.step import with_ema
 def updated(x, updates=None, momentum=0.9):
     variables = norm_variables(5, np.random.default_rng(1))
     given = variables if updates is None else {**variables, **young({"batch_stats": variables["batch_stats"]}, updates)}
-    return variables["batch_stats"], BatchNorm(momentum).apply(given, x, train=True, mutable=["batch_stats"])[1]["batch_stats"]
+    return variables["batch_stats"], BatchNorm(momentum).apply(given, x, train=True, mutable=["batch_stats"])[1][
+        "batch_stats"
+    ]
 
 
 @pytest.mark.parametrize(
-    "updates, momentum, keep", [(None, 0.9, 0.9), (0, 0.9, 0.0), (9, 0.99, 0.5), (9, 0.1, 0.1), (3, 1.0, 1.0), (200, 0.9, 0.9)]
+    "updates, momentum, keep",
+    [(None, 0.9, 0.9), (0, 0.9, 0.0), (9, 0.99, 0.5), (9, 0.1, 0.1), (3, 1.0, 1.0), (200, 0.9, 0.9)],
 )
 def test_what_a_running_statistic_keeps(updates, momentum, keep, rng):
     x = rng.normal(1, 3, (6, 4, 5)).astype(np.float32)
@@ -42,7 +45,9 @@ def test_a_step_takes_back_what_it_lent():
     assert YOUNG in lent and grown(lent) == state.model_state
     assert young({}, 3) == {} and grown({}) == {}
     for grads in (jc.plain, jc.accumulate(4), jc.with_norm(jc.accumulate(2))):
-        after = jax.eval_shape(jc.make_train_step(t, tx, grads), state, {k: v[:16] for k, v in rows().arrays.items()})[0]
+        after = jax.eval_shape(jc.make_train_step(t, tx, grads), state, {k: v[:16] for k, v in rows().arrays.items()})[
+            0
+        ]
         assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
@@ -72,7 +77,9 @@ def test_averaged_statistics_reach_back_as_far_as_averaged_weights():
         away = jax.tree.map(lambda x: x + 1, state.variables)
         at = state.replace(step=jnp.int32(begun), extras={"ema": away})
         ema = with_ema(still, 0.999)(at, batch)[0].extras["ema"]
-        mean = lambda name, ema=ema: float(jax.tree.leaves(ema[name])[0].ravel()[0] - jax.tree.leaves(state.variables[name])[0].ravel()[0])
+        mean = lambda name, ema=ema: float(
+            jax.tree.leaves(ema[name])[0].ravel()[0] - jax.tree.leaves(state.variables[name])[0].ravel()[0]
+        )
         k = min(0.999, (2 + begun) / (11 + begun))
         assert mean("params") == pytest.approx(k, abs=1e-4)
         assert mean("batch_stats") == pytest.approx(window / (1 + window), abs=1e-3)

@@ -102,7 +102,9 @@ def test_other_classes_and_images_are_refused(finished, tmp_path):
     line = refused("3 classes .0, 1, 2., and the run has 2 .0, 1.", runs.rows_to_measure, config, three)
     assert "three.npz" in line
     np.savez(tmp_path / "big.npz", **{k: v.repeat(2, 1) if v.ndim > 1 else v for k, v in np.load(finished[0]).items()})
-    refused("images of 16 x 8 x 1, and the run's are 8 x 8 x 1", runs.rows_to_measure, config, str(tmp_path / "big.npz"))
+    refused(
+        "images of 16 x 8 x 1, and the run's are 8 x 8 x 1", runs.rows_to_measure, config, str(tmp_path / "big.npz")
+    )
     refused("no such file or folder", runs.rows_to_measure, config, str(tmp_path / "none"))
     refused("data_dir=x .--data-dir.: only TFDS sets", runs.rows_to_measure, config, data_dir="x")
 
@@ -118,9 +120,16 @@ def pictures(root, names, n, value=lambda k: 150 * k, mode="L", side=8):
 
 def test_a_plain_folder_is_measured_whole_and_a_test_folder_alone(finished, tmp_path):
     loaded = jc.load_run(finished[1])
-    plain = pictures(tmp_path / "plain", "01", 7, mode="RGB", side=11)  # read gray and at the run's size, as --predict does
+    plain = pictures(
+        tmp_path / "plain", "01", 7, mode="RGB", side=11
+    )  # read gray and at the run's size, as --predict does
     rows = runs.rows_to_measure(loaded.config, plain)
-    assert (rows.data.size, rows.part, rows.own, rows.data.example()["image"].shape) == (14, "all images", False, (1, 8, 8, 1))
+    assert (rows.data.size, rows.part, rows.own, rows.data.example()["image"].shape) == (
+        14,
+        "all images",
+        False,
+        (1, 8, 8, 1),
+    )
     values = runs.evaluate(loaded, plain)
     assert values["count"] == 14 and values["accuracy"] == 1
     pictures(tmp_path / "parts" / "test", "01", 3)
@@ -149,9 +158,15 @@ def test_classes_are_matched_by_name(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert (found["count"], found["accuracy"], found["own_test_data"], found["data"]) == (6, 1, False, other)
     rows = runs.rows_to_measure(loaded.config, other)
-    assert [k for k, v in zip(rows.data.label, rows.data.arrays["image"].mean((1, 2, 3)), strict=True) if v > 100] == [1, 1, 1]
+    assert [k for k, v in zip(rows.data.label, rows.data.arrays["image"].mean((1, 2, 3)), strict=True) if v > 100] == [
+        1,
+        1,
+        1,
+    ]
     shutil.copytree(here, tmp_path / "moved")
-    assert runs.rows_to_measure(loaded.config, str(tmp_path / "moved")).own  # the same training rows, so its test rows as well
+    assert runs.rows_to_measure(
+        loaded.config, str(tmp_path / "moved")
+    ).own  # the same training rows, so its test rows as well
     Image.new("L", (8, 8)).save(tmp_path / "data" / "bee" / "new.png")
     refused("which changed since", runs.rows_to_measure, loaded.config, here)
     assert runs.evaluate(loaded, str(tmp_path / "moved"))["count"] == 8
@@ -164,7 +179,8 @@ def test_labels_and_channels_become_those_of_the_run(rng):
     table, note = match.table(("b", "c", "a"), ("a", "b", "c"), "x")
     assert table.tolist() == [1, 2, 0] and not note
     data = jc.data.Resident(
-        {"image": rng.integers(0, 256, (3, 2, 2, 3), np.uint8), "label": np.array([0, 2, -1], np.int32)}, ("b", "c", "a")
+        {"image": rng.integers(0, 256, (3, 2, 2, 3), np.uint8), "label": np.array([0, 2, -1], np.int32)},
+        ("b", "c", "a"),
     )
     held = match.matched(data, ("a", "b", "c"), table, 1)
     assert held.label.tolist() == [1, 0, -1] and held.classes == ("a", "b", "c")
@@ -186,7 +202,9 @@ def test_a_report_on_other_data_says_so(finished, run, tmp_path, capsys):
     assert command([str(run), "--data", other]) == 0
     assert "accuracy 0.0000 on 37 rows of other data" in capsys.readouterr().out
     made = json.loads((run / "report.json").read_text())
-    assert made["tested"] == {"name": other, "part": "test part", "own": False} and made["test"]["metrics"]["count"] == 37
+    assert (
+        made["tested"] == {"name": other, "part": "test part", "own": False} and made["test"]["metrics"]["count"] == 37
+    )
     card, page = (run / "MODEL_CARD.md").read_text(), (run / "report.html").read_text()
     for text in (card, page):
         assert "other data than the run" in text and "&lt;i&gt;b.npz" in text.replace("\\<i\\>", "&lt;i&gt;")
@@ -201,7 +219,11 @@ def test_a_report_on_other_data_says_so(finished, run, tmp_path, capsys):
 
 def test_paths_of_a_run_made_elsewhere_are_not_followed(run, finished, elsewhere, capsys):
     config = runs.read_config(run)
-    line = refused("the run was not made here, so the path in its config.json, .*a.npz, is not followed; say where", runs.read_data, config)
+    line = refused(
+        "the run was not made here, so the path in its config.json, .*a.npz, is not followed; say where",
+        runs.read_data,
+        config,
+    )
     assert "--data" in line and "--dataset" in line
     assert command([str(run)]) == 2 and "is not followed" in capsys.readouterr().err
     assert command([str(run), "--data", str(finished[0])]) == 0
@@ -218,7 +240,10 @@ def test_a_mark_is_of_one_description_and_one_user(run, tmp_path, monkeypatch):
     refused("is not followed", runs.read_data, runs.read_config(run))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     (tmp_path / "file").write_text("")
-    assert set(runs.source("npz", {"path": "x"})) == {"name", "options"}  # no room for a key: the user says where the data are
+    assert set(runs.source("npz", {"path": "x"})) == {
+        "name",
+        "options",
+    }  # no room for a key: the user says where the data are
     key = tmp_path / "cache" / "jaxcnn" / "runs" / "key"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     first = runs.source("npz", {"path": "x"})
@@ -269,7 +294,10 @@ def put(*path):
 
 CONFIG = {
     "experiment": (put("experiment", 3), "experiment: .*string, not 3"),
-    "experiment that is a command": (put("experiment", "x; rm -rf ~"), "experiment: 'x; rm -rf ~': must be the name of an experiment"),
+    "experiment that is a command": (
+        put("experiment", "x; rm -rf ~"),
+        "experiment: 'x; rm -rf ~': must be the name of an experiment",
+    ),
     "classes": (put("classes", {"a": 1}), "classes: .*list"),
     "a class": (put("classes", ["0", 1]), "classes.1: .*string, not 1"),
     "no classes": (put("classes", []), "classes: .*0 names"),
@@ -285,22 +313,46 @@ CONFIG = {
     "versions": (put("versions", {"jax": 1}), "versions.jax: .*string, not 1"),
     "build": (put("build", "x"), "build: .*dict"),
     "model": (put("build", "model", "mlp"), "build.model: .*dict"),
-    "model name": (put("build", "model", "name", "os.system"), "build.model.name: 'os.system': a model that this version"),
+    "model name": (
+        put("build", "model", "name", "os.system"),
+        "build.model.name: 'os.system': a model that this version",
+    ),
     "model name of a type": (put("build", "model", "name", ["mlp"]), "build.model.name: .*string"),
     "task name": (put("build", "task", "name", "x"), "build.task.name: 'x'"),
-    "unknown option": (put("build", "model", "options", "depth", 3), "depth: no such option .*it has dropout, dtype, num_classes, widths"),
-    "option of a type": (put("build", "model", "options", "widths", "a"), "build.model.options: widths: .*list, not 'a'"),
+    "unknown option": (
+        put("build", "model", "options", "depth", 3),
+        "depth: no such option .*it has dropout, dtype, num_classes, widths",
+    ),
+    "option of a type": (
+        put("build", "model", "options", "widths", "a"),
+        "build.model.options: widths: .*list, not 'a'",
+    ),
     "true for a number": (put("build", "model", "options", "num_classes", True), "num_classes: .*integer, not True"),
-    "many classes": (put("build", "model", "options", "num_classes", 10**12), "num_classes: 1000000000000: must be 1 to"),
+    "many classes": (
+        put("build", "model", "options", "num_classes", 10**12),
+        "num_classes: 1000000000000: must be 1 to",
+    ),
     "wide": (put("build", "model", "options", "widths", [10**9]), "widths: .*must be 0 to"),
     "negative": (put("build", "model", "options", "widths", [-1]), "widths: .*must be 0 to"),
     "deep": (put("build", "model", "options", "widths", [1] * 10**4), "10,000 layers"),
     "dropout": (put("build", "model", "options", "dropout", 1.5), "dropout: 1.5: must be at least 0"),
     "dtype": (put("build", "model", "options", "dtype", "os"), "the model cannot be made as it says .*os"),
-    "code only": (put("build", "model", {"name": "cnn", "options": {"norm": "eval"}}), "norm: 'eval': can only be given in Python"),
-    "huge depth": (put("build", "model", {"name": "plain", "options": {"depth": 10**6, "num_classes": 2}}), "depth: 1000000: must be 0 to"),
-    "many blocks": (put("build", "model", {"name": "resnet18", "options": {"blocks": [200] * 4, "num_classes": 2}}), "800 layers"),
-    "no heads": (put("build", "model", {"name": "vit_tiny_patch16_224", "options": {"heads": 0, "num_classes": 2}}), "cannot be made"),
+    "code only": (
+        put("build", "model", {"name": "cnn", "options": {"norm": "eval"}}),
+        "norm: 'eval': can only be given in Python",
+    ),
+    "huge depth": (
+        put("build", "model", {"name": "plain", "options": {"depth": 10**6, "num_classes": 2}}),
+        "depth: 1000000: must be 0 to",
+    ),
+    "many blocks": (
+        put("build", "model", {"name": "resnet18", "options": {"blocks": [200] * 4, "num_classes": 2}}),
+        "800 layers",
+    ),
+    "no heads": (
+        put("build", "model", {"name": "vit_tiny_patch16_224", "options": {"heads": 0, "num_classes": 2}}),
+        "cannot be made",
+    ),
     "task option": (put("build", "task", "options", "mean", "x"), "build.task.options: mean: "),
     "model as option": (put("build", "task", "options", "model", "x"), "model: no such option"),
     "head": (put("build", "task", "options", "head", "x"), "head: .*'softmax'"),
@@ -443,7 +495,14 @@ def test_nothing_in_a_run_is_live_in_pages_cards_or_on_the_terminal(finished, tm
         edit(path, lambda c: c.update({EVIL: EVIL, "strategy": EVIL}), "summary.json")
     np.savez(tmp_path / "c.npz", **np.load(finished[0]))
     (tmp_path / "g.json").write_text(json.dumps({f"who{EVIL}": [f"{i % 2}{EVIL}" for i in range(20)]}))
-    flags = ["--data", str(tmp_path / "c.npz"), "--group-file", str(tmp_path / "g.json"), "--out", str(tmp_path / "compare.html")]
+    flags = [
+        "--data",
+        str(tmp_path / "c.npz"),
+        "--group-file",
+        str(tmp_path / "g.json"),
+        "--out",
+        str(tmp_path / "compare.html"),
+    ]
     assert command([*map(str, paths), *flags]) == 0
     said = capsys.readouterr()
     assert command([str(paths[0]), "--group", EVIL]) == 2  # and in what is refused
@@ -459,7 +518,9 @@ def test_nothing_in_a_run_is_live_in_pages_cards_or_on_the_terminal(finished, tm
         assert "](javascript" not in text or text.startswith("<!DOCTYPE html>")  # where it is text
         attributes = Attributes(text).found if text.startswith("<!DOCTYPE html>") else []
         assert not [name for name, _ in attributes if name.startswith("on")]
-        assert all(re.fullmatch(r"#[a-z]+|data:,|[\w%/]+/report\.html", value) for name, value in attributes if name == "href")
+        assert all(
+            re.fullmatch(r"#[a-z]+|data:,|[\w%/]+/report\.html", value) for name, value in attributes if name == "href"
+        )
 
 
 def test_reports_replace_links_and_follow_none(run, tmp_path):
@@ -468,7 +529,11 @@ def test_reports_replace_links_and_follow_none(run, tmp_path):
     for name in ("report.html", "report.json", "MODEL_CARD.md", ".report.html.part", ".MODEL_CARD.md.part"):
         (run / name).symlink_to(victim)
     assert command([str(run)]) == 0
-    assert victim.read_text() == "mine" and not (run / "report.html").is_symlink() and (run / ".report.html.part").is_symlink()
+    assert (
+        victim.read_text() == "mine"
+        and not (run / "report.html").is_symlink()
+        and (run / ".report.html.part").is_symlink()
+    )
 
 
 def test_an_interrupted_report_says_so(run, monkeypatch, capsys):
@@ -491,7 +556,8 @@ def test_ten_thousand_classes_make_a_small_page(finished):
     config, n = runs.read_config(finished[1]), 10**4
     names = [f"class {k}" for k in range(n)]
     each = [
-        {"class": c, "count": 1, "precision": 0.5, "recall": 0.5, "f1": k / n, "roc_auc": 0.5, "pr_auc": 0.5} for k, c in enumerate(names)
+        {"class": c, "count": 1, "precision": 0.5, "recall": 0.5, "f1": k / n, "roc_auc": 0.5, "pr_auc": 0.5}
+        for k, c in enumerate(names)
     ]
     found = report.measure(np.eye(2)[[0, 1, 1]], np.array([0, 1, 0]), ("0", "1"))
     found |= {"per_class": each[::-1], "confusion": None, "notes": [f"ROC of {c} is undefined" for c in names]}
@@ -517,7 +583,11 @@ def test_what_a_user_names(tmp_path):
     assert found == {"x": "folder", "digits-train-images-idx3-ubyte": "idx", "none.npz": "npz"}
     assert runs.find(str(idx))[0] == "idx" and runs.find("digits") == ("digits", {})
     assert runs.find("emnist/letters", "here") == ("tfds", {"name": "emnist/letters", "data_dir": "here"})
-    refused("not a data set; give a folder of images, a CSV file, an .npz file, or a folder of IDX", runs.find, str(tmp_path / "x.txt"))
+    refused(
+        "not a data set; give a folder of images, a CSV file, an .npz file, or a folder of IDX",
+        runs.find,
+        str(tmp_path / "x.txt"),
+    )
     refused("--dataset .*none: no such file or folder", mnist.load, mnist.Config(dataset=str(tmp_path / "none")))
     refused("IDX", mnist.load, mnist.Config(dataset=str(idx)))
     assert runs.find("a.npz")[1] == {"path": "a.npz"}
@@ -540,7 +610,14 @@ def test_a_set_of_tfds_by_name_is_brought_to_the_runs_size(tmp_path):
     assert rows.data.example()["image"].shape == (1, height // 2, width, other)
     assert (rows.data.label == len(made.classes) - 1 - made.label).all()
     source = {"name": "tfds", "options": {"name": "jc_numbered", "data_dir": "/somewhere", "validation_fraction": 0.1}}
-    config |= {"source": source, "classes": list(made.classes), "data": {"name": "jc_numbered", "rows": [1, 1, made.size]}}
+    config |= {
+        "source": source,
+        "classes": list(made.classes),
+        "data": {"name": "jc_numbered", "rows": [1, 1, made.size]},
+    }
     refused("path in its config.json, /somewhere, is not followed", runs.rows_to_measure, config)
-    for flags in ({"place": str(tmp_path / "here")}, {"data_dir": str(tmp_path / "here")}):  # where the run's own set is now
+    for flags in (
+        {"place": str(tmp_path / "here")},
+        {"data_dir": str(tmp_path / "here")},
+    ):  # where the run's own set is now
         assert runs.rows_to_measure(config, **flags).own

@@ -56,7 +56,9 @@ def two_players():
         params, opt_state, sums = state.params, state.opt_state, {}
         for name, loss in (("d", d_loss), ("g", g_loss)):
             total, grads = jax.value_and_grad(loss)(params)
-            updates, own = tx[name].update(jax.tree.map(lambda x: x / n, all_sum(grads[name])), opt_state[name], params[name])
+            updates, own = tx[name].update(
+                jax.tree.map(lambda x: x / n, all_sum(grads[name])), opt_state[name], params[name]
+            )
             params, opt_state = params | {name: optax.apply_updates(params[name], updates)}, opt_state | {name: own}
             sums[f"{name}_loss"] = jc.Mean(total, jnp.float32(image.shape[0]))
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), sums
@@ -86,7 +88,7 @@ class Pixels(Network):
         self.conv = Conv(8)
         self.logits = Conv(2, (1, 1))
 
-    def features(self, x, *, train=False, real=None):
+    def features(self, x, *, train=False, row_mask=None):
         return {"x": nn.relu(self.conv(x))}
 
     def head(self, features, *, train=False):
@@ -99,8 +101,11 @@ def pixels():
         return cross_entropy(logits, jnp.where(known, batch["label"], 0)), known.astype(jnp.float32)
 
     def accuracy(logits, batch):
-        values, weights = (logits.argmax(-1) == batch["label"]).astype(jnp.float32), (batch["label"] != 255).astype(jnp.float32)
-        weights = weights * batch.get("real", jnp.ones(len(values)))[:, None, None]
+        values, weights = (
+            (logits.argmax(-1) == batch["label"]).astype(jnp.float32),
+            (batch["label"] != 255).astype(jnp.float32),
+        )
+        weights = weights * batch.get("row_mask", jnp.ones(len(values)))[:, None, None]
         return jc.Mean((values * weights).sum(), weights.sum())
 
     return from_model(Pixels(), criterion, {"accuracy": accuracy}, lambda batch: prepare(batch["image"]))
@@ -114,7 +119,12 @@ def test_a_per_pixel_task(strategy, devices):
     data = jc.data.Resident({"image": image, "label": label})
     t, tx = pixels(), jc.optim.adam(3e-2)
     fitted = train(jc.make_train_step(t, tx), jc.init_state(t, tx, data.example()), strategy, devices, 60, data)
-    values = jc.evaluate(jc.compile_step(jc.make_eval_step(t), strategy, devices, donate=False), fitted.best.variables, data, batch_size=40)
+    values = jc.evaluate(
+        jc.compile_step(jc.make_eval_step(t), strategy, devices, donate=False),
+        fitted.best.variables,
+        data,
+        batch_size=40,
+    )
     assert values["accuracy"] > 0.9 and values["count"] == 96
 
 
@@ -149,7 +159,9 @@ def test_adversarial_training(strategy, devices):
 def test_accumulation(strategy, devices):
     t, tx = jc.tasks.classification(Plain(4)), jc.optim.adam(1e-2)
     state = jc.init_state(t, tx, rows().example())
-    whole, parts = (train(jc.make_train_step(t, tx, g), state, strategy, devices, 10).state for g in (jc.plain, jc.accumulate(3)))
+    whole, parts = (
+        train(jc.make_train_step(t, tx, g), state, strategy, devices, 10).state for g in (jc.plain, jc.accumulate(3))
+    )
     assert distance(whole.params, parts.params) < 1e-5
 
 
@@ -172,4 +184,6 @@ def test_wrappers_compose():
     state = state.replace(extras=state.extras | {"seen": jnp.zeros(())})
     one, eight = train(step, state, "jit", 1), train(step, state, "pmap", 8)
     assert float(one.state.extras["seen"]) == float(eight.state.extras["seen"]) == 30 * 24
-    chex.assert_trees_all_close(jax.device_get(one.state.extras["ema"]), jax.device_get(eight.state.extras["ema"]), rtol=1e-3, atol=1e-5)
+    chex.assert_trees_all_close(
+        jax.device_get(one.state.extras["ema"]), jax.device_get(eight.state.extras["ema"]), rtol=1e-3, atol=1e-5
+    )

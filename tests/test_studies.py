@@ -28,7 +28,9 @@ def images(tmp_path_factory):
         for k, name in enumerate(("ant", "bee")):
             (root / part / name).mkdir(parents=True)
             for i in range(n):
-                Image.fromarray(rng.integers(100 * k, 100 * k + 150, (12, 12, 3)).astype(np.uint8)).save(root / part / name / f"{i}.png")
+                Image.fromarray(rng.integers(100 * k, 100 * k + 150, (12, 12, 3)).astype(np.uint8)).save(
+                    root / part / name / f"{i}.png"
+                )
     return root
 
 
@@ -44,8 +46,20 @@ def test_intervals_hold_the_mean_as_often_as_they_say(rng):
 
 
 def test_variants_against_each_other(tmp_path, capsys):
-    variants = {"one": Variant({"depth": 1, "width": 4}), "two halves": Variant({"depth": 2, "width": 4}, flags={"dropout": 0.5})}
-    config = core.Config(dataset="digits", seeds=2, train_images=40, epochs=1, max_steps=2, batch_size=8, devices=1, workdir=str(tmp_path))
+    variants = {
+        "one": Variant({"depth": 1, "width": 4}),
+        "two halves": Variant({"depth": 2, "width": 4}, flags={"dropout": 0.5}),
+    }
+    config = core.Config(
+        dataset="digits",
+        seeds=2,
+        train_images=40,
+        epochs=1,
+        max_steps=2,
+        batch_size=8,
+        devices=1,
+        workdir=str(tmp_path),
+    )
     seen, opened = [], []
 
     def measure(loaded, splits, flags):
@@ -65,11 +79,17 @@ def test_variants_against_each_other(tmp_path, capsys):
     means = [np.mean([run["training accuracy"] for run in row["runs"]]) for row in table]
     lines = capsys.readouterr().out.splitlines()
     assert [f"{mean:.2%}" in line for mean, line in zip(means, lines[-3:-1], strict=True)] == [True, True], lines
-    assert "strategy" in (pathlib.Path(runs[0]["checkpoint"]).parent / "log.txt").read_text()  # what a run says is beside it
+    assert (
+        "strategy" in (pathlib.Path(runs[0]["checkpoint"]).parent / "log.txt").read_text()
+    )  # what a run says is beside it
     (folder,) = opened
     (folder / "summary.json").unlink()
-    again = core.compare("some", variants, dataclasses.replace(config, resume=True, workdir=str(folder)), SIGNALS, [])["table"]
-    assert [row["runs"][0]["checkpoint"] for row in again] == [row["runs"][0]["checkpoint"] for row in table]  # nothing trained anew
+    again = core.compare("some", variants, dataclasses.replace(config, resume=True, workdir=str(folder)), SIGNALS, [])[
+        "table"
+    ]
+    assert [row["runs"][0]["checkpoint"] for row in again] == [
+        row["runs"][0]["checkpoint"] for row in table
+    ]  # nothing trained anew
 
 
 @pytest.mark.parametrize(
@@ -137,21 +157,31 @@ def test_colours_follow_the_digit_in_training_only():
 
 @pytest.mark.slow
 def test_a_planted_bias(tmp_path, monkeypatch):
-    monkeypatch.setattr(bias, "VARIANTS", {name: v._replace(options={"width": 4, "depth": 1}) for name, v in bias.VARIANTS.items()})
-    config = bias.Config(dataset="digits", seeds=1, epochs=1, max_steps=2, batch_size=8, devices=1, usual=0.9, workdir=str(tmp_path))
+    monkeypatch.setattr(
+        bias, "VARIANTS", {name: v._replace(options={"width": 4, "depth": 1}) for name, v in bias.VARIANTS.items()}
+    )
+    config = bias.Config(
+        dataset="digits", seeds=1, epochs=1, max_steps=2, batch_size=8, devices=1, usual=0.9, workdir=str(tmp_path)
+    )
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", types.SimpleNamespace(name="experiments.studies.bias"))
     opened = []
     table = bias.main(config, SIGNALS, opened)["table"]
     run = jc.runs.read_config(table[0]["runs"][0]["checkpoint"])
-    assert run["experiment"] == "mnist" and run["command"].startswith("python -m experiments.studies.bias")  # what was typed
+    assert run["experiment"] == "mnist" and run["command"].startswith(
+        "python -m experiments.studies.bias"
+    )  # what was typed
     assert [row["variant"] for row in table] == ["as it is", "reweighted", "group DRO"]
     (data,) = tmp_path.glob("coloured-digits-*-0.9.npz")
     weight = jc.load_run(table[1]["runs"][0]["checkpoint"]).config["data"]["sha256"]
-    assert weight != jc.load_run(table[0]["runs"][0]["checkpoint"]).config["data"]["sha256"]  # the weights are among the data
+    assert (
+        weight != jc.load_run(table[0]["runs"][0]["checkpoint"]).config["data"]["sha256"]
+    )  # the weights are among the data
     report = importlib.import_module("jaxcnn.report.__main__")
     report.main([table[2]["runs"][0]["checkpoint"], "--group", "usual"], None)
     (made,) = pathlib.Path(table[2]["runs"][0]["checkpoint"]).glob("report.json")
-    groups = {group["group"]: group["accuracy"] for group in json.loads(made.read_text())["test"]["slices"][0]["groups"]}
+    groups = {
+        group["group"]: group["accuracy"] for group in json.loads(made.read_text())["test"]["slices"][0]["groups"]
+    }
     found = table[2]["runs"][0]
     assert groups == {"1": found["accuracy, usual colour"], "0": found["accuracy, other colours"]}
     (folder,) = opened

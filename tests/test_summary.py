@@ -36,10 +36,19 @@ TIMM = {
     "mobilenet_v1": (4_231_976, 0.569), "vit_tiny_patch16_224": (5_717_416, 1.254), "vit_small_patch16_224": (22_050_664, 4.599),
 }  # fmt: skip
 PUBLISHED = TORCHVISION | TIMM
-QUICK = {"resnet18", "mobilenet_v1", "squeezenet1_1", "vgg11", "vit_tiny_patch16_224", "alexnet"}  # the rest is slow, but for seconds
+QUICK = {
+    "resnet18",
+    "mobilenet_v1",
+    "squeezenet1_1",
+    "vgg11",
+    "vit_tiny_patch16_224",
+    "alexnet",
+}  # the rest is slow, but for seconds
 
 
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in sorted(PUBLISHED)])
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in sorted(PUBLISHED)]
+)
 def test_published_numbers(name):
     parameters, gflop, *size = PUBLISHED[name]
     model = MODELS[name](num_classes=1000)
@@ -61,14 +70,16 @@ class Small(nn.Module):
     """A layer called twice, parameters outside of layers, dropout, and whatever a network may be wrapped in."""
 
     @nn.compact
-    def __call__(self, x, *, train, real=None):
+    def __call__(self, x, *, train, row_mask=None):
         x = ConvNorm(4, (3, 3), 2, name="stem")(x, train=train)
         scale = self.param("scale", nn.initializers.ones, (4,))
         again = Conv(4, (3, 3), name="again")
         x = Dropout(0.5)(again(again(x)) * scale.reshape(1, 1, 1, 4), train=train)
         x = x.reshape(len(x), -1, 4)
         x = Attention(name="one")(nn.remat(Attention)(name="two")(x))  # of one shape: JAX traces their products once
-        x, _ = nn.scan(Repeated, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)(name="loop")(x, None)
+        x, _ = nn.scan(Repeated, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)(name="loop")(
+            x, None
+        )
         return nn.jit(nn.Dense)(5, name="head")(x.mean(1))
 
 
@@ -104,14 +115,22 @@ def test_rows_by_hand():
 
 
 def test_receptive_fields_of_residual_networks():
-    for name, size in (("resnet18", 435), ("resnet50", 427)):  # 483 in networks that stride in the first layer of a bottleneck
+    for name, size in (
+        ("resnet18", 435),
+        ("resnet50", 427),
+    ):  # 483 in networks that stride in the first layer of a bottleneck
         rows = summary(name, (224, 224, 3)).rows
         assert rows[0].field == (7, 7) and rows[-2].field == (size, size) and rows[-1].field == (224, 224)
 
 
 def test_nothing_is_computed():
     found = summary("resnet18", (10**6, 224, 224, 3))  # 600 GB of images
-    assert found.flop == 10**6 * summary("resnet18", np.array([224, 224, 3])).flop and found.input == (10**6, 224, 224, 3)
+    assert found.flop == 10**6 * summary("resnet18", np.array([224, 224, 3])).flop and found.input == (
+        10**6,
+        224,
+        224,
+        3,
+    )
 
 
 def test_the_table():
@@ -119,7 +138,13 @@ def test_the_table():
     assert lines[0].split() == ["layer", "kind", "output", "parameters", "FLOP", "bytes", "field"]
     assert lines[3].split() == ["conv2", "Conv", "1x5x5x16", "2,416", "240", "k", "1.6", "k", "16x16"]
     assert lines[-1].split() == ["total", "1x28x28x1", "61,706", "417", "k", "7.16", "k"]
-    assert len({line.index("x5x5x16") for line in lines if "x5x5x16" in line} | {line.index("x84") for line in lines if "x84" in line}) == 1
+    assert (
+        len(
+            {line.index("x5x5x16") for line in lines if "x5x5x16" in line}
+            | {line.index("x84") for line in lines if "x84" in line}
+        )
+        == 1
+    )
     assert len({len(line) for line in lines[:2]}) == 1
 
 
@@ -169,4 +194,7 @@ def test_the_whole_list():
     out = subprocess.run([sys.executable, "-m", "jaxcnn.models", "--json"], capture_output=True, text=True, check=True)
     entries = json.loads(out.stdout)
     assert [entry["name"] for entry in entries] == sorted(MODELS) and out.stderr == ""
-    assert all(entry["parameters"] > 0 and entry["gflop"] > 0 and set(entry["weights"]) <= {"torchvision", "timm"} for entry in entries)
+    assert all(
+        entry["parameters"] > 0 and entry["gflop"] > 0 and set(entry["weights"]) <= {"torchvision", "timm"}
+        for entry in entries
+    )

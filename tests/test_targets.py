@@ -33,13 +33,17 @@ class Table(nn.Module):
     num_classes: int = CLASSES
 
     @nn.compact
-    def __call__(self, x, *, train=False, real=None):
+    def __call__(self, x, *, train=False, row_mask=None):
         row = jnp.round(x[:, 0, 0, 0] * 255).astype(jnp.int32)
         return self.param("table", lambda key: jnp.asarray(LOGITS[:, : self.num_classes]))[row]
 
 
 def rows(label, **more):
-    return {"image": np.arange(ROWS, dtype=np.uint8)[:, None, None, None] * np.ones((1, 6, 6, 1), np.uint8), "label": label, **more}
+    return {
+        "image": np.arange(ROWS, dtype=np.uint8)[:, None, None, None] * np.ones((1, 6, 6, 1), np.uint8),
+        "label": label,
+        **more,
+    }
 
 
 def made(head="softmax", classes=None, **options):
@@ -147,31 +151,48 @@ def test_rows_without_a_label_are_not_mixed(make):
     np.testing.assert_array_equal(out["label"][1::3], np.eye(CLASSES)[LABEL[1::3]])  # whose partner has none
     assert (out["label"][2::3].max(-1) < 1).any()
     kept = label != 255
-    found, expected = (measured(rows(y, real=kept.astype(np.float32)), ignore_label=255) for y in (out["label"], LABEL))
+    found, expected = (
+        measured(rows(y, row_mask=kept.astype(np.float32)), ignore_label=255) for y in (out["label"], LABEL)
+    )
     assert found[1]["count"] == expected[1]["count"] == kept.sum()
     assert np.isnan(measured(rows(out["label"]))[1]["loss"])  # which labels to ignore was not stated
 
 
 REFUSED = {
     "labels are 1 to 7, with 7 classes they must be 0 to 6: subtract 1": ("softmax", np.arange(ROWS) % 7 + 1),
-    "labels are -1 to 6, with 7 classes they must be 0 to 6: state ignore_label=-1": ("softmax", np.where(np.arange(ROWS) % 2, LABEL, -1)),
-    "labels are 0 to 255, with 7 classes they must be 0 to 6: state ignore_label=255": ("softmax", np.append(LABEL[1:] % 2, 255)),
+    "labels are -1 to 6, with 7 classes they must be 0 to 6: state ignore_label=-1": (
+        "softmax",
+        np.where(np.arange(ROWS) % 2, LABEL, -1),
+    ),
+    "labels are 0 to 255, with 7 classes they must be 0 to 6: state ignore_label=255": (
+        "softmax",
+        np.append(LABEL[1:] % 2, 255),
+    ),
     "labels are 1 to 91, with 7 classes": ("softmax", np.arange(ROWS) % 10 * 10 + 1),
     "labels are 0 to 4.29497e+09": ("softmax", np.append(LABEL[1:] % 2, 2**32 + 1)),  # 1 once it is int32
-    "label 0.5: labels [N] must be whole numbers from 0 to 6": ("softmax", LABEL + 0.5 * (np.arange(ROWS) == 0) - LABEL[0]),
+    "label 0.5: labels [N] must be whole numbers from 0 to 6": (
+        "softmax",
+        LABEL + 0.5 * (np.arange(ROWS) == 0) - LABEL[0],
+    ),
     "label nan: must be a finite number": ("softmax", np.where(np.arange(ROWS) == 3, np.nan, LABEL)),
     "label inf: must be a finite number": ("sigmoid", np.where(np.arange(ROWS) == 3, np.inf, TWO)),
     "labels of dtype <U3: must be whole numbers from 0 to 6; number them with": ("softmax", np.array(["cat"] * ROWS)),
     "labels of dtype complex128": ("softmax", LABEL * 1j),
     "labels of dtype object": ("softmax", LABEL.astype(object)),
-    "labels of shape (12, 3): head 'softmax' needs [N] from 0 to 6, or probabilities [N, 7]": ("softmax", np.zeros((ROWS, 3))),
+    "labels of shape (12, 3): head 'softmax' needs [N] from 0 to 6, or probabilities [N, 7]": (
+        "softmax",
+        np.zeros((ROWS, 3)),
+    ),
     "labels of shape (12, 2, 2)": ("softmax", np.zeros((ROWS, 2, 2), int)),
     "labels of shape ()": ("softmax", np.int32(1)),
     'row 0 sums to 3; probabilities must not be negative and must sum to 1; for several labels per row use head="multilabel"': (
         "softmax",
         np.ones((ROWS, 1), int) * np.array([1, 1, 1, 0, 0, 0, 0]),
     ),
-    "row 0 has -0.5; probabilities must not be negative": ("softmax", np.ones((ROWS, 1)) * np.array([-0.5, 1.5, 0, 0, 0, 0, 0])),
+    "row 0 has -0.5; probabilities must not be negative": (
+        "softmax",
+        np.ones((ROWS, 1)) * np.array([-0.5, 1.5, 0, 0, 0, 0, 0]),
+    ),
     "labels are -1 to 1, with 2 classes they must be 0 to 1: use (label + 1) // 2": ("sigmoid", TWO * 2 - 1),
     "labels are 1 to 2, with 2 classes they must be 0 to 1: subtract 1": ("sigmoid", TWO + 1),
     "labels are 0 to 255, with 2 classes": ("sigmoid", TWO.astype(np.uint8) * 255),
@@ -179,8 +200,14 @@ REFUSED = {
     "labels of shape (12, 7): head 'sigmoid' needs [N]": ("sigmoid", MANY),
     "labels are 0 to 2, must be 0 or 1, or between them": ("multilabel", MANY * 2),
     "labels are -1 to 1, must be 0 or 1, or between them": ("multilabel", np.where(MANY, 1, -1)),
-    "labels are -1 to 1, must be 0 or 1, or between them: state ignore_label=-1": ("multilabel", np.where(np.eye(ROWS, 7), -1, MANY)),
-    "labels of shape (12,): head 'multilabel' with 7 classes needs [N, 7], each 0 to 1; for one class per row": ("multilabel", LABEL),
+    "labels are -1 to 1, must be 0 or 1, or between them: state ignore_label=-1": (
+        "multilabel",
+        np.where(np.eye(ROWS, 7), -1, MANY),
+    ),
+    "labels of shape (12,): head 'multilabel' with 7 classes needs [N, 7], each 0 to 1; for one class per row": (
+        "multilabel",
+        LABEL,
+    ),
 }
 
 
@@ -189,14 +216,23 @@ def test_labels_that_cannot_be_meant_are_refused_on_the_host(words):
     head, label = REFUSED[words]
     refused(words, made(head).check, rows(label))
     if label.dtype.kind in "iufb" and label.ndim:  # the same where a step is called with arrays
-        refused(words, jc.make_eval_step(made(head)), {"params": {"table": jnp.asarray(LOGITS[:, : HEADS[head][0]])}}, rows(label))
+        refused(
+            words,
+            jc.make_eval_step(made(head)),
+            {"params": {"table": jnp.asarray(LOGITS[:, : HEADS[head][0]])}},
+            rows(label),
+        )
 
 
 def test_rows_of_padding_may_hold_anything():
-    label, real = np.where(np.arange(ROWS) < 8, LABEL, 99), (np.arange(ROWS) < 8).astype(np.float32)
-    made().check(rows(label, real=real))
-    same(measured(rows(label, real=real)), measured(rows(np.where(label == 99, 0, label), real=real)), rtol=1e-6)
-    assert np.isfinite(measured(rows(label, real=real), label_smoothing=0.1)[0]).all()
+    label, row_mask = np.where(np.arange(ROWS) < 8, LABEL, 99), (np.arange(ROWS) < 8).astype(np.float32)
+    made().check(rows(label, row_mask=row_mask))
+    same(
+        measured(rows(label, row_mask=row_mask)),
+        measured(rows(np.where(label == 99, 0, label), row_mask=row_mask)),
+        rtol=1e-6,
+    )
+    assert np.isfinite(measured(rows(label, row_mask=row_mask), label_smoothing=0.1)[0]).all()
 
 
 BROKEN = {
@@ -207,7 +243,9 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, *(pytest.param(o, marks=pytest.mark.slow) for o in ({"label_smoothing": 0.1}, {"focal": 2.0}))])
+@pytest.mark.parametrize(
+    "options", [{}, *(pytest.param(o, marks=pytest.mark.slow) for o in ({"label_smoothing": 0.1}, {"focal": 2.0}))]
+)
 @pytest.mark.parametrize("head", BROKEN)
 def test_in_a_compiled_program_a_label_without_meaning_is_not_taken_for_another(head, options):
     for label in BROKEN[head]:
@@ -239,20 +277,27 @@ IGNORED = {
 }
 
 
-@pytest.mark.parametrize("name", [n if n in ("plain", "one logit") else pytest.param(n, marks=pytest.mark.slow) for n in IGNORED])
+@pytest.mark.parametrize(
+    "name", [n if n in ("plain", "one logit") else pytest.param(n, marks=pytest.mark.slow) for n in IGNORED]
+)
 def test_ignored_rows_count_nowhere(name):
     head, value, options = IGNORED[name]
     label, kept = HEADS[head][1], np.arange(ROWS) % 3 > 0
     given = np.where(kept if label.ndim == 1 else kept[:, None], label, value)
     task = made(head, ignore_label=value, **options)
     task.check(rows(given))
-    expected = measured(rows(label, real=kept.astype(np.float32)), head, **options)
+    expected = measured(rows(label, row_mask=kept.astype(np.float32)), head, **options)
     assert expected[1]["count"] == kept.sum()
     weight = {"sample_weight": np.arange(1, ROWS + 1).astype(np.float32)}
-    weighed = measured(rows(label, real=kept.astype(np.float32), **weight), head, **options)
+    weighed = measured(rows(label, row_mask=kept.astype(np.float32), **weight), head, **options)
     for kind in (np.int32, np.float32):
         same(measured(rows(given.astype(kind)), head, ignore_label=value, **options), expected, rtol=1e-5, atol=1e-7)
-        same(measured(rows(given.astype(kind), **weight), head, ignore_label=value, **options), weighed, rtol=1e-5, atol=1e-7)
+        same(
+            measured(rows(given.astype(kind), **weight), head, ignore_label=value, **options),
+            weighed,
+            rtol=1e-5,
+            atol=1e-7,
+        )
     nothing = measured(rows(np.full_like(label, value)), head, ignore_label=value, **options)
     assert np.isnan(nothing[1]["loss"]) and nothing[1]["count"] == 0
 
@@ -292,16 +337,21 @@ def test_ignored_rows_move_no_group():
     table, state = {"table": jnp.asarray(LOGITS)}, {"group_dro": {"log_shares": jnp.log(jnp.array([0.5, 0.5]))}}
     loss = jax.jit(lambda batch: (found := robust.loss(table, state, batch, KEY))[0:1] + (found[1][1],))
     given = loss(rows(np.where(kept, LABEL, -1), group=group))
-    chex.assert_trees_all_close(given, loss(rows(LABEL, group=group, real=kept.astype(np.float32))), rtol=1e-6)
+    chex.assert_trees_all_close(given, loss(rows(LABEL, group=group, row_mask=kept.astype(np.float32))), rtol=1e-6)
 
 
 def test_the_ignored_label_is_stated_rightly():
-    for value, words in ((3, "ignore_label=3: is a label itself, of 0 to 6"), (0.5, "ignore_label=0.5: must be a whole number")):
+    for value, words in (
+        (3, "ignore_label=3: is a label itself, of 0 to 6"),
+        (0.5, "ignore_label=0.5: must be a whole number"),
+    ):
         refused(words, made, ignore_label=value)
     refused("ignore_label=True", made, ignore_label=True)
     refused("ignore_label=1: is a label itself, of 0 to 1", made, "multilabel", ignore_label=1)
     refused('num_classes=1: one logit decides nothing under "softmax"', classification, Table(1))
-    refused("with 7 classes they must be 0 to 6", made(ignore_label=-1).check, rows(np.where(np.arange(ROWS) % 2, -1, 7)))
+    refused(
+        "with 7 classes they must be 0 to 6", made(ignore_label=-1).check, rows(np.where(np.arange(ROWS) % 2, -1, 7))
+    )
 
 
 def test_arrays_of_a_batch_that_do_not_belong_together():
@@ -309,27 +359,44 @@ def test_arrays_of_a_batch_that_do_not_belong_together():
     refused("has shape (12, 6, 6, 1) beside 1 labels", step, rows(LABEL[:1]))
     refused("the batch has no 'label', only image", step, {"image": rows(LABEL)["image"]})
     refused("the batch has no 'image', only label", step, {"label": LABEL})
-    refused("sample_weight of shape (12, 1): must be (12,)", step, rows(LABEL, sample_weight=np.ones((ROWS, 1), np.float32)))
-    refused("sample_weight from -1 to 1: must be finite and not negative", made().check, rows(LABEL, sample_weight=np.array([1, -1])))
+    refused(
+        "sample_weight of shape (12, 1): must be (12,)", step, rows(LABEL, sample_weight=np.ones((ROWS, 1), np.float32))
+    )
+    refused(
+        "sample_weight from -1 to 1: must be finite and not negative",
+        made().check,
+        rows(LABEL, sample_weight=np.array([1, -1])),
+    )
 
 
 @pytest.fixture(scope="module")
 def compiled():
     task, tx = made(), optax.sgd(0.1)
     state = jc.init_state(task, tx, {k: x[:1] for k, x in rows(LABEL).items()})
-    return jc.compile_step(jc.make_train_step(task, tx), "jit"), jc.compile_step(jc.make_eval_step(task), "jit", donate=False), state
+    return (
+        jc.compile_step(jc.make_train_step(task, tx), "jit"),
+        jc.compile_step(jc.make_eval_step(task), "jit", donate=False),
+        state,
+    )
 
 
 def indexed(arrays, label=None):
     return Indexed(lambda index: {name: x[index] for name, x in arrays.items()}, ROWS, label=label)
 
 
-@pytest.mark.parametrize("hold", [Resident, indexed, lambda arrays: indexed(arrays, arrays["label"])], ids=["held", "read", "labels known"])
+@pytest.mark.parametrize(
+    "hold", [Resident, indexed, lambda arrays: indexed(arrays, arrays["label"])], ids=["held", "read", "labels known"]
+)
 def test_fit_and_evaluate_begin_with_the_check(compiled, hold):
     train, measure, state = compiled
     done = []
-    fit = lambda data, steps=2: jc.fit(train, state, data, batch_size=4, steps=steps, progress=lambda step, _: done.append(step))
-    for label, words in ((LABEL + 1, "subtract 1"), (np.where(np.arange(ROWS) == 11, -1, LABEL), "state ignore_label=-1")):
+    fit = lambda data, steps=2: jc.fit(
+        train, state, data, batch_size=4, steps=steps, progress=lambda step, _: done.append(step)
+    )
+    for label, words in (
+        (LABEL + 1, "subtract 1"),
+        (np.where(np.arange(ROWS) == 11, -1, LABEL), "state ignore_label=-1"),
+    ):
         refused(words, fit, hold(rows(label)), 3)
         refused(words, jc.evaluate, measure, state.variables, hold(rows(label)))
     refused(
@@ -345,9 +412,9 @@ def test_fit_and_evaluate_begin_with_the_check(compiled, hold):
 
 def test_rows_on_the_device_are_checked_as_well(compiled):
     _, measure, state = compiled
-    refused("subtract 1", jc.evaluate, measure, state.variables, Resident(rows(LABEL + 1)).placed(measure.hold))
+    refused("subtract 1", jc.evaluate, measure, state.variables, Resident(rows(LABEL + 1)).put(measure.replicate))
     far = rows(LABEL) | {"image": rows(LABEL)["image"].astype(np.float32)}
-    refused("float images from 0 to 11", jc.evaluate, measure, state.variables, Resident(far).placed(measure.hold))
+    refused("float images from 0 to 11", jc.evaluate, measure, state.variables, Resident(far).put(measure.replicate))
 
 
 def test_collect_begins_with_the_check(compiled):
@@ -355,7 +422,14 @@ def test_collect_begins_with_the_check(compiled):
     for hold in (Resident, indexed):
         far = hold(rows(LABEL) | {"image": rows(LABEL)["image"].astype(np.float32)})
         refused("float images from 0 to 11: floats must", jc.collect, task.predict, state.variables, far)
-    refused("keep='lable': the rows have no such array", jc.collect, task.predict, state.variables, Resident(rows(LABEL)), keep=["lable"])
+    refused(
+        "keep='lable': the rows have no such array",
+        jc.collect,
+        task.predict,
+        state.variables,
+        Resident(rows(LABEL)),
+        keep=["lable"],
+    )
 
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 1)).astype(np.uint8)
@@ -370,7 +444,10 @@ def network():
 @pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
 def test_pixels_of_another_range_are_refused(network, kind):
     task, variables = network
-    same = [task.predict(variables, {"image": kind(x)}) for x in (PIXELS, PIXELS.astype(np.float32) / 255, PIXELS.astype(np.float64) / 255)]
+    same = [
+        task.predict(variables, {"image": kind(x)})
+        for x in (PIXELS, PIXELS.astype(np.float32) / 255, PIXELS.astype(np.float64) / 255)
+    ]
     chex.assert_trees_all_close(*same, atol=1e-5)
     far = {
         "floats must be in 0..1 (uint8 in 0..255); divide by 255": PIXELS.astype(np.float32),
@@ -380,7 +457,9 @@ def test_pixels_of_another_range_are_refused(network, kind):
         "image dtype int32": PIXELS.astype(np.int32),
         "image dtype bool": PIXELS > 99,
         "image shape (6, 6, 1): must have 4 axes": PIXELS[0],
-        "images of shape (2, 3, 6, 6): channels must come last, [N, H, W, C]; use image.transpose(0, 2, 3, 1)": np.ones((2, 3, 6, 6)),
+        "images of shape (2, 3, 6, 6): channels must come last, [N, H, W, C]; use image.transpose(0, 2, 3, 1)": np.ones(
+            (2, 3, 6, 6)
+        ),
         "images of shape (2, 1, 28, 28)": np.ones((2, 1, 28, 28), np.uint8),
     }
     for words, image in far.items():
@@ -398,9 +477,19 @@ def test_pixels_of_another_range_are_refused(network, kind):
 def test_a_compiled_program_does_not_answer_for_pixels_of_another_range(network):
     task, variables = network
     predict = jax.jit(task.predict)
-    good = np.clip(PIXELS / 255 + np.random.default_rng(0).normal(size=PIXELS.shape) * 0.05, -0.2, 1.2).astype(np.float32)
-    assert np.isfinite(predict(variables, {"image": good})).all() and np.isfinite(predict(variables, {"image": PIXELS})).all()
-    for bad in (PIXELS[0].astype(np.float32), PIXELS[0] / 127.5 - 1, (PIXELS[0] / 255 - 0.13) / 0.3, np.full((6, 6, 1), np.nan)):
+    good = np.clip(PIXELS / 255 + np.random.default_rng(0).normal(size=PIXELS.shape) * 0.05, -0.2, 1.2).astype(
+        np.float32
+    )
+    assert (
+        np.isfinite(predict(variables, {"image": good})).all()
+        and np.isfinite(predict(variables, {"image": PIXELS})).all()
+    )
+    for bad in (
+        PIXELS[0].astype(np.float32),
+        PIXELS[0] / 127.5 - 1,
+        (PIXELS[0] / 255 - 0.13) / 0.3,
+        np.full((6, 6, 1), np.nan),
+    ):
         found = predict(variables, {"image": np.stack([good[0], bad, good[1]]).astype(np.float32)})
         assert np.isnan(found).any(-1).tolist() == [False, True, False]
 
@@ -413,11 +502,22 @@ def test_images_of_another_shape_than_a_network_was_trained_on():
         assert predict(variables, rows(LABEL)).shape == (ROWS, CLASSES)
         refused("images of shape (6, 7, 1): the network was trained on (6, 6, 1); resize them to 6 x 6", predict, variables,
                 {"image": np.zeros((4, 6, 7, 1), np.uint8)})  # fmt: skip
-    refused("trained on (6, 6, 1); give 1 channels", resizing.predict, variables, {"image": np.zeros((4, 9, 9, 3), np.uint8)})
+    refused(
+        "trained on (6, 6, 1); give 1 channels",
+        resizing.predict,
+        variables,
+        {"image": np.zeros((4, 9, 9, 3), np.uint8)},
+    )
     assert resizing.predict(variables, {"image": np.zeros((4, 9, 9, 1), np.uint8)}).shape == (4, CLASSES)
     refused("resize them to 6 x 6", plain.check, {"image": np.zeros((4, 6, 7, 1), np.uint8)})
     refused("subtract 1", plain.check, rows(LABEL + 1))
-    refused("resize them to 6 x 6", jc.collect, plain.predict, variables, Resident({"image": np.zeros((4, 6, 7, 1), np.uint8)}))
+    refused(
+        "resize them to 6 x 6",
+        jc.collect,
+        plain.predict,
+        variables,
+        Resident({"image": np.zeros((4, 6, 7, 1), np.uint8)}),
+    )
 
 
 def test_a_loaded_run_keeps_to_the_shape_that_it_was_trained_on():
@@ -436,12 +536,18 @@ WEIGHED = {"ignore_label": -1, "class_weights": (1.0,) * 6 + (2.0,), "focal": 1.
 def test_ignored_rows_under_jit_sharded_and_pmap(options):
     label = np.where(np.arange(ROWS) % 3 == 0, -1, LABEL)
     task, tx = made(**options), optax.sgd(0.1)
-    step, data = jc.augmented(jc.make_train_step(task, tx), augment.mixup(1.0, num_classes=CLASSES)), Resident(rows(label))
+    step, data = (
+        jc.augmented(jc.make_train_step(task, tx), augment.mixup(1.0, num_classes=CLASSES)),
+        Resident(rows(label)),
+    )
     found = {}
     for strategy, devices in (("jit", 1), ("sharded", 4), ("pmap", 4)):
         state = jc.init_state(task, tx, data.example())
         fitted = jc.fit(jc.compile_step(step, strategy, devices), state, data, batch_size=10, steps=3)
-        found[strategy] = (jax.device_get(fitted.state.params), {k: v for k, v in fitted.history[-1].items() if k != "seconds"})
+        found[strategy] = (
+            jax.device_get(fitted.state.params),
+            {k: v for k, v in fitted.history[-1].items() if k != "seconds"},
+        )
         assert found[strategy][1]["train/count"] == pytest.approx(np.isin(label, range(7)).mean() * 30, abs=3)
     for other in ("sharded", "pmap"):
         chex.assert_trees_all_close(found[other], found["jit"], rtol=1e-5, atol=1e-6)

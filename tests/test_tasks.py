@@ -21,7 +21,7 @@ class Echo(nn.Module):
     num_classes: int = 3
 
     @nn.compact
-    def __call__(self, x, *, train=False, real=None):
+    def __call__(self, x, *, train=False, row_mask=None):
         return shown(x) * self.param("gain", nn.initializers.ones, ())
 
 
@@ -38,14 +38,14 @@ class Normed(nn.Module):
     num_classes: int = 2
 
     @nn.compact
-    def __call__(self, x, *, train=False, real=None):
-        return BatchNorm()(x.mean((1, 2)), train=train, real=real)[:, :2]
+    def __call__(self, x, *, train=False, row_mask=None):
+        return BatchNorm()(x.mean((1, 2)), train=train, mask=row_mask)[:, :2]
 
 
-def batch(logits, labels, real=None):
+def batch(logits, labels, row_mask=None):
     logits = np.asarray(logits, np.float32)
     out = {"image": drawn(jnp.asarray(logits)), "label": jnp.asarray(labels)}
-    return out if real is None else out | {"real": jnp.asarray(real, jnp.float32)}
+    return out if row_mask is None else out | {"row_mask": jnp.asarray(row_mask, jnp.float32)}
 
 
 def loss(task, batch):
@@ -70,7 +70,12 @@ HEADS = {  # head: number of logits, batch, loss, metrics
         (0.2876821 + 2 * LOG2 + LOG2) / 3,
         {"count", "loss", "accuracy", "confusion"},
     ),
-    "multilabel": (2, batch([[LOG3, 0.0], [LOG3, -LOG3]], [[1, 0], [0, 0]]), (0.4904146 + 0.8369882) / 2, {"count", "loss", "accuracy"}),
+    "multilabel": (
+        2,
+        batch([[LOG3, 0.0], [LOG3, -LOG3]], [[1, 0], [0, 0]]),
+        (0.4904146 + 0.8369882) / 2,
+        {"count", "loss", "accuracy"},
+    ),
 }
 
 
@@ -103,7 +108,9 @@ def test_class_weights_make_a_weighted_mean():
     assert total.weight == pytest.approx(6.5)
     assert total.compute() == pytest.approx((3 * LOG2 + 0.5 * LOG2 + 3 * 2 * LOG2) / 6.5, rel=1e-6)
     binary = classification(Echo(1), head="sigmoid", class_weights=[1.0, 4.0])
-    assert loss(binary, batch([[LOG3], [LOG3]], [1, 0])).compute() == pytest.approx((4 * 0.2876821 + 2 * LOG2) / 5, rel=1e-6)
+    assert loss(binary, batch([[LOG3], [LOG3]], [1, 0])).compute() == pytest.approx(
+        (4 * 0.2876821 + 2 * LOG2) / 5, rel=1e-6
+    )
 
 
 def test_label_smoothing():
@@ -133,7 +140,7 @@ def test_padding_is_left_out(head, weights):
     task = classification(Echo(logits), head=head, class_weights=weights)
     padding = jax.tree.map(lambda x: jnp.concatenate([x, x[:1], 7 * jnp.ones_like(x[:1])]), given)
     padding["label"] = padding["label"].at[-1].set(0)
-    padding["real"] = jnp.array([1] * len(given["label"]) + [0, 0])
+    padding["row_mask"] = jnp.array([1] * len(given["label"]) + [0, 0])
     chex.assert_trees_all_close(loss(task, padding), loss(task, given), rtol=1e-6)
     chex.assert_trees_all_close(evaluated(task, padding), evaluated(task, given), rtol=1e-6)
 
@@ -144,7 +151,9 @@ def test_extreme_logits_are_finite(head):
     task = classification(Echo(logits), head=head)
     for scale in (1e4, -1e4):
         extreme = given | {"image": given["image"] * scale}
-        value, grads = jax.value_and_grad(lambda p, b=extreme: task.loss(p, {}, b, jax.random.key(0))[0].total)({"gain": jnp.ones(())})
+        value, grads = jax.value_and_grad(lambda p, b=extreme: task.loss(p, {}, b, jax.random.key(0))[0].total)(
+            {"gain": jnp.ones(())}
+        )
         chex.assert_tree_all_finite((value, grads))
         p = probabilities(shown(extreme["image"]), head)
         assert (p >= 0).all() and (p <= 1).all()
@@ -156,7 +165,9 @@ def test_probabilities_sum_to_one(rng):
     chex.assert_trees_all_close(probabilities(logits), jax.nn.softmax(logits))
     two = probabilities(jnp.array([[0.0], [LOG3], [1e4], [-1e4]]), "sigmoid")
     chex.assert_trees_all_close(two, jnp.array([[0.5, 0.5], [0.25, 0.75], [0.0, 1.0], [1.0, 0.0]]), rtol=1e-6)
-    chex.assert_trees_all_close(probabilities(jnp.array([[0.0, LOG3]]), "multilabel"), jnp.array([[0.5, 0.75]]), rtol=1e-6)
+    chex.assert_trees_all_close(
+        probabilities(jnp.array([[0.0, LOG3]]), "multilabel"), jnp.array([[0.5, 0.75]]), rtol=1e-6
+    )
 
 
 def test_model_state_changes_in_training_alone(rng):
@@ -177,9 +188,9 @@ def test_padding_does_not_reach_the_statistics(rng):
     given = {
         "image": jnp.asarray(rng.random((6, 4, 4, 3)), jnp.float32),
         "label": jnp.arange(6) % 2,
-        "real": jnp.ones(6).at[4:].set(0),
+        "row_mask": jnp.ones(6).at[4:].set(0),
     }
-    kept = {name: values[:4] for name, values in given.items() if name != "real"}
+    kept = {name: values[:4] for name, values in given.items() if name != "row_mask"}
     variables = task.init(jax.random.key(0), given)
     params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
     padded, filtered = (task.loss(params, state, b, jax.random.key(1)) for b in (given, kept))
@@ -215,7 +226,9 @@ def test_prepare_resizes():
     chex.assert_shape(small, (2, 3, 4, 1))
     assert (jnp.diff(small[0, 0, :, 0]) > 0).all()
     chex.assert_trees_all_equal(prepare(ramp, size=(6, 8)), ramp)
-    chex.assert_trees_all_close(prepare(jnp.full((1, 4, 4, 2), 51, jnp.uint8), size=(7, 9)), jnp.full((1, 7, 9, 2), 0.2), rtol=1e-6)
+    chex.assert_trees_all_close(
+        prepare(jnp.full((1, 4, 4, 2), 51, jnp.uint8), size=(7, 9)), jnp.full((1, 7, 9, 2), 0.2), rtol=1e-6
+    )
 
 
 BAD = {

@@ -45,7 +45,9 @@ class _Numbered(tensorflow_datasets.core.GeneratorBasedBuilder, skip_registratio
 
     def _info(self):
         features = {"image": tensorflow_datasets.features.Image(shape=self.IMAGE), "label": self.label()}
-        return tensorflow_datasets.core.DatasetInfo(builder=self, features=tensorflow_datasets.features.FeaturesDict(features))
+        return tensorflow_datasets.core.DatasetInfo(
+            builder=self, features=tensorflow_datasets.features.FeaturesDict(features)
+        )
 
     def label(self):
         return tensorflow_datasets.features.ClassLabel(names=["ant", "bee", "cat"])
@@ -123,7 +125,10 @@ def prepared(tmp_path_factory):
 def everything(data):
     """Rows of a resident or streamed set, in order."""
     read = [(chunk.at(k), rows(chunk)[1][k] > 0) for chunk in data.once(8) for k in range(int(chunk.count))]
-    return {name: np.concatenate([np.asarray(batch[name])[real] for batch, real in read]) for name in ("image", "label")}
+    return {
+        name: np.concatenate([np.asarray(batch[name])[row_mask] for batch, row_mask in read])
+        for name in ("image", "label")
+    }
 
 
 def numbers(*parts):
@@ -166,10 +171,14 @@ def test_formats_agree(prepared):
     for builder in (JcNumbered, JcTextures):
         size = (14, 18) if builder is JcTextures else None
         held = [tfds(builder.name, data_dir=prepared(builder, kind), size=size) for kind in FORMATS]
-        streamed = [tfds(builder.name, data_dir=prepared(builder, kind), size=size, resident_bytes=0) for kind in FORMATS]
+        streamed = [
+            tfds(builder.name, data_dir=prepared(builder, kind), size=size, resident_bytes=0) for kind in FORMATS
+        ]
         for a, b in zip(*held, strict=True):
             assert (a.arrays["label"] == b.arrays["label"]).all()
-            assert np.abs(a.arrays["image"].astype(int) - b.arrays["image"]).max() <= (1 if size else 0)  # two libraries resize
+            assert np.abs(a.arrays["image"].astype(int) - b.arrays["image"]).max() <= (
+                1 if size else 0
+            )  # two libraries resize
         a, b = streamed[0].test.read(np.arange(streamed[0].test.size)), streamed[1].test.everything()
         for x, y, z in ((a[name], b[name], held[0].test.arrays[name]) for name in a):
             assert (x == z).all() and np.abs(x.astype(int) - y).max() <= (1 if size else 0)
@@ -205,7 +214,14 @@ def test_a_stream_that_reads_on_is_not_begun_anew(prepared, monkeypatch):
     train, begun = tfds("jc_numbered", data_dir=prepared(JcNumbered, "tfrecord"), **STREAM).train, []
     endless = tfrecord.Stream._endless
     monkeypatch.setattr(tfrecord.Stream, "_endless", lambda self, *at: begun.append(at[:2]) or endless(self, *at))
-    for start, count in ((0, 1), (0, 3), (3, 1), (3, 8), (5, 2), (7, 9)):  # as fit reads: one batch to compile for, then that and more
+    for start, count in (
+        (0, 1),
+        (0, 3),
+        (3, 1),
+        (3, 8),
+        (5, 2),
+        (7, 9),
+    ):  # as fit reads: one batch to compile for, then that and more
         train.chunk(4, start, count, 9)
     assert begun == [(4, 0)]
     train.chunk(4, 2, 1, 1), train.chunk(5, 3, 1, 1)
@@ -260,7 +276,9 @@ def test_a_stream_does_not_read_ahead_without_end(monkeypatch):
     def records(self, seed, told):
         return tf.data.Dataset.from_generator(generate, output_signature=tf.TensorSpec((), tf.string))
 
-    builder = types.SimpleNamespace(info=types.SimpleNamespace(splits={"train": types.SimpleNamespace(num_examples=size)}))
+    builder = types.SimpleNamespace(
+        info=types.SimpleNamespace(splits={"train": types.SimpleNamespace(num_examples=size)})
+    )
     monkeypatch.setattr(tfrecord, "BUFFER", 50)
     monkeypatch.setattr(tfrecord.Stream, "_encoded", records)
     train = tfrecord.Stream(builder, "train", (6, 6, 1), ("a", "b", "c"))
@@ -285,7 +303,14 @@ def test_other_splits(prepared, kind, streamed):
 @pytest.mark.parametrize("streamed", [{}, STREAM])
 def test_bad_fraction(prepared, kind, fraction, streamed):
     folder = prepared(JcNumbered, kind)
-    refused(f"^validation_fraction={fraction}: ", tfds, "jc_numbered", data_dir=folder, validation_fraction=fraction, **streamed)
+    refused(
+        f"^validation_fraction={fraction}: ",
+        tfds,
+        "jc_numbered",
+        data_dir=folder,
+        validation_fraction=fraction,
+        **streamed,
+    )
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -294,7 +319,9 @@ def test_several_sizes(prepared, kind):
         r"jc_textures: images of several sizes; give an image size to bring them to",
         tfds, "jc_textures", data_dir=prepared(JcTextures, kind),
     )  # fmt: skip
-    refused("cats_vs_dogs: images of several sizes", tfds, "cats_vs_dogs", data_dir=prepared(JcTextures, kind))  # before a download
+    refused(
+        "cats_vs_dogs: images of several sizes", tfds, "cats_vs_dogs", data_dir=prepared(JcTextures, kind)
+    )  # before a download
     refused("size=-1: must be at least 1", tfds, "jc_textures", data_dir=prepared(JcTextures, kind), size=-1)
     splits = tfds("jc_textures", data_dir=prepared(JcTextures, kind), size=7)
     assert splits.test.arrays["image"].shape == (3, 7, 7, 3)
@@ -309,8 +336,15 @@ def test_resizing_averages_what_it_leaves_out():
 def test_no_image_or_no_class(prepared):
     folder = prepared(JcNumbers, "array_record")
     refused("'jc_numbers': has .*; needs an 'image' with one class 'label'", tfds, "jc_numbers", data_dir=folder)
-    refused("'voc/2007': has .*objects.*; needs an 'image'", tfds, "voc/2007", data_dir=folder)  # said before a download
-    refused("'jc_test_only': has the splits test; needs 'train'", tfds, "jc_test_only", data_dir=prepared(JcTestOnly, "array_record"))
+    refused(
+        "'voc/2007': has .*objects.*; needs an 'image'", tfds, "voc/2007", data_dir=folder
+    )  # said before a download
+    refused(
+        "'jc_test_only': has the splits test; needs 'train'",
+        tfds,
+        "jc_test_only",
+        data_dir=prepared(JcTestOnly, "array_record"),
+    )
 
 
 # names
@@ -322,7 +356,9 @@ def test_unknown_names(tmp_path, capfd):
     for name in ("qqqqzz", "", "a b/c="):
         refused("unknown to TFDS.*; the names are on https://", tfds, name, data_dir=tmp_path)
     refused("'emnist/leters': no such configuration; it has byclass, bymerge", tfds, "emnist/leters", data_dir=tmp_path)
-    message = refused("cannot be loaded at version 9.9.9, only: 3.0.1.; correct the name", tfds, "mnist:9.9.9", data_dir=tmp_path)
+    message = refused(
+        "cannot be loaded at version 9.9.9, only: 3.0.1.; correct the name", tfds, "mnist:9.9.9", data_dir=tmp_path
+    )
     assert len(message) < 200 and capfd.readouterr() == ("", "")
 
 
@@ -336,11 +372,21 @@ def test_a_version_in_the_name(prepared):
 def test_tfrecord_without_tensorflow(prepared, monkeypatch):
     folders = {kind: prepared(JcNumbered, kind) for kind in FORMATS}
     find = tfds_source.importlib.util.find_spec
-    monkeypatch.setattr(tfds_source.importlib.util, "find_spec", lambda name, *more: None if name == "tensorflow" else find(name, *more))
-    refused(
-        r"as tfrecord, which needs TensorFlow: pip install -e '.\[tfds\]' in the clone", tfds, "jc_numbered", data_dir=folders["tfrecord"]
+    monkeypatch.setattr(
+        tfds_source.importlib.util, "find_spec", lambda name, *more: None if name == "tensorflow" else find(name, *more)
     )
-    refused(r"mnist is not prepared in .*, and preparing it needs TensorFlow: pip install", tfds, "mnist", data_dir=folders["tfrecord"])
+    refused(
+        r"as tfrecord, which needs TensorFlow: pip install -e '.\[tfds\]' in the clone",
+        tfds,
+        "jc_numbered",
+        data_dir=folders["tfrecord"],
+    )
+    refused(
+        r"mnist is not prepared in .*, and preparing it needs TensorFlow: pip install",
+        tfds,
+        "mnist",
+        data_dir=folders["tfrecord"],
+    )
     assert tfds("jc_numbered", data_dir=folders["array_record"]).test.size == 12
 
 
@@ -392,7 +438,11 @@ def test_a_user_without_a_home(prepared, tmp_path, homeless, monkeypatch):
 
 def test_not_prepared(tmp_path, capfd):
     message = refused(
-        "mnist is not prepared in .*; give a data_dir .*, or allow the download", tfds, "mnist", data_dir=tmp_path, download=False
+        "mnist is not prepared in .*; give a data_dir .*, or allow the download",
+        tfds,
+        "mnist",
+        data_dir=tmp_path,
+        download=False,
     )
     assert str(tmp_path) in message and capfd.readouterr() == ("", "")
 
@@ -412,7 +462,12 @@ def test_no_network(tmp_path, monkeypatch, capfd, fault):
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
     start = time.monotonic()
-    refused("not prepared in .*, and storage.googleapis.com does not answer; go online, or give", tfds, "mnist", data_dir=tmp_path)
+    refused(
+        "not prepared in .*, and storage.googleapis.com does not answer; go online, or give",
+        tfds,
+        "mnist",
+        data_dir=tmp_path,
+    )
     assert time.monotonic() - start < 10 and capfd.readouterr() == ("", "")
     over.set()
 
@@ -423,7 +478,9 @@ def test_a_download_that_fails(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tensorflow_datasets.builder_cls("mnist"), "download_and_prepare", fail)
     monkeypatch.setattr(tfds_source, "_answers", lambda *address: True)
-    refused("not prepared in .*, and preparing it failed: first second; give a data_dir", tfds, "mnist", data_dir=tmp_path)
+    refused(
+        "not prepared in .*, and preparing it failed: first second; give a data_dir", tfds, "mnist", data_dir=tmp_path
+    )
 
 
 @pytest.mark.parametrize(
@@ -481,11 +538,11 @@ def test_shares_of_a_stream_are_the_columns_of_the_whole(prepared, kind, batch_s
     open_ = lambda: tfds("jc_numbered", data_dir=prepared(JcNumbered, kind), **STREAM).train
     for make in (lambda d, *s: d.chunk(batch_size, 7, 9, 9, 4, *s), lambda d, *s: next(d.once(batch_size, 4, *s))):
         whole, parts = make(open_()).batches, [make(open_(), (i, 2)).batches for i in range(2)]
-        real = np.broadcast_to(whole.get("real", np.ones(())), whole["label"].shape) > 0
+        row_mask = np.broadcast_to(whole.get("row_mask", np.ones(())), whole["label"].shape) > 0
         for name in whole:
             joined = np.concatenate([p[name] for p in parts], 1)
-            np.testing.assert_array_equal(joined[real], np.asarray(whole[name])[real])
-        assert "real" not in whole or (np.concatenate([p["real"] for p in parts], 1) == whole["real"]).all()
+            np.testing.assert_array_equal(joined[row_mask], np.asarray(whole[name])[row_mask])
+        assert "row_mask" not in whole or (np.concatenate([p["row_mask"] for p in parts], 1) == whole["row_mask"]).all()
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -500,7 +557,7 @@ def test_a_damaged_shard_can_be_left_out(prepared, tmp_path, kind, options):
     assert sum(p.size for p in splits[:2]) + sum(rows for _, rows in told) == sum(p.size for p in whole[:2])
     assert len(told) == 1 and "-00001-of-" in told[0][0] and told[0][1] > 0
     read = [chunk.at(k) for part in splits[:2] for chunk in part.once(8) for k in range(int(chunk.count))]
-    assert sum(int((b.get("real", np.ones(8)) > 0).sum()) for b in read) == sum(p.size for p in splits[:2])
+    assert sum(int((b.get("row_mask", np.ones(8)) > 0).sum()) for b in read) == sum(p.size for p in splits[:2])
     splits.train.chunk(8, 0, 12, 12)
 
 
@@ -524,7 +581,9 @@ FEATURES = "tensorflow_datasets.core.features."
 @pytest.fixture
 def payload(tmp_path, monkeypatch):
     """A module in the current folder that leaves a trace when it is imported; the fixture tells whether it did."""
-    (tmp_path / "payload.py").write_text("import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nclass Image: pass\n")
+    (tmp_path / "payload.py").write_text(
+        "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nclass Image: pass\n"
+    )
     (tmp_path / "jc_numbered.py").write_text("import payload\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -568,7 +627,10 @@ NESTED = {
 def test_a_class_that_a_folder_names_is_not_imported(prepared, tmp_path, payload, place):
     stated(copied(prepared, tmp_path, "array_record"), *NESTED[place])
     message = refused(
-        "^dataset 'jc_numbered': .*the feature class 'payload.Image' is not one of TFDS's own", tfds, "jc_numbered", data_dir="sets"
+        "^dataset 'jc_numbered': .*the feature class 'payload.Image' is not one of TFDS's own",
+        tfds,
+        "jc_numbered",
+        data_dir="sets",
     )
     assert not payload() and "delete the folder and prepare the set again" in message
 
@@ -577,7 +639,15 @@ def test_other_names_import_nothing(prepared, tmp_path, payload):
     folder = copied(prepared, tmp_path, "array_record")
     stated(folder, "dataset_info.json", ("moduleName",), "payload")
     assert tfds("jc_numbered", data_dir="sets").test.size == 12
-    for name in ("payload", "a.b.payload", "payload:1.0.0", "payload/payload", "jc_numbered/payload", "huggingface:payload", "../sets"):
+    for name in (
+        "payload",
+        "a.b.payload",
+        "payload:1.0.0",
+        "payload/payload",
+        "jc_numbered/payload",
+        "huggingface:payload",
+        "../sets",
+    ):
         refused(rf"^dataset {name!r}: (unknown to TFDS|not prepared in this version)", tfds, name, data_dir="sets")
     refused("nothing else is read from a name", tfds, "mnist/version=3.0.1", data_dir="sets")
     assert not payload()
@@ -618,7 +688,9 @@ LIES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("file", "place", "value", "words"), LIES, ids=[f"{place[-1]} {i}" for i, (_, place, _, _) in enumerate(LIES)])
+@pytest.mark.parametrize(
+    ("file", "place", "value", "words"), LIES, ids=[f"{place[-1]} {i}" for i, (_, place, _, _) in enumerate(LIES)]
+)
 def test_metadata_that_lies(prepared, tmp_path, file, place, value, words):
     stated(copied(prepared, tmp_path, "array_record"), file, place, value)
     for options in ({}, STREAM):
@@ -638,7 +710,9 @@ def test_metadata_of_another_kind(prepared, tmp_path, file, text):
         refused(f"^dataset 'jc_numbered': .*{file}", tfds, "jc_numbered", data_dir=tmp_path / "sets")
 
 
-@pytest.mark.parametrize("file", ["features.json", "dataset_info.json", "label.labels.txt", "jc_numbered-train.tfrecord-00001-of-00003"])
+@pytest.mark.parametrize(
+    "file", ["features.json", "dataset_info.json", "label.labels.txt", "jc_numbered-train.tfrecord-00001-of-00003"]
+)
 def test_pipes_in_a_folder(prepared, tmp_path, file):
     folder = copied(prepared, tmp_path, "tfrecord")
     (folder / file).unlink()
@@ -719,7 +793,9 @@ def test_records_of_many_bytes_are_read_one_by_one(prepared, tmp_path, monkeypat
 
     copied(prepared, tmp_path, "array_record")
     read, asked = ArrayRecordDataSource.__getitems__, []
-    monkeypatch.setattr(ArrayRecordDataSource, "__getitems__", lambda self, keys: asked.append(len(keys)) or read(self, keys))
+    monkeypatch.setattr(
+        ArrayRecordDataSource, "__getitems__", lambda self, keys: asked.append(len(keys)) or read(self, keys)
+    )
     monkeypatch.setattr(tfds_source, "READ_BYTES", 1_000)  # a record and the index of 20 have some hundreds
     assert tfds("jc_numbered", data_dir=tmp_path / "sets").test.size == 12
     assert max(asked) < 10
@@ -753,8 +829,14 @@ def picture(size, form, **declared):
 
 
 RECORDS = {
-    "png": (lambda: example(picture((6, 6), "png", _16=(2**30).to_bytes(4, "big") * 2), 1), "an image of more than the 67,108,864 pixels"),
-    "gif": (lambda: example(picture((6, 6), "gif", _6=b"\xff\xff" * 2), 1), "an image of more than the 67,108,864 pixels"),
+    "png": (
+        lambda: example(picture((6, 6), "png", _16=(2**30).to_bytes(4, "big") * 2), 1),
+        "an image of more than the 67,108,864 pixels",
+    ),
+    "gif": (
+        lambda: example(picture((6, 6), "gif", _6=b"\xff\xff" * 2), 1),
+        "an image of more than the 67,108,864 pixels",
+    ),
     "bmp": (
         lambda: example(picture((6, 6), "bmp", _18=(60_000).to_bytes(4, "little") * 2), 1),
         "an image of more than the 67,108,864 pixels",
@@ -764,7 +846,10 @@ RECORDS = {
     "eps": (lambda: example(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 6\n", 1), "none of PNG, JPEG, GIF, BMP"),
     "no image": (lambda: example(b"", 1), "none of PNG, JPEG, GIF, BMP"),
     "no example": (lambda: b"\xff\x01\x02", None),
-    "a label of no class": (lambda: example(encoded(1), 3), "label 3 is out of range; with 3 classes labels are 0 to 2"),
+    "a label of no class": (
+        lambda: example(encoded(1), 3),
+        "label 3 is out of range; with 3 classes labels are 0 to 2",
+    ),
     "a label beyond int32": (lambda: example(encoded(1), 2**32), "label 4294967296 is out of range"),
 }
 

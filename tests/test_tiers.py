@@ -20,4 +20,4 @@ def test_every_name_is_a_test(module):
 def test_cases_are_told_apart_by_how_their_ids_begin():
     assert tier("test_loop", "test_the_length_of_dispatches_changes_no_bit[streamed]") is None
     assert tier("test_loop", "test_the_length_of_dispatches_changes_no_bit[<lambda>]") == "slow"
-    assert tier("test_process", "test_a_profile_of_a_run") == "slow" and tier("test_files", "test_x") == "quick"
+    assert tier("test_runtime", "test_a_profile_of_a_run") == "slow" and tier("test_files", "test_x") == "quick"

@@ -107,7 +107,9 @@ def test_accumulate_one_is_plain_bit_for_bit(batch):
 
 def test_accumulate_equals_the_whole_batch_without_batch_norm(batch):
     t, tx = jc.tasks.classification(Plain(4), class_weights=[1, 2, 3, 4]), jc.optim.sgd(0.1)
-    (a, sa), (b, sb) = (jax.jit(jc.make_train_step(t, tx, g))(start(t, tx, batch), batch) for g in (jc.plain, jc.accumulate(4)))
+    (a, sa), (b, sb) = (
+        jax.jit(jc.make_train_step(t, tx, g))(start(t, tx, batch), batch) for g in (jc.plain, jc.accumulate(4))
+    )
     assert distance(a.params, b.params) < 1e-6
     assert sa["loss"].compute() == pytest.approx(sb["loss"].compute(), rel=1e-6)
     assert sb["count"].compute() == 16
@@ -131,14 +133,18 @@ def test_every_buffer_of_the_state_is_reused(batch, grads):
     state = jc.start_ema(start(t, tx, batch))
     step = jax.jit(jc.with_ema(jc.make_train_step(t, tx, grads)), donate_argnums=0)
     memory = step.lower(state, batch).compile().memory_analysis()
-    assert memory.alias_size_in_bytes >= sum(x.nbytes for x in jax.tree.leaves(state.replace(rng=jax.random.key_data(state.rng))))
+    assert memory.alias_size_in_bytes >= sum(
+        x.nbytes for x in jax.tree.leaves(state.replace(rng=jax.random.key_data(state.rng)))
+    )
 
 
 def test_padding_changes_nothing(batch):
-    """Rows with real = 0 reach neither gradient, statistics nor metrics."""
+    """Rows with row_mask = 0 reach neither gradient, statistics nor metrics."""
     t, tx = task(), jc.optim.adam(1e-2)
     step, state = jax.jit(jc.make_train_step(t, tx)), start(t, tx, batch)
-    padded = {k: np.concatenate([v, v[:5][::-1]]) for k, v in batch.items()} | {"real": np.r_[np.ones(16), np.zeros(5)].astype(np.float32)}
+    padded = {k: np.concatenate([v, v[:5][::-1]]) for k, v in batch.items()} | {
+        "row_mask": np.r_[np.ones(16), np.zeros(5)].astype(np.float32)
+    }
     (a, sa), (b, sb) = step(state, batch), step(state, padded)
     assert distance(a.variables, b.variables) < 1e-6
     assert sa["loss"].compute() == pytest.approx(sb["loss"].compute(), rel=1e-6)
@@ -153,7 +159,9 @@ def test_ema_averages_the_variables(batch):
     after, _ = plain(first, batch)
     keep = 2 / 11  # (1 + t) / (10 + t) at t = 1
     expected = jax.tree.map(lambda a, b: keep * a + (1 - keep) * b, first.params, after.params)
-    chex.assert_trees_all_close(state.extras["ema"], after.variables | {"params": expected}, rtol=1e-5)  # statistics are averages already
+    chex.assert_trees_all_close(
+        state.extras["ema"], after.variables | {"params": expected}, rtol=1e-5
+    )  # statistics are averages already
     chex.assert_trees_all_equal(state.params, after.params)
 
 

@@ -13,7 +13,10 @@ from jaxcnn.core.types import named
 from jaxcnn.layers import apply_block
 from jaxcnn.methods import transfer
 
-PARAMS = {"stem": {"conv": {"kernel": jnp.ones((2, 2))}, "norm": {"scale": jnp.ones(2)}}, "logits": {"kernel": jnp.ones((2, 3))}}
+PARAMS = {
+    "stem": {"conv": {"kernel": jnp.ones((2, 2))}, "norm": {"scale": jnp.ones(2)}},
+    "logits": {"kernel": jnp.ones((2, 3))},
+}
 GRADS = jax.tree.map(lambda p: 0.5 * p, PARAMS)
 
 
@@ -66,8 +69,14 @@ def test_the_frozen_stay_and_the_others_move_as_if_alone(name):
         updates, alone_state = make().update({"logits": GRADS["logits"]}, alone_state, alone)
         alone = jax.tree.map(jnp.add, alone, updates)
     chex.assert_trees_all_equal(params["logits"], alone["logits"])
-    assert optim.learning_rate(state) == optim.learning_rate(alone_state) == pytest.approx(float(optim.cosine(0.1, steps=9)(2)))
-    assert [x.shape for x in jax.tree.leaves(state)] == [x.shape for x in jax.tree.leaves(alone_state)]  # none for the frozen
+    assert (
+        optim.learning_rate(state)
+        == optim.learning_rate(alone_state)
+        == pytest.approx(float(optim.cosine(0.1, steps=9)(2)))
+    )
+    assert [x.shape for x in jax.tree.leaves(state)] == [
+        x.shape for x in jax.tree.leaves(alone_state)
+    ]  # none for the frozen
 
 
 def test_rates_fall_with_depth():
@@ -87,13 +96,20 @@ def test_groups_begin_at_their_steps():
     kernels, state, params = [], None, PARAMS
     for _ in range(4):
         params, state = updated(tx, params, 1, state)
-        kernels.append([float(params[name].get("kernel", params[name].get("conv", {}).get("kernel"))[0, 0]) for name in ("logits", "stem")])
+        kernels.append(
+            [
+                float(params[name].get("kernel", params[name].get("conv", {}).get("kernel"))[0, 0])
+                for name in ("logits", "stem")
+            ]
+        )
     assert kernels == [[0.5, 1.0], [0.0, 1.0], [-0.5, 0.5], [-1.0, 0.0]]
 
 
 def test_freezing_gradual_unfreezing_and_layerwise_decay_together():
     tx = optim.gradual_unfreezing(
-        optim.layerwise_lr_decay(optim.freeze(optim.adam(0.1), [".*norm"]), [["logits"], ["stem"]], 0.5), [["logits"], ["stem"]], [0, 1]
+        optim.layerwise_lr_decay(optim.freeze(optim.adam(0.1), [".*norm"]), [["logits"], ["stem"]], 0.5),
+        [["logits"], ["stem"]],
+        [0, 1],
     )
     first, state = updated(tx)
     chex.assert_trees_all_equal(first["stem"], PARAMS["stem"])
@@ -103,14 +119,18 @@ def test_freezing_gradual_unfreezing_and_layerwise_decay_together():
 
 
 BAD = {
-    "pattern 'lgits': names no parameter; near it are logits": lambda: optim.freeze(optim.sgd(0.1), ["lgits"]).init(PARAMS),
-    "pattern '(': not a regular expression": lambda: optim.freeze(optim.sgd(0.1), ["("]).init(PARAMS),
-    "groups: stem.norm.scale is in none of the 2": lambda: optim.layerwise_lr_decay(optim.sgd(0.1), [["logits"], [".*conv"]], 0.5).init(
+    "pattern 'lgits': names no parameter; near it are logits": lambda: optim.freeze(optim.sgd(0.1), ["lgits"]).init(
         PARAMS
     ),
+    "pattern '(': not a regular expression": lambda: optim.freeze(optim.sgd(0.1), ["("]).init(PARAMS),
+    "groups: stem.norm.scale is in none of the 2": lambda: optim.layerwise_lr_decay(
+        optim.sgd(0.1), [["logits"], [".*conv"]], 0.5
+    ).init(PARAMS),
     "factors=[1]: 1 for 2 groups": lambda: optim.by_group(optim.sgd(0.1), [["logits"], ["stem"]], [1]),
     "decay=0.0: must be above 0 and at most 1": lambda: optim.layerwise_lr_decay(optim.sgd(0.1), [["logits"]], 0.0),
-    "starts=[0, -1]: must be at least 0": lambda: optim.gradual_unfreezing(optim.sgd(0.1), [["logits"], ["stem"]], [0, -1]),
+    "starts=[0, -1]: must be at least 0": lambda: optim.gradual_unfreezing(
+        optim.sgd(0.1), [["logits"], ["stem"]], [0, -1]
+    ),
     "per_class=0: must be at least 1": lambda: transfer.few_shot_subset(rows(8), 0),
     "class 'a' has only": lambda: transfer.few_shot_subset(rows(8), 8),
 }
@@ -132,7 +152,11 @@ def lossy(wrap, **options):
     batch = {k: jnp.asarray(v) for k, v in rows(24).arrays.items()}
     params, state = variables["params"], {"batch_stats": jax.tree.map(lambda x: x + 0.3, variables["batch_stats"])}
     loss = wrap(t.loss)
-    fn = jax.jit(jax.grad(lambda p: (lambda mean, rest: (mean.total, rest))(*loss(p, state, batch, jax.random.key(1))), has_aux=True))
+    fn = jax.jit(
+        jax.grad(
+            lambda p: (lambda mean, rest: (mean.total, rest))(*loss(p, state, batch, jax.random.key(1))), has_aux=True
+        )
+    )
     return t, params, state, batch, *fn(params)
 
 
@@ -153,8 +177,8 @@ def test_dropout_goes_on_with_kept_statistics():
 class Anew(Small):
     remat: bool = True
 
-    def features(self, x, *, train=False, real=None):
-        return {"stem": apply_block(self.conv, x, train=train, real=real, remat=self.remat)}
+    def features(self, x, *, train=False, row_mask=None):
+        return {"stem": apply_block(self.conv, x, train=train, row_mask=row_mask, remat=self.remat)}
 
 
 def test_kept_statistics_with_stages_computed_anew():
@@ -171,8 +195,12 @@ def test_kept_statistics_with_stages_computed_anew():
 
 
 def test_what_is_constant_has_no_gradient():
-    frozen, plain = (lossy(wrap)[-2] for wrap in (lambda loss: transfer.stop_gradient_on(loss, ["conv"]), lambda loss: loss))
-    assert all(not x.any() for x in jax.tree.leaves(frozen["conv"])) and any(x.any() for x in jax.tree.leaves(plain["conv"]))
+    frozen, plain = (
+        lossy(wrap)[-2] for wrap in (lambda loss: transfer.stop_gradient_on(loss, ["conv"]), lambda loss: loss)
+    )
+    assert all(not x.any() for x in jax.tree.leaves(frozen["conv"])) and any(
+        x.any() for x in jax.tree.leaves(plain["conv"])
+    )
     chex.assert_trees_all_close(frozen["logits"], plain["logits"], rtol=1e-5)
 
 
@@ -180,7 +208,7 @@ def test_what_is_constant_has_no_gradient():
 
 
 def test_groups_follow_what_depends_on_what():
-    found = transfer.groups(jc.models.resnet18(small_images=True, width=8), (16, 16, 3))
+    found = transfer.groups(jc.models.resnet18(cifar_stem=True, width=8), (16, 16, 3))
     stages = {f"stage{i}": (f"stages_{i - 1}_0", f"stages_{i - 1}_1") for i in (4, 3, 2, 1)}
     assert found == {"head": ("logits",), **stages, "stem": ("stem",)} and list(found) == ["head", *stages, "stem"]
     assert transfer.groups(jc.models.lenet5(), (28, 28, 1))["head"] == ("dense1", "dense2", "logits")
@@ -189,19 +217,25 @@ def test_groups_follow_what_depends_on_what():
 SMALL = ("cnn", "lenet5", "mlp", "resnet18", "tutorial")
 
 
-@pytest.mark.parametrize("name", [name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in jc.models.MODELS])
+@pytest.mark.parametrize(
+    "name", [name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in jc.models.MODELS]
+)
 def test_every_parameter_of_the_zoo_is_in_one_group(name):
     model = jc.models.MODELS[name](num_classes=3)
     shape = (28, 28, 1) if name in ("lenet5", "tutorial") else (64, 64, 3)
     groups = transfer.groups(model, shape)
-    params = jax.eval_shape(lambda key: model.init(key, jnp.zeros((1, *shape)), train=False), jax.random.key(0))["params"]
+    params = jax.eval_shape(lambda key: model.init(key, jnp.zeros((1, *shape)), train=False), jax.random.key(0))[
+        "params"
+    ]
     for patterns in groups.values():
         assert min(jax.tree.leaves(optim.which(params, [g for g in groups.values() if g != patterns]))) == -1
     assert min(jax.tree.leaves(optim.which(params, list(groups.values())))) == 0 and "head" in groups
 
 
 def variables_of(model, size=8):
-    return jax.tree.map(np.asarray, model.init(jax.random.key(model.num_classes), jnp.zeros((1, size, size, 1)), train=False))
+    return jax.tree.map(
+        np.asarray, model.init(jax.random.key(model.num_classes), jnp.zeros((1, size, size, 1)), train=False)
+    )
 
 
 def test_adopt_takes_all_but_the_head():
@@ -231,7 +265,9 @@ def test_adopt_refuses_another_network(old, head, line):
 
 def trained(t, tx, variables, data, strategy="jit", devices=1, steps=9, **options):
     run = jc.compile_step(jc.make_train_step(t, tx), strategy, devices)
-    return jc.fit(run, jc.init_state(t, tx, data.example(), 3, variables), data, batch_size=24, steps=steps, **options).state
+    return jc.fit(
+        run, jc.init_state(t, tx, data.example(), 3, variables), data, batch_size=24, steps=steps, **options
+    ).state
 
 
 def inputs(batch):
@@ -251,9 +287,13 @@ def test_the_head_on_cached_features_is_that_of_the_frozen_network(dropout):
     assert distance(whole.params["logits"], alone.params["logits"]) < 1e-5
     assert distance(alone.params["logits"], variables["params"]["logits"]) > 0.1
     chex.assert_trees_all_equal(jax.device_get(alone.params["conv"]), jax.device_get(variables["params"]["conv"]))
-    chex.assert_trees_all_equal(jax.device_get(alone.model_state), jax.device_get({"batch_stats": variables["batch_stats"]}))
+    chex.assert_trees_all_equal(
+        jax.device_get(alone.model_state), jax.device_get({"batch_stats": variables["batch_stats"]})
+    )
     batch = {k: jnp.asarray(v) for k, v in data.arrays.items()}
-    own = transfer.head_task(model, t, (8, 8, 1)).predict(alone.variables, {"features": jnp.asarray(kept.arrays["features"])})
+    own = transfer.head_task(model, t, (8, 8, 1)).predict(
+        alone.variables, {"features": jnp.asarray(kept.arrays["features"])}
+    )
     chex.assert_trees_all_close(own, t.predict(alone.variables, batch), rtol=1e-4, atol=1e-5)
 
 
@@ -278,7 +318,9 @@ def test_on_eight_devices(strategy):
     tx = optim.gradual_unfreezing(optim.freeze(optim.sgd(0.05, momentum=0.9), [".*norm"]), groups, [0, 2])
     one, eight = trained(t, tx, variables, rows(), steps=4), trained(t, tx, variables, rows(), strategy, 8, steps=4)
     assert distance(one.params, eight.params) < 1e-5
-    chex.assert_trees_all_equal(jax.device_get(eight.model_state), jax.device_get({"batch_stats": variables["batch_stats"]}))
+    chex.assert_trees_all_equal(
+        jax.device_get(eight.model_state), jax.device_get({"batch_stats": variables["batch_stats"]})
+    )
 
 
 def test_few_draws_as_many_of_each_class():
@@ -287,5 +329,7 @@ def test_few_draws_as_many_of_each_class():
     assert all(np.bincount(d.label).tolist() == [3] * 4 and len(np.unique(d.arrays["image"])) == 12 for d in drawn)
     assert np.array_equal(drawn[0].arrays["image"], drawn[1].arrays["image"])
     assert not np.array_equal(drawn[0].arrays["image"], drawn[2].arrays["image"])
-    streamed = jc.data.Indexed(lambda index: {"image": index[:, None], "label": index % 4}, 40, tuple("abcd"), label=np.arange(40) % 4)
+    streamed = jc.data.Indexed(
+        lambda index: {"image": index[:, None], "label": index % 4}, 40, tuple("abcd"), label=np.arange(40) % 4
+    )
     assert np.array_equal(transfer.few_shot_subset(streamed, 3).read(np.arange(12))["image"], drawn[0].arrays["image"])

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import jaxcnn as jc
-from experiments import finished, transfer, transfer_curve
+from experiments import inference, transfer, transfer_curve
 from jaxcnn import InputError, runs
 from jaxcnn.weights.preprocessing import Preprocessing
 
@@ -36,7 +36,9 @@ def images(tmp_path_factory):
         for k, name in enumerate(("ant", "bee", "cat", "dog", "emu")):
             (root / part / name).mkdir(parents=True)
             for i in range(n):
-                Image.fromarray(rng.integers(40 * k, 40 * k + 120, (12, 12, 3)).astype(np.uint8)).save(root / part / name / f"{i}.png")
+                Image.fromarray(rng.integers(40 * k, 40 * k + 120, (12, 12, 3)).astype(np.uint8)).save(
+                    root / part / name / f"{i}.png"
+                )
     return root
 
 
@@ -71,7 +73,9 @@ def test_a_head_on_cached_features_leaves_the_whole_network(images, pretrained, 
     capsys.readouterr()
     transfer.main(transfer.Config(evaluate=True, checkpoint=str(path), devices=1), SIGNALS, [])
     assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(summary["test"]["accuracy"])
-    (found,) = finished.predict(transfer.Config(predict=(str(images / "test" / "emu" / "0.png"),), checkpoint=str(path)))
+    (found,) = inference.predict(
+        transfer.Config(predict=(str(images / "test" / "emu" / "0.png"),), checkpoint=str(path))
+    )
     assert found["class"] in ("dog", "emu")
 
 
@@ -121,13 +125,19 @@ def test_weights_from_a_file(images, tmp_path, gray):
     variables = model.init(jax.random.key(0), np.zeros((1, 24, 24, 3), np.float32), train=False)
     said = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), size=24)
     jc.save_weights(tmp_path / "x.safetensors", "cnn", variables, preprocessing=said, **options)
-    plan = transfer.plan(transfer.Config(folder=str(data), model="cnn", weights=str(tmp_path / "x.safetensors"), train="head"))
+    plan = transfer.plan(
+        transfer.Config(folder=str(data), model="cnn", weights=str(tmp_path / "x.safetensors"), train="head")
+    )
     assert plan.build["model"]["options"] == {"num_classes": 5, "widths": [8, 8]}
     assert plan.build["image"]["shape"] == [24, 24, 1 if gray else 3]
     assert plan.build["task"]["options"]["mean"] == ([pytest.approx(0.2)] if gray else [0.1, 0.2, 0.3])
     kernel = variables["params"]["stem"]["conv"]["kernel"]
     if gray:
-        kernel = (np.asarray(kernel, np.float64) * (0.5 / np.array(said.std))[:, None]).sum(-2, keepdims=True).astype(np.float32)
+        kernel = (
+            (np.asarray(kernel, np.float64) * (0.5 / np.array(said.std))[:, None])
+            .sum(-2, keepdims=True)
+            .astype(np.float32)
+        )
     chex.assert_trees_all_close(plan.variables["params"]["stem"]["conv"]["kernel"], kernel, rtol=1e-6)
 
 
@@ -198,10 +208,19 @@ BAD = [
     ({"per_class": 2, "classes": ("ant", "bee")}, "--validation-fraction=0.1: cuts no row out of 4"),
     ({"per_class": -1}, "--per-class -1: must be at least 0"),
     ({"pixel_dropout": 1.5}, "--pixel-dropout 1.5: must be in 0..1"),
-    ({"pixel_dropout": 0.5, "augment": False}, "--pixel-dropout 0.5: nothing is augmented; give it without --no-augment"),
-    ({"pixel_dropout": 0.5, "train": "head"}, "--pixel-dropout 0.5: nothing is augmented; give --no-cache with --train head"),
-    ({"image_size": 16}, "the networks differ in 1 of 6 arrays, first hidden_0.kernel, [768, 256] in the new one and [432, 256]"),
-    ({"small_images": True, "weights": "", "model": "cnn"}, "--small-images: cnn has only one form"),
+    (
+        {"pixel_dropout": 0.5, "augment": False},
+        "--pixel-dropout 0.5: nothing is augmented; give it without --no-augment",
+    ),
+    (
+        {"pixel_dropout": 0.5, "train": "head"},
+        "--pixel-dropout 0.5: nothing is augmented; give --no-cache with --train head",
+    ),
+    (
+        {"image_size": 16},
+        "the networks differ in 1 of 6 arrays, first hidden_0.kernel, [768, 256] in the new one and [432, 256]",
+    ),
+    ({"cifar_stem": True, "weights": "", "model": "cnn"}, "--cifar-stem: cnn has only one form"),
     ({"keep_stats": True, "train": "scratch"}, "--keep-stats: new networks have no statistics to keep"),
     ({"layer_decay": 0.0}, "decay=0.0: must be above 0"),
     ({"weights": "/nowhere/x.safetensors", "model": "resnet18"}, "/nowhere/x.safetensors"),
@@ -219,7 +238,9 @@ def test_bad_input(images, pretrained, flags, line):
 
 @pytest.mark.slow
 def test_the_curve(images, tmp_path):
-    config = transfer_curve.Config(folder=str(images), model="mlp", seeds=2, per_class=(4, 8), epochs=2, devices=1, max_steps=3)
+    config = transfer_curve.Config(
+        folder=str(images), model="mlp", seeds=2, per_class=(4, 8), epochs=2, devices=1, max_steps=3
+    )
     config = dataclasses.replace(config, validation_fraction=0.25, workdir=str(tmp_path))
     opened = []
     first = transfer_curve.main(config, SIGNALS, opened)
@@ -227,12 +248,17 @@ def test_the_curve(images, tmp_path):
     assert [len(row["mean"]) for row in first["table"]] == [2, 2, 2] and len(first["points"]) == 12
     row = first["table"][1]
     cells = [p["accuracy"] for p in first["points"] if (p["train"], p["per_class"]) == (row["train"], 4)]
-    assert row["mean"][0] == pytest.approx(np.mean(cells)) and row["deviation"][0] == pytest.approx(np.std(cells, ddof=1))
+    assert row["mean"][0] == pytest.approx(np.mean(cells)) and row["deviation"][0] == pytest.approx(
+        np.std(cells, ddof=1)
+    )
     with Image.open(folder / "curve.png") as picture:
         assert min(picture.size) > 300
     (folder / "summary.json").unlink()
     done = sorted(folder.glob("*/*/config.json"))
     shutil.rmtree(folder / "head-8-1")
     again = transfer_curve.main(dataclasses.replace(config, resume=True, workdir=str(folder)), SIGNALS, [])
-    assert len(set(done) - set(folder.glob("*/*/config.json"))) <= 1 and len(list(folder.glob("*/*/config.json"))) == len(done) == 13
+    assert (
+        len(set(done) - set(folder.glob("*/*/config.json"))) <= 1
+        and len(list(folder.glob("*/*/config.json"))) == len(done) == 13
+    )
     assert [p["accuracy"] for p in again["points"]] == [p["accuracy"] for p in first["points"]]

@@ -111,7 +111,18 @@ def test_every_value_in_every_field_of_the_record(run, field):
 def test_every_value_in_a_description_of_an_array(run):
     sound = json.loads((run / "4" / "loop" / "metadata").read_text())
     name = next(n for n, part in sound["parts"].items() if part[1])
-    for value in (*VALUES, [10**12, 10**12], ["float32", [10**15], []], "object", "O", "V8", "float999", "datetime64", "<f4", "S5"):
+    for value in (
+        *VALUES,
+        [10**12, 10**12],
+        ["float32", [10**15], []],
+        "object",
+        "O",
+        "V8",
+        "float999",
+        "datetime64",
+        "<f4",
+        "S5",
+    ):
         for i in range(3):
             part = [*sound["parts"][name]]
             part[i] = value
@@ -148,7 +159,12 @@ def test_a_record_without_best_step_goes_on(run):
 
 
 @pytest.mark.parametrize(
-    "change", [lambda r: r | {"loop": None}, lambda r: r["loop"].update(seconds=float("nan")), lambda r: r["loop"].update(rows=-1)]
+    "change",
+    [
+        lambda r: r | {"loop": None},
+        lambda r: r["loop"].update(seconds=float("nan")),
+        lambda r: r["loop"].update(rows=-1),
+    ],
 )
 def test_a_damaged_newest_falls_back_to_the_one_before(run, change, caplog):
     resealed(run, change)
@@ -202,7 +218,9 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("damage", [fifo, link, folder, sparse, deep, noise, empty, os.remove], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "damage", [fifo, link, folder, sparse, deep, noise, empty, os.remove], ids=lambda f: f.__name__
+)
 @pytest.mark.parametrize("place", PLACES)
 def test_files_of_another_kind(run, place, damage):
     path = PLACES[place](run)
@@ -231,7 +249,9 @@ def test_folders_of_another_kind(run, place, damage, caplog):
     assert fitted.saved == 4 and (run / "4").is_dir() and not (run / "4").is_symlink()
 
 
-@pytest.mark.parametrize("name", ["99999999999999999999", "-1", "007", "4294967296", "٣", "²", "1e3", "99999999999999999999 "])
+@pytest.mark.parametrize(
+    "name", ["99999999999999999999", "-1", "007", "4294967296", "٣", "²", "1e3", "99999999999999999999 "]
+)
 def test_folders_that_no_step_has(run, name, caplog):
     shutil.copytree(run / "4", run / name)
     with reading(run) as checkpoints:
@@ -261,7 +281,10 @@ def content(raw):
 
 def frame(blocks, first=b"\x00\x58"):
     """A zstd frame of blocks `(kind, size, bytes)`."""
-    heads = [((size << 3) | (kind << 1) | (i == len(blocks) - 1)).to_bytes(3, "little") for i, (kind, size, _) in enumerate(blocks)]
+    heads = [
+        ((size << 3) | (kind << 1) | (i == len(blocks) - 1)).to_bytes(3, "little")
+        for i, (kind, size, _) in enumerate(blocks)
+    ]
     return b"\x28\xb5\x2f\xfd" + first + b"".join(head + body for head, (_, _, body) in zip(heads, blocks, strict=True))
 
 

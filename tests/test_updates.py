@@ -15,7 +15,9 @@ STEPS, EVERY = 24, 6
 
 def begun(workdir=None, **options):
     run, state, _ = setting()
-    return jc.updates(run, state, rows(), **{"batch_size": 16, "steps": STEPS, "every": EVERY, "workdir": workdir} | options)
+    return jc.updates(
+        run, state, rows(), **{"batch_size": 16, "steps": STEPS, "every": EVERY, "workdir": workdir} | options
+    )
 
 
 def params(state):
@@ -34,7 +36,9 @@ def test_updates_are_what_fit_is_made_of():
     assert [u.last for u in ends] == [6, 12, 18, 24]
     assert sum(u.sums["count"].compute() for u in found) == STEPS * 16
     assert [u.total["count"].compute() for u in ends] == [96] * 4
-    assert [u.total["loss"].compute() for u in ends] == pytest.approx([r["train/loss"] for r in straight.history], rel=1e-5)
+    assert [u.total["loss"].compute() for u in ends] == pytest.approx(
+        [r["train/loss"] for r in straight.history], rel=1e-5
+    )
     assert all(u.seconds > 0 for u in found)
     chex.assert_trees_all_equal(trained(), params(straight.state))
 
@@ -110,19 +114,29 @@ def test_history_keeps_arrays_over_a_resume(tmp_path):
     fit(tmp_path, steps=12, log=None)
     resumed = fit(tmp_path, log=None)
     for one, other in zip(straight.history, resumed.history, strict=True):
-        assert isinstance(other["train/confusion"], np.ndarray) and other["train/confusion"].dtype == one["train/confusion"].dtype
+        assert (
+            isinstance(other["train/confusion"], np.ndarray)
+            and other["train/confusion"].dtype == one["train/confusion"].dtype
+        )
         np.testing.assert_array_equal(one["train/confusion"], other["train/confusion"])
 
 
 def test_large_arrays_are_no_part_of_a_row():
-    history = fit(validate=lambda s: {"v": 1.0, "few": np.ones(3), "many": np.zeros(10_001)}, monitor="v", log=None).history
+    history = fit(
+        validate=lambda s: {"v": 1.0, "few": np.ones(3), "many": np.zeros(10_001)}, monitor="v", log=None
+    ).history
     assert "many" not in history[0] and history[0]["few"].tolist() == [1, 1, 1]
 
 
 def test_fit_prints_a_line_per_validation(capsys):
     fit(steps=12)
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("step 6  ") and " train/loss " in first and " validation/loss " in first and second.startswith("step 12  ")
+    assert (
+        first.startswith("step 6  ")
+        and " train/loss " in first
+        and " validation/loss " in first
+        and second.startswith("step 12  ")
+    )
     assert len(first) <= 120
     fit(steps=6, log=None)
     assert capsys.readouterr().out == ""

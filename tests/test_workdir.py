@@ -111,7 +111,9 @@ def test_two_processes_at_once_twenty_times(tmp_path):
                     process.stdin.write(f"{k}\n")
                     process.stdin.flush()
                 said = sorted(process.stdout.readline().strip() for process in (one, two))
-                assert said[0] == f"done {k}" and said[1].startswith("refused workdir=") and "another process" in said[1], said
+                assert (
+                    said[0] == f"done {k}" and said[1].startswith("refused workdir=") and "another process" in said[1]
+                ), said
         finally:
             one.kill()
             two.kill()
@@ -280,7 +282,16 @@ def test_rows_in_a_linked_file_are_not_written_there(run, caplog):
 
 
 def test_floats_that_json_does_not_have_come_back():
-    row = {"step": 1, "a": float("nan"), "b": float("inf"), "c": -float("inf"), "d": 0.1, "e": None, "f": "text", "g": 10**20}
+    row = {
+        "step": 1,
+        "a": float("nan"),
+        "b": float("inf"),
+        "c": -float("inf"),
+        "d": 0.1,
+        "e": None,
+        "f": "text",
+        "g": 10**20,
+    }
     (line,) = history._lines([row]).splitlines()
     back = history.decoded(json.loads(line))
     assert repr(back) == repr(row) and b"NaN" not in line and b"Infinity" not in line

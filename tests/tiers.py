@@ -56,8 +56,8 @@ SLOW = {
     "test_benchmarks::test_bad_flags_are_one_line": ("ops-", "mnist-arguments9", "cifar10-arguments11"),
     "test_loop::test_the_length_of_dispatches_changes_no_bit": ("streamed",),
     # whole processes
-    "test_process::test_programs_are_kept_and_a_damaged_one_is_compiled_again": (),
-    "test_process::test_a_profile_of_a_run": (),
+    "test_runtime::test_programs_are_kept_and_a_damaged_one_is_compiled_again": (),
+    "test_runtime::test_a_profile_of_a_run": (),
     "test_studies::test_variants_against_each_other": (),
     "test_benchmarks::test_ops": (),
     "test_experiments::test_binary": (),

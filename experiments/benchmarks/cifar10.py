@@ -18,10 +18,21 @@ import jaxcnn as jc
 from experiments import cifar10, mnist
 from experiments.benchmarks import harness, report, tutorial
 from experiments.benchmarks.mnist import compare
-from experiments.benchmarks.processes import start_of, watch
+from experiments.benchmarks.subprocess_worker import start_of, watch
 
 SUBJECTS = ("jaxcnn", "torch")
-RECIPE = ("widths", "learning_rate", "momentum", "muon", "weight_decay", "bias_rate", "label_smoothing", "ema", "flip", "shift")
+RECIPE = (
+    "widths",
+    "learning_rate",
+    "momentum",
+    "muon",
+    "weight_decay",
+    "bias_rate",
+    "label_smoothing",
+    "ema",
+    "flip",
+    "shift",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,18 +53,26 @@ def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
     """Time the epochs after the first, the first, and the whole command."""
     config, flags = bench.config, cifar10.Config(dataset=bench.config.data, widths=bench.config.widths)
     if config.smoke:
-        config, flags = dataclasses.replace(config, epochs=2), dataclasses.replace(flags, widths=(8, 8, 8), batch_size=64)
+        config, flags = (
+            dataclasses.replace(config, epochs=2),
+            dataclasses.replace(flags, widths=(8, 8, 8), batch_size=64),
+        )
     if config.epochs < 2:
         raise jc.InputError(f"--epochs {config.epochs}: must be at least 2; the first is timed apart")
     flags = dataclasses.replace(flags, widths=flags.widths or tuple(jc.models.speednet().widths))
     data = load(flags, 256 if config.smoke else 0)
     rows, seeds = len(data["x_train"]), {subject: itertools.count() for subject in bench.subjects}
-    (case,) = bench.chosen({f"speednet {'/'.join(map(str, flags.widths))}, batch {flags.batch_size}, {config.epochs} epochs": None})
+    (case,) = bench.chosen(
+        {f"speednet {'/'.join(map(str, flags.widths))}, batch {flags.batch_size}, {config.epochs} epochs": None}
+    )
 
     def measured() -> Iterator[list[report.Row]]:
         work = harness.work("cifar10", {case: {"widths": flags.widths, "batch": flags.batch_size}})[case]
         with tutorial.as_npz(data) as path:
-            once = lambda subject: train(bench, subject, path, flags, config.epochs, next(seeds[subject]))  # noqa: E731
+
+            def once(subject):
+                return train(bench, subject, path, flags, config.epochs, next(seeds[subject]))
+
             found = tutorial.in_turn(bench, case, once, config.repeats)
         floor = harness.floor_seconds(work, bench.rates) * rows / flags.batch_size
         yield from compare(case, rows, found, work["flop"] * rows / flags.batch_size, floor)
@@ -61,16 +80,32 @@ def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
     return measured()
 
 
-def train(bench: harness.Bench, subject: str, data: pathlib.Path, flags: cifar10.Config, epochs: int, seed: int) -> tutorial.Training:
+def train(
+    bench: harness.Bench, subject: str, data: pathlib.Path, flags: cifar10.Config, epochs: int, seed: int
+) -> tutorial.Training:
     """Train and test with one subject, as its user would on the command line."""
     shared = ["--epochs", str(epochs), "--batch-size", str(flags.batch_size), "--seed", str(seed)]
     with tempfile.TemporaryDirectory(prefix="jaxcnn-benchmark-") as workdir:
         if subject == "jaxcnn":
-            own = ["--widths", *map(str, flags.widths), "--workdir", workdir, "--compilation-cache", f"{workdir}/programs"]
+            own = [
+                "--widths",
+                *map(str, flags.widths),
+                "--workdir",
+                workdir,
+                "--compilation-cache",
+                f"{workdir}/programs",
+            ]
             command = [sys.executable, "-m", "experiments.cifar10", "--dataset", str(data), *own, *shared]
         else:
             recipe = json.dumps({name: getattr(flags, name) for name in RECIPE})
-            command = [*start_of(bench.python(subject), "peers.cifar10", own=False), "--data", str(data), "--recipe", recipe, *shared]
+            command = [
+                *start_of(bench.python(subject), "peers.cifar10", own=False),
+                "--data",
+                str(data),
+                "--recipe",
+                recipe,
+                *shared,
+            ]
         found = tutorial.trained(watch(command, tutorial.caches(workdir)), subject, workdir)
     seconds = sum(epoch["seconds"] for epoch in found.epochs)
     harness.say(f"{subject}, seed {seed}: test accuracy {found.test_accuracy:.4f}, {seconds:.1f} s of training")

@@ -14,7 +14,7 @@ import tyro
 
 import jaxcnn as jc
 from experiments.benchmarks import machine, report
-from experiments.benchmarks.processes import FailedError, Worker
+from experiments.benchmarks.subprocess_worker import FailedError, Worker
 from experiments.settings import one_of
 
 NEEDS = {
@@ -64,7 +64,11 @@ class Bench:
     @functools.cached_property
     def rates(self) -> dict[str, Any]:
         """What the machine can do at most, measured when first asked for: `matmul_gflops`, `copy_gbs`, `device`, `device_platform`."""
-        size = {"size": 256, "megabytes": 4, "repeats": 2} if self.config.smoke else {"size": 2048, "megabytes": 256, "repeats": 10}
+        size = (
+            {"size": 256, "megabytes": 4, "repeats": 2}
+            if self.config.smoke
+            else {"size": 2048, "megabytes": 256, "repeats": 10}
+        )
         with contextlib.closing(Worker(sys.executable, "roofline", "rates")) as worker:
             worker.ask("prepare", case=size)
             return worker.ask("facts")
@@ -97,7 +101,9 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def run(name: str, config_type: type, subjects: Sequence[str], measure: Callable[[Bench], Iterator[list[report.Row]]]) -> None:
+def run(
+    name: str, config_type: type, subjects: Sequence[str], measure: Callable[[Bench], Iterator[list[report.Row]]]
+) -> None:
     """Parse flags, measure, report; what is wrong with the flags is one line and exit code 2.
 
     Args:
@@ -121,7 +127,9 @@ def run(name: str, config_type: type, subjects: Sequence[str], measure: Callable
         sys.exit(130)
 
 
-def _run(name: str, config: Any, subjects: Sequence[str], measure: Callable[[Bench], Iterator[list[report.Row]]]) -> None:
+def _run(
+    name: str, config: Any, subjects: Sequence[str], measure: Callable[[Bench], Iterator[list[report.Row]]]
+) -> None:
     for subject in config.subjects:
         one_of("--subjects", subject, subjects)
     if config.repeats < 1:
@@ -137,7 +145,9 @@ def _run(name: str, config: Any, subjects: Sequence[str], measure: Callable[[Ben
     for subject, reason in skipped.items():
         say(f"skipped: {subject} ({reason})")
     if not environment["quiet"]:
-        say(f"warning: not a quiet machine: load {environment['load']} on {environment['cores']} cores; times may be far too long")
+        say(
+            f"warning: not a quiet machine: load {environment['load']} on {environment['cores']} cores; times may be far too long"
+        )
     rows: list[report.Row] = []
     cases = measure(bench)
     device = environment["cpu"] if bench.rates["device_platform"] == "cpu" else bench.rates["device"]

@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments.benchmarks import harness, report, tutorial
 from experiments.benchmarks.peers.input import NAME
-from experiments.benchmarks.processes import FailedError
+from experiments.benchmarks.subprocess_worker import FailedError
 from jaxcnn import InputError
 
 SUBJECTS = ("jaxcnn", "tf.data", "torch", "grain")
@@ -51,7 +51,9 @@ def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
         f"TFDS array_record into memory {size}x{size}": "array_record", f"TFDS tfrecord streamed {size}x{size}": "tfrecord",
     })  # fmt: skip
     images = 256 if config.smoke else 8192
-    arrays = {name: np.resize(a, (images, *a.shape[1:])) for name, a in tutorial.digits(size).items()}  # each digit several times
+    arrays = {
+        name: np.resize(a, (images, *a.shape[1:])) for name, a in tutorial.digits(size).items()
+    }  # each digit several times
 
     def measured() -> Iterator[list[report.Row]]:
         with tempfile.TemporaryDirectory(prefix="jaxcnn-benchmark-") as folder:
@@ -126,7 +128,9 @@ def write_tfds(kind: str, path: pathlib.Path, arrays: Mapping[str, np.ndarray]) 
 
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(None):
-        Digits(data_dir=path, file_format=kind).download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=4))
+        Digits(data_dir=path, file_format=kind).download_and_prepare(
+            download_config=tfds.download.DownloadConfig(num_shards=4)
+        )
     return path
 
 

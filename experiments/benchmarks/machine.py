@@ -12,9 +12,21 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jaxcnn as jc
-from experiments.benchmarks.processes import ROOT
+from experiments.benchmarks.subprocess_worker import ROOT
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "keras", "tensorflow", "tensorflow_datasets", "torch", "grain", "PIL")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+    "keras",
+    "tensorflow",
+    "tensorflow_datasets",
+    "torch",
+    "grain",
+    "PIL",
+)
 SETTINGS = (
     "GLIBC_",
     "JAX_",
@@ -51,11 +63,15 @@ def versions(python: str) -> dict[str, str]:
 
     """
     try:
-        answer = subprocess.run([python, "-c", PROBE], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+        answer = subprocess.run(
+            [python, "-c", PROBE], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+        )
         return json.loads(answer.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it did not answer"
-        raise jc.InputError(f"--peer-python {python}: not a usable Python ({reason}); give the path of an interpreter") from error
+        raise jc.InputError(
+            f"--peer-python {python}: not a usable Python ({reason}); give the path of an interpreter"
+        ) from error
 
 
 def missing(needs: Mapping[str, Iterable[str]], has: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
@@ -86,5 +102,9 @@ def environment(name: str, arguments: list[str], peers: Mapping[str, str]) -> di
 
 def _cpu() -> str:
     info = pathlib.Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
     return names[0] if names else platform.processor() or platform.machine()

@@ -44,17 +44,27 @@ def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
         work = harness.work("mnist", cases)
         with tutorial.as_npz(data) as path:
             for name, batch in cases.items():
-                train = lambda subject, batch=batch: tutorial.train(bench, subject, path, batch, config.epochs)  # noqa: E731
+
+                def train(subject, batch=batch):
+                    return tutorial.train(bench, subject, path, batch, config.epochs)
+
                 found = tutorial.in_turn(bench, name, train, config.repeats)
                 flop = work[name]["flop"] * rows / batch
-                yield from compare(name, rows, found, flop, harness.floor_seconds(work[name], bench.rates) * rows / batch)
+                yield from compare(
+                    name, rows, found, flop, harness.floor_seconds(work[name], bench.rates) * rows / batch
+                )
 
     return measured()
 
 
-def compare(case: str, rows: int, found: dict[str, Sequence[tutorial.Training]], flop: float, floor: float) -> Iterator[list[report.Row]]:
+def compare(
+    case: str, rows: int, found: dict[str, Sequence[tutorial.Training]], flop: float, floor: float
+) -> Iterator[list[report.Row]]:
     """Make the rows of a batch size, from the trainings of each subject; `flop` and `floor` are of one epoch."""
-    full = lambda epoch: epoch["seconds"] * rows / epoch["images"]  # noqa: E731
+
+    def full(epoch):
+        return epoch["seconds"] * rows / epoch["images"]
+
     about = {
         subject: {
             "peak_memory_mb": max(t.watched.peak_memory_mb() for t in trainings),

@@ -33,7 +33,13 @@ def transposed(x: tuple[int, ...], kernel: tuple[int, ...], **options: Any) -> d
 CASES = {
     "max_pool 2x2 [128,28,28,32]": {"op": "max_pool", "x": (128, 28, 28, 32), "window": 2, "strides": 2},
     "avg_pool 2x2 [128,28,28,32]": {"op": "avg_pool", "x": (128, 28, 28, 32), "window": 2, "strides": 2},
-    "max_pool 3x3 s2 p1 [32,56,56,64]": {"op": "max_pool", "x": (32, 56, 56, 64), "window": 3, "strides": 2, "padding": 1},
+    "max_pool 3x3 s2 p1 [32,56,56,64]": {
+        "op": "max_pool",
+        "x": (32, 56, 56, 64),
+        "window": 3,
+        "strides": 2,
+        "padding": 1,
+    },
     "conv 3x3 1>32 [128,28,28]": conv((128, 28, 28, 1), (3, 3, 1, 32)),
     "conv 3x3 3>64 [64,32,32]": conv((64, 32, 32, 3), (3, 3, 3, 64)),
     "conv 3x3 64>64 [64,32,32]": conv((64, 32, 32, 64), (3, 3, 64, 64)),
@@ -76,7 +82,9 @@ def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
                     harness.say(f"warning: {name}: {subject} computes something else than the others")
                 found["gflop"] = work[name]["flop"] / 1e9
             milliseconds = {s: [1e3 * t for t in times] for s, times in samples.items()}
-            yield report.make_rows(name, "ms", milliseconds, facts, 1e3 * harness.floor_seconds(work[name], bench.rates))
+            yield report.make_rows(
+                name, "ms", milliseconds, facts, 1e3 * harness.floor_seconds(work[name], bench.rates)
+            )
 
     return measured()
 

@@ -19,7 +19,11 @@ COLOURS = {
 
 
 def make_rows(
-    case: str, unit: str, samples: Mapping[str, Sequence[float]], extra: Mapping[str, Mapping[str, Any]] | None = None, floor: float = 0.0
+    case: str,
+    unit: str,
+    samples: Mapping[str, Sequence[float]],
+    extra: Mapping[str, Mapping[str, Any]] | None = None,
+    floor: float = 0.0,
 ) -> list[Row]:
     """Compare the subjects of one case.
 
@@ -75,7 +79,9 @@ def save(path: str, environment: Mapping[str, Any], rows: Sequence[Row]) -> None
 def line(row: Row) -> str:
     """Say one row in one line."""
     ratio = row["ratio_to_fastest_peer"]
-    return f"{row['case']}: {row['subject']} {number(row['median'])} {row['unit']}" + ("" if ratio is None else f", ratio {ratio:.2f}")
+    return f"{row['case']}: {row['subject']} {number(row['median'])} {row['unit']}" + (
+        "" if ratio is None else f", ratio {ratio:.2f}"
+    )
 
 
 def number(value: float) -> str:
@@ -127,8 +133,13 @@ def chart(path: str, title: str, rows: Sequence[Row]) -> None:
     for row, place, value in zip(rows, places, values, strict=True):
         side = -1 if value < origin else 1
         how = {"ha": "right" if side < 0 else "left", "va": "center", "fontsize": 7}
-        axes.annotate(f"{number(row['median'])} {row['unit']}", (value, place), (5 * side, 0), textcoords="offset points", **how)
-    middles = [sum(at) / len(at) for at in ([p for p, row in zip(places, rows, strict=True) if row["case"] == case] for case in cases)]
+        axes.annotate(
+            f"{number(row['median'])} {row['unit']}", (value, place), (5 * side, 0), textcoords="offset points", **how
+        )
+    middles = [
+        sum(at) / len(at)
+        for at in ([p for p, row in zip(places, rows, strict=True) if row["case"] == case] for case in cases)
+    ]
     axes.set_yticks(middles, cases, fontsize=8)
     axes.set_ylim(places[-1] + 0.9, -0.9)
     if ratios:
@@ -142,7 +153,10 @@ def chart(path: str, title: str, rows: Sequence[Row]) -> None:
     else:
         axes.margins(x=0.15)
     more = {True: "more", False: "less"}[rows[0]["unit"] in RATES]
-    axes.set(xlabel=f"times the median of the fastest peer ({more} is faster)" if ratios else f"median, {rows[0]['unit']}", title=title)
+    axes.set(
+        xlabel=f"times the median of the fastest peer ({more} is faster)" if ratios else f"median, {rows[0]['unit']}",
+        title=title,
+    )
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=6, fontsize=8)
     figure.savefig(pathlib.Path(path).with_suffix(".png"), dpi=120)

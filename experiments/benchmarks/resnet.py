@@ -32,7 +32,9 @@ def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
     config = bench.config
     for name in ("batch_size", "image_size", "steps"):
         if getattr(config, name) < 0:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: must be at least 1, or 0 for the default")
+            raise InputError(
+                f"--{name.replace('_', '-')} {getattr(config, name)}: must be at least 1, or 0 for the default"
+            )
     if not 0 < config.width <= 4:
         raise InputError(f"--width {config.width}: must be above 0 and at most 4")
     cases = bench.chosen(networks(config, bench.rates["device_platform"] == "gpu"))
@@ -61,7 +63,7 @@ def networks(config: Config, gpu: bool) -> dict[str, dict[str, Any]]:
     small, side = config.smoke, config.image_size
     case = {
         "width": 0.125 if small else config.width, "steps": config.steps or (20 if gpu and not small else 2), "bfloat16": gpu,
-        "batch": config.batch_size or (4 if small else 256 if gpu else 64), "small_images": not gpu,
+        "batch": config.batch_size or (4 if small else 256 if gpu else 64), "cifar_stem": not gpu,
     }  # fmt: skip
     name, blocks = ("resnet50", (3, 4, 6, 3)) if gpu else ("resnet18", (2, 2, 2, 2))
     if small:  # a dozen layers would take a minute to compile

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 
 from experiments.benchmarks import harness, report, tutorial
-from experiments.benchmarks.processes import watch
+from experiments.benchmarks.subprocess_worker import watch
 from jaxcnn import InputError
 
 
@@ -35,18 +35,26 @@ def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
     cases = bench.chosen({"tutorial, cold": 0, "tutorial, warm": 1})
     data = tutorial.load(config.data, 256 if config.smoke else 0)
     if config.batch_size > len(data["x_train"]) // 2:
-        raise InputError(f"--batch-size {config.batch_size}: more than half of the {len(data['x_train'])} training rows")
+        raise InputError(
+            f"--batch-size {config.batch_size}: more than half of the {len(data['x_train'])} training rows"
+        )
 
     def measured() -> Iterator[list[report.Row]]:
         (work,) = harness.work("mnist", {"step": config.batch_size}).values()
         with tutorial.as_npz(data) as path:
-            command = lambda subject: cold_and_warm(bench, subject, path)  # noqa: E731
+
+            def command(subject):
+                return cold_and_warm(bench, subject, path)
+
             if not config.smoke:
                 tutorial.in_turn(bench, "tutorial", command, rounds=1)
             found = tutorial.in_turn(bench, "tutorial", command, config.repeats)
         for name, part in cases.items():
             samples = {s: [run[part][0] for run in runs] for s, runs in found.items()}
-            extra = {s: {"peak_memory_mb": max(run[part][1] for run in runs), "gflop": work["flop"] / 1e9} for s, runs in found.items()}
+            extra = {
+                s: {"peak_memory_mb": max(run[part][1] for run in runs), "gflop": work["flop"] / 1e9}
+                for s, runs in found.items()
+            }
             yield report.make_rows(name, "s", samples, extra, harness.floor_seconds(work, bench.rates))
 
     return measured()
@@ -60,8 +68,15 @@ def cold_and_warm(bench: harness.Bench, subject: str, data: pathlib.Path) -> lis
 
 def first_step(bench: harness.Bench, subject: str, data: pathlib.Path, folder: str) -> tuple[float, float]:
     """Start a subject's command: seconds to its first finished step, and the peak of its memory up to then."""
-    flags = ["--batch-size", str(bench.config.batch_size), *(["--max-steps", "1"] if subject == "jaxcnn" else ["--first-step"])]
-    said = lambda line: line.startswith('{"event": "first step"')  # noqa: E731
+    flags = [
+        "--batch-size",
+        str(bench.config.batch_size),
+        *(["--max-steps", "1"] if subject == "jaxcnn" else ["--first-step"]),
+    ]
+
+    def said(line):
+        return line.startswith('{"event": "first step"')
+
     watched = watch(tutorial.command(bench, subject, data, folder, *flags), tutorial.caches(folder), until=said)
     if subject == "jaxcnn":  # goes on to validate and test; its summary tells when the step was done
         newest = max(pathlib.Path(folder).glob("*/summary.json"), key=lambda path: path.stat().st_mtime)

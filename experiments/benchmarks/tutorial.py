@@ -13,10 +13,12 @@ import numpy as np
 
 import jaxcnn as jc
 from experiments.benchmarks import harness
-from experiments.benchmarks.processes import FailedError, Watched, start_of, watch
+from experiments.benchmarks.subprocess_worker import FailedError, Watched, start_of, watch
 
 SUBJECTS = ("jaxcnn", "keras-tensorflow", "keras-jax", "torch", "torch-compile", "flax")
-VALIDATION = 0.01  # share of the training rows that jaxcnn validates on: few, but enough to tell a good epoch from a bad one
+VALIDATION = (
+    0.01  # share of the training rows that jaxcnn validates on: few, but enough to tell a good epoch from a bad one
+)
 
 
 class Training(NamedTuple):
@@ -57,13 +59,23 @@ def command(bench: harness.Bench, subject: str, data: pathlib.Path, workdir: str
     """Return the command that trains the tutorial network; jaxcnn's leaves its run and its compiled programs in `workdir`."""
     if subject != "jaxcnn":
         return [*start_of(bench.python(subject), "peers.mnist", own=False), subject, "--data", str(data), *flags]
-    kept = ["--validation-fraction", str(VALIDATION), "--workdir", workdir, "--compilation-cache", f"{workdir}/programs"]
+    kept = [
+        "--validation-fraction",
+        str(VALIDATION),
+        "--workdir",
+        workdir,
+        "--compilation-cache",
+        f"{workdir}/programs",
+    ]
     return [sys.executable, "-m", "experiments.mnist", "--tutorial", "--dataset", str(data), *kept, *flags]
 
 
 def caches(folder: str) -> dict[str, str]:
     """Environment with which torch.compile, and JAX where the shell gives it a cache, keep compiled programs in `folder`."""
-    names = ["TORCHINDUCTOR_CACHE_DIR", *(["JAX_COMPILATION_CACHE_DIR"] if "JAX_COMPILATION_CACHE_DIR" in os.environ else [])]
+    names = [
+        "TORCHINDUCTOR_CACHE_DIR",
+        *(["JAX_COMPILATION_CACHE_DIR"] if "JAX_COMPILATION_CACHE_DIR" in os.environ else []),
+    ]
     return {name: f"{folder}/programs" for name in names}
 
 
@@ -108,7 +120,10 @@ def load(source: str, limit: int = 0) -> dict[str, np.ndarray]:
             source, arrays = "MNIST", _arrays(jc.data.tfds("mnist", download=False, **options), limit)
         except jc.InputError as error:
             reason = str(error).partition(";")[0]
-            source, arrays = f"the embedded digits, because {reason} (give --data or set TFDS_DATA_DIR)", digits(limit=limit)
+            source, arrays = (
+                f"the embedded digits, because {reason} (give --data or set TFDS_DATA_DIR)",
+                digits(limit=limit),
+            )
     harness.say(f"data: {source}: {len(arrays['x_train'])} images to train on, {len(arrays['x_test'])} to test on")
     return arrays
 
@@ -118,14 +133,23 @@ def digits(size: int = 28, limit: int = 0) -> dict[str, np.ndarray]:
     from PIL import Image
 
     arrays = _arrays(jc.data.digits(validation_fraction=0.0), limit)
-    enlarged = lambda image: np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))  # noqa: E731
-    return {name: np.stack([enlarged(a) for a in array]) if name.startswith("x") else array for name, array in arrays.items()}
+
+    def enlarged(image):
+        return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+    return {
+        name: np.stack([enlarged(a) for a in array]) if name.startswith("x") else array
+        for name, array in arrays.items()
+    }
 
 
 def _arrays(splits: jc.data.Splits, limit: int) -> dict[str, np.ndarray]:
     """Gray images `[N, H, W]` uint8 and labels `[N]` of both parts, as `x_train`, `y_train`, `x_test`, `y_test`."""
     parts = {"train": splits.train.arrays, "test": splits.test.arrays}
-    pick = lambda a: np.asarray(a)[: limit or None]  # noqa: E731
+
+    def pick(a):
+        return np.asarray(a)[: limit or None]
+
     return {f"x_{part}": pick(a["image"])[..., 0] for part, a in parts.items()} | {
         f"y_{part}": pick(a["label"]) for part, a in parts.items()
     }

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from experiments.benchmarks.peers import Prepared
-from experiments.benchmarks.processes import peak_resident_mb
+from experiments.benchmarks.subprocess_worker import peak_resident_mb
 
 
 def peak_memory_mb() -> float:
@@ -48,10 +48,13 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     if subject in ("jaxcnn", "rates"):
-        from jaxcnn.cli import process
+        from jaxcnn.cli import runtime
 
-        process.reuse_memory()  # as the experiments do; the peers run as their users start them
-    prepare = getattr(importlib.import_module(f"experiments.benchmarks.peers.{benchmark}"), subject.replace("-", "_").replace(".", "_"))
+        runtime.reuse_memory()  # as the experiments do; the peers run as their users start them
+    prepare = getattr(
+        importlib.import_module(f"experiments.benchmarks.peers.{benchmark}"),
+        subject.replace("-", "_").replace(".", "_"),
+    )
     prepared = None
     for line in sys.stdin:
         request = json.loads(line)

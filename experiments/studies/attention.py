@@ -48,7 +48,9 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
     if config.evaluate or config.predict:
         raise jc.InputError("--evaluate and --predict: give one of the runs in the folder to experiments.cifar10")
     if config.seeds < 1 or not config.rates:
-        raise jc.InputError(f"--seeds {config.seeds}, {len(config.rates)} numbers for --rates: needs at least one of each")
+        raise jc.InputError(
+            f"--seeds {config.seeds}, {len(config.rates)} numbers for --rates: needs at least one of each"
+        )
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in ("seeds", "rates")}
     base = cifar10.Config(**cifar10.RESNET20 | shared | {"views": False, "resume": False})
     for rate in config.rates:
@@ -59,7 +61,12 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
 
     def run(name: str, rate: float, seed: int) -> dict[str, Any]:
         point = dataclasses.replace(base, **NETWORKS[name], learning_rate=rate, seed=seed)
-        train = lambda workdir: common.train("cifar10", dataclasses.replace(point, workdir=workdir), cifar10.plan(point), signals, [])  # noqa: E731
+
+        def train(workdir):
+            return common.train(
+                "cifar10", dataclasses.replace(point, workdir=workdir), cifar10.plan(point), signals, []
+            )
+
         return core.trained(folder / f"{point.model}-{rate}-{seed}", train)
 
     rows = []

@@ -29,7 +29,9 @@ def weighed(plan: runs.Plan) -> runs.Plan:
     """Weigh training images so that both groups count alike."""
     train = plan.data.train
     if not 0 < train.arrays["usual"].mean() < 1:
-        raise jc.InputError(f"--usual, --train-images: all {train.size} training images have the usual colour; give less, or more images")
+        raise jc.InputError(
+            f"--usual, --train-images: all {train.size} training images have the usual colour; give less, or more images"
+        )
     weight = jc.protocol.class_weights(train.arrays["usual"], 2)[train.arrays["usual"]].astype(np.float32)
     changed = dataclasses.replace(train, arrays={**train.arrays, "sample_weight": weight})
     return dataclasses.replace(plan, data=plan.data._replace(train=changed), best=False)
@@ -72,8 +74,12 @@ def coloured(splits: jc.data.Splits, usual: float, seed: int = 0) -> dict[str, n
         alike = rng.random(n) < share
         colour = np.where(alike, label, (label + rng.integers(1, k, n)) % k)
         tinted = np.rint(image * hues[colour][:, None, None]).astype(np.uint8)
-        columns = dict(zip(COLUMNS, (alike.astype(np.int32), colour.astype(np.int32), rng.integers(0, 2, n)), strict=True))
-        found |= {f"x_{part}": tinted, f"y_{part}": label} | {f"{name}_{part}": column for name, column in columns.items()}
+        columns = dict(
+            zip(COLUMNS, (alike.astype(np.int32), colour.astype(np.int32), rng.integers(0, 2, n)), strict=True)
+        )
+        found |= {f"x_{part}": tinted, f"y_{part}": label} | {
+            f"{name}_{part}": column for name, column in columns.items()
+        }
     return found
 
 
@@ -97,7 +103,9 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
     """Colour the images, then train each variant on them with each seed."""
     core.check(config)
     path = planted(config)
-    return core.compare("bias", VARIANTS, dataclasses.replace(config, dataset=str(path), data_dir=""), signals, opened, groups)
+    return core.compare(
+        "bias", VARIANTS, dataclasses.replace(config, dataset=str(path), data_dir=""), signals, opened, groups
+    )
 
 
 def planted(config: Config) -> str | pathlib.Path:
@@ -110,7 +118,9 @@ def planted(config: Config) -> str | pathlib.Path:
         raise jc.InputError(f"--dataset {config.dataset}: needs gray images, uint8 and held in memory, to colour them")
     if not 1 / len(splits.train.classes) < config.usual < 1:
         least = f"{1 / len(splits.train.classes):.3g}, which is no bias"
-        raise jc.InputError(f"--usual {config.usual}: must be above {least}, and below 1, which leaves nothing else to learn from")
+        raise jc.InputError(
+            f"--usual {config.usual}: must be above {least}, and below 1, which leaves nothing else to learn from"
+        )
     if config.train_images:
         rows = np.random.default_rng(0).permutation(splits.train.size)[: config.train_images]
         splits = splits._replace(train=splits.train.take(rows))

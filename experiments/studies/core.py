@@ -84,8 +84,13 @@ def compare(
     """
     check(config)
     shared = {f.name for f in dataclasses.fields(config)} & {f.name for f in dataclasses.fields(mnist.Config)}
-    base = mnist.Config(**{name: getattr(config, name) for name in shared} | {"ema": 0.0, "augment": False, "resume": False})
-    plans = {label: planned(label, dataclasses.replace(base, **variant.flags), variant, config) for label, variant in variants.items()}
+    base = mnist.Config(
+        **{name: getattr(config, name) for name in shared} | {"ema": 0.0, "augment": False, "resume": False}
+    )
+    plans = {
+        label: planned(label, dataclasses.replace(base, **variant.flags), variant, config)
+        for label, variant in variants.items()
+    }
     first = next(iter(plans.values()))[1]
     folder = folders.open_folder(f"studies.{name}", config, first, first.data, common.data_digest(first.data.train))
     opened.append(folder)
@@ -94,11 +99,16 @@ def compare(
         found = []
         for seed in range(config.seed, config.seed + config.seeds):
             point = dataclasses.replace(flags, seed=seed)
-            train = lambda workdir: common.train("mnist", dataclasses.replace(point, workdir=workdir), plan, signals, [])  # noqa: B023, E731
+
+            def train(workdir):
+                return common.train("mnist", dataclasses.replace(point, workdir=workdir), plan, signals, [])  # noqa: B023
+
             summary = trained(folder / f"{label.replace(' ', '-')}-{seed}", train)
             values = {"test accuracy": summary["test"]["accuracy"]}
             values |= measure(jc.load_run(summary["checkpoint"]), plan.data, point) if measure else {}
-            found.append(values | {"seed": seed, "checkpoint": summary["checkpoint"], "parameters": summary["parameters"]})
+            found.append(
+                values | {"seed": seed, "checkpoint": summary["checkpoint"], "parameters": summary["parameters"]}
+            )
             print(f"{label}, seed {seed}: test accuracy {values['test accuracy']:.4f}", flush=True)
         columns = [column for column in found[0] if column not in ("seed", "checkpoint", "parameters")]
         spreads = {column: spread([one[column] for one in found]) for column in columns}
@@ -129,7 +139,9 @@ def planned(label: str, config: mnist.Config, variant: Variant, study: Config) -
         train = train.take(np.random.default_rng(0).permutation(train.size)[: study.train_images])
     model = plan.build["model"]
     build = plan.build | {"model": model | {"options": model["options"] | dict(variant.options)}, "variant": label}
-    return config, variant.change(dataclasses.replace(plan, task=runs.build(build)[1], data=plan.data._replace(train=train), build=build))
+    return config, variant.change(
+        dataclasses.replace(plan, task=runs.build(build)[1], data=plan.data._replace(train=train), build=build)
+    )
 
 
 def trained(folder: pathlib.Path, train: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
@@ -140,7 +152,9 @@ def trained(folder: pathlib.Path, train: Callable[[str], dict[str, Any]]) -> dic
 
     """
     for path in folder.glob("*/summary.json"):
-        return fitted(Summary, files.read_json(path), str(path)) | {"checkpoint": str(path.parent)}  # wherever it was made
+        return fitted(Summary, files.read_json(path), str(path)) | {
+            "checkpoint": str(path.parent)
+        }  # wherever it was made
     folder.mkdir(exist_ok=True)
     with files.appending(folder / "log.txt") as file:
         screen = terminal.steady(io.TextIOWrapper(file, "utf-8"), "log.txt")
@@ -189,7 +203,9 @@ def _logging_to(screen: TextIO) -> Iterator[None]:
 
 def accuracy(loaded: jc.runs.TrainedRun, data: Any) -> float:
     """Share of rows that a finished run gets right, as it predicts."""
-    return jc.evaluate(jc.compile_step(jc.make_eval_step(loaded.task), donate=False), loaded.variables, data)["accuracy"]
+    return jc.evaluate(jc.compile_step(jc.make_eval_step(loaded.task), donate=False), loaded.variables, data)[
+        "accuracy"
+    ]
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -204,10 +220,16 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return a Markdown table; shares in percent where the name of the column says accuracy."""
     columns = list(rows[0]["columns"])
-    form = lambda column: PERCENT if "accuracy" in column else PLAIN  # noqa: E731
-    cell = lambda column, one: f"{form(column).format(one['mean'])} ± {form(column).format(one['interval'])}"  # noqa: E731
+
+    def form(column):
+        return PERCENT if "accuracy" in column else PLAIN
+
+    def cell(column, one):
+        return f"{form(column).format(one['mean'])} ± {form(column).format(one['interval'])}"
+
     body: Iterable[list[str]] = (
-        [row["variant"], f"{row['parameters']:,}", *(cell(column, row["columns"][column]) for column in columns)] for row in rows
+        [row["variant"], f"{row['parameters']:,}", *(cell(column, row["columns"][column]) for column in columns)]
+        for row in rows
     )
     lines = [["", "parameters", *columns], ["---"] * (2 + len(columns)), *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -215,5 +237,8 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def run(name: str, variants: Mapping[str, Variant], measure: Measure | None = None, config: type = Config) -> None:
     """Be the command line of a study, with its own defaults in `config`."""
-    main = lambda config, signals, opened: compare(name, variants, config, signals, opened, measure)  # noqa: E731
+
+    def main(config, signals, opened):
+        return compare(name, variants, config, signals, opened, measure)
+
     cli.run(main, config, f"studies.{name}", {"smoke": SMOKE})

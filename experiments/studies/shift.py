@@ -23,8 +23,13 @@ def moved(loaded: jc.runs.TrainedRun, splits: jc.data.Splits, config: mnist.Conf
     found = {}
     for n in PIXELS:
         ways = [(n, 0), (-n, 0), (0, n), (0, -n)]
-        parts = [dataclasses.replace(test, arrays={**test.arrays, "image": shift(test.arrays["image"], *way)}) for way in ways]
-        found[f"accuracy, {n} px"] = float(np.mean([jc.evaluate(step, loaded.variables, part)["accuracy"] for part in parts]))
+        parts = [
+            dataclasses.replace(test, arrays={**test.arrays, "image": shift(test.arrays["image"], *way)})
+            for way in ways
+        ]
+        found[f"accuracy, {n} px"] = float(
+            np.mean([jc.evaluate(step, loaded.variables, part)["accuracy"] for part in parts])
+        )
     return found
 
 

@@ -15,7 +15,10 @@ Array = jax.Array
 
 
 def color_jitter(
-    brightness: float | Range = 0.0, contrast: float | Range = 0.0, saturation: float | Range = 0.0, hue: float | Range = 0.0
+    brightness: float | Range = 0.0,
+    contrast: float | Range = 0.0,
+    saturation: float | Range = 0.0,
+    hue: float | Range = 0.0,
 ) -> Transform:
     """Change brightness, contrast, saturation and hue of each image by random factors, in an order of its own.
 
@@ -89,7 +92,9 @@ def turn_hue(image: Array, turns: Array) -> Array:
     top, bottom = jnp.maximum(jnp.maximum(r, g), b), jnp.minimum(jnp.minimum(r, g), b)
     chroma = top - bottom
     scale = 1 / jnp.where(chroma > 0, chroma, 1)
-    sector = jnp.where(top == r, (g - b) * scale, jnp.where(top == g, 2 + (b - r) * scale, 4 + (r - g) * scale))  # -1..5
+    sector = jnp.where(
+        top == r, (g - b) * scale, jnp.where(top == g, 2 + (b - r) * scale, 4 + (r - g) * scale)
+    )  # -1..5
     k = sector + 6 * turns + jnp.array([5.0, 3.0, 1.0])[:, None, None]
     k = k - 6 * jnp.floor(k / 6)  # XLA's remainder is a call for every pixel
     return top - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
@@ -108,7 +113,10 @@ CHANGES = (brighten, contrast, saturate, turn_hue)
 def _adjusted(used: list[int], image: Array, order: Array, amounts: Array) -> Array:
     """Apply the changes that are used to one image, in the order of their places in `used`."""
     branches = [lambda x, op=op: CHANGES[op](x, amounts[op]) for op in used]
-    step = lambda x, place: (jax.lax.switch(place, branches, x), None)  # noqa: E731
+
+    def step(x, place):
+        return (jax.lax.switch(place, branches, x), None)
+
     return planes(lambda x, order: jax.lax.scan(step, x, order)[0], as_float(image), order) if used else as_float(image)
 
 

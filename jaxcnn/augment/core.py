@@ -39,7 +39,9 @@ def one_of(*changes: Transform) -> Transform:
             return run
 
         choose, use = jax.random.split(key)
-        return jax.lax.switch(jax.random.randint(choose, (), 0, len(changes)), [branch(one) for one in changes], use, dict(batch))
+        return jax.lax.switch(
+            jax.random.randint(choose, (), 0, len(changes)), [branch(one) for one in changes], use, dict(batch)
+        )
 
     return change
 
@@ -65,7 +67,9 @@ def pixel_axes(image: Array) -> int:
     """Number of spatial axes, two of an image `[B, H, W, C]` and three of a volume `[B, D, H, W, C]`; any other rank is refused."""
     if image.ndim not in (4, 5):
         hint = "; add the channels with x[..., None]" if image.ndim == 3 else ""
-        raise InputError(f"image shape {tuple(image.shape)}: must be [batch, height, width, channels] or a volume with depth first{hint}")
+        raise InputError(
+            f"image shape {tuple(image.shape)}: must be [batch, height, width, channels] or a volume with depth first{hint}"
+        )
     return image.ndim - 2
 
 
@@ -76,13 +80,18 @@ def spatial_axes(image: Array) -> tuple[int, ...]:
     """
     shape = tuple(image.shape)
     if image.ndim < 3 or image.ndim == 3 and (image.dtype == jnp.uint8 or shape[1] == shape[2]):
-        raise InputError(f"image shape {shape}: must be [batch, *spatial, channels]; add the channels with x[..., None]")
+        raise InputError(
+            f"image shape {shape}: must be [batch, *spatial, channels]; add the channels with x[..., None]"
+        )
     return shape[1:-1]
 
 
 def each_row(one: Callable[..., Array], *rows: Array) -> Array:
     """Apply `one` to every row, `[B, ...]` each: all at once, but in turn on a CPU, where a `lax.switch` then costs only its own branch."""
-    in_turn = lambda *rows: jax.lax.map(lambda row: one(*row), rows)  # noqa: E731
+
+    def in_turn(*rows):
+        return jax.lax.map(lambda row: one(*row), rows)
+
     return jax.lax.platform_dependent(*rows, cpu=in_turn, default=jax.vmap(one))
 
 
@@ -125,7 +134,9 @@ def check_aspect(scale: Range, ratio: Range) -> None:
         raise InputError(f"ratio={ratio}: must be above 0")
 
 
-def rectangles(drawn: Array, area: int, scale: Range, ratio: Range, fits: Callable[[Array, Array], Array]) -> tuple[Array, Array, Array]:
+def rectangles(
+    drawn: Array, area: int, scale: Range, ratio: Range, fits: Callable[[Array, Array], Array]
+) -> tuple[Array, Array, Array]:
     """Draw sizes of rectangles until one fits.
 
     Args:
@@ -145,5 +156,8 @@ def rectangles(drawn: Array, area: int, scale: Range, ratio: Range, fits: Callab
     a, b = jnp.round(jnp.sqrt(target * aspect)), jnp.round(jnp.sqrt(target / aspect))
     good = fits(a, b)
     first = jnp.argmax(good, 1)[:, None]
-    pick = lambda values: jnp.take_along_axis(values, first, 1)[:, 0]  # noqa: E731
+
+    def pick(values):
+        return jnp.take_along_axis(values, first, 1)[:, 0]
+
     return pick(a), pick(b), pick(good)

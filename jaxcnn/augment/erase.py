@@ -45,12 +45,17 @@ def cutout(pixels: int, *, value: Value = 0.0) -> Transform:
         h, w = height_width(batch["image"])
         drawn = draw(uniform, key, (batch["image"].shape[0], 2))
         top, left = (jnp.floor(drawn[:, i] * n) - pixels // 2 for i, n in enumerate((h, w)))
-        return {**batch, "image": jnp.where(inside(top, left, pixels, pixels, h, w), _fill(value, batch["image"]), batch["image"])}
+        return {
+            **batch,
+            "image": jnp.where(inside(top, left, pixels, pixels, h, w), _fill(value, batch["image"]), batch["image"]),
+        }
 
     return change
 
 
-def erase(*, probability: float = 0.5, scale: Range = (0.02, 0.33), ratio: Range = (0.3, 3.3), value: Value | None = 0.0) -> Transform:
+def erase(
+    *, probability: float = 0.5, scale: Range = (0.02, 0.33), ratio: Range = (0.3, 3.3), value: Value | None = 0.0
+) -> Transform:
     """Blot out a random rectangle of some images: random erasing (Zhong et al., 2017, arXiv:1708.04896).
 
     As torchvision's `RandomErasing`: ten attempts at a rectangle smaller than the image, else none.
@@ -119,7 +124,10 @@ def pixel_dropout(*, probability: float = 0.5, share: Range = (0.0, 0.9), value:
 
 def inside(top: Array, left: Array, high: Array | float, wide: Array | float, h: int, w: int) -> Array:
     """Whether each pixel lies in a rectangle of its row: `[B, H, W, 1]`; tops, lefts and sizes are `[B]` in pixels."""
-    column = lambda v: jnp.broadcast_to(v, top.shape)[:, None]  # noqa: E731
+
+    def column(v):
+        return jnp.broadcast_to(v, top.shape)[:, None]
+
     y, x = jnp.arange(h)[None], jnp.arange(w)[None]
     rows = (y >= column(top)) & (y < column(top + high))
     columns = (x >= column(left)) & (x < column(left + wide))
@@ -139,7 +147,9 @@ def _check_value(value: Value | None) -> None:
 def _fill(value: Value, image: Array) -> Array:
     fill = jnp.atleast_1d(jnp.asarray(value, jnp.float32))
     if fill.shape not in ((1,), image.shape[-1:]):
-        raise InputError(f"value={value}: needs one number, or one for each of the {image.shape[-1]} channels of the image")
+        raise InputError(
+            f"value={value}: needs one number, or one for each of the {image.shape[-1]} channels of the image"
+        )
     return jax.lax.broadcast_to_rank(_as(fill, image), image.ndim)
 
 

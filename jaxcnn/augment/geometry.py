@@ -79,7 +79,9 @@ def pad_crop(
             return jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (*at, 0), (*window, x.shape[-1])))(padded, start)
 
         def boxes(boxes: Array) -> Array:
-            move, old, new = (jnp.tile(x, 2)[:, None] for x in (pixels - start, jnp.array([spatial]), jnp.array([window])))
+            move, old, new = (
+                jnp.tile(x, 2)[:, None] for x in (pixels - start, jnp.array([spatial]), jnp.array([window]))
+            )
             return (boxes * old + move) / new
 
         return transform_spatial(batch, cut, lambda mask: cut(mask, follow.fill), boxes, follow.visible)
@@ -120,13 +122,17 @@ def affine(
 
     """
     if not (all(amount >= 0 for amount in (degrees, scale, shear, shift)) and scale < 1):
-        raise InputError(f"affine(degrees={degrees}, scale={scale}, shear={shear}, shift={shift}): must not be negative, scale below 1")
+        raise InputError(
+            f"affine(degrees={degrees}, scale={scale}, shear={shear}, shift={shift}): must not be negative, scale below 1"
+        )
     amounts = jnp.array([math.radians(degrees), scale, scale, shear, shift, shift])
     check(follow)
 
     def change(key: Array, batch: Batch) -> Batch:
         h, w = height_width(batch["image"])
-        drawn = amounts[None] * draw(lambda k, s: jax.random.uniform(k, s, minval=-1, maxval=1), key, (batch["image"].shape[0], 6))
+        drawn = amounts[None] * draw(
+            lambda k, s: jax.random.uniform(k, s, minval=-1, maxval=1), key, (batch["image"].shape[0], 6)
+        )
         matrix = _matrix(drawn, h, w)
         return transform_spatial(
             batch,
@@ -140,7 +146,11 @@ def affine(
 
 
 def random_resized_crop(
-    size: int | tuple[int, int], *, scale: Range = (0.08, 1.0), ratio: Range = (3 / 4, 4 / 3), follow: SpatialTargets = FOLLOW
+    size: int | tuple[int, int],
+    *,
+    scale: Range = (0.08, 1.0),
+    ratio: Range = (3 / 4, 4 / 3),
+    follow: SpatialTargets = FOLLOW,
 ) -> Transform:
     """Cut a rectangle of random area and aspect ratio out of each image and resize it (Szegedy et al., 2014, arXiv:1409.4842).
 
@@ -167,7 +177,10 @@ def random_resized_crop(
     def change(key: Array, batch: Batch) -> Batch:
         h, w = height_width(batch["image"])
         drawn = draw(uniform, key, (batch["image"].shape[0], 2 * ATTEMPTS + 2))
-        fits = lambda wide, high: (wide > 0) & (wide <= w) & (high > 0) & (high <= h)  # noqa: E731
+
+        def fits(wide, high):
+            return (wide > 0) & (wide <= w) & (high > 0) & (high <= h)
+
         wide, high, found = rectangles(drawn[:, :-2], h * w, scale, ratio, fits)
         whole_w, whole_h = min(w, max(round(h * ratio[1]), 1)), min(h, max(round(w / ratio[0]), 1))
         wide, high = jnp.where(found, wide, whole_w), jnp.where(found, high, whole_h)
@@ -199,14 +212,21 @@ def mirror_boxes(boxes: Array, axis: int) -> Array:
 def _flip(key: Array, batch: Batch, axis: int) -> Batch:
     deep = pixel_axes(batch["image"]) - 2  # axes before the height
     mirrored = draw(lambda k, s: jax.random.bernoulli(k, 0.5, s), key, (batch["image"].shape[0], 1, 1, 1))
-    pixels = lambda x: jnp.where(align(mirrored, x), jnp.flip(x, deep + axis), x)  # noqa: E731
-    return transform_spatial(batch, pixels, pixels, lambda boxes: jnp.where(mirrored[..., 0], mirror_boxes(boxes, axis), boxes))
+
+    def pixels(x):
+        return jnp.where(align(mirrored, x), jnp.flip(x, deep + axis), x)
+
+    return transform_spatial(
+        batch, pixels, pixels, lambda boxes: jnp.where(mirrored[..., 0], mirror_boxes(boxes, axis), boxes)
+    )
 
 
 def _window(size: int | tuple[int, ...] | None, spatial: tuple[int, ...]) -> tuple[int, ...]:
     window = spatial if size is None else (size,) * len(spatial) if isinstance(size, int) else tuple(size)
     if len(window) != len(spatial) or min(window) < 1:
-        raise InputError(f"size={size}: must be a whole number of at least 1, or one for each of the {len(spatial)} spatial axes")
+        raise InputError(
+            f"size={size}: must be a whole number of at least 1, or one for each of the {len(spatial)} spatial axes"
+        )
     return window
 
 
@@ -215,6 +235,8 @@ def _matrix(drawn: Array, h: int, w: int) -> Array:
     angle, grow_y, grow_x, shear, move_y, move_x = drawn.T
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     turn_y, turn_x = jnp.stack([cos, -sin], -1), jnp.stack([sin, cos], -1)
-    linear = jnp.stack([turn_y / (1 + grow_y)[:, None], turn_x / (1 + grow_x)[:, None] + shear[:, None] * turn_y], 1)  # [B, 2, 2]
+    linear = jnp.stack(
+        [turn_y / (1 + grow_y)[:, None], turn_x / (1 + grow_x)[:, None] + shear[:, None] * turn_y], 1
+    )  # [B, 2, 2]
     move = jnp.stack([move_y * h, move_x * w], -1)
     return jnp.concatenate([linear, -(linear * move[:, None]).sum(-1, keepdims=True)], -1)

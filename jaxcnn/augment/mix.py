@@ -16,7 +16,7 @@ from jaxcnn.augment.core import Transform, as_float, height_width
 from jaxcnn.augment.erase import inside
 from jaxcnn.augment.spatial import maps
 from jaxcnn.core.collectives import draw, previous
-from jaxcnn.core.types import Batch, InputError, align, real
+from jaxcnn.core.types import Batch, InputError, align, row_mask
 
 Array = jax.Array
 
@@ -40,10 +40,15 @@ def mixup(alpha: float = 0.2, *, num_classes: int | None = None) -> Transform:
 
     def change(key: Array, batch: Batch) -> Batch:
         if maps(batch):
-            raise InputError(f"mixup: cannot blend {' and '.join(maps(batch))}, which has a value for every pixel; use cutmix")
+            raise InputError(
+                f"mixup: cannot blend {' and '.join(maps(batch))}, which has a value for every pixel; use cutmix"
+            )
         own, other, mixed = _pair({**batch, "image": as_float(batch["image"])}, num_classes, "mixup")
         share = jnp.where(mixed, _share(key, alpha, mixed), 1)
-        blend = lambda a, b: (align(share, a) * a + align(1 - share, b) * b).astype(a.dtype)  # noqa: E731
+
+        def blend(a, b):
+            return (align(share, a) * a + align(1 - share, b) * b).astype(a.dtype)
+
         return {**batch, **{name: blend(own[name], other[name]) for name in own}}
 
     return change
@@ -74,12 +79,17 @@ def cutmix(alpha: float = 1.0, *, num_classes: int | None = None) -> Transform:
         follow = maps(batch)
         own, other, mixed = _pair(batch, num_classes, "cutmix")
         places, shares = jax.random.split(key)
-        reach = 0.5 * jnp.sqrt(1 - _share(shares, alpha, mixed))  # half a side of the rectangle, as a share of the image's
+        reach = 0.5 * jnp.sqrt(
+            1 - _share(shares, alpha, mixed)
+        )  # half a side of the rectangle, as a share of the image's
         centre = draw(jax.random.uniform, places, (*mixed.shape, 2))
         edges = [_interval(jnp.floor(centre[:, i] * n), jnp.floor(reach * n), n) for i, n in enumerate((h, w))]
         (top, high), (left, wide) = edges
         pasted = inside(top, left, high, wide, h, w) & mixed[:, None, None, None]
-        paste = lambda a, b: jnp.where(pasted if a.ndim == 4 else pasted[..., 0], b, a)  # noqa: E731
+
+        def paste(a, b):
+            return jnp.where(pasted if a.ndim == 4 else pasted[..., 0], b, a)
+
         out = {**batch, **{name: paste(own[name], other[name]) for name in ("image", *follow)}}
         if "label" not in follow and "label" in batch:
             share = jnp.where(mixed, 1 - high * wide / (h * w), 1)
@@ -100,7 +110,7 @@ def _pair(batch: Batch, num_classes: int | None, name: str) -> tuple[Batch, Batc
     """Return the batch with probabilities for labels, that of the partners, and which rows may be mixed, `[B]`."""
     if "boxes" in batch:
         raise InputError(f"{name}: cannot mix boxes; leave it out for detection")
-    own, present = {k: batch[k] for k in ("image", "mask", "label") if k in batch}, real(batch) > 0
+    own, present = {k: batch[k] for k in ("image", "mask", "label") if k in batch}, row_mask(batch) > 0
     if "label" in own and "label" not in maps(batch):
         single = jnp.shape(own["label"])[1:] in ((), (1,))
         own["label"] = probabilities(own["label"], num_classes, name)
@@ -121,7 +131,9 @@ def probabilities(label: Array, num_classes: int | None, name: str) -> Array:
     if jnp.issubdtype(label.dtype, jnp.bool_) or label.dtype.itemsize < 4:  # K may be too large for int8
         label = label.astype(jnp.float32 if floating else jnp.int32)
     if not floating and not jnp.issubdtype(label.dtype, jnp.integer) or label.ndim not in (1, 2):
-        raise InputError(f"{name}: label {label.dtype}{list(label.shape)}: must be whole numbers [B] or probabilities [B, K]")
+        raise InputError(
+            f"{name}: label {label.dtype}{list(label.shape)}: must be whole numbers [B] or probabilities [B, K]"
+        )
     if label.ndim == 2 and label.shape[1] > 1:
         if num_classes not in (None, label.shape[1]):
             raise InputError(
@@ -129,10 +141,14 @@ def probabilities(label: Array, num_classes: int | None, name: str) -> Array:
             )
         return label.astype(jnp.float32)
     if num_classes is None:
-        raise InputError(f"num_classes=None: {name} needs it where labels are whole numbers, as here (2 for a single logit)")
+        raise InputError(
+            f"num_classes=None: {name} needs it where labels are whole numbers, as here (2 for a single logit)"
+        )
     label = label.reshape(len(label))
     if floating and num_classes == 2:
-        return jnp.where(((label >= 0) & (label <= 1))[:, None], jnp.stack([1 - label, label], -1).astype(jnp.float32), 0)
+        return jnp.where(
+            ((label >= 0) & (label <= 1))[:, None], jnp.stack([1 - label, label], -1).astype(jnp.float32), 0
+        )
     return (label[:, None] == jnp.arange(num_classes, dtype=label.dtype)[None]).astype(jnp.float32)
 
 

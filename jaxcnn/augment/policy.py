@@ -100,7 +100,10 @@ def apply(batch: Batch, op: Array, amount: Array, follow: SpatialTargets = FOLLO
 
 def _drawn(key: Array, b: int) -> tuple[Array, Array, Array]:
     """Operation, strength 0..30 and sign of each row; operations without a sign ignore it."""
-    whole = lambda i, n: draw(lambda k, s: jax.random.randint(k, s, 0, n), jax.random.fold_in(key, i), (b,))  # noqa: E731
+
+    def whole(i, n):
+        return draw(lambda k, s: jax.random.randint(k, s, 0, n), jax.random.fold_in(key, i), (b,))
+
     return whole(0, len(OPS)), whole(1, BINS), 1.0 - 2.0 * whole(2, 2)
 
 
@@ -119,7 +122,10 @@ def _table(*, shear: float, move: tuple[float, float], degrees: float, blend: fl
 
 def _matrix(op: Array, amount: Array, h: int, w: int) -> Array:
     """Maps `[B, 2, 3]` of places (see `resample.places`), the identity for operations that move nothing."""
-    of = lambda n: jnp.where(op == n, amount, 0)  # noqa: E731
+
+    def of(n):
+        return jnp.where(op == n, amount, 0)
+
     angle = of(ROTATE) * math.pi / 180
     cos, sin, slant_y, slant_x = jnp.cos(angle), jnp.sin(angle), of(SHEAR_Y), of(SHEAR_X)
     from_y = jnp.stack([cos, sin + slant_y, slant_y * w / 2 - of(MOVE_Y)], -1)  # shears keep the upper left corner

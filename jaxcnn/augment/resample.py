@@ -22,8 +22,13 @@ def places(matrix: Array, h: int, w: int) -> tuple[Array, Array]:
 
     """
     y, x = jnp.meshgrid(jnp.arange(h) - (h - 1) / 2, jnp.arange(w) - (w - 1) / 2, indexing="ij")
-    part = lambda i, j: matrix[:, i, j, None, None]  # noqa: E731
-    at = lambda i, n: part(i, 0) * y[None] + part(i, 1) * x[None] + part(i, 2) + (n - 1) / 2  # noqa: E731
+
+    def part(i, j):
+        return matrix[:, i, j, None, None]
+
+    def at(i, n):
+        return part(i, 0) * y[None] + part(i, 1) * x[None] + part(i, 2) + (n - 1) / 2
+
     return at(0, h), at(1, w)
 
 
@@ -36,7 +41,10 @@ def bilinear(image: Array, matrix: Array) -> Array:
     low_y, low_x = jnp.floor(from_y).astype(jnp.int32), jnp.floor(from_x).astype(jnp.int32)
     part_y, part_x = (from_y - low_y)[..., None], (from_x - low_x)[..., None]
     flat, corner = padded.reshape(b, -1, c), low_y * (w + 3) + low_x
-    pick = lambda offset: jnp.take_along_axis(flat, (corner + offset).reshape(b, -1, 1), 1, mode="clip").reshape(b, h, w, c)  # noqa: E731
+
+    def pick(offset):
+        return jnp.take_along_axis(flat, (corner + offset).reshape(b, -1, 1), 1, mode="clip").reshape(b, h, w, c)
+
     top = pick(0) * (1 - part_x) + pick(1) * part_x
     bottom = pick(w + 3) * (1 - part_x) + pick(w + 4) * part_x
     return top * (1 - part_y) + bottom * part_y
@@ -78,7 +86,9 @@ def resize(image: Array, first: tuple[Array, Array], length: tuple[Array, Array]
     return _resize_axis(columns, 1, first[0], length[0], size[0])
 
 
-def resize_nearest(values: Array, first: tuple[Array, Array], length: tuple[Array, Array], size: tuple[int, int]) -> Array:
+def resize_nearest(
+    values: Array, first: tuple[Array, Array], length: tuple[Array, Array], size: tuple[int, int]
+) -> Array:
     """As `resize`, with the nearest values."""
     for axis in (1, 2):
         at = jnp.floor(first[axis - 1][:, None] + _steps(length[axis - 1], size[axis - 1])).astype(jnp.int32)

@@ -15,10 +15,10 @@ class SpatialTargets(NamedTuple):
     """How the rest of a batch follows its pixels.
 
     Entries that follow: `"mask"` `[B, H, W]` or `[B, H, W, K]`, and `"label"` where it is one of these; both likewise beside volumes
-    `[B, D, H, W, C]`, and a mask `[B, T]` beside series; `"boxes"` `[B, N, 4]`, yxyx in 0..1, beside images, with `"boxes_real"`
+    `[B, D, H, W, C]`, and a mask `[B, T]` beside series; `"boxes"` `[B, N, 4]`, yxyx in 0..1, beside images, with `"box_mask"`
     `[B, N]`, 1 a box and 0 padding (absent: every box with an area is one; every change adds it).
     Masks take the nearest value. Boxes become the smallest upright box around what was theirs, cut at the border; one that is
-    gone becomes zeros, with 0 in `"boxes_real"`.
+    gone becomes zeros, with 0 in `"box_mask"`.
 
     Attributes:
         fill: what comes into a mask where pixels come in: 0, or a class that the loss leaves out.
@@ -43,9 +43,14 @@ def check(follow: SpatialTargets) -> SpatialTargets:
 def maps(batch: Batch) -> list[str]:
     """Names of the entries with a value for every pixel, the image aside."""
     shape = tuple(batch["image"].shape[:-1])
-    fits = lambda name: batch[name].ndim <= len(shape) + 1 and tuple(batch[name].shape[: len(shape)]) == shape  # noqa: E731
+
+    def fits(name):
+        return batch[name].ndim <= len(shape) + 1 and tuple(batch[name].shape[: len(shape)]) == shape
+
     if "mask" in batch and not fits("mask"):
-        raise InputError(f"mask shape {tuple(batch['mask'].shape)}: must begin with {shape}, as the image does, and may have channels")
+        raise InputError(
+            f"mask shape {tuple(batch['mask'].shape)}: must begin with {shape}, as the image does, and may have channels"
+        )
     # a label [B, K] beside [B, T, C] is probabilities, even where K == T
     dense = "label" in batch and len(shape) > 2 and fits("label")
     return ["mask"] * ("mask" in batch) + ["label"] * dense
@@ -75,17 +80,21 @@ def transform_spatial(
         out[name] = mask(values) if deep else mask(values[..., None])[..., 0]
     if "boxes" in batch:
         if batch["boxes"].ndim != 3 or batch["boxes"].shape[-1] != 4 or batch["image"].ndim != 4:
-            raise InputError(f"boxes shape {tuple(batch['boxes'].shape)}: must be [B, N, 4] beside an image [B, H, W, C]")
+            raise InputError(
+                f"boxes shape {tuple(batch['boxes'].shape)}: must be [B, N, 4] beside an image [B, H, W, C]"
+            )
         out |= _clipped(batch, boxes(batch["boxes"]), visible)
     return out
 
 
 def _clipped(batch: Batch, boxes: Array, visible: float) -> Batch:
     """Cut boxes at the border, and mark those of which too little is left."""
-    real = batch["boxes_real"] if "boxes_real" in batch else jnp.ones(boxes.shape[:2], jnp.float32)
+    row_mask = batch["box_mask"] if "box_mask" in batch else jnp.ones(boxes.shape[:2], jnp.float32)
     inside = jnp.clip(boxes, 0, 1)
-    kept = (real > 0) & (_area(batch["boxes"]) > 0) & (_area(inside) > 0) & (_area(inside) >= visible * _area(boxes))
-    return {"boxes": jnp.where(kept[..., None], inside, 0), "boxes_real": kept.astype(real.dtype)}
+    kept = (
+        (row_mask > 0) & (_area(batch["boxes"]) > 0) & (_area(inside) > 0) & (_area(inside) >= visible * _area(boxes))
+    )
+    return {"boxes": jnp.where(kept[..., None], inside, 0), "box_mask": kept.astype(row_mask.dtype)}
 
 
 def _area(boxes: Array) -> Array:

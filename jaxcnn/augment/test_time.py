@@ -16,7 +16,11 @@ OVER = ("logits", "softmax", "sigmoid")
 
 
 def test_time_augmentation(
-    predict: Callable[[Any, Batch], Any], views: Sequence[View], *, over: Over = "logits", weights: Sequence[float] | None = None
+    predict: Callable[[Any, Batch], Any],
+    views: Sequence[View],
+    *,
+    over: Over = "logits",
+    weights: Sequence[float] | None = None,
 ) -> Callable[[Any, Batch], Any]:
     """Let a task predict from several views: `task._replace(predict=test_time_augmentation(task.predict, test_time_views(shift=1)))`.
 
@@ -42,7 +46,9 @@ def test_time_augmentation(
         raise InputError(f"over={over!r}: must be one of {', '.join(OVER)}")
     weights = [1.0] * len(views) if weights is None else list(weights)
     if len(weights) != len(views) or min(weights) < 0 or not sum(weights) > 0:
-        raise InputError(f"weights={weights}: needs {len(views)} numbers that are not negative and not all zero, one a view")
+        raise InputError(
+            f"weights={weights}: needs {len(views)} numbers that are not negative and not all zero, one a view"
+        )
     shares = jnp.array(weights) / sum(weights)
 
     def mean(outputs: Array) -> Array:
@@ -51,7 +57,9 @@ def test_time_augmentation(
 
     def predict_mean(variables: Any, batch: Batch) -> Any:
         # side by side on the second axis, so that rows stay on the device that holds them
-        seen = jax.tree.map(lambda *x: jnp.stack(x, 1).reshape(-1, *x[0].shape[1:]), *[dict(view(batch)) for view in views])
+        seen = jax.tree.map(
+            lambda *x: jnp.stack(x, 1).reshape(-1, *x[0].shape[1:]), *[dict(view(batch)) for view in views]
+        )
         return jax.tree.map(mean, predict(variables, seen))
 
     return predict_mean
@@ -92,5 +100,8 @@ def _mean(outputs: Array, shares: Array, over: Over) -> Array:
         return (outputs * shares).sum(1)
     if over == "softmax":
         return jax.nn.logsumexp(jax.nn.log_softmax(outputs), 1, b=jnp.broadcast_to(shares, outputs.shape))
-    log = lambda x: jax.nn.logsumexp(jax.nn.log_sigmoid(x), 1, b=jnp.broadcast_to(shares, outputs.shape))  # noqa: E731
+
+    def log(x):
+        return jax.nn.logsumexp(jax.nn.log_sigmoid(x), 1, b=jnp.broadcast_to(shares, outputs.shape))
+
     return log(outputs) - log(-outputs)

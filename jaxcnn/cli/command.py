@@ -1,4 +1,4 @@
-"""What every command that trains shares: signals, several processes, and exit codes with one line instead of tracebacks."""
+"""What commands share: one line for what went wrong, exit codes, and, where a command trains, signals and several processes."""
 
 import contextlib
 import functools
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxcnn.cli import distributed, process, terminal
+from jaxcnn.cli import distributed, runtime, terminal
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.runs.signals import Signals
@@ -46,7 +46,37 @@ def end(code: int, line: str) -> None:
     os._exit(code)
 
 
-def run(program: Program, parse: Callable[[], Any], main: Callable[[Any, Signals, list[pathlib.Path]], Any]) -> int:
+def run(main: Callable[[], Any], name: str, columns: int | None = None) -> int:
+    """Run `main`; what a user can mend is one line and exit code 2, and Ctrl-C is 130.
+
+    Args:
+        main: parses the flags and does the work.
+        name: of the command, which its messages begin with.
+        columns: at which what is logged is wrapped; by default nowhere.
+
+    Returns:
+        The exit code.
+
+    """
+    terminal.prepare(columns)
+    runtime.find_home()
+    try:
+        main()
+    except (InputError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+        terminal.say(f"{name}: {what(error)}")
+        return 1 if runtime.too_little(error, None) else 2
+    except KeyboardInterrupt:
+        terminal.say(f"{name}: stopped")
+        return 130
+    if terminal.lost():
+        terminal.say(f"{name}: not all is printed: standard output cannot be written ({terminal.lost()})")
+        return 1
+    return 0
+
+
+def run_training(
+    program: Program, parse: Callable[[], Any], main: Callable[[Any, Signals, list[pathlib.Path]], Any]
+) -> int:
     """Parse flags, run `main`, and turn what went wrong into one line and an exit code.
 
     Args:
@@ -59,21 +89,24 @@ def run(program: Program, parse: Callable[[], Any], main: Callable[[Any, Signals
 
     """
     terminal.prepare(program.columns)
-    process.find_home()
+    runtime.find_home()
     folder: list[pathlib.Path] = []
     stopped = functools.partial(_stopped, program, folder)
     signals: Signals | None = None
     code, config = 0, None
     try:
         config = parse()
-        process.prepare(config.gpu_memory_fraction, config.deterministic)
-        lost = lambda line: program.end(1 if folder else 2, visible(_failed(program, folder, line)))  # noqa: E731
+        runtime.prepare(config.gpu_memory_fraction, config.deterministic)
+
+        def lost(line):
+            return program.end(1 if folder else 2, visible(_failed(program, folder, line)))
+
         distributed.start(config.coordinator, config.processes, config.process_id, lost)
         # after the start of JAX's own, which takes SIGTERM
         signals = Signals(lambda code: program.end(*stopped(code, "outside training")), lambda: _done(folder))
         if config.reuse_memory:
-            process.reuse_memory()
-        process.keep_programs(config.compilation_cache)
+            runtime.reuse_memory()
+        runtime.keep_programs(config.compilation_cache)
         main(config, signals, folder)
         signals.ignore()
         code = _delivered(program.name, config)
@@ -89,7 +122,9 @@ def run(program: Program, parse: Callable[[], Any], main: Callable[[Any, Signals
             signals.ignore()
             signals.close()
     if _abandoned() or code and jax.process_count() > 1:
-        program.end(code, "")  # of several processes the others see that this one is gone; a proper goodbye would wait for them
+        program.end(
+            code, ""
+        )  # of several processes the others see that this one is gone; a proper goodbye would wait for them
     if not code:
         distributed.finish()
     return code
@@ -97,7 +132,7 @@ def run(program: Program, parse: Callable[[], Any], main: Callable[[Any, Signals
 
 def _said(error: Exception, program: Program, config: Any, folder: list[pathlib.Path]) -> int:
     """Say what went wrong and what is kept, in a line where that explains it, and return the exit code."""
-    line = process.too_little(error, config)
+    line = runtime.too_little(error, config)
     code = 1 if line or folder else 2
     if line is None and not isinstance(error, InputError | DivergedError | OSError | jax.errors.JaxRuntimeError):
         traceback.print_exception(error)
@@ -143,7 +178,9 @@ def _stopped(program: Program, folder: list[pathlib.Path], code: int, where: str
     if _done(folder):
         return 0, visible(f"{program.name}: the run was finished when the signal came, {folder[0]}")
     line = (
-        f"stopped {where}; {_kept(folder)}{_continue(program, folder)}" if folder else f"{program.name}: stopped {where}, nothing was begun"
+        f"stopped {where}; {_kept(folder)}{_continue(program, folder)}"
+        if folder
+        else f"{program.name}: stopped {where}, nothing was begun"
     )
     return code, visible(line)
 
@@ -167,4 +204,8 @@ def _kept(folder: list[pathlib.Path]) -> str:
         return "nothing was begun"
     steps = sorted(int(p.name) for p in (folder[0] / "checkpoints").glob("[0-9]*") if p.name.isdigit())
     where = folder[0]
-    return f"checkpoints are kept in {where}, the newest of step {steps[-1]}" if steps else f"no checkpoint was written yet in {where}"
+    return (
+        f"checkpoints are kept in {where}, the newest of step {steps[-1]}"
+        if steps
+        else f"no checkpoint was written yet in {where}"
+    )

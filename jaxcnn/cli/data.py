@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import tyro
 
-from jaxcnn.cli import flags, layouts, options, recipe, tool
+from jaxcnn.cli import command, flags, layouts, options, recipe
 from jaxcnn.cli.train import say
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
@@ -43,7 +43,7 @@ class Data(flags.Augmentation, flags.Images):
 
 def main(arguments: Sequence[str]) -> int:
     """Look at the data, and return the exit code."""
-    return tool.run(lambda: show(options.parse(Data, NAME, arguments)), f"jaxcnn {NAME}", options.WIDTH)
+    return command.run(lambda: show(options.parse(Data, NAME, arguments)), f"jaxcnn {NAME}", options.WIDTH)
 
 
 def show(config: Data) -> Splits:
@@ -87,7 +87,9 @@ def _counts(splits: Splits) -> None:
         return
     labels = [part.label for part in splits if getattr(part, "label", None) is not None]
     if len(labels) < len(splits):
-        say(f"classes  {len(classes)}: {', '.join(map(visible, classes[:CLASSES]))}; counts of streamed rows are not known beforehand")
+        say(
+            f"classes  {len(classes)}: {', '.join(map(visible, classes[:CLASSES]))}; counts of streamed rows are not known beforehand"
+        )
         return
     for k, name in enumerate(classes[:CLASSES]):
         counts = [int((x[:, k] > 0.5).sum() if x.ndim > 1 else (x == k).sum()) for x in labels]

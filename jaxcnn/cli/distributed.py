@@ -19,7 +19,10 @@ SETTLE_SECONDS = 1.0  # process 0 holds what the others talk through: it goes la
 
 def in_cluster(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether SLURM, Open MPI, Kubernetes or a TPU pod started this as one of several processes; JAX knows how to ask them."""
-    several = lambda name: environment.get(name, "1").isdecimal() and int(environment.get(name, "1")) > 1  # noqa: E731
+
+    def several(name):
+        return environment.get(name, "1").isdecimal() and int(environment.get(name, "1")) > 1
+
     return (
         ("SLURM_JOB_ID" in environment and (several("SLURM_STEP_NUM_TASKS") or several("SLURM_NTASKS")))
         or several("OMPI_COMM_WORLD_SIZE")
@@ -45,24 +48,36 @@ def start(coordinator: str, processes: int, process_id: int, lost: Callable[[str
     if not any(given) and not in_cluster():
         return False
     if any(given) and not all(given):
-        raise InputError("--coordinator HOST:PORT, --processes N and --process-id I: give all three, or none under SLURM and the like")
+        raise InputError(
+            "--coordinator HOST:PORT, --processes N and --process-id I: give all three, or none under SLURM and the like"
+        )
     host, _, port = coordinator.rpartition(":")
     if any(given) and not (host and port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 2**16):
-        raise InputError(f"--coordinator {coordinator}: must be HOST:PORT, such as localhost:7777, and a port is from 1 to 65535")
+        raise InputError(
+            f"--coordinator {coordinator}: must be HOST:PORT, such as localhost:7777, and a port is from 1 to 65535"
+        )
     if any(given) and process_id >= processes:
         raise InputError(f"--process-id {process_id}: must be from 0 to {processes - 1}")
     if process_id > 0 and not _answers(host, int(port)):
-        raise InputError(f"--coordinator {coordinator}: nobody answers there; start --process-id 0 on that machine, and open the port")
+        raise InputError(
+            f"--coordinator {coordinator}: nobody answers there; start --process-id 0 on that machine, and open the port"
+        )
     # two programs that talk between processes may start in another order here than there, and then wait for each other for ever
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    asked = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process_id} if any(given) else {}
+    asked = (
+        {"coordinator_address": coordinator, "num_processes": processes, "process_id": process_id} if any(given) else {}
+    )
     late = threading.Timer(START_SECONDS, lost, [f"not all processes came within {START_SECONDS} s"])
     late.daemon = True
     late.start()
     try:  # JAX would end with a stack trace, so it is given longer
-        jax.distributed.initialize(**asked, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, initialization_timeout=2 * START_SECONDS)
+        jax.distributed.initialize(
+            **asked, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, initialization_timeout=2 * START_SECONDS
+        )
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"--coordinator {coordinator}: the processes did not all come ({str(error).splitlines()[0][:200]})") from error
+        raise InputError(
+            f"--coordinator {coordinator}: the processes did not all come ({str(error).splitlines()[0][:200]})"
+        ) from error
     finally:
         late.cancel()
     _watch(host, lost)
@@ -82,15 +97,15 @@ def _answers(host: str, port: int) -> bool:
 
 def _watch(host: str, lost: Callable[[str], None]) -> None:
     """Keep a connection between process 0 and each other: the system closes it when a process ends, however it ends."""
-    me, n = mesh.share()
+    me, n = mesh.process_shard()
     if me == 0:
         server = socket.create_server(("", 0))
-        mesh.tell(f"{host or socket.gethostname()} {server.getsockname()[1]}")
+        mesh.broadcast_text(f"{host or socket.gethostname()} {server.getsockname()[1]}")
         others = [server.accept()[0] for _ in range(n - 1)]
         for other in others:
             threading.Thread(target=_listen, args=(other, others, lost), daemon=True).start()
     else:
-        where, port = mesh.tell("").split()
+        where, port = mesh.broadcast_text("").split()
         link = socket.create_connection((where, int(port)))
         link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         link.sendall(f"{me}\n".encode())

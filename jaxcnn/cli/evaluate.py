@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from jaxcnn import runs
-from jaxcnn.cli import flags, options, process, tool
+from jaxcnn.cli import command, flags, options, runtime
 from jaxcnn.cli.planning import compiled
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
@@ -38,19 +38,21 @@ class Evaluate(flags.Layout):
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluate, and return the exit code."""
-    return tool.run(lambda: measure(options.parse(Evaluate, NAME, arguments)), f"jaxcnn {NAME}", options.WIDTH)
+    return command.run(lambda: measure(options.parse(Evaluate, NAME, arguments)), f"jaxcnn {NAME}", options.WIDTH)
 
 
 def measure(config: Evaluate) -> dict[str, Any]:
     """Print and return the metrics."""
     if not config.run:
         raise InputError("RUN: give the folder of a run, as in jaxcnn evaluate RUN")
-    process.keep_programs(config.compilation_cache)
+    runtime.keep_programs(config.compilation_cache)
     loaded = runs.load_run(config.run)
     skipped = Skipped()
     on_bad = skipped if config.on_bad_example == "skip" else None
     try:
-        rows = runs.rows_to_measure(loaded.config, config.data or None, data_dir=config.data_dir or None, whole=True, on_bad=on_bad)
+        rows = runs.rows_to_measure(
+            loaded.config, config.data or None, data_dir=config.data_dir or None, whole=True, on_bad=on_bad
+        )
     except InputError as error:
         raise InputError(str(error) if config.data else f"{visible(config.run)}: {error}") from error
     for note in rows.notes:

@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 
 from jaxcnn import runs
-from jaxcnn.cli import flags, options, process, tool
+from jaxcnn.cli import command, flags, options, runtime
 from jaxcnn.cli.predict import described, image_files, pixels
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
@@ -39,18 +39,20 @@ class Explain:
 
 def main(arguments: Sequence[str]) -> int:
     """Explain, and return the exit code."""
-    return tool.run(lambda: explain(options.parse(Explain, NAME, arguments)), f"jaxcnn {NAME}", options.WIDTH)
+    return command.run(lambda: explain(options.parse(Explain, NAME, arguments)), f"jaxcnn {NAME}", options.WIDTH)
 
 
 def explain(config: Explain) -> list[pathlib.Path]:
     """Write the pictures, and return their paths."""
     if not config.run or not config.files:
         raise InputError("RUN and FILES: give the folder of a run and images, as in jaxcnn explain RUN photo.jpg")
-    process.keep_programs(config.compilation_cache)
+    runtime.keep_programs(config.compilation_cache)
     loaded = runs.load_run(config.run)
     classes = loaded.config["classes"]
     if not classes or loaded.config["build"] is None:
-        raise InputError(f"{visible(config.run)}: a run without classes, and what is explained is a class; give another run")
+        raise InputError(
+            f"{visible(config.run)}: a run without classes, and what is explained is a class; give another run"
+        )
     if config.target:
         flags.one_of("--target", config.target, classes)
     paths = image_files(config.files)
@@ -58,7 +60,9 @@ def explain(config: Explain) -> list[pathlib.Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for path in paths:
         image = pixels(loaded, path)
-        found = described(loaded, str(path), np.asarray(loaded.task.predict(loaded.variables, {"image": image[None]}))[0])
+        found = described(
+            loaded, str(path), np.asarray(loaded.task.predict(loaded.variables, {"image": image[None]}))[0]
+        )
         chosen = config.target or max(found["probabilities"], key=found["probabilities"].get)
         strips = explained(loaded, image[None], np.array([classes.index(chosen)], np.int32))
         made.append(_free(folder, path.stem, made))

@@ -155,7 +155,7 @@ class Network:
     """A network of `jaxcnn models`; by default cnn up to 64 pixels a side, else resnet18."""
     weights: str = ""
     """Where to begin: imagenet, a file (.safetensors) or a run's folder; by default at random."""
-    small_images: bool = False
+    cifar_stem: bool = False
     """The network's form for images of about 32x32, if it has one."""
     dropout: float = 0.0
     """Share of units dropped before the last layer, in [0, 1)."""
@@ -201,7 +201,9 @@ def check_numbers(config: Any) -> None:
                 raise InputError(f"{flag} {number}: must be a finite number")
             most = LARGEST.get(field.name, MOST)
             if isinstance(number, int) and abs(number) > most:
-                raise InputError(f"{flag} {number}: must be at {f'most {most:,}' if number > 0 else f'least {-most:,}'}")
+                raise InputError(
+                    f"{flag} {number}: must be at {f'most {most:,}' if number > 0 else f'least {-most:,}'}"
+                )
 
 
 def check(config: Any) -> None:
@@ -222,7 +224,9 @@ def check(config: Any) -> None:
     if not 0 < has.get("validation_fraction", 0.5) < 1:
         raise InputError(f"--validation-fraction {config.validation_fraction}: must be above 0 and below 1")
     known = {"strategy": STRATEGIES, "precision": PRECISIONS, "on_nan": ON_NAN, "on_bad_example": ON_BAD_EXAMPLE}
-    known |= {name: values for name, values in (("resize", RESIZE), ("augment", AUGMENT)) if isinstance(has.get(name), str)}
+    known |= {
+        name: values for name, values in (("resize", RESIZE), ("augment", AUGMENT)) if isinstance(has.get(name), str)
+    }
     for name in known.keys() & has.keys():
         one_of(flag_of(name), has[name], known[name])
     share = has.get("gpu_memory_fraction", NO_MEMORY_FLAG)

@@ -96,7 +96,9 @@ def resumed(folder: pathlib.Path, kind: type, parse: Callable[[Any], Any], **fix
     for field in sorted({f.name for f in dataclasses.fields(config)} - MAY_CHANGE):
         old, new = getattr(before, field), getattr(config, field)
         if old != new:
-            raise InputError(f"--resume: {flag_of(field)} was {old} and is now {new}; resume without it, or start a new run")
+            raise InputError(
+                f"--resume: {flag_of(field)} was {old} and is now {new}; resume without it, or start a new run"
+            )
     return dataclasses.replace(config, **fixed)
 
 

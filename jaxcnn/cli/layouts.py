@@ -69,7 +69,9 @@ def look(name: str, task: str = "", data_dir: str = "") -> Found:
     else:
         _refuse_slip(name, path)
         kind, options = runs.find(name, data_dir or None)
-        called = {"npz": "arrays in one .npz", "idx": "IDX files", "digits": "embedded digits", "tfds": "TFDS set"}[kind]
+        called = {"npz": "arrays in one .npz", "idx": "IDX files", "digits": "embedded digits", "tfds": "TFDS set"}[
+            kind
+        ]
         found = [Found(kind, options, "classification", f"{called}: classification")]
     fit = [one for one in found if task in ("", one.task)]
     if not fit:
@@ -100,9 +102,23 @@ def _in_folder(path: pathlib.Path) -> list[Found]:
         return known
     inside = _class_folders(path)
     if len(inside) < 2:
-        what = f"only one class folder, {visible(inside[0])}/" if inside else "no class folders, no IDX files and no CSV file of images"
-        raise InputError(f"{visible(path)}: {what}; needs <class>/<image> for at least two classes, or a CSV with a column 'file'")
-    return [Found("folder", {"path": str(path)}, "classification", f"photos: {len(inside)} classes in folders: classification", True)]
+        what = (
+            f"only one class folder, {visible(inside[0])}/"
+            if inside
+            else "no class folders, no IDX files and no CSV file of images"
+        )
+        raise InputError(
+            f"{visible(path)}: {what}; needs <class>/<image> for at least two classes, or a CSV with a column 'file'"
+        )
+    return [
+        Found(
+            "folder",
+            {"path": str(path)},
+            "classification",
+            f"photos: {len(inside)} classes in folders: classification",
+            True,
+        )
+    ]
 
 
 def _class_folders(path: pathlib.Path) -> list[str]:

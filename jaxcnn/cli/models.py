@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from jaxcnn.cli import options, tool
+from jaxcnn.cli import command, options
 from jaxcnn.models.__main__ import print_all
 
 NAME = "models"
@@ -19,4 +19,4 @@ class Models:
 
 def main(arguments: Sequence[str]) -> int:
     """List them, and return the exit code."""
-    return tool.run(lambda: print_all(options.parse(Models, NAME, arguments).json), f"jaxcnn {NAME}", options.WIDTH)
+    return command.run(lambda: print_all(options.parse(Models, NAME, arguments).json), f"jaxcnn {NAME}", options.WIDTH)

@@ -65,7 +65,11 @@ def _without(kind: type, hidden: Sequence[Any]) -> type:
     hints = get_type_hints(kind, include_extras=True)
     fields = {f.name: Annotated[hints[f.name], tyro.conf.Suppress] for f in hidden}
     values = {f.name: f.default for f in hidden}
-    made = type(kind.__name__, (kind,), {"__annotations__": fields, "__doc__": kind.__doc__, "__module__": kind.__module__, **values})
+    made = type(
+        kind.__name__,
+        (kind,),
+        {"__annotations__": fields, "__doc__": kind.__doc__, "__module__": kind.__module__, **values},
+    )
     return dataclasses.dataclass(frozen=True)(made)
 
 

@@ -44,14 +44,21 @@ def planned(name: str, config: Any, plan: runs.Plan) -> runs.Plan:
     steps = math.ceil(config.epochs * data.train.size / batch)
     steps = min(steps, config.max_steps) if config.max_steps else steps
     if steps > MOST_STEPS:
-        raise InputError(f"--epochs {config.epochs}: {steps:,} updates, and a run has at most {MOST_STEPS:,}; give --max-steps")
+        raise InputError(
+            f"--epochs {config.epochs}: {steps:,} updates, and a run has at most {MOST_STEPS:,}; give --max-steps"
+        )
     return dataclasses.replace(plan, steps=steps, epochs=config.epochs)
 
 
 def layout_of(config: Any) -> dict[str, Any]:
     """Say how steps are compiled: options of `compile_step` from the flags."""
     rule = mesh.split_all if config.shard_parameters else None
-    return {"strategy": config.strategy, "devices": config.devices or None, "model_devices": config.model_devices, "rule": rule}
+    return {
+        "strategy": config.strategy,
+        "devices": config.devices or None,
+        "model_devices": config.model_devices,
+        "rule": rule,
+    }
 
 
 def compiled(step: Step, config: Any, donate: bool = True) -> CompiledStep:
@@ -75,7 +82,10 @@ def model(name: str, config: Any, **options: Any) -> dict[str, Any]:
     if config.remat and not hasattr(MODELS[name](), "remat"):
         able = [known for known, make in MODELS.items() if hasattr(make(), "remat")]
         raise InputError(f"--remat: --model {name} has no stages to compute anew; {', '.join(able)} have")
-    return {"name": name, "options": options | flags.PRECISIONS[config.precision] | ({"remat": True} if config.remat else {})}
+    return {
+        "name": name,
+        "options": options | flags.PRECISIONS[config.precision] | ({"remat": True} if config.remat else {}),
+    }
 
 
 def pixel_statistics(data: Any, rows: int = 10_000) -> dict[str, list[float]]:
@@ -85,7 +95,9 @@ def pixel_statistics(data: Any, rows: int = 10_000) -> dict[str, list[float]]:
         parts = (image[i : i + 1024] for i in range(0, len(image), 1024))
     else:
         size = min(64, data.size)
-        parts = (np.asarray(data.chunk(size, t, 1, 1).at(0)["image"]) for t in range(max(min(rows, data.size) // size, 1)))
+        parts = (
+            np.asarray(data.chunk(size, t, 1, 1).at(0)["image"]) for t in range(max(min(rows, data.size) // size, 1))
+        )
     n, total, square = 0, np.zeros(1), np.zeros(1)
     for part in parts:
         pixels = part.reshape(-1, part.shape[-1]).astype(np.float64) / (255 if part.dtype == np.uint8 else 1)

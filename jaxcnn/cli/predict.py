@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 
 from jaxcnn import runs
-from jaxcnn.cli import flags, options, process, tool
+from jaxcnn.cli import command, flags, options, runtime
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
@@ -44,7 +44,7 @@ class Predict:
 
 def main(arguments: Sequence[str]) -> int:
     """Predict, and return the exit code."""
-    return tool.run(lambda: predict(options.parse(Predict, NAME, arguments)), f"jaxcnn {NAME}", options.WIDTH)
+    return command.run(lambda: predict(options.parse(Predict, NAME, arguments)), f"jaxcnn {NAME}", options.WIDTH)
 
 
 def predict(config: Predict) -> list[dict[str, Any]]:
@@ -52,10 +52,12 @@ def predict(config: Predict) -> list[dict[str, Any]]:
     if not config.run or not config.files:
         raise InputError("RUN and FILES: give the folder of a run and images, as in jaxcnn predict RUN photo.jpg")
     flags.one_of("--on-bad-example", config.on_bad_example, flags.ON_BAD_EXAMPLE)
-    process.keep_programs(config.compilation_cache)
+    runtime.keep_programs(config.compilation_cache)
     loaded = runs.load_run(config.run)
     if loaded.config["build"] is None:
-        raise InputError(f"{visible(config.run)}: its model is your own; predict with jaxcnn.load_run(RUN, task=...) in Python")
+        raise InputError(
+            f"{visible(config.run)}: its model is your own; predict with jaxcnn.load_run(RUN, task=...) in Python"
+        )
     found = []
     for file, outputs in _outputs(loaded, image_files(config.files), config.on_bad_example == "skip"):
         found.append(described(loaded, file, outputs))
@@ -78,7 +80,11 @@ def image_files(given: Sequence[str]) -> list[pathlib.Path]:
     for path in map(pathlib.Path, given):
         if not path.exists():
             raise InputError(f"{visible(path)}: no such file or folder")
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()) if path.is_dir() else [path]
+        inside = (
+            sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+            if path.is_dir()
+            else [path]
+        )
         if not inside:
             raise InputError(f"{visible(path)}: no images in this folder; give another, or files")
         found += inside
@@ -110,7 +116,9 @@ def _outputs(loaded: Any, paths: Sequence[pathlib.Path], skip: bool) -> Iterator
             width = AT_ONCE if len(paths) > AT_ONCE else len(images)  # one compiled program for all
             batch = np.zeros((width, *images[0].shape), images[0].dtype)
             batch[: len(images)] = images
-            yield from zip(names, np.asarray(run(loaded.variables, {"image": batch}), np.float32)[: len(names)], strict=True)
+            yield from zip(
+                names, np.asarray(run(loaded.variables, {"image": batch}), np.float32)[: len(names)], strict=True
+            )
 
 
 def described(loaded: Any, file: str, outputs: np.ndarray) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def find(ready: Ready, steps: int = STEPS) -> Curve:
     rates, losses, mean = [], [], 0.0
     for step in range(steps):
         chunk = data.chunk(plan.batch_size, step, 1, 1, run.parts)
-        carry, sums = run.call(carry, run.place(chunk))
+        carry, sums = run.call(carry, run.shard(chunk))
         loss = float(host(sums)["loss"].compute())
         mean = SMOOTH * mean + (1 - SMOOTH) * loss
         smooth = mean / (1 - SMOOTH ** (step + 1))

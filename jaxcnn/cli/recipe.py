@@ -91,7 +91,9 @@ def plan(
         pixels.pop("size", None)
     if not begin and name == "cnn" and side < LEAST:
         pixels |= {"size": [LEAST, LEAST]}
-    options = (begin.options if begin else weights.form_of(config, name)) | ({"dropout": config.dropout} if config.dropout else {})
+    options = (begin.options if begin else weights.form_of(config, name)) | (
+        {"dropout": config.dropout} if config.dropout else {}
+    )
     outputs = 1 if found.task == "regression" else len(splits.train.classes)
     build = {
         "model": planning.model(name, config, num_classes=outputs, **options), "task": _task(config, found, splits, pixels), "ema": 0,
@@ -144,21 +146,27 @@ def targets(data: Any) -> np.ndarray:
     """Return all targets, also of rows that are read when they are needed."""
     if hasattr(data, "arrays"):
         return np.asarray(data.arrays["target"], np.float64)
-    return np.concatenate([np.asarray(chunk.at(k)["target"], np.float64) for chunk in data.once(256) for k in range(int(chunk.count))])
+    return np.concatenate(
+        [np.asarray(chunk.at(k)["target"], np.float64) for chunk in data.once(256) for k in range(int(chunk.count))]
+    )
 
 
 def _class_weights(given: str, data: Any) -> list[float]:
     classes = len(data.classes)
     if given == "balanced":
         if getattr(data, "label", None) is None:
-            raise InputError("--class-weights balanced: the labels of streamed data are not known beforehand; give numbers w1,w2,...")
+            raise InputError(
+                "--class-weights balanced: the labels of streamed data are not known beforehand; give numbers w1,w2,..."
+            )
         return [round(float(x), 6) for x in protocol.class_weights(np.asarray(data.label), classes)]
     try:
         values = [float(part) for part in given.split(",")]
     except ValueError:
         values = []
     if len(values) != classes or not all(math.isfinite(x) and x >= 0 for x in values):
-        raise InputError(f"--class-weights {given}: must be balanced, or {classes} numbers w1,w2,... that are not negative")
+        raise InputError(
+            f"--class-weights {given}: must be balanced, or {classes} numbers w1,w2,... that are not negative"
+        )
     return values
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxcnn.cli import options, tool
+from jaxcnn.cli import command, options
 from jaxcnn.core.types import InputError
 from jaxcnn.report.__main__ import write_all
 
@@ -42,4 +42,4 @@ def main(arguments: Sequence[str]) -> int:
             raise InputError("RUN: give the folder of a finished run, as in jaxcnn report RUN")
         write_all(dataclasses.replace(config, data=config.data or None, data_dir=config.data_dir or None))
 
-    return tool.run(work, f"jaxcnn {NAME}", options.WIDTH)
+    return command.run(work, f"jaxcnn {NAME}", options.WIDTH)

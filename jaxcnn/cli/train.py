@@ -53,13 +53,15 @@ class Train(
 
 def main(arguments: Sequence[str]) -> int:
     """Train, and return the exit code."""
-    program = command.Program(f"jaxcnn {NAME}", f"jaxcnn {NAME} --resume", command.end, lambda code: None, options.WIDTH)
+    program = command.Program(
+        f"jaxcnn {NAME}", f"jaxcnn {NAME} --resume", command.end, lambda code: None, options.WIDTH
+    )
     began = time.perf_counter()
 
     def trained(config: Train, signals: Signals, opened: list[pathlib.Path]) -> Any:
         return train(config, signals, opened, arguments, began)
 
-    return command.run(program, lambda: _parse(arguments), trained)
+    return command.run_training(program, lambda: _parse(arguments), trained)
 
 
 def _parse(arguments: Sequence[str]) -> Train:
@@ -76,17 +78,21 @@ def _parse(arguments: Sequence[str]) -> Train:
     folder = folders.find_unfinished(pathlib.Path(config.resume))
     before = runs.read_config(folder)
     if before["experiment"] != NAME:
-        raise InputError(f"--resume {visible(folder)}: not a run of jaxcnn {NAME}; go on with the command that began it")
+        raise InputError(
+            f"--resume {visible(folder)}: not a run of jaxcnn {NAME}; go on with the command that began it"
+        )
     return folders.resumed(folder, Train, parse, resume=str(folder), workdir=str(folder))
 
 
-def train(config: Train, signals: Signals, opened: list[pathlib.Path], arguments: Sequence[str], began: float) -> dict[str, Any]:
+def train(
+    config: Train, signals: Signals, opened: list[pathlib.Path], arguments: Sequence[str], began: float
+) -> dict[str, Any]:
     """Train into a new folder, or go on in one; return the content of `summary.json`."""
     recipe.check(config)
     with folders.named("--profile"):
         profile = background.Profile(config.profile)
     found = layouts.look(config.data, config.task, config.data_dir)
-    chief = mesh.share()[0] == 0
+    chief = mesh.process_shard()[0] == 0
     say(f"{visible(config.data)}: {found.line}", chief)
     skipped = results.Skipped()
     begin = weights.origin(config)
@@ -101,13 +107,15 @@ def train(config: Train, signals: Signals, opened: list[pathlib.Path], arguments
         plan = dataclasses.replace(plan, optimizer=recipe.adamw(config))
     ready = runs.prepare(planning.planned(NAME, config, plan))
     place = str(_folder(config, ready, arguments)) if chief else ""
-    folder = pathlib.Path(mesh.tell(place))
+    folder = pathlib.Path(mesh.broadcast_text(place))
     opened.append(folder)
     if chief and curve:
         plots.draw(folder / "learning_rates.png", rate.draw, curve)
     for line in header(ready, found, folder) if chief else ():
         say(line)
-    summary = runs.train_prepared(ready, folder, signals=signals, profile=profile, began=began, tell=False, columns=options.WIDTH)
+    summary = runs.train_prepared(
+        ready, folder, signals=signals, profile=profile, began=began, tell=False, columns=options.WIDTH
+    )
     if chief:
         _finish(ready, folder, summary)
     return summary
@@ -127,9 +135,15 @@ def _lr_find(config: Train, plan: runs.Plan, chief: bool) -> rate.Curve:
     """Run the learning-rate range test on the plan, and say what it found."""
     steps = 20 if config.smoke else rate.STEPS
     rising = dataclasses.replace(config, learning_rate=rate.HIGHEST)
-    adamw = lambda _: recipe.optim.adamw(rate.schedule(steps), weight_decay=config.weight_decay)  # noqa: E731
+
+    def adamw(_):
+        return recipe.optim.adamw(rate.schedule(steps), weight_decay=config.weight_decay)
+
     curve = rate.find(runs.prepare(planning.planned(NAME, rising, dataclasses.replace(plan, optimizer=adamw))), steps)
-    say(f"learning rate {curve.suggested:g}: a tenth of the rate where the loss is lowest (learning_rates.png in the run's folder)", chief)
+    say(
+        f"learning rate {curve.suggested:g}: a tenth of the rate where the loss is lowest (learning_rates.png in the run's folder)",
+        chief,
+    )
     return curve
 
 
@@ -145,7 +159,10 @@ def header(ready: runs.Ready, found: layouts.Found, folder: pathlib.Path) -> lis
     """Say what is trained on what, a line each."""
     plan, classes, build, steps = ready.plan, ready.splits.train.classes, ready.plan.build or {}, ready.plan.steps or 0
     shape = " x ".join(map(str, build["image"]["shape"]))
-    sizes = [f"{part.size:,} {name}" for part, name in zip(plan.data, ("to train on", "to validate on", "to test on"), strict=True)]
+    sizes = [
+        f"{part.size:,} {name}"
+        for part, name in zip(plan.data, ("to train on", "to validate on", "to test on"), strict=True)
+    ]
     names = ", ".join(visible(c)[:20] for c in classes[:6]) + (", ..." if len(classes) > 6 else "")
     parameters = sum(x.size for x in jax.tree.leaves(ready.state.params))
     device = f"{ready.run.devices} x {jax.devices()[0].platform} ({ready.run.strategy})"
@@ -155,7 +172,10 @@ def header(ready: runs.Ready, found: layouts.Found, folder: pathlib.Path) -> lis
         "images": f"{shape} {build['image']['dtype']}", "model": f"{build['model']['name']}, {parameters:,} parameters",
         "devices": device, "training": f"{epochs:.4g} epochs, {steps:,} updates of {plan.batch_size} rows", "run": str(folder),
     }  # fmt: skip
-    return [*(f"{name:<9}{visible(value)}" for name, value in rows.items() if value), *(f"note     {note}" for note in ready.notes)]
+    return [
+        *(f"{name:<9}{visible(value)}" for name, value in rows.items() if value),
+        *(f"note     {note}" for note in ready.notes),
+    ]
 
 
 def _finish(ready: runs.Ready, folder: pathlib.Path, summary: dict[str, Any]) -> None:

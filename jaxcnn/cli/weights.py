@@ -56,14 +56,16 @@ def published(name: str) -> str:
         return f"hf:timm/{HUB[name]}"
     if name in TORCHVISION:
         return f"https://download.pytorch.org/models/{TORCHVISION[name]}"
-    raise InputError(f"--weights imagenet: none are known for --model {name}; give another network, such as {DEFAULT}, or a file")
+    raise InputError(
+        f"--weights imagenet: none are known for --model {name}; give another network, such as {DEFAULT}, or a file"
+    )
 
 
 def origin(config: Any, channels: int = 3) -> Origin | None:
     """Read `--weights`: a run's folder, a file, or `imagenet`.
 
     Args:
-        config: flags: `weights`, `model`, `small_images` and `image_size`.
+        config: flags: `weights`, `model`, `cifar_stem` and `image_size`.
         channels: of the images; weights of a file are brought to them.
 
     Returns:
@@ -80,7 +82,9 @@ def origin(config: Any, channels: int = 3) -> Origin | None:
     found = load_run(config.weights)
     model, image, task = (found.config["build"][part] for part in ("model", "image", "task"))
     if config.model not in ("", model["name"]):
-        raise InputError(f"--model {config.model}: --weights {config.weights} is a run of {model['name']}; leave --model out")
+        raise InputError(
+            f"--model {config.model}: --weights {config.weights} is a run of {model['name']}; leave --model out"
+        )
     options = {k: v for k, v in model["options"].items() if k not in OWN_OPTIONS}
     pixels = {k: task["options"][k] for k in ("mean", "std", "size") if task["options"].get(k) is not None}
     return Origin(model["name"], options, pixels, tuple(image["shape"][:2]), found.variables)
@@ -94,13 +98,19 @@ def _from_file(config: Any, channels: int) -> Origin:
     found = load_weights(name, path, channels=channels, **form, **side)
     said, usual = found.preprocessing, _plain_fields(MODELS[name]())
     options = {field: value for field, value in _plain_fields(found.model).items() if value != usual[field]}
-    one = (lambda values: [float(np.mean(values))]) if channels == 1 else list  # noqa: E731
-    return Origin(name, options, {"mean": one(said.mean), "std": one(said.std)}, (said.size, said.size), found.variables)
+    one = (lambda values: [float(np.mean(values))]) if channels == 1 else list
+    return Origin(
+        name, options, {"mean": one(said.mean), "std": one(said.std)}, (said.size, said.size), found.variables
+    )
 
 
 def _plain_fields(model: Any) -> dict[str, Any]:
     """Options that a network was made with, as JSON has them."""
-    fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.name not in ("parent", "name", *OWN_OPTIONS)}
+    fields = {
+        f.name: getattr(model, f.name)
+        for f in dataclasses.fields(model)
+        if f.name not in ("parent", "name", *OWN_OPTIONS)
+    }
     fields = {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
     return {k: v for k, v in fields.items() if isinstance(v, bool | int | float | str | list)}
 
@@ -113,6 +123,6 @@ def form_of(config: Any, name: str) -> dict[str, Any]:
 
     """
     one_of("--model", name, MODELS)
-    if config.small_images and not hasattr(MODELS[name](), "small_images"):
-        raise InputError(f"--small-images: {name} has only one form; leave it out")
-    return {"small_images": True} if config.small_images else {}
+    if config.cifar_stem and not hasattr(MODELS[name](), "cifar_stem"):
+        raise InputError(f"--cifar-stem: {name} has only one form; leave it out")
+    return {"cifar_stem": True} if config.cifar_stem else {}

@@ -37,7 +37,9 @@ def expanded(path: Path, fix: str = "give the whole path") -> pathlib.Path:
     except RuntimeError:
         if os.path.lexists(path):
             return pathlib.Path(path)
-        raise InputError(f"{visible(path)}: its ~ is the home of no user here; set HOME to a folder, or {fix}") from None
+        raise InputError(
+            f"{visible(path)}: its ~ is the home of no user here; set HOME to a folder, or {fix}"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -53,14 +55,18 @@ def opened(path: Path, limit: int | None = None) -> Iterator[io.BufferedReader]:
         OSError: it cannot be opened, with the system's reason.
 
     """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    handle = os.open(
+        path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    )
     found = os.fstat(handle)
     if not stat.S_ISREG(found.st_mode):
         os.close(handle)
         raise InputError(f"{visible(path)}: not a regular file; give a plain file")
     with os.fdopen(handle, "rb") as file:
         if limit is not None and found.st_size > limit:
-            raise InputError(f"{visible(path)}: {found.st_size:,} bytes, more than the {limit:,} that are read of such a file")
+            raise InputError(
+                f"{visible(path)}: {found.st_size:,} bytes, more than the {limit:,} that are read of such a file"
+            )
         yield file
 
 

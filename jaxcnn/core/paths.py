@@ -18,9 +18,10 @@ def cache_folder(name: str) -> pathlib.Path:
 
     A user without a home, such as a container's that has no entry in passwd, gets a folder that goes with the process.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or {"darwin": "~/Library/Caches", "win32": os.environ.get("LOCALAPPDATA") or "~"}.get(
-        sys.platform, "~/.cache"
-    )
+    base = os.environ.get("XDG_CACHE_HOME") or {
+        "darwin": "~/Library/Caches",
+        "win32": os.environ.get("LOCALAPPDATA") or "~",
+    }.get(sys.platform, "~/.cache")
     try:
         return pathlib.Path(base).expanduser() / "jaxcnn" / name
     except RuntimeError:
@@ -30,7 +31,9 @@ def cache_folder(name: str) -> pathlib.Path:
 @functools.cache
 def for_now() -> pathlib.Path:
     """Make a folder that only this user can read and that goes with the process, and say so."""
-    log.warning("this user has no home folder, so nothing is kept for the next time; set XDG_CACHE_HOME to a folder to keep it")
+    log.warning(
+        "this user has no home folder, so nothing is kept for the next time; set XDG_CACHE_HOME to a folder to keep it"
+    )
     folder = tempfile.mkdtemp(prefix="jaxcnn-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return pathlib.Path(folder)

@@ -47,7 +47,9 @@ def _of_input(x: Any) -> Any:
     found = jax.dtypes.canonicalize_dtype(getattr(x, "dtype", x))
     if found.name not in COMPUTE:
         shape = f" of shape {tuple(x.shape)}" if hasattr(x, "shape") else ""
-        raise InputError(f"input{shape} is {found}: must be one of {', '.join(COMPUTE)}; use x.astype('float32'), or give dtype=")
+        raise InputError(
+            f"input{shape} is {found}: must be one of {', '.join(COMPUTE)}; use x.astype('float32'), or give dtype="
+        )
     return found
 
 
@@ -66,5 +68,8 @@ def checked(dtype: Any) -> Any:
 
 def promote_float32(tree: Any) -> Any:
     """Cast floating-point arrays that are narrower than float32 to it."""
-    wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+
+    def wide(x):
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
     return jax.tree.map(wide, tree)

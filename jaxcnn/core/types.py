@@ -16,10 +16,10 @@ Tree = Any  # a pytree of arrays
 # A batch maps names to arrays whose first axis is the row:
 #   "image"  [B, H, W, C] uint8 0..255, or float 0..1;  "text", "audio", "volume" likewise
 #   "label"  int [B], float [B, K], int [B, H, W], ...
-#   "mask"   [B, H, W] or [B, H, W, K], a value for every pixel;  "boxes" [B, N, 4], yxyx in 0..1, with "boxes_real" [B, N],
+#   "mask"   [B, H, W] or [B, H, W, K], a value for every pixel;  "boxes" [B, N, 4], yxyx in 0..1, with "box_mask" [B, N],
 #             1 for a box and 0 for padding
 #   "sample_weight"  float [B], how much a row counts in the loss; absent: all alike
-#   "real"   [B], 1 for a row and 0 for padding; absent: all real.  Training batches are padded only where
+#   "row_mask"   [B], 1 for a row and 0 for padding; absent: no padding.  Training batches are padded only where
 #             devices do not divide them, or where an example could not be read.
 Batch = Mapping[str, Any]
 
@@ -51,7 +51,7 @@ class Mean(NamedTuple):
 
 
 class Count(NamedTuple):
-    """How many rows were real."""
+    """How many rows were not padding."""
 
     n: Any
 
@@ -60,7 +60,9 @@ class Count(NamedTuple):
         return int(self.n)
 
 
-Metric = Callable[[Any, Batch], MetricState]  # (outputs, batch) -> MetricState; weighted by "real"; no collectives inside
+Metric = Callable[
+    [Any, Batch], MetricState
+]  # (outputs, batch) -> MetricState; weighted by "row_mask"; no collectives inside
 # (the metrics' values by name, names of the classes) -> a matplotlib figure, or None where there is nothing to draw
 Figure = Callable[[Mapping[str, Any], Sequence[str]], Any]
 
@@ -152,12 +154,12 @@ class CompiledStep(NamedTuple):
 
     Attributes:
         call: `(carry, chunk) -> (carry, sums)`: a whole chunk of batches in one dispatch; may donate `carry`.
-        put: places a carry where the step wants it.
-        hold: places arrays of rows that stay on the devices, once.
+        put: moves a carry to the devices, as the step wants it.
+        replicate: copies arrays of rows to every device, once; they stay there.
         devices: how many it runs on.
         parts: how many a batch is divided into; batches have a multiple of so many rows, padding included.
         strategy: `"eager"`, `"jit"`, `"sharded"` or `"pmap"`.
-        place: moves a chunk to the devices ahead of its call; `call` takes chunks that were not placed as well.
+        shard: splits a chunk over the devices ahead of its call; `call` takes chunks of the host as well.
         step: the `Step` itself, as it was before compilation.
         check: of the task that the step was made from (`Task.check`); a step of one's own without it accepts all rows.
 
@@ -165,11 +167,11 @@ class CompiledStep(NamedTuple):
 
     call: Callable[[Any, Any], tuple[Any, dict[str, MetricState]]]
     put: Callable[[Tree], Tree]
-    hold: Callable[[Tree], Tree]
+    replicate: Callable[[Tree], Tree]
     devices: int
     parts: int
     strategy: str
-    place: Callable[[Any], Any] = lambda chunk: chunk
+    shard: Callable[[Any], Any] = lambda chunk: chunk
     step: Step | None = None
     check: Callable[[Batch], None] = accept
 
@@ -203,14 +205,18 @@ def compute(sums: Mapping[str, MetricState]) -> dict[str, Any]:
             plain = key == name or first or every[key] == 1
             called = key if plain else f"{name}/{key}"
             if called in origin:
-                raise InputError(f"metrics {origin[called]!r} and {name!r} both give a value {called!r}: rename one of them")
+                raise InputError(
+                    f"metrics {origin[called]!r} and {name!r} both give a value {called!r}: rename one of them"
+                )
             out[called], origin[called] = value, name
     return out
 
 
 def scalars(values: Mapping[str, Any]) -> dict[str, Any]:
     """Keep what is one number (or a text, or None), as plain JSON values; a confusion matrix is no entry of a log."""
-    plain = {k: v.item() if isinstance(v, np.generic | np.ndarray | Array) and v.ndim == 0 else v for k, v in values.items()}
+    plain = {
+        k: v.item() if isinstance(v, np.generic | np.ndarray | Array) and v.ndim == 0 else v for k, v in values.items()
+    }
     return {k: v for k, v in plain.items() if isinstance(v, bool | int | float | str | None)}
 
 
@@ -219,9 +225,9 @@ def rows(batch: Batch) -> int:
     return jax.tree.leaves(dict(batch))[0].shape[0]
 
 
-def real(batch: Batch) -> Array:
+def row_mask(batch: Batch) -> Array:
     """Weights of the rows: `[B]`, 1 for a row and 0 for padding."""
-    return batch["real"] if "real" in batch else jnp.ones(rows(batch), jnp.float32)
+    return batch["row_mask"] if "row_mask" in batch else jnp.ones(rows(batch), jnp.float32)
 
 
 def align(weights: Array, like: Array) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import Batch, InputError, reason
-from jaxcnn.data.core import ALL, Indexed, Resident, Share, columns, fill
+from jaxcnn.data.core import ALL, Indexed, Resident, Shard, columns, fill
 from jaxcnn.parallel.compile import StackedChunk
 
 log = logging.getLogger("jaxcnn")
@@ -45,7 +45,13 @@ def as_data(value: Any) -> Any:
 
 
 def dataset(
-    rows: Any, *, names: Sequence[str] = PAIR, classes: Sequence[str] = (), seed: int = 0, capacity: int = 8, workers: int = 0
+    rows: Any,
+    *,
+    names: Sequence[str] = PAIR,
+    classes: Sequence[str] = (),
+    seed: int = 0,
+    capacity: int = 8,
+    workers: int = 0,
 ) -> Indexed:
     """Read rows by number from anything with `len` and `[]`, such as a PyTorch `Dataset` or a Grain source.
 
@@ -67,7 +73,9 @@ def dataset(
     try:
         size = len(rows)
     except TypeError as error:
-        raise InputError(f"rows of type {type(rows).__name__}: have no length; give a generator of batches to jc.data.Batches") from error
+        raise InputError(
+            f"rows of type {type(rows).__name__}: have no length; give a generator of batches to jc.data.Batches"
+        ) from error
     if size < 1:
         raise InputError("rows: there are none; give at least one")
     if workers < 0:
@@ -94,7 +102,8 @@ def _row(value: Any, names: Sequence[str], number: int) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise InputError(f"row {number} is {type(value).__name__}: must be a dict of arrays, or a tuple of them")
     return {
-        name: _row(x, names, number) if isinstance(x, Mapping) else _array(x, f"row {number}: {visible(name)}") for name, x in value.items()
+        name: _row(x, names, number) if isinstance(x, Mapping) else _array(x, f"row {number}: {visible(name)}")
+        for name, x in value.items()
     }
 
 
@@ -116,12 +125,16 @@ def _stacked(rows: list[dict[str, Any]], numbers: Sequence[int]) -> dict[str, An
     first = jax.tree.structure(rows[0])
     for number, row in zip(numbers, rows, strict=True):
         if jax.tree.structure(row) != first:
-            raise InputError(f"row {number} has {', '.join(sorted(row))}, and row {numbers[0]} has {', '.join(sorted(rows[0]))}")
+            raise InputError(
+                f"row {number} has {', '.join(sorted(row))}, and row {numbers[0]} has {', '.join(sorted(rows[0]))}"
+            )
 
     def join(*parts: np.ndarray) -> np.ndarray:
         for number, x in zip(numbers, parts, strict=True):
             if x.shape != parts[0].shape:
-                raise InputError(f"row {number} has an array of shape {x.shape}, and row {numbers[0]} one of {parts[0].shape}; resize them")
+                raise InputError(
+                    f"row {number} has an array of shape {x.shape}, and row {numbers[0]} one of {parts[0].shape}; resize them"
+                )
         return np.stack(parts)
 
     return jax.tree.map(join, *rows)
@@ -155,7 +168,9 @@ class Batches:
     def __post_init__(self) -> None:
         """Refuse what is no function; a size that is not known is larger than any batch."""
         if not callable(self.make):
-            raise InputError(f"make={type(self.make).__name__}: must be a function that returns a new iterator of batches")
+            raise InputError(
+                f"make={type(self.make).__name__}: must be a function that returns a new iterator of batches"
+            )
         if self.size < 0:
             raise InputError(f"size={self.size}: must be at least 0")
         object.__setattr__(self, "size", self.size or ENDLESS)
@@ -169,12 +184,14 @@ class Batches:
             self._reader["example"] = jax.tree.map(lambda x: x[:1], first)
         return self._reader["example"]
 
-    def placed(self, put: Callable[[Any], Any]) -> "Batches":
+    def put(self, move: Callable[[Any], Any]) -> "Batches":
         """Return itself: nothing stays on the device."""
-        del put
+        del move
         return self
 
-    def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> StackedChunk:
+    def chunk(
+        self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, shard: Shard = ALL
+    ) -> StackedChunk:
         """Return training batches `start` to `start + count`; goes on where the last chunk ended, if that is there."""
         if self._reader.get("at") != start:
             self._reader["rows"] = self._from(start, endless=True)
@@ -183,16 +200,16 @@ class Batches:
         self._reader["at"] = start + count
         width = -(-batch_size // multiple) * multiple
         rows = [_widened(batch, batch_size, width, start + i) for i, batch in enumerate(found)]
-        return _chunk(rows, capacity, share)
+        return _chunk(rows, capacity, shard)
 
-    def once(self, batch_size: int, multiple: int = 1, share: Share = ALL) -> Iterator[StackedChunk]:
-        """Give every row of one pass once, at most `batch_size` together; each batch is padded with `real = 0` to one width."""
+    def once(self, batch_size: int, multiple: int = 1, shard: Shard = ALL) -> Iterator[StackedChunk]:
+        """Give every row of one pass once, at most `batch_size` together; each batch is padded with `row_mask = 0` to one width."""
         width, left, number = -(-batch_size // multiple) * multiple, self.size, 0
         for batch in self._from(0, endless=False):
             rows = len(jax.tree.leaves(batch)[0])
             for at in range(0, min(rows, left), batch_size):
                 piece = jax.tree.map(lambda x: x[at : min(at + batch_size, left)], batch)  # noqa: B023 (used at once)
-                yield _chunk([_widened(piece, batch_size, width, number)], 1, share)
+                yield _chunk([_widened(piece, batch_size, width, number)], 1, shard)
                 number += 1
             left -= rows
             if left <= 0:
@@ -225,7 +242,10 @@ class Batches:
 def _takes_start(make: Callable[..., Any]) -> bool:
     """Whether a function wants the number of its first batch; an argument that has a default is the caller's own."""
     parameters = inspect.signature(make).parameters.values()
-    return any(p.name == "start" or p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+    return any(
+        p.name == "start" or p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        for p in parameters
+    )
 
 
 def _checked(batch: Any, number: int) -> dict[str, Any]:
@@ -245,12 +265,14 @@ def _widened(batch: dict[str, Any], batch_size: int, width: int, number: int) ->
     """Pad a batch with rows that count nowhere."""
     rows = len(jax.tree.leaves(batch)[0])
     if rows > batch_size:
-        raise InputError(f"make: batch {number} has {rows} rows, more than batch_size={batch_size}; give that, or smaller batches")
-    real = batch.get("real", np.ones(rows, np.float32))
-    return jax.tree.map(lambda x: fill(x, width), {**batch, "real": real})
+        raise InputError(
+            f"make: batch {number} has {rows} rows, more than batch_size={batch_size}; give that, or smaller batches"
+        )
+    row_mask = batch.get("row_mask", np.ones(rows, np.float32))
+    return jax.tree.map(lambda x: fill(x, width), {**batch, "row_mask": row_mask})
 
 
-def _chunk(batches: list[dict[str, Any]], capacity: int, share: Share) -> StackedChunk:
+def _chunk(batches: list[dict[str, Any]], capacity: int, shard: Shard) -> StackedChunk:
     """Make a chunk with room for `capacity` batches, with the columns of one share."""
     stacked = _stacked(batches, range(len(batches)))
-    return StackedChunk(jax.tree.map(lambda x: fill(columns(x, share), capacity), stacked), np.int32(len(batches)))
+    return StackedChunk(jax.tree.map(lambda x: fill(columns(x, shard), capacity), stacked), np.int32(len(batches)))

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxcnn.core.types import Batch, InputError
-from jaxcnn.data.core import ALL, Resident, Share, Tree
+from jaxcnn.data.core import ALL, Resident, Shard, Tree
 from jaxcnn.parallel.compile import Chunk, StackedChunk
 from jaxcnn.tasks.pixels import check_layout
 
@@ -32,17 +32,19 @@ class Checked:
             raise AttributeError(name)
         return getattr(self.data, name)
 
-    def placed(self, put: Callable[[Tree], Tree]) -> "Checked":
+    def put(self, move: Callable[[Tree], Tree]) -> "Checked":
         """Move what can live on the device to the device, once."""
-        return dataclasses.replace(self, data=self.data.placed(put))
+        return dataclasses.replace(self, data=self.data.put(move))
 
-    def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> Chunk:
+    def chunk(
+        self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, shard: Shard = ALL
+    ) -> Chunk:
         """Return training batches `start` to `start + count`, once their rows have passed."""
-        return self._passed(self.data.chunk(batch_size, start, count, capacity, multiple, share))
+        return self._passed(self.data.chunk(batch_size, start, count, capacity, multiple, shard))
 
-    def once(self, batch_size: int, multiple: int = 1, share: Share = ALL) -> Iterator[Chunk]:
+    def once(self, batch_size: int, multiple: int = 1, shard: Shard = ALL) -> Iterator[Chunk]:
         """Give every row once, in order, once the rows of its chunk have passed."""
-        return map(self._passed, self.data.once(batch_size, multiple, share))
+        return map(self._passed, self.data.once(batch_size, multiple, shard))
 
     def _passed(self, chunk: Chunk) -> Chunk:
         if isinstance(chunk, StackedChunk):  # what a chunk has room for beyond its count is no rows
@@ -83,10 +85,14 @@ def labelled(image: np.ndarray, label: np.ndarray, classes: tuple[str, ...], nam
         image = image[..., None]
     check_layout(image.shape, f"{name}: ")
     if image.ndim != 4 or image.size == 0:
-        raise InputError(f"{name}: images of shape {image.shape}; must be [N, H, W] or [N, H, W, C] with at least one row and pixel")
+        raise InputError(
+            f"{name}: images of shape {image.shape}; must be [N, H, W] or [N, H, W, C] with at least one row and pixel"
+        )
     if np.issubdtype(image.dtype, np.floating):
         if not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
-            raise InputError(f"{name}: float images from {image.min()} to {image.max()}; floats must be in 0..1 (uint8 in 0..255)")
+            raise InputError(
+                f"{name}: float images from {image.min()} to {image.max()}; floats must be in 0..1 (uint8 in 0..255)"
+            )
         image = image.astype(np.float32)
     elif image.dtype != np.uint8:
         raise InputError(f"{name}: images of dtype {image.dtype}; must be uint8 0..255 or float 0..1")
@@ -97,5 +103,7 @@ def labelled(image: np.ndarray, label: np.ndarray, classes: tuple[str, ...], nam
         )
     if label.min() < 0 or label.max() >= len(classes):
         bad = int(label.min() if label.min() < 0 else label.max())
-        raise InputError(f"{name}: label {bad} is out of range; with {len(classes)} classes labels are 0 to {len(classes) - 1}")
+        raise InputError(
+            f"{name}: label {bad} is out of range; with {len(classes)} classes labels are 0 to {len(classes) - 1}"
+        )
     return Resident({"image": image, "label": label.astype(np.int32)}, classes)

@@ -15,8 +15,8 @@ from jaxcnn.parallel.compile import Chunk, IndexedChunk, StackedChunk
 Tree = Any
 ROWS_IN_A_DISPATCH = 4096
 ALIGNMENT = 64  # bytes
-Share = tuple[int, int]
-ALL: Share = (0, 1)
+Shard = tuple[int, int]
+ALL: Shard = (0, 1)
 OnBad = Callable[[str, int], None]  # told what could not be read, and how many examples that is
 
 
@@ -32,20 +32,22 @@ class Data(Protocol):
         """Return one row, for shapes."""
         ...
 
-    def placed(self, put: Callable[[Tree], Tree]) -> "Data":
+    def put(self, move: Callable[[Tree], Tree]) -> "Data":
         """Move what can live on the device to the device, once."""
         ...
 
-    def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> Chunk:
+    def chunk(
+        self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, shard: Shard = ALL
+    ) -> Chunk:
         """Return training batches `start` to `start + count`, in a chunk that has room for `capacity`.
 
-        A batch that is no multiple of `multiple` rows is padded with `real = 0`. `share` is (which, of how many): of a batch
+        A batch that is no multiple of `multiple` rows is padded with `row_mask = 0`. `shard` is (which, of how many): of a batch
         that is read, rather than gathered on the device, only these columns come.
         """
         ...
 
-    def once(self, batch_size: int, multiple: int = 1, share: Share = ALL) -> Iterator[Chunk]:
-        """Give every row once, in order; each batch is padded with `real = 0` to a multiple of `multiple` rows."""
+    def once(self, batch_size: int, multiple: int = 1, shard: Shard = ALL) -> Iterator[Chunk]:
+        """Give every row once, in order; each batch is padded with `row_mask = 0` to a multiple of `multiple` rows."""
         ...
 
 
@@ -74,7 +76,7 @@ def train_rows(seed: int, size: int, batch_size: int, start: int, count: int) ->
 
 
 def once_rows(size: int, batch_size: int, multiple: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every row once, in order: index and `real`, each `[steps, width]`; padding repeats row 0, and no rows are no steps."""
+    """Every row once, in order: index and `row_mask`, each `[steps, width]`; padding repeats row 0, and no rows are no steps."""
     batch_size = max(min(batch_size, size), 1)
     steps, width = -(-size // batch_size), -(-batch_size // multiple) * multiple
     place = np.arange(batch_size)[None] + batch_size * np.arange(steps)[:, None]
@@ -83,17 +85,17 @@ def once_rows(size: int, batch_size: int, multiple: int) -> tuple[np.ndarray, np
 
 
 def padded(index: np.ndarray, multiple: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Widen batches of row numbers `[steps, B]` to a multiple, and say what is `real`; None where nothing is padding."""
+    """Widen batches of row numbers `[steps, B]` to a multiple, and say what is `row_mask`; None where nothing is padding."""
     more = -index.shape[1] % multiple
     if not more:
         return index, None
     return np.pad(index, ((0, 0), (0, more))), np.pad(np.ones(index.shape, np.float32), ((0, 0), (0, more)))
 
 
-def columns(x: np.ndarray, share: Share) -> np.ndarray:
+def columns(x: np.ndarray, shard: Shard) -> np.ndarray:
     """Return the columns of `[steps, B]` that are one share's."""
-    width = x.shape[1] // share[1]
-    return x[:, share[0] * width : (share[0] + 1) * width]
+    width = x.shape[1] // shard[1]
+    return x[:, shard[0] * width : (shard[0] + 1) * width]
 
 
 def _room(capacity: int, index: np.ndarray) -> int:
@@ -105,13 +107,15 @@ def _room(capacity: int, index: np.ndarray) -> int:
     return max(min(capacity, 1 << max(steps - 1, 0).bit_length(), ROWS_IN_A_DISPATCH // max(width, 1)), 1)
 
 
-def stack(rows: Mapping[str, np.ndarray], index: np.ndarray, real: np.ndarray | None, capacity: int) -> StackedChunk:
+def stack(
+    rows: Mapping[str, np.ndarray], index: np.ndarray, row_mask: np.ndarray | None, capacity: int
+) -> StackedChunk:
     """Make a chunk with room for `capacity` batches of rows that were read in the order of `index` `[count, B]`.
 
     It is a copy: on a CPU the chunk may be the device's own memory, and whoever read the rows may use theirs again.
     """
-    if real is not None:
-        rows = {**rows, "real": rows.get("real", 1) * real.reshape(-1)}
+    if row_mask is not None:
+        rows = {**rows, "row_mask": rows.get("row_mask", 1) * row_mask.reshape(-1)}
 
     def batched(x: np.ndarray) -> np.ndarray:
         batches = np.zeros((capacity, index.shape[1], *x.shape[1:]), x.dtype)
@@ -141,7 +145,10 @@ def _rows(x: Any, index: np.ndarray) -> Any:
 
 def _arrays(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return a dict of arrays, lists made arrays."""
-    return {k: _arrays(x) if isinstance(x, Mapping) else x if hasattr(x, "dtype") else np.asarray(x) for k, x in value.items()}
+    return {
+        k: _arrays(x) if isinstance(x, Mapping) else x if hasattr(x, "dtype") else np.asarray(x)
+        for k, x in value.items()
+    }
 
 
 def taken(names: tuple[str, ...] | None, index: np.ndarray) -> tuple[str, ...] | None:
@@ -151,7 +158,7 @@ def taken(names: tuple[str, ...] | None, index: np.ndarray) -> tuple[str, ...] |
 
 @dataclasses.dataclass(frozen=True)
 class Resident:
-    """Rows in memory, on the device once placed; a compiled step picks its rows by index.
+    """Rows in memory, on the devices after `put`; a compiled step picks its rows by index.
 
     Attributes:
         arrays: name to `[N, ...]`, such as `"image"` uint8 and `"label"` int32; dicts of arrays may stand in place of arrays.
@@ -181,12 +188,18 @@ class Resident:
             if not x.shape:
                 raise InputError(f"{name!r} is one value: every array must be [N, ...], one entry per row")
             if getattr(x.dtype, "kind", "") in "OSUMm":
-                raise InputError(f"{name!r} has dtype {x.dtype}: must be an array of numbers of one shape; leave out names and dates")
+                raise InputError(
+                    f"{name!r} has dtype {x.dtype}: must be an array of numbers of one shape; leave out names and dates"
+                )
         if len({len(x) for x in leaves.values()}) > 1:
             lengths = ", ".join(f"{len(x)} of {name!r}" for name, x in leaves.items())
-            raise InputError(f"arrays of different lengths ({lengths}): each must have one entry per row; check where they come from")
+            raise InputError(
+                f"arrays of different lengths ({lengths}): each must have one entry per row; check where they come from"
+            )
         if self.names is not None and len(self.names) != len(next(iter(leaves.values()))):
-            raise InputError(f"names: {len(self.names)} for {len(next(iter(leaves.values())))} rows; each row must have one")
+            raise InputError(
+                f"names: {len(self.names)} for {len(next(iter(leaves.values())))} rows; each row must have one"
+            )
         object.__setattr__(self, "arrays", arrays)
 
     @property
@@ -208,24 +221,31 @@ class Resident:
         arrays = jax.tree.map(lambda x: _rows(x, np.asarray(index)), dict(self.arrays))
         return dataclasses.replace(self, arrays=arrays, names=taken(self.names, index))
 
-    def placed(self, put: Callable[[Tree], Tree]) -> "Resident":
-        """Put the arrays where a run wants them."""
-        return dataclasses.replace(self, arrays=put(dict(self.arrays)))
+    def put(self, move: Callable[[Tree], Tree]) -> "Resident":
+        """Move the arrays to the devices with `move`, such as `CompiledStep.replicate`."""
+        return dataclasses.replace(self, arrays=move(dict(self.arrays)))
 
-    def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> IndexedChunk:
+    def chunk(
+        self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, shard: Shard = ALL
+    ) -> IndexedChunk:
         """Return training batches `start` to `start + count`; every process has all rows."""
-        del share
-        index, real = padded(train_rows(self.seed, self.size, batch_size, start, count).astype(np.int32), multiple)
-        return IndexedChunk(dict(self.arrays), fill(index, capacity), None if real is None else fill(real, capacity), np.int32(count))
+        del shard
+        index, row_mask = padded(train_rows(self.seed, self.size, batch_size, start, count).astype(np.int32), multiple)
+        return IndexedChunk(
+            dict(self.arrays),
+            fill(index, capacity),
+            None if row_mask is None else fill(row_mask, capacity),
+            np.int32(count),
+        )
 
-    def once(self, batch_size: int, multiple: int = 1, share: Share = ALL) -> Iterator[Chunk]:
+    def once(self, batch_size: int, multiple: int = 1, shard: Shard = ALL) -> Iterator[Chunk]:
         """Give every row once, in order."""
-        index, real = once_rows(self.size, batch_size, multiple)
+        index, row_mask = once_rows(self.size, batch_size, multiple)
         room = _room(self.capacity, index)
         for k in range(0, len(index), room):
-            i, r = index[k : k + room], real[k : k + room]
-            if all(isinstance(x, np.ndarray) for x in jax.tree.leaves(self.arrays)):  # not placed
-                i, r = columns(i, share), columns(r, share)
+            i, r = index[k : k + room], row_mask[k : k + room]
+            if all(isinstance(x, np.ndarray) for x in jax.tree.leaves(self.arrays)):  # still on the host
+                i, r = columns(i, shard), columns(r, shard)
                 yield stack(jax.tree.map(lambda x: x[i.reshape(-1)], dict(self.arrays)), i, r, room)  # noqa: B023 (used at once)
             else:
                 yield IndexedChunk(dict(self.arrays), fill(i, room).astype(np.int32), fill(r, room), np.int32(len(i)))
@@ -236,7 +256,7 @@ class Indexed:
     """Rows that are read by number when they are needed: sets too large for memory, in the same order as resident ones.
 
     Attributes:
-        read: `index [n] -> {name: [n, ...]}`; with `"real"` among them, rows of 0 count nowhere.
+        read: `index [n] -> {name: [n, ...]}`; with `"row_mask"` among them, rows of 0 count nowhere.
         size: number of rows.
         classes: names in order of label.
         seed: of the order in which training reads the rows.
@@ -262,26 +282,31 @@ class Indexed:
         """Return some of the rows."""
         index = np.asarray(index)
         label = None if self.label is None else self.label[index]
-        read = lambda rows: self.read(index[rows])  # noqa: E731
+
+        def read(rows):
+            return self.read(index[rows])
+
         return dataclasses.replace(self, read=read, size=len(index), label=label, names=taken(self.names, index))
 
-    def placed(self, put: Callable[[Tree], Tree]) -> "Indexed":
+    def put(self, move: Callable[[Tree], Tree]) -> "Indexed":
         """Return itself: nothing stays on the device."""
-        del put
+        del move
         return self
 
-    def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> StackedChunk:
+    def chunk(
+        self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, shard: Shard = ALL
+    ) -> StackedChunk:
         """Return training batches `start` to `start + count`."""
-        index, real = padded(train_rows(self.seed, self.size, batch_size, start, count), multiple)
-        index, real = columns(index, share), None if real is None else columns(real, share)
-        return stack(self.read(index.reshape(-1)), index, real, capacity)
+        index, row_mask = padded(train_rows(self.seed, self.size, batch_size, start, count), multiple)
+        index, row_mask = columns(index, shard), None if row_mask is None else columns(row_mask, shard)
+        return stack(self.read(index.reshape(-1)), index, row_mask, capacity)
 
-    def once(self, batch_size: int, multiple: int = 1, share: Share = ALL) -> Iterator[StackedChunk]:
+    def once(self, batch_size: int, multiple: int = 1, shard: Shard = ALL) -> Iterator[StackedChunk]:
         """Give every row once, in order."""
-        index, real = once_rows(self.size, batch_size, multiple)
+        index, row_mask = once_rows(self.size, batch_size, multiple)
         room = _room(self.capacity, index)
         for k in range(0, len(index), room):
-            i, r = columns(index[k : k + room], share), columns(real[k : k + room], share)
+            i, r = columns(index[k : k + room], shard), columns(row_mask[k : k + room], shard)
             yield stack(self.read(i.reshape(-1)), i, r, room)
 
 

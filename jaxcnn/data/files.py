@@ -17,7 +17,7 @@ from jaxcnn.data.parts import tell_copies
 from jaxcnn.data.splitting import cut
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-TAKEN = {"image", "label", "mask", "boxes", "boxes_real", "real"}
+TAKEN = {"image", "label", "mask", "boxes", "box_mask", "row_mask"}
 log = logging.getLogger("jaxcnn")
 
 
@@ -42,7 +42,9 @@ def digits(*, seed: int = 0, validation_fraction: float = 0.1, test_fraction: fl
     return Splits(train, valid, test)
 
 
-def npz(path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float = 0.1, limit_bytes: int | None = None) -> Splits:
+def npz(
+    path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float = 0.1, limit_bytes: int | None = None
+) -> Splits:
     """Arrays `x_train, y_train, x_test, y_test` of one `.npz` file; images uint8 0..255 or float 0..1, labels from 0.
 
     Other arrays `NAME_train` and `NAME_test`, numbers `[N]`, are columns of these rows: groups for reports or for `methods.group_dro`;
@@ -63,18 +65,27 @@ def npz(path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float =
             missing = [key for key in ARRAYS if key not in list(archive)]
             if missing:
                 names = ", ".join(map(visible, list(archive)[:20])) or "none"
-                raise InputError(f"{visible(path)}: no array {missing[0]!r} (it has {names}); needs {', '.join(ARRAYS)}")
+                raise InputError(
+                    f"{visible(path)}: no array {missing[0]!r} (it has {names}); needs {', '.join(ARRAYS)}"
+                )
             arrays = [archive[key] for key in ARRAYS]
-            columns = {part: _columns(archive, part, y.shape, visible(path)) for part, y in (("train", arrays[1]), ("test", arrays[3]))}
+            columns = {
+                part: _columns(archive, part, y.shape, visible(path))
+                for part, y in (("train", arrays[1]), ("test", arrays[3]))
+            }
     except InputError:
         raise
     except Exception as error:  # a damaged archive raises what zipfile, zlib or NumPy stumble over
         why = visible(reason(error))
-        raise InputError(f"{visible(path)}: not a readable .npz file ({why}); write it with np.savez and plain number arrays") from error
+        raise InputError(
+            f"{visible(path)}: not a readable .npz file ({why}); write it with np.savez and plain number arrays"
+        ) from error
     return _from_arrays(arrays, visible(path), seed, validation_fraction, columns)
 
 
-def _columns(archive: Mapping[str, np.ndarray], part: str, shape: tuple[int, ...], path: str | pathlib.Path) -> dict[str, np.ndarray]:
+def _columns(
+    archive: Mapping[str, np.ndarray], part: str, shape: tuple[int, ...], path: str | pathlib.Path
+) -> dict[str, np.ndarray]:
     columns = {}
     for key in archive:
         name = key.removesuffix(f"_{part}")
@@ -87,10 +98,14 @@ def _columns(archive: Mapping[str, np.ndarray], part: str, shape: tuple[int, ...
                 f"{path}: column {visible(key)}, {what}; must be finite numbers of shape {shape} under another name, or left out"
             )
         if key == f"sample_weight_{part}" and found.size and not (found.min() >= 0 < found.max()):
-            raise InputError(f"{path}: {key} from {found.min()} to {found.max()}; weights must not be negative, nor all 0")
+            raise InputError(
+                f"{path}: {key} from {found.min()} to {found.max()}; weights must not be negative, nor all 0"
+            )
         columns[name] = found.astype(np.float32 if found.dtype.kind == "f" else np.int32)
         if not np.allclose(columns[name], found, rtol=1e-6, atol=0):
-            raise InputError(f"{path}: column {visible(key)} has numbers beyond {columns[name].dtype}; number the groups from 0")
+            raise InputError(
+                f"{path}: column {visible(key)} has numbers beyond {columns[name].dtype}; number the groups from 0"
+            )
     return columns
 
 
@@ -104,13 +119,17 @@ def _from_arrays(
     x_train, y_train, x_test, y_test = arrays
     train, test = f"{name}, training part", f"{name}, test part"
     if not np.issubdtype(y_train.dtype, np.integer) or y_train.ndim != 1 or y_train.size == 0:
-        raise InputError(f"{train}: labels of dtype {y_train.dtype} and shape {y_train.shape}; must be integers [N], one an image")
+        raise InputError(
+            f"{train}: labels of dtype {y_train.dtype} and shape {y_train.shape}; must be integers [N], one an image"
+        )
     found = np.unique(y_train)
     if len(found) < 2:
         raise InputError(f"{train}: only class {found[0]} in the labels; needs at least two classes, numbered from 0")
     if found[0] < 0 or found[-1] >= len(y_train):
         bad = found[0] if found[0] < 0 else found[-1]
-        raise InputError(f"{train}: label {bad} among {len(y_train)} images is out of range; number the classes 0, 1, 2, ...")
+        raise InputError(
+            f"{train}: label {bad} among {len(y_train)} images is out of range; number the classes 0, 1, 2, ..."
+        )
     _check_gaps(found, train)
     classes = tuple(map(str, range(int(found[-1]) + 1)))
     learn, measure = labelled(x_train, y_train, classes, train), labelled(x_test, y_test, classes, test)
@@ -137,4 +156,10 @@ def _check_gaps(found: np.ndarray, name: str) -> None:
         )
     if len(missing):
         shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        log.warning("%s: no row of class %s; labels up to %d make %d classes, numbered from 0", name, shown, found[-1], found[-1] + 1)
+        log.warning(
+            "%s: no row of class %s; labels up to %d make %d classes, numbered from 0",
+            name,
+            shown,
+            found[-1],
+            found[-1] + 1,
+        )

@@ -56,7 +56,7 @@ def folder(
         test_fraction: share of all rows to test on, likewise.
         resident_bytes: decoded sets larger than this are read when needed instead of held in memory.
         on_bad: called with a line and a number for what cannot be read, which is then left out: before splitting where an
-            image's head shows it or rows are held in memory, else as a row of `real = 0`, each time that it is read.
+            image's head shows it or rows are held in memory, else as a row of `row_mask = 0`, each time that it is read.
         resize: how images are brought to `size`, see `jaxcnn.data.image.decode`.
 
     Returns:
@@ -77,7 +77,10 @@ def folder(
     listed = {part: (list(files), np.array(list(files.values()), np.int32)) for part, files in found.items()}
     reader = Reader([file for files, _ in listed.values() for file in files], size, on_bad, resize)
     listed = {part: reader.readable(files, label) for part, (files, label) in listed.items()}
-    held = {part: reader.data(parts[part], files, label, names, resident_bytes, path) for part, (files, label) in listed.items()}
+    held = {
+        part: reader.data(parts[part], files, label, names, resident_bytes, path)
+        for part, (files, label) in listed.items()
+    }
     train, label = held["train"], np.asarray(held["train"].label)
     lost = sorted(set(range(len(names))) - set(label.tolist()))
     if lost:
@@ -103,11 +106,17 @@ def class_names(path: str | pathlib.Path) -> tuple[str, ...]:
 class Reader:
     """Decodes files of one set to one shape: `[height, width, channels]`, gray only if all are."""
 
-    def __init__(self, files: list[pathlib.Path], size: tuple[int, int] | None, on_bad: OnBad | None, resize: Resize = "squash") -> None:
+    def __init__(
+        self, files: list[pathlib.Path], size: tuple[int, int] | None, on_bad: OnBad | None, resize: Resize = "squash"
+    ) -> None:
         self.resize: Resize = resize
         self.bad: set[pathlib.Path] = set()
         self.resized, self.on_bad = size is not None, on_bad
-        heads = [(file, found) for file, found in zip(files, _each(self.guarded(head), files), strict=True) if found is not None]
+        heads = [
+            (file, found)
+            for file, found in zip(files, _each(self.guarded(head), files), strict=True)
+            if found is not None
+        ]
         self.bad = set(files) - {file for file, _ in heads}
         if not heads:
             raise InputError(f"{visible(files[0].parent.parent)}: no image is readable; replace them")
@@ -153,7 +162,9 @@ class Reader:
                 return fn(file)
             except InputError as error:
                 if self.on_bad is None:
-                    raise InputError(f"{error}, or leave out what cannot be read, with on_bad= (--on-bad-example skip)") from error
+                    raise InputError(
+                        f"{error}, or leave out what cannot be read, with on_bad= (--on-bad-example skip)"
+                    ) from error
                 self.on_bad(str(error), 1)
                 return None
 
@@ -168,7 +179,9 @@ class Reader:
         """Return one image, `[H, W, C]` uint8."""
         image = _decode(path, self.mode, self.size if self.resized else None, resize=self.resize)
         if image.shape[:2] != self.size:  # its head is wrong, or it was written anew
-            raise InputError(f"{visible(path)}: {image.shape[:2]} pixels (height, width), not {self.size} as before; replace or remove it")
+            raise InputError(
+                f"{visible(path)}: {image.shape[:2]} pixels (height, width), not {self.size} as before; replace or remove it"
+            )
         return image
 
     def data(
@@ -191,17 +204,30 @@ class Reader:
             if key != "label" or label.ndim > 1:
                 return Resident({"image": images, key: label}, classes, names=names)
             return dataclasses.replace(labelled(images, label, classes, visible(root)), names=names)
-        log.info("%d images are read when they are needed: decoded they take more than %d MiB", len(files), resident_bytes >> 20)
+        log.info(
+            "%d images are read when they are needed: decoded they take more than %d MiB",
+            len(files),
+            resident_bytes >> 20,
+        )
 
         def read(rows: np.ndarray) -> dict[str, np.ndarray]:
             images = _each(decode, [files[i] for i in rows])
-            batch = {"image": np.stack([np.zeros(shape, np.uint8) if x is None else x for x in images]), key: label[rows]}
-            return batch if self.on_bad is None else batch | {"real": np.array([x is not None for x in images], np.float32)}
+            batch = {
+                "image": np.stack([np.zeros(shape, np.uint8) if x is None else x for x in images]),
+                key: label[rows],
+            }
+            return (
+                batch
+                if self.on_bad is None
+                else batch | {"row_mask": np.array([x is not None for x in images], np.float32)}
+            )
 
         return Indexed(read, len(files), classes, label=label if key == "label" else None, names=names)
 
 
-def read_image(path: str | pathlib.Path, channels: int, size: tuple[int, int] | None = None, resize: Resize = "squash") -> np.ndarray:
+def read_image(
+    path: str | pathlib.Path, channels: int, size: tuple[int, int] | None = None, resize: Resize = "squash"
+) -> np.ndarray:
     """Read one image as a model wants it: `[H, W, C]` uint8, gray for one channel, else RGB, resized if `size` is given.
 
     It is read as a viewer shows it, see `jaxcnn.data.image.decode`.

@@ -28,7 +28,9 @@ SLACK = 2**16  # bytes that gzip may need beside the data
 LOOKED_AT = 100  # files of other names
 
 
-def idx(path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float = 0.1, limit_bytes: int | None = None) -> Splits:
+def idx(
+    path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float = 0.1, limit_bytes: int | None = None
+) -> Splits:
     """Read a folder of four IDX files named like MNIST's, `train-images...`, `t10k-labels...`, gzipped or not.
 
     The name of a set may stand in front (`emnist-letters-train-images...`), and `test` instead of `t10k`.
@@ -67,7 +69,9 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
     """Files of a folder, and of folders with IDX names in it: some programs unpack each file into one of its own."""
     try:
         inside = [q for p in path.iterdir() if p.is_dir() and NAMED.fullmatch(p.name) for q in p.iterdir()]
-        return sorted((p for p in [*path.iterdir(), *inside] if not p.name.startswith(".") and p.is_file()), key=lambda p: p.name)
+        return sorted(
+            (p for p in [*path.iterdir(), *inside] if not p.name.startswith(".") and p.is_file()), key=lambda p: p.name
+        )
     except OSError as error:
         raise InputError(f"{visible(path)}: no file {NAMES[0]}* ({visible(reason(error))}); {NEEDS}") from error
 
@@ -85,7 +89,9 @@ def _find(path: pathlib.Path) -> dict[str, pathlib.Path]:
             chosen.setdefault(name, file)  # of an unpacked and a gzipped one, the first in order
     if len(sets) > 1:
         names = ", ".join(visible(name or "one without a name") for name in sorted(sets)[:10])
-        raise InputError(f"{visible(path)}: IDX files of several sets ({names}); move those of one set into a folder of their own")
+        raise InputError(
+            f"{visible(path)}: IDX files of several sets ({names}); move those of one set into a folder of their own"
+        )
     missing = [name for name in NAMES if name not in chosen]
     if missing:
         unnamed = [p for p in files[:LOOKED_AT] if p not in chosen.values() and _begins_like_idx(p)]
@@ -100,7 +106,9 @@ def _labels(label: np.ndarray, path: pathlib.Path) -> np.ndarray:
     if label.ndim == 2 and label.shape[1] == 1:
         return label[:, 0]
     if label.ndim != 1:
-        raise InputError(f"{visible(path)}: labels of shape {label.shape}; an IDX file of labels must have one number an image, [N]")
+        raise InputError(
+            f"{visible(path)}: labels of shape {label.shape}; an IDX file of labels must have one number an image, [N]"
+        )
     return label
 
 
@@ -144,7 +152,9 @@ def _read(path: pathlib.Path, limit: int | None) -> np.ndarray:
         with _unpacked(path) as (file, size):
             shape, dtype = _head(file, path)
             stated, packed = math.prod(shape) * dtype.itemsize, os.stat(path)
-            if size is None and packed.st_size > 2 * stated + SLACK:  # zeros after the end of gzip, which it would read one by one
+            if (
+                size is None and packed.st_size > 2 * stated + SLACK
+            ):  # zeros after the end of gzip, which it would read one by one
                 raise InputError(
                     f"{visible(path)}: {packed.st_size:,} packed bytes, but its header says {stated:,} unpacked; fetch it again"
                 )
@@ -162,10 +172,14 @@ def _read(path: pathlib.Path, limit: int | None) -> np.ndarray:
     except InputError:
         raise
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{visible(path)}: not readable ({visible(reason(error))}); fetch or unpack it again") from error
+        raise InputError(
+            f"{visible(path)}: not readable ({visible(reason(error))}); fetch or unpack it again"
+        ) from error
     if has != stated:
         said = " x ".join(map(str, shape)) + (f" of {dtype.itemsize} bytes" if dtype.itemsize > 1 else "")
-        raise InputError(f"{visible(path)}: {has} bytes of data, but its header says {said}; it is cut or damaged: fetch it again")
+        raise InputError(
+            f"{visible(path)}: {has} bytes of data, but its header says {said}; it is cut or damaged: fetch it again"
+        )
     return _plain(data.view(dtype).reshape(shape))
 
 

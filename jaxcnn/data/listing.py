@@ -36,7 +36,9 @@ def parts(path: pathlib.Path, left: collections.Counter[str]) -> dict[str, pathl
     for part, known in (("train", TRAIN), ("valid", VALID), ("test", TEST)):
         mine = [name for name in names if name.lower() in known]
         if len(mine) > 1:
-            raise InputError(f"{visible(path)}: {' and '.join(mine)} name one part; rename one of them, or move it elsewhere")
+            raise InputError(
+                f"{visible(path)}: {' and '.join(mine)} name one part; rename one of them, or move it elsewhere"
+            )
         if mine:
             found[part] = path / mine[0]
     if "train" not in found and found:
@@ -47,7 +49,9 @@ def parts(path: pathlib.Path, left: collections.Counter[str]) -> dict[str, pathl
     _count_beside(path, left)
     others = [visible(name) for name in names if path / name not in found.values()]
     if others:
-        left[f"folder(s) beside {found['train'].name}/ ({', '.join(others[:TOLD])}{' ...' * (len(others) > TOLD)})"] += len(others)
+        left[
+            f"folder(s) beside {found['train'].name}/ ({', '.join(others[:TOLD])}{' ...' * (len(others) > TOLD)})"
+        ] += len(others)
     if "test" not in found and "valid" in found:
         found["test"] = found.pop("valid")
     return {part: found[part] for part in ("train", "test", "valid") if part in found}
@@ -55,7 +59,10 @@ def parts(path: pathlib.Path, left: collections.Counter[str]) -> dict[str, pathl
 
 def tell_parts(path: pathlib.Path, found: dict[str, pathlib.Path]) -> None:
     """Say which folder is which part, and what is cut."""
-    name = lambda part: "the class folders" if found[part] == path else f"{visible(found[part].name)}/"  # noqa: E731
+
+    def name(part):
+        return "the class folders" if found[part] == path else f"{visible(found[part].name)}/"
+
     if "test" in found and found["test"].name.lower() in VALID:
         log.warning(
             "%s: %s is the test part, because there is no test/; validation rows are cut from %s",
@@ -93,7 +100,9 @@ def classes(root: pathlib.Path, wanted: Sequence[str] | None) -> tuple[str, ...]
     for same in alike.values():
         if len(same) > 1:
             log.warning(
-                "%s: class folders %s differ in case or spelling alone, and are classes of their own", visible(root), " and ".join(same)
+                "%s: class folders %s differ in case or spelling alone, and are classes of their own",
+                visible(root),
+                " and ".join(same),
             )
     return names
 
@@ -105,7 +114,9 @@ def check_counterparts(found: dict[str, pathlib.Path]) -> None:
         extra = [name for name in _folders(root) if name not in known]
         if extra:
             where = visible(found["train"])
-            raise InputError(f"{visible(root)}: class folder {visible(extra[0])!r} has no counterpart in {where}; remove or rename it")
+            raise InputError(
+                f"{visible(root)}: class folder {visible(extra[0])!r} has no counterpart in {where}; remove or rename it"
+            )
 
 
 def images(
@@ -134,7 +145,9 @@ def images(
             )
         for real, file in mine.items():
             if real in owner:
-                raise InputError(f"{visible(owner[real])} and {visible(file)} are one file, in two classes; remove one of them")
+                raise InputError(
+                    f"{visible(owner[real])} and {visible(file)} are one file, in two classes; remove one of them"
+                )
         owner |= mine
         listed |= dict.fromkeys(sorted(mine.values()), k)
         nested.append({file.relative_to(root / name).parts[0] for file in mine.values() if file.parent != root / name})
@@ -192,7 +205,9 @@ def _entries(folder: pathlib.Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not _hidden(entry.name)]
     except OSError as error:
-        raise InputError(f"{visible(folder)}: cannot be read ({visible(reason(error))}); change its permissions, or remove it") from error
+        raise InputError(
+            f"{visible(folder)}: cannot be read ({visible(reason(error))}); change its permissions, or remove it"
+        ) from error
 
 
 def _hidden(name: str) -> bool:

@@ -12,8 +12,16 @@ from jaxcnn.core.types import InputError
 from jaxcnn.data.core import OnBad
 
 RECORD = 2**27  # bytes of one record
-CHUNK, MOST_RECORDS = 2**28, 2**24  # bytes and records of what `array_record` compresses together: with TFDS one record, or the index
-KINDS = (b"s", b"m", b"p", b"r")  # of chunks: signature, metadata, padding, records; TFDS never transposes them, which is another kind
+CHUNK, MOST_RECORDS = (
+    2**28,
+    2**24,
+)  # bytes and records of what `array_record` compresses together: with TFDS one record, or the index
+KINDS = (
+    b"s",
+    b"m",
+    b"p",
+    b"r",
+)  # of chunks: signature, metadata, padding, records; TFDS never transposes them, which is another kind
 Range = tuple[int, int]
 
 
@@ -55,7 +63,9 @@ def _shards(builder: Any, split: str, wanted: Callable[[Range], bool]) -> list[S
     info = builder.info.splits[split.split("+")[0].partition("[")[0]]
     count = _array_records if "array_record" in str(builder.info.file_format).lower() else _tf_records
     stated = []
-    for path, n, end in zip(map(os.fspath, info.filepaths), info.shard_lengths, itertools.accumulate(info.shard_lengths), strict=True):
+    for path, n, end in zip(
+        map(os.fspath, info.filepaths), info.shard_lengths, itertools.accumulate(info.shard_lengths), strict=True
+    ):
         if wanted((end - n, end)) and (n or os.path.lexists(path)):
             stated.append((path, (end - n, end)))
     with concurrent.futures.ThreadPoolExecutor(8) as pool:  # which wait for the disk
@@ -89,7 +99,9 @@ def refuse_unstated(builder: Any, split: str) -> None:
     try:
         _refuse(_shards(builder, split, lambda rows: rows[0] == rows[1]))
     except InputError as error:
-        raise InputError(f"{builder.data_path}: split {split}: {error}; delete the folder and prepare the set again") from None
+        raise InputError(
+            f"{builder.data_path}: split {split}: {error}; delete the folder and prepare the set again"
+        ) from None
 
 
 def _refuse(shards: list[Shard]) -> None:
@@ -121,7 +133,9 @@ def sound(builder: Any, split: str, on_bad: OnBad) -> str:
             on_bad(f"{path}: holds records where dataset_info.json states none; they are left out", max(there, 0))
         elif lost := _overlap((first, last), parts):
             on_bad(f"{path}: cut or missing, its {lost} examples of split {split} are left out", lost)
-        parts = [(max(a, lo), min(b, hi)) for a, b in parts for lo, hi in ((0, first), (last, b)) if max(a, lo) < min(b, hi)]
+        parts = [
+            (max(a, lo), min(b, hi)) for a, b in parts for lo, hi in ((0, first), (last, b)) if max(a, lo) < min(b, hi)
+        ]
     return joined(name, parts) if found else split
 
 

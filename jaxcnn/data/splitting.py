@@ -39,7 +39,9 @@ def stratified(label: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarra
     return np.setdiff1d(np.arange(len(label)), cut), cut
 
 
-def cut(data: Any, label: np.ndarray, fraction: float, seed: int, name: str = "validation_fraction") -> tuple[Any, Any, np.ndarray]:
+def cut(
+    data: Any, label: np.ndarray, fraction: float, seed: int, name: str = "validation_fraction"
+) -> tuple[Any, Any, np.ndarray]:
     """Take a stratified share from a data set: what is left, the share, and the labels of what is left.
 
     Raises:

@@ -97,7 +97,9 @@ def table(
         index = np.array([i for i in index if files[i] not in reader.bad], np.int64)
         chosen = [files[i] for i in index]
         held[part] = reader.data(path, chosen, values[index], classes, resident_bytes, path.parent, key)
-        kept[part] = _alike(kind, np.asarray(held[part].arrays[key]) if hasattr(held[part], "arrays") else values[index])
+        kept[part] = _alike(
+            kind, np.asarray(held[part].arrays[key]) if hasattr(held[part], "arrays") else values[index]
+        )
     first = "train" if "train" in held else "all"
     train, alike = held[first], kept[first]
     if "test" not in held:
@@ -127,7 +129,9 @@ def read(path: pathlib.Path) -> Table:
         header, found, lines = [name.strip() for name in next(rows, [])], [], []
         for row in rows:
             if row and len(row) != len(header):
-                raise InputError(f"{visible(path)}: line {rows.line_num}: {len(row)} values for {len(header)} columns; correct the line")
+                raise InputError(
+                    f"{visible(path)}: line {rows.line_num}: {len(row)} values for {len(header)} columns; correct the line"
+                )
             if row:
                 found.append(row)
                 lines.append(rows.line_num)
@@ -140,7 +144,9 @@ def read(path: pathlib.Path) -> Table:
         raise InputError(f"{visible(path)}: cannot be read ({error.strerror}); give another file") from error
     if FILE not in header:
         has = ", ".join(map(visible, header[:10])) or "none"
-        raise InputError(f"{visible(path)}: no column 'file' in its header (columns: {has}); name the column of image paths 'file'")
+        raise InputError(
+            f"{visible(path)}: no column 'file' in its header (columns: {has}); name the column of image paths 'file'"
+        )
     if len(set(header)) < len(header):
         raise InputError(f"{visible(path)}: two columns of one name in its header; rename one of them")
     if not found:

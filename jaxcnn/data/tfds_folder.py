@@ -24,7 +24,11 @@ HOMELESS = "set TFDS_DATA_DIR, or give a data_dir"  # what helps a user without 
 NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(?:/(?P<config>[\w+.-]+))?(?::(?P<version>(?:\d+|\*)(?:\.(?:\d+|\*)){2}))?")
 VERSION = re.compile(r"(?:(?:0|[1-9]\d{0,8})(?:\.|$)){3}(?<!\.)")
 TEMPLATE = re.compile(r"(?:\{(?:DATASET|SPLIT|FILEFORMAT|SHARD_INDEX|NUM_SHARDS|SHARD_X_OF_Y)\}|[\w.%-]|(?<=.)/)+")
-CLASS_NAMES = ("pythonClassName", "python_class_name", "type")  # keys that name a class, in all spellings of TFDS so far
+CLASS_NAMES = (
+    "pythonClassName",
+    "python_class_name",
+    "type",
+)  # keys that name a class, in all spellings of TFDS so far
 
 
 def find(library: Any, name: str, data_dir: Path | None, every: bool = False) -> list[pathlib.Path]:
@@ -74,7 +78,11 @@ def _configs(base: pathlib.Path, config: str | None, every: bool) -> list[pathli
         return [base, *folders]
     if isinstance(default, str) and base / default in folders:
         return [base / default]
-    return [base] if any(VERSION.fullmatch(p.name) for p in folders) else [p for p in folders if not p.name.startswith(".")]
+    return (
+        [base]
+        if any(VERSION.fullmatch(p.name) for p in folders)
+        else [p for p in folders if not p.name.startswith(".")]
+    )
 
 
 def _folders(path: pathlib.Path) -> list[pathlib.Path]:
@@ -137,13 +145,19 @@ def _refuse_special_files(folder: pathlib.Path) -> None:
             if not stat.S_ISREG(found.st_mode):
                 raise InputError(f"{visible(path)}: not a regular file")
             if name.endswith((".json", ".txt")) and found.st_size > BYTES:
-                raise InputError(f"{visible(path)}: {found.st_size:,} bytes, more than the {BYTES:,} that are read of such a file")
+                raise InputError(
+                    f"{visible(path)}: {found.st_size:,} bytes, more than the {BYTES:,} that are read of such a file"
+                )
 
 
 @functools.cache
 def _allowed(library: Any) -> frozenset[str]:
     """Full names of the features that come with TFDS, the ones of earlier versions included."""
-    kinds = [x for x in vars(library.features).values() if isinstance(x, type) and issubclass(x, library.features.FeatureConnector)]
+    kinds = [
+        x
+        for x in vars(library.features).values()
+        if isinstance(x, type) and issubclass(x, library.features.FeatureConnector)
+    ]
     return frozenset(name for x in kinds for name in (f"{x.__module__}.{x.__name__}", *vars(x).get("ALIASES", ())))
 
 
@@ -163,9 +177,13 @@ def _refuse_classes(value: Any, allowed: frozenset[str], where: str) -> None:
         elif isinstance(value, dict):
             for key, inner in value.items():
                 if key in CLASS_NAMES and isinstance(inner, str) and inner not in allowed:
-                    raise InputError(f"{where}: the feature class {visible(inner)!r} is not one of TFDS's own, and is not imported")
+                    raise InputError(
+                        f"{where}: the feature class {visible(inner)!r} is not one of TFDS's own, and is not imported"
+                    )
                 if key in ("names_file", "labels", "encoder", "encoder_config") and isinstance(inner, str):
-                    raise InputError(f"{where}: {key}: {visible(inner)[:80]!r}: a file or encoder elsewhere is not read")
+                    raise InputError(
+                        f"{where}: {key}: {visible(inner)[:80]!r}: a file or encoder elsewhere is not read"
+                    )
                 if "\0" in key or ".." in re.split(r"[/\\]", key) or key.startswith("/"):
                     raise InputError(f"{where}: the feature name {visible(key)[:80]!r} is a path")
                 left.append(inner)
@@ -188,7 +206,9 @@ def _check_info(value: dict[str, Any], where: str) -> None:
     kind = dataset_info_pb2.DatasetInfo  # pyright: ignore[reportAttributeAccessIssue] (made at import)
     info = _message(value, kind(), where)
     if not re.fullmatch(r"[A-Za-z]\w*", info.name) or not VERSION.fullmatch(info.version):
-        raise InputError(f"{where}: name {visible(info.name)[:80]!r}, version {visible(info.version)[:80]!r}: must be those of a set")
+        raise InputError(
+            f"{where}: name {visible(info.name)[:80]!r}, version {visible(info.version)[:80]!r}: must be those of a set"
+        )
     if info.file_format not in ("", "tfrecord", "array_record"):
         raise InputError(f"{where}: fileFormat {visible(info.file_format)[:80]!r}: must be tfrecord or array_record")
     for split in info.splits:
@@ -213,8 +233,15 @@ def check_features(image: Any, label: Any, where: str) -> None:
     """
     shape = image.shape
     sides = [1 if n is None else n for n in shape]
-    if len(shape) != 3 or any(not isinstance(n, int) or n < 1 for n in sides) or sides[0] * sides[1] * sides[2] > VALUES or sides[2] > 4:
-        raise InputError(f"{where}: images of shape {visible(shape)}; must be [H, W, C] with 1 to 4 channels and at most {VALUES:,} values")
+    if (
+        len(shape) != 3
+        or any(not isinstance(n, int) or n < 1 for n in sides)
+        or sides[0] * sides[1] * sides[2] > VALUES
+        or sides[2] > 4
+    ):
+        raise InputError(
+            f"{where}: images of shape {visible(shape)}; must be [H, W, C] with 1 to 4 channels and at most {VALUES:,} values"
+        )
     if not isinstance(label.num_classes, int) or not 1 <= label.num_classes <= CLASSES:
         raise InputError(f"{where}: {label.num_classes} classes; must be 1 to {CLASSES:,}")
 

@@ -74,7 +74,7 @@ def tfds(
         cache: keep decoded rows in this folder, where they are read again in a fraction of the time while the prepared files
             stay as they are; by default they are not kept.
         on_bad: called with a line and a number for what cannot be read, which is then left out: the rows of a shard that is cut,
-            and single records, which become rows of `real = 0`.
+            and single records, which become rows of `row_mask = 0`.
 
     Raises:
         InputError: an unknown name, no data and no way to get them, a set that is not images with one label, or, without
@@ -128,7 +128,7 @@ def _held(
             raise InputError(f"{name}: split {split} in {builder.data_path} has no examples; prepare it again")
         if data.size * int(np.prod(shape)) <= resident_bytes:
             rows = data.everything() if isinstance(data, Stream) else data.read(np.arange(data.size))
-            rows = {key: x[rows.get("real", np.ones(data.size)) > 0] for key, x in rows.items()}
+            rows = {key: x[rows.get("row_mask", np.ones(data.size)) > 0] for key, x in rows.items()}
             data = labelled(rows["image"], rows["label"], classes, f"{name}, split {split}")
         held[part] = data
     return held
@@ -163,7 +163,9 @@ def _builder(name: str, data_dir: Any) -> Any:
     base = name.split("/")[0].split(":")[0]
     known = library.list_builders(with_community_datasets=False)
     if base in known and not NAME.fullmatch(name):
-        raise InputError(f"dataset {name!r}: must be {base}, {base}/configuration or {base}:1.2.3; nothing else is read from a name")
+        raise InputError(
+            f"dataset {name!r}: must be {base}, {base}/configuration or {base}:1.2.3; nothing else is read from a name"
+        )
     try:
         folder = None if base in known else _prepared(library, name, data_dir, known)
         for other in find(library, name, data_dir, every=True) if folder is None else [folder]:
@@ -177,7 +179,9 @@ def _builder(name: str, data_dir: Any) -> Any:
         if why.startswith("BuilderConfig"):
             configurations = ", ".join(library.builder_cls(base).builder_configs) or "none"
             raise InputError(f"dataset {name!r}: no such configuration; it has {configurations[:200]}") from error
-        raise InputError(f"dataset {name!r}: {why[:200] or type(error).__name__}; correct the name, or prepare it again") from error
+        raise InputError(
+            f"dataset {name!r}: {why[:200] or type(error).__name__}; correct the name, or prepare it again"
+        ) from error
 
 
 def _prepared(library: Any, name: str, data_dir: Any, known: list[str]) -> pathlib.Path:
@@ -246,7 +250,9 @@ def _features(builder: Any, name: str) -> tuple[Any, Any]:
     features = dict(builder.info.features.items()) if hasattr(builder.info.features, "items") else {}
     image, label = features.get("image"), features.get("label")
     if not isinstance(image, library.features.Image) or not isinstance(label, library.features.ClassLabel):
-        raise InputError(f"dataset {name!r}: has {', '.join(features) or 'no named features'}; needs an 'image' with one class 'label'")
+        raise InputError(
+            f"dataset {name!r}: has {', '.join(features) or 'no named features'}; needs an 'image' with one class 'label'"
+        )
     check_features(image, label, f"dataset {name!r}")
     if image.np_dtype != np.uint8:
         raise InputError(f"dataset {name!r}: images of dtype {np.dtype(cast(Any, image.np_dtype))}; must be uint8")
@@ -267,7 +273,12 @@ def _parts(builder: Any, name: str) -> dict[str, str]:
 
 
 def _records(
-    builder: Any, split: str, shape: tuple[int, ...], classes: tuple[str, ...], on_bad: OnBad | None = None, resized: bool = False
+    builder: Any,
+    split: str,
+    shape: tuple[int, ...],
+    classes: tuple[str, ...],
+    on_bad: OnBad | None = None,
+    resized: bool = False,
 ) -> Indexed:
     """Rows of an `array_record` split, read by number."""
     import tensorflow_datasets as library
@@ -277,7 +288,9 @@ def _records(
             return fn()
         except Exception as error:  # a cut shard raises the reader's own kinds
             where = f"{builder.data_path}: split {split} is not readable"
-            raise InputError(f"{where} ({reason(error)}){named(builder, split)}; delete the folder and prepare it again") from error
+            raise InputError(
+                f"{where} ({reason(error)}){named(builder, split)}; delete the folder and prepare it again"
+            ) from error
 
     def row(record: bytes) -> tuple[np.ndarray, int]:
         encoded, label = parse(record)
@@ -300,7 +313,9 @@ def _records(
             return [one(on_bad, i) for i in index]
         return [one(on_bad, i, record) for i, record in zip(index, records, strict=True)]
 
-    source = readable(lambda: builder.as_data_source(split=split, deserialize_method=library.decode.DeserializeMethod.RAW_BYTES))
+    source = readable(
+        lambda: builder.as_data_source(split=split, deserialize_method=library.decode.DeserializeMethod.RAW_BYTES)
+    )
 
     together: list[int] = []  # known when the files were looked at
 
@@ -309,14 +324,18 @@ def _records(
         if not together:
             largest = readable(lambda: refuse_cut(builder, split))
             together.append(max(1, min(1024, READ_BYTES // max(int(np.prod(shape)), largest))))
-        image, label, real = np.zeros((len(index), *shape), np.uint8), np.zeros(len(index), np.int32), np.ones(len(index), np.float32)
+        image, label, row_mask = (
+            np.zeros((len(index), *shape), np.uint8),
+            np.zeros(len(index), np.int32),
+            np.ones(len(index), np.float32),
+        )
         n = together[0]  # a row takes several times its size on the way
         for k in range(0, len(index), n):
             for j, found in enumerate(some([int(i) for i in index[k : k + n]]), k):
                 if found is None:
-                    real[j] = 0
+                    row_mask[j] = 0
                 else:
                     image[j], label[j] = found
-        return {"image": image, "label": label} | ({} if on_bad is None else {"real": real})
+        return {"image": image, "label": label} | ({} if on_bad is None else {"row_mask": row_mask})
 
     return Indexed(read, len(source), classes)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.core.types import Batch, InputError, reason
-from jaxcnn.data.core import ALL, OnBad, Resident, Share, fill
+from jaxcnn.data.core import ALL, OnBad, Resident, Shard, fill
 from jaxcnn.data.encoded import check_label, decode, parse
 from jaxcnn.data.shards import joined, named, ranges, tf_records
 from jaxcnn.data.splitting import check_fraction
@@ -48,7 +48,7 @@ class Stream:
         classes: names in order of label.
         seed: of the order in which training reads the rows.
         capacity: batches in one chunk at most.
-        on_bad: told of records that hold no readable image, which become rows of `real = 0`; by default they raise.
+        on_bad: told of records that hold no readable image, which become rows of `row_mask = 0`; by default they raise.
         resized: whether images of other sizes are resized; otherwise they count as not readable.
 
     """
@@ -61,9 +61,13 @@ class Stream:
     capacity: int = 8
     on_bad: OnBad | None = None
     resized: bool = False
-    _rows: Iterator[dict[str, np.ndarray]] | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
+    _rows: Iterator[dict[str, np.ndarray]] | None = dataclasses.field(
+        default=None, init=False, repr=False, compare=False
+    )
     _key: Any = dataclasses.field(default=None, init=False, repr=False, compare=False)  # what `_rows` is an order of
-    _start: int = dataclasses.field(default=0, init=False, repr=False, compare=False)  # number of the first batch in `_last`
+    _start: int = dataclasses.field(
+        default=0, init=False, repr=False, compare=False
+    )  # number of the first batch in `_last`
     _last: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
@@ -76,7 +80,7 @@ class Stream:
         return max(1, min(1024, READ_BYTES // int(np.prod(self.shape))))
 
     def divide(self, fraction: float) -> tuple["Stream", "Stream"]:
-        """Cut off the first rows, for validation: `(rest, share)`; unlike the splits of resident sets it is not stratified."""
+        """Cut off the first rows, for validation: `(rest, shard)`; unlike the splits of resident sets it is not stratified."""
         check_fraction("validation_fraction", fraction, self.size)
         base = self.split.split("+")[0].partition("[")[0]
         name, parts = ranges(self.split, self.builder.info.splits[base].num_examples)
@@ -102,11 +106,13 @@ class Stream:
             if at > index.max(initial=-1):
                 break
         back = np.argsort(place)
-        return Resident({name: np.concatenate([p[name] for p in parts])[back] for name in parts[0]}, self.classes, self.seed)
+        return Resident(
+            {name: np.concatenate([p[name] for p in parts])[back] for name in parts[0]}, self.classes, self.seed
+        )
 
-    def placed(self, put: Callable[[Any], Any]) -> "Stream":
+    def put(self, move: Callable[[Any], Any]) -> "Stream":
         """Return itself: nothing stays on the device."""
-        del put
+        del move
         return self
 
     def everything(self) -> dict[str, np.ndarray]:
@@ -114,41 +120,49 @@ class Stream:
         parts = list(self._batches(None, 0, self._together))
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
-    def chunk(self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, share: Share = ALL) -> StackedChunk:
+    def chunk(
+        self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, shard: Shard = ALL
+    ) -> StackedChunk:
         """Return training batches `start` to `start + count`; reads on where the last chunk ended, if that is there."""
         again = self._last[start - self._start :] if start >= self._start else []
-        key = (batch_size, self.seed, multiple, share)
+        key = (batch_size, self.seed, multiple, shard)
         if self._rows is None or self._key != key or not self._start <= start <= self._start + len(self._last):
             # of a copy, so that the iterator ends when its stream is dropped: with a cycle it would end wherever garbage is collected
-            self._rows, again = dataclasses.replace(self)._endless(batch_size, start, multiple, share), []
+            self._rows, again = dataclasses.replace(self)._endless(batch_size, start, multiple, shard), []
         self._key = None  # should reading fail, the next call starts anew
         self._last = again + list(itertools.islice(self._rows, max(count - len(again), 0)))
         self._key, self._start = key, start
         batches = self._last[:count]
-        return StackedChunk({name: fill(np.stack([b[name] for b in batches]), capacity) for name in batches[0]}, np.int32(count))
+        return StackedChunk(
+            {name: fill(np.stack([b[name] for b in batches]), capacity) for name in batches[0]}, np.int32(count)
+        )
 
-    def once(self, batch_size: int, multiple: int = 1, share: Share = ALL) -> Iterator[StackedChunk]:
+    def once(self, batch_size: int, multiple: int = 1, shard: Shard = ALL) -> Iterator[StackedChunk]:
         """Give every row once, in order."""
         batch_size = max(min(batch_size, self.size), 1)
         steps = -(-self.size // batch_size)
-        room, (width, mine) = max(min(self.capacity, steps), 1), _columns(batch_size, multiple, share)
+        room, (width, mine) = max(min(self.capacity, steps), 1), _columns(batch_size, multiple, shard)
         rows = self._batches(None, 0, mine.stop - mine.start, (0, batch_size, mine))
         for k in range(0, steps, room):
             batches = [_real(next(rows, None) or self._none()) for _ in range(min(room, steps - k))]
             padded = [{name: fill(x, width) for name, x in b.items()} for b in batches]
-            yield StackedChunk({name: fill(np.stack([b[name] for b in padded]), room) for name in padded[0]}, np.int32(len(batches)))
+            yield StackedChunk(
+                {name: fill(np.stack([b[name] for b in padded]), room) for name in padded[0]}, np.int32(len(batches))
+            )
 
-    def _endless(self, batch_size: int, start: int, multiple: int, share: Share) -> Iterator[dict[str, np.ndarray]]:
+    def _endless(self, batch_size: int, start: int, multiple: int, shard: Shard) -> Iterator[dict[str, np.ndarray]]:
         """This share of the batches from `start` on; an epoch's last rows and the next one's first share a batch."""
         epoch, skip = divmod(start * batch_size, self.size)
-        width, mine = _columns(batch_size, multiple, share)
+        width, mine = _columns(batch_size, multiple, shard)
         whole, n, rest = (_real if batch_size % multiple else dict), mine.stop - mine.start, self._none()
         while not n:  # all padding
             yield {name: fill(x, width) for name, x in whole(rest).items()}
         for e in itertools.count(epoch):
             first = skip if e == epoch else 0
             for part in self._batches(e, first, n, (e * self.size + first, batch_size, mine)):
-                rest = {name: np.concatenate([rest[name], x]) for name, x in part.items()} if len(rest["label"]) else part
+                rest = (
+                    {name: np.concatenate([rest[name], x]) for name, x in part.items()} if len(rest["label"]) else part
+                )
                 while len(rest["label"]) >= n:
                     yield {name: fill(x, width) for name, x in whole({name: x[:n] for name, x in rest.items()}).items()}
                     rest = {name: x[n:] for name, x in rest.items()}
@@ -158,11 +172,15 @@ class Stream:
         rows = {"image": np.zeros((0, *self.shape), np.uint8), "label": np.zeros(0, np.int32)}
         return rows if self.on_bad is None else _real(rows)
 
-    def _batches(self, epoch: int | None, skip: int, batch_size: int, mine: Any = None) -> Iterator[dict[str, np.ndarray]]:
+    def _batches(
+        self, epoch: int | None, skip: int, batch_size: int, mine: Any = None
+    ) -> Iterator[dict[str, np.ndarray]]:
         """Rows of one epoch in its own order, or in the stored order for `epoch=None`; the last batch may be short."""
         if not self.size or not batch_size:
             return
-        told: list[InputError] = []  # by Python functions within TensorFlow, which would print the traceback if they raised
+        told: list[
+            InputError
+        ] = []  # by Python functions within TensorFlow, which would print the traceback if they raised
         try:
             for rows in self._records(epoch, skip, mine, told).batch(batch_size).prefetch(2).as_numpy_iterator():
                 if told:
@@ -174,9 +192,13 @@ class Stream:
         except Exception as error:  # a cut or missing shard raises TensorFlow's own kinds
             why = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", reason(error, 400))
             where = f"{self.builder.data_path}: split {self.split} is not readable"
-            raise InputError(f"{where} ({why}){named(self.builder, self.split)}; delete the folder and prepare it again") from error
+            raise InputError(
+                f"{where} ({why}){named(self.builder, self.split)}; delete the folder and prepare it again"
+            ) from error
 
-    def _records(self, epoch: int | None, skip: int, mine: tuple[int, int, slice] | None, told: list[InputError]) -> Any:
+    def _records(
+        self, epoch: int | None, skip: int, mine: tuple[int, int, slice] | None, told: list[InputError]
+    ) -> Any:
         """Decoded rows as a tf.data.Dataset, not yet in batches; with `mine`, only those in some columns of the batches."""
         tf = tensorflow()
         seed = None if epoch is None else int(np.random.default_rng([self.seed, epoch]).integers(2**31))
@@ -186,8 +208,15 @@ class Stream:
         records = records.skip(skip)
         first, batch_size, columns = mine or (0, 1, slice(0, 1))
         if columns != slice(0, batch_size):  # before decoding, which is what costs
-            at = lambda i: (first + i) % batch_size  # noqa: E731
-            records = records.enumerate().filter(lambda i, _: (at(i) >= columns.start) & (at(i) < columns.stop)).map(lambda _, row: row)
+
+            def at(i):
+                return (first + i) % batch_size
+
+            records = (
+                records.enumerate()
+                .filter(lambda i, _: (at(i) >= columns.start) & (at(i) < columns.stop))
+                .map(lambda _, row: row)
+            )
         if self.on_bad is None:
             decoded = _decoder(self.shape, self.resized, told)
         else:
@@ -202,7 +231,10 @@ class Stream:
         tf, info = tensorflow(), self.builder.info
         parts = info.splits[self.split].file_instructions
         mixed = seed is not None and not info.disable_shuffling  # an ordered set stays so
-        at = {name: np.array([getattr(part, name) for part in parts], np.int64) for name in ("skip", "take", "examples_in_shard")}
+        at = {
+            name: np.array([getattr(part, name) for part in parts], np.int64)
+            for name in ("skip", "take", "examples_in_shard")
+        }
         files = tf.data.Dataset.from_tensor_slices({"path": [os.fspath(part.filename) for part in parts], **at})
         if mixed:
             files = files.shuffle(len(parts), seed=seed)
@@ -210,7 +242,11 @@ class Stream:
         def checked(path: bytes, rows: int, take: int) -> int | np.int64:
             if tf_records(os.fsdecode(path)) == rows:
                 return take
-            told.append(InputError(f"{os.path.basename(os.fsdecode(path))} does not hold the {rows} records that dataset_info.json states"))
+            told.append(
+                InputError(
+                    f"{os.path.basename(os.fsdecode(path))} does not hold the {rows} records that dataset_info.json states"
+                )
+            )
             return np.int64(0)
 
         def read(part: dict[str, Any]) -> Any:
@@ -219,7 +255,9 @@ class Stream:
 
         read = tf.autograph.experimental.do_not_convert(read)
         length = 16 if mixed else 1
-        return files.interleave(read, cycle_length=length, block_length=16, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return files.interleave(
+            read, cycle_length=length, block_length=16, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
 
 
 # what TensorFlow is given may not refer to a stream: it is kept until garbage is collected, and the stream holds an iterator
@@ -236,7 +274,10 @@ def _decoder(shape: tuple[int, ...], resized: bool, told: list[InputError]) -> C
         if not resized:
             return image
         same = tf.reduce_all(tf.shape(image)[:2] == [height, width])
-        resize = lambda: tf.cast(tf.round(tf.image.resize(image, (height, width), antialias=True)), tf.uint8)  # noqa: E731
+
+        def resize():
+            return tf.cast(tf.round(tf.image.resize(image, (height, width), antialias=True)), tf.uint8)
+
         return tf.cond(same, lambda: image, resize)
 
     def python(encoded: bytes) -> np.ndarray:
@@ -248,14 +289,19 @@ def _decoder(shape: tuple[int, ...], resized: bool, told: list[InputError]) -> C
 
     def decoded(record: Any) -> dict[str, Any]:
         row = tf.io.parse_single_example(record, wanted)
-        slow = lambda: tf.numpy_function(python, [row["image"]], tf.uint8)  # noqa: E731
+
+        def slow():
+            return tf.numpy_function(python, [row["image"]], tf.uint8)
+
         image = tf.cond(_is_small(tf, row["image"]), lambda: quick(row["image"]), slow)
         return {"image": tf.ensure_shape(image, shape), "label": row["label"]}
 
     return decoded
 
 
-def _attempt(shape: tuple[int, ...], resized: bool, classes: int, on_bad: OnBad, where: str) -> Callable[[Any], dict[str, Any]]:
+def _attempt(
+    shape: tuple[int, ...], resized: bool, classes: int, on_bad: OnBad, where: str
+) -> Callable[[Any], dict[str, Any]]:
     """Return what decodes a serialised example within Python, or tells that it cannot be."""
     tf = tensorflow()
 
@@ -270,8 +316,12 @@ def _attempt(shape: tuple[int, ...], resized: bool, classes: int, on_bad: OnBad,
             return np.zeros(shape, np.uint8), np.int64(0), np.float32(0)
 
     def decoded(record: Any) -> dict[str, Any]:
-        image, label, real = tf.numpy_function(python, [record], [tf.uint8, tf.int64, tf.float32])
-        return {"image": tf.ensure_shape(image, shape), "label": tf.ensure_shape(label, ()), "real": tf.ensure_shape(real, ())}
+        image, label, row_mask = tf.numpy_function(python, [record], [tf.uint8, tf.int64, tf.float32])
+        return {
+            "image": tf.ensure_shape(image, shape),
+            "label": tf.ensure_shape(label, ()),
+            "row_mask": tf.ensure_shape(row_mask, ()),
+        }
 
     return decoded
 
@@ -290,11 +340,11 @@ def _name(data: bytes) -> str:
     return f"{len(data)} bytes, SHA-1 {hashlib.sha1(data).hexdigest()[:12]}"
 
 
-def _columns(batch_size: int, multiple: int, share: Share) -> tuple[int, slice]:
+def _columns(batch_size: int, multiple: int, shard: Shard) -> tuple[int, slice]:
     """Width of one share of a padded batch, and which of the batch's rows are in it."""
-    width = -(-batch_size // multiple) * multiple // share[1]
-    return width, slice(min(share[0] * width, batch_size), min((share[0] + 1) * width, batch_size))
+    width = -(-batch_size // multiple) * multiple // shard[1]
+    return width, slice(min(shard[0] * width, batch_size), min((shard[0] + 1) * width, batch_size))
 
 
 def _real(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {"real": np.ones(len(batch["label"]), np.float32)} | batch
+    return {"row_mask": np.ones(len(batch["label"]), np.float32)} | batch

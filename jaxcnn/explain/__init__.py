@@ -2,7 +2,15 @@
 
 from jaxcnn.explain.cam import grad_cam, grad_cam_plus_plus, occlusion
 from jaxcnn.explain.checks import Curves, blurred, deletion_insertion, layers_from_head, randomised, rank_correlation
-from jaxcnn.explain.gradients import Integrated, guided_backprop, heat, input_gradient, integrated_gradients, prepared, smooth_grad
+from jaxcnn.explain.gradients import (
+    Integrated,
+    guided_backprop,
+    heat,
+    input_gradient,
+    integrated_gradients,
+    prepared,
+    smooth_grad,
+)
 from jaxcnn.explain.lrp import Relevance, lrp
 from jaxcnn.explain.summary import Row, Summary, summary
 from jaxcnn.explain.visualize import feature_maps, filters, grid, linear_probe, maximise, pooled_features

@@ -37,20 +37,29 @@ def choose_layer(program: Program, model: Any, layer: str | None) -> int:
     """
     found, kind = spatial_features(program), type(model).__name__
     if not found:
-        raise InputError(f"{kind} has no spatial features ({', '.join(program.features)} have no height and width): use a gradient method")
+        raise InputError(
+            f"{kind} has no spatial features ({', '.join(program.features)} have no height and width): use a gradient method"
+        )
     if layer is None:
         return list(found.values())[-1]
     if layer not in program.features:
         raise InputError(f"layer={layer!r}: {kind} has no such layer; it has {', '.join(found)}")
     if layer not in found:
-        raise InputError(f"layer={layer!r}: has no places, or does not lead to the logits; take one of {', '.join(found)}")
+        raise InputError(
+            f"layer={layer!r}: has no places, or does not lead to the logits; take one of {', '.join(found)}"
+        )
     return found[layer]
 
 
-def _activation_and_gradient(model: Any, variables: Tree, image: Array, target: Target, layer: str | None) -> tuple[Array, Array]:
+def _activation_and_gradient(
+    model: Any, variables: Tree, image: Array, target: Target, layer: str | None
+) -> tuple[Array, Array]:
     program = trace(model, variables, image)
     number = choose_layer(program, model, layer)
-    plain = lambda *_: None  # noqa: E731
+
+    def plain(*_):
+        return None
+
     shape = next(v.aval for op in program.ops for n, v in zip(op.outputs, op.eqn.outvars, strict=True) if n == number)
 
     def moved(delta: Array) -> tuple[Array, Array]:
@@ -89,7 +98,9 @@ def grad_cam(model: Any, variables: Tree, image: Array, target: Target = None, *
     return enlarged(jax.nn.relu((weights * activation).sum(-1)), image.shape[1:3])
 
 
-def grad_cam_plus_plus(model: Any, variables: Tree, image: Array, target: Target = None, *, layer: str | None = None) -> Array:
+def grad_cam_plus_plus(
+    model: Any, variables: Tree, image: Array, target: Target = None, *, layer: str | None = None
+) -> Array:
     """Grad-CAM++, which weighs places by how much they alone account for, `[B, H, W]`; arguments as for `grad_cam`.
 
     The score is the exponential of the logit, as in the paper, whose closed form this is. Reference: Chattopadhay et al.,

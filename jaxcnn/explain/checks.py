@@ -41,7 +41,14 @@ def probability(outputs: Array, target: Array) -> Array:
 
 
 def deletion_insertion(
-    model: Any, variables: Tree, image: Array, maps: Array, target: Target = None, *, baseline: Array | float = 0.0, steps: int = 32
+    model: Any,
+    variables: Tree,
+    image: Array,
+    maps: Array,
+    target: Target = None,
+    *,
+    baseline: Array | float = 0.0,
+    steps: int = 32,
 ) -> Curves:
     """Measure a map by what its most relevant pixels do to the output (RISE; Petsiuk et al., 2018, arXiv:1806.07421).
 
@@ -61,7 +68,9 @@ def deletion_insertion(
     """
     rows, height, width = image.shape[:3]
     if maps.shape != (rows, height, width):
-        raise InputError(f"maps of shape {maps.shape}: must be {(rows, height, width)}, one value a pixel; explain.heat makes them")
+        raise InputError(
+            f"maps of shape {maps.shape}: must be {(rows, height, width)}, one value a pixel; explain.heat makes them"
+        )
     if not 1 <= steps <= height * width:
         raise InputError(f"steps={steps}: must be from 1 to the {height * width} pixels")
     target = targets(logits(model, variables, image), target)
@@ -77,7 +86,10 @@ def deletion_insertion(
 
     shares = jnp.arange(steps + 1) / steps
     _, (deleted, inserted) = lax.scan(step, None, shares)
-    area = lambda curve: jax.scipy.integrate.trapezoid(curve, dx=1 / steps, axis=0)  # noqa: E731
+
+    def area(curve):
+        return jax.scipy.integrate.trapezoid(curve, dx=1 / steps, axis=0)
+
     return Curves(area(deleted), area(inserted), deleted, inserted)
 
 
@@ -85,7 +97,9 @@ def blurred(image: Array, sigma: float) -> Array:
     """Images `[B, H, W, C]` under a Gaussian of standard deviation `sigma` pixels; those outside are as those of the border."""
     reach = max(int(3 * sigma), 1)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    line = jnp.asarray(np.repeat((weights / weights.sum())[:, None, None, None], image.shape[-1], -1), image.dtype)  # [n, 1, 1, C]
+    line = jnp.asarray(
+        np.repeat((weights / weights.sum())[:, None, None, None], image.shape[-1], -1), image.dtype
+    )  # [n, 1, 1, C]
     wide = jnp.pad(image, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
     return ops.depthwise_conv(ops.depthwise_conv(wide, line, padding="VALID"), line.swapaxes(0, 1), padding="VALID")
 
@@ -111,7 +125,10 @@ def layers_from_head(model: Any, variables: Tree, image: Array) -> list[str]:
     """Names of the parts of a network that have parameters, as in `variables["params"]`, the last to be computed first."""
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     owner = [path[1].key for path, _ in leaves]
-    run = lambda variables, image: model.apply(variables, image, train=False)  # noqa: E731
+
+    def run(variables, image):
+        return model.apply(variables, image, train=False)
+
     closed = jax.make_jaxpr(run)(variables, image)
     *given, pixels = closed.jaxpr.invars
     needs: dict[Any, set[str]] = {v: {name} for v, name in zip(given, owner, strict=True)}
@@ -128,7 +145,13 @@ def layers_from_head(model: Any, variables: Tree, image: Array) -> list[str]:
 
 
 def randomised(
-    model: Any, variables: Tree, image: Array, explain: Callable[[Tree], Any], *, key: Array, layers: list[str] | None = None
+    model: Any,
+    variables: Tree,
+    image: Array,
+    explain: Callable[[Tree], Any],
+    *,
+    key: Array,
+    layers: list[str] | None = None,
 ) -> dict[str, np.ndarray]:
     """Rank correlation of maps with those of networks that forget, from the head down (Adebayo et al., 2018, arXiv:1810.03292).
 
@@ -155,7 +178,11 @@ def randomised(
     for name in layers or []:
         if name not in known:
             raise InputError(f"layers: {type(model).__name__} has no part {name!r}; it has {', '.join(known)}")
-    new, before, found = jax.jit(lambda key: model.init(key, image, train=False))(key), np.asarray(explain(variables)), {}
+    new, before, found = (
+        jax.jit(lambda key: model.init(key, image, train=False))(key),
+        np.asarray(explain(variables)),
+        {},
+    )
     current = {collection: dict(parts) for collection, parts in variables.items()}
     for name in layers or known:
         for collection, parts in current.items():

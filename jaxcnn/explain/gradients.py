@@ -35,7 +35,9 @@ def prepared(loaded: Any, images: Any) -> Array:
 
     """
     if loaded.config["build"] is None:
-        raise InputError("the run's task is your own: prepare the images as it does, and give the explainers your model")
+        raise InputError(
+            "the run's task is your own: prepare the images as it does, and give the explainers your model"
+        )
     options = loaded.config["build"]["task"]["options"]
     known = ("mean", "std", "size", "resize", "interpolation")
     return prepare(jnp.asarray(images), **{k: options[k] for k in known if options.get(k) is not None})
@@ -61,7 +63,9 @@ def targets(outputs: Array, target: Target = None) -> Array:
         return outputs.argmax(-1) if outputs.shape[-1] > 1 else (outputs[:, 0] > 0).astype(jnp.int32)
     given = target if isinstance(target, jax.Array) else np.asarray(target)
     if given.shape not in ((), (rows,)) or not jnp.issubdtype(given.dtype, jnp.integer):
-        raise InputError(f"target of shape {given.shape} and dtype {given.dtype}: must be one integer, or one for each of {rows} images")
+        raise InputError(
+            f"target of shape {given.shape} and dtype {given.dtype}: must be one integer, or one for each of {rows} images"
+        )
     if not isinstance(given, Tracer):
         outside = np.asarray(given).ravel()[(np.asarray(given).ravel() < 0) | (np.asarray(given).ravel() >= classes)]
         if outside.size:
@@ -102,12 +106,22 @@ def input_gradient(model: Any, variables: Tree, image: Array, target: Target = N
         target: which class, see `targets`; by default the predicted one.
 
     """
-    score = lambda image, target: chosen(logits(model, variables, image), target).sum()  # noqa: E731
+
+    def score(image, target):
+        return chosen(logits(model, variables, image), target).sum()
+
     return jax.grad(score)(image, targets(logits(model, variables, image), target))
 
 
 def smooth_grad(
-    model: Any, variables: Tree, image: Array, target: Target = None, *, key: Array, samples: int = 32, noise: float = 0.15
+    model: Any,
+    variables: Tree,
+    image: Array,
+    target: Target = None,
+    *,
+    key: Array,
+    samples: int = 32,
+    noise: float = 0.15,
 ) -> Array:
     """Mean gradient over noisy copies of the image, `[B, H, W, C]` (SmoothGrad; Smilkov et al., 2017, arXiv:1706.03825).
 
@@ -207,7 +221,9 @@ def guided_backprop(model: Any, variables: Tree, image: Array, target: Target = 
         if op.name not in ("max", "clip") or sum(live) > 1:
             return None
         place = live.index(True)
-        return {op.outputs[0]: _guided(lambda x: op(*(x if live[i] else v for i, v in enumerate(values)))[0])(values[place])}
+        return {
+            op.outputs[0]: _guided(lambda x: op(*(x if live[i] else v for i, v in enumerate(values)))[0])(values[place])
+        }
 
     with ops.native_lowering():
         outputs, back = jax.vjp(lambda image: execute(program, image, rule)[program.logits], image)

@@ -28,7 +28,24 @@ LINEAR = {
     "reduce_sum", "reduce_max", "reduce_window_sum", "cumsum", "select_n", "dynamic_slice", "gather", "stop_gradient", "argmax",
     "expand_dims", "stack", "unstack", "eq", "ne", "ge", "gt", "le", "lt", "and", "or", "not", "name", "optimization_barrier",
 }  # fmt: skip
-PAIRS = ("add", "add_any", "sub", "concatenate", "stack", "select_n", "max", "min", "eq", "ne", "ge", "gt", "le", "lt", "and", "or")
+PAIRS = (
+    "add",
+    "add_any",
+    "sub",
+    "concatenate",
+    "stack",
+    "select_n",
+    "max",
+    "min",
+    "eq",
+    "ne",
+    "ge",
+    "gt",
+    "le",
+    "lt",
+    "and",
+    "or",
+)
 TAIL = ("max_pool", "add", "sub", "mul", "div", "convert_element_type", "copy")
 
 
@@ -89,7 +106,9 @@ def lrp(
     if epsilon < 0 or gamma < 0:
         raise InputError(f"epsilon={epsilon}, gamma={gamma}: must be at least 0")
     program = trace(model, variables, image)
-    low, high = (None, None) if bounds is None else (jnp.broadcast_to(jnp.asarray(b, image.dtype), image.shape) for b in bounds)
+    low, high = (
+        (None, None) if bounds is None else (jnp.broadcast_to(jnp.asarray(b, image.dtype), image.shape) for b in bounds)
+    )
     ones = jnp.ones(len(image), jnp.float32)
 
     def run(image: Array, direct: Array, bias: Array, absorbed: Array) -> Array:
@@ -97,7 +116,9 @@ def lrp(
         rule = _Propagation(program, type(model).__name__, epsilon, gamma, bias, absorbed, sides)
         outputs = execute(program, image, rule)[program.logits]
         if bounds is not None and not rule.met:
-            raise InputError(f"bounds: {type(model).__name__} changes the pixels before its first layer; leave bounds out")
+            raise InputError(
+                f"bounds: {type(model).__name__} changes the pixels before its first layer; leave bounds out"
+            )
         return _activation(lambda z: z, epsilon)(outputs, absorbed)
 
     with ops.native_lowering():
@@ -113,8 +134,24 @@ class _Propagation:
     `bias` and `absorbed` are ones `[B]` whose cotangents are the shares of the same name.
     """
 
-    def __init__(self, program: Program, kind: str, epsilon: float, gamma: float, bias: Array, absorbed: Array, sides: dict[int, Any]):
-        self.kind, self.epsilon, self.gamma, self.bias, self.absorbed, self.sides = kind, epsilon, gamma, bias, absorbed, sides
+    def __init__(
+        self,
+        program: Program,
+        kind: str,
+        epsilon: float,
+        gamma: float,
+        bias: Array,
+        absorbed: Array,
+        sides: dict[int, Any],
+    ):
+        self.kind, self.epsilon, self.gamma, self.bias, self.absorbed, self.sides = (
+            kind,
+            epsilon,
+            gamma,
+            bias,
+            absorbed,
+            sides,
+        )
         self.bounded: set[int] = set()
         self.met = False
         self.readers: dict[int, list[Op]] = {}
@@ -127,18 +164,29 @@ class _Propagation:
     def __call__(self, op: Op, values: list[Any], live: tuple[bool, ...]) -> dict[int, Array] | None:
         name, out = op.name, op.outputs[0]
         self._check(op, name, live)
-        if name in BOUNDED or name in KEEP_BOUNDED and all(n in self.bounded for n, on in zip(op.inputs, live, strict=True) if on):
+        if (
+            name in BOUNDED
+            or name in KEEP_BOUNDED
+            and all(n in self.bounded for n, on in zip(op.inputs, live, strict=True) if on)
+        ):
             self.bounded.add(out)
         if name in ACTIVATIONS and sum(live) == 1:
             place = live.index(True)
-            alone = lambda x: op(*(x if i == place else v for i, v in enumerate(values)))[0]  # noqa: E731
+
+            def alone(x):
+                return op(*(x if i == place else v for i, v in enumerate(values)))[0]
+
             return {out: _activation(alone, self.epsilon)(values[place], self.absorbed)}
         if name in ("mul", "dot_general", "conv") and sum(live) == 2:
             return {out: self._product(op, values)}
         if name in ("add", "add_any", "sub") and sum(live) == 1 and len(values[live.index(True)]) == len(self.bias):
             place = live.index(False)
             counted = [v * align(self.bias, values[1 - place]) if i == place else v for i, v in enumerate(values)]
-            return {out: (counted[0] - counted[1] if name == "sub" else counted[0] + counted[1]).astype(values[1 - place].dtype)}
+            return {
+                out: (counted[0] - counted[1] if name == "sub" else counted[0] + counted[1]).astype(
+                    values[1 - place].dtype
+                )
+            }
         first = self._follow(op, name, values, live)
         if name in ("conv", "dot_general") and (self.gamma or first is not None):
             return self._layer(op, values, live.index(True), first)
@@ -184,13 +232,17 @@ class _Propagation:
                 z = step(*(z if v is None else v for v in read))[0]
             return z
 
-        apply = lambda a, w: op(a, w)[0] if place == 0 else op(w, a)[0]  # noqa: E731
+        def apply(a, w):
+            return op(a, w)[0] if place == 0 else op(w, a)[0]
+
         layer = (
             _gamma_layer(apply, behind, values[1 - place], self.gamma)(values[place], self.bias)
             if sides is None
             else _bounded_layer(apply, behind, values[1 - place], *sides[:2])(values[place], sides[2])
         )
-        return {(tail[-1] if tail else op).outputs[0]: layer} | {n: layer for step in (op, *tail[:-1]) for n in step.outputs}
+        return {(tail[-1] if tail else op).outputs[0]: layer} | {
+            n: layer for step in (op, *tail[:-1]) for n in step.outputs
+        }
 
     def _next(self, op: Op) -> Op | None:
         (n,) = op.outputs
@@ -232,11 +284,18 @@ def _halved(x: Array) -> Array:
 _halved.defvjp(lambda x: (x, None), lambda _, c: (c / 2,))
 
 
-def _linear(behind: Callable[[Array], Array], z: Array) -> tuple[Array, Callable[[Array], Array], Callable[[Array], Array]]:
+def _linear(
+    behind: Callable[[Array], Array], z: Array
+) -> tuple[Array, Callable[[Array], Array], Callable[[Array], Array]]:
     """Value of `behind` at `z`, its transpose and its linear part there (as a transpose of the transpose: pooling has no other)."""
     y, vjp = jax.vjp(behind, z)
-    back = lambda c: vjp(c)[0]  # noqa: E731
-    push = lambda u: jax.vjp(back, jnp.zeros_like(y))[1](u)[0]  # noqa: E731
+
+    def back(c):
+        return vjp(c)[0]
+
+    def push(u):
+        return jax.vjp(back, jnp.zeros_like(y))[1](u)[0]
+
     return y, back, push
 
 
@@ -257,7 +316,10 @@ def _gamma_layer(
         s = _safe(z * c, z + gamma * (same + same_bias))
         above, below = back(jnp.where(z > 0, s, 0)), back(jnp.where(z > 0, 0, s))
         to_plus, to_minus = jnp.where(up, above, below), jnp.where(up, below, above)  # of inputs above 0
-        carry = lambda kernel, t: jax.vjp(lambda a: apply(a, kernel), a)[1](t)[0]  # noqa: E731
+
+        def carry(kernel, t):
+            return jax.vjp(lambda a: apply(a, kernel), a)[1](t)[0]
+
         of_positive = carry(plus, to_plus) + carry(minus, to_minus)
         of_negative = carry(minus, to_plus) + carry(plus, to_minus)
         out = carry(w, above + below) + gamma * jnp.where(a >= 0, of_positive, of_negative)
@@ -281,7 +343,10 @@ def _bounded_layer(
         below = apply(a, w) - apply(low, minus) - apply(high, plus)
         t = back(_safe(z * c, push(jnp.where(up, above, below))))
         rising, falling = jnp.where(up, t, 0), jnp.where(up, 0, t)
-        carry = lambda kernel, t: jax.vjp(lambda a: apply(a, kernel), a)[1](t)[0]  # noqa: E731
+
+        def carry(kernel, t):
+            return jax.vjp(lambda a: apply(a, kernel), a)[1](t)[0]
+
         from_low = carry(plus, rising) + carry(minus, falling)
         from_high = carry(minus, rising) + carry(plus, falling)
         return jnp.zeros_like(a), a * carry(w, t) - low * from_low - high * from_high

@@ -41,7 +41,9 @@ def explained(loaded: Any, images: np.ndarray, predicted: np.ndarray) -> dict[st
     found = {"Images": strip(pixels)}
     for title, method in METHODS.items():
         try:
-            maps = np.asarray(jax.jit(lambda v, x, k, method=method: method(loaded.model, v, x, k))(variables, image, target))
+            maps = np.asarray(
+                jax.jit(lambda v, x, k, method=method: method(loaded.model, v, x, k))(variables, image, target)
+            )
         except InputError:  # no places left to look at, or a layer without a rule
             continue
         found[f"{title} (red for, blue against)"] = keyed(strip(overlaid(maps, pixels)))

@@ -66,10 +66,18 @@ class Summary(NamedTuple):
     def __str__(self) -> str:
         """Return the table, one line a row, columns aligned."""
         head = ("layer", "kind", "output", "parameters", "FLOP", "bytes", "field")
-        body = [(r.name, r.kind, _by(r.shape), f"{r.parameters:,}", short(r.flop), short(r.bytes), _by(r.field)) for r in self.rows]
+        body = [
+            (r.name, r.kind, _by(r.shape), f"{r.parameters:,}", short(r.flop), short(r.bytes), _by(r.field))
+            for r in self.rows
+        ]
         last = ("total", "", _by(self.input), f"{self.parameters:,}", short(self.flop), short(self.bytes), "")
         widths = [max(map(len, column)) for column in zip(head, *body, last, strict=True)]
-        aligned = lambda line: "  ".join(f"{t:{'<' if i < 3 else '>'}{w}}" for i, (t, w) in enumerate(zip(line, widths, strict=True)))  # noqa: E731
+
+        def aligned(line):
+            return "  ".join(
+                f"{t:{'<' if i < 3 else '>'}{w}}" for i, (t, w) in enumerate(zip(line, widths, strict=True))
+            )
+
         rule = "-" * len(aligned(head))
         return "\n".join(line.rstrip() for line in (aligned(head), rule, *map(aligned, body), rule, aligned(last)))
 
@@ -117,7 +125,9 @@ def summary(name_or_model: str | nn.Module, input: Sequence[int]) -> Summary:
         variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, **options), x)
         with nn.intercept_methods(functools.partial(_noted, calls, [])):
             closed = jax.make_jaxpr(lambda variables, x: model.apply(variables, x, **options))(variables, x)
-    found, _ = receptive_field.walk(closed, [None] * len(jax.tree.leaves(variables)) + [receptive_field.image_field(x.shape)])
+    found, _ = receptive_field.walk(
+        closed, [None] * len(jax.tree.leaves(variables)) + [receptive_field.image_field(x.shape)]
+    )
     return _table(calls, found, variables.get("params", {}), x.shape)
 
 
@@ -131,10 +141,14 @@ def _named(name: str) -> nn.Module:
 
 def _batched(shape: Sequence[int]) -> tuple[int, ...]:
     fits = (
-        isinstance(shape, Sequence | np.ndarray) and len(shape) in (3, 4) and all(isinstance(n, int | np.integer) and n > 0 for n in shape)
+        isinstance(shape, Sequence | np.ndarray)
+        and len(shape) in (3, 4)
+        and all(isinstance(n, int | np.integer) and n > 0 for n in shape)
     )
     if not fits:
-        raise InputError(f"input={shape!r}: must be (height, width, channels), or (batch, height, width, channels), such as (224, 224, 3)")
+        raise InputError(
+            f"input={shape!r}: must be (height, width, channels), or (batch, height, width, channels), such as (224, 224, 3)"
+        )
     return (1,) * (4 - len(shape)) + tuple(map(int, shape))
 
 
@@ -173,9 +187,20 @@ def _table(calls: list[_Call], found: list[receptive_field.Found], params: Any, 
         keys = tuple(key.key for key in path)
         own[next(first[keys[:n]] for n in range(len(keys), -1, -1) if keys[:n] in first)] += leaf.size
     blocks = {call.parent for call in kept.values()}
-    size = lambda n: 0 if n in blocks else kept[n].bytes  # noqa: E731
+
+    def size(n):
+        return 0 if n in blocks else kept[n].bytes
+
     rows = tuple(
-        Row("/".join(c.path) or ".", c.kind, c.shape, own[n], flop[n], size(n), receptive_field.sizes(fields.get(n), image))
+        Row(
+            "/".join(c.path) or ".",
+            c.kind,
+            c.shape,
+            own[n],
+            flop[n],
+            size(n),
+            receptive_field.sizes(fields.get(n), image),
+        )
         for n, c in kept.items()
         if own[n] or flop[n] or size(n)  # what returns its argument, as dropout does here, is no row
     )

@@ -35,7 +35,9 @@ def filters(model: Any, variables: Tree, image: Array) -> Array:
         return jnp.moveaxis(kernels[0], -1, 0)
     if len(kernels) == 1 and kernels[0].ndim == 2 and len(kernels[0]) == image[0].size:
         return kernels[0].T.reshape(-1, *image.shape[1:])
-    raise InputError(f"{type(model).__name__}: its first layer is neither a convolution of images nor dense, so it has no filters to show")
+    raise InputError(
+        f"{type(model).__name__}: its first layer is neither a convolution of images nor dense, so it has no filters to show"
+    )
 
 
 def grid(tiles: Any, columns: int | None = None, gap: int = 1) -> np.ndarray:
@@ -110,7 +112,10 @@ def maximise(
     """
     first, rest = jax.random.split(key)
     start = 0.1 * jax.random.normal(first, (1, *shape))
-    read = lambda image: _class_logits(model, variables, image) if layer is None else _features_of(model, variables, image, layer)  # noqa: E731
+
+    def read(image):
+        return _class_logits(model, variables, image) if layer is None else _features_of(model, variables, image, layer)
+
     units = jax.eval_shape(read, start).shape[-1]
     if not 0 <= unit < units:
         raise InputError(f"unit={unit}: must be from 0 to {units - 1}, the channels of {layer or 'the logits'}")
@@ -173,7 +178,9 @@ def linear_probe(
     for name in train:
         a, b = np.asarray(train[name], np.float64), np.asarray(test[name], np.float64)
         if len(a) != len(train_label) or len(b) != len(test_label):
-            raise InputError(f"{name}: {len(a)} and {len(b)} rows for {len(train_label)} and {len(test_label)} labels; give one each")
+            raise InputError(
+                f"{name}: {len(a)} and {len(b)} rows for {len(train_label)} and {len(test_label)} labels; give one each"
+            )
         mean, deviation = a.mean(0), a.std(0)
         deviation = np.where(deviation > 0, deviation, 1)
         a, b = (a - mean) / deviation, (b - mean) / deviation

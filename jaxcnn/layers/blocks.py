@@ -16,10 +16,10 @@ Array = jax.Array
 
 
 class ConvNorm(nn.Module):
-    """Convolution, by default without bias, then a norm, then an activation; `norm` is any module called as `norm(x, train=, real=)`."""
+    """Convolution, by default without bias, then a norm, then an activation; `norm` is any module called as `norm(x, train=, mask=)`."""
 
     features: int
-    window: Sequence[int] = (3, 3)
+    kernel_size: Sequence[int] = (3, 3)
     strides: int | Sequence[int] = 1
     padding: str | int | Sequence[tuple[int, int]] = "SAME"
     groups: int = 1
@@ -30,11 +30,11 @@ class ConvNorm(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
         """Map `[B, *spatial, C]` to `[B, *out, features]`; `pool` > 1 takes the maximum before the norm, which then has less to do."""
         options = {"groups": self.groups, "use_bias": self.use_bias, "pool": self.pool, "dtype": self.dtype}
-        x = Conv(self.features, self.window, self.strides, self.padding, **options, name="conv")(x)
-        return self.activation(self.norm(dtype=self.dtype, name="norm")(x, train=train, real=real))
+        x = Conv(self.features, self.kernel_size, self.strides, self.padding, **options, name="conv")(x)
+        return self.activation(self.norm(dtype=self.dtype, name="norm")(x, train=train, mask=row_mask))
 
 
 class SeparableConv(nn.Module):
@@ -44,7 +44,7 @@ class SeparableConv(nn.Module):
     """
 
     features: int
-    window: Sequence[int] = (3, 3)
+    kernel_size: Sequence[int] = (3, 3)
     strides: int | Sequence[int] = 1
     padding: str | int | Sequence[tuple[int, int]] = "SAME"
     norm: Callable[..., nn.Module] = BatchNorm
@@ -52,12 +52,14 @@ class SeparableConv(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
         """Map `[B, *spatial, C]` to `[B, *out, features]`."""
         make = functools.partial(ConvNorm, norm=self.norm, activation=self.activation, dtype=self.dtype)
         c = x.shape[-1]
-        x = make(c, self.window, self.strides, self.padding, groups=c, name="depthwise")(x, train=train, real=real)
-        return make(self.features, (1,) * len(self.window), name="pointwise")(x, train=train, real=real)
+        x = make(c, self.kernel_size, self.strides, self.padding, groups=c, name="depthwise")(
+            x, train=train, row_mask=row_mask
+        )
+        return make(self.features, (1,) * len(self.kernel_size), name="pointwise")(x, train=train, row_mask=row_mask)
 
 
 class SqueezeExcite(nn.Module):
@@ -69,12 +71,14 @@ class SqueezeExcite(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False, real: Array | None = None) -> Array:
-        """Scale `[B, *spatial, C]`; `real` as in `BatchNorm` leaves places out of the means."""
+    def __call__(self, x: Array, *, train: bool = False, mask: Array | None = None) -> Array:
+        """Scale `[B, *spatial, C]`; `mask` as in `BatchNorm` leaves places out of the means."""
         del train
         axes = tuple(range(1, x.ndim - 1))
-        make = functools.partial(Conv, window=(1,) * len(axes), dtype=self.dtype)
-        y = self.activation(make(self.squeezed, name="reduce")(jnp.expand_dims(ops.global_avg_pool(x, _places(real)), axes)))
+        make = functools.partial(Conv, kernel_size=(1,) * len(axes), dtype=self.dtype)
+        y = self.activation(
+            make(self.squeezed, name="reduce")(jnp.expand_dims(ops.global_avg_pool(x, _places(mask)), axes))
+        )
         return x * self.gate(make(x.shape[-1], name="expand")(y))
 
 
@@ -86,19 +90,22 @@ class CBAM(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
-        """Scale `[B, *spatial, C]`; `real` as in `BatchNorm` leaves places out of the means and maxima."""
-        axes, counted = tuple(range(1, x.ndim - 1)), _places(real)
-        make = functools.partial(Conv, window=(1,) * len(axes), dtype=self.dtype)
+    def __call__(self, x: Array, *, train: bool, mask: Array | None = None) -> Array:
+        """Scale `[B, *spatial, C]`; `mask` as in `BatchNorm` leaves places out of the means and maxima."""
+        axes, counted = tuple(range(1, x.ndim - 1)), _places(mask)
+        make = functools.partial(Conv, kernel_size=(1,) * len(axes), dtype=self.dtype)
         reduce, expand = make(self.squeezed, name="reduce"), make(x.shape[-1], name="expand")
-        shared = lambda pooled: expand(nn.relu(reduce(pooled)))  # noqa: E731
+
+        def shared(pooled):
+            return expand(nn.relu(reduce(pooled)))
+
         mean, largest = (jnp.expand_dims(pool(x, counted), axes) for pool in (ops.global_avg_pool, ops.global_max_pool))
         x = x * nn.sigmoid(shared(mean) + shared(largest))
         both = jnp.stack([x.mean(-1), ops.first_max(x, -1)], -1)
         places = ConvNorm(1, (7,) * len(axes), norm=self.norm, activation=nn.sigmoid, dtype=self.dtype, name="places")
-        return x * places(both, train=train, real=real)
+        return x * places(both, train=train, row_mask=mask)
 
 
-def _places(real: Array | None) -> Array | None:
+def _places(mask: Array | None) -> Array | None:
     """A mask of places; one of whole rows says nothing about them."""
-    return None if real is None or real.ndim < 2 else real
+    return None if mask is None or mask.ndim < 2 else mask

@@ -25,13 +25,17 @@ def check_image(x: Array, ndim: int = 4) -> None:
             f"image shape {tuple(x.shape)}: must have {ndim} axes, [batch, height, width, channels]; add one with x[..., None]"
         )
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise InputError(f"image dtype {x.dtype}: a model takes floats, a task also uint8; use task.predict, or x.astype('float32') / 255")
+        raise InputError(
+            f"image dtype {x.dtype}: a model takes floats, a task also uint8; use task.predict, or x.astype('float32') / 255"
+        )
 
 
 def check_scaled(name: str, x: Array) -> None:
     """Refuse integers where a layer scales values: they would be rounded."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise InputError(f"{name}: input of shape {tuple(x.shape)} is {x.dtype}: must be floating point; use x.astype('float32')")
+        raise InputError(
+            f"{name}: input of shape {tuple(x.shape)} is {x.dtype}: must be floating point; use x.astype('float32')"
+        )
 
 
 def check_dropout(rate: float) -> None:
@@ -41,7 +45,7 @@ def check_dropout(rate: float) -> None:
 
 
 class Conv(nn.Module):
-    """Convolution over `[B, *spatial, C]`; parameters `kernel` `[*window, C / groups, features]` and `bias`.
+    """Convolution over `[B, *spatial, C]`; parameters `kernel` `[*kernel_size, C / groups, features]` and `bias`.
 
     Raises:
         InputError: the input has other channels than the one the parameters were made for.
@@ -49,7 +53,7 @@ class Conv(nn.Module):
     """
 
     features: int
-    window: Sequence[int] = (3, 3)
+    kernel_size: Sequence[int] = (3, 3)
     strides: int | Sequence[int] = 1
     padding: str | int | Sequence[tuple[int, int]] = "SAME"
     dilation: int | Sequence[int] = 1
@@ -64,7 +68,9 @@ class Conv(nn.Module):
         """Map `[B, *spatial, C]` to `[B, *out, features]`; `pool` > 1 takes the maximum before the bias, which is the same and cheaper."""
         _check_channels(self, x.shape, self.groups)
         dtype = policy(self.dtype, x)
-        kernel = self.param("kernel", self.kernel_init, (*self.window, x.shape[-1] // self.groups, self.features), dtype.params)
+        kernel = self.param(
+            "kernel", self.kernel_init, (*self.kernel_size, x.shape[-1] // self.groups, self.features), dtype.params
+        )
         conv = functools.partial(ops.conv_max_pool, window=self.pool) if self.pool > 1 else ops.conv
         y = conv(
             x.astype(dtype.compute), kernel.astype(dtype.compute),
@@ -74,7 +80,7 @@ class Conv(nn.Module):
 
 
 class ConvTranspose(nn.Module):
-    """Transposed convolution over `[B, *spatial, C]`; parameters `kernel` `[*window, C, features]` and `bias`.
+    """Transposed convolution over `[B, *spatial, C]`; parameters `kernel` `[*kernel_size, C, features]` and `bias`.
 
     An axis of `n` places becomes `n * stride` with `"SAME"`, and `(n - 1) * stride + window - low - high` with numbers.
 
@@ -84,7 +90,7 @@ class ConvTranspose(nn.Module):
     """
 
     features: int
-    window: Sequence[int] = (2, 2)
+    kernel_size: Sequence[int] = (2, 2)
     strides: int | Sequence[int] = 2
     padding: str | int | Sequence[tuple[int, int]] = "SAME"
     use_bias: bool = True
@@ -96,8 +102,10 @@ class ConvTranspose(nn.Module):
         """Map `[B, *spatial, C]` to `[B, *out, features]`."""
         _check_channels(self, x.shape, 1)
         dtype = policy(self.dtype, x)
-        kernel = self.param("kernel", self.kernel_init, (*self.window, x.shape[-1], self.features), dtype.params)
-        y = ops.conv_transpose(x.astype(dtype.compute), kernel.astype(dtype.compute), strides=self.strides, padding=self.padding)
+        kernel = self.param("kernel", self.kernel_init, (*self.kernel_size, x.shape[-1], self.features), dtype.params)
+        y = ops.conv_transpose(
+            x.astype(dtype.compute), kernel.astype(dtype.compute), strides=self.strides, padding=self.padding
+        )
         return _with_bias(self, y) if self.use_bias else y
 
 
@@ -105,7 +113,9 @@ def _check_channels(module: nn.Module, shape: tuple[int, ...], groups: int) -> N
     if module.has_variable("params", "kernel"):
         expected = module.get_variable("params", "kernel").shape[-2] * groups
         if shape[-1] != expected:
-            raise InputError(f"image shape {tuple(shape)}: {shape[-1]} channels, but the parameters were made for {expected}")
+            raise InputError(
+                f"image shape {tuple(shape)}: {shape[-1]} channels, but the parameters were made for {expected}"
+            )
 
 
 def _with_bias(module: nn.Module, y: Array) -> Array:
@@ -130,7 +140,9 @@ class Dropout(nn.Module):
         if not train or self.rate == 0:
             return x
         check_scaled("dropout", x)
-        keep = draw(lambda key, shape: jax.random.bernoulli(key, 1 - self.rate, shape), self.make_rng("dropout"), x.shape)
+        keep = draw(
+            lambda key, shape: jax.random.bernoulli(key, 1 - self.rate, shape), self.make_rng("dropout"), x.shape
+        )
         return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
 
 

@@ -17,20 +17,22 @@ from jaxcnn.layers.core import check_image
 Array = jax.Array
 
 
-def apply_block(block: nn.Module, x: Array, *, train: bool, real: Array | None, remat: bool = False) -> Array:
-    """Call `block(x, train=, real=)`; with `remat` its gradient computes the arrays inside anew instead of keeping them."""
+def apply_block(block: nn.Module, x: Array, *, train: bool, row_mask: Array | None, remat: bool = False) -> Array:
+    """Call `block(x, train=, row_mask=)`; with `remat` its gradient computes the arrays inside anew instead of keeping them."""
     if not remat or not train or block.is_initializing():
-        return block(x, train=train, real=real)
+        return block(x, train=train, row_mask=row_mask)
     module, variables = block.unbind()
     params = variables.pop("params")  # pyright: ignore[reportAttributeAccessIssue] (a dict, typed as a Mapping)
-    rngs = {"dropout": block.make_rng("dropout")} if block.has_rng("dropout") else {}  # one key, so both passes drop the same
+    rngs = (
+        {"dropout": block.make_rng("dropout")} if block.has_rng("dropout") else {}
+    )  # one key, so both passes drop the same
     changing = [collection for collection in variables if block.is_mutable_collection(collection)]
 
     def pure(x: Array, rest: Any) -> tuple[Array, Any]:
-        params, state, rngs, real = rest
-        return module.apply({"params": params, **state}, x, train=True, real=real, rngs=rngs, mutable=changing)
+        params, state, rngs, row_mask = rest
+        return module.apply({"params": params, **state}, x, train=True, row_mask=row_mask, rngs=rngs, mutable=changing)
 
-    y, changed = recompute(pure)(x, (params, variables, rngs, real))
+    y, changed = recompute(pure)(x, (params, variables, rngs, row_mask))
     for collection, values in changed.items():
         for name, value in values.items():
             block.put_variable(collection, name, value)
@@ -60,7 +62,7 @@ class Network(nn.Module):
             self.dtype = checked(self.dtype)
         super().__post_init__()
 
-    def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
+    def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
         """Return intermediate arrays by name, the last one being what `head` reads."""
         raise TypeError(f"{type(self).__name__} defines no features()")
 
@@ -72,17 +74,17 @@ class Network(nn.Module):
         """Return what `source` calls the modules and lone parameters: `{"stem.conv": "conv1"}`; see `jaxcnn.weights`."""
         raise TypeError(f"{type(self).__name__} reads no weights of {source}")
 
-    def __call__(self, x: Array, *, train: bool = False, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> Array:
         """Map `[B, H, W, C]` float to the outputs of `head`."""
         check_image(x)
-        return self.head(self.features(x, train=train, real=real), train=train)
+        return self.head(self.features(x, train=train, row_mask=row_mask), train=train)
 
 
 class Staged(Network):
     """A stem, stages of blocks, the mean over all places and a linear layer.
 
     A subclass has the field `num_classes` and makes `stem` (a block or several), `stages` (lists of blocks), `drop`, `logits`
-    and perhaps a `last` block in `setup`; a block is called as `block(x, train=, real=)`.
+    and perhaps a `last` block in `setup`; a block is called as `block(x, train=, row_mask=)`.
 
     Attributes:
         pools: the number of a stage to the pooling in front of it.
@@ -93,10 +95,10 @@ class Staged(Network):
     pools = types.MappingProxyType({})
     taps = types.MappingProxyType({})
 
-    def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
+    def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
         """Return `stem`, `stage1`, `stage2`, ... and perhaps `last`, each `[B, h, w, width]` and before the pooling that follows."""
-        check_side(x, self.smallest, hasattr(self, "small_images") and not self.small_images)
-        call = functools.partial(apply_block, train=train, real=real, remat=getattr(self, "remat", False))
+        check_side(x, self.smallest, hasattr(self, "cifar_stem") and not self.cifar_stem)
+        call = functools.partial(apply_block, train=train, row_mask=row_mask, remat=getattr(self, "remat", False))
         out, stem = {}, self.stem if isinstance(self.stem, Sequence) else [self.stem]
         for i, blocks in enumerate((stem, *self.stages)):
             x = self.pools[i](x) if i in self.pools else x
@@ -111,12 +113,16 @@ class Staged(Network):
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
         """Logits `[B, num_classes]`."""
-        pooled = ops.global_avg_pool(promote_float32(features["last" if "last" in features else f"stage{len(self.stages)}"]))
+        pooled = ops.global_avg_pool(
+            promote_float32(features["last" if "last" in features else f"stage{len(self.stages)}"])
+        )
         return self.logits(self.drop(pooled, train=train))
 
 
-def check_side(x: Array, smallest: int, small_images: bool = False) -> None:
-    """Refuse an image of fewer pixels than a network needs; `small_images` is whether it has a form that needs fewer."""
+def check_side(x: Array, smallest: int, cifar_stem: bool = False) -> None:
+    """Refuse an image of fewer pixels than a network needs; `cifar_stem` is whether it has a form that needs fewer."""
     if min(x.shape[1:3]) < smallest:
-        hint = ", or use small_images=True" if small_images else ""
-        raise InputError(f"image shape {tuple(x.shape)}: must be at least {smallest}x{smallest} pixels; enlarge it{hint}")
+        hint = ", or use cifar_stem=True" if cifar_stem else ""
+        raise InputError(
+            f"image shape {tuple(x.shape)}: must be at least {smallest}x{smallest} pixels; enlarge it{hint}"
+        )

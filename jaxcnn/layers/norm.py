@@ -30,7 +30,7 @@ class BatchNorm(nn.Module):
     Rows are those of the axis `"data"` where it is bound, and of all devices under jit; `jaxcnn.core.collectives.over` names another axis.
 
     Raises:
-        InputError: `real` has another shape than leading axes of the input, the input is not floating point, or another axis than
+        InputError: `mask` has another shape than leading axes of the input, the input is not floating point, or another axis than
             `"data"` is bound and was not named.
 
     """
@@ -41,18 +41,18 @@ class BatchNorm(nn.Module):
     scale_init: Callable[..., Array] = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool, mask: Array | None = None) -> Array:
         """Normalise `[B, *spatial, C]`.
 
         Args:
             x: the array.
             train: whether to use the statistics of this batch, and to put them into the running ones.
-            real: 1 for what counts and 0 for padding, which the statistics leave out, for the leading axes of `x`: `[B]`, `[B, T]`,
+            mask: 1 for what counts and 0 for padding, which the statistics leave out, for the leading axes of `x`: `[B]`, `[B, T]`,
                 `[B, H, W]`, ... Where nothing counts, the running statistics stay.
 
         """
         c, dtype = (x.shape[-1],), policy(self.dtype, x)
-        weight = None if real is None else align_mask(real, x).astype(jnp.float32)
+        weight = None if mask is None else align_mask(mask, x).astype(jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, c, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, c, jnp.float32)
         scale = self.param("scale", self.scale_init, c, dtype.params)
@@ -158,9 +158,9 @@ class LayerNorm(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool = False, mask: Array | None = None) -> Array:
         """Normalise `[..., C]`; statistics are float32 or wider."""
-        del train, real
+        del train, mask
         dtype, c = policy(self.dtype, x), (x.shape[-1],)
         scale, bias = self.param("scale", nn.initializers.ones, c, dtype.params), self.param("bias", nn.initializers.zeros, c, dtype.params)
         wide = promote_float32(x)

@@ -34,7 +34,9 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0, fo
     if not whole:
         return _soft_cross_entropy(logits, labels, label_smoothing, focal)
     if label_smoothing or focal:
-        values = _soft_cross_entropy(logits, jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32), label_smoothing, focal)
+        values = _soft_cross_entropy(
+            logits, jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32), label_smoothing, focal
+        )
     else:
         values = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return jnp.where((labels >= 0) & (labels < logits.shape[-1]), values, jnp.nan)

@@ -47,9 +47,14 @@ def group_dro(task: Task, groups: int, *, column: str = "group", rate: float = 0
                 "group_dro: the variables have no shares; begin with {**variables, 'group_dro': task.init(key, batch)['group_dro']}"
             )
         kept = type(model_state)  # may be one that norms leave alone
-        _, (outputs, changed) = task.loss(params, kept({k: v for k, v in model_state.items() if k != STATE}), batch, key)
+        _, (outputs, changed) = task.loss(
+            params, kept({k: v for k, v in model_state.items() if k != STATE}), batch, key
+        )
         own = batch.get("sample_weight", 1.0)
-        weighed = lambda member: task.metrics["loss"](outputs, {**batch, "sample_weight": member * own})  # noqa: E731
+
+        def weighed(member):
+            return task.metrics["loss"](outputs, {**batch, "sample_weight": member * own})
+
         losses = cast(Mean, jax.vmap(weighed)(jax.nn.one_hot(group, groups, axis=0)))
         total, count = all_sum((jax.lax.stop_gradient(losses.total), losses.weight))
         present = jnp.where(count > 0, count, 1)  # a group without rows in the batch has a mean of 0
@@ -65,5 +70,7 @@ def _groups(batch: Batch, column: str) -> Array:
         raise InputError(f"group_dro: the batch has no column {column!r}, only {', '.join(sorted(batch))}")
     group = batch[column]
     if group.ndim != 1 or not jnp.issubdtype(group.dtype, jnp.integer):
-        raise InputError(f"group_dro: column {column!r} is {group.dtype} of shape {group.shape}; must be integers, one a row")
+        raise InputError(
+            f"group_dro: column {column!r} is {group.dtype} of shape {group.shape}; must be integers, one a row"
+        )
     return group

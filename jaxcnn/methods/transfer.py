@@ -37,14 +37,20 @@ def load_pretrained(variables: Tree, pretrained: Tree, head: Sequence[str] = LAS
     new, old = dict(named(variables)), dict(named(pretrained))
     within = lambda path: path.split(".", 1)[1]  # noqa: E731 (the collection's name is no part of a pattern)
     paths, wrong = sorted({*new, *old}), []
-    stays = {path for path, k in zip(paths, first_match([within(path) for path in paths], [head]), strict=True) if k >= 0}
+    stays = {
+        path for path, k in zip(paths, first_match([within(path) for path in paths], [head]), strict=True) if k >= 0
+    }
     for path in (path for path in paths if path not in stays):
         if path not in new or path not in old:
             wrong.append(f"{within(path)}, which the {'pretrained' if path in new else 'new'} one lacks")
         elif new[path].shape != old[path].shape:
-            wrong.append(f"{within(path)}, {list(new[path].shape)} in the new one and {list(old[path].shape)} in the pretrained one")
+            wrong.append(
+                f"{within(path)}, {list(new[path].shape)} in the new one and {list(old[path].shape)} in the pretrained one"
+            )
     if wrong:
-        raise InputError(f"the networks differ in {len(wrong)} of {len(paths)} arrays, first {wrong[0]}: give weights of the same network")
+        raise InputError(
+            f"the networks differ in {len(wrong)} of {len(paths)} arrays, first {wrong[0]}: give weights of the same network"
+        )
     taken = [x if path in stays else jnp.asarray(old[path], x.dtype) for path, x in new.items()]
     return jax.tree.unflatten(jax.tree.structure(variables), taken)
 
@@ -207,6 +213,8 @@ def few_shot_subset(data: Any, per_class: int, seed: int = 0) -> Any:
     for k, name in enumerate(data.classes):
         rows = np.flatnonzero(data.label == k)
         if len(rows) < per_class:
-            raise InputError(f"per_class={per_class}: class {name!r} has only {len(rows)} training rows; give at most so many")
+            raise InputError(
+                f"per_class={per_class}: class {name!r} has only {len(rows)} training rows; give at most so many"
+            )
         chosen.append(rng.permutation(rows)[:per_class])
     return data.take(np.sort(np.concatenate(chosen)))

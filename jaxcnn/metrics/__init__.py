@@ -2,7 +2,7 @@
 
 What counts, in every metric alike:
 
-- **Padding** (`real` is 0) counts nowhere, and may hold NaN.
+- **Padding** (`row_mask` is 0) counts nowhere, and may hold NaN.
 - **A label that is no class** of the logits, such as -1 or 255 for "unknown", counts nowhere; neither does an answer to several
   labels whose label lies outside 0..1. Whoever wants such labels refused checks them before: `Task.check`.
 - **NaN** in an output or a label of a row that counts is no answer, right or wrong: the value is NaN. Areas by class are NaN for the
@@ -13,12 +13,41 @@ What counts, in every metric alike:
 """
 
 from jaxcnn.core.types import Count, Mean
-from jaxcnn.metrics.curves import PrecisionRecall, RiskCoverage, Roc, pr_auc, pr_curve, risk_coverage, roc_auc, roc_curve
+from jaxcnn.metrics.curves import (
+    PrecisionRecall,
+    RiskCoverage,
+    Roc,
+    pr_auc,
+    pr_curve,
+    risk_coverage,
+    roc_auc,
+    roc_curve,
+)
 from jaxcnn.metrics.detection import box_iou, coco_scores
 from jaxcnn.metrics.intervals import Interval, McNemar, bootstrap_interval, mcnemar, paired_bootstrap, wilson_interval
-from jaxcnn.metrics.probabilities import Calibration, Histograms, Reliability, binned_scores, brier, calibration, log_loss, log_odds
+from jaxcnn.metrics.probabilities import (
+    Calibration,
+    Histograms,
+    Reliability,
+    binned_scores,
+    brier,
+    calibration,
+    log_loss,
+    log_odds,
+)
 from jaxcnn.metrics.regression import R2, Agreement, RootMean, agreement, mae, psnr, r2, rmse, ssim
-from jaxcnn.metrics.scores import accuracy_of, balanced_accuracy, cohen_kappa, dice, f1, iou, matthews, precision, recall, report
+from jaxcnn.metrics.scores import (
+    accuracy_of,
+    balanced_accuracy,
+    cohen_kappa,
+    dice,
+    f1,
+    iou,
+    matthews,
+    precision,
+    recall,
+    report,
+)
 from jaxcnn.metrics.sums import (
     Confusion,
     MultilabelConfusion,

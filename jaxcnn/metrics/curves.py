@@ -52,7 +52,10 @@ def roc_curve(scores: np.ndarray, labels: np.ndarray) -> Roc:
 
     """
     thresholds, hits, misses = _steps(*_binary(scores, labels))
-    start = lambda x: np.concatenate([[0], x])  # noqa: E731
+
+    def start(x):
+        return np.concatenate([[0], x])
+
     return Roc(_share(start(misses)), _share(start(hits)), np.concatenate([[np.inf], thresholds]))
 
 
@@ -91,7 +94,10 @@ def pr_curve(scores: np.ndarray, labels: np.ndarray) -> PrecisionRecall:
 
     """
     thresholds, hits, misses = _steps(*_binary(scores, labels))
-    end = lambda x, last: np.concatenate([x[::-1], [last]])  # noqa: E731
+
+    def end(x, last):
+        return np.concatenate([x[::-1], [last]])
+
     return PrecisionRecall(end(hits / (hits + misses), 1.0), end(_share(hits), 0.0), thresholds[::-1])
 
 
@@ -185,7 +191,9 @@ def _one_vs_rest(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         )
     outside = (labels < 0) | (labels >= scores.shape[1]) | (labels % 1 != 0)
     if outside.any():
-        raise InputError(f"labels: {outside.sum()} are not 0 to {scores.shape[1] - 1}, such as {labels[outside][0]}; leave these rows out")
+        raise InputError(
+            f"labels: {outside.sum()} are not 0 to {scores.shape[1] - 1}, such as {labels[outside][0]}; leave these rows out"
+        )
     return np.arange(scores.shape[1]) == labels[:, None]
 
 

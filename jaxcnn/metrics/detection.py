@@ -46,19 +46,27 @@ def coco_scores(predictions: Sequence[Mapping[str, Any]], truths: Sequence[Mappi
 
     """
     if len(predictions) != len(truths):
-        raise InputError(f"predictions for {len(predictions)} images, truths for {len(truths)}: must be as many, in the same order")
+        raise InputError(
+            f"predictions for {len(predictions)} images, truths for {len(truths)}: must be as many, in the same order"
+        )
     guesses = [_checked(p, "predictions", i, ("scores",)) for i, p in enumerate(predictions)]
     real = [_checked(t, "truths", i, ()) for i, t in enumerate(truths)]
     labels = np.unique(np.concatenate([x["labels"] for x in (*guesses, *real)])) if guesses else np.zeros(0, np.int64)
     precision, recall = np.full((10, 101, len(labels), 4, 3), np.nan), np.full((10, len(labels), 4, 3), np.nan)
     for k, label in enumerate(labels.tolist()):
         found = [
-            _match(g, t, label) for g, t in zip(guesses, real, strict=True) if (g["labels"] == label).any() or (t["labels"] == label).any()
+            _match(g, t, label)
+            for g, t in zip(guesses, real, strict=True)
+            if (g["labels"] == label).any() or (t["labels"] == label).any()
         ]
         for m, most in enumerate(MOST):
             _accumulate(found, most, precision[:, :, k, :, m], recall[:, k, :, m])
     ap = {label: _mean(precision[:, :, k, 0, 2]) for k, label in enumerate(labels.tolist())}
-    out = {"ap": _mean(precision[..., 0, 2]), "ap50": _mean(precision[0, ..., 0, 2]), "ap75": _mean(precision[5, ..., 0, 2])}
+    out = {
+        "ap": _mean(precision[..., 0, 2]),
+        "ap50": _mean(precision[0, ..., 0, 2]),
+        "ap75": _mean(precision[5, ..., 0, 2]),
+    }
     out |= {f"ap_{name}": _mean(precision[..., a, 2]) for a, name in enumerate(AREAS) if a}
     out |= {f"ar{most}": _mean(recall[..., 0, m]) for m, most in enumerate(MOST)}
     return out | {f"ar_{name}": _mean(recall[..., a, 2]) for a, name in enumerate(AREAS) if a} | {"ap_by_class": ap}
@@ -88,7 +96,10 @@ def _match(guess: dict[str, np.ndarray], truth: dict[str, np.ndarray], label: in
     scores, boxes = guess["scores"][own][order], guess["boxes"][own][order]
     true = truth["labels"] == label
     crowd, area = truth["iscrowd"][true], truth["area"][true]
-    outside = lambda x: (x < RANGES[:, :1]) | (x > RANGES[:, 1:])  # noqa: E731
+
+    def outside(x):
+        return (x < RANGES[:, :1]) | (x > RANGES[:, 1:])
+
     ignore = crowd | outside(area[None])  # [A, G]
     overlap = box_iou(boxes, truth["boxes"][true], crowd)
     taken = np.zeros((len(RANGES), len(THRESHOLDS), len(area)), bool)
@@ -114,7 +125,9 @@ def _match(guess: dict[str, np.ndarray], truth: dict[str, np.ndarray], label: in
 def _accumulate(found: list[Matches], most: int, precision: np.ndarray, recall: np.ndarray) -> None:
     """Fill precision `[T, R, A]` and recall `[T, A]` of a class, per limit of boxes; NaN stays where there is nothing to find."""
     order = np.argsort(-np.concatenate([f.scores[:most] for f in found]), kind="stable")
-    matched, ignored = (np.concatenate([getattr(f, name)[..., :most] for f in found], -1)[..., order] for name in ("matched", "ignored"))
+    matched, ignored = (
+        np.concatenate([getattr(f, name)[..., :most] for f in found], -1)[..., order] for name in ("matched", "ignored")
+    )
     right, wrong = np.cumsum(matched & ~ignored, -1), np.cumsum(~matched & ~ignored, -1)
     for a, total in enumerate(np.sum([f.truths for f in found], 0)):
         for t in range(len(THRESHOLDS)) if total else ():
@@ -143,7 +156,9 @@ def _checked(image: Mapping[str, Any], name: str, i: int, more: tuple[str, ...])
                 f"{name}[{i}]: {key!r} of shape {values.shape} beside {n} boxes; must be {'[N, 4]' if key == 'boxes' else '[N]'}"
             )
         if not np.isfinite(values).all():
-            raise InputError(f"{name}[{i}]: {(~np.isfinite(values)).sum()} numbers in {key!r} are not finite; leave these boxes out")
+            raise InputError(
+                f"{name}[{i}]: {(~np.isfinite(values)).sum()} numbers in {key!r} are not finite; leave these boxes out"
+            )
     if not np.issubdtype(out["labels"].dtype, np.integer):
         raise InputError(f"{name}[{i}]: 'labels' are {labels.dtype}; must be integers")
     if (boxes[:, 2:] < boxes[:, :2]).any():

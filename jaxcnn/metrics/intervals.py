@@ -68,7 +68,9 @@ def bootstrap_interval(
     n = _rows(arrays, samples, level, method)
     arrays = tuple(np.asarray(a) for a in arrays)
     value, rng = float(statistic(*arrays)), np.random.default_rng(seed)
-    found = np.array([float(statistic(*(a[at] for a in arrays))) for at in (rng.integers(0, n, n) for _ in range(samples))])
+    found = np.array(
+        [float(statistic(*(a[at] for a in arrays))) for at in (rng.integers(0, n, n) for _ in range(samples))]
+    )
     found = found[~np.isnan(found)]
     if np.isnan(value) or 2 * len(found) <= samples:
         return Interval(value, float("nan"), float("nan"))
@@ -143,7 +145,9 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
     return McNemar(only_a, only_b, min(1.0, 2 * tail))
 
 
-def _corrected(tails: tuple[float, float], found: np.ndarray, value: float, left_out: np.ndarray) -> tuple[float, float]:
+def _corrected(
+    tails: tuple[float, float], found: np.ndarray, value: float, left_out: np.ndarray
+) -> tuple[float, float]:
     """Shares of the samples below the ends of a BCa interval (Efron, 1987, equation 6.4)."""
     below = ((found < value).mean() + (found <= value).mean()) / 2  # ties count one half
     left_out = left_out[~np.isnan(left_out)]

@@ -37,7 +37,11 @@ class Calibration(NamedTuple):
         filled = counts > 0
         if not filled.any():
             nothing = np.full(counts.shape, np.nan)
-            return {"ece": float("nan"), "mce": float("nan"), "reliability": Reliability(counts.astype(np.int64), nothing, nothing)}
+            return {
+                "ece": float("nan"),
+                "mce": float("nan"),
+                "reliability": Reliability(counts.astype(np.int64), nothing, nothing),
+            }
         gaps = np.abs(correct - confidence)[filled]
         divided = [np.divide(x, counts, out=np.full(counts.shape, np.nan), where=filled) for x in (confidence, correct)]
         return {
@@ -114,7 +118,11 @@ def calibration(bins: int = 15) -> Metric:
 
     def metric(logits: Array, batch: Batch) -> Calibration:
         label, counted, unsound = judged(logits, batch)
-        sure = jax.nn.softmax(_wide(logits), -1).max(-1) if logits.shape[-1] > 1 else jax.nn.sigmoid(jnp.abs(_wide(logits)[..., 0]))
+        sure = (
+            jax.nn.softmax(_wide(logits), -1).max(-1)
+            if logits.shape[-1] > 1
+            else jax.nn.sigmoid(jnp.abs(_wide(logits)[..., 0]))
+        )
         right, sure = (predicted_class(logits) == label).ravel(), jnp.where(unsound, jnp.nan, sure).ravel()
         counted, place = counted.ravel(), jnp.searchsorted(edges, sure, side="left")  # (lo, hi]; a NaN comes last
         # one sum over all pixels would stay at 2**24, so sums of blocks
@@ -136,8 +144,12 @@ def log_odds(logits: Array) -> Array:
         return logits
     top = jax.nn.one_hot(logits.argmax(-1), k, dtype=bool)
     largest = logits.max(-1, keepdims=True)
-    rest = jax.nn.logsumexp(jnp.where(top, -jnp.inf, logits), axis=-1, keepdims=True)  # without a difference of near equals
-    others = jnp.exp(logits - largest).sum(-1, keepdims=True) - jnp.exp(logits - largest)  # at least 1, but for the largest
+    rest = jax.nn.logsumexp(
+        jnp.where(top, -jnp.inf, logits), axis=-1, keepdims=True
+    )  # without a difference of near equals
+    others = jnp.exp(logits - largest).sum(-1, keepdims=True) - jnp.exp(
+        logits - largest
+    )  # at least 1, but for the largest
     return jnp.where(top, logits - rest, logits - largest - jnp.log(jnp.where(top, 1, others)))
 
 
@@ -175,11 +187,15 @@ def binned_scores(num_classes: int, bins: int = 2048, multilabel: bool = False) 
             odds, (label, counted, unsound) = log_odds(logits), (x[..., None] for x in judged(logits, batch))
             truth = label == columns(odds) if num_classes > 1 else label == 1
         odds = jnp.where(unsound, jnp.nan, odds)
-        odds, truth, counted = (jnp.broadcast_to(x, odds.shape).reshape(-1, num_classes) for x in (odds, truth, counted))
+        odds, truth, counted = (
+            jnp.broadcast_to(x, odds.shape).reshape(-1, num_classes) for x in (odds, truth, counted)
+        )
         # comparing with edges keeps the order exactly, as rounded formulas do not
         place = jnp.searchsorted(edges, odds, side="right")
         row = columns(odds) * 2 + truth
-        return Histograms(tally(row * bins + place, counted, (num_classes, 2, bins)), (counted & jnp.isnan(odds)).sum(0))
+        return Histograms(
+            tally(row * bins + place, counted, (num_classes, 2, bins)), (counted & jnp.isnan(odds)).sum(0)
+        )
 
     return metric
 
@@ -188,7 +204,10 @@ def _roc_bounds(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray,
     """Least and largest area, `[K]`: pairs in one bin count nothing, or fully."""
     lower = negative.sum(-1, keepdims=True) - negative.cumsum(-1)  # negatives in lower bins
     pairs = positive.sum(-1) * negative.sum(-1)
-    divide = lambda x: np.divide(x, pairs, out=np.full(pairs.shape, np.nan), where=pairs > 0)  # noqa: E731
+
+    def divide(x):
+        return np.divide(x, pairs, out=np.full(pairs.shape, np.nan), where=pairs > 0)
+
     return divide((positive * lower).sum(-1)), divide((positive * (lower + negative)).sum(-1))
 
 
@@ -201,10 +220,15 @@ def _pr_bounds(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, 
     """
     before = positive.cumsum(-1) - positive
     above = negative.cumsum(-1)  # with those of the bin
-    best = positive * np.divide(before + positive, before + positive + above - negative, out=np.zeros_like(before), where=positive > 0)
+    best = positive * np.divide(
+        before + positive, before + positive + above - negative, out=np.zeros_like(before), where=positive > 0
+    )
     worst = positive - above * np.log1p(positive / (before + above + 0.5))
     total = positive.sum(-1)
-    divide = lambda x: np.divide(x, total, out=np.full(total.shape, np.nan), where=total > 0)  # noqa: E731
+
+    def divide(x):
+        return np.divide(x, total, out=np.full(total.shape, np.nan), where=total > 0)
+
     return divide(worst.sum(-1)), divide(best.sum(-1))
 
 

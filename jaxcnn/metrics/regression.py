@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcnn.core.types import Batch, InputError, Mean, Metric, align, real
+from jaxcnn.core.types import Batch, InputError, Mean, Metric, align, row_mask
 from jaxcnn.metrics.sums import mean
 
 Array = jax.Array
@@ -108,8 +108,13 @@ def agreement(low: float, high: float, bins: int = 32) -> Metric:
     def metric(outputs: Array, batch: Batch) -> Agreement:
         label, outputs, counts = (x.reshape(-1) for x in _columns(outputs, batch))
         known = counts & jnp.isfinite(label) & jnp.isfinite(outputs)
-        place = lambda x: jnp.clip((jnp.where(known, x, low) - low) / (high - low) * bins, 0, bins - 1).astype(jnp.int32)  # noqa: E731
-        return Agreement(jnp.zeros((bins, bins), jnp.int32).at[place(label), place(outputs)].add(known.astype(jnp.int32)))
+
+        def place(x):
+            return jnp.clip((jnp.where(known, x, low) - low) / (high - low) * bins, 0, bins - 1).astype(jnp.int32)
+
+        return Agreement(
+            jnp.zeros((bins, bins), jnp.int32).at[place(label), place(outputs)].add(known.astype(jnp.int32))
+        )
 
     return metric
 
@@ -156,7 +161,9 @@ def ssim(data_range: float, key: str = "label") -> Metric:
     def metric(outputs: Array, batch: Batch) -> Mean:
         target, outputs = _pair(outputs, batch, key)
         if target.ndim != 4 or min(target.shape[1:3]) < 11:
-            raise InputError(f"{key} shape {tuple(target.shape)}: must be [B, H, W, C] with at least 11 pixels each way")
+            raise InputError(
+                f"{key} shape {tuple(target.shape)}: must be [B, H, W, C] with at least 11 pixels each way"
+            )
         middle = target.mean((1, 2), keepdims=True)  # variances do not change, and lose fewer digits
         a, b = outputs - middle, target - middle
         a, b, aa, bb, ab = jnp.split(_blurred(jnp.concatenate([a, b, a * a, b * b, a * b], -1)), 5, -1)
@@ -195,14 +202,16 @@ def _pair(outputs: Array, batch: Batch, key: str) -> tuple[Array, Array]:
     """Return targets and outputs in float32, of one shape."""
     target = batch[key]
     if outputs.shape != target.shape and outputs.shape != (*target.shape, 1):
-        raise InputError(f"outputs of shape {tuple(outputs.shape)} for {key!r} of shape {tuple(target.shape)}: must be the same")
+        raise InputError(
+            f"outputs of shape {tuple(outputs.shape)} for {key!r} of shape {tuple(target.shape)}: must be the same"
+        )
     return target.astype(jnp.float32), outputs.reshape(target.shape).astype(jnp.float32)
 
 
 def _columns(outputs: Array, batch: Batch) -> tuple[Array, Array, Array]:
     """Return labels and outputs `[N, T]`, and which count: one column, but for T of labels `[B, T]`."""
     label, outputs = _pair(outputs, batch, "label")
-    counts = jnp.broadcast_to(align(real(batch), label) > 0, label.shape)
+    counts = jnp.broadcast_to(align(row_mask(batch), label) > 0, label.shape)
     columns = label.shape[1] if label.ndim == 2 else 1
     label, outputs, counts = (x.reshape(-1, columns) for x in (label, outputs, counts))
     return label, outputs, counts

@@ -91,7 +91,11 @@ def report(matrix: np.ndarray) -> dict[str, float]:
     out = {f"{name}_{kind}": float(score(matrix, kind)) for kind in kinds for name, score in scores.items()}
     if np.ndim(matrix) == 3:
         return out
-    return out | {"balanced_accuracy": balanced_accuracy(matrix), "cohen_kappa": cohen_kappa(matrix), "matthews": matthews(matrix)}
+    return out | {
+        "balanced_accuracy": balanced_accuracy(matrix),
+        "cohen_kappa": cohen_kappa(matrix),
+        "matthews": matthews(matrix),
+    }
 
 
 def checked(matrix: np.ndarray, single: bool = False) -> np.ndarray:
@@ -102,9 +106,14 @@ def checked(matrix: np.ndarray, single: bool = False) -> np.ndarray:
 
     """
     matrix = np.asarray(matrix, np.float64)
-    square, multilabel = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1], matrix.ndim == 3 and matrix.shape[1:] == (2, 2)
+    square, multilabel = (
+        matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1],
+        matrix.ndim == 3 and matrix.shape[1:] == (2, 2),
+    )
     if not square and (single or not multilabel):
-        raise InputError(f"matrix of shape {matrix.shape}: must be [K, K]{'' if single else ', or [K, 2, 2] for several labels a row'}")
+        raise InputError(
+            f"matrix of shape {matrix.shape}: must be [K, K]{'' if single else ', or [K, 2, 2] for several labels a row'}"
+        )
     sound = (matrix >= 0) & (matrix < np.inf)
     if not sound.all():
         raise InputError(f"matrix with {(~sound).sum()} entries below 0 or NaN or infinite: must be counts")
@@ -118,7 +127,12 @@ def tallied(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
         hit, guessed, true = matrix[:, 1, 1], matrix[:, :, 1].sum(1), matrix[:, 1].sum(1)
         return hit, guessed, true, np.ones(len(matrix), bool)
     hit, guessed, true = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
-    return hit, guessed, true, (guessed + true) > 0  # a class in neither the labels nor the predictions is no class of this data
+    return (
+        hit,
+        guessed,
+        true,
+        (guessed + true) > 0,
+    )  # a class in neither the labels nor the predictions is no class of this data
 
 
 def _score(matrix: np.ndarray, average: Average | None, score) -> float | np.ndarray:

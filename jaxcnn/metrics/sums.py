@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core.types import Batch, Count, InputError, Mean, Metric, align, real
+from jaxcnn.core.types import Batch, Count, InputError, Mean, Metric, align, row_mask
 from jaxcnn.metrics.scores import report
 
 Array = jax.Array
@@ -42,7 +42,7 @@ def _with_scores(name: str, counts: Any, left_out: Any) -> dict[str, Any]:
 
 def mean(values: Array, batch: Batch, where: Array | None = None) -> Mean:
     """Sum values `[B, ...]` over the real rows, with their number; `where` `[B, ...]` is true for what counts within them."""
-    weight = jnp.broadcast_to(align(real(batch), values), values.shape)
+    weight = jnp.broadcast_to(align(row_mask(batch), values), values.shape)
     if where is not None:
         weight = weight * where
     return Mean(jnp.where(weight > 0, values * weight, 0).sum(), weight.sum())  # padding may hold inf and NaN
@@ -51,7 +51,7 @@ def mean(values: Array, batch: Batch, where: Array | None = None) -> Mean:
 def count(outputs: Any, batch: Batch) -> Count:
     """Count the real rows."""
     del outputs
-    return Count((real(batch) > 0).sum(dtype=jnp.int32))  # in float32 the pixels of one dispatch would pass 2**24
+    return Count((row_mask(batch) > 0).sum(dtype=jnp.int32))  # in float32 the pixels of one dispatch would pass 2**24
 
 
 def predicted_class(logits: Array) -> Array:
@@ -79,7 +79,9 @@ def true_class(batch: Batch, logits: Array | None = None) -> Array:
     number = jnp.issubdtype(label.dtype, jnp.floating)
     single = label.ndim == 1 or label.shape[-1] == 1
     if logits is not None:
-        both = number and logits.shape[-1] == 1 and label.shape == (*logits.shape[:-1], 2)  # probabilities of the two classes
+        both = (
+            number and logits.shape[-1] == 1 and label.shape == (*logits.shape[:-1], 2)
+        )  # probabilities of the two classes
         single = logits.shape[-1] == 1 and not both
         places, shares = label.shape == logits.shape[:-1], label.shape == logits.shape or both
         if not (places or shares) if single else not (shares if number else places):
@@ -98,7 +100,9 @@ def _unfit(label: Array, logits: Array) -> str:
     places, k = list(logits.shape[:-1]), logits.shape[-1]
     one = f"numbers {places} or {[*places, 1]}, or probabilities {[*places, 2]}"
     wanted = one if k == 1 else f"integers {places} or probabilities {[*places, k]} of floats"
-    return f"labels {label.dtype} of shape {list(label.shape)} for logits of shape {list(logits.shape)}: must be {wanted}"
+    return (
+        f"labels {label.dtype} of shape {list(label.shape)} for logits of shape {list(logits.shape)}: must be {wanted}"
+    )
 
 
 def judged(logits: Array, batch: Batch, num_classes: int | None = None) -> tuple[Array, Array, Array]:
@@ -115,7 +119,7 @@ def judged(logits: Array, batch: Batch, num_classes: int | None = None) -> tuple
 
 def known(label: Array, num_classes: int, batch: Batch) -> Array:
     """Whether a label `[B, ...]` counts: its row is real, and it is one of 0 to `num_classes` - 1."""
-    return (align(real(batch), label) > 0) & (label >= 0) & (label < num_classes)
+    return (align(row_mask(batch), label) > 0) & (label >= 0) & (label < num_classes)
 
 
 def tally(cell: Array, counts: Array, shape: tuple[int, ...]) -> Array:
@@ -197,10 +201,12 @@ def judged_each(logits: Array, batch: Batch) -> tuple[Array, Array, Array]:
     """Return of several labels a row which are yes, which answers count, and which of them are NaN; `[B, K]` each."""
     label = jnp.asarray(batch["label"])
     if label.shape != logits.shape and (*label.shape, 1) != logits.shape:
-        raise InputError(f"labels of shape {list(label.shape)} for logits of shape {list(logits.shape)}: must be the same, [B, K]")
+        raise InputError(
+            f"labels of shape {list(label.shape)} for logits of shape {list(logits.shape)}: must be the same, [B, K]"
+        )
     label = label.reshape(logits.shape).astype(jnp.float32)
     unsound = jnp.isnan(logits) | jnp.isnan(label)
-    return label > 0.5, (align(real(batch), label) > 0) & ~((label < 0) | (label > 1)), unsound
+    return label > 0.5, (align(row_mask(batch), label) > 0) & ~((label < 0) | (label > 1)), unsound
 
 
 def columns(logits: Array) -> Array:

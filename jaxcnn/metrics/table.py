@@ -52,7 +52,10 @@ class ClassificationReport:
 
     def _rows(self, digits: int) -> Iterator[tuple[str, list[str]]]:
         """Give every line: its name and four cells; no cells are the space before the averages."""
-        cells = lambda row: [*(f"{x:.{digits}f}" for x in row[:3]), str(row[3])]  # noqa: E731
+
+        def cells(row):
+            return [*(f"{x:.{digits}f}" for x in row[:3]), str(row[3])]
+
         for name, row in self.classes.items():
             yield name, cells(row)
         yield "", []
@@ -82,7 +85,9 @@ def classification_report(matrix: np.ndarray, classes: Sequence[str] | None = No
     kinds = ("micro", "macro", "weighted") if np.ndim(matrix) == 3 else ("macro", "weighted")
     reserved = {"accuracy", *(f"{kind} avg" for kind in kinds)}
     if bad := [name for i, name in enumerate(names) if name in names[:i] or name in reserved]:
-        raise InputError(f"classes: the name {bad[0]!r} is {'that of an average' if bad[0] in reserved else 'given twice'}; change one")
+        raise InputError(
+            f"classes: the name {bad[0]!r} is {'that of an average' if bad[0] in reserved else 'given twice'}; change one"
+        )
     p, r, f = (np.asarray(score(matrix, None)) for score in (scores.precision, scores.recall, scores.f1))
     rows = {name: (float(p[k]), float(r[k]), float(f[k]), int(true[k])) for k, name in enumerate(names) if seen[k]}
     averages = {f"{kind} avg": _average(matrix, kind, int(true.sum())) for kind in kinds}

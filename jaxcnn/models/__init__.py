@@ -1,4 +1,4 @@
-"""Models by name: each constructor returns a Linen module called as `apply(variables, x, train=, real=)`.
+"""Models by name: each constructor returns a Linen module called as `apply(variables, x, train=, row_mask=)`.
 
 Names are torchvision's, else timm's.
 """
@@ -14,7 +14,14 @@ from jaxcnn.models.googlenet import GoogLeNet, googlenet
 from jaxcnn.models.inception import InceptionV3, inception_v3
 from jaxcnn.models.lenet import LeNet5, lenet5
 from jaxcnn.models.mlp import MLP, mlp
-from jaxcnn.models.mobilenet import Inverted, MobileNet, mobilenet_v1, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
+from jaxcnn.models.mobilenet import (
+    Inverted,
+    MobileNet,
+    mobilenet_v1,
+    mobilenet_v2,
+    mobilenet_v3_large,
+    mobilenet_v3_small,
+)
 from jaxcnn.models.plain import Plain, plain
 from jaxcnn.models.resnet import (
     ResNet,

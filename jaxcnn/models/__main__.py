@@ -32,7 +32,9 @@ def entry(name: str) -> dict[str, Any]:
 
 def main() -> None:
     """Print the list."""
-    about = "python -m jaxcnn.models [--json]: the zoo, with 1000 classes, at the image size that each network was made for"
+    about = (
+        "python -m jaxcnn.models [--json]: the zoo, with 1000 classes, at the image size that each network was made for"
+    )
     parser = argparse.ArgumentParser(description=about, usage=argparse.SUPPRESS, allow_abbrev=False)
     parser.prog = "jaxcnn.models"
     parser.add_argument("--json", action="store_true", help="one JSON list on stdout and nothing else")
@@ -48,7 +50,10 @@ def print_all(as_json: bool) -> None:
             return
         print(f"{'model':20} {'parameters':>12} {'GFLOP':>10}  weights")
         for found in map(entry, sorted(MODELS)):
-            print(f"{found['name']:20} {found['parameters']:>12,} {found['gflop']:>10.3f}  {' '.join(found['weights']) or '-'}", flush=True)
+            print(
+                f"{found['name']:20} {found['parameters']:>12,} {found['gflop']:>10.3f}  {' '.join(found['weights']) or '-'}",
+                flush=True,
+            )
     except BrokenPipeError:  # as `| head` does; what Python writes at its end goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -20,7 +20,7 @@ class Functional:
 
     Attributes:
         make: `(key, x) -> variables`, a dict with `"params"` and other collections.
-        call: `(variables, x, train, real, key) -> (outputs, variables)`.
+        call: `(variables, x, train, row_mask, key) -> (outputs, variables)`.
         num_classes: logits per row.
 
     """
@@ -35,27 +35,29 @@ class Functional:
         return self.make(rngs["params"] if isinstance(rngs, Mapping) else rngs, x)
 
     def apply(
-        self, variables: Mapping[str, Tree], x: Array, *, train: bool = False, real: Array | None = None, rngs: Any = None,
+        self, variables: Mapping[str, Tree], x: Array, *, train: bool = False, row_mask: Array | None = None, rngs: Any = None,
         mutable: Any = False, method: None = None,
     ) -> Any:  # fmt: skip
         """Return outputs, and with `mutable` the collections that changed."""
         if method is not None:
             raise InputError(f"method={method!r}: a model of functions has none but its call")
         key = (rngs or {}).get("dropout")
-        outputs, changed = self.call(dict(variables), x, train, real, key)
+        outputs, changed = self.call(dict(variables), x, train, row_mask, key)
         if mutable is False:
             return outputs
         wanted = [mutable] if isinstance(mutable, str) else mutable
         return outputs, {name: value for name, value in changed.items() if wanted is True or name in wanted}
 
 
-def from_functions(init: Callable[..., Any], apply: Callable[..., Any], num_classes: int, *, stateful: bool = False) -> Functional:
+def from_functions(
+    init: Callable[..., Any], apply: Callable[..., Any], num_classes: int, *, stateful: bool = False
+) -> Functional:
     """Use a plain pair of functions as a model.
 
     Args:
         init: `(key, x) -> params`, or with `stateful` `-> (params, state)`.
         apply: `(params, x) -> outputs`, or with `stateful` `(params, state, x) -> (outputs, state)`. It is also given those of the
-            keyword arguments `train` (bool), `real` (`[B]`, 1 for rows and 0 for padding, or None) and `key` (for dropout; None
+            keyword arguments `train` (bool), `row_mask` (`[B]`, 1 for rows and 0 for padding, or None) and `key` (for dropout; None
             unless it trains) that it takes.
         num_classes: logits per row.
         stateful: whether there is a state that training changes, such as running statistics.
@@ -74,8 +76,14 @@ def from_functions(init: Callable[..., Any], apply: Callable[..., Any], num_clas
             raise InputError(f"init gave {type(made).__name__}: with stateful=True it must give (params, state)")
         return {"params": made[0], "state": made[1]}
 
-    def call(variables: dict[str, Tree], x: Array, train: bool, real: Array | None, key: Array | None) -> tuple[Any, dict[str, Tree]]:
-        given = {name: value for name, value in (("train", train), ("real", real), ("key", key)) if takes is None or name in takes}
+    def call(
+        variables: dict[str, Tree], x: Array, train: bool, row_mask: Array | None, key: Array | None
+    ) -> tuple[Any, dict[str, Tree]]:
+        given = {
+            name: value
+            for name, value in (("train", train), ("row_mask", row_mask), ("key", key))
+            if takes is None or name in takes
+        }
         if not stateful:
             return apply(variables["params"], x, **given), {}
         outputs, state = apply(variables["params"], variables["state"], x, **given)
@@ -112,19 +120,25 @@ def from_nnx(make: Callable[[Any], Any], num_classes: int) -> Functional:
         found = {name: nnx.to_pure_dict(state) for name, state in states.items() if name != "random"}
         return {name: tree for name, tree in found.items() if jax.tree.leaves(tree)} | {"params": found["params"]}
 
-    def call(variables: dict[str, Tree], x: Array, train: bool, real: Array | None, key: Array | None) -> tuple[Any, dict[str, Tree]]:
-        del real
+    def call(
+        variables: dict[str, Tree], x: Array, train: bool, row_mask: Array | None, key: Array | None
+    ) -> tuple[Any, dict[str, Tree]]:
+        del row_mask
         graph, states = split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
         for name, state in states.items():
             if name == "random":
-                nnx.replace_by_pure_dict(state, _reseeded(nnx.to_pure_dict(state), jax.random.key(0) if key is None else key))
+                nnx.replace_by_pure_dict(
+                    state, _reseeded(nnx.to_pure_dict(state), jax.random.key(0) if key is None else key)
+                )
             elif name in variables:
                 nnx.replace_by_pure_dict(state, variables[name])
         module = nnx.merge(graph, *states.values())
         module.train() if train else module.eval()
         outputs = module(x)
         _, after = split(module)
-        return outputs, {name: nnx.to_pure_dict(after[name]) for name in after if name in variables and name != "params"}
+        return outputs, {
+            name: nnx.to_pure_dict(after[name]) for name in after if name in variables and name != "params"
+        }
 
     return Functional(lambda key, x: begun(key), call, num_classes)
 
@@ -148,7 +162,7 @@ def _keywords(function: Callable[..., Any]) -> set[str] | None:
 
 
 def accepted(model: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that a model's call takes: a Linen module of one's own may know neither `train` nor `real`."""
+    """Return the options that a model's call takes: a Linen module of one's own may know neither `train` nor `row_mask`."""
     call = getattr(type(model), options["method"]) if "method" in options else type(model).__call__
     names = None if isinstance(model, Functional) else _keywords(call)
     return options if names is None else {name: value for name, value in options.items() if name in {*names, "method"}}

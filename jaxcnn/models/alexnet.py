@@ -14,7 +14,13 @@ from jaxcnn.core.precision import promote_float32
 from jaxcnn.layers import Conv, Dense, Dropout, Network, check_side
 
 Array = jax.Array
-LAYERS = (64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1)  # channels, window, stride, padding
+LAYERS = (
+    (64, 11, 4, 2),
+    (192, 5, 1, 2),
+    (384, 3, 1, 1),
+    (256, 3, 1, 1),
+    (256, 3, 1, 1),
+)  # channels, window, stride, padding
 pool = functools.partial(ops.max_pool, window=3, strides=2)
 
 
@@ -36,9 +42,9 @@ class AlexNet(Network):
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
-    def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
+    def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
         """Return `stem` at a quarter, `stage1` at an eighth and `stage2` at a 16th of the resolution, before their poolings."""
-        del train, real
+        del train, row_mask
         check_side(x, self.smallest)
         first, second, *rest = self.convs
         stem = nn.relu(first(x))
@@ -51,7 +57,9 @@ class AlexNet(Network):
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
         """Logits `[B, num_classes]` from 6x6 places, whatever the size of the image."""
         x = ops.adaptive_avg_pool(pool(features["stage2"]), (6, 6))
-        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # channels first, as the rows of published weights are ordered
+        x = x.transpose(0, 3, 1, 2).reshape(
+            x.shape[0], -1
+        )  # channels first, as the rows of published weights are ordered
         for layer in self.dense:
             x = nn.relu(layer(self.drop(x, train=train)))
         return self.logits(promote_float32(x))

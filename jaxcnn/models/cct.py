@@ -27,13 +27,17 @@ class Block(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
         """Map `[B, N, C]` to `[B, N, C]`."""
-        del real
+        del row_mask
         drop, skip, c = Dropout(self.dropout), DropPath(self.drop_path), x.shape[-1]
-        y = Attention(self.heads, use_bias=False, dtype=self.dtype, name="attention")(LayerNorm(1e-5, self.dtype, name="norm1")(x))
+        y = Attention(self.heads, use_bias=False, dtype=self.dtype, name="attention")(
+            LayerNorm(1e-5, self.dtype, name="norm1")(x)
+        )
         x = LayerNorm(1e-5, self.dtype, name="norm2")(x + skip(drop(y, train=train), train=train))
-        y = Dense(c, self.dtype, INIT, name="dense2")(drop(gelu(Dense(self.ratio * c, self.dtype, INIT, name="dense1")(x)), train=train))
+        y = Dense(c, self.dtype, INIT, name="dense2")(
+            drop(gelu(Dense(self.ratio * c, self.dtype, INIT, name="dense1")(x)), train=train)
+        )
         return x + skip(drop(y, train=train), train=train)
 
 
@@ -65,7 +69,9 @@ class CCT(Network):
         rates = growing(self.drop_path, self.depth)
         self.blocks = [Block(self.heads, self.ratio, self.dropout, rate, self.dtype) for rate in rates]
         self.norm = LayerNorm(1e-5)
-        self.vote = Dense(1, kernel_init=nn.initializers.lecun_normal(), use_bias=False)  # one for all would change nothing
+        self.vote = Dense(
+            1, kernel_init=nn.initializers.lecun_normal(), use_bias=False
+        )  # one for all would change nothing
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
@@ -74,10 +80,12 @@ class CCT(Network):
         shape = (1, places, self.width)
         if self.has_variable("params", "positions") and self.get_variable("params", "positions").shape != shape:
             known = self.get_variable("params", "positions").shape[1]
-            raise InputError(f"{places} places to a transformer of {known}: the image differs in size from the one at init")
+            raise InputError(
+                f"{places} places to a transformer of {known}: the image differs in size from the one at init"
+            )
         return self.param("positions", nn.initializers.truncated_normal(0.2), shape, jnp.float32)
 
-    def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
+    def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
         """Return `stem`, the last convolution, and `stage1`, the last block's places `[B, H / 2^convs, W / 2^convs, width]`."""
         check_side(x, self.smallest)
         stem = x
@@ -88,7 +96,7 @@ class CCT(Network):
         x = x.reshape(b, h * w, c) + self._positions(h * w).astype(x.dtype)  # [B, N, C]
         x = self.drop(x, train=train)
         for block in self.blocks:
-            x = apply_block(block, x, train=train, real=real, remat=self.remat)
+            x = apply_block(block, x, train=train, row_mask=row_mask, remat=self.remat)
         return {"stem": stem, "stage1": x.reshape(b, h, w, c)}
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:

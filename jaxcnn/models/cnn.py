@@ -46,11 +46,13 @@ class CNN(Network):
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
-    def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
+    def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
         """Return `stem` at half the resolution and `stage1`, `stage2`, ... at a quarter, each `[B, h, w, width]`."""
         if min(x.shape[1:3]) < self.smallest:
-            raise InputError(f"image shape {tuple(x.shape)}: must be at least {self.smallest}x{self.smallest} pixels; enlarge it")
-        call = functools.partial(apply_block, train=train, real=real, remat=self.remat)
+            raise InputError(
+                f"image shape {tuple(x.shape)}: must be at least {self.smallest}x{self.smallest} pixels; enlarge it"
+            )
+        call = functools.partial(apply_block, train=train, row_mask=row_mask, remat=self.remat)
         out = {"stem": call(self.stem, x)}
         for i, stage in enumerate(self.stages, 1):
             out[f"stage{i}"] = call(stage, list(out.values())[-1])

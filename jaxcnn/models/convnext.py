@@ -26,11 +26,11 @@ class Block(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
         """Map `[B, H, W, C]` to the same shape."""
         c = x.shape[-1]
         y = Conv(c, (7, 7), padding=3, groups=c, dtype=self.dtype, name="conv")(x)
-        y = self.norm(dtype=self.dtype, name="norm")(y, train=train, real=real)
+        y = self.norm(dtype=self.dtype, name="norm")(y, train=train, mask=row_mask)
         y = Dense(c, self.dtype, name="dense2")(gelu(Dense(4 * c, self.dtype, name="dense1")(y)))
         return x + DropPath(self.drop_path)(LayerScale(self.layer_scale, name="scale")(y), train=train)
 
@@ -39,16 +39,16 @@ class Reduce(nn.Module):
     """A convolution whose windows lie side by side, with a norm behind it, or before it."""
 
     features: int
-    window: int
+    kernel_size: int
     before: bool = False
     norm: Norm = LayerNorm
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
-        """Map `[B, H, W, C]` to `[B, H / window, W / window, features]`."""
-        conv = Conv(self.features, (self.window,) * 2, self.window, "VALID", dtype=self.dtype, name="conv")
-        norm = functools.partial(self.norm(dtype=self.dtype, name="norm"), train=train, real=real)
+    def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
+        """Map `[B, H, W, C]` to `[B, H / kernel_size, W / kernel_size, features]`."""
+        conv = Conv(self.features, (self.kernel_size,) * 2, self.kernel_size, "VALID", dtype=self.dtype, name="conv")
+        norm = functools.partial(self.norm(dtype=self.dtype, name="norm"), train=train, mask=row_mask)
         return conv(norm(x)) if self.before else norm(conv(x))
 
 
@@ -75,7 +75,8 @@ class ConvNeXt(Staged):
         self.stem = Reduce(self.widths[0], 4, **options)
         blocks = [[Block(next(rates), self.layer_scale, **options) for _ in range(count)] for count in self.blocks]
         self.stages = [
-            [Reduce(n, 2, True, **options), *stage] if i else stage for i, (n, stage) in enumerate(zip(self.widths, blocks, strict=True))
+            [Reduce(n, 2, True, **options), *stage] if i else stage
+            for i, (n, stage) in enumerate(zip(self.widths, blocks, strict=True))
         ]
         self.norm_last = LayerNorm()
         self.drop = Dropout(self.dropout)
@@ -89,15 +90,26 @@ class ConvNeXt(Staged):
     def torch_names(self, source: str) -> dict[str, str]:
         """Positions in torchvision, where the reductions are stages of their own; words in timm."""
         tv = source == "torchvision"
-        at = ("features.0.0", "features.0.1", "classifier.0", "classifier.2") if tv else ("stem.0", "stem.1", "head.norm", "head.fc")
+        at = (
+            ("features.0.0", "features.0.1", "classifier.0", "classifier.2")
+            if tv
+            else ("stem.0", "stem.1", "head.norm", "head.fc")
+        )
         names: dict[str, str] = dict(zip(("stem.conv", "stem.norm", "norm_last", "logits"), at, strict=True))
         parts = ("scale.gamma", "conv", "norm", "dense1", "dense2")
-        words = ("layer_scale", "block.0", "block.2", "block.3", "block.5") if tv else ("gamma", "conv_dw", "norm", "mlp.fc1", "mlp.fc2")
+        words = (
+            ("layer_scale", "block.0", "block.2", "block.3", "block.5")
+            if tv
+            else ("gamma", "conv_dw", "norm", "mlp.fc1", "mlp.fc2")
+        )
         for i, count in enumerate(self.blocks):
             reduce = f"features.{2 * i}" if tv else f"stages.{i}.downsample"
             names |= {f"stages_{i}_0.norm": f"{reduce}.0", f"stages_{i}_0.conv": f"{reduce}.1"} if i else {}
             for j in range(count):
-                here, there = f"stages_{i}_{j + (i > 0)}", f"features.{2 * i + 1}.{j}" if tv else f"stages.{i}.blocks.{j}"
+                here, there = (
+                    f"stages_{i}_{j + (i > 0)}",
+                    f"features.{2 * i + 1}.{j}" if tv else f"stages.{i}.blocks.{j}",
+                )
                 names |= {f"{here}.{part}": f"{there}.{word}" for part, word in zip(parts, words, strict=True)}
         return names
 

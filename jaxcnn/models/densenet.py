@@ -19,17 +19,17 @@ class NormConv(nn.Module):
     """Norm, ReLU, convolution: the order inside a dense network; without `features` only the first two."""
 
     features: int = 0
-    window: int = 1
+    kernel_size: int = 1
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
         """Map `[B, H, W, C]` to `[B, H, W, features]`."""
-        x = nn.relu(self.norm(dtype=self.dtype, name="norm")(x, train=train, real=real))
+        x = nn.relu(self.norm(dtype=self.dtype, name="norm")(x, train=train, mask=row_mask))
         if not self.features:
             return x
-        k = self.window
+        k = self.kernel_size
         return Conv(self.features, (k, k), padding=k // 2, use_bias=False, dtype=self.dtype, name="conv")(x)
 
 
@@ -42,11 +42,11 @@ class DenseLayer(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
         """Map `[B, H, W, C]` to `[B, H, W, C + growth]`."""
         make = functools.partial(NormConv, norm=self.norm, dtype=self.dtype)
-        y = make(4 * self.growth, 1, name="layer1")(x, train=train, real=real)
-        y = make(self.growth, 3, name="layer2")(y, train=train, real=real)
+        y = make(4 * self.growth, 1, name="layer1")(x, train=train, row_mask=row_mask)
+        y = make(self.growth, 3, name="layer2")(y, train=train, row_mask=row_mask)
         return jnp.concatenate([x, Dropout(self.dropout)(y, train=train)], -1)
 
 
@@ -57,9 +57,14 @@ class Transition(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
         """Map `[B, H, W, C]` to `[B, H / 2, W / 2, C / 2]`."""
-        return ops.avg_pool(NormConv(x.shape[-1] // 2, norm=self.norm, dtype=self.dtype, name="layer")(x, train=train, real=real), 2)
+        return ops.avg_pool(
+            NormConv(x.shape[-1] // 2, norm=self.norm, dtype=self.dtype, name="layer")(
+                x, train=train, row_mask=row_mask
+            ),
+            2,
+        )
 
 
 class DenseNet(Staged):
@@ -91,7 +96,12 @@ class DenseNet(Staged):
     def torch_names(self, source: str) -> dict[str, str]:
         """Everything but the last layer is a feature; blocks and layers count from 1."""
         del source
-        names = {"stem.conv": "features.conv0", "stem.norm": "features.norm0", "last.norm": "features.norm5", "logits": "classifier"}
+        names = {
+            "stem.conv": "features.conv0",
+            "stem.norm": "features.norm0",
+            "last.norm": "features.norm5",
+            "logits": "classifier",
+        }
         for i, count in enumerate(self.blocks):
             for part in ("norm", "conv"):
                 names |= {f"stages_{i}_0.layer.{part}": f"features.transition{i}.{part}"}

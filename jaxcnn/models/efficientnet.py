@@ -11,7 +11,15 @@ import flax.linen as nn
 from jaxcnn.models.mobilenet import Inverted, Row, rounded
 
 # expansion, window, stride, channels out, blocks: table 1 of the paper
-TABLE = (1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4), (6, 3, 1, 320, 1)
+TABLE = (
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+)
 
 
 def _scaled(num_classes: int, width: float, depth: float, **options: Any) -> Inverted:

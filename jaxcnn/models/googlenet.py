@@ -39,10 +39,14 @@ class Extra(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
         """Map `[B, H, W, C]` to logits `[B, num_classes]`."""
-        x = ConvNorm(128, (1, 1), norm=self.norm, dtype=self.dtype, name="conv")(ops.adaptive_avg_pool(x, (4, 4)), train=train, real=real)
-        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # channels first, as the rows of published weights are ordered
+        x = ConvNorm(128, (1, 1), norm=self.norm, dtype=self.dtype, name="conv")(
+            ops.adaptive_avg_pool(x, (4, 4)), train=train, row_mask=row_mask
+        )
+        x = x.transpose(0, 3, 1, 2).reshape(
+            x.shape[0], -1
+        )  # channels first, as the rows of published weights are ordered
         x = Dropout(self.dropout)(nn.relu(Dense(1024, dtype=self.dtype, name="dense")(x)), train=train)
         return Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal(), name="logits")(promote_float32(x))
 
@@ -54,7 +58,9 @@ class GoogLeNet(Inception):
 
     smallest = 17
     sources = ("torchvision",)
-    pools = types.MappingProxyType({1: halve, 2: halve, 3: halve, 4: functools.partial(ops.max_pool, window=2, ceil=True)})
+    pools = types.MappingProxyType(
+        {1: halve, 2: halve, 3: halve, 4: functools.partial(ops.max_pool, window=2, ceil=True)}
+    )
     taps = types.MappingProxyType({(3, 0): "aux1", (3, 3): "aux2"})
     table = (
         (Unit("conv1", 64, 7, 2, ((3, 3), (3, 3))),),
@@ -67,7 +73,10 @@ class GoogLeNet(Inception):
             ("inception4d", _mixed(112, (144, 288), (32, 64), 64)),
             ("inception4e", _mixed(256, (160, 320), (32, 128), 128)),
         ),
-        (("inception5a", _mixed(256, (160, 320), (32, 128), 128)), ("inception5b", _mixed(384, (192, 384), (48, 128), 128))),
+        (
+            ("inception5a", _mixed(256, (160, 320), (32, 128), 128)),
+            ("inception5b", _mixed(384, (192, 384), (48, 128), 128)),
+        ),
     )
 
     def make_extra(self) -> nn.Module:

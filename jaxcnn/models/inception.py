@@ -22,7 +22,7 @@ class Unit(NamedTuple):
 
     name: str
     features: int
-    window: int | tuple[int, int] = 1
+    kernel_size: int | tuple[int, int] = 1
     strides: int = 1
     padding: Any = None
 
@@ -38,14 +38,16 @@ class Mixed(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
         """Map `[B, H, W, C]` to the channels of all branches, `[B, h, w, width]`."""
 
         def unit(u: Unit, y: Array) -> Array:
-            window = (u.window,) * 2 if isinstance(u.window, int) else u.window
+            window = (u.kernel_size,) * 2 if isinstance(u.kernel_size, int) else u.kernel_size
             padding = "VALID" if u.strides > 1 else [(k // 2, k // 2) for k in window]
-            layer = ConvNorm(u.features, window, u.strides, u.padding or padding, norm=self.norm, dtype=self.dtype, name=u.name)
-            return layer(y, train=train, real=real)
+            layer = ConvNorm(
+                u.features, window, u.strides, u.padding or padding, norm=self.norm, dtype=self.dtype, name=u.name
+            )
+            return layer(y, train=train, row_mask=row_mask)
 
         ends = []
         for branch in self.branches:
@@ -86,17 +88,22 @@ class Inception(Staged):
         """Return an auxiliary classifier."""
         raise TypeError(f"{type(self).__name__} has no auxiliary heads")
 
-    def with_auxiliary(self, x: Array, *, train: bool = False, real: Array | None = None) -> tuple[Array, list[Array]]:
+    def with_auxiliary(
+        self, x: Array, *, train: bool = False, row_mask: Array | None = None
+    ) -> tuple[Array, list[Array]]:
         """Return the logits, and those of the auxiliary heads, each `[B, num_classes]`."""
-        features = self.features(x, train=train, real=real)
-        extra = [head(features[name], train=train, real=real) for head, name in zip(self.extra, self.taps.values(), strict=False)]
+        features = self.features(x, train=train, row_mask=row_mask)
+        extra = [
+            head(features[name], train=train, row_mask=row_mask)
+            for head, name in zip(self.extra, self.taps.values(), strict=False)
+        ]
         return self.head(features, train=train), extra
 
-    def __call__(self, x: Array, *, train: bool = False, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> Array:
         """Map `[B, H, W, C]` float to logits `[B, num_classes]`."""
         if self.aux and self.is_initializing():
-            return self.with_auxiliary(x, train=train, real=real)[0]
-        return super().__call__(x, train=train, real=real)
+            return self.with_auxiliary(x, train=train, row_mask=row_mask)[0]
+        return super().__call__(x, train=train, row_mask=row_mask)
 
 
 class Extra(nn.Module):
@@ -107,11 +114,11 @@ class Extra(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
         """Map `[B, 17, 17, 768]` to logits `[B, num_classes]`."""
         make = functools.partial(ConvNorm, norm=self.norm, dtype=self.dtype)
-        x = make(128, (1, 1), name="conv0")(ops.avg_pool(x, 5, strides=3), train=train, real=real)
-        x = make(768, (5, 5), padding="VALID", name="conv1")(x, train=train, real=real)
+        x = make(128, (1, 1), name="conv0")(ops.avg_pool(x, 5, strides=3), train=train, row_mask=row_mask)
+        x = make(768, (5, 5), padding="VALID", name="conv1")(x, train=train, row_mask=row_mask)
         return Dense(self.num_classes, kernel_init=nn.initializers.truncated_normal(0.001), name="logits")(
             ops.global_avg_pool(promote_float32(x))
         )
@@ -148,7 +155,12 @@ B = (
 )
 D = (
     (Unit("branch3x3_1", 192), Unit("branch3x3_2", 320, 3, 2)),
-    (Unit("branch7x7x3_1", 192), Unit("branch7x7x3_2", 192, (1, 7)), Unit("branch7x7x3_3", 192, (7, 1)), Unit("branch7x7x3_4", 192, 3, 2)),
+    (
+        Unit("branch7x7x3_1", 192),
+        Unit("branch7x7x3_2", 192, (1, 7)),
+        Unit("branch7x7x3_3", 192, (7, 1)),
+        Unit("branch7x7x3_4", 192, 3, 2),
+    ),
     (halve,),
 )
 E = (
@@ -194,7 +206,9 @@ def unit_names(table: Sequence[Any]) -> dict[str, str]:
     """Names of all units of a table; where a block's name is empty, the units stand alone."""
     stem, *stages = table
     places = [("stem", "", (stem,))] + [
-        (f"stages_{i}_{j}", name, branches) for i, stage in enumerate(stages) for j, (name, branches) in enumerate(stage)
+        (f"stages_{i}_{j}", name, branches)
+        for i, stage in enumerate(stages)
+        for j, (name, branches) in enumerate(stage)
     ]
     names = {}
     for here, block, branches in places:

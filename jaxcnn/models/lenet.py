@@ -32,9 +32,9 @@ class LeNet5(Network):
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
-    def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
+    def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
         """Return `stage1` and `stage2`; an image below 32x32 is padded to it, as the paper does."""
-        del train, real
+        del train, row_mask
         gaps = [max(32 - n, 0) for n in x.shape[1:3]]
         x = jax.numpy.pad(x, ((0, 0), *((g // 2, g - g // 2) for g in gaps), (0, 0)))
         stage1 = nn.relu(self.conv1(x))

@@ -28,9 +28,9 @@ class MLP(Network):
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
-    def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
+    def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
         """Return `stage1`, `stage2`, ...: the hidden layers, `[B, width]`."""
-        del real
+        del row_mask
         out, x = {}, x.reshape(x.shape[0], -1)  # [B, H * W * C]
         for i, layer in enumerate(self.hidden, 1):
             x = out[f"stage{i}"] = self.drop(nn.relu(layer(x)), train=train)

@@ -19,14 +19,20 @@ from jaxcnn.layers import BatchNorm, ConvNorm, Dense, Dropout, DropPath, Separab
 from jaxcnn.models.resnet import growing
 
 Array = jax.Array
-STAGES = (64,), (128, 128), (256, 256), (512,) * 6, (1024, 1024)  # channels of each block; every stage but the first halves
+STAGES = (
+    (64,),
+    (128, 128),
+    (256, 256),
+    (512,) * 6,
+    (1024, 1024),
+)  # channels of each block; every stage but the first halves
 
 
 class MobileNet(Staged):
     """See `mobilenet_v1`."""
 
     num_classes: int = 1000
-    small_images: bool = False
+    cifar_stem: bool = False
     width: float = 1.0
     dropout: float = 0.0
     norm: Callable[..., nn.Module] = BatchNorm
@@ -36,14 +42,17 @@ class MobileNet(Staged):
     @property
     def smallest(self) -> int:
         """Side of the smallest image of which the last stage does not see a single pixel."""
-        return 5 if self.small_images else 17
+        return 5 if self.cifar_stem else 17
 
     def setup(self) -> None:
         """Make the layers."""
         check_width(self.width)
-        channels = lambda n: max(int(n * self.width), 8)  # noqa: E731
-        self.stem = ConvNorm(channels(32), (3, 3), 1 if self.small_images else 2, norm=self.norm, dtype=self.dtype)
-        halving = range(2, len(STAGES)) if self.small_images else range(1, len(STAGES))
+
+        def channels(n):
+            return max(int(n * self.width), 8)
+
+        self.stem = ConvNorm(channels(32), (3, 3), 1 if self.cifar_stem else 2, norm=self.norm, dtype=self.dtype)
+        halving = range(2, len(STAGES)) if self.cifar_stem else range(1, len(STAGES))
         self.stages = [
             [
                 SeparableConv(channels(n), strides=2 if i in halving and not j else 1, norm=self.norm, dtype=self.dtype)
@@ -55,18 +64,18 @@ class MobileNet(Staged):
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
 
-def mobilenet_v1(num_classes: int = 1000, small_images: bool = False, **options: Any) -> MobileNet:
+def mobilenet_v1(num_classes: int = 1000, cifar_stem: bool = False, **options: Any) -> MobileNet:
     """Thirteen separable convolutions; 4,231,976 parameters for 1000 classes of colour images.
 
     Args:
         num_classes: logits.
-        small_images: the form for images of about 32x32: the stem and the first block that halves keep the resolution,
+        cifar_stem: the form for images of about 32x32: the stem and the first block that halves keep the resolution,
             which leaves 4x4 of 32x32 at the end. From 5x5 on, else from 17x17.
         options: `width` (share of the channels, such as 0.5; at least 8 stay), `dropout` before the last layer, `norm`,
             `remat` (less memory in training, more time), `dtype`.
 
     """
-    return MobileNet(num_classes, small_images, **options)
+    return MobileNet(num_classes, cifar_stem, **options)
 
 
 class Row(NamedTuple):
@@ -74,7 +83,7 @@ class Row(NamedTuple):
 
     inner: int
     out: int
-    window: int = 3
+    kernel_size: int = 3
     strides: int = 1
     squeezed: int = 0
     activation: Callable[[Array], Array] = nn.relu6
@@ -94,16 +103,18 @@ class InvertedResidual(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
         """Map `[B, H, W, C]` to `[B, H / strides, W / strides, out]`."""
-        row, k, y = self.row, self.row.window, x
+        row, k, y = self.row, self.row.kernel_size, x
         make = functools.partial(ConvNorm, norm=self.norm, activation=row.activation, dtype=self.dtype)
         if row.inner != x.shape[-1]:
-            y = make(row.inner, (1, 1), name="expand")(y, train=train, real=real)
-        y = make(row.inner, (k, k), row.strides, k // 2, groups=row.inner, name="depthwise")(y, train=train, real=real)
+            y = make(row.inner, (1, 1), name="expand")(y, train=train, row_mask=row_mask)
+        y = make(row.inner, (k, k), row.strides, k // 2, groups=row.inner, name="depthwise")(
+            y, train=train, row_mask=row_mask
+        )
         if row.squeezed:
             y = SqueezeExcite(row.squeezed, self.squeeze_activation, self.gate, self.dtype, name="attention")(y)
-        y = make(row.out, (1, 1), activation=lambda x: x, name="project")(y, train=train, real=real)
+        y = make(row.out, (1, 1), activation=lambda x: x, name="project")(y, train=train, row_mask=row_mask)
         return x + DropPath(self.drop_path)(y, train=train) if x.shape == y.shape and row.strides == 1 else y
 
 
@@ -146,7 +157,11 @@ class Inverted(Staged):
         """Make the layers."""
         make = functools.partial(ConvNorm, norm=self.norm, activation=self.activation, dtype=self.dtype)
         block = functools.partial(
-            InvertedResidual, gate=self.gate, squeeze_activation=self.squeeze_activation, norm=self.norm, dtype=self.dtype
+            InvertedResidual,
+            gate=self.gate,
+            squeeze_activation=self.squeeze_activation,
+            norm=self.norm,
+            dtype=self.dtype,
         )
         rates = iter(growing(self.drop_path, sum(map(len, self.table))))
         self.stem = make(self.ends[0], (3, 3), 2, 1)
@@ -174,18 +189,32 @@ class Inverted(Staged):
         for s, stage in enumerate(self.layout):
             for b, (i, j, row) in enumerate(stage):
                 channels = stage[b - 1][2].out if b else self.layout[s - 1][-1][2].out if s else self.ends[0]
-                parts = ["expand"] * (row.inner != channels) + ["depthwise"] + ["attention"] * bool(row.squeezed) + ["project"]
+                parts = (
+                    ["expand"] * (row.inner != channels)
+                    + ["depthwise"]
+                    + ["attention"] * bool(row.squeezed)
+                    + ["project"]
+                )
                 if source == "timm":
                     names |= _timm_block(f"stages_{s}_{b}", f"blocks.{i}.{j}", parts)
                 else:
                     there = f"features.{i + 1}.{j}" if by_row else f"features.{next(count)}"
-                    names |= _torchvision_block(f"stages_{s}_{b}", f"{there}.{'conv' if second else 'block'}", parts, second)
+                    names |= _torchvision_block(
+                        f"stages_{s}_{b}", f"{there}.{'conv' if second else 'block'}", parts, second
+                    )
         if source == "timm":
             last = {"last.conv": "conv_head", "last.norm": "bn2", "logits": "classifier"}
             return names | {"stem.conv": "conv_stem", "stem.norm": "bn1"} | last
         last = f"features.{len(self.table) + 1}" if by_row else f"features.{next(count)}"
-        names |= {"stem.conv": "features.0.0", "stem.norm": "features.0.1", "last.conv": f"{last}.0", "last.norm": f"{last}.1"}
-        return names | ({"dense": "classifier.0", "logits": "classifier.3"} if self.hidden else {"logits": "classifier.1"})
+        names |= {
+            "stem.conv": "features.0.0",
+            "stem.norm": "features.0.1",
+            "last.conv": f"{last}.0",
+            "last.norm": f"{last}.1",
+        }
+        return names | (
+            {"dense": "classifier.0", "logits": "classifier.3"} if self.hidden else {"logits": "classifier.1"}
+        )
 
 
 def _torchvision_block(here: str, there: str, parts: list[str], second: bool) -> dict[str, str]:
@@ -204,7 +233,10 @@ def _torchvision_block(here: str, there: str, parts: list[str], second: bool) ->
 def _timm_block(here: str, there: str, parts: list[str]) -> dict[str, str]:
     """Norms are numbered; the last convolution is called `conv_pwl` only where there is one before the depthwise."""
     convs = ("expand", "conv_pw"), ("depthwise", "conv_dw"), ("project", "conv_pwl" if "expand" in parts else "conv_pw")
-    names = {f"{here}.attention.reduce": f"{there}.se.conv_reduce", f"{here}.attention.expand": f"{there}.se.conv_expand"}
+    names = {
+        f"{here}.attention.reduce": f"{there}.se.conv_reduce",
+        f"{here}.attention.expand": f"{there}.se.conv_expand",
+    }
     for n, (part, name) in enumerate((c for c in convs if c[0] in parts), 1):
         names |= {f"{here}.{part}.conv": f"{there}.{name}", f"{here}.{part}.norm": f"{there}.bn{n}"}
     return names
@@ -260,12 +292,28 @@ SMALL = (
 
 def _v3(num_classes: int, table: tuple, last: int, hidden: int, width: float, **options: Any) -> Inverted:
     check_width(width)
-    size = lambda n: rounded(n * width)  # noqa: E731
+
+    def size(n):
+        return rounded(n * width)
+
     rows = [
-        (Row(size(inner), size(out), k, s, rounded(size(inner) // 4) if squeezed else 0, nn.hard_swish if swish else nn.relu),)
+        (
+            Row(
+                size(inner),
+                size(out),
+                k,
+                s,
+                rounded(size(inner) // 4) if squeezed else 0,
+                nn.hard_swish if swish else nn.relu,
+            ),
+        )
         for inner, out, k, s, squeezed, swish in table
     ]
-    chosen = {"activation": nn.hard_swish, "gate": nn.hard_sigmoid, "norm": functools.partial(BatchNorm, momentum=0.99, epsilon=1e-3)}
+    chosen = {
+        "activation": nn.hard_swish,
+        "gate": nn.hard_sigmoid,
+        "norm": functools.partial(BatchNorm, momentum=0.99, epsilon=1e-3),
+    }
     return Inverted(num_classes, tuple(rows), (size(16), size(last)), hidden=size(hidden), **chosen | options)
 
 

@@ -44,19 +44,24 @@ class Plain(Network):
             given = f"pool={self.pool!r}, activation={self.activation!r}"
             raise InputError(f"{given}: must be of {', '.join(POOLS)}, and of {', '.join(ACTIVATIONS)}")
         init = ACTIVATIONS[self.activation][1]
-        self.convs = [Conv(self.width, (3, 3), use_bias=not self.batch_norm, dtype=self.dtype, kernel_init=init) for _ in range(self.depth)]
+        self.convs = [
+            Conv(self.width, (3, 3), use_bias=not self.batch_norm, dtype=self.dtype, kernel_init=init)
+            for _ in range(self.depth)
+        ]
         self.norms = [BatchNorm(dtype=self.dtype) for _ in range(self.depth if self.batch_norm else 0)]
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
-    def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
+    def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
         """Return `stage1`, `stage2`, ...: what each convolution leaves after activation and pooling, `[B, h, w, width]`."""
         if min(x.shape[1:3]) < self.smallest:
-            raise InputError(f"image shape {tuple(x.shape)}: must be at least {self.smallest}x{self.smallest} pixels; enlarge it")
+            raise InputError(
+                f"image shape {tuple(x.shape)}: must be at least {self.smallest}x{self.smallest} pixels; enlarge it"
+            )
         out, activate = {}, ACTIVATIONS[self.activation][0]
         for i, conv in enumerate(self.convs):
             x = conv(x)
-            x = activate(self.norms[i](x, train=train, real=real) if self.batch_norm else x)
+            x = activate(self.norms[i](x, train=train, mask=row_mask) if self.batch_norm else x)
             x = POOLS[self.pool](x, 2) if i < self.pools else x
             out[f"stage{i + 1}"] = x
         return out

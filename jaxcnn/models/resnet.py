@@ -3,7 +3,7 @@
 ResNeXt (Xie et al., 2016, arXiv:1611.05431), wide (Zagoruyko and Komodakis, 2016, arXiv:1605.07146), with squeeze and
 excitation (Hu et al., 2017, arXiv:1709.01507) or CBAM (Woo et al., 2018, arXiv:1807.06521), and the paper's for CIFAR.
 Deviates from the paper in striding in the 3x3 convolution of a bottleneck, and in projecting every shortcut that changes
-shape (not in those for CIFAR); in `small_images=True` the stem is the paper's for CIFAR, 3x3 without stride or pooling.
+shape (not in those for CIFAR); in `cifar_stem=True` the stem is the paper's for CIFAR, 3x3 without stride or pooling.
 """
 
 import functools
@@ -37,7 +37,7 @@ class Residual(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
         """Map `[B, H, W, C]` to `[B, H / strides, W / strides, width]`, four times the width with `bottleneck`."""
 
         def make(name: str, width: int, window: int, strides: int = 1, **options: Any) -> ConvNorm:
@@ -56,12 +56,12 @@ class Residual(nn.Module):
             layers = [make("conv1", out, 3, self.strides), make("conv2", out, 3, **last)]
         y = x
         for layer in layers:
-            y = layer(y, train=train, real=real)
+            y = layer(y, train=train, row_mask=row_mask)
         if self.attention:
-            y = self.attention(out, dtype=self.dtype, name="attention")(y, train=train, real=real)
+            y = self.attention(out, dtype=self.dtype, name="attention")(y, train=train, mask=row_mask)
         y = DropPath(self.drop_path)(y, train=train)
         if x.shape != y.shape and self.projected:
-            x = make("shortcut", out, 1, self.strides, **linear)(x, train=train, real=real)
+            x = make("shortcut", out, 1, self.strides, **linear)(x, train=train, row_mask=row_mask)
         elif x.shape != y.shape:
             x = x[:, :: self.strides, :: self.strides]
             x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, out - x.shape[-1])))
@@ -74,7 +74,7 @@ class ResNet(Staged):
     num_classes: int = 1000
     blocks: Sequence[int] = (2, 2, 2, 2)
     bottleneck: bool = False
-    small_images: bool = False
+    cifar_stem: bool = False
     width: int = 64
     inner: float = 1.0
     groups: int = 1
@@ -90,29 +90,29 @@ class ResNet(Staged):
     @property
     def smallest(self) -> int:
         """Side of the smallest image of which the last stage does not see a single pixel."""
-        return 2 ** max(len(self.blocks) - (2 if self.small_images else 0), 0) + 1
+        return 2 ** max(len(self.blocks) - (2 if self.cifar_stem else 0), 0) + 1
 
     @property
     def default_image(self) -> tuple[int, int, int]:
         """As in ImageNet, or in CIFAR."""
-        return (32, 32, 3) if self.small_images else (224, 224, 3)
+        return (32, 32, 3) if self.cifar_stem else (224, 224, 3)
 
     @property
     def sources(self) -> tuple[str, ...]:
         """CBAM and the networks for small images are in neither library, squeeze and excitation in timm alone."""
-        if self.small_images or self.attention is cbam:
+        if self.cifar_stem or self.attention is cbam:
             return ()
         return ("timm",) if self.attention is squeeze else ("torchvision", "timm")
 
     @property
     def pools(self) -> dict[int, Callable[[Array], Array]]:
         """The stem's pooling."""
-        return {} if self.small_images else {1: functools.partial(ops.max_pool, window=3, strides=2, padding=1)}
+        return {} if self.cifar_stem else {1: functools.partial(ops.max_pool, window=3, strides=2, padding=1)}
 
     def setup(self) -> None:
         """Make the layers."""
         make = functools.partial(ConvNorm, self.width, norm=self.norm, dtype=self.dtype)
-        self.stem = make((3, 3), 1, 1) if self.small_images else make((7, 7), 2, 3)
+        self.stem = make((3, 3), 1, 1) if self.cifar_stem else make((7, 7), 2, 3)
         block = functools.partial(
             Residual, bottleneck=self.bottleneck, groups=self.groups, projected=self.projected, attention=self.attention,
             zero_init=self.zero_init_residual, norm=self.norm, dtype=self.dtype,
@@ -120,7 +120,12 @@ class ResNet(Staged):
         rates = iter(growing(self.drop_path, sum(self.blocks)))
         self.stages = [
             [
-                block(self.width << i, 2 if i and not j else 1, inner=int((self.width << i) * self.inner), drop_path=next(rates))
+                block(
+                    self.width << i,
+                    2 if i and not j else 1,
+                    inner=int((self.width << i) * self.inner),
+                    drop_path=next(rates),
+                )
                 for j in range(count)
             ]
             for i, count in enumerate(self.blocks)
@@ -137,7 +142,10 @@ class ResNet(Staged):
                 here, there = f"stages_{i}_{j}", f"layer{i + 1}.{j}"
                 for k in (1, 2, 3):
                     names |= {f"{here}.conv{k}.conv": f"{there}.conv{k}", f"{here}.conv{k}.norm": f"{there}.bn{k}"}
-                names |= {f"{here}.shortcut.conv": f"{there}.downsample.0", f"{here}.shortcut.norm": f"{there}.downsample.1"}
+                names |= {
+                    f"{here}.shortcut.conv": f"{there}.downsample.0",
+                    f"{here}.shortcut.norm": f"{there}.downsample.1",
+                }
                 names |= {f"{here}.attention.reduce": f"{there}.se.fc1", f"{here}.attention.expand": f"{there}.se.fc2"}
         return names
 
@@ -157,66 +165,66 @@ def cbam(channels: int, **options: Any) -> CBAM:
     return CBAM(max(8, (channels // 16 + 4) // 8 * 8), **options)
 
 
-def resnet18(num_classes: int = 1000, small_images: bool = False, **options: Any) -> ResNet:
+def resnet18(num_classes: int = 1000, cifar_stem: bool = False, **options: Any) -> ResNet:
     """Eight blocks of two convolutions; 11,689,512 parameters for 1000 classes of colour images.
 
     Args:
         num_classes: logits.
-        small_images: the form for images of about 32x32: the stem keeps the resolution. From 5x5 on, else from 17x17.
+        cifar_stem: the form for images of about 32x32: the stem keeps the resolution. From 5x5 on, else from 17x17.
         options: `width` (channels of the first stage, 64), `zero_init_residual` (begin with blocks that are the identity, as
             Goyal et al., 2017, arXiv:1706.02677; off as in the paper, so that every layer learns from the first step),
             `dropout` before the last layer, `drop_path` (stochastic depth: rate of the last block), `norm`, `remat` (less
             memory in training, more time), `dtype`.
 
     """
-    return ResNet(num_classes, (2, 2, 2, 2), False, small_images, **options)
+    return ResNet(num_classes, (2, 2, 2, 2), False, cifar_stem, **options)
 
 
-def resnet34(num_classes: int = 1000, small_images: bool = False, **options: Any) -> ResNet:
+def resnet34(num_classes: int = 1000, cifar_stem: bool = False, **options: Any) -> ResNet:
     """Sixteen blocks of two convolutions; 21,797,672 parameters. Arguments as for `resnet18`."""
-    return ResNet(num_classes, (3, 4, 6, 3), False, small_images, **options)
+    return ResNet(num_classes, (3, 4, 6, 3), False, cifar_stem, **options)
 
 
-def resnet50(num_classes: int = 1000, small_images: bool = False, **options: Any) -> ResNet:
+def resnet50(num_classes: int = 1000, cifar_stem: bool = False, **options: Any) -> ResNet:
     """Sixteen bottleneck blocks; 25,557,032 parameters. Arguments as for `resnet18`."""
-    return ResNet(num_classes, (3, 4, 6, 3), True, small_images, **options)
+    return ResNet(num_classes, (3, 4, 6, 3), True, cifar_stem, **options)
 
 
-def resnet101(num_classes: int = 1000, small_images: bool = False, **options: Any) -> ResNet:
+def resnet101(num_classes: int = 1000, cifar_stem: bool = False, **options: Any) -> ResNet:
     """Thirty-three bottleneck blocks; 44,549,160 parameters. Arguments as for `resnet18`."""
-    return ResNet(num_classes, (3, 4, 23, 3), True, small_images, **options)
+    return ResNet(num_classes, (3, 4, 23, 3), True, cifar_stem, **options)
 
 
-def resnet152(num_classes: int = 1000, small_images: bool = False, **options: Any) -> ResNet:
+def resnet152(num_classes: int = 1000, cifar_stem: bool = False, **options: Any) -> ResNet:
     """Fifty bottleneck blocks; 60,192,808 parameters. Arguments as for `resnet18`."""
-    return ResNet(num_classes, (3, 8, 36, 3), True, small_images, **options)
+    return ResNet(num_classes, (3, 8, 36, 3), True, cifar_stem, **options)
 
 
-def resnext50_32x4d(num_classes: int = 1000, small_images: bool = False, **options: Any) -> ResNet:
+def resnext50_32x4d(num_classes: int = 1000, cifar_stem: bool = False, **options: Any) -> ResNet:
     """`resnet50` with 32 groups in its 3x3 convolutions, twice as wide; 25,028,904 parameters. Arguments as for `resnet18`."""
     options = {"inner": 2.0, "groups": 32} | options
-    return ResNet(num_classes, (3, 4, 6, 3), True, small_images, **options)
+    return ResNet(num_classes, (3, 4, 6, 3), True, cifar_stem, **options)
 
 
-def wide_resnet50_2(num_classes: int = 1000, small_images: bool = False, **options: Any) -> ResNet:
+def wide_resnet50_2(num_classes: int = 1000, cifar_stem: bool = False, **options: Any) -> ResNet:
     """`resnet50` with 3x3 convolutions twice as wide; 68,883,240 parameters. Arguments as for `resnet18`."""
     options = {"inner": 2.0} | options
-    return ResNet(num_classes, (3, 4, 6, 3), True, small_images, **options)
+    return ResNet(num_classes, (3, 4, 6, 3), True, cifar_stem, **options)
 
 
-def seresnet18(num_classes: int = 1000, small_images: bool = False, **options: Any) -> ResNet:
+def seresnet18(num_classes: int = 1000, cifar_stem: bool = False, **options: Any) -> ResNet:
     """`resnet18` with squeeze and excitation in every block; 11,779,624 parameters. Arguments as for `resnet18`."""
-    return ResNet(num_classes, (2, 2, 2, 2), False, small_images, attention=squeeze, **options)
+    return ResNet(num_classes, (2, 2, 2, 2), False, cifar_stem, attention=squeeze, **options)
 
 
-def seresnet50(num_classes: int = 1000, small_images: bool = False, **options: Any) -> ResNet:
+def seresnet50(num_classes: int = 1000, cifar_stem: bool = False, **options: Any) -> ResNet:
     """`resnet50` with squeeze and excitation in every block; 28,088,024 parameters. Arguments as for `resnet18`."""
-    return ResNet(num_classes, (3, 4, 6, 3), True, small_images, attention=squeeze, **options)
+    return ResNet(num_classes, (3, 4, 6, 3), True, cifar_stem, attention=squeeze, **options)
 
 
-def cbam_resnet18(num_classes: int = 1000, small_images: bool = False, **options: Any) -> ResNet:
+def cbam_resnet18(num_classes: int = 1000, cifar_stem: bool = False, **options: Any) -> ResNet:
     """`resnet18` with CBAM in every block. Arguments as for `resnet18`."""
-    return ResNet(num_classes, (2, 2, 2, 2), False, small_images, attention=cbam, **options)
+    return ResNet(num_classes, (2, 2, 2, 2), False, cifar_stem, attention=cbam, **options)
 
 
 def resnet20(num_classes: int = 10, **options: Any) -> ResNet:

@@ -60,12 +60,14 @@ class Whitening(nn.Module):
     matrix: Matrix | None
     dtype: Any = None
 
-    def __call__(self, x: Array, *, train: bool = False, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> Array:
         """Map `[B, H, W, C]` to `[B, H, W, 8 C]`."""
-        del train, real
+        del train, row_mask
         matrix = np.eye(4 * x.shape[-1]) if self.matrix is None else np.asarray(self.matrix)
         if matrix.shape != (4 * x.shape[-1],) * 2:
-            raise InputError(f"image shape {tuple(x.shape)}: {x.shape[-1]} channels, but whitening is a matrix of {matrix.shape}")
+            raise InputError(
+                f"image shape {tuple(x.shape)}: {x.shape[-1]} channels, but whitening is a matrix of {matrix.shape}"
+            )
         dtype = policy(self.dtype, x).compute
         kernel = jnp.asarray(matrix, dtype).reshape(2, 2, x.shape[-1], -1)
         y = ops.conv(x.astype(dtype), kernel, padding=((0, 1), (0, 1)))
@@ -81,11 +83,13 @@ class Stage(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
         """Map `[B, H, W, C]` to `[B, H / 2, W / 2, width]`."""
         for i, pool in ((1, 2), (2, 1)):
-            x = Conv(self.width, use_bias=False, pool=pool, dtype=self.dtype, kernel_init=partly_identity, name=f"conv{i}")(x)
-            x = nn.gelu(self.norm(dtype=self.dtype, name=f"norm{i}")(x, train=train, real=real))
+            x = Conv(
+                self.width, use_bias=False, pool=pool, dtype=self.dtype, kernel_init=partly_identity, name=f"conv{i}"
+            )(x)
+            x = nn.gelu(self.norm(dtype=self.dtype, name=f"norm{i}")(x, train=train, mask=row_mask))
         return x
 
 
@@ -131,6 +135,8 @@ def whitening(images: Any, epsilon: float = 5e-4) -> list[list[float]]:
     if images.ndim != 4 or min(images.shape[1:3]) < 2 or not len(images):
         raise InputError(f"images of shape {images.shape}: must be [N, H, W, C], of 2x2 pixels or more")
     (h, w), corners = images.shape[1:3], [(i, j) for i in (0, 1) for j in (0, 1)]
-    patches = np.concatenate([images[:, i : h - 1 + i, j : w - 1 + j] for i, j in corners], -1).reshape(-1, 4 * images.shape[-1])
+    patches = np.concatenate([images[:, i : h - 1 + i, j : w - 1 + j] for i, j in corners], -1).reshape(
+        -1, 4 * images.shape[-1]
+    )
     values, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
     return (vectors / np.sqrt(values + epsilon))[:, ::-1].tolist()

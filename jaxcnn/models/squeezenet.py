@@ -24,9 +24,9 @@ class Fire(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> Array:
         """Map `[B, H, W, C]` to `[B, H, W, 8 * squeezed]`."""
-        del train, real
+        del train, row_mask
         make = functools.partial(Conv, dtype=self.dtype)
         x = nn.relu(make(self.squeezed, (1, 1), name="squeeze")(x))
         sides = [make(4 * self.squeezed, (k, k), padding=k // 2, name=f"expand{k}x{k}")(x) for k in (1, 3)]
@@ -37,14 +37,14 @@ class Stem(nn.Module):
     """A convolution with stride two, not padded."""
 
     features: int
-    window: int
+    kernel_size: int
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> Array:
         """Map `[B, H, W, C]` to `[B, H / 2, W / 2, features]`."""
-        del train, real
-        return nn.relu(Conv(self.features, (self.window,) * 2, 2, "VALID", dtype=self.dtype, name="conv")(x))
+        del train, row_mask
+        return nn.relu(Conv(self.features, (self.kernel_size,) * 2, 2, "VALID", dtype=self.dtype, name="conv")(x))
 
 
 class SqueezeNet(Staged):

@@ -28,9 +28,9 @@ class Tutorial(Network):
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes, kernel_init=init)
 
-    def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
+    def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
         """Return `stem`, `[B, (H - 2) / 2, (W - 2) / 2, 32]`; ReLU after pooling gives the same and is cheaper."""
-        del train, real
+        del train, row_mask
         return {"stem": nn.relu(self.conv(x))}
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:

@@ -23,9 +23,9 @@ class Plain(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> Array:
         """Map `[B, H, W, C]` to `[B, H, W, features]`."""
-        del train, real
+        del train, row_mask
         return nn.relu(Conv(self.features, (3, 3), 1, 1, dtype=self.dtype, name="conv")(x))
 
 
@@ -48,8 +48,12 @@ class VGG(Staged):
         """Make the layers."""
         make = functools.partial(Plain, dtype=self.dtype)
         if self.norm:
-            make = functools.partial(ConvNorm, window=(3, 3), padding=1, use_bias=True, norm=self.norm, dtype=self.dtype)
-        blocks = [[make(int(n * self.width)) for _ in range(count)] for n, count in zip(WIDTHS, self.blocks, strict=True)]
+            make = functools.partial(
+                ConvNorm, kernel_size=(3, 3), padding=1, use_bias=True, norm=self.norm, dtype=self.dtype
+            )
+        blocks = [
+            [make(int(n * self.width)) for _ in range(count)] for n, count in zip(WIDTHS, self.blocks, strict=True)
+        ]
         self.stem, self.stages = blocks[0], blocks[1:]
         self.dense = [Dense(int(4096 * self.width), dtype=self.dtype) for _ in range(2)]
         self.drop = Dropout(self.dropout)
@@ -58,7 +62,9 @@ class VGG(Staged):
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
         """Logits `[B, num_classes]` from 7x7 places, whatever the size of the image."""
         x = ops.adaptive_avg_pool(ops.max_pool(features["stage4"], 2), (7, 7))
-        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # channels first, as the rows of published weights are ordered
+        x = x.transpose(0, 3, 1, 2).reshape(
+            x.shape[0], -1
+        )  # channels first, as the rows of published weights are ordered
         for layer in self.dense:
             x = self.drop(nn.relu(layer(x)), train=train)
         return self.logits(promote_float32(x))
@@ -105,4 +111,6 @@ def vgg19(num_classes: int = 1000, **options: Any) -> VGG:
 
 
 # with batch norm; the bias in front of each norm is torchvision's, and training leaves it as it is
-vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn = (functools.partial(make, norm=BatchNorm) for make in (vgg11, vgg13, vgg16, vgg19))
+vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn = (
+    functools.partial(make, norm=BatchNorm) for make in (vgg11, vgg13, vgg16, vgg19)
+)

@@ -41,9 +41,9 @@ class Encoder(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, real: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
         """Map `[B, N, C]` to `[B, N, C]`."""
-        del real
+        del row_mask
         drop, skip, c = Dropout(self.dropout), DropPath(self.drop_path), x.shape[-1]
         y = Attention(self.heads, dtype=self.dtype, name="attention")(LayerNorm(dtype=self.dtype, name="norm1")(x))
         x = x + skip(drop(y, train=train), train=train)
@@ -74,7 +74,9 @@ class ViT(Network):
     def setup(self) -> None:
         """Make the layers."""
         self.stem = Conv(self.width, (self.patch,) * 2, self.patch, "VALID", dtype=self.dtype, kernel_init=INIT)
-        self.blocks = [Encoder(self.heads, self.dropout, rate, self.dtype) for rate in growing(self.drop_path, self.depth)]
+        self.blocks = [
+            Encoder(self.heads, self.dropout, rate, self.dtype) for rate in growing(self.drop_path, self.depth)
+        ]
         self.norm = LayerNorm()
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
@@ -84,11 +86,13 @@ class ViT(Network):
         shape = (1, places + 1, self.width)
         if self.has_variable("params", "positions") and self.get_variable("params", "positions").shape != shape:
             known = self.get_variable("params", "positions").shape[1] - 1
-            raise InputError(f"{places} patches to a transformer of {known}: the image differs in size from the one at init")
+            raise InputError(
+                f"{places} patches to a transformer of {known}: the image differs in size from the one at init"
+            )
         token = self.param("token", nn.initializers.zeros, (1, 1, self.width), jnp.float32)
         return token, self.param("positions", nn.initializers.normal(0.02), shape, jnp.float32)
 
-    def features(self, x: Array, *, train: bool = False, real: Array | None = None) -> dict[str, Array]:
+    def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
         """Return `stem` and, after each quarter, `stage1` to `stage4`, `[B, h, w, width]`, and `last`, `[B, 1 + h * w, width]`.
 
         All but the last leave the class token out.
@@ -97,10 +101,12 @@ class ViT(Network):
         x = self.stem(x)
         out, (b, h, w, c) = {"stem": x}, x.shape
         token, positions = self._positions(h * w)
-        x = jnp.concatenate([jnp.broadcast_to(token.astype(x.dtype), (b, 1, c)), x.reshape(b, h * w, c)], 1)  # [B, 1 + N, C]
+        x = jnp.concatenate(
+            [jnp.broadcast_to(token.astype(x.dtype), (b, 1, c)), x.reshape(b, h * w, c)], 1
+        )  # [B, 1 + N, C]
         x = self.drop(x + positions.astype(x.dtype), train=train)
         for i, block in enumerate(self.blocks, 1):
-            x = apply_block(block, x, train=train, real=real, remat=self.remat)
+            x = apply_block(block, x, train=train, row_mask=row_mask, remat=self.remat)
             if 4 * i % self.depth == 0:
                 out[f"stage{4 * i // self.depth}"] = x[:, 1:].reshape(b, h, w, c)
         return out | {"last": x}
@@ -112,7 +118,13 @@ class ViT(Network):
     def torch_names(self, source: str) -> dict[str, str]:
         """Those of timm."""
         del source
-        names = {"stem": "patch_embed.proj", "token": "cls_token", "positions": "pos_embed", "norm": "norm", "logits": "head"}
+        names = {
+            "stem": "patch_embed.proj",
+            "token": "cls_token",
+            "positions": "pos_embed",
+            "norm": "norm",
+            "logits": "head",
+        }
         parts = {"attention.qkv": "attn.qkv", "attention.out": "attn.proj", "dense1": "mlp.fc1", "dense2": "mlp.fc2"}
         for part, name in (parts | {"norm1": "norm1", "norm2": "norm2"}).items():
             names |= {f"blocks_{i}.{part}": f"blocks.{i}.{name}" for i in range(self.depth)}

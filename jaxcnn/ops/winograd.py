@@ -10,7 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcnn.ops.geometry import CHUNK_BYTES, Geometry, Pads, as_forward, in_chunks, one_axis, out_sizes, scatter, summed_in_chunks, taps
+from jaxcnn.ops.geometry import (
+    CHUNK_BYTES,
+    Geometry,
+    Pads,
+    as_forward,
+    in_chunks,
+    one_axis,
+    out_sizes,
+    scatter,
+    summed_in_chunks,
+    taps,
+)
 
 Array = jax.Array
 KERNEL_BYTES = 1 << 20  # of a transformed kernel that may be read once a chunk of images

@@ -12,7 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxcnn.core.collectives import AXIS, all_sum
 from jaxcnn.core.types import Batch, CompiledStep, InputError, Step, Tree, add
-from jaxcnn.parallel.mesh import Device, Rule, assemble, layout, make_mesh, split_model, spread
+from jaxcnn.parallel import mesh as meshes
+from jaxcnn.parallel.mesh import Device, Rule, layout, make_mesh, split_model
 
 STRATEGIES = ("auto", "eager", "jit", "sharded", "pmap")
 
@@ -23,24 +24,26 @@ class IndexedChunk(NamedTuple):
     Attributes:
         arrays: name to `[N, ...]`, arguments of the program, never constants in it.
         index: int32 `[K, B]`.
-        real: `[K, B]`, or None where no row is padding.
+        row_mask: `[K, B]`, or None where no row is padding.
         count: int32 scalar, how many of the K to run: one program serves every length.
 
     """
 
     arrays: Any
     index: Any
-    real: Any
+    row_mask: Any
     count: Any
 
     def at(self, k: Any) -> dict[str, Any]:
         """Return batch `k`."""
         batch = jax.tree.map(lambda x: x[self.index[k]], dict(self.arrays))
-        return batch if self.real is None else batch | {"real": self.real[k]}
+        return batch if self.row_mask is None else batch | {"row_mask": self.row_mask[k]}
 
     def layout(self, whole: Any, split: Any) -> "IndexedChunk":
         """Return what goes to every device (`whole`) and what is divided along its second axis (`split`)."""
-        return IndexedChunk(jax.tree.map(lambda _: whole, self.arrays), split, None if self.real is None else split, whole)
+        return IndexedChunk(
+            jax.tree.map(lambda _: whole, self.arrays), split, None if self.row_mask is None else split, whole
+        )
 
 
 class StackedChunk(NamedTuple):
@@ -94,29 +97,37 @@ def compile_step(
     return run._replace(step=step, check=getattr(step, "check", run.check))
 
 
-def _compiled(step: Step, strategy: str, devices: Any, donate: bool, model_devices: int, rule: Rule | None) -> CompiledStep:
+def _compiled(
+    step: Step, strategy: str, devices: Any, donate: bool, model_devices: int, rule: Rule | None
+) -> CompiledStep:
     chosen = choose_devices(devices, strategy)
     strategy = resolve(strategy, chosen, model_devices > 1 or rule is not None)
+    donated = (0,) if donate else ()
     if strategy in ("jit", "eager"):
         if len(chosen) > 1:
             raise InputError(f"devices={len(chosen)}: strategy {strategy!r} runs on one; use sharded or pmap")
-        call = functools.partial(_eager, step) if strategy == "eager" else jax.jit(_loop(step), donate_argnums=(0,) if donate else ())
+        call = functools.partial(_eager, step) if strategy == "eager" else jax.jit(_loop(step), donate_argnums=donated)
         here = SingleDeviceSharding(chosen[0])
-        put = lambda tree: jax.device_put(tree, here)  # noqa: E731
-        place = lambda chunk: jax.device_put(chunk, chunk.layout(here, here))._replace(count=chunk.count)  # noqa: E731
-        return CompiledStep(call, put, put, 1, 1, strategy, place)
-    donated = (0,) if donate else ()
+        put = _putter(here)
+        return CompiledStep(call, put, put, 1, 1, strategy, functools.partial(_put_chunk, device=here))
     if strategy == "pmap":  # which divides the rows itself
-        whole = NamedSharding(Mesh(np.array(chosen), (AXIS,)), P())
-        put = lambda tree: jax.device_put(tree, whole)  # noqa: E731
+        put = _putter(NamedSharding(Mesh(np.array(chosen), (AXIS,)), P()))
         return CompiledStep(_pmapped(_loop(step), chosen, donated), put, put, len(chosen), len(chosen), strategy)
     mesh, rule = make_mesh(chosen, model_devices), rule or split_model
     whole = NamedSharding(mesh, P())
-    place = functools.partial(_placed, whole=whole, split=NamedSharding(mesh, P(None, AXIS)))
-    put = lambda tree: spread(tree, layout(tree, rule, mesh))  # noqa: E731
-    hold = lambda tree: spread(tree, jax.tree.map(lambda _: whole, tree))  # noqa: E731
-    call = _sharded(_loop(step), lambda tree: layout(tree, rule, mesh), whole, place, donated)
-    return CompiledStep(call, put, hold, len(chosen), mesh.shape[AXIS], strategy, place)
+    shard = functools.partial(_shard_chunk, whole=whole, split=NamedSharding(mesh, P(None, AXIS)))
+
+    def wanted(tree: Tree) -> Tree:
+        return layout(tree, rule, mesh)
+
+    def put(tree: Tree) -> Tree:
+        return meshes.put(tree, wanted(tree))
+
+    def replicate(tree: Tree) -> Tree:
+        return meshes.put(tree, jax.tree.map(lambda _: whole, tree))
+
+    call = _sharded(_loop(step), wanted, whole, shard, donated)
+    return CompiledStep(call, put, replicate, len(chosen), mesh.shape[AXIS], strategy, shard)
 
 
 def resolve(strategy: str, chosen: Sequence[Device], divided: bool = False) -> str:
@@ -133,7 +144,9 @@ def resolve(strategy: str, chosen: Sequence[Device], divided: bool = False) -> s
     if divided and strategy != "sharded":
         raise InputError(f"strategy={strategy!r}: keeps parameters whole; to divide them use sharded")
     if strategy != "sharded" and jax.process_count() > 1:
-        raise InputError(f"strategy={strategy!r}: runs in one process, and there are {jax.process_count()}; use sharded")
+        raise InputError(
+            f"strategy={strategy!r}: runs in one process, and there are {jax.process_count()}; use sharded"
+        )
     return strategy
 
 
@@ -152,7 +165,9 @@ def choose_devices(devices: int | Sequence[Device] | None, strategy: str) -> lis
     if not isinstance(devices, int):
         return list(devices)
     if not 1 <= devices <= len(present):
-        raise InputError(f"devices={devices}: JAX sees {len(present)} of platform {present[0].platform}; give 1 to {len(present)}")
+        raise InputError(
+            f"devices={devices}: JAX sees {len(present)} of platform {present[0].platform}; give 1 to {len(present)}"
+        )
     if devices % processes:
         raise InputError(f"devices={devices}: must be a multiple of the {processes} processes")
     return [d for i in range(processes) for d in [d for d in present if d.process_index == i][: devices // processes]]
@@ -185,14 +200,26 @@ def _eager(step: Step, carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
     return carry, sums
 
 
-def _placed(chunk: Chunk, whole: Any, split: Any) -> Chunk:
-    """Move a chunk to the devices, but for its count, which the host asks for; of a stack, a process has its own rows."""
+def _putter(sharding: Any) -> Callable[[Tree], Tree]:
+    """Return what moves a tree to the devices of one sharding."""
+    return lambda tree: jax.device_put(tree, sharding)
+
+
+def _put_chunk(chunk: Chunk, device: Any) -> Chunk:
+    """Move a chunk to one device, but for its count, which the host asks for."""
+    return jax.device_put(chunk, chunk.layout(device, device))._replace(count=chunk.count)
+
+
+def _shard_chunk(chunk: Chunk, whole: Any, split: Any) -> Chunk:
+    """Split a chunk over the devices, but for its count, which the host asks for; of a stack, a process has its own rows."""
     if isinstance(chunk, StackedChunk):
-        return chunk._replace(batches=assemble(chunk.batches, split))
-    return spread(chunk, chunk.layout(whole, split))._replace(count=chunk.count)
+        return chunk._replace(batches=meshes.shard(chunk.batches, split))
+    return meshes.put(chunk, chunk.layout(whole, split))._replace(count=chunk.count)
 
 
-def _sharded(loop: Callable, wanted: Callable[[Tree], Tree], whole: Any, place: Callable[[Chunk], Chunk], donate: Any) -> Callable:
+def _sharded(
+    loop: Callable, wanted: Callable[[Tree], Tree], whole: Any, shard: Callable[[Chunk], Chunk], donate: Any
+) -> Callable:
     programs: dict[Any, Callable] = {}
 
     def call(carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
@@ -200,12 +227,12 @@ def _sharded(loop: Callable, wanted: Callable[[Tree], Tree], whole: Any, place: 
         key = (kind, tuple(np.shape(leaf) for leaf in leaves))
         if key not in programs:
             programs[key] = jax.jit(loop, donate_argnums=donate, out_shardings=(wanted(carry), whole))
-        return programs[key](carry, chunk if _is_placed(chunk) else place(chunk))
+        return programs[key](carry, chunk if _is_on_devices(chunk) else shard(chunk))
 
     return call
 
 
-def _is_placed(chunk: Chunk) -> bool:
+def _is_on_devices(chunk: Chunk) -> bool:
     return all(isinstance(x, jax.Array) for x in jax.tree.leaves(chunk._replace(count=None)))
 
 
@@ -216,7 +243,9 @@ def _pmapped(loop: Callable, devices: list[Device], donate: tuple[int, ...]) -> 
         axes = chunk.layout(None, 1)
         kind = jax.tree.structure(chunk)
         if kind not in programs:
-            programs[kind] = jax.pmap(loop, AXIS, in_axes=(None, axes), out_axes=None, devices=devices, donate_argnums=donate)
+            programs[kind] = jax.pmap(
+                loop, AXIS, in_axes=(None, axes), out_axes=None, devices=devices, donate_argnums=donate
+            )
         return programs[kind](carry, _fold(chunk, len(devices)))
 
     return call
@@ -224,13 +253,20 @@ def _pmapped(loop: Callable, devices: list[Device], donate: tuple[int, ...]) -> 
 
 def _fold(chunk: Chunk, n: int) -> Chunk:
     """Divide the rows among devices: `[K, B, ...]` to `[K, n, B / n, ...]`, contiguous, as a sharded batch is."""
-    divided = lambda x: x.reshape(x.shape[0], n, -1, *x.shape[2:])  # noqa: E731
+
+    def divided(x):
+        return x.reshape(x.shape[0], n, -1, *x.shape[2:])
+
     if isinstance(chunk, StackedChunk):
         return StackedChunk(jax.tree.map(divided, chunk.batches), chunk.count)
-    return chunk._replace(index=divided(chunk.index), real=None if chunk.real is None else divided(chunk.real))
+    return chunk._replace(
+        index=divided(chunk.index), row_mask=None if chunk.row_mask is None else divided(chunk.row_mask)
+    )
 
 
-def compile_map(fn: Callable[[Tree, Batch], Tree], keep: Sequence[str] = ()) -> Callable[[Tree, Chunk, int], tuple[Tree, dict[str, Any]]]:
+def compile_map(
+    fn: Callable[[Tree, Batch], Tree], keep: Sequence[str] = ()
+) -> Callable[[Tree, Chunk, int], tuple[Tree, dict[str, Any]]]:
     """Compile a function of rows: `(variables, chunk, k) -> (outputs, {key: rows})` for batch `k` of a chunk."""
 
     def mapped(variables: Tree, chunk: Chunk, k: int) -> tuple[Tree, dict[str, Any]]:

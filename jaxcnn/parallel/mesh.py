@@ -28,7 +28,9 @@ def make_mesh(devices: Sequence[Device], model_devices: int = 1) -> Mesh:
     """
     mine = len([d for d in devices if d.process_index == devices[0].process_index])
     if model_devices < 1 or mine % model_devices:
-        raise InputError(f"model_devices={model_devices}: must divide the {mine} devices{' of a process' if mine < len(devices) else ''}")
+        raise InputError(
+            f"model_devices={model_devices}: must divide the {mine} devices{' of a process' if mine < len(devices) else ''}"
+        )
     return Mesh(np.array(devices).reshape(-1, model_devices), (AXIS, MODEL))
 
 
@@ -65,23 +67,23 @@ def layout(tree: Tree, rule: Rule, mesh: Mesh) -> Tree:
     return jax.tree.map(lambda leaf: NamedSharding(mesh, rule(np.shape(leaf), mesh)), tree)
 
 
-def spread(tree: Tree, shardings: Tree) -> Tree:
+def put(tree: Tree, shardings: Tree) -> Tree:
     """Put a tree, equal in all processes, where its shardings say; what is there already stays."""
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
-    return jax.tree.map(_spread, tree, shardings)
+    return jax.tree.map(_put, tree, shardings)
 
 
-def _spread(leaf: Any, sharding: NamedSharding) -> jax.Array:
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
         return leaf
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(_spread(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
+        return jax.random.wrap_key_data(_put(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
     whole = fetch(leaf)
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
-def assemble(tree: Tree, sharding: NamedSharding) -> Tree:
+def shard(tree: Tree, sharding: NamedSharding) -> Tree:
     """Make global arrays, each process giving its own rows."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
@@ -104,7 +106,9 @@ def fetch(leaf: Any) -> np.ndarray:
 
 def to_host(tree: Tree) -> Tree:
     """Copy a tree to the host; random keys stay keys."""
-    is_key = lambda x: isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+
+    def is_key(x):
+        return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
     def copied(x: Any) -> Any:
         if not is_key(x):
@@ -115,12 +119,12 @@ def to_host(tree: Tree) -> Tree:
     return jax.tree.map(copied, tree)
 
 
-def share() -> tuple[int, int]:
+def process_shard() -> tuple[int, int]:
     """Which part of each batch this process reads, and of how many."""
     return jax.process_index(), jax.process_count()
 
 
-def agree(*values: int) -> list[int]:
+def all_max(*values: int) -> list[int]:
     """Return the largest of each value over all processes, so that they all do the same; at once where there is one."""
     if jax.process_count() == 1:
         return [int(value) for value in values]
@@ -129,24 +133,24 @@ def agree(*values: int) -> list[int]:
     return [int(x) for x in multihost_utils.process_allgather(np.array(values, np.int32)).max(0)]
 
 
-def tell(text: str) -> str:
+def broadcast_text(text: str) -> str:
     """Return process 0's text in every process."""
-    return tell_all(text)[0]
+    return gather_texts(text)[0]
 
 
-def tell_all(text: str) -> list[str]:
+def gather_texts(text: str) -> list[str]:
     """Return the text of each process, in every process."""
     if jax.process_count() == 1:
         return [text]
     from jax.experimental import multihost_utils
 
     raw = text.encode()
-    (size,) = agree(len(raw))
+    (size,) = all_max(len(raw))
     rows = multihost_utils.process_allgather(np.frombuffer(raw.ljust(size, b" "), np.uint8))
     return [bytes(row).rstrip(b" ").decode() for row in np.asarray(rows)]
 
 
-def meet(name: str) -> None:
+def barrier(name: str) -> None:
     """Wait until all processes are here."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils

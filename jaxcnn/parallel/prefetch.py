@@ -27,10 +27,10 @@ def patiently(work: Callable[[], Any], stop: Callable[[], bool] | None) -> Any:
 
 def ahead(
     chunks: Iterator[Any],
-    place: Callable[[Any], Any],
+    shard: Callable[[Any], Any],
     stop: Callable[[], bool] | None = None,
 ) -> Generator[Any, None, None]:
-    """Give the same chunks, placed; one is read while the caller uses the one before, and never more.
+    """Give the same chunks, on the devices; one is read while the caller uses the one before, and never more.
 
     The thread ends with the iterator: when it is exhausted, closed, or left by an exception. What reading raises is raised here.
 
@@ -42,7 +42,7 @@ def ahead(
 
     def read() -> Any:
         chunk = next(chunks, end)
-        return chunk if chunk is end else place(chunk)
+        return chunk if chunk is end else shard(chunk)
 
     thread, patient = ThreadPoolExecutor(1, thread_name_prefix="read ahead"), True
     try:

@@ -66,7 +66,10 @@ def write_all(flags: Any, explain: Explain | None = explained) -> None:
     if len(reports) > 1:
         path = pathlib.Path(flags.out or pathlib.Path(flags.runs[0]).absolute().parent / "compare.html")
         pages = [pathlib.Path(folder).absolute() / "report.html" for folder in flags.runs]
-        links = [urllib.parse.quote(os.path.relpath(page, path.absolute().parent), errors="surrogateescape") for page in pages]
+        links = [
+            urllib.parse.quote(os.path.relpath(page, path.absolute().parent), errors="surrogateescape")
+            for page in pages
+        ]
         replace(path, report.compare(reports, report.paired(reports, correct), links))
         print(f"{visible(path)}: {len(reports)} runs, {path.stat().st_size / 1024:,.0f} KiB", flush=True)
 
@@ -75,7 +78,11 @@ def one(folder: str, flags: Any, explain: Explain | None = None) -> tuple[dict[s
     """Report on a run: its dict, and for each test row whether it is right; None of a run whose task has no classes."""
     run, name = report.read_finished(folder), pathlib.Path(folder).absolute().name
     if not report.classifies(run.config):
-        asked = [flag for flag, value in (("--data", flags.data), ("--group", flags.group), ("--group-file", flags.group_file)) if value]
+        asked = [
+            flag
+            for flag, value in (("--data", flags.data), ("--group", flags.group), ("--group-file", flags.group_file))
+            if value
+        ]
         if asked:
             raise InputError(f"{asked[0]}: {visible(folder)} is not a run of the library's classifier; leave it out")
         return report.general(name, run, folder), None
@@ -98,8 +105,12 @@ def one(folder: str, flags: Any, explain: Explain | None = None) -> tuple[dict[s
     if explain and rows:
         pictures = explain(loaded, np.stack([shown[i] for i in rows]), predicted[rows])
     files_of = getattr(test, "names", None)
-    files_of = files_of if files_of and len(files_of) == len(tested.label) else None  # rows that were left out would shift them
-    made = report.make(name, run, measured, sha256=tested.sha256, shown=shown, explanations=pictures, rows=what, names=files_of)
+    files_of = (
+        files_of if files_of and len(files_of) == len(tested.label) else None
+    )  # rows that were left out would shift them
+    made = report.make(
+        name, run, measured, sha256=tested.sha256, shown=shown, explanations=pictures, rows=what, names=files_of
+    )
     return made, predicted == tested.label
 
 
@@ -110,25 +121,40 @@ def wanted(flags: Any, known: Sequence[str]) -> Sequence[str]:
         if name not in known:
             raise InputError(f"--group {name}: no such column in {where}; it has {', '.join(sorted(known)) or 'none'}")
     if flags.group_file and not flags.group and len(known) != 1:
-        raise InputError(f"--group-file {flags.group_file}: it has columns {', '.join(known) or 'none'}; choose with --group")
+        raise InputError(
+            f"--group-file {flags.group_file}: it has columns {', '.join(known) or 'none'}; choose with --group"
+        )
     return flags.group or (known if flags.group_file else [])
 
 
 def write(folder: pathlib.Path, made: dict[str, Any]) -> None:
     """Write a report into a folder, each file whole or not at all."""
-    texts = {"report.json": files.to_json(made, indent=1) + "\n", "report.html": report.page(made), "MODEL_CARD.md": report.card(made)}
+    texts = {
+        "report.json": files.to_json(made, indent=1) + "\n",
+        "report.html": report.page(made),
+        "MODEL_CARD.md": report.card(made),
+    }
     for name, text in texts.items():
         replace(folder / name, text)
-    print(f"{visible(folder / 'report.html')}: {_said(made)}, {(folder / 'report.html').stat().st_size / 1024:,.0f} KiB", flush=True)
+    print(
+        f"{visible(folder / 'report.html')}: {_said(made)}, {(folder / 'report.html').stat().st_size / 1024:,.0f} KiB",
+        flush=True,
+    )
 
 
 def _said(made: dict[str, Any]) -> str:
     """Say the result and the verdict in a line."""
     values, verdict = made["test"]["metrics"], f"verdict {made['diagnosis']['verdict']}"
     if "kind" in made:
-        shown = [name for name in made["headline"] if name in values and name != "loss"] or [name for name in ("loss",) if name in values]
+        shown = [name for name in made["headline"] if name in values and name != "loss"] or [
+            name for name in ("loss",) if name in values
+        ]
         return ", ".join([*(f"{visible(name)} {number(name, values[name])}" for name in shown), verdict])
-    tested = "" if made["tested"]["own"] else f" on {values['count']:,d} rows of other data, {visible(made['tested']['name'])}"
+    tested = (
+        ""
+        if made["tested"]["own"]
+        else f" on {values['count']:,d} rows of other data, {visible(made['tested']['name'])}"
+    )
     return f"accuracy {values['accuracy']:.4f}{tested}, {verdict}"
 
 
@@ -145,13 +171,26 @@ def parser() -> argparse.ArgumentParser:
     about = (__doc__ or "").split("\n\n")[0]
     made = argparse.ArgumentParser(prog="python -m jaxcnn.report", description=about, allow_abbrev=False)
     made.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run")
-    made.add_argument("--group", action="append", default=[], metavar="NAME", help="compare the groups of this column; may be repeated")
-    made.add_argument("--group-file", default="", metavar="FILE", help="CSV or JSON columns, one value a test row, in their order")
+    made.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="compare the groups of this column; may be repeated",
+    )
+    made.add_argument(
+        "--group-file", default="", metavar="FILE", help="CSV or JSON columns, one value a test row, in their order"
+    )
     made.add_argument("--data", default=None, metavar="DATA", help="other data of the same classes to measure "
                       "(an image folder, .npz, IDX files or TFDS set), or where the run's own are now")  # fmt: skip
     made.add_argument("--data-dir", default=None, metavar="DIR", help="where TFDS sets are prepared")
     made.add_argument("--batch-size", type=int, default=256, metavar="N", help="rows at a time; changes no result")
-    made.add_argument("--out", default="", metavar="FILE", help="of the comparison of several runs; by default compare.html beside them")
+    made.add_argument(
+        "--out",
+        default="",
+        metavar="FILE",
+        help="of the comparison of several runs; by default compare.html beside them",
+    )
     return made
 
 
@@ -164,7 +203,10 @@ def command(arguments: Sequence[str] | None = None) -> int:
         print(f"jaxcnn.report: {visible(str(error))}", file=sys.stderr)
         return 2
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        print(f"jaxcnn.report: out of memory or of a device ({visible(reason(error))}); try a smaller --batch-size", file=sys.stderr)
+        print(
+            f"jaxcnn.report: out of memory or of a device ({visible(reason(error))}); try a smaller --batch-size",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("jaxcnn.report: stopped; each report is written whole or not at all", file=sys.stderr)

@@ -38,9 +38,7 @@ TO_SAY = {
 }
 
 
-NONE_COMPARED = (
-    "No groups were compared: the run was given no column of groups. Differences between groups of people, devices or places are not known."
-)
+NONE_COMPARED = "No groups were compared: the run was given no column of groups. Differences between groups of people, devices or places are not known."
 
 
 def _details(report: dict[str, Any]) -> str:
@@ -58,7 +56,11 @@ def _factors(report: dict[str, Any]) -> str:
     slices = report["test"].get("slices")
     if not slices:
         return NONE_COMPARED
-    return "Groups compared: " + "; ".join(f"{markdown(s['column'])} ({_some([g['group'] for g in s['groups']])})" for s in slices) + "."
+    return (
+        "Groups compared: "
+        + "; ".join(f"{markdown(s['column'])} ({_some([g['group'] for g in s['groups']])})" for s in slices)
+        + "."
+    )
 
 
 def _metrics() -> str:
@@ -91,7 +93,8 @@ def _analyses(report: dict[str, Any]) -> str:
     test = report["test"]
     out = "| metric | value | 95 % interval |\n|---|---|---|\n"
     out += "".join(
-        f"| {markdown(NAMES.get(k, k))} | {number(k, v)} | {interval(test['intervals'].get(k))} |\n" for k, v in test["metrics"].items()
+        f"| {markdown(NAMES.get(k, k))} | {number(k, v)} | {interval(test['intervals'].get(k))} |\n"
+        for k, v in test["metrics"].items()
     )
     if report.get("kind") == KIND:
         return out
@@ -99,7 +102,9 @@ def _analyses(report: dict[str, Any]) -> str:
     keys = ("precision", "recall", "f1", "roc_auc", "pr_auc")
     shown = worst(report)
     for row in shown:
-        out += f"| {markdown(row['class'])} | {row['count']:,d} | " + " | ".join(number(k, row[k]) for k in keys) + " |\n"
+        out += (
+            f"| {markdown(row['class'])} | {row['count']:,d} | " + " | ".join(number(k, row[k]) for k in keys) + " |\n"
+        )
     if len(shown) < len(test["per_class"]):
         out += f"\nThese are the {len(shown)} with the lowest F1; the other {len(test['per_class']) - len(shown)} are in report.json.\n"
     for s in test["slices"]:
@@ -108,7 +113,10 @@ def _analyses(report: dict[str, Any]) -> str:
             out += f"| {markdown(g['group'])} | {g['count']:,d} | {g['accuracy']:.4f} | {interval(g['accuracy_interval'])} |\n"
         out += f"\nWorst group: {markdown(s['worst'])}, {s['gap']:.4f} below the best (by chance in {100 * s['gap_p']:.1f} % of 1,000 "
         out += "shufflings of the groups). Largest difference between groups: "
-        said = lambda found: f"{number('', found['difference'])} (class {markdown(found['class'])})"  # noqa: E731
+
+        def said(found):
+            return f"{number('', found['difference'])} (class {markdown(found['class'])})"
+
         parity, odds = said(s["demographic_parity"]), said(s["equalised_odds"])
         out += f"demographic parity {parity}, equalised odds {odds}.\n"
     return out
@@ -125,4 +133,6 @@ def _caveats(report: dict[str, Any]) -> str:
 
 
 def _some(names: list[str], most: int = 20) -> str:
-    return ", ".join(markdown(n) for n in names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(markdown(n) for n in names[:most]) + (
+        f" and {len(names) - most} more" if len(names) > most else ""
+    )

@@ -13,7 +13,15 @@ from jaxcnn.metrics import mcnemar
 from jaxcnn.report import svg
 from jaxcnn.report.page import NAMES, VERDICTS, document, interval, number, series_of, table, tested
 
-WHERE = {"workdir", "checkpoint", "resume", "evaluate", "predict", "compilation_cache", "profile"}  # settings that change no result
+WHERE = {
+    "workdir",
+    "checkpoint",
+    "resume",
+    "evaluate",
+    "predict",
+    "compilation_cache",
+    "profile",
+}  # settings that change no result
 
 
 def paired(reports: Sequence[dict[str, Any]], correct: Sequence[np.ndarray | None]) -> list[dict[str, Any]]:
@@ -98,7 +106,10 @@ def _tests(names: Sequence[str], pairs: Sequence[dict[str, Any]]) -> str:
         a, b = names[pair["first"]], names[pair["second"]]
         p = "below 0.0001" if pair["p_value"] < 1e-4 else f"{pair['p_value']:.4f}"
         rows.append((f"{escape(a)}, {escape(b)}", str(pair["only_a"]), str(pair["only_b"]), p))
-    return table("Paired tests", ("runs", "right: only the first", "only the second", "p"), rows) + f"<p class=soft>{about}</p>"
+    return (
+        table("Paired tests", ("runs", "right: only the first", "only the second", "p"), rows)
+        + f"<p class=soft>{about}</p>"
+    )
 
 
 def _settings(reports: Sequence[dict[str, Any]], names: Sequence[str]) -> str:

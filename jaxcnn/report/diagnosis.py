@@ -24,7 +24,10 @@ RULE_LOSS = (
 
 
 def diagnose(
-    rows: Sequence[Mapping[str, Any]], chance: float, best_step: int | None = None, tested: tuple[float, int] | None = None
+    rows: Sequence[Mapping[str, Any]],
+    chance: float,
+    best_step: int | None = None,
+    tested: tuple[float, int] | None = None,
 ) -> dict[str, str]:
     """Judge a run by its curves.
 
@@ -42,7 +45,11 @@ def diagnose(
     train, valid = ([r for r in rows if r["split"] == split] for split in ("train", "validation"))
     verdict, why = _judge(train, valid, chance, best_step)
     at = _tested_at(valid, best_step)
-    if verdict == "good" and tested and at["accuracy"] - tested[0] > max(GAP, 3 * _noise((at["accuracy"], at.get("count", 1)), tested)):
+    if (
+        verdict == "good"
+        and tested
+        and at["accuracy"] - tested[0] > max(GAP, 3 * _noise((at["accuracy"], at.get("count", 1)), tested))
+    ):
         verdict, why = (
             "shifted",
             f"{why} Test accuracy is {100 * tested[0]:.1f} %, {100 * (at['accuracy'] - tested[0]):.1f} points below it.",
@@ -80,7 +87,9 @@ ADVICE = {
 }
 
 
-def _judge(train: Sequence[Mapping[str, Any]], valid: Sequence[Mapping[str, Any]], chance: float, best: int | None) -> tuple[str, str]:
+def _judge(
+    train: Sequence[Mapping[str, Any]], valid: Sequence[Mapping[str, Any]], chance: float, best: int | None
+) -> tuple[str, str]:
     if not train or not valid:
         return "unknown", "There are no lines of training and validation to compare."
     if broken := _diverged(train, valid):
@@ -110,14 +119,19 @@ def _diverged(train: Sequence[Mapping[str, Any]], valid: Sequence[Mapping[str, A
     return None
 
 
-def _risen(train: Sequence[Mapping[str, Any]], valid: Sequence[Mapping[str, Any]], said: str, least: float = 0.0) -> tuple[str, str] | None:
+def _risen(
+    train: Sequence[Mapping[str, Any]], valid: Sequence[Mapping[str, Any]], said: str, least: float = 0.0
+) -> tuple[str, str] | None:
     """Say whether the validation loss rose from its lowest while the training loss fell."""
     fitted = [r["loss"] for r in train if "loss" in r]
     low = min(valid, key=lambda r: r.get("loss", math.inf))
     before = next((r for r in train if r["step"] == low["step"]), train[0])
     risen = valid[-1].get("loss", 0) - low.get("loss", 0)
     if risen > max(RISE * abs(low.get("loss", 0)), least) and fitted and fitted[-1] < before.get("loss", 0):
-        return "overfit", f"{said}The validation loss rose from {low['loss']:.4g} to {valid[-1]['loss']:.4g} while the training loss fell."
+        return (
+            "overfit",
+            f"{said}The validation loss rose from {low['loss']:.4g} to {valid[-1]['loss']:.4g} while the training loss fell.",
+        )
     return None
 
 

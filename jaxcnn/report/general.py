@@ -44,10 +44,15 @@ def general(name: str, run: Finished, folder: str | pathlib.Path) -> dict[str, A
     shown = config.get("task") or {"headline": ["loss"], "monitor": ["loss", "min"], "figures": []}
     values, intervals = _split(summary["test"])
     keys = ("split", "step", "epoch", "count", "learning_rate", "loss", *shown["headline"])
-    number = lambda value: isinstance(value, int | float) and not isinstance(value, bool)  # noqa: E731
+
+    def number(value):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
     curves = [{k: line[k] for k in keys if k in line and (k == "split" or number(line[k]))} for line in few(run.lines)]
     pictures, notes = _pictures(pathlib.Path(folder), shown["figures"])
-    training = {key: value for key, value in summary.items() if key not in ("test", "validation", "checkpoint", "first_step_at")}
+    training = {
+        key: value for key, value in summary.items() if key not in ("test", "validation", "checkpoint", "first_step_at")
+    }
     build = config["build"] or {}
     return plain({
         "format": 1, "kind": KIND, "run": name, "made": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -89,7 +94,9 @@ def _pictures(folder: pathlib.Path, names: Sequence[str]) -> tuple[list[dict[str
                 image = Image.open(io.BytesIO(files.read_bytes(path, LARGEST)), formats=("PNG",))
                 if math.prod(image.size) > PIXELS:
                     raise ValueError(f"{image.size[0]} x {image.size[1]} pixels")
-                found.append({"title": name.replace("_", " "), "image": picture(np.asarray(image.convert("RGB")), None)})
+                found.append(
+                    {"title": name.replace("_", " "), "image": picture(np.asarray(image.convert("RGB")), None)}
+                )
         except Exception as error:
             notes.append(f"The picture {visible(path.name)} cannot be read ({visible(reason(error))}).")
     return found, notes

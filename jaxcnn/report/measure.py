@@ -59,7 +59,10 @@ def measure(
 
     """
     logits, label, rows_of = _checked(logits, np.asarray(label), len(classes), head)
-    groups = {name: np.asarray(column)[rows_of] if len(column) == len(rows_of) else column for name, column in (groups or {}).items()}
+    groups = {
+        name: np.asarray(column)[rows_of] if len(column) == len(rows_of) else column
+        for name, column in (groups or {}).items()
+    }
     notes = _unlabelled(label, rows_of)
     logits, label, at = logits[rows_of], label[rows_of], np.flatnonzero(rows_of)
     p = probabilities(logits, head)
@@ -84,18 +87,26 @@ def measure(
 def _checked(logits: Any, label: np.ndarray, classes: int, head: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return logits in float32, labels, and which rows have a label that is a class."""
     if head == "multilabel" or label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
-        raise InputError(f"head {head!r}, labels of shape {label.shape}: reports are of classifiers with one label a row")
+        raise InputError(
+            f"head {head!r}, labels of shape {label.shape}: reports are of classifiers with one label a row"
+        )
     with np.errstate(over="ignore"):  # too large for float32 is not finite either
         logits = np.asarray(logits, np.float32)
     wanted = (len(label), 1 if head == "sigmoid" else classes)
     if logits.shape != wanted or classes < 2 or head == "sigmoid" and classes != 2:
-        raise InputError(f"logits of shape {logits.shape} for {len(label)} labels of {classes} classes, head {head!r}: must be {wanted}")
+        raise InputError(
+            f"logits of shape {logits.shape} for {len(label)} labels of {classes} classes, head {head!r}: must be {wanted}"
+        )
     broken = int((~np.isfinite(logits)).any(-1).sum())
     if broken:
-        raise InputError(f"{broken} of {len(logits)} test rows have outputs that are not finite numbers; the weights are broken")
+        raise InputError(
+            f"{broken} of {len(logits)} test rows have outputs that are not finite numbers; the weights are broken"
+        )
     known = (label >= 0) & (label < classes)
     if not known.any():
-        raise InputError(f"labels: none of the {len(label)} test rows has a label from 0 to {classes - 1}, so there is nothing to measure")
+        raise InputError(
+            f"labels: none of the {len(label)} test rows has a label from 0 to {classes - 1}, so there is nothing to measure"
+        )
     return logits, label, known
 
 
@@ -122,7 +133,10 @@ def _figures(logits: np.ndarray, label: np.ndarray) -> dict[str, Any]:
     def sums(start: int) -> dict[str, Any]:
         part, own = logits[start : start + size], label[start : start + size]
         missing = size - len(own)
-        rows = {"label": np.pad(own, (0, missing)).astype(np.int32), "real": (np.arange(size) < len(own)).astype(np.float32)}
+        rows = {
+            "label": np.pad(own, (0, missing)).astype(np.int32),
+            "row_mask": (np.arange(size) < len(own)).astype(np.float32),
+        }
         return host(_sums(np.pad(part, ((0, missing), (0, 0))), rows))
 
     return compute(functools.reduce(add, map(sums, range(0, len(label), size))))
@@ -146,7 +160,9 @@ def _curves(score: np.ndarray, positive: np.ndarray, name: str, notes: list[str]
         notes.append(f"ROC and precision-recall of class {name} are undefined: {which} of it.")
         return {"roc": None, "pr": None, "roc_auc": None, "pr_auc": None}
     if score.min() == score.max():
-        notes.append(f"The scores of class {name} are all equal: they tell nothing apart, and the area of 0.5 is that of guessing.")
+        notes.append(
+            f"The scores of class {name} are all equal: they tell nothing apart, and the area of 0.5 is that of guessing."
+        )
     fpr, tpr, _ = roc_curve(score, positive)
     precision, recall, _ = pr_curve(score, positive)
     areas = {"roc_auc": roc_auc(score, positive), "pr_auc": pr_auc(score, positive)}
@@ -176,7 +192,10 @@ def _confused(matrix: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]
     off = matrix - np.diag(matrix.diagonal())
     order = np.argsort(-off, axis=None, kind="stable")[:PAIRS]
     pairs = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, off.shape), strict=True) if off[i, j]]
-    return [{"true": classes[i], "predicted": classes[j], "count": int(off[i, j]), "of": int(matrix[i].sum())} for i, j in pairs]
+    return [
+        {"true": classes[i], "predicted": classes[j], "count": int(off[i, j]), "of": int(matrix[i].sum())}
+        for i, j in pairs
+    ]
 
 
 def _shown(curves: list[dict[str, Any]], classes: Sequence[str], most: int = 4) -> dict[str, Any]:
@@ -192,17 +211,28 @@ def _shown(curves: list[dict[str, Any]], classes: Sequence[str], most: int = 4) 
 
 
 def _values(
-    figures: Mapping[str, Any], p: np.ndarray, label: np.ndarray, predicted: np.ndarray, matrix: np.ndarray, log_loss: Any
+    figures: Mapping[str, Any],
+    p: np.ndarray,
+    label: np.ndarray,
+    predicted: np.ndarray,
+    matrix: np.ndarray,
+    log_loss: Any,
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Headline figures, and their 95 % intervals: Wilson's for accuracy, else of resampled rows."""
     n, k = p.shape
-    f1 = lambda a, b: float(metrics.f1(np.bincount(a * k + b, minlength=k * k).reshape(k, k)))  # noqa: E731
+
+    def f1(a, b):
+        return float(metrics.f1(np.bincount(a * k + b, minlength=k * k).reshape(k, k)))
+
     values = {
         "count": n, "accuracy": figures["accuracy"], "balanced_accuracy": metrics.balanced_accuracy(matrix),
         "f1_macro": metrics.f1(matrix), "log_loss": figures["log_loss"], "ece": figures["ece"], "brier": figures["brier"],
     }  # fmt: skip
     alone = matrix.sum(1).max() == n  # of one class, nothing is told apart
-    values |= {"roc_auc_macro": None if alone else roc_auc(p, label), "pr_auc_macro": None if alone else pr_auc(p, label)}
+    values |= {
+        "roc_auc_macro": None if alone else roc_auc(p, label),
+        "pr_auc_macro": None if alone else pr_auc(p, label),
+    }
     intervals = {
         "accuracy": list(metrics.wilson_interval(values["accuracy"], n)),
         "log_loss": bootstrap_interval(lambda x: x.mean(), np.asarray(log_loss, np.float64), samples=SAMPLES),

@@ -92,11 +92,18 @@ def interval(found: Sequence[float] | None) -> str:
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], text: Sequence[int] = ()) -> str:
     """Write a table whose first column names the rows, scrolled by keyboard where it is too wide; cells are HTML."""
-    kind = lambda k: ' class="text"' if k in text or not k else ""  # noqa: E731
+
+    def kind(k):
+        return ' class="text"' if k in text or not k else ""
+
     top = "".join(f'<th scope="col"{kind(k)}>{name}</th>' for k, name in enumerate(head))
     lines = ""
     for first, *rest in rows:
-        lines += f'<tr><th scope="row">{first}</th>' + "".join(f"<td{kind(k)}>{cell}</td>" for k, cell in enumerate(rest, 1)) + "</tr>"
+        lines += (
+            f'<tr><th scope="row">{first}</th>'
+            + "".join(f"<td{kind(k)}>{cell}</td>" for k, cell in enumerate(rest, 1))
+            + "</tr>"
+        )
     return scroll(f"<thead><tr>{top}</tr></thead><tbody>{lines}</tbody>", caption)
 
 
@@ -112,12 +119,18 @@ def _result(report: dict[str, Any]) -> str:
     tiles = ""
     for key in ("accuracy", "f1_macro", "roc_auc_macro", "ece"):
         span = f"95 %: {interval(spans[key])}" if key in spans else "0 is perfect" if key == "ece" else "no interval"
-        tiles += f'<div class="tile"><span>{NAMES[key]}</span><b>{number(key, values[key])}</b><span>{span}</span></div>'
+        tiles += (
+            f'<div class="tile"><span>{NAMES[key]}</span><b>{number(key, values[key])}</b><span>{span}</span></div>'
+        )
     rows = [(escape(NAMES.get(k, k)), number(k, v), interval(spans.get(k))) for k, v in values.items()]
     notes = "".join(f"<li>{escape(note)}</li>" for note in test["notes"])
     guess = f"Always guessing the most frequent class gives {test['most_frequent_class']:.4f}."
     what = tested(report)
-    which = "The test set" if what["own"] else f"Other data than the run's own, {escape(what['name'])} ({escape(what['part'])})"
+    which = (
+        "The test set"
+        if what["own"]
+        else f"Other data than the run's own, {escape(what['name'])} ({escape(what['part'])})"
+    )
     about = f"{which}, every row once; 95 % intervals, Wilson's for accuracy, else of 200 resamplings of the rows"
     return (
         f'<div class="tiles">{tiles}</div><p class="verdict"><strong>{VERDICTS[verdict["verdict"]]}.</strong> {escape(verdict["why"])} '
@@ -135,13 +148,16 @@ def _general_result(report: dict[str, Any]) -> str:
     tiles = ""
     for name in [name for name in report["headline"] if name in values]:
         span = f"95 %: {interval(spans[name])}" if name in spans else "no interval"
-        tiles += f'<div class="tile"><span>{escape(name)}</span><b>{number(name, values[name])}</b><span>{span}</span></div>'
+        tiles += (
+            f'<div class="tile"><span>{escape(name)}</span><b>{number(name, values[name])}</b><span>{span}</span></div>'
+        )
     rows = [(escape(NAMES.get(k, k)), number(k, v), interval(spans.get(k))) for k, v in values.items()]
     notes = "".join(f"<li>{escape(note)}</li>" for note in test["notes"])
     about = "The test set, every row once, as the run itself measured it"
     said = f"<strong>{VERDICTS[verdict['verdict']]}.</strong> {escape(verdict['why'])} {escape(verdict['advice'])}"
-    return f'<div class="tiles">{tiles}</div><p class="verdict">{said}</p>{table(about, ("metric", "value", "95 % interval"), rows)}' + (
-        f"<h3>Notes</h3><ul>{notes}</ul>" if notes else ""
+    return (
+        f'<div class="tiles">{tiles}</div><p class="verdict">{said}</p>{table(about, ("metric", "value", "95 % interval"), rows)}'
+        + (f"<h3>Notes</h3><ul>{notes}</ul>" if notes else "")
     )
 
 
@@ -160,13 +176,24 @@ def by_epoch(curves: list[dict[str, Any]], names: Sequence[str]) -> str:
         if series:
             said = "; ".join(f"{split} from {points[0][1]:.4g} to {points[-1][1]:.4g}" for split, points in series)
             epochs, shown = series[0][1][-1][0], name[:60]
-            out += svg.lines(f"{shown.capitalize()} by epoch", f"{said}, over {epochs:.3g} epochs.", series, xlabel="epoch", ylabel=shown)
+            out += svg.lines(
+                f"{shown.capitalize()} by epoch",
+                f"{said}, over {epochs:.3g} epochs.",
+                series,
+                xlabel="epoch",
+                ylabel=shown,
+            )
     return out
 
 
-def series_of(curves: list[dict[str, Any]], name: str, splits: Sequence[str] = ("train", "validation")) -> list[svg.Series]:
+def series_of(
+    curves: list[dict[str, Any]], name: str, splits: Sequence[str] = ("train", "validation")
+) -> list[svg.Series]:
     """Points (epoch, value) of each split that has any."""
-    flat = lambda value: 0.0 if abs(value) < SMALLEST else value  # noqa: E731
+
+    def flat(value):
+        return 0.0 if abs(value) < SMALLEST else value
+
     drawn = [r for r in curves if r.get(name) is not None and r["epoch"] is not None]
     found = [(s, [(flat(r["epoch"]), flat(r[name])) for r in drawn if r["split"] == s]) for s in splits]
     return [(split, points) for split, points in found if points]
@@ -177,7 +204,10 @@ def _confusion(report: dict[str, Any]) -> str:
     out = "" if test["confusion"] is None or len(classes) > 20 else _matrix(test["confusion"], classes)
     if not test["confused"]:
         return out + "<p>No row of the test set is taken for another class.</p>"
-    rows = [(escape(r["true"]), escape(r["predicted"]), str(r["count"]), f"{r['count'] / r['of']:.4f}") for r in test["confused"]]
+    rows = [
+        (escape(r["true"]), escape(r["predicted"]), str(r["count"]), f"{r['count'] / r['of']:.4f}")
+        for r in test["confused"]
+    ]
     head = ("true class", "predicted", "rows", "share of the true class")
     listed = table("The most frequent confusions", head, rows, (1,))
     return out + (f"<details><summary>The most frequent confusions</summary>{listed}</details>" if out else listed)
@@ -202,7 +232,9 @@ def _classes(report: dict[str, Any]) -> str:
     keys = ("precision", "recall", "f1", "roc_auc", "pr_auc")
     every, shown = report["test"]["per_class"], worst(report)
     rows = [(escape(r["class"]), f"{r['count']:,d}", *(number(k, r[k]) for k in keys)) for r in shown]
-    about = "Each class against the rest" + (f": the {len(shown)} with the lowest F1" if len(shown) < len(every) else "")
+    about = "Each class against the rest" + (
+        f": the {len(shown)} with the lowest F1" if len(shown) < len(every) else ""
+    )
     out = table(about, ("class", "rows", "precision", "recall", "F1", "ROC-AUC", "PR-AUC"), rows)
     if len(shown) < len(every):
         out += f"<p>The other {len(every) - len(shown):,d} of {len(every):,d} classes are in report.json.</p>"
@@ -219,7 +251,10 @@ def worst(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _thresholds(report: dict[str, Any]) -> str:
     test, plots = report["test"], ""
-    words = {"roc": ("ROC", "false positive rate", "true positive rate"), "pr": ("Precision and recall", "recall", "precision")}
+    words = {
+        "roc": ("ROC", "false positive rate", "true positive rate"),
+        "pr": ("Precision and recall", "recall", "precision"),
+    }
     for kind, (name, xlabel, ylabel) in words.items():
         curves = test[kind]
         if not curves:
@@ -229,8 +264,22 @@ def _thresholds(report: dict[str, Any]) -> str:
         few = several if len(curves) > 1 else "the class with the smallest area, against the rest"
         which = "the second class, the positive one" if len(report["classes"]) == 2 else few
         said = f"{name} of {which}: " + ", ".join(one for one, _ in series) + "."
-        plots += svg.lines(name, said, series, xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1), diagonal=kind == "roc", marks=False)
-    return f'<div class="plots">{plots}</div>' if plots else "<p>Undefined: no class has both rows of it and rows of others.</p>"
+        plots += svg.lines(
+            name,
+            said,
+            series,
+            xlabel=xlabel,
+            ylabel=ylabel,
+            xlim=(0, 1),
+            ylim=(0, 1),
+            diagonal=kind == "roc",
+            marks=False,
+        )
+    return (
+        f'<div class="plots">{plots}</div>'
+        if plots
+        else "<p>Undefined: no class has both rows of it and rows of others.</p>"
+    )
 
 
 def _calibration(report: dict[str, Any]) -> str:
@@ -250,10 +299,27 @@ def _calibration(report: dict[str, Any]) -> str:
     said += f"{number('', points[-1][1])} of all, {number('', at[1])} of {100 * at[0]:.0f} %."
     high = max(max(y for _, y in points) * 1.1, 0.01)
     plots += svg.lines(
-        "Risk and coverage", said, [("risk", points)], xlabel="coverage", ylabel="risk", xlim=(0, 1), ylim=(0, high), marks=False
+        "Risk and coverage",
+        said,
+        [("risk", points)],
+        xlabel="coverage",
+        ylabel="risk",
+        xlim=(0, 1),
+        ylim=(0, high),
+        marks=False,
     )
-    line = lambda b: (f"{b['low']:.3f} to {b['high']:.3f}", f"{b['count']:,d}", f"{b['confidence']:.4f}", f"{b['accuracy']:.4f}")  # noqa: E731
-    listed = table("Bins of confidence", ("confidence", "rows", "mean confidence", "accuracy"), map(line, found["bins"]))
+
+    def line(b):
+        return (
+            f"{b['low']:.3f} to {b['high']:.3f}",
+            f"{b['count']:,d}",
+            f"{b['confidence']:.4f}",
+            f"{b['accuracy']:.4f}",
+        )
+
+    listed = table(
+        "Bins of confidence", ("confidence", "rows", "mean confidence", "accuracy"), map(line, found["bins"])
+    )
     return f'<div class="plots">{plots}</div><details><summary>The bins as a table</summary>{listed}</details>'
 
 
@@ -263,8 +329,14 @@ def _examples(report: dict[str, Any]) -> str:
     for kind, head in heads.items():
         items = ""
         for e in report["examples"][kind]:
-            said = f"{escape(e['true'])} taken for {escape(e['predicted'])}" if kind == "mistakes" else escape(e["true"])
-            image = f'<img src="{escape(e["image"])}" alt="test image {e["row"]}, of class {escape(e["true"])}">' if "image" in e else ""
+            said = (
+                f"{escape(e['true'])} taken for {escape(e['predicted'])}" if kind == "mistakes" else escape(e["true"])
+            )
+            image = (
+                f'<img src="{escape(e["image"])}" alt="test image {e["row"]}, of class {escape(e["true"])}">'
+                if "image" in e
+                else ""
+            )
             place = escape(e["file"]) if "file" in e else f"row {e['row']}"
             items += f"<li>{image}{said}<br>confidence {e['confidence']:.3f}, {place}</li>"
         out += f"<h3>{head}</h3>" + (f'<ul class="pictures">{items}</ul>' if items else "<p>There are none.</p>")
@@ -290,7 +362,10 @@ def _groups(report: dict[str, Any]) -> str:
         return "<p>No groups were compared: no column of groups was given (--group).</p>"
     out = ""
     for s in report["test"]["slices"]:
-        rows = [(escape(g["group"]), f"{g['count']:,d}", f"{g['accuracy']:.4f}", interval(g["accuracy_interval"])) for g in s["groups"]]
+        rows = [
+            (escape(g["group"]), f"{g['count']:,d}", f"{g['accuracy']:.4f}", interval(g["accuracy_interval"]))
+            for g in s["groups"]
+        ]
         out += f"<h3>By {escape(s['column'])}</h3>"
         chance = f"With the groups shuffled, a gap this large came about in {100 * s['gap_p']:.1f} % of 1,000 cases."
         out += f"<p>Worst group: <strong>{escape(s['worst'])}</strong>, {s['gap']:.4f} below the best. {chance}</p>"
@@ -302,7 +377,9 @@ def _groups(report: dict[str, Any]) -> str:
                 ("equalised_odds", "equalised odds", "true or false positive rate of the class"),
             )
         ]
-        out += table("Largest difference between two groups, 0 for none", ("measure", "difference", "class", "of"), fair, (2, 3))
+        out += table(
+            "Largest difference between two groups, 0 for none", ("measure", "difference", "class", "of"), fair, (2, 3)
+        )
     return out
 
 
@@ -325,7 +402,10 @@ def _configuration(report: dict[str, Any]) -> str:
     settings = [(escape("--" + k.replace("_", "-")), escape(_short(v))) for k, v in report["settings"].items()]
     out += f"<details><summary>All settings</summary>{table('Settings', ('flag', 'value'), settings, (1,))}</details>"
     build = [(escape(part), escape(_short(report["build"].get(part)))) for part in report["build"]]
-    return out + f"<details><summary>Model and task as they are built</summary>{table('Build', ('part', 'value'), build, (1,))}</details>"
+    return (
+        out
+        + f"<details><summary>Model and task as they are built</summary>{table('Build', ('part', 'value'), build, (1,))}</details>"
+    )
 
 
 def _short(value: Any) -> str:

@@ -93,10 +93,14 @@ def _lines(folder: pathlib.Path) -> list[dict[str, Any]]:
         for line in files.read_text(path).splitlines():
             found.append(files.parse_json(line, "it"))
     except FileNotFoundError as error:
-        raise InputError(f"{visible(folder)}: no metrics.jsonl in it; without it there are no curves to report") from error
+        raise InputError(
+            f"{visible(folder)}: no metrics.jsonl in it; without it there are no curves to report"
+        ) from error
     except (OSError, InputError) as error:
         where = f"line {len(found) + 1} is damaged" if str(error).startswith("it: ") else "damaged"
-        raise InputError(f"{visible(path)}: {where} ({_why(error, folder)}); remove the line, or train again") from error
+        raise InputError(
+            f"{visible(path)}: {where} ({_why(error, folder)}); remove the line, or train again"
+        ) from error
     try:
         return check_lines(found, "metrics.jsonl")
     except InputError as error:
@@ -113,7 +117,7 @@ def predict(loaded: TrainedRun, test: Any, *, batch_size: int = 256) -> Tested:
 
 def columns(test: Any) -> list[str]:
     """Names of the arrays of a data set that have one value a row and are not its labels."""
-    return [name for name, x in test.example().items() if name not in ("label", "real") and np.ndim(x) == 1]
+    return [name for name, x in test.example().items() if name not in ("label", "row_mask") and np.ndim(x) == 1]
 
 
 def images(test: Any, rows: Sequence[int]) -> dict[int, np.ndarray]:
@@ -122,7 +126,7 @@ def images(test: Any, rows: Sequence[int]) -> dict[int, np.ndarray]:
     for chunk in test.once(256) if wanted else ():
         for k in range(int(chunk.count)):
             batch = chunk.at(k)
-            true = np.flatnonzero(np.asarray(batch["real"]) > 0)
+            true = np.flatnonzero(np.asarray(batch["row_mask"]) > 0)
             here = [i for i in wanted if seen <= i < seen + len(true)]
             found |= {i: np.asarray(batch["image"][true[i - seen]]) for i in here}
             seen += len(true)
@@ -181,11 +185,16 @@ def make(
     pixels = {row: {"image": picture(image)} for row, image in (shown or {}).items()}
     if names is not None:
         pixels = {row: one | {"file": visible(names[row])} for row, one in pixels.items()}
-    chosen = {kind: [entry | pixels.get(entry["row"], {}) for entry in entries] for kind, entries in measured["chosen"].items()}
+    chosen = {
+        kind: [entry | pixels.get(entry["row"], {}) for entry in entries]
+        for kind, entries in measured["chosen"].items()
+    }
     chance = max(row["count"] for row in test["per_class"]) / test["metrics"]["count"]
     diagnosis = diagnose(run.lines, chance, summary.get("best_step"), (found, test["metrics"]["count"]))
     curves = [{key: line[key] for key in CURVE if key in line} for line in few(run.lines)]
-    training = {key: value for key, value in summary.items() if key not in ("test", "validation", "checkpoint", "first_step_at")}
+    training = {
+        key: value for key, value in summary.items() if key not in ("test", "validation", "checkpoint", "first_step_at")
+    }
     return plain({
         "format": FORMAT, "run": name, "made": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "experiment": config["experiment"], "model": config["build"]["model"]["name"], "command": config.get("command", ""),
@@ -198,18 +207,24 @@ def make(
     })  # fmt: skip
 
 
-def _notes(summary: Mapping[str, Any], tested: Mapping[str, Any], found: float, count: int, more: Sequence[str]) -> list[str]:
+def _notes(
+    summary: Mapping[str, Any], tested: Mapping[str, Any], found: float, count: int, more: Sequence[str]
+) -> list[str]:
     """Say what was measured where that is not the run's own test part, or not with its result; then the other notes, not endlessly."""
     said = summary["test"].get("accuracy")
     said = math.nan if said is None else said
     known = math.isfinite(said)
     if not tested["own"]:
         own = f"; on its own test part the run measured an accuracy of {said:.4f}" if known else ""
-        first = [f"The figures are of other data than the run's own: {count:,d} rows of {visible(tested['name'])} ({tested['part']}){own}."]
+        first = [
+            f"The figures are of other data than the run's own: {count:,d} rows of {visible(tested['name'])} ({tested['part']}){own}."
+        ]
     elif not known:
         first = [f"The run itself recorded no accuracy of its test rows; now it is {found:.6f}."]
     elif abs(said - found) > 0.5 / count:
-        first = [f"The run itself measured an accuracy of {said}, and now it is {found:.6f}: the data or the weights changed."]
+        first = [
+            f"The run itself measured an accuracy of {said}, and now it is {found:.6f}: the data or the weights changed."
+        ]
     else:
         first = []
     left = len(more) - NOTES
@@ -231,5 +246,9 @@ def few(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     out = []
     for split in ("train", "validation", "test"):
         mine = [line for line in lines if line["split"] == split]
-        out += [mine[i] for i in np.unique(np.linspace(0, len(mine) - 1, min(len(mine), LINES)).astype(int))] if mine else []
+        out += (
+            [mine[i] for i in np.unique(np.linspace(0, len(mine) - 1, min(len(mine), LINES)).astype(int))]
+            if mine
+            else []
+        )
     return out

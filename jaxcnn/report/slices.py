@@ -17,7 +17,9 @@ MOST = 50  # groups; a column with more is no column of groups
 SHUFFLES = 999
 
 
-def by_group(predicted: np.ndarray, label: np.ndarray, group: np.ndarray, classes: Sequence[str], name: str) -> dict[str, Any]:
+def by_group(
+    predicted: np.ndarray, label: np.ndarray, group: np.ndarray, classes: Sequence[str], name: str
+) -> dict[str, Any]:
     """Compare groups of rows.
 
     Args:
@@ -42,7 +44,9 @@ def by_group(predicted: np.ndarray, label: np.ndarray, group: np.ndarray, classe
     """
     group = np.asarray(group)
     if group.shape != label.shape:
-        raise InputError(f"group column {name!r}: {len(group)} values for {len(label)} test rows; needs one a row, in their order")
+        raise InputError(
+            f"group column {name!r}: {len(group)} values for {len(label)} test rows; needs one a row, in their order"
+        )
     names, place = np.unique(group.astype(str), return_inverse=True)
     if not 2 <= len(names) <= MOST:
         raise InputError(f"group column {name!r}: {len(names)} different values; needs 2 to {MOST} groups")
@@ -63,7 +67,12 @@ def by_group(predicted: np.ndarray, label: np.ndarray, group: np.ndarray, classe
 
 def _group(name: str, predicted: np.ndarray, label: np.ndarray) -> dict[str, Any]:
     accuracy = float((predicted == label).mean())
-    return {"group": name, "count": len(label), "accuracy": accuracy, "accuracy_interval": list(wilson_interval(accuracy, len(label)))}
+    return {
+        "group": name,
+        "count": len(label),
+        "accuracy": accuracy,
+        "accuracy_interval": list(wilson_interval(accuracy, len(label))),
+    }
 
 
 def _by_chance(correct: np.ndarray, place: np.ndarray, gap: float) -> float:
@@ -97,7 +106,9 @@ def read_groups(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     try:
         text = files.read_text(path)
         if path.suffix.lower() == ".json":
-            found = fitted(dict[str, list[str | bool | int | float | None]], files.parse_json(text, path.name), "columns")
+            found = fitted(
+                dict[str, list[str | bool | int | float | None]], files.parse_json(text, path.name), "columns"
+            )
             columns = {name: np.array([str(x) for x in values]) for name, values in found.items()}
         else:
             head, *lines = [line for line in csv.reader(text.splitlines()) if line]

@@ -41,7 +41,9 @@ def lines(
         A `<figure>`.
 
     """
-    series = [(name, [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]) for name, points in series[:KINDS]]
+    series = [
+        (name, [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]) for name, points in series[:KINDS]
+    ]
     every = [point for _, points in series for point in points]
     xlim, ylim = xlim or _limits([x for x, _ in every]), ylim or _limits([y for _, y in every])
     place = _placing(xlim, ylim)
@@ -58,7 +60,9 @@ def lines(
     return figure(title, about, body, f'<ul class="legend">{names}</ul>' if len(series) > 1 else "")
 
 
-def bars(title: str, about: str, values: Sequence[tuple[float, float, float, bool]], *, xlabel: str, ylabel: str) -> str:
+def bars(
+    title: str, about: str, values: Sequence[tuple[float, float, float, bool]], *, xlabel: str, ylabel: str
+) -> str:
     """Draw bars `(from, to, height, whether of few rows)` within 0..1, and the diagonal that they should reach, as a `<figure>`."""
     place = _placing((0, 1), (0, 1))
     body = _axes((0, 1), (0, 1), xlabel, ylabel, place)

@@ -53,7 +53,9 @@ class Profile:
             try:
                 writable(pathlib.Path(folder))
             except OSError as error:
-                raise InputError(f"{visible(folder)}: cannot be written ({error.strerror}); give another folder") from error
+                raise InputError(
+                    f"{visible(folder)}: cannot be written ({error.strerror}); give another folder"
+                ) from error
 
     def dispatch(self) -> None:
         """Count a dispatch that has ended: the first begins the trace, a later one ends it."""

@@ -67,7 +67,9 @@ def _check_own(config: Mapping[str, Any], used: Splits) -> None:
         )
 
 
-def _as_read(config: Mapping[str, Any], place: str | None, on_bad: OnBad | None = None, elsewhere: bool = False) -> Splits:
+def _as_read(
+    config: Mapping[str, Any], place: str | None, on_bad: OnBad | None = None, elsewhere: bool = False
+) -> Splits:
     """Read as the run did; `elsewhere` leaves the place of a TFDS set to TFDS."""
     how, settings = described(config), config.get("settings") or {}
     if how is None:
@@ -124,14 +126,18 @@ def rows_to_measure(
     how = described(config)
     kind = (how or {}).get("name") if place is None else find(place)[0]
     if data_dir is not None and kind != "tfds":
-        raise InputError(f"data_dir={visible(data_dir)} (--data-dir): only TFDS sets are looked for there; name other data with --dataset")
+        raise InputError(
+            f"data_dir={visible(data_dir)} (--data-dir): only TFDS sets are looked for there; name other data with --dataset"
+        )
     own = _own_at(config, how, place, data_dir, whole, on_bad) if place is None or how is not None else None
     if own is not None:
         return own
     return _other(config, how or {}, cast(str, place), data_dir, on_bad)  # without a place, the rows are the run's own
 
 
-def _own_at(config: Any, how: Any, place: str | None, data_dir: str | None, whole: bool, on_bad: OnBad | None) -> Rows | None:
+def _own_at(
+    config: Any, how: Any, place: str | None, data_dir: str | None, whole: bool, on_bad: OnBad | None
+) -> Rows | None:
     """Read the run's own test rows, where they were or at a place; None where something else lies there."""
     name, prepared = config["data"]["name"], None if place is None else _prepared(how, place)
     if place is None or prepared:
@@ -143,7 +149,11 @@ def _own_at(config: Any, how: Any, place: str | None, data_dir: str | None, whol
     kind, options = find(place, data_dir)
     if kind != how["name"] or kind == "tfds" and options["name"] != how["options"].get("name"):
         return None
-    if kind == "folder" and not config["settings"].get("limit_examples") and _files(expanded(place)) < sum(config["data"].get("rows", [0])):
+    if (
+        kind == "folder"
+        and not config["settings"].get("limit_examples")
+        and _files(expanded(place)) < sum(config["data"].get("rows", [0]))
+    ):
         return None  # too few to be the run's own, so there is no need to read them twice
     try:
         splits = _as_read(config, data_dir if kind == "tfds" else options.get("path"), on_bad, elsewhere=kind == "tfds")
@@ -175,7 +185,9 @@ def _same(config: Mapping[str, Any], splits: Splits) -> bool:
     if config["settings"].get("per_class"):  # of the rows that were drawn nothing tells from which they were
         return splits.test.size == known["rows"][2]
     hashed = known.get("sha256") is not None and hasattr(splits.train, "arrays")
-    return [part.size for part in splits] == known["rows"] and (not hashed or digest(splits.train.arrays) == known["sha256"])
+    return [part.size for part in splits] == known["rows"] and (
+        not hashed or digest(splits.train.arrays) == known["sha256"]
+    )
 
 
 def _other(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None, on_bad: OnBad | None) -> Rows:
@@ -194,7 +206,13 @@ def _other(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None
         theirs, some = class_names(root), how.get("options", {}).get("classes")
         chosen = ours if set(theirs) == set(ours) or some and set(theirs) > set(ours) else None
         numbers, note = (None, "") if chosen else table(theirs, ours, visible(place))
-        options = {"path": root, "classes": chosen, "size": (height, width), "validation_fraction": 0.0, "test_fraction": 0.0}
+        options = {
+            "path": root,
+            "classes": chosen,
+            "size": (height, width),
+            "validation_fraction": 0.0,
+            "test_fraction": 0.0,
+        }
         data = read(kind, options | _resize(how), on_bad).train
     else:
         more = {"tfds": {"size": (height, width)}, "digits": {}}.get(kind, {"validation_fraction": 0.0})
@@ -202,7 +220,9 @@ def _other(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None
         numbers, note = table(data.classes, ours, visible(place))
     if data.size < 1:
         raise InputError(f"{visible(place)}: no rows in its {part}; give data with rows to measure")
-    return _sized(Rows(matched(data, ours, numbers, channels), place, False, part, (note,) if note else ()), config, place)
+    return _sized(
+        Rows(matched(data, ours, numbers, channels), place, False, part, (note,) if note else ()), config, place
+    )
 
 
 def _listed(config: Any, how: Mapping[str, Any], place: str, options: Mapping[str, Any], on_bad: OnBad | None) -> Rows:
@@ -210,7 +230,14 @@ def _listed(config: Any, how: Mapping[str, Any], place: str, options: Mapping[st
     (height, width, channels), task = config["build"]["image"]["shape"], config["build"]["task"]
     several = task["options"].get("head") == "multilabel"
     kind = "regression" if task["name"] == "regression" else "multilabel" if several else "classification"
-    options = {**options, **_resize(how), "task": kind, "size": (height, width), "validation_fraction": 0.0, "test_fraction": 0.0}
+    options = {
+        **options,
+        **_resize(how),
+        "task": kind,
+        "size": (height, width),
+        "validation_fraction": 0.0,
+        "test_fraction": 0.0,
+    }
     splits, ours = read("csv", options, on_bad), tuple(config["classes"])
     part = "test rows" if splits.test.size else "all images"
     data, note = splits.test if splits.test.size else splits.train, ""
@@ -235,7 +262,9 @@ def _sized(rows: Rows, config: Any, place: str) -> Rows:
     found = rows.data.example()["image"].shape[1:]
     if found != (height, width, channels):
         was = " x ".join(map(str, found))
-        raise InputError(f"{visible(place)}: images of {was}, and the run's are {height} x {width} x {channels}; bring them to that size")
+        raise InputError(
+            f"{visible(place)}: images of {was}, and the run's are {height} x {width} x {channels}; bring them to that size"
+        )
     return rows
 
 

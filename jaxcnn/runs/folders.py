@@ -33,7 +33,9 @@ def new_folder(root: str | pathlib.Path) -> pathlib.Path:
     """
     check_path(root)
     for attempt in range(1000):
-        folder = pathlib.Path(root) / (datetime.datetime.now().strftime("%Y%m%d-%H%M%S") + (f"-{attempt}" if attempt else ""))
+        folder = pathlib.Path(root) / (
+            datetime.datetime.now().strftime("%Y%m%d-%H%M%S") + (f"-{attempt}" if attempt else "")
+        )
         try:
             folder.mkdir(parents=True)
             return folder
@@ -139,7 +141,9 @@ def without_links(folder: pathlib.Path) -> None:
         below = (pathlib.Path(top) / one for top, *both in os.walk(folder / name) for one in (*both[0], *both[1]))
         for path in (folder / name, *below):
             if path.is_symlink():
-                raise InputError(f"{visible(path)} is a link, which is not followed; put what it stands for in its place")
+                raise InputError(
+                    f"{visible(path)} is a link, which is not followed; put what it stands for in its place"
+                )
 
 
 def lock(folder: pathlib.Path) -> None:
@@ -160,7 +164,9 @@ def lock(folder: pathlib.Path) -> None:
             path.unlink()
         held.acquire()
     except Timeout:
-        raise InputError(f"{visible(folder)}: another process trains into it; wait until it has ended, or stop it") from None
+        raise InputError(
+            f"{visible(folder)}: another process trains into it; wait until it has ended, or stop it"
+        ) from None
     except (OSError, NotImplementedError) as error:
         log.warning("%s cannot be locked (%s): see that no other process trains into it", folder, reason(error))
         return
@@ -195,7 +201,9 @@ def check_saved(folder: pathlib.Path, step: int) -> None:
 
     """
     if not all((folder / "checkpoints" / str(step) / part).is_dir() for part in ("state", "loop")):
-        raise UnsavedError(f"the weights are not saved: {folder} has no checkpoint of step {step}, which was tested; make room, and go on")
+        raise UnsavedError(
+            f"the weights are not saved: {folder} has no checkpoint of step {step}, which was tested; make room, and go on"
+        )
 
 
 class UnsavedError(OSError):

@@ -26,6 +26,7 @@ from jaxcnn.train.evaluation import collect
 from jaxcnn.train.evaluation import evaluate as measure
 from jaxcnn.train.step import make_eval_step
 
+RENAMED = {"small_images": "cifar_stem"}  # options that older runs call otherwise
 MOST_BYTES = 2**35  # of a model's variables
 log = logging.getLogger("jaxcnn")
 
@@ -88,11 +89,25 @@ def read_config(folder: str | pathlib.Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"{visible(folder)}: not a run's folder (no config.json in it)") from error
     except (OSError, InputError) as error:
-        raise InputError(f"{visible(folder)}: not a run's folder that can be used ({visible(reason(error))})") from error
+        raise InputError(
+            f"{visible(folder)}: not a run's folder that can be used ({visible(reason(error))})"
+        ) from error
+    _rename(found)
     try:
         return check_config(found, "config.json")
     except InputError as error:
         raise InputError(f"{visible(folder)}: not a run's folder that can be used ({error})") from error
+
+
+def _rename(config: Any) -> None:
+    """Give options that older runs call otherwise their present names, in place; what has another form is left as it is."""
+    for path in (("settings",), ("build", "model", "options")):
+        options = config
+        for name in path:
+            options = options.get(name) if isinstance(options, dict) else None
+        for old, new in RENAMED.items():
+            if isinstance(options, dict) and old in options and new not in options:
+                options[new] = options.pop(old)
 
 
 def load_run(folder: str | pathlib.Path, task: Task | None = None) -> TrainedRun:
@@ -126,8 +141,14 @@ def load_run(folder: str | pathlib.Path, task: Task | None = None) -> TrainedRun
     if config.get("ema") or (description or {}).get("ema"):
         kept = {path.removeprefix("extras.ema."): x for path, x in flat.items() if path.startswith("extras.ema.")}
     else:
-        kept = {path.removeprefix("model_state."): x for path, x in flat.items() if path.startswith(("params.", "model_state."))}
-    kept = {path: x for path, x in kept.items() if path.split(".", 1)[0] in like}  # a loss may have kept more there than the model has
+        kept = {
+            path.removeprefix("model_state."): x
+            for path, x in flat.items()
+            if path.startswith(("params.", "model_state."))
+        }
+    kept = {
+        path: x for path, x in kept.items() if path.split(".", 1)[0] in like
+    }  # a loss may have kept more there than the model has
     try:
         variables = unflatten(like, kept)
     except InputError as error:
@@ -144,7 +165,9 @@ def _own_shapes(config: Mapping[str, Any], task: Task, folder: pathlib.Path) -> 
         return jax.eval_shape(task.init, jax.random.key(0), batch)
     except Exception as error:
         shapes = ", ".join(f"{visible(name)} {tuple(one['shape'])}" for name, one in rows.items())
-        raise InputError(f"{visible(folder)}: the task cannot be made for its rows ({shapes}): {visible(reason(error))}") from error
+        raise InputError(
+            f"{visible(folder)}: the task cannot be made for its rows ({shapes}): {visible(reason(error))}"
+        ) from error
 
 
 def _shapes(config: Mapping[str, Any], folder: pathlib.Path) -> tuple[Any, Task, Tree]:
@@ -161,14 +184,18 @@ def _shapes(config: Mapping[str, Any], folder: pathlib.Path) -> tuple[Any, Task,
         raise InputError(f"{visible(folder)}: {line}") from error
     size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(like))
     if size > MOST_BYTES:
-        raise InputError(f"{visible(folder)}: config.json: build: a model of {size:,} bytes; must be {MOST_BYTES:,} at most")
+        raise InputError(
+            f"{visible(folder)}: config.json: build: a model of {size:,} bytes; must be {MOST_BYTES:,} at most"
+        )
     return model, task, like
 
 
 def _choose(saved: Checkpoints, folder: pathlib.Path) -> tuple[int, dict[str, np.ndarray]]:
     found = saved.newest()
     if found is None:
-        raise InputError(f"{visible(folder)}: no checkpoint that can be read; it was stopped before its first save, or they are damaged")
+        raise InputError(
+            f"{visible(folder)}: no checkpoint that can be read; it was stopped before its first save, or they are damaged"
+        )
     step, flat, loop = found
     best = loop.get("best_step") if isinstance(loop, Mapping) else None
     if isinstance(best, int) and best != step:
@@ -179,7 +206,9 @@ def _choose(saved: Checkpoints, folder: pathlib.Path) -> tuple[int, dict[str, np
     return step, flat
 
 
-def evaluate(loaded: TrainedRun, place: Any = None, *, data_dir: str | None = None, batch_size: int = 256) -> dict[str, Any]:
+def evaluate(
+    loaded: TrainedRun, place: Any = None, *, data_dir: str | None = None, batch_size: int = 256
+) -> dict[str, Any]:
     """Measure a run on its own test rows, or on other data of the same classes.
 
     Args:
@@ -197,7 +226,11 @@ def evaluate(loaded: TrainedRun, place: Any = None, *, data_dir: str | None = No
 
     """
     given = place is not None and not isinstance(place, str | os.PathLike)
-    data = place if given else rows_to_measure(loaded.config, None if place is None else str(place), data_dir=data_dir).data
+    data = (
+        place
+        if given
+        else rows_to_measure(loaded.config, None if place is None else str(place), data_dir=data_dir).data
+    )
     run = compile_step(make_eval_step(loaded.task), "jit", donate=False)
     return measure(run, loaded.variables, data, batch_size=batch_size)
 

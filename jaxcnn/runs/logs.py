@@ -38,7 +38,14 @@ class Log:
     def line(self, split: str, step: int, seconds: float, rate: float | None, values: Mapping[str, Any]) -> None:
         """Add one line."""
         epoch = round(step / self.steps_per_epoch, 3)
-        row = {"step": step, "epoch": epoch, "split": split, **scalars(values), "learning_rate": rate, "seconds": round(seconds, 4)}
+        row = {
+            "step": step,
+            "epoch": epoch,
+            "split": split,
+            **scalars(values),
+            "learning_rate": rate,
+            "seconds": round(seconds, 4),
+        }
         self.rows.append(row)
         self.times.append(time.time())
 
@@ -60,7 +67,9 @@ class Log:
                 file.add(self._encoded(encode, file.records), functools.partial(self._encoded, encode))
         except OSError as error:
             if not self.failed:
-                log.warning("metrics are not written, %s (%s); they wait until that is possible", reason(error), self.folder)
+                log.warning(
+                    "metrics are not written, %s (%s); they wait until that is possible", reason(error), self.folder
+                )
             self.failed = True
             return
         self.failed = False

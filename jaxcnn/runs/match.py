@@ -37,7 +37,10 @@ def table(theirs: Sequence[str], ours: Sequence[str], name: str) -> tuple[np.nda
     if len(theirs) == len(ours) and any(numbered):
         named = ", ".join(f"{k} is {visible(c)[:40]}" for k, c in enumerate((ours if numbered[0] else theirs)[:5]))
         which = "the data have" if numbered[0] else "the run has"
-        return None, f"Classes are matched by number, because {which} no names of classes: {named}{', ...' if len(ours) > 5 else ''}."
+        return (
+            None,
+            f"Classes are matched by number, because {which} no names of classes: {named}{', ...' if len(ours) > 5 else ''}.",
+        )
     raise InputError(
         f"{name}: {len(theirs)} classes ({_some(theirs)}), and the run has {len(ours)} ({_some(ours)}); "
         "a run can only be measured on data of its own classes"
@@ -98,7 +101,9 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
     if channels == 3:
         return np.repeat(image, 3, -1)
     if image.dtype != np.uint8:
-        return (image * (np.array(GRAY) / 65536).astype(image.dtype)).sum(-1, keepdims=True, dtype=image.dtype).clip(0, 1)
+        return (
+            (image * (np.array(GRAY) / 65536).astype(image.dtype)).sum(-1, keepdims=True, dtype=image.dtype).clip(0, 1)
+        )
     gray = np.full((*image.shape[:-1], 1), 0x8000, np.uint32)
     for k, weight in enumerate(GRAY):
         gray += image[..., k : k + 1] * np.uint32(weight)
@@ -126,9 +131,9 @@ class Changed(NamedTuple):
         """Return the first row."""
         return self.change(self.data.example())
 
-    def placed(self, put: Callable[[Any], Any]) -> "Changed":
+    def put(self, move: Callable[[Any], Any]) -> "Changed":
         """Return itself: nothing stays on the device."""
-        del put
+        del move
         return self
 
     def once(self, *arguments: Any, **options: Any) -> Iterator[StackedChunk]:

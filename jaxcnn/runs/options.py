@@ -16,7 +16,9 @@ FLOAT = 1e38  # an option's largest number
 Number = float  # an integer is one as well
 
 
-def check_options(function: Callable[..., Any], options: Mapping[str, Any], where: str, leave: Sequence[str] = ()) -> None:
+def check_options(
+    function: Callable[..., Any], options: Mapping[str, Any], where: str, leave: Sequence[str] = ()
+) -> None:
     """Check options from a file against a function's own parameters and, where it passes on the rest, the fields of what it makes.
 
     Args:

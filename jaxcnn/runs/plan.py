@@ -167,7 +167,9 @@ def settled(plan: Plan) -> tuple[Plan, tuple[str, ...]]:
     if batch < plan.batch_size:
         notes.append(f"batch_size={plan.batch_size}: lowered to the {batch} training rows")
     if batch % parts:
-        notes.append(f"batch_size={batch}: padded to {-(-batch // parts) * parts} rows for {parts} devices; padding counts nowhere")
+        notes.append(
+            f"batch_size={batch}: padded to {-(-batch // parts) * parts} rows for {parts} devices; padding counts nowhere"
+        )
     steps = math.ceil(plan.epochs * plan.data.train.size / batch) if plan.steps is None else plan.steps
     if not 0 <= steps <= MOST_STEPS:
         raise InputError(f"steps={steps:,}: must be from 0 to {MOST_STEPS:,}; give fewer epochs")

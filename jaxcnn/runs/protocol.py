@@ -52,17 +52,23 @@ def kfold(label: np.ndarray, folds: int, seed: int, group: np.ndarray | None = N
     label = _per_row("label", label)
     found = len(label) if group is None else len(np.unique(group))
     if not 2 <= folds <= found:
-        raise InputError(f"folds={folds}: must be at least 2, and at most the {found} {'rows' if group is None else 'groups'}")
+        raise InputError(
+            f"folds={folds}: must be at least 2, and at most the {found} {'rows' if group is None else 'groups'}"
+        )
     if group is not None:
         part = _deal(label, group, np.full(folds, 1 / folds), seed)
     else:
         rng, part = np.random.default_rng(seed), np.empty(len(label), np.int64)
         order = np.concatenate([rng.permutation(np.flatnonzero(label == c)) for c in np.unique(label)])
-        part[order] = np.arange(len(label)) % folds  # classes one after another, so that the folds are of one size as well
+        part[order] = (
+            np.arange(len(label)) % folds
+        )  # classes one after another, so that the folds are of one size as well
     return [(np.flatnonzero(part != k), np.flatnonzero(part == k)) for k in range(folds)]
 
 
-def cross_validate(measure: Callable[[np.ndarray, np.ndarray], dict[str, float]], folds: Sequence[Rows]) -> dict[str, dict[str, Any]]:
+def cross_validate(
+    measure: Callable[[np.ndarray, np.ndarray], dict[str, float]], folds: Sequence[Rows]
+) -> dict[str, dict[str, Any]]:
     """Mean and standard deviation of what `measure(rows to learn from, rows to measure)` gives, over folds.
 
     The deviation is between folds, which share most of what they learn from: it is no standard error of the mean.
@@ -135,7 +141,9 @@ def best_threshold(score: np.ndarray, label: np.ndarray, cost: tuple[float, floa
     """
     score, label = np.asarray(score, np.float64), _whole(label, 2).astype(bool)
     if score.shape != label.shape or not score.size or np.isnan(score).any():
-        raise InputError(f"scores of shape {score.shape}, labels of shape {label.shape}: must be [N] each, at least one, without NaN")
+        raise InputError(
+            f"scores of shape {score.shape}, labels of shape {label.shape}: must be [N] each, at least one, without NaN"
+        )
     if label.all() or not label.any():
         raise InputError(f"labels: all {label.size} are {int(label[0])}; a threshold needs rows of both classes")
     order = np.argsort(-score, kind="stable")
@@ -177,14 +185,21 @@ def temperature(logits: np.ndarray, label: np.ndarray, steps: int = 100) -> floa
     z = np.asarray(logits, np.float64)
     label = _whole(label, max(z.shape[-1], 2) if z.ndim == 2 else None)
     if z.ndim != 2 or label.shape != z.shape[:1] or not len(z) or not np.isfinite(z).all():
-        raise InputError(f"logits of shape {z.shape}, labels of shape {label.shape}: must be finite [N, K] and [N], at least one row")
+        raise InputError(
+            f"logits of shape {z.shape}, labels of shape {label.shape}: must be finite [N, K] and [N], at least one row"
+        )
     z = np.concatenate([np.zeros_like(z), z], -1) if z.shape[1] == 1 else z
     z = z - z.max(-1, keepdims=True)
     own = z[np.arange(len(z)), label]
-    mean = lambda p: (p * z).sum(-1)  # noqa: E731
+
+    def mean(p):
+        return (p * z).sum(-1)
+
     if own.mean() >= 0 or own.mean() <= z.mean():
         kind = "right" if own.mean() >= 0 else "no better than constant"
-        raise InputError(f"logits: on these {len(z)} rows they are {kind}, so no temperature is best; give more or other rows")
+        raise InputError(
+            f"logits: on these {len(z)} rows they are {kind}, so no temperature is best; give more or other rows"
+        )
     b, low, high = 1.0, 0.0, np.inf  # 1 / T, and what it is between
     for _ in range(steps):
         p = np.exp(b * z)
@@ -207,7 +222,9 @@ class Reject(NamedTuple):
     risk: float
 
 
-def reject(confidence: np.ndarray, correct: np.ndarray, *, risk: float | None = None, coverage: float | None = None) -> Reject:
+def reject(
+    confidence: np.ndarray, correct: np.ndarray, *, risk: float | None = None, coverage: float | None = None
+) -> Reject:
     """Choose, on validation rows, below which confidence not to answer (Geifman and El-Yaniv, 2017, arXiv:1705.08500).
 
     Args:
@@ -229,7 +246,9 @@ def reject(confidence: np.ndarray, correct: np.ndarray, *, risk: float | None = 
     if len(given) != 1 or not 0 <= given[0] <= 1:
         raise InputError(f"risk={risk}, coverage={coverage}: give one of the two, from 0 to 1")
     if confidence.shape != correct.shape or not confidence.size or np.isnan(confidence).any():
-        raise InputError(f"confidence of shape {confidence.shape}, correct of shape {correct.shape}: must be [N] each, without NaN")
+        raise InputError(
+            f"confidence of shape {confidence.shape}, correct of shape {correct.shape}: must be [N] each, without NaN"
+        )
     order = np.argsort(-confidence, kind="stable")
     last = np.append(np.flatnonzero(np.diff(confidence[order])), len(order) - 1)
     answered, wrong = last + 1, np.cumsum(~correct[order])[last]
@@ -245,14 +264,20 @@ def _deal(label: np.ndarray, group: np.ndarray, shares: np.ndarray, seed: int) -
     """Part `[N]` of every row: whole groups, largest first, each to where the rows of each class are then nearest to the shares."""
     label, group = _per_row("label", label), _per_row("group", group)
     if label.ndim != 1 or group.shape != label.shape or not len(label):
-        raise InputError(f"labels of shape {label.shape}, groups of shape {group.shape}: must be [N] each, at least one row")
+        raise InputError(
+            f"labels of shape {label.shape}, groups of shape {group.shape}: must be [N] each, at least one row"
+        )
     names, place = np.unique(group, return_inverse=True)
     if len(names) < len(shares):
         raise InputError(f"group: only {len(names)} different values; {len(shares)} parts need at least as many groups")
     kinds = np.unique(label, return_inverse=True)[1]
     count = np.zeros((len(names), kinds.max() + 1))
     np.add.at(count, (place, kinds), 1)
-    rng, have, part = np.random.default_rng(seed), np.zeros((len(shares), count.shape[1])), np.zeros(len(names), np.int64)
+    rng, have, part = (
+        np.random.default_rng(seed),
+        np.zeros((len(shares), count.shape[1])),
+        np.zeros(len(names), np.int64),
+    )
     total, left = count.sum(0), len(names)
     for g in np.lexsort([rng.random(len(names)), -count.sum(1)]):
         empty = np.flatnonzero(have.sum(1) == 0)

@@ -33,7 +33,9 @@ class Skipped:
         if line not in self.lines:
             self.lines[line] = examples
             if len(self.lines) <= self.SAID:
-                log.warning("left out: %s%s", line, "; more are only listed in the run" if len(self.lines) == self.SAID else "")
+                log.warning(
+                    "left out: %s%s", line, "; more are only listed in the run" if len(self.lines) == self.SAID else ""
+                )
 
     @property
     def examples(self) -> int:
@@ -58,7 +60,9 @@ def tested(values: Mapping[str, Any], shares: Sequence[str] = ()) -> dict[str, A
     return found
 
 
-def line(values: Mapping[str, Any], folder: pathlib.Path, headline: Sequence[str] = ("loss",), unit: str = "rows") -> str:
+def line(
+    values: Mapping[str, Any], folder: pathlib.Path, headline: Sequence[str] = ("loss",), unit: str = "rows"
+) -> str:
     """Say in one line what the test set gave.
 
     Args:
@@ -70,7 +74,9 @@ def line(values: Mapping[str, Any], folder: pathlib.Path, headline: Sequence[str
     """
     where = f"on {values.get('count', 0)} {unit}, {folder}"
     if not sound(values):
-        return visible(f"test loss {values['loss']}: the outputs are not finite, so no other metric means anything, {where}")
+        return visible(
+            f"test loss {values['loss']}: the outputs are not finite, so no other metric means anything, {where}"
+        )
     names = [name for name in headline if name != "loss" and name in values] or ["loss"]
     return visible(f"test {' '.join(_shown(name, values) for name in names)} {where}")
 

@@ -105,7 +105,9 @@ def _parts(trained: Any) -> tuple[Any, int, list[dict[str, Any]]]:
     if isinstance(trained, State):
         return trained, int(trained.step), []
     if not (isinstance(trained, Mapping) and "params" in trained):
-        raise InputError(f"trained: {type(trained).__name__}; must be what fit returned, a State, or variables with 'params'")
+        raise InputError(
+            f"trained: {type(trained).__name__}; must be what fit returned, a State, or variables with 'params'"
+        )
     return {"params": trained["params"], "model_state": {k: v for k, v in trained.items() if k != "params"}}, 0, []
 
 
@@ -119,10 +121,14 @@ def _save(folder: pathlib.Path, state: Any, step: int) -> None:
     folders.check_saved(folder, step)
 
 
-def _log(folder: pathlib.Path, history: Sequence[Mapping[str, Any]], per_epoch: float, step: int, values: Mapping[str, Any]) -> Log:
+def _log(
+    folder: pathlib.Path, history: Sequence[Mapping[str, Any]], per_epoch: float, step: int, values: Mapping[str, Any]
+) -> Log:
     lines = Log(folder, per_epoch)
     for row in history:
-        named = {k if k in LOOP or k.startswith(("train/", "validation/")) else f"validation/{k}": v for k, v in row.items()}
+        named = {
+            k if k in LOOP or k.startswith(("train/", "validation/")) else f"validation/{k}": v for k, v in row.items()
+        }
         lines.row(named)
     if values:
         lines.line("test", step, 0.0, None, {k: v for k, v in values.items() if not k.endswith("_interval")})
@@ -130,7 +136,9 @@ def _log(folder: pathlib.Path, history: Sequence[Mapping[str, Any]], per_epoch: 
     return lines
 
 
-def _summary(plan: Plan, state: Any, step: int, history: Sequence[Mapping[str, Any]], values: Mapping[str, Any]) -> dict[str, Any]:
+def _summary(
+    plan: Plan, state: Any, step: int, history: Sequence[Mapping[str, Any]], values: Mapping[str, Any]
+) -> dict[str, Any]:
     params = state.params if isinstance(state, State) else state["params"]
     steps = max([step, *(row["step"] for row in history)])
     best = scalars(next((row for row in history if row["step"] == step), {}))

@@ -150,7 +150,12 @@ def check_config(config: Any, where: str) -> dict[str, Any]:
     fitted(Config, config, where)
     if config.get("format", FORMAT) != FORMAT:
         other = "newer" if config["format"] > FORMAT else "older"
-        refuse(where, "format", config["format"], f"{other} than {FORMAT}, which this version of jaxcnn reads; use that version")
+        refuse(
+            where,
+            "format",
+            config["format"],
+            f"{other} than {FORMAT}, which this version of jaxcnn reads; use that version",
+        )
     if not config["experiment"].replace(".", "a").isidentifier():
         refuse(where, "experiment", config["experiment"], "must be the name of an experiment, such as 'mnist'")
     classes, rows = config["classes"], config["data"].get("rows", [0, 0, 0])
@@ -318,6 +323,10 @@ def check_values(value: Any, where: str) -> None:
         elif isinstance(found, list):
             waiting += [(x, depth + 1, place) for x in found if isinstance(x, dict | list | int | str)]
         elif isinstance(found, int) and abs(found) >= INTEGER:
-            raise InputError(f"{where}: {visible(place)}: an integer of {len(hex(found)) * 4 - 8} bits; must have 63 at most")
+            raise InputError(
+                f"{where}: {visible(place)}: an integer of {len(hex(found)) * 4 - 8} bits; must have 63 at most"
+            )
         if isinstance(found, str) and len(found) > TEXT:
-            raise InputError(f"{where}: {visible(place)}: a text of {len(found):,} characters; must be {TEXT:,} at most")
+            raise InputError(
+                f"{where}: {visible(place)}: a text of {len(found):,} characters; must be {TEXT:,} at most"
+            )

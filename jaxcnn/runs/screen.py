@@ -52,14 +52,26 @@ class Screen:
 
     """
 
-    def __init__(self, steps: int, batch_size: int, headline: Sequence[str] = ("loss",), unit: str = "rows", columns: int | None = None):
+    def __init__(
+        self,
+        steps: int,
+        batch_size: int,
+        headline: Sequence[str] = ("loss",),
+        unit: str = "rows",
+        columns: int | None = None,
+    ):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.console = Console(file=sys.stderr)
         self.headline, self.unit, self.columns = tuple(headline), unit, columns
         self.batch_size, self.last, self.clock, self.spikes = batch_size, 0, time.perf_counter(), Spikes()
-        shown = (TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        shown = (
+            TextColumn("step {task.completed}/{task.total}"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+        )
         self.bar = Progress(*shown, console=self.console) if self.console.is_terminal else None
         if self.bar:
             self.task = self.bar.add_task("compiling", total=steps)

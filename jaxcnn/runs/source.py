@@ -46,7 +46,11 @@ def source(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def made_here(described: Mapping[str, Any]) -> bool:
     """Whether this user's own training described data so."""
     said, mark = described.get("made_here"), _mark(described)
-    return mark is not None and isinstance(said, str) and hmac.compare_digest(said.encode("utf-8", "replace"), mark.encode())
+    return (
+        mark is not None
+        and isinstance(said, str)
+        and hmac.compare_digest(said.encode("utf-8", "replace"), mark.encode())
+    )
 
 
 def _mark(described: Mapping[str, Any], make: bool = False) -> str | None:
@@ -99,7 +103,9 @@ def find(dataset: str, data_dir: str | None = None) -> tuple[str, dict[str, Any]
     if _like_idx(path):
         return "idx", here
     if path.exists():
-        raise InputError(f"{visible(dataset)}: not a data set; give a folder of images, a CSV file, an .npz file, or a folder of IDX files")
+        raise InputError(
+            f"{visible(dataset)}: not a data set; give a folder of images, a CSV file, an .npz file, or a folder of IDX files"
+        )
     if dataset.startswith(("/", "./", "../", "~")) or not NAME.fullmatch(dataset):
         raise InputError(f"{visible(dataset)}: no such file or folder, and no name of a TFDS set")
     return "tfds", {"name": dataset} | ({"data_dir": data_dir} if data_dir else {})
@@ -119,12 +125,19 @@ def described(config: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     if config["build"] is None:
         return None
-    options, size = {"validation_fraction": settings["validation_fraction"]}, list(config["build"]["image"]["shape"][:2])
+    options, size = (
+        {"validation_fraction": settings["validation_fraction"]},
+        list(config["build"]["image"]["shape"][:2]),
+    )
     if settings.get("folder"):
         more = {"path": settings["folder"], "classes": settings.get("classes") or None, "size": size}
         return {"name": "folder", "options": options | more}
     if name == "digits" or name.endswith(".npz"):
-        return {"name": "digits", "options": options} if name == "digits" else {"name": "npz", "options": options | {"path": name}}
+        return (
+            {"name": "digits", "options": options}
+            if name == "digits"
+            else {"name": "npz", "options": options | {"path": name}}
+        )
     return {"name": "tfds", "options": options | {"name": name, "size": size}} if NAME.fullmatch(name) else None
 
 
@@ -137,19 +150,25 @@ def read_described(described: Mapping[str, Any], place: str | None = None, on_ba
     """
     name, options = described["name"], dict(described["options"])
     if name not in SOURCES:
-        raise InputError(f"its config.json says that {visible(name)[:80]!r} read the data, which this version does not know; update it")
+        raise InputError(
+            f"its config.json says that {visible(name)[:80]!r} read the data, which this version does not know; update it"
+        )
     try:
         check_options(SOURCES[name], options, "source.options", leave=RESERVED)
         _check(name, options)
     except InputError as error:
-        raise InputError(f"its config.json says how the data were read in a way that this version does not know ({error})") from error
+        raise InputError(
+            f"its config.json says how the data were read in a way that this version does not know ({error})"
+        ) from error
     where, ours = next((options[k] for k in PLACES if options.get(k)), None), made_here(described)
     if place is not None:
         options["data_dir" if name == "tfds" else "path"] = place
     elif where is None and name in ("csv", "folder", "npz", "idx"):
         raise InputError(f"its config.json does not say where the data are; {ASK}")
     elif where is not None and not ours:
-        raise InputError(f"the run was not made here, so the path in its config.json, {visible(where)[:200]}, is not followed; {ASK}")
+        raise InputError(
+            f"the run was not made here, so the path in its config.json, {visible(where)[:200]}, is not followed; {ASK}"
+        )
     return read(name, options, on_bad, download=ours)
 
 
@@ -165,11 +184,18 @@ def _check(name: str, options: Mapping[str, Any]) -> None:
     """Refuse values that have the right type, but that no run writes."""
     size = options.get("size")
     sides = [1] if size is None else size if isinstance(size, list) else [size]
-    if len(sides) not in (1, 2) or not all(1 <= side <= LARGEST_SIDE for side in sides) or size is not None and sides == []:
+    if (
+        len(sides) not in (1, 2)
+        or not all(1 <= side <= LARGEST_SIDE for side in sides)
+        or size is not None
+        and sides == []
+    ):
         raise InputError(f"source.options: size: {size}: must be 1 to {LARGEST_SIDE:,} pixels a side")
     if isinstance(size, list) and len(size) != 2:
         raise InputError(f"source.options: size: {size}: must be one number, or height and width")
     if options.get("seed", 0) < 0:
         raise InputError(f"source.options: seed: {options['seed']}: must be at least 0")
     if name == "tfds" and not NAME.fullmatch(options.get("name", "")):
-        raise InputError(f"source.options: name: {visible(options.get('name'))[:80]!r}: must be the name of a TFDS set, such as 'mnist'")
+        raise InputError(
+            f"source.options: name: {visible(options.get('name'))[:80]!r}: must be the name of a TFDS set, such as 'mnist'"
+        )

@@ -43,7 +43,9 @@ LATER = (
 )
 
 
-def train_run(plan: Plan, folder: str | pathlib.Path, *, signals: Signals | None = None, show: bool = True) -> dict[str, Any]:
+def train_run(
+    plan: Plan, folder: str | pathlib.Path, *, signals: Signals | None = None, show: bool = True
+) -> dict[str, Any]:
     """Train a plan into a folder, or go on there where a run was cut off.
 
     The folder gets `config.json`, `metrics.jsonl`, TensorBoard events, `checkpoints/`, `summary.json` and pictures. A
@@ -68,14 +70,14 @@ def train_run(plan: Plan, folder: str | pathlib.Path, *, signals: Signals | None
 
     """
     ready, folder, found, trouble = prepare(plan), pathlib.Path(folder), None, ""
-    if mesh.share()[0] == 0:
+    if mesh.process_shard()[0] == 0:
         try:
             found = _opened(ready, folder)
         except InputError as error:
             trouble = str(error)
-    if trouble := mesh.tell(trouble):  # all processes refuse
+    if trouble := mesh.broadcast_text(trouble):  # all processes refuse
         raise InputError(trouble)
-    if mesh.tell("finished" if found else ""):
+    if mesh.broadcast_text("finished" if found else ""):
         return found or {}
     return train_prepared(ready, folder, signals=signals, show=show)
 
@@ -110,7 +112,7 @@ def train_prepared(
         DivergedError: as `train_run`, as are the other errors.
 
     """
-    plan, chief = ready.plan, mesh.share()[0] == 0
+    plan, chief = ready.plan, mesh.process_shard()[0] == 0
     began = time.perf_counter() if began is None else began
     try:
         for note in [*ready.notes, _rows(plan, ready.splits), _chosen(ready)] if chief and tell else ():
@@ -120,9 +122,19 @@ def train_prepared(
         if dataclasses.is_dataclass(ready.splits.train):  # data of another kind keep the order that they have
             splits = splits._replace(train=dataclasses.replace(splits.train, seed=plan.seed))
         if jax.default_backend() != "cpu":  # there the rows are in the device's memory already
-            splits = splits._replace(valid=splits.valid.placed(ready.ev.hold))
+            splits = splits._replace(valid=splits.valid.put(ready.ev.replicate))
         lines, first = Log(folder, splits.train.size / plan.batch_size), []
-        fitted = _fit(ready._replace(splits=splits), folder, signals, profile, lines if chief else None, show, first, began, columns)
+        fitted = _fit(
+            ready._replace(splits=splits),
+            folder,
+            signals,
+            profile,
+            lines if chief else None,
+            show,
+            first,
+            began,
+            columns,
+        )
         weights = _weights(fitted.best)
         values, seconds = timed_evaluate(ready.ev, weights, splits.test, batch_size=plan.eval_batch_size)
         params = digest(flatten(fitted.state.params))  # all processes have a part
@@ -130,7 +142,9 @@ def train_prepared(
             return {}
         values = results.tested(values, plan.task.shares)
         summary = _summary(ready, fitted) | {"test": values, "params_sha256": params}
-        summary |= dict(zip(("seconds_to_first_step", "first_step_at"), first or (None, None), strict=True)) | {"checkpoint": str(folder)}
+        summary |= dict(zip(("seconds_to_first_step", "first_step_at"), first or (None, None), strict=True)) | {
+            "checkpoint": str(folder)
+        }
         _leave(plan, folder, described, summary, signals, lines, seconds, fitted, show and tell)
     finally:
         folders.release(folder)
@@ -153,7 +167,9 @@ def _opened(ready: Ready, folder: pathlib.Path) -> dict[str, Any] | None:
         folders.check_data(folder, before, config["data"])
         for name in ("settings", "build", "task"):
             if before.get(name) != files.plain(config[name]):
-                raise InputError(f"{visible(folder)} is finished, and its config.json has other {name}; give another folder")
+                raise InputError(
+                    f"{visible(folder)} is finished, and its config.json has other {name}; give another folder"
+                )
         log.warning("%s is finished: it is not trained again", visible(folder))
         return files.read_json(folder / "summary.json")
     return None
@@ -218,7 +234,9 @@ def _leave(
     """Write what the run found, and only then draw; say what is missing or wrong."""
     values, step = summary["test"], int(fitted.best.step)
     if missing := [name for name in plan.shown if name not in values]:
-        log.warning("headline: %s is not measured; the metrics are %s", visible(missing[0]), visible(", ".join(scalars(values))))
+        log.warning(
+            "headline: %s is not measured; the metrics are %s", visible(missing[0]), visible(", ".join(scalars(values)))
+        )
     if show:
         print(results.line(values, folder, plan.shown, plan.unit), flush=True)
     folders.restore(folder, described)
@@ -227,7 +245,9 @@ def _leave(
     lines.write()
     if step:
         folders.check_saved(folder, step)
-    with signals.while_training() if signals else contextlib.nullcontext():  # a signal comes before the summary or after it
+    with (
+        signals.while_training() if signals else contextlib.nullcontext()
+    ):  # a signal comes before the summary or after it
         results.write(folder, summary, plan.skipped)
     results.draw(folder, lines.rows, values, plan.data.train.classes, plan.shown, plan.drawn)
     if not results.sound(values):
@@ -240,7 +260,7 @@ def _get_ready(ready: Ready, valid: Any) -> None:
 
     def compile_evaluation() -> None:
         if ev.devices == 1:  # programs that talk between devices must not be started by two threads
-            ev.call(ev.put(variables), empty(ev.place(next(valid.once(ready.plan.eval_batch_size)))))
+            ev.call(ev.put(variables), empty(ev.shard(next(valid.once(ready.plan.eval_batch_size)))))
 
     imports = (functools.partial(importlib.import_module, name) for name in LATER)
     background.meanwhile(background.return_memory, *imports, compile_evaluation)
@@ -256,9 +276,13 @@ def _rows(plan: Plan, splits: Splits) -> str:
 def _chosen(ready: Ready) -> str:
     """Say what runs where, and why."""
     plan, run = ready.plan, ready.run
-    place, processes = jax.devices()[0].platform, mesh.share()[1]
+    place, processes = jax.devices()[0].platform, mesh.process_shard()[1]
     why = "one device" if run.devices == 1 else f"{run.devices} devices"
-    asked = f"strategy auto: {run.strategy}, because there " if plan.strategy == "auto" else f"strategy {run.strategy}: there "
+    asked = (
+        f"strategy auto: {run.strategy}, because there "
+        if plan.strategy == "auto"
+        else f"strategy {run.strategy}: there "
+    )
     across = f" in {processes} processes" if processes > 1 else ""
     rows = f", a batch in {run.parts} parts" if run.parts > 1 else ""
     channels = f", output channels in {plan.model_devices}" if run.parts < run.devices else ""

@@ -7,4 +7,13 @@ from jaxcnn.tasks.regression import regression
 
 TASKS = {"classification": classification, "regression": regression}
 
-__all__ = ["TASKS", "classification", "expecting", "from_model", "prepare", "probabilities", "regression", "training_pass"]
+__all__ = [
+    "TASKS",
+    "classification",
+    "expecting",
+    "from_model",
+    "prepare",
+    "probabilities",
+    "regression",
+    "training_pass",
+]

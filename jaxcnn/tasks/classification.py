@@ -87,9 +87,13 @@ def classification(
         measured["top_5"] = metrics.top_k(5)
     made = functools.partial(prepare, mean=mean, std=std, size=size, resize=resize, interpolation=interpolation)
     meant, check = functools.partial(targets.canonical, wanted), functools.partial(_check_rows, wanted)
-    task = from_model(model, criterion, measured, lambda batch: made(batch["image"]), auxiliary, targets=meant, check=check)
+    task = from_model(
+        model, criterion, measured, lambda batch: made(batch["image"]), auxiliary, targets=meant, check=check
+    )
     shown = {"headline": ("loss", "accuracy"), "shares": ("accuracy",)}
-    return pixels.strict(task._replace(**shown, figures={"confusion_matrix": figures.confusion} if "confusion" in measured else {}))
+    return pixels.strict(
+        task._replace(**shown, figures={"confusion_matrix": figures.confusion} if "confusion" in measured else {})
+    )
 
 
 def _check_rows(head: targets.Head, rows: Batch) -> None:
@@ -124,7 +128,9 @@ def probabilities(logits: Array, head: Head = "softmax") -> Array:
     return jnp.concatenate([1 - p, p], -1) if head == "sigmoid" else p
 
 
-def _check(model: Any, head: str, label_smoothing: float, class_weights: Sequence[float] | None, classes: int, auxiliary: float) -> None:
+def _check(
+    model: Any, head: str, label_smoothing: float, class_weights: Sequence[float] | None, classes: int, auxiliary: float
+) -> None:
     if head not in HEADS:
         raise InputError(f"head={head!r}: must be one of {', '.join(HEADS)}")
     if head == "sigmoid" and model.num_classes != 1:
@@ -132,13 +138,19 @@ def _check(model: Any, head: str, label_smoothing: float, class_weights: Sequenc
             f'num_classes={model.num_classes}: the "sigmoid" head decides between two classes with one logit, so num_classes must be 1'
         )
     if head == "softmax" and model.num_classes < 2:
-        raise InputError(f'num_classes={model.num_classes}: one logit decides nothing under "softmax"; use head="sigmoid" for two classes')
+        raise InputError(
+            f'num_classes={model.num_classes}: one logit decides nothing under "softmax"; use head="sigmoid" for two classes'
+        )
     if auxiliary and not getattr(model, "aux", False):
-        raise InputError(f"auxiliary={auxiliary}: {type(model).__name__} has no auxiliary heads; make it with aux=True if it can")
+        raise InputError(
+            f"auxiliary={auxiliary}: {type(model).__name__} has no auxiliary heads; make it with aux=True if it can"
+        )
     if not 0 <= label_smoothing < 1:
         raise InputError(f"label_smoothing={label_smoothing}: must be at least 0 and below 1")
     if class_weights is not None and (head == "multilabel" or len(class_weights) != classes or min(class_weights) < 0):
-        raise InputError(f"class_weights={class_weights}: needs {classes} numbers that are not negative, and one label a row")
+        raise InputError(
+            f"class_weights={class_weights}: needs {classes} numbers that are not negative, and one label a row"
+        )
 
 
 def _head(kind: str, logits: int, classes: int, ignore: int | None) -> targets.Head:
@@ -146,5 +158,7 @@ def _head(kind: str, logits: int, classes: int, ignore: int | None) -> targets.H
         raise InputError(f"ignore_label={ignore!r}: must be a whole number, such as -1 or 255, or None")
     last = 1 if kind == "multilabel" else classes - 1
     if ignore is not None and 0 <= ignore <= last:
-        raise InputError(f"ignore_label={ignore}: is a label itself, of 0 to {last}; mark rows without a label with another number, as -1")
+        raise InputError(
+            f"ignore_label={ignore}: is a label itself, of 0 to {last}; mark rows without a label with another number, as -1"
+        )
     return targets.Head(kind, logits if kind == "multilabel" else classes, None if ignore is None else int(ignore))

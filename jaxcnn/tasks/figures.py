@@ -35,9 +35,14 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Any:
         panel.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0, parse_math=False)
         panel.set_yticks(range(len(names)), names, parse_math=False)
         for (i, j), n in np.ndenumerate(matrix):
-            panel.text(j, i, int(n), ha="center", va="center", fontsize=8, color="white" if share[i, j] > 0.5 else "black")
+            panel.text(
+                j, i, int(n), ha="center", va="center", fontsize=8, color="white" if share[i, j] > 0.5 else "black"
+            )
     panel.set(xlabel="predicted", ylabel="true")
-    figure.colorbar(shades, label="share of the true class" if not many else f"share of a group of {-(-len(classes) // SHADED)} classes")
+    figure.colorbar(
+        shades,
+        label="share of the true class" if not many else f"share of a group of {-(-len(classes) // SHADED)} classes",
+    )
     for other in others:
         total = matrix.sum(1)
         other.hist(np.diagonal(matrix)[total > 0] / total[total > 0], bins=20, range=(0, 1), color="#0072B2")
@@ -59,7 +64,9 @@ def agreement(values: Mapping[str, Any], classes: Sequence[str], limits: tuple[f
         return None
     figure = new_figure(5.5, 4.5)
     panel = figure.subplots()
-    shades = panel.imshow(np.asarray(values["agreement"]).T, cmap="Blues", origin="lower", extent=(*limits, *limits), aspect="equal")
+    shades = panel.imshow(
+        np.asarray(values["agreement"]).T, cmap="Blues", origin="lower", extent=(*limits, *limits), aspect="equal"
+    )
     panel.plot(limits, limits, color="#D55E00", linestyle="--", linewidth=1)
     panel.set(xlabel="target", ylabel="prediction")
     figure.colorbar(shades, label="rows")

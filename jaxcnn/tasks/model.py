@@ -9,14 +9,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.core.precision import promote_float32
-from jaxcnn.core.types import Batch, FrozenState, InputError, Mean, Metric, MetricState, Task, accept, align, real
+from jaxcnn.core.types import Batch, FrozenState, InputError, Mean, Metric, MetricState, Task, accept, align, row_mask
 from jaxcnn.metrics import count
 from jaxcnn.models.adapt import accepted
 from jaxcnn.tasks.pixels import check_layout
 
 Array = jax.Array
 Criterion = Callable[[Any, Batch], tuple[Array, Array]]  # (outputs, batch) -> values [B, ...] and their weights
-Targets = Callable[[Batch], tuple[Batch, Array]]  # batch -> the same with targets of one form, and [B], whether a row's have no meaning
+Targets = Callable[
+    [Batch], tuple[Batch, Array]
+]  # batch -> the same with targets of one form, and [B], whether a row's have no meaning
 
 
 def prepare(
@@ -74,11 +76,15 @@ def _sized(image: Array, size: tuple[int, int], resize: int | None, interpolatio
 def _per_channel(name: str, values: float | Sequence[float], image: Array) -> Array:
     out = jnp.asarray(values, jnp.float32)
     if out.ndim > 1 or out.size not in (1, image.shape[-1]):
-        raise InputError(f"{name}={values}: needs one number, or one for each of the {image.shape[-1]} channels of the image")
+        raise InputError(
+            f"{name}={values}: needs one number, or one for each of the {image.shape[-1]} channels of the image"
+        )
     return lax.broadcast_to_rank(out, image.ndim)
 
 
-def training_pass(model: Any, params: Any, model_state: Any, key: Array, *inputs: Any, **options: Any) -> tuple[Any, Any]:
+def training_pass(
+    model: Any, params: Any, model_state: Any, key: Array, *inputs: Any, **options: Any
+) -> tuple[Any, Any]:
     """Apply a model with `train=True`: its outputs, and the model state that it leaves; one that is `FrozenState` stays."""
     kept, variables = isinstance(model_state, FrozenState), {"params": params, **model_state}
     mutable = [] if kept else list(model_state)
@@ -97,7 +103,7 @@ def from_model(
     targets: Targets | None = None,
     check: Callable[[Batch], None] = accept,
 ) -> Task:
-    """Join a model, a criterion and metrics; the model is called as `apply(variables, x, train=, real=)`, as far as it takes these.
+    """Join a model, a criterion and metrics; the model is called as `apply(variables, x, train=, row_mask=)`, as far as it takes these.
 
     Outputs narrower than float32 are cast to it, so losses and metrics are float32 whatever the model computes in. Where a batch has
     `"sample_weight"` `[B]`, the loss is the mean weighted by it.
@@ -108,7 +114,7 @@ def from_model(
         metrics: what to measure besides `loss` and `count`.
         inputs: `batch -> x`, what of the batch the model sees, prepared.
         auxiliary: what the loss of each auxiliary head counts in training, for a model with `with_auxiliary`; 0 leaves them out.
-        targets: brings the targets to the form that criterion and metrics read, with `"real"` 0 where a row has none. Means over rows whose
+        targets: brings the targets to the form that criterion and metrics read, with `"row_mask"` 0 where a row has none. Means over rows whose
             targets have no meaning are NaN: a compiled program cannot refuse them.
         check: as in `Task`.
 
@@ -118,7 +124,7 @@ def from_model(
     def weighed(outputs: Any, batch: Batch) -> Mean:
         batch, bad = meant(batch)
         values, weights = criterion(outputs, batch)
-        weights = jnp.broadcast_to(weights, values.shape) * align(real(batch), values)
+        weights = jnp.broadcast_to(weights, values.shape) * align(row_mask(batch), values)
         weights = weights * align(_per_row(batch), values) if "sample_weight" in batch else weights
         total = jnp.where(weights == 0, 0, values * weights).sum()  # padding may hold anything
         return Mean(total if bad is None else jnp.where(bad.any(), jnp.nan, total), weights.sum())
@@ -127,7 +133,7 @@ def from_model(
         return model.init({"params": key}, inputs(batch), **accepted(model, {"train": False}))
 
     def loss(params: Any, model_state: Any, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Any]]:
-        called = {"real": batch.get("real")} | ({"method": "with_auxiliary"} if auxiliary else {})
+        called = {"row_mask": batch.get("row_mask")} | ({"method": "with_auxiliary"} if auxiliary else {})
         outputs, model_state = training_pass(model, params, model_state, key, inputs(batch), **called)
         outputs, extra = outputs if auxiliary else (outputs, ())
         value = weighed(outputs, batch)
@@ -137,7 +143,11 @@ def from_model(
     def predict(variables: Any, batch: Batch) -> Any:
         return promote_float32(model.apply(variables, inputs(batch), **accepted(model, {"train": False})))
 
-    measured = {"count": count, **metrics} if targets is None else {k: _meaning(m, targets) for k, m in {"count": count, **metrics}.items()}
+    measured = (
+        {"count": count, **metrics}
+        if targets is None
+        else {k: _meaning(m, targets) for k, m in {"count": count, **metrics}.items()}
+    )
     return Task(init, loss, predict, {"loss": weighed, **measured}, check)
 
 
@@ -158,7 +168,7 @@ def _meaning(metric: Metric, targets: Targets) -> Metric:
 
 
 def _per_row(batch: Batch) -> Array:
-    weight, count = batch["sample_weight"], real(batch).shape
+    weight, count = batch["sample_weight"], row_mask(batch).shape
     if weight.shape != count:
         raise InputError(f"sample_weight of shape {weight.shape}: must be {count}, one number per row")
     return weight

@@ -14,7 +14,9 @@ from jaxcnn.core.types import Batch, InputError, Task, accept, align
 Array = jax.Array
 CHANNELS = (1, 3, 4)  # what photographs have
 ROUNDING = 1e-3  # by which floats may leave 0..1
-MARGIN = 0.5  # likewise in a compiled program, where a caller may have added noise on purpose; another scale goes further
+MARGIN = (
+    0.5  # likewise in a compiled program, where a caller may have added noise on purpose; another scale goes further
+)
 
 
 def check_layout(shape: Sequence[int], where: str = "") -> None:
@@ -25,7 +27,9 @@ def check_layout(shape: Sequence[int], where: str = "") -> None:
 
     """
     if len(shape) == 4 and shape[1] in CHANNELS and shape[3] > max(CHANNELS):
-        raise InputError(f"{where}images of shape {tuple(shape)}: channels must come last, [N, H, W, C]; use image.transpose(0, 2, 3, 1)")
+        raise InputError(
+            f"{where}images of shape {tuple(shape)}: channels must come last, [N, H, W, C]; use image.transpose(0, 2, 3, 1)"
+        )
 
 
 def check_range(image: Any) -> None:
@@ -42,7 +46,11 @@ def check_range(image: Any) -> None:
     else:
         low, high = float(np.min(image)), float(np.max(image))
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):
-        fix = "divide by 255, or give uint8" if 1 < high <= 255 and low >= 0 else "bring them there; mean= and std= of the task normalise"
+        fix = (
+            "divide by 255, or give uint8"
+            if 1 < high <= 255 and low >= 0
+            else "bring them there; mean= and std= of the task normalise"
+        )
         raise InputError(f"float images from {low:g} to {high:g}: floats must be in 0..1 (uint8 in 0..255); {fix}")
 
 
@@ -66,7 +74,9 @@ def strict(task: Task) -> Task:
     """Refuse images of another range where their values are at hand; where they are traced, predict NaN."""
 
     def loss(params: Any, model_state: Any, batch: Batch, key: Array) -> Any:
-        if isinstance(image_of(batch), np.ndarray):  # what a step has changed on the device may leave the range a little
+        if isinstance(
+            image_of(batch), np.ndarray
+        ):  # what a step has changed on the device may leave the range a little
             check_range(batch["image"])
         return task.loss(params, model_state, batch, key)
 

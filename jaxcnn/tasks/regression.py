@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcnn import losses, metrics
 from jaxcnn.core.precision import promote_float32
-from jaxcnn.core.types import Batch, InputError, Task, real
+from jaxcnn.core.types import Batch, InputError, Task, row_mask
 from jaxcnn.tasks import figures, pixels
 from jaxcnn.tasks.model import from_model, prepare
 
@@ -95,7 +95,9 @@ class _Scaled:
     def apply(self, *arguments: Any, mutable: Any = False, **options: Any) -> Any:
         found = self.model.apply(*arguments, mutable=mutable, **options)
         outputs, changed = (found, None) if mutable is False else found
-        outputs = promote_float32(outputs) * jnp.broadcast_to(self.scale, outputs.shape) + jnp.broadcast_to(self.center, outputs.shape)
+        outputs = promote_float32(outputs) * jnp.broadcast_to(self.scale, outputs.shape) + jnp.broadcast_to(
+            self.center, outputs.shape
+        )
         return outputs if mutable is False else (outputs, changed)
 
 
@@ -103,7 +105,9 @@ def _target(rows: Batch) -> tuple[str, Any]:
     for key in KEYS:
         if key in rows:
             return key, rows[key]
-    raise InputError(f"the batch has neither 'target' nor 'label', only {', '.join(sorted(rows))}; name the targets 'target'")
+    raise InputError(
+        f"the batch has neither 'target' nor 'label', only {', '.join(sorted(rows))}; name the targets 'target'"
+    )
 
 
 def _check_shape(outputs: int, key: str, target: Any) -> None:
@@ -123,9 +127,9 @@ def _canonical(outputs: int, batch: Batch) -> tuple[Batch, Array]:
     target = jnp.asarray(target).astype(jnp.float32)
     target = target[:, 0] if target.ndim == 2 and outputs == 1 else target
     good = jnp.isfinite(target).reshape(target.shape[0], -1).all(-1)
-    known = real(batch) > 0
+    known = row_mask(batch) > 0
     label = jnp.where(good if target.ndim == 1 else good[:, None], target, 0)
-    return {**batch, "label": label, "real": real(batch) * good}, known & ~good
+    return {**batch, "label": label, "row_mask": row_mask(batch) * good}, known & ~good
 
 
 def _check_rows(outputs: int, rows: Batch) -> None:
@@ -148,7 +152,12 @@ def _check(loss: str, delta: float, center: Any, scale: Any, limits: Any, output
         raise InputError(f"delta={delta}: must be positive")
     for name, values in (("center", center), ("scale", scale)):
         given = np.asarray(values, np.float32)
-        if given.shape not in ((), (1,), (outputs,)) or not np.isfinite(given).all() or name == "scale" and (given <= 0).any():
+        if (
+            given.shape not in ((), (1,), (outputs,))
+            or not np.isfinite(given).all()
+            or name == "scale"
+            and (given <= 0).any()
+        ):
             above = "positive" if name == "scale" else "finite"
             raise InputError(f"{name}={values}: needs one {above} number, or one for each of the {outputs} outputs")
     if limits is not None and not (len(limits) == 2 and -float("inf") < limits[0] < limits[1] < float("inf")):

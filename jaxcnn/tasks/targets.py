@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxcnn.core.types import Batch, InputError, align, real
+from jaxcnn.core.types import Batch, InputError, align, row_mask
 
 Array = jax.Array
 TOLERANCE = 1e-2  # of probabilities, which may be as narrow as bfloat16
@@ -41,7 +41,7 @@ def canonical(head: Head, batch: Batch) -> tuple[Batch, Array]:
         batch: with `"label"` in any form that `check` accepts.
 
     Returns:
-        The batch with `"label"` int32 `[B]` or float32 `[B, K]` (K = 2 for a single logit), and `"real"`, which is 0 where a row is ignored
+        The batch with `"label"` int32 `[B]` or float32 `[B, K]` (K = 2 for a single logit), and `"row_mask"`, which is 0 where a row is ignored
         or its label has no meaning; with `"answer_known"` `[B, K]` where single answers may be ignored. Then bool `[B]`: rows whose label
         has no meaning, which a compiled program cannot refuse and must not take for another class.
 
@@ -51,14 +51,14 @@ def canonical(head: Head, batch: Batch) -> tuple[Batch, Array]:
     """
     if "label" not in batch:
         raise InputError(f"the batch has no 'label', only {', '.join(sorted(batch))}; name the labels 'label'")
-    if not any(isinstance(batch.get(name), Tracer) for name in ("label", "real")):
+    if not any(isinstance(batch.get(name), Tracer) for name in ("label", "row_mask")):
         check(head, batch)
     form, label = _form(head, batch["label"]), jnp.asarray(batch["label"])
     _as_many(batch, label)
     if form == "answers":
         return _answers(head, batch, label)
     label = _wide(label[:, 0] if label.ndim == 2 and label.shape[1] == 1 else label)
-    known = real(batch) > 0
+    known = row_mask(batch) > 0
     if head.ignore is not None and label.ndim == 2:  # mixup makes rows of 0 where there is no label
         known &= (label != 0).any(-1)
     elif head.ignore is not None and not (head.ignore < 0 and jnp.issubdtype(label.dtype, jnp.unsignedinteger)):
@@ -71,12 +71,14 @@ def canonical(head: Head, batch: Batch) -> tuple[Batch, Array]:
         label = jnp.stack([1 - label, label], -1) if label.ndim == 1 else label  # the probability of class 1
         good = (label >= -TOLERANCE).all(-1) & (jnp.abs(label.sum(-1) - 1) <= TOLERANCE)
         label = jnp.where((known & good)[:, None], label, 0)
-    return {**batch, "label": label, "real": real(batch) * (known & good)}, known & ~good
+    return {**batch, "label": label, "row_mask": row_mask(batch) * (known & good)}, known & ~good
 
 
 def _wide(label: Array) -> Array:
     """Let labels be compared with any number of classes and with -1, which int8 and uint8 do not hold."""
-    return label.astype(jnp.int32) if label.dtype.itemsize < 4 and not jnp.issubdtype(label.dtype, jnp.floating) else label
+    return (
+        label.astype(jnp.int32) if label.dtype.itemsize < 4 and not jnp.issubdtype(label.dtype, jnp.floating) else label
+    )
 
 
 def _whole(label: Array, classes: int) -> Array:
@@ -86,19 +88,21 @@ def _whole(label: Array, classes: int) -> Array:
 
 def _answers(head: Head, batch: Batch, label: Array) -> tuple[Batch, Array]:
     label = align(label.astype(jnp.float32), jnp.zeros((1, 1)))  # one answer may come as [B]
-    asked = jnp.broadcast_to(real(batch)[:, None] > 0, label.shape)
+    asked = jnp.broadcast_to(row_mask(batch)[:, None] > 0, label.shape)
     if head.ignore is not None:
         asked &= label != head.ignore
         batch = {**batch, "answer_known": asked}
     bad = (asked & ~((label >= -TOLERANCE) & (label <= 1 + TOLERANCE))).any(-1)
     label = jnp.where(asked & ~bad[:, None], label, 0)
-    return {**batch, "label": label, "real": real(batch) * (asked.any(-1) & ~bad)}, bad
+    return {**batch, "label": label, "row_mask": row_mask(batch) * (asked.any(-1) & ~bad)}, bad
 
 
 def _as_many(batch: Batch, label: Array) -> None:
     for name, x in batch.items():
         if jnp.shape(x)[:1] != label.shape[:1]:
-            raise InputError(f"{name!r} has shape {jnp.shape(x)} beside {label.shape[0]} labels: every array must have one row per label")
+            raise InputError(
+                f"{name!r} has shape {jnp.shape(x)} beside {label.shape[0]} labels: every array must have one row per label"
+            )
 
 
 def _form(head: Head, label: Any) -> str:
@@ -112,23 +116,33 @@ def _form(head: Head, label: Any) -> str:
     shape, dtype = tuple(label.shape), np.dtype(label.dtype)
     floating = jnp.issubdtype(dtype, jnp.floating)
     if not (floating or jnp.issubdtype(dtype, jnp.integer) or dtype.kind == "b"):
-        fix = "number them with np.unique(label, return_inverse=True)[1]" if dtype.kind in "OSU" else "cast them with label.astype('int32')"
+        fix = (
+            "number them with np.unique(label, return_inverse=True)[1]"
+            if dtype.kind in "OSU"
+            else "cast them with label.astype('int32')"
+        )
         raise InputError(f"labels of dtype {dtype}: must be whole numbers from 0 to {k - 1}; {fix}")
     if head.kind == "multilabel":
         if shape[1:] == (k,) or (k == 1 and len(shape) == 1):
             return "answers"
         one = '; for one class per row use head="softmax"' if len(shape) == 1 else ""
-        raise InputError(f"labels of shape {shape}: head 'multilabel' with {k} classes needs [N, {k}], each 0 to 1{one}")
+        raise InputError(
+            f"labels of shape {shape}: head 'multilabel' with {k} classes needs [N, {k}], each 0 to 1{one}"
+        )
     if len(shape) == 1 or shape[1:] == (1,):
         if floating and head.kind == "sigmoid":
             return "probabilities"
         if floating and k - 1 > 2 ** (jnp.finfo(dtype).nmant + 1):
-            raise InputError(f"labels of dtype {dtype}: it does not hold every number from 0 to {k - 1}; cast them to int32")
+            raise InputError(
+                f"labels of dtype {dtype}: it does not hold every number from 0 to {k - 1}; cast them to int32"
+            )
         return "class"
     if shape[1:] == (k,) and len(shape) == 2:
         return "probabilities"
     several = '; for several labels per row use head="multilabel"' if len(shape) == 2 and head.kind == "softmax" else ""
-    raise InputError(f"labels of shape {shape}: head {head.kind!r} needs [N] from 0 to {k - 1}, or probabilities [N, {k}]{several}")
+    raise InputError(
+        f"labels of shape {shape}: head {head.kind!r} needs [N] from 0 to {k - 1}, or probabilities [N, {k}]{several}"
+    )
 
 
 def check(head: Head, rows: Batch) -> None:
@@ -136,23 +150,27 @@ def check(head: Head, rows: Batch) -> None:
 
     Args:
         head: what is to learn them.
-        rows: arrays `[N, ...]` by name, with `"label"`; rows whose `"real"` is 0 may hold anything.
+        rows: arrays `[N, ...]` by name, with `"label"`; rows whose `"row_mask"` is 0 may hold anything.
 
     Raises:
         InputError: the dtype, the shape, or a value.
 
     """
     form, label, k = _form(head, rows["label"]), np.asarray(rows["label"]), head.classes
-    if "real" in rows:
-        label = label[np.asarray(rows["real"]) > 0]
+    if "row_mask" in rows:
+        label = label[np.asarray(rows["row_mask"]) > 0]
     if label.dtype.kind not in "biuf":  # bfloat16
         label = label.astype(np.float32)
     if head.ignore is not None:
-        label = label[label != head.ignore] if form != "probabilities" or label.ndim == 1 else label[(label != 0).any(-1)]
+        label = (
+            label[label != head.ignore] if form != "probabilities" or label.ndim == 1 else label[(label != 0).any(-1)]
+        )
     if not label.size:
         return
     if label.dtype.kind == "f" and not np.isfinite(label).all():
-        raise InputError(f"label {label[~np.isfinite(label)][0]}: must be a finite number; leave out rows without a label")
+        raise InputError(
+            f"label {label[~np.isfinite(label)][0]}: must be a finite number; leave out rows without a label"
+        )
     if form == "probabilities" and label.ndim == 2 and label.shape[1] == k:
         _check_probabilities(head, label)
     elif form == "class":
@@ -163,7 +181,9 @@ def check(head: Head, rows: Batch) -> None:
 
 def _check_classes(head: Head, label: np.ndarray) -> None:
     if label.dtype.kind == "f" and (label != np.round(label)).any():
-        raise InputError(f"label {label[label != np.round(label)][0]}: labels [N] must be whole numbers from 0 to {head.classes - 1}")
+        raise InputError(
+            f"label {label[label != np.round(label)][0]}: labels [N] must be whole numbers from 0 to {head.classes - 1}"
+        )
     if label.dtype != bool and (label.min() < 0 or label.max() >= head.classes):
         raise InputError(_range(head, label, f"with {head.classes} classes they must be 0 to {head.classes - 1}"))
 
@@ -174,7 +194,9 @@ def _check_probabilities(head: Head, label: np.ndarray) -> None:
         worst = int(label.min(-1).argmin() if label.min() < -TOLERANCE else np.abs(sums - 1).argmax())
         shown = f"has {label[worst].min():g}" if label.min() < -TOLERANCE else f"sums to {sums[worst]:g}"
         several = '; for several labels per row use head="multilabel"' if head.kind == "softmax" else ""
-        raise InputError(f"labels [N, {head.classes}]: row {worst} {shown}; probabilities must not be negative and must sum to 1{several}")
+        raise InputError(
+            f"labels [N, {head.classes}]: row {worst} {shown}; probabilities must not be negative and must sum to 1{several}"
+        )
 
 
 def _range(head: Head, label: np.ndarray, must: str) -> str:
@@ -189,5 +211,9 @@ def _range(head: Head, label: np.ndarray, must: str) -> str:
     elif len(outside) == 1 and outside[0] == round(outside[0]) and low != high:
         fix = f"state ignore_label={int(outside[0])} if it marks what has no label, or leave those rows out"
     else:
-        fix = "number the classes from 0 with np.unique(label, return_inverse=True)[1]" if top > 1 else "map them to 0 and 1"
+        fix = (
+            "number the classes from 0 with np.unique(label, return_inverse=True)[1]"
+            if top > 1
+            else "map them to 0 and 1"
+        )
     return f"labels are {low:g} to {high:g}, {must}: {fix}"

@@ -31,7 +31,7 @@ class BatchStream(NamedTuple):
     """Where batches come from.
 
     Attributes:
-        data: a data set, placed.
+        data: a data set, on the devices where it is resident.
         batch_size: rows over all devices.
         room: batches that a chunk has room for.
         skipped: `(step, batches)` each: from that step on, this number of batches is left out.
@@ -48,7 +48,7 @@ class BatchStream(NamedTuple):
 
         Where `start` is `end`, there is one chunk with nothing to run.
         """
-        rows = (run.parts, mesh.share())
+        rows = (run.parts, mesh.process_shard())
         if start == end:
             yield empty(self.data.chunk(self.batch_size, self._batch(start), 1, self.room, *rows))
         while start < end and (size := sizes()):

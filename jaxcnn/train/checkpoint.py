@@ -36,8 +36,11 @@ log = logging.getLogger("jaxcnn")
 
 def _together(parts: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """Join what the processes hold."""
-    everywhere = [json.loads(text) for text in mesh.tell_all(json.dumps(parts))]
-    return {path: [dtype, shape, sum((other[path][2] for other in everywhere), [])] for path, (dtype, shape, _) in parts.items()}
+    everywhere = [json.loads(text) for text in mesh.gather_texts(json.dumps(parts))]
+    return {
+        path: [dtype, shape, sum((other[path][2] for other in everywhere), [])]
+        for path, (dtype, shape, _) in parts.items()
+    }
 
 
 class _Kept:
@@ -65,12 +68,17 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | pathlib.Path, keep_best: int = 1, read_only: bool = False, alone: bool = False):
-        self.folder, self.keep_best, self.read_only, self.kept = pathlib.Path(folder).absolute(), keep_best, read_only, _Kept()
+        self.folder, self.keep_best, self.read_only, self.kept = (
+            pathlib.Path(folder).absolute(),
+            keep_best,
+            read_only,
+            _Kept(),
+        )
         self.set_aside, self.alone, self.held = self.folder / "replaced", alone, None
         self.written, self.begun = None, None  # the step of a save that may be under way, and of the last one
         self.history = History(self.folder)
         if not read_only:
-            trouble = mesh.tell(self._opened() if mesh.share()[0] == 0 else "")
+            trouble = mesh.broadcast_text(self._opened() if mesh.process_shard()[0] == 0 else "")
             if trouble:
                 raise InputError(trouble)
 
@@ -104,7 +112,9 @@ class Checkpoints:
             names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
         except PermissionError as error:
             raise InputError(f"{visible(self.folder)}: may not be read ({error.strerror})") from error
-        return sorted((int(name) for name in names if STEP.fullmatch(name) and int(name) < stored.LARGEST), reverse=True)
+        return sorted(
+            (int(name) for name in names if STEP.fullmatch(name) and int(name) < stored.LARGEST), reverse=True
+        )
 
     def save(self, step: int, state: Tree, loop: Mapping[str, Any], ranking: Sequence[int] = ()) -> bool:
         """Write state and loop record, and keep the first of `ranking` as well; returns when they are copied, while the disk works on.
@@ -138,7 +148,7 @@ class Checkpoints:
     def _added(self, rows: Sequence[Mapping[str, Any]] | None) -> dict[str, Any] | None:
         """Write the new rows, and return their mark; a folder that was deleted or moved away is made again, with its lock."""
         trouble, mark = "", None
-        if mesh.share()[0] == 0:
+        if mesh.process_shard()[0] == 0:
             try:
                 if not self.folder.is_dir():
                     self.folder.mkdir(parents=True)
@@ -148,7 +158,7 @@ class Checkpoints:
                 mark = None if rows is None else self.history.add(rows)
             except (OSError, InputError) as error:
                 trouble = reason(error)
-        if trouble := mesh.tell(trouble):  # all processes leave it out
+        if trouble := mesh.broadcast_text(trouble):  # all processes leave it out
             raise OSError(trouble)
         return mark if rows is None or mark else self.history.add(rows, write=False)
 
@@ -178,7 +188,9 @@ class Checkpoints:
             raise
         except Exception as error:  # TensorStore raises a dozen kinds for cut and missing files
             if isinstance(error, PermissionError) or "PERMISSION_DENIED" in str(error):
-                raise InputError(f"checkpoint {step} in {visible(self.folder)} may not be read ({reason(error)})") from error
+                raise InputError(
+                    f"checkpoint {step} in {visible(self.folder)} may not be read ({reason(error)})"
+                ) from error
             raise DamagedError(reason(error)) from error
         return flat, self._with_rows(record["loop"]) if rows else record["loop"]
 
@@ -196,7 +208,10 @@ class Checkpoints:
     def newest(self, like: Tree = None) -> tuple[int, dict[str, np.ndarray], dict[str, Any]] | None:
         """Read the newest sound checkpoint, `(step, arrays, loop)`; damaged ones are named and set aside; `like` as for `load`."""
         for part in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
-            log.warning("checkpoint %s was cut off while it was written: looking at the one before", visible(part.name.split(".")[0]))
+            log.warning(
+                "checkpoint %s was cut off while it was written: looking at the one before",
+                visible(part.name.split(".")[0]),
+            )
         self._clear_odd_names()
         found = False
         for step in self.steps():
@@ -215,7 +230,7 @@ class Checkpoints:
 
     def _clear_odd_names(self) -> None:
         """Move away what Orbax would take for a step, and no step can be: it would save none before that."""
-        if self.read_only or mesh.share()[0] != 0:
+        if self.read_only or mesh.process_shard()[0] != 0:
             return
         for path in list(self.folder.iterdir()) if self.folder.is_dir() else ():
             if path.name.isdecimal() and not (STEP.fullmatch(path.name) and int(path.name) < stored.LARGEST):
@@ -232,9 +247,9 @@ class Checkpoints:
         """Move one step's folder out of the way, to `damaged/<step>`, so that its number can be written again; not where only reading."""
         if self.read_only:
             return
-        if mesh.share()[0] == 0:
+        if mesh.process_shard()[0] == 0:
             self._move_away(str(step))
-        mesh.meet("discarded")
+        mesh.barrier("discarded")
         self._reload()
 
     def _reload(self) -> None:
@@ -255,7 +270,7 @@ class Checkpoints:
         """Wait for the disk, then let go."""
         if "manager" in vars(self) and self.wait():
             self.manager.close()
-        if not self.read_only and mesh.share()[0] == 0:
+        if not self.read_only and mesh.process_shard()[0] == 0:
             with contextlib.suppress(OSError):
                 self._recover()
         if self.held is not None:
@@ -265,10 +280,10 @@ class Checkpoints:
     def _replace(self, step: int) -> None:
         """Set a step aside until its successor is written; should that never be, `_recover` puts it back."""
         self.manager.wait_until_finished()
-        if mesh.share()[0] == 0:
+        if mesh.process_shard()[0] == 0:
             self._recover()
             _move(self.folder / str(step), self.set_aside / str(step))
-        mesh.meet("replaced")
+        mesh.barrier("replaced")
         self.manager.reload()
 
     def _recover(self) -> None:
@@ -285,7 +300,9 @@ class Checkpoints:
         """Do something with the disk; if it cannot be, say so, and begin with a new manager the next time."""
         try:
             action()
-        except Exception as error:  # TensorStore reports a full disk as a ValueError; and no save may cost what was trained
+        except (
+            Exception
+        ) as error:  # TensorStore reports a full disk as a ValueError; and no save may cost what was trained
             full = any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "No space left"))
             why = "no space is left on the disk" if full else reason(error)
             which = self.written if step is None or self.written is None else f"{self.written} or {step}"

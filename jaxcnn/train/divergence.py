@@ -33,7 +33,9 @@ def check_sums(sums: Mapping[str, Any], first: int, last: int, state: State) -> 
         if not all(np.isfinite(x).all() for x in sums[name]):
             where = f"step {last}" if last == first else f"one of steps {first} to {last}"
             shown = compute({name: sums[name]}).get(name, float("nan"))
-            raise DivergedError(f"{'the loss' if name == 'loss' else name} is {shown} at {where}{_at_rate(state)}", first, last)
+            raise DivergedError(
+                f"{'the loss' if name == 'loss' else name} is {shown} at {where}{_at_rate(state)}", first, last
+            )
 
 
 def check_params(state: State) -> None:

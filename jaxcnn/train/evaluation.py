@@ -25,7 +25,7 @@ def evaluate(
     Args:
         run: a compiled evaluation step (`make_eval_step`), with `donate=False`.
         variables: what the step carries, `{"params": ..., ...}`.
-        data: a data set, a dict of arrays, or a pair of images and labels; rows that were not placed with `run.hold` go to the device
+        data: a data set, a dict of arrays, or a pair of images and labels; rows that were not placed with `run.replicate` go to the device
             while it works on those before.
         batch_size: rows at a time over all devices; changes speed and memory, never the result.
         stop: asked between dispatches, and while one is waited for.
@@ -54,22 +54,30 @@ def timed_evaluate(
         return rehearsal.measured(run, variables, data, batch_size), 0.0
     variables, total, waiting, start = run.put(variables), None, None, 0.0
     alone = stop if jax.process_count() == 1 else None  # several processes only stop where all of them do
-    with contextlib.closing(ahead(data.once(batch_size, run.parts, mesh.share()), run.place, alone)) as chunks:
+    with contextlib.closing(ahead(data.once(batch_size, run.parts, mesh.process_shard()), run.shard, alone)) as chunks:
         for chunk in chunks:
             if total is None:  # compiles, the first time
                 total = host(patiently(lambda: run.call(variables, empty(chunk)), alone)[1])  # noqa: B023 (used at once)
                 start = time.perf_counter()
-            if stop and mesh.agree(stop())[0]:
+            if stop and mesh.all_max(stop())[0]:
                 raise Interrupted
             _, sums = run.call(variables, chunk)
-            total, waiting = total if waiting is None else add(total, host(waiting)), sums  # the one before: this one runs on
+            total, waiting = (
+                total if waiting is None else add(total, host(waiting)),
+                sums,
+            )  # the one before: this one runs on
     total = add(total, host(waiting))
     seconds = time.perf_counter() - start
     return compute(total), seconds
 
 
 def collect(
-    predict: Callable[[Tree, Mapping[str, Any]], Tree], variables: Tree, data: Any, *, keep: Sequence[str] = (), batch_size: int = 256
+    predict: Callable[[Tree, Mapping[str, Any]], Tree],
+    variables: Tree,
+    data: Any,
+    *,
+    keep: Sequence[str] = (),
+    batch_size: int = 256,
 ) -> tuple[Tree, dict[str, np.ndarray]]:
     """Outputs of every row, in order and without padding, for whatever needs all of them at once (exact AUC, embeddings).
 
@@ -94,17 +102,22 @@ def collect(
     data = checked(data, getattr(predict, "check", accept))
     if rehearsal.running():
         return rehearsal.collected(predict, variables, data, keep)
-    mapped, outputs, kept = compile_map(predict, (*keep, "real")), [], []
-    variables, data = jax.device_put(variables), data.placed(jax.device_put)
+    mapped, outputs, kept = compile_map(predict, (*keep, "row_mask")), [], []
+    variables, data = jax.device_put(variables), data.put(jax.device_put)
     for chunk in data.once(batch_size):
         if missing := set(keep) - set(names := chunk.at(0)):
-            raise InputError(f"keep={sorted(missing)[0]!r}: the rows have no such array, only {', '.join(sorted(names))}")
+            raise InputError(
+                f"keep={sorted(missing)[0]!r}: the rows have no such array, only {', '.join(sorted(names))}"
+            )
         for k in range(int(chunk.count)):
             out, batch = mapped(variables, chunk, k)
-            true = np.asarray(batch["real"]) > 0
+            true = np.asarray(batch["row_mask"]) > 0
             outputs.append(jax.tree.map(lambda x: np.asarray(x)[true], out))  # noqa: B023 (used at once)
             kept.append({key: np.asarray(batch[key])[true] for key in keep})
-    join = lambda trees: jax.tree.map(lambda *parts: np.concatenate(parts), *trees)  # noqa: E731
+
+    def join(trees):
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *trees)
+
     return join(outputs), join(kept)
 
 

@@ -23,8 +23,27 @@ from jaxcnn.core.types import CompiledStep, State, named
 from jaxcnn.parallel import mesh
 from jaxcnn.version import __version__
 
-PLACES = {"sharding", "in_shardings", "out_shardings", "in_layouts", "out_layouts", "ctx_mesh", "mesh", "device", "devices", "backend"}
-IGNORED = PLACES | {"name", "debug_info", "donated_invars", "keep_unused", "inline", "compiler_options_kvs", "jvp_jaxpr_fun"}
+PLACES = {
+    "sharding",
+    "in_shardings",
+    "out_shardings",
+    "in_layouts",
+    "out_layouts",
+    "ctx_mesh",
+    "mesh",
+    "device",
+    "devices",
+    "backend",
+}
+IGNORED = PLACES | {
+    "name",
+    "debug_info",
+    "donated_invars",
+    "keep_unused",
+    "inline",
+    "compiler_options_kvs",
+    "jvp_jaxpr_fun",
+}
 PARTS = {
     "step": "the step (loss, augmentation, model or precision, or a schedule or setting of the optimiser)",
     "optimizer": "the optimiser's settings, such as the learning rate",
@@ -77,7 +96,10 @@ def unknown(old: Mapping[str, Any] | None, new: Description) -> str | None:
     if not old:
         return "it keeps no fingerprint, as older versions of jaxcnn did"
     if old.get("versions") != new["versions"]:
-        shown = lambda versions: ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, Mapping) else "unknown"  # noqa: E731
+
+        def shown(versions):
+            return ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, Mapping) else "unknown"
+
         return f"it was trained with {shown(old.get('versions'))}, and this is {shown(new['versions'])}"
     return None
 
@@ -91,8 +113,15 @@ def _alike(old: Any, new: Any) -> bool:
     if old is None or new is None:
         return True
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        a, b = (np.asarray([x if isinstance(x, int | float) else np.nan for x in part.get("sums") or ()]) for part in (old, new))
-        return old.get("exact") == new.get("exact") and a.shape == b.shape and bool(np.allclose(a, b, CLOSE, 0, equal_nan=True))
+        a, b = (
+            np.asarray([x if isinstance(x, int | float) else np.nan for x in part.get("sums") or ()])
+            for part in (old, new)
+        )
+        return (
+            old.get("exact") == new.get("exact")
+            and a.shape == b.shape
+            and bool(np.allclose(a, b, CLOSE, 0, equal_nan=True))
+        )
     kinds = [x.partition(":")[0] for x in (old, new) if isinstance(x, str) and ":" in x]
     if len(set(kinds)) == 2:
         return True  # rows in memory and rows of a stream: how many there are was compared
@@ -127,7 +156,12 @@ def _data(data: Any) -> str | None:
                 total.update(part.reshape(-1).view(np.uint8).data)
         return f"arrays:{total.hexdigest()}"
     label = getattr(data, "label", None)
-    known = [data.size, list(getattr(data, "classes", ())), data.seed, None if label is None else np.asarray(label).tolist()]
+    known = [
+        data.size,
+        list(getattr(data, "classes", ())),
+        data.seed,
+        None if label is None else np.asarray(label).tolist(),
+    ]
     return f"stream:{hashlib.sha256(repr(known).encode()).hexdigest()}"
 
 
@@ -167,9 +201,14 @@ class _Digests:
         consts = consts if consts is not None else [b"const %d" % i for i in range(len(jaxpr.constvars))]
         known: dict[Any, bytes] = dict(zip(jaxpr.constvars, consts, strict=True))
         known |= {v: _hash(b"argument %d" % i, _aval(v)) for i, v in enumerate(jaxpr.invars)}
-        read = lambda v: _hash(b"literal", _aval(v), self.array(v.val)) if isinstance(v, Literal) else known[v]  # noqa: E731
+
+        def read(v):
+            return _hash(b"literal", _aval(v), self.array(v.val)) if isinstance(v, Literal) else known[v]
+
         for eqn in jaxpr.eqns:
-            params = [part for k in sorted(eqn.params) if k not in IGNORED for part in (k.encode(), self.value(eqn.params[k]))]
+            params = [
+                part for k in sorted(eqn.params) if k not in IGNORED for part in (k.encode(), self.value(eqn.params[k]))
+            ]
             made = _hash(eqn.primitive.name.encode(), b"%d" % len(params), *params, *map(read, eqn.invars))
             known |= {v: _hash(made, b"%d" % i, _aval(v)) for i, v in enumerate(eqn.outvars)}
         return _hash(*map(read, jaxpr.outvars))

@@ -33,7 +33,9 @@ def unflatten(like: Tree, flat: Mapping[str, np.ndarray]) -> Tree:
     leaves = []
     for path, leaf in named(like):
         saved = flat[path]
-        leaves.append(jax.random.wrap_key_data(jnp.asarray(saved), impl=jax.random.key_impl(leaf)) if _is_key(leaf) else saved)
+        leaves.append(
+            jax.random.wrap_key_data(jnp.asarray(saved), impl=jax.random.key_impl(leaf)) if _is_key(leaf) else saved
+        )
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 

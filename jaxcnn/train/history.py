@@ -78,10 +78,14 @@ class History:
             if len(raw) != mark["bytes"] or digest.hexdigest() != mark["sha256"]:
                 raise InputError("not what was saved (digest differs)")
             rows = [decoded(files.parse_json(line, self.path.name)) for line in raw.splitlines()]
-            if len(rows) != mark["rows"] or not all(isinstance(row, dict) and type(row.get("step")) is int for row in rows):
+            if len(rows) != mark["rows"] or not all(
+                isinstance(row, dict) and type(row.get("step")) is int for row in rows
+            ):
                 raise InputError("not rows of a run")
         except (OSError, InputError) as error:
-            log.warning("%s is damaged (%s): the run's earlier rows are lost, its weights are not", self.path, reason(error))
+            log.warning(
+                "%s is damaged (%s): the run's earlier rows are lost, its weights are not", self.path, reason(error)
+            )
             return None
         self.rows, self.bytes, self.digest = mark["rows"], mark["bytes"], digest
         return rows

@@ -51,7 +51,7 @@ class StoppedError(Exception):
 
 def print_row(row: Mapping[str, Any]) -> None:
     """Print a line of the losses and accuracies of a row, or of what else `validate` gave; in the first process alone."""
-    if mesh.share()[0] != 0:
+    if mesh.process_shard()[0] != 0:
         return
     numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and k not in COLUMNS}
     usual = [name for name in numbers if name.rpartition("/")[2] in ("loss", "accuracy")]
@@ -91,7 +91,7 @@ def fit(
         state: where to begin; it is copied, so it survives donation.
         train: a data set, a dict of arrays `[N, ...]`, or a pair of images and labels.
         batch_size: rows per step over all devices; at most the rows of `train`. Where the devices do not divide them, each
-            batch is padded with rows of `real = 0`.
+            batch is padded with rows of `row_mask = 0`.
         steps: updates in all, those before a resume included.
         every: steps between validations and saves, also a fraction (`rows / batch_size` is an epoch); by default `steps`.
         validate: `state -> {name: number or array}`, called at each of these points; what it raises as `Interrupted` stops the run.

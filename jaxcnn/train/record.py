@@ -16,6 +16,7 @@ from jaxcnn.core.types import InputError
 
 SAME = ("batch_size", "seed", "rows", "monitor", "mode")  # of one run
 COLUMNS = ("step", "seconds", "learning_rate")  # and train/...: what fit itself puts in a row
+STORED = {"skipped_batches": "passed"}  # fields that checkpoints call otherwise: the name is part of their format
 LARGEST = 10_000  # values of an array that a row keeps, such as a confusion matrix of 100 classes
 log = logging.getLogger("jaxcnn")
 
@@ -31,7 +32,7 @@ class Record:
         history: a row for each validation.
         partial: sums since the last validation, when saved between two.
         seconds: the time that they took.
-        passed: `(step, batches)` each, left out by rolling back.
+        skipped_batches: `(step, batches)` each, left out by rolling back.
         fingerprint: of what is trained, see `fingerprint.describe`.
 
     """
@@ -47,12 +48,12 @@ class Record:
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     partial: list[Any] | None = None
     seconds: float = 0.0
-    passed: list[list[int]] = dataclasses.field(default_factory=list)
+    skipped_batches: list[list[int]] = dataclasses.field(default_factory=list)
     fingerprint: dict[str, Any] | None = None
 
     def plain(self) -> dict[str, Any]:
         """Return the fields by name, not copied: the history is long."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {STORED.get(field.name, field.name): getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def again(self) -> "Record":
         """Return the record of the same run before its first step."""
@@ -66,22 +67,26 @@ def restored(loop: Mapping[str, Any], now: Record, step: int) -> Record:
         InputError: it was saved by something else than `fit`, or with other settings.
 
     """
-    fields = {field.name: field for field in dataclasses.fields(Record)}
+    names = {STORED.get(field.name, field.name): field.name for field in dataclasses.fields(Record)}
     missing = [name for name in ("batch_size", "seed", "rows", "monitor") if name not in loop]
     if missing:
         raise InputError(f"resume: checkpoint {step} has no {missing[0]} in its record; give another workdir")
-    saved = Record(**{name: value for name, value in loop.items() if name in fields})
+    saved = Record(**{names[name]: value for name, value in loop.items() if name in names})
     saved.mode = saved.mode or now.mode
     for name in SAME:
         if getattr(saved, name) != getattr(now, name):
             was = visible(getattr(saved, name))[:80]
-            raise InputError(f"resume: {name} was {was} and is now {getattr(now, name)}; give the same, or another workdir")
+            raise InputError(
+                f"resume: {name} was {was} and is now {getattr(now, name)}; give the same, or another workdir"
+            )
     if (saved.best is None) != (saved.best_step is None):
         saved.best = saved.best_step = None
     return saved
 
 
-def row_of(own: Mapping[str, Any], sums: Mapping[str, Any], values: Mapping[str, Any] | None, monitor: str | None = None) -> dict[str, Any]:
+def row_of(
+    own: Mapping[str, Any], sums: Mapping[str, Any], values: Mapping[str, Any] | None, monitor: str | None = None
+) -> dict[str, Any]:
     """Join the loop's own columns, the training metrics and what `validate` gave into a row: plain numbers, and arrays up to `LARGEST`.
 
     Raises:
@@ -106,7 +111,9 @@ def checked(values: Any) -> dict[str, Any]:
         raise InputError(f"validate gave {type(values).__name__}; it must return a dict from names to numbers")
     for name in values:
         if name in COLUMNS or name.startswith("train/"):
-            raise InputError(f"validate gave {name!r}, which is a column of fit itself; rename it, to {'validation/' + name!r} for example")
+            raise InputError(
+                f"validate gave {name!r}, which is a column of fit itself; rename it, to {'validation/' + name!r} for example"
+            )
     return dict(values)
 
 
@@ -115,15 +122,23 @@ def check_monitor(monitor: str | None, values: Mapping[str, Any]) -> None:
     if monitor is None:
         return
     numbers = [name for name, value in values.items() if _is_number(value) and name not in COLUMNS]
-    near = [name for name in numbers if name.rpartition("/")[2] == monitor.rpartition("/")[2]] or difflib.get_close_matches(
-        monitor, numbers
+    near = [
+        name for name in numbers if name.rpartition("/")[2] == monitor.rpartition("/")[2]
+    ] or difflib.get_close_matches(monitor, numbers)
+    choice = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else f"give one of {', '.join([*numbers[:8], *(['...'] if numbers[8:] else [])])}"
     )
-    choice = f"did you mean {' or '.join(near)}?" if near else f"give one of {', '.join([*numbers[:8], *(['...'] if numbers[8:] else [])])}"
     choice = choice if numbers else "give validate, which returns such numbers"
     if monitor not in values:
         raise InputError(f"monitor={monitor!r}: neither validate nor training gives it; {choice}")
     if not _is_number(values[monitor]):
-        kind = f"an array of shape {list(np.shape(values[monitor]))}" if np.ndim(values[monitor]) else type(values[monitor]).__name__
+        kind = (
+            f"an array of shape {list(np.shape(values[monitor]))}"
+            if np.ndim(values[monitor])
+            else type(values[monitor]).__name__
+        )
         raise InputError(f"monitor={monitor!r}: {kind}, and must be one number; {choice}")
 
 
@@ -208,6 +223,8 @@ def from_lists(zero: Any, saved: list[Any] | None) -> Any:
     except (TypeError, ValueError):
         sums = []
     if [x.shape for x in sums] != [np.shape(x) for x in leaves]:
-        log.warning("the metrics are not those that were being summed when the run was stopped: they count from here on")
+        log.warning(
+            "the metrics are not those that were being summed when the run was stopped: they count from here on"
+        )
         return zero
     return jax.tree.unflatten(kind, sums)

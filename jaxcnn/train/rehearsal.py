@@ -69,13 +69,15 @@ def measured(run: CompiledStep, variables: Tree, data: Any, batch_size: int) -> 
     """Stand in for `evaluate`."""
     width = max(min(batch_size, data.size), 1)
     width = -(-width // run.parts) * run.parts  # as the data give them: one trace serves both
-    batch = abstract(data.example(), width) | {"real": jax.ShapeDtypeStruct((width,), np.float32)}
+    batch = abstract(data.example(), width) | {"row_mask": jax.ShapeDtypeStruct((width,), np.float32)}
     zeros = sums(run, variables, batch)
     _made_up()
     return zeros
 
 
-def collected(predict: Callable[[Tree, Mapping[str, Any]], Tree], variables: Tree, data: Any, keep: Any) -> tuple[Tree, dict[str, Any]]:
+def collected(
+    predict: Callable[[Tree, Mapping[str, Any]], Tree], variables: Tree, data: Any, keep: Any
+) -> tuple[Tree, dict[str, Any]]:
     """Stand in for `collect`."""
     batch = abstract(data.example(), data.size)
     shapes = jax.eval_shape(predict, variables, batch), {key: batch[key] for key in keep}

@@ -18,7 +18,9 @@ from jaxcnn.train.record import Record, check_monitor, checked, restored
 logger = logging.getLogger("jaxcnn")
 
 
-def begin(run: CompiledStep, state: State, record: Record, saver: Checkpoints | None) -> tuple[State, Record, State | None, bool]:
+def begin(
+    run: CompiledStep, state: State, record: Record, saver: Checkpoints | None
+) -> tuple[State, Record, State | None, bool]:
     """Return where to begin, and whether that is a checkpoint: the newest sound one, else a copy of the state given.
 
     It is copied because the buffers will be donated.
@@ -36,23 +38,33 @@ def roll_back(
         saver.wait()
     state, back, best, _ = begin(run, first, record.again(), saver)
     found = error.first == error.last
-    back.passed = [*record.passed, *([[error.first - 1, 1]] if found else [])]
+    back.skipped_batches = [*record.skipped_batches, *([[error.first - 1, 1]] if found else [])]
     how = f"without the batch of step {error.first}" if found else "one batch at a time, to find the one"
     logger.warning("%s; back to step %d, %s", error, int(state.step), how)
     return state, back, best
 
 
-def _resume(run: CompiledStep, state: State, record: Record, saver: Checkpoints, found: tuple) -> tuple[State, Record, State | None]:
+def _resume(
+    run: CompiledStep, state: State, record: Record, saver: Checkpoints, found: tuple
+) -> tuple[State, Record, State | None]:
     step, flat, loop = found
     saved, going = restored(loop, record, step), unflatten(state, flat)
     if int(going.step) != step:
-        raise InputError(f"resume: checkpoint {step} in {visible(saver.folder)} has the state of step {int(going.step)}; remove it")
+        raise InputError(
+            f"resume: checkpoint {step} in {visible(saver.folder)} has the state of step {int(going.step)}; remove it"
+        )
     best = None
     if saved.best_step is not None:
         try:
-            best = going if saved.best_step == step else unflatten(state, saver.load(saved.best_step, state, rows=False)[0])
+            best = (
+                going
+                if saved.best_step == step
+                else unflatten(state, saver.load(saved.best_step, state, rows=False)[0])
+            )
         except DamagedError as error:
-            logger.warning("the best checkpoint, %d, is damaged (%s): the best is sought anew from here", saved.best_step, error)
+            logger.warning(
+                "the best checkpoint, %d, is damaged (%s): the best is sought anew from here", saved.best_step, error
+            )
             saved.best = saved.best_step = None
     logger.info("going on from step %d", step)
     return run.put(going), saved, best
@@ -85,7 +97,9 @@ def compare(saver: Checkpoints, record: Record, new: dict[str, Any], step: int, 
         logger.warning("%s: finished at step %d%s, nothing trained%s", where, step, beyond, unsure)
 
 
-def check_names(run: CompiledStep, state: State, data: Any, batch_size: int, validate: Any, monitor: str | None) -> None:
+def check_names(
+    run: CompiledStep, state: State, data: Any, batch_size: int, validate: Any, monitor: str | None
+) -> None:
     """Refuse, before the first step, names that a row cannot hold, and a monitor that no row will have."""
     values = rehearsal.names(validate, state) if validate else {}
     own = {"step": 0, "seconds": 0.0, **rate(state)}
@@ -94,7 +108,9 @@ def check_names(run: CompiledStep, state: State, data: Any, batch_size: int, val
     if monitor is None or monitor in own or not (known or monitor.startswith("train/")):
         return
     try:
-        trained = {} if monitor in values else rehearsal.sums(run, state, rehearsal.abstract(data.example(), batch_size))
+        trained = (
+            {} if monitor in values else rehearsal.sums(run, state, rehearsal.abstract(data.example(), batch_size))
+        )
     except Exception:  # compiling says what is wrong with the step
         if monitor.startswith("train/"):
             return

@@ -30,7 +30,7 @@ class Session:
     Attributes:
         run: the compiled training step.
         given: the state that the caller gave.
-        data: the training rows, placed.
+        data: the training rows, on the devices where they are resident.
         steps: updates in all.
         every: steps between two boundaries, perhaps a fraction.
         record: the counters that are saved beside the state.
@@ -156,7 +156,7 @@ class Session:
             DivergedError: the caller did not ask for that, or it was done too often.
 
         """
-        if self.options.on_nan == "stop" or len(self.record.passed) >= ROLLBACKS:
+        if self.options.on_nan == "stop" or len(self.record.skipped_batches) >= ROLLBACKS:
             raise error
         self.single_until = max(self.single_until, error.last + 1)
         self.state, self.record, self.best = roll_back(error, self.run, self.given, self.record, self.saver)
@@ -173,7 +173,9 @@ class Session:
         written = self.saver.saved()
         if written != step:
             newest = "no checkpoint" if written is None else f"none after step {written}"
-            log.warning("the weights of step %d are not saved: there is %s in %s", step, newest, visible(self.saver.folder))
+            log.warning(
+                "the weights of step %d are not saved: there is %s in %s", step, newest, visible(self.saver.folder)
+            )
         return written
 
 
@@ -192,10 +194,17 @@ class Options:
 
 @contextlib.contextmanager
 def opened(
-    run: CompiledStep, state: State, train: Any, batch_size: int, steps: int, every: float | None, workdir: Any, options: Options
+    run: CompiledStep,
+    state: State,
+    train: Any,
+    batch_size: int,
+    steps: int,
+    every: float | None,
+    workdir: Any,
+    options: Options,
 ) -> Iterator[Session]:
     """Begin a run, or go on with the one in `workdir`, which nobody else may then write to."""
-    data = checked(train, run.check).placed(run.hold)
+    data = checked(train, run.check).put(run.replicate)
     record = Record(batch_size, data.seed, data.size, options.monitor, options.mode)
     saver = Checkpoints(workdir, options.keep_best, alone=True) if workdir else None
     with contextlib.ExitStack() as at_end:

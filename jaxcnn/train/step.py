@@ -23,7 +23,9 @@ Estimator = Callable[[Objective], Gradient]
 RUNNING = 9.0  # steps that a running statistic of momentum 0.9 reaches back in the mean
 
 
-def init_state(task: Task, tx: optax.GradientTransformation, batch: Batch, seed: int = 0, variables: Tree | None = None) -> State:
+def init_state(
+    task: Task, tx: optax.GradientTransformation, batch: Batch, seed: int = 0, variables: Tree | None = None
+) -> State:
     """Make the state before the first step.
 
     Args:
@@ -48,7 +50,9 @@ def stream(state: State, name: str) -> Array:
 def plain(objective: Objective) -> Gradient:
     """Gradient of the mean loss over the whole batch: differentiate the total, add over devices, divide once."""
 
-    def gradient(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Tree, Tree, dict[str, MetricState]]:
+    def gradient(
+        params: Tree, model_state: Tree, batch: Batch, key: Array
+    ) -> tuple[Tree, Tree, dict[str, MetricState]]:
         grads, (model_state, weight, sums) = jax.grad(objective, has_aux=True)(params, model_state, batch, key)
         return _divide(all_sum(grads), all_sum(weight)), all_mean(model_state), sums
 
@@ -71,7 +75,9 @@ def accumulate(k: int) -> Estimator:
         if k == 1:
             return plain(objective)
 
-        def gradient(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Tree, Tree, dict[str, MetricState]]:
+        def gradient(
+            params: Tree, model_state: Tree, batch: Batch, key: Array
+        ) -> tuple[Tree, Tree, dict[str, MetricState]]:
             if rows(batch) % k:
                 raise InputError(f"accumulate={k}: must divide the {rows(batch)} rows of a device")
             parts = jax.tree.map(
@@ -80,12 +86,18 @@ def accumulate(k: int) -> Estimator:
 
             def body(carry: Any, part: Any) -> tuple[Any, dict[str, MetricState]]:
                 (grads, weight, model_state), (i, batch) = carry, part
-                more, (model_state, w, sums) = jax.grad(objective, has_aux=True)(params, model_state, batch, jax.random.fold_in(key, i))
+                more, (model_state, w, sums) = jax.grad(objective, has_aux=True)(
+                    params, model_state, batch, jax.random.fold_in(key, i)
+                )
                 return (add(grads, more), weight + w, model_state), sums
 
             zero = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(()), model_state)
             (grads, weight, model_state), sums = jax.lax.scan(body, zero, (jnp.arange(k), parts))
-            return _divide(all_sum(grads), all_sum(weight)), all_mean(model_state), jax.tree.map(lambda x: x.sum(0), sums)
+            return (
+                _divide(all_sum(grads), all_sum(weight)),
+                all_mean(model_state),
+                jax.tree.map(lambda x: x.sum(0), sums),
+            )
 
         return gradient
 
@@ -98,7 +110,9 @@ def with_norm(estimator: Estimator) -> Estimator:
     def measured(objective: Objective) -> Gradient:
         inner = estimator(objective)
 
-        def gradient(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Tree, Tree, dict[str, MetricState]]:
+        def gradient(
+            params: Tree, model_state: Tree, batch: Batch, key: Array
+        ) -> tuple[Tree, Tree, dict[str, MetricState]]:
             grads, model_state, sums = inner(params, model_state, batch, key)
             # a dot product takes a tenth of the time of squares and their sum on a CPU
             norm = jnp.sqrt(sum(jnp.vdot(g, g).astype(jnp.float32) for g in jax.tree.leaves(grads)))
@@ -207,7 +221,10 @@ def with_ema(step: Step, decay: float = 0.999) -> Step:
         keep = jnp.minimum(decay, (1 + t) / (10 + t))
         steps = jnp.maximum(keep / (1 - keep) - RUNNING, 0)  # that the average of running statistics reaches back
         keeps = {name: steps / (1 + steps) if name == "batch_stats" else keep for name in state.variables}
-        mix = lambda keep, old, new: jax.tree.map(lambda e, v: (keep * e + (1 - keep) * v).astype(e.dtype), old, new)  # noqa: E731
+
+        def mix(keep, old, new):
+            return jax.tree.map(lambda e, v: (keep * e + (1 - keep) * v).astype(e.dtype), old, new)
+
         ema = {name: mix(keeps[name], old, state.variables[name]) for name, old in state.extras["ema"].items()}
         return state.replace(extras=state.extras | {"ema": ema}), sums
 

@@ -163,10 +163,24 @@ def _check_loop(loop: Loop) -> None:
 
 def _check_part(name: str, part: list[Any]) -> None:
     """Check `[dtype, shape, [[first, SHA-256], ...]]`."""
-    natural = lambda values: isinstance(values, list) and all(type(n) is int and 0 <= n < 2**40 for n in values)  # noqa: E731
-    good = len(part) == 3 and isinstance(part[0], str) and natural(part[1]) and len(part[1]) <= 32 and isinstance(part[2], list)
+
+    def natural(values):
+        return isinstance(values, list) and all(type(n) is int and 0 <= n < 2**40 for n in values)
+
+    good = (
+        len(part) == 3
+        and isinstance(part[0], str)
+        and natural(part[1])
+        and len(part[1]) <= 32
+        and isinstance(part[2], list)
+    )
     good = good and all(
-        isinstance(d, list) and len(d) == 2 and natural(d[0]) and len(d[0]) in (0, len(part[1])) and isinstance(d[1], str) for d in part[2]
+        isinstance(d, list)
+        and len(d) == 2
+        and natural(d[0])
+        and len(d[0]) in (0, len(part[1]))
+        and isinstance(d[1], str)
+        for d in part[2]
     )
     if not good:
         raise DamagedError(f"its record describes {visible(name)} in a way that no array has")
@@ -187,7 +201,9 @@ def check_sizes(folder: pathlib.Path, parts: Mapping[str, list[Any]], known: boo
     size, held = weighed(folder)
     declared = sum(math.prod(shape) * _dtype(name, dtype).itemsize for name, (dtype, shape, _) in parts.items())
     if size > SLACK + 2 * declared or not known and declared > SLACK + RATIO * held:
-        raise DamagedError(f"it declares {declared:,} bytes of arrays, and its files have {size:,}, of which {held:,} are on the disk")
+        raise DamagedError(
+            f"it declares {declared:,} bytes of arrays, and its files have {size:,}, of which {held:,} are on the disk"
+        )
 
 
 def _dtype(name: str, dtype: str) -> np.dtype:
@@ -216,13 +232,19 @@ def read_arrays(folder: pathlib.Path, parts: Mapping[str, list[Any]]) -> dict[st
     base, context = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder.absolute()}/"}}, ts.Context()
     store = ts.KvStore.open(base, context=context).result()
     wanted = {name: part for name, part in parts.items() if 0 not in part[1]}  # Orbax saves no array without elements
-    spec = lambda name: {"driver": "zarr", "kvstore": base | {"path": f"{name}/"}}  # noqa: E731
+
+    def spec(name):
+        return {"driver": "zarr", "kvstore": base | {"path": f"{name}/"}}
+
     opened = {name: ts.open(spec(name), open=True, read=True, context=context) for name in wanted}
     for name, found in opened.items():
         for key in _chunks(name, found.result(), wanted[name]):
             _check_chunk(name, store.read(f"{name}/{key}").result().value, wanted[name])
     reading = {name: found.result().read() for name, found in opened.items()}
-    flat = {name: np.asarray(reading[name].result()) if name in reading else np.zeros(part[1], part[0]) for name, part in parts.items()}
+    flat = {
+        name: np.asarray(reading[name].result()) if name in reading else np.zeros(part[1], part[0])
+        for name, part in parts.items()
+    }
     for name, x in flat.items():
         if not _unchanged(x, parts[name]):
             raise DamagedError(f"{visible(name)} is not what was saved (digest differs)")
@@ -276,7 +298,11 @@ def _decoded(raw: bytes) -> int:
 
 def digests(x: Any) -> list[list[Any]]:
     """Return `[first, SHA-256]` for each part of an array that this process holds, once in all processes together."""
-    pieces = [(s.index, s.data) for s in x.addressable_shards if s.replica_id == 0] if isinstance(x, jax.Array) else [((), x)]
+    pieces = (
+        [(s.index, s.data) for s in x.addressable_shards if s.replica_id == 0]
+        if isinstance(x, jax.Array)
+        else [((), x)]
+    )
     return [[[part.start or 0 for part in index], sha256(np.asarray(piece))] for index, piece in pieces]
 
 
@@ -286,9 +312,13 @@ def _unchanged(x: np.ndarray, part: list[Any]) -> bool:
     if (str(x.dtype), list(x.shape)) != (dtype, shape) or not kept:
         return False
     size = _part_size(shape, [first for first, _ in kept])
-    if len(kept) * math.prod(size) > max(math.prod(shape), 1):  # parts that overlap: no run divides so, and it would take for ever
+    if len(kept) * math.prod(size) > max(
+        math.prod(shape), 1
+    ):  # parts that overlap: no run divides so, and it would take for ever
         return False
-    return all(sha256(x[tuple(slice(a, a + n) for a, n in zip(first, size, strict=False))]) == digest for first, digest in kept)
+    return all(
+        sha256(x[tuple(slice(a, a + n) for a, n in zip(first, size, strict=False))]) == digest for first, digest in kept
+    )
 
 
 def _part_size(shape: list[int], firsts: list[tuple[int, ...]]) -> list[int]:

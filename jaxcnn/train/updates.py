@@ -94,7 +94,14 @@ def updates(
 
 
 def _updates(
-    run: CompiledStep, state: State, train: Any, batch_size: int, steps: int, every: float | None, workdir: Any, options: Options
+    run: CompiledStep,
+    state: State,
+    train: Any,
+    batch_size: int,
+    steps: int,
+    every: float | None,
+    workdir: Any,
+    options: Options,
 ) -> Generator[Update, None, None]:
     with opened(run, state, train, batch_size, steps, every, workdir, options) as session:
         if not session.going_on():
@@ -141,14 +148,18 @@ def _dispatches_to(session: Session, end: int) -> Generator[Update, None, None]:
     """Run the steps up to `end`, one dispatch after another, while a thread reads what comes next."""
     at = int(session.state.step)
     session.restart_sums()
-    alone = session.options.stop if jax.process_count() == 1 else None  # several processes only stop where all of them do
+    alone = (
+        session.options.stop if jax.process_count() == 1 else None
+    )  # several processes only stop where all of them do
     sizer = ChunkSizer(single=True) if at < session.single_until else session.sizer
-    sizes, (size,) = queue.SimpleQueue(), mesh.agree(sizer.size)
+    sizes, (size,) = queue.SimpleQueue(), mesh.all_max(sizer.size)
     for _ in range(2):  # reading is one chunk ahead, so what it learns now counts two dispatches later
         sizes.put(size)
-    stream = BatchStream(session.data, session.record.batch_size, _room(session), session.record.passed)
+    stream = BatchStream(session.data, session.record.batch_size, _room(session), session.record.skipped_batches)
     with contextlib.ExitStack() as at_end:
-        read = at_end.enter_context(contextlib.closing(ahead(stream.chunks(session.run, at, end, sizes.get), session.run.place, alone)))
+        read = at_end.enter_context(
+            contextlib.closing(ahead(stream.chunks(session.run, at, end, sizes.get), session.run.shard, alone))
+        )
         at_end.callback(sizes.put, 0)
         clock = time.perf_counter()
         for chunk in read:
@@ -156,7 +167,7 @@ def _dispatches_to(session: Session, end: int) -> Generator[Update, None, None]:
                 session.zero = _compile(session, chunk, alone)
                 session.restart_sums()
                 clock = time.perf_counter()
-            stop, due, size = mesh.agree(session.should_stop(), session.is_due(), sizer.size)
+            stop, due, size = mesh.all_max(session.should_stop(), session.is_due(), sizer.size)
             if stop:
                 raise Interrupted
             if due:

@@ -185,7 +185,11 @@ def apply(path, rng, special):
     kinds = special if special and rng.random() < 0.5 else BYTES
     try:
         new = kinds[int(rng.integers(len(kinds)))](data or b"x", rng)
-    except (struct.error, ValueError, RecursionError):  # an earlier change left no head, or one that is nested too deeply
+    except (
+        struct.error,
+        ValueError,
+        RecursionError,
+    ):  # an earlier change left no head, or one that is nested too deeply
         new = flip(data or b"x", rng)
     path.write_bytes(new)
 

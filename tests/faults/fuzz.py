@@ -144,7 +144,9 @@ class Worker:
     def begin(self):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe(duplex=False)
-        self.process = context.Process(target=_work, args=(theirs, self.name, self.left, self.seed, self.root), daemon=True)
+        self.process = context.Process(
+            target=_work, args=(theirs, self.name, self.left, self.seed, self.root), daemon=True
+        )
         self.process.start()
         theirs.close()
         self.until = time.monotonic() + START
@@ -219,7 +221,9 @@ def main():
     parser.add_argument("--only", type=int)
     flags = parser.parse_args()
     names = flags.reader or sorted(readers.READERS)
-    found, faults, longest, most = fuzz(flags.inputs, flags.seed, names, flags.only, say=lambda line: print(line[:500], flush=True))
+    found, faults, longest, most = fuzz(
+        flags.inputs, flags.seed, names, flags.only, say=lambda line: print(line[:500], flush=True)
+    )
     print("reader            inputs   sound  changed  unsound  changed and read  refused  faults")
     for name in names:
         mine = {key[1:]: n for key, n in found.items() if key[0] == name}
@@ -227,7 +231,16 @@ def main():
         ended = [sum(n for (_, outcome), n in mine.items() if outcome == kind) for kind in ("refused", "fault")]
         columns = (sum(made), *made, mine.get(("changed", "read"), 0), *ended)
         print(name.ljust(16), "{:7d} {:7d} {:8d} {:8d} {:17d} {:8d} {:7d}".format(*columns))
-    print(json.dumps({"inputs": sum(found.values()), "faults": len(faults), "longest_seconds": round(longest, 2), "most_MB": most >> 20}))
+    print(
+        json.dumps(
+            {
+                "inputs": sum(found.values()),
+                "faults": len(faults),
+                "longest_seconds": round(longest, 2),
+                "most_MB": most >> 20,
+            }
+        )
+    )
     sys.exit(bool(faults))
 
 

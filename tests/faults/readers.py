@@ -91,7 +91,13 @@ def make_npz(folder):
     folder.mkdir()
     label = np.arange(12) % 3
     np.savez(
-        folder / "a.npz", x_train=_images(), y_train=label, x_test=_images()[:6], y_test=label[:6], group_train=label, group_test=label[:6]
+        folder / "a.npz",
+        x_train=_images(),
+        y_train=label,
+        x_test=_images()[:6],
+        y_test=label[:6],
+        group_train=label,
+        group_test=label[:6],
     )
 
 
@@ -149,7 +155,9 @@ def read_tfds(folder):
 def make_weights(folder):
     folder.mkdir()
     model = jc.models.lenet5(num_classes=3)
-    variables = jax.jit(lambda key: model.init({"params": key}, np.zeros((1, 28, 28, 1), np.float32), train=False))(jax.random.key(0))
+    variables = jax.jit(lambda key: model.init({"params": key}, np.zeros((1, 28, 28, 1), np.float32), train=False))(
+        jax.random.key(0)
+    )
     jc.save_weights(folder / "a.safetensors", "lenet5", variables, num_classes=3)
     config = {
         "architecture": "lenet5", "num_classes": 3, "label_names": ["a", "b", "c"],
@@ -192,7 +200,9 @@ def read_data(folder):
 
 def make_groups(folder):
     folder.mkdir()
-    (folder / "a.csv").write_text("who,where\n" + "".join(f'"{i % 3}",{i % 2}\n' for i in range(20)), encoding="utf-8-sig")
+    (folder / "a.csv").write_text(
+        "who,where\n" + "".join(f'"{i % 3}",{i % 2}\n' for i in range(20)), encoding="utf-8-sig"
+    )
     (folder / "b.json").write_text(json.dumps({"who": [i % 3 for i in range(20)], "where": ["x", "y"] * 10}))
 
 
@@ -213,7 +223,9 @@ def _in_checkpoints(path):
 
 
 def _record_changed(path):
-    return (changes.json_changed,) if path.parent.name == "loop" or path.name.startswith("_") else (changes.write_number,)
+    return (
+        (changes.json_changed,) if path.parent.name == "loop" or path.name.startswith("_") else (changes.write_number,)
+    )
 
 
 READERS = {

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from kit import DAMAGES
+from fault_injection import DAMAGES
 
 import jaxcnn as jc
 from jaxcnn.train.checkpoint import Checkpoints, unflatten
@@ -15,7 +15,9 @@ from jaxcnn.train.checkpoint import Checkpoints, unflatten
 
 def state(seed):
     params = {"dense": {"kernel": jax.random.normal(jax.random.key(seed), (96, 96))}}
-    return jc.State(jnp.int32(seed), params, {}, {"m": jax.random.normal(jax.random.key(-seed), (3,))}, jax.random.key(7))
+    return jc.State(
+        jnp.int32(seed), params, {}, {"m": jax.random.normal(jax.random.key(-seed), (3,))}, jax.random.key(7)
+    )
 
 
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))]

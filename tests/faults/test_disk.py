@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 import pytest
-from kit import RUN, after, committed, ended, run_folder, start
+from fault_injection import RUN, after, committed, ended, run_folder, start
 
 from jaxcnn.train.checkpoint import reading
 

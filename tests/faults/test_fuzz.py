@@ -41,5 +41,7 @@ def test_an_input_is_a_function_of_seed_reader_and_number(tmp_path):
     reader = readers.READERS["groups"]
     reader.make(tmp_path / "groups")
     made = [fuzz.inputs_of(reader, number, 3, tmp_path) for number in (5, 6, 5)]
-    contents = [(how, [p.read_bytes() if p.is_file() else None for p in sorted(target.iterdir())]) for how, target in made]
+    contents = [
+        (how, [p.read_bytes() if p.is_file() else None for p in sorted(target.iterdir())]) for how, target in made
+    ]
     assert contents[0] == contents[2] != contents[1]

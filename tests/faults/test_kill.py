@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 import pytest
-from kit import RUN, after, committed, ended, resumed, run_folder, start, summary
+from fault_injection import RUN, after, committed, ended, resumed, run_folder, start, summary
 
 
 @pytest.fixture(scope="module")

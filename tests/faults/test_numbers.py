@@ -23,13 +23,18 @@ def spoilt(data):
 
 
 def setting(strategy="jit", devices=1, wrap=lambda step: step):
-    t, tx = task(dropout=0.2)._replace(check=accept), jc.optim.adam(1e-3)  # the task's own check refuses the pixel before the first step
+    t, tx = (
+        task(dropout=0.2)._replace(check=accept),
+        jc.optim.adam(1e-3),
+    )  # the task's own check refuses the pixel before the first step
     data, row = spoilt(rows(BATCH * 12))
     run = jc.compile_step(wrap(jc.make_train_step(t, tx)), strategy, devices)
     return run, jc.init_state(t, tx, data.example()), data, row
 
 
-@pytest.mark.parametrize("strategy, devices", [("jit", 1), ("sharded", 8), ("pmap", 8), pytest.param("pmap", 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "strategy, devices", [("jit", 1), ("sharded", 8), ("pmap", 8), pytest.param("pmap", 3, marks=pytest.mark.slow)]
+)
 def test_skip(strategy, devices):
     run, state, data, row = setting(strategy, devices, jc.skip_nonfinite)
     fitted = jc.fit(run, state, data, batch_size=BATCH, steps=STEPS, every=12)
@@ -48,7 +53,9 @@ def test_rollback_with_and_without_a_checkpoint(tmp_path, caplog):
     for options, back in (({}, 0), ({"workdir": tmp_path, "every": 4}, 8)):
         with caplog.at_level(logging.WARNING, "jaxcnn"):
             fitted = jc.fit(run, state, data, batch_size=BATCH, steps=STEPS, on_nan="rollback", **options)
-        assert int(fitted.state.step) == STEPS and all(np.isfinite(x).all() for x in jax.tree.leaves(fitted.state.params))
+        assert int(fitted.state.step) == STEPS and all(
+            np.isfinite(x).all() for x in jax.tree.leaves(fitted.state.params)
+        )
         assert f"back to step {back}, without the batch of step {BAD + 1}" in caplog.text
     straight = jax.jit(jc.make_train_step(task(dropout=0.2), jc.optim.adam(1e-3)))
     batches = [t for t in range(2 * STEPS) if row not in data.chunk(BATCH, t, 1, 1).index]

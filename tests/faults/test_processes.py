@@ -5,7 +5,7 @@ import socket
 
 import numpy as np
 import pytest
-from kit import RUN, committed, ended, run_folder, start, summary
+from fault_injection import RUN, committed, ended, run_folder, start, summary
 
 from jaxcnn.train.checkpoint import reading
 
@@ -32,7 +32,10 @@ def port():
 
 def together(n, *arguments, devices=2):
     where = f"localhost:{port()}"
-    return [start(*arguments, "--coordinator", where, "--processes", n, "--process-id", i, devices=devices) for i in range(n)]
+    return [
+        start(*arguments, "--coordinator", where, "--processes", n, "--process-id", i, devices=devices)
+        for i in range(n)
+    ]
 
 
 def params(workdir):
@@ -112,10 +115,23 @@ def one_after_another(tmp_path, runs, arguments):
 
 @pytest.mark.slow
 def test_from_8_devices_to_1_to_3_to_2_processes(tmp_path):
-    arguments = [*FEW, "--epochs", 20, "--optimizer", "sgd", "--learning-rate", "0.05"]  # Adam makes large steps of rounding errors
+    arguments = [
+        *FEW,
+        "--epochs",
+        20,
+        "--optimizer",
+        "sgd",
+        "--learning-rate",
+        "0.05",
+    ]  # Adam makes large steps of rounding errors
     assert ended(start(*arguments, "--devices", 1, "--workdir", tmp_path / "one"))[0] == 0
     one_after_another(tmp_path / "many", [(1, 8, 80), (1, 1, 160), (1, 3, 240), (2, 1, 0)], arguments)
     one, many = summary(tmp_path / "one"), summary(tmp_path / "many")
-    print("distance", distance(params(tmp_path / "one"), params(tmp_path / "many")), one["test"]["accuracy"], many["test"]["accuracy"])
+    print(
+        "distance",
+        distance(params(tmp_path / "one"), params(tmp_path / "many")),
+        one["test"]["accuracy"],
+        many["test"]["accuracy"],
+    )
     assert distance(params(tmp_path / "one"), params(tmp_path / "many")) < 1e-4
     assert abs(one["test"]["accuracy"] - many["test"]["accuracy"]) <= 0.0015

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from kit import ROOT, RUN, after, committed, ended, run_folder, start, summary
+from fault_injection import ROOT, RUN, after, committed, ended, run_folder, start, summary
 from PIL import Image
 
 FEW = ["--model", "mlp", "--max-steps", 3, "--batch-size", 16, "--devices", 1, "--no-augment", "--ema", 0]
@@ -41,7 +41,10 @@ def call(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=None, w
 def _anybody_may_run(program):
     """Whether a user without rights reaches the interpreter, which a virtual environment may have in somebody's home."""
     real = pathlib.Path(program).resolve()
-    return all(place.stat().st_mode & 0o005 == 0o005 for place in (real, *real.parents, *pathlib.Path(program).absolute().parents))
+    return all(
+        place.stat().st_mode & 0o005 == 0o005
+        for place in (real, *real.parents, *pathlib.Path(program).absolute().parents)
+    )
 
 
 def test_names_of_any_bytes_in_ascii_with_output_on_a_full_disk_and_no_home(tmp_path):
@@ -61,7 +64,10 @@ def test_names_of_any_bytes_in_ascii_with_output_on_a_full_disk_and_no_home(tmp_
     assert err.count("no home folder") == (1 if nobody else 0) and not home.exists()
     assert "not drawn" not in err and "rows to train on" in err
     folder = run_folder(tmp_path / "runs")
-    assert summary(tmp_path / "runs")["test"]["accuracy"] is not None and (folder / "confusion_matrix.png").stat().st_size > 5000
+    assert (
+        summary(tmp_path / "runs")["test"]["accuracy"] is not None
+        and (folder / "confusion_matrix.png").stat().st_size > 5000
+    )
     classes = json.loads((folder / "config.json").read_text())["classes"]
     assert sorted(map(os.fsencode, classes)) == sorted(names)
 
@@ -70,7 +76,9 @@ def test_names_of_any_bytes_in_ascii_with_output_on_a_full_disk_and_no_home(tmp_
 def test_a_reader_that_goes_after_a_line(tmp_path):
     command = f"{sys.executable} -m experiments.mnist --dataset digits {' '.join(map(str, FEW))} --workdir {tmp_path} 2>&1 | head -1"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 1, done.stderr
     assert summary(tmp_path)["steps"] == 3 and committed(tmp_path) == [3]
 
@@ -99,7 +107,9 @@ def test_a_signal_at_any_moment_of_the_start(tmp_path, seconds, number, code):
 
 @pytest.mark.parametrize("kib", [50_000, 900_000])
 def test_little_address_space_is_one_line(tmp_path, kib):
-    code, _, err = call("--dataset", "digits", *FEW, "--workdir", tmp_path, limit=f"-v {kib}", env={"OPENBLAS_NUM_THREADS": "1"})
+    code, _, err = call(
+        "--dataset", "digits", *FEW, "--workdir", tmp_path, limit=f"-v {kib}", env={"OPENBLAS_NUM_THREADS": "1"}
+    )
     assert code == 1 and len(err.splitlines()) == 1 and f"only {kib:,} KiB of address space" in err, err
     assert not list(tmp_path.iterdir())
 
@@ -107,7 +117,9 @@ def test_little_address_space_is_one_line(tmp_path, kib):
 @pytest.mark.slow
 @pytest.mark.parametrize("kib", [98, 3])
 def test_files_that_may_not_be_large_enough_for_a_checkpoint(tmp_path, kib):
-    code, out, err = call("--dataset", "digits", *FEW, "--workdir", tmp_path, "--compilation-cache", "off", limit=f"-f {kib}")
+    code, out, err = call(
+        "--dataset", "digits", *FEW, "--workdir", tmp_path, "--compilation-cache", "off", limit=f"-f {kib}"
+    )
     assert code == 1 and "Traceback" not in err, err
     last = err.splitlines()[-1]
     assert ("the weights are not saved" in last or "File too large" in last) and "test accuracy" in out, err
@@ -127,7 +139,9 @@ def test_a_name_that_python_reads_as_ascii(tmp_path):
     (tmp_path / "grün").mkdir()
     code, _, err = call("--dataset", "digits", *FEW, "--workdir", tmp_path / "grün", env=ASCII)
     assert code == 2 and "set PYTHONUTF8=1" in err, err
-    code, out, err = call("--dataset", "digits", *FEW, "--workdir", tmp_path / "grün", env={"PYTHONIOENCODING": "ascii"})
+    code, out, err = call(
+        "--dataset", "digits", *FEW, "--workdir", tmp_path / "grün", env={"PYTHONIOENCODING": "ascii"}
+    )
     assert code == 0 and "gr\\xfcn" in out, err
 
 
@@ -167,6 +181,8 @@ def test_two_resumes_at_once(tmp_path, seed):
     results = [ended(process) for process in both]
     assert sorted(code for code, _, _ in results) == [0, 2], results
     (refused,) = [err for code, _, err in results if code == 2]
-    assert len(refused.splitlines()) == 1 and ("another process trains into" in refused or "is finished" in refused), refused
+    assert len(refused.splitlines()) == 1 and ("another process trains into" in refused or "is finished" in refused), (
+        refused
+    )
     assert not any("not written" in err for _, _, err in results)
     assert max(committed(tmp_path)) >= max(before) and summary(tmp_path)["steps"] == max(committed(tmp_path))

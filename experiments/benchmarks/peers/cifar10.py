@@ -34,7 +34,10 @@ def torch(args: argparse.Namespace) -> None:
     deviation, mean = torch.std_mean(x[:: max(len(x) // 5000, 1)].float() / 255, (0, 1, 2), correction=0)
     x, xt = x.permute(0, 3, 1, 2), xt.permute(0, 3, 1, 2)  # channels last in memory already
     mean, deviation, last = mean[:, None, None], deviation[:, None, None], torch.channels_last
-    prepare = lambda image: ((image.float() / 255 - mean) / deviation).contiguous(memory_format=last)  # noqa: E731
+
+    def prepare(image):
+        return ((image.float() / 255 - mean) / deviation).contiguous(memory_format=last)
+
     model = _network(recipe["widths"], int(y.max()) + 1, prepare(x[:ROWS])).to(device, memory_format=last)
     average = {name: value.clone() for name, value in model.state_dict().items() if value.is_floating_point()}
     total = math.ceil(args.epochs * len(x) / args.batch_size)
@@ -47,7 +50,9 @@ def torch(args: argparse.Namespace) -> None:
             if done == total:
                 break
             image = _moved(x[part], recipe["shift"], recipe["flip"])
-            loss = functions.cross_entropy(model.train()(prepare(image)), y[part].long(), label_smoothing=recipe["label_smoothing"])
+            loss = functions.cross_entropy(
+                model.train()(prepare(image)), y[part].long(), label_smoothing=recipe["label_smoothing"]
+            )
             for parameter in model.parameters():
                 parameter.grad = None
             loss.backward()
@@ -64,7 +69,9 @@ def torch(args: argparse.Namespace) -> None:
     model.load_state_dict(average, strict=False)
     model.eval()
     with torch.no_grad():
-        found = torch.cat([sum(model(prepare(view)) for view in _views(part, recipe["flip"])).argmax(1) for part in xt.split(500)])
+        found = torch.cat(
+            [sum(model(prepare(view)) for view in _views(part, recipe["flip"])).argmax(1) for part in xt.split(500)]
+        )
     say("end", test_accuracy=found.eq(yt).float().mean().item())
 
 
@@ -116,7 +123,10 @@ def _optimizer(model: Any, recipe: dict[str, Any], total: int) -> Any:
     kernels = [p for _, p in named if p.ndim == 4]
     norms = {f"{name}.bias" for name, module in model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
     groups = [
-        {"params": [p for _, p in named if p.ndim > 1 and (p.ndim < 4 or not recipe["muon"])], "weight_decay": recipe["weight_decay"]},
+        {
+            "params": [p for _, p in named if p.ndim > 1 and (p.ndim < 4 or not recipe["muon"])],
+            "weight_decay": recipe["weight_decay"],
+        },
         {"params": [p for name, p in named if p.ndim == 1 and name not in norms]},
         {"params": [p for name, p in named if name in norms]},
     ]

@@ -33,9 +33,12 @@ def jaxcnn(case: Case) -> Prepared:
         data = jc.data.folder(case["path"], resident_bytes=0, validation_fraction=0.0, test_fraction=0.02).train
     else:
         data = jc.data.tfds(NAME, data_dir=case["path"], validation_fraction=0.0, resident_bytes=0).train
-    step = lambda total, batch: (total + jc.tasks.prepare(batch["image"]).mean(), {})  # noqa: E731
+
+    def step(total, batch):
+        return (total + jc.tasks.prepare(batch["image"]).mean(), {})
+
     run = jc.compile_step(step, "jit", donate=False)
-    data, at = data.placed(run.hold), 0
+    data, at = data.put(run.replicate), 0
     steps, room = case["images"] // case["batch"], min(data.capacity, case["images"] // case["batch"])
 
     def call() -> None:
@@ -73,10 +76,17 @@ def tf_data(case: Case) -> Prepared:
     else:
         if case["kind"] == "jpeg":
             files = _jpegs(case["path"])
-            data = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files)).repeat().map(jpeg, num_parallel_calls=tf.data.AUTOTUNE)
+            data = (
+                tf.data.Dataset.from_tensor_slices(files)
+                .shuffle(len(files))
+                .repeat()
+                .map(jpeg, num_parallel_calls=tf.data.AUTOTUNE)
+            )
         else:
             files = glob.glob(f"{case['path']}/{NAME}/*/*-train.tfrecord*")
-            data = tf.data.TFRecordDataset(files).shuffle(10_000).repeat().map(record, num_parallel_calls=tf.data.AUTOTUNE)
+            data = (
+                tf.data.TFRecordDataset(files).shuffle(10_000).repeat().map(record, num_parallel_calls=tf.data.AUTOTUNE)
+            )
         data = data.batch(case["batch"])
     return _taking(case, iter(data.prefetch(tf.data.AUTOTUNE)))
 
@@ -91,7 +101,9 @@ def torch(case: Case) -> Prepared:
     if case["kind"] == "resident":
         image, label = map(torch.from_numpy, _npz(case["path"]))
         data = TensorDataset(image, label)
-        batches = DataLoader(data, sampler=BatchSampler(RandomSampler(data), case["batch"], drop_last=True), batch_size=None)
+        batches = DataLoader(
+            data, sampler=BatchSampler(RandomSampler(data), case["batch"], drop_last=True), batch_size=None
+        )
         return _taking(case, ((image.float() / 255, label) for image, label in _endless(batches)))
 
     class Rows(Dataset):
@@ -105,7 +117,9 @@ def torch(case: Case) -> Prepared:
             image, label = _row(self.rows[index])
             return torch.from_numpy(image).float() / 255, label
 
-    batches = DataLoader(Rows(), case["batch"], shuffle=True, num_workers=os.cpu_count() or 1, drop_last=True, persistent_workers=True)
+    batches = DataLoader(
+        Rows(), case["batch"], shuffle=True, num_workers=os.cpu_count() or 1, drop_last=True, persistent_workers=True
+    )
     return _taking(case, _endless(batches))
 
 
@@ -116,10 +130,15 @@ def grain(case: Case) -> Prepared:
     if case["kind"] == "resident":
         image, label = _npz(case["path"])
         rows: Any = [(image[i], label[i]) for i in range(len(image))]
-        read = lambda row: (row[0].astype(np.float32) / 255, row[1])  # noqa: E731
+
+        def read(row):
+            return (row[0].astype(np.float32) / 255, row[1])
     else:
         rows = _source(case["path"]) if case["kind"] == "array_record" else _jpegs(case["path"])
-        read = lambda row: (lambda image, label: (image.astype(np.float32) / 255, label))(*_row(row))  # noqa: E731
+
+        def read(row):
+            return (lambda image, label: (image.astype(np.float32) / 255, label))(*_row(row))
+
     data = grain.MapDataset.source(rows).shuffle(seed=0).repeat().map(read).batch(case["batch"])
     return _taking(case, iter(data.to_iter_dataset()))
 

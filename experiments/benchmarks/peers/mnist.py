@@ -24,7 +24,10 @@ def say(event: str, **values: Any) -> None:
 
 def load(path: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Images as float32 `[N, 28, 28, 1]` in 0..1 and labels, of the training and the test part, with no copy more than that."""
-    scaled = lambda image: np.multiply(image, np.float32(1 / 255), dtype=np.float32)[..., None]  # noqa: E731
+
+    def scaled(image):
+        return np.multiply(image, np.float32(1 / 255), dtype=np.float32)[..., None]
+
     with np.load(path) as file:
         return [(scaled(file[f"x_{part}"]), file[f"y_{part}"]) for part in ("train", "test")]
 
@@ -48,7 +51,9 @@ def keras(args: argparse.Namespace) -> None:
     )
     model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     if args.first_step:
-        done = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: say("first step", loss=float(logs["loss"])))
+        done = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: say("first step", loss=float(logs["loss"]))
+        )
         model.fit(x, y, epochs=1, steps_per_epoch=1, batch_size=args.batch_size, verbose=0, callbacks=[done])
         return
     clock: list[float] = []
@@ -68,10 +73,22 @@ def torch(args: argparse.Namespace) -> None:
 
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tensors = lambda a, b: (torch.from_numpy(a).reshape(-1, 1, 28, 28).to(device), torch.from_numpy(b).long().to(device))  # noqa: E731
+
+    def tensors(a, b):
+        return (
+            torch.from_numpy(a).reshape(-1, 1, 28, 28).to(device),
+            torch.from_numpy(b).long().to(device),
+        )
+
     (x, y), (xt, yt) = (tensors(*part) for part in load(args.data))
     model = nn.Sequential(
-        nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(13 * 13 * 32, 128), nn.ReLU(), nn.Linear(128, 10)
+        nn.Conv2d(1, 32, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(13 * 13 * 32, 128),
+        nn.ReLU(),
+        nn.Linear(128, 10),
     ).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     forward = torch.compile(model) if args.peer == "torch-compile" else model
@@ -115,7 +132,9 @@ def flax(args: argparse.Namespace) -> None:
         return i + args.batch_size, float(loss)
 
     def accuracy() -> float:
-        return float(np.mean([np.asarray(predict(state, xt[i : i + 1000])) == yt[i : i + 1000] for i in range(0, len(xt), 1000)]))
+        return float(
+            np.mean([np.asarray(predict(state, xt[i : i + 1000])) == yt[i : i + 1000] for i in range(0, len(xt), 1000)])
+        )
 
     _epochs(args, epoch, accuracy)
 
@@ -128,7 +147,8 @@ def floor(batch_size: int) -> Prepared:
     batch = np.zeros((batch_size, 28, 28, 1), np.float32), np.zeros(batch_size, np.int32)
     flop = jax.jit(step).lower(state, *batch).cost_analysis()["flops"]
     return Prepared(
-        lambda: None, facts=lambda: {"flop": flop, "bytes": 2 * sum(a.nbytes for a in jax.tree.leaves(state)) + batch[0].nbytes}
+        lambda: None,
+        facts=lambda: {"flop": flop, "bytes": 2 * sum(a.nbytes for a in jax.tree.leaves(state)) + batch[0].nbytes},
     )
 
 
@@ -149,7 +169,10 @@ def _flax() -> tuple[Any, Any, Any]:
 
     def step(state: Any, image: Any, label: Any) -> tuple[Any, Any]:
         params, memory = state
-        mean_loss = lambda p: optax.softmax_cross_entropy_with_integer_labels(model.apply(p, image), label).mean()  # noqa: E731
+
+        def mean_loss(p):
+            return optax.softmax_cross_entropy_with_integer_labels(model.apply(p, image), label).mean()
+
         loss, grads = jax.value_and_grad(mean_loss)(params)
         updates, memory = tx.update(grads, memory, params)
         return (optax.apply_updates(params, updates), memory), loss

@@ -44,7 +44,9 @@ def torch(case: Case) -> Prepared:
     # ours [*window, in, out]; theirs [out, in, *window], and [in, out, *window] of a transposed convolution
     order = (-2, -1) if case["op"] == "conv_transpose" else (-1, -2)
     kernels = [np.moveaxis(w, order, (0, 1)) for w in kernels]
-    args = [torch.from_numpy(a.copy()).to(memory_format=layout).requires_grad_() for a in (np.moveaxis(x, -1, 1), *kernels)]
+    args = [
+        torch.from_numpy(a.copy()).to(memory_format=layout).requires_grad_() for a in (np.moveaxis(x, -1, 1), *kernels)
+    ]
     name = {"depthwise": "conv"}.get(case["op"], case["op"])
     function = getattr(functions, name.replace("pool", f"pool{rank}d") if "pool" in name else f"{name}{rank}d")
     if "pool" in name:
@@ -99,7 +101,9 @@ def _error(ours: Callable, default: Callable, args: list) -> float:
     def everything(op: Callable) -> list[np.ndarray]:
         return list(map(np.asarray, jax.jit(lambda *a: (op(*a), *_loss_and_gradients(op, len(a))(*a)[1]))(*args)))
 
-    return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(everything(ours), everything(default), strict=True))
+    return max(
+        float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(everything(ours), everything(default), strict=True)
+    )
 
 
 def _jaxcnn_op(case: Case) -> Callable:
@@ -122,7 +126,9 @@ def _default_op(case: Case) -> Callable:
     rank = len(case["x"]) - 2
     strides, pads = (case.get("strides", 1),) * rank, ((case.get("padding", 0),) * 2,) * rank
     if "pool" in case["op"]:
-        return functools.partial(getattr(nn, case["op"]), window_shape=(case["window"],) * rank, strides=strides, padding=pads)
+        return functools.partial(
+            getattr(nn, case["op"]), window_shape=(case["window"],) * rank, strides=strides, padding=pads
+        )
     axes, window = "DHW"[-rank:], case["kernel"][:rank]
     layout = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
     if case["op"] == "conv_transpose":  # JAX correlates where the others apply the gradient of a convolution
@@ -130,4 +136,6 @@ def _default_op(case: Case) -> Callable:
         flip = functools.partial(jnp.flip, axis=tuple(range(rank)))
         return lambda x, w: lax.conv_transpose(x, flip(w), strides, pads, dimension_numbers=layout)
     groups = case.get("groups", 1)
-    return lambda x, w: lax.conv_general_dilated(x, w, strides, pads, feature_group_count=groups, dimension_numbers=layout)
+    return lambda x, w: lax.conv_general_dilated(
+        x, w, strides, pads, feature_group_count=groups, dimension_numbers=layout
+    )

@@ -1,6 +1,6 @@
 """Training steps of a whole network: jaxcnn, the same network on JAX's default lowering, and PyTorch, eager and compiled.
 
-A case is a dict: `blocks` and `bottleneck` of a ResNet, or neither for MobileNet; `small_images`, `width` (share of the channels),
+A case is a dict: `blocks` and `bottleneck` of a ResNet, or neither for MobileNet; `cifar_stem`, `width` (share of the channels),
 `batch`, `size`, `classes`, `steps` in a call, and `bfloat16` for mixed precision. Stochastic gradient descent with momentum.
 """
 
@@ -30,7 +30,7 @@ def jaxcnn(case: Case) -> Prepared:
     task, tx, batch = _task(case)
     state = _first(task, tx, batch)
     run = jc.compile_step(jc.make_train_step(task, tx), "jit")
-    data = jc.data.Resident(batch).placed(run.put)
+    data = jc.data.Resident(batch).put(run.put)
     state, chunk = run.put(state), data.chunk(case["batch"], 0, case["steps"], case["steps"])
 
     def call() -> None:
@@ -88,10 +88,10 @@ def torch(case: Case, compiled: bool = False) -> Prepared:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     if "blocks" in case:
-        form = (case["blocks"], case["bottleneck"], case["small_images"])
+        form = (case["blocks"], case["bottleneck"], case["cifar_stem"])
         model = torch_models.resnet(*form, case["classes"], int(64 * case["width"]))
     else:
-        model = torch_models.mobilenet(case["small_images"], case["classes"], case["width"])
+        model = torch_models.mobilenet(case["cifar_stem"], case["classes"], case["width"])
     model = model.to(device, memory_format=torch.channels_last).train()
     forward = torch.compile(model) if compiled else model
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM, fused=True)
@@ -119,9 +119,15 @@ def _task(case: Case) -> tuple[Any, Any, dict[str, np.ndarray]]:
     """Task, optimiser and batch."""
     import jaxcnn as jc
 
-    options = {"num_classes": case["classes"], "small_images": case["small_images"], "dtype": "bfloat16" if case["bfloat16"] else None}
+    options = {
+        "num_classes": case["classes"],
+        "cifar_stem": case["cifar_stem"],
+        "dtype": "bfloat16" if case["bfloat16"] else None,
+    }
     if "blocks" in case:
-        model = jc.models.ResNet(blocks=tuple(case["blocks"]), bottleneck=case["bottleneck"], width=int(64 * case["width"]), **options)
+        model = jc.models.ResNet(
+            blocks=tuple(case["blocks"]), bottleneck=case["bottleneck"], width=int(64 * case["width"]), **options
+        )
     else:
         model = jc.models.mobilenet_v1(width=case["width"], **options)
     task, tx = jc.tasks.classification(model), jc.optim.sgd(RATE, momentum=MOMENTUM)

@@ -21,13 +21,19 @@ def rates(case: dict[str, Any]) -> Prepared:
 
     def facts() -> dict[str, Any]:
         device = jax.devices()[0]
-        size, count = (case["size"], case["megabytes"] << 18) if device.platform == "cpu" else (4 * case["size"], case["megabytes"] << 20)
+        size, count = (
+            (case["size"], case["megabytes"] << 18)
+            if device.platform == "cpu"
+            else (4 * case["size"], case["megabytes"] << 20)
+        )
         found = {"device": device.device_kind, "device_platform": device.platform}
         for name, dtype in (("matmul_gflops", jnp.float32), ("matmul_gflops_bfloat16", jnp.bfloat16)):
             if device.platform != "cpu" or dtype == jnp.float32:  # a CPU may take a minute for the other
                 a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
                 found[name] = 2 * size**3 / best(jax.jit(jnp.dot), a, a) / 1e9
         x = jnp.ones(count, jnp.float32)
-        return found | {"copy_gbs": 2 * x.nbytes / best(jax.jit(lambda x: -x), x) / 1e9}  # a plain copy would not be made
+        return found | {
+            "copy_gbs": 2 * x.nbytes / best(jax.jit(lambda x: -x), x) / 1e9
+        }  # a plain copy would not be made
 
     return Prepared(lambda: None, facts=facts)

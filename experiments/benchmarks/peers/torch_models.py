@@ -19,7 +19,11 @@ class Residual(nn.Module):
         super().__init__()
         out = 4 * width if bottleneck else width
         if bottleneck:
-            layers = [conv_norm(c_in, width, 1), conv_norm(width, width, 3, stride), conv_norm(width, out, 1, relu=False)]
+            layers = [
+                conv_norm(c_in, width, 1),
+                conv_norm(width, width, 3, stride),
+                conv_norm(width, out, 1, relu=False),
+            ]
         else:
             layers = [conv_norm(c_in, width, 3, stride), conv_norm(width, width, 3, relu=False)]
         self.body = nn.Sequential(*layers)
@@ -31,9 +35,9 @@ class Residual(nn.Module):
         return self.relu(self.body(x) + self.shortcut(x))
 
 
-def resnet(blocks: Sequence[int], bottleneck: bool, small_images: bool, num_classes: int, width: int) -> nn.Sequential:
+def resnet(blocks: Sequence[int], bottleneck: bool, cifar_stem: bool, num_classes: int, width: int) -> nn.Sequential:
     """Residual network (He et al., 2015), as `jaxcnn.models.resnet18` and its kin."""
-    stem = [conv_norm(3, width, 3)] if small_images else [conv_norm(3, width, 7, 2), nn.MaxPool2d(3, 2, 1)]
+    stem = [conv_norm(3, width, 3)] if cifar_stem else [conv_norm(3, width, 7, 2), nn.MaxPool2d(3, 2, 1)]
     layers, c_in = stem, width
     for i, count in enumerate(blocks):
         for j in range(count):
@@ -42,14 +46,17 @@ def resnet(blocks: Sequence[int], bottleneck: bool, small_images: bool, num_clas
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c_in, num_classes))
 
 
-def mobilenet(small_images: bool, num_classes: int, width: float) -> nn.Sequential:
+def mobilenet(cifar_stem: bool, num_classes: int, width: float) -> nn.Sequential:
     """MobileNet (Howard et al., 2017), as `jaxcnn.models.mobilenet_v1`."""
-    channels = lambda n: max(int(n * width), 8)  # noqa: E731
+
+    def channels(n):
+        return max(int(n * width), 8)
+
     c_in = channels(32)
-    layers = [conv_norm(3, c_in, 3, 1 if small_images else 2)]
+    layers = [conv_norm(3, c_in, 3, 1 if cifar_stem else 2)]
     for i, widths in enumerate(((64,), (128, 128), (256, 256), (512,) * 6, (1024, 1024))):
         for j, n in enumerate(widths):
-            stride = 2 if not j and i >= (2 if small_images else 1) else 1
+            stride = 2 if not j and i >= (2 if cifar_stem else 1) else 1
             layers += [conv_norm(c_in, c_in, 3, stride, groups=c_in), conv_norm(c_in, channels(n), 1)]
             c_in = channels(n)
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c_in, num_classes))

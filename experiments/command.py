@@ -9,7 +9,7 @@ import tyro
 
 from experiments import early
 from experiments.settings import check_numbers
-from jaxcnn.cli import tool
+from jaxcnn.cli import command
 
 
 def run(main: Callable[[Any], Any], config_type: type, name: str) -> None:
@@ -22,5 +22,5 @@ def run(main: Callable[[Any], Any], config_type: type, name: str) -> None:
         check_numbers(config)
         main(config)
 
-    if code := tool.run(work, name):
+    if code := command.run(work, name):
         sys.exit(code)

@@ -34,7 +34,9 @@ class Worker:
     def __init__(self, python: str, benchmark: str, subject: str):
         self.subject = subject
         command = start_of(python, "worker", own=subject in ("jaxcnn", "rates"))
-        self.process, self.errors = _start([*command, benchmark, subject], SHARED_GPU | os.environ, stdin=subprocess.PIPE)
+        self.process, self.errors = _start(
+            [*command, benchmark, subject], SHARED_GPU | os.environ, stdin=subprocess.PIPE
+        )
 
     def ask(self, do: str, patience: float = PATIENCE, **request: Any) -> dict[str, Any]:
         """Send a request and wait for its answer.
@@ -109,7 +111,10 @@ def watch(
     peaks = [(0.0, 0.0)]
     process, errors = _start(command, os.environ | (env or {}))
     heard, output = start, process.stdout.fileno()
-    clock = lambda: time.perf_counter() - start  # noqa: E731
+
+    def clock():
+        return time.perf_counter() - start
+
     try:
         while True:
             if (peak := peak_resident_mb(process.pid)) > peaks[-1][1]:
@@ -143,7 +148,9 @@ def peak_resident_mb(pid: int) -> float:
 def _start(command: Sequence[str], env: Mapping[str, str], **options: Any) -> tuple[subprocess.Popen, Any]:
     """Start in the repository, in a session of its own, so that all of it can be ended; errors go to a file."""
     errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by _end)
-    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=errors, start_new_session=True, **options)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=errors, start_new_session=True, **options
+    )
     return process, errors
 
 

@@ -32,7 +32,9 @@ def evaluate_run(name: str, config: Settings, place: str = "", data_dir: str = "
     loaded = jc.load_run(config.checkpoint)
     if loaded.config["experiment"] != name:
         other = loaded.config["experiment"]
-        raise jc.InputError(f"--checkpoint {visible(config.checkpoint)}: a run of {other}; evaluate it with python -m experiments.{other}")
+        raise jc.InputError(
+            f"--checkpoint {visible(config.checkpoint)}: a run of {other}; evaluate it with python -m experiments.{other}"
+        )
     skipped = Skipped()
     on_bad = skipped if config.on_bad_example == "skip" else None
     try:
@@ -46,8 +48,13 @@ def evaluate_run(name: str, config: Settings, place: str = "", data_dir: str = "
     about = {"data": rows.name, "part": rows.part, "own_test_data": rows.own}
     if skipped.examples:
         about["skipped_examples"] = skipped.examples
-    if mesh.share()[0] == 0:
-        print(files.to_json(values | about | {"devices": run.devices, "step": loaded.step, "checkpoint": config.checkpoint}), flush=True)
+    if mesh.process_shard()[0] == 0:
+        print(
+            files.to_json(
+                values | about | {"devices": run.devices, "step": loaded.step, "checkpoint": config.checkpoint}
+            ),
+            flush=True,
+        )
     return values
 
 
@@ -59,11 +66,16 @@ def predict(config: Settings) -> list[dict[str, Any]]:
     logits = jax.jit(loaded.task.predict)(loaded.variables, {"image": images})
     found = []
     if not loaded.config["classes"]:
-        found = [{"image": path, "outputs": row.tolist()} for path, row in zip(config.predict, np.asarray(logits), strict=True)]
+        found = [
+            {"image": path, "outputs": row.tolist()}
+            for path, row in zip(config.predict, np.asarray(logits), strict=True)
+        ]
         for one in found:
             print(files.to_json(one), flush=True)
         return found
-    for path, row in zip(config.predict, np.asarray(jc.tasks.probabilities(logits, options.get("head", "softmax"))), strict=True):
+    for path, row in zip(
+        config.predict, np.asarray(jc.tasks.probabilities(logits, options.get("head", "softmax"))), strict=True
+    ):
         classes = loaded.config["classes"]
         found.append(
             {

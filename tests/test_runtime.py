@@ -15,7 +15,7 @@ import pytest
 from test_experiments import ENV, QUICK, folder, inside, run
 
 from experiments import mnist
-from jaxcnn.cli import distributed, process
+from jaxcnn.cli import distributed, runtime
 from jaxcnn.core import paths
 from jaxcnn.runs import background, screen
 
@@ -29,7 +29,18 @@ def python(code, **env):
 
 
 def test_importing_the_library_loads_nothing_that_waits():
-    late = ("orbax", "tensorstore", "tensorflow", "tensorflow_datasets", "sklearn", "matplotlib", "tensorboardX", "PIL", "tyro", "chex")
+    late = (
+        "orbax",
+        "tensorstore",
+        "tensorflow",
+        "tensorflow_datasets",
+        "sklearn",
+        "matplotlib",
+        "tensorboardX",
+        "PIL",
+        "tyro",
+        "chex",
+    )
     assert python(f"import sys, jaxcnn; print([name for name in {late} if name in sys.modules])") == "[]"
 
 
@@ -48,8 +59,8 @@ def test_large_buffers_are_kept():
 import resource
 import numpy as np
 from experiments import mnist
-from jaxcnn.cli import distributed, process
-ok = process.reuse_memory()
+from jaxcnn.cli import distributed, runtime
+ok = runtime.reuse_memory()
 def faults():
     np.ones(20_000_000)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -65,13 +76,16 @@ print(ok, faults())
 
 @pytest.mark.parametrize(
     ("environment", "expected"),
-    [({"XDG_CACHE_HOME": "/x"}, "/x/jaxcnn/jax"), ({"XDG_CACHE_HOME": "", "HOME": "/home/me"}, "/home/me/.cache/jaxcnn/jax")],
+    [
+        ({"XDG_CACHE_HOME": "/x"}, "/x/jaxcnn/jax"),
+        ({"XDG_CACHE_HOME": "", "HOME": "/home/me"}, "/home/me/.cache/jaxcnn/jax"),
+    ],
 )
 def test_the_users_folder(monkeypatch, environment, expected):
     monkeypatch.setattr(sys, "platform", "linux")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert process.cache_folder("jax") == pathlib.Path(expected)
+    assert runtime.cache_folder("jax") == pathlib.Path(expected)
 
 
 def test_a_user_without_a_home(monkeypatch, caplog):
@@ -82,9 +96,12 @@ def test_a_user_without_a_home(monkeypatch, caplog):
     monkeypatch.setattr("os.getuid", lambda: 54321)
     paths.for_now.cache_clear()
     with caplog.at_level(logging.WARNING, "jaxcnn"):
-        found = [process.cache_folder(name) for name in ("jax", "data")]
-        process.find_home()
-    assert found[0].parent == found[1].parent == pathlib.Path(os.environ["HOME"]) and found[0].parent.stat().st_mode & 0o77 == 0
+        found = [runtime.cache_folder(name) for name in ("jax", "data")]
+        runtime.find_home()
+    assert (
+        found[0].parent == found[1].parent == pathlib.Path(os.environ["HOME"])
+        and found[0].parent.stat().st_mode & 0o77 == 0
+    )
     assert caplog.messages == [
         "this user has no home folder, so nothing is kept for the next time; set XDG_CACHE_HOME to a folder to keep it"
     ]
@@ -93,7 +110,9 @@ def test_a_user_without_a_home(monkeypatch, caplog):
 
 def parameters(*arguments, **env):
     out, err = run(*QUICK, "--epochs", 1, *arguments, env=env)
-    return json.loads((pathlib.Path(out.strip().splitlines()[-1].split("images, ")[1]) / "summary.json").read_text()), err
+    return json.loads(
+        (pathlib.Path(out.strip().splitlines()[-1].split("images, ")[1]) / "summary.json").read_text()
+    ), err
 
 
 def test_programs_are_kept_and_a_damaged_one_is_compiled_again(tmp_path):
@@ -116,14 +135,17 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, caplog):
     before = jax.config.jax_compilation_cache_dir
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING, "jaxcnn"):
-        process.keep_programs(str(tmp_path / "file" / "below"))
-    assert len(caplog.messages) == 1 and f"{tmp_path / 'file' / 'below'} cannot be written (Not a directory)" in caplog.messages[0]
+        runtime.keep_programs(str(tmp_path / "file" / "below"))
+    assert (
+        len(caplog.messages) == 1
+        and f"{tmp_path / 'file' / 'below'} cannot be written (Not a directory)" in caplog.messages[0]
+    )
     assert jax.config.jax_compilation_cache_dir == before
 
 
 def test_other_warnings_are_shown_as_before(tmp_path):
     shown = []
-    show = process._mend(tmp_path, lambda *args, **more: shown.append(str(args[0])))
+    show = runtime._mend(tmp_path, lambda *args, **more: shown.append(str(args[0])))
     (tmp_path / "jit_f-1-cache").write_text("")
     (tmp_path / "jit_g-1-cache").write_text("")
     show(UserWarning("something else"), UserWarning, "here.py", 1)
@@ -143,7 +165,19 @@ def test_a_profile(tmp_path, capsys):
 
 
 def test_a_profile_of_a_run(tmp_path, capsys, monkeypatch):
-    code, _ = inside(capsys, monkeypatch, *QUICK, "--epochs", 1, "--devices", 1, "--workdir", tmp_path / "w", "--profile", tmp_path / "p")
+    code, _ = inside(
+        capsys,
+        monkeypatch,
+        *QUICK,
+        "--epochs",
+        1,
+        "--devices",
+        1,
+        "--workdir",
+        tmp_path / "w",
+        "--profile",
+        tmp_path / "p",
+    )
     assert code == 0 and list((tmp_path / "p").rglob("*.xplane.pb")) and folder(tmp_path / "w")
 
 
@@ -172,22 +206,22 @@ def test_what_jax_is_told_before_it_starts(monkeypatch):
     for name in ("XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XLA_FLAGS", "--xla_a")
-    process.prepare(-1, False)
+    runtime.prepare(-1, False)
     assert os.environ["XLA_FLAGS"] == "--xla_a" and "XLA_PYTHON_CLIENT_PREALLOCATE" not in os.environ
-    process.prepare(0, True)
+    runtime.prepare(0, True)
     assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
     assert os.environ["XLA_FLAGS"] == "--xla_a --xla_gpu_deterministic_ops=true"
-    process.prepare(0.4, False)
+    runtime.prepare(0.4, False)
     assert os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.4"
 
 
 def test_out_of_memory_says_what_to_try():
     config = mnist.Config(batch_size=4096)
     for error in (MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")):
-        line = process.out_of_memory(error, config)
+        line = runtime.out_of_memory(error, config)
         assert line.startswith("out of memory at --batch-size 4096: ") and "--accumulate" in line and "--remat" in line
     assert "17179869184 bytes more were asked for" in line
-    assert process.out_of_memory(OSError("no such file"), config) is None
+    assert runtime.out_of_memory(OSError("no such file"), config) is None
 
 
 @pytest.mark.parametrize(
@@ -211,4 +245,6 @@ def test_a_jump_of_the_loss_is_a_line():
     spikes = screen.Spikes()
     usual = [1 + 0.01 * (i % 3) for i in range(20)]
     assert not any(spikes.line(i, loss) for i, loss in enumerate([9.0, 5.0, 2.0, *usual]))
-    assert spikes.line(24, 2.5).startswith("loss spike: 2.5 up to step 24, the median of the 23 dispatches before is 1.0")
+    assert spikes.line(24, 2.5).startswith(
+        "loss spike: 2.5 up to step 24, the median of the 23 dispatches before is 1.0"
+    )

@@ -105,7 +105,11 @@ def keep_programs(folder: str) -> None:
         str(path).encode()  # JAX takes no other names
         writable(path)
     except OSError as error:
-        log.warning("compiled programs are not kept: %s cannot be written (%s); give another --compilation-cache", path, error.strerror)
+        log.warning(
+            "compiled programs are not kept: %s cannot be written (%s); give another --compilation-cache",
+            path,
+            error.strerror,
+        )
         return
     except UnicodeEncodeError:
         log.warning("compiled programs are not kept: %s is not UTF-8; give another --compilation-cache", path)
