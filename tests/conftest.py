@@ -34,13 +34,11 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     """Mark each test with its tier."""
     for item in items:
-        module = ".".join(item.path.relative_to(TESTS).with_suffix("").parts)
-        mark = tier(module, item.name)
+        mark = tier(item.path.stem, item.name)
         if mark and not (mark == "quick" and item.get_closest_marker("slow")):
             item.add_marker(mark)
 
 
-TESTS = pathlib.Path(__file__).resolve().parent
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

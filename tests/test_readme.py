@@ -167,7 +167,7 @@ def test_tables_of_commands_name_modules():
 
 @every_page
 def test_flags_exist(page):
-    shown = {module for module, _ in commands(ALL) if not module.startswith("tests.test_")} | {
+    shown = {module for module, _ in commands(ALL) if not module.startswith("tests.")} | {
         "experiments.studies.regularisation"
     }
     known = set().union(*(flags_of(module) for module in shown), *map(flags_of_subcommand, COMMANDS))

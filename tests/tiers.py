@@ -41,7 +41,7 @@ SLOW = {
     "test_robust::test_group_dro_is_the_same_everywhere": (),
     "test_robust::test_the_worst_group_wins_over_the_mean": (),
     "test_metrics_devices::test_the_same_on_any_devices_in_any_batches": ("sharded-8",),
-    "faults.test_numbers::test_skip": ("jit-1",),
+    "test_numbers::test_skip": ("jit-1",),
     # cases of one kind
     "test_metrics_parity::test_200_cases_equal_scikit_learn": (
         "roc_auc, classes", "scores, classes", "confusion", "matthews", "brier of two", "cohen_kappa", "pr_auc, classes",
@@ -63,14 +63,14 @@ SLOW = {
     "test_experiments::test_binary": (),
     "test_experiments::test_cifar10": (),
     "test_experiments::test_evaluate_is_the_same_on_any_devices_and_batch": (),
-    "faults.test_processes::test_bad_input": ("arguments1", "arguments5"),
-    "faults.test_disk::test_a_disk_that_becomes_read_only": (),
-    "faults.test_kill::test_a_second_interrupt_ends_at_once": (),
+    "test_processes::test_bad_input": ("arguments1", "arguments5"),
+    "test_disk::test_a_disk_that_becomes_read_only": (),
+    "test_kill::test_a_second_interrupt_ends_at_once": (),
 }  # fmt: skip
 
 
 def tier(module, name):
-    """Return "quick", "slow" or None for a test: its module below tests/, dotted, and its name with the id in brackets."""
+    """Return "quick", "slow" or None for a test: the name of its file, and its name with the id in brackets."""
     test, _, case = name.partition("[")
     kept = SLOW.get(f"{module}::{test}")
     if kept is not None and not any(case.startswith(start) for start in kept):

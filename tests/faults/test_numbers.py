@@ -5,11 +5,11 @@ import logging
 import jax
 import numpy as np
 import pytest
-from small import distance, rows, task
 
 import jaxcnn as jc
 from jaxcnn.core.types import accept
 from jaxcnn.data.core import train_rows
+from tests.small import distance, rows, task
 
 BATCH, STEPS, BAD = 16, 24, 8  # rows, updates, and the number of the batch that is spoilt
 
