@@ -115,7 +115,7 @@ def row_keys(key: Array, n: int) -> Array:
 
 
 def previous(tree: Any) -> Any:
-    """Return each row's predecessor in the global batch, on any number of devices; that of the first row is the last."""
+    """Return each row's predecessor in the global batch, on any number of devices; the first row gets the last."""
 
     def one(x: Array) -> Array:
         if not bound():

@@ -37,7 +37,7 @@ def policy(dtype: Any = None, x: Any = jnp.float32) -> Policy:
         x: the input, or its dtype; used where `dtype` is None.
 
     Raises:
-        InputError: a different dtype; or `dtype` is None and the input has a different one, such as integers or float16.
+        InputError: a different dtype; or `dtype` is None and the input has one, such as integers or float16.
 
     """
     compute = jnp.dtype(_of_input(x) if dtype is None else checked(dtype))
@@ -55,7 +55,7 @@ def _of_input(x: Any) -> Any:
 
 
 def checked(dtype: Any) -> Any:
-    """Turn the name of a dtype into the dtype; None stays None, and a dtype that models cannot compute in is refused."""
+    """Turn the name of a dtype into the dtype; None stays None, and dtypes that models cannot use are refused."""
     if dtype is None:
         return None
     try:

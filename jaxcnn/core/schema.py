@@ -1,4 +1,4 @@
-"""Values that were read from files are checked against types; an error names the place and the value that do not fit."""
+"""Values from files are checked against types; an error names the place and the value that do not fit."""
 
 import functools
 from typing import Any, TypeVar

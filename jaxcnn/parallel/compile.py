@@ -182,7 +182,7 @@ def choose_devices(devices: int | Sequence[Device] | None, strategy: str) -> lis
 def _loop(step: Step) -> Callable[[Tree, Chunk], tuple[Tree, Tree]]:
     """Run `chunk.count` steps.
 
-    Because the count is dynamic, a shorter last chunk needs no second program, and a count of 0 compiles without running.
+    The count is dynamic: a shorter last chunk needs no second program, and a count of 0 compiles without running.
     """
     step = jax.jit(step, inline=True)  # traced once, for its shapes and for the loop's body
 
@@ -220,7 +220,7 @@ def _put_chunk(chunk: Chunk, device: Any) -> Chunk:
 
 
 def _shard_chunk(chunk: Chunk, whole: Any, split: Any) -> Chunk:
-    """Split a chunk over the devices; its count stays on the host. Each process has its own rows of a `StackedChunk`."""
+    """Split a chunk over the devices; its count stays on the host. Each process has its own part of a stack."""
     if isinstance(chunk, StackedChunk):
         return chunk._replace(batches=meshes.shard(chunk.batches, split))
     return meshes.put(chunk, chunk.layout(whole, split))._replace(count=chunk.count)
@@ -300,5 +300,5 @@ def empty(chunk: Chunk) -> Chunk:
 
 
 def host(sums: Any) -> Any:
-    """Sums on the host, in float64: counts pass 2**24, where float32 loses units; within one dispatch they are float32."""
+    """Return sums on the host in float64: beyond 2**24 float32 would lose counts; within a dispatch they are float32."""
     return jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(sums))

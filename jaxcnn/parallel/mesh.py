@@ -29,7 +29,8 @@ def make_mesh(devices: Sequence[Device], model_devices: int = 1) -> Mesh:
     mine = len([d for d in devices if d.process_index == devices[0].process_index])
     if model_devices < 1 or mine % model_devices:
         raise InputError(
-            f"model_devices={model_devices}: must divide the {mine} devices{' of a process' if mine < len(devices) else ''}"
+            f"model_devices={model_devices}: must divide the {mine} devices"
+            + (" of a process" if mine < len(devices) else "")
         )
     return Mesh(np.array(devices).reshape(-1, model_devices), (AXIS, MODEL))
 

@@ -30,7 +30,7 @@ def ahead(
     shard: Callable[[Any], Any],
     stop: Callable[[], bool] | None = None,
 ) -> Generator[Any, None, None]:
-    """Yield the same chunks, on the devices; the next chunk, and no more, is read while the caller uses the current one.
+    """Yield the same chunks, on the devices; the next one, and no more, is read while the caller uses the current one.
 
     The thread ends with the iterator: when it is exhausted, closed, or left by an exception. An error while reading is
     raised here.
