@@ -7,6 +7,6 @@ from jaxcnn.layers.norm import BatchNorm, LayerNorm, LayerScale
 
 __all__ = [
     "CBAM", "KERNEL_INIT", "BatchNorm", "Conv", "ConvNorm", "ConvTranspose", "Dense", "DropPath", "Dropout",
-    "LayerNorm", "LayerScale", "Network", "SeparableConv", "SqueezeExcite", "Staged", "apply_block", "check_dropout", "check_image",
-    "check_side",
+    "LayerNorm", "LayerScale", "Network", "SeparableConv", "SqueezeExcite", "Staged", "apply_block", "check_dropout",
+    "check_image", "check_side",
 ]  # fmt: skip

@@ -67,7 +67,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Map `[B, *spatial, C]` to `[B, *out, features]`; `pool` > 1 takes the maximum before the bias, which is cheaper."""
+        """Map `[B, *spatial, C]` to `[B, *out, features]`; max pooling with `pool` > 1 comes before the bias."""
         _check_channels(self, x.shape, self.groups)
         dtype = policy(self.dtype, x)
         kernel = self.param(
