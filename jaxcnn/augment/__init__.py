@@ -1,7 +1,7 @@
-"""Augmentation on the device: functions `(key, batch) -> batch`, for whole batches and drawn per global row.
+"""Augmentation on the device: functions `(key, batch) -> batch` on whole batches, with random draws per global row.
 
-What only moves pixels keeps their dtype; what interpolates or blends makes them float32 0..1. Masks and boxes that are in the
-batch follow every change of places (see `SpatialTargets`).
+Transforms that only move pixels keep the dtype; those that interpolate or blend return float32 0..1. Masks and boxes in
+the batch follow every spatial transform (see `SpatialTargets`).
 """
 
 from jaxcnn.augment.color import color_jitter
