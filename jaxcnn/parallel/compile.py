@@ -300,5 +300,5 @@ def empty(chunk: Chunk) -> Chunk:
 
 
 def host(sums: Any) -> Any:
-    """Return sums on the host in float64: beyond 2**24 float32 would lose counts; within a dispatch they are float32."""
+    """Return sums on the host in float64: beyond 2**24 float32 loses counts; within a dispatch they are float32."""
     return jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(sums))
