@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.augment.core import Range, Transform, as_float, check_range, each_row, height_width
+from jaxcnn.augment.core import Range, Transform, as_float, check_range, each_row, height_width, on_field
 from jaxcnn.core.collectives import draw
 from jaxcnn.core.types import Batch, InputError
 
@@ -19,6 +19,7 @@ def color_jitter(
     contrast: float | Range = 0.0,
     saturation: float | Range = 0.0,
     hue: float | Range = 0.0,
+    field: str = "image",
 ) -> Transform:
     """Change brightness, contrast, saturation and hue of each image by random factors, in random order.
 
@@ -31,6 +32,7 @@ def color_jitter(
         saturation: same form as `brightness`; images with one channel are unchanged.
         hue: 0.1 rotates hues by up to a tenth of the colour circle either way, at most 0.5; or (smallest, largest) in
             -0.5..0.5. Images with one channel are unchanged.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
         A transform of `image` `[B, H, W, 1 or 3]`, uint8 0..255 or float 0..1, to float 0..1.
@@ -51,7 +53,7 @@ def color_jitter(
         order = jnp.argsort(drawn[:, 4 : 4 + len(used)])
         return {**batch, "image": each_row(functools.partial(_adjusted, used), batch["image"], order, amounts)}
 
-    return change
+    return on_field(change, field)
 
 
 def planes(change: Callable[[Array, Array], Array], image: Array, amount: Array) -> Array:

@@ -25,10 +25,41 @@ def compose(*changes: Transform) -> Transform:
     return change
 
 
-def one_of(*changes: Transform) -> Transform:
+def on_field(change: Transform, field: str) -> Transform:
+    """Return a transform that treats the entry `field` of a batch as `change` treats `"image"`.
+
+    Masks and boxes follow that entry. An entry `"image"` beside it stays as it is.
+
+    Args:
+        change: a transform of `"image"`.
+        field: name of the entry.
+
+    Raises:
+        InputError: (when applied) the batch has no such entry.
+
+    """
+    if field == "image":
+        return change
+
+    def renamed(key: Array, batch: Batch) -> Batch:
+        if field not in batch:
+            raise InputError(f"field={field!r}: must be an entry of the batch, which has {', '.join(batch)}")
+        rest = {name: x for name, x in batch.items() if name not in (field, "image")}
+        out = dict(change(key, {**rest, "image": batch[field]}))
+        out[field] = out.pop("image")
+        return {**out, "image": batch["image"]} if "image" in batch else out
+
+    return renamed
+
+
+def one_of(*changes: Transform, field: str = "image") -> Transform:
     """Apply one of several transforms, all equally likely, to the whole batch, such as mixup or cutmix.
 
     The image becomes float 0..1.
+
+    Args:
+        *changes: the transforms.
+        field: the entry of the batch that they change.
 
     Raises:
         InputError: no transforms.
@@ -41,7 +72,7 @@ def one_of(*changes: Transform) -> Transform:
         def branch(one: Transform) -> Callable[[Array, Batch], Batch]:
             def run(key: Array, batch: Batch) -> Batch:
                 out = one(key, batch)
-                return {**out, "image": as_float(out["image"])}
+                return {**out, field: as_float(out[field])}
 
             return run
 

@@ -13,6 +13,7 @@ from jaxcnn.augment.core import (
     check_pixels,
     check_range,
     height_width,
+    on_field,
     pixel_axes,
     rectangles,
     uniform,
@@ -24,7 +25,7 @@ Array = jax.Array
 Value = float | Sequence[float]
 
 
-def cutout(pixels: int, *, value: Value = 0.0) -> Transform:
+def cutout(pixels: int, *, value: Value = 0.0, field: str = "image") -> Transform:
     """Erase a square at a random position in each image (DeVries and Taylor, 2017, arXiv:1708.04552).
 
     The centre lies anywhere in the image, and the square is clipped at the border.
@@ -32,6 +33,7 @@ def cutout(pixels: int, *, value: Value = 0.0) -> Transform:
     Args:
         pixels: side of the square.
         value: fill value in 0..1, one number or one per channel; the mean of the training pixels is usual.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
         A transform of `image` `[B, H, W, C]`, uint8 or float; it keeps the dtype.
@@ -50,11 +52,16 @@ def cutout(pixels: int, *, value: Value = 0.0) -> Transform:
         square = inside(top, left, pixels, pixels, h, w)
         return {**batch, "image": jnp.where(square, _fill(value, batch["image"]), batch["image"])}
 
-    return change
+    return on_field(change, field)
 
 
 def erase(
-    *, probability: float = 0.5, scale: Range = (0.02, 0.33), ratio: Range = (0.3, 3.3), value: Value | None = 0.0
+    *,
+    probability: float = 0.5,
+    scale: Range = (0.02, 0.33),
+    ratio: Range = (0.3, 3.3),
+    value: Value | None = 0.0,
+    field: str = "image",
 ) -> Transform:
     """Erase a random rectangle of some images: random erasing (Zhong et al., 2017, arXiv:1708.04896).
 
@@ -66,6 +73,7 @@ def erase(
         scale: smallest and largest share of the image's area.
         ratio: smallest and largest height over width.
         value: fill value in 0..1, one number or one per channel; None for uniform noise.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
         A transform of `image` `[B, H, W, C]`, uint8 or float; it keeps the dtype.
@@ -88,10 +96,12 @@ def erase(
         fill = _noise(key, image) if value is None else _fill(value, image)
         return {**batch, "image": jnp.where(chosen & inside(top, left, high, wide, h, w), fill, image)}
 
-    return change
+    return on_field(change, field)
 
 
-def pixel_dropout(*, probability: float = 0.5, share: Range = (0.0, 0.9), value: Value = 0.0) -> Transform:
+def pixel_dropout(
+    *, probability: float = 0.5, share: Range = (0.0, 0.9), value: Value = 0.0, field: str = "image"
+) -> Transform:
     """Erase random single pixels of some images, in all channels; the share of erased pixels is drawn per image.
 
     A network that never saw holes responds to their edges rather than to the missing pixels. When explanations are
@@ -102,6 +112,7 @@ def pixel_dropout(*, probability: float = 0.5, share: Range = (0.0, 0.9), value:
         probability: share of the images that lose pixels.
         share: smallest and largest share of the pixels that such an image loses.
         value: fill value in 0..1, one number or one per channel.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
         A transform of `image` `[B, H, W, C]` or `[B, D, H, W, C]`, uint8 or float; it keeps the dtype.
@@ -122,7 +133,7 @@ def pixel_dropout(*, probability: float = 0.5, share: Range = (0.0, 0.9), value:
         chosen = draw(uniform, jax.random.fold_in(key, 1), image.shape[:-1]) < lost.reshape(-1, *(1,) * axes)
         return {**batch, "image": jnp.where(chosen[..., None], _fill(value, image), image)}
 
-    return change
+    return on_field(change, field)
 
 
 def inside(top: Array, left: Array, high: Array | float, wide: Array | float, h: int, w: int) -> Array:

@@ -1,5 +1,6 @@
 """Spatial transforms: shifts and crops, flips, affine maps, and resized crops."""
 
+import functools
 import math
 from typing import Literal
 
@@ -15,6 +16,7 @@ from jaxcnn.augment.core import (
     check_aspect,
     check_pixels,
     height_width,
+    on_field,
     pixel_axes,
     rectangles,
     spatial_axes,
@@ -30,22 +32,28 @@ Border = Literal["zero", "reflect", "edge"]
 MODES = {"zero": "constant", "reflect": "reflect", "edge": "edge"}  # NumPy's names
 
 
-def shift(pixels: int, *, follow: SpatialTargets = FOLLOW) -> Transform:
+def shift(pixels: int, *, follow: SpatialTargets = FOLLOW, field: str = "image") -> Transform:
     """Move each image by up to `pixels` whole pixels along every spatial axis, and fill with zeros.
 
     Args:
         pixels: largest movement either way.
         follow: how masks and boxes follow.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
         A transform of `image` `[B, *spatial, C]`: a series, an image or a volume; see `pad_crop`.
 
     """
-    return pad_crop(pixels, follow=follow)
+    return pad_crop(pixels, follow=follow, field=field)
 
 
 def pad_crop(
-    pixels: int, border: Border = "zero", *, size: int | tuple[int, ...] | None = None, follow: SpatialTargets = FOLLOW
+    pixels: int,
+    border: Border = "zero",
+    *,
+    size: int | tuple[int, ...] | None = None,
+    follow: SpatialTargets = FOLLOW,
+    field: str = "image",
 ) -> Transform:
     """Pad each image on every side and crop a window at a random position.
 
@@ -55,6 +63,7 @@ def pad_crop(
             padded in the same way, with `follow.fill` for zero. Mirrored objects get no boxes.
         size: size of the window; None for the size of the image.
         follow: how masks and boxes follow.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
         A transform of `image` `[B, *spatial, C]`, a series `[B, T, C]`, an image, or a volume; it keeps the dtype.
@@ -92,28 +101,35 @@ def pad_crop(
 
         return transform_spatial(batch, cut, lambda mask: cut(mask, follow.fill), boxes, follow.visible)
 
-    return change
+    return on_field(change, field)
 
 
-def flip(key: Array, batch: Batch) -> Batch:
+def flip(key: Array, batch: Batch, *, field: str = "image") -> Batch:
     """Flip each image left to right with probability one half.
 
     Args:
         key: random key.
         batch: `image` is `[B, H, W, C]` or a volume `[B, D, H, W, C]`, which flips as a whole. Other ranks, such as
             audio, are refused.
+        field: the entry of the batch that holds the pixels.
 
     """
-    return _flip(key, batch, 2)
+    return on_field(functools.partial(_flip, axis=2), field)(key, batch)
 
 
-def flip_vertical(key: Array, batch: Batch) -> Batch:
+def flip_vertical(key: Array, batch: Batch, *, field: str = "image") -> Batch:
     """Flip each image upside down with probability one half; `image` as in `flip`."""
-    return _flip(key, batch, 1)
+    return on_field(functools.partial(_flip, axis=1), field)(key, batch)
 
 
 def affine(
-    *, degrees: float = 0.0, scale: float = 0.0, shear: float = 0.0, shift: float = 0.0, follow: SpatialTargets = FOLLOW
+    *,
+    degrees: float = 0.0,
+    scale: float = 0.0,
+    shear: float = 0.0,
+    shift: float = 0.0,
+    follow: SpatialTargets = FOLLOW,
+    field: str = "image",
 ) -> Transform:
     """Rotate, scale, shear and move each image by random amounts, in one bilinear resampling that fills with zeros.
 
@@ -123,6 +139,7 @@ def affine(
         shear: largest shear, as the tangent of an angle.
         shift: largest movement, as a share of height and width.
         follow: how masks and boxes follow.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
         A transform of `image` `[B, H, W, C]`, uint8 0..255 or float 0..1, to float 0..1.
@@ -153,7 +170,7 @@ def affine(
             follow.visible,
         )
 
-    return change
+    return on_field(change, field)
 
 
 def random_resized_crop(
@@ -162,6 +179,7 @@ def random_resized_crop(
     scale: Range = (0.08, 1.0),
     ratio: Range = (3 / 4, 4 / 3),
     follow: SpatialTargets = FOLLOW,
+    field: str = "image",
 ) -> Transform:
     """Crop a rectangle of random area and aspect ratio from each image and resize it.
 
@@ -175,6 +193,7 @@ def random_resized_crop(
         scale: smallest and largest share of the image's area.
         ratio: smallest and largest width over height.
         follow: how masks and boxes follow.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
         A transform of `image` `[B, H, W, C]`, uint8 0..255 or float 0..1, to `[B, *size, C]` float 0..1.
@@ -213,7 +232,7 @@ def random_resized_crop(
             follow.visible,
         )
 
-    return change
+    return on_field(change, field)
 
 
 def mirror_boxes(boxes: Array, axis: int) -> Array:

@@ -12,7 +12,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.augment.core import Transform, as_float, height_width
+from jaxcnn.augment.core import Transform, as_float, height_width, on_field
 from jaxcnn.augment.erase import inside
 from jaxcnn.augment.spatial import maps
 from jaxcnn.core.collectives import draw, previous
@@ -21,12 +21,13 @@ from jaxcnn.core.types import Batch, InputError, align, row_mask
 Array = jax.Array
 
 
-def mixup(alpha: float = 0.2, *, num_classes: int | None = None) -> Transform:
+def mixup(alpha: float = 0.2, *, num_classes: int | None = None, field: str = "image") -> Transform:
     """Blend each image and its label with another row (Zhang et al., 2017, arXiv:1710.09412).
 
     Args:
         alpha: the share of a row's own image is drawn from Beta(alpha, alpha) per row; 0 mixes nothing.
         num_classes: K, required for labels `[B]`; 2 for a single logit.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
         A transform of `image` `[B, ...]`, uint8 0..255 or float 0..1, to float 0..1, and of `label`, integers `[B]` or
@@ -49,10 +50,10 @@ def mixup(alpha: float = 0.2, *, num_classes: int | None = None) -> Transform:
 
         return {**batch, **{name: blend(own[name], other[name]) for name in own}}
 
-    return change
+    return on_field(change, field)
 
 
-def cutmix(alpha: float = 1.0, *, num_classes: int | None = None) -> Transform:
+def cutmix(alpha: float = 1.0, *, num_classes: int | None = None, field: str = "image") -> Transform:
     """Paste a rectangle of another image into each image (Yun et al., 2019, arXiv:1905.04899).
 
     The rectangle has the aspect ratio of the image and a random centre, and is clipped at the border. The label's share
@@ -61,6 +62,7 @@ def cutmix(alpha: float = 1.0, *, num_classes: int | None = None) -> Transform:
     Args:
         alpha: the share of a row's own image before clipping is drawn from Beta(alpha, alpha) per row; 0 mixes nothing.
         num_classes: K, required for labels `[B]`; 2 for a single logit.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
         A transform of `image` `[B, H, W, C]`, uint8 or float, which keeps its dtype, and of `label`, integers `[B]` or
@@ -92,7 +94,7 @@ def cutmix(alpha: float = 1.0, *, num_classes: int | None = None) -> Transform:
             out["label"] = align(share, own["label"]) * own["label"] + align(1 - share, own["label"]) * other["label"]
         return out
 
-    return change
+    return on_field(change, field)
 
 
 def _check(alpha: float, num_classes: int | None) -> None:

@@ -12,22 +12,22 @@ import numpy as np
 
 from jaxcnn.augment import resample
 from jaxcnn.augment.color import blend, brighten, check_channels, contrast, planes, saturate
-from jaxcnn.augment.core import Transform, as_float, compose, each_row, height_width
+from jaxcnn.augment.core import Transform, as_float, compose, each_row, height_width, on_field
 from jaxcnn.augment.spatial import FOLLOW, SpatialTargets, check, transform_spatial
 from jaxcnn.core.collectives import draw
 from jaxcnn.core.types import Batch, InputError
 
 Array = jax.Array
 OPS = (
-    "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color", "contrast", "sharpness",
-    "posterize", "solarize", "autocontrast", "equalize",
+    "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color", "contrast",
+    "sharpness", "posterize", "solarize", "autocontrast", "equalize",
 )  # fmt: skip
 SHEAR_X, SHEAR_Y, MOVE_X, MOVE_Y, ROTATE = range(1, 6)
 BLENDS, POSTERIZE, SOLARIZE = slice(6, 10), 10, 11
 BINS = 31  # number of strengths per operation
 
 
-def trivial_augment(*, follow: SpatialTargets = FOLLOW) -> Transform:
+def trivial_augment(*, follow: SpatialTargets = FOLLOW, field: str = "image") -> Transform:
     """Apply one random operation to each image, at a random strength (Mueller and Hutter, 2021, arXiv:2103.10158).
 
     The strength is random too, so there is nothing to tune. It uses the paper's wide space: movements by up to 32
@@ -36,6 +36,7 @@ def trivial_augment(*, follow: SpatialTargets = FOLLOW) -> Transform:
 
     Args:
         follow: how masks and boxes follow.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
         A transform of `image` `[B, H, W, 1 or 3]`, uint8 0..255 or float 0..1, to float 0..1.
@@ -52,16 +53,19 @@ def trivial_augment(*, follow: SpatialTargets = FOLLOW) -> Transform:
         table = _table(shear=0.99, move=(32.0, 32.0), degrees=135.0, blend=0.99, bits=6)
         return apply(batch, op, table[op, strength] * sign, follow)
 
-    return change
+    return on_field(change, field)
 
 
-def rand_augment(ops: int = 2, magnitude: int = 9, *, follow: SpatialTargets = FOLLOW) -> Transform:
+def rand_augment(
+    ops: int = 2, magnitude: int = 9, *, follow: SpatialTargets = FOLLOW, field: str = "image"
+) -> Transform:
     """Apply several random operations to each image, all at one strength (Cubuk et al., 2019, arXiv:1909.13719).
 
     Args:
         ops: number of operations per image.
         magnitude: the strength, 0..30.
         follow: how masks and boxes follow.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
         A transform of `image` `[B, H, W, 1 or 3]`, uint8 0..255 or float 0..1, to float 0..1.
@@ -83,7 +87,7 @@ def rand_augment(ops: int = 2, magnitude: int = 9, *, follow: SpatialTargets = F
         return apply(batch, op, table[op, magnitude] * sign, follow)
 
     several = compose(*[change] * ops)
-    return lambda key, batch: several(key, {**batch, "image": as_float(batch["image"])})
+    return on_field(lambda key, batch: several(key, {**batch, "image": as_float(batch["image"])}), field)
 
 
 def apply(batch: Batch, op: Array, amount: Array, follow: SpatialTargets = FOLLOW) -> Batch:

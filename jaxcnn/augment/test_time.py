@@ -64,12 +64,13 @@ def test_time_augmentation(
     return predict_mean
 
 
-def test_time_views(*, flip: bool = True, shift: int = 0) -> list[View]:
+def test_time_views(*, flip: bool = True, shift: int = 0, field: str = "image") -> list[View]:
     """Return views to average over.
 
     Args:
         flip: add the mirrored image of every view.
         shift: if not 0, add the image moved by this many pixels up and left, and down and right.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
         One, two, three or six views.
@@ -80,22 +81,24 @@ def test_time_views(*, flip: bool = True, shift: int = 0) -> list[View]:
     """
     if shift < 0:
         raise InputError(f"shift={shift}: must be at least 0")
-    places = [moved(0, 0)] + ([moved(-shift, -shift), moved(shift, shift)] if shift else [])
-    return places + [lambda batch, place=place: place(mirrored(batch)) for place in places] if flip else places
+    offsets = [0, -shift, shift] if shift else [0]
+    places = [moved(offset, offset, field=field) for offset in offsets]
+    return places + [lambda batch, place=place: place(mirrored(batch, field=field)) for place in places] * flip
 
 
-def mirrored(batch: Batch) -> Batch:
+def mirrored(batch: Batch, *, field: str = "image") -> Batch:
     """Return the batch with images `[B, H, W, C]` or `[B, D, H, W, C]` flipped left to right; targets do not follow."""
-    pixel_axes(batch["image"])
-    return {**batch, "image": jnp.flip(batch["image"], -2)}
+    pixel_axes(batch[field])
+    return {**batch, field: jnp.flip(batch[field], -2)}
 
 
-def moved(down: int, right: int) -> View:
+def moved(down: int, right: int, *, field: str = "image") -> View:
     """Return a view that moves the image by whole pixels and fills with its mirrored border.
 
     Args:
         down: pixels along the height; negative moves up.
         right: pixels along the width; negative moves left.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
         A view of `image` `[B, H, W, C]`, or of a volume `[B, D, H, W, C]`, whose depth stays.
@@ -103,10 +106,10 @@ def moved(down: int, right: int) -> View:
     """
 
     def view(batch: Batch) -> Batch:
-        deep, (h, w) = pixel_axes(batch["image"]) - 2, batch["image"].shape[-3:-1]
+        deep, (h, w) = pixel_axes(batch[field]) - 2, batch[field].shape[-3:-1]
         pads = [(0, 0)] * (1 + deep) + [(max(down, 0), max(-down, 0)), (max(right, 0), max(-right, 0)), (0, 0)]
-        padded = jnp.pad(batch["image"], pads, "reflect")
-        return {**batch, "image": padded[..., max(-down, 0) :, max(-right, 0) :, :][..., :h, :w, :]}
+        padded = jnp.pad(batch[field], pads, "reflect")
+        return {**batch, field: padded[..., max(-down, 0) :, max(-right, 0) :, :][..., :h, :w, :]}
 
     return view
 

@@ -19,11 +19,12 @@ from jaxcnn.cli import layouts, options, rate, recipe, weights
 from jaxcnn.cli.main import COMMANDS, main
 from jaxcnn.cli.train import SHOWN, Train
 from jaxcnn.data import image as image_files
+from tests.data import test_tfds
 from tests.data.test_sources import good, write_idx
-from tests.data.test_tfds import JcNumbered, prepared  # noqa: F401 (a fixture)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CLASSES = ("bee", "cat", "dog")
+prepared = test_tfds.prepared  # a fixture
 TINY = (
     "--max-steps", "3", "--batch-size", "16", "--devices", "1", "--model", "mlp", "--augment", "none", "--no-gradient-norm",
 )  # fmt: skip
@@ -404,7 +405,7 @@ def test_idx_files_and_a_tfds_set_train(tmp_path, prepared):
         kind = ("train" if "train" in name else "t10k") + ("-images-idx3" if name[0] == "x" else "-labels-idx1")
         (tmp_path / "idx").mkdir(exist_ok=True)
         write_idx(tmp_path / "idx" / f"{kind}-ubyte", values, zipped=i % 2 == 0)
-    sets = prepared(JcNumbered, "array_record")
+    sets = prepared(test_tfds.JcNumbered, "array_record")
     for data, more, rows in ((tmp_path / "idx", (), 30), ("jc_numbered", ("--data-dir", sets), 60)):
         run("train", data, *TINY, *more, "--workdir", tmp_path / f"runs-{rows}")
         (folder,) = (tmp_path / f"runs-{rows}").iterdir()
