@@ -19,8 +19,8 @@ from jaxcnn.core.types import Batch, InputError
 
 Array = jax.Array
 OPS = (
-    "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color", "contrast", "sharpness",
-    "posterize", "solarize", "autocontrast", "equalize",
+    "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color", "contrast",
+    "sharpness", "posterize", "solarize", "autocontrast", "equalize",
 )  # fmt: skip
 SHEAR_X, SHEAR_Y, MOVE_X, MOVE_Y, ROTATE = range(1, 6)
 BLENDS, POSTERIZE, SOLARIZE = slice(6, 10), 10, 11

@@ -296,7 +296,7 @@ def test_layers_that_do_not_exist(tiny, hidden):
     ):
         explain.grad_cam(model, variables, image, layer="stage4")
     with pytest.raises(
-        InputError, match="^lrp: ViT computes '[a-z]+' of what depends on the image, which has no rule; use"
+        InputError, match="^lrp: ViT computes '[a-z]+' from the image, which has no rule; use"
     ):
         explain.lrp(model, variables, image)
     with pytest.raises(InputError, match="^Dense has no features"):
