@@ -1,4 +1,4 @@
-"""Explanations of what a network does, as pure functions over `(model, variables)` and images as the model takes them."""
+"""Explain what a network does: pure functions of `(model, variables)` and images in the form that the model takes."""
 
 from jaxcnn.explain.cam import grad_cam, grad_cam_plus_plus, occlusion
 from jaxcnn.explain.checks import Curves, blurred, deletion_insertion, layers_from_head, randomised, rank_correlation
@@ -16,8 +16,8 @@ from jaxcnn.explain.summary import Row, Summary, summary
 from jaxcnn.explain.visualize import feature_maps, filters, grid, linear_probe, maximise, pooled_features
 
 __all__ = [
-    "Curves", "Integrated", "Relevance", "Row", "Summary", "blurred", "deletion_insertion", "feature_maps", "filters", "grad_cam",
-    "grad_cam_plus_plus", "grid", "guided_backprop", "heat", "input_gradient", "integrated_gradients", "layers_from_head",
-    "linear_probe", "lrp", "maximise", "occlusion", "pooled_features", "prepared", "randomised", "rank_correlation", "smooth_grad",
-    "summary",
+    "Curves", "Integrated", "Relevance", "Row", "Summary", "blurred", "deletion_insertion", "feature_maps", "filters",
+    "grad_cam", "grad_cam_plus_plus", "grid", "guided_backprop", "heat", "input_gradient", "integrated_gradients",
+    "layers_from_head", "linear_probe", "lrp", "maximise", "occlusion", "pooled_features", "prepared", "randomised",
+    "rank_correlation", "smooth_grad", "summary",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Where a network looks: class activation maps on any of its features, and what covering a patch of the image changes."""
+"""Where a network looks: class activation maps for any of its features, and occlusion of patches of the image."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ Array = jax.Array
 
 
 def spatial_features(program: Program) -> dict[str, int]:
-    """Those features that are `[B, h, w, C]` with more than one place, and that the logits depend on, by name."""
+    """Return the features `[B, h, w, C]` that have more than one position and that the logits depend on, by name."""
     shapes = {n: v.aval.shape for op in program.ops for n, v in zip(op.outputs, op.eqn.outvars, strict=True)}
     shapes |= {n: jnp.shape(x) for n, x in program.constants.items()}
     needed = {program.logits}
@@ -29,16 +29,22 @@ def spatial_features(program: Program) -> dict[str, int]:
 
 
 def choose_layer(program: Program, model: Any, layer: str | None) -> int:
-    """Return the number of a feature that has places; the last one by default.
+    """Return the number of a spatial feature in a program.
+
+    Args:
+        program: trace of the model.
+        model: the model, for messages.
+        layer: name of the feature; None for the last one.
 
     Raises:
-        InputError: there is none, or none of this name.
+        InputError: there is no spatial feature, or none with this name.
 
     """
     found, kind = spatial_features(program), type(model).__name__
     if not found:
         raise InputError(
-            f"{kind} has no spatial features ({', '.join(program.features)} have no height and width): use a gradient method"
+            f"{kind} has no spatial features ({', '.join(program.features)} have no height and width): use a gradient "
+            "method"
         )
     if layer is None:
         return list(found.values())[-1]
@@ -46,7 +52,7 @@ def choose_layer(program: Program, model: Any, layer: str | None) -> int:
         raise InputError(f"layer={layer!r}: {kind} has no such layer; it has {', '.join(found)}")
     if layer not in found:
         raise InputError(
-            f"layer={layer!r}: has no places, or does not lead to the logits; take one of {', '.join(found)}"
+            f"layer={layer!r}: is not spatial, or does not lead to the logits; use one of {', '.join(found)}"
         )
     return found[layer]
 
@@ -73,22 +79,22 @@ def _activation_and_gradient(
 
 
 def enlarged(maps: Array, shape: Sequence[int]) -> Array:
-    """Bring maps `[B, h, w]` to the height and width of the image, bilinearly."""
+    """Resize maps `[B, h, w]` to the height and width of the image, bilinearly."""
     return jax.image.resize(maps, (len(maps), *shape), "bilinear")
 
 
 def grad_cam(model: Any, variables: Tree, image: Array, target: Target = None, *, layer: str | None = None) -> Array:
-    """Grad-CAM: the positive part of the channels' sum, each times its mean gradient, `[B, H, W]`.
+    """Grad-CAM, `[B, H, W]`: the positive part of the sum of channels, each weighted by its mean gradient.
 
     Args:
         model: a Linen module with `features` and `head`.
-        variables: its own.
-        image: `[B, H, W, C]` as the model takes it.
-        target: which class, see `targets`.
-        layer: a name in `features`; by default the last that has places.
+        variables: variables of the model.
+        image: `[B, H, W, C]` in the form that the model takes.
+        target: class to explain; see `targets`.
+        layer: name of a feature; by default the last spatial one.
 
     Raises:
-        InputError: there is no such layer, or none with places; the message names those that there are.
+        InputError: the layer does not exist or is not spatial; the message names those that are.
 
     Reference: Selvaraju et al., 2016, arXiv:1610.02391.
 
@@ -101,10 +107,11 @@ def grad_cam(model: Any, variables: Tree, image: Array, target: Target = None, *
 def grad_cam_plus_plus(
     model: Any, variables: Tree, image: Array, target: Target = None, *, layer: str | None = None
 ) -> Array:
-    """Grad-CAM++, which weighs places by how much they alone account for, `[B, H, W]`; arguments as for `grad_cam`.
+    """Grad-CAM++, `[B, H, W]`: Grad-CAM with weights that also account for several instances of a class.
 
-    The score is the exponential of the logit, as in the paper, whose closed form this is. Reference: Chattopadhay et al.,
-    2017, arXiv:1710.11063.
+    The score is the exponential of the logit, as in the closed form of the paper. Arguments are those of `grad_cam`.
+
+    Reference: Chattopadhay et al., 2017, arXiv:1710.11063.
     """
     activation, gradient = _activation_and_gradient(model, variables, image, target, layer)
     total = activation.sum((1, 2), keepdims=True)
@@ -124,19 +131,19 @@ def occlusion(
     strides: int | Sequence[int] | None = None,
     fill: Array | float = 0.0,
 ) -> Array:
-    """How much the logit falls where a patch is covered, `[B, H, W]`: at each pixel the mean over the patches that cover it.
+    """Fall of the logit when a patch is covered, `[B, H, W]`: per pixel the mean over the patches that cover it.
 
     Args:
-        model: as for `grad_cam`, and the next three; it needs no features.
-        variables: its own.
-        image: `[B, H, W, C]`.
-        target: which class, see `targets`.
+        model: a Linen module from `[B, H, W, C]` to logits; it needs no features.
+        variables: variables of the model.
+        image: `[B, H, W, C]` in the form that the model takes.
+        target: class to explain; see `targets`.
         window: height and width of the patch, in pixels.
-        strides: pixels from one patch to the next; by default half the window. The last one ends at the border.
-        fill: what covers it, as the model takes it: a number, or `[C]`.
+        strides: pixels from one patch to the next; by default half the window. The last patch ends at the border.
+        fill: value of covered pixels, in the form that the model takes: a number or `[C]`.
 
     Raises:
-        InputError: a window larger than the image, or strides that would leave pixels out.
+        InputError: a window larger than the image, or strides that would skip pixels.
 
     Reference: Zeiler and Fergus, 2013, arXiv:1311.2901.
 
@@ -146,7 +153,7 @@ def occlusion(
     if any(k > n for k, n in zip(size, image.shape[1:3], strict=True)):
         raise InputError(f"window={size}: larger than the image of {image.shape[1]}x{image.shape[2]} pixels")
     if any(s > k for s, k in zip(steps, size, strict=True)):
-        raise InputError(f"strides={steps}: must be at most the window, {size}, or pixels are never covered")
+        raise InputError(f"strides={steps}: must be at most the window, {size}, or some pixels are never covered")
     outputs = logits(model, variables, image)
     target = targets(outputs, target)
     starts = [jnp.asarray([*range(0, n - k, s), n - k]) for n, k, s in zip(image.shape[1:3], size, steps, strict=True)]

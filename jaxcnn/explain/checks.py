@@ -1,4 +1,4 @@
-"""Whether an explanation says something: deletion and insertion, and what it becomes when the network forgets what it learned."""
+"""Checks of explanations: deletion and insertion of pixels, and randomisation of the network."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,13 +17,13 @@ Array = jax.Array
 
 
 class Curves(NamedTuple):
-    """What happens to the probability of the target while pixels go or come, the most relevant first.
+    """Probability of the target while pixels are removed or inserted, the most relevant first.
 
     Attributes:
-        deletion: area under the curve while they are replaced by the baseline, `[B]`; small is good.
-        insertion: area while they are put into the baseline, `[B]`; large is good.
-        deleted: the curve of the first, `[steps + 1, B]`.
-        inserted: that of the second.
+        deletion: area under the curve while pixels are replaced by the baseline, `[B]`; smaller is better.
+        insertion: area under the curve while pixels are inserted into the baseline, `[B]`; larger is better.
+        deleted: curve of the deletion, `[steps + 1, B]`.
+        inserted: curve of the insertion, `[steps + 1, B]`.
 
     """
 
@@ -34,7 +34,7 @@ class Curves(NamedTuple):
 
 
 def probability(outputs: Array, target: Array) -> Array:
-    """Softmax probability of the targets, `[B]`; of a single logit the sigmoid, for class 0 that of its negative."""
+    """Return the probability of the targets, `[B]`; a single logit stands for class 1, and its negative for class 0."""
     if outputs.shape[-1] == 1:
         return jax.nn.sigmoid(chosen(outputs, target))
     return jnp.take_along_axis(jax.nn.softmax(outputs, -1), target[:, None], 1)[:, 0]
@@ -50,29 +50,29 @@ def deletion_insertion(
     baseline: Array | float = 0.0,
     steps: int = 32,
 ) -> Curves:
-    """Measure a map by what its most relevant pixels do to the output (RISE; Petsiuk et al., 2018, arXiv:1806.07421).
+    """Measure maps by what their most relevant pixels do to the output (RISE; Petsiuk et al., 2018, arXiv:1806.07421).
 
     Args:
         model: a Linen module from `[B, H, W, C]` to logits.
-        variables: its own.
-        image: `[B, H, W, C]` as the model takes it.
-        maps: a value a pixel, `[B, H, W]`; equal ones go from left to right, then down.
-        target: which class, by default the one predicted for the whole image.
-        baseline: what pixels are replaced by, a number or an array, such as `blurred` makes. A number leaves hard edges, which
-            may do more to the output than what is missing: a random order then deletes well.
-        steps: parts of equal size, all images of a part at once.
+        variables: variables of the model.
+        image: `[B, H, W, C]` in the form that the model takes.
+        maps: one value per pixel, `[B, H, W]`; ties go in reading order.
+        target: class to explain; by default the class predicted for the whole image.
+        baseline: replacement for pixels: a number, or an array such as `blurred` returns. A number leaves hard edges,
+            which may change the output more than the missing pixels; even a random order then deletes well.
+        steps: number of equal parts in which pixels are replaced.
 
     Raises:
-        InputError: maps of another size, or `steps` outside 1 to the number of pixels.
+        InputError: maps of the wrong shape, or `steps` outside 1 to the number of pixels.
 
     """
     rows, height, width = image.shape[:3]
     if maps.shape != (rows, height, width):
         raise InputError(
-            f"maps of shape {maps.shape}: must be {(rows, height, width)}, one value a pixel; explain.heat makes them"
+            f"maps of shape {maps.shape}: must be {(rows, height, width)}, one value per pixel; explain.heat makes them"
         )
     if not 1 <= steps <= height * width:
-        raise InputError(f"steps={steps}: must be from 1 to the {height * width} pixels")
+        raise InputError(f"steps={steps}: must be from 1 to {height * width}, the number of pixels")
     target = targets(logits(model, variables, image), target)
     start = jnp.broadcast_to(jnp.asarray(baseline, image.dtype), image.shape)
     order = jnp.argsort(-maps.reshape(rows, -1), 1, stable=True)
@@ -94,18 +94,17 @@ def deletion_insertion(
 
 
 def blurred(image: Array, sigma: float) -> Array:
-    """Images `[B, H, W, C]` under a Gaussian of standard deviation `sigma` pixels; those outside are as those of the border."""
+    """Blur images `[B, H, W, C]` with a Gaussian of `sigma` pixels; border pixels are repeated outside."""
     reach = max(int(3 * sigma), 1)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    line = jnp.asarray(
-        np.repeat((weights / weights.sum())[:, None, None, None], image.shape[-1], -1), image.dtype
-    )  # [n, 1, 1, C]
+    kernel = (weights / weights.sum())[:, None, None, None]
+    line = jnp.asarray(np.repeat(kernel, image.shape[-1], -1), image.dtype)  # [n, 1, 1, C]
     wide = jnp.pad(image, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
     return ops.depthwise_conv(ops.depthwise_conv(wide, line, padding="VALID"), line.swapaxes(0, 1), padding="VALID")
 
 
 def rank_correlation(a: Any, b: Any) -> np.ndarray:
-    """Spearman's correlation of two sets of maps, row by row, `[B]`; equal values share their mean rank; NaN for a constant map."""
+    """Spearman's correlation of two sets of maps, per row, `[B]`; ties share a mean rank; NaN for a constant map."""
     a, b = (_ranks(np.asarray(x, np.float64).reshape(len(x), -1)) for x in (a, b))
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     below = np.sqrt((a**2).sum(1) * (b**2).sum(1))
@@ -122,7 +121,14 @@ def _ranks(rows: np.ndarray) -> np.ndarray:
 
 
 def layers_from_head(model: Any, variables: Tree, image: Array) -> list[str]:
-    """Names of the parts of a network that have parameters, as in `variables["params"]`, the last to be computed first."""
+    """Return the parts of a network that have parameters, named as in `variables["params"]`, last computed first.
+
+    Args:
+        model: a Linen module.
+        variables: variables of the model.
+        image: `[B, H, W, C]` in the form that the model takes.
+
+    """
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     owner = [path[1].key for path, _ in leaves]
 
@@ -153,22 +159,25 @@ def randomised(
     key: Array,
     layers: list[str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Rank correlation of maps with those of networks that forget, from the head down (Adebayo et al., 2018, arXiv:1810.03292).
+    """Compare maps with those of networks that are randomised step by step, from the head down.
 
-    Parameters, and statistics of norms, become those of a new network: of the head first, then of the part below it as well,
-    and so on. A method whose maps stay as they were does not explain what the network has learned.
+    Parameters and statistics of norms are replaced by those of a randomly initialised network: first in the head, then
+    also in the part below it, and so on. A method whose maps stay the same does not explain what the network has
+    learned.
+
+    Reference: Adebayo et al., 2018, arXiv:1810.03292.
 
     Args:
         model: a Linen module.
-        variables: its own.
-        image: `[B, H, W, C]` as the model takes it.
-        explain: variables to maps `[B, ...]`, such as a jitted `lambda v: grad_cam(model, v, image, target)`; give it the target, which
-            else changes with the network.
-        key: of the new values.
-        layers: parts in the order in which they are forgotten; by default `layers_from_head`.
+        variables: variables of the model.
+        image: `[B, H, W, C]` in the form that the model takes.
+        explain: function from variables to maps `[B, ...]`, such as a jitted
+            `lambda v: grad_cam(model, v, image, target)`. Fix the target; otherwise it changes with the network.
+        key: random key of the new parameters.
+        layers: parts in the order in which they are randomised; by default `layers_from_head`.
 
     Returns:
-        Name of the part that was forgotten last to the correlation of each image, `[B]`.
+        Dict from the part that was randomised last to the rank correlation per image, `[B]`.
 
     Raises:
         InputError: a part that the network does not have.
@@ -178,11 +187,8 @@ def randomised(
     for name in layers or []:
         if name not in known:
             raise InputError(f"layers: {type(model).__name__} has no part {name!r}; it has {', '.join(known)}")
-    new, before, found = (
-        jax.jit(lambda key: model.init(key, image, train=False))(key),
-        np.asarray(explain(variables)),
-        {},
-    )
+    new = jax.jit(lambda key: model.init(key, image, train=False))(key)
+    before, found = np.asarray(explain(variables)), {}
     current = {collection: dict(parts) for collection, parts in variables.items()}
     for name in layers or known:
         for collection, parts in current.items():

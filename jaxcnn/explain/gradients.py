@@ -1,7 +1,8 @@
-"""Explanations by gradients: of the input, of noisy copies of it, along a path to it, and guided by the rectifiers.
+"""Explanations by gradients: of the input, of noisy copies, along a path, and guided by the rectifiers.
 
-All take images as the model takes them: prepared floats `[B, H, W, C]` (`prepared` makes them of a run's uint8 images). They
-are pure: wrap what is called often, `jax.jit(lambda variables, image: input_gradient(model, variables, image))`.
+All functions take images in the form that the model takes: prepared floats `[B, H, W, C]`, which `prepared` makes from
+uint8 images for a trained run. The functions are pure; compile those that you call often, as in `jax.jit(lambda
+variables, image: input_gradient(model, variables, image))`.
 """
 
 from collections.abc import Callable
@@ -24,19 +25,19 @@ Target = Array | int | None
 
 
 def prepared(loaded: Any, images: Any) -> Array:
-    """Images as the model of a run takes them.
+    """Prepare images as the model of a run takes them.
 
     Args:
-        loaded: a `jaxcnn.load_run`.
+        loaded: result of `jaxcnn.load_run`.
         images: `[B, H, W, C]`, uint8 0..255 or float 0..1.
 
     Raises:
-        InputError: the run's task is your own, so that only you know how its model takes images.
+        InputError: the run has a task of your own, whose preparation is unknown.
 
     """
     if loaded.config["build"] is None:
         raise InputError(
-            "the run's task is your own: prepare the images as it does, and give the explainers your model"
+            "the run has a task of your own: prepare the images as it does, and give the explainers your model"
         )
     options = loaded.config["build"]["task"]["options"]
     known = ("mean", "std", "size", "resize", "interpolation")
@@ -44,18 +45,21 @@ def prepared(loaded: Any, images: Any) -> Array:
 
 
 def logits(model: Any, variables: Tree, image: Array) -> Array:
-    """Outputs `[B, K]` of a model, float32 or wider."""
+    """Return the outputs `[B, K]` of a model, at least float32."""
     return promote_float32(model.apply(variables, image, train=False))
 
 
 def targets(outputs: Array, target: Target = None) -> Array:
-    """Which class to explain, int `[B]`: the predicted one, one number for all rows, or a number per row.
+    """Return the class to explain per row, int `[B]`.
 
-    A single logit speaks for class 1, and its negative for class 0. (Of one label that a row may carry or not, `"multilabel"`, the
-    logit is that of class 1 as well.)
+    A single logit stands for class 1, and its negative for class 0, also for one `"multilabel"` label.
+
+    Args:
+        outputs: logits `[B, K]`.
+        target: None for the predicted class, one class for all rows, or one per row.
 
     Raises:
-        InputError: a number outside 0 to K - 1, where it is known while tracing, or not one per row.
+        InputError: the wrong shape or dtype or, unless traced, a class outside 0 to K - 1.
 
     """
     rows, classes = outputs.shape[0], max(outputs.shape[-1], 2)
@@ -64,19 +68,20 @@ def targets(outputs: Array, target: Target = None) -> Array:
     given = target if isinstance(target, jax.Array) else np.asarray(target)
     if given.shape not in ((), (rows,)) or not jnp.issubdtype(given.dtype, jnp.integer):
         raise InputError(
-            f"target of shape {given.shape} and dtype {given.dtype}: must be one integer, or one for each of {rows} images"
+            f"target of shape {given.shape} and dtype {given.dtype}: must be one integer, or "
+            f"one for each of {rows} images"
         )
     if not isinstance(given, Tracer):
         outside = np.asarray(given).ravel()[(np.asarray(given).ravel() < 0) | (np.asarray(given).ravel() >= classes)]
         if outside.size:
-            raise InputError(f"target={outside[0]}: must be from 0 to {classes - 1}, the number of a class")
+            raise InputError(f"target={outside[0]}: must be a class from 0 to {classes - 1}")
     return jnp.broadcast_to(jnp.asarray(given, jnp.int32), (rows,))
 
 
 def seed(outputs: Array, target: Array) -> Array:
-    """Slope `[B, K]` of the logit of the targets `[B]` to the outputs: 1 for its own, -1 for a single one's class 0.
+    """Return the gradient `[B, K]` of the target logit in the outputs: 1 for its own, -1 for class 0 of a single logit.
 
-    A target that is no class, which only shows when the program runs, gives NaN instead of a blank map.
+    A target that turns out at run time not to be a class gives NaN instead of a blank map.
     """
     if outputs.shape[-1] == 1:
         slope = jnp.where(target == 1, 1, -1)[:, None].astype(outputs.dtype)
@@ -86,24 +91,24 @@ def seed(outputs: Array, target: Array) -> Array:
 
 
 def chosen(outputs: Array, target: Array) -> Array:
-    """The logits `[B]` of the targets `[B]`, see `targets`."""
+    """Return the logits `[B]` of the targets `[B]`; see `targets`."""
     slope = seed(outputs, target)
     return jnp.where(slope == 0, 0, slope * outputs).sum(-1)
 
 
 def heat(relevance: Array, absolute: bool = False) -> Array:
-    """A value a pixel, `[B, H, W]`, of a value a channel: their sum, or with `absolute` the largest of their absolute values."""
+    """Reduce channels to one value per pixel, `[B, H, W]`: their sum, or with `absolute` the largest absolute value."""
     return jnp.abs(relevance).max(-1) if absolute else relevance.sum(-1)
 
 
 def input_gradient(model: Any, variables: Tree, image: Array, target: Target = None) -> Array:
-    """Gradient of a logit to the image, `[B, H, W, C]` (Simonyan et al., 2013, arXiv:1312.6034).
+    """Gradient of a logit in the image, `[B, H, W, C]` (Simonyan et al., 2013, arXiv:1312.6034).
 
     Args:
         model: a Linen module from `[B, H, W, C]` to logits `[B, K]`.
-        variables: its own.
-        image: `[B, H, W, C]` as the model takes it.
-        target: which class, see `targets`; by default the predicted one.
+        variables: variables of the model.
+        image: `[B, H, W, C]` in the form that the model takes.
+        target: class to explain; by default the predicted one. See `targets`.
 
     """
 
@@ -123,16 +128,16 @@ def smooth_grad(
     samples: int = 32,
     noise: float = 0.15,
 ) -> Array:
-    """Mean gradient over noisy copies of the image, `[B, H, W, C]` (SmoothGrad; Smilkov et al., 2017, arXiv:1706.03825).
+    """Mean gradient over noisy copies of the image, `[B, H, W, C]` (Smilkov et al., 2017, arXiv:1706.03825).
 
     Args:
-        model: as for `input_gradient`, and the next three.
-        variables: its own.
-        image: `[B, H, W, C]`.
-        target: which class, see `targets`.
-        key: of the noise.
-        samples: noisy copies, one after another.
-        noise: standard deviation as a share of each image's range.
+        model: a Linen module from `[B, H, W, C]` to logits `[B, K]`.
+        variables: variables of the model.
+        image: `[B, H, W, C]` in the form that the model takes.
+        target: class to explain; by default the predicted one. See `targets`.
+        key: random key of the noise.
+        samples: number of noisy copies, computed one after the other.
+        noise: standard deviation of the noise, as a share of each image's range.
 
     Raises:
         InputError: `samples` below 1.
@@ -151,12 +156,12 @@ def smooth_grad(
 
 
 class Integrated(NamedTuple):
-    """Integrated gradients and how far they are from adding up.
+    """Integrated gradients, with a check that they add up.
 
     Attributes:
         relevance: `[B, H, W, C]`.
-        difference: logit of the image less that of the baseline, `[B]`.
-        error: sum of the relevance less the difference, `[B]`; more steps make it smaller.
+        difference: logit of the image minus that of the baseline, `[B]`.
+        error: sum of the relevance minus the difference, `[B]`; more steps make it smaller.
 
     """
 
@@ -175,16 +180,17 @@ def integrated_gradients(
     steps: int = 64,
     chunk: int = 1,
 ) -> Integrated:
-    """Gradients along the straight path from a baseline, times its length (Sundararajan et al., 2017, arXiv:1703.01365).
+    """Gradients along the line from a baseline, times its length (Sundararajan et al., 2017, arXiv:1703.01365).
 
     Args:
-        model: as for `input_gradient`, and the next three.
-        variables: its own.
-        image: `[B, H, W, C]`.
-        target: which class, see `targets`.
-        baseline: where the path begins, as the model takes it: a number (0 is the mean image where pixels are normalised) or an array.
-        steps: points on the path, each in the middle of its part.
-        chunk: points computed at once, to be a divisor of `steps`; more memory, fewer passes.
+        model: a Linen module from `[B, H, W, C]` to logits `[B, K]`.
+        variables: variables of the model.
+        image: `[B, H, W, C]` in the form that the model takes.
+        target: class to explain; by default the predicted one. See `targets`.
+        baseline: start of the path, in the form that the model takes: a number (0 is the mean image if pixels are
+            normalised) or an array.
+        steps: number of points on the path, each in the middle of its part.
+        chunk: number of points computed at once, a divisor of `steps`; more need more memory and fewer passes.
 
     Raises:
         InputError: `steps` below 1, or not a multiple of `chunk`.
@@ -209,11 +215,13 @@ def integrated_gradients(
 
 
 def guided_backprop(model: Any, variables: Tree, image: Array, target: Target = None) -> Array:
-    """Gradient to the image that passes a rectifier only where it is positive itself, `[B, H, W, C]`.
+    """Gradient in the image that rectifiers pass only where it is positive, `[B, H, W, C]`.
 
-    ReLU and ReLU6 are rectifiers; other activations have their usual gradient. Reference: Springenberg et al., 2014,
-    arXiv:1412.6806; arguments as for `input_gradient`. It is known to depend little on the upper layers (Adebayo et al., 2018,
-    arXiv:1810.03292): see `checks.randomised`.
+    ReLU and ReLU6 are rectifiers; other activations keep their gradient. The maps are known to depend little on the
+    upper layers (Adebayo et al., 2018, arXiv:1810.03292); see `checks.randomised`. Arguments are those of
+    `input_gradient`.
+
+    Reference: Springenberg et al., 2014, arXiv:1412.6806.
     """
     program = trace(model, variables, image)
 
@@ -221,9 +229,11 @@ def guided_backprop(model: Any, variables: Tree, image: Array, target: Target = 
         if op.name not in ("max", "clip") or sum(live) > 1:
             return None
         place = live.index(True)
-        return {
-            op.outputs[0]: _guided(lambda x: op(*(x if live[i] else v for i, v in enumerate(values)))[0])(values[place])
-        }
+
+        def rectify(x: Array) -> Array:
+            return op(*(x if live[i] else v for i, v in enumerate(values)))[0]
+
+        return {op.outputs[0]: _guided(rectify)(values[place])}
 
     with ops.native_lowering():
         outputs, back = jax.vjp(lambda image: execute(program, image, rule)[program.logits], image)
@@ -231,7 +241,7 @@ def guided_backprop(model: Any, variables: Tree, image: Array, target: Target = 
 
 
 def _guided(rectify: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """Give a rectifier the backward pass that leaves out what is negative."""
+    """Give a rectifier a backward pass that drops negative gradients."""
     wrapped = jax.custom_vjp(rectify)
     wrapped.defvjp(lambda x: (rectify(x), x), lambda x, c: (jnp.where(c > 0, jax.vjp(rectify, x)[1](c)[0], 0),))
     return wrapped

@@ -1,10 +1,10 @@
-"""Layer-wise relevance propagation (Bach et al., 2015, doi 10.1371/journal.pone.0130140): a logit divided among the pixels.
+"""Layer-wise relevance propagation (Bach et al., 2015, doi:10.1371/journal.pone.0130140): divide a logit among pixels.
 
-What goes back through the network is relevance over activation, `c = R / a`. In these terms rule 0 is the gradient in which
-an activation's slope is its value over its input (Ancona et al., 2017, arXiv:1711.06104): convolution, dense layers, pooling
-(the winner takes all in maxima), BatchNorm and residual sums are linear there, whatever their order. Rules that look at the
-sign of what each input contributes replace the backward pass of a convolution or dense layer, together with the pooling,
-BatchNorm and bias behind it, which are so folded into it.
+The backward pass carries relevance divided by activation, `c = R / a`. In these terms rule 0 is a gradient in which the
+slope of an activation is its value over its input (Ancona et al., 2017, arXiv:1711.06104). Convolution, dense layers,
+pooling (the maximum takes all), BatchNorm and residual sums are then linear, in any order. Rules that depend on the
+sign of each input's contribution replace the backward pass of a convolution or dense layer together with the pooling,
+BatchNorm and bias that follow it, which are thereby folded into it.
 """
 
 from collections.abc import Callable
@@ -24,39 +24,26 @@ BOUNDED = ("clip", "min", "tanh", "logistic", "erf", "erfc")
 SHAPES = ("reshape", "squeeze", "transpose", "slice", "pad", "rev", "convert_element_type", "copy")
 KEEP_BOUNDED = (*SHAPES, "broadcast_in_dim", "add", "sub", "mul", "div", "neg")
 LINEAR = {
-    *SHAPES, "add", "add_any", "sub", "neg", "mul", "div", "conv", "dot_general", "max_pool", "broadcast_in_dim", "concatenate", "split",
-    "reduce_sum", "reduce_max", "reduce_window_sum", "cumsum", "select_n", "dynamic_slice", "gather", "stop_gradient", "argmax",
-    "expand_dims", "stack", "unstack", "eq", "ne", "ge", "gt", "le", "lt", "and", "or", "not", "name", "optimization_barrier",
+    *SHAPES, "add", "add_any", "sub", "neg", "mul", "div", "conv", "dot_general", "max_pool", "broadcast_in_dim",
+    "concatenate", "split", "reduce_sum", "reduce_max", "reduce_window_sum", "cumsum", "select_n", "dynamic_slice",
+    "gather", "stop_gradient", "argmax", "expand_dims", "stack", "unstack", "eq", "ne", "ge", "gt", "le", "lt", "and",
+    "or", "not", "name", "optimization_barrier",
 }  # fmt: skip
 PAIRS = (
-    "add",
-    "add_any",
-    "sub",
-    "concatenate",
-    "stack",
-    "select_n",
-    "max",
-    "min",
-    "eq",
-    "ne",
-    "ge",
-    "gt",
-    "le",
-    "lt",
-    "and",
-    "or",
-)
+    "add", "add_any", "sub", "concatenate", "stack", "select_n", "max", "min", "eq", "ne", "ge", "gt", "le", "lt",
+    "and", "or",
+)  # fmt: skip
 TAIL = ("max_pool", "add", "sub", "mul", "div", "convert_element_type", "copy")
 
 
 class Relevance(NamedTuple):
-    """A logit and where it comes from; the parts add up to it.
+    """A logit, divided into parts that add up to it.
 
     Attributes:
-        relevance: of the values of the image, `[B, H, W, C]`.
-        logit: what is explained, `[B]`.
-        biases: share of biases and of BatchNorm's shifts, `[B]`; it is not given to the pixels.
-        absorbed: share that `epsilon` took, and activations that are not 0 at 0, `[B]`.
+        relevance: share of each value of the image, `[B, H, W, C]`.
+        logit: the logit that is explained, `[B]`.
+        biases: share of biases and of BatchNorm's shifts, `[B]`; the pixels do not get it.
+        absorbed: share taken by `epsilon` and by activations that are not 0 at 0, `[B]`.
 
     """
 
@@ -67,7 +54,7 @@ class Relevance(NamedTuple):
 
     @property
     def residual(self) -> Array:
-        """What is lost on the way, `[B]`: rounding, and nothing else."""
+        """Return what is lost on the way, `[B]`: only rounding."""
         return self.logit - self.relevance.sum((1, 2, 3)) - self.biases - self.absorbed
 
 
@@ -83,32 +70,34 @@ def lrp(
 ) -> Relevance:
     """Divide a logit among the values of the image.
 
-    Rule 0 by default. A product of two things that depend on the image gives all to the one that is no gate (Arras et al.,
-    2017, arXiv:1706.07206), a gate being what comes out of a sigmoid or the like; of two others, half to each (Achtibat et
-    al., 2024, arXiv:2402.05602). Activations hand their relevance on. LayerNorm and softmax have no rule here.
+    The default is rule 0. In a product of two factors that depend on the image, a gate (the output of a sigmoid or
+    similar) gets nothing and the other factor everything (Arras et al., 2017, arXiv:1706.07206); without a gate, each
+    factor gets half (Achtibat et al., 2024, arXiv:2402.05602). Activations pass their relevance on. LayerNorm and
+    softmax have no rule here.
 
     Args:
-        model: a Linen module with `features` and `head`, computing in float32.
-        variables: its own.
-        image: `[B, H, W, C]` as the model takes it.
-        target: which class, see `targets`.
-        epsilon: added to every pre-activation away from 0, in units of its root mean square over each image: takes what is
-            weak and contradictory out (rule epsilon).
-        gamma: how much more the contributions count that have the sign of the sum (rule gamma, for inputs and sums of both
-            signs; Montavon et al., 2019, doi 10.1007/978-3-030-28954-6_10). Biases take part.
-        bounds: least and largest value that a pixel can have, as the model takes it: numbers, or `[C]`. The first layer then
-            divides by the distance from them (rule z-B; Montavon et al., 2015, arXiv:1512.02479), and its bias has no share.
+        model: a Linen module with `features` and `head` that computes in float32.
+        variables: variables of the model.
+        image: `[B, H, W, C]` in the form that the model takes.
+        target: class to explain; see `targets`.
+        epsilon: moves every pre-activation away from 0, in units of its root mean square over each image; this absorbs
+            weak and contradictory contributions (rule epsilon).
+        gamma: extra weight of contributions with the sign of the sum, biases included (rule gamma, generalised to
+            inputs and sums of both signs; Montavon et al., 2019, doi:10.1007/978-3-030-28954-6_10).
+        bounds: smallest and largest possible pixel, in the form that the model takes: numbers or `[C]`. The first layer
+            then divides by the distance from them, and its bias gets no share (rule z-B; Montavon et al., 2015,
+            arXiv:1512.02479).
 
     Raises:
-        InputError: a negative `epsilon` or `gamma`, or the network computes something that has no rule.
+        InputError: a negative `epsilon` or `gamma`, or an operation without a rule.
 
     """
     if epsilon < 0 or gamma < 0:
         raise InputError(f"epsilon={epsilon}, gamma={gamma}: must be at least 0")
     program = trace(model, variables, image)
-    low, high = (
-        (None, None) if bounds is None else (jnp.broadcast_to(jnp.asarray(b, image.dtype), image.shape) for b in bounds)
-    )
+    low, high = None, None
+    if bounds is not None:
+        low, high = (jnp.broadcast_to(jnp.asarray(b, image.dtype), image.shape) for b in bounds)
     ones = jnp.ones(len(image), jnp.float32)
 
     def run(image: Array, direct: Array, bias: Array, absorbed: Array) -> Array:
@@ -129,9 +118,9 @@ def lrp(
 
 
 class _Propagation:
-    """The rule of `execute`: operations with the backward pass of relevance over activation.
+    """A rule for `execute`: gives operations a backward pass that carries relevance over activation.
 
-    `bias` and `absorbed` are ones `[B]` whose cotangents are the shares of the same name.
+    `bias` and `absorbed` are ones `[B]`; their cotangents are the shares of the same name.
     """
 
     def __init__(
@@ -144,14 +133,8 @@ class _Propagation:
         absorbed: Array,
         sides: dict[int, Any],
     ):
-        self.kind, self.epsilon, self.gamma, self.bias, self.absorbed, self.sides = (
-            kind,
-            epsilon,
-            gamma,
-            bias,
-            absorbed,
-            sides,
-        )
+        self.kind, self.epsilon, self.gamma = kind, epsilon, gamma
+        self.bias, self.absorbed, self.sides = bias, absorbed, sides
         self.bounded: set[int] = set()
         self.met = False
         self.readers: dict[int, list[Op]] = {}
@@ -164,11 +147,8 @@ class _Propagation:
     def __call__(self, op: Op, values: list[Any], live: tuple[bool, ...]) -> dict[int, Array] | None:
         name, out = op.name, op.outputs[0]
         self._check(op, name, live)
-        if (
-            name in BOUNDED
-            or name in KEEP_BOUNDED
-            and all(n in self.bounded for n, on in zip(op.inputs, live, strict=True) if on)
-        ):
+        inputs_bounded = all(n in self.bounded for n, on in zip(op.inputs, live, strict=True) if on)
+        if name in BOUNDED or name in KEEP_BOUNDED and inputs_bounded:
             self.bounded.add(out)
         if name in ACTIVATIONS and sum(live) == 1:
             place = live.index(True)
@@ -182,11 +162,8 @@ class _Propagation:
         if name in ("add", "add_any", "sub") and sum(live) == 1 and len(values[live.index(True)]) == len(self.bias):
             place = live.index(False)
             counted = [v * align(self.bias, values[1 - place]) if i == place else v for i, v in enumerate(values)]
-            return {
-                out: (counted[0] - counted[1] if name == "sub" else counted[0] + counted[1]).astype(
-                    values[1 - place].dtype
-                )
-            }
+            total = counted[0] - counted[1] if name == "sub" else counted[0] + counted[1]
+            return {out: total.astype(values[1 - place].dtype)}
         first = self._follow(op, name, values, live)
         if name in ("conv", "dot_general") and (self.gamma or first is not None):
             return self._layer(op, values, live.index(True), first)
@@ -197,8 +174,8 @@ class _Propagation:
         several = sum(live) > 1 and name not in (*PAIRS, "mul", "dot_general", "conv")
         if not known or several or name == "div" and live[1]:
             raise InputError(
-                f"lrp: {self.kind} computes {name!r} of what depends on the image, which has no rule; "
-                "use integrated_gradients (networks with LayerNorm or attention have none)"
+                f"lrp: {self.kind} computes {name!r} from the image, which has no rule; use integrated_gradients "
+                "(networks with LayerNorm or attention have no rule)"
             )
 
     def _product(self, op: Op, values: list[Any]) -> Array:
@@ -208,7 +185,7 @@ class _Propagation:
         return _halved(op(*values)[0])
 
     def _follow(self, op: Op, name: str, values: list[Any], live: tuple[bool, ...]) -> tuple[Array, ...] | None:
-        """Take bounds along with pixels that only change their places; return those that a first layer reads."""
+        """Carry bounds along with pixels that are only moved; return the bounds at a first layer."""
         place = live.index(True)
         sides = self.sides.get(op.inputs[place])
         if sides is None or name not in (*SHAPES, "conv", "dot_general"):
@@ -221,7 +198,7 @@ class _Propagation:
         return sides
 
     def _layer(self, op: Op, values: list[Any], place: int, sides: tuple[Array, ...] | None) -> dict[int, Array]:
-        """A convolution or dense layer with the pooling, BatchNorm and bias behind it."""
+        """Replace a convolution or dense layer together with the pooling, BatchNorm and bias that follow it."""
         tail = []
         while (step := self._next(tail[-1] if tail else op)) is not None:
             tail.append(step)
@@ -235,14 +212,12 @@ class _Propagation:
         def apply(a, w):
             return op(a, w)[0] if place == 0 else op(w, a)[0]
 
-        layer = (
-            _gamma_layer(apply, behind, values[1 - place], self.gamma)(values[place], self.bias)
-            if sides is None
-            else _bounded_layer(apply, behind, values[1 - place], *sides[:2])(values[place], sides[2])
-        )
-        return {(tail[-1] if tail else op).outputs[0]: layer} | {
-            n: layer for step in (op, *tail[:-1]) for n in step.outputs
-        }
+        if sides is None:
+            layer = _gamma_layer(apply, behind, values[1 - place], self.gamma)(values[place], self.bias)
+        else:
+            layer = _bounded_layer(apply, behind, values[1 - place], *sides[:2])(values[place], sides[2])
+        inner = {n: layer for step in (op, *tail[:-1]) for n in step.outputs}
+        return {(tail[-1] if tail else op).outputs[0]: layer} | inner
 
     def _next(self, op: Op) -> Op | None:
         (n,) = op.outputs
@@ -263,7 +238,7 @@ def _row_sums(x: Array) -> Array:
 
 
 def _activation(function: Callable[[Array], Array], epsilon: float) -> Callable[[Array, Array], Array]:
-    """An activation whose slope is its value over its input, which `epsilon` keeps away from 0."""
+    """Give an activation the slope value over input; `epsilon` keeps the input away from 0."""
 
     def backward(z: Array, c: Array) -> tuple[Array, Array]:
         a = function(z)
@@ -287,7 +262,7 @@ _halved.defvjp(lambda x: (x, None), lambda _, c: (c / 2,))
 def _linear(
     behind: Callable[[Array], Array], z: Array
 ) -> tuple[Array, Callable[[Array], Array], Callable[[Array], Array]]:
-    """Value of `behind` at `z`, its transpose and its linear part there (as a transpose of the transpose: pooling has no other)."""
+    """Return `behind(z)`, its transpose, and its linear part (the transpose of the transpose; pooling has no other)."""
     y, vjp = jax.vjp(behind, z)
 
     def back(c):
@@ -302,12 +277,12 @@ def _linear(
 def _gamma_layer(
     apply: Callable[[Array, Array], Array], behind: Callable[[Array], Array], w: Array, gamma: float
 ) -> Callable[[Array, Array], Array]:
-    """`behind(apply(a, w))`, contributions of the sum's sign counting `1 + gamma` times."""
+    """Return `behind(apply(a, w))` whose contributions with the sign of the sum are weighted by `1 + gamma`."""
     plus, minus = jnp.maximum(w, 0), jnp.minimum(w, 0)
 
     def backward(a: Array, c: Array) -> tuple[Array, Array]:
         z, back, push = _linear(behind, apply(a, w))
-        up = back(jnp.ones_like(z)) >= 0  # where what is behind keeps the sign
+        up = back(jnp.ones_like(z)) >= 0  # where `behind` keeps the sign
         rises = apply(jnp.maximum(a, 0), plus) + apply(jnp.minimum(a, 0), minus)
         falls = apply(jnp.maximum(a, 0), minus) + apply(jnp.minimum(a, 0), plus)
         bias = z - push(rises + falls)
@@ -315,7 +290,7 @@ def _gamma_layer(
         same_bias = jnp.where(z > 0, jnp.maximum(bias, 0), jnp.minimum(bias, 0))
         s = _safe(z * c, z + gamma * (same + same_bias))
         above, below = back(jnp.where(z > 0, s, 0)), back(jnp.where(z > 0, 0, s))
-        to_plus, to_minus = jnp.where(up, above, below), jnp.where(up, below, above)  # of inputs above 0
+        to_plus, to_minus = jnp.where(up, above, below), jnp.where(up, below, above)  # for inputs above 0
 
         def carry(kernel, t):
             return jax.vjp(lambda a: apply(a, kernel), a)[1](t)[0]
@@ -333,7 +308,7 @@ def _gamma_layer(
 def _bounded_layer(
     apply: Callable[[Array, Array], Array], behind: Callable[[Array], Array], w: Array, low: Array, high: Array
 ) -> Callable[[Array, Array], Array]:
-    """`behind(apply(a, w))`, whose relevance (not over `a`, which may be 0) is the cotangent of a second argument."""
+    """Return `behind(apply(a, w))` with its relevance as cotangent of a second argument, as `a` may be 0."""
     plus, minus = jnp.maximum(w, 0), jnp.minimum(w, 0)
 
     def backward(a: Array, c: Array) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""A table of a network's layers: shapes, parameters, multiply-adds, memory, receptive fields; nothing is computed for it."""
+"""Tables of a network's layers: shapes, parameters, multiply-adds, memory and receptive fields, from shapes alone."""
 
 import difflib
 import functools
@@ -19,19 +19,19 @@ from jaxcnn.core.types import InputError
 from jaxcnn.explain import receptive_field
 from jaxcnn.models import MODELS
 
-MARK = "layer#"  # before the number of a call, in scopes and on outputs
+MARK = "layer#"  # precedes the number of a call in scopes and names of outputs
 
 
 class Row(NamedTuple):
-    """One call of a layer, or of a block that has parameters or products of its own.
+    """One call of a layer, or of a block with parameters or products of its own.
 
     Attributes:
-        name: the path of the module, as in `variables["params"]`.
-        kind: its class.
-        shape: of its output, batch included.
-        parameters: its own: those of rows inside it are theirs, and those of a layer that is called again are counted once.
-        flop: multiply-adds of its own.
-        bytes: of its output; 0 for a block, as the last layer inside it has them.
+        name: path of the module, as in `variables["params"]`.
+        kind: class of the module.
+        shape: shape of its output, with the batch.
+        parameters: number of its own parameters, without those of inner rows; a layer that is called again counts once.
+        flop: its own multiply-adds.
+        bytes: size of its output; 0 for a block, because its last layer counts it.
         field: height and width of the receptive field, in pixels; None if the output does not depend on the image.
 
     """
@@ -46,14 +46,14 @@ class Row(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """The layers in the order of their calls, and the sums over them; `print` shows a table.
+    """The layers in order of their calls, and the totals; `print` shows a table.
 
     Attributes:
-        rows: one a layer.
-        input: shape of the input, batch included.
-        parameters: of the whole model, as `model.init` makes them.
+        rows: one per layer.
+        input: shape of the input, with the batch.
+        parameters: number of parameters that `model.init` makes.
         flop: multiply-adds of one call.
-        bytes: of all layers' outputs; sums and activations between them, which a compiler may not keep, are left out.
+        bytes: size of all layers' outputs, without intermediate sums and activations, which a compiler may not keep.
 
     """
 
@@ -64,7 +64,7 @@ class Summary(NamedTuple):
     bytes: int
 
     def __str__(self) -> str:
-        """Return the table, one line a row, columns aligned."""
+        """Return the table, one line per row, with aligned columns."""
         head = ("layer", "kind", "output", "parameters", "FLOP", "bytes", "field")
         body = [
             (r.name, r.kind, _by(r.shape), f"{r.parameters:,}", short(r.flop), short(r.bytes), _by(r.field))
@@ -74,16 +74,15 @@ class Summary(NamedTuple):
         widths = [max(map(len, column)) for column in zip(head, *body, last, strict=True)]
 
         def aligned(line):
-            return "  ".join(
-                f"{t:{'<' if i < 3 else '>'}{w}}" for i, (t, w) in enumerate(zip(line, widths, strict=True))
-            )
+            cells = zip(line, widths, strict=True)
+            return "  ".join(f"{text:{'<' if i < 3 else '>'}{width}}" for i, (text, width) in enumerate(cells))
 
         rule = "-" * len(aligned(head))
         return "\n".join(line.rstrip() for line in (aligned(head), rule, *map(aligned, body), rule, aligned(last)))
 
 
 class _Call(NamedTuple):
-    """What is seen of one call of a module while the model is traced; `bytes` are of results that are no arguments."""
+    """Record of one call of a module during tracing; `bytes` excludes results that are arguments passed through."""
 
     path: tuple[str, ...]
     kind: str
@@ -95,23 +94,25 @@ class _Call(NamedTuple):
 def summary(name_or_model: str | nn.Module, input: Sequence[int]) -> Summary:
     """Describe a model layer by layer, from its shapes alone.
 
-    FLOP are counted as torchvision, timm and most papers publish them: a multiply-add is one, and only convolutions and matrix
-    products count, those of attention included (`resnet50` at 224x224 has 4.09 G). They are of the whole batch.
+    FLOP follow the convention of torchvision, timm and most papers: a multiply-add counts once, and only convolutions
+    and matrix products count, including those of attention (`resnet50` at 224x224 has 4.09 G). They are for the whole
+    batch.
 
-    The receptive field is the theoretical one, from the first to the last pixel that can change the output, so it outgrows the image
-    in deep networks. Once an array has seen the whole image, by global pooling, squeeze-and-excitation, attention or flattening,
-    it is the size of the image. Pooling and activations have no rows of their own: their reach shows in the next row.
+    The receptive field is the theoretical one, from the first to the last pixel that can change the output, so in deep
+    networks it is larger than the image. Once an array has seen the whole image, through global pooling,
+    squeeze-and-excitation, attention or flattening, its field is the size of the image. Pooling and activations have no
+    rows of their own; the next row includes their reach.
 
     Args:
-        name_or_model: a name in `MODELS`, then with its default options, or a model: any Linen module called as `model(x)` or
-            `model(x, train=False)`.
+        name_or_model: a name in `MODELS`, which takes its default options, or any Linen module that is called as
+            `model(x)` or `model(x, train=False)`.
         input: `(height, width, channels)`, or with the batch before it.
 
     Returns:
-        Rows and totals; `str` of it is a table.
+        Rows and totals; `str()` gives a table.
 
     Raises:
-        InputError: no such model, or a shape that it does not take.
+        InputError: an unknown model, or a shape that it does not take.
 
     Reference:
         Araujo, Norris, Sim, "Computing receptive fields of convolutional neural networks", Distill, 2019.
@@ -125,35 +126,30 @@ def summary(name_or_model: str | nn.Module, input: Sequence[int]) -> Summary:
         variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, **options), x)
         with nn.intercept_methods(functools.partial(_noted, calls, [])):
             closed = jax.make_jaxpr(lambda variables, x: model.apply(variables, x, **options))(variables, x)
-    found, _ = receptive_field.walk(
-        closed, [None] * len(jax.tree.leaves(variables)) + [receptive_field.image_field(x.shape)]
-    )
+    fields = [None] * len(jax.tree.leaves(variables)) + [receptive_field.image_field(x.shape)]
+    found, _ = receptive_field.walk(closed, fields)
     return _table(calls, found, variables.get("params", {}), x.shape)
 
 
 def _named(name: str) -> nn.Module:
-
     if name not in MODELS:
         close = difflib.get_close_matches(name, MODELS, 3) or sorted(MODELS)
-        raise InputError(f"model={name!r}: not one of jaxcnn.models.MODELS; do you mean {' or '.join(close)}?")
+        raise InputError(f"model={name!r}: not one of jaxcnn.models.MODELS; did you mean {' or '.join(close)}?")
     return MODELS[name]()
 
 
 def _batched(shape: Sequence[int]) -> tuple[int, ...]:
-    fits = (
-        isinstance(shape, Sequence | np.ndarray)
-        and len(shape) in (3, 4)
-        and all(isinstance(n, int | np.integer) and n > 0 for n in shape)
-    )
-    if not fits:
+    whole = isinstance(shape, Sequence | np.ndarray) and all(isinstance(n, int | np.integer) and n > 0 for n in shape)
+    if not whole or len(shape) not in (3, 4):
         raise InputError(
-            f"input={shape!r}: must be (height, width, channels), or (batch, height, width, channels), such as (224, 224, 3)"
+            f"input={shape!r}: must be (height, width, channels), or (batch, height, width, channels), such as "
+            "(224, 224, 3)"
         )
     return (1,) * (4 - len(shape)) + tuple(map(int, shape))
 
 
 def _noted(calls: list[_Call], unfinished: list[int], call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-    """Run a method of a module; what `__call__` computes and returns bears the number of the call in the jaxpr."""
+    """Run a method of a module; mark what `__call__` computes and returns with the number of the call in the jaxpr."""
     if context.method_name != "__call__":
         return call(*args, **kwargs)
     number, parent = len(calls), unfinished[-1] if unfinished else None
@@ -170,7 +166,7 @@ def _noted(calls: list[_Call], unfinished: list[int], call: Any, args: Any, kwar
 
 
 def _table(calls: list[_Call], found: list[receptive_field.Found], params: Any, image: tuple[int, ...]) -> Summary:
-    """Share out what was found among the calls: products by the innermost scope, parameters by the longest path."""
+    """Assign findings to calls: products by the innermost scope, parameters by the longest path."""
     flop: Counter[int] = Counter()
     fields: dict[int, Any] = {}
     for f in found:
@@ -178,9 +174,8 @@ def _table(calls: list[_Call], found: list[receptive_field.Found], params: Any, 
             flop[int(re.findall(rf"{MARK}(\d+)", f.scope)[-1])] += f.flop
         if f.primitive == "name" and f.params["name"].startswith(MARK):
             fields.setdefault(int(f.params["name"].removeprefix(MARK)), f.fields[0])
-    kept = {
-        n: call for n, call in enumerate(calls) if n in fields or not n
-    }  # others were tried, as by `nn.scan`, and are not in the program
+    # other calls were only tried, as by `nn.scan`, and are not in the program
+    kept = {n: call for n, call in enumerate(calls) if n in fields or not n}
     first = {call.path: n for n, call in reversed(kept.items())}
     own: Counter[int] = Counter()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -191,24 +186,17 @@ def _table(calls: list[_Call], found: list[receptive_field.Found], params: Any, 
     def size(n):
         return 0 if n in blocks else kept[n].bytes
 
-    rows = tuple(
-        Row(
-            "/".join(c.path) or ".",
-            c.kind,
-            c.shape,
-            own[n],
-            flop[n],
-            size(n),
-            receptive_field.sizes(fields.get(n), image),
-        )
-        for n, c in kept.items()
-        if own[n] or flop[n] or size(n)  # what returns its argument, as dropout does here, is no row
-    )
+    def row(n, c):
+        field = receptive_field.sizes(fields.get(n), image)
+        return Row("/".join(c.path) or ".", c.kind, c.shape, own[n], flop[n], size(n), field)
+
+    # a call that only returns its argument, as dropout does here, gets no row
+    rows = tuple(row(n, c) for n, c in kept.items() if own[n] or flop[n] or size(n))
     return Summary(rows, image, sum(own.values()), sum(flop.values()), sum(r.bytes for r in rows))
 
 
 def short(n: int) -> str:
-    """Write a number with three digits and a unit: 4.09 G."""
+    """Format a number with three digits and a unit, such as 4.09 G."""
     unit = next(((size, sign) for size, sign in ((10**9, "G"), (10**6, "M"), (10**3, "k")) if n >= size), None)
     return f"{n / unit[0]:.3g} {unit[1]}" if unit else str(n)
 

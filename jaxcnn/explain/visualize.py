@@ -1,4 +1,4 @@
-"""What a network has learned: its first filters, its feature maps, images that a unit likes, a linear classifier on each layer."""
+"""What a network has learned: first filters, feature maps, images that maximise a unit, linear probes of each layer."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -17,12 +17,12 @@ Array = jax.Array
 
 
 def filters(model: Any, variables: Tree, image: Array) -> Array:
-    """Weights of the first layer, `[K, h, w, C]`; those of a dense layer have the size of the image.
+    """Return the weights of the first layer, `[K, h, w, C]`; those of a dense layer have the size of the image.
 
     Args:
         model: a Linen module with `features` and `head`.
-        variables: its own.
-        image: of the shape that the model takes, `[B, H, W, C]`.
+        variables: variables of the model.
+        image: any image of the right shape, `[B, H, W, C]`.
 
     Raises:
         InputError: the first layer is neither a convolution nor dense.
@@ -36,17 +36,18 @@ def filters(model: Any, variables: Tree, image: Array) -> Array:
     if len(kernels) == 1 and kernels[0].ndim == 2 and len(kernels[0]) == image[0].size:
         return kernels[0].T.reshape(-1, *image.shape[1:])
     raise InputError(
-        f"{type(model).__name__}: its first layer is neither a convolution of images nor dense, so it has no filters to show"
+        f"{type(model).__name__}: its first layer is neither a convolution of images nor dense, so it has no filters "
+        "to show"
     )
 
 
 def grid(tiles: Any, columns: int | None = None, gap: int = 1) -> np.ndarray:
-    """Lay pictures out side by side, each stretched to 0..1 by itself: `[N, h, w]` or `[N, h, w, C]` to `[H, W]` or `[H, W, C]`.
+    """Arrange pictures in a grid, each scaled to 0..1: `[N, h, w]` or `[N, h, w, C]` to `[H, W]` or `[H, W, C]`.
 
     Args:
-        tiles: the pictures; of other channels than one or three their mean is shown.
-        columns: how many in a row; by default about as many as rows.
-        gap: white pixels between two.
+        tiles: the pictures; for a number of channels other than one or three, their mean is shown.
+        columns: pictures per row; by default the grid is about square.
+        gap: white pixels between pictures.
 
     """
     tiles = np.asarray(tiles, np.float32)
@@ -65,7 +66,12 @@ def grid(tiles: Any, columns: int | None = None, gap: int = 1) -> np.ndarray:
 
 
 def feature_maps(model: Any, variables: Tree, image: Array) -> dict[str, Array]:
-    """Those of `model.features` that have places, by name, each `[B, h, w, C]`; `grid` shows the channels of one image.
+    """Return the spatial ones of `model.features`, by name, each `[B, h, w, C]`; `grid` shows channels of one image.
+
+    Args:
+        model: a Linen module with `features` and `head`.
+        variables: variables of the model.
+        image: `[B, H, W, C]` in the form that the model takes.
 
     Raises:
         InputError: the model has no features.
@@ -88,26 +94,30 @@ def maximise(
     decay: float = 1e-3,
     roughness: float = 1e-2,
 ) -> Array:
-    """Image `[H, W, C]` that raises a unit, as the model takes it (activation maximisation; Erhan et al., 2009, Montreal 1341).
+    """Find an image `[H, W, C]`, in the form that the model takes, that maximises a unit.
 
-    Gradient ascent with Adam from faint noise; the image is moved by a few pixels in every step (Mordvintsev et al., 2015), and
-    large values and differences of neighbours cost.
+    This is gradient ascent with Adam from faint noise. Each step moves the image by a few pixels (Mordvintsev et al.,
+    2015), and large values and differences between neighbours are penalised.
+
+    Reference: Erhan et al., 2009, "Visualizing higher-layer features of a deep network", Montreal, technical report
+    1341.
 
     Args:
         model: a Linen module with `features` and `head`.
-        variables: its own.
-        shape: of an image, `(H, W, C)`.
-        unit: a channel of `layer`, whose mean over all places is raised, or a class; of a single logit 1, or 0 for its negative.
-        key: of the noise and the moves.
-        layer: a name in `features`; None for the logits.
-        steps: of Adam.
-        learning_rate: of Adam.
-        jitter: pixels that the image is moved by at most, around its borders.
-        decay: what the mean square costs.
-        roughness: what the mean square difference of neighbours costs.
+        variables: variables of the model.
+        shape: shape of the image, `(H, W, C)`.
+        unit: a channel of `layer`, whose mean over all positions is maximised, or a class; for a single logit 1, or 0
+            for its negative.
+        key: random key of the noise and the moves.
+        layer: name of a feature; None for the logits.
+        steps: number of steps of Adam.
+        learning_rate: learning rate of Adam.
+        jitter: largest move in pixels; the image wraps around its borders.
+        decay: weight of the penalty on the mean square.
+        roughness: weight of the penalty on the mean square difference between neighbours.
 
     Raises:
-        InputError: there is no such layer, or it has no such unit.
+        InputError: the layer does not exist, or has no such unit.
 
     """
     first, rest = jax.random.split(key)
@@ -147,7 +157,14 @@ def _features_of(model: Any, variables: Tree, image: Array, layer: str) -> Array
 
 
 def pooled_features(model: Any, variables: Tree, image: Array) -> dict[str, Array]:
-    """What `linear_probe` reads: every feature, its mean over all places, `[B, C]`, by name, and first the `pixels`, `[B, H * W * C]`."""
+    """Return the inputs of `linear_probe`, by name: `pixels`, `[B, H * W * C]`, and means of features, `[B, C]`.
+
+    Args:
+        model: a Linen module with `features` and `head`.
+        variables: variables of the model.
+        image: `[B, H, W, C]` in the form that the model takes.
+
+    """
     means = {n: x.mean(tuple(range(1, x.ndim - 1))) for n, x in named_features(model, variables, image).items()}
     return {"pixels": image.reshape(len(image), -1)} | means
 
@@ -155,19 +172,21 @@ def pooled_features(model: Any, variables: Tree, image: Array) -> dict[str, Arra
 def linear_probe(
     train: Mapping[str, Any], train_label: Any, test: Mapping[str, Any], test_label: Any, *, ridge: float = 1e-2
 ) -> dict[str, float]:
-    """Accuracy of a linear classifier on each layer (Alain and Bengio, 2016, arXiv:1610.01644), by name.
+    """Return the accuracy of a linear classifier on each layer, by name (Alain and Bengio, 2016, arXiv:1610.01644).
 
-    Ridge regression on one-hot labels in closed form; features are standardised with the training rows' mean and deviation.
+    The classifier is ridge regression on one-hot labels in closed form; features are standardised with mean and
+    deviation of the training rows.
 
     Args:
-        train: features of the training rows, `[N, D]` by name, as `pooled_features` makes them, batch after batch.
+        train: dict from name to features `[N, D]` of the training rows, as from `pooled_features`, with batches
+            concatenated.
         train_label: int `[N]`.
-        test: of other rows.
+        test: the same for the test rows.
         test_label: int `[M]`.
-        ridge: what a squared coefficient costs, for each row.
+        ridge: penalty on squared coefficients, per row.
 
     Raises:
-        InputError: labels and rows differ in number, or the parts in layers.
+        InputError: rows and labels differ in number, or `train` and `test` in layers.
 
     """
     train_label, test_label = np.asarray(train_label), np.asarray(test_label)
@@ -179,7 +198,8 @@ def linear_probe(
         a, b = np.asarray(train[name], np.float64), np.asarray(test[name], np.float64)
         if len(a) != len(train_label) or len(b) != len(test_label):
             raise InputError(
-                f"{name}: {len(a)} and {len(b)} rows for {len(train_label)} and {len(test_label)} labels; give one each"
+                f"{name}: {len(a)} and {len(b)} rows for {len(train_label)} and {len(test_label)} labels; "
+                "give one label per row"
             )
         mean, deviation = a.mean(0), a.std(0)
         deviation = np.where(deviation > 0, deviation, 1)

@@ -55,8 +55,8 @@ class Network(nn.Module):
 
     Attributes:
         sources: whose state dicts `load_weights` reads into it, of `"torchvision"` and `"timm"`.
-        smallest: side of the smallest image that works.
-        default_image: height, width and channels of the images that the model was designed for.
+        smallest: side of the smallest image.
+        default_image: height, width and channels of the images that it was made for.
 
     """
 

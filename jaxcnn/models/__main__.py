@@ -1,4 +1,4 @@
-"""List the zoo: `python -m jaxcnn.models [--json]`, with 1000 classes, at the image size that each network was made for."""
+"""List the zoo, with 1000 classes, each network at its default image size: `python -m jaxcnn.models [--json]`."""
 
 import argparse
 import json
@@ -16,8 +16,8 @@ def entry(name: str) -> dict[str, Any]:
     """Describe one model of the zoo.
 
     Returns:
-        `name`, `parameters` (1000 classes, no auxiliary heads), `gflop` (10^9 multiply-adds of one image), and `weights`, whose
-        state dicts `load_weights` reads: a list of "torchvision" and "timm".
+        `name`, `parameters` (1000 classes, no auxiliary heads), `gflop` (10^9 multiply-adds of one image), and
+        `weights`, whose state dicts `load_weights` reads: a list of "torchvision" and "timm".
 
     """
     model = MODELS[name](num_classes=1000)
@@ -32,9 +32,7 @@ def entry(name: str) -> dict[str, Any]:
 
 def main() -> None:
     """Print the list."""
-    about = (
-        "python -m jaxcnn.models [--json]: the zoo, with 1000 classes, at the image size that each network was made for"
-    )
+    about = "python -m jaxcnn.models [--json]: the zoo, with 1000 classes, each network at its default image size"
     parser = argparse.ArgumentParser(description=about, usage=argparse.SUPPRESS, allow_abbrev=False)
     parser.prog = "jaxcnn.models"
     parser.add_argument("--json", action="store_true", help="one JSON list on stdout and nothing else")
@@ -43,18 +41,19 @@ def main() -> None:
 
 def print_all(as_json: bool) -> None:
     """Print the list, as a table or as one JSON list."""
-    jax.config.update("jax_platforms", "cpu")  # nothing is computed: leave accelerators to whom they serve
+    jax.config.update("jax_platforms", "cpu")  # shapes need no accelerator, so leave it to other programs
     try:
         if as_json:
             print(json.dumps([entry(name) for name in sorted(MODELS)]))
             return
         print(f"{'model':20} {'parameters':>12} {'GFLOP':>10}  weights")
         for found in map(entry, sorted(MODELS)):
+            sources = " ".join(found["weights"]) or "-"
             print(
-                f"{found['name']:20} {found['parameters']:>12,} {found['gflop']:>10.3f}  {' '.join(found['weights']) or '-'}",
+                f"{found['name']:20} {found['parameters']:>12,} {found['gflop']:>10.3f}  {sources}",
                 flush=True,
             )
-    except BrokenPipeError:  # as `| head` does; what Python writes at its end goes nowhere
+    except BrokenPipeError:  # for example from `| head`; discard what Python flushes when it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,6 +1,6 @@
-"""AlexNet (Krizhevsky et al., 2012), in the form for one device (Krizhevsky, 2014, arXiv:1404.5997) that torchvision has.
+"""AlexNet (Krizhevsky et al., 2012), as in torchvision: the variant for one device (Krizhevsky, 2014, arXiv:1404.5997).
 
-Deviates from the first paper in its widths, in having no groups and no local response normalisation.
+Unlike in the first paper, widths differ, and there are no groups and no local response normalisation.
 """
 
 import functools
@@ -14,13 +14,8 @@ from jaxcnn.core.precision import promote_float32
 from jaxcnn.layers import Conv, Dense, Dropout, Network, check_side
 
 Array = jax.Array
-LAYERS = (
-    (64, 11, 4, 2),
-    (192, 5, 1, 2),
-    (384, 3, 1, 1),
-    (256, 3, 1, 1),
-    (256, 3, 1, 1),
-)  # channels, window, stride, padding
+# channels, kernel size, stride, padding
+LAYERS = ((64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1))
 pool = functools.partial(ops.max_pool, window=3, strides=2)
 
 
@@ -43,7 +38,7 @@ class AlexNet(Network):
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
     def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
-        """Return `stem` at a quarter, `stage1` at an eighth and `stage2` at a 16th of the resolution, before their poolings."""
+        """Return `stem` at 1/4, `stage1` at 1/8 and `stage2` at 1/16 of the resolution, each before its pooling."""
         del train, row_mask
         check_side(x, self.smallest)
         first, second, *rest = self.convs
@@ -55,11 +50,9 @@ class AlexNet(Network):
         return {"stem": stem, "stage1": stage1, "stage2": x}
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
-        """Logits `[B, num_classes]` from 6x6 places, whatever the size of the image."""
+        """Return logits `[B, num_classes]` from 6x6 positions, for any image size."""
         x = ops.adaptive_avg_pool(pool(features["stage2"]), (6, 6))
-        x = x.transpose(0, 3, 1, 2).reshape(
-            x.shape[0], -1
-        )  # channels first, as the rows of published weights are ordered
+        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # channels first, as in the published weights
         for layer in self.dense:
             x = nn.relu(layer(self.drop(x, train=train)))
         return self.logits(promote_float32(x))
@@ -72,11 +65,11 @@ class AlexNet(Network):
 
 
 def alexnet(num_classes: int = 1000, **options: Any) -> AlexNet:
-    """Five convolutions and three dense layers; 61,100,840 parameters. Images from 63x63 on.
+    """Five convolutions and three dense layers; 61,100,840 parameters. Images must be at least 63x63.
 
     Args:
-        num_classes: logits.
-        options: `width` (share of the channels), `dropout` before the first two dense layers (0.5), `dtype`.
+        num_classes: number of logits.
+        **options: `width` (share of the channels), `dropout` before the first two dense layers (0.5), `dtype`.
 
     """
     return AlexNet(num_classes, **options)

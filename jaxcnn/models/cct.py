@@ -1,4 +1,4 @@
-"""Compact convolutional transformer (Hassani et al., 2021, arXiv:2104.05704): a convolution makes the tokens, all of them vote."""
+"""Compact convolutional transformer (Hassani et al., 2021, arXiv:2104.05704): convolutional tokens, soft pooling."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ Array = jax.Array
 
 
 class Block(nn.Module):
-    """Attention behind a norm, a norm, and two dense layers, as in the authors' code: the second norm is not skipped."""
+    """Norm and attention, norm and two dense layers, as in the authors' code: no shortcut skips the second norm."""
 
     heads: int
     ratio: int = 2
@@ -31,13 +31,11 @@ class Block(nn.Module):
         """Map `[B, N, C]` to `[B, N, C]`."""
         del row_mask
         drop, skip, c = Dropout(self.dropout), DropPath(self.drop_path), x.shape[-1]
-        y = Attention(self.heads, use_bias=False, dtype=self.dtype, name="attention")(
-            LayerNorm(1e-5, self.dtype, name="norm1")(x)
-        )
+        attention = Attention(self.heads, use_bias=False, dtype=self.dtype, name="attention")
+        y = attention(LayerNorm(1e-5, self.dtype, name="norm1")(x))
         x = LayerNorm(1e-5, self.dtype, name="norm2")(x + skip(drop(y, train=train), train=train))
-        y = Dense(c, self.dtype, INIT, name="dense2")(
-            drop(gelu(Dense(self.ratio * c, self.dtype, INIT, name="dense1")(x)), train=train)
-        )
+        y = gelu(Dense(self.ratio * c, self.dtype, INIT, name="dense1")(x))
+        y = Dense(c, self.dtype, INIT, name="dense2")(drop(y, train=train))
         return x + skip(drop(y, train=train), train=train)
 
 
@@ -59,7 +57,7 @@ class CCT(Network):
 
     @property
     def smallest(self) -> int:
-        """Side of the smallest image with more than one place."""
+        """Side of the smallest image that gives more than one position."""
         return 2**self.convs + 1
 
     def setup(self) -> None:
@@ -69,9 +67,8 @@ class CCT(Network):
         rates = growing(self.drop_path, self.depth)
         self.blocks = [Block(self.heads, self.ratio, self.dropout, rate, self.dtype) for rate in rates]
         self.norm = LayerNorm(1e-5)
-        self.vote = Dense(
-            1, kernel_init=nn.initializers.lecun_normal(), use_bias=False
-        )  # one for all would change nothing
+        # without a bias, because a softmax ignores a constant
+        self.vote = Dense(1, kernel_init=nn.initializers.lecun_normal(), use_bias=False)
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
@@ -81,12 +78,13 @@ class CCT(Network):
         if self.has_variable("params", "positions") and self.get_variable("params", "positions").shape != shape:
             known = self.get_variable("params", "positions").shape[1]
             raise InputError(
-                f"{places} places to a transformer of {known}: the image differs in size from the one at init"
+                f"{places} positions in a transformer of {known}: give images with the size that the model was "
+                "initialised with"
             )
         return self.param("positions", nn.initializers.truncated_normal(0.2), shape, jnp.float32)
 
     def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
-        """Return `stem`, the last convolution, and `stage1`, the last block's places `[B, H / 2^convs, W / 2^convs, width]`."""
+        """Return `stem`, the last convolution, and `stage1`, the output `[B, H / 2^convs, W / 2^convs, width]`."""
         check_side(x, self.smallest)
         stem = x
         for conv in self.stem:
@@ -100,7 +98,7 @@ class CCT(Network):
         return {"stem": stem, "stage1": x.reshape(b, h, w, c)}
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
-        """Logits `[B, num_classes]` from the mean of all places, each with the weight that it asks for."""
+        """Return logits `[B, num_classes]` from a mean over positions with predicted weights."""
         x = features["stage1"]
         x = self.norm(promote_float32(x.reshape(x.shape[0], -1, x.shape[-1])))  # [B, N, C]
         pooled = (nn.softmax(self.vote(x), 1) * x).sum(1)
@@ -108,19 +106,21 @@ class CCT(Network):
 
 
 def cct_7_3x1_32(num_classes: int = 10, **options: Any) -> CCT:
-    """One 3x3 convolution and seven blocks of width 256; 3,760,138 parameters on 32x32 images. Their size is fixed at init.
+    """One 3x3 convolution and seven blocks of width 256; 3,760,138 parameters at 32x32, the default size.
+
+    The image size is fixed at init.
 
     Args:
-        num_classes: logits.
-        options: `width`, `heads`, `depth`, `ratio` (width inside a block, over its own), `convs` in the stem (all but the last of
-            64 channels), `dropout` in every block, `drop_path` (stochastic depth: rate of the last block, 0.1), `remat` (less
-            memory in training, more time), `dtype`.
+        num_classes: number of logits.
+        **options: `width`, `heads`, `depth`, `ratio` (width inside a block, relative to its own), `convs` in the stem
+            (all but the last have 64 channels), `dropout` in every block, `drop_path` (stochastic depth: rate of the
+            last block, 0.1), `remat` (less memory in training, more time), `dtype`.
 
     """
     return CCT(num_classes, **options)
 
 
 def cct_2_3x2_32(num_classes: int = 10, **options: Any) -> CCT:
-    """Two 3x3 convolutions and two blocks of width 128; 283,722 parameters on 32x32 images. Arguments as for `cct_7_3x1_32`."""
+    """Two 3x3 convolutions and two blocks of width 128; 283,722 parameters at 32x32. Options as for `cct_7_3x1_32`."""
     options = {"width": 128, "heads": 2, "depth": 2, "ratio": 1, "convs": 2} | options
     return CCT(num_classes, **options)

@@ -1,7 +1,9 @@
-"""A small strong network for small images: convolutions with batch norm, global pooling (Lin et al., 2013, arXiv:1312.4400).
+"""A small, strong network for small images: convolutions with batch norm, then global pooling.
 
-Deviates from the usual order in pooling before the norm, which then has a quarter of the work to do; the borders of small
-images say little, so the stem and the last stages do not pad.
+Reference: Lin et al., 2013, arXiv:1312.4400.
+
+Unlike usual networks, it pools before the norm, which then has a quarter of the work. The borders of small images hold
+little information, so the stem and the last stages do not pad.
 """
 
 import functools
@@ -34,7 +36,7 @@ class CNN(Network):
 
     @property
     def smallest(self) -> int:
-        """Side of the smallest image that leaves something for the last stage to see."""
+        """Side of the smallest image that leaves a pixel for the last stage."""
         return 4 * (2 * len(self.widths) - 3) + 4
 
     def setup(self) -> None:
@@ -49,9 +51,8 @@ class CNN(Network):
     def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
         """Return `stem` at half the resolution and `stage1`, `stage2`, ... at a quarter, each `[B, h, w, width]`."""
         if min(x.shape[1:3]) < self.smallest:
-            raise InputError(
-                f"image shape {tuple(x.shape)}: must be at least {self.smallest}x{self.smallest} pixels; enlarge it"
-            )
+            size = f"{self.smallest}x{self.smallest}"
+            raise InputError(f"image shape {tuple(x.shape)}: must be at least {size} pixels; enlarge it")
         call = functools.partial(apply_block, train=train, row_mask=row_mask, remat=self.remat)
         out = {"stem": call(self.stem, x)}
         for i, stage in enumerate(self.stages, 1):
@@ -59,19 +60,19 @@ class CNN(Network):
         return out
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
-        """Logits `[B, num_classes]` from the last stage, pooled by mean and by maximum."""
+        """Return logits `[B, num_classes]` from the mean and the maximum of the last stage."""
         last = promote_float32(features[f"stage{len(self.stages)}"])
         pooled = jnp.concatenate([ops.global_avg_pool(last), ops.global_max_pool(last)], -1)
         return self.logits(self.drop(pooled, train=train))
 
 
 def cnn(num_classes: int = 10, **options: Any) -> CNN:
-    """Four convolutions of 5x5 and 3x3, for gray or colour images of any size from 24x24 on.
+    """Four convolutions of 5x5 and 3x3, for grey or colour images of at least 24x24.
 
     Args:
-        num_classes: logits.
-        options: `widths` (channels of the stem and of each stage, at least two), `dropout` before the last layer, `norm`,
-            `remat` (less memory in training, more time), `dtype`.
+        num_classes: number of logits.
+        **options: `widths` (channels of the stem and of each stage, at least two), `dropout` before the last layer,
+            `norm`, `remat` (less memory in training, more time), `dtype`.
 
     """
     return CNN(num_classes, **options)

@@ -36,7 +36,7 @@ class Block(nn.Module):
 
 
 class Reduce(nn.Module):
-    """A convolution whose windows lie side by side, with a norm behind it, or before it."""
+    """A convolution over windows that do not overlap, with a norm after it, or before it."""
 
     features: int
     kernel_size: int
@@ -83,7 +83,7 @@ class ConvNeXt(Staged):
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
-        """Logits `[B, num_classes]`."""
+        """Return logits `[B, num_classes]`."""
         pooled = ops.global_avg_pool(promote_float32(features[f"stage{len(self.blocks)}"]))
         return self.logits(self.drop(self.norm_last(pooled), train=train))
 
@@ -115,12 +115,13 @@ class ConvNeXt(Staged):
 
 
 def convnext_tiny(num_classes: int = 1000, **options: Any) -> ConvNeXt:
-    """Eighteen blocks of 96 to 768 channels; 28,589,128 parameters. Images from 32x32 on.
+    """Eighteen blocks of 96 to 768 channels; 28,589,128 parameters. Images must be at least 32x32.
 
     Args:
-        num_classes: logits.
-        options: `widths` and `blocks` of the stages, `dropout` before the last layer, `drop_path` (stochastic depth: rate of the
-            last block, 0.1), `layer_scale` (first value, 1e-6), `norm`, `remat` (less memory in training, more time), `dtype`.
+        num_classes: number of logits.
+        **options: `widths` and `blocks` of the stages, `dropout` before the last layer, `drop_path` (stochastic depth:
+            rate of the last block, 0.1), `layer_scale` (initial value, 1e-6), `norm`, `remat` (less memory in training,
+            more time), `dtype`.
 
     """
     options = {"blocks": (3, 3, 9, 3)} | options

@@ -1,4 +1,4 @@
-"""Densely connected networks (Huang et al., 2016, arXiv:1608.06993), with bottlenecks and compression ("DenseNet-BC")."""
+"""Densely connected networks (Huang et al., 2016, arXiv:1608.06993), with bottlenecks and compression (DenseNet-BC)."""
 
 import functools
 import types
@@ -16,7 +16,7 @@ Array = jax.Array
 
 
 class NormConv(nn.Module):
-    """Norm, ReLU, convolution: the order inside a dense network; without `features` only the first two."""
+    """Norm, ReLU, convolution: the order inside a dense network; without `features`, only norm and ReLU."""
 
     features: int = 0
     kernel_size: int = 1
@@ -34,7 +34,7 @@ class NormConv(nn.Module):
 
 
 class DenseLayer(nn.Module):
-    """Put `growth` further channels behind those that come in."""
+    """Append `growth` channels to the input."""
 
     growth: int
     dropout: float = 0.0
@@ -51,7 +51,7 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """Half the channels, half the resolution."""
+    """Halve the number of channels and the resolution."""
 
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: Any = None
@@ -59,12 +59,8 @@ class Transition(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
         """Map `[B, H, W, C]` to `[B, H / 2, W / 2, C / 2]`."""
-        return ops.avg_pool(
-            NormConv(x.shape[-1] // 2, norm=self.norm, dtype=self.dtype, name="layer")(
-                x, train=train, row_mask=row_mask
-            ),
-            2,
-        )
+        layer = NormConv(x.shape[-1] // 2, norm=self.norm, dtype=self.dtype, name="layer")
+        return ops.avg_pool(layer(x, train=train, row_mask=row_mask), 2)
 
 
 class DenseNet(Staged):
@@ -112,12 +108,12 @@ class DenseNet(Staged):
 
 
 def densenet121(num_classes: int = 1000, **options: Any) -> DenseNet:
-    """58 dense layers of 32 channels; 7,978,856 parameters. Images from 29x29 on.
+    """58 dense layers of 32 channels; 7,978,856 parameters. Images must be at least 29x29.
 
     Args:
-        num_classes: logits.
-        options: `growth` (channels of a layer, 32), `width` (channels of the stem, 64), `dropout` after every layer, `norm`,
-            `remat` (less memory in training, more time), `dtype`.
+        num_classes: number of logits.
+        **options: `growth` (channels of a layer, 32), `width` (channels of the stem, 64), `dropout` after every layer,
+            `norm`, `remat` (less memory in training, more time), `dtype`.
 
     """
     return DenseNet(num_classes, (6, 12, 24, 16), **options)

@@ -1,6 +1,6 @@
 """EfficientNet: inverted residuals scaled in depth, width and resolution together (Tan and Le, 2019, arXiv:1905.11946).
 
-Padding as in torchvision, even on both sides; the paper's own weights want TensorFlow's, which this does not read.
+Padding is symmetric, as in torchvision; the paper's own weights need the padding of TensorFlow and cannot be used.
 """
 
 import math
@@ -10,16 +10,11 @@ import flax.linen as nn
 
 from jaxcnn.models.mobilenet import Inverted, Row, rounded
 
-# expansion, window, stride, channels out, blocks: table 1 of the paper
+# expansion, kernel size, stride, channels out, number of blocks: table 1 of the paper
 TABLE = (
-    (1, 3, 1, 16, 1),
-    (6, 3, 2, 24, 2),
-    (6, 5, 2, 40, 2),
-    (6, 3, 2, 80, 3),
-    (6, 5, 1, 112, 3),
-    (6, 5, 2, 192, 4),
+    (1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4),
     (6, 3, 1, 320, 1),
-)
+)  # fmt: skip
 
 
 def _scaled(num_classes: int, width: float, depth: float, **options: Any) -> Inverted:
@@ -36,12 +31,12 @@ def _scaled(num_classes: int, width: float, depth: float, **options: Any) -> Inv
 
 
 def efficientnet_b0(num_classes: int = 1000, **options: Any) -> Inverted:
-    """Sixteen blocks, for 224x224; 5,288,548 parameters. Images from 17x17 on.
+    """Sixteen blocks, for 224x224; 5,288,548 parameters. Images must be at least 17x17.
 
     Args:
-        num_classes: logits.
-        options: `dropout` before the last layer (0.2, in `b2` and `b3` 0.3), `drop_path` (stochastic depth: rate of the last
-            block, 0.2), `norm`, `remat` (less memory in training, more time), `dtype`.
+        num_classes: number of logits.
+        **options: `dropout` before the last layer (0.2, in `b2` and `b3` 0.3), `drop_path` (stochastic depth: rate of
+            the last block, 0.2), `norm`, `remat` (less memory in training, more time), `dtype`.
 
     """
     return _scaled(num_classes, 1.0, 1.0, **options)

@@ -1,7 +1,7 @@
-"""GoogLeNet, the first Inception (Szegedy et al., 2014, arXiv:1409.4842), as torchvision has it.
+"""GoogLeNet, the first Inception network (Szegedy et al., 2014, arXiv:1409.4842), as in torchvision.
 
-Deviates from the paper in its batch norm (Ioffe and Szegedy, 2015, arXiv:1502.03167), and in 3x3 convolutions where the paper
-has 5x5: so the published weights were trained.
+Unlike the paper, it has batch norm (Ioffe and Szegedy, 2015, arXiv:1502.03167), and 3x3 convolutions in place of 5x5,
+because the published weights were trained with these.
 """
 
 import functools
@@ -31,7 +31,7 @@ def _mixed(first: int, second: tuple[int, int], third: tuple[int, int], pooled: 
 
 
 class Extra(nn.Module):
-    """The auxiliary head: pooled to 4x4 places, a convolution, two dense layers."""
+    """An auxiliary head: pooling to 4x4 positions, a convolution, two dense layers."""
 
     num_classes: int
     dropout: float = 0.7
@@ -41,12 +41,9 @@ class Extra(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
         """Map `[B, H, W, C]` to logits `[B, num_classes]`."""
-        x = ConvNorm(128, (1, 1), norm=self.norm, dtype=self.dtype, name="conv")(
-            ops.adaptive_avg_pool(x, (4, 4)), train=train, row_mask=row_mask
-        )
-        x = x.transpose(0, 3, 1, 2).reshape(
-            x.shape[0], -1
-        )  # channels first, as the rows of published weights are ordered
+        conv = ConvNorm(128, (1, 1), norm=self.norm, dtype=self.dtype, name="conv")
+        x = conv(ops.adaptive_avg_pool(x, (4, 4)), train=train, row_mask=row_mask)
+        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # channels first, as in the published weights
         x = Dropout(self.dropout)(nn.relu(Dense(1024, dtype=self.dtype, name="dense")(x)), train=train)
         return Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal(), name="logits")(promote_float32(x))
 
@@ -80,7 +77,7 @@ class GoogLeNet(Inception):
     )
 
     def make_extra(self) -> nn.Module:
-        """Return an auxiliary classifier."""
+        """Return an auxiliary head."""
         return Extra(self.num_classes, norm=self.norm, dtype=self.dtype)
 
     def torch_names(self, source: str) -> dict[str, str]:
@@ -94,12 +91,12 @@ class GoogLeNet(Inception):
 
 
 def googlenet(num_classes: int = 1000, **options: Any) -> GoogLeNet:
-    """Nine mixed blocks; 6,624,904 parameters, 13,004,888 with `aux`. Images from 17x17 on.
+    """Nine mixed blocks; 6,624,904 parameters, 13,004,888 with `aux`. Images must be at least 17x17.
 
     Args:
-        num_classes: logits.
-        options: `aux` (two auxiliary heads, for `tasks.classification(auxiliary=...)`), `dropout` before the last layer (0.2),
-            `norm`, `remat` (less memory in training, more time), `dtype`.
+        num_classes: number of logits.
+        **options: `aux` (two auxiliary heads, for `tasks.classification(auxiliary=...)`), `dropout` before the last
+            layer (0.2), `norm`, `remat` (less memory in training, more time), `dtype`.
 
     """
     return GoogLeNet(num_classes, **options)

@@ -1,4 +1,4 @@
-"""Inception v3 (Szegedy et al., 2015, arXiv:1512.00567), and what it shares with the first: blocks of branches, auxiliary heads."""
+"""Inception v3 (Szegedy et al., 2015, arXiv:1512.00567), with the parts it shares with GoogLeNet."""
 
 import functools
 import types
@@ -18,7 +18,7 @@ Norm = functools.partial(BatchNorm, epsilon=1e-3)
 
 
 class Unit(NamedTuple):
-    """One convolution: name, channels, window (one number or two), stride, padding (by default the half, none with a stride)."""
+    """One convolution; the padding is by default half the kernel, or none with a stride."""
 
     name: str
     features: int
@@ -27,11 +27,11 @@ class Unit(NamedTuple):
     padding: Any = None
 
 
-Step = Unit | tuple[Unit, Unit] | Callable[[Array], Array]  # two units beside each other; a pooling
+Step = Unit | tuple[Unit, Unit] | Callable[[Array], Array]  # a convolution, two of them side by side, or a pooling
 
 
 class Mixed(nn.Module):
-    """Branches of convolutions and poolings side by side; a single branch is a plain sequence."""
+    """Branches of convolutions and poolings side by side; a single branch is a simple sequence."""
 
     branches: Sequence[Sequence[Step]]
     norm: Callable[..., nn.Module] = Norm
@@ -39,7 +39,7 @@ class Mixed(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
-        """Map `[B, H, W, C]` to the channels of all branches, `[B, h, w, width]`."""
+        """Map `[B, H, W, C]` to the concatenated channels of all branches, `[B, h, w, width]`."""
 
         def unit(u: Unit, y: Array) -> Array:
             window = (u.kernel_size,) * 2 if isinstance(u.kernel_size, int) else u.kernel_size
@@ -62,7 +62,7 @@ class Mixed(nn.Module):
 
 
 class Inception(Staged):
-    """Stages of `Mixed` blocks; with `aux`, further classifiers at the taps, which `auxiliary` gives for a loss to add."""
+    """Stages of `Mixed` blocks; with `aux`, auxiliary heads at the taps, whose logits `with_auxiliary` also returns."""
 
     num_classes: int
     aux: bool = False
@@ -85,13 +85,13 @@ class Inception(Staged):
         self.extra = [self.make_extra() for _ in self.taps] if self.aux else []
 
     def make_extra(self) -> nn.Module:
-        """Return an auxiliary classifier."""
+        """Return an auxiliary head."""
         raise TypeError(f"{type(self).__name__} has no auxiliary heads")
 
     def with_auxiliary(
         self, x: Array, *, train: bool = False, row_mask: Array | None = None
     ) -> tuple[Array, list[Array]]:
-        """Return the logits, and those of the auxiliary heads, each `[B, num_classes]`."""
+        """Return the logits, and a list of those of the auxiliary heads, each `[B, num_classes]`."""
         features = self.features(x, train=train, row_mask=row_mask)
         extra = [
             head(features[name], train=train, row_mask=row_mask)
@@ -107,7 +107,7 @@ class Inception(Staged):
 
 
 class Extra(nn.Module):
-    """The auxiliary head: pooled to few places, two convolutions, a linear layer."""
+    """The auxiliary head: pooling to few positions, two convolutions, a linear layer."""
 
     num_classes: int
     norm: Callable[..., nn.Module] = Norm
@@ -119,9 +119,8 @@ class Extra(nn.Module):
         make = functools.partial(ConvNorm, norm=self.norm, dtype=self.dtype)
         x = make(128, (1, 1), name="conv0")(ops.avg_pool(x, 5, strides=3), train=train, row_mask=row_mask)
         x = make(768, (5, 5), padding="VALID", name="conv1")(x, train=train, row_mask=row_mask)
-        return Dense(self.num_classes, kernel_init=nn.initializers.truncated_normal(0.001), name="logits")(
-            ops.global_avg_pool(promote_float32(x))
-        )
+        logits = Dense(self.num_classes, kernel_init=nn.initializers.truncated_normal(0.001), name="logits")
+        return logits(ops.global_avg_pool(promote_float32(x)))
 
 
 average = functools.partial(ops.avg_pool, window=3, strides=1, padding=1)
@@ -190,7 +189,7 @@ class InceptionV3(Inception):
     )
 
     def make_extra(self) -> nn.Module:
-        """Return the auxiliary classifier."""
+        """Return the auxiliary head."""
         return Extra(self.num_classes, self.norm, self.dtype)
 
     def torch_names(self, source: str) -> dict[str, str]:
@@ -220,12 +219,12 @@ def unit_names(table: Sequence[Any]) -> dict[str, str]:
 
 
 def inception_v3(num_classes: int = 1000, **options: Any) -> InceptionV3:
-    """Eleven mixed blocks, for 299x299; 23,834,568 parameters, 27,161,264 with `aux`. Images from 75x75 on.
+    """Eleven mixed blocks, for 299x299; 23,834,568 parameters, 27,161,264 with `aux`. Images must be at least 75x75.
 
     Args:
-        num_classes: logits.
-        options: `aux` (an auxiliary head, for `tasks.classification(auxiliary=...)`), `dropout` before the last layer (0.5),
-            `norm`, `remat` (less memory in training, more time), `dtype`.
+        num_classes: number of logits.
+        **options: `aux` (an auxiliary head, for `tasks.classification(auxiliary=...)`), `dropout` before the last layer
+            (0.5), `norm`, `remat` (less memory in training, more time), `dtype`.
 
     """
     return InceptionV3(num_classes, **options)

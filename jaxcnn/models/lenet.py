@@ -1,7 +1,8 @@
 """LeNet-5 (LeCun et al., 1998, "Gradient-based learning applied to document recognition"), in its modern form.
 
-Deviates: ReLU for the scaled tanh, max pooling for trainable subsampling, full connections between the convolutions, a
-linear last layer for radial basis functions. 61,706 parameters on 28x28 (padded) or 32x32 gray images.
+Unlike the paper, it uses ReLU instead of a scaled tanh, max pooling instead of trainable subsampling, full connections
+between the convolutions, and a linear last layer instead of radial basis functions. It has 61,706 parameters on grey
+images of 28x28 (padded) or 32x32.
 """
 
 from typing import Any
@@ -33,7 +34,7 @@ class LeNet5(Network):
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
     def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
-        """Return `stage1` and `stage2`; an image below 32x32 is padded to it, as the paper does."""
+        """Return `stage1` and `stage2`; images below 32x32 are padded to it, as in the paper."""
         del train, row_mask
         gaps = [max(32 - n, 0) for n in x.shape[1:3]]
         x = jax.numpy.pad(x, ((0, 0), *((g // 2, g - g // 2) for g in gaps), (0, 0)))
@@ -41,7 +42,7 @@ class LeNet5(Network):
         return {"stage1": stage1, "stage2": nn.relu(self.conv2(stage1))}
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
-        """Logits `[B, num_classes]`."""
+        """Return logits `[B, num_classes]`."""
         x = features["stage2"]
         x = nn.relu(self.dense2(nn.relu(self.dense1(x.reshape(x.shape[0], -1)))))
         return self.logits(promote_float32(self.drop(x, train=train)))

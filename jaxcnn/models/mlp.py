@@ -37,11 +37,17 @@ class MLP(Network):
         return out
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
-        """Logits `[B, num_classes]`."""
+        """Return logits `[B, num_classes]`."""
         del train
         return self.logits(promote_float32(features[f"stage{len(self.widths)}"]))
 
 
 def mlp(num_classes: int = 10, **options: Any) -> MLP:
-    """Fully connected layers of `widths` (by default 256 and 128) with `dropout` after each; the image size is fixed at init."""
+    """Fully connected layers with ReLU. The image size is fixed at init.
+
+    Args:
+        num_classes: number of logits.
+        **options: `widths` of the hidden layers (256, 128), `dropout` after each of them, `dtype`.
+
+    """
     return MLP(num_classes, **options)

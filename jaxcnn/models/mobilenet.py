@@ -1,7 +1,7 @@
 """MobileNets: depthwise-separable convolutions (Howard et al., 2017, arXiv:1704.04861), with ReLU as in the paper.
 
-The second, of inverted residuals (Sandler et al., 2018, arXiv:1801.04381), and the third, found by search (Howard et al., 2019,
-arXiv:1905.02244), with the padding and epsilon of torchvision.
+Also the second version, with inverted residuals (Sandler et al., 2018, arXiv:1801.04381), and the third, found by
+search (Howard et al., 2019, arXiv:1905.02244). Padding and epsilon are those of torchvision.
 """
 
 import functools
@@ -19,13 +19,8 @@ from jaxcnn.layers import BatchNorm, ConvNorm, Dense, Dropout, DropPath, Separab
 from jaxcnn.models.resnet import growing
 
 Array = jax.Array
-STAGES = (
-    (64,),
-    (128, 128),
-    (256, 256),
-    (512,) * 6,
-    (1024, 1024),
-)  # channels of each block; every stage but the first halves
+# channels of each block; every stage but the first halves the resolution
+STAGES = ((64,), (128, 128), (256, 256), (512,) * 6, (1024, 1024))
 
 
 class MobileNet(Staged):
@@ -41,7 +36,7 @@ class MobileNet(Staged):
 
     @property
     def smallest(self) -> int:
-        """Side of the smallest image of which the last stage does not see a single pixel."""
+        """Side of the smallest image whose last stage sees more than a single pixel."""
         return 5 if self.cifar_stem else 17
 
     def setup(self) -> None:
@@ -53,11 +48,9 @@ class MobileNet(Staged):
 
         self.stem = ConvNorm(channels(32), (3, 3), 1 if self.cifar_stem else 2, norm=self.norm, dtype=self.dtype)
         halving = range(2, len(STAGES)) if self.cifar_stem else range(1, len(STAGES))
+        make = functools.partial(SeparableConv, norm=self.norm, dtype=self.dtype)
         self.stages = [
-            [
-                SeparableConv(channels(n), strides=2 if i in halving and not j else 1, norm=self.norm, dtype=self.dtype)
-                for j, n in enumerate(widths)
-            ]
+            [make(channels(n), strides=2 if i in halving and not j else 1) for j, n in enumerate(widths)]
             for i, widths in enumerate(STAGES)
         ]
         self.drop = Dropout(self.dropout)
@@ -68,18 +61,18 @@ def mobilenet_v1(num_classes: int = 1000, cifar_stem: bool = False, **options: A
     """Thirteen separable convolutions; 4,231,976 parameters for 1000 classes of colour images.
 
     Args:
-        num_classes: logits.
-        cifar_stem: the form for images of about 32x32: the stem and the first block that halves keep the resolution,
-            which leaves 4x4 of 32x32 at the end. From 5x5 on, else from 17x17.
-        options: `width` (share of the channels, such as 0.5; at least 8 stay), `dropout` before the last layer, `norm`,
-            `remat` (less memory in training, more time), `dtype`.
+        num_classes: number of logits.
+        cifar_stem: the variant for images of about 32x32: the stem and the first block that halves keep the resolution,
+            so 32x32 pixels become 4x4 at the end. Images must be at least 5x5, otherwise 17x17.
+        **options: `width` (share of the channels, such as 0.5; at least 8 channels stay), `dropout` before the last
+            layer, `norm`, `remat` (less memory in training, more time), `dtype`.
 
     """
     return MobileNet(num_classes, cifar_stem, **options)
 
 
 class Row(NamedTuple):
-    """One block of a table: channels inside, channels out, window, stride, channels squeezed to, activation."""
+    """One block of a table: inner channels, output channels, kernel size, stride, squeezed channels, activation."""
 
     inner: int
     out: int
@@ -90,9 +83,10 @@ class Row(NamedTuple):
 
 
 class InvertedResidual(nn.Module):
-    """1x1 to `inner` channels (unless they are as many as come in), depthwise, squeeze and excitation, 1x1 without activation.
+    """1x1 to `inner` channels (left out if the input has as many), depthwise, squeeze and excitation, and a linear 1x1.
 
-    Added to its input where the shape stays. Of the second MobileNet; the squeezing of the third and of EfficientNet.
+    The block is added to its input if the shape stays. It comes from the second MobileNet; the third and EfficientNet
+    added squeeze and excitation.
     """
 
     row: Row
@@ -109,9 +103,8 @@ class InvertedResidual(nn.Module):
         make = functools.partial(ConvNorm, norm=self.norm, activation=row.activation, dtype=self.dtype)
         if row.inner != x.shape[-1]:
             y = make(row.inner, (1, 1), name="expand")(y, train=train, row_mask=row_mask)
-        y = make(row.inner, (k, k), row.strides, k // 2, groups=row.inner, name="depthwise")(
-            y, train=train, row_mask=row_mask
-        )
+        depthwise = make(row.inner, (k, k), row.strides, k // 2, groups=row.inner, name="depthwise")
+        y = depthwise(y, train=train, row_mask=row_mask)
         if row.squeezed:
             y = SqueezeExcite(row.squeezed, self.squeeze_activation, self.gate, self.dtype, name="attention")(y)
         y = make(row.out, (1, 1), activation=lambda x: x, name="project")(y, train=train, row_mask=row_mask)
@@ -119,7 +112,7 @@ class InvertedResidual(nn.Module):
 
 
 class Inverted(Staged):
-    """A table of inverted residuals between two convolutions: see `mobilenet_v2`, `mobilenet_v3_large`, `efficientnet_b0`."""
+    """Inverted residuals between two convolutions: see `mobilenet_v2`, `mobilenet_v3_large`, `efficientnet_b0`."""
 
     num_classes: int
     table: Sequence[Sequence[Row]]
@@ -139,7 +132,7 @@ class Inverted(Staged):
 
     @property
     def default_image(self) -> tuple[int, int, int]:
-        """EfficientNets were made for one size each."""
+        """Height, width and channels; each EfficientNet was designed for one size."""
         return (self.size, self.size, 3)
 
     @property
@@ -156,13 +149,8 @@ class Inverted(Staged):
     def setup(self) -> None:
         """Make the layers."""
         make = functools.partial(ConvNorm, norm=self.norm, activation=self.activation, dtype=self.dtype)
-        block = functools.partial(
-            InvertedResidual,
-            gate=self.gate,
-            squeeze_activation=self.squeeze_activation,
-            norm=self.norm,
-            dtype=self.dtype,
-        )
+        options: dict[str, Any] = {"gate": self.gate, "squeeze_activation": self.squeeze_activation}
+        block = functools.partial(InvertedResidual, **options, norm=self.norm, dtype=self.dtype)
         rates = iter(growing(self.drop_path, sum(map(len, self.table))))
         self.stem = make(self.ends[0], (3, 3), 2, 1)
         self.stages = [[block(row, drop_path=next(rates)) for _, _, row in stage] for stage in self.layout]
@@ -172,7 +160,7 @@ class Inverted(Staged):
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
-        """Logits `[B, num_classes]`."""
+        """Return logits `[B, num_classes]`."""
         x = ops.global_avg_pool(features["last"])
         x = x if self.dense is None else self.activation(self.dense(x))
         return self.logits(self.drop(promote_float32(x), train=train))
@@ -243,13 +231,13 @@ def _timm_block(here: str, there: str, parts: list[str]) -> dict[str, str]:
 
 
 def rounded(n: float) -> int:
-    """Return the nearest multiple of 8, at least 8 and not a tenth below."""
+    """Return the nearest multiple of 8, at least 8 and at most 10 % below `n`."""
     out = max(8, int(n + 4) // 8 * 8)
     return out + 8 if out < 0.9 * n else out
 
 
 def check_width(width: float) -> None:
-    """Refuse a share of the channels that leaves none."""
+    """Refuse a width that leaves no channels."""
     if not width > 0:
         raise InputError(f"width={width}: must be above 0; 1 is the network of the paper, 0.5 has half its channels")
 
@@ -258,18 +246,18 @@ V2 = (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), 
 
 
 def mobilenet_v2(num_classes: int = 1000, width: float = 1.0, **options: Any) -> Inverted:
-    """Seventeen inverted residuals; 3,504,872 parameters. Images from 17x17 on.
+    """Seventeen inverted residuals; 3,504,872 parameters. Images must be at least 17x17.
 
     Args:
-        num_classes: logits.
+        num_classes: number of logits.
         width: share of the channels.
-        options: `dropout` before the last layer (0.2), `drop_path` (stochastic depth: rate of the last block), `norm`, `remat`
-            (less memory in training, more time), `dtype`.
+        **options: `dropout` before the last layer (0.2), `drop_path` (stochastic depth: rate of the last block),
+            `norm`, `remat` (less memory in training, more time), `dtype`.
 
     """
     check_width(width)
     table, channels = [], rounded(32 * width)
-    for expansion, out, count, strides in V2:  # of the paper's table 2
+    for expansion, out, count, strides in V2:  # table 2 of the paper
         rows = []
         for j in range(count):
             rows.append(Row(expansion * channels, rounded(out * width), strides=1 if j else strides))
@@ -278,15 +266,17 @@ def mobilenet_v2(num_classes: int = 1000, width: float = 1.0, **options: Any) ->
     return Inverted(num_classes, tuple(table), (rounded(32 * width), rounded(1280 * max(width, 1.0))), **options)
 
 
-# channels inside and out, window, stride, whether squeezed, whether hard swish: tables 1 and 2 of the third paper
+# inner and output channels, kernel size, stride, squeeze and excitation, hard swish: tables 1 and 2 of the third paper
 LARGE = (
-    (16, 16, 3, 1, 0, 0), (64, 24, 3, 2, 0, 0), (72, 24, 3, 1, 0, 0), (72, 40, 5, 2, 1, 0), (120, 40, 5, 1, 1, 0), (120, 40, 5, 1, 1, 0),
-    (240, 80, 3, 2, 0, 1), (200, 80, 3, 1, 0, 1), (184, 80, 3, 1, 0, 1), (184, 80, 3, 1, 0, 1), (480, 112, 3, 1, 1, 1),
-    (672, 112, 3, 1, 1, 1), (672, 160, 5, 2, 1, 1), (960, 160, 5, 1, 1, 1), (960, 160, 5, 1, 1, 1),
+    (16, 16, 3, 1, 0, 0), (64, 24, 3, 2, 0, 0), (72, 24, 3, 1, 0, 0), (72, 40, 5, 2, 1, 0), (120, 40, 5, 1, 1, 0),
+    (120, 40, 5, 1, 1, 0), (240, 80, 3, 2, 0, 1), (200, 80, 3, 1, 0, 1), (184, 80, 3, 1, 0, 1), (184, 80, 3, 1, 0, 1),
+    (480, 112, 3, 1, 1, 1), (672, 112, 3, 1, 1, 1), (672, 160, 5, 2, 1, 1), (960, 160, 5, 1, 1, 1),
+    (960, 160, 5, 1, 1, 1),
 )  # fmt: skip
 SMALL = (
-    (16, 16, 3, 2, 1, 0), (72, 24, 3, 2, 0, 0), (88, 24, 3, 1, 0, 0), (96, 40, 5, 2, 1, 1), (240, 40, 5, 1, 1, 1), (240, 40, 5, 1, 1, 1),
-    (120, 48, 5, 1, 1, 1), (144, 48, 5, 1, 1, 1), (288, 96, 5, 2, 1, 1), (576, 96, 5, 1, 1, 1), (576, 96, 5, 1, 1, 1),
+    (16, 16, 3, 2, 1, 0), (72, 24, 3, 2, 0, 0), (88, 24, 3, 1, 0, 0), (96, 40, 5, 2, 1, 1), (240, 40, 5, 1, 1, 1),
+    (240, 40, 5, 1, 1, 1), (120, 48, 5, 1, 1, 1), (144, 48, 5, 1, 1, 1), (288, 96, 5, 2, 1, 1), (576, 96, 5, 1, 1, 1),
+    (576, 96, 5, 1, 1, 1),
 )  # fmt: skip
 
 
@@ -296,32 +286,21 @@ def _v3(num_classes: int, table: tuple, last: int, hidden: int, width: float, **
     def size(n):
         return rounded(n * width)
 
-    rows = [
-        (
-            Row(
-                size(inner),
-                size(out),
-                k,
-                s,
-                rounded(size(inner) // 4) if squeezed else 0,
-                nn.hard_swish if swish else nn.relu,
-            ),
-        )
-        for inner, out, k, s, squeezed, swish in table
-    ]
-    chosen = {
-        "activation": nn.hard_swish,
-        "gate": nn.hard_sigmoid,
-        "norm": functools.partial(BatchNorm, momentum=0.99, epsilon=1e-3),
-    }
+    def row(inner, out, k, s, squeezed, swish):
+        activation = nn.hard_swish if swish else nn.relu
+        return Row(size(inner), size(out), k, s, rounded(size(inner) // 4) if squeezed else 0, activation)
+
+    rows = [(row(*entry),) for entry in table]
+    norm = functools.partial(BatchNorm, momentum=0.99, epsilon=1e-3)
+    chosen = {"activation": nn.hard_swish, "gate": nn.hard_sigmoid, "norm": norm}
     return Inverted(num_classes, tuple(rows), (size(16), size(last)), hidden=size(hidden), **chosen | options)
 
 
 def mobilenet_v3_large(num_classes: int = 1000, width: float = 1.0, **options: Any) -> Inverted:
-    """Fifteen inverted residuals with squeezing and hard swish; 5,483,032 parameters. Arguments as for `mobilenet_v2`."""
+    """Fifteen inverted residuals, squeezing, hard swish; 5,483,032 parameters. Arguments as for `mobilenet_v2`."""
     return _v3(num_classes, LARGE, 960, 1280, width, **options)
 
 
 def mobilenet_v3_small(num_classes: int = 1000, width: float = 1.0, **options: Any) -> Inverted:
-    """Eleven of them; 2,542,856 parameters. Arguments as for `mobilenet_v2`."""
+    """Eleven inverted residuals; 2,542,856 parameters. Arguments as for `mobilenet_v2`."""
     return _v3(num_classes, SMALL, 576, 1024, width, **options)

@@ -1,4 +1,4 @@
-"""A plain stack of convolutions, every part of which can be exchanged: for studies of what depth, pooling, activation and norm do."""
+"""A plain stack of convolutions with exchangeable parts, to study effects of depth, pooling, activation and norm."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Network
 
 Array = jax.Array
 POOLS: dict[str, Callable[..., Array]] = {"max": ops.max_pool, "average": ops.avg_pool}
-# with the initial values that suit each: He et al., 2015, arXiv:1502.01852; Glorot and Bengio, 2010
+# with the initialisation that suits each: He et al., 2015, arXiv:1502.01852; Glorot and Bengio, 2010
 HE, GLOROT = nn.initializers.he_normal(), nn.initializers.glorot_normal()
 ACTIVATIONS = {"relu": (nn.relu, HE), "sigmoid": (nn.sigmoid, GLOROT), "tanh": (nn.tanh, GLOROT)}
 
@@ -35,14 +35,14 @@ class Plain(Network):
 
     @property
     def smallest(self) -> int:
-        """Side of the smallest image that the last pooling leaves something of."""
+        """Side of the smallest image that leaves a pixel after the last pooling."""
         return 2 ** min(self.pools, self.depth)
 
     def setup(self) -> None:
         """Make the layers."""
         if self.pool not in POOLS or self.activation not in ACTIVATIONS:
             given = f"pool={self.pool!r}, activation={self.activation!r}"
-            raise InputError(f"{given}: must be of {', '.join(POOLS)}, and of {', '.join(ACTIVATIONS)}")
+            raise InputError(f"{given}: must be one of {', '.join(POOLS)}, and one of {', '.join(ACTIVATIONS)}")
         init = ACTIVATIONS[self.activation][1]
         self.convs = [
             Conv(self.width, (3, 3), use_bias=not self.batch_norm, dtype=self.dtype, kernel_init=init)
@@ -53,11 +53,10 @@ class Plain(Network):
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
     def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
-        """Return `stage1`, `stage2`, ...: what each convolution leaves after activation and pooling, `[B, h, w, width]`."""
+        """Return `stage1`, `stage2`, ...: each convolution after activation and pooling, `[B, h, w, width]`."""
         if min(x.shape[1:3]) < self.smallest:
-            raise InputError(
-                f"image shape {tuple(x.shape)}: must be at least {self.smallest}x{self.smallest} pixels; enlarge it"
-            )
+            size = f"{self.smallest}x{self.smallest}"
+            raise InputError(f"image shape {tuple(x.shape)}: must be at least {size} pixels; enlarge it")
         out, activate = {}, ACTIVATIONS[self.activation][0]
         for i, conv in enumerate(self.convs):
             x = conv(x)
@@ -67,19 +66,19 @@ class Plain(Network):
         return out
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
-        """Logits `[B, num_classes]` from all places of the last stage."""
+        """Return logits `[B, num_classes]` from all positions of the last stage."""
         x = promote_float32(features[f"stage{self.depth}"])
         return self.logits(self.drop(x.reshape(x.shape[0], -1), train=train))
 
 
 def plain(num_classes: int = 10, **options: Any) -> Plain:
-    """Convolutions of 3x3 with a 2x2 pooling after each of the first three, then one dense layer; the image size is fixed at init.
+    """3x3 convolutions, 2x2 pooling after each of the first three, and a dense layer. The image size is fixed at init.
 
     Args:
-        num_classes: logits.
-        options: `depth` (convolutions, 3), `width` (channels of each, 32), `pool` ("max" or "average"), `pools` (how many of the
-            convolutions have one), `activation` ("relu", "sigmoid" or "tanh"), `batch_norm` before it, `dropout` before the last
-            layer, `dtype`.
+        num_classes: number of logits.
+        **options: `depth` (number of convolutions, 3), `width` (channels of each, 32), `pool` ("max" or "average"),
+            `pools` (number of convolutions with pooling, 3), `activation` ("relu", "sigmoid" or "tanh"), `batch_norm`
+            before the activation, `dropout` before the last layer, `dtype`.
 
     """
     return Plain(num_classes, **options)

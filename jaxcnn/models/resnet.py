@@ -1,9 +1,10 @@
-"""Residual networks (He et al., 2015, arXiv:1512.03385) and their kin, with the strides and padding of torchvision ("v1.5").
+"""Residual networks (He et al., 2015, arXiv:1512.03385) and variants, with torchvision's strides and padding ("v1.5").
 
-ResNeXt (Xie et al., 2016, arXiv:1611.05431), wide (Zagoruyko and Komodakis, 2016, arXiv:1605.07146), with squeeze and
-excitation (Hu et al., 2017, arXiv:1709.01507) or CBAM (Woo et al., 2018, arXiv:1807.06521), and the paper's for CIFAR.
-Deviates from the paper in striding in the 3x3 convolution of a bottleneck, and in projecting every shortcut that changes
-shape (not in those for CIFAR); in `cifar_stem=True` the stem is the paper's for CIFAR, 3x3 without stride or pooling.
+Variants are ResNeXt (Xie et al., 2016, arXiv:1611.05431), wide networks (Zagoruyko and Komodakis, 2016,
+arXiv:1605.07146), networks with squeeze and excitation (Hu et al., 2017, arXiv:1709.01507) or CBAM (Woo et al., 2018,
+arXiv:1807.06521), and the paper's networks for CIFAR. Unlike the paper, the 3x3 convolution of a bottleneck has the
+stride, and every shortcut that changes the shape has a projection (except in the networks for CIFAR). With
+`cifar_stem=True` the stem is the paper's for CIFAR, 3x3 without stride or pooling.
 """
 
 import functools
@@ -18,11 +19,11 @@ from jaxcnn import ops
 from jaxcnn.layers import CBAM, BatchNorm, ConvNorm, Dense, Dropout, DropPath, SqueezeExcite, Staged
 
 Array = jax.Array
-Attention = Callable[..., nn.Module]  # (channels, dtype=, name=) -> a module called as a block
+Attention = Callable[..., nn.Module]  # (channels, dtype=, name=) -> a module that is called like a block
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions, or 1x1, 3x3 and 1x1 with `bottleneck`, added to their input."""
+    """Two 3x3 convolutions, or with `bottleneck` 1x1, 3x3 and 1x1, added to their input."""
 
     width: int
     strides: int = 1
@@ -38,7 +39,7 @@ class Residual(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
-        """Map `[B, H, W, C]` to `[B, H / strides, W / strides, width]`, four times the width with `bottleneck`."""
+        """Map `[B, H, W, C]` to `[B, H / strides, W / strides, width]`, or four times the width with `bottleneck`."""
 
         def make(name: str, width: int, window: int, strides: int = 1, **options: Any) -> ConvNorm:
             options = {"norm": self.norm, "dtype": self.dtype, "name": name} | options
@@ -89,12 +90,12 @@ class ResNet(Staged):
 
     @property
     def smallest(self) -> int:
-        """Side of the smallest image of which the last stage does not see a single pixel."""
+        """Side of the smallest image whose last stage sees more than a single pixel."""
         return 2 ** max(len(self.blocks) - (2 if self.cifar_stem else 0), 0) + 1
 
     @property
     def default_image(self) -> tuple[int, int, int]:
-        """As in ImageNet, or in CIFAR."""
+        """Height, width and channels, as in ImageNet or CIFAR."""
         return (32, 32, 3) if self.cifar_stem else (224, 224, 3)
 
     @property
@@ -106,7 +107,7 @@ class ResNet(Staged):
 
     @property
     def pools(self) -> dict[int, Callable[[Array], Array]]:
-        """The stem's pooling."""
+        """The pooling after the stem."""
         return {} if self.cifar_stem else {1: functools.partial(ops.max_pool, window=3, strides=2, padding=1)}
 
     def setup(self) -> None:
@@ -114,22 +115,17 @@ class ResNet(Staged):
         make = functools.partial(ConvNorm, self.width, norm=self.norm, dtype=self.dtype)
         self.stem = make((3, 3), 1, 1) if self.cifar_stem else make((7, 7), 2, 3)
         block = functools.partial(
-            Residual, bottleneck=self.bottleneck, groups=self.groups, projected=self.projected, attention=self.attention,
-            zero_init=self.zero_init_residual, norm=self.norm, dtype=self.dtype,
+            Residual, bottleneck=self.bottleneck, groups=self.groups, projected=self.projected,
+            attention=self.attention, zero_init=self.zero_init_residual, norm=self.norm, dtype=self.dtype,
         )  # fmt: skip
         rates = iter(growing(self.drop_path, sum(self.blocks)))
-        self.stages = [
-            [
-                block(
-                    self.width << i,
-                    2 if i and not j else 1,
-                    inner=int((self.width << i) * self.inner),
-                    drop_path=next(rates),
-                )
-                for j in range(count)
-            ]
-            for i, count in enumerate(self.blocks)
-        ]
+
+        def first_to_last(i: int, count: int) -> list[nn.Module]:
+            width = self.width << i
+            inner = int(width * self.inner)
+            return [block(width, 2 if i and not j else 1, inner=inner, drop_path=next(rates)) for j in range(count)]
+
+        self.stages = [first_to_last(i, count) for i, count in enumerate(self.blocks)]
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
@@ -151,17 +147,17 @@ class ResNet(Staged):
 
 
 def growing(rate: float, blocks: int) -> list[float]:
-    """Rates of stochastic depth that rise from 0 in the first block to `rate` in the last, as its paper has them."""
+    """Return rates of stochastic depth that rise from 0 in the first block to `rate` in the last, as in its paper."""
     return [rate * i / max(blocks - 1, 1) for i in range(blocks)]
 
 
 def squeeze(channels: int, **options: Any) -> SqueezeExcite:
-    """A sixteenth of the channels, in multiples of eight."""
+    """Squeeze and excitation with a sixteenth of the channels, in multiples of eight."""
     return SqueezeExcite(max(8, (channels // 16 + 4) // 8 * 8), **options)
 
 
 def cbam(channels: int, **options: Any) -> CBAM:
-    """A sixteenth of the channels, in multiples of eight."""
+    """CBAM with a sixteenth of the channels, in multiples of eight."""
     return CBAM(max(8, (channels // 16 + 4) // 8 * 8), **options)
 
 
@@ -169,12 +165,13 @@ def resnet18(num_classes: int = 1000, cifar_stem: bool = False, **options: Any) 
     """Eight blocks of two convolutions; 11,689,512 parameters for 1000 classes of colour images.
 
     Args:
-        num_classes: logits.
-        cifar_stem: the form for images of about 32x32: the stem keeps the resolution. From 5x5 on, else from 17x17.
-        options: `width` (channels of the first stage, 64), `zero_init_residual` (begin with blocks that are the identity, as
-            Goyal et al., 2017, arXiv:1706.02677; off as in the paper, so that every layer learns from the first step),
-            `dropout` before the last layer, `drop_path` (stochastic depth: rate of the last block), `norm`, `remat` (less
-            memory in training, more time), `dtype`.
+        num_classes: number of logits.
+        cifar_stem: the variant for images of about 32x32: the stem keeps the resolution. Images must be at least 5x5,
+            otherwise 17x17.
+        **options: `width` (channels of the first stage, 64), `zero_init_residual` (start with blocks that are the
+            identity, as Goyal et al., 2017, arXiv:1706.02677; off as in the paper, so that every layer learns from the
+            first step), `dropout` before the last layer, `drop_path` (stochastic depth: rate of the last block),
+            `norm`, `remat` (less memory in training, more time), `dtype`.
 
     """
     return ResNet(num_classes, (2, 2, 2, 2), False, cifar_stem, **options)
@@ -201,7 +198,7 @@ def resnet152(num_classes: int = 1000, cifar_stem: bool = False, **options: Any)
 
 
 def resnext50_32x4d(num_classes: int = 1000, cifar_stem: bool = False, **options: Any) -> ResNet:
-    """`resnet50` with 32 groups in its 3x3 convolutions, twice as wide; 25,028,904 parameters. Arguments as for `resnet18`."""
+    """`resnet50` with 3x3 convolutions in 32 groups, twice as wide; 25,028,904 parameters. See `resnet18`."""
     options = {"inner": 2.0, "groups": 32} | options
     return ResNet(num_classes, (3, 4, 6, 3), True, cifar_stem, **options)
 
@@ -228,9 +225,13 @@ def cbam_resnet18(num_classes: int = 1000, cifar_stem: bool = False, **options: 
 
 
 def resnet20(num_classes: int = 10, **options: Any) -> ResNet:
-    """The paper's network for CIFAR: nine blocks of 16, 32 and 64 channels, shortcuts without parameters; 269,722 of them.
+    """The paper's network for CIFAR: nine blocks of 16, 32 and 64 channels; 269,722 parameters, none in the shortcuts.
 
-    Options as for `resnet18`; `width` (16) makes it wider, `attention` (`squeeze` or `cbam` of this file) adds some to every block.
+    Args:
+        num_classes: number of logits.
+        **options: as for `resnet18`; `width` (16) makes it wider, and `attention` (`squeeze` or `cbam` of this module)
+            adds attention to every block.
+
     """
     options = {"width": 16, "projected": False} | options
     return ResNet(num_classes, (3, 3, 3), False, True, **options)
@@ -247,6 +248,6 @@ def cbam_resnet20(num_classes: int = 10, **options: Any) -> ResNet:
 
 
 def resnet56(num_classes: int = 10, **options: Any) -> ResNet:
-    """`resnet20` with nine blocks a stage; 853,018 parameters."""
+    """`resnet20` with nine blocks per stage; 853,018 parameters. Arguments as for `resnet20`."""
     options = {"width": 16, "projected": False} | options
     return ResNet(num_classes, (9, 9, 9), False, True, **options)

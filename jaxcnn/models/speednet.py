@@ -1,7 +1,7 @@
 """A network that learns CIFAR-10 fast, in the spirit of airbench94 (Jordan, 2024, arXiv:2404.00498).
 
-Deviates in a first layer without a bias, which no gradient has to reach, with a row and a column more at the border, so that
-sides stay powers of two; in norms with a scale; and in the tanh form of GELU.
+The first layer has no bias and does not learn; it pads one row and one column, so that sides stay powers of two. Unlike
+airbench94, norms have a scale, and GELU has its tanh form.
 """
 
 import functools
@@ -38,7 +38,7 @@ class SpeedNet(Staged):
 
     @property
     def smallest(self) -> int:
-        """Side of the smallest image that leaves something for the last stage to see."""
+        """Side of the smallest image that leaves a pixel for the last stage."""
         return 2 ** len(self.widths)
 
     def setup(self) -> None:
@@ -49,13 +49,13 @@ class SpeedNet(Staged):
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
-        """Logits `[B, num_classes]` from the largest value of each channel, scaled down."""
+        """Return logits `[B, num_classes]` from the maximum of each channel, scaled down."""
         pooled = ops.global_max_pool(promote_float32(features[f"stage{len(self.widths)}"]))
         return self.scale * self.logits(self.drop(pooled, train=train))
 
 
 class Whitening(nn.Module):
-    """What `matrix` makes of the 2x2 patch that begins at each place, and its negative, through GELU; nothing here is learned."""
+    """Multiply the 2x2 patch at each position by `matrix`, then GELU of it and of its negative; nothing is learned."""
 
     matrix: Matrix | None
     dtype: Any = None
@@ -66,7 +66,7 @@ class Whitening(nn.Module):
         matrix = np.eye(4 * x.shape[-1]) if self.matrix is None else np.asarray(self.matrix)
         if matrix.shape != (4 * x.shape[-1],) * 2:
             raise InputError(
-                f"image shape {tuple(x.shape)}: {x.shape[-1]} channels, but whitening is a matrix of {matrix.shape}"
+                f"image shape {tuple(x.shape)}: has {x.shape[-1]} channels, but whitening is a matrix of {matrix.shape}"
             )
         dtype = policy(self.dtype, x).compute
         kernel = jnp.asarray(matrix, dtype).reshape(2, 2, x.shape[-1], -1)
@@ -86,15 +86,26 @@ class Stage(nn.Module):
     def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
         """Map `[B, H, W, C]` to `[B, H / 2, W / 2, width]`."""
         for i, pool in ((1, 2), (2, 1)):
-            x = Conv(
-                self.width, use_bias=False, pool=pool, dtype=self.dtype, kernel_init=partly_identity, name=f"conv{i}"
-            )(x)
+            options: dict[str, Any] = {
+                "use_bias": False,
+                "pool": pool,
+                "dtype": self.dtype,
+                "kernel_init": partly_identity,
+            }
+            x = Conv(self.width, **options, name=f"conv{i}")(x)
             x = nn.gelu(self.norm(dtype=self.dtype, name=f"norm{i}")(x, train=train, mask=row_mask))
         return x
 
 
 def partly_identity(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-    """Kernel `[*window, C, K]` whose first C filters hand their channel on; the others are uniform, as by default in PyTorch."""
+    """Initialise a kernel `[*window, C, K]`: the first C filters pass their channel on, the others are uniform.
+
+    Args:
+        key: random key.
+        shape: shape of the kernel.
+        dtype: its dtype.
+
+    """
     *window, c, k = shape
     random = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")(key, shape, dtype)
     identity = jnp.zeros(shape, dtype).at[tuple(n // 2 for n in window)].set(jnp.eye(c, k, dtype=dtype))
@@ -102,41 +113,41 @@ def partly_identity(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) 
 
 
 def speednet(num_classes: int = 10, **options: Any) -> SpeedNet:
-    """Three stages of two 3x3 convolutions behind a whitening layer, for images of about 32x32.
+    """Three stages of two 3x3 convolutions after a whitening layer, for images of about 32x32.
 
     Args:
-        num_classes: logits.
-        options: `whitening` (a matrix as `whitening` makes it; by default the patches stay as they are), `widths` (channels of
-            each stage, (64, 256, 256)), `scale` of the logits, `dropout` before the last layer, `norm`, `remat` (less
-            memory in training, more time), `dtype`.
+        num_classes: number of logits.
+        **options: `whitening` (result of `whitening`; by default patches stay as they are), `widths` (channels of each
+            stage, (64, 256, 256)), `scale` of the logits, `dropout` before the last layer, `norm`, `remat` (less memory
+            in training, more time), `dtype`.
 
     """
     return SpeedNet(num_classes, **options)
 
 
 def whitening(images: Any, epsilon: float = 5e-4) -> list[list[float]]:
-    """Matrix that makes the values in a 2x2 patch uncorrelated and of variance one, strongest direction first.
+    """Return a matrix that makes the values of 2x2 patches uncorrelated, with unit variance, strongest direction first.
 
-    It is an option of the model, as the pixels' mean is one of the task: plain numbers, kept with the description of a run.
-    So nothing has to be frozen, averaged or restored, and no gradient is computed for it.
+    The matrix is an option of the model, as the mean of the pixels is one of the task: plain numbers in the
+    configuration of a run. It needs no freezing, averaging or restoring, and no gradient is computed for it.
 
     Args:
-        images: `[N, H, W, C]` as the model sees them; some thousand suffice.
-        epsilon: added to every variance, so that directions with hardly any are not blown up.
+        images: `[N, H, W, C]` in the form that the model takes; a few thousand suffice.
+        epsilon: added to every variance, so that directions with almost none are not amplified.
 
     Returns:
-        `4 C` rows of `4 C` numbers: patches `[..., 4 C]`, in the order of rows, columns and channels, times it are white.
+        `4 C` rows of `4 C` numbers. Patches `[..., 4 C]`, in order of rows, columns and channels, are white after
+        multiplication by it.
 
     Raises:
-        InputError: not four axes, or images below 2x2 pixels.
+        InputError: not four axes, no images, or images below 2x2 pixels.
 
     """
     images = np.asarray(images, np.float32)
     if images.ndim != 4 or min(images.shape[1:3]) < 2 or not len(images):
-        raise InputError(f"images of shape {images.shape}: must be [N, H, W, C], of 2x2 pixels or more")
+        raise InputError(f"images of shape {images.shape}: must be [N, H, W, C], with at least 2x2 pixels")
     (h, w), corners = images.shape[1:3], [(i, j) for i in (0, 1) for j in (0, 1)]
-    patches = np.concatenate([images[:, i : h - 1 + i, j : w - 1 + j] for i, j in corners], -1).reshape(
-        -1, 4 * images.shape[-1]
-    )
+    patches = np.concatenate([images[:, i : h - 1 + i, j : w - 1 + j] for i, j in corners], -1)
+    patches = patches.reshape(-1, 4 * images.shape[-1])
     values, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
     return (vectors / np.sqrt(values + epsilon))[:, ::-1].tolist()

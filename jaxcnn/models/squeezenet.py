@@ -1,4 +1,4 @@
-"""SqueezeNet (Iandola et al., 2016, arXiv:1602.07360), and its version 1.1 with less work, without the bypass."""
+"""SqueezeNet (Iandola et al., 2016, arXiv:1602.07360), and its cheaper version 1.1, both without bypass."""
 
 import functools
 import types
@@ -18,7 +18,7 @@ pool = functools.partial(ops.max_pool, window=3, strides=2, ceil=True)
 
 
 class Fire(nn.Module):
-    """1x1 to few channels, then 1x1 and 3x3 side by side to four times as many each."""
+    """1x1 to few channels, then 1x1 and 3x3 side by side, with four times as many channels each."""
 
     squeezed: int
     dtype: Any = None
@@ -34,7 +34,7 @@ class Fire(nn.Module):
 
 
 class Stem(nn.Module):
-    """A convolution with stride two, not padded."""
+    """A convolution with stride two and no padding."""
 
     features: int
     kernel_size: int
@@ -62,7 +62,7 @@ class SqueezeNet(Staged):
 
     @property
     def smallest(self) -> int:
-        """Side of the smallest image that leaves something to pool."""
+        """Side of the smallest image that leaves a pixel to pool."""
         return self.first[1] + 14
 
     def setup(self) -> None:
@@ -73,7 +73,7 @@ class SqueezeNet(Staged):
         self.logits = Conv(self.num_classes, (1, 1), kernel_init=nn.initializers.normal(0.01))
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
-        """Logits `[B, num_classes]`: one map a class, and its mean."""
+        """Return logits `[B, num_classes]`: the means of one map per class."""
         x = promote_float32(features[f"stage{len(self.fires)}"])
         return ops.global_avg_pool(nn.relu(self.logits(self.drop(x, train=train))))
 
@@ -91,16 +91,16 @@ class SqueezeNet(Staged):
 
 
 def squeezenet1_0(num_classes: int = 1000, **options: Any) -> SqueezeNet:
-    """Eight fire modules, as in the paper; 1,248,424 parameters. Images from 21x21 on. Options as for `squeezenet1_1`."""
+    """Eight fire modules, as in the paper; 1,248,424 parameters. From 21x21 pixels. Options as for `squeezenet1_1`."""
     return SqueezeNet(num_classes, (96, 7), ((16, 16, 32), (32, 48, 48, 64), (64,)), **options)
 
 
 def squeezenet1_1(num_classes: int = 1000, **options: Any) -> SqueezeNet:
-    """Eight fire modules, pooled earlier; 1,235,496 parameters. Images from 17x17 on.
+    """Eight fire modules, with earlier pooling; 1,235,496 parameters. Images must be at least 17x17.
 
     Args:
-        num_classes: logits.
-        options: `dropout` before the last layer (0.5), `remat` (less memory in training, more time), `dtype`.
+        num_classes: number of logits.
+        **options: `dropout` before the last layer (0.5), `remat` (less memory in training, more time), `dtype`.
 
     """
     return SqueezeNet(num_classes, (64, 3), ((16, 16), (32, 32), (48, 48, 64, 64)), **options)

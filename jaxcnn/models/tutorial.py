@@ -1,4 +1,4 @@
-"""The network of a hundred tutorials: 32 filters of 3x3, 2x2 max pooling, 128 units; 693,962 parameters on 28x28 gray images."""
+"""The usual network of tutorials: 32 filters of 3x3, 2x2 max pooling, 128 units; 693,962 parameters at 28x28x1."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class Tutorial(Network):
     default_image = (28, 28, 1)
 
     def setup(self) -> None:
-        """Make the layers, with the initial values of Keras (Glorot and Bengio, 2010)."""
+        """Make the layers, with the initialisation of Keras (Glorot and Bengio, 2010)."""
         init = nn.initializers.glorot_uniform()
         self.conv = Conv(32, (3, 3), padding="VALID", pool=2, dtype=self.dtype, kernel_init=init)
         self.dense = Dense(128, dtype=self.dtype, kernel_init=init)
@@ -29,12 +29,12 @@ class Tutorial(Network):
         self.logits = Dense(self.num_classes, kernel_init=init)
 
     def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
-        """Return `stem`, `[B, (H - 2) / 2, (W - 2) / 2, 32]`; ReLU after pooling gives the same and is cheaper."""
+        """Return `stem`, `[B, (H - 2) / 2, (W - 2) / 2, 32]`; ReLU after pooling is equal and cheaper."""
         del train, row_mask
         return {"stem": nn.relu(self.conv(x))}
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
-        """Logits `[B, num_classes]`."""
+        """Return logits `[B, num_classes]`."""
         x = features["stem"]
         x = nn.relu(self.dense(x.reshape(x.shape[0], -1)))  # [B, 128]
         return self.logits(promote_float32(self.drop(x, train=train)))

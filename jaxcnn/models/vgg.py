@@ -48,9 +48,8 @@ class VGG(Staged):
         """Make the layers."""
         make = functools.partial(Plain, dtype=self.dtype)
         if self.norm:
-            make = functools.partial(
-                ConvNorm, kernel_size=(3, 3), padding=1, use_bias=True, norm=self.norm, dtype=self.dtype
-            )
+            options: dict[str, Any] = {"kernel_size": (3, 3), "padding": 1, "use_bias": True, "norm": self.norm}
+            make = functools.partial(ConvNorm, **options, dtype=self.dtype)
         blocks = [
             [make(int(n * self.width)) for _ in range(count)] for n, count in zip(WIDTHS, self.blocks, strict=True)
         ]
@@ -60,11 +59,9 @@ class VGG(Staged):
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
-        """Logits `[B, num_classes]` from 7x7 places, whatever the size of the image."""
+        """Return logits `[B, num_classes]` from 7x7 positions, for any image size."""
         x = ops.adaptive_avg_pool(ops.max_pool(features["stage4"], 2), (7, 7))
-        x = x.transpose(0, 3, 1, 2).reshape(
-            x.shape[0], -1
-        )  # channels first, as the rows of published weights are ordered
+        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # channels first, as in the published weights
         for layer in self.dense:
             x = self.drop(nn.relu(layer(x)), train=train)
         return self.logits(promote_float32(x))
@@ -84,12 +81,12 @@ class VGG(Staged):
 
 
 def vgg11(num_classes: int = 1000, **options: Any) -> VGG:
-    """Eight convolutions and three dense layers; 132,863,336 parameters, 132,868,840 as `vgg11_bn`. Images from 32x32 on.
+    """Eight convolutions, three dense layers; 132,863,336 parameters, 132,868,840 as `vgg11_bn`. At least 32x32 pixels.
 
     Args:
-        num_classes: logits.
-        options: `width` (share of the channels), `dropout` between the dense layers (0.5), `norm` (None: without), `remat`
-            (less memory in training, more time), `dtype`.
+        num_classes: number of logits.
+        **options: `width` (share of the channels), `dropout` between the dense layers (0.5), `norm` (None for none),
+            `remat` (less memory in training, more time), `dtype`.
 
     """
     return VGG(num_classes, (1, 1, 2, 2, 2), **options)
@@ -110,7 +107,7 @@ def vgg19(num_classes: int = 1000, **options: Any) -> VGG:
     return VGG(num_classes, (2, 2, 4, 4, 4), **options)
 
 
-# with batch norm; the bias in front of each norm is torchvision's, and training leaves it as it is
+# with batch norm; as in torchvision, convolutions keep a bias before the norm, which training does not change
 vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn = (
     functools.partial(make, norm=BatchNorm) for make in (vgg11, vgg13, vgg16, vgg19)
 )

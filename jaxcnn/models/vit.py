@@ -1,4 +1,4 @@
-"""Vision transformers (Dosovitskiy et al., 2020, arXiv:2010.11929), in the sizes of DeiT (Touvron et al., 2020, arXiv:2012.12877)."""
+"""Vision transformers (Dosovitskiy et al., 2020, arXiv:2010.11929), in the sizes of DeiT (arXiv:2012.12877)."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ INIT = nn.initializers.xavier_uniform()
 
 
 class Attention(nn.Module):
-    """Self-attention of several heads (Vaswani et al., 2017, arXiv:1706.03762)."""
+    """Multi-head self-attention (Vaswani et al., 2017, arXiv:1706.03762)."""
 
     heads: int
     use_bias: bool = True
@@ -33,7 +33,7 @@ class Attention(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Attention, then two dense layers with GELU between them, each behind a norm and added to its input."""
+    """Attention, then two dense layers with GELU between them; each part follows a norm and is added to its input."""
 
     heads: int
     dropout: float = 0.0
@@ -68,15 +68,14 @@ class ViT(Network):
 
     @property
     def smallest(self) -> int:
-        """One patch."""
+        """Side of one patch."""
         return self.patch
 
     def setup(self) -> None:
         """Make the layers."""
         self.stem = Conv(self.width, (self.patch,) * 2, self.patch, "VALID", dtype=self.dtype, kernel_init=INIT)
-        self.blocks = [
-            Encoder(self.heads, self.dropout, rate, self.dtype) for rate in growing(self.drop_path, self.depth)
-        ]
+        rates = growing(self.drop_path, self.depth)
+        self.blocks = [Encoder(self.heads, self.dropout, rate, self.dtype) for rate in rates]
         self.norm = LayerNorm()
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
@@ -87,23 +86,23 @@ class ViT(Network):
         if self.has_variable("params", "positions") and self.get_variable("params", "positions").shape != shape:
             known = self.get_variable("params", "positions").shape[1] - 1
             raise InputError(
-                f"{places} patches to a transformer of {known}: the image differs in size from the one at init"
+                f"{places} patches in a transformer of {known}: give images with the size that the model was "
+                "initialised with"
             )
         token = self.param("token", nn.initializers.zeros, (1, 1, self.width), jnp.float32)
         return token, self.param("positions", nn.initializers.normal(0.02), shape, jnp.float32)
 
     def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
-        """Return `stem` and, after each quarter, `stage1` to `stage4`, `[B, h, w, width]`, and `last`, `[B, 1 + h * w, width]`.
+        """Return `stem`, `stage1` to `stage4` (one per quarter of the blocks) and `last`.
 
-        All but the last leave the class token out.
+        They are `[B, h, w, width]` without the class token, except `last`, `[B, 1 + h * w, width]`.
         """
         check_side(x, self.smallest)
         x = self.stem(x)
         out, (b, h, w, c) = {"stem": x}, x.shape
         token, positions = self._positions(h * w)
-        x = jnp.concatenate(
-            [jnp.broadcast_to(token.astype(x.dtype), (b, 1, c)), x.reshape(b, h * w, c)], 1
-        )  # [B, 1 + N, C]
+        tokens = jnp.broadcast_to(token.astype(x.dtype), (b, 1, c))
+        x = jnp.concatenate([tokens, x.reshape(b, h * w, c)], 1)  # [B, 1 + N, C]
         x = self.drop(x + positions.astype(x.dtype), train=train)
         for i, block in enumerate(self.blocks, 1):
             x = apply_block(block, x, train=train, row_mask=row_mask, remat=self.remat)
@@ -132,18 +131,18 @@ class ViT(Network):
 
 
 def vit_tiny_patch16_224(num_classes: int = 1000, **options: Any) -> ViT:
-    """Twelve blocks of width 192 with 3 heads; 5,717,416 parameters on 224x224. The image size is fixed at init.
+    """Twelve blocks of width 192 with 3 heads; 5,717,416 parameters at 224x224. The image size is fixed at init.
 
     Args:
-        num_classes: logits.
-        options: `patch` (16), `width`, `heads`, `depth` (a multiple of 4), `dropout` in every block, `drop_path` (stochastic
-            depth: rate of the last block), `remat` (less memory in training, more time), `dtype`.
+        num_classes: number of logits.
+        **options: `patch` (16), `width`, `heads`, `depth` (a multiple of 4), `dropout` in every block, `drop_path`
+            (stochastic depth: rate of the last block), `remat` (less memory in training, more time), `dtype`.
 
     """
     return ViT(num_classes, **options)
 
 
 def vit_small_patch16_224(num_classes: int = 1000, **options: Any) -> ViT:
-    """Twelve blocks of width 384 with 6 heads; 22,050,664 parameters on 224x224. Arguments as for `vit_tiny_patch16_224`."""
+    """Twelve blocks of width 384 with 6 heads; 22,050,664 parameters at 224x224. See `vit_tiny_patch16_224`."""
     options = {"width": 384, "heads": 6} | options
     return ViT(num_classes, **options)

@@ -11,9 +11,9 @@ RULE = (
     "standard errors, above validation accuracy at the epoch whose weights were tested; or by the last epoch the "
     f"validation loss rose by {100 * RISE:.0f} % and by 0.02 from its lowest while the training loss fell. Underfit: "
     f"the better of both accuracies covers less than {100 * SKILL:.0f} % of the way from always guessing the most "
-    f"frequent class to 100 %. Shifted: test accuracy is more than {100 * GAP:.0f} points, and more than three standard "
-    "errors, below validation accuracy. Good: none of these. Training figures are means over an epoch, with augmentation "
-    "and dropout where used; validation figures are from the end of the epoch."
+    f"frequent class to 100 %. Shifted: test accuracy is more than {100 * GAP:.0f} points, and more than three "
+    "standard errors, below validation accuracy. Good: none of these. Training figures are means over an epoch, with "
+    "augmentation and dropout where used; validation figures are from the end of the epoch."
 )
 
 

@@ -292,11 +292,11 @@ def test_layers_that_do_not_exist(tiny, hidden):
     model = MODELS["vit_tiny_patch16_224"](3, patch=4, width=8, heads=1, depth=4)
     variables, image = drawn(model, (1, 8, 8, 3))
     with pytest.raises(
-        InputError, match="^layer='stage4': has no places, or does not lead to the logits; take one of stem$"
+        InputError, match="^layer='stage4': is not spatial, or does not lead to the logits; use one of stem$"
     ):
         explain.grad_cam(model, variables, image, layer="stage4")
     with pytest.raises(
-        InputError, match="^lrp: ViT computes '[a-z]+' of what depends on the image, which has no rule; use"
+        InputError, match="^lrp: ViT computes '[a-z]+' from the image, which has no rule; use"
     ):
         explain.lrp(model, variables, image)
     with pytest.raises(InputError, match="^Dense has no features"):
@@ -307,7 +307,7 @@ def test_layers_that_do_not_exist(tiny, hidden):
         explain.input_gradient(*hidden, jnp.array([0, 1, 2]))
     for target in (np.int64(-1), np.array([0, 3]), jnp.array([3, 0])):
         with pytest.raises(
-            InputError, match=f"^target={'-1' if target.ndim == 0 else '3'}: must be from 0 to 2, the number of a class"
+            InputError, match=f"^target={'-1' if target.ndim == 0 else '3'}: must be a class from 0 to 2"
         ):
             explain.input_gradient(*hidden, target)
     late = jax.jit(lambda k: explain.input_gradient(*hidden, k))(jnp.array([3, 0]))  # not known while tracing

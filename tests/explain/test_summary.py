@@ -151,7 +151,7 @@ def test_the_table():
 @pytest.mark.parametrize(
     "model, image, words",
     [
-        ("resnet5", (224, 224, 3), "model='resnet5': not one of jaxcnn.models.MODELS; do you mean resnet5"),
+        ("resnet5", (224, 224, 3), "model='resnet5': not one of jaxcnn.models.MODELS; did you mean resnet5"),
         ("resnet18", (224, 224), r"input=\(224, 224\): must be \(height, width, channels\)"),
         ("resnet18", (0, 224, 3), r"input=\(0, 224, 3\)"),
         ("resnet18", (22.4, 22.4, 3), "input="),

@@ -127,5 +127,5 @@ def test_functions_see_what_they_take():
 
 def test_a_pair_that_is_none_is_refused():
     model = jc.models.from_functions(start, affine, CLASSES, stateful=True)
-    with pytest.raises(jc.InputError, match="init gave dict: with stateful=True it must give .params, state."):
+    with pytest.raises(jc.InputError, match="init returned dict: with stateful=True it must return .params, state."):
         model.init(jax.random.key(0), jnp.ones((1, *SHAPE)))
