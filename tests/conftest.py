@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices, strict shapes, and the shared data sets where they are."""
+"""Fixtures: eight virtual CPU devices, strict shapes, and the shared data sets if they are available."""
 
 import atexit
 import os
@@ -25,7 +25,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_configure(config):
-    """Short tests spend most of their time compiling; long ones compute, and need what the compiler can do."""
+    """Compile short tests without optimisation, because they mostly compile; long tests mostly compute."""
     if config.option.markexpr in ("not slow", "quick"):
         os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
 

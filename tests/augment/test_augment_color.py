@@ -1,4 +1,4 @@
-"""Changes of colour equal torchvision's formulae, written out here, and Pillow's operations; rectangles are erased as drawn."""
+"""Colour changes equal torchvision's formulas and Pillow's operations; erased rectangles equal their draws."""
 
 import colorsys
 import math
@@ -170,7 +170,7 @@ def test_rand_augment_of_nothing_is_the_identity(rng):
 
 
 def hole(image):
-    """Height and width of what is zero, which is one rectangle, and its place."""
+    """Return height, width and position of the zeros, which form one rectangle."""
     ys, xs = np.nonzero(np.asarray(image)[..., 0] == 0)
     if not len(ys):
         return None

@@ -1,4 +1,4 @@
-"""Boxes and masks go where their pixels go; crops that are resized equal Pillow's."""
+"""Boxes and masks follow their pixels; resized crops equal Pillow's."""
 
 import chex
 import jax
@@ -138,7 +138,7 @@ def test_random_resized_crop_of_everything_is_the_identity(rng):
 
 
 def test_random_resized_crop_draws_areas_and_ratios():
-    """A box says where the crop was."""
+    """The boxes reveal the position of the crop."""
     corners = np.broadcast_to(np.array([[-9.0, -9, 10, 10]]), (4000, 1, 4))
     batch = {"image": np.zeros((4000, 40, 40, 1)), "boxes": corners}
     crop = augment.random_resized_crop(1, scale=(0.1, 0.5), ratio=(0.5, 2))

@@ -1,4 +1,4 @@
-"""Mixed labels say what the pixels are; every change is the same under jit, sharded and pmap; views are averaged."""
+"""Mixed labels match their pixels; every change is equal under jit, sharded and pmap; views are averaged."""
 
 import chex
 import jax
@@ -20,7 +20,7 @@ def fast(change):
 
 
 def numbered(b, h=8, w=6):
-    """Image i is everywhere i / b, its label i; so pixels say what they were mixed of."""
+    """Image i has the constant value i / b and the label i, so that pixels reveal their mixture."""
     return {
         "image": np.broadcast_to(np.arange(b)[:, None, None, None] / b, (b, h, w, 2)).astype(np.float32),
         "label": np.arange(b),
@@ -182,7 +182,7 @@ def test_what_cannot_be_mixed_is_refused(change, extra, words):
 
 
 def logits_of_corners(variables, batch):
-    """Two logits that tell a view from another: the upper left and the upper right pixel."""
+    """Two logits that differ between views: the upper left and the upper right pixel."""
     image = batch["image"]
     return jnp.stack([image[:, 0, 0, 0], image[:, 0, -1, 0]], -1) * variables
 

@@ -1,4 +1,4 @@
-"""Every augmentation means the rank of what it is given, or refuses it in one line that names the shape."""
+"""Every augmentation handles the rank of its input correctly, or refuses it in one line that names the shape."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The `jaxcnn` command: each subcommand on tiny data, files that carry their names, and one line for what is wrong."""
+"""The `jaxcnn` command: each subcommand on tiny data, files with their names, and errors in one line."""
 
 import csv
 import json
@@ -86,7 +86,7 @@ def here(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(here):
-    """A run's folder and what training printed."""
+    """The folder of a run, and the output of its training."""
     command = [sys.executable, "-m", "jaxcnn", "train", here.name, *TINY, "--workdir", "runs"]
     done = subprocess.run(
         command, cwd=here.parent, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
@@ -417,7 +417,8 @@ def test_photos_are_mirrored_and_digits_are_not(monkeypatch):
     monkeypatch.setattr("jaxcnn.augment.affine", lambda **_: "digits")
     monkeypatch.setattr("jaxcnn.augment.compose", lambda *changes: changes[0])
     for shape, augment, expected in (
-        ((28, 28, 1), "auto", "digits"), ((32, 32, 3), "auto", jc.augment.flip), ((128, 128, 1), "auto", jc.augment.flip),
+        ((28, 28, 1), "auto", "digits"), ((32, 32, 3), "auto", jc.augment.flip),
+        ((128, 128, 1), "auto", jc.augment.flip),
         ((32, 32, 3), "digits", "digits"), ((28, 28, 1), "photos", jc.augment.flip), ((28, 28, 1), "none", None),
     ):  # fmt: skip
         assert recipe.change(Train(augment=augment), None, shape) == expected

@@ -1,4 +1,4 @@
-"""One image file: read as a viewer shows it, by formats that are meant alone, and refused in a line before it takes memory."""
+"""An image file is read as a viewer shows it, in supported formats only, or refused before it takes memory."""
 
 import dataclasses
 import io
@@ -37,7 +37,7 @@ def chunk(name, body):
 
 
 def png_with(path, image, name, body, at=33, **options):
-    """Save a PNG with a chunk of one's own, behind its head or, with a negative `at`, elsewhere."""
+    """Save a PNG with a given chunk, after its header or, with a negative `at`, elsewhere."""
     image.save(path, **options)
     raw = path.read_bytes()
     path.write_bytes(raw[:at] + chunk(name, body) + raw[at:])
@@ -66,7 +66,7 @@ def as_shown(path):
 
 
 def agrees(path):
-    """Pixels are those that a viewer shows, and the head says their size."""
+    """The pixels are those that a viewer shows, and `head` returns their size."""
     right = as_shown(path)
     return np.array_equal(read_image(path, 3), right) and head(path).size == right.shape[:2]
 
@@ -210,7 +210,8 @@ def test_few_of_16_bits_are_told(tmp_path, caplog):
         if "16 bits" in r.getMessage()
     ] == [
         "a/3.png: 16 bits, and no value above 4083, of 65,535: it is nearly black as read",
-        "20 images have 16 bits, and those looked at (20) no value above 4089, of 65,535: they are nearly black as read",
+        "20 images have 16 bits, and those looked at (20) no value above 4089, of 65,535: they are nearly black as "
+        "read",
     ]
 
 
@@ -245,7 +246,8 @@ def test_lab_is_read(tmp_path):
         (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
         (b"\0\0\1\0" + bytes(50), "none of PNG, JPEG"),
         (b"\xd7\xcd\xc6\x9a" + bytes(40), "none of PNG, JPEG"), (bytes(4000), "none of PNG"),
-        (b"P6 -3 -3 255\n" + bytes(30), "not a readable image"), (b"P6 0 3 255\n", "must be at least 1 x 1|not a readable image"),
+        (b"P6 -3 -3 255\n" + bytes(30), "not a readable image"),
+        (b"P6 0 3 255\n", "must be at least 1 x 1|not a readable image"),
     ],
 )  # fmt: skip
 def test_other_formats_are_refused_and_no_program_is_started(tmp_path, monkeypatch, begin, match):

@@ -1,4 +1,4 @@
-"""TFDS sets: a tiny real one, prepared in both formats, is read alike; what cannot be read is said in one line."""
+"""A tiny real TFDS set gives the same rows in both formats; a set that cannot be read gives one line."""
 
 import dataclasses
 import functools
@@ -524,7 +524,8 @@ def test_a_damaged_shard(prepared, tmp_path, kind, damage):
     if damage == "gone":
         shard.unlink()
     folder, name = re.escape(str(shard.parent)), re.escape(shard.name)
-    match = rf"^{folder}: split train.* is not readable \(.*\); {name} is cut or missing; delete the folder and prepare it again$"
+    mend = "delete the folder and prepare it again"
+    match = rf"^{folder}: split train.* is not readable \(.*\); {name} is cut or missing; {mend}$"
     refused(match, tfds, "jc_numbered", data_dir=tmp_path)
     splits = tfds("jc_numbered", data_dir=tmp_path, **STREAM)
     message = refused(match, lambda: list(splits.train.once(8)))
@@ -580,7 +581,7 @@ FEATURES = "tensorflow_datasets.core.features."
 
 @pytest.fixture
 def payload(tmp_path, monkeypatch):
-    """A module in the current folder that leaves a trace when it is imported; the fixture tells whether it did."""
+    """A module in the current folder that leaves a trace if it is imported; the fixture checks for the trace."""
     (tmp_path / "payload.py").write_text(
         "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nclass Image: pass\n"
     )
@@ -662,15 +663,18 @@ def test_a_folder_of_a_known_name_is_checked_too(prepared, tmp_path, payload):
 
 
 LIES = [
-    ("features.json", (*IMAGE, "image", "shape", "dimensions"), ["1000000", "1000000", "1"], r"images of shape \(1000000, 1000000, 1\)"),
+    ("features.json", (*IMAGE, "image", "shape", "dimensions"), ["1000000", "1000000", "1"],
+     r"images of shape \(1000000, 1000000, 1\)"),
     ("features.json", (*IMAGE, "image", "shape", "dimensions"), "x", "dimensions"),
     ("features.json", (*IMAGE, "image", "shape", "dimensions"), ["0", "6", "1"], "images of shape"),
     ("features.json", (*IMAGE, "image", "dtype"), "evil", "evil"),
     ("features.json", (*LABEL, "classLabel", "numClasses"), str(10**18), "classes; must be 1 to 1,000,000"),
     ("features.json", (*LABEL, "classLabel", "numClasses"), "-3", "classes; must be 1 to"),
     ("features.json", (*LABEL, "classLabel", "numClasses"), [1], "features.json: .*numClasses"),
-    ("features.json", (*IMAGE[:2], "../x"), {"pythonClassName": f"{FEATURES}text_feature.Text", "text": {}}, "'../x' is a path"),
-    ("features.json", (*IMAGE[:2], "x"), {"type": f"{FEATURES}class_label_feature.ClassLabel", "content": {"names_file": "/dev/zero"}},
+    ("features.json", (*IMAGE[:2], "../x"), {"pythonClassName": f"{FEATURES}text_feature.Text", "text": {}},
+     "'../x' is a path"),
+    ("features.json", (*IMAGE[:2], "x"),
+     {"type": f"{FEATURES}class_label_feature.ClassLabel", "content": {"names_file": "/dev/zero"}},
      "names_file: '/dev/zero'"),
     ("dataset_info.json", ("splits",), {}, "dataset_info.json: .*splits"),
     ("dataset_info.json", ("name",), "../mnist", "must be those of a set"),
@@ -679,9 +683,11 @@ LIES = [
     ("dataset_info.json", (*SPLIT, "name"), "a/b", "split 'a/b': must be a plain name"),
     ("dataset_info.json", (*SPLIT, "shardLengths"), ["-1", "20", "20"], "shardLengths has -1"),
     ("dataset_info.json", (*SPLIT, "shardLengths"), [None], "shardLengths"),
-    ("dataset_info.json", (*SPLIT, "shardLengths"), [str(10**15), "20", "20"], "states 1,000,000,000,000,040 rows of split train"),
+    ("dataset_info.json", (*SPLIT, "shardLengths"), [str(10**15), "20", "20"],
+     "states 1,000,000,000,000,040 rows of split train"),
     ("dataset_info.json", (*SPLIT, "shardLengths"), ["0"] * 100_001, "100,001 shards, more than 100,000"),
-    ("dataset_info.json", (*SPLIT, "filepathTemplate"), "/etc/passwd", "filepathTemplate '/etc/passwd': must be a plain file name"),
+    ("dataset_info.json", (*SPLIT, "filepathTemplate"), "/etc/passwd",
+     "filepathTemplate '/etc/passwd': must be a plain file name"),
     ("dataset_info.json", (*SPLIT, "filepathTemplate"), "../{DATASET}", "must be a plain file name"),
     ("dataset_info.json", (*SPLIT, "filepathTemplate"), "{DATASET.__class__}", "must be a plain file name"),
     ("dataset_info.json", (*SPLIT, "filepathTemplate"), "{SHARD_INDEX:99999999999d}", "must be a plain file name"),

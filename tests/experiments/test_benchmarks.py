@@ -1,4 +1,4 @@
-"""Benchmarks as a user runs them, on tiny shapes: the files they leave, and the arithmetic of medians and ratios."""
+"""Benchmarks as a user runs them, on tiny shapes: their files, and the arithmetic of medians and ratios."""
 
 import importlib
 import json
@@ -320,7 +320,10 @@ def test_a_worker_that_ends_says_why():
 
 
 def test_watching_a_command():
-    code = "import sys; print('one', flush=True); x = bytearray(64 << 20); print('{\"event\": \"epoch\", \"n\": 2}', flush=True); print('end')"
+    code = (
+        "import sys; print('one', flush=True); x = bytearray(64 << 20); "
+        'print(\'{"event": "epoch", "n": 2}\', flush=True); print(\'end\')'
+    )
     done = watch([sys.executable, "-c", code])
     assert [line for _, line in done.lines] == [
         "one",

@@ -1,4 +1,4 @@
-"""Experiments as a user runs them: a second process, real files, exit codes, and one line for what went wrong."""
+"""Experiments as a user runs them: a second process, real files, exit codes, and errors in one line."""
 
 import functools
 import json
@@ -152,7 +152,7 @@ def test_predict(finished, tmp_path):
 
 
 def killed(arguments, after, number, env=None):
-    """Start a run, send a signal once its metrics file has so many lines, and return its exit code and what it said."""
+    """Start a run, send a signal when its metrics file has `lines` lines, and return its exit code and output."""
     process, workdir = start(*arguments, env=env), pathlib.Path(arguments[arguments.index("--workdir") + 1])
     limit = time.monotonic() + 120
     lines = lambda: sum(len(p.read_text().splitlines()) for p in workdir.glob("*/metrics.jsonl"))
@@ -219,7 +219,7 @@ def test_binary(tmp_path):
 
 
 def by_hand(image):
-    """Six views of `[B, H, W, C]`: as it is, moved down and right by a pixel, moved up and left, and the same of its mirror image."""
+    """Return six views: the image, its shifts by a pixel down and right or up and left, and their mirror images."""
     views = []
     for one in (image, image[:, :, ::-1]):
         padded = np.pad(one, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, on eight devices."""
+"""The notebook runs from top to bottom on eight devices."""
 
 import base64
 import pathlib

@@ -1,4 +1,4 @@
-"""Studies: a point is trained once however often the study is resumed, rates are chosen on validation data, bad input is one line."""
+"""Studies: a resumed study trains no point twice, validation data decide the rates, and bad input gives one line."""
 
 import contextlib
 import dataclasses
@@ -206,7 +206,8 @@ def test_attention_against_plain(images, tmp_path, monkeypatch, capsys):
     networks = {"plain": {"model": "resnet20", "widths": (4,)}, "squeezed": {"model": "seresnet20", "widths": (4,)}}
     monkeypatch.setattr(attention, "NETWORKS", networks)
     config = attention.Config(
-        dataset=str(images), seeds=2, rates=(1e-6, 0.1), epochs=1, max_steps=2, batch_size=8, devices=1, validation_fraction=0.2,
+        dataset=str(images), seeds=2, rates=(1e-6, 0.1), epochs=1, max_steps=2, batch_size=8, devices=1,
+        validation_fraction=0.2,
         workdir=str(tmp_path),
     )  # fmt: skip
     opened = []

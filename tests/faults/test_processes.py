@@ -1,4 +1,4 @@
-"""Several processes are one run: the same numbers, one end for all when one dies, and any other number of devices goes on with it."""
+"""Several processes are one run: they agree, all end if one dies, and any number of devices can continue it."""
 
 import signal
 import socket
@@ -99,7 +99,7 @@ def test_bad_input(tmp_path, arguments, line):
 
 
 def one_after_another(tmp_path, runs, arguments):
-    """Train in parts, each stopped at a step, on the devices that `runs` says: (processes, devices of each, last step)."""
+    """Train in parts that stop at a step; `runs` has (processes, devices of each, last step) of each part."""
     for i, (n, devices, last) in enumerate(runs):
         divided = "--shard-parameters" if n * devices > 1 else "--no-shard-parameters"
         more = [*(["--resume"] if i else arguments), "--workdir", tmp_path, "--devices", n * devices, divided]

@@ -1,4 +1,4 @@
-"""Masks of places, of any rank, in batch norm and global pooling: as if the places left out were not there."""
+"""Masks over positions, of any rank, in batch norm and global pooling: masked positions have no effect."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Row weights and group DRO: literal numbers, and the same on every strategy."""
+"""Row weights and group DRO: literal values, equal under every strategy."""
 
 import chex
 import jax

@@ -1,4 +1,4 @@
-"""Metrics equal scikit-learn, leave padding out, and add across batches."""
+"""Metrics equal scikit-learn, ignore padding, and add across batches."""
 
 import json
 import warnings

@@ -1,4 +1,4 @@
-"""One rule for every metric: padding and unknown labels count nowhere, NaN makes a value NaN, labels of another shape are refused."""
+"""One rule for all metrics: padding and unknown labels do not count, NaN gives NaN, and wrong shapes are refused."""
 
 import jax
 import jax.numpy as jnp
@@ -53,14 +53,14 @@ CLASSIFIED = [name for name in TABLE if name not in ("mae", "rmse", "r2", "psnr"
 
 
 def measured(metric, outputs, label, row_mask=None):
-    """Numbers by name, as an evaluation gives them."""
+    """Return a dict from name to number, as an evaluation does."""
     run = jax.jit(lambda outputs, label, row_mask: metric(outputs, {"label": label, "row_mask": row_mask}))
     sums = jax.device_get(run(outputs, label, np.ones(len(label), np.float32) if row_mask is None else row_mask))
     return compute({"value": sums})
 
 
 def broken(x, row=1):
-    """One entry of a row is NaN, the first one, which `argmax` takes for the largest."""
+    """The first entry of a row is NaN, which `argmax` takes for the largest."""
     x = np.array(x, np.float32)
     x[row].flat[0] = np.nan
     return x
@@ -190,7 +190,7 @@ def test_no_rows_are_nan():
 
 
 def test_counts_and_confidences_beyond_float32_in_one_dispatch():
-    """In float32 one row after another, a count stays at 2**24, and a sum loses digits long before."""
+    """If rows are added one by one in float32, a count stops at 2**24, and a sum loses digits long before."""
     n = 2**20
     run = jax.jit(lambda x, label: metrics.calibration(2)(x, {"label": label}))
     found = run(jnp.full((n, 1), 2.0, jnp.float32), jnp.ones(n, jnp.int8))

@@ -1,4 +1,4 @@
-"""Every model of the zoo: shape, size, gradients, and that nothing depends on how it is called."""
+"""Every model of the zoo: shape, size, gradients, and the same result however it is called."""
 
 import functools
 import math
@@ -252,9 +252,9 @@ def check_gradients(grads, params):
 
 
 def untrained(path):
-    """What the next norm takes away changes nothing: a bias in front of it, also with a 1x1 convolution between (inverted residuals).
+    """A bias that the next norm subtracts has no effect, also before a 1x1 convolution (inverted residuals).
 
-    An auxiliary head changes only what a loss asks it for.
+    An auxiliary head has an effect only through its own loss.
     """
     path = jax.tree_util.keystr(path, simple=True, separator=".")
     return path.endswith((".conv.bias", ".project.norm.bias")) or path.startswith("extra_")
@@ -435,7 +435,7 @@ def test_mobilenet_refuses_no_width():
 
 
 def drawn(path, like):
-    """Values for a parameter or a statistic; to draw them on the host is quicker than to compile the model's own `init`."""
+    """Draw values for a parameter or a statistic on the host, which is faster than to compile the model's `init`."""
     kind = path[-1].key
     if kind == "kernel":
         return np.random.default_rng(0).normal(size=like.shape).astype(np.float32) / math.sqrt(

@@ -1,4 +1,4 @@
-"""Reports: figures equal references, one dict feeds page and card, nothing is fetched, and bad input is one line."""
+"""Reports: figures equal references, one dict feeds page and card, nothing is loaded, and bad input gives one line."""
 
 import contextlib
 import copy
@@ -47,7 +47,7 @@ def made(finished):
 
 
 class Page(html.parser.HTMLParser):
-    """Collects what is opened, and checks that it is closed in turn."""
+    """Collects the opened tags, and checks that they are closed in turn."""
 
     VOID = {"meta", "link", "img", "br", "line", "circle", "rect", "path", "polyline"}
 
@@ -138,8 +138,10 @@ def _saved(folder, address):
 
 def test_the_card_has_the_same_numbers(finished, made):
     card, page = (finished / "MODEL_CARD.md").read_text(), (finished / "report.html").read_text()
-    for name in ("Model details", "Intended use", "Factors", "Metrics", "Evaluation data", "Training data", "Quantitative analyses",
-                 "Ethical considerations", "Caveats and recommendations"):  # fmt: skip
+    for name in (
+        "Model details", "Intended use", "Factors", "Metrics", "Evaluation data", "Training data",
+        "Quantitative analyses", "Ethical considerations", "Caveats and recommendations",
+    ):  # fmt: skip
         assert f"\n## {name}\n" in card
     cells = {
         line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]]
@@ -332,7 +334,8 @@ def test_every_number_equals_scikit_learn(outputs, monkeypatch):
     found = report.measure(logits, label, [f"c{i}" for i in range(k)], head=head)
     values, guess = found["metrics"], p.argmax(-1)
     wanted = {
-        "count": 200, "accuracy": sk.accuracy_score(label, guess), "balanced_accuracy": sk.balanced_accuracy_score(label, guess),
+        "count": 200, "accuracy": sk.accuracy_score(label, guess),
+        "balanced_accuracy": sk.balanced_accuracy_score(label, guess),
         "f1_macro": sk.f1_score(label, guess, average="macro"), "log_loss": sk.log_loss(label, p),
         "brier": sk.brier_score_loss(label, p[:, 1] if k == 2 else p, labels=range(k), scale_by_half="auto"),
         "roc_auc_macro": np.mean([sk.roc_auc_score(label == c, p[:, c]) for c in range(k)]),

@@ -1,4 +1,4 @@
-"""The harness for any task: a regression and a task of one's own, trained, resumed, loaded elsewhere, reported."""
+"""The harness for any task: a regression and a custom task are trained, resumed, loaded elsewhere and reported."""
 
 import contextlib
 import json
@@ -53,7 +53,8 @@ def near(outputs, batch):
     return jc.metrics.mean(jnp.abs(outputs - batch["level"]) < 0.1, batch)
 
 
-TASK = jc.Task(init, loss, predict, {"loss": error, "count": jc.metrics.count, "near": near}, headline=("near",), monitor=("near", "max"))
+METRICS = {"loss": error, "count": jc.metrics.count, "near": near}
+TASK = jc.Task(init, loss, predict, METRICS, headline=("near",), monitor=("near", "max"))
 """
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, how damage is found, and what a wrong model is told."""
+"""Checkpoints: which are kept, how damage is found, and the error for a model that does not fit."""
 
 import json
 import logging

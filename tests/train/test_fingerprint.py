@@ -1,4 +1,4 @@
-"""A finished workdir: the same run gives its result again, another one is refused, and what cannot be told is said."""
+"""A finished workdir: the same run returns its result, a different run is refused, and unknown changes are reported."""
 
 import functools
 import json
@@ -31,7 +31,7 @@ def cosine(rate=1e-2, steps=24):
 def described(
     made=None, tx=None, data=None, strategy="jit", devices=1, seed=0, wrap=lambda step: step, change=lambda state: state
 ):
-    """What a run is told by, with one thing changed."""
+    """The fingerprint of a run with one change."""
     made, tx, data = made or learning(), tx or jc.optim.adamw(cosine()), data or rows()
     state = change(jc.init_state(made, tx, data.example(), seed=seed))
     run = jc.compile_step(wrap(jc.make_train_step(made, tx)), strategy, devices)
@@ -44,7 +44,7 @@ def usual():
 
 
 def test_it_is_the_same_for_a_task_that_is_made_again_whatever_runs_it():
-    """Batch norm and dropout are what the strategies treat in ways of their own."""
+    """The strategies treat batch norm and dropout differently."""
     kinds = (("jit", 1), ("sharded", 8), ("pmap", 4))
     one, *others = (described(task(dropout=0.3), jc.optim.sgd(0.1), strategy=name, devices=n) for name, n in kinds)
     assert one["step"] and others == [one, one]
@@ -52,7 +52,10 @@ def test_it_is_the_same_for_a_task_that_is_made_again_whatever_runs_it():
 
 
 def test_it_is_the_same_in_another_process():
-    script = "import sys; sys.path.insert(0, 'tests'); import conftest, json, test_fingerprint as t; print(json.dumps(t.usual()))"
+    script = (
+        "import sys; sys.path.insert(0, 'tests'); import conftest, json, test_fingerprint as t; "
+        "print(json.dumps(t.usual()))"
+    )
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -60,7 +63,7 @@ def test_it_is_the_same_in_another_process():
 
 
 def brighter(by):
-    """A step of one's own that closes over an array."""
+    """A custom step that closes over an array."""
     return lambda step: lambda state, batch: step(state, {**batch, "image": batch["image"] * by})
 
 
@@ -178,7 +181,7 @@ def test_an_unfinished_run_goes_on_with_another_step_and_says_so(finished, caplo
 
 
 def resealed(folder, change):
-    """Write the newest record again, as whoever knows the format can."""
+    """Write the newest record again, as anyone who knows the format can."""
     path = folder / str(Checkpoints(folder, read_only=True).steps()[0]) / "loop" / "metadata"
     record = json.loads(path.read_text())
     change(record["loop"])

@@ -1,4 +1,4 @@
-"""fit, evaluate and collect; resume is the same run, bit for bit."""
+"""fit, evaluate and collect; a resumed run is bit-identical."""
 
 import json
 import shutil
@@ -307,7 +307,7 @@ def test_streamed_rows_train_as_resident_ones_do():
 
 
 def cut(workdir, stop=None, **options):
-    """A run that ends in one way or another before its time."""
+    """A run that ends early, in several ways."""
     with pytest.raises(jc.StoppedError) as stopped:
         fit(workdir, stop=stop, **options)
     return stopped.value.step

@@ -191,7 +191,8 @@ def test_augmented_step_sees_the_changed_batch(batch):
 
 def test_any_optax_transform_will_do(batch):
     t, tx = jc.tasks.classification(Small()), optax.multi_transform(
-        {"train": optax.adam(1e-2), "freeze": optax.set_to_zero()}, lambda p: {k: "freeze" if k == "conv" else "train" for k in p}
+        {"train": optax.adam(1e-2), "freeze": optax.set_to_zero()},
+        lambda p: {k: "freeze" if k == "conv" else "train" for k in p}
     )  # fmt: skip
     state = start(t, tx, batch)
     after, _ = jax.jit(jc.make_train_step(t, tx))(state, batch)

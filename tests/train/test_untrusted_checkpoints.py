@@ -1,4 +1,4 @@
-"""Checkpoints that nobody vouches for: whatever is in them is named in one line, at once, in little memory, and nothing is followed."""
+"""Untrusted checkpoints: faults are named in one line, at once and in little memory, and nothing is followed."""
 
 import contextlib
 import json
@@ -33,7 +33,7 @@ def run(trained, tmp_path):
 
 
 def resealed(folder, change, step=4):
-    """Write a record again, as whoever knows the format can."""
+    """Write a record again, as anyone who knows the format can."""
     path = folder / str(step) / "loop" / "metadata"
     record = json.loads(path.read_text())
     new = change(record)
@@ -70,9 +70,12 @@ def read(folder, step=4):
 
 
 VALUES = (
-    None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1e308, -0.5, 1.5, float("nan"), float("inf"), "", "x", "9" * 5000, "\x1b[2J\n<b>",
-    "é\udce9", [], {}, [1, "a"], [[1, -1]], [[1, 2, 3]], {"a": {"b": []}}, [[[[[[1]]]]]], [{}], [{"step": "x"}], [{"v": 1}],
-    {"rows": 1, "bytes": 1, "sha256": "x"}, {"rows": -1, "bytes": 10**15, "sha256": ""}, {"rows": 10**15, "bytes": -1, "sha256": ""},
+    None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1e308, -0.5, 1.5, float("nan"), float("inf"), "", "x", "9" * 5000,
+    "\x1b[2J\n<b>",
+    "é\udce9", [], {}, [1, "a"], [[1, -1]], [[1, 2, 3]], {"a": {"b": []}}, [[[[[[1]]]]]], [{}], [{"step": "x"}],
+    [{"v": 1}],
+    {"rows": 1, "bytes": 1, "sha256": "x"}, {"rows": -1, "bytes": 10**15, "sha256": ""},
+    {"rows": 10**15, "bytes": -1, "sha256": ""},
 )  # fmt: skip
 FIELDS = (
     "batch_size",

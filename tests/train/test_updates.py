@@ -1,4 +1,4 @@
-"""updates: a loop of one's own trains what `fit` trains, and whatever ends it loses nothing."""
+"""updates: your own loop trains the same as `fit`, and no way to end it loses anything."""
 
 import chex
 import jax
