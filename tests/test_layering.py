@@ -15,14 +15,9 @@ FLOORS = {
     "methods": 5, "explain": 5, "runs": 6, "report": 7, "cli": 8,
 }  # fmt: skip
 LAZY = {
-    "tensorflow": {"data"},
-    "tensorflow_datasets": {"data"},
-    "sklearn": {"data"},
-    "PIL": {"data", "report"},
-    "huggingface_hub": {"weights"},
-    "pydantic": {"core"},
-    "scipy": {"metrics"},
-}
+    "tensorflow": {"data"}, "tensorflow_datasets": {"data"}, "sklearn": {"data"}, "PIL": {"data", "report"},
+    "huggingface_hub": {"weights"}, "pydantic": {"core"}, "scipy": {"metrics"},
+}  # fmt: skip
 
 
 def files():

@@ -23,18 +23,9 @@ from jaxcnn.data import image as image_files
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CLASSES = ("bee", "cat", "dog")
 TINY = (
-    "--max-steps",
-    "3",
-    "--batch-size",
-    "16",
-    "--devices",
-    "1",
-    "--model",
-    "mlp",
-    "--augment",
-    "none",
+    "--max-steps", "3", "--batch-size", "16", "--devices", "1", "--model", "mlp", "--augment", "none",
     "--no-gradient-norm",
-)
+)  # fmt: skip
 
 
 def picture(path, k, rng, size=(16, 16)):
@@ -156,15 +147,9 @@ def test_mistakes_in_reports_name_their_files(trained, here, capsys):
 
 def test_explain_draws_a_picture_per_file(trained, here, tmp_path, capsys):
     run(
-        "explain",
-        trained[0],
-        here / "bee" / "bee-00.png",
-        here / "cat" / "cat-00.png",
-        "--target",
-        "dog",
-        "--output",
+        "explain", trained[0], here / "bee" / "bee-00.png", here / "cat" / "cat-00.png", "--target", "dog", "--output",
         tmp_path / "e",
-    )
+    )  # fmt: skip
     assert sorted(p.name for p in (tmp_path / "e").iterdir()) == ["bee-00.png", "cat-00.png"]
     assert all(json.loads(line)["explained"] == "dog" for line in capsys.readouterr().out.splitlines())
 

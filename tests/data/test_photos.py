@@ -46,16 +46,9 @@ def png_with(path, image, name, body, at=33, **options):
 def tiff(bits, data, photometric=1, sample=1, side=8):
     """A bare TIFF of one strip."""
     tags = [
-        (256, side),
-        (257, side),
-        (258, bits),
-        (259, 1),
-        (262, photometric),
-        (273, 122),
-        (277, 1),
-        (278, side),
+        (256, side), (257, side), (258, bits), (259, 1), (262, photometric), (273, 122), (277, 1), (278, side),
         (339, sample),
-    ]
+    ]  # fmt: skip
     body = b"".join(struct.pack("<HHLHH", tag, 3, 1, value, 0) for tag, value in tags)
     return b"II*\0" + struct.pack("<LH", 8, len(tags)) + body + b"\0\0\0\0" + data
 

@@ -641,14 +641,9 @@ def test_other_names_import_nothing(prepared, tmp_path, payload):
     stated(folder, "dataset_info.json", ("moduleName",), "payload")
     assert tfds("jc_numbered", data_dir="sets").test.size == 12
     for name in (
-        "payload",
-        "a.b.payload",
-        "payload:1.0.0",
-        "payload/payload",
-        "jc_numbered/payload",
-        "huggingface:payload",
+        "payload", "a.b.payload", "payload:1.0.0", "payload/payload", "jc_numbered/payload", "huggingface:payload",
         "../sets",
-    ):
+    ):  # fmt: skip
         refused(rf"^dataset {name!r}: (unknown to TFDS|not prepared in this version)", tfds, name, data_dir="sets")
     refused("nothing else is read from a name", tfds, "mnist/version=3.0.1", data_dir="sets")
     assert not payload()

@@ -28,18 +28,9 @@ ENV = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
     "http_proxy": "http://127.0.0.1:9",
 }
 QUICK = [
-    "--dataset",
-    "digits",
-    "--model",
-    "mlp",
-    "--no-augment",
-    "--ema",
-    "0",
-    "--limit-examples",
-    "300",
-    "--batch-size",
+    "--dataset", "digits", "--model", "mlp", "--no-augment", "--ema", "0", "--limit-examples", "300", "--batch-size",
     "32",
-]
+]  # fmt: skip
 
 
 def start(*arguments, name="mnist", devices=1, env=None):
@@ -232,20 +223,9 @@ def test_cifar10(tmp_path, capsys, monkeypatch):
     pictures(data / "train"), pictures(data / "test", n=3)
     go = functools.partial(inside, capsys, monkeypatch, "--devices", 1, module=cifar10)
     code, lines = go(
-        "--dataset",
-        data,
-        "--smoke",
-        "--widths",
-        8,
-        "--batch-size",
-        8,
-        "--max-steps",
-        2,
-        "--validation-fraction",
-        "0.2",
-        "--workdir",
-        tmp_path / "runs",
-    )
+        "--dataset", data, "--smoke", "--widths", 8, "--batch-size", 8, "--max-steps", 2, "--validation-fraction",
+        "0.2", "--workdir", tmp_path / "runs",
+    )  # fmt: skip
     assert code == 0, lines
     path = folder(tmp_path / "runs")
     summary, loaded = json.loads((path / "summary.json").read_text()), jc.load_run(path)

@@ -51,15 +51,9 @@ def test_variants_against_each_other(tmp_path, capsys):
         "two halves": Variant({"depth": 2, "width": 4}, flags={"dropout": 0.5}),
     }
     config = core.Config(
-        dataset="digits",
-        seeds=2,
-        train_images=40,
-        epochs=1,
-        max_steps=2,
-        batch_size=8,
-        devices=1,
+        dataset="digits", seeds=2, train_images=40, epochs=1, max_steps=2, batch_size=8, devices=1,
         workdir=str(tmp_path),
-    )
+    )  # fmt: skip
     seen, opened = [], []
 
     def measure(loaded, splits, flags):

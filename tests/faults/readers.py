@@ -91,14 +91,9 @@ def make_npz(folder):
     folder.mkdir()
     label = np.arange(12) % 3
     np.savez(
-        folder / "a.npz",
-        x_train=_images(),
-        y_train=label,
-        x_test=_images()[:6],
-        y_test=label[:6],
-        group_train=label,
+        folder / "a.npz", x_train=_images(), y_train=label, x_test=_images()[:6], y_test=label[:6], group_train=label,
         group_test=label[:6],
-    )
+    )  # fmt: skip
 
 
 def read_npz(folder):

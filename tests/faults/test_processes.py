@@ -10,19 +10,9 @@ from fault_injection import RUN, committed, ended, run_folder, start, summary
 from jaxcnn.train.checkpoint import reading
 
 FEW = [
-    *RUN[:-2],
-    "--model",
-    "tutorial",
-    "--optimizer",
-    "adam",
-    "--schedule",
-    "constant",
-    "--learning-rate",
-    "1e-3",
-    "--no-augment",
-    "--ema",
-    "0",
-]
+    *RUN[:-2], "--model", "tutorial", "--optimizer", "adam", "--schedule", "constant", "--learning-rate", "1e-3",
+    "--no-augment", "--ema", "0",
+]  # fmt: skip
 
 
 def port():

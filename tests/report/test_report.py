@@ -176,14 +176,9 @@ def trained(train, valid, rate, steps):
     ev = jc.compile_step(jc.make_eval_step(task), "jit", donate=False)
     check = lambda state: {f"validation/{k}": v for k, v in jc.evaluate(ev, state.variables, valid).items()}
     fitted = jc.fit(
-        run,
-        jc.init_state(task, tx, train.example()),
-        train,
-        batch_size=32,
-        steps=steps,
-        every=steps // 4,
+        run, jc.init_state(task, tx, train.example()), train, batch_size=32, steps=steps, every=steps // 4,
         validate=check,
-    )
+    )  # fmt: skip
     return report.diagnose(lines(fitted.history), 0.3)["verdict"]
 
 

@@ -269,14 +269,9 @@ def test_the_average_of_a_state_is_what_is_loaded(tmp_path, own):
     jc.save_run(tmp_path / "run", own.TASK, state, own.part(8, 0), batch_size=4)
     assert float(jc.load_run(tmp_path / "run", own.TASK).variables["params"]["weight"][0]) == 3
     refused(
-        "trained: int; must be what fit returned",
-        jc.save_run,
-        tmp_path / "no",
-        own.TASK,
-        3,
-        own.part(8, 0),
+        "trained: int; must be what fit returned", jc.save_run, tmp_path / "no", own.TASK, 3, own.part(8, 0),
         batch_size=4,
-    )
+    )  # fmt: skip
 
 
 def test_reports_of_any_task(regression, mine, capsys, tmp_path):

@@ -242,14 +242,9 @@ def test_it_costs_no_second_trace(tmp_path):
     step = jc.make_train_step(made, tx)
     run = jc.compile_step(lambda state, batch: (seen.append(1), step(state, batch))[1], "jit")
     jc.fit(
-        run,
-        jc.init_state(made, tx, rows().example()),
-        rows(),
-        batch_size=16,
-        steps=1,
-        workdir=tmp_path,
+        run, jc.init_state(made, tx, rows().example()), rows(), batch_size=16, steps=1, workdir=tmp_path,
         monitor="train/loss",
-    )
+    )  # fmt: skip
     assert len(seen) == 1
     with reading(tmp_path) as checkpoints:
         assert checkpoints.load(1)[1]["fingerprint"]["step"]

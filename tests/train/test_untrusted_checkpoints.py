@@ -78,20 +78,9 @@ VALUES = (
     {"rows": 10**15, "bytes": -1, "sha256": ""},
 )  # fmt: skip
 FIELDS = (
-    "batch_size",
-    "seed",
-    "rows",
-    "monitor",
-    "mode",
-    "best",
-    "best_step",
-    "stale",
-    "history",
-    "partial",
-    "seconds",
-    "passed",
-    "fingerprint",
-)
+    "batch_size", "seed", "rows", "monitor", "mode", "best", "best_step", "stale", "history", "partial", "seconds",
+    "passed", "fingerprint",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -115,17 +104,9 @@ def test_every_value_in_a_description_of_an_array(run):
     sound = json.loads((run / "4" / "loop" / "metadata").read_text())
     name = next(n for n, part in sound["parts"].items() if part[1])
     for value in (
-        *VALUES,
-        [10**12, 10**12],
-        ["float32", [10**15], []],
-        "object",
-        "O",
-        "V8",
-        "float999",
-        "datetime64",
-        "<f4",
+        *VALUES, [10**12, 10**12], ["float32", [10**15], []], "object", "O", "V8", "float999", "datetime64", "<f4",
         "S5",
-    ):
+    ):  # fmt: skip
         for i in range(3):
             part = [*sound["parts"][name]]
             part[i] = value

@@ -284,15 +284,9 @@ def test_rows_in_a_linked_file_are_not_written_there(run, caplog):
 
 def test_floats_that_json_does_not_have_come_back():
     row = {
-        "step": 1,
-        "a": float("nan"),
-        "b": float("inf"),
-        "c": -float("inf"),
-        "d": 0.1,
-        "e": None,
-        "f": "text",
+        "step": 1, "a": float("nan"), "b": float("inf"), "c": -float("inf"), "d": 0.1, "e": None, "f": "text",
         "g": 10**20,
-    }
+    }  # fmt: skip
     (line,) = history._lines([row]).splitlines()
     back = history.decoded(json.loads(line))
     assert repr(back) == repr(row) and b"NaN" not in line and b"Infinity" not in line
