@@ -27,11 +27,12 @@ PAGES = {
 }
 ALL = "\n".join(PAGES.values())
 README, LIBRARY, ZOO = (PAGES[name] for name in ("README.md", "jaxcnn/README.md", "jaxcnn/models/README.md"))
+# a placeholder, and former names in the list of changes
 NOT_NAMES = {
     "models.NAME",
     "models.summary",
     "tasks.group_dro",
-}  # a placeholder, and what the list of changes calls former
+}
 
 every_page = pytest.mark.parametrize("page", PAGES)
 

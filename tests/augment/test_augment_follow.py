@@ -77,9 +77,10 @@ def test_boxes_and_masks_follow_the_pixels(name, rng):
 
 
 def test_boxes_left_with_too_small_a_part_are_gone(monkeypatch):
+    # 4 up
     monkeypatch.setattr(
         augment.geometry, "draw", lambda sampler, key, shape: jnp.broadcast_to(jnp.array([[14, 10]]), shape)
-    )  # 4 up
+    )
     boxes = np.array([[[0.0, 0, 0.5, 1], [0, 0, 0.9, 0.5], [0, 0, 0.4, 0.4], [0.5, 0.5, 1, 1], [0.7, 0.7, 0.7, 0.7]]])
     batch = {"image": np.ones((1, 10, 10, 1)), "boxes": boxes}
     out = {v: fast(augment.shift(10, follow=augment.SpatialTargets(visible=v)))(KEY, batch) for v in (0.0, 0.1, 0.5)}

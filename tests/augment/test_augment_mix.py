@@ -56,9 +56,8 @@ def test_cutmix_labels_match_the_pixels(dtype):
     assert (own ^ partner).all()
     chex.assert_trees_all_equal(out["mask"], out["image"][..., 0])
     sizes = [(rows.any(1).sum(), rows.any(0).sum()) for rows in partner]
-    assert all(
-        rows.sum() == high * wide for rows, (high, wide) in zip(partner, sizes, strict=True)
-    )  # one rectangle each
+    # one rectangle each
+    assert all(rows.sum() == high * wide for rows, (high, wide) in zip(partner, sizes, strict=True))
     assert len(set(sizes)) > 12 and 0.1 < partner.mean() < 0.4
 
 
@@ -103,9 +102,8 @@ def test_labels_of_every_form_are_mixed_alike(make):
         np.eye(6),
     ):
         chex.assert_trees_all_equal(fast(make(1.0, num_classes=6))(KEY, {**batch, "label": label}), expected)
-    out = fast(make(1.0, num_classes=300))(
-        KEY, {**batch, "label": np.arange(6).astype(np.uint8)}
-    )  # more classes than uint8 counts
+    # more classes than uint8 counts
+    out = fast(make(1.0, num_classes=300))(KEY, {**batch, "label": np.arange(6).astype(np.uint8)})
     np.testing.assert_allclose(out["label"].sum(-1), 1, atol=1e-6)
     several = np.array([[0, 0, 0], [1, 1, 0]] * 3)  # yes or no each: a row may have none
     assert (fast(make(1.0))(KEY, {**batch, "label": several})["label"][::2].sum(-1) > 0).any()

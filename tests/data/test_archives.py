@@ -104,9 +104,8 @@ def test_kept_arrays_that_were_exchanged_are_as_if_absent(tmp_path):
     (file,) = (tmp_path / "kept").iterdir()
     os.utime(file, (1, 1))
     assert cache.load(tmp_path / "kept", 1)["x"].shape == (1000,)
-    np.savez_compressed(
-        file.with_suffix(""), x=np.zeros(10**6, np.uint8)
-    )  # a bomb of its kind: `store` compresses nothing
+    # a bomb of its kind: `store` compresses nothing
+    np.savez_compressed(file.with_suffix(""), x=np.zeros(10**6, np.uint8))
     assert cache.load(tmp_path / "kept", 1) is None
     file.rename(tmp_path / "elsewhere.npz"), file.symlink_to(tmp_path / "elsewhere.npz")
     assert cache.load(tmp_path / "kept", 1) is None
@@ -244,9 +243,8 @@ def test_idx_that_states_more_than_it_has(tmp_path):
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(
         gzip.compress(b"\0\0\x08\3" + struct.pack(">III", 20, 28, 28) + bytes(10**7))
     )
-    refused(
-        "15681 bytes of data, but its header says 20 x 28 x 28", idx, tmp_path
-    )  # 10 MB are not unpacked to count them
+    # 10 MB are not unpacked to count them
+    refused("15681 bytes of data, but its header says 20 x 28 x 28", idx, tmp_path)
 
 
 def test_the_default_limits():

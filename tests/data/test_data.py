@@ -431,9 +431,8 @@ def test_a_class_without_rows_is_said(tmp_path, caplog):
         (np.arange(40) % 10 + 1, ["no row of class 0; labels up to 10 make 11 classes, numbered from 0"]),
         (np.arange(40) % 3, []),
     ):
-        np.savez(
-            path, x_train=image[:40], y_train=label, x_test=image[40:], y_test=label[:1]
-        )  # a test part need not have every class
+        # a test part need not have every class
+        np.savez(path, x_train=image[:40], y_train=label, x_test=image[40:], y_test=label[:1])
         caplog.clear()
         npz(path)
         assert [m.split(": ", 1)[1] for m in caplog.messages] == line

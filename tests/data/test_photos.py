@@ -80,9 +80,8 @@ def test_orientation_is_applied(tmp_path, turn):
     profile.add_text("Raw profile type exif", f"\nexif\n{len(tag.tobytes()):8}\n{tag.tobytes().hex()}\n", zip=True)
     itxt.add_itxt("XML:com.adobe.xmp", xmp)
     image.save(tmp_path / "profile.png", pnginfo=profile), image.save(tmp_path / "xmp.png", pnginfo=itxt)
-    png_with(
-        tmp_path / "late.png", image, b"eXIf", tag.tobytes().removeprefix(b"Exif\0\0"), at=-12
-    )  # behind the pixels
+    # after the pixels
+    png_with(tmp_path / "late.png", image, b"eXIf", tag.tobytes().removeprefix(b"Exif\0\0"), at=-12)
     assert [path.name for path in tmp_path.iterdir() if not agrees(path)] == []
     deep = Image.fromarray(np.arange(60, dtype=np.uint16).reshape(6, 10) * 1000)
     deep.save(tmp_path / "deep.png", exif=tag)

@@ -162,7 +162,7 @@ def test_decoded_rows_are_kept(prepared, tmp_path, monkeypatch, kind):
             assert all((x == b.arrays[name]).all() and x.dtype == b.arrays[name].dtype for name, x in a.arrays.items())
     monkeypatch.setattr(tfds_source, "_held", held)
     shard = sorted(tmp_path.rglob("*train*00001-of*"))[0]
-    shard.write_bytes(shard.read_bytes()[:-9])  # other files, another key
+    shard.write_bytes(shard.read_bytes()[:-9])  # different files give a different key
     refused("is not readable", tfds, "jc_numbered", **options)
     assert tfds("jc_numbered", **options | STREAM).train.size == 45
 
@@ -176,9 +176,8 @@ def test_formats_agree(prepared):
         ]
         for a, b in zip(*held, strict=True):
             assert (a.arrays["label"] == b.arrays["label"]).all()
-            assert np.abs(a.arrays["image"].astype(int) - b.arrays["image"]).max() <= (
-                1 if size else 0
-            )  # two libraries resize
+            # two libraries resize
+            assert np.abs(a.arrays["image"].astype(int) - b.arrays["image"]).max() <= (1 if size else 0)
         a, b = streamed[0].test.read(np.arange(streamed[0].test.size)), streamed[1].test.everything()
         for x, y, z in ((a[name], b[name], held[0].test.arrays[name]) for name in a):
             assert (x == z).all() and np.abs(x.astype(int) - y).max() <= (1 if size else 0)
@@ -214,6 +213,7 @@ def test_a_stream_that_reads_on_is_not_begun_anew(prepared, monkeypatch):
     train, begun = tfds("jc_numbered", data_dir=prepared(JcNumbered, "tfrecord"), **STREAM).train, []
     endless = tfrecord.Stream._endless
     monkeypatch.setattr(tfrecord.Stream, "_endless", lambda self, *at: begun.append(at[:2]) or endless(self, *at))
+    # as fit reads: one batch to compile for, then that and more
     for start, count in (
         (0, 1),
         (0, 3),
@@ -221,7 +221,7 @@ def test_a_stream_that_reads_on_is_not_begun_anew(prepared, monkeypatch):
         (3, 8),
         (5, 2),
         (7, 9),
-    ):  # as fit reads: one batch to compile for, then that and more
+    ):
         train.chunk(4, start, count, 9)
     assert begun == [(4, 0)]
     train.chunk(4, 2, 1, 1), train.chunk(5, 3, 1, 1)
@@ -319,9 +319,8 @@ def test_several_sizes(prepared, kind):
         r"jc_textures: images of several sizes; give an image size to bring them to",
         tfds, "jc_textures", data_dir=prepared(JcTextures, kind),
     )  # fmt: skip
-    refused(
-        "cats_vs_dogs: images of several sizes", tfds, "cats_vs_dogs", data_dir=prepared(JcTextures, kind)
-    )  # before a download
+    # the check comes before a download
+    refused("cats_vs_dogs: images of several sizes", tfds, "cats_vs_dogs", data_dir=prepared(JcTextures, kind))
     refused("size=-1: must be at least 1", tfds, "jc_textures", data_dir=prepared(JcTextures, kind), size=-1)
     splits = tfds("jc_textures", data_dir=prepared(JcTextures, kind), size=7)
     assert splits.test.arrays["image"].shape == (3, 7, 7, 3)
@@ -336,9 +335,8 @@ def test_resizing_averages_what_it_leaves_out():
 def test_no_image_or_no_class(prepared):
     folder = prepared(JcNumbers, "array_record")
     refused("'jc_numbers': has .*; needs an 'image' with one class 'label'", tfds, "jc_numbers", data_dir=folder)
-    refused(
-        "'voc/2007': has .*objects.*; needs an 'image'", tfds, "voc/2007", data_dir=folder
-    )  # said before a download
+    # the error comes before a download
+    refused("'voc/2007': has .*objects.*; needs an 'image'", tfds, "voc/2007", data_dir=folder)
     refused(
         "'jc_test_only': has the splits test; needs 'train'",
         tfds,
@@ -574,7 +572,7 @@ def test_a_damaged_description(prepared, tmp_path, name):
     )
 
 
-# folders and records that nobody vouches for
+# untrusted folders and records
 
 FEATURES = "tensorflow_datasets.core.features."
 

@@ -73,17 +73,15 @@ def test_variants_against_each_other(tmp_path, capsys):
     means = [np.mean([run["training accuracy"] for run in row["runs"]]) for row in table]
     lines = capsys.readouterr().out.splitlines()
     assert [f"{mean:.2%}" in line for mean, line in zip(means, lines[-3:-1], strict=True)] == [True, True], lines
-    assert (
-        "strategy" in (pathlib.Path(runs[0]["checkpoint"]).parent / "log.txt").read_text()
-    )  # what a run says is beside it
+    # the output of a run is in a file beside it
+    assert "strategy" in (pathlib.Path(runs[0]["checkpoint"]).parent / "log.txt").read_text()
     (folder,) = opened
     (folder / "summary.json").unlink()
     again = core.compare("some", variants, dataclasses.replace(config, resume=True, workdir=str(folder)), SIGNALS, [])[
         "table"
     ]
-    assert [row["runs"][0]["checkpoint"] for row in again] == [
-        row["runs"][0]["checkpoint"] for row in table
-    ]  # nothing trained anew
+    # nothing is trained again
+    assert [row["runs"][0]["checkpoint"] for row in again] == [row["runs"][0]["checkpoint"] for row in table]
 
 
 @pytest.mark.parametrize(
@@ -161,15 +159,13 @@ def test_a_planted_bias(tmp_path, monkeypatch):
     opened = []
     table = bias.main(config, SIGNALS, opened)["table"]
     run = jc.runs.read_config(table[0]["runs"][0]["checkpoint"])
-    assert run["experiment"] == "mnist" and run["command"].startswith(
-        "python -m experiments.studies.bias"
-    )  # what was typed
+    # the flags of the command line
+    assert run["experiment"] == "mnist" and run["command"].startswith("python -m experiments.studies.bias")
     assert [row["variant"] for row in table] == ["as it is", "reweighted", "group DRO"]
     (data,) = tmp_path.glob("coloured-digits-*-0.9.npz")
     weight = jc.load_run(table[1]["runs"][0]["checkpoint"]).config["data"]["sha256"]
-    assert (
-        weight != jc.load_run(table[0]["runs"][0]["checkpoint"]).config["data"]["sha256"]
-    )  # the weights are among the data
+    # the weights are among the data
+    assert weight != jc.load_run(table[0]["runs"][0]["checkpoint"]).config["data"]["sha256"]
     report = importlib.import_module("jaxcnn.report.__main__")
     report.main([table[2]["runs"][0]["checkpoint"], "--group", "usual"], None)
     (made,) = pathlib.Path(table[2]["runs"][0]["checkpoint"]).glob("report.json")

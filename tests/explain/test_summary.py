@@ -16,8 +16,8 @@ from jaxcnn.layers import Conv, ConvNorm, Dense, Dropout
 from jaxcnn.models import MODELS, __main__
 
 # Parameters and 10^9 multiply-adds as torchvision publishes them (`weights.meta["num_params"]` and `["_ops"]`), at
-# 224x224 unless said, but for two: without the auxiliary heads, googlenet is published so and inception_v3 with them
-# (27,161,264). torchvision rounds to three decimals and counts what this does: convolutions and matrix products, no
+# 224x224 unless a size is given. All are without auxiliary heads; only inception_v3 is published with them
+# (27,161,264). torchvision rounds to three decimals and counts convolutions and matrix products, as we do, but no
 # biases, norms or activations.
 TORCHVISION = {
     "alexnet": (61_100_840, 0.714), "convnext_tiny": (28_589_128, 4.456), "densenet121": (7_978_856, 2.834),
@@ -41,6 +41,7 @@ TIMM = {
     "vit_small_patch16_224": (22_050_664, 4.599),
 }  # fmt: skip
 PUBLISHED = TORCHVISION | TIMM
+# the other networks take longer and are slow tests
 QUICK = {
     "resnet18",
     "mobilenet_v1",
@@ -48,7 +49,7 @@ QUICK = {
     "vgg11",
     "vit_tiny_patch16_224",
     "alexnet",
-}  # the rest is slow, but for seconds
+}
 
 
 @pytest.mark.parametrize(
@@ -120,10 +121,11 @@ def test_rows_by_hand():
 
 
 def test_receptive_fields_of_residual_networks():
+    # 483 in networks that stride in the first layer of a bottleneck
     for name, size in (
         ("resnet18", 435),
         ("resnet50", 427),
-    ):  # 483 in networks that stride in the first layer of a bottleneck
+    ):
         rows = summary(name, (224, 224, 3)).rows
         assert rows[0].field == (7, 7) and rows[-2].field == (size, size) and rows[-1].field == (224, 224)
 

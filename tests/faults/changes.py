@@ -186,16 +186,17 @@ def apply(path, rng, special):
     kinds = special if special and rng.random() < 0.5 else BYTES
     try:
         new = kinds[int(rng.integers(len(kinds)))](data or b"x", rng)
+    # an earlier change left no head, or one that is nested too deeply
     except (
         struct.error,
         ValueError,
         RecursionError,
-    ):  # an earlier change left no head, or one that is nested too deeply
+    ):
         new = flip(data or b"x", rng)
     path.write_bytes(new)
 
 
-# What is no longer a sound file at all: (path, rng) -> None.
+# Functions that leave no file of the kind: (path, rng) -> None.
 
 
 def empty(path, rng):

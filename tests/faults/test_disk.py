@@ -86,7 +86,7 @@ def test_a_folder_that_is_deleted(tmp_path):
     shutil.rmtree(checkpoints, ignore_errors=True)  # a save that is under way may keep it from vanishing
     code, _, err = ended(process)
     assert code == 0 and "Traceback" not in err, err
-    assert sound(tmp_path)  # made anew
+    assert sound(tmp_path)  # made again
 
 
 def test_a_disk_that_becomes_read_only(tmp_path):

@@ -23,10 +23,11 @@ def spoilt(data):
 
 
 def setting(strategy="jit", devices=1, wrap=lambda step: step):
+    # the task's own check refuses the pixel before the first step
     t, tx = (
         task(dropout=0.2)._replace(check=accept),
         jc.optim.adam(1e-3),
-    )  # the task's own check refuses the pixel before the first step
+    )
     data, row = spoilt(rows(BATCH * 12))
     run = jc.compile_step(wrap(jc.make_train_step(t, tx)), strategy, devices)
     return run, jc.init_state(t, tx, data.example()), data, row

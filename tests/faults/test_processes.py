@@ -105,6 +105,7 @@ def one_after_another(tmp_path, runs, arguments):
 
 @pytest.mark.slow
 def test_from_8_devices_to_1_to_3_to_2_processes(tmp_path):
+    # Adam makes large steps of rounding errors
     arguments = [
         *FEW,
         "--epochs",
@@ -113,7 +114,7 @@ def test_from_8_devices_to_1_to_3_to_2_processes(tmp_path):
         "sgd",
         "--learning-rate",
         "0.05",
-    ]  # Adam makes large steps of rounding errors
+    ]
     assert ended(start(*arguments, "--devices", 1, "--workdir", tmp_path / "one"))[0] == 0
     one_after_another(tmp_path / "many", [(1, 8, 80), (1, 1, 160), (1, 3, 240), (2, 1, 0)], arguments)
     one, many = summary(tmp_path / "one"), summary(tmp_path / "many")

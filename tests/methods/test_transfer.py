@@ -74,9 +74,8 @@ def test_the_frozen_stay_and_the_others_move_as_if_alone(name):
         == optim.learning_rate(alone_state)
         == pytest.approx(float(optim.cosine(0.1, steps=9)(2)))
     )
-    assert [x.shape for x in jax.tree.leaves(state)] == [
-        x.shape for x in jax.tree.leaves(alone_state)
-    ]  # none for the frozen
+    # frozen parameters have no gradient
+    assert [x.shape for x in jax.tree.leaves(state)] == [x.shape for x in jax.tree.leaves(alone_state)]
 
 
 def test_rates_fall_with_depth():

@@ -123,7 +123,7 @@ def brier_of_two_gaps():
     for metric, positive in ((one, lambda z: sigmoid(z[:, 0])), (two, lambda z: softmax(z[:, :2])[:, 1])):
         for c, value in computed(metric, label="several"):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of scikit-learn, that one class is alone
+                warnings.simplefilter("ignore")  # scikit-learn warns about a single class
                 rows = len(c["label"])
                 yield gap(
                     value,
@@ -142,9 +142,8 @@ def calibration_by_definition(sure, right, bins):
 
 
 def calibration_gaps(bins=15):
-    probability = jax.jit(
-        lambda x: jax.nn.softmax(x, -1).max(-1)
-    )  # on an edge the last digit decides, so it is the same
+    # on an edge the last digit decides, so it is the same
+    probability = jax.jit(lambda x: jax.nn.softmax(x, -1).max(-1))
     for seed, (c, value) in enumerate(computed(metrics.calibration(bins))):
         sure = np.asarray(probability(case(seed)["logits"]))[case(seed)["row_mask"] > 0]
         right = c["logits"].argmax(-1) == c["label"]

@@ -123,7 +123,7 @@ def test_infinite_logits_have_their_place():
     accuracy, top, matrix, brier, loss = (sums.compute() for sums in run(logits, batch))
     assert accuracy == pytest.approx(2 / 3) and top == 1 and np.isnan([brier, loss]).all()
     assert matrix["confusion"].tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 1]]
-    alone = run(logits, batch | {"row_mask": np.array([0, 1, 0])})  # a class that is ruled out
+    alone = run(logits, batch | {"row_mask": np.array([0, 1, 0])})  # a class with probability 0
     assert [sums.compute() for sums in alone[-2:]] == pytest.approx([2 / (1 + np.e) ** 2, np.log1p(1 / np.e)], rel=1e-5)
     assert metrics.log_loss(np.float32([[-200.0]]), {"label": np.array([1])}).compute() == pytest.approx(200)
 
@@ -221,9 +221,8 @@ def test_no_metric_overwrites_another():
         and (both["a/f1_macro"], both["b/f1_macro"]) == (1, 0)
     )
     assert len(both) == 2 * len(matrices("a")) and all(key[:2] in ("a/", "b/") for key in both)
-    assert set(matrices("a")) == set(matrices("confusion")) and "f1_macro" in matrices(
-        "a"
-    )  # alone, as it has always been
+    # alone, as without the metric
+    assert set(matrices("a")) == set(matrices("confusion")) and "f1_macro" in matrices("a")
     second = matrices("confusion", "b")  # the columns of the first stay
     assert (
         second["confusion"].trace() == ROWS

@@ -34,7 +34,7 @@ def test_no_person_is_on_both_sides(rng, fraction):
     assert not set(group[rest]) & set(group[cut])
     assert len(cut) / len(label) == pytest.approx(fraction, abs=0.01)
     assert np.abs(shares(label[cut]) - shares(label)).max() < 0.03
-    # by lot alone, whole groups are further from the shares
+    # a purely random choice of groups is further from the shares
     lots = [np.isin(group, rng.permutation(120)[: round(120 * fraction)]) for _ in range(20)]
     assert np.abs(shares(label[cut]) - shares(label)).max() < np.median(
         [np.abs(shares(label[m]) - shares(label)).max() for m in lots]

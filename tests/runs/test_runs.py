@@ -121,9 +121,8 @@ def pictures(root, names, n, value=lambda k: 150 * k, mode="L", side=8):
 
 def test_a_plain_folder_is_measured_whole_and_a_test_folder_alone(finished, tmp_path):
     loaded = jc.load_run(finished[1])
-    plain = pictures(
-        tmp_path / "plain", "01", 7, mode="RGB", side=11
-    )  # read gray and at the run's size, as --predict does
+    # read gray and at the run's size, as --predict does
+    plain = pictures(tmp_path / "plain", "01", 7, mode="RGB", side=11)
     rows = runs.rows_to_measure(loaded.config, plain)
     assert (rows.data.size, rows.part, rows.own, rows.data.example()["image"].shape) == (
         14,
@@ -242,10 +241,11 @@ def test_a_mark_is_of_one_description_and_one_user(run, tmp_path, monkeypatch):
     refused("is not followed", runs.read_data, runs.read_config(run))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     (tmp_path / "file").write_text("")
+    # there is no place for a key: the user says where the data are
     assert set(runs.source("npz", {"path": "x"})) == {
         "name",
         "options",
-    }  # no room for a key: the user says where the data are
+    }
     key = tmp_path / "cache" / "jaxcnn" / "runs" / "key"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     first = runs.source("npz", {"path": "x"})
@@ -516,7 +516,7 @@ def test_nothing_in_a_run_is_live_in_pages_cards_or_on_the_terminal(finished, tm
     ]
     assert command([*map(str, paths), *flags]) == 0
     said = capsys.readouterr()
-    assert command([str(paths[0]), "--group", EVIL]) == 2  # and in what is refused
+    assert command([str(paths[0]), "--group", EVIL]) == 2  # also in refused input
     said = said.out + said.err + capsys.readouterr().err
     pages = [(path / name).read_text() for path in paths for name in ("report.html", "MODEL_CARD.md")] + [
         (tmp_path / "compare.html").read_text()
@@ -579,7 +579,7 @@ def test_ten_thousand_classes_make_a_small_page(finished):
         assert "class 99" in text and "class 100" not in text and "lowest F1" in text and "9,980 more notes" in text
 
 
-# what `--dataset` means
+# meanings of `--dataset`
 
 
 def test_what_a_user_names(tmp_path):
@@ -627,8 +627,9 @@ def test_a_set_of_tfds_by_name_is_brought_to_the_runs_size(tmp_path):
         "data": {"name": "jc_numbered", "rows": [1, 1, made.size]},
     }
     refused("path in its config.json, /somewhere, is not followed", runs.rows_to_measure, config)
+    # where the run's own set is now
     for flags in (
         {"place": str(tmp_path / "here")},
         {"data_dir": str(tmp_path / "here")},
-    ):  # where the run's own set is now
+    ):
         assert runs.rows_to_measure(config, **flags).own

@@ -143,7 +143,7 @@ def one_line(caplog):
 
 
 def test_the_same_run_is_said_to_be_finished(finished, caplog):
-    compiled.cache_clear()  # another task, optimiser and compiled step
+    compiled.cache_clear()  # a new task, optimiser and compiled step
     first = fit(finished)
     assert first.saved == 2 and len(first.history) == 1
     assert one_line(caplog) == f"{finished}: finished at step 2, nothing trained"
@@ -174,7 +174,7 @@ def test_an_unfinished_run_goes_on_with_another_step_and_says_so(finished, caplo
         fitted.state.step
     ) == 3 and "going on from step 2, but not with the same as before: new is the step (loss" in one_line(caplog)
     caplog.clear()
-    fit(finished, steps=3, rate=2e-2)  # what it was finished with
+    fit(finished, steps=3, rate=2e-2)  # the settings of the finished run
     assert "nothing trained" in one_line(caplog)
     with pytest.raises(jc.InputError, match="differs"):
         fit(finished, steps=3)

@@ -159,9 +159,8 @@ def test_ema_averages_the_variables(batch):
     after, _ = plain(first, batch)
     keep = 2 / 11  # (1 + t) / (10 + t) at t = 1
     expected = jax.tree.map(lambda a, b: keep * a + (1 - keep) * b, first.params, after.params)
-    chex.assert_trees_all_close(
-        state.extras["ema"], after.variables | {"params": expected}, rtol=1e-5
-    )  # statistics are averages already
+    # statistics are averages already
+    chex.assert_trees_all_close(state.extras["ema"], after.variables | {"params": expected}, rtol=1e-5)
     chex.assert_trees_all_equal(state.params, after.params)
 
 

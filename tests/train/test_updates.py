@@ -71,7 +71,7 @@ def test_a_body_that_raises_loses_nothing(tmp_path):
                 raise RuntimeError("body")
     loop.close()
     again = list(begun(tmp_path))
-    assert again[0].first == 7 and again[0].last == 6 and again[0].boundary  # that boundary comes once more
+    assert again[0].first == 7 and again[0].last == 6 and again[0].boundary  # that boundary is yielded again
     assert again[0].total["count"].compute() == 96 and again[-1].last == STEPS
 
 
