@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices, strict shapes, and the shared data sets where they are."""
+"""Fixtures: eight virtual CPU devices, strict shapes, and the shared data sets if they are available."""
 
 import atexit
 import os
@@ -8,12 +8,12 @@ import tempfile
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 # many tests, and the processes that they start, compile the same programs
-if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers share what the process that starts them has made
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers share the folder of the process that starts them
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxcnn-test-cache-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-os.environ["XDG_CACHE_HOME"] = os.environ["JAX_COMPILATION_CACHE_DIR"]  # what experiments keep for a user
+os.environ["XDG_CACHE_HOME"] = os.environ["JAX_COMPILATION_CACHE_DIR"]  # the user's cache of the experiments
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -25,7 +25,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_configure(config):
-    """Short tests spend most of their time compiling; long ones compute, and need what the compiler can do."""
+    """Compile short tests without optimisation, because they mostly compile; long tests mostly compute."""
     if config.option.markexpr in ("not slow", "quick"):
         os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
 

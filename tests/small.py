@@ -1,4 +1,4 @@
-"""A small network with everything that could go wrong on several devices, and rows to train it on."""
+"""A small network with every layer that is difficult on several devices, and rows to train it on."""
 
 import functools
 
@@ -30,7 +30,7 @@ class Small(Network):
 
 
 class Plain(Network):
-    """No batch norm, no dropout: for what must be linear in the rows."""
+    """Without batch norm and dropout, for sums that must be linear in the rows."""
 
     num_classes: int = 4
 

@@ -1,4 +1,4 @@
-"""What the pages say is so: examples run, links lead somewhere, commands, flags and names exist, the table of networks is theirs."""
+"""The pages are correct: examples run, and links, commands, flags, names and the table of networks are right."""
 
 import argparse
 import dataclasses
@@ -27,11 +27,12 @@ PAGES = {
 }
 ALL = "\n".join(PAGES.values())
 README, LIBRARY, ZOO = (PAGES[name] for name in ("README.md", "jaxcnn/README.md", "jaxcnn/models/README.md"))
+# a placeholder, and former names in the list of changes
 NOT_NAMES = {
     "models.NAME",
     "models.summary",
     "tasks.group_dro",
-}  # a placeholder, and what the list of changes calls former
+}
 
 every_page = pytest.mark.parametrize("page", PAGES)
 
@@ -167,9 +168,7 @@ def test_tables_of_commands_name_modules():
 
 @every_page
 def test_flags_exist(page):
-    shown = {module for module, _ in commands(ALL) if ".test_" not in module} | {
-        "experiments.studies.regularisation"
-    }
+    shown = {module for module, _ in commands(ALL) if ".test_" not in module} | {"experiments.studies.regularisation"}
     known = set().union(*(flags_of(module) for module in shown), *map(flags_of_subcommand, COMMANDS))
     assert flags(PAGES[page]) <= known | {"check"}
 
@@ -226,7 +225,7 @@ def test_programs_of_the_page_run(tmp_path, monkeypatch, capsys):
 
 
 def networks():
-    """Name to what the page says of it, as `python -m jaxcnn.models --json` has it."""
+    """Return a dict from name to the page's figures, as `python -m jaxcnn.models --json` prints them."""
     rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| ([\d.]+) \| ([\w -]+) \|", ZOO, re.MULTILINE)
     return {
         name: (int(n.replace(",", "")), gflop, [w for w in weights.split() if w != "-"])

@@ -1,4 +1,4 @@
-"""The table of tiers names tests that there are."""
+"""The table of tiers names only existing tests."""
 
 import ast
 import pathlib

@@ -1,14 +1,16 @@
-"""Which tests belong to which tier, where that is not the default one.
+"""The tests that do not belong to the default tier.
 
-`QUICK` are files that together take less than a minute: `pytest -m quick`. `SLOW` are tests of which only the cases named here run by
-default, each by the beginning of its id; the others run with `pytest -m slow`. Every one has a sibling in the default tier that fails
-where the code is wrong; what the long ones add is another network, another number of devices, or a real process.
+`QUICK` lists files that together take less than a minute: `pytest -m quick`. `SLOW` lists tests of which only the named
+cases run by default, each given by the beginning of its id; the others run with `pytest -m slow`. Every slow case has a
+sibling in the default tier that fails if the code is wrong; the slow cases add networks, numbers of devices or real
+processes.
 """
 
 QUICK = {
-    "test_archives", "test_axis", "test_checkpoint", "test_data", "test_detection", "test_files", "test_fit_names", "test_flow",
-    "test_folders", "test_layering", "test_listing", "test_logs", "test_losses", "test_photos", "test_protocol", "test_sources",
-    "test_terminal", "test_tiers", "test_untrusted_checkpoints", "test_updates", "test_workdir",
+    "test_archives", "test_axis", "test_checkpoint", "test_data", "test_detection", "test_files", "test_fit_names",
+    "test_flow", "test_folders", "test_layering", "test_listing", "test_logs", "test_losses", "test_photos",
+    "test_protocol", "test_sources", "test_terminal", "test_tiers", "test_untrusted_checkpoints", "test_updates",
+    "test_workdir",
 }  # fmt: skip
 
 SMALL = ("lenet5", "mlp", "tutorial", "plain", "squeezenet1_1", "seresnet20")
@@ -21,7 +23,9 @@ SLOW = {
         *SMALL, "cnn", "alexnet", "vgg11-", "resnet18-", "resnet50-", "speednet", "vit_tiny", "mobilenet_v3_small",
     ),
     "test_models::test_pooled_models_take_any_size_from_the_smallest_on": ("cnn", "resnet20", "squeezenet1_1"),
-    "test_models::test_wrong_images_are_refused": ("channels-mobilenet_v1", "rank-resnet18", "channels-lenet5", "rank-vit"),
+    "test_models::test_wrong_images_are_refused": (
+        "channels-mobilenet_v1", "rank-resnet18", "channels-lenet5", "rank-vit",
+    ),
     "test_optim::test_decay_touches_the_kernels_of_every_network": (
         *SMALL, "cnn", "resnet18", "vit_tiny", "cct_2", "mobilenet_v3_small", "convnext_tiny",
     ),
@@ -44,7 +48,8 @@ SLOW = {
     "test_numbers::test_skip": ("jit-1",),
     # cases of one kind
     "test_metrics_parity::test_200_cases_equal_scikit_learn": (
-        "roc_auc, classes", "scores, classes", "confusion", "matthews", "brier of two", "cohen_kappa", "pr_auc, classes",
+        "roc_auc, classes", "scores, classes", "confusion", "matthews", "brier of two", "cohen_kappa",
+        "pr_auc, classes",
     ),
     "test_metrics::test_classification_report_equals_sklearn_in_200_cases": ("classes",),
     "test_ops_pooled::test_it_is_the_two_after_another": ("first layer-1", "3-d-1", "1-d-8"),

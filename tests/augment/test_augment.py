@@ -1,4 +1,4 @@
-"""Augmentation moves pixels and nothing else, row by row, as the key says."""
+"""Augmentation only moves pixels, row by row, as a function of the key."""
 
 import chex
 import jax

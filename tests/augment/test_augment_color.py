@@ -1,4 +1,4 @@
-"""Changes of colour equal torchvision's formulae, written out here, and Pillow's operations; rectangles are erased as drawn."""
+"""Colour changes equal torchvision's formulas and Pillow's operations; erased rectangles equal their draws."""
 
 import colorsys
 import math
@@ -133,10 +133,11 @@ def test_operations_equal_pillow(rng):
         out = np.asarray(fast(policy.apply)(batch, ops, amounts)["image"]) * 255
         for (op, amount), row in zip(rows, out, strict=True):
             off = np.abs(row - np.asarray(PILLOW[op][1](given, amount), np.float32))
+            # Pillow rounds; a tie between two pixels may go the other way
             assert (off > 1.1).mean() < 0.005, (
                 op,
                 amount,
-            )  # Pillow rounds; a tie between two pixels may go the other way
+            )
 
 
 def test_trivial_augment_draws_all_operations_evenly():
@@ -170,7 +171,7 @@ def test_rand_augment_of_nothing_is_the_identity(rng):
 
 
 def hole(image):
-    """Height and width of what is zero, which is one rectangle, and its place."""
+    """Return height, width and position of the zeros, which form one rectangle."""
     ys, xs = np.nonzero(np.asarray(image)[..., 0] == 0)
     if not len(ys):
         return None
@@ -226,9 +227,8 @@ def test_pixel_dropout_takes_whole_pixels_and_another_share_of_each_image():
         and some.std() == pytest.approx(0.175, abs=0.02)
     )
     at = lost[share > 0].mean(0)
-    assert (
-        at.min() > 0.4 and at.max() < 0.6 and len({row.tobytes() for row in lost[share > 0]}) == len(some)
-    )  # anywhere, never alike
+    # anywhere, and each different
+    assert at.min() > 0.4 and at.max() < 0.6 and len({row.tobytes() for row in lost[share > 0]}) == len(some)
     plain = np.full((4, 5, 6, 1), 0.5, np.float32)
     none, all_ = (
         fast(augment.pixel_dropout(probability=p, share=(1, 1)))(KEY, {"image": plain})["image"] for p in (0, 1)

@@ -1,4 +1,4 @@
-"""Boxes and masks go where their pixels go; crops that are resized equal Pillow's."""
+"""Boxes and masks follow their pixels; resized crops equal Pillow's."""
 
 import chex
 import jax
@@ -77,9 +77,10 @@ def test_boxes_and_masks_follow_the_pixels(name, rng):
 
 
 def test_boxes_left_with_too_small_a_part_are_gone(monkeypatch):
+    # 4 up
     monkeypatch.setattr(
         augment.geometry, "draw", lambda sampler, key, shape: jnp.broadcast_to(jnp.array([[14, 10]]), shape)
-    )  # 4 up
+    )
     boxes = np.array([[[0.0, 0, 0.5, 1], [0, 0, 0.9, 0.5], [0, 0, 0.4, 0.4], [0.5, 0.5, 1, 1], [0.7, 0.7, 0.7, 0.7]]])
     batch = {"image": np.ones((1, 10, 10, 1)), "boxes": boxes}
     out = {v: fast(augment.shift(10, follow=augment.SpatialTargets(visible=v)))(KEY, batch) for v in (0.0, 0.1, 0.5)}
@@ -138,7 +139,7 @@ def test_random_resized_crop_of_everything_is_the_identity(rng):
 
 
 def test_random_resized_crop_draws_areas_and_ratios():
-    """A box says where the crop was."""
+    """The boxes reveal the position of the crop."""
     corners = np.broadcast_to(np.array([[-9.0, -9, 10, 10]]), (4000, 1, 4))
     batch = {"image": np.zeros((4000, 40, 40, 1)), "boxes": corners}
     crop = augment.random_resized_crop(1, scale=(0.1, 0.5), ratio=(0.5, 2))

@@ -1,4 +1,4 @@
-"""Mixed labels say what the pixels are; every change is the same under jit, sharded and pmap; views are averaged."""
+"""Mixed labels match their pixels; every change is equal under jit, sharded and pmap; views are averaged."""
 
 import chex
 import jax
@@ -20,7 +20,7 @@ def fast(change):
 
 
 def numbered(b, h=8, w=6):
-    """Image i is everywhere i / b, its label i; so pixels say what they were mixed of."""
+    """Image i has the constant value i / b and the label i, so that pixels reveal their mixture."""
     return {
         "image": np.broadcast_to(np.arange(b)[:, None, None, None] / b, (b, h, w, 2)).astype(np.float32),
         "label": np.arange(b),
@@ -56,9 +56,8 @@ def test_cutmix_labels_match_the_pixels(dtype):
     assert (own ^ partner).all()
     chex.assert_trees_all_equal(out["mask"], out["image"][..., 0])
     sizes = [(rows.any(1).sum(), rows.any(0).sum()) for rows in partner]
-    assert all(
-        rows.sum() == high * wide for rows, (high, wide) in zip(partner, sizes, strict=True)
-    )  # one rectangle each
+    # one rectangle each
+    assert all(rows.sum() == high * wide for rows, (high, wide) in zip(partner, sizes, strict=True))
     assert len(set(sizes)) > 12 and 0.1 < partner.mean() < 0.4
 
 
@@ -103,9 +102,8 @@ def test_labels_of_every_form_are_mixed_alike(make):
         np.eye(6),
     ):
         chex.assert_trees_all_equal(fast(make(1.0, num_classes=6))(KEY, {**batch, "label": label}), expected)
-    out = fast(make(1.0, num_classes=300))(
-        KEY, {**batch, "label": np.arange(6).astype(np.uint8)}
-    )  # more classes than uint8 counts
+    # more classes than uint8 counts
+    out = fast(make(1.0, num_classes=300))(KEY, {**batch, "label": np.arange(6).astype(np.uint8)})
     np.testing.assert_allclose(out["label"].sum(-1), 1, atol=1e-6)
     several = np.array([[0, 0, 0], [1, 1, 0]] * 3)  # yes or no each: a row may have none
     assert (fast(make(1.0))(KEY, {**batch, "label": several})["label"][::2].sum(-1) > 0).any()
@@ -182,7 +180,7 @@ def test_what_cannot_be_mixed_is_refused(change, extra, words):
 
 
 def logits_of_corners(variables, batch):
-    """Two logits that tell a view from another: the upper left and the upper right pixel."""
+    """Two logits that differ between views: the upper left and the upper right pixel."""
     image = batch["image"]
     return jnp.stack([image[:, 0, 0, 0], image[:, 0, -1, 0]], -1) * variables
 

@@ -1,4 +1,4 @@
-"""Every augmentation means the rank of what it is given, or refuses it in one line that names the shape."""
+"""Every augmentation handles the rank of its input correctly, or refuses it in one line that names the shape."""
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +10,10 @@ from jaxcnn.augment import core
 
 KEY = jax.random.key(3)
 SHAPES = {
-    "colour": (4, 8, 6, 3),
-    "gray": (4, 8, 6, 1),
-    "volume": (4, 3, 8, 6, 1),
-    "sound": (4, 20, 2),
-    "square without channels": (4, 8, 8),
-    "uint8 without channels": (4, 8, 6),
-    "one image": (8, 6),
+    "colour": (4, 8, 6, 3), "gray": (4, 8, 6, 1), "volume": (4, 3, 8, 6, 1), "sound": (4, 20, 2),
+    "square without channels": (4, 8, 8), "uint8 without channels": (4, 8, 6), "one image": (8, 6),
     "four spatial axes": (2, 2, 2, 8, 6, 1),
-}
+}  # fmt: skip
 IMAGES, PIXELS = {"colour", "gray"}, {"colour", "gray", "volume"}
 PLACES = PIXELS | {"sound", "four spatial axes"}
 view = lambda change: lambda key, batch: change(batch)

@@ -1,4 +1,4 @@
-"""The `jaxcnn` command: each subcommand on tiny data, files that carry their names, and one line for what is wrong."""
+"""The `jaxcnn` command: each subcommand on tiny data, files with their names, and errors in one line."""
 
 import csv
 import json
@@ -26,7 +26,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 CLASSES = ("bee", "cat", "dog")
 prepared = test_tfds.prepared  # a fixture
 TINY = (
-    "--max-steps", "3", "--batch-size", "16", "--devices", "1", "--model", "mlp", "--augment", "none", "--no-gradient-norm",
+    "--max-steps", "3", "--batch-size", "16", "--devices", "1", "--model", "mlp", "--augment", "none",
+    "--no-gradient-norm",
 )  # fmt: skip
 
 
@@ -79,7 +80,7 @@ def here(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(here):
-    """A run's folder and what training printed."""
+    """The folder of a run, and the output of its training."""
     command = [sys.executable, "-m", "jaxcnn", "train", here.name, *TINY, "--workdir", "runs"]
     done = subprocess.run(
         command, cwd=here.parent, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
@@ -149,15 +150,9 @@ def test_mistakes_in_reports_name_their_files(trained, here, capsys):
 
 def test_explain_draws_a_picture_per_file(trained, here, tmp_path, capsys):
     run(
-        "explain",
-        trained[0],
-        here / "bee" / "bee-00.png",
-        here / "cat" / "cat-00.png",
-        "--target",
-        "dog",
-        "--output",
+        "explain", trained[0], here / "bee" / "bee-00.png", here / "cat" / "cat-00.png", "--target", "dog", "--output",
         tmp_path / "e",
-    )
+    )  # fmt: skip
     assert sorted(p.name for p in (tmp_path / "e").iterdir()) == ["bee-00.png", "cat-00.png"]
     assert all(json.loads(line)["explained"] == "dog" for line in capsys.readouterr().out.splitlines())
 
@@ -425,7 +420,8 @@ def test_photos_are_mirrored_and_digits_are_not(monkeypatch):
     monkeypatch.setattr("jaxcnn.augment.affine", lambda **_: "digits")
     monkeypatch.setattr("jaxcnn.augment.compose", lambda *changes: changes[0])
     for shape, augment, expected in (
-        ((28, 28, 1), "auto", "digits"), ((32, 32, 3), "auto", jc.augment.flip), ((128, 128, 1), "auto", jc.augment.flip),
+        ((28, 28, 1), "auto", "digits"), ((32, 32, 3), "auto", jc.augment.flip),
+        ((128, 128, 1), "auto", jc.augment.flip),
         ((32, 32, 3), "digits", "digits"), ((28, 28, 1), "photos", jc.augment.flip), ((28, 28, 1), "none", None),
     ):  # fmt: skip
         assert recipe.change(Train(augment=augment), None, shape) == expected

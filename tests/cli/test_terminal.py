@@ -1,4 +1,4 @@
-"""Output that cannot be written, or not in its encoding, stops nothing; what is logged does nothing to a terminal."""
+"""Output that cannot be written or encoded stops nothing, and log lines cannot control a terminal."""
 
 import contextlib
 import io

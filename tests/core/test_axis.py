@@ -1,4 +1,4 @@
-"""Rows along an axis that is not called "data" are counted when it is named, and never left out silently."""
+"""Rows along an axis that is not called "data" are counted if it is named, and never left out silently."""
 
 import functools
 

@@ -1,3 +1,5 @@
+"""Files that are not trusted: only regular files are read, up to a limit, and writing is all or nothing."""
+
 import json
 import os
 

@@ -1,4 +1,4 @@
-"""Mixed precision, recomputation and accumulation: what they promise, and that they go together on one device and on eight."""
+"""Mixed precision, recomputation and accumulation keep their promises, also combined, on one device and on eight."""
 
 import functools
 import json
@@ -113,7 +113,7 @@ def test_a_description_from_json_may_name_the_dtype():
 
 @pytest.mark.parametrize("name", MAKE)
 def test_only_what_lies_between_is_bfloat16(name):
-    """Parameters, gradients, statistics, logits, loss and metrics are float32; features are not, so the layers computed in bfloat16."""
+    """Parameters, gradients, statistics, logits, loss and metrics are float32; the layers compute in bfloat16."""
     t, model = task(name, dtype="bfloat16"), MAKE[name](4, dtype="bfloat16")
     variables = jax.eval_shape(t.init, jax.random.key(0), batch())
     tx = jc.optim.adam(1e-3)
@@ -174,7 +174,7 @@ def test_overfits_32_rows_in_bfloat16():
 @pytest.mark.parametrize("strategy", [pytest.param("sharded", marks=pytest.mark.slow), "pmap"])
 @pytest.mark.parametrize("dtype, near", [(None, 1e-5), pytest.param("bfloat16", 1e-2, marks=pytest.mark.slow)])
 def test_devices_agree(dtype, near, strategy):
-    """With recomputation and dropout. In bfloat16 a sum in another order may round the other way: 1 in 256 of that value."""
+    """With recomputation and dropout. In bfloat16, a different order of summation may change a value by 1/256."""
     t = task("resnet", dtype=dtype, remat=True, dropout=0.2)
     (one, s1), (many, s8) = alone(dtype), trained(t, 4, strategy, 8)
     assert distance(one.variables, many.variables) < near

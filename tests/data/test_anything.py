@@ -1,4 +1,4 @@
-"""Data that a caller brings: dicts of arrays, pairs, sequences and generators, each the same rows as in the library's own form."""
+"""A caller's data (dicts of arrays, pairs, sequences, generators) give the same rows as the library's own classes."""
 
 import chex
 import jax

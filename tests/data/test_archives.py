@@ -1,4 +1,4 @@
-"""npz and IDX files that nobody vouches for: refused in a line before they take memory; IDX sets under other names are read."""
+"""Untrusted npz and IDX files are refused in one line before they take memory; IDX sets with other names are read."""
 
 import gzip
 import io
@@ -15,7 +15,7 @@ from tests.data.test_sources import good, save, sizes, write_idx
 
 
 def npy(array=None, header=None, version=1):
-    """One array in NumPy's format, under a header of one's own."""
+    """One array in NumPy's format, with a given header."""
     file = io.BytesIO()
     np.lib.format.write_array(file, np.zeros(4, np.uint8) if array is None else array)
     if header is None:
@@ -104,9 +104,8 @@ def test_kept_arrays_that_were_exchanged_are_as_if_absent(tmp_path):
     (file,) = (tmp_path / "kept").iterdir()
     os.utime(file, (1, 1))
     assert cache.load(tmp_path / "kept", 1)["x"].shape == (1000,)
-    np.savez_compressed(
-        file.with_suffix(""), x=np.zeros(10**6, np.uint8)
-    )  # a bomb of its kind: `store` compresses nothing
+    # a bomb of its kind: `store` compresses nothing
+    np.savez_compressed(file.with_suffix(""), x=np.zeros(10**6, np.uint8))
     assert cache.load(tmp_path / "kept", 1) is None
     file.rename(tmp_path / "elsewhere.npz"), file.symlink_to(tmp_path / "elsewhere.npz")
     assert cache.load(tmp_path / "kept", 1) is None
@@ -133,7 +132,8 @@ def write_set(folder, name, **changes):
 @pytest.mark.parametrize(
     "name",
     [
-        "{part}-{kind}-idx{d}-ubyte", "{part}-{kind}.idx{d}-ubyte", "emnist-letters-{part}-{kind}-idx{d}-ubyte", "{part}_{kind}.idx{d}",
+        "{part}-{kind}-idx{d}-ubyte", "{part}-{kind}.idx{d}-ubyte", "emnist-letters-{part}-{kind}-idx{d}-ubyte",
+        "{part}_{kind}.idx{d}",
         "{part}-{kind}", "{part}-{kind}-idx{d}-ubyte/{part}-{kind}-idx{d}-ubyte",
     ],
 )  # fmt: skip
@@ -160,7 +160,8 @@ def test_idx_files_that_are_no_whole_set(tmp_path):
     one = tmp_path / "train-images-idx3-ubyte"
     assert is_idx_folder(one)
     refused(
-        "train-images-idx3-ubyte: one file of an IDX set; give the folder that holds it, which needs the four IDX files",
+        "train-images-idx3-ubyte: one file of an IDX set; give the folder that holds it, which needs the four IDX "
+        "files",
         idx,
         one,
     )
@@ -234,16 +235,16 @@ def test_idx_that_states_more_than_it_has(tmp_path):
     stated = b"\0\0\x08\3" + struct.pack(">III", 2**21, 32, 32)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(stated + bytes(2**20)))
     refused(
-        "its header says 2,147,483,648 bytes, more than the 1,073,741,824 that are read of such an IDX file; raise limit_bytes=",
+        "its header says 2,147,483,648 bytes, more than the 1,073,741,824 that are read of such an IDX file; raise "
+        "limit_bytes=",
         idx,
         tmp_path,
     )
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(
         gzip.compress(b"\0\0\x08\3" + struct.pack(">III", 20, 28, 28) + bytes(10**7))
     )
-    refused(
-        "15681 bytes of data, but its header says 20 x 28 x 28", idx, tmp_path
-    )  # 10 MB are not unpacked to count them
+    # 10 MB are not unpacked to count them
+    refused("15681 bytes of data, but its header says 20 x 28 x 28", idx, tmp_path)
 
 
 def test_the_default_limits():

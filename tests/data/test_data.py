@@ -1,4 +1,4 @@
-"""The order of rows, reading each once, and splits: what every kind of data set promises the loop."""
+"""The promises of every data set to the loop: the order of rows, reading each row once, and splits."""
 
 import dataclasses
 import math
@@ -80,7 +80,7 @@ def check_training_order(data):
 
 
 def check_once(data):
-    """Every row once and in the same order, whatever the batch; padding is marked; one shape serves all chunks."""
+    """Every row comes once and in the same order for any batch size; padding is marked; all chunks have one shape."""
     order = np.concatenate([rows(chunk)[0].reshape(-1) for chunk in data.once(1)])
     assert (np.sort(order) == np.arange(data.size)).all()
     for batch_size in (1, 7, data.size, 128):
@@ -431,9 +431,8 @@ def test_a_class_without_rows_is_said(tmp_path, caplog):
         (np.arange(40) % 10 + 1, ["no row of class 0; labels up to 10 make 11 classes, numbered from 0"]),
         (np.arange(40) % 3, []),
     ):
-        np.savez(
-            path, x_train=image[:40], y_train=label, x_test=image[40:], y_test=label[:1]
-        )  # a test part need not have every class
+        # a test part need not have every class
+        np.savez(path, x_train=image[:40], y_train=label, x_test=image[40:], y_test=label[:1])
         caplog.clear()
         npz(path)
         assert [m.split(": ", 1)[1] for m in caplog.messages] == line

@@ -1,4 +1,4 @@
-"""What counts as data in a folder of images: parts, classes, hidden names, links; and the lines that say what does not."""
+"""Which files in a folder of images count as data (splits, classes, hidden names, links), and what is reported."""
 
 import logging
 import os
@@ -155,7 +155,8 @@ def test_classes_that_are_hardly_meant_are_told(tmp_path, lines):
     folder(tmp_path)
     assert (
         lines(tmp_path)[0]
-        == "the images of every class lie in folders of the same names (ant, bee): they count as the classes testing, training"
+        == "the images of every class lie in folders of the same names (ant, bee): they count as the classes testing, "
+        "training"
     )
     fill(tmp_path / "set", ("Ant", "ant", "bee"))
     folder(tmp_path / "set")

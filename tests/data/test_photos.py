@@ -1,4 +1,4 @@
-"""One image file: read as a viewer shows it, by formats that are meant alone, and refused in a line before it takes memory."""
+"""An image file is read as a viewer shows it, in supported formats only, or refused before it takes memory."""
 
 import dataclasses
 import io
@@ -37,7 +37,7 @@ def chunk(name, body):
 
 
 def png_with(path, image, name, body, at=33, **options):
-    """Save a PNG with a chunk of one's own, behind its head or, with a negative `at`, elsewhere."""
+    """Save a PNG with a given chunk, after its header or, with a negative `at`, elsewhere."""
     image.save(path, **options)
     raw = path.read_bytes()
     path.write_bytes(raw[:at] + chunk(name, body) + raw[at:])
@@ -46,16 +46,9 @@ def png_with(path, image, name, body, at=33, **options):
 def tiff(bits, data, photometric=1, sample=1, side=8):
     """A bare TIFF of one strip."""
     tags = [
-        (256, side),
-        (257, side),
-        (258, bits),
-        (259, 1),
-        (262, photometric),
-        (273, 122),
-        (277, 1),
-        (278, side),
+        (256, side), (257, side), (258, bits), (259, 1), (262, photometric), (273, 122), (277, 1), (278, side),
         (339, sample),
-    ]
+    ]  # fmt: skip
     body = b"".join(struct.pack("<HHLHH", tag, 3, 1, value, 0) for tag, value in tags)
     return b"II*\0" + struct.pack("<LH", 8, len(tags)) + body + b"\0\0\0\0" + data
 
@@ -66,7 +59,7 @@ def as_shown(path):
 
 
 def agrees(path):
-    """Pixels are those that a viewer shows, and the head says their size."""
+    """The pixels are those that a viewer shows, and `head` returns their size."""
     right = as_shown(path)
     return np.array_equal(read_image(path, 3), right) and head(path).size == right.shape[:2]
 
@@ -87,9 +80,8 @@ def test_orientation_is_applied(tmp_path, turn):
     profile.add_text("Raw profile type exif", f"\nexif\n{len(tag.tobytes()):8}\n{tag.tobytes().hex()}\n", zip=True)
     itxt.add_itxt("XML:com.adobe.xmp", xmp)
     image.save(tmp_path / "profile.png", pnginfo=profile), image.save(tmp_path / "xmp.png", pnginfo=itxt)
-    png_with(
-        tmp_path / "late.png", image, b"eXIf", tag.tobytes().removeprefix(b"Exif\0\0"), at=-12
-    )  # behind the pixels
+    # after the pixels
+    png_with(tmp_path / "late.png", image, b"eXIf", tag.tobytes().removeprefix(b"Exif\0\0"), at=-12)
     assert [path.name for path in tmp_path.iterdir() if not agrees(path)] == []
     deep = Image.fromarray(np.arange(60, dtype=np.uint16).reshape(6, 10) * 1000)
     deep.save(tmp_path / "deep.png", exif=tag)
@@ -210,7 +202,8 @@ def test_few_of_16_bits_are_told(tmp_path, caplog):
         if "16 bits" in r.getMessage()
     ] == [
         "a/3.png: 16 bits, and no value above 4083, of 65,535: it is nearly black as read",
-        "20 images have 16 bits, and those looked at (20) no value above 4089, of 65,535: they are nearly black as read",
+        "20 images have 16 bits, and those looked at (20) no value above 4089, of 65,535: they are nearly black as "
+        "read",
     ]
 
 
@@ -245,7 +238,8 @@ def test_lab_is_read(tmp_path):
         (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
         (b"\0\0\1\0" + bytes(50), "none of PNG, JPEG"),
         (b"\xd7\xcd\xc6\x9a" + bytes(40), "none of PNG, JPEG"), (bytes(4000), "none of PNG"),
-        (b"P6 -3 -3 255\n" + bytes(30), "not a readable image"), (b"P6 0 3 255\n", "must be at least 1 x 1|not a readable image"),
+        (b"P6 -3 -3 255\n" + bytes(30), "not a readable image"),
+        (b"P6 0 3 255\n", "must be at least 1 x 1|not a readable image"),
     ],
 )  # fmt: skip
 def test_other_formats_are_refused_and_no_program_is_started(tmp_path, monkeypatch, begin, match):

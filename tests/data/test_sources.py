@@ -1,4 +1,4 @@
-"""Digits, `.npz` archives, IDX files and folders of images: what is read, and the one line that says why something is not."""
+"""Digits, `.npz` archives, IDX files and folders of images are read, or refused in one line that gives the reason."""
 
 import gzip
 import importlib
@@ -277,7 +277,7 @@ def picture(value, side=8, mode="RGB"):
 
 
 def fill(root, classes=("ant", "bee"), n=10, offset=0, **options):
-    """`n` images a class, of gray 10 * class + number + offset."""
+    """Make `n` images per class, with the gray value 10 * class + index + offset."""
     for k, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for i in range(n):

@@ -1,4 +1,4 @@
-"""TFDS sets: a tiny real one, prepared in both formats, is read alike; what cannot be read is said in one line."""
+"""A tiny real TFDS set gives the same rows in both formats; a set that cannot be read gives one line."""
 
 import dataclasses
 import functools
@@ -162,7 +162,7 @@ def test_decoded_rows_are_kept(prepared, tmp_path, monkeypatch, kind):
             assert all((x == b.arrays[name]).all() and x.dtype == b.arrays[name].dtype for name, x in a.arrays.items())
     monkeypatch.setattr(tfds_source, "_held", held)
     shard = sorted(tmp_path.rglob("*train*00001-of*"))[0]
-    shard.write_bytes(shard.read_bytes()[:-9])  # other files, another key
+    shard.write_bytes(shard.read_bytes()[:-9])  # different files give a different key
     refused("is not readable", tfds, "jc_numbered", **options)
     assert tfds("jc_numbered", **options | STREAM).train.size == 45
 
@@ -176,9 +176,8 @@ def test_formats_agree(prepared):
         ]
         for a, b in zip(*held, strict=True):
             assert (a.arrays["label"] == b.arrays["label"]).all()
-            assert np.abs(a.arrays["image"].astype(int) - b.arrays["image"]).max() <= (
-                1 if size else 0
-            )  # two libraries resize
+            # two libraries resize
+            assert np.abs(a.arrays["image"].astype(int) - b.arrays["image"]).max() <= (1 if size else 0)
         a, b = streamed[0].test.read(np.arange(streamed[0].test.size)), streamed[1].test.everything()
         for x, y, z in ((a[name], b[name], held[0].test.arrays[name]) for name in a):
             assert (x == z).all() and np.abs(x.astype(int) - y).max() <= (1 if size else 0)
@@ -214,6 +213,7 @@ def test_a_stream_that_reads_on_is_not_begun_anew(prepared, monkeypatch):
     train, begun = tfds("jc_numbered", data_dir=prepared(JcNumbered, "tfrecord"), **STREAM).train, []
     endless = tfrecord.Stream._endless
     monkeypatch.setattr(tfrecord.Stream, "_endless", lambda self, *at: begun.append(at[:2]) or endless(self, *at))
+    # as fit reads: one batch to compile for, then that and more
     for start, count in (
         (0, 1),
         (0, 3),
@@ -221,7 +221,7 @@ def test_a_stream_that_reads_on_is_not_begun_anew(prepared, monkeypatch):
         (3, 8),
         (5, 2),
         (7, 9),
-    ):  # as fit reads: one batch to compile for, then that and more
+    ):
         train.chunk(4, start, count, 9)
     assert begun == [(4, 0)]
     train.chunk(4, 2, 1, 1), train.chunk(5, 3, 1, 1)
@@ -319,9 +319,8 @@ def test_several_sizes(prepared, kind):
         r"jc_textures: images of several sizes; give an image size to bring them to",
         tfds, "jc_textures", data_dir=prepared(JcTextures, kind),
     )  # fmt: skip
-    refused(
-        "cats_vs_dogs: images of several sizes", tfds, "cats_vs_dogs", data_dir=prepared(JcTextures, kind)
-    )  # before a download
+    # the check comes before a download
+    refused("cats_vs_dogs: images of several sizes", tfds, "cats_vs_dogs", data_dir=prepared(JcTextures, kind))
     refused("size=-1: must be at least 1", tfds, "jc_textures", data_dir=prepared(JcTextures, kind), size=-1)
     splits = tfds("jc_textures", data_dir=prepared(JcTextures, kind), size=7)
     assert splits.test.arrays["image"].shape == (3, 7, 7, 3)
@@ -336,9 +335,8 @@ def test_resizing_averages_what_it_leaves_out():
 def test_no_image_or_no_class(prepared):
     folder = prepared(JcNumbers, "array_record")
     refused("'jc_numbers': has .*; needs an 'image' with one class 'label'", tfds, "jc_numbers", data_dir=folder)
-    refused(
-        "'voc/2007': has .*objects.*; needs an 'image'", tfds, "voc/2007", data_dir=folder
-    )  # said before a download
+    # the error comes before a download
+    refused("'voc/2007': has .*objects.*; needs an 'image'", tfds, "voc/2007", data_dir=folder)
     refused(
         "'jc_test_only': has the splits test; needs 'train'",
         tfds,
@@ -524,7 +522,8 @@ def test_a_damaged_shard(prepared, tmp_path, kind, damage):
     if damage == "gone":
         shard.unlink()
     folder, name = re.escape(str(shard.parent)), re.escape(shard.name)
-    match = rf"^{folder}: split train.* is not readable \(.*\); {name} is cut or missing; delete the folder and prepare it again$"
+    mend = "delete the folder and prepare it again"
+    match = rf"^{folder}: split train.* is not readable \(.*\); {name} is cut or missing; {mend}$"
     refused(match, tfds, "jc_numbered", data_dir=tmp_path)
     splits = tfds("jc_numbered", data_dir=tmp_path, **STREAM)
     message = refused(match, lambda: list(splits.train.once(8)))
@@ -573,14 +572,14 @@ def test_a_damaged_description(prepared, tmp_path, name):
     )
 
 
-# folders and records that nobody vouches for
+# untrusted folders and records
 
 FEATURES = "tensorflow_datasets.core.features."
 
 
 @pytest.fixture
 def payload(tmp_path, monkeypatch):
-    """A module in the current folder that leaves a trace when it is imported; the fixture tells whether it did."""
+    """A module in the current folder that leaves a trace if it is imported; the fixture checks for the trace."""
     (tmp_path / "payload.py").write_text(
         "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nclass Image: pass\n"
     )
@@ -640,14 +639,9 @@ def test_other_names_import_nothing(prepared, tmp_path, payload):
     stated(folder, "dataset_info.json", ("moduleName",), "payload")
     assert tfds("jc_numbered", data_dir="sets").test.size == 12
     for name in (
-        "payload",
-        "a.b.payload",
-        "payload:1.0.0",
-        "payload/payload",
-        "jc_numbered/payload",
-        "huggingface:payload",
+        "payload", "a.b.payload", "payload:1.0.0", "payload/payload", "jc_numbered/payload", "huggingface:payload",
         "../sets",
-    ):
+    ):  # fmt: skip
         refused(rf"^dataset {name!r}: (unknown to TFDS|not prepared in this version)", tfds, name, data_dir="sets")
     refused("nothing else is read from a name", tfds, "mnist/version=3.0.1", data_dir="sets")
     assert not payload()
@@ -662,15 +656,18 @@ def test_a_folder_of_a_known_name_is_checked_too(prepared, tmp_path, payload):
 
 
 LIES = [
-    ("features.json", (*IMAGE, "image", "shape", "dimensions"), ["1000000", "1000000", "1"], r"images of shape \(1000000, 1000000, 1\)"),
+    ("features.json", (*IMAGE, "image", "shape", "dimensions"), ["1000000", "1000000", "1"],
+     r"images of shape \(1000000, 1000000, 1\)"),
     ("features.json", (*IMAGE, "image", "shape", "dimensions"), "x", "dimensions"),
     ("features.json", (*IMAGE, "image", "shape", "dimensions"), ["0", "6", "1"], "images of shape"),
     ("features.json", (*IMAGE, "image", "dtype"), "evil", "evil"),
     ("features.json", (*LABEL, "classLabel", "numClasses"), str(10**18), "classes; must be 1 to 1,000,000"),
     ("features.json", (*LABEL, "classLabel", "numClasses"), "-3", "classes; must be 1 to"),
     ("features.json", (*LABEL, "classLabel", "numClasses"), [1], "features.json: .*numClasses"),
-    ("features.json", (*IMAGE[:2], "../x"), {"pythonClassName": f"{FEATURES}text_feature.Text", "text": {}}, "'../x' is a path"),
-    ("features.json", (*IMAGE[:2], "x"), {"type": f"{FEATURES}class_label_feature.ClassLabel", "content": {"names_file": "/dev/zero"}},
+    ("features.json", (*IMAGE[:2], "../x"), {"pythonClassName": f"{FEATURES}text_feature.Text", "text": {}},
+     "'../x' is a path"),
+    ("features.json", (*IMAGE[:2], "x"),
+     {"type": f"{FEATURES}class_label_feature.ClassLabel", "content": {"names_file": "/dev/zero"}},
      "names_file: '/dev/zero'"),
     ("dataset_info.json", ("splits",), {}, "dataset_info.json: .*splits"),
     ("dataset_info.json", ("name",), "../mnist", "must be those of a set"),
@@ -679,9 +676,11 @@ LIES = [
     ("dataset_info.json", (*SPLIT, "name"), "a/b", "split 'a/b': must be a plain name"),
     ("dataset_info.json", (*SPLIT, "shardLengths"), ["-1", "20", "20"], "shardLengths has -1"),
     ("dataset_info.json", (*SPLIT, "shardLengths"), [None], "shardLengths"),
-    ("dataset_info.json", (*SPLIT, "shardLengths"), [str(10**15), "20", "20"], "states 1,000,000,000,000,040 rows of split train"),
+    ("dataset_info.json", (*SPLIT, "shardLengths"), [str(10**15), "20", "20"],
+     "states 1,000,000,000,000,040 rows of split train"),
     ("dataset_info.json", (*SPLIT, "shardLengths"), ["0"] * 100_001, "100,001 shards, more than 100,000"),
-    ("dataset_info.json", (*SPLIT, "filepathTemplate"), "/etc/passwd", "filepathTemplate '/etc/passwd': must be a plain file name"),
+    ("dataset_info.json", (*SPLIT, "filepathTemplate"), "/etc/passwd",
+     "filepathTemplate '/etc/passwd': must be a plain file name"),
     ("dataset_info.json", (*SPLIT, "filepathTemplate"), "../{DATASET}", "must be a plain file name"),
     ("dataset_info.json", (*SPLIT, "filepathTemplate"), "{DATASET.__class__}", "must be a plain file name"),
     ("dataset_info.json", (*SPLIT, "filepathTemplate"), "{SHARD_INDEX:99999999999d}", "must be a plain file name"),

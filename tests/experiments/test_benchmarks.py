@@ -1,4 +1,4 @@
-"""Benchmarks as a user runs them, on tiny shapes: the files they leave, and the arithmetic of medians and ratios."""
+"""Benchmarks as a user runs them, on tiny shapes: their files, and the arithmetic of medians and ratios."""
 
 import importlib
 import json
@@ -282,9 +282,8 @@ def test_the_speed_network_of_torch_is_ours():
     seen = torch.from_numpy(image).permute(0, 3, 1, 2)
     theirs, params = peer._network([8, 12], 5, seen).eval(), jax.device_get(variables["params"])
     kernel = theirs[0].kernel.permute(2, 3, 1, 0).reshape(12, 12).numpy()
-    np.testing.assert_allclose(
-        np.abs(kernel[:, ::-1]), np.abs(whitening), rtol=1e-3, atol=1e-4
-    )  # the sign of an eigenvector is free
+    # the sign of an eigenvector is free
+    np.testing.assert_allclose(np.abs(kernel[:, ::-1]), np.abs(whitening), rtol=1e-3, atol=1e-4)
     assert sum(p.numel() for p in theirs.parameters()) == sum(p.size for p in jax.tree.leaves(params))
     with torch.no_grad():
         theirs[0].kernel.copy_(torch.from_numpy(whitening.reshape(2, 2, 3, 12)).permute(3, 2, 0, 1))
@@ -300,9 +299,8 @@ def test_the_speed_network_of_torch_is_ours():
 def test_a_subject_that_fails_is_left_out():
     bench = harness.Bench(ops.Config(repeats=1), ["jaxcnn", "flax"], ({}, {}))
     case = ops.conv((2, 6, 6, 4), (3, 3, 4, 4)) | {"op": "no_such_operation"}
-    samples, facts = harness.in_turn(
-        bench, "ops", "broken", case, ["jaxcnn", "flax"]
-    )  # the default lowering takes it for a convolution
+    # the default lowering takes it for a convolution
+    samples, facts = harness.in_turn(bench, "ops", "broken", case, ["jaxcnn", "flax"])
     assert list(samples) == list(facts) == ["flax"] and len(samples["flax"]) == 1
     assert (
         len(bench.failed) == 1
@@ -320,7 +318,10 @@ def test_a_worker_that_ends_says_why():
 
 
 def test_watching_a_command():
-    code = "import sys; print('one', flush=True); x = bytearray(64 << 20); print('{\"event\": \"epoch\", \"n\": 2}', flush=True); print('end')"
+    code = (
+        "import sys; print('one', flush=True); x = bytearray(64 << 20); "
+        'print(\'{"event": "epoch", "n": 2}\', flush=True); print(\'end\')'
+    )
     done = watch([sys.executable, "-c", code])
     assert [line for _, line in done.lines] == [
         "one",

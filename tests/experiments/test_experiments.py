@@ -1,4 +1,4 @@
-"""Experiments as a user runs them: a second process, real files, exit codes, and one line for what went wrong."""
+"""Experiments as a user runs them: a second process, real files, exit codes, and errors in one line."""
 
 import functools
 import json
@@ -28,18 +28,9 @@ ENV = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
     "http_proxy": "http://127.0.0.1:9",
 }
 QUICK = [
-    "--dataset",
-    "digits",
-    "--model",
-    "mlp",
-    "--no-augment",
-    "--ema",
-    "0",
-    "--limit-examples",
-    "300",
-    "--batch-size",
+    "--dataset", "digits", "--model", "mlp", "--no-augment", "--ema", "0", "--limit-examples", "300", "--batch-size",
     "32",
-]
+]  # fmt: skip
 
 
 def start(*arguments, name="mnist", devices=1, env=None):
@@ -152,7 +143,7 @@ def test_predict(finished, tmp_path):
 
 
 def killed(arguments, after, number, env=None):
-    """Start a run, send a signal once its metrics file has so many lines, and return its exit code and what it said."""
+    """Start a run, send a signal when its metrics file has `lines` lines, and return its exit code and output."""
     process, workdir = start(*arguments, env=env), pathlib.Path(arguments[arguments.index("--workdir") + 1])
     limit = time.monotonic() + 120
     lines = lambda: sum(len(p.read_text().splitlines()) for p in workdir.glob("*/metrics.jsonl"))
@@ -219,7 +210,7 @@ def test_binary(tmp_path):
 
 
 def by_hand(image):
-    """Six views of `[B, H, W, C]`: as it is, moved down and right by a pixel, moved up and left, and the same of its mirror image."""
+    """Return six views: the image, its shifts by a pixel down and right or up and left, and their mirror images."""
     views = []
     for one in (image, image[:, :, ::-1]):
         padded = np.pad(one, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
@@ -232,20 +223,9 @@ def test_cifar10(tmp_path, capsys, monkeypatch):
     pictures(data / "train"), pictures(data / "test", n=3)
     go = functools.partial(inside, capsys, monkeypatch, "--devices", 1, module=cifar10)
     code, lines = go(
-        "--dataset",
-        data,
-        "--smoke",
-        "--widths",
-        8,
-        "--batch-size",
-        8,
-        "--max-steps",
-        2,
-        "--validation-fraction",
-        "0.2",
-        "--workdir",
-        tmp_path / "runs",
-    )
+        "--dataset", data, "--smoke", "--widths", 8, "--batch-size", 8, "--max-steps", 2, "--validation-fraction",
+        "0.2", "--workdir", tmp_path / "runs",
+    )  # fmt: skip
     assert code == 0, lines
     path = folder(tmp_path / "runs")
     summary, loaded = json.loads((path / "summary.json").read_text()), jc.load_run(path)

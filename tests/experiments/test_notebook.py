@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, on eight devices."""
+"""The notebook runs from top to bottom on eight devices."""
 
 import base64
 import pathlib
@@ -21,7 +21,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nothing"))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    assert all(not cell.get("outputs") for cell in notebook.cells)  # what is committed is not a result
+    assert all(not cell.get("outputs") for cell in notebook.cells)  # results are not committed
     (parameters,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     parameters.source = SMALL.format(folder=str(tmp_path / "run"))
     NotebookClient(

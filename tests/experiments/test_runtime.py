@@ -30,17 +30,9 @@ def python(code, **env):
 
 def test_importing_the_library_loads_nothing_that_waits():
     late = (
-        "orbax",
-        "tensorstore",
-        "tensorflow",
-        "tensorflow_datasets",
-        "sklearn",
-        "matplotlib",
-        "tensorboardX",
-        "PIL",
-        "tyro",
-        "chex",
-    )
+        "orbax", "tensorstore", "tensorflow", "tensorflow_datasets", "sklearn", "matplotlib", "tensorboardX", "PIL",
+        "tyro", "chex",
+    )  # fmt: skip
     assert python(f"import sys, jaxcnn; print([name for name in {late} if name in sys.modules])") == "[]"
 
 
@@ -166,18 +158,9 @@ def test_a_profile(tmp_path, capsys):
 
 def test_a_profile_of_a_run(tmp_path, capsys, monkeypatch):
     code, _ = inside(
-        capsys,
-        monkeypatch,
-        *QUICK,
-        "--epochs",
-        1,
-        "--devices",
-        1,
-        "--workdir",
-        tmp_path / "w",
-        "--profile",
+        capsys, monkeypatch, *QUICK, "--epochs", 1, "--devices", 1, "--workdir", tmp_path / "w", "--profile",
         tmp_path / "p",
-    )
+    )  # fmt: skip
     assert code == 0 and list((tmp_path / "p").rglob("*.xplane.pb")) and folder(tmp_path / "w")
 
 

@@ -1,4 +1,4 @@
-"""Studies: a point is trained once however often the study is resumed, rates are chosen on validation data, bad input is one line."""
+"""Studies: a resumed study trains no point twice, validation data decide the rates, and bad input gives one line."""
 
 import contextlib
 import dataclasses
@@ -51,15 +51,9 @@ def test_variants_against_each_other(tmp_path, capsys):
         "two halves": Variant({"depth": 2, "width": 4}, flags={"dropout": 0.5}),
     }
     config = core.Config(
-        dataset="digits",
-        seeds=2,
-        train_images=40,
-        epochs=1,
-        max_steps=2,
-        batch_size=8,
-        devices=1,
+        dataset="digits", seeds=2, train_images=40, epochs=1, max_steps=2, batch_size=8, devices=1,
         workdir=str(tmp_path),
-    )
+    )  # fmt: skip
     seen, opened = [], []
 
     def measure(loaded, splits, flags):
@@ -79,17 +73,15 @@ def test_variants_against_each_other(tmp_path, capsys):
     means = [np.mean([run["training accuracy"] for run in row["runs"]]) for row in table]
     lines = capsys.readouterr().out.splitlines()
     assert [f"{mean:.2%}" in line for mean, line in zip(means, lines[-3:-1], strict=True)] == [True, True], lines
-    assert (
-        "strategy" in (pathlib.Path(runs[0]["checkpoint"]).parent / "log.txt").read_text()
-    )  # what a run says is beside it
+    # the output of a run is in a file beside it
+    assert "strategy" in (pathlib.Path(runs[0]["checkpoint"]).parent / "log.txt").read_text()
     (folder,) = opened
     (folder / "summary.json").unlink()
     again = core.compare("some", variants, dataclasses.replace(config, resume=True, workdir=str(folder)), SIGNALS, [])[
         "table"
     ]
-    assert [row["runs"][0]["checkpoint"] for row in again] == [
-        row["runs"][0]["checkpoint"] for row in table
-    ]  # nothing trained anew
+    # nothing is trained again
+    assert [row["runs"][0]["checkpoint"] for row in again] == [row["runs"][0]["checkpoint"] for row in table]
 
 
 @pytest.mark.parametrize(
@@ -167,15 +159,13 @@ def test_a_planted_bias(tmp_path, monkeypatch):
     opened = []
     table = bias.main(config, SIGNALS, opened)["table"]
     run = jc.runs.read_config(table[0]["runs"][0]["checkpoint"])
-    assert run["experiment"] == "mnist" and run["command"].startswith(
-        "python -m experiments.studies.bias"
-    )  # what was typed
+    # the flags of the command line
+    assert run["experiment"] == "mnist" and run["command"].startswith("python -m experiments.studies.bias")
     assert [row["variant"] for row in table] == ["as it is", "reweighted", "group DRO"]
     (data,) = tmp_path.glob("coloured-digits-*-0.9.npz")
     weight = jc.load_run(table[1]["runs"][0]["checkpoint"]).config["data"]["sha256"]
-    assert (
-        weight != jc.load_run(table[0]["runs"][0]["checkpoint"]).config["data"]["sha256"]
-    )  # the weights are among the data
+    # the weights are among the data
+    assert weight != jc.load_run(table[0]["runs"][0]["checkpoint"]).config["data"]["sha256"]
     report = importlib.import_module("jaxcnn.report.__main__")
     report.main([table[2]["runs"][0]["checkpoint"], "--group", "usual"], None)
     (made,) = pathlib.Path(table[2]["runs"][0]["checkpoint"]).glob("report.json")
@@ -206,7 +196,8 @@ def test_attention_against_plain(images, tmp_path, monkeypatch, capsys):
     networks = {"plain": {"model": "resnet20", "widths": (4,)}, "squeezed": {"model": "seresnet20", "widths": (4,)}}
     monkeypatch.setattr(attention, "NETWORKS", networks)
     config = attention.Config(
-        dataset=str(images), seeds=2, rates=(1e-6, 0.1), epochs=1, max_steps=2, batch_size=8, devices=1, validation_fraction=0.2,
+        dataset=str(images), seeds=2, rates=(1e-6, 0.1), epochs=1, max_steps=2, batch_size=8, devices=1,
+        validation_fraction=0.2,
         workdir=str(tmp_path),
     )  # fmt: skip
     opened = []

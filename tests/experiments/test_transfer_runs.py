@@ -1,4 +1,4 @@
-"""experiments.transfer: a head on cached features leaves the whole network, resumes exactly, and bad input is one line."""
+"""experiments.transfer: a head on cached features leaves a whole network, resumes exactly, and refuses bad input."""
 
 import contextlib
 import dataclasses
@@ -102,7 +102,8 @@ def test_a_head_resumes_exactly(probe, tmp_path):
 
 def test_gradual_with_decay_and_a_frozen_layer(images, pretrained, tmp_path):
     path = run(transfer.Config(
-        folder=str(images), classes=("dog", "emu"), weights=str(pretrained), train="gradual", layer_decay=0.5, freeze=("hidden_0",),
+        folder=str(images), classes=("dog", "emu"), weights=str(pretrained), train="gradual", layer_decay=0.5,
+        freeze=("hidden_0",),
         best=True, workdir=str(tmp_path), **QUICK,
     ))  # fmt: skip
     old, new = (jc.load_run(p).variables["params"] for p in (pretrained, path))
@@ -115,7 +116,7 @@ def test_gradual_with_decay_and_a_frozen_layer(images, pretrained, tmp_path):
 
 @pytest.mark.parametrize("gray", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_weights_from_a_file(images, tmp_path, gray):
-    """As `save_weights` writes them, with what is known about them: the form of the network, its pixels."""
+    """Weights as `save_weights` writes them, with the variant of the network and the statistics of its pixels."""
     data = tmp_path / "data"
     shutil.copytree(images, data)
     for path in data.rglob("*.png") if gray else ():
@@ -156,12 +157,16 @@ BAD_WEIGHTS = {
     "garbage.safetensors": (b"garbage" * 99, "no sound safetensors file"),
     "empty.safetensors": (b"", "no sound safetensors file"),
     "nested.safetensors": (stated(b"[" * 200_000), "nested too deeply"),
-    "large.safetensors": (stated({"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}), "is stated at bytes"),
+    "large.safetensors": (
+        stated({"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}), "is stated at bytes",
+    ),
     "twice.safetensors": (
-        stated({name: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} for name in "ab"}, bytes(16)), "'b' begins at byte 0",
+        stated({name: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} for name in "ab"}, bytes(16)),
+        "'b' begins at byte 0",
     ),
     "other.safetensors": (
-        stated({"fc1.weight": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}, bytes(16)), "does not fit resnet18: 102 missing",
+        stated({"fc1.weight": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}, bytes(16)),
+        "does not fit resnet18: 102 missing",
     ),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Explanations against closed forms, loops and finite differences; what adds up, adds up."""
+"""Explanations equal closed forms, loops and finite differences, and their sums are complete."""
 
 import functools
 
@@ -97,7 +97,7 @@ def tiny():
 
 
 def kernel(variables, target):
-    """`[B, 3, 4, 2]`: what a linear network multiplies the image with, for each target."""
+    """Return the weights `[B, 3, 4, 2]` of a linear network for each target."""
     return np.asarray(variables["params"]["logits"]["kernel"]).T.reshape(3, 3, 4, 2)[np.asarray(target)]
 
 
@@ -212,7 +212,7 @@ def test_grad_cam_of_an_inner_layer():
 
 
 class One(Tiny):
-    """The same with one logit, or with as many as it is told."""
+    """The same with one logit, or with a given number of logits."""
 
     outputs: int = 1
 
@@ -237,7 +237,7 @@ METHODS = {
 
 @functools.cache
 def one_and_two(sign):
-    """Variables for one logit z and for the two logits 0 and `sign` z, and two images that the first takes for class 0 and 1."""
+    """Variables for one logit z and for the two logits 0 and `sign` z, and one image of each class by the first."""
     variables, image = drawn(One(), (6, 6, 7, 2), 1)
     dense = variables["params"]["logits"]
     z = np.asarray(One().apply(variables, image, train=False))[:, 0]
@@ -252,7 +252,7 @@ def one_and_two(sign):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_one_logit_is_explained_like_two(name):
-    """For class 0 its negative: the map of the network whose second class is what the first was."""
+    """The map for class 0 is the negative of the map for class 1."""
     run = jax.jit(lambda v, x, target: METHODS[name](One(), v, x, target))
     two = jax.jit(lambda v, x: METHODS[name](One(outputs=2), v, x, 1))
     for target, sign in ((1, 1), (0, -1)):
@@ -355,7 +355,7 @@ def test_bad_options(tiny):
 
 
 def layer_rule(w, b, a, relevance, gamma=0.0, epsilon=0.0, bounds=None):
-    """One layer by its matrix `w` [out, in], for one image: what each input gets, by the sums of the papers."""
+    """Relevance of each input of a layer with the matrix `w` [out, in], for one image, by the sums of the papers."""
     z = a * w  # contributions [out, in]
     if bounds is not None:
         low, high = bounds
@@ -382,7 +382,7 @@ CASES = [(kind, rule) for kind in ("dense", "convolution", "pooled") for rule in
 
 @pytest.mark.parametrize("kind, rule", [pytest.param(*c, marks=() if c in QUICK else pytest.mark.slow) for c in CASES])
 def test_lrp_equals_the_sums_of_the_papers(kind, rule):
-    """Two layers as matrices: BatchNorm, its negative scales too, and pooling are folded into the first by its Jacobian."""
+    """Two layers as matrices; the Jacobian folds BatchNorm (also with negative scales) and pooling into the first."""
     options = RULES[rule]
     model = Hidden() if kind == "dense" else Tiny(2 if kind == "pooled" else 1, False)
     variables, image = drawn(model, (2, 4, 4, 2), seed=4)
@@ -476,7 +476,8 @@ def test_relevance_adds_up_in_every_family(family):
 
 
 OTHERS = """
-    alexnet cbam_resnet20 efficientnet_b0 googlenet inception_v3 mobilenet_v1 mobilenet_v3_small resnext50_32x4d squeezenet1_1 vgg11_bn
+    alexnet cbam_resnet20 efficientnet_b0 googlenet inception_v3 mobilenet_v1 mobilenet_v3_small resnext50_32x4d
+    squeezenet1_1 vgg11_bn
 """.split()
 
 

@@ -1,4 +1,4 @@
-"""Checks of explanations, looks into a network, and the commands that show both."""
+"""Checks of explanations, views into a network, and the commands that show both."""
 
 import json
 import pathlib
@@ -50,7 +50,7 @@ def test_deletion_and_insertion_by_loops(tiny, rng):
 
 
 def test_what_matters_is_found_to_matter():
-    """A linear network that sees one corner: the map that says so beats one that says the opposite."""
+    """For a linear network that sees one corner, the correct map beats the opposite map."""
     model = Hidden()
     variables, image = drawn(model, (4, 4, 4, 1))
     mask = np.zeros((4, 4), np.float32)
@@ -289,7 +289,7 @@ def test_the_figures(picture, convolutional, capsys):
 
 
 def run(monkeypatch, capsys, module, name, *flags):
-    """Exit code, and what was said."""
+    """Return the exit code and the output."""
     monkeypatch.setattr(sys, "argv", [f"experiments.{name}", *map(str, flags)])
     with pytest.raises(SystemExit) as caught:
         commands.run(module.main, module.Config, name)

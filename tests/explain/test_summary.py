@@ -1,4 +1,4 @@
-"""The table of layers against published numbers and counts by hand; the list of the zoo."""
+"""The table of layers equals published numbers and counts by hand; the list of the zoo is complete."""
 
 import json
 import subprocess
@@ -15,14 +15,18 @@ from jaxcnn.explain import summary
 from jaxcnn.layers import Conv, ConvNorm, Dense, Dropout
 from jaxcnn.models import MODELS, __main__
 
-# Parameters and 10^9 multiply-adds as torchvision publishes them (`weights.meta["num_params"]` and `["_ops"]`), at 224x224 unless
-# said, but for two: without the auxiliary heads, googlenet is published so and inception_v3 with them (27,161,264). torchvision
-# rounds to three decimals and counts what this does: convolutions and matrix products, no biases, norms or activations.
+# Parameters and 10^9 multiply-adds as torchvision publishes them (`weights.meta["num_params"]` and `["_ops"]`), at
+# 224x224 unless a size is given. All are without auxiliary heads; only inception_v3 is published with them
+# (27,161,264). torchvision rounds to three decimals and counts convolutions and matrix products, as we do, but no
+# biases, norms or activations.
 TORCHVISION = {
     "alexnet": (61_100_840, 0.714), "convnext_tiny": (28_589_128, 4.456), "densenet121": (7_978_856, 2.834),
-    "efficientnet_b0": (5_288_548, 0.386), "efficientnet_b1": (7_794_184, 0.687, 240), "efficientnet_b2": (9_109_994, 1.088, 288),
-    "efficientnet_b3": (12_233_232, 1.827, 300), "googlenet": (6_624_904, 1.498), "inception_v3": (23_834_568, 5.713, 299),
-    "mobilenet_v2": (3_504_872, 0.301), "mobilenet_v3_large": (5_483_032, 0.217), "mobilenet_v3_small": (2_542_856, 0.057),
+    "efficientnet_b0": (5_288_548, 0.386), "efficientnet_b1": (7_794_184, 0.687, 240),
+    "efficientnet_b2": (9_109_994, 1.088, 288),
+    "efficientnet_b3": (12_233_232, 1.827, 300), "googlenet": (6_624_904, 1.498),
+    "inception_v3": (23_834_568, 5.713, 299),
+    "mobilenet_v2": (3_504_872, 0.301), "mobilenet_v3_large": (5_483_032, 0.217),
+    "mobilenet_v3_small": (2_542_856, 0.057),
     "resnet101": (44_549_160, 7.801), "resnet152": (60_192_808, 11.514), "resnet18": (11_689_512, 1.814),
     "resnet34": (21_797_672, 3.664), "resnet50": (25_557_032, 4.089), "resnext50_32x4d": (25_028_904, 4.23),
     "squeezenet1_0": (1_248_424, 0.819), "squeezenet1_1": (1_235_496, 0.349), "vgg11": (132_863_336, 7.609),
@@ -30,12 +34,14 @@ TORCHVISION = {
     "vgg16": (138_357_544, 15.47), "vgg16_bn": (138_365_992, 15.47), "vgg19": (143_667_240, 19.632),
     "vgg19_bn": (143_678_248, 19.632), "wide_resnet50_2": (68_883_240, 11.398),
 }  # fmt: skip
-# As torch's own counter (`torch.utils.flop_counter`, halved) finds them in timm's networks; timm publishes 0.57, 1.26 and 4.61,
-# because it counts norms and poolings as well.
+# As torch's own counter (`torch.utils.flop_counter`, halved) finds them in timm's networks; timm publishes 0.57, 1.26
+# and 4.61, because it counts norms and poolings as well.
 TIMM = {
-    "mobilenet_v1": (4_231_976, 0.569), "vit_tiny_patch16_224": (5_717_416, 1.254), "vit_small_patch16_224": (22_050_664, 4.599),
+    "mobilenet_v1": (4_231_976, 0.569), "vit_tiny_patch16_224": (5_717_416, 1.254),
+    "vit_small_patch16_224": (22_050_664, 4.599),
 }  # fmt: skip
 PUBLISHED = TORCHVISION | TIMM
+# the other networks take longer and are slow tests
 QUICK = {
     "resnet18",
     "mobilenet_v1",
@@ -43,7 +49,7 @@ QUICK = {
     "vgg11",
     "vit_tiny_patch16_224",
     "alexnet",
-}  # the rest is slow, but for seconds
+}
 
 
 @pytest.mark.parametrize(
@@ -58,7 +64,7 @@ def test_published_numbers(name):
 
 
 class Attention(nn.Module):
-    """Products of its own, between the layers inside it."""
+    """A module that multiplies matrices itself, between its inner layers."""
 
     @nn.compact
     def __call__(self, x):
@@ -67,7 +73,7 @@ class Attention(nn.Module):
 
 
 class Small(nn.Module):
-    """A layer called twice, parameters outside of layers, dropout, and whatever a network may be wrapped in."""
+    """A layer called twice, parameters outside of layers, dropout, and wrapped networks."""
 
     @nn.compact
     def __call__(self, x, *, train, row_mask=None):
@@ -115,10 +121,11 @@ def test_rows_by_hand():
 
 
 def test_receptive_fields_of_residual_networks():
+    # 483 in networks that stride in the first layer of a bottleneck
     for name, size in (
         ("resnet18", 435),
         ("resnet50", 427),
-    ):  # 483 in networks that stride in the first layer of a bottleneck
+    ):
         rows = summary(name, (224, 224, 3)).rows
         assert rows[0].field == (7, 7) and rows[-2].field == (size, size) and rows[-1].field == (224, 224)
 

@@ -1,4 +1,4 @@
-"""Changes to sound files, for the fuzzer: of bytes, of JSON, and of the structure that a format checks before its content."""
+"""Changes to intact files, for the fuzzer: of bytes, of JSON, and of the structure that a format checks first."""
 
 import gzip
 import io
@@ -11,7 +11,8 @@ import zlib
 
 NUMBERS = (0, 1, 127, 128, 255, 256, 32767, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1)
 VALUES = (
-    None, True, -1, 0, 1, 2**63, 10**30, 1e308, -0.5, float("nan"), float("inf"), "", "x", "../../etc/passwd", "a\x1b[2J\n<b>", "é\udce9",
+    None, True, -1, 0, 1, 2**63, 10**30, 1e308, -0.5, float("nan"), float("inf"), "", "x", "../../etc/passwd",
+    "a\x1b[2J\n<b>", "é\udce9",
     [], {}, [1, "a"], {"a": {"b": []}}, ["x"] * 1000, "9" * 5000, "data.payload.Image", [[[[[[1]]]]]],
 )  # fmt: skip
 
@@ -159,7 +160,7 @@ def safetensors_changed(data, rng):
 
 
 def gzip_changed(data, rng):
-    """Change what is inside a gzip file; a file that is none is packed as a bomb."""
+    """Change the content of a gzip file; other files become a compression bomb."""
     try:
         inside = gzip.decompress(data)
     except Exception:
@@ -185,16 +186,17 @@ def apply(path, rng, special):
     kinds = special if special and rng.random() < 0.5 else BYTES
     try:
         new = kinds[int(rng.integers(len(kinds)))](data or b"x", rng)
+    # an earlier change left no head, or one that is nested too deeply
     except (
         struct.error,
         ValueError,
         RecursionError,
-    ):  # an earlier change left no head, or one that is nested too deeply
+    ):
         new = flip(data or b"x", rng)
     path.write_bytes(new)
 
 
-# What is no longer a sound file at all: (path, rng) -> None.
+# Functions that leave no file of the kind: (path, rng) -> None.
 
 
 def empty(path, rng):

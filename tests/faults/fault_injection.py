@@ -1,4 +1,4 @@
-"""What faults are made with: a run of a few seconds in a process of its own, and ways to damage a checkpoint, one function each."""
+"""Fault injection: a run of a few seconds in a separate process, and functions that damage a checkpoint."""
 
 import json
 import os
@@ -11,8 +11,8 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RUN = [
-    "--dataset", "digits", "--model", "lenet5", "--limit-examples", "600", "--batch-size", "32", "--epochs", "8", "--dropout", "0.2",
-    "--checkpoint-seconds", "0.2", "--devices", "1",
+    "--dataset", "digits", "--model", "lenet5", "--limit-examples", "600", "--batch-size", "32", "--epochs", "8",
+    "--dropout", "0.2", "--checkpoint-seconds", "0.2", "--devices", "1",
 ]  # fmt: skip
 
 
@@ -125,5 +125,6 @@ def swapped(folder, rng):
 
 
 DAMAGES = (
-    truncated, missing, bit_flipped, zeroed, emptied, half_renamed, record_changed, record_missing, state_missing, swapped,
+    truncated, missing, bit_flipped, zeroed, emptied, half_renamed, record_changed, record_missing, state_missing,
+    swapped,
 )  # fmt: skip

@@ -1,9 +1,9 @@
-"""A fuzzer of every reader of files: `python -m tests.faults.fuzz --inputs 10000 --seed 0`.
+"""A fuzzer for every reader of files: `python -m tests.faults.fuzz --inputs 10000 --seed 0`.
 
-Each input is a sound file or folder, of which some are left as they are, most get one to five changes (`changes`), and the rest are no
-longer files of that kind at all: empty, noise, a pipe, a link to a device. A reader has to give rows, or one line of `InputError`; any
-other exception, 10 seconds, or 2 GB of memory is a fault, and so are other rows of a file that was left alone.
-Inputs are a function of (seed, reader, number), so `--reader NAME --only NUMBER` runs one again.
+Each input begins as an intact file or folder. Some stay unchanged, most get one to five changes (`changes`), and the
+rest are no longer files of that kind: empty, noise, a pipe, a link to a device. A reader must return rows or raise an
+`InputError` of one line. Any other exception, 10 seconds, or 2 GB of memory is a fault, and so are different rows from
+an unchanged file. Inputs are a function of (seed, reader, number), so that `--reader NAME --only NUMBER` repeats one.
 """
 
 import argparse
@@ -38,7 +38,7 @@ class Slow(BaseException):
 
 
 def inputs_of(reader, number, seed, root):
-    """Make one input in a folder of its own: how it was made, and its path."""
+    """Make one input in a new folder, and return how it was made and its path."""
     rng = np.random.default_rng([seed, *reader.name.encode(), number])
     place = pathlib.Path(tempfile.mkdtemp(dir=root))
     target = place / "in"
@@ -66,7 +66,7 @@ def digest(arrays):
 
 
 def _memory(reset=False):
-    """Most memory since the last reset, in bytes; 0 where the system does not tell."""
+    """Return the peak memory since the last reset, in bytes; 0 if the system does not report it."""
     with contextlib.suppress(OSError):
         if reset:
             pathlib.Path("/proc/self/clear_refs").write_text("5")
@@ -80,7 +80,7 @@ def _late(*_):
 
 
 def one(reader, number, seed, root, right):
-    """Read one input: (how it was made, what came of it, a line about a fault)."""
+    """Read one input, and return (how it was made, the outcome, a line about a fault)."""
     how, target = inputs_of(reader, number, seed, root)
     elsewhere = []
     threading.excepthook = lambda error: elsewhere.append(error.exc_value)
@@ -114,7 +114,7 @@ def _discard(folder):
 
 
 def some(name, numbers, seed, root):
-    """Read inputs of one reader; a generator of what `one` gives."""
+    """Read inputs of one reader, and yield the results of `one`."""
     reader = readers.READERS[name]
     signal.signal(signal.SIGALRM, _late)
     logging.disable(logging.CRITICAL)
@@ -126,7 +126,7 @@ def some(name, numbers, seed, root):
 
 
 def _work(pipe, name, numbers, seed, root):
-    """Read inputs in a process of its own, each announced before and told after; what native threads print is not kept."""
+    """Read inputs in a separate process, which announces and reports each; output of native threads is discarded."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     for result in some(name, numbers, seed, pathlib.Path(root)):
@@ -135,7 +135,7 @@ def _work(pipe, name, numbers, seed, root):
 
 
 class Worker:
-    """A process that reads the inputs `numbers` of one reader; it is begun again after an input that killed or hung it."""
+    """A process that reads the inputs `numbers` of one reader; it restarts after an input that killed or hung it."""
 
     def __init__(self, name, numbers, seed, root):
         self.name, self.left, self.seed, self.root = name, list(numbers), seed, root

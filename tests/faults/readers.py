@@ -1,4 +1,4 @@
-"""What the fuzzer reads: each reader of files with a small sound input, and what of it may be changed."""
+"""The readers under test: each reader of files with a small intact input, and the parts of it that may change."""
 
 import dataclasses
 import gzip
@@ -28,11 +28,11 @@ class Reader:
     """One reader of files.
 
     Attributes:
-        name: of the reader.
-        make: makes the sound input in a folder.
-        read: reads that folder: a list of arrays.
-        wanted: which files of the folder are changed.
-        special: the changes of a file's format.
+        name: name of the reader.
+        make: makes the intact input in a folder.
+        read: reads that folder as a list of arrays.
+        wanted: files of the folder that may change.
+        special: changes for the format of a file.
         weight: how many inputs it gets, relative to the others.
 
     """
@@ -91,14 +91,9 @@ def make_npz(folder):
     folder.mkdir()
     label = np.arange(12) % 3
     np.savez(
-        folder / "a.npz",
-        x_train=_images(),
-        y_train=label,
-        x_test=_images()[:6],
-        y_test=label[:6],
-        group_train=label,
+        folder / "a.npz", x_train=_images(), y_train=label, x_test=_images()[:6], y_test=label[:6], group_train=label,
         group_test=label[:6],
-    )
+    )  # fmt: skip
 
 
 def read_npz(folder):
@@ -161,7 +156,9 @@ def make_weights(folder):
     jc.save_weights(folder / "a.safetensors", "lenet5", variables, num_classes=3)
     config = {
         "architecture": "lenet5", "num_classes": 3, "label_names": ["a", "b", "c"],
-        "pretrained_cfg": {"mean": [0.5], "std": [0.2], "input_size": [1, 28, 28], "crop_pct": 0.9, "interpolation": "bicubic"},
+        "pretrained_cfg": {
+            "mean": [0.5], "std": [0.2], "input_size": [1, 28, 28], "crop_pct": 0.9, "interpolation": "bicubic",
+        },
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
 
@@ -212,7 +209,8 @@ def read_groups(folder):
 
 def _by_ending(path):
     special = {
-        ".png": (changes.png_changed,), ".json": (changes.json_changed,), ".jsonl": (changes.json_changed,), ".npz": (changes.npz_changed,),
+        ".png": (changes.png_changed,), ".json": (changes.json_changed,), ".jsonl": (changes.json_changed,),
+        ".npz": (changes.npz_changed,),
         ".safetensors": (changes.safetensors_changed,), ".gz": (changes.gzip_changed,), ".csv": (changes.csv_changed,),
     }  # fmt: skip
     return special.get(path.suffix, (changes.write_number,))

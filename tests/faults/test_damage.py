@@ -1,4 +1,4 @@
-"""Every kind of damage to a checkpoint is found and named, and what is restored is the newest sound one."""
+"""Every kind of damage to a checkpoint is found and named, and the newest intact checkpoint is restored."""
 
 import logging
 

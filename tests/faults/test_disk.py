@@ -1,4 +1,4 @@
-"""A disk that is full, a folder that cannot be written or is gone: the run goes on and says so, and what was saved stays."""
+"""If the disk is full or the folder is read-only or deleted, the run continues and reports it, and saved data stay."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from tests.faults.fault_injection import RUN, after, committed, ended, run_folde
 
 @contextlib.contextmanager
 def small_disk(path, megabytes):
-    """A file system of its own, where we may make one."""
+    """A separate file system, if the test may make one."""
     path.mkdir()
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", path], capture_output=True)
     if made.returncode:
@@ -86,7 +86,7 @@ def test_a_folder_that_is_deleted(tmp_path):
     shutil.rmtree(checkpoints, ignore_errors=True)  # a save that is under way may keep it from vanishing
     code, _, err = ended(process)
     assert code == 0 and "Traceback" not in err, err
-    assert sound(tmp_path)  # made anew
+    assert sound(tmp_path)  # made again
 
 
 def test_a_disk_that_becomes_read_only(tmp_path):

@@ -1,4 +1,4 @@
-"""Some inputs of the fuzzer by default, and the ten thousand of `python -m tests.faults.fuzz` in the slow part."""
+"""Some inputs of the fuzzer by default, and the ten thousand of `python -m tests.faults.fuzz` in the slow tier."""
 
 import logging
 import signal

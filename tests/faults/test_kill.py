@@ -1,4 +1,4 @@
-"""Killed or stopped at any moment, a run goes on to the same bits, and from the last step that was saved."""
+"""A run that is killed or stopped at any moment resumes from the last saved step to the same bits."""
 
 import re
 import signal
@@ -11,7 +11,7 @@ from tests.faults.fault_injection import RUN, after, committed, ended, resumed, 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """The parameters of the run that nobody stops."""
+    """The parameters of the uninterrupted run."""
     workdir = tmp_path_factory.mktemp("straight")
     code, _, err = ended(start(*RUN, "--workdir", workdir))
     assert code == 0, err

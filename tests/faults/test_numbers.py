@@ -1,4 +1,4 @@
-"""A batch that makes the loss no number: the run stops, leaves the batch out, or goes back and leaves it out."""
+"""If a batch makes the loss NaN, the run stops, skips the batch, or goes back and leaves it out."""
 
 import logging
 
@@ -15,7 +15,7 @@ BATCH, STEPS, BAD = 16, 24, 8  # rows, updates, and the number of the batch that
 
 
 def spoilt(data):
-    """The same rows as floats, one of them no number: the one that batch 8 begins with, and no batch before it has."""
+    """The same rows as floats; the row that batch 8 begins with, and no earlier batch has, is NaN."""
     image = data.arrays["image"].astype(np.float32) / 255
     row = train_rows(data.seed, data.size, BATCH, BAD, 1)[0, 0]
     image[row] = np.nan
@@ -23,10 +23,11 @@ def spoilt(data):
 
 
 def setting(strategy="jit", devices=1, wrap=lambda step: step):
+    # the task's own check refuses the pixel before the first step
     t, tx = (
         task(dropout=0.2)._replace(check=accept),
         jc.optim.adam(1e-3),
-    )  # the task's own check refuses the pixel before the first step
+    )
     data, row = spoilt(rows(BATCH * 12))
     run = jc.compile_step(wrap(jc.make_train_step(t, tx)), strategy, devices)
     return run, jc.init_state(t, tx, data.example()), data, row

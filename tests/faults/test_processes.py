@@ -1,4 +1,4 @@
-"""Several processes are one run: the same numbers, one end for all when one dies, and any other number of devices goes on with it."""
+"""Several processes are one run: they agree, all end if one dies, and any number of devices can continue it."""
 
 import signal
 import socket
@@ -10,19 +10,9 @@ from jaxcnn.train.checkpoint import reading
 from tests.faults.fault_injection import RUN, committed, ended, run_folder, start, summary
 
 FEW = [
-    *RUN[:-2],
-    "--model",
-    "tutorial",
-    "--optimizer",
-    "adam",
-    "--schedule",
-    "constant",
-    "--learning-rate",
-    "1e-3",
-    "--no-augment",
-    "--ema",
-    "0",
-]
+    *RUN[:-2], "--model", "tutorial", "--optimizer", "adam", "--schedule", "constant", "--learning-rate", "1e-3",
+    "--no-augment", "--ema", "0",
+]  # fmt: skip
 
 
 def port():
@@ -99,7 +89,7 @@ def test_bad_input(tmp_path, arguments, line):
 
 
 def one_after_another(tmp_path, runs, arguments):
-    """Train in parts, each stopped at a step, on the devices that `runs` says: (processes, devices of each, last step)."""
+    """Train in parts that stop at a step; `runs` has (processes, devices of each, last step) of each part."""
     for i, (n, devices, last) in enumerate(runs):
         divided = "--shard-parameters" if n * devices > 1 else "--no-shard-parameters"
         more = [*(["--resume"] if i else arguments), "--workdir", tmp_path, "--devices", n * devices, divided]
@@ -115,6 +105,7 @@ def one_after_another(tmp_path, runs, arguments):
 
 @pytest.mark.slow
 def test_from_8_devices_to_1_to_3_to_2_processes(tmp_path):
+    # Adam makes large steps of rounding errors
     arguments = [
         *FEW,
         "--epochs",
@@ -123,7 +114,7 @@ def test_from_8_devices_to_1_to_3_to_2_processes(tmp_path):
         "sgd",
         "--learning-rate",
         "0.05",
-    ]  # Adam makes large steps of rounding errors
+    ]
     assert ended(start(*arguments, "--devices", 1, "--workdir", tmp_path / "one"))[0] == 0
     one_after_another(tmp_path / "many", [(1, 8, 80), (1, 1, 160), (1, 3, 240), (2, 1, 0)], arguments)
     one, many = summary(tmp_path / "one"), summary(tmp_path / "many")

@@ -1,4 +1,4 @@
-"""Surroundings that are not as usual: output that nobody reads, names of any bytes, no home, little memory, signals at any moment."""
+"""Unusual surroundings: closed output, names with arbitrary bytes, no home, little memory, signals at any moment."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def call(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=None, w
 
 
 def _anybody_may_run(program):
-    """Whether a user without rights reaches the interpreter, which a virtual environment may have in somebody's home."""
+    """Return whether a user without rights can read the interpreter, which may be in somebody's home."""
     real = pathlib.Path(program).resolve()
     return all(
         place.stat().st_mode & 0o005 == 0o005
@@ -58,7 +58,8 @@ def test_names_of_any_bytes_in_ascii_with_output_on_a_full_disk_and_no_home(tmp_
             parent.chmod(0o755)
     with open("/dev/full", "wb") as full:
         code, _, err = call(
-            "--dataset", data, *FEW, "--workdir", tmp_path / "runs", stdout=full, env=ASCII, without=("HOME", "XDG_CACHE_HOME"), **nobody
+            "--dataset", data, *FEW, "--workdir", tmp_path / "runs", stdout=full, env=ASCII,
+            without=("HOME", "XDG_CACHE_HOME"), **nobody
         )  # fmt: skip
     assert code == 0 and "Traceback" not in err and "\x1b" not in err, err
     assert err.count("standard output cannot be written (No space left on device)") == 1
@@ -75,7 +76,8 @@ def test_names_of_any_bytes_in_ascii_with_output_on_a_full_disk_and_no_home(tmp_
 
 @pytest.mark.slow
 def test_a_reader_that_goes_after_a_line(tmp_path):
-    command = f"{sys.executable} -m experiments.mnist --dataset digits {' '.join(map(str, FEW))} --workdir {tmp_path} 2>&1 | head -1"
+    flags = f"--dataset digits {' '.join(map(str, FEW))} --workdir {tmp_path}"
+    command = f"{sys.executable} -m experiments.mnist {flags} 2>&1 | head -1"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], cwd=ROOT, env=environment, capture_output=True, text=True

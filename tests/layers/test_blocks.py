@@ -1,4 +1,4 @@
-"""What the zoo's networks are made of beside convolutions: attention over channels and places, norms, stochastic depth."""
+"""The parts of networks besides convolutions: attention over channels and positions, norms, stochastic depth."""
 
 import jax
 import jax.numpy as jnp

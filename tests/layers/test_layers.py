@@ -1,4 +1,4 @@
-"""Layers do what NumPy does, leave padding out, and agree however rows are spread over devices."""
+"""Layers equal NumPy, ignore padding, and do not depend on how rows are divided over devices."""
 
 import functools
 
@@ -129,7 +129,7 @@ def norm_by_hand(variables, x, row_mask, momentum=0.9, epsilon=1e-5):
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("shape", SHAPES[:3])
 def test_batch_norm_gradient_equals_automatic_differentiation(shape, padded, rng):
-    """In double precision, through the output and the statistics, and once more through the gradient itself."""
+    """In double precision, through the output and the statistics, and through the gradient itself."""
     with jax.enable_x64(True):
         variables = jax.tree.map(lambda v: jnp.asarray(v, jnp.float64), norm_variables(5, rng))
         x, towards = jnp.asarray(rng.normal(1, 3, shape)), jnp.asarray(rng.normal(size=shape))

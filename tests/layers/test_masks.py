@@ -1,4 +1,4 @@
-"""Masks of places, of any rank, in batch norm and global pooling: as if the places left out were not there."""
+"""Masks over positions, of any rank, in batch norm and global pooling: masked positions have no effect."""
 
 import functools
 
@@ -46,9 +46,8 @@ FEW = [n if n in ("steps", "pixels") else pytest.param(n, marks=pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_batch_norm_equals_the_places_that_count(name, rng):
     variables, (x, mask, lead) = norm_variables(5, rng), drawn(rng, name)
-    broken = np.where(
-        lead.reshape(lead.shape + (1,) * (x.ndim - lead.ndim)), x, np.nan
-    )  # what is left out may be anything
+    # masked values may be anything
+    broken = np.where(lead.reshape(lead.shape + (1,) * (x.ndim - lead.ndim)), x, np.nan)
     y, changed = applied(variables, broken, mask)
     kept, expected = applied(variables, x[lead].reshape(-1, 5), None)
     np.testing.assert_allclose(y[lead].reshape(-1, 5), kept, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Running statistics fit the weights from the first updates on, and are torch's where no training step says that they are young."""
+"""Running statistics match the weights from the first updates on, and equal torch's without a training step."""
 
 import chex
 import jax

@@ -1,4 +1,4 @@
-"""Losses have the values worked out by hand, and stay finite at any logit."""
+"""Losses equal values worked out by hand, and are finite at any logit."""
 
 import chex
 import jax

@@ -1,4 +1,4 @@
-"""Row weights and group DRO: literal numbers, and the same on every strategy."""
+"""Row weights and group DRO: literal values, equal under every strategy."""
 
 import chex
 import jax
@@ -37,7 +37,7 @@ def test_the_loss_is_the_mean_weighted_by_the_column(plain):
 
 def test_shares_and_loss_of_group_dro(plain):
     t, variables, batch = plain
-    group = np.array([0, 1, 1, 3] * 3)  # nobody in 2
+    group = np.array([0, 1, 1, 3] * 3)  # group 2 is empty
     dro = group_dro(t, 4, rate=0.5)
     state = {k: v for k, v in dro.init(jax.random.key(0), batch).items() if k != "params"}
     mean, (_, changed) = dro.loss(variables["params"], state, batch | {"group": jnp.asarray(group)}, jax.random.key(1))

@@ -1,4 +1,4 @@
-"""What is frozen stays, to the bit; a head trained on cached features is the one that the whole network would have trained."""
+"""Frozen parameters stay the same to the bit; a head on cached features equals the head of the whole network."""
 
 import chex
 import jax
@@ -74,9 +74,8 @@ def test_the_frozen_stay_and_the_others_move_as_if_alone(name):
         == optim.learning_rate(alone_state)
         == pytest.approx(float(optim.cosine(0.1, steps=9)(2)))
     )
-    assert [x.shape for x in jax.tree.leaves(state)] == [
-        x.shape for x in jax.tree.leaves(alone_state)
-    ]  # none for the frozen
+    # frozen parameters have no gradient
+    assert [x.shape for x in jax.tree.leaves(state)] == [x.shape for x in jax.tree.leaves(alone_state)]
 
 
 def test_rates_fall_with_depth():
@@ -182,14 +181,14 @@ class Anew(Small):
 
 
 def test_kept_statistics_with_stages_computed_anew():
-    """The backward pass traces a stage once more, and must see the same norms."""
+    """The backward pass traces a stage again, and must see the same norms."""
     results = []
     for model in (Small(), Anew()):
         t = jc.tasks.classification(model)
         variables = t.init(jax.random.key(0), rows().example())
         params, state = variables["params"], {"batch_stats": jax.tree.map(lambda x: x + 0.3, variables["batch_stats"])}
         batch = {k: jnp.asarray(v) for k, v in rows(24).arrays.items()}
-        total = lambda p: transfer.keep_stats(t.loss)(p, state, batch, jax.random.key(1))[0].total  # noqa: B023 (used at once)
+        total = lambda p: transfer.keep_stats(t.loss)(p, state, batch, jax.random.key(1))[0].total  # noqa: B023
         results.append(jax.jit(jax.grad(total))(params))
     chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Curves and judged probabilities: what is special about them; tests/metrics/test_metrics_parity.py compares them with scikit-learn."""
+"""Special cases of curves and of scores for probabilities; test_metrics_parity.py compares them with scikit-learn."""
 
 import jax
 import jax.numpy as jnp

@@ -55,7 +55,7 @@ def test_nothing_found_is_0_and_nothing_to_find_is_nan():
 
 @pytest.mark.parametrize("second, expected", [([0, 0, 10, 10], 1.0), ([4, 0, 14, 10], 51 / 101)])
 def test_of_equal_overlaps_the_last_is_taken(second, expected):
-    """As pycocotools does: the first guess lies between two objects, and leaves the first of them for the second guess."""
+    """As in pycocotools, a guess between two objects leaves the first of them for the second guess."""
     truths = [{"boxes": [[0, 0, 10, 10], [4, 0, 14, 10]], "labels": [1, 1]}]
     found = [{"boxes": [[2, 0, 12, 10], second], "scores": [0.9, 0.8], "labels": [1, 1]}]
     assert coco_scores(found, truths)["ap50"] == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""Intervals hold the truth as often as they say, and equal scipy's; paired tests equal the binomial."""
+"""Intervals cover the truth as often as they claim and equal scipy's; paired tests equal the binomial test."""
 
 import functools
 import warnings
@@ -71,7 +71,7 @@ def test_samples_without_a_value_are_left_out():
 
 
 def test_paired_difference():
-    """Two models with the same mistakes but for a few: the interval of the difference is far narrower than those of either."""
+    """For two models with nearly the same mistakes, the interval of the difference is far narrower than each own."""
     rng = np.random.default_rng(6)
     a = rng.random(400) < 0.8
     b = a.copy()

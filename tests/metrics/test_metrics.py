@@ -1,4 +1,4 @@
-"""Metrics equal scikit-learn, leave padding out, and add across batches."""
+"""Metrics equal scikit-learn, ignore padding, and add across batches."""
 
 import json
 import warnings
@@ -115,9 +115,8 @@ def test_one_logit_decides_between_two_classes():
 
 
 def test_dense_labels_are_averaged_over_places():
-    logits = (
-        jnp.zeros((2, 2, 2, 3)).at[0, ..., 1].set(1.0)
-    )  # class 1 everywhere in the first image, class 0 in the second
+    # class 1 everywhere in the first image, class 0 in the second
+    logits = jnp.zeros((2, 2, 2, 3)).at[0, ..., 1].set(1.0)
     labels = batch(np.array([[[1, 1], [1, 0]], [[0, 0], [0, 0]]]), np.array([1.0, 0.0]))
     assert metrics.accuracy(logits, labels) == (3.0, 4.0)
 
@@ -182,9 +181,8 @@ def test_classification_report_equals_sklearn_in_200_cases(kind):
             classification_report(labels, guess, digits=9, **options).splitlines(),
         )
         if not lines[-1].endswith(".0"):  # where nothing is right, scikit-learn writes the support as 7.0
-            assert own.text(9).splitlines() == [
-                line for line in lines if "samples avg" not in line
-            ]  # of which a matrix does not tell
+            # a confusion matrix does not count these
+            assert own.text(9).splitlines() == [line for line in lines if "samples avg" not in line]
         if seed % 10 == 0:
             theirs = classification_report(labels, guess, output_dict=True, **options)
             theirs.pop("samples avg", None)

@@ -1,4 +1,4 @@
-"""Every metric is the same on one device and on eight, whatever the batch size: padding counts nowhere, and parts add up."""
+"""Every metric is equal on one device and on eight, for any batch size: padding counts nowhere, and parts add up."""
 
 import functools
 from typing import Any, NamedTuple
@@ -58,7 +58,7 @@ WHOLE = ("confusion", "pixels", "binned_pixels", "binned_several", "multilabel_c
 
 
 def tagged(name, metric):
-    """The metric under names of its own: several give `roc_auc`."""
+    """Prefix the names of a metric's values, because several metrics give `roc_auc`."""
 
     class Tagged(NamedTuple):
         inner: Any

@@ -1,4 +1,4 @@
-"""PSNR, SSIM and the values of dense labels, against plain definitions in float64; odd shapes are refused."""
+"""PSNR, SSIM and values of dense labels equal plain definitions in float64; odd shapes are refused."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def images(seed):
 
 
 def by_definition(a, b, data_range):
-    """SSIM of one image as Wang et al. write it: weighted means, variances and covariance of every window."""
+    """SSIM of one image as Wang et al. define it: weighted means, variances and covariance of every window."""
     side = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
     window = np.outer(side, side) / np.outer(side, side).sum()
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2

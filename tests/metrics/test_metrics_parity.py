@@ -1,6 +1,6 @@
-"""Every metric equals scikit-learn over 200 seeded cases: ties, absent classes, one class alone, no rows, padding that is not finite.
+"""Every metric equals scikit-learn over 200 seeded cases: ties, absent classes, a single class, no rows, NaN padding.
 
-Each `*_gaps` gives the differences of its 200 cases; the programs are compiled once, because all cases are padded to one shape.
+Each `*_gaps` yields the differences of its 200 cases. All cases are padded to one shape, so that programs compile once.
 """
 
 import functools
@@ -28,7 +28,7 @@ def sigmoid(logits):
 
 @functools.cache
 def case(seed):
-    """Logits [ROWS, K], labels, labels for several a row, values, and which rows are real; padding is NaN."""
+    """Return logits [ROWS, K], labels, multi-label targets, values, and the row mask; padding is NaN."""
     rng = np.random.default_rng([seed, 1])
     n = 0 if seed % 20 == 19 else int(rng.integers(1, ROWS + 1))
     classes = 1 if seed % 10 == 3 else int(rng.integers(2, CLASSES + 1))
@@ -57,7 +57,7 @@ def case(seed):
 
 
 def alone(c):
-    """Only what is real."""
+    """Leave out padding."""
     return {key: x[c["row_mask"] > 0] for key, x in c.items()}
 
 
@@ -123,7 +123,7 @@ def brier_of_two_gaps():
     for metric, positive in ((one, lambda z: sigmoid(z[:, 0])), (two, lambda z: softmax(z[:, :2])[:, 1])):
         for c, value in computed(metric, label="several"):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of scikit-learn, that one class is alone
+                warnings.simplefilter("ignore")  # scikit-learn warns about a single class
                 rows = len(c["label"])
                 yield gap(
                     value,
@@ -142,9 +142,8 @@ def calibration_by_definition(sure, right, bins):
 
 
 def calibration_gaps(bins=15):
-    probability = jax.jit(
-        lambda x: jax.nn.softmax(x, -1).max(-1)
-    )  # on an edge the last digit decides, so it is the same
+    # on an edge the last digit decides, so it is the same
+    probability = jax.jit(lambda x: jax.nn.softmax(x, -1).max(-1))
     for seed, (c, value) in enumerate(computed(metrics.calibration(bins))):
         sure = np.asarray(probability(case(seed)["logits"]))[case(seed)["row_mask"] > 0]
         right = c["logits"].argmax(-1) == c["label"]
@@ -187,7 +186,7 @@ def averaged_gaps(kind, thorough):
 
 
 def score_gaps(name):
-    """Scores of a matrix for which scikit-learn wants labels; what is not defined there is 0 here."""
+    """Scores of a matrix for which scikit-learn needs labels; undefined scores are 0."""
     weights = {"linear_kappa": "linear", "quadratic_kappa": "quadratic"}.get(name)
     for seed in range(CASES):
         c = alone(case(seed))

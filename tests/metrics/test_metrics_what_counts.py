@@ -1,4 +1,4 @@
-"""One rule for every metric: padding and unknown labels count nowhere, NaN makes a value NaN, labels of another shape are refused."""
+"""One rule for all metrics: padding and unknown labels do not count, NaN gives NaN, and wrong shapes are refused."""
 
 import jax
 import jax.numpy as jnp
@@ -53,14 +53,14 @@ CLASSIFIED = [name for name in TABLE if name not in ("mae", "rmse", "r2", "psnr"
 
 
 def measured(metric, outputs, label, row_mask=None):
-    """Numbers by name, as an evaluation gives them."""
+    """Return a dict from name to number, as an evaluation does."""
     run = jax.jit(lambda outputs, label, row_mask: metric(outputs, {"label": label, "row_mask": row_mask}))
     sums = jax.device_get(run(outputs, label, np.ones(len(label), np.float32) if row_mask is None else row_mask))
     return compute({"value": sums})
 
 
 def broken(x, row=1):
-    """One entry of a row is NaN, the first one, which `argmax` takes for the largest."""
+    """The first entry of a row is NaN, which `argmax` takes for the largest."""
     x = np.array(x, np.float32)
     x[row].flat[0] = np.nan
     return x
@@ -123,7 +123,7 @@ def test_infinite_logits_have_their_place():
     accuracy, top, matrix, brier, loss = (sums.compute() for sums in run(logits, batch))
     assert accuracy == pytest.approx(2 / 3) and top == 1 and np.isnan([brier, loss]).all()
     assert matrix["confusion"].tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 1]]
-    alone = run(logits, batch | {"row_mask": np.array([0, 1, 0])})  # a class that is ruled out
+    alone = run(logits, batch | {"row_mask": np.array([0, 1, 0])})  # a class with probability 0
     assert [sums.compute() for sums in alone[-2:]] == pytest.approx([2 / (1 + np.e) ** 2, np.log1p(1 / np.e)], rel=1e-5)
     assert metrics.log_loss(np.float32([[-200.0]]), {"label": np.array([1])}).compute() == pytest.approx(200)
 
@@ -190,7 +190,7 @@ def test_no_rows_are_nan():
 
 
 def test_counts_and_confidences_beyond_float32_in_one_dispatch():
-    """In float32 one row after another, a count stays at 2**24, and a sum loses digits long before."""
+    """If rows are added one by one in float32, a count stops at 2**24, and a sum loses digits long before."""
     n = 2**20
     run = jax.jit(lambda x, label: metrics.calibration(2)(x, {"label": label}))
     found = run(jnp.full((n, 1), 2.0, jnp.float32), jnp.ones(n, jnp.int8))
@@ -221,9 +221,8 @@ def test_no_metric_overwrites_another():
         and (both["a/f1_macro"], both["b/f1_macro"]) == (1, 0)
     )
     assert len(both) == 2 * len(matrices("a")) and all(key[:2] in ("a/", "b/") for key in both)
-    assert set(matrices("a")) == set(matrices("confusion")) and "f1_macro" in matrices(
-        "a"
-    )  # alone, as it has always been
+    # alone, as without the metric
+    assert set(matrices("a")) == set(matrices("confusion")) and "f1_macro" in matrices("a")
     second = matrices("confusion", "b")  # the columns of the first stay
     assert (
         second["confusion"].trace() == ROWS

@@ -1,4 +1,4 @@
-"""Models of one's own: Linen modules that know neither `train` nor `row_mask`, pairs of functions and NNX modules, trained and used."""
+"""Your own models are trained and used: Linen modules without `train` or `row_mask`, function pairs, NNX modules."""
 
 import chex
 import flax.linen as nn

@@ -1,4 +1,4 @@
-"""Every model of the zoo: shape, size, gradients, and that nothing depends on how it is called."""
+"""Every model of the zoo: shape, size, gradients, and the same result however it is called."""
 
 import functools
 import math
@@ -53,6 +53,7 @@ class Short(GoogLeNet):
 # the zoo's rules are checked on the smallest of each kind, the large ones made thin
 TABLE = ((Row(8, 8), Row(24, 8)), (Row(16, 16, 5, 2, 8, nn.hard_swish),))
 CIFAR = {"blocks": (1, 1, 1), "cifar_stem": True, "width": 16, "projected": False}
+# the image size is fixed at init
 FIXED = (
     "cct_2_3x2_32",
     "lenet5",
@@ -60,7 +61,7 @@ FIXED = (
     "plain",
     "tutorial",
     "vit_tiny_patch16_224",
-)  # the image size is fixed at init
+)
 ZOO = {name: MODELS[name] for name in ("cnn", "lenet5", "mlp", "tutorial")} | {
     "alexnet": functools.partial(MODELS["alexnet"], width=0.1),
     "bottlenecks": functools.partial(ResNet, blocks=(1, 1, 1, 1), bottleneck=True, width=8),
@@ -83,13 +84,14 @@ ZOO = {name: MODELS[name] for name in ("cnn", "lenet5", "mlp", "tutorial")} | {
     "vgg11_bn": functools.partial(MODELS["vgg11_bn"], width=0.05),
     "vit_tiny_patch16_224": functools.partial(MODELS["vit_tiny_patch16_224"], width=24, depth=4, patch=7),
 }
+# where 28x28 pixels are too few
 SIDES = {
     "alexnet": 64,
     "convnext_tiny": 32,
     "densenet121": 32,
     "googlenet": 48,
     "vgg11_bn": 32,
-}  # where 28x28 pixels are too few
+}
 GRAY, COLOUR, TINY, LARGE = (SIZE, SIZE, 1), (224, 224, 3), (32, 32, 3), (299, 299, 3)
 PARAMETERS = [  # name, classes, options, image, the published number or one worked out by hand
     ("alexnet", 1000, {}, COLOUR, 61_100_840),
@@ -160,6 +162,7 @@ PARAMETERS = [  # name, classes, options, image, the published number or one wor
 
 
 each = pytest.mark.parametrize("name", ZOO)
+# their families have a different member in this list
 FURTHER = (
     "alexnet",
     "bottlenecks",
@@ -167,7 +170,7 @@ FURTHER = (
     "mobilenet_v1",
     "resnet18",
     "vgg11_bn",
-)  # of families that have another here
+)
 DROPOUT_INSIDE = ("cct_2_3x2_32", "densenet121", "mlp", "vit_tiny_patch16_224")  # elsewhere only the head has any
 each_family = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow if n in FURTHER else ()) for n in ZOO]
@@ -209,7 +212,7 @@ def ran(name):
         }
         return variables, out
 
-    with native_lowering():  # what a CPU makes of convolutions takes longer to compile, and has tests of its own
+    with native_lowering():  # the CPU forms of convolutions take longer to compile, and have their own tests
         return model, task, *run(batch)
 
 
@@ -221,7 +224,9 @@ def shapes(name):
 
 
 @each_family
-def test_logits_features_gradients_and_dropout(name):  # one test, because another process would compile the model again
+def test_logits_features_gradients_and_dropout(
+    name,
+):  # one test, because a different process would compile the model again
     _, _, variables, out = ran(name)
     check_logits(name, out)
     check_gradients(out["grads"], variables["params"])
@@ -252,9 +257,9 @@ def check_gradients(grads, params):
 
 
 def untrained(path):
-    """What the next norm takes away changes nothing: a bias in front of it, also with a 1x1 convolution between (inverted residuals).
+    """A bias that the next norm subtracts has no effect, also before a 1x1 convolution (inverted residuals).
 
-    An auxiliary head changes only what a loss asks it for.
+    An auxiliary head has an effect only through its own loss.
     """
     path = jax.tree_util.keystr(path, simple=True, separator=".")
     return path.endswith((".conv.bias", ".project.norm.bias")) or path.startswith("extra_")
@@ -435,7 +440,7 @@ def test_mobilenet_refuses_no_width():
 
 
 def drawn(path, like):
-    """Values for a parameter or a statistic; to draw them on the host is quicker than to compile the model's own `init`."""
+    """Draw values for a parameter or a statistic on the host, which is faster than to compile the model's `init`."""
     kind = path[-1].key
     if kind == "kernel":
         return np.random.default_rng(0).normal(size=like.shape).astype(np.float32) / math.sqrt(
@@ -502,9 +507,8 @@ def test_lenet_pads_to_32_pixels():
 
 def test_whitening_makes_patches_white():
     rng = np.random.default_rng(0)
-    pixels = np.cumsum(np.cumsum(rng.normal(size=(50, 12, 12, 3)), 1), 2) @ rng.normal(
-        size=(3, 3)
-    )  # neighbours and channels go together
+    # neighbours and channels go together
+    pixels = np.cumsum(np.cumsum(rng.normal(size=(50, 12, 12, 3)), 1), 2) @ rng.normal(size=(3, 3))
     model = MODELS["speednet"](CLASSES, widths=(8,), whitening=whitening(pixels, epsilon=0.0))
     x = jnp.asarray(pixels, jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), x)
@@ -512,16 +516,14 @@ def test_whitening_makes_patches_white():
     inside = np.asarray(stem[:, :-1, :-1], np.float64)  # the last row and column see a border of zeros
     white = (inside[..., :12] - inside[..., 12:]).reshape(-1, 12)  # gelu(y) - gelu(-y) = y
     np.testing.assert_allclose(np.cov(white, rowvar=False), np.eye(12), atol=2e-3)
-    variances = 1 / np.square(np.asarray(model.whitening)).sum(
-        0
-    )  # columns are eigenvectors over the root of their variance
+    # columns are eigenvectors over the root of their variance
+    variances = 1 / np.square(np.asarray(model.whitening)).sum(0)
     assert (np.diff(variances) < 0).all() and variances[0] > 100 * variances[-1]
 
 
 def test_whitening_leaves_faint_directions_alone():
-    gray = np.repeat(
-        np.random.default_rng(0).normal(size=(20, 8, 8, 1)), 3, -1
-    )  # two of three directions of colour are empty
+    # two of three directions of colour are empty
+    gray = np.repeat(np.random.default_rng(0).normal(size=(20, 8, 8, 1)), 3, -1)
     assert np.abs(whitening(gray, epsilon=1e-2)).max() <= 10
 
 
@@ -544,15 +546,15 @@ def test_speednet_begins_with_filters_that_hand_their_channel_on():
         kernel = np.asarray(partly_identity(jax.random.key(0), (3, 3, c, k)))
         middle, around = kernel[1, 1, :, :c], np.delete(kernel.reshape(9, c, k), 4, 0)[..., :c]
         assert (middle == np.eye(c, k)[:, :c]).all() and not around.any()
-        assert (
-            k < c or 0.08 < kernel[..., c:].std() < np.abs(kernel[..., c:]).max() <= 1 / 6
-        )  # uniform up to the root of 1 / 36 inputs
+        # uniform up to the root of 1 / 36 inputs
+        assert k < c or 0.08 < kernel[..., c:].std() < np.abs(kernel[..., c:]).max() <= 1 / 6
 
 
 def test_tables_are_complete():
     assert {name for name, *_ in PARAMETERS} == set(MODELS)
+    # too long to compile
     kinds = {type(make(CLASSES)) for make in ZOO.values()} - {Short} | {
         GoogLeNet,
         type(MODELS["inception_v3"]()),
-    }  # too long to compile
+    }
     assert kinds == {type(make()) for make in MODELS.values()}

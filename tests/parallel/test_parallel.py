@@ -1,4 +1,4 @@
-"""One step gives the same numbers whatever it runs on; evaluation counts every row once."""
+"""A step gives the same numbers on any devices; evaluation counts every row once."""
 
 import chex
 import jax

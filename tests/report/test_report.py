@@ -1,4 +1,4 @@
-"""Reports: figures equal references, one dict feeds page and card, nothing is fetched, and bad input is one line."""
+"""Reports: figures equal references, one dict feeds page and card, nothing is loaded, and bad input gives one line."""
 
 import contextlib
 import copy
@@ -47,7 +47,7 @@ def made(finished):
 
 
 class Page(html.parser.HTMLParser):
-    """Collects what is opened, and checks that it is closed in turn."""
+    """Collects the opened tags, and checks that they are closed in turn."""
 
     VOID = {"meta", "link", "img", "br", "line", "circle", "rect", "path", "polyline"}
 
@@ -138,8 +138,10 @@ def _saved(folder, address):
 
 def test_the_card_has_the_same_numbers(finished, made):
     card, page = (finished / "MODEL_CARD.md").read_text(), (finished / "report.html").read_text()
-    for name in ("Model details", "Intended use", "Factors", "Metrics", "Evaluation data", "Training data", "Quantitative analyses",
-                 "Ethical considerations", "Caveats and recommendations"):  # fmt: skip
+    for name in (
+        "Model details", "Intended use", "Factors", "Metrics", "Evaluation data", "Training data",
+        "Quantitative analyses", "Ethical considerations", "Caveats and recommendations",
+    ):  # fmt: skip
         assert f"\n## {name}\n" in card
     cells = {
         line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]]
@@ -174,23 +176,17 @@ def trained(train, valid, rate, steps):
     ev = jc.compile_step(jc.make_eval_step(task), "jit", donate=False)
     check = lambda state: {f"validation/{k}": v for k, v in jc.evaluate(ev, state.variables, valid).items()}
     fitted = jc.fit(
-        run,
-        jc.init_state(task, tx, train.example()),
-        train,
-        batch_size=32,
-        steps=steps,
-        every=steps // 4,
+        run, jc.init_state(task, tx, train.example()), train, batch_size=32, steps=steps, every=steps // 4,
         validate=check,
-    )
+    )  # fmt: skip
     return report.diagnose(lines(fitted.history), 0.3)["verdict"]
 
 
 def test_three_trained_runs_give_three_verdicts():
     train, valid = rows(192, seed=1), rows(768, seed=2)
     noise = np.random.default_rng(9).integers(0, 4, 64).astype(np.int32)
-    lucky = jc.data.Resident(
-        {"image": rows(64).arrays["image"], "label": noise}, train.classes
-    )  # labels that mean nothing
+    # labels that mean nothing
+    lucky = jc.data.Resident({"image": rows(64).arrays["image"], "label": noise}, train.classes)
     assert trained(train, valid, 1e-2, 120) == "good"
     assert trained(train, valid, 1e-6, 24) == "underfit"
     assert trained(lucky, valid, 1e-2, 120) == "overfit"
@@ -211,9 +207,9 @@ def curve(train, valid, accuracy=(0.99, 0.98)):
     [
         (curve([1.0, 0.2, 5.0], [1.0, 0.3, 4.0]), "diverged"),
         (curve([1.0, float("nan")], [1.0, 0.9]), "diverged"),
-        (curve([1.0, 0.3, 0.1, 0.01], [0.5, 0.30, 0.35, 0.50]), "overfit"),  # by its loss alone
+        (curve([1.0, 0.3, 0.1, 0.01], [0.5, 0.30, 0.35, 0.50]), "overfit"),  # by the loss
         (curve([1.0, 0.3, 0.2], [0.5, 0.30, 0.32]), "good"),
-        (curve([1.0, 0.3, 0.2], [0.5, 0.3, 0.2], (0.99, 0.90)), "overfit"),  # by its accuracy alone
+        (curve([1.0, 0.3, 0.2], [0.5, 0.3, 0.2], (0.99, 0.90)), "overfit"),  # by the accuracy
         (curve([1.0, 0.9], [1.0, 0.9], (0.5, 0.5)), "underfit"),
         (curve([1.0, 0.9], [1.0, 0.9], (0.6, 0.98)), "good"),  # augmented training images are harder
         ([], "unknown"),
@@ -244,21 +240,22 @@ def test_groups_by_hand():
     assert found["worst"] == "b" and found["gap"] == 0.25
     assert found["demographic_parity"] == {"difference": 0.25, "class": "yes"}  # chosen 2 of 4, and 1 of 4
     assert found["equalised_odds"] == {"difference": 0.5, "class": "yes"}  # of the positives 2 of 2, and 1 of 2
-    alone = report.by_group(
-        predicted, np.ones(8, int), group, ("no", "yes"), "site"
-    )  # no negatives: only one rate to compare
+    # no negatives: only one rate to compare
+    alone = report.by_group(predicted, np.ones(8, int), group, ("no", "yes"), "site")
     assert alone["equalised_odds"]["difference"] == 0.25
     three = report.by_group(
         np.array([0, 1, 2, 0]), np.array([0, 1, 2, 2]), np.array([1, 1, 2, 2]), ("x", "y", "z"), "site"
     )
+    # x: 1/2 and 1/2, y: 1/2 and 0, z: 0 and 1/2
     assert three["demographic_parity"] == {
         "difference": 0.5,
         "class": "y",
-    }  # x: 1/2 and 1/2, y: 1/2 and 0, z: 0 and 1/2
+    }
+    # taken for x where it is not: 0 of 1, and 1 of 2
     assert three["equalised_odds"] == {
         "difference": 0.5,
         "class": "x",
-    }  # taken for x where it is not: 0 of 1, and 1 of 2
+    }
     with pytest.raises(jc.InputError, match="3 values for 8 test rows"):
         report.by_group(predicted, label, group[:3], ("no", "yes"), "site")
     with pytest.raises(jc.InputError, match="1 different values; needs 2 to 50"):
@@ -332,7 +329,8 @@ def test_every_number_equals_scikit_learn(outputs, monkeypatch):
     found = report.measure(logits, label, [f"c{i}" for i in range(k)], head=head)
     values, guess = found["metrics"], p.argmax(-1)
     wanted = {
-        "count": 200, "accuracy": sk.accuracy_score(label, guess), "balanced_accuracy": sk.balanced_accuracy_score(label, guess),
+        "count": 200, "accuracy": sk.accuracy_score(label, guess),
+        "balanced_accuracy": sk.balanced_accuracy_score(label, guess),
         "f1_macro": sk.f1_score(label, guess, average="macro"), "log_loss": sk.log_loss(label, p),
         "brier": sk.brier_score_loss(label, p[:, 1] if k == 2 else p, labels=range(k), scale_by_half="auto"),
         "roc_auc_macro": np.mean([sk.roc_auc_score(label == c, p[:, c]) for c in range(k)]),
@@ -453,7 +451,7 @@ def test_runs_side_by_side(finished, tmp_path, capsys):
     page = needs_nothing(text)
     assert [a["href"] for a in page.all("a") if "#" not in a["href"]] == ["one/report.html", "two/report.html"]
     assert re.search(r"--seed</th><td[^>]*>0</td><td[^>]*>7</td>", text) and "--batch-size" not in text
-    assert ">1.0000</td>" in text  # no row tells them apart
+    assert ">1.0000</td>" in text  # no row distinguishes them
     assert "c.html: 2 runs" in capsys.readouterr().out
 
 
@@ -603,9 +601,10 @@ def test_colours_can_be_told_from_the_page_and_lines_without_colour():
     for theme in themes:
         ends = lambda name, theme=theme: sorted(luminance(theme[key]) + 0.05 for key in (name, "back"))
         contrast = lambda name: ends(name)[1] / ends(name)[0]  # noqa: B023
+        # WCAG 2.2
         assert (
             min(contrast(f"s{k}") for k in range(svg.KINDS)) >= 3 and min(map(contrast, ("ink", "soft", "link"))) >= 4.5
-        )  # WCAG 2.2
+        )
     drawn = svg.lines("t", "a", [(str(k), [(0, k), (1, k)]) for k in range(6)], xlabel="x", ylabel="y")
     assert len(set(re.findall(r'class="line s\d" stroke-dasharray="([^"]*)" points', drawn))) == 6
     shapes = {re.sub(r"-?[\d.]+", "", found) for found in re.findall(r'<g class="mark s\d">(.*?)</g>', drawn)}

@@ -1,4 +1,4 @@
-"""A run's folder: one process at a time, no links, whole at the end; and what is written into it when the run has ended."""
+"""A run's folder: one process at a time, no links, complete at the end, with the results of the finished run."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""The harness for any task: a regression and a task of one's own, trained, resumed, loaded elsewhere, reported."""
+"""The harness for any task: a regression and a custom task are trained, resumed, loaded elsewhere and reported."""
 
 import contextlib
 import json
@@ -53,7 +53,8 @@ def near(outputs, batch):
     return jc.metrics.mean(jnp.abs(outputs - batch["level"]) < 0.1, batch)
 
 
-TASK = jc.Task(init, loss, predict, {"loss": error, "count": jc.metrics.count, "near": near}, headline=("near",), monitor=("near", "max"))
+METRICS = {"loss": error, "count": jc.metrics.count, "near": near}
+TASK = jc.Task(init, loss, predict, METRICS, headline=("near",), monitor=("near", "max"))
 """
 
 
@@ -268,14 +269,9 @@ def test_the_average_of_a_state_is_what_is_loaded(tmp_path, own):
     jc.save_run(tmp_path / "run", own.TASK, state, own.part(8, 0), batch_size=4)
     assert float(jc.load_run(tmp_path / "run", own.TASK).variables["params"]["weight"][0]) == 3
     refused(
-        "trained: int; must be what fit returned",
-        jc.save_run,
-        tmp_path / "no",
-        own.TASK,
-        3,
-        own.part(8, 0),
+        "trained: int; must be what fit returned", jc.save_run, tmp_path / "no", own.TASK, 3, own.part(8, 0),
         batch_size=4,
-    )
+    )  # fmt: skip
 
 
 def test_reports_of_any_task(regression, mine, capsys, tmp_path):

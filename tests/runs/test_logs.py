@@ -1,4 +1,4 @@
-"""Logs: a row costs the same however many there are, what waits is written later, and nothing is written through a link."""
+"""Logs: a row costs the same in a log of any length, waiting rows are written later, and links are refused."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Plots: names are plain text, many classes are another picture, and what cannot be drawn is one line."""
+"""Plots: names are plain text, many classes get a different plot, and a failure to draw gives one line."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Splits keep groups whole and classes in proportion; what is chosen on validation rows is the best of all choices."""
+"""Splits keep groups whole and classes in proportion; choices on validation rows are the best of all choices."""
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ InputError = jc.InputError
 
 
 def people(rng, n=120, classes=4):
-    """Labels and groups of 1 to 30 rows, each with a class that it has more often."""
+    """Return labels, and groups of 1 to 30 rows, each with a preferred class."""
     group = np.concatenate([np.full(rng.integers(1, 31), k) for k in range(n)])
     usual = rng.integers(0, classes, n)
     label = np.where(rng.random(len(group)) < 0.5, usual[group], rng.integers(0, classes, len(group)))
@@ -34,7 +34,7 @@ def test_no_person_is_on_both_sides(rng, fraction):
     assert not set(group[rest]) & set(group[cut])
     assert len(cut) / len(label) == pytest.approx(fraction, abs=0.01)
     assert np.abs(shares(label[cut]) - shares(label)).max() < 0.03
-    # by lot alone, whole groups are further from the shares
+    # a purely random choice of groups is further from the shares
     lots = [np.isin(group, rng.permutation(120)[: round(120 * fraction)]) for _ in range(20)]
     assert np.abs(shares(label[cut]) - shares(label)).max() < np.median(
         [np.abs(shares(label[m]) - shares(label)).max() for m in lots]

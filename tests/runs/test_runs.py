@@ -1,4 +1,4 @@
-"""A run's folder from whoever made it: its files are checked, its paths are not followed unasked, and other data can be measured."""
+"""An untrusted run's folder: files are checked, paths are not followed by default, and other data can be measured."""
 
 import contextlib
 import html.parser
@@ -23,7 +23,7 @@ SIGNALS = types.SimpleNamespace(stop=lambda: False, while_training=contextlib.nu
 
 
 def arrays(part, n, classes=2, channels=1, turned=0, seed=0):
-    """Images whose brightness tells the class; `turned` exchanges 0 and 1."""
+    """Make images whose brightness gives the class; `turned` exchanges 0 and 1."""
     rng = np.random.default_rng(seed)
     label = np.arange(n) % classes
     image = rng.integers(0, 40, (n, 8, 8, channels)) + (150 // (classes - 1)) * (label ^ turned)[:, None, None, None]
@@ -40,7 +40,8 @@ def finished(tmp_path_factory):
     """A run of two classes of 8x8 gray images in an `.npz`, with no mistakes: its data and its folder."""
     top = tmp_path_factory.mktemp("made")
     config = mnist.Config(
-        dataset=save(top / "a.npz", 20), model="mlp", epochs=6, batch_size=20, augment=False, ema=0.0, devices=1, gradient_norm=False,
+        dataset=save(top / "a.npz", 20), model="mlp", epochs=6, batch_size=20, augment=False, ema=0.0, devices=1,
+        gradient_norm=False,
         workdir=str(top / "runs"),
     )  # fmt: skip
     run = pathlib.Path(mnist.main(config, SIGNALS, [])["checkpoint"])
@@ -57,7 +58,7 @@ def run(finished, tmp_path):
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-    """Another user, or another machine: none of the runs was made here."""
+    """A different user, or a different machine: none of the runs was made here."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -120,9 +121,8 @@ def pictures(root, names, n, value=lambda k: 150 * k, mode="L", side=8):
 
 def test_a_plain_folder_is_measured_whole_and_a_test_folder_alone(finished, tmp_path):
     loaded = jc.load_run(finished[1])
-    plain = pictures(
-        tmp_path / "plain", "01", 7, mode="RGB", side=11
-    )  # read gray and at the run's size, as --predict does
+    # read gray and at the run's size, as --predict does
+    plain = pictures(tmp_path / "plain", "01", 7, mode="RGB", side=11)
     rows = runs.rows_to_measure(loaded.config, plain)
     assert (rows.data.size, rows.part, rows.own, rows.data.example()["image"].shape) == (
         14,
@@ -146,7 +146,8 @@ def test_a_plain_folder_is_measured_whole_and_a_test_folder_alone(finished, tmp_
 def test_classes_are_matched_by_name(tmp_path, capsys):
     here = pictures(tmp_path / "data", ("bee", "ant"), 20)  # ant is bright
     config = binary.Config(
-        folder=here, classes=("bee", "ant"), model="mlp", image_size=8, epochs=8, batch_size=8, ema=0.0, devices=1, dropout=0.0,
+        folder=here, classes=("bee", "ant"), model="mlp", image_size=8, epochs=8, batch_size=8, ema=0.0, devices=1,
+        dropout=0.0,
         workdir=str(tmp_path / "runs"),
     )  # fmt: skip
     path = binary.main(config, SIGNALS, [])["checkpoint"]
@@ -240,10 +241,11 @@ def test_a_mark_is_of_one_description_and_one_user(run, tmp_path, monkeypatch):
     refused("is not followed", runs.read_data, runs.read_config(run))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     (tmp_path / "file").write_text("")
+    # there is no place for a key: the user says where the data are
     assert set(runs.source("npz", {"path": "x"})) == {
         "name",
         "options",
-    }  # no room for a key: the user says where the data are
+    }
     key = tmp_path / "cache" / "jaxcnn" / "runs" / "key"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     first = runs.source("npz", {"path": "x"})
@@ -253,8 +255,10 @@ def test_a_mark_is_of_one_description_and_one_user(run, tmp_path, monkeypatch):
 
 def test_options_of_a_source_are_those_that_runs_write(run, tmp_path):
     for options, line in (
-        ({"cache": str(tmp_path)}, "cache: no such option"), ({"on_bad": 1}, "on_bad: no such option"), ({"path": 3}, "path: .*string"),
-        ({"seed": -1}, "seed: -1"), ({"validation_fraction": [1]}, "validation_fraction"), ({"x" * 500: 1}, "no such option"),
+        ({"cache": str(tmp_path)}, "cache: no such option"), ({"on_bad": 1}, "on_bad: no such option"),
+        ({"path": 3}, "path: .*string"),
+        ({"seed": -1}, "seed: -1"), ({"validation_fraction": [1]}, "validation_fraction"),
+        ({"x" * 500: 1}, "no such option"),
     ):  # fmt: skip
         config = runs.read_config(run)
         config["source"]["options"].update(options)
@@ -262,8 +266,10 @@ def test_options_of_a_source_are_those_that_runs_write(run, tmp_path):
     for name, options, line in (
         ("os.system", {}, "'os.system' read the data, which this version does not know"),
         ("tfds", {"name": "../../x"}, "must be the name of a TFDS set"), ("tfds", {}, "must be the name of a TFDS set"),
-        ("folder", {"path": "/x", "size": 10**9}, "pixels a side"), ("folder", {"path": "/x", "size": [1, 2, 3]}, "pixels a side"),
-        ("folder", {}, "does not say where the data are"), ("folder", {"path": "/x", "classes": [1]}, "classes.0: .*string, not 1"),
+        ("folder", {"path": "/x", "size": 10**9}, "pixels a side"),
+        ("folder", {"path": "/x", "size": [1, 2, 3]}, "pixels a side"),
+        ("folder", {}, "does not say where the data are"),
+        ("folder", {"path": "/x", "classes": [1]}, "classes.0: .*string, not 1"),
     ):  # fmt: skip
         refused(line, runs.read_data, config | {"source": {"name": name, "options": options}})
 
@@ -402,16 +408,21 @@ def test_files_that_are_no_config(run):
 
 
 SUMMARY = {
-    "parameters": (put("parameters", "1"), "parameters: .*integer, not '1'"), "steps": (put("steps", 1.5), "steps: .*integer"),
+    "parameters": (put("parameters", "1"), "parameters: .*integer, not '1'"),
+    "steps": (put("steps", 1.5), "steps: .*integer"),
     "epochs": (put("epochs", None), "epochs: "), "seconds": (put("train_seconds", -1), "train_seconds: -1"),
     "seed": (put("seed", [1]), "seed: "), "best": (put("best_step", "x"), "best_step: "),
     "validation": (put("validation", 3), "validation: "),
-    "accuracy": (put("test", "accuracy", "x"), "test.accuracy: 'x'"), "large": (put("test", "accuracy", 1e300), "test.accuracy: 1e\\+300"),
+    "accuracy": (put("test", "accuracy", "x"), "test.accuracy: 'x'"),
+    "large": (put("test", "accuracy", 1e300), "test.accuracy: 1e\\+300"),
 }  # fmt: skip
 LINES = {
-    "split": ("split", "x", "split: "), "split of a type": ("split", [], "split: "), "step": ("step", "1", "step: .*integer, not '1'"),
-    "negative": ("step", -1, "must not be negative"), "epoch": ("epoch", None, "epoch: "), "loss": ("loss", "1", "loss"),
-    "large": ("loss", 1e300, "larger than"), "accuracy": ("accuracy", 5.0, "accuracy above 1"), "count": ("count", None, "count: "),
+    "split": ("split", "x", "split: "), "split of a type": ("split", [], "split: "),
+    "step": ("step", "1", "step: .*integer, not '1'"),
+    "negative": ("step", -1, "must not be negative"), "epoch": ("epoch", None, "epoch: "),
+    "loss": ("loss", "1", "loss"),
+    "large": ("loss", 1e300, "larger than"), "accuracy": ("accuracy", 5.0, "accuracy above 1"),
+    "count": ("count", None, "count: "),
     "list": ("x", [1], "x: .*plain value"), "rate": ("learning_rate", {}, "learning_rate"),
 }  # fmt: skip
 
@@ -457,7 +468,7 @@ EVIL = "<script>x</script>](javascript:x)\x1b]0;x\x07\n# heading\u202e`|\"'>"
 
 
 def poison(value):
-    """Add to every string of a value what is live somewhere."""
+    """Add markup and control sequences to every string of a value."""
     if isinstance(value, dict):
         return {(k if k in KEPT else k): v if k in KEPT else poison(v) for k, v in value.items()}
     return [poison(x) for x in value] if isinstance(value, list) else value + EVIL if isinstance(value, str) else value
@@ -505,7 +516,7 @@ def test_nothing_in_a_run_is_live_in_pages_cards_or_on_the_terminal(finished, tm
     ]
     assert command([*map(str, paths), *flags]) == 0
     said = capsys.readouterr()
-    assert command([str(paths[0]), "--group", EVIL]) == 2  # and in what is refused
+    assert command([str(paths[0]), "--group", EVIL]) == 2  # also in refused input
     said = said.out + said.err + capsys.readouterr().err
     pages = [(path / name).read_text() for path in paths for name in ("report.html", "MODEL_CARD.md")] + [
         (tmp_path / "compare.html").read_text()
@@ -568,7 +579,7 @@ def test_ten_thousand_classes_make_a_small_page(finished):
         assert "class 99" in text and "class 100" not in text and "lowest F1" in text and "9,980 more notes" in text
 
 
-# what `--dataset` means
+# meanings of `--dataset`
 
 
 def test_what_a_user_names(tmp_path):
@@ -616,8 +627,9 @@ def test_a_set_of_tfds_by_name_is_brought_to_the_runs_size(tmp_path):
         "data": {"name": "jc_numbered", "rows": [1, 1, made.size]},
     }
     refused("path in its config.json, /somewhere, is not followed", runs.rows_to_measure, config)
+    # where the run's own set is now
     for flags in (
         {"place": str(tmp_path / "here")},
         {"data_dir": str(tmp_path / "here")},
-    ):  # where the run's own set is now
+    ):
         assert runs.rows_to_measure(config, **flags).own

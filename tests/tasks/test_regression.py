@@ -1,4 +1,4 @@
-"""Regression: what its loss and metrics are, and which targets it refuses."""
+"""Regression: its loss, its metrics, and the targets that it refuses."""
 
 import jax
 import jax.numpy as jnp

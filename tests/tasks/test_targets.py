@@ -1,4 +1,4 @@
-"""Labels and pixels of another form are meant rightly or refused: by the task's check, by fit and evaluate, and inside a program."""
+"""Labels and pixels in other forms are read correctly or refused: by tasks, fit, evaluate and compiled programs."""
 
 import functools
 import pathlib
@@ -67,7 +67,7 @@ def _program(head, classes, options, traced):
 
 
 def measured(batch, head="softmax", classes=None, traced=True, **options):
-    """Gradient and metrics of a batch: what a training step sees of it."""
+    """Return the gradient and the metrics of a batch, as in a training step."""
     slope, sums = _program(head, classes, tuple(sorted(options.items())), traced)(batch)
     return np.asarray(slope), compute(jax.device_get(sums))
 
@@ -185,7 +185,8 @@ REFUSED = {
     ),
     "labels of shape (12, 2, 2)": ("softmax", np.zeros((ROWS, 2, 2), int)),
     "labels of shape ()": ("softmax", np.int32(1)),
-    'row 0 sums to 3; probabilities must not be negative and must sum to 1; for several labels per row use head="multilabel"': (
+    "row 0 sums to 3; probabilities must not be negative and must sum to 1; "
+    'for several labels per row use head="multilabel"': (
         "softmax",
         np.ones((ROWS, 1), int) * np.array([1, 1, 1, 0, 0, 0, 0]),
     ),
@@ -500,8 +501,8 @@ def test_images_of_another_shape_than_a_network_was_trained_on():
     variables = {"params": {"table": jnp.asarray(LOGITS)}}
     for predict in (plain.predict, jax.jit(plain.predict)):
         assert predict(variables, rows(LABEL)).shape == (ROWS, CLASSES)
-        refused("images of shape (6, 7, 1): the network was trained on (6, 6, 1); resize them to 6 x 6", predict, variables,
-                {"image": np.zeros((4, 6, 7, 1), np.uint8)})  # fmt: skip
+        message = "images of shape (6, 7, 1): the network was trained on (6, 6, 1); resize them to 6 x 6"
+        refused(message, predict, variables, {"image": np.zeros((4, 6, 7, 1), np.uint8)})
     refused(
         "trained on (6, 6, 1); give 1 channels",
         resizing.predict,

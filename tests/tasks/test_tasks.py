@@ -16,7 +16,7 @@ LOG2, LOG3 = 0.6931472, 1.0986123
 
 
 class Echo(nn.Module):
-    """A model whose logits are its pixels, `[B, 1, K, 2]` to `[B, K]`: their parts above and below zero, as `drawn` makes them."""
+    """A model whose logits `[B, K]` are pixels `[B, 1, K, 2]`: the parts above and below zero, from `drawn`."""
 
     num_classes: int = 3
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, how damage is found, and what a wrong model is told."""
+"""Checkpoints: which are kept, how damage is found, and the error for a model that does not fit."""
 
 import json
 import logging
@@ -173,14 +173,9 @@ def test_another_format_is_refused(tmp_path, monkeypatch):
 def test_several_of_the_best_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep_best=3)
     for step, ranking in (
-        (1, [1]),
-        (2, [1, 2]),
-        (3, [1, 3, 2]),
-        (4, [4, 1, 3, 2]),
-        (5, [4, 1, 3, 2]),
-        (6, [4, 1, 3, 2]),
+        (1, [1]), (2, [1, 2]), (3, [1, 3, 2]), (4, [4, 1, 3, 2]), (5, [4, 1, 3, 2]), (6, [4, 1, 3, 2]),
         (7, [4, 1, 3, 2]),
-    ):
+    ):  # fmt: skip
         checkpoints.save(step, state(step), {"step": step}, ranking)
     checkpoints.close()
     with reading(tmp_path) as again:

@@ -1,4 +1,4 @@
-"""A finished workdir: the same run gives its result again, another one is refused, and what cannot be told is said."""
+"""A finished workdir: the same run returns its result, a different run is refused, and unknown changes are reported."""
 
 import functools
 import json
@@ -31,7 +31,7 @@ def cosine(rate=1e-2, steps=24):
 def described(
     made=None, tx=None, data=None, strategy="jit", devices=1, seed=0, wrap=lambda step: step, change=lambda state: state
 ):
-    """What a run is told by, with one thing changed."""
+    """The fingerprint of a run with one change."""
     made, tx, data = made or learning(), tx or jc.optim.adamw(cosine()), data or rows()
     state = change(jc.init_state(made, tx, data.example(), seed=seed))
     run = jc.compile_step(wrap(jc.make_train_step(made, tx)), strategy, devices)
@@ -44,7 +44,7 @@ def usual():
 
 
 def test_it_is_the_same_for_a_task_that_is_made_again_whatever_runs_it():
-    """Batch norm and dropout are what the strategies treat in ways of their own."""
+    """The strategies treat batch norm and dropout differently."""
     kinds = (("jit", 1), ("sharded", 8), ("pmap", 4))
     one, *others = (described(task(dropout=0.3), jc.optim.sgd(0.1), strategy=name, devices=n) for name, n in kinds)
     assert one["step"] and others == [one, one]
@@ -60,7 +60,7 @@ def test_it_is_the_same_in_another_process():
 
 
 def brighter(by):
-    """A step of one's own that closes over an array."""
+    """A custom step that closes over an array."""
     return lambda step: lambda state, batch: step(state, {**batch, "image": batch["image"] * by})
 
 
@@ -140,7 +140,7 @@ def one_line(caplog):
 
 
 def test_the_same_run_is_said_to_be_finished(finished, caplog):
-    compiled.cache_clear()  # another task, optimiser and compiled step
+    compiled.cache_clear()  # a new task, optimiser and compiled step
     first = fit(finished)
     assert first.saved == 2 and len(first.history) == 1
     assert one_line(caplog) == f"{finished}: finished at step 2, nothing trained"
@@ -171,14 +171,14 @@ def test_an_unfinished_run_goes_on_with_another_step_and_says_so(finished, caplo
         fitted.state.step
     ) == 3 and "going on from step 2, but not with the same as before: new is the step (loss" in one_line(caplog)
     caplog.clear()
-    fit(finished, steps=3, rate=2e-2)  # what it was finished with
+    fit(finished, steps=3, rate=2e-2)  # the settings of the finished run
     assert "nothing trained" in one_line(caplog)
     with pytest.raises(jc.InputError, match="differs"):
         fit(finished, steps=3)
 
 
 def resealed(folder, change):
-    """Write the newest record again, as whoever knows the format can."""
+    """Write the newest record again, as anyone who knows the format can."""
     path = folder / str(Checkpoints(folder, read_only=True).steps()[0]) / "loop" / "metadata"
     record = json.loads(path.read_text())
     change(record["loop"])
@@ -239,14 +239,9 @@ def test_it_costs_no_second_trace(tmp_path):
     step = jc.make_train_step(made, tx)
     run = jc.compile_step(lambda state, batch: (seen.append(1), step(state, batch))[1], "jit")
     jc.fit(
-        run,
-        jc.init_state(made, tx, rows().example()),
-        rows(),
-        batch_size=16,
-        steps=1,
-        workdir=tmp_path,
+        run, jc.init_state(made, tx, rows().example()), rows(), batch_size=16, steps=1, workdir=tmp_path,
         monitor="train/loss",
-    )
+    )  # fmt: skip
     assert len(seen) == 1
     with reading(tmp_path) as checkpoints:
         assert checkpoints.load(1)[1]["fingerprint"]["step"]

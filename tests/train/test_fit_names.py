@@ -1,4 +1,4 @@
-"""Names are checked before the first step, and what goes wrong after it costs nothing that was trained."""
+"""Names are checked before the first step, and later errors lose no trained weights."""
 
 import logging
 import re

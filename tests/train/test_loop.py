@@ -1,4 +1,4 @@
-"""fit, evaluate and collect; resume is the same run, bit for bit."""
+"""fit, evaluate and collect; a resumed run is bit-identical."""
 
 import json
 import shutil
@@ -193,7 +193,7 @@ def test_one_chunk_is_read_ahead_on_a_thread_that_ends_with_the_fit():
 
     fit(run=run._replace(call=call), train=counted, steps=6, every=6)
     assert all(thread is not threading.main_thread() and not thread.is_alive() for thread in read)
-    assert all(n - i <= 2 for i, n in enumerate(called))  # what runs, and one more
+    assert all(n - i <= 2 for i, n in enumerate(called))  # the current read, and one ahead
 
 
 @pytest.mark.parametrize("where", ["read", "stop", "progress"])
@@ -307,7 +307,7 @@ def test_streamed_rows_train_as_resident_ones_do():
 
 
 def cut(workdir, stop=None, **options):
-    """A run that ends in one way or another before its time."""
+    """A run that ends early, in several ways."""
     with pytest.raises(jc.StoppedError) as stopped:
         fit(workdir, stop=stop, **options)
     return stopped.value.step

@@ -1,4 +1,4 @@
-"""The seams are proved, not promised: unusual training runs through the unchanged loop, on one device and on eight."""
+"""The three seams: unusual training runs through the unchanged loop, on one device and on eight."""
 
 import chex
 import flax.linen as nn

@@ -159,9 +159,8 @@ def test_ema_averages_the_variables(batch):
     after, _ = plain(first, batch)
     keep = 2 / 11  # (1 + t) / (10 + t) at t = 1
     expected = jax.tree.map(lambda a, b: keep * a + (1 - keep) * b, first.params, after.params)
-    chex.assert_trees_all_close(
-        state.extras["ema"], after.variables | {"params": expected}, rtol=1e-5
-    )  # statistics are averages already
+    # statistics are averages already
+    chex.assert_trees_all_close(state.extras["ema"], after.variables | {"params": expected}, rtol=1e-5)
     chex.assert_trees_all_equal(state.params, after.params)
 
 
@@ -191,7 +190,8 @@ def test_augmented_step_sees_the_changed_batch(batch):
 
 def test_any_optax_transform_will_do(batch):
     t, tx = jc.tasks.classification(Small()), optax.multi_transform(
-        {"train": optax.adam(1e-2), "freeze": optax.set_to_zero()}, lambda p: {k: "freeze" if k == "conv" else "train" for k in p}
+        {"train": optax.adam(1e-2), "freeze": optax.set_to_zero()},
+        lambda p: {k: "freeze" if k == "conv" else "train" for k in p}
     )  # fmt: skip
     state = start(t, tx, batch)
     after, _ = jax.jit(jc.make_train_step(t, tx))(state, batch)

@@ -1,4 +1,4 @@
-"""Checkpoints that nobody vouches for: whatever is in them is named in one line, at once, in little memory, and nothing is followed."""
+"""Untrusted checkpoints: faults are named in one line, at once and in little memory, and nothing is followed."""
 
 import contextlib
 import json
@@ -33,7 +33,7 @@ def run(trained, tmp_path):
 
 
 def resealed(folder, change, step=4):
-    """Write a record again, as whoever knows the format can."""
+    """Write a record again, as anyone who knows the format can."""
     path = folder / str(step) / "loop" / "metadata"
     record = json.loads(path.read_text())
     new = change(record)
@@ -70,25 +70,17 @@ def read(folder, step=4):
 
 
 VALUES = (
-    None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1e308, -0.5, 1.5, float("nan"), float("inf"), "", "x", "9" * 5000, "\x1b[2J\n<b>",
-    "é\udce9", [], {}, [1, "a"], [[1, -1]], [[1, 2, 3]], {"a": {"b": []}}, [[[[[[1]]]]]], [{}], [{"step": "x"}], [{"v": 1}],
-    {"rows": 1, "bytes": 1, "sha256": "x"}, {"rows": -1, "bytes": 10**15, "sha256": ""}, {"rows": 10**15, "bytes": -1, "sha256": ""},
+    None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1e308, -0.5, 1.5, float("nan"), float("inf"), "", "x", "9" * 5000,
+    "\x1b[2J\n<b>",
+    "é\udce9", [], {}, [1, "a"], [[1, -1]], [[1, 2, 3]], {"a": {"b": []}}, [[[[[[1]]]]]], [{}], [{"step": "x"}],
+    [{"v": 1}],
+    {"rows": 1, "bytes": 1, "sha256": "x"}, {"rows": -1, "bytes": 10**15, "sha256": ""},
+    {"rows": 10**15, "bytes": -1, "sha256": ""},
 )  # fmt: skip
 FIELDS = (
-    "batch_size",
-    "seed",
-    "rows",
-    "monitor",
-    "mode",
-    "best",
-    "best_step",
-    "stale",
-    "history",
-    "partial",
-    "seconds",
-    "passed",
-    "fingerprint",
-)
+    "batch_size", "seed", "rows", "monitor", "mode", "best", "best_step", "stale", "history", "partial", "seconds",
+    "passed", "fingerprint",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -112,17 +104,9 @@ def test_every_value_in_a_description_of_an_array(run):
     sound = json.loads((run / "4" / "loop" / "metadata").read_text())
     name = next(n for n, part in sound["parts"].items() if part[1])
     for value in (
-        *VALUES,
-        [10**12, 10**12],
-        ["float32", [10**15], []],
-        "object",
-        "O",
-        "V8",
-        "float999",
-        "datetime64",
-        "<f4",
+        *VALUES, [10**12, 10**12], ["float32", [10**15], []], "object", "O", "V8", "float999", "datetime64", "<f4",
         "S5",
-    ):
+    ):  # fmt: skip
         for i in range(3):
             part = [*sound["parts"][name]]
             part[i] = value

@@ -1,4 +1,4 @@
-"""updates: a loop of one's own trains what `fit` trains, and whatever ends it loses nothing."""
+"""updates: your own loop trains the same as `fit`, and no way to end it loses anything."""
 
 import chex
 import jax
@@ -71,7 +71,7 @@ def test_a_body_that_raises_loses_nothing(tmp_path):
                 raise RuntimeError("body")
     loop.close()
     again = list(begun(tmp_path))
-    assert again[0].first == 7 and again[0].last == 6 and again[0].boundary  # that boundary comes once more
+    assert again[0].first == 7 and again[0].last == 6 and again[0].boundary  # that boundary is yielded again
     assert again[0].total["count"].compute() == 96 and again[-1].last == STEPS
 
 

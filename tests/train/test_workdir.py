@@ -1,4 +1,4 @@
-"""One writer at a time, rows in a file of their own, and what could not be saved is said."""
+"""A workdir has one writer at a time and keeps rows in a separate file; failed saves are reported."""
 
 import json
 import logging
@@ -50,7 +50,8 @@ def test_another_process_is_refused_until_the_first_is_gone(tmp_path):
         finally:
             holder.kill()
     assert str(error.value) == (
-        f"workdir={tmp_path / 'run'}: another process is training into it; wait until it has ended, or give another workdir"
+        f"workdir={tmp_path / 'run'}: another process is training into it; wait until it has ended, or give another "
+        f"workdir"
     )
     assert fit(tmp_path / "run").saved == 2
 
@@ -103,7 +104,7 @@ for line in sys.stdin:
 
 @pytest.mark.slow
 def test_two_processes_at_once_twenty_times(tmp_path):
-    """Each time one goes on and one is refused, and what comes out is the run that was never cut."""
+    """Each time one process continues and one is refused, and the result equals the uninterrupted run."""
     with python(ROUNDS, tmp_path) as one, python(ROUNDS, tmp_path) as two:
         try:
             for k in range(1, 21):
@@ -283,15 +284,9 @@ def test_rows_in_a_linked_file_are_not_written_there(run, caplog):
 
 def test_floats_that_json_does_not_have_come_back():
     row = {
-        "step": 1,
-        "a": float("nan"),
-        "b": float("inf"),
-        "c": -float("inf"),
-        "d": 0.1,
-        "e": None,
-        "f": "text",
+        "step": 1, "a": float("nan"), "b": float("inf"), "c": -float("inf"), "d": 0.1, "e": None, "f": "text",
         "g": 10**20,
-    }
+    }  # fmt: skip
     (line,) = history._lines([row]).splitlines()
     back = history.decoded(json.loads(line))
     assert repr(back) == repr(row) and b"NaN" not in line and b"Infinity" not in line
@@ -307,7 +302,7 @@ def test_nan_of_a_validation_is_in_no_file_as_a_bare_word(tmp_path):
 
 
 def test_reading_says_nothing_of_its_own(run):
-    """Neither Orbax nor Abseil write to a terminal that nobody set up logging for."""
+    """Neither Orbax nor Abseil writes to a terminal if logging is not set up."""
     script = (
         "import sys, jaxcnn as jc; from jaxcnn.train.checkpoint import reading; jc.load_run(sys.argv[1])\n"
         "with reading(sys.argv[2]) as checkpoints: print(checkpoints.newest()[0])"

@@ -1,8 +1,7 @@
 """Reading batches: jaxcnn's input paths, tf.data, PyTorch's DataLoader and Grain, over the same files.
 
 A case is a dict: `kind` (resident, jpeg, array_record or tfrecord), `path` of the data, `batch`, and `images` per call.
-All
-subjects shuffle and give float32 in 0..1; jaxcnn puts the images on the device and reads them in a compiled step.
+All subjects shuffle and give float32 in 0..1; jaxcnn puts the images on the device and reads them in a compiled step.
 """
 
 import glob
