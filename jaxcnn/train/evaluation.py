@@ -94,7 +94,7 @@ def collect(
     keep: Sequence[str] = (),
     batch_size: int = 256,
 ) -> tuple[Tree, dict[str, np.ndarray]]:
-    """Return the outputs of all rows, in order and without padding, for exact AUC, embeddings and the like.
+    """Return the outputs of all rows, in order and without padding: for exact AUC, embeddings and the like.
 
     Args:
         predict: `(variables, batch) -> outputs`, such as `task.predict`.
@@ -113,7 +113,7 @@ def collect(
     data = as_data(data)
     _has_rows(data)
     if jax.process_count() > 1:
-        raise InputError("collect: runs in a single process only; each of several processes has only some rows")
+        raise InputError("collect: runs in a single process only; each of several has only some rows")
     data = checked(data, getattr(predict, "check", accept))
     if rehearsal.running():
         return rehearsal.collected(predict, variables, data, keep)

@@ -152,7 +152,7 @@ def _data(data: Any) -> str | None:
 
 
 def _summary(tree: Any) -> dict[str, Any]:
-    """Digest integers and keys exactly, and floats by the sum of their absolute values: rounding depends on the machine."""
+    """Digest integers and keys exactly, floats by the sum of absolute values: rounding depends on the machine."""
     exact, sums = hashlib.sha256(), []
     for name, leaf in named(tree):
         if not mesh.whole_here(leaf):
