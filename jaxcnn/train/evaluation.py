@@ -107,7 +107,8 @@ def collect(
         `(outputs, {key: array})`, NumPy arrays `[N, ...]` for N rows.
 
     Raises:
-        InputError: the data have no rows, lack a key or do not suit the task of `predict`, or there are several processes.
+        InputError: the data have no rows, lack a key or do not suit the task of `predict`, or there is more than one
+            process.
 
     """
     data = as_data(data)

@@ -104,19 +104,19 @@ def fit(
         run: a compiled training step.
         state: the initial state. It is copied, so it survives donation.
         train: a data set, a dict of arrays `[N, ...]`, or a pair of images and labels.
-        batch_size: rows per step over all devices, at most the rows of `train`. If the number of devices does not divide
-            it, each batch is padded with rows whose `row_mask` is 0.
+        batch_size: rows per step over all devices, at most the rows of `train`. If it is no multiple of the number of
+            devices, each batch is padded with rows whose `row_mask` is 0.
         steps: total number of updates, including those before a resume.
         every: steps between validations, which also save; default `steps`. It may be a fraction, at least 1:
             `rows / batch_size` is one epoch.
-        validate: `state -> {name: number or array}`. It may raise `Interrupted` to stop the run. `fit` also calls it once
-            before the first step to learn its names; in that call `evaluate` and `collect` return zeros immediately.
+        validate: `state -> {name: number or array}`. It may raise `Interrupted` to stop the run. `fit` also calls it
+            once before the first step to learn its names; in that call `evaluate` and `collect` return zeros.
         monitor: name of the number that decides which state is best, from `validate` or, as `train/NAME`, from the
             training metrics.
         mode: whether a lower (`"min"`) or higher (`"max"`) value is better.
         patience: stop after this number of validations without improvement.
-        workdir: folder for checkpoints, which only one `fit` at a time may use. None keeps the best state in memory only.
-            A failed save is logged and training continues; `Fit.saved` is the newest step on the disk.
+        workdir: folder for checkpoints, which only one `fit` at a time may use. None keeps the best state only in
+            memory. A failed save is logged and training continues; `Fit.saved` is the newest step on the disk.
         save_seconds: also save every `save_seconds` seconds between validations.
         keep_best: number of best checkpoints to keep, beside the newest two.
         on_nan: reaction to a NaN or infinite loss. `"stop"` raises `DivergedError`; `"rollback"` returns to the newest
@@ -136,8 +136,8 @@ def fit(
             exist, or `validate` returns a reserved name.
         DivergedError: the loss or the parameters are not finite. Earlier checkpoints are kept.
         StoppedError: `stop` returned True, and there is a `workdir`.
-        Exception: any exception of `validate`, `log`, `progress`, `stop` or the data. The state is saved first. Without a
-            `workdir` the attribute `reached` of the exception holds it, as a `Fit`.
+        Exception: any exception of `validate`, `log`, `progress`, `stop` or the data. The state is saved first. Without
+            a `workdir` the attribute `reached` of the exception holds it, as a `Fit`.
 
     """
     train = as_data(train)

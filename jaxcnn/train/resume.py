@@ -1,4 +1,4 @@
-"""How a run starts: from its newest intact checkpoint or from the beginning, after its names and settings are checked."""
+"""How a run starts: from its newest intact checkpoint, or from the beginning. Names and settings are checked first."""
 
 import logging
 from collections.abc import Callable
@@ -76,7 +76,8 @@ def _resume(
     saved, going = restored(loop, record, step), unflatten(state, flat)
     if int(going.step) != step:
         raise InputError(
-            f"resume: checkpoint {step} in {visible(saver.folder)} has the state of step {int(going.step)}; delete this checkpoint"
+            f"resume: checkpoint {step} in {visible(saver.folder)} has the state of step {int(going.step)}; "
+            "delete this checkpoint"
         )
     best = None
     if saved.best_step is not None:
@@ -139,7 +140,7 @@ def compare(saver: Checkpoints, record: Record, new: dict[str, Any], step: int, 
             "give a different workdir, or delete this one"
         )
     if parts:
-        logger.warning("%s: going on from step %d, but with changes since that step in %s", where, step, parts)
+        logger.warning("%s: going on from step %d, but this run differs from the one before in %s", where, step, parts)
     elif not going_on:
         beyond = f", beyond steps={steps}" if step > steps else ""
         why = why or fingerprint.untraced(old, new)
