@@ -1,4 +1,4 @@
-"""Training: the pure steps, the compiled loop, evaluation, and what is kept in a work folder."""
+"""Training: the pure steps, the compiled loop, evaluation, and checkpoints."""
 
 from jaxcnn.train.divergence import DivergedError
 from jaxcnn.train.evaluation import collect, evaluate, timed_evaluate

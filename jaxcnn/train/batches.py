@@ -1,4 +1,4 @@
-"""Batches for a run: how many go into one dispatch, and where they come from."""
+"""How many batches one dispatch runs, and where they come from."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -7,14 +7,17 @@ from jaxcnn.core.types import CompiledStep
 from jaxcnn.parallel import mesh
 from jaxcnn.parallel.compile import Chunk, empty
 
-SECONDS = 0.5  # what a dispatch aims at
+SECONDS = 0.5  # that a dispatch should take
 
 
 class ChunkSizer:
-    """How many batches a dispatch gets: one at first, then as many as take about half a second, at most twice the last number.
+    """Choose how many batches a dispatch runs.
+
+    The first dispatch runs one batch. Later ones run the number that takes about half a second, but at most twice
+    the number of the dispatch before.
 
     Args:
-        single: always one, to see which batch something goes wrong with.
+        single: always run one batch, to find the batch at which the loss stops being finite.
 
     """
 
@@ -22,19 +25,25 @@ class ChunkSizer:
         self.size, self.single = 1, single
 
     def took(self, count: int, seconds: float) -> None:
-        """Learn from a dispatch."""
+        """Adjust the size after a dispatch.
+
+        Args:
+            count: batches that it ran.
+            seconds: time that they took.
+
+        """
         if count and not self.single:
             self.size = max(1, min(int(SECONDS * count / max(seconds, 1e-6)), 2 * count))
 
 
 class BatchStream(NamedTuple):
-    """Where batches come from.
+    """The batches of a run, in order.
 
     Attributes:
-        data: a data set, on the devices where it is resident.
-        batch_size: rows over all devices.
-        room: batches that a chunk has room for.
-        skipped: `(step, batches)` each: from that step on, this number of batches is left out.
+        data: a data set; if it is resident, it is already on the devices.
+        batch_size: rows per batch, over all devices.
+        room: the largest number of batches in a chunk.
+        skipped: `[step, batches]` pairs: from that step on, the stream leaves out this number of batches.
 
     """
 
@@ -44,9 +53,17 @@ class BatchStream(NamedTuple):
     skipped: list[list[int]]
 
     def chunks(self, run: CompiledStep, start: int, end: int, sizes: Callable[[], int]) -> Iterator[Chunk]:
-        """Read the batches of steps `start` to `end`, as many together as `sizes()` says, until that is 0.
+        """Read the batches of the steps from `start` up to `end`.
 
-        Where `start` is `end`, there is one chunk with nothing to run.
+        Args:
+            run: the compiled step that will run them.
+            start: number of steps that are done.
+            end: number of steps to reach. If it equals `start`, the only chunk has no batches to run.
+            sizes: returns the size of the next chunk in batches, or 0 to end the iteration.
+
+        Yields:
+            A chunk of one or more batches.
+
         """
         rows = (run.parts, mesh.process_shard())
         if start == end:

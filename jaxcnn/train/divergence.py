@@ -1,4 +1,4 @@
-"""Losses and parameters that are no longer finite are found before they are saved."""
+"""Checks that the loss and the parameters are finite, made before anything is saved."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,13 @@ from jaxcnn.optim import learning_rate
 
 
 class DivergedError(FloatingPointError):
-    """The loss is no longer a finite number; the message names the steps, `first` to `last`, and the learning rate."""
+    """The loss or the parameters are no longer finite. The message names the steps and the learning rate.
+
+    Attributes:
+        first: the first step that may have caused it.
+        last: the last such step.
+
+    """
 
     def __init__(self, message: str, first: int, last: int):
         super().__init__(message)
@@ -20,7 +26,7 @@ class DivergedError(FloatingPointError):
 
 
 def rate(state: State) -> dict[str, float]:
-    """Return the learning rate in force; nothing where the optimiser does not tell."""
+    """Return the learning rate in force as `{"learning_rate": value}`, or `{}` if the optimiser does not expose it."""
     try:
         return {"learning_rate": learning_rate(state.opt_state)}
     except InputError:
@@ -28,7 +34,18 @@ def rate(state: State) -> dict[str, float]:
 
 
 def check_sums(sums: Mapping[str, Any], first: int, last: int, state: State) -> None:
-    """Refuse to go on once the loss of steps `first` to `last` is not finite; where a step reports none, any of its metrics."""
+    """Check that the loss is finite.
+
+    Args:
+        sums: metric states of the steps `first` to `last`. If `"loss"` is not among them, every metric is checked.
+        first: the first step of the dispatch.
+        last: the last step of the dispatch.
+        state: the state after it; the message quotes its learning rate.
+
+    Raises:
+        DivergedError: a value is NaN or infinite.
+
+    """
     for name in ("loss",) if "loss" in sums else sums:
         if not all(np.isfinite(x).all() for x in sums[name]):
             where = f"step {last}" if last == first else f"one of steps {first} to {last}"
@@ -39,7 +56,12 @@ def check_sums(sums: Mapping[str, Any], first: int, last: int, state: State) -> 
 
 
 def check_params(state: State) -> None:
-    """Refuse to save parameters that are not finite: the loss shows it only one step later."""
+    """Check that the parameters are finite: the loss would show the fault only one step later.
+
+    Raises:
+        DivergedError: a parameter is NaN or infinite.
+
+    """
     if not _all_finite(state.params):
         at = int(state.step)
         raise DivergedError(f"the parameters are no longer finite after step {at}{_at_rate(state)}", at, at)

@@ -1,4 +1,4 @@
-"""evaluate and collect: every row of a data set exactly once, whatever the batch size and the devices."""
+"""evaluate and collect: visit every row of a data set exactly once, with any batch size and any number of devices."""
 
 import contextlib
 import time
@@ -20,22 +20,22 @@ from jaxcnn.train import rehearsal
 def evaluate(
     run: CompiledStep, variables: Tree, data: Any, *, batch_size: int = 256, stop: Callable[[], bool] | None = None
 ) -> dict[str, Any]:
-    """Measure every row exactly once.
+    """Compute the metrics of a data set. Every row counts exactly once.
 
     Args:
         run: a compiled evaluation step (`make_eval_step`), with `donate=False`.
-        variables: what the step carries, `{"params": ..., ...}`.
-        data: a data set, a dict of arrays, or a pair of images and labels; rows that were not placed with `run.replicate` go to the device
-            while it works on those before.
-        batch_size: rows at a time over all devices; changes speed and memory, never the result.
-        stop: asked between dispatches, and while one is waited for.
+        variables: parameters and running statistics, `{"params": ..., ...}`.
+        data: a data set, a dict of arrays, or a pair of images and labels. Rows that `run.replicate` did not place are
+            sent to the devices while these work on the batches before.
+        batch_size: rows per batch, over all devices, at least 1. It affects speed and memory, never the result.
+        stop: called between dispatches and during a wait for one. If it returns True, the evaluation stops.
 
     Returns:
-        Name to value, as each state computes it from sums in float64.
+        A dict from metric names to values, computed from sums in float64.
 
     Raises:
-        InputError: `batch_size` below 1, no rows, or rows that the task cannot mean.
-        Interrupted: `stop()` was true.
+        InputError: `batch_size` is below 1, or the data have no rows or do not suit the task.
+        Interrupted: `stop()` returned True.
 
     """
     return timed_evaluate(run, variables, data, batch_size=batch_size, stop=stop)[0]
@@ -44,7 +44,23 @@ def evaluate(
 def timed_evaluate(
     run: CompiledStep, variables: Tree, data: Any, *, batch_size: int = 256, stop: Callable[[], bool] | None = None
 ) -> tuple[dict[str, Any], float]:
-    """Like `evaluate`, with the seconds that it took, compilation left out."""
+    """Evaluate like `evaluate`, and measure the time.
+
+    Args:
+        run: see `evaluate`.
+        variables: see `evaluate`.
+        data: see `evaluate`.
+        batch_size: see `evaluate`.
+        stop: see `evaluate`.
+
+    Returns:
+        The metrics, and the seconds that the evaluation took without compilation.
+
+    Raises:
+        InputError: see `evaluate`.
+        Interrupted: see `evaluate`.
+
+    """
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}: must be at least 1")
     data = as_data(data)
@@ -53,19 +69,18 @@ def timed_evaluate(
     if rehearsal.running():
         return rehearsal.measured(run, variables, data, batch_size), 0.0
     variables, total, waiting, start = run.put(variables), None, None, 0.0
-    alone = stop if jax.process_count() == 1 else None  # several processes only stop where all of them do
+    alone = stop if jax.process_count() == 1 else None  # several processes must stop at the same batch
     with contextlib.closing(ahead(data.once(batch_size, run.parts, mesh.process_shard()), run.shard, alone)) as chunks:
         for chunk in chunks:
-            if total is None:  # compiles, the first time
+            if total is None:  # the first call compiles
                 total = host(patiently(lambda: run.call(variables, empty(chunk)), alone)[1])  # noqa: B023 (used at once)
                 start = time.perf_counter()
             if stop and mesh.all_max(stop())[0]:
                 raise Interrupted
             _, sums = run.call(variables, chunk)
-            total, waiting = (
-                total if waiting is None else add(total, host(waiting)),
-                sums,
-            )  # the one before: this one runs on
+            if waiting is not None:  # the sums of the dispatch before; this one is still running
+                total = add(total, host(waiting))
+            waiting = sums
     total = add(total, host(waiting))
     seconds = time.perf_counter() - start
     return compute(total), seconds
@@ -79,26 +94,27 @@ def collect(
     keep: Sequence[str] = (),
     batch_size: int = 256,
 ) -> tuple[Tree, dict[str, np.ndarray]]:
-    """Outputs of every row, in order and without padding, for whatever needs all of them at once (exact AUC, embeddings).
+    """Return the outputs of all rows, in order and without padding: for exact AUC, embeddings and the like.
 
     Args:
         predict: `(variables, batch) -> outputs`, such as `task.predict`.
-        variables: its first argument.
+        variables: the first argument of `predict`.
         data: a data set, a dict of arrays, or a pair of images and labels.
-        keep: keys of the batch to return beside the outputs.
-        batch_size: rows at a time.
+        keep: keys of the batch whose arrays are returned beside the outputs, such as `"label"`.
+        batch_size: rows per batch.
 
     Returns:
-        `(outputs [N, ...], {key: [N, ...]})`, NumPy arrays.
+        `(outputs, {key: array})`, NumPy arrays `[N, ...]` for N rows.
 
     Raises:
-        InputError: no rows, a key that they have not, several processes, or images that the task of `predict` cannot mean.
+        InputError: the data have no rows, lack a key or do not suit the task of `predict`, or there is more than one
+            process.
 
     """
     data = as_data(data)
     _has_rows(data)
     if jax.process_count() > 1:
-        raise InputError("collect: runs in one process; each has only a part of the rows")
+        raise InputError("collect: runs in a single process only; each of several has only some rows")
     data = checked(data, getattr(predict, "check", accept))
     if rehearsal.running():
         return rehearsal.collected(predict, variables, data, keep)
@@ -107,7 +123,7 @@ def collect(
     for chunk in data.once(batch_size):
         if missing := set(keep) - set(names := chunk.at(0)):
             raise InputError(
-                f"keep={sorted(missing)[0]!r}: the rows have no such array, only {', '.join(sorted(names))}"
+                f"keep={sorted(missing)[0]!r}: the rows have no such array; give one of {', '.join(sorted(names))}"
             )
         for k in range(int(chunk.count)):
             out, batch = mapped(variables, chunk, k)
@@ -123,4 +139,4 @@ def collect(
 
 def _has_rows(data: Any) -> None:
     if data.size < 1:
-        raise InputError("data: no rows to measure")
+        raise InputError("data: no rows to evaluate; give at least one")

@@ -1,8 +1,8 @@
-"""What tells two runs apart: the step as it is traced, where it begins, and the data.
+"""Fingerprints that distinguish runs by the traced step, the initial state and the data.
 
-The step is traced before it is compiled, with a whole batch, so that neither strategy nor devices matter. Each value in its jaxpr
-gets a digest of the operation that makes it and of what goes in, constants by their bytes; names, places in the source, addresses
-and the order of independent operations do not count.
+The step is traced before compilation with a whole batch, so that the fingerprint does not depend on the strategy or
+the devices. Each value in the jaxpr gets a digest of the operation that computes it and of its operands; constants are
+digested by their bytes. Names, source locations, addresses and the order of independent operations have no effect.
 """
 
 import dataclasses
@@ -23,27 +23,10 @@ from jaxcnn.core.types import CompiledStep, State, named
 from jaxcnn.parallel import mesh
 from jaxcnn.version import __version__
 
-PLACES = {
-    "sharding",
-    "in_shardings",
-    "out_shardings",
-    "in_layouts",
-    "out_layouts",
-    "ctx_mesh",
-    "mesh",
-    "device",
-    "devices",
-    "backend",
-}
-IGNORED = PLACES | {
-    "name",
-    "debug_info",
-    "donated_invars",
-    "keep_unused",
-    "inline",
-    "compiler_options_kvs",
-    "jvp_jaxpr_fun",
-}
+PLACES = {"sharding", "in_shardings", "out_shardings", "in_layouts", "out_layouts"}
+PLACES |= {"ctx_mesh", "mesh", "device", "devices", "backend"}
+IGNORED = PLACES | {"name", "debug_info", "donated_invars", "keep_unused", "inline"}
+IGNORED |= {"compiler_options_kvs", "jvp_jaxpr_fun"}
 PARTS = {
     "step": "the step (loss, augmentation, model or precision, or a schedule or setting of the optimiser)",
     "optimizer": "the optimiser's settings, such as the learning rate",
@@ -52,25 +35,28 @@ PARTS = {
     "data": "the training data",
 }
 PLAIN = {int, bool, str, type(None)}
-CLOSE = 1e-5  # sums of floats may differ by rounding from machine to machine
+CLOSE = 1e-5  # relative: rounding makes sums of floats differ between machines
 Description = dict[str, Any]
 
 
 def describe(run: CompiledStep, state: State, data: Any, batch: Mapping[str, Any]) -> Callable[[], Description]:
-    """Trace the step, and return what computes the fingerprint, on any thread.
+    """Trace the step, and return a function that computes the fingerprint.
 
     Args:
-        run: a compiled step; without `run.step`, as with one that cannot be traced, the fingerprint does not have the step.
-        state: where it begins.
-        data: what it learns from.
-        batch: shapes and dtypes of one batch, padding left out.
+        run: a compiled step. If `run.step` is None or cannot be traced, the fingerprint does not cover the step.
+        state: the initial state.
+        data: the training data.
+        batch: shapes and dtypes of one batch without padding.
+
+    Returns:
+        A function without arguments, which may run on any thread.
 
     """
     traced = None
     if run.step is not None:
         try:
             traced = jax.jit(run.step, inline=True).trace(state, dict(batch)).jaxpr
-        except Exception:  # compiling says what is wrong with it
+        except Exception:  # compilation reports the fault
             traced = None
 
     def computed() -> Description:
@@ -87,14 +73,14 @@ def describe(run: CompiledStep, state: State, data: Any, batch: Mapping[str, Any
 
 
 def differing(old: Mapping[str, Any], new: Description) -> list[str]:
-    """Return the names of what differs, in words; what either does not know is taken for the same."""
+    """Describe the parts that differ between two fingerprints. A part that either one lacks counts as equal."""
     return [words for name, words in PARTS.items() if not _alike(old.get(name), new.get(name))]
 
 
 def unknown(old: Mapping[str, Any] | None, new: Description) -> str | None:
-    """Say why the two cannot be compared; None where they can."""
+    """Return the reason why two fingerprints cannot be compared, or None if they can."""
     if not old:
-        return "it keeps no fingerprint, as older versions of jaxcnn did"
+        return "it has no fingerprint, because an older version of jaxcnn wrote it"
     if old.get("versions") != new["versions"]:
 
         def shown(versions):
@@ -105,7 +91,7 @@ def unknown(old: Mapping[str, Any] | None, new: Description) -> str | None:
 
 
 def untraced(old: Mapping[str, Any], new: Description) -> str | None:
-    """Say so where the steps themselves were not compared."""
+    """Return the reason why the steps were not compared, or None if they were."""
     return None if old.get("step") and new["step"] else "its step cannot be traced on its own"
 
 
@@ -124,7 +110,7 @@ def _alike(old: Any, new: Any) -> bool:
         )
     kinds = [x.partition(":")[0] for x in (old, new) if isinstance(x, str) and ":" in x]
     if len(set(kinds)) == 2:
-        return True  # rows in memory and rows of a stream: how many there are was compared
+        return True  # rows in memory and streamed rows: the number of rows is compared elsewhere
     return old == new
 
 
@@ -135,7 +121,7 @@ def _versions() -> dict[str, str]:
 
 
 def _known(make: Callable[[], Any]) -> Any:
-    """Compute a part; None where it is of a kind that nobody foresaw: that must not cost what is trained."""
+    """Compute a part. Return None if that fails, because no training may be lost to a fingerprint."""
     try:
         return make()
     except Exception:
@@ -143,7 +129,7 @@ def _known(make: Callable[[], Any]) -> Any:
 
 
 def _data(data: Any) -> str | None:
-    """Digest rows in memory; of streamed ones, what is known without reading them."""
+    """Digest the rows in memory, or the facts about streamed rows that are known without reading them."""
     if isinstance(arrays := getattr(data, "arrays", None), Mapping):
         total = hashlib.sha256()
         for name in sorted(arrays):
@@ -151,7 +137,7 @@ def _data(data: Any) -> str | None:
                 return None
             x = np.asarray(arrays[name])
             total.update(f"{name} {jax.dtypes.canonicalize_dtype(x.dtype)} {x.shape}\n".encode())
-            for i in range(0, len(x), 4096):  # as they are on a device: int64 is int32 there
+            for i in range(0, len(x), 4096):  # with the dtype on a device: int64 becomes int32
                 part = np.ascontiguousarray(x[i : i + 4096], jax.dtypes.canonicalize_dtype(x.dtype))
                 total.update(part.reshape(-1).view(np.uint8).data)
         return f"arrays:{total.hexdigest()}"
@@ -166,7 +152,7 @@ def _data(data: Any) -> str | None:
 
 
 def _summary(tree: Any) -> dict[str, Any]:
-    """Describe arrays: integers and keys exactly, floats by the sum of their sizes, because other machines round otherwise."""
+    """Digest integers and keys exactly, floats by the sum of absolute values: rounding depends on the machine."""
     exact, sums = hashlib.sha256(), []
     for name, leaf in named(tree):
         if not mesh.whole_here(leaf):
@@ -183,13 +169,13 @@ def _summary(tree: Any) -> dict[str, Any]:
 
 
 class _Digests:
-    """Digests of jaxprs and of what is in them; a jaxpr that is used twice is walked once."""
+    """Digests of jaxprs and of their parts. A jaxpr that occurs twice is walked once."""
 
     def __init__(self) -> None:
         self.known: dict[int, tuple[Any, bytes]] = {}
 
     def closed(self, closed: ClosedJaxpr) -> bytes:
-        """Digest a jaxpr with its constants."""
+        """Digest a jaxpr and its constants."""
         return self._once(closed, lambda: self._jaxpr(closed.jaxpr, [self.array(x) for x in closed.consts]))
 
     def _once(self, key: Any, make: Callable[[], bytes]) -> bytes:
@@ -214,7 +200,7 @@ class _Digests:
         return _hash(*map(read, jaxpr.outvars))
 
     def array(self, x: Any) -> bytes:
-        """Digest a constant by dtype, shape and bytes."""
+        """Digest a constant by its dtype, shape and bytes."""
         if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x = jax.random.key_data(x)
         if not mesh.whole_here(x):
@@ -225,10 +211,10 @@ class _Digests:
 
     def value(self, x: Any) -> bytes:
         """Digest a parameter of a primitive."""
-        if type(x) in PLAIN or type(x) is tuple and all(type(i) in PLAIN for i in x):  # most of them
+        if type(x) in PLAIN or type(x) is tuple and all(type(i) in PLAIN for i in x):  # the most common case
             return repr(x).encode()
         if isinstance(x, jax.sharding.Sharding | jax.sharding.Mesh | jax.sharding.AbstractMesh):
-            return _hash(b"place")  # where, not what
+            return _hash(b"place")  # a location does not change the result
         if isinstance(x, ClosedJaxpr):
             return self._once(x, lambda: self.closed(x))
         if isinstance(x, Jaxpr):
@@ -256,7 +242,7 @@ def _text(x: Any) -> str:
         return x.name
     if isinstance(x, functools.partial):
         return f"{_text(x.func)} {x.args} {x.keywords}"
-    if callable(x):  # its code shows in what it was traced to
+    if callable(x):  # its code is in the traced jaxpr
         return str(getattr(x, "__qualname__", ""))
     return re.sub(r"0x[0-9a-fA-F]+", "", repr(x))
 
@@ -266,7 +252,7 @@ def _aval(v: Any) -> bytes:
     return f"{_name(dtype) if isinstance(dtype, np.dtype) else dtype} {getattr(v.aval, 'shape', '')}".encode()
 
 
-_name = functools.cache(str)  # NumPy makes it anew each time
+_name = functools.cache(str)  # NumPy rebuilds the name on each call
 
 
 def _hash(*parts: Any) -> bytes:

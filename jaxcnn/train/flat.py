@@ -1,4 +1,4 @@
-"""Trees as `{path: array}`: how a state is saved, compared and rebuilt."""
+"""Trees as flat dicts, `{path: array}`: the form in which a state is saved, compared and rebuilt."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from jaxcnn.parallel import mesh
 
 
 def flatten(tree: Tree) -> dict[str, np.ndarray]:
-    """Copy a tree to the host as `{path: array}`; random keys become their integers."""
+    """Copy a tree to the host as `{path: array}`; random keys become integer arrays."""
     return {path: mesh.fetch(leaf) for path, leaf in _leaves(tree)}
 
 
@@ -23,10 +23,17 @@ def _leaves(tree: Tree) -> list[tuple[str, Any]]:
 
 
 def unflatten(like: Tree, flat: Mapping[str, np.ndarray]) -> Tree:
-    """Rebuild a tree of the form of `like` from `{path: array}`.
+    """Rebuild a tree from `{path: array}`.
+
+    Args:
+        like: a tree with the same structure, shapes and dtypes as the result.
+        flat: the arrays, as `flatten` returns them.
+
+    Returns:
+        The tree.
 
     Raises:
-        InputError: a leaf is missing, unexpected, or of another shape or dtype; the message names the first.
+        InputError: a leaf is missing or unexpected, or has a different shape or dtype. The message names the first.
 
     """
     compare(like, {path: (str(x.dtype), list(x.shape)) for path, x in flat.items()})
@@ -40,12 +47,22 @@ def unflatten(like: Tree, flat: Mapping[str, np.ndarray]) -> Tree:
 
 
 def compare(like: Tree, found: Mapping[str, Any]) -> None:
-    """Refuse what `unflatten` would, from dtypes and shapes alone: `{path: (dtype, shape, ...)}`."""
+    """Make the checks of `unflatten` from dtypes and shapes alone.
+
+    Args:
+        like: the tree to compare with.
+        found: `{path: (dtype, shape, ...)}`.
+
+    Raises:
+        InputError: a leaf is missing or unexpected, or has a different shape or dtype. The message names the first.
+
+    """
     expected = {path: jax.eval_shape(_plain, leaf) if _is_key(leaf) else leaf for path, leaf in named(like)}
     wrong = sorted(set(expected) ^ set(found))
     if wrong:
         raise InputError(
-            f"the checkpoint {'has' if wrong[0] in found else 'lacks'} {visible(wrong[0])}: it was written by another model or optimiser"
+            f"the checkpoint {'has' if wrong[0] in found else 'lacks'} {visible(wrong[0])}: "
+            "it was written by a different model or optimiser"
         )
     for path, leaf in expected.items():
         dtype, shape, *_ = found[path]
@@ -54,7 +71,7 @@ def compare(like: Tree, found: Mapping[str, Any]) -> None:
 
 
 def digest(flat: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over path, dtype, shape and bytes of every array, in order of path."""
+    """Return the SHA-256 of all arrays: their paths, dtypes, shapes and bytes, sorted by path."""
     total = hashlib.sha256()
     for path in sorted(flat):
         array = np.ascontiguousarray(flat[path])
@@ -64,7 +81,10 @@ def digest(flat: Mapping[str, np.ndarray]) -> str:
 
 
 def copies(state: Tree) -> dict[str, Any]:
-    """Copy a state as `{path: array}`, because its buffers are donated to the next dispatch: to the host, where it is whole here."""
+    """Copy a state as `{path: array}`, because its buffers are donated to the next dispatch.
+
+    Arrays that this process holds in full are copied to the host; the others are copied on their devices.
+    """
     leaves = dict(_leaves(state))
     divided = {path: leaf for path, leaf in leaves.items() if not mesh.whole_here(leaf)}
     divided = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(divided) if divided else {}

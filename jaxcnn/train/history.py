@@ -1,7 +1,7 @@
-"""A run's rows in a file of their own, beside its checkpoints: a save adds the new ones, however many there are.
+"""The rows of a run's history, in a file beside its checkpoints. Each save appends only the new rows.
 
-`history.jsonl` has one JSON object a line. A checkpoint keeps how many lines belong to it, their bytes and their SHA-256; what
-follows was written by a later save, which counts only where its checkpoint is there.
+`history.jsonl` has one JSON object per line. A checkpoint stores a mark: the number of lines that belong to it, their
+size in bytes and their SHA-256. Lines after the mark belong to a later checkpoint and are ignored if it is absent.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ log = logging.getLogger("jaxcnn")
 
 
 class History:
-    """Where the next row goes.
+    """A reader and writer of `history.jsonl` that knows where the next row goes.
 
     Args:
-        folder: the checkpoints' own.
+        folder: the folder of the checkpoints.
 
     """
 
@@ -36,28 +36,28 @@ class History:
         self.begin()
 
     def begin(self) -> None:
-        """Write from the first row on, the next time."""
+        """Start over: the next `add` writes all rows."""
         self.rows, self.bytes, self.digest = 0, 0, hashlib.sha256()
 
     def add(self, rows: Sequence[Mapping[str, Any]], write: bool = True) -> dict[str, Any]:
-        """Add those of all rows that are not in the file yet.
+        """Append the rows that are not in the file yet.
 
         Args:
-            rows: of the run, from its first on.
-            write: false in all processes but one.
+            rows: all rows of the run.
+            write: whether this process writes the file; False in all processes but one.
 
         Returns:
-            What the checkpoint has to keep, to find them again.
+            The mark that the checkpoint stores.
 
         Raises:
-            OSError: they cannot be written; they come with the next ones.
+            OSError: the file cannot be written. The next call writes these rows too.
 
         """
         first, start, digest = self.rows, self.bytes, self.digest.copy()
         new = _lines(rows[first:])
         if write and rows:
             with _opened(self.path) as file:
-                if file.seek(0, os.SEEK_END) < start:  # it was cut or deleted meanwhile
+                if file.seek(0, os.SEEK_END) < start:  # something else cut or deleted it
                     start, digest, new = 0, hashlib.sha256(), _lines(rows)
                 file.truncate(start)
                 file.seek(start)
@@ -67,7 +67,15 @@ class History:
         return {"rows": self.rows, "bytes": self.bytes, "sha256": digest.hexdigest()}
 
     def read(self, mark: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-        """Return a checkpoint's rows, and go on behind them; None, and said, where they are not what was written."""
+        """Read the rows of a checkpoint; later rows are appended after them.
+
+        Args:
+            mark: the mark that the checkpoint stores.
+
+        Returns:
+            The rows, or None, with a warning, if they are not the rows that were written.
+
+        """
         self.begin()
         if not mark["rows"]:
             return []
@@ -76,15 +84,15 @@ class History:
                 raw = file.read(mark["bytes"]) if 0 <= mark["bytes"] <= os.fstat(file.fileno()).st_size else b""
             digest = hashlib.sha256(raw)
             if len(raw) != mark["bytes"] or digest.hexdigest() != mark["sha256"]:
-                raise InputError("not what was saved (digest differs)")
+                raise InputError("the rows differ from those that were saved")
             rows = [decoded(files.parse_json(line, self.path.name)) for line in raw.splitlines()]
             if len(rows) != mark["rows"] or not all(
                 isinstance(row, dict) and type(row.get("step")) is int for row in rows
             ):
-                raise InputError("not rows of a run")
+                raise InputError("a line is not a row of a run")
         except (OSError, InputError) as error:
             log.warning(
-                "%s is damaged (%s): the run's earlier rows are lost, its weights are not", self.path, reason(error)
+                "%s is damaged (%s): the run's earlier rows are lost, but its weights are not", self.path, reason(error)
             )
             return None
         self.rows, self.bytes, self.digest = mark["rows"], mark["bytes"], digest
@@ -96,7 +104,7 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def coded(value: Any) -> Any:
-    """Replace arrays, and floats that strict JSON does not have, so that `decoded` gives the same again."""
+    """Replace arrays, NaN and infinities by values that strict JSON has. `decoded` restores them."""
     if isinstance(value, Mapping):
         return {str(k): coded(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -117,10 +125,10 @@ def decoded(value: Any) -> Any:
 
 
 def _array(array: Any, dtype: Any) -> np.ndarray:
-    """Make an array of its values.
+    """Build an array from its JSON form.
 
     Raises:
-        InputError: they are no array of numbers.
+        InputError: the values are not an array of the given dtype.
 
     """
     try:
@@ -132,7 +140,7 @@ def _array(array: Any, dtype: Any) -> np.ndarray:
 
 
 def _opened(path: pathlib.Path) -> BinaryIO:
-    """Open a file of our own to change it; whatever else lies there under its name, such as a link, is replaced."""
+    """Open a regular file for reading and writing. Anything else of that name, such as a link, is replaced."""
     try:
         found = path.lstat()
         if stat.S_ISDIR(found.st_mode):

@@ -1,4 +1,4 @@
-"""One process trains into a folder at a time."""
+"""A lock, so that only one process trains into a folder at a time."""
 
 import errno
 import logging
@@ -10,23 +10,23 @@ from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
 
 NAME = ".lock"
-PATIENCE = 1.0  # seconds: a process that was just killed may take a moment to end
+PATIENCE = 1.0  # seconds to wait: a process that was just killed may take a moment to end
 NONE = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}  # a file system without locks
 log = logging.getLogger("jaxcnn")
 
 
 def lock(folder: pathlib.Path) -> Any:
-    """Take a folder's lock, which ends with the process at the latest.
+    """Lock a folder. The operating system releases the lock when the process ends, if nothing else does earlier.
 
     Args:
-        folder: there already; the lock is the file `.lock` in it, which stays.
+        folder: an existing folder. The lock is the file `.lock` in it, which is never deleted.
 
     Returns:
-        What has `release()`; None, and said, where there are no locks.
+        An object with a `release()` method, or None, with a warning, if the file system does not support locks.
 
     Raises:
-        InputError: another `fit`, in this process or another one, has it.
-        OSError: nothing can be written there.
+        InputError: another `fit`, in this process or a different one, holds the lock.
+        OSError: the folder cannot be written to.
 
     """
     from filelock import FileLock, Timeout
@@ -34,7 +34,7 @@ def lock(folder: pathlib.Path) -> Any:
     path = folder / NAME
     try:
         there = path.lstat()
-        if not stat.S_ISREG(there.st_mode) or there.st_nlink > 1:  # a link to what filelock would empty, or a pipe
+        if not stat.S_ISREG(there.st_mode) or there.st_nlink > 1:  # filelock would empty a linked file
             path.unlink()
     except FileNotFoundError:
         pass
@@ -43,11 +43,14 @@ def lock(folder: pathlib.Path) -> Any:
         held.acquire()
     except Timeout:
         raise InputError(
-            f"workdir={visible(folder)}: another process is training into it; wait until it has ended, or give another workdir"
+            f"workdir={visible(folder)}: another process is training into it; "
+            "wait until it has ended, or give a different workdir"
         ) from None
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno not in NONE:
             raise
-        log.warning("%s cannot be locked (%s): do not train into it twice at once", visible(folder), reason(error))
+        log.warning(
+            "%s cannot be locked (%s): make sure that only one process trains into it", visible(folder), reason(error)
+        )
         return None
     return held

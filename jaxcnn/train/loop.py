@@ -1,4 +1,4 @@
-"""fit: validation, the best state and a history on top of `updates`; everything a caller may change is a function passed in."""
+"""fit: the loop of `updates` with validation, a best state and a history. Callers customise it with functions."""
 
 import contextlib
 import pathlib
@@ -27,14 +27,14 @@ class _Reached(NamedTuple):
 
 
 class Fit(_Reached):
-    """What `fit` returns: the last state, the best one by the monitored metric, and a row for each validation.
+    """The result of `fit`: the last state, the best state and the history.
 
     Attributes:
-        state: after the last step.
-        best: by the monitored metric; the last one without a monitor.
-        history: a row for each validation, arrays of up to 10,000 values included.
-        saved: step of the newest checkpoint in the `workdir`: not that of `state` where the disk was full or the folder gone. None
-            where there is no checkpoint.
+        state: the state after the last step.
+        best: the best state by the monitored metric; without a monitor, the last state.
+        history: one row per validation; arrays of up to 10,000 elements are included.
+        saved: step of the newest checkpoint in the `workdir`, or None without one. It is lower than that of `state` if
+            the disk was full or the folder was deleted.
 
     """
 
@@ -42,7 +42,12 @@ class Fit(_Reached):
 
 
 class StoppedError(Exception):
-    """`stop()` said so; `step` is saved where there is a `workdir`."""
+    """`stop()` returned True, and the state was saved.
+
+    Attributes:
+        step: the last step.
+
+    """
 
     def __init__(self, step: int):
         super().__init__(f"stopped after step {step}")
@@ -50,7 +55,14 @@ class StoppedError(Exception):
 
 
 def print_row(row: Mapping[str, Any]) -> None:
-    """Print a line of the losses and accuracies of a row, or of what else `validate` gave; in the first process alone."""
+    """Print one line with up to four numbers of a row. Only the first process prints.
+
+    Losses and accuracies come first, then other numbers that `validate` returned.
+
+    Args:
+        row: a row of the history.
+
+    """
     if mesh.process_shard()[0] != 0:
         return
     numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and k not in COLUMNS}
@@ -80,46 +92,52 @@ def fit(
     progress: Callable[[int, dict[str, Any]], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Fit:
-    """Train for a number of steps, and go on exactly where a run in the same `workdir` was cut off.
+    """Train for a number of steps. A run that was interrupted resumes exactly from the checkpoints in `workdir`.
 
-    A run that is finished is not trained again: its result comes back, with a line that says so. With another step, beginning or
-    data than it was made from, it is refused; one that is not finished goes on with them, and a line says what is new.
-    It is a short loop on `updates`: write one of your own to act differently.
+    A finished run is not trained again: `fit` logs that and returns its result. It raises `InputError` if the step,
+    the initial state or the data differ from those of the finished run. An unfinished run continues with the new
+    ones, and a warning names the differences.
+
+    `fit` is a short loop over `updates`: write your own for different behaviour.
 
     Args:
         run: a compiled training step.
-        state: where to begin; it is copied, so it survives donation.
+        state: the initial state. It is copied, so it survives donation.
         train: a data set, a dict of arrays `[N, ...]`, or a pair of images and labels.
-        batch_size: rows per step over all devices; at most the rows of `train`. Where the devices do not divide them, each
-            batch is padded with rows of `row_mask = 0`.
-        steps: updates in all, those before a resume included.
-        every: steps between validations and saves, also a fraction (`rows / batch_size` is an epoch); by default `steps`.
-        validate: `state -> {name: number or array}`, called at each of these points; what it raises as `Interrupted` stops the run.
-            It is also called once before the first step, for its names: `evaluate` and `collect` then return zeros at once.
-        monitor: name among these numbers, or `train/` and a training metric, that decides which state is best.
-        mode: `"min"` or `"max"`.
-        patience: stop after this number of validations without a better one.
-        workdir: folder for checkpoints, which one `fit` at a time writes to; None keeps the best state in memory only. What cannot
-            be written is said, and training goes on; `Fit.saved` tells what is there at the end.
-        save_seconds: save between validations, too, when this number of seconds has passed since the last save.
-        keep_best: how many of the best checkpoints to keep, beside the newest two.
-        on_nan: `"stop"`, or `"rollback"`: go back to the newest checkpoint, and leave out the one batch that it went wrong with.
-        log: called with each row: `step`, `seconds` of training alone, `learning_rate` where the optimiser tells it,
-            `train/...`, and what `validate` gave. After a resume the earlier rows come again first, so that a log can be
-            written anew without a gap. By default it prints a line; None is silent.
+        batch_size: rows per step over all devices, at most the rows of `train`. If it is no multiple of the number of
+            devices, each batch is padded with rows whose `row_mask` is 0.
+        steps: total number of updates, including those before a resume.
+        every: steps between validations, which also save; default `steps`. It may be a fraction, at least 1:
+            `rows / batch_size` is one epoch.
+        validate: `state -> {name: number or array}`. It may raise `Interrupted` to stop the run. `fit` also calls it
+            once before the first step to learn its names; in that call `evaluate` and `collect` return zeros.
+        monitor: name of the number that decides which state is best, from `validate` or, as `train/NAME`, from the
+            training metrics.
+        mode: whether a lower (`"min"`) or higher (`"max"`) value is better.
+        patience: stop after this number of validations without improvement.
+        workdir: folder for checkpoints, which only one `fit` at a time may use. None keeps the best state only in
+            memory. A failed save is logged and training continues; `Fit.saved` is the newest step on the disk.
+        save_seconds: also save every `save_seconds` seconds between validations.
+        keep_best: number of best checkpoints to keep, beside the newest two.
+        on_nan: reaction to a NaN or infinite loss. `"stop"` raises `DivergedError`; `"rollback"` returns to the newest
+            checkpoint, finds the batch that causes it, and leaves that batch out.
+        log: called with each row: `step`, `seconds` of training time, `learning_rate` if the optimiser exposes it,
+            `train/...`, and the values of `validate`. After a resume it first gets all earlier rows, so that a log can
+            be rewritten without a gap. The default prints one line; None prints nothing.
         progress: called after each dispatch with its last step and its training metrics.
-        stop: asked between dispatches; true saves and raises `StoppedError`, or without a `workdir` returns what is reached.
+        stop: called between dispatches. If it returns True, `fit` saves and raises `StoppedError`, or, without a
+            `workdir`, returns the state that it has reached.
 
     Returns:
-        A `Fit`; `best` is the last state without `monitor`.
+        A `Fit`.
 
     Raises:
-        InputError: an argument out of range, a `workdir` of a different run or in use, a `monitor` that is not there, or a name of
-            `validate` that is one of fit's own.
-        DivergedError: the loss is not finite; checkpoints before it are kept.
-        StoppedError: see `stop`.
-        Exception: what `validate`, `log`, `progress`, `stop` or the data raise. The state is saved first; without a `workdir` the
-            exception has it, as a `Fit`, in its attribute `reached`.
+        InputError: an argument is out of range, `workdir` is in use or belongs to a different run, `monitor` does not
+            exist, or `validate` returns a reserved name.
+        DivergedError: the loss or the parameters are not finite. Earlier checkpoints are kept.
+        StoppedError: `stop` returned True, and there is a `workdir`.
+        Exception: any exception of `validate`, `log`, `progress`, `stop` or the data. The state is saved first. Without
+            a `workdir` the attribute `reached` of the exception holds it, as a `Fit`.
 
     """
     train = as_data(train)
@@ -159,13 +177,13 @@ def _check_monitor(monitor: str | None, mode: str, patience: int | None) -> None
     if mode not in ("min", "max"):
         raise InputError(f"mode={mode!r}: must be 'min' or 'max'")
     if not isinstance(monitor, str | None):
-        raise InputError(f"monitor={monitor!r}: must be one name, or None")
+        raise InputError(f"monitor={monitor!r}: must be a single name, or None")
     if patience is not None and (patience < 1 or monitor is None):
         raise InputError(f"patience={patience}: must be at least 1, with a monitor")
 
 
 def _hand_out(error: Exception, session: Session) -> None:
-    """Put what is reached on an exception, where there is no checkpoint that has it; else tell that there is one."""
+    """Log which checkpoint holds the state at an exception; without checkpoints, attach the state to the exception."""
     if session.saver:
         say_saved(session, error)
         return
@@ -174,7 +192,7 @@ def _hand_out(error: Exception, session: Session) -> None:
     states = (session.state, session.best)
     last = next((s for s in states if s is not None and _is_whole(s)), session.given)
     with contextlib.suppress(AttributeError, TypeError):
-        error.reached = _fit(last, session, None)  # pyright: ignore[reportAttributeAccessIssue] (new to it)
+        error.reached = _fit(last, session, None)  # pyright: ignore[reportAttributeAccessIssue] (a new attribute)
 
 
 def _is_whole(tree: Any) -> bool:

@@ -1,6 +1,6 @@
-"""Calling `validate` before the first step for the names that it gives, without a pass over its data.
+"""A rehearsal calls `validate` before the first step to learn its names, without a pass over its data.
 
-Meanwhile `evaluate` and `collect` return zeros of the right names and shapes, from `jax.eval_shape`.
+During a rehearsal `evaluate` and `collect` return zeros with the right names and shapes, from `jax.eval_shape`.
 """
 
 import contextlib
@@ -18,35 +18,42 @@ import numpy as np
 
 from jaxcnn.core.types import CompiledStep, InputError, Tree, compute
 
-LARGEST = 2**26  # bytes of zeros in place of all outputs
+LARGEST = 2**26  # bytes of zeros that `collect` may return
 UNKNOWN = object()
 
 
 @dataclasses.dataclass
 class _Rehearsal:
-    made_up: bool = False  # whether something returned zeros: what is computed from them may be refused
+    made_up: bool = False  # whether `evaluate` or `collect` returned zeros, which `validate` may reject
 
 
 _current: contextvars.ContextVar[_Rehearsal | None] = contextvars.ContextVar("rehearsal", default=None)
 
 
 class _UnknownError(Exception):
-    """What would be measured cannot be told without measuring it."""
+    """The names or shapes cannot be determined without an evaluation."""
 
 
 def running() -> bool:
-    """Whether `validate` is called only for its names."""
+    """Whether a rehearsal is in progress."""
     return _current.get() is not None
 
 
 def names(validate: Callable[[Any], Any], state: Any) -> Any:
-    """Return what `validate` gives, names and shapes right and values made up; `UNKNOWN` where that cannot be told.
+    """Call `validate` once to learn its names and shapes.
 
-    It is called once, with copies of the lists, dicts, sets and iterators that it closes over, so that what it counts
-    there does not count this call; what it prints is dropped. What it raises means nothing, because zeros are not what it expects.
+    The lists, dicts, sets and iterators that `validate` closes over are copied first, so that the rehearsal leaves the
+    originals unchanged. Its printed output is discarded. Its exceptions are ignored, because it does not expect zeros.
+
+    Args:
+        validate: the function that `fit` was given.
+        state: the initial state.
+
+    Returns:
+        The result of `validate` with arbitrary values, or `UNKNOWN` if the call failed.
 
     Raises:
-        InputError: `validate` itself refuses its input, before any value was made up.
+        InputError: `validate` raised it before `evaluate` or `collect` returned zeros.
 
     """
     rehearsal = _Rehearsal()
@@ -59,16 +66,27 @@ def names(validate: Callable[[Any], Any], state: Any) -> Any:
         if rehearsal.made_up:
             return UNKNOWN
         raise
-    except Exception:  # whatever it is, it comes again where it counts
+    except Exception:  # the real call raises it again
         return UNKNOWN
     finally:
         _current.reset(token)
 
 
 def measured(run: CompiledStep, variables: Tree, data: Any, batch_size: int) -> dict[str, Any]:
-    """Stand in for `evaluate`."""
+    """Stand in for `evaluate`.
+
+    Args:
+        run: the compiled evaluation step.
+        variables: its variables.
+        data: the data set.
+        batch_size: rows per batch.
+
+    Returns:
+        A dict from metric names to the values that sums of zero give.
+
+    """
     width = max(min(batch_size, data.size), 1)
-    width = -(-width // run.parts) * run.parts  # as the data give them: one trace serves both
+    width = -(-width // run.parts) * run.parts  # the width of the real batches, so that both share one trace
     batch = abstract(data.example(), width) | {"row_mask": jax.ShapeDtypeStruct((width,), np.float32)}
     zeros = sums(run, variables, batch)
     _made_up()
@@ -78,7 +96,18 @@ def measured(run: CompiledStep, variables: Tree, data: Any, batch_size: int) -> 
 def collected(
     predict: Callable[[Tree, Mapping[str, Any]], Tree], variables: Tree, data: Any, keep: Any
 ) -> tuple[Tree, dict[str, Any]]:
-    """Stand in for `collect`."""
+    """Stand in for `collect`.
+
+    Args:
+        predict: see `collect`.
+        variables: see `collect`.
+        data: the data set.
+        keep: see `collect`.
+
+    Returns:
+        Zeros with the shapes and dtypes that `collect` returns.
+
+    """
     batch = abstract(data.example(), data.size)
     shapes = jax.eval_shape(predict, variables, batch), {key: batch[key] for key in keep}
     if sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)) > LARGEST:
@@ -93,9 +122,18 @@ def _made_up() -> None:
 
 
 def sums(run: CompiledStep, carry: Tree, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what sums of nothing compute to, by name, without running the step.
+    """Return a dict from metric names to the values that sums of zero give. The step is traced, but not run.
 
-    It is traced as a compiled step traces it (`inline`), so that JAX does not trace it again.
+    The trace has the options of a compiled step (`inline`), so that JAX reuses it.
+
+    Args:
+        run: a compiled step.
+        carry: the first argument of the step.
+        batch: shapes and dtypes of a batch.
+
+    Returns:
+        The values.
+
     """
     if run.step is None:
         raise _UnknownError
@@ -106,7 +144,7 @@ def sums(run: CompiledStep, carry: Tree, batch: Mapping[str, Any]) -> dict[str, 
 
 
 def abstract(example: Mapping[str, Any], rows: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return the shapes and dtypes of a batch of rows such as `example`, on a device."""
+    """Return the shapes and dtypes that a batch of `rows` rows like those of `example` has on a device."""
 
     def shaped(x: Any) -> jax.ShapeDtypeStruct:
         x = np.asarray(x)
@@ -116,7 +154,7 @@ def abstract(example: Mapping[str, Any], rows: int) -> dict[str, jax.ShapeDtypeS
 
 
 def _apart(fn: Any, depth: int = 3) -> Any:
-    """Return the function with copies of what it closes over and could change."""
+    """Return a function whose closure has copies of the mutable objects."""
     if not isinstance(fn, types.FunctionType) or not fn.__closure__ or not depth:
         return fn
     cells = []
@@ -126,7 +164,7 @@ def _apart(fn: Any, depth: int = 3) -> Any:
             if isinstance(held, types.FunctionType):
                 cell = types.CellType(_apart(held, depth - 1))
             elif type(held) in (list, dict, set) or isinstance(held, Iterator):
-                cell = types.CellType(copy.copy(held))  # a generator cannot be copied, and so is not called
+                cell = types.CellType(copy.copy(held))  # copying a generator fails, which ends the rehearsal
             else:
                 cell = types.CellType(held)
         cells.append(cell)

@@ -1,4 +1,4 @@
-"""How fit begins: at the newest sound checkpoint or anew, after names and, in a folder that was used before, the run were compared."""
+"""How a run starts: from its newest intact checkpoint, or from the beginning. Names and settings are checked first."""
 
 import logging
 from collections.abc import Callable
@@ -21,9 +21,20 @@ logger = logging.getLogger("jaxcnn")
 def begin(
     run: CompiledStep, state: State, record: Record, saver: Checkpoints | None
 ) -> tuple[State, Record, State | None, bool]:
-    """Return where to begin, and whether that is a checkpoint: the newest sound one, else a copy of the state given.
+    """Start from the newest intact checkpoint, or from a copy of the given state, because its buffers will be donated.
 
-    It is copied because the buffers will be donated.
+    Args:
+        run: the compiled training step.
+        state: the initial state.
+        record: the record of a run without steps.
+        saver: the checkpoints, if there is a folder for them.
+
+    Returns:
+        The state, its record, the best state if there is one, and whether these come from a checkpoint.
+
+    Raises:
+        InputError: the checkpoint belongs to a different run.
+
     """
     if saver and (found := saver.newest(state)):
         return *_resume(run, state, record, saver, found), True
@@ -33,13 +44,27 @@ def begin(
 def roll_back(
     error: DivergedError, run: CompiledStep, first: State, record: Record, saver: Checkpoints | None
 ) -> tuple[State, Record, Any]:
-    """Go back to the newest checkpoint; once it is known which batch it went wrong with, that one is left out from there on."""
+    """Return to the newest checkpoint, and leave out the batch that caused an error, once it is known.
+
+    Args:
+        error: the error; if it names a single step, the batch of that step is left out.
+        run: the compiled training step.
+        first: the initial state.
+        record: the record at the error.
+        saver: the checkpoints, if there is a folder for them.
+
+    Returns:
+        The state, its record, and the best state if there is one.
+
+    """
     if saver:
         saver.wait()
     state, back, best, _ = begin(run, first, record.again(), saver)
     found = error.first == error.last
     back.skipped_batches = [*record.skipped_batches, *([[error.first - 1, 1]] if found else [])]
-    how = f"without the batch of step {error.first}" if found else "one batch at a time, to find the one"
+    how = (
+        f"without the batch of step {error.first}" if found else "one batch at a time, to find the batch that causes it"
+    )
     logger.warning("%s; back to step %d, %s", error, int(state.step), how)
     return state, back, best
 
@@ -51,19 +76,19 @@ def _resume(
     saved, going = restored(loop, record, step), unflatten(state, flat)
     if int(going.step) != step:
         raise InputError(
-            f"resume: checkpoint {step} in {visible(saver.folder)} has the state of step {int(going.step)}; remove it"
+            f"resume: checkpoint {step} in {visible(saver.folder)} has the state of step {int(going.step)}; "
+            "delete this checkpoint"
         )
     best = None
     if saved.best_step is not None:
         try:
-            best = (
-                going
-                if saved.best_step == step
-                else unflatten(state, saver.load(saved.best_step, state, rows=False)[0])
-            )
+            same = saved.best_step == step
+            best = going if same else unflatten(state, saver.load(saved.best_step, state, rows=False)[0])
         except DamagedError as error:
             logger.warning(
-                "the best checkpoint, %d, is damaged (%s): the best is sought anew from here", saved.best_step, error
+                "the best checkpoint, %d, is damaged (%s): the search for the best restarts here",
+                saved.best_step,
+                error,
             )
             saved.best = saved.best_step = None
     logger.info("going on from step %d", step)
@@ -71,7 +96,20 @@ def _resume(
 
 
 def described_by(run: CompiledStep, state: State, data: Any, batch_size: int) -> Callable[[], dict[str, Any]]:
-    """Begin a fingerprint: the step is traced here, which compiling it then need not do, and the rest is done on a thread."""
+    """Start to compute a fingerprint on a thread.
+
+    The step is traced on this thread, and compilation reuses the trace.
+
+    Args:
+        run: the compiled training step.
+        state: the initial state.
+        data: the training data.
+        batch_size: rows per step.
+
+    Returns:
+        A function that waits for the fingerprint and returns it.
+
+    """
     thread = ThreadPoolExecutor(1, thread_name_prefix="fingerprint")
     found = thread.submit(fingerprint.describe(run, state, data, rehearsal.abstract(data.example(), batch_size)))
     thread.shutdown(wait=False)
@@ -79,17 +117,30 @@ def described_by(run: CompiledStep, state: State, data: Any, batch_size: int) ->
 
 
 def compare(saver: Checkpoints, record: Record, new: dict[str, Any], step: int, steps: int, going_on: bool) -> None:
-    """Refuse a finished run that is not the one asked for; else say that it is finished, or what an unfinished one goes on with."""
+    """Compare a run with the one in its folder. Log that the run is finished, or the parts that differ.
+
+    Args:
+        saver: the checkpoints of the folder.
+        record: the record of the newest one.
+        new: the fingerprint of this run.
+        step: step of the newest checkpoint.
+        steps: the number of steps that the caller asks for.
+        going_on: whether there are steps left to train.
+
+    Raises:
+        InputError: the run in the folder is finished and differs from this one.
+
+    """
     where, old = visible(saver.folder), record.fingerprint or {}
     why = fingerprint.unknown(old, new)
     parts = " and ".join([] if why else fingerprint.differing(old, new))
     if parts and not going_on:
         raise InputError(
             f"workdir={where}: holds a run that finished at step {step} and differs from this one in {parts}; "
-            "give another workdir, or delete this one"
+            "give a different workdir, or delete this one"
         )
     if parts:
-        logger.warning("%s: going on from step %d, but not with the same as before: new is %s", where, step, parts)
+        logger.warning("%s: going on from step %d, but this run differs from the one before in %s", where, step, parts)
     elif not going_on:
         beyond = f", beyond steps={steps}" if step > steps else ""
         why = why or fingerprint.untraced(old, new)
@@ -100,7 +151,20 @@ def compare(saver: Checkpoints, record: Record, new: dict[str, Any], step: int, 
 def check_names(
     run: CompiledStep, state: State, data: Any, batch_size: int, validate: Any, monitor: str | None
 ) -> None:
-    """Refuse, before the first step, names that a row cannot hold, and a monitor that no row will have."""
+    """Check the names of `validate` and the monitor before the first step.
+
+    Args:
+        run: the compiled training step.
+        state: the initial state.
+        data: the training data.
+        batch_size: rows per step.
+        validate: the function that `fit` was given, or None.
+        monitor: name of the monitored value, or None.
+
+    Raises:
+        InputError: a row cannot hold a name that `validate` returns, or no row will have the monitored value.
+
+    """
     values = rehearsal.names(validate, state) if validate else {}
     own = {"step": 0, "seconds": 0.0, **rate(state)}
     known = values is not rehearsal.UNKNOWN
@@ -108,10 +172,9 @@ def check_names(
     if monitor is None or monitor in own or not (known or monitor.startswith("train/")):
         return
     try:
-        trained = (
-            {} if monitor in values else rehearsal.sums(run, state, rehearsal.abstract(data.example(), batch_size))
-        )
-    except Exception:  # compiling says what is wrong with the step
+        batch = rehearsal.abstract(data.example(), batch_size)
+        trained = {} if monitor in values else rehearsal.sums(run, state, batch)
+    except Exception:  # compilation reports the fault
         if monitor.startswith("train/"):
             return
         trained = {}
@@ -120,5 +183,5 @@ def check_names(
 
 @jax.jit
 def copied(state: State) -> State:
-    """Copy a state, all its leaves in one program."""
+    """Copy all leaves of a state in one compiled program."""
     return jax.tree.map(jnp.copy, state)

@@ -1,4 +1,4 @@
-"""A run in progress: what its updates change, and how that is begun, saved and given back."""
+"""A run in progress: its state and counters, and how they are saved."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ from jaxcnn.train.record import Ranking, Record, as_lists, from_lists, improves
 from jaxcnn.train.resume import begin, compare, copied, described_by, roll_back
 
 log = logging.getLogger("jaxcnn")
-ROLLBACKS = 10  # in one run; whoever needs more needs another recipe, or `skip_nonfinite`
+ROLLBACKS = 10  # per run; a run that needs more needs a different recipe, or `skip_nonfinite`
 
 
 @dataclasses.dataclass
@@ -29,25 +29,26 @@ class Session:
 
     Attributes:
         run: the compiled training step.
-        given: the state that the caller gave.
-        data: the training rows, on the devices where they are resident.
-        steps: updates in all.
-        every: steps between two boundaries, perhaps a fraction.
+        given: the initial state from the caller.
+        data: the training data; if they are resident, they are already on the devices.
+        steps: total number of updates.
+        every: steps between boundaries; may be a fraction.
         record: the counters that are saved beside the state.
-        state: after the newest dispatch.
-        best: the best state on the host, if there is one.
-        saver: writes to the work folder, if there is one.
-        described: the fingerprint of the run.
-        options: what else the caller chose.
+        state: the state after the newest dispatch.
+        best: the best state, on the host, or None.
+        saver: the checkpoints, or None without a `workdir`.
+        described: returns the fingerprint of the run.
+        options: the other arguments of the caller.
         ranking: the steps of the best rows.
-        zero: sums of nothing; None until the step is compiled.
+        zero: sums of no batches; None until the step is compiled.
         total: sums since the last boundary.
-        is_open: whether `total` holds steps that no row has yet.
-        unsaved: steps since the last save.
-        saved_at: when that was.
-        single_until: up to this step a dispatch is one batch, to find the one that the loss went wrong with.
+        is_open: whether `total` includes steps that no row covers yet.
+        unsaved: number of steps since the last save.
+        saved_at: time of the last save, from `time.monotonic`.
+        sizer: chooses the number of batches per dispatch.
+        single_until: until this step, each dispatch runs one batch, to find the batch that causes a NaN.
         stopped: whether `stop()` ended the run.
-        left_at: the step that was saved when the loop was left.
+        left_at: the step that was saved when the loop ended early, or None.
 
     """
 
@@ -74,29 +75,37 @@ class Session:
     left_at: int | None = None
 
     def going_on(self) -> bool:
-        """Whether there is something left to do."""
+        """Whether there are steps or a row left to do."""
         patience, left = self.options.patience, int(self.state.step) < self.steps or self.record.partial is not None
         return left and not self.stopped and not (patience is not None and self.record.stale >= patience)
 
     def should_stop(self) -> bool:
-        """Ask the caller."""
+        """Whether the caller wants to stop."""
         return bool(self.options.stop and self.options.stop())
 
     def is_due(self) -> bool:
-        """Whether it is time to save between two boundaries."""
+        """Whether a save between boundaries is due."""
         seconds = self.options.save_seconds
         return bool(self.saver and self.unsaved and seconds is not None and time.monotonic() - self.saved_at >= seconds)
 
     def settle(self, first: int, last: int, sums: Any, seconds: float) -> None:
-        """Add what one dispatch gave.
+        """Account for a dispatch.
+
+        Args:
+            first: its first step.
+            last: its last step.
+            sums: its metric states.
+            seconds: the time that it took.
 
         Raises:
-            DivergedError: its loss, or what it left of the parameters, is not finite.
+            DivergedError: the loss or, while batches run one at a time, the parameters are not finite.
+            ValueError: the step function did not increase the step counter by one per batch.
 
         """
         if int(self.state.step) != last:
             raise ValueError(
-                f"the step counter is {int(self.state.step)} after {last} batches: a Step must return a state whose step is one higher"
+                f"the step counter is {int(self.state.step)} after {last} batches: "
+                "a Step must return a state whose step is one higher"
             )
         self.record.seconds += seconds
         check_sums(sums, first, last, self.state)
@@ -106,12 +115,12 @@ class Session:
         self.unsaved += last - first + 1
 
     def restart_sums(self) -> None:
-        """Begin the sums of a period, with those that were saved within it."""
+        """Start the sums of a period, from the saved ones if a checkpoint has any."""
         if self.zero is not None:
             self.total, self.is_open = from_lists(self.zero, self.record.partial), self.record.partial is not None
 
     def save(self) -> None:
-        """Save the state, the record, and the sums of a period that is not over.
+        """Save the state and the record, with the sums of a period that is not finished.
 
         Raises:
             DivergedError: the parameters are not finite.
@@ -125,16 +134,16 @@ class Session:
         self.saved_at, self.unsaved = time.monotonic(), 0
 
     def save_what_is_there(self) -> None:
-        """Save before the run is left, if there is anything new and a folder for it."""
+        """Save before the loop ends early, if there are new steps and a folder."""
         if self.saver and self.unsaved:
             try:
                 self.save()
                 self.left_at = int(self.state.step)
-            except Exception as error:  # the state is gone, or not finite: what was saved before stays
-                log.warning("what was trained since the last save is lost: %s", reason(error))
+            except Exception as error:  # the state is deleted or not finite; older checkpoints stay
+                log.warning("the steps since the last save are lost: %s", reason(error))
 
     def add(self, row: dict[str, Any]) -> None:
-        """End a period with its row, and save."""
+        """Add the row of a period, end the period, and save."""
         self.record.seconds = 0.0
         if improves(self.record, row):
             self.best = mesh.to_host(copied(self.state))  # the buffers are donated to the next dispatch
@@ -143,17 +152,20 @@ class Session:
         self.end_period()
 
     def end_period(self) -> None:
-        """End a period, unless that is done, and save."""
+        """End a period and save, unless that has been done."""
         if self.is_open:
             self.is_open = False
             self.record.seconds = 0.0
             self.save()
 
     def roll_back(self, error: DivergedError) -> None:
-        """Go back to the newest checkpoint, and leave out the batch that the loss went wrong with.
+        """Return to the newest checkpoint, and leave out the batch that caused the error, once it is known.
+
+        Args:
+            error: the error.
 
         Raises:
-            DivergedError: the caller did not ask for that, or it was done too often.
+            DivergedError: rollback is not enabled, or `ROLLBACKS` batches are left out already.
 
         """
         if self.options.on_nan == "stop" or len(self.record.skipped_batches) >= ROLLBACKS:
@@ -163,7 +175,10 @@ class Session:
         self.ranking, self.unsaved = Ranking(self.record, self.options.keep_best), 0
 
     def written(self) -> int | None:
-        """Wait for the disk; try once more where the last state is not there, and warn where it stays so."""
+        """Wait for pending writes, and return the newest saved step.
+
+        If the last state is missing, save it again. If that fails too, log a warning.
+        """
         if not self.saver:
             return None
         step, written = int(self.state.step), self.saver.saved()
@@ -181,7 +196,7 @@ class Session:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a caller chose, beside what is trained; see `fit`."""
+    """The arguments of `fit` and `updates` about monitoring, saving and stopping; see `fit`."""
 
     monitor: str | None = None
     mode: str = "min"
@@ -203,7 +218,26 @@ def opened(
     workdir: Any,
     options: Options,
 ) -> Iterator[Session]:
-    """Begin a run, or go on with the one in `workdir`, which nobody else may then write to."""
+    """Start a run, or resume the one in `workdir`, which stays locked meanwhile.
+
+    Args:
+        run: the compiled training step.
+        state: the initial state.
+        train: the training data.
+        batch_size: rows per step.
+        steps: total number of updates.
+        every: steps between boundaries; None means `steps`.
+        workdir: folder for checkpoints, or None.
+        options: the other arguments.
+
+    Yields:
+        The session.
+
+    Raises:
+        InputError: the data do not suit the task, or `workdir` cannot be written to, is in use, or belongs to a
+            different run.
+
+    """
     data = checked(train, run.check).put(run.replicate)
     record = Record(batch_size, data.seed, data.size, options.monitor, options.mode)
     saver = Checkpoints(workdir, options.keep_best, alone=True) if workdir else None

@@ -1,4 +1,4 @@
-"""The pure training and evaluation steps, the ways to estimate their gradient, and the functions that wrap a step."""
+"""The pure training and evaluation steps, the gradient estimators, and the functions that wrap a step."""
 
 import functools
 import zlib
@@ -15,25 +15,30 @@ from jaxcnn.layers.norm import grown, young
 
 Array = jax.Array
 
-# objective: (params, model_state, batch, key) -> (total, (model_state, weight, sums)); estimator: objective -> gradient,
-# gradient: (params, model_state, batch, key) -> (grads, model_state, sums).  An estimator only sees things that add.
+# objective: (params, model_state, batch, key) -> (total, (model_state, weight, sums))
+# estimator: objective -> gradient
+# gradient: (params, model_state, batch, key) -> (grads, model_state, sums)
+# An estimator sees sums only, so that it can add over parts of a batch and over devices.
 Objective = Callable[[Tree, Tree, Batch, Array], tuple[Array, tuple[Tree, Array, dict[str, MetricState]]]]
 Gradient = Callable[[Tree, Tree, Batch, Array], tuple[Tree, Tree, dict[str, MetricState]]]
 Estimator = Callable[[Objective], Gradient]
-RUNNING = 9.0  # steps that a running statistic of momentum 0.9 reaches back in the mean
+RUNNING = 9.0  # mean age in steps of the values in a running statistic of momentum 0.9
 
 
 def init_state(
     task: Task, tx: optax.GradientTransformation, batch: Batch, seed: int = 0, variables: Tree | None = None
 ) -> State:
-    """Make the state before the first step.
+    """Create the state before the first step.
 
     Args:
-        task: what to learn.
+        task: the task to learn.
         tx: the optimiser.
-        batch: one row suffices; only shapes and dtypes matter.
-        seed: of the parameters and of all randomness in training.
-        variables: start from these (`{"params": ..., ...}`) instead of new ones.
+        batch: an example batch. Only shapes and dtypes matter, so one row suffices.
+        seed: seed of the initial parameters and of all randomness in training.
+        variables: initial variables `{"params": ..., ...}`; None initialises them randomly.
+
+    Returns:
+        The state, with step 0.
 
     """
     init_key, rng = jax.random.split(jax.random.key(seed))
@@ -43,12 +48,15 @@ def init_state(
 
 
 def stream(state: State, name: str) -> Array:
-    """Key for one named use of randomness in this step: different for every name and step, the same after a resume."""
+    """Return the random key for one named purpose in this step. It differs between names and steps.
+
+    A resumed run gets the same keys.
+    """
     return jax.random.fold_in(jax.random.fold_in(state.rng, state.step), zlib.crc32(name.encode()))
 
 
 def plain(objective: Objective) -> Gradient:
-    """Gradient of the mean loss over the whole batch: differentiate the total, add over devices, divide once."""
+    """Estimate the gradient of the mean loss over the batch: differentiate the total, add over devices, divide once."""
 
     def gradient(
         params: Tree, model_state: Tree, batch: Batch, key: Array
@@ -60,12 +68,18 @@ def plain(objective: Objective) -> Gradient:
 
 
 def accumulate(k: int) -> Estimator:
-    """Gradient of the same mean loss, computed over `k` parts one after another, for batches that do not fit in memory.
+    """Estimate the same gradient as `plain` from `k` parts of the batch in turn, for batches that do not fit in memory.
 
-    BatchNorm then normalises with the statistics of a part. With `k=1` this is `plain`, bit for bit.
+    BatchNorm then normalises each part with that part's own statistics. `k=1` is exactly `plain`.
+
+    Args:
+        k: number of parts, at least 1. It must divide the rows per device.
+
+    Returns:
+        An estimator for `make_train_step`.
 
     Raises:
-        InputError: `k` is below 1, or (when traced) does not divide the rows of a device.
+        InputError: `k` is below 1, or, when the step is traced, does not divide the rows per device.
 
     """
     if k < 1:
@@ -79,10 +93,9 @@ def accumulate(k: int) -> Estimator:
             params: Tree, model_state: Tree, batch: Batch, key: Array
         ) -> tuple[Tree, Tree, dict[str, MetricState]]:
             if rows(batch) % k:
-                raise InputError(f"accumulate={k}: must divide the {rows(batch)} rows of a device")
-            parts = jax.tree.map(
-                lambda x: x.reshape(x.shape[0] // k, k, *x.shape[1:]).swapaxes(0, 1), dict(batch)
-            )  # strided: rows stay on their device
+                raise InputError(f"accumulate={k}: must divide the {rows(batch)} rows per device")
+            # part i takes every k-th row, so rows stay on their device
+            parts = jax.tree.map(lambda x: x.reshape(x.shape[0] // k, k, *x.shape[1:]).swapaxes(0, 1), dict(batch))
 
             def body(carry: Any, part: Any) -> tuple[Any, dict[str, MetricState]]:
                 (grads, weight, model_state), (i, batch) = carry, part
@@ -105,7 +118,7 @@ def accumulate(k: int) -> Estimator:
 
 
 def with_norm(estimator: Estimator) -> Estimator:
-    """Put the global norm of the gradient beside the metrics, as `"gradient_norm"`: its mean over the steps."""
+    """Add the metric `"gradient_norm"`: the global norm of the gradient, averaged over steps."""
 
     def measured(objective: Objective) -> Gradient:
         inner = estimator(objective)
@@ -114,7 +127,7 @@ def with_norm(estimator: Estimator) -> Estimator:
             params: Tree, model_state: Tree, batch: Batch, key: Array
         ) -> tuple[Tree, Tree, dict[str, MetricState]]:
             grads, model_state, sums = inner(params, model_state, batch, key)
-            # a dot product takes a tenth of the time of squares and their sum on a CPU
+            # on a CPU a dot product takes a tenth of the time of sum(g ** 2)
             norm = jnp.sqrt(sum(jnp.vdot(g, g).astype(jnp.float32) for g in jax.tree.leaves(grads)))
             return grads, model_state, sums | {"gradient_norm": Mean(norm, jnp.ones(()))}
 
@@ -124,14 +137,17 @@ def with_norm(estimator: Estimator) -> Estimator:
 
 
 def make_train_step(task: Task, tx: optax.GradientTransformation, grads: Estimator = plain) -> Step:
-    """Return `(State, batch) -> (State, sums)`: one update, and the task's metrics over the batch it was made from.
+    """Return the training step `(State, batch) -> (State, sums)`: one update, and the task's metrics on its batch.
 
-    Running statistics of norms average over few batches in the first updates: see `layers.norm.young`.
+    In the first updates, running statistics of normalisation layers average over few batches: see `layers.norm.young`.
 
     Args:
-        task: what to learn; its metrics see the outputs that the loss was computed from.
-        tx: the optimiser, whose transforms may look at all parameters (clipping, trust ratios).
-        grads: how to estimate the gradient.
+        task: the task to learn. Its metrics are computed from the outputs that the loss used.
+        tx: the optimiser. Its transforms may depend on all parameters (clipping, trust ratios).
+        grads: the gradient estimator, such as `plain` or `accumulate(k)`.
+
+    Returns:
+        A step for `compile_step`.
 
     """
 
@@ -151,7 +167,7 @@ def make_train_step(task: Task, tx: optax.GradientTransformation, grads: Estimat
 
 
 def make_eval_step(task: Task) -> Step:
-    """Return `(variables, batch) -> (variables, sums)`: the task's metrics, padding left out."""
+    """Return the evaluation step `(variables, batch) -> (variables, sums)`: the task's metrics, without padding."""
 
     def step(variables: Tree, batch: Batch) -> tuple[Tree, dict[str, MetricState]]:
         outputs = task.predict(variables, batch)
@@ -161,13 +177,22 @@ def make_eval_step(task: Task) -> Step:
 
 
 def _checked_by(task: Task, step: Step) -> Step:
-    """Let a step carry its task's `check`, which `functools.wraps` hands on to what wraps the step."""
+    """Attach the task's `check` to a step. `functools.wraps` copies it to functions that wrap the step."""
     step.check = task.check  # pyright: ignore[reportFunctionMemberAccess] (functions take attributes)
     return step
 
 
 def augmented(step: Step, change: Callable[[Array, Batch], Batch]) -> Step:
-    """Let `step` see `change(key, batch)`, drawn anew each step; metrics see the changed batch too."""
+    """Augment each batch before a training step. The training metrics see the augmented batch too.
+
+    Args:
+        step: a training step.
+        change: `(key, batch) -> batch`. The key differs in every step.
+
+    Returns:
+        The step with augmentation.
+
+    """
 
     @functools.wraps(step)
     def changed(state: State, batch: Batch) -> tuple[State, dict[str, MetricState]]:
@@ -177,9 +202,9 @@ def augmented(step: Step, change: Callable[[Array, Batch], Batch]) -> Step:
 
 
 def skip_nonfinite(step: Step) -> Step:
-    """Leave the state as it was, but for its counter, where a batch makes the loss or the parameters no finite numbers.
+    """Skip each update that would make the loss or the parameters NaN or infinite. Only the step counter changes.
 
-    How many batches were left out is the metric `"skipped"`; they count in no other one.
+    The metric `"skipped"` counts these batches; no other metric includes them.
     """
 
     @functools.wraps(step)
@@ -194,19 +219,28 @@ def skip_nonfinite(step: Step) -> Step:
 
 
 def start_ema(state: State) -> State:
-    """Put a copy of the variables beside the state, for `with_ema` to average."""
+    """Add a copy of the variables to `state.extras`, where `with_ema` averages them."""
     return state.replace(extras=state.extras | {"ema": jax.tree.map(jnp.copy, state.variables)})
 
 
 def with_ema(step: Step, decay: float = 0.999) -> Step:
     """Keep an exponential moving average of the variables in `state.extras["ema"]` (Polyak and Juditsky, 1992).
 
-    The first steps average over fewer: the decay in force is `min(decay, (1 + t) / (10 + t))`. `"batch_stats"` are averages of
-    ten batches already, of fewer in the first steps, so theirs is the decay that makes the two averages together as long as that of
-    the weights: the statistics then fit the weights. Where that is ten steps or fewer, they are the running statistics themselves.
+    The decay in step t is `min(decay, (1 + t) / (10 + t))`, so that the first steps average over fewer values.
+
+    `"batch_stats"` already average about ten batches. They get a smaller decay, so that both averages together reach
+    back as far as the average of the weights: the statistics then fit the weights. If the average of the weights
+    reaches back ten steps or fewer, the running statistics are copied.
+
+    Args:
+        step: a training step.
+        decay: weight of the old average, in [0, 1).
+
+    Returns:
+        The step with averaging. Call `start_ema` on the state before the first step.
 
     Raises:
-        InputError: `decay` outside [0, 1); or (when traced) `start_ema` was not called on the state.
+        InputError: `decay` is outside [0, 1), or, when the step is traced, the state has no average.
 
     """
     if not 0 <= decay < 1:
@@ -215,11 +249,11 @@ def with_ema(step: Step, decay: float = 0.999) -> Step:
     @functools.wraps(step)
     def averaged(state: State, batch: Batch) -> tuple[State, dict[str, MetricState]]:
         if "ema" not in state.extras:
-            raise InputError("with_ema: the state has no average yet; begin with start_ema(state)")
+            raise InputError("with_ema: the state has no average yet; call start_ema(state) first")
         state, sums = step(state, batch)
         t = state.step.astype(jnp.float32)
         keep = jnp.minimum(decay, (1 + t) / (10 + t))
-        steps = jnp.maximum(keep / (1 - keep) - RUNNING, 0)  # that the average of running statistics reaches back
+        steps = jnp.maximum(keep / (1 - keep) - RUNNING, 0)  # mean age for the average of running statistics
         keeps = {name: steps / (1 + steps) if name == "batch_stats" else keep for name in state.variables}
 
         def mix(keep, old, new):

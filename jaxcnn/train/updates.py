@@ -1,4 +1,4 @@
-"""updates: the training loop as a generator, a dispatch at a time; saving, resuming and stopping happen inside it."""
+"""updates: the training loop as a generator of dispatches. It saves, resumes and stops by itself."""
 
 import contextlib
 import logging
@@ -24,16 +24,17 @@ log = logging.getLogger("jaxcnn")
 
 
 class Update(NamedTuple):
-    """What one dispatch did: the steps `first` to `last`.
+    """The result of one dispatch: the steps `first` to `last`.
 
     Attributes:
         first: the first step.
-        last: the last one.
-        sums: the training metrics over these steps, on the host; `jc.types.compute` turns them into numbers.
-        seconds: how long they took, reading their rows included, compilation left out.
-        state: after step `last`. Its buffers are donated to the next dispatch: use it before the next turn of the loop, or copy it.
+        last: the last step.
+        sums: the training metrics of these steps, on the host; `jc.types.compute` turns them into numbers.
+        seconds: the time of these steps, which includes reading rows but not compilation.
+        state: the state after step `last`. Its buffers are donated to the next dispatch: use it within this iteration,
+            or copy it.
         total: the training metrics since the last boundary.
-        boundary: whether `last` is a multiple of `every`, or the end.
+        boundary: whether `last` is a boundary: a multiple of `every`, or the last step of the run.
 
     """
 
@@ -59,31 +60,34 @@ def updates(
     on_nan: str = "stop",
     stop: Callable[[], bool] | None = None,
 ) -> Generator[Update, None, None]:
-    """Train, and yield what each dispatch of about half a second did.
+    """Train, and yield an `Update` after each dispatch of about half a second.
 
-    With a `workdir` the loop saves at each boundary, after the body saw it, and goes on exactly where a run in the same folder
-    was cut off. A loop that is left, by `break` or by an exception, saves first (in one process; of several, each sees only
-    itself); where its iterator has a name, `close()` it. A run that is finished already gives a single update without steps,
-    whose state is the last one.
+    With a `workdir` the generator saves at each boundary, after the body of the loop has run, and an interrupted run
+    resumes exactly. Leaving the loop by `break` or by an exception saves too, except in a multi-process run, where the
+    other processes may still be in the loop. If you keep the generator in a variable, `close()` it.
+
+    A run that is already finished yields one update without steps, with the last state.
 
     Args:
         run: a compiled training step.
-        state: where to begin; it is copied, so it survives donation.
+        state: the initial state. It is copied, so it survives donation.
         train: a data set, a dict of arrays `[N, ...]`, or a pair of images and labels.
-        batch_size: rows per step over all devices; at most the rows of `train`.
-        steps: updates in all, those before a resume included.
-        every: steps between boundaries, perhaps a fraction (`rows / batch_size` is an epoch); by default `steps`.
-        workdir: folder for checkpoints, which one loop at a time writes to; None saves nothing.
-        save_seconds: save between boundaries, too, when this number of seconds has passed since the last save.
-        on_nan: `"stop"`, or `"rollback"`: go back to the newest checkpoint, and leave out the one batch that it went wrong with.
-        stop: asked between dispatches, and while one is waited for; true saves and ends the loop.
+        batch_size: rows per step over all devices, at most the rows of `train`.
+        steps: total number of updates, including those before a resume.
+        every: steps between boundaries; default `steps`. It may be a fraction, at least 1: `rows / batch_size` is one
+            epoch.
+        workdir: folder for checkpoints, which only one loop at a time may use. None saves nothing.
+        save_seconds: also save every `save_seconds` seconds between boundaries.
+        on_nan: reaction to a NaN or infinite loss. `"stop"` raises `DivergedError`; `"rollback"` returns to the newest
+            checkpoint, finds the batch that causes it, and leaves that batch out.
+        stop: called between dispatches and during a wait for one. If it returns True, the generator saves and ends.
 
     Yields:
         An `Update` for each dispatch.
 
     Raises:
-        InputError: an argument out of range, or a `workdir` of a different run or in use.
-        DivergedError: the loss is not finite; checkpoints before it are kept.
+        InputError: an argument is out of range, or `workdir` is in use or belongs to a different run.
+        DivergedError: the loss or the parameters are not finite. Earlier checkpoints are kept.
 
     """
     train = as_data(train)
@@ -118,7 +122,7 @@ def _updates(
 
 
 def dispatches(session: Session) -> Generator[Update, None, None]:
-    """Run what is left of a session."""
+    """Run the remaining steps of a session, and yield an `Update` after each dispatch."""
     while session.going_on():
         try:
             yield from _period(session)
@@ -127,33 +131,32 @@ def dispatches(session: Session) -> Generator[Update, None, None]:
 
 
 def _period(session: Session) -> Generator[Update, None, None]:
-    """Run the steps up to the next boundary; leave what is reached on the disk, however that ends."""
+    """Run the steps up to the next boundary. Save the state, however the period ends."""
     try:
         yield from _dispatches_to(session, _end(session))
         session.end_period()
     except Interrupted:
         if session.zero is None and not session.saver:
-            session.state = session.given  # the thread that compiles may still donate the other one
+            session.state = session.given  # the compiling thread may still donate session.state
         session.save_what_is_there()
         session.stopped = True
     except DivergedError:
         raise
-    except (GeneratorExit, Exception):  # of several processes the others may not have left the loop
+    except (GeneratorExit, Exception):  # in a multi-process run, the others may still be in the loop
         if jax.process_count() == 1:
             session.save_what_is_there()
         raise
 
 
 def _dispatches_to(session: Session, end: int) -> Generator[Update, None, None]:
-    """Run the steps up to `end`, one dispatch after another, while a thread reads what comes next."""
+    """Run the steps up to `end`, one dispatch after another, while a thread reads the next rows."""
     at = int(session.state.step)
     session.restart_sums()
-    alone = (
-        session.options.stop if jax.process_count() == 1 else None
-    )  # several processes only stop where all of them do
+    # several processes must stop at the same batch
+    alone = session.options.stop if jax.process_count() == 1 else None
     sizer = ChunkSizer(single=True) if at < session.single_until else session.sizer
     sizes, (size,) = queue.SimpleQueue(), mesh.all_max(sizer.size)
-    for _ in range(2):  # reading is one chunk ahead, so what it learns now counts two dispatches later
+    for _ in range(2):  # reading is one chunk ahead, so a new size applies two dispatches later
         sizes.put(size)
     stream = BatchStream(session.data, session.record.batch_size, _room(session), session.record.skipped_batches)
     with contextlib.ExitStack() as at_end:
@@ -188,7 +191,7 @@ def _dispatches_to(session: Session, end: int) -> Generator[Update, None, None]:
 
 
 def _compile(session: Session, chunk: Any, stop: Callable[[], bool] | None) -> Any:
-    """Compile the step with a call that runs nothing, and return its sums, which are zero."""
+    """Compile the step with a call on an empty chunk, and return its sums, which are zero."""
 
     def call() -> tuple[State, Any]:
         return session.run.call(session.state, empty(chunk))
@@ -198,14 +201,14 @@ def _compile(session: Session, chunk: Any, stop: Callable[[], bool] | None) -> A
 
 
 def say_saved(session: Session, error: Exception) -> None:
-    """Tell what an error left on the disk, if it left anything new."""
+    """Log the checkpoint that was saved because of an error, if there is one."""
     if session.left_at is not None:
         what = (session.left_at, type(error).__name__, reason(error))
-        log.warning("stopped after step %d by %s (%s); the state is saved, go on from there", *what)
+        log.warning("stopped after step %d by %s (%s); the state is saved, and the same call resumes from it", *what)
 
 
 def _end(session: Session) -> int:
-    """Return the boundary after the steps done: multiples of `every`, rounded up; that itself if it was reached and not finished."""
+    """Return the next boundary, a multiple of `every` rounded up. A boundary whose row is missing comes again."""
     at, every = int(session.state.step) - (session.record.partial is not None), session.every
     k = math.floor(at / every + 1e-9) + 1
     while math.ceil(k * every - 1e-9) <= at:
@@ -214,12 +217,23 @@ def _end(session: Session) -> int:
 
 
 def _room(session: Session) -> int:
-    """Batches that a chunk has room for: a power of two, so that runs which differ a little share a compiled program."""
+    """Return the capacity of a chunk in batches: a power of two, so that similar runs share a compiled program."""
     return min(session.data.capacity, 1 << (math.ceil(session.every) - 1).bit_length())
 
 
 def check(train: Any, batch_size: int, steps: int, every: float | None) -> None:
-    """Refuse numbers that mean no run."""
+    """Check the arguments that `fit` and `updates` share.
+
+    Args:
+        train: the training data.
+        batch_size: rows per step, from 1 to the rows of `train`.
+        steps: total number of updates, at least 0.
+        every: steps between boundaries, at least 1, or None.
+
+    Raises:
+        InputError: an argument is out of range.
+
+    """
     if not 1 <= batch_size <= train.size:
         raise InputError(f"batch_size={batch_size}: must be from 1 to the {train.size} training rows")
     if steps < 0:
@@ -229,7 +243,17 @@ def check(train: Any, batch_size: int, steps: int, every: float | None) -> None:
 
 
 def check_saving(save_seconds: float | None, keep_best: int, on_nan: str) -> None:
-    """Refuse ways of saving that there are not."""
+    """Check the arguments about saving.
+
+    Args:
+        save_seconds: seconds between saves, at least 0, or None.
+        keep_best: number of best checkpoints to keep, at least 1.
+        on_nan: `"stop"` or `"rollback"`.
+
+    Raises:
+        InputError: an argument is out of range.
+
+    """
     if save_seconds is not None and save_seconds < 0:
         raise InputError(f"save_seconds={save_seconds}: must be at least 0")
     if keep_best < 1:
