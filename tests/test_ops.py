@@ -12,8 +12,9 @@ from jax import lax
 from jax.test_util import check_grads
 
 from jaxcnn import InputError, ops
-from jaxcnn.ops import cells, cpu, winograd
 from jaxcnn.ops.geometry import Geometry, resolve_padding, to_tuple
+from jaxcnn.ops.lowering import im2col, space_to_depth, winograd
+from jaxcnn.ops.lowering.record import Case
 from jaxcnn.ops.native import native_forward, native_input_grad, native_kernel_grad, once
 
 CONVS = {  # image, window, output channels, options
@@ -44,9 +45,9 @@ CONVS = {  # image, window, output channels, options
     "stride of the window": ((3, 6, 8, 3), (2, 2), 4, {"strides": 2}),
     "phases": ((2, 10, 8, 4), (4, 4), 5, {"strides": 2, "padding": 1}),
     "phases, remainder": ((2, 15, 12, 3), (7, 5), 6, {"strides": (2, 3), "padding": ((3, 2), (1, 3))}),
-    "cells": ((2, 8, 12, 16), (4, 6), 20, {"strides": (2, 3), "padding": 1}),
-    "cells, remainder": ((3, 9, 11, 17), (4, 4), 18, {"strides": 2, "padding": ((3, 0), (0, 2))}),
-    "cells, 1-d": ((3, 23, 16), (12,), 8, {"strides": 3, "padding": "VALID"}),
+    "blocks": ((2, 8, 12, 16), (4, 6), 20, {"strides": (2, 3), "padding": 1}),
+    "blocks, remainder": ((3, 9, 11, 17), (4, 4), 18, {"strides": 2, "padding": ((3, 0), (0, 2))}),
+    "blocks, 1-d": ((3, 23, 16), (12,), 8, {"strides": 3, "padding": "VALID"}),
     "many outputs": ((2, 6, 5, 4), (3, 3), 130, {}),
     "patches": ((4, 6, 5, 16), (3, 3), 48, {"strides": (1, 2)}),
     "groups, dilation": ((2, 9, 8, 4), (3, 2), 4, {"groups": 2, "dilation": 2, "padding": "VALID"}),
@@ -64,7 +65,7 @@ CONVS = {  # image, window, output channels, options
     "winograd uneven": ((16, 15, 14, 16), (3, 3), 18, {"padding": ((3, 0), (1, 2))}),
 }  # fmt: skip
 QUICK = {"xla_backend_optimization_level": 0}  # half the time to compile; the program is the same
-CELLS = [name for name in CONVS if name.startswith("cells")]
+BLOCKS = [name for name in CONVS if name.startswith("blocks")]
 WINOGRAD = [name for name in CONVS if name.startswith("winograd")]
 
 
@@ -126,15 +127,15 @@ def compute_in_loop(data):
 @pytest.mark.parametrize(
     "function, dtype, most_taps",
     [
-        (compute, np.float64, cpu.MOST_TAPS),
-        pytest.param(compute_in_loop, np.float32, cpu.MOST_TAPS, marks=pytest.mark.slow),
+        (compute, np.float64, im2col.MOST_TAPS),
+        pytest.param(compute_in_loop, np.float32, im2col.MOST_TAPS, marks=pytest.mark.slow),
         pytest.param(compute_in_loop, np.float32, 0, marks=pytest.mark.slow),
     ],
     ids=["float64", "loop, small chunks", "loop without patches"],
 )
 def test_conv_and_gradients_equal_numpy(function, dtype, most_taps, monkeypatch):
-    monkeypatch.setattr(cpu, "MOST_TAPS", most_taps)
-    for name in ("geometry.PATCH_BYTES", "winograd.CHUNK_BYTES") if function is compute_in_loop else ():
+    monkeypatch.setattr(im2col, "MOST_TAPS", most_taps)
+    for name in ("geometry.PATCH_BYTES", "lowering.winograd.CHUNK_BYTES") if function is compute_in_loop else ():
         monkeypatch.setattr(f"jaxcnn.ops.{name}", 1 << 12)
     names = [name for name in CONVS if most_taps or name not in WINOGRAD]
     with jax.enable_x64(dtype == np.float64):
@@ -150,12 +151,13 @@ def test_conv_and_gradients_equal_numpy(function, dtype, most_taps, monkeypatch)
 def test_large_channels_reach_winograd():
     for name in WINOGRAD:
         x, w, _, g = operands(name)
-        assert winograd.suits(x.shape, w.shape, jnp.float32, g)
-        assert not winograd.suits(x.shape, w.shape, jnp.float64, g)
+        assert winograd.suits(Case(x.shape, w.shape, jnp.float32, g))
+        assert not winograd.suits(Case(x.shape, w.shape, jnp.float64, g))
 
 
-def test_windows_of_whole_strides_reach_cells():
-    assert [name for name in CONVS if cells.suits(operands(name)[1].shape, operands(name)[3])] == CELLS
+def test_windows_of_whole_strides_become_blocks():
+    cases = {name: Case(x.shape, w.shape, jnp.float64, g) for name in CONVS for x, w, _, g in [operands(name)]}
+    assert [name for name in CONVS if space_to_depth.suits(cases[name])] == BLOCKS
 
 
 def test_no_rows_are_no_rows():
@@ -168,8 +170,8 @@ def test_no_rows_are_no_rows():
 def test_tiles_mostly_over_the_border_do_not_reach_winograd():
     """The input gradient of 6x6 images without padding has as many products either way, from 4x4 places."""
     padded = Geometry((1, 1), ((2, 2), (2, 2)), (1, 1))
-    assert not winograd.suits((128, 4, 4, 128), (3, 3, 128, 64), jnp.float32, padded)
-    assert winograd.suits((128, 10, 10, 128), (3, 3, 128, 64), jnp.float32, padded)
+    assert not winograd.suits(Case((128, 4, 4, 128), (3, 3, 128, 64), jnp.float32, padded))
+    assert winograd.suits(Case((128, 10, 10, 128), (3, 3, 128, 64), jnp.float32, padded))
 
 
 def test_native_forms_equal_numpy():

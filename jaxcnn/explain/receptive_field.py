@@ -4,11 +4,13 @@ The receptive field (Araujo et al., 2019, Distill 10.23915/distill.00021) is kep
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from jaxcnn.core import jaxprs
 
 
 class Reach(NamedTuple):
@@ -86,51 +88,42 @@ def walk(closed: ClosedJaxpr, fields: Sequence[Field]) -> tuple[list[Found], lis
         Every equation, and the fields of the results.
 
     """
-    return _walk(closed.jaxpr, fields, "", 1)
+    return _walk(closed, fields, "", 1)
 
 
-def _walk(jaxpr: Jaxpr, fields: Sequence[Field], scope: str, times: int) -> tuple[list[Found], list[Field]]:
-    known = dict(zip(jaxpr.invars, fields, strict=True))
-    read = lambda v: None if isinstance(v, Literal) else known.get(v)  # noqa: E731
+def _walk(traced: ClosedJaxpr | Jaxpr, fields: Sequence[Field], scope: str, times: int) -> tuple[list[Found], list[Field]]:
     found: list[Found] = []
-    for eqn in jaxpr.eqns:
+
+    def rule(eqn: Any, into: list[Field]) -> list[Field]:
         name, here = eqn.primitive.name, f"{scope}/{eqn.source_info.name_stack}"
-        into = [read(v) for v in eqn.invars]
         inner, out = _enter(eqn, into, here, times)
         if out is None:
             unseen: list[Field] = [None] * len(eqn.outvars)
             out = RULES.get(name, _anything)(eqn, into) if any(into) else unseen
-        found += inner
-        found.append(Found(name, here, eqn.params, times * _flop(eqn), out))
-        known |= zip(eqn.outvars, out, strict=True)
-    return found, [read(v) for v in jaxpr.outvars]
+        found.extend([*inner, Found(name, here, eqn.params, times * _flop(eqn), out)])
+        return out
+
+    return found, jaxprs.walk(traced, fields, rule, lambda constant: None)
 
 
 def _enter(eqn: Any, into: list[Field], scope: str, times: int) -> tuple[list[Found], list[Field] | None]:
     """Walk the jaxprs inside an equation; the fields are None where its own rule has to say them."""
     name, params = eqn.primitive.name, eqn.params
+    if (call := jaxprs.called(eqn)) is not None:
+        return _walk(call, into, scope, times)
     if name == "cond":
-        walked = [_walk(branch.jaxpr, into[1:], scope, times) for branch in params["branches"]]
+        walked = [_walk(branch, into[1:], scope, times) for branch in params["branches"]]
         joined = [_joined([out[i] for _, out in walked], v.aval.shape) for i, v in enumerate(eqn.outvars)]
         # which branch is taken may depend on the image as well
         out = [
             _joined([field, _untied(into[0], eqn.invars[0].aval.shape)], v.aval.shape) for field, v in zip(joined, eqn.outvars, strict=True)
         ]
         return max((found for found, _ in walked), key=lambda found: sum(f.flop for f in found)), out
-    inner = list(_jaxprs(params))
     if name in ("scan", "while"):
         seen = _anything(eqn, into)[0]  # whatever enters a loop may reach all of it
-        bodies = [_walk(body, [seen] * len(body.invars), scope, times * params.get("length", 1)) for body in inner]
+        bodies = [_walk(body, [seen] * len(body.in_avals), scope, times * params.get("length", 1)) for body in jaxprs.inside(eqn)]
         return [f for found, _ in bodies for f in found], None
-    if len(inner) == 1 and name not in RULES and len(inner[0].invars) == len(into):  # a call under some name: jit, custom_vjp, remat
-        return _walk(inner[0], into, scope, times)
     return [], None
-
-
-def _jaxprs(params: dict[str, Any]) -> Iterator[Jaxpr]:
-    for value in params.values():
-        if isinstance(value, ClosedJaxpr | Jaxpr):
-            yield value.jaxpr if isinstance(value, ClosedJaxpr) else value
 
 
 def _flop(eqn: Any) -> int:

@@ -1,4 +1,4 @@
-"""Convolution of any rank: one differentiable function, lowered per platform (native on GPU and TPU, `cpu` by shape)."""
+"""Convolution of any rank: one differentiable function, lowered per platform (native on GPU and TPU, by shape on a CPU)."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.core.types import InputError
-from jaxcnn.ops import cpu
 from jaxcnn.ops.geometry import Geometry, check_floating, extents, resolve_padding, to_tuple
+from jaxcnn.ops.lowering import table
 from jaxcnn.ops.native import by_platform, native_forward, native_input_grad, native_kernel_grad
 
 Array = jax.Array
@@ -131,19 +131,19 @@ def _check(name: str, x: Array, kernel: Array, channels: int, expected: int) -> 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def forward(x: Array, w: Array, g: Geometry) -> Array:
     """`[B, *spatial, C_in]` and a kernel to `[B, *out, C_out]`."""
-    return _by_platform(cpu.conv_forward, native_forward, x, w, g)
+    return _by_platform(table.forward, native_forward, x, w, g)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
     """Transpose of `forward` in its image, which has this shape."""
-    return _by_platform(cpu.conv_input_grad, native_input_grad, dy, w, g, shape)
+    return _by_platform(table.input_grad, native_input_grad, dy, w, g, shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
     """Transpose of `forward` in its kernel, which has this shape."""
-    return _by_platform(cpu.conv_kernel_grad, native_kernel_grad, x, dy, g, shape)
+    return _by_platform(table.kernel_grad, native_kernel_grad, x, dy, g, shape)
 
 
 def _by_platform(cpu_form: Callable[..., Array], native_form: Callable[..., Array], a: Array, b: Array, *static: Any) -> Array:

@@ -1,4 +1,4 @@
-"""Strides, windows and padding as plain tuples, and the two moves that every CPU form is made of: `taps` and `scatter`."""
+"""Strides, windows and padding as plain tuples, and the two moves that every CPU form is made of: `taps` and `col2im`."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -121,12 +121,12 @@ def taps(x: Array, window: Sequence[int], g: Geometry, fill: float = 0.0) -> Ite
         yield lax.slice(x, (0, *first, 0), (x.shape[0], *last, x.shape[-1]), (1, *g.strides, 1))
 
 
-def planes(x: Array, window: Sequence[int], g: Geometry) -> list[Array]:
+def im2col(x: Array, window: Sequence[int], g: Geometry) -> list[Array]:
     """What `taps` gives, all places of a tap side by side: `[C, B, *out]` each, from `[B, *sizes, C]`."""
     return jax.vmap(lambda plane: [seen[..., 0] for seen in taps(plane[..., None], window, g)])(jnp.moveaxis(x, -1, 0))
 
 
-def scatter(part: Callable[[int], Array], window: Sequence[int], g: Geometry, sizes: Sequence[int]) -> Array:
+def col2im(part: Callable[[int], Array], window: Sequence[int], g: Geometry, sizes: Sequence[int]) -> Array:
     """Transpose of `taps`: bring back what each tap gives and add it up, one phase of the stride at a time.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from jaxcnn.core.types import InputError
-from jaxcnn.ops.geometry import Geometry, alone, check_floating, one_axis, resolve_padding, scatter, taps, to_tuple
+from jaxcnn.ops.geometry import Geometry, alone, check_floating, col2im, one_axis, resolve_padding, taps, to_tuple
 from jaxcnn.ops.native import by_platform, once
 
 Array = jax.Array
@@ -271,7 +271,7 @@ def slice_max_grad(choices: Choices, dy: Array, w: Window, shape: tuple[int, ...
         if _side_by_side((size, g)):
             dy = _tiled_grad(choice, dy, size, seen)
             continue
-        dy = scatter(lambda n, choice=choice, dy=dy: jnp.where(choice == n, dy, 0), size, g, seen[1:-1])
+        dy = col2im(lambda n, choice=choice, dy=dy: jnp.where(choice == n, dy, 0), size, g, seen[1:-1])
     return dy
 
 

@@ -1,16 +1,19 @@
-"""Winograd convolution F(4x4, 3x3) for stride 1: 2.25 multiplications an output instead of 9 (Lavin and Gray, 2015, arXiv:1509.09308).
+"""CPU form of 3x3 convolution with stride 1, Winograd's F(4x4, 3x3): 2.25 multiplications an output instead of 9.
 
-Interpolation points 0, +-3/4, +-3/2 with power-of-two scaling: the usual points 0, +-1, +-2 lose up to twice the digits.
+Lavin and Gray, 2015, arXiv:1509.09308; with the interpolation points 0, +-3/4, +-3/2 and power-of-two scaling: the usual points
+0, +-1, +-2 lose up to twice the digits.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcnn.ops.geometry import CHUNK_BYTES, Geometry, Pads, as_forward, in_chunks, one_axis, out_sizes, scatter, summed_in_chunks, taps
+from jaxcnn.ops.geometry import CHUNK_BYTES, Geometry, Pads, as_forward, col2im, in_chunks, one_axis, out_sizes, summed_in_chunks, taps
+from jaxcnn.ops.lowering.record import Case, Lowering, Shape
 
 Array = jax.Array
 KERNEL_BYTES = 1 << 20  # of a transformed kernel that may be read once a chunk of images
@@ -38,19 +41,31 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 AT, G, BT = _matrices()
 
 
-def suits(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype, g: Geometry) -> bool:
+def suits(case: Case) -> bool:
     """Whether the shape is one for which this form measured faster than the direct convolution.
 
     Of volumes, the last two axes are what matters: the first one may have any window, stride and dilation.
     """
-    if len(x_shape) < 4 or w_shape[-4:-2] != (3, 3) or g.groups > 1 or max(g.strides[-2:] + g.dilation[-2:]) > 1 or dtype != jnp.float32:
+    return _fits(case.image, case.kernel, case.dtype, case.geometry)
+
+
+def suits_input_grad(case: Case) -> bool:
+    """Whether the input gradient, as a convolution of `dy`, is such a shape."""
+    if len(case.image) < 4:
         return False
-    out = [n + sum(p) - 2 for n, p in zip(x_shape[-3:-1], g.padding[-2:], strict=True)]
+    pads = as_forward(case.out, case.kernel, case.geometry, case.image)
+    return min(map(min, pads[-2:])) >= 0 and _fits(case.out, case.kernel, case.dtype, case.geometry._replace(padding=pads))
+
+
+def _fits(image: Shape, kernel: Shape, dtype: Any, g: Geometry) -> bool:
+    if len(image) < 4 or kernel[-4:-2] != (3, 3) or g.groups > 1 or max(g.strides[-2:] + g.dilation[-2:]) > 1 or dtype != jnp.float32:
+        return False
+    out = [n + sum(p) - 2 for n, p in zip(image[-3:-1], g.padding[-2:], strict=True)]
     covered = [4 * -(-n // 4) for n in out]
-    tiles = math.prod(x_shape[:-3]) * math.prod(covered) // 16
-    places = min(math.prod(out), math.prod(x_shape[-3:-1]))  # tiles that hang over a border are computed for nothing
+    tiles = math.prod(image[:-3]) * math.prod(covered) // 16
+    places = min(math.prod(out), math.prod(image[-3:-1]))  # tiles that hang over a border are computed for nothing
     full = places >= 0.5 * math.prod(covered)
-    channels = math.prod(w_shape[:-4]) * w_shape[-2], w_shape[-1]
+    channels = math.prod(kernel[:-4]) * kernel[-2], kernel[-1]
     return min(channels) >= 16 and tiles >= 64 and tiles * sum(channels) >= 1 << 13 and full
 
 
@@ -77,7 +92,7 @@ def input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) -> Arra
         def added(product: Array) -> Array:
             seen = product.reshape(*_volumes(dy).shape[:2], -1, 1, len(w) * c)
             there = sizes[0], *seen.shape[2:4]
-            return scatter(lambda n: seen[..., n * c : (n + 1) * c], (len(w), 1, 1), one_axis(g, 0), there).reshape(-1, c)
+            return col2im(lambda n: seen[..., n * c : (n + 1) * c], (len(w), 1, 1), one_axis(g, 0), there).reshape(-1, c)
 
         tiles = jax.vmap(added)(_batched(_tiles(dy, pads, sizes[1:], BT), kernels, 2, 1))
         return _outputs(tiles, len(dy), sizes).reshape(len(dy), *shape[1:])
@@ -126,12 +141,12 @@ def _row_bytes(out: tuple[int, ...], channels: int) -> int:
     return 144 * out[0] * math.prod(-(-n // 4) for n in out[1:]) * channels
 
 
-def _along_depth(tiles: Array, planes: tuple[int, ...], depth: int, g: Geometry) -> Array:
+def _along_depth(tiles: Array, volumes: tuple[int, ...], depth: int, g: Geometry) -> Array:
     """`[36, B x D x tiles, C]` to `[36, B x D' x tiles, depth x C]`: what the taps of the first axis see, in the channels."""
     c = tiles.shape[-1]
 
     def seen(tiles: Array) -> Array:
-        columns = taps(tiles.reshape(*planes, -1, 1, c), (depth, 1, 1), one_axis(g, 0))
+        columns = taps(tiles.reshape(*volumes, -1, 1, c), (depth, 1, 1), one_axis(g, 0))
         return jnp.concatenate([*columns], -1).reshape(-1, depth * c)
 
     return jax.vmap(seen)(tiles)
@@ -175,3 +190,7 @@ def _outputs(product: Array, batch: int, out: tuple[int, ...]) -> Array:
     y = jnp.asarray(np.kron(AT, AT), product.dtype) @ product.reshape(36, -1)
     y = y.reshape(4, 4, batch * depth, th, tw, -1).transpose(2, 3, 0, 4, 1, 5)
     return y.reshape(batch, depth, 4 * th, 4 * tw, -1)[:, :, : out[1], : out[2]]
+
+
+LOWERING = Lowering(suits, forward=forward, kernel_grad=kernel_grad)
+INPUT_GRAD = Lowering(suits_input_grad, input_grad=input_grad)
