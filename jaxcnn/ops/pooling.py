@@ -3,20 +3,23 @@
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad
 
 from jaxcnn.core.types import InputError
 from jaxcnn.ops.geometry import Geometry, alone, check_floating, col2im, one_axis, resolve_padding, taps, to_tuple
-from jaxcnn.ops.native import by_platform, once
+from jaxcnn.ops.native import is_native, once
+from jaxcnn.ops.primitives import bind, fold_rows, linear, primitive, zero_tangent
 
 Array = jax.Array
 Window = tuple[tuple[int, ...], Geometry]
-Choices = list[Array]
+Choices = Sequence[Array]
 
 
 def max_pool(
@@ -43,7 +46,8 @@ def max_pool(
         InputError: a window, stride or padding that is out of range or does not fit the image, or a dtype that is not floating point.
 
     """
-    return _max_pool(x, checked_window(x, window, strides, padding, ceil))
+    w = checked_window(x, window, strides, padding, ceil)
+    return window_max(x, w) if is_native() else bind(MAX, x, window=w)
 
 
 def avg_pool(
@@ -56,9 +60,9 @@ def avg_pool(
     """Mean over windows; padded zeros count, as in Flax and in PyTorch's default. Arguments as for `max_pool`."""
     size, g = checked_window(x, window, strides, padding)
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    if _side_by_side((size, g)):
+    if _side_by_side((size, g)) and not is_native():
         whole = (slice(n - n % k) for n, k in zip(x.shape[1:-1], size, strict=True))
-        total = cast(Array, _tiled_sum(wide[:, *whole], (size, g)))
+        total = bind(TILE_SUMS, wide[:, *whole], window=size)
     else:
         total = _sum(wide, (size, g))
     return (total / math.prod(size)).astype(x.dtype)
@@ -66,21 +70,6 @@ def avg_pool(
 
 def _sum(x: Array, w: Window) -> Array:
     return functools.reduce(jnp.add, taps(x, *w))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _tiled_sum(x: Array, w: Window) -> Array:
-    """Sum over windows that tile the image; the gradient repeats its elements, where JAX would spread them once a tap and add."""
-    return _sum(x, w)
-
-
-def _repeated(w: Window, _: None, dy: Array) -> tuple[Array]:
-    for axis, times in enumerate(w[0], 1):
-        dy = jnp.repeat(dy, times, axis)
-    return (dy,)
-
-
-_tiled_sum.defvjp(lambda x, w: (_tiled_sum(x, w), None), _repeated)
 
 
 def adaptive_avg_pool(x: Array, sizes: Sequence[int]) -> Array:
@@ -207,29 +196,6 @@ def _hanging(n: int, window: int, stride: int, pads: tuple[int, int]) -> tuple[i
     return low, max(last - rest + high, 0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _max_pool(x: Array, w: Window) -> Array:
-    return by_platform(lambda x: slice_max(x, w)[0], lambda x: window_max(x, w), x)
-
-
-def _forward(x: Array, w: Window) -> tuple[Array, tuple[Array, Choices]]:
-    def native(x: Array) -> tuple[Array, Choices]:
-        choices = jax.eval_shape(lambda x: slice_max(x, w)[1], x)
-        return window_max(x, w), [jnp.zeros(c.shape, c.dtype) for c in choices]  # not read, so not stored
-
-    y, choices = by_platform(lambda x: once(lambda x: slice_max(x, w), x), native, x)
-    return y, (x, choices)
-
-
-def _backward(w: Window, res: tuple[Array, Choices], dy: Array) -> tuple[Array]:
-    slices = lambda x, choices, dy: slice_max_grad(choices, dy, w, x.shape)  # noqa: E731
-    native = lambda x, choices, dy: jax.vjp(lambda x: window_max(x, w), x)[1](dy)[0]  # noqa: E731
-    return (by_platform(slices, native, *res, dy),)
-
-
-_max_pool.defvjp(_forward, _backward)
-
-
 def window_max(x: Array, w: Window) -> Array:
     """Maximum, as XLA has it."""
     size, g = w
@@ -264,7 +230,15 @@ def slice_max(x: Array, w: Window) -> tuple[Array, Choices]:
     return x, choices
 
 
-def slice_max_grad(choices: Choices, dy: Array, w: Window, shape: tuple[int, ...]) -> Array:
+def slice_choose(t: Array, choices: Choices, w: Window) -> Array:
+    """Take from each window the element of `t` at the place of the maximum: `[B, *spatial, C]` to `[B, *out, C]`."""
+    for (size, g), choice in zip(_stages(w), choices, strict=True):
+        first, *rest = taps(t, size, g)
+        t = functools.reduce(lambda kept, n: jnp.where(choice == n, rest[n - 1], kept), range(1, len(rest) + 1), first)
+    return t
+
+
+def slice_scatter(dy: Array, choices: Choices, w: Window, shape: tuple[int, ...]) -> Array:
     """Carry `dy` back to the chosen taps: `[B, *out, C]` to `shape`."""
     before = [shape, *(c.shape for c in choices[:-1])]
     for (size, g), choice, seen in reversed(list(zip(_stages(w), choices, before, strict=True))):
@@ -282,3 +256,74 @@ def _tiled_grad(choice: Array, dy: Array, size: tuple[int, ...], shape: tuple[in
     tiles = jnp.where(jnp.expand_dims(choice, inside) == tap, jnp.expand_dims(dy, inside), 0)
     dx = tiles.reshape(dy.shape[0], *(n * k for n, k in zip(dy.shape[1:-1], size, strict=True)), dy.shape[-1])
     return jnp.pad(dx, [(0, n - m) for n, m in zip(shape, dx.shape, strict=True)])
+
+
+def native_choose(t: Array, x: Array, w: Window) -> Array:
+    """Take from each window of `t` what stands where `x` has its maximum, as XLA finds it."""
+    return jax.jvp(lambda x: window_max(x, w), (x,), (t,))[1]
+
+
+def native_scatter(dy: Array, x: Array, w: Window) -> Array:
+    """Transpose of `native_choose`."""
+    return jax.vjp(lambda x: window_max(x, w), x)[1](dy)[0]
+
+
+def no_choices(x: Array, w: Window) -> Choices:
+    """Choices that nobody reads, so they are not stored: XLA finds the maxima again where it needs them."""
+    return [jnp.zeros(c.shape, c.dtype) for c in jax.eval_shape(lambda x: slice_max(x, w)[1], x)]
+
+
+def _places(x: Array, window: Window) -> list[Array]:
+    y, choices = once(lambda x: slice_max(x, window), x)
+    return [y, *choices]
+
+
+def _max_jvp(primals: Sequence[Any], tangents: Sequence[Any], **static: Any) -> Any:
+    (x,), (t,) = primals, tangents
+    y, *choices = bind(PLACES, x, **static)
+    return y, zero_tangent(y) if isinstance(t, ad.Zero) else bind(CHOOSE, t, x, *choices, **static)
+
+
+def _places_jvp(primals: Sequence[Any], tangents: Sequence[Any], **static: Any) -> Any:
+    y, *choices = bind(PLACES, *primals, **static)
+    zeros = [zero_tangent(v) for v in (y, *choices)]
+    t = tangents[0]
+    return [y, *choices], zeros if isinstance(t, ad.Zero) else [bind(CHOOSE, t, *primals, *choices, **static), *zeros[1:]]
+
+
+# Of an array `[B, *spatial, C]`, the maxima of windows and the places that they came from; with these, to choose is linear, and so is
+# its transpose, to scatter. The forms of other platforms look for the places in the array, which is why it is an operand as well.
+def _fold(operation: Primitive, arrays: Sequence[Any], axes: Sequence[int | None], **static: Any) -> Any:
+    return fold_rows(operation, arrays, axes, rows=range(len(arrays)), **static)
+
+
+def _repeat(dy: Array, window: tuple[int, ...]) -> Array:
+    for axis, times in enumerate(window, 1):
+        dy = jnp.repeat(dy, times, axis)
+    return dy
+
+
+def _tile_sums(x: Array, window: tuple[int, ...]) -> Array:
+    return _sum(x, (window, Geometry(window, ((0, 0),) * len(window), (1,) * len(window))))
+
+
+MAX = primitive("max_pool", lambda x, window: window_max(x, window), lambda x, window: slice_max(x, window)[0], fold=_fold)
+PLACES = primitive("max_pool_places", lambda x, window: [window_max(x, window), *no_choices(x, window)], _places, several=True, fold=_fold)
+CHOOSE = primitive(
+    "choose",
+    lambda t, x, *choices, window: native_choose(t, x, window),
+    lambda t, x, *choices, window: slice_choose(t, choices, window),
+    fold=_fold,
+)
+SCATTER = primitive(
+    "scatter",
+    lambda dy, x, *choices, window: native_scatter(dy, x, window),
+    lambda dy, x, *choices, window: slice_scatter(dy, choices, window, x.shape),
+    fold=_fold,
+)
+TILE_SUMS, TILE_REPEAT = primitive("tile_sums", _tile_sums, _tile_sums, fold=_fold), primitive("tile_repeat", _repeat, _repeat, fold=_fold)
+ad.primitive_jvps[MAX], ad.primitive_jvps[PLACES] = _max_jvp, _places_jvp
+linear(CHOOSE, {0: lambda ct, t, x, *choices, **static: bind(SCATTER, ct, x, *choices, **static)})
+linear(SCATTER, {0: lambda ct, dy, x, *choices, **static: bind(CHOOSE, ct, x, *choices, **static)})
+linear(TILE_SUMS, {0: lambda ct, x, **static: bind(TILE_REPEAT, ct, **static)})
+linear(TILE_REPEAT, {0: lambda ct, dy, **static: bind(TILE_SUMS, ct, **static)})
