@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 
 from jaxcnn.core.types import InputError
-from jaxcnn.ops.geometry import Geometry, check_floating, extents, out_sizes, resolve_padding, to_tuple
+from jaxcnn.ops.geometry import Geometry, check_floating, extents, is_known, out_sizes, resolve_padding, to_tuple
 from jaxcnn.ops.lowering import table
 from jaxcnn.ops.native import is_native, native_forward, native_input_grad, native_kernel_grad
 from jaxcnn.ops.primitives import bind, fold_rows, linear, primitive
@@ -97,12 +97,12 @@ def conv_transpose(
         raise InputError(f"output_padding={output_padding}: must be less than strides={strides}")
     if padding == "SAME":
         grown = sizes = tuple(n * s for n, s in zip(x.shape[1:-1], strides, strict=True))
-        pads = resolve_padding(padding, tuple(max(n, e) for n, e in zip(sizes, extent, strict=True)), extent, strides)
+        pads = resolve_padding(padding, tuple(max(n, e) if is_known(n) else n for n, e in zip(sizes, extent, strict=True)), extent, strides)
     else:
         grown = tuple((n - 1) * s + e for n, s, e in zip(x.shape[1:-1], strides, extent, strict=True))
         pads = resolve_padding(padding, grown, extent, strides)
         sizes = tuple(n - low - high for n, (low, high) in zip(grown, pads, strict=True))
-    if min(sizes) < 1:
+    if any(n < 1 for n in sizes if is_known(n)):
         raise InputError(f"conv_transpose: padding={padding} leaves nothing of {grown}")
     sizes = tuple(n + e for n, e in zip(sizes, extra, strict=True))
     return input_grad(x, kernel.swapaxes(-1, -2), Geometry(strides, pads, dilation), sizes)

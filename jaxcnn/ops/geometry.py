@@ -1,6 +1,7 @@
 """Strides, windows and padding as plain tuples, and the two moves that every CPU form is made of: `taps` and `col2im`."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ Array = jax.Array
 Tree = Any
 CHUNK_BYTES = 4 << 20  # of intermediate values that stay in the cache between being written and read
 PATCH_BYTES = 3 << 20  # of patches, likewise
+TYPICAL = 32  # stands for rows and pixels whose number is symbolic
 Pads = tuple[tuple[int, int], ...]
 FLOATS = tuple(jnp.dtype(name) for name in ("float16", "bfloat16", "float32", "float64"))
 
@@ -26,6 +28,16 @@ class Geometry(NamedTuple):
     padding: Pads
     dilation: tuple[int, ...]
     groups: int = 1
+
+
+def is_known(*sizes: Any) -> bool:
+    """Whether these are numbers, not dimensions of `jax.export.symbolic_shape`."""
+    return all(isinstance(n, int | np.integer) for n in sizes)
+
+
+def typical(sizes: Sequence[Any]) -> tuple[int, ...]:
+    """Sizes to choose by: a number in the place of each dimension that is symbolic."""
+    return tuple(n if is_known(n) else TYPICAL for n in sizes)
 
 
 def to_tuple(value: int | Sequence[int], rank: int, name: str, least: int = 1) -> tuple[int, ...]:
@@ -85,19 +97,29 @@ def resolve_padding(
 ) -> Pads:
     """`(low, high)` an axis; `"SAME"` puts the odd element at the end, as XLA and TensorFlow do (PyTorch pads evenly)."""
     if padding == "SAME":
-        total = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(sizes, extent, strides, strict=True)]
-        pads = tuple((t // 2, t - t // 2) for t in total)
+        pads = tuple(map(_same, sizes, extent, strides))
     elif padding == "VALID":
         pads = ((0, 0),) * len(sizes)
     elif isinstance(padding, int):
         pads = ((padding, padding),) * len(sizes)
     else:
         pads = _pairs(padding, len(sizes))
-    if min(map(min, pads)) < 0:
+    if any(n < 0 for pair in pads for n in pair if is_known(n)):
         raise InputError(f"padding={padding}: must not be negative; crop the image instead")
-    if any(n + sum(p) < k for n, p, k in zip(sizes, pads, extent, strict=True)):
+    if any(n + sum(p) < k for n, p, k in zip(sizes, pads, extent, strict=True) if is_known(n, *p)):
         raise InputError(f"spatial size {tuple(sizes)} with padding={padding}: smaller than the window {tuple(extent)}")
     return pads
+
+
+def _same(n: Any, extent: int, stride: int) -> tuple[Any, Any]:
+    if stride == 1:
+        total = extent - 1
+    elif is_known(n):
+        total = max((-(-n // stride) - 1) * stride + extent - n, 0)
+    else:
+        ((low, high),) = lax.padtype_to_pads((n,), (extent,), (stride,), "SAME")
+        return low, high
+    return total // 2, total - total // 2
 
 
 def _pairs(padding: str | Sequence[tuple[int, int]], rank: int) -> Pads:
@@ -114,7 +136,7 @@ def taps(x: Array, window: Sequence[int], g: Geometry, fill: float = 0.0) -> Ite
     """What each tap of the window sees, in row-major order: `[B, *out, C]` each, from `[B, *sizes, C]`."""
     out = out_sizes(x.shape[1:-1], window, g)
     if any(map(any, g.padding)):
-        x = jnp.pad(x, ((0, 0), *g.padding, (0, 0)), constant_values=fill)
+        x = lax.pad(x, jnp.asarray(fill, x.dtype), ((0, 0, 0), *((low, high, 0) for low, high in g.padding), (0, 0, 0)))
     for tap in np.ndindex(*window):
         first = [i * d for i, d in zip(tap, g.dilation, strict=True)]
         last = [i + (o - 1) * s + 1 for i, o, s in zip(first, out, g.strides, strict=True)]
@@ -168,19 +190,21 @@ def _interleave(phases: list[Array], strides: tuple[int, ...], axis: int = 1) ->
     return y.reshape(*y.shape[:axis], -1, *y.shape[axis + 2 :])
 
 
-def in_cache(places: int, taps_in: int) -> int:
+def in_cache(places: Sequence[Any], taps_in: int) -> int:
     """How many images have patches, `taps_in` float32 at each of their places, that stay in the cache."""
-    return -(-PATCH_BYTES // (4 * places * taps_in))
+    return -(-PATCH_BYTES // (4 * math.prod(typical(places)) * taps_in))
 
 
-def _chunk(rows: int, least: int) -> int:
-    """Smallest divisor of `rows` that is at least `least`."""
+def _chunk(rows: Any, least: int) -> Any:
+    """Smallest divisor of `rows` that is at least `least`; of a symbolic number there are two, 1 and itself."""
+    if not is_known(rows):
+        return 1 if least == 1 else rows
     return next(n for n in range(1, rows + 1) if rows % n == 0 and n >= min(least, rows))
 
 
 def in_chunks(function: Callable[[Tree], Tree], rows: Tree, least: int) -> Tree:
     """`function(rows)`, which treats each row alone, on chunks of at least `least` rows one after another."""
-    count = len(jax.tree.leaves(rows)[0])
+    count = jax.tree.leaves(rows)[0].shape[0]
     size = _chunk(count, least)
     if size == count:
         return function(rows)
@@ -189,7 +213,7 @@ def in_chunks(function: Callable[[Tree], Tree], rows: Tree, least: int) -> Tree:
 
 def summed_in_chunks(product: Callable[[Tree, Tree], Array], a: Tree, b: Tree, least: int) -> Array:
     """`product(a, b)`, linear in each, as the sum over chunks of at least `least` rows of both."""
-    count = len(jax.tree.leaves(a)[0])
+    count = jax.tree.leaves(a)[0].shape[0]
     size = _chunk(count, least)
     if size == count:
         return product(a, b)
@@ -198,4 +222,4 @@ def summed_in_chunks(product: Callable[[Tree, Tree], Array], a: Tree, b: Tree, l
 
 
 def _cut(rows: Tree, size: int) -> Tree:
-    return jax.tree.map(lambda z: z.reshape(len(z) // size, size, *z.shape[1:]), rows)
+    return jax.tree.map(lambda z: z.reshape(z.shape[0] // size, size, *z.shape[1:]), rows)

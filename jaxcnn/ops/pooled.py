@@ -11,7 +11,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad
 
 from jaxcnn.ops.conv import conv, cpu_forward, cpu_input_grad, cpu_kernel_grad, geometry
-from jaxcnn.ops.geometry import Geometry, in_chunks, out_sizes, summed_in_chunks
+from jaxcnn.ops.geometry import Geometry, in_chunks, is_known, out_sizes, summed_in_chunks
 from jaxcnn.ops.native import is_native, native_forward, native_input_grad, native_kernel_grad
 from jaxcnn.ops.pooling import (
     Choices,
@@ -55,9 +55,9 @@ def conv_max_pool(x: Array, kernel: Array, window: int | Sequence[int] = 2, **op
     g = geometry(x, kernel, **options)
     between = (*out_sizes(x.shape[1:-1], kernel.shape[:-2], g), kernel.shape[-1])
     w = checked_window(jax.ShapeDtypeStruct((x.shape[0], *between), x.dtype), window)
-    least = -(-CACHED // (4 * math.prod(between)))  # images at a time
-    rows = x.shape[0]
-    if is_native() or not isinstance(rows, int) or rows <= least:
+    rows, known = x.shape[0], is_known(x.shape[0], *between)
+    least = -(-CACHED // (4 * math.prod(between))) if known else 0  # images at a time
+    if is_native() or not known or rows <= least:
         return max_pool(conv(x, kernel, **options), window)
     return bind(BOTH, x, kernel, geometry=g, pool=w, least=least)
 

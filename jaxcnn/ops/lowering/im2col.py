@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.ops.geometry import Geometry, alone, col2im, im2col, in_cache, in_chunks, one_axis, summed_in_chunks, taps
+from jaxcnn.ops.geometry import Geometry, alone, col2im, im2col, in_cache, in_chunks, one_axis, out_sizes, summed_in_chunks, taps
 from jaxcnn.ops.lowering.record import Case, Lowering, Shape, dot
 
 Array = jax.Array
@@ -35,8 +35,8 @@ def suits_kernel_grad(case: Case) -> bool:
 def forward(x: Array, w: Array, g: Geometry) -> Array:
     """`[B, *spatial, C]` and `[*window, C, K]` to `[B, *out, K]`."""
     taps_in = math.prod(w.shape[:-1])
-    out = Case(x.shape, w.shape, x.dtype, g).out
-    return in_chunks(lambda x: dot(patches(x, w.shape[:-2], g), w.reshape(taps_in, -1)), x, in_cache(math.prod(out[1:-1]), taps_in))
+    least = in_cache(out_sizes(x.shape[1:-1], w.shape[:-2], g), taps_in)
+    return in_chunks(lambda x: dot(patches(x, w.shape[:-2], g), w.reshape(taps_in, -1)), x, least)
 
 
 def input_grad(dy: Array, w: Array, g: Geometry, shape: Shape) -> Array:
@@ -47,7 +47,7 @@ def input_grad(dy: Array, w: Array, g: Geometry, shape: Shape) -> Array:
         columns = dot(dy, jnp.moveaxis(w, -1, 0).reshape(w.shape[-1], -1))  # [B, *out, taps x C]
         return col2im(lambda n: columns[..., n * c : (n + 1) * c], w.shape[:-2], g, shape[1:-1])
 
-    return in_chunks(some, dy, in_cache(math.prod(dy.shape[1:-1]), math.prod(w.shape[:-1])))
+    return in_chunks(some, dy, in_cache(dy.shape[1:-1], math.prod(w.shape[:-1])))
 
 
 def kernel_grad(x: Array, dy: Array, g: Geometry, shape: Shape) -> Array:
@@ -61,7 +61,7 @@ def kernel_grad(x: Array, dy: Array, g: Geometry, shape: Shape) -> Array:
     def product(x: Array, dy: Array) -> Array:
         return dot(jnp.concatenate(im2col(x, window, g)).reshape(taps_in, -1), dy.reshape(-1, shape[-1]))
 
-    least = x.shape[0] if math.prod(window) == 1 else in_cache(math.prod(dy.shape[1:-1]), taps_in)
+    least = x.shape[0] if math.prod(window) == 1 else in_cache(dy.shape[1:-1], taps_in)
     return summed_in_chunks(product, x, dy, least).reshape(shape)
 
 

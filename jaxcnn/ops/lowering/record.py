@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxcnn.ops.geometry import Geometry, out_sizes
+from jaxcnn.ops.geometry import Geometry, is_known, out_sizes, typical
 
 Array = jax.Array
 Shape = tuple[int, ...]
@@ -19,6 +19,8 @@ class Case(NamedTuple):
         kernel: shape of the kernel, `[*window, C_in / groups, C_out]`.
         dtype: of both.
         geometry: strides, padding, dilation and groups.
+        sized: whether the spatial sizes and the padding are known; where they are not, and where the number of rows is not, the
+            case has typical ones.
 
     """
 
@@ -26,6 +28,14 @@ class Case(NamedTuple):
     kernel: Shape
     dtype: Any
     geometry: Geometry
+    sized: bool = True
+
+    @classmethod
+    def of(cls, image: Any, kernel: Shape, dtype: Any, g: Geometry) -> "Case":
+        """Make a case of shapes with symbolic dimensions, perhaps."""
+        padding = tuple((low if is_known(low) else 0, high if is_known(high) else 0) for low, high in g.padding)
+        sized = is_known(*image[1:-1], *(n for pair in g.padding for n in pair))
+        return cls(typical(image), tuple(kernel), dtype, g._replace(padding=padding), sized)
 
     @property
     def out(self) -> Shape:

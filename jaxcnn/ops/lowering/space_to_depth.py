@@ -20,7 +20,7 @@ Array = jax.Array
 def suits_input_grad(case: Case) -> bool:
     """Whether `input_grad` measured fastest: with a large window, and strides."""
     g = case.geometry
-    return math.prod(case.kernel[:-2]) > 9 and max(g.strides) > 1 and max(g.dilation) == 1
+    return math.prod(case.kernel[:-2]) > 9 and max(g.strides) > 1 and max(g.dilation) == 1 and case.sized
 
 
 def suits(case: Case) -> bool:
@@ -58,9 +58,9 @@ def kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -> Arr
         blocks = _image_to_depth(x, shape[:-2], g).reshape(-1, kernel.shape[-2])
         seen = im2col(dy, size, _dense(rank)._replace(padding=around))
         patches = jnp.concatenate(seen[::-1])  # the first tap of a window is the last to reach a block
-        return patches.reshape(-1, len(blocks)) @ blocks  # [taps x K, places x C]
+        return patches.reshape(-1, blocks.shape[0]) @ blocks  # [taps x K, places x C]
 
-    total = summed_in_chunks(product, x, dy, in_cache(math.prod(dy.shape[1:-1]), math.prod(size) * k))
+    total = summed_in_chunks(product, x, dy, in_cache(dy.shape[1:-1], math.prod(size) * k))
     return pull(total.reshape(*size, k, -1).swapaxes(-1, -2))[0]
 
 

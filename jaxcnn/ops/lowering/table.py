@@ -18,17 +18,17 @@ Array = jax.Array
 
 def forward(x: Array, w: Array, g: Geometry) -> Array:
     """`[B, *spatial, C_in]` and `[*window, C_in / groups, C_out]` to `[B, *out, C_out]`."""
-    return _first("forward", Case(x.shape, w.shape, x.dtype, g))(x, w, g)
+    return _first("forward", Case.of(x.shape, w.shape, x.dtype, g))(x, w, g)
 
 
 def input_grad(dy: Array, w: Array, g: Geometry, shape: Shape) -> Array:
     """Gradient to the input, `[B, *spatial, C_in]`."""
-    return _first("input_grad", Case(shape, w.shape, dy.dtype, g))(dy, w, g, shape)
+    return _first("input_grad", Case.of(shape, w.shape, dy.dtype, g))(dy, w, g, shape)
 
 
 def kernel_grad(x: Array, dy: Array, g: Geometry, shape: Shape) -> Array:
     """Gradient to the kernel, `[*window, C_in / groups, C_out]`."""
-    return _first("kernel_grad", Case(x.shape, shape, x.dtype, g))(x, dy, g, shape)
+    return _first("kernel_grad", Case.of(x.shape, shape, x.dtype, g))(x, dy, g, shape)
 
 
 def _first(direction: str, case: Case) -> Callable[..., Array]:

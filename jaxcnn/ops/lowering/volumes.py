@@ -1,7 +1,5 @@
 """CPU form of convolution over three spatial axes: what the taps of the first axis see, side by side in the channels of images."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 
@@ -13,8 +11,8 @@ Array = jax.Array
 
 
 def suits(case: Case) -> bool:
-    """Whether there are three spatial axes."""
-    return len(case.image) == 5
+    """Whether there are three spatial axes, of known sizes."""
+    return len(case.image) == 5 and case.sized
 
 
 def lowering(conv: Convolution) -> Lowering:
@@ -50,7 +48,7 @@ def lowering(conv: Convolution) -> Lowering:
 def _least(image: Shape, kernel: Shape, g: Geometry) -> int:
     """How many volumes stay in the cache when they are folded."""
     depth = out_sizes(image[1:-1], kernel[:-2], g)[0]
-    return in_cache(depth * math.prod(image[2:-1]), kernel[0] * image[-1])
+    return in_cache((depth, *image[2:-1]), kernel[0] * image[-1])
 
 
 def _flat(w: Array) -> Array:

@@ -12,7 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcnn.ops.geometry import CHUNK_BYTES, Geometry, Pads, as_forward, col2im, in_chunks, one_axis, out_sizes, summed_in_chunks, taps
+from jaxcnn.ops.geometry import (
+    CHUNK_BYTES,
+    Geometry,
+    Pads,
+    as_forward,
+    col2im,
+    in_chunks,
+    is_known,
+    one_axis,
+    out_sizes,
+    summed_in_chunks,
+    taps,
+)
 from jaxcnn.ops.lowering.record import Case, Lowering, Shape
 
 Array = jax.Array
@@ -46,12 +58,12 @@ def suits(case: Case) -> bool:
 
     Of volumes, the last two axes are what matters: the first one may have any window, stride and dilation.
     """
-    return _fits(case.image, case.kernel, case.dtype, case.geometry)
+    return case.sized and _fits(case.image, case.kernel, case.dtype, case.geometry)
 
 
 def suits_input_grad(case: Case) -> bool:
     """Whether the input gradient, as a convolution of `dy`, is such a shape."""
-    if len(case.image) < 4:
+    if len(case.image) < 4 or not case.sized:
         return False
     pads = as_forward(case.out, case.kernel, case.geometry, case.image)
     return min(map(min, pads[-2:])) >= 0 and _fits(case.out, case.kernel, case.dtype, case.geometry._replace(padding=pads))
@@ -77,9 +89,9 @@ def forward(x: Array, w: Array, g: Geometry) -> Array:
 
     def some(x: Array) -> Array:
         tiles = _along_depth(_tiles(x, g.padding[1:], out[1:], BT), _volumes(x).shape[:2], len(w), g)
-        return _outputs(_batched(tiles, kernels, 2, 1), len(x), out).reshape(len(x), *places, k)
+        return _outputs(_batched(tiles, kernels, 2, 1), x.shape[0], out).reshape(x.shape[0], *places, k)
 
-    return in_chunks(some, x, _rows(len(x), out, kernels))
+    return in_chunks(some, x, _rows(x.shape[0], out, kernels))
 
 
 def input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
@@ -95,9 +107,9 @@ def input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) -> Arra
             return col2im(lambda n: seen[..., n * c : (n + 1) * c], (len(w), 1, 1), one_axis(g, 0), there).reshape(-1, c)
 
         tiles = jax.vmap(added)(_batched(_tiles(dy, pads, sizes[1:], BT), kernels, 2, 1))
-        return _outputs(tiles, len(dy), sizes).reshape(len(dy), *shape[1:])
+        return _outputs(tiles, dy.shape[0], sizes).reshape(dy.shape[0], *shape[1:])
 
-    return in_chunks(some, dy, _rows(len(dy), (_three(dy.shape[1:-1])[0], *sizes[1:]), kernels))
+    return in_chunks(some, dy, _rows(dy.shape[0], (_three(dy.shape[1:-1])[0], *sizes[1:]), kernels))
 
 
 def kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
@@ -117,7 +129,7 @@ def kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -> Arr
 
 # An image is a volume of one plane, but only within a chunk: what has an axis of length 1 is copied before it is cut.
 def _volumes(x: Array) -> Array:
-    return x.reshape(len(x), -1, *x.shape[-3:])
+    return x.reshape(x.shape[0], -1, *x.shape[-3:])
 
 
 def _deep(g: Geometry) -> Geometry:
@@ -128,10 +140,10 @@ def _three(sizes: tuple[int, ...]) -> tuple[int, ...]:
     return (1, *sizes)[-3:]
 
 
-def _rows(count: int, out: tuple[int, ...], kernels: Array) -> int:
+def _rows(count: Any, out: tuple[int, ...], kernels: Array) -> int:
     """How many images or volumes at a time."""
     row = _row_bytes(out, sum(kernels.shape[1:]))
-    few = count * row <= 4 * CHUNK_BYTES
+    few = is_known(count) and count * row <= 4 * CHUNK_BYTES
     large = kernels.nbytes > KERNEL_BYTES  # it would push the tiles out of the cache again and again
     return count if few or large else -(-CHUNK_BYTES // row)
 
