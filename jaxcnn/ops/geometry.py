@@ -112,14 +112,18 @@ def resolve_padding(
 
 
 def _same(n: Any, extent: int, stride: int) -> tuple[Any, Any]:
-    if stride == 1:
-        total = extent - 1
-    elif is_known(n):
-        total = max((-(-n // stride) - 1) * stride + extent - n, 0)
-    else:
-        ((low, high),) = lax.padtype_to_pads((n,), (extent,), (stride,), "SAME")
-        return low, high
-    return total // 2, total - total // 2
+    total = (-(-n // stride) - 1) * stride + extent - n
+    if is_known(total):
+        return max(total, 0) // 2, max(total, 0) - max(total, 0) // 2
+    return lax.padtype_to_pads((n,), (extent,), (stride,), "SAME")[0]
+
+
+def settle_padding(x: Array, g: Geometry, fill: float = 0.0) -> tuple[Array, Geometry]:
+    """Pad `[B, *sizes, C]` here where the padding is symbolic, as it is for strides and sizes that are."""
+    if is_known(*(n for pair in g.padding for n in pair)):
+        return x, g
+    widths = ((0, 0, 0), *((low, high, 0) for low, high in g.padding), (0, 0, 0))
+    return lax.pad(x, jnp.asarray(fill, x.dtype), widths), g._replace(padding=((0, 0),) * len(g.padding))
 
 
 def _pairs(padding: str | Sequence[tuple[int, int]], rank: int) -> Pads:

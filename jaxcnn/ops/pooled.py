@@ -10,14 +10,15 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
-from jaxcnn.ops.conv import conv, cpu_forward, cpu_input_grad, cpu_kernel_grad, geometry
+from jaxcnn.ops.bilinear import cpu_forward, cpu_input_grad, cpu_kernel_grad, image_shape, kernel_shape, sizes_of, window_of
+from jaxcnn.ops.conv import conv, geometry
 from jaxcnn.ops.geometry import Geometry, in_chunks, is_known, out_sizes, summed_in_chunks
 from jaxcnn.ops.native import is_native, native_forward, native_input_grad, native_kernel_grad
-from jaxcnn.ops.pooling import (
+from jaxcnn.ops.pooling import checked_window, max_pool
+from jaxcnn.ops.primitives import bind, fold_rows, linear, primitive, zero_tangent
+from jaxcnn.ops.windows import (
     Choices,
     Window,
-    checked_window,
-    max_pool,
     native_choose,
     native_scatter,
     no_choices,
@@ -26,7 +27,6 @@ from jaxcnn.ops.pooling import (
     slice_scatter,
     window_max,
 )
-from jaxcnn.ops.primitives import bind, fold_rows, linear, primitive, zero_tangent
 
 Array = jax.Array
 CACHED = 1 << 20  # bytes between convolution and pooling that stay in a core's cache
@@ -99,8 +99,7 @@ def _to_image(dy: Array, w: Array, between: Array, *choices: Array, geometry: Ge
 def _native_to_image(
     dy: Array, w: Array, between: Array, *choices: Array, geometry: Geometry, pool: Window, least: int, sizes: Sizes
 ) -> Array:
-    shape = (dy.shape[0], *sizes, w.shape[-2] * geometry.groups)
-    return native_input_grad(native_scatter(dy, between, pool), w, geometry, shape)
+    return native_input_grad(native_scatter(dy, between, pool), w, geometry, image_shape(dy, w, geometry, sizes))
 
 
 def _to_kernel(x: Array, dy: Array, between: Array, *choices: Array, geometry: Geometry, pool: Window, least: int, window: Sizes) -> Array:
@@ -113,8 +112,7 @@ def _to_kernel(x: Array, dy: Array, between: Array, *choices: Array, geometry: G
 def _native_to_kernel(
     x: Array, dy: Array, between: Array, *choices: Array, geometry: Geometry, pool: Window, least: int, window: Sizes
 ) -> Array:
-    shape = (*window, x.shape[-1] // geometry.groups, dy.shape[-1])
-    return native_kernel_grad(x, native_scatter(dy, between, pool), geometry, shape)
+    return native_kernel_grad(x, native_scatter(dy, between, pool), geometry, kernel_shape(x, dy, geometry, window))
 
 
 def _dense(dy: Array, choices: Choices, pool: Window, between: Array) -> Array:
@@ -159,12 +157,8 @@ ad.primitive_jvps[BOTH], ad.primitive_jvps[PLACES] = _both_jvp, _places_jvp
 linear(
     CHOSEN,
     {
-        0: lambda ct, x, w, *found, mapped, **static: bind(
-            TO_IMAGE, ct, w, *found, sizes=tuple(x.shape[1 + mapped : -1]), mapped=mapped, **static
-        ),
-        1: lambda ct, x, w, *found, mapped, **static: bind(
-            TO_KERNEL, x, ct, *found, window=tuple(w.shape[mapped:-2]), mapped=mapped, **static
-        ),
+        0: lambda ct, x, w, *found, mapped, **static: bind(TO_IMAGE, ct, w, *found, sizes=sizes_of(x, mapped), mapped=mapped, **static),
+        1: lambda ct, x, w, *found, mapped, **static: bind(TO_KERNEL, x, ct, *found, window=window_of(w, mapped), mapped=mapped, **static),
     },
 )
 linear(
@@ -172,7 +166,7 @@ linear(
     {
         0: lambda ct, dy, w, *found, sizes, **static: bind(CHOSEN, ct, w, *found, **static),
         1: lambda ct, dy, w, *found, sizes, mapped, **static: bind(
-            TO_KERNEL, ct, dy, *found, window=tuple(w.shape[mapped:-2]), mapped=mapped, **static
+            TO_KERNEL, ct, dy, *found, window=window_of(w, mapped), mapped=mapped, **static
         ),
     },
 )
@@ -180,7 +174,7 @@ linear(
     TO_KERNEL,
     {
         0: lambda ct, x, dy, *found, window, mapped, **static: bind(
-            TO_IMAGE, dy, ct, *found, sizes=tuple(x.shape[1 + mapped : -1]), mapped=mapped, **static
+            TO_IMAGE, dy, ct, *found, sizes=sizes_of(x, mapped), mapped=mapped, **static
         ),
         1: lambda ct, x, dy, *found, window, **static: bind(CHOSEN, x, ct, *found, **static),
     },

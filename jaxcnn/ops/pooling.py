@@ -1,6 +1,5 @@
 """Pooling of any rank: XLA's windows on GPU and TPU, strided slices on a CPU (the gradient is up to 40 times faster there)."""
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,17 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import ad
 
 from jaxcnn.core.types import InputError
-from jaxcnn.ops.geometry import Geometry, alone, check_floating, col2im, one_axis, resolve_padding, taps, to_tuple
-from jaxcnn.ops.native import is_native, once
-from jaxcnn.ops.primitives import bind, fold_rows, linear, primitive, zero_tangent
+from jaxcnn.ops.geometry import Geometry, check_floating, is_known, resolve_padding, settle_padding, to_tuple
+from jaxcnn.ops.native import is_native
+from jaxcnn.ops.primitives import bind
+from jaxcnn.ops.windows import MAX, TILE_SUMS, Window, side_by_side, window_max, window_sum
 
 Array = jax.Array
-Window = tuple[tuple[int, ...], Geometry]
-Choices = Sequence[Array]
 
 
 def max_pool(
@@ -46,8 +42,9 @@ def max_pool(
         InputError: a window, stride or padding that is out of range or does not fit the image, or a dtype that is not floating point.
 
     """
-    w = checked_window(x, window, strides, padding, ceil)
-    return window_max(x, w) if is_native() else bind(MAX, x, window=w)
+    size, g = checked_window(x, window, strides, padding, ceil)
+    x, g = settle_padding(x, g, -jnp.inf)
+    return window_max(x, (size, g)) if is_native() else bind(MAX, x, window=(size, g))
 
 
 def avg_pool(
@@ -59,17 +56,13 @@ def avg_pool(
 ) -> Array:
     """Mean over windows; padded zeros count, as in Flax and in PyTorch's default. Arguments as for `max_pool`."""
     size, g = checked_window(x, window, strides, padding)
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    if _side_by_side((size, g)) and not is_native():
-        whole = (slice(n - n % k) for n, k in zip(x.shape[1:-1], size, strict=True))
-        total = bind(TILE_SUMS, wide[:, *whole], window=size)
+    wide, g = settle_padding(x.astype(jnp.promote_types(x.dtype, jnp.float32)), g)
+    if side_by_side((size, g)) and not is_native():
+        whole = (n - n % k for n, k in zip(x.shape[1:-1], size, strict=True))
+        total = bind(TILE_SUMS, lax.slice(wide, (0,) * x.ndim, (x.shape[0], *whole, x.shape[-1])), window=size)
     else:
-        total = _sum(wide, (size, g))
+        total = window_sum(wide, (size, g))
     return (total / math.prod(size)).astype(x.dtype)
-
-
-def _sum(x: Array, w: Window) -> Array:
-    return functools.reduce(jnp.add, taps(x, *w))
 
 
 def adaptive_avg_pool(x: Array, sizes: Sequence[int]) -> Array:
@@ -87,6 +80,8 @@ def adaptive_avg_pool(x: Array, sizes: Sequence[int]) -> Array:
 
     """
     check_floating("adaptive_avg_pool", image=x)
+    if not is_known(*x.shape[1:-1]):
+        raise InputError(f"adaptive_avg_pool: image {x.shape} has a symbolic size; export with numbers there")
     for axis, size in enumerate(to_tuple(sizes, x.ndim - 2, "sizes"), 1):
         n = x.shape[axis]
         if n == size:
@@ -182,6 +177,8 @@ def checked_window(x: Any, window: Any, strides: Any = None, padding: Any = "VAL
     # a window that hangs over by less than a stride has a place to begin
     fits = tuple(n + s - 1 if ceil else n for n, s in zip(x.shape[1:-1], steps, strict=True))
     pads = resolve_padding(padding, fits, size, steps)
+    if ceil and not is_known(*x.shape[1:-1]):
+        raise InputError(f"pool: image {x.shape} has a symbolic size, for which windows cannot hang over; export with numbers there")
     if ceil:
         pads = tuple(_hanging(n, k, s, p) for n, k, s, p in zip(x.shape[1:-1], size, steps, pads, strict=True))
     return size, Geometry(steps, pads, (1,) * rank)
@@ -194,136 +191,3 @@ def _hanging(n: int, window: int, stride: int, pads: tuple[int, int]) -> tuple[i
     starts = range(0, rest + stride, stride)  # of all windows, the last one hanging over where the stride does not fit
     last = starts[-1] if starts[-1] < n + low else starts[-2]
     return low, max(last - rest + high, 0)
-
-
-def window_max(x: Array, w: Window) -> Array:
-    """Maximum, as XLA has it."""
-    size, g = w
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, *size, 1), (1, *g.strides, 1), ((0, 0), *g.padding, (0, 0)))
-
-
-def _side_by_side(w: Window) -> bool:
-    size, g = w
-    return size == g.strides and not any(map(any, g.padding))
-
-
-def _stages(w: Window) -> list[Window]:
-    """Windows to reduce over one after another: all axes together where windows do not overlap, else the last axis first."""
-    size, g = w
-    if all(k <= s for k, s in zip(size, g.strides, strict=True)):
-        return [w]
-    return [(alone(size, axis, 1), one_axis(g, axis)) for axis in reversed(range(len(size)))]
-
-
-def slice_max(x: Array, w: Window) -> tuple[Array, Choices]:
-    """Maximum and, for each stage, the tap that it came from; the first one where values tie."""
-    choices = []
-    for size, g in _stages(w):
-        dtype = jnp.uint8 if math.prod(size) < 256 else jnp.uint16
-        best, *rest = taps(x, size, g, -jnp.inf)
-        choice = jnp.zeros(best.shape, dtype)
-        for n, piece in enumerate(rest, 1):
-            choice = jnp.where(piece > best, dtype(n), choice)
-            best = jnp.maximum(best, piece)
-        x = best
-        choices.append(choice)
-    return x, choices
-
-
-def slice_choose(t: Array, choices: Choices, w: Window) -> Array:
-    """Take from each window the element of `t` at the place of the maximum: `[B, *spatial, C]` to `[B, *out, C]`."""
-    for (size, g), choice in zip(_stages(w), choices, strict=True):
-        first, *rest = taps(t, size, g)
-        t = functools.reduce(lambda kept, n: jnp.where(choice == n, rest[n - 1], kept), range(1, len(rest) + 1), first)
-    return t
-
-
-def slice_scatter(dy: Array, choices: Choices, w: Window, shape: tuple[int, ...]) -> Array:
-    """Carry `dy` back to the chosen taps: `[B, *out, C]` to `shape`."""
-    before = [shape, *(c.shape for c in choices[:-1])]
-    for (size, g), choice, seen in reversed(list(zip(_stages(w), choices, before, strict=True))):
-        if _side_by_side((size, g)):
-            dy = _tiled_grad(choice, dy, size, seen)
-            continue
-        dy = col2im(lambda n, choice=choice, dy=dy: jnp.where(choice == n, dy, 0), size, g, seen[1:-1])
-    return dy
-
-
-def _tiled_grad(choice: Array, dy: Array, size: tuple[int, ...], shape: tuple[int, ...]) -> Array:
-    """The same where windows lie side by side: one comparison an element, `[B, *out, C]` to `shape`."""
-    inside = tuple(range(2, 2 * dy.ndim - 3, 2))  # an axis for the place in the window after each axis of windows
-    tap = np.arange(math.prod(size), dtype=choice.dtype).reshape(*(n for k in size for n in (1, k)), 1)[None]
-    tiles = jnp.where(jnp.expand_dims(choice, inside) == tap, jnp.expand_dims(dy, inside), 0)
-    dx = tiles.reshape(dy.shape[0], *(n * k for n, k in zip(dy.shape[1:-1], size, strict=True)), dy.shape[-1])
-    return jnp.pad(dx, [(0, n - m) for n, m in zip(shape, dx.shape, strict=True)])
-
-
-def native_choose(t: Array, x: Array, w: Window) -> Array:
-    """Take from each window of `t` what stands where `x` has its maximum, as XLA finds it."""
-    return jax.jvp(lambda x: window_max(x, w), (x,), (t,))[1]
-
-
-def native_scatter(dy: Array, x: Array, w: Window) -> Array:
-    """Transpose of `native_choose`."""
-    return jax.vjp(lambda x: window_max(x, w), x)[1](dy)[0]
-
-
-def no_choices(x: Array, w: Window) -> Choices:
-    """Choices that nobody reads, so they are not stored: XLA finds the maxima again where it needs them."""
-    return [jnp.zeros(c.shape, c.dtype) for c in jax.eval_shape(lambda x: slice_max(x, w)[1], x)]
-
-
-def _places(x: Array, window: Window) -> list[Array]:
-    y, choices = once(lambda x: slice_max(x, window), x)
-    return [y, *choices]
-
-
-def _max_jvp(primals: Sequence[Any], tangents: Sequence[Any], **static: Any) -> Any:
-    (x,), (t,) = primals, tangents
-    y, *choices = bind(PLACES, x, **static)
-    return y, zero_tangent(y) if isinstance(t, ad.Zero) else bind(CHOOSE, t, x, *choices, **static)
-
-
-def _places_jvp(primals: Sequence[Any], tangents: Sequence[Any], **static: Any) -> Any:
-    y, *choices = bind(PLACES, *primals, **static)
-    zeros = [zero_tangent(v) for v in (y, *choices)]
-    t = tangents[0]
-    return [y, *choices], zeros if isinstance(t, ad.Zero) else [bind(CHOOSE, t, *primals, *choices, **static), *zeros[1:]]
-
-
-# Of an array `[B, *spatial, C]`, the maxima of windows and the places that they came from; with these, to choose is linear, and so is
-# its transpose, to scatter. The forms of other platforms look for the places in the array, which is why it is an operand as well.
-def _fold(operation: Primitive, arrays: Sequence[Any], axes: Sequence[int | None], **static: Any) -> Any:
-    return fold_rows(operation, arrays, axes, rows=range(len(arrays)), **static)
-
-
-def _repeat(dy: Array, window: tuple[int, ...]) -> Array:
-    for axis, times in enumerate(window, 1):
-        dy = jnp.repeat(dy, times, axis)
-    return dy
-
-
-def _tile_sums(x: Array, window: tuple[int, ...]) -> Array:
-    return _sum(x, (window, Geometry(window, ((0, 0),) * len(window), (1,) * len(window))))
-
-
-MAX = primitive("max_pool", lambda x, window: window_max(x, window), lambda x, window: slice_max(x, window)[0], fold=_fold)
-PLACES = primitive("max_pool_places", lambda x, window: [window_max(x, window), *no_choices(x, window)], _places, several=True, fold=_fold)
-CHOOSE = primitive(
-    "choose",
-    lambda t, x, *choices, window: native_choose(t, x, window),
-    lambda t, x, *choices, window: slice_choose(t, choices, window),
-    fold=_fold,
-)
-SCATTER = primitive(
-    "scatter",
-    lambda dy, x, *choices, window: native_scatter(dy, x, window),
-    lambda dy, x, *choices, window: slice_scatter(dy, choices, window, x.shape),
-    fold=_fold,
-)
-TILE_SUMS, TILE_REPEAT = primitive("tile_sums", _tile_sums, _tile_sums, fold=_fold), primitive("tile_repeat", _repeat, _repeat, fold=_fold)
-ad.primitive_jvps[MAX], ad.primitive_jvps[PLACES] = _max_jvp, _places_jvp
-linear(CHOOSE, {0: lambda ct, t, x, *choices, **static: bind(SCATTER, ct, x, *choices, **static)})
-linear(SCATTER, {0: lambda ct, dy, x, *choices, **static: bind(CHOOSE, ct, x, *choices, **static)})
-linear(TILE_SUMS, {0: lambda ct, x, **static: bind(TILE_REPEAT, ct, **static)})
-linear(TILE_REPEAT, {0: lambda ct, dy, **static: bind(TILE_SUMS, ct, **static)})
