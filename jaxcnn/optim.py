@@ -18,7 +18,11 @@ from jaxcnn.core.types import InputError, Tree, named
 Rate = float | Callable[[Any], Any]  # a number, or a schedule of the step
 
 
-KERNELS = {"kernel": 0, "weight": 2, "w": 2}  # what kernels are called, and the fewest axes: norms call their scale weight, too
+KERNELS = {
+    "kernel": 0,
+    "weight": 2,
+    "w": 2,
+}  # what kernels are called, and the fewest axes: norms call their scale weight, too
 Mask = Tree | Callable[[Tree], Tree]
 
 
@@ -97,7 +101,9 @@ def lamb(
 ) -> optax.GradientTransformation:
     """LAMB, layer-wise rates for large batches (You et al., 2019, arXiv:1904.00962)."""
     _check_shares(b1=b1, b2=b2)
-    return _chain(learning_rate, clip, optax.scale_by_adam(b1, b2, eps), _decay(weight_decay, mask), optax.scale_by_trust_ratio())
+    return _chain(
+        learning_rate, clip, optax.scale_by_adam(b1, b2, eps), _decay(weight_decay, mask), optax.scale_by_trust_ratio()
+    )
 
 
 OPTIMIZERS = {"sgd": sgd, "adam": adam, "adamw": adamw, "lamb": lamb}
@@ -119,7 +125,9 @@ def step(peak: float, *, boundaries: dict[int, float], warmup: int = 0) -> optax
     _check_schedule(peak, warmup)
     if any(at < warmup for at in boundaries):
         raise InputError(f"boundaries={boundaries}: must not lie before the end of the warmup, step {warmup}")
-    return _warm(optax.piecewise_constant_schedule(peak, {at - warmup: by for at, by in boundaries.items()}), peak, warmup)
+    return _warm(
+        optax.piecewise_constant_schedule(peak, {at - warmup: by for at, by in boundaries.items()}), peak, warmup
+    )
 
 
 def cosine(peak: float, *, steps: int, warmup: int = 0, end: float = 0.0) -> optax.Schedule:
@@ -128,7 +136,9 @@ def cosine(peak: float, *, steps: int, warmup: int = 0, end: float = 0.0) -> opt
     return _warm(optax.cosine_decay_schedule(peak, max(steps - warmup, 1), end / peak), peak, warmup)
 
 
-def one_cycle(peak: float, *, steps: int, warmup: int | None = None, start: float = 0.04, end: float = 0.0) -> optax.Schedule:
+def one_cycle(
+    peak: float, *, steps: int, warmup: int | None = None, start: float = 0.04, end: float = 0.0
+) -> optax.Schedule:
     """Rise along a cosine from `start * peak` over `warmup` steps (by default 30 %), then fall along one to `end * peak`.
 
     Reference: Smith and Topin, 2017, arXiv:1708.07120.
@@ -159,7 +169,9 @@ def freeze(tx: optax.GradientTransformation, frozen: Sequence[str]) -> optax.Gra
     return optax.partition({"trained": tx, "frozen": optax.set_to_zero()}, label)
 
 
-def by_group(tx: optax.GradientTransformation, groups: Sequence[Sequence[str]], factors: Sequence[Rate]) -> optax.GradientTransformation:
+def by_group(
+    tx: optax.GradientTransformation, groups: Sequence[Sequence[str]], factors: Sequence[Rate]
+) -> optax.GradientTransformation:
     """Multiply the updates of each group of parameters by a factor of its own: a learning rate of its own, decay included.
 
     Args:
@@ -195,7 +207,9 @@ class ByGroup(NamedTuple):
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] (Optax names it so, over `tuple.count`)
 
 
-def layerwise_lr_decay(tx: optax.GradientTransformation, groups: Sequence[Sequence[str]], decay: float) -> optax.GradientTransformation:
+def layerwise_lr_decay(
+    tx: optax.GradientTransformation, groups: Sequence[Sequence[str]], decay: float
+) -> optax.GradientTransformation:
     """Discriminative learning rates: those of each group `decay` times those of the group before it.
 
     Args:
@@ -279,9 +293,13 @@ def learning_rate(opt_state: Tree) -> float:
         InputError: the state was not made by a recipe of this module or with `optax.inject_hyperparams`.
 
     """
-    found = optax.tree_utils.tree_get_all_with_path(opt_state, "learning_rate", filtering=lambda path, value: hasattr(value, "ndim"))
+    found = optax.tree_utils.tree_get_all_with_path(
+        opt_state, "learning_rate", filtering=lambda path, value: hasattr(value, "ndim")
+    )
     if not found:
-        raise InputError("no learning rate in the optimiser state: use a recipe of jaxcnn.optim, or optax.inject_hyperparams")
+        raise InputError(
+            "no learning rate in the optimiser state: use a recipe of jaxcnn.optim, or optax.inject_hyperparams"
+        )
     return float(np.asarray(found[0][1]))
 
 
@@ -325,7 +343,8 @@ def _decay(weight_decay: float, mask: Mask) -> optax.GradientTransformation:
         if names and mask is decay_mask and not any(jax.tree.leaves(mask(params))):
             known = ", ".join(KERNELS)
             warnings.warn(
-                f"weight_decay={weight_decay} touches nothing: none of {known} among {', '.join(names[:3])}; give mask=", stacklevel=2
+                f"weight_decay={weight_decay} touches nothing: none of {known} among {', '.join(names[:3])}; give mask=",
+                stacklevel=2,
             )
         return decay.init(params)
 
@@ -338,10 +357,14 @@ def _chain(rate: Rate, clip: float | None, *transforms: optax.GradientTransforma
     if clip is not None and not clip > 0:
         raise InputError(f"clip={clip}: must be a positive norm, or None")
     clipped = [] if clip is None else [optax.clip_by_global_norm(clip)]
-    return optax.chain(*clipped, *transforms, optax.inject_hyperparams(optax.scale_by_learning_rate)(learning_rate=rate))
+    return optax.chain(
+        *clipped, *transforms, optax.inject_hyperparams(optax.scale_by_learning_rate)(learning_rate=rate)
+    )
 
 
-def muon(learning_rate: Rate, rest: optax.GradientTransformation, *, momentum: float = 0.7, steps: int = 3) -> optax.GradientTransformation:
+def muon(
+    learning_rate: Rate, rest: optax.GradientTransformation, *, momentum: float = 0.7, steps: int = 3
+) -> optax.GradientTransformation:
     """Muon for kernels of convolutions (Jordan, 2024, `airbench94_muon`), which a norm must follow, and `rest` for all other parameters.
 
     The momentum of a kernel, as a matrix with a row for each filter, is made nearly orthogonal before it is taken from the kernel,
@@ -356,7 +379,9 @@ def muon(learning_rate: Rate, rest: optax.GradientTransformation, *, momentum: f
     """
     _check_shares(momentum=momentum)
     shape = lambda tree: jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers((0, 1, 2), 3), tree)  # noqa: E731
-    kernels = _chain(learning_rate, None, optax.contrib.scale_by_muon(ns_steps=steps, beta=momentum, weight_dimension_numbers=shape))
+    kernels = _chain(
+        learning_rate, None, optax.contrib.scale_by_muon(ns_steps=steps, beta=momentum, weight_dimension_numbers=shape)
+    )
 
     def of(params: Tree) -> Tree:
         labels = ["kernels" if p.ndim == 4 and _is_kernel(name, p) else "rest" for name, p in named(params)]

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import Literal
 
 from jaxcnn import ops
+from jaxcnn.core import jaxprs
 from jaxcnn.core.types import InputError, Tree
 from jaxcnn.explain.gradients import Target, chosen, logits, targets
 
@@ -135,18 +135,23 @@ def layers_from_head(model: Any, variables: Tree, image: Array) -> list[str]:
     def run(variables, image):
         return model.apply(variables, image, train=False)
 
-    closed = jax.make_jaxpr(run)(variables, image)
-    *given, pixels = closed.jaxpr.invars
-    needs: dict[Any, set[str]] = {v: {name} for v, name in zip(given, owner, strict=True)}
-    live, order = {pixels}, []
-    for eqn in closed.jaxpr.eqns:
-        read = [v for v in eqn.invars if not isinstance(v, Literal)]
-        names = set().union(*(needs.get(v, set()) for v in read))
-        if live & set(read):
-            live.update(eqn.outvars)
-            order += sorted(names - set(order))
-        else:
-            needs |= dict.fromkeys(eqn.outvars, names)
+    order: list[str] = []
+
+    def rule(
+        eqn: Any, into: list[frozenset[str] | None]
+    ) -> list[frozenset[str] | None]:  # parts; None: depends on the image
+        names = frozenset[str]().union(*(parts for parts in into if parts is not None))
+        if None not in into:
+            return [names] * len(eqn.outvars)
+        order.extend(sorted(names - set(order)))
+        return [None] * len(eqn.outvars)
+
+    jaxprs.walk(
+        jax.make_jaxpr(run)(variables, image),
+        [*(frozenset({name}) for name in owner), None],
+        rule,
+        lambda constant: frozenset(),
+    )
     return order[::-1]
 
 

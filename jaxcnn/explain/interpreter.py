@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from jaxcnn import ops
+from jaxcnn.core import jaxprs
 from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import InputError, Tree
 from jaxcnn.layers import check_image
@@ -90,7 +91,9 @@ def named_features(model: Any, variables: Tree, image: Array) -> dict[str, Array
 
     """
     if not hasattr(model, "features") or not hasattr(model, "head"):
-        raise InputError(f"{type(model).__name__} has no features(x) and head(features); give one of jaxcnn.models, or add them")
+        raise InputError(
+            f"{type(model).__name__} has no features(x) and head(features); give one of jaxcnn.models, or add them"
+        )
     return model.apply(variables, image, train=False, method="features")
 
 
@@ -134,53 +137,31 @@ class _Flat:
             self.constants[self.count] = constant
         return self.count
 
-    def add(self, closed: ClosedJaxpr | Jaxpr, inputs: Sequence[int]) -> list[int]:
-        """Append what is in a jaxpr, and return the numbers of its results."""
-        jaxpr, consts = (closed.jaxpr, closed.consts) if isinstance(closed, ClosedJaxpr) else (closed, ())
-        known = dict(zip(jaxpr.invars, inputs, strict=True))
-        known |= {v: self.number(c) for v, c in zip(jaxpr.constvars, consts, strict=True)}
-        read = lambda v: self.number(v.val) if isinstance(v, Literal) else known[v]  # noqa: E731
-        for eqn in jaxpr.eqns:
-            into, inner = [read(v) for v in eqn.invars], _inner(eqn)
-            if inner is not None:
-                out = self.add(inner, into)
+    def add(self, traced: ClosedJaxpr | Jaxpr, inputs: Sequence[int]) -> list[int]:
+        """Append what is in a jaxpr, and return the numbers of its results; what has derivatives of its own stays one operation."""
+
+        def rule(eqn: Any, into: list[int]) -> list[int]:
+            inner = jaxprs.called(eqn)
+            if inner is not None and eqn.primitive.name not in jaxprs.WITH_DERIVATIVES:
+                return self.add(inner, into)
+            out = [self.number() for _ in eqn.outvars]
+            op = Op(_name(eqn), eqn, tuple(into), tuple(out))
+            if all(n in self.constants for n in into):
+                self.constants |= zip(out, op(*(self.constants[n] for n in into)), strict=True)
             else:
-                out = [self.number() for _ in eqn.outvars]
-                op = Op(_name(eqn), eqn, tuple(into), tuple(out))
-                if all(n in self.constants for n in into):
-                    self.constants |= zip(out, op(*(self.constants[n] for n in into)), strict=True)
-                else:
-                    self.ops.append(op)
-            known |= zip(eqn.outvars, out, strict=True)
-        return [read(v) for v in jaxpr.outvars]
+                self.ops.append(op)
+            return out
+
+        return jaxprs.walk(traced, inputs, rule, self.number)
 
 
 def _name(eqn: Any) -> str:
     name: str = eqn.primitive.name
-    if name not in ("custom_vjp_call", "custom_jvp_call"):
+    if name not in jaxprs.WITH_DERIVATIVES:
         return {"conv_general_dilated": "conv", "reduce_window_max": "max_pool", "clamp": "clip"}.get(name, name)
-    inside = set(_primitives(eqn.params["call_jaxpr"].jaxpr)) - {"jit", "pjit"}
+    inside = jaxprs.primitives(eqn.params["call_jaxpr"]) - {"jit", "pjit"}
     if name == "custom_jvp_call":
         return "max" if inside == {"max"} else "clip" if inside == {"max", "min"} else name
     if "reduce_window_max" in inside:
         return "max_pool"
     return "conv" if len(eqn.invars) == 2 and inside & {"conv_general_dilated", "dot_general"} else name
-
-
-CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
-
-
-def _inner(eqn: Any) -> ClosedJaxpr | Jaxpr | None:
-    """What a call calls; not those with derivatives of their own, which are kept."""
-    return next((eqn.params[k] for k in ("jaxpr", "call_jaxpr") if k in eqn.params), None) if eqn.primitive.name in CALLS else None
-
-
-def _primitives(jaxpr: Jaxpr) -> list[str]:
-    """Names of all primitives in a jaxpr and in those inside it."""
-    found = []
-    for eqn in jaxpr.eqns:
-        found.append(eqn.primitive.name)
-        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda v: isinstance(v, ClosedJaxpr | Jaxpr)):
-            if isinstance(value, ClosedJaxpr | Jaxpr):
-                found += _primitives(value.jaxpr if isinstance(value, ClosedJaxpr) else value)
-    return found

@@ -4,11 +4,13 @@ The receptive field (Araujo et al., 2019, Distill 10.23915/distill.00021) is kep
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from jaxcnn.core import jaxprs
 
 
 class Reach(NamedTuple):
@@ -67,7 +69,9 @@ def sizes(field: Field, image: Sequence[int]) -> tuple[int, ...] | None:
 def _size(r: Reach, n: int) -> int:
     if r.axis is None:
         return max(min(math.floor(r.high), n - 1) - max(math.ceil(r.low), 0) + 1, 0)
-    spans = (math.floor(r.jump * i + r.high) - math.ceil(r.jump * i + r.low) + 1 for i in range(Fraction(r.jump).denominator))
+    spans = (
+        math.floor(r.jump * i + r.high) - math.ceil(r.jump * i + r.low) + 1 for i in range(Fraction(r.jump).denominator)
+    )
     return max(spans)  # after upsampling, neighbours may span one place more or less
 
 
@@ -86,51 +90,48 @@ def walk(closed: ClosedJaxpr, fields: Sequence[Field]) -> tuple[list[Found], lis
         Every equation, and the fields of the results.
 
     """
-    return _walk(closed.jaxpr, fields, "", 1)
+    return _walk(closed, fields, "", 1)
 
 
-def _walk(jaxpr: Jaxpr, fields: Sequence[Field], scope: str, times: int) -> tuple[list[Found], list[Field]]:
-    known = dict(zip(jaxpr.invars, fields, strict=True))
-    read = lambda v: None if isinstance(v, Literal) else known.get(v)  # noqa: E731
+def _walk(
+    traced: ClosedJaxpr | Jaxpr, fields: Sequence[Field], scope: str, times: int
+) -> tuple[list[Found], list[Field]]:
     found: list[Found] = []
-    for eqn in jaxpr.eqns:
+
+    def rule(eqn: Any, into: list[Field]) -> list[Field]:
         name, here = eqn.primitive.name, f"{scope}/{eqn.source_info.name_stack}"
-        into = [read(v) for v in eqn.invars]
         inner, out = _enter(eqn, into, here, times)
         if out is None:
             unseen: list[Field] = [None] * len(eqn.outvars)
             out = RULES.get(name, _anything)(eqn, into) if any(into) else unseen
-        found += inner
-        found.append(Found(name, here, eqn.params, times * _flop(eqn), out))
-        known |= zip(eqn.outvars, out, strict=True)
-    return found, [read(v) for v in jaxpr.outvars]
+        found.extend([*inner, Found(name, here, eqn.params, times * _flop(eqn), out)])
+        return out
+
+    return found, jaxprs.walk(traced, fields, rule, lambda constant: None)
 
 
 def _enter(eqn: Any, into: list[Field], scope: str, times: int) -> tuple[list[Found], list[Field] | None]:
     """Walk the jaxprs inside an equation; the fields are None where its own rule has to say them."""
     name, params = eqn.primitive.name, eqn.params
+    if (call := jaxprs.called(eqn)) is not None:
+        return _walk(call, into, scope, times)
     if name == "cond":
-        walked = [_walk(branch.jaxpr, into[1:], scope, times) for branch in params["branches"]]
+        walked = [_walk(branch, into[1:], scope, times) for branch in params["branches"]]
         joined = [_joined([out[i] for _, out in walked], v.aval.shape) for i, v in enumerate(eqn.outvars)]
         # which branch is taken may depend on the image as well
         out = [
-            _joined([field, _untied(into[0], eqn.invars[0].aval.shape)], v.aval.shape) for field, v in zip(joined, eqn.outvars, strict=True)
+            _joined([field, _untied(into[0], eqn.invars[0].aval.shape)], v.aval.shape)
+            for field, v in zip(joined, eqn.outvars, strict=True)
         ]
         return max((found for found, _ in walked), key=lambda found: sum(f.flop for f in found)), out
-    inner = list(_jaxprs(params))
     if name in ("scan", "while"):
         seen = _anything(eqn, into)[0]  # whatever enters a loop may reach all of it
-        bodies = [_walk(body, [seen] * len(body.invars), scope, times * params.get("length", 1)) for body in inner]
+        bodies = [
+            _walk(body, [seen] * len(body.in_avals), scope, times * params.get("length", 1))
+            for body in jaxprs.inside(eqn)
+        ]
         return [f for found, _ in bodies for f in found], None
-    if len(inner) == 1 and name not in RULES and len(inner[0].invars) == len(into):  # a call under some name: jit, custom_vjp, remat
-        return _walk(inner[0], into, scope, times)
     return [], None
-
-
-def _jaxprs(params: dict[str, Any]) -> Iterator[Jaxpr]:
-    for value in params.values():
-        if isinstance(value, ClosedJaxpr | Jaxpr):
-            yield value.jaxpr if isinstance(value, ClosedJaxpr) else value
 
 
 def _flop(eqn: Any) -> int:
@@ -173,7 +174,10 @@ def _hull(reaches: Sequence[Reach], shape: Sequence[int]) -> Reach:
     elif first.axis is not None and len({r.jump for r in reaches}) > 1:
         # both ends stay inside if they do at both ends of the axis
         last = shape[first.axis] - 1
-        drift = lambda r: (r.jump - first.jump) * last  # noqa: E731
+
+        def drift(r):
+            return (r.jump - first.jump) * last
+
         reaches = [Reach(first.axis, first.jump, r.low + min(0, drift(r)), r.high + max(0, drift(r))) for r in reaches]
     return reaches[0]._replace(low=min(r.low for r in reaches), high=max(r.high for r in reaches))
 
@@ -187,7 +191,9 @@ def _elementwise(eqn: Any, into: list[Field]) -> list[Field]:
     return [_joined(into, v.aval.shape) for v in eqn.outvars]
 
 
-Reads = Callable[[int], tuple[int, Any, Any, Any] | None]  # axis of the operand -> axis of the result, start, step, extent
+Reads = Callable[
+    [int], tuple[int, Any, Any, Any] | None
+]  # axis of the operand -> axis of the result, start, step, extent
 
 
 def _reading(field: Field, shape: Sequence[int], reads: Reads) -> Field:
@@ -208,12 +214,16 @@ def _over(n: int, d: int) -> Fraction | int:
     return n if d == 1 else Fraction(n, d)
 
 
-def _windows(places: Sequence[tuple[int, int]], eqn: Any, window: Sequence[int], spread: Sequence[int], apart: Sequence[int]) -> Reads:
+def _windows(
+    places: Sequence[tuple[int, int]], eqn: Any, window: Sequence[int], spread: Sequence[int], apart: Sequence[int]
+) -> Reads:
     """Return how windows read; `places` are the axes that they move along, of the operand and of the result."""
     strides, padding = eqn.params["window_strides"], eqn.params["padding"]
     table = {
         before: (after, _over(-low, gap), _over(step, gap), _over((taps - 1) * wide, gap))
-        for (before, after), taps, wide, gap, step, (low, _) in zip(places, window, spread, apart, strides, padding, strict=True)
+        for (before, after), taps, wide, gap, step, (low, _) in zip(
+            places, window, spread, apart, strides, padding, strict=True
+        )
     }
     return table.get
 
@@ -222,7 +232,10 @@ def _convolution(eqn: Any, into: list[Field]) -> list[Field]:
     if into[1] is not None:
         return _anything(eqn, into)
     spec, (x, kernel) = eqn.params["dimension_numbers"], (v.aval.shape for v in eqn.invars)
-    places, window = list(zip(spec.lhs_spec[2:], spec.out_spec[2:], strict=True)), [kernel[axis] for axis in spec.rhs_spec[2:]]
+    places, window = (
+        list(zip(spec.lhs_spec[2:], spec.out_spec[2:], strict=True)),
+        [kernel[axis] for axis in spec.rhs_spec[2:]],
+    )
     return [_reading(into[0], x, _windows(places, eqn, window, eqn.params["rhs_dilation"], eqn.params["lhs_dilation"]))]
 
 
@@ -236,15 +249,24 @@ def _reduce_window(eqn: Any, into: list[Field]) -> list[Field]:
 def _without(gone: str) -> Callable[[Any, list[Field]], list[Field]]:
     def rule(eqn: Any, into: list[Field]) -> list[Field]:
         shape, axes = eqn.invars[0].aval.shape, eqn.params[gone]
-        reads = lambda axis: None if axis in axes else (axis - sum(a < axis for a in axes), 0, 1, 0)  # noqa: E731
+
+        def reads(axis):
+            return None if axis in axes else (axis - sum(a < axis for a in axes), 0, 1, 0)
+
         return [_reading(_joined(into[: len(eqn.outvars)], shape), shape, reads)] * len(eqn.outvars)
 
     return rule
 
 
 def _broadcast(eqn: Any, into: list[Field]) -> list[Field]:
-    before, (after,), places = eqn.invars[0].aval.shape, [v.aval.shape for v in eqn.outvars], eqn.params["broadcast_dimensions"]
-    return [_reading(into[0], before, lambda axis: (places[axis], 0, 1, 0) if before[axis] == after[places[axis]] else None)]
+    before, (after,), places = (
+        eqn.invars[0].aval.shape,
+        [v.aval.shape for v in eqn.outvars],
+        eqn.params["broadcast_dimensions"],
+    )
+    return [
+        _reading(into[0], before, lambda axis: (places[axis], 0, 1, 0) if before[axis] == after[places[axis]] else None)
+    ]
 
 
 def _reshape(eqn: Any, into: list[Field]) -> list[Field]:
@@ -271,7 +293,10 @@ def _pad(eqn: Any, into: list[Field]) -> list[Field]:
     if into[1] is not None:
         return _anything(eqn, into)
     config = eqn.params["padding_config"]
-    reads = lambda axis: (axis, _over(-config[axis][0], config[axis][2] + 1), _over(1, config[axis][2] + 1), 0)  # noqa: E731
+
+    def reads(axis):
+        return (axis, _over(-config[axis][0], config[axis][2] + 1), _over(1, config[axis][2] + 1), 0)
+
     return [_reading(into[0], eqn.invars[0].aval.shape, reads)]
 
 
@@ -286,7 +311,10 @@ def _concatenate(eqn: Any, into: list[Field]) -> list[Field]:
 def _split(eqn: Any, into: list[Field]) -> list[Field]:
     along, shape = eqn.params["axis"], eqn.invars[0].aval.shape
     starts = [sum(eqn.params["sizes"][:i]) for i in range(len(eqn.outvars))]
-    return [_reading(into[0], shape, lambda axis, start=start: (axis, start if axis == along else 0, 1, 0)) for start in starts]
+    return [
+        _reading(into[0], shape, lambda axis, start=start: (axis, start if axis == along else 0, 1, 0))
+        for start in starts
+    ]
 
 
 def _dot_general(eqn: Any, into: list[Field]) -> list[Field]:

@@ -1,6 +1,7 @@
 """Norms: over the rows of all devices, and over the channels of a place."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from jaxcnn.core.collectives import all_sum
 from jaxcnn.core.precision import policy, promote_float32
 from jaxcnn.core.types import Tree
 from jaxcnn.ops.pooling import align_mask
-from jaxcnn.ops.sums import channel_sums
+from jaxcnn.ops.sums import channel_sums, spread
 
 Array = jax.Array
 YOUNG = "young_stats"  # a collection that a training step lends: the most that a running statistic may keep of itself, for each norm
@@ -119,44 +120,52 @@ def _shift_and_scale(x: Array, mean: Array, factor: Array, bias: Array) -> Array
     return (promote_float32(x) - mean) * factor + bias
 
 
-# With its own gradient: what automatic differentiation makes of the two passes reads and writes the arrays twice as often.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+# With its own derivative: what automatic differentiation makes of the two passes reads and writes the arrays twice as often, for a
+# term that is always zero, the sum of what is centred. Sums and repeats are each other's transposes, so its transpose is as fast.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def _normalise(
     x: Array, scale: Array, bias: Array, weight: Array | None, epsilon: float
 ) -> tuple[Array, Array, Array, Array]:
     """Normalised `x`, and mean, variance and number of the places that `weight` `[B, ..., 1]` counts, over all devices."""
-    return _normalise_forward(x, scale, bias, weight, epsilon)[0]
+    mean, var, n = _statistics(x, weight)
+    return _shift_and_scale(x, mean, lax.rsqrt(var + epsilon) * scale, bias), mean, var, n
 
 
-def _normalise_forward(x: Array, scale: Array, bias: Array, weight: Array | None, epsilon: float) -> tuple[Any, Any]:
-    wide, places = promote_float32(x), x.size // ((x.shape[0] if weight is None else max(weight.size, 1)) * x.shape[-1])
-    counted = lambda values: all_sum(channel_sums(values if weight is None else values * weight)) / jnp.maximum(n, 1)  # noqa: E731
-    n = all_sum(
-        jnp.asarray(x.shape[0] * places, wide.dtype) if weight is None else weight.sum().astype(wide.dtype) * places
+def _statistics(x: Array, weight: Array | None) -> tuple[Array, Array, Array]:
+    wide = promote_float32(x)
+    places = (
+        jnp.asarray(math.prod(x.shape[:-1]), wide.dtype)
+        if weight is None
+        else weight.sum().astype(wide.dtype) * _each(x, weight)
     )
+    n = all_sum(places)
+
+    def counted(values):
+        return all_sum(channel_sums(values if weight is None else values * weight)) / jnp.maximum(n, 1)
+
     mean = counted(wide)
-    var = counted(jnp.square(wide - lax.broadcast_to_rank(mean, x.ndim)))
+    return mean, counted(jnp.square(wide - lax.broadcast_to_rank(mean, x.ndim))), n
+
+
+def _each(x: Array, weight: Array) -> int:
+    """How many places one weight counts for."""
+    return math.prod(n for n, m in zip(x.shape[:-1], weight.shape, strict=False) if m == 1)
+
+
+@_normalise.defjvp
+def _normalise_jvp(epsilon: float, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    x, scale, bias, weight = primals
+    dx, dscale, dbias, _ = tangents
+    mean, var, n = _statistics(x, weight)
     inverse = lax.rsqrt(var + epsilon)
-    return (_shift_and_scale(x, mean, inverse * scale, bias), mean, var, n), (x, scale, weight, mean, inverse, n)
-
-
-def _normalise_backward(epsilon: float, saved: Any, cotangents: Any) -> tuple[Array, Array, Array, None]:
-    del epsilon
-    x, scale, weight, mean, inverse, n = saved
-    dy, dmean, dvar, _ = cotangents
-    centred = promote_float32(x) - lax.broadcast_to_rank(mean, x.ndim)
-    dbias, moment = channel_sums(dy), channel_sums(dy * centred)
-    # the sums see every device; the gradients of scale and bias stay this device's share, as those of all parameters do
-    dmean, dvar, all_bias, all_moment = all_sum((dmean, dvar, dbias, moment))
-    n = jnp.maximum(n, 1)
-    constant, slope = (dmean - inverse * scale * all_bias) / n, (2 * dvar - scale * inverse**3 * all_moment) / n
-    from_statistics = centred * lax.broadcast_to_rank(slope, x.ndim) + lax.broadcast_to_rank(constant, x.ndim)
-    from_statistics = from_statistics if weight is None else from_statistics * weight
-    dx = dy * lax.broadcast_to_rank(inverse * scale, x.ndim) + from_statistics
-    return dx.astype(x.dtype), (moment * inverse).astype(scale.dtype), dbias.astype(scale.dtype), None
-
-
-_normalise.defvjp(_normalise_forward, _normalise_backward)
+    y = _shift_and_scale(x, mean, inverse * scale, bias)
+    dx, centred, n = promote_float32(dx), promote_float32(x) - lax.broadcast_to_rank(mean, x.ndim), jnp.maximum(n, 1)
+    counted = dx if weight is None else dx * weight
+    dmean, dvar = (s / n for s in all_sum((channel_sums(counted), 2 * channel_sums(counted * centred))))
+    slope = inverse * dscale - 0.5 * inverse**3 * scale * dvar
+    constant = dbias - inverse * scale * dmean
+    dy = dx * lax.broadcast_to_rank(inverse * scale, x.ndim) + centred * spread(slope, x) + spread(constant, x)
+    return (y, mean, var, n), (dy.astype(y.dtype), dmean, dvar, jnp.zeros_like(n))
 
 
 class LayerNorm(nn.Module):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.core import jaxprs
 from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import Batch, FrozenState, InputError, Task, Tree, named
 from jaxcnn.data import Resident
@@ -85,13 +86,11 @@ def _trace(model: Any, shape: Sequence[int]) -> tuple[str, dict[str, set[int]], 
         names.extend(features)
         return list(features.values())
 
-    program = jax.make_jaxpr(run)(params, state, image).jaxpr
-    needs = {v: {i} for i, v in enumerate(program.invars[: len(jax.tree.leaves(params))])}
-    known = lambda v: set() if hasattr(v, "val") else needs.get(v, set())  # noqa: E731 (a literal has a value)
-    for equation in program.eqns:
-        needed = set().union(*map(known, equation.invars))
-        needs |= dict.fromkeys(equation.outvars, needed)
-    return names[-1], dict(zip(names, map(known, program.outvars), strict=True)), params
+    traced, none = jax.make_jaxpr(run)(params, state, image), frozenset[int]()
+    count = len(jax.tree.leaves(params))
+    inputs = [frozenset({i}) if i < count else none for i in range(len(traced.in_avals))]
+    needs = jaxprs.walk(traced, inputs, lambda eqn, into: [none.union(*into)] * len(eqn.outvars), lambda constant: none)
+    return names[-1], {name: set(needed) for name, needed in zip(names, needs, strict=True)}, params
 
 
 def _names(mine: Sequence[str], paths: Sequence[str]) -> tuple[str, ...]:

@@ -1,16 +1,13 @@
-"""Convolution of any rank: one differentiable function, lowered per platform (native on GPU and TPU, `cpu` by shape)."""
+"""Convolution of any rank, lowered per platform: native on GPU and TPU, by shape on a CPU."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxcnn.core.types import InputError
-from jaxcnn.ops import cpu
-from jaxcnn.ops.geometry import Geometry, check_floating, extents, resolve_padding, to_tuple
-from jaxcnn.ops.native import by_platform, native_forward, native_input_grad, native_kernel_grad
+from jaxcnn.ops.bilinear import forward, input_grad
+from jaxcnn.ops.geometry import Geometry, check_floating, extents, is_known, resolve_padding, settle_padding, to_tuple
 
 Array = jax.Array
 
@@ -26,7 +23,7 @@ def conv(
 ) -> Array:
     """Convolve channels-last arrays of one, two or three spatial axes (cross-correlation, as in every deep-learning library).
 
-    Reverse-mode derivatives of any order are defined; each is again a convolution lowered here, because XLA's own
+    Derivatives of any order and both modes are defined; each is again a convolution lowered here, because XLA's own
     gradient layouts are up to 100 times slower on a CPU inside a compiled loop.
 
     Args:
@@ -45,7 +42,8 @@ def conv(
             than the kernel.
 
     """
-    return forward(x, kernel, geometry(x, kernel, strides, padding, dilation, groups))
+    x, g = settle_padding(x, geometry(x, kernel, strides, padding, dilation, groups))
+    return forward(x, kernel, g)
 
 
 def depthwise_conv(x: Array, kernel: Array, **options) -> Array:
@@ -96,18 +94,22 @@ def conv_transpose(
         raise InputError(f"output_padding={output_padding}: must be less than strides={strides}")
     if padding == "SAME":
         grown = sizes = tuple(n * s for n, s in zip(x.shape[1:-1], strides, strict=True))
-        pads = resolve_padding(padding, tuple(max(n, e) for n, e in zip(sizes, extent, strict=True)), extent, strides)
+        pads = resolve_padding(
+            padding, tuple(max(n, e) if is_known(n) else n for n, e in zip(sizes, extent, strict=True)), extent, strides
+        )
     else:
         grown = tuple((n - 1) * s + e for n, s, e in zip(x.shape[1:-1], strides, extent, strict=True))
         pads = resolve_padding(padding, grown, extent, strides)
         sizes = tuple(n - low - high for n, (low, high) in zip(grown, pads, strict=True))
-    if min(sizes) < 1:
+    if any(n < 1 for n in sizes if is_known(n)):
         raise InputError(f"conv_transpose: padding={padding} leaves nothing of {grown}")
     sizes = tuple(n + e for n, e in zip(sizes, extra, strict=True))
-    return input_grad(x, kernel.swapaxes(-1, -2), Geometry(strides, pads, dilation), (x.shape[0], *sizes, kernel.shape[-1]))
+    return input_grad(x, kernel.swapaxes(-1, -2), Geometry(strides, pads, dilation), sizes)
 
 
-def geometry(x: Array, kernel: Array, strides: Any = 1, padding: Any = "SAME", dilation: Any = 1, groups: int = 1) -> Geometry:
+def geometry(
+    x: Array, kernel: Array, strides: Any = 1, padding: Any = "SAME", dilation: Any = 1, groups: int = 1
+) -> Geometry:
     """Check what `conv` is given, and resolve it for this image and kernel."""
     _check("conv", x, kernel, x.shape[-1], kernel.shape[-2] * groups)
     if kernel.shape[-1] % groups:
@@ -120,50 +122,11 @@ def geometry(x: Array, kernel: Array, strides: Any = 1, padding: Any = "SAME", d
 
 def _check(name: str, x: Array, kernel: Array, channels: int, expected: int) -> None:
     if not 1 <= x.ndim - 2 <= 3 or kernel.ndim != x.ndim:
-        raise InputError(f"{name}: image {x.shape} and kernel {kernel.shape} must both have one, two or three spatial axes and two more")
+        raise InputError(
+            f"{name}: image {x.shape} and kernel {kernel.shape} must both have one, two or three spatial axes and two more"
+        )
     check_floating(name, image=x, kernel=kernel)
     if channels != expected:
-        raise InputError(f"{name}: {channels} channels in {x.shape}, but kernel {kernel.shape} with these groups needs {expected}")
-
-
-# Convolution is bilinear: each of the three maps below has the other two as its derivatives, so the triple is closed
-# under differentiation and a gradient of a gradient never falls back to a slow layout.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def forward(x: Array, w: Array, g: Geometry) -> Array:
-    """`[B, *spatial, C_in]` and a kernel to `[B, *out, C_out]`."""
-    return _by_platform(cpu.conv_forward, native_forward, x, w, g)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
-    """Transpose of `forward` in its image, which has this shape."""
-    return _by_platform(cpu.conv_input_grad, native_input_grad, dy, w, g, shape)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
-    """Transpose of `forward` in its kernel, which has this shape."""
-    return _by_platform(cpu.conv_kernel_grad, native_kernel_grad, x, dy, g, shape)
-
-
-def _by_platform(cpu_form: Callable[..., Array], native_form: Callable[..., Array], a: Array, b: Array, *static: Any) -> Array:
-    def wide(a: Array, b: Array) -> Array:  # CPUs compute in 32 bits anyway, and sums of taps in 16 lose digits
-        dtype = jnp.promote_types(a.dtype, jnp.float32)
-        return cpu_form(a.astype(dtype), b.astype(dtype), *static).astype(a.dtype)
-
-    native = lambda a, b: native_form(a, b, *static)  # noqa: E731
-    return by_platform(wide, native, a, b) if a.size else native(a, b)
-
-
-forward.defvjp(
-    lambda x, w, g: (forward(x, w, g), (x, w)),
-    lambda g, res, dy: (input_grad(dy, res[1], g, res[0].shape), kernel_grad(res[0], dy, g, res[1].shape)),
-)
-input_grad.defvjp(
-    lambda dy, w, g, shape: (input_grad(dy, w, g, shape), (dy, w)),
-    lambda g, shape, res, ct: (forward(ct, res[1], g), kernel_grad(ct, res[0], g, res[1].shape)),
-)
-kernel_grad.defvjp(
-    lambda x, dy, g, shape: (kernel_grad(x, dy, g, shape), (x, dy)),
-    lambda g, shape, res, ct: (input_grad(res[1], ct, g, res[0].shape), forward(res[0], ct, g)),
-)
+        raise InputError(
+            f"{name}: {channels} channels in {x.shape}, but kernel {kernel.shape} with these groups needs {expected}"
+        )

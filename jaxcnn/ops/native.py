@@ -1,7 +1,6 @@
 """XLA's own convolution and its transposes: right on GPU and TPU, and what every other lowering must equal."""
 
 import contextlib
-import contextvars
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ from jax import lax
 from jaxcnn.ops.geometry import Geometry
 
 Array = jax.Array
-_native_only = contextvars.ContextVar("native_only", default=False)
+_native_only = jax.make_user_context(False)  # part of the key by which JAX knows what it has traced and compiled
 
 
 @contextlib.contextmanager
@@ -20,23 +19,16 @@ def native_lowering() -> Iterator[None]:
     """Leave every operation that is traced in this context to XLA's own form, also on a CPU.
 
     For comparisons, and where the last digits matter more than time: Winograd convolution differs by about 1e-5. What
-    `jax.jit` has compiled before stays as it was, so trace a new function.
+    `jax.jit` has compiled outside is traced anew inside, and what a function returned by `jax.vjp` or `jax.linearize` computes
+    stays as it was traced.
     """
-    token = _native_only.set(True)
-    try:
+    with _native_only(True):
         yield
-    finally:
-        _native_only.reset(token)
 
 
 def is_native() -> bool:
     """Whether what is traced now is left to XLA."""
-    return _native_only.get()
-
-
-def by_platform(cpu: Callable[..., Any], native: Callable[..., Any], *arrays: Any) -> Any:
-    """Choose between two forms of one operation when the program is lowered, so that an exported one is right everywhere."""
-    return native(*arrays) if is_native() else lax.platform_dependent(*arrays, cpu=cpu, default=native)
+    return bool(_native_only.value)
 
 
 def once(function: Callable[..., Any], *arrays: Array) -> Any:
@@ -48,7 +40,10 @@ def once(function: Callable[..., Any], *arrays: Array) -> Any:
     """
     some = arrays[-1][(0,) * arrays[-1].ndim]
     shapes = jax.eval_shape(function, *arrays)
-    zeros = lambda *_: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)  # noqa: E731
+
+    def zeros(*_):
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
     return lax.cond((some <= jnp.inf) | jnp.isnan(some), function, zeros, *arrays)
 
 
@@ -61,7 +56,13 @@ def layout(ndim: int) -> tuple[str, str, str]:
 def native_forward(x: Array, w: Array, g: Geometry) -> Array:
     """`[B, *spatial, C_in]` and `[*window, C_in / groups, C_out]` to `[B, *out, C_out]`."""
     return lax.conv_general_dilated(
-        x, w, g.strides, g.padding, rhs_dilation=g.dilation, feature_group_count=g.groups, dimension_numbers=layout(x.ndim)
+        x,
+        w,
+        g.strides,
+        g.padding,
+        rhs_dilation=g.dilation,
+        feature_group_count=g.groups,
+        dimension_numbers=layout(x.ndim),
     )
 
 

@@ -1,9 +1,8 @@
 """Pooling of any rank: XLA's windows on GPU and TPU, strided slices on a CPU (the gradient is up to 40 times faster there)."""
 
-import functools
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +10,12 @@ import numpy as np
 from jax import lax
 
 from jaxcnn.core.types import InputError
-from jaxcnn.ops.geometry import Geometry, alone, check_floating, one_axis, resolve_padding, scatter, taps, to_tuple
-from jaxcnn.ops.native import by_platform, once
+from jaxcnn.ops.geometry import Geometry, check_floating, is_known, resolve_padding, settle_padding, to_tuple
+from jaxcnn.ops.native import is_native
+from jaxcnn.ops.primitives import bind
+from jaxcnn.ops.windows import MAX, TILE_SUMS, Window, side_by_side, window_max, window_sum
 
 Array = jax.Array
-Window = tuple[tuple[int, ...], Geometry]
-Choices = list[Array]
 
 
 def max_pool(
@@ -43,7 +42,9 @@ def max_pool(
         InputError: a window, stride or padding that is out of range or does not fit the image, or a dtype that is not floating point.
 
     """
-    return _max_pool(x, checked_window(x, window, strides, padding, ceil))
+    size, g = checked_window(x, window, strides, padding, ceil)
+    x, g = settle_padding(x, g, -jnp.inf)
+    return window_max(x, (size, g)) if is_native() else bind(MAX, x, window=(size, g))
 
 
 def avg_pool(
@@ -55,32 +56,13 @@ def avg_pool(
 ) -> Array:
     """Mean over windows; padded zeros count, as in Flax and in PyTorch's default. Arguments as for `max_pool`."""
     size, g = checked_window(x, window, strides, padding)
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    if _side_by_side((size, g)):
-        whole = (slice(n - n % k) for n, k in zip(x.shape[1:-1], size, strict=True))
-        total = cast(Array, _tiled_sum(wide[:, *whole], (size, g)))
+    wide, g = settle_padding(x.astype(jnp.promote_types(x.dtype, jnp.float32)), g)
+    if side_by_side((size, g)) and not is_native():
+        whole = (n - n % k for n, k in zip(x.shape[1:-1], size, strict=True))
+        total = bind(TILE_SUMS, lax.slice(wide, (0,) * x.ndim, (x.shape[0], *whole, x.shape[-1])), window=size)
     else:
-        total = _sum(wide, (size, g))
+        total = window_sum(wide, (size, g))
     return (total / math.prod(size)).astype(x.dtype)
-
-
-def _sum(x: Array, w: Window) -> Array:
-    return functools.reduce(jnp.add, taps(x, *w))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _tiled_sum(x: Array, w: Window) -> Array:
-    """Sum over windows that tile the image; the gradient repeats its elements, where JAX would spread them once a tap and add."""
-    return _sum(x, w)
-
-
-def _repeated(w: Window, _: None, dy: Array) -> tuple[Array]:
-    for axis, times in enumerate(w[0], 1):
-        dy = jnp.repeat(dy, times, axis)
-    return (dy,)
-
-
-_tiled_sum.defvjp(lambda x, w: (_tiled_sum(x, w), None), _repeated)
 
 
 def adaptive_avg_pool(x: Array, sizes: Sequence[int]) -> Array:
@@ -98,6 +80,8 @@ def adaptive_avg_pool(x: Array, sizes: Sequence[int]) -> Array:
 
     """
     check_floating("adaptive_avg_pool", image=x)
+    if not is_known(*x.shape[1:-1]):
+        raise InputError(f"adaptive_avg_pool: image {x.shape} has a symbolic size; export with numbers there")
     for axis, size in enumerate(to_tuple(sizes, x.ndim - 2, "sizes"), 1):
         n = x.shape[axis]
         if n == size:
@@ -193,6 +177,10 @@ def checked_window(x: Any, window: Any, strides: Any = None, padding: Any = "VAL
     # a window that hangs over by less than a stride has a place to begin
     fits = tuple(n + s - 1 if ceil else n for n, s in zip(x.shape[1:-1], steps, strict=True))
     pads = resolve_padding(padding, fits, size, steps)
+    if ceil and not is_known(*x.shape[1:-1]):
+        raise InputError(
+            f"pool: image {x.shape} has a symbolic size, for which windows cannot hang over; export with numbers there"
+        )
     if ceil:
         pads = tuple(_hanging(n, k, s, p) for n, k, s, p in zip(x.shape[1:-1], size, steps, pads, strict=True))
     return size, Geometry(steps, pads, (1,) * rank)
@@ -205,80 +193,3 @@ def _hanging(n: int, window: int, stride: int, pads: tuple[int, int]) -> tuple[i
     starts = range(0, rest + stride, stride)  # of all windows, the last one hanging over where the stride does not fit
     last = starts[-1] if starts[-1] < n + low else starts[-2]
     return low, max(last - rest + high, 0)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _max_pool(x: Array, w: Window) -> Array:
-    return by_platform(lambda x: slice_max(x, w)[0], lambda x: window_max(x, w), x)
-
-
-def _forward(x: Array, w: Window) -> tuple[Array, tuple[Array, Choices]]:
-    def native(x: Array) -> tuple[Array, Choices]:
-        choices = jax.eval_shape(lambda x: slice_max(x, w)[1], x)
-        return window_max(x, w), [jnp.zeros(c.shape, c.dtype) for c in choices]  # not read, so not stored
-
-    y, choices = by_platform(lambda x: once(lambda x: slice_max(x, w), x), native, x)
-    return y, (x, choices)
-
-
-def _backward(w: Window, res: tuple[Array, Choices], dy: Array) -> tuple[Array]:
-    slices = lambda x, choices, dy: slice_max_grad(choices, dy, w, x.shape)  # noqa: E731
-    native = lambda x, choices, dy: jax.vjp(lambda x: window_max(x, w), x)[1](dy)[0]  # noqa: E731
-    return (by_platform(slices, native, *res, dy),)
-
-
-_max_pool.defvjp(_forward, _backward)
-
-
-def window_max(x: Array, w: Window) -> Array:
-    """Maximum, as XLA has it."""
-    size, g = w
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, *size, 1), (1, *g.strides, 1), ((0, 0), *g.padding, (0, 0)))
-
-
-def _side_by_side(w: Window) -> bool:
-    size, g = w
-    return size == g.strides and not any(map(any, g.padding))
-
-
-def _stages(w: Window) -> list[Window]:
-    """Windows to reduce over one after another: all axes together where windows do not overlap, else the last axis first."""
-    size, g = w
-    if all(k <= s for k, s in zip(size, g.strides, strict=True)):
-        return [w]
-    return [(alone(size, axis, 1), one_axis(g, axis)) for axis in reversed(range(len(size)))]
-
-
-def slice_max(x: Array, w: Window) -> tuple[Array, Choices]:
-    """Maximum and, for each stage, the tap that it came from; the first one where values tie."""
-    choices = []
-    for size, g in _stages(w):
-        dtype = jnp.uint8 if math.prod(size) < 256 else jnp.uint16
-        best, *rest = taps(x, size, g, -jnp.inf)
-        choice = jnp.zeros(best.shape, dtype)
-        for n, piece in enumerate(rest, 1):
-            choice = jnp.where(piece > best, dtype(n), choice)
-            best = jnp.maximum(best, piece)
-        x = best
-        choices.append(choice)
-    return x, choices
-
-
-def slice_max_grad(choices: Choices, dy: Array, w: Window, shape: tuple[int, ...]) -> Array:
-    """Carry `dy` back to the chosen taps: `[B, *out, C]` to `shape`."""
-    before = [shape, *(c.shape for c in choices[:-1])]
-    for (size, g), choice, seen in reversed(list(zip(_stages(w), choices, before, strict=True))):
-        if _side_by_side((size, g)):
-            dy = _tiled_grad(choice, dy, size, seen)
-            continue
-        dy = scatter(lambda n, choice=choice, dy=dy: jnp.where(choice == n, dy, 0), size, g, seen[1:-1])
-    return dy
-
-
-def _tiled_grad(choice: Array, dy: Array, size: tuple[int, ...], shape: tuple[int, ...]) -> Array:
-    """The same where windows lie side by side: one comparison an element, `[B, *out, C]` to `shape`."""
-    inside = tuple(range(2, 2 * dy.ndim - 3, 2))  # an axis for the place in the window after each axis of windows
-    tap = np.arange(math.prod(size), dtype=choice.dtype).reshape(*(n for k in size for n in (1, k)), 1)[None]
-    tiles = jnp.where(jnp.expand_dims(choice, inside) == tap, jnp.expand_dims(dy, inside), 0)
-    dx = tiles.reshape(dy.shape[0], *(n * k for n, k in zip(dy.shape[1:-1], size, strict=True)), dy.shape[-1])
-    return jnp.pad(dx, [(0, n - m) for n, m in zip(shape, dx.shape, strict=True)])

@@ -123,13 +123,17 @@ def checked(values: Any, where: str) -> Preprocessing:
     """
     said = Preprocessing(**fitted(_Own, values, where))
     if len(said.mean) != len(said.std) or len(said.mean) not in (1, 3):
-        raise InputError(f"{where}: mean {str(said.mean)[:80]} and std {str(said.std)[:80]}: must be one of each, or three")
+        raise InputError(
+            f"{where}: mean {str(said.mean)[:80]} and std {str(said.std)[:80]}: must be one of each, or three"
+        )
     if not all(-1e6 < x < 1e6 for x in said.mean) or not all(1e-6 < x < 1e6 for x in said.std):
         raise InputError(f"{where}: mean {list(said.mean)} and std {list(said.std)}: must be finite, and std positive")
     if not (1 <= said.size <= LARGEST and 1 <= said.resize <= LARGEST):
         raise InputError(f"{where}: size {said.size} and resize {said.resize}: must be 1 to {LARGEST} pixels")
     if said.interpolation not in INTERPOLATIONS:
-        raise InputError(f"{where}: interpolation {visible(said.interpolation)[:80]!r}: must be one of {', '.join(INTERPOLATIONS)}")
+        raise InputError(
+            f"{where}: interpolation {visible(said.interpolation)[:80]!r}: must be one of {', '.join(INTERPOLATIONS)}"
+        )
     return said._replace(classes=tuple(said.classes))
 
 

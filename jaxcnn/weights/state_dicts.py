@@ -40,7 +40,9 @@ class WeightsError(InputError):
     def __init__(self, title: str, missing: Sequence[str], unexpected: Sequence[str], shapes: Mapping[str, tuple]):
         wrong = [f"{name} {list(found)} for {list(needed)}" for name, (found, needed) in shapes.items()]
         kinds = {"missing": missing, "unexpected": unexpected, "of another shape": wrong}
-        super().__init__(f"{title}: {'; '.join(f'{len(names)} {kind} ({_few(names)})' for kind, names in kinds.items() if names)}")
+        super().__init__(
+            f"{title}: {'; '.join(f'{len(names)} {kind} ({_few(names)})' for kind, names in kinds.items() if names)}"
+        )
         self.missing, self.unexpected, self.shapes = missing, unexpected, shapes
 
 
@@ -48,7 +50,9 @@ def to_state_dict(name: str, variables: Tree, **options: Any) -> Tensors:
     """Return the variables as a state dict of the first of the network's sources, or with our own paths."""
     model = MODELS[name](**options)
     source = (*model.sources, OWN)[0]
-    mine = {name: variables[name] for name in ("params", "batch_stats") if name in variables}  # a loss may have kept more beside them
+    mine = {
+        name: variables[name] for name in ("params", "batch_stats") if name in variables
+    }  # a loss may have kept more beside them
     flat = {path: np.asarray(x) for path, x in _flat(mine).items()}
     names = _names(model, source, flat)
     tensors = {names[path]: np.ascontiguousarray(_theirs(x, names[path], source)) for path, x in flat.items()}
@@ -105,12 +109,16 @@ def adapted(
         model = make(**{**options, "num_classes": classes})
         like = _like(model, shape)
     new = {path for path in like if ".logits." in path} if model.num_classes != in_file else set()
-    values = {path: _ours(tensors[there], path, like[path].shape, source) for path, there in names.items() if there in tensors}
+    values = {
+        path: _ours(tensors[there], path, like[path].shape, source) for path, there in names.items() if there in tensors
+    }
     said = stated(source)
     pixels = for_channels(said or published(name, source), shape[2])
     if channels:
         values = _other_channels(values, like, said or pixels, pixels)
-    _refuse_misfits(name, model, source, tensors, names, {path: leaf for path, leaf in like.items() if path not in new}, values)
+    _refuse_misfits(
+        name, model, source, tensors, names, {path: leaf for path, leaf in like.items() if path not in new}, values
+    )
     _refuse_unusable({names[path]: x for path, x in values.items()})
     if new:
         log.info("%s: a new last layer for %d classes; the file has one for %d", name, model.num_classes, in_file)
@@ -125,12 +133,17 @@ def _recognise(model: Any, tensors: Tensors, like: Mapping[str, Any]) -> tuple[s
     tensors = {_current(key): x for key, x in given.items()}
     if len(tensors) < len(given):
         twice = [key for key in given if _current(key) != key and _current(key) in given]
-        raise InputError(f"{len(twice)} tensors are there in an old and a new spelling ({_few(twice)}); get the file again")
+        raise InputError(
+            f"{len(twice)} tensors are there in an old and a new spelling ({_few(twice)}); get the file again"
+        )
     forms = [tensors]  # as they are, and without the first part of all names, the first two, ...
-    while len(forms) < 8 and len({key.split(".")[0] for key in forms[-1]}) == 1 and all("." in key for key in forms[-1]):
+    while (
+        len(forms) < 8 and len({key.split(".")[0] for key in forms[-1]}) == 1 and all("." in key for key in forms[-1])
+    ):
         forms.append({key.partition(".")[2]: x for key, x in forms[-1].items()})
     return max(
-        ((source, names, form) for form in forms for source, names in named.items()), key=lambda f: len(f[2].keys() & set(f[1].values()))
+        ((source, names, form) for form in forms for source, names in named.items()),
+        key=lambda f: len(f[2].keys() & set(f[1].values())),
     )
 
 
@@ -155,12 +168,22 @@ def _names(model: Any, source: str, paths: Mapping[str, Any]) -> dict[str, str]:
 
 def _optional(model: Any, source: str, key: str) -> bool:
     """Whether a tensor is of an auxiliary head, which a network may do without."""
-    extra = [there for here, there in model.torch_names(source).items() if here.startswith("extra_")] if source != OWN else []
+    extra = (
+        [there for here, there in model.torch_names(source).items() if here.startswith("extra_")]
+        if source != OWN
+        else []
+    )
     return any(key.startswith(f"{there}.") for there in extra)
 
 
 def _refuse_misfits(
-    name: str, model: Any, source: str, tensors: Tensors, names: Mapping[str, str], like: Mapping[str, Any], values: Tensors
+    name: str,
+    model: Any,
+    source: str,
+    tensors: Tensors,
+    names: Mapping[str, str],
+    like: Mapping[str, Any],
+    values: Tensors,
 ) -> None:
     """Compare what was found with what is needed; a mismatch is told in the file's own shapes."""
     missing = [names[path] for path in like if path not in values]
@@ -168,16 +191,22 @@ def _refuse_misfits(
     wrong = [path for path, leaf in like.items() if path in values and values[path].shape != leaf.shape]
     needed = {path: _theirs(_shaped(like[path].shape), names[path], source).shape for path in wrong}
     if missing or unexpected or wrong:
-        raise WeightsError(name, missing, unexpected, {names[path]: (tensors[names[path]].shape, needed[path]) for path in wrong})
+        raise WeightsError(
+            name, missing, unexpected, {names[path]: (tensors[names[path]].shape, needed[path]) for path in wrong}
+        )
 
 
 def _refuse_unusable(tensors: Tensors) -> None:
     whole = [key for key, x in tensors.items() if x.dtype.kind != "f"]
     if whole:
-        raise InputError(f"weights of type {tensors[whole[0]].dtype} in {_few(whole)}; must be floating-point, not quantised")
+        raise InputError(
+            f"weights of type {tensors[whole[0]].dtype} in {_few(whole)}; must be floating-point, not quantised"
+        )
     bad = {key: np.count_nonzero(~np.isfinite(x)) for key, x in tensors.items() if not np.isfinite(x).all()}
     if bad:
-        raise InputError(f"numbers that are not finite in {_few([f'{key}: {n}' for key, n in bad.items()])}; get the file again")
+        raise InputError(
+            f"numbers that are not finite in {_few([f'{key}: {n}' for key, n in bad.items()])}; get the file again"
+        )
     negative = [key for key, x in tensors.items() if key.endswith(("running_var", ".var")) and (x < 0).any()]
     if negative:
         raise InputError(f"negative variances in {_few(negative)}; get the file again")
@@ -227,7 +256,10 @@ def _other_channels(values: Tensors, like: Mapping[str, Any], file: Preprocessin
     kernel = (x * (s / stds)[:, None]).sum(-2, keepdims=True)
     constant = (x * ((m - means) / stds)[:, None]).sum(tuple(range(x.ndim - 1)))
     values = values | {path: kernel.astype(np.float32)}
-    bias, norm = path.removesuffix("kernel") + "bias", path.removesuffix("conv.kernel").replace("params.", "batch_stats.", 1) + "norm.mean"
+    bias, norm = (
+        path.removesuffix("kernel") + "bias",
+        path.removesuffix("conv.kernel").replace("params.", "batch_stats.", 1) + "norm.mean",
+    )
     if bias in values:
         return values | {bias: (values[bias] + constant).astype(np.float32)}
     return values | ({norm: (values[norm] - constant).astype(np.float32)} if norm in values else {})
@@ -235,7 +267,9 @@ def _other_channels(values: Tensors, like: Mapping[str, Any], file: Preprocessin
 
 def _is_other(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     """Whether two shapes are those of a first convolution for 3 channels and for 1."""
-    return len(shape) > 2 and {shape[-2], wanted[-2]} == {1, 3} and (*shape[:-2], shape[-1]) == (*wanted[:-2], wanted[-1])
+    return (
+        len(shape) > 2 and {shape[-2], wanted[-2]} == {1, 3} and (*shape[:-2], shape[-1]) == (*wanted[:-2], wanted[-1])
+    )
 
 
 def _other_grid(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -272,7 +306,10 @@ def _traced(model: Any, shape: tuple[int, ...]) -> Mapping[str, Any]:
 
 
 def _flat(tree: Tree) -> dict[str, Any]:
-    return {jax.tree_util.keystr(p, simple=True, separator="."): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(p, simple=True, separator="."): leaf
+        for p, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def _filled(model: Any, shape: Sequence[int], like: Mapping[str, Any], values: Tensors) -> Tree:

@@ -26,10 +26,7 @@ def test_a_reader_that_has_gone(capsys):
         os.close(reading)
         for _ in range(3):
             print("does not", file=stream, flush=True)
-    assert (
-        capsys.readouterr().err
-        == "standard output cannot be written (Broken pipe); some of its output is lost\n"
-    )
+    assert capsys.readouterr().err == "standard output cannot be written (Broken pipe); some of its output is lost\n"
     assert terminal.lost() == "Broken pipe"
 
 

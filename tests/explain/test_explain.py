@@ -295,9 +295,7 @@ def test_layers_that_do_not_exist(tiny, hidden):
         InputError, match="^layer='stage4': is not spatial, or does not lead to the logits; use one of stem$"
     ):
         explain.grad_cam(model, variables, image, layer="stage4")
-    with pytest.raises(
-        InputError, match="^lrp: ViT computes '[a-z]+' from the image, which has no rule; use"
-    ):
+    with pytest.raises(InputError, match="^lrp: ViT computes '[a-z]+' from the image, which has no rule; use"):
         explain.lrp(model, variables, image)
     with pytest.raises(InputError, match="^Dense has no features"):
         explain.grad_cam(Dense(3), {"params": {}}, image)

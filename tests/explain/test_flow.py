@@ -53,7 +53,9 @@ def predicted(f):
 
 def true(f):
     """The same, found by trying: which outputs are others if one pixel is another."""
-    changed = jnp.concatenate([jnp.ones(IMAGE), 1 + 2 * jnp.eye(SIZE[0] * SIZE[1]).reshape(-1, *SIZE, 1) * jnp.ones(IMAGE)])
+    changed = jnp.concatenate(
+        [jnp.ones(IMAGE), 1 + 2 * jnp.eye(SIZE[0] * SIZE[1]).reshape(-1, *SIZE, 1) * jnp.ones(IMAGE)]
+    )
     with ops.native_lowering():
         plain, *others = np.asarray(jax.jit(f, compiler_options={"xla_backend_optimization_level": 0})(changed))
     moved = (np.abs(np.stack(others) - plain) > 1e-4 * np.abs(plain)).any(-1)
@@ -130,13 +132,20 @@ def test_random_networks(seed):
         kind, k, s, d = rng.integers(4), int(rng.integers(1, 4)), int(rng.integers(1, 3)), int(rng.integers(1, 3))
         pool = functools.partial(ops.max_pool, window=k + 1, strides=s, padding="SAME")
         same = functools.partial(conv, window=(k, 3), dilation=d)
-        return [pool, functools.partial(same, strides=(s, 1)), lambda x: x + same(x), lambda x: jnp.concatenate([x, same(x)], -1)][kind]
+        return [
+            pool,
+            functools.partial(same, strides=(s, 1)),
+            lambda x: x + same(x),
+            lambda x: jnp.concatenate([x, same(x)], -1),
+        ][kind]
 
     layers = [layer() for _ in range(3)]
     f = lambda x: functools.reduce(lambda x, layer: layer(x), layers, x)
     expected, found = boxed(true(f)), predicted(f)
     assert (found | ~expected).all()
-    rim = np.pad(np.zeros(np.array(found.shape[2:]) - 2, bool), 1, constant_values=True)  # beyond it taps miss the image
+    rim = np.pad(
+        np.zeros(np.array(found.shape[2:]) - 2, bool), 1, constant_values=True
+    )  # beyond it taps miss the image
     inner = ~(found & rim).any((2, 3))
     assert inner.any() and (found == expected)[inner].all()
 
@@ -161,10 +170,15 @@ def test_sizes():
     assert upsampled[0].jump * 2 == 1 and receptive_field.sizes(upsampled, IMAGE) == (2, 2)
     assert receptive_field.sizes(field(lambda x: x.mean((1, 2), keepdims=True)), IMAGE) == SIZE
     assert receptive_field.sizes(field(lambda x: x[:, 2:5].mean((1, 2))), IMAGE) == (3, SIZE[1])
-    assert receptive_field.sizes(field(lambda x: conv(conv(x, window=(9, 9)), window=(9, 9))), IMAGE) == (17, 17)  # larger than the image
+    assert receptive_field.sizes(field(lambda x: conv(conv(x, window=(9, 9)), window=(9, 9))), IMAGE) == (
+        17,
+        17,
+    )  # larger than the image
     assert receptive_field.sizes(field(lambda x: jnp.ones((1, 3, 3, 1))), IMAGE) is None
     line = jax.make_jaxpr(lambda x: x[:, ::2])(jax.ShapeDtypeStruct((1, 8, 3), jnp.float32))
-    assert receptive_field.walk(line, [receptive_field.image_field((1, 8, 3))])[1] == [(receptive_field.Reach(1, 2, 0, 0),)]
+    assert receptive_field.walk(line, [receptive_field.image_field((1, 8, 3))])[1] == [
+        (receptive_field.Reach(1, 2, 0, 0),)
+    ]
 
 
 def looped(x):
@@ -176,7 +190,10 @@ def looped(x):
     [
         (conv, 14 * 11 * 9 * 2 * 2),
         (functools.partial(conv, features=4, groups=2, strides=2), 7 * 6 * 9 * 1 * 4),
-        (functools.partial(transposed, strides=2), 14 * 11 * 9 * 2 * 2),  # each place of the input meets the whole kernel
+        (
+            functools.partial(transposed, strides=2),
+            14 * 11 * 9 * 2 * 2,
+        ),  # each place of the input meets the whole kernel
         (lambda x: jnp.einsum("bhwc,dc->bhwd", x, jnp.ones((5, 2))), 14 * 11 * 2 * 5),
         (EXACT["attention"], 2 * (14 * 11) ** 2 * 2),
         (lambda x: ops.max_pool(jax.nn.gelu(x) * 3), 0),

@@ -12,8 +12,9 @@ from jax import lax
 from jax.test_util import check_grads
 
 from jaxcnn import InputError, ops
-from jaxcnn.ops import cells, cpu, winograd
 from jaxcnn.ops.geometry import Geometry, resolve_padding, to_tuple
+from jaxcnn.ops.lowering import im2col, space_to_depth, winograd
+from jaxcnn.ops.lowering.record import Case
 from jaxcnn.ops.native import native_forward, native_input_grad, native_kernel_grad, once
 
 CONVS = {  # image, window, output channels, options
@@ -44,9 +45,9 @@ CONVS = {  # image, window, output channels, options
     "stride of the window": ((3, 6, 8, 3), (2, 2), 4, {"strides": 2}),
     "phases": ((2, 10, 8, 4), (4, 4), 5, {"strides": 2, "padding": 1}),
     "phases, remainder": ((2, 15, 12, 3), (7, 5), 6, {"strides": (2, 3), "padding": ((3, 2), (1, 3))}),
-    "cells": ((2, 8, 12, 16), (4, 6), 20, {"strides": (2, 3), "padding": 1}),
-    "cells, remainder": ((3, 9, 11, 17), (4, 4), 18, {"strides": 2, "padding": ((3, 0), (0, 2))}),
-    "cells, 1-d": ((3, 23, 16), (12,), 8, {"strides": 3, "padding": "VALID"}),
+    "blocks": ((2, 8, 12, 16), (4, 6), 20, {"strides": (2, 3), "padding": 1}),
+    "blocks, remainder": ((3, 9, 11, 17), (4, 4), 18, {"strides": 2, "padding": ((3, 0), (0, 2))}),
+    "blocks, 1-d": ((3, 23, 16), (12,), 8, {"strides": 3, "padding": "VALID"}),
     "many outputs": ((2, 6, 5, 4), (3, 3), 130, {}),
     "patches": ((4, 6, 5, 16), (3, 3), 48, {"strides": (1, 2)}),
     "groups, dilation": ((2, 9, 8, 4), (3, 2), 4, {"groups": 2, "dilation": 2, "padding": "VALID"}),
@@ -64,7 +65,7 @@ CONVS = {  # image, window, output channels, options
     "winograd uneven": ((16, 15, 14, 16), (3, 3), 18, {"padding": ((3, 0), (1, 2))}),
 }  # fmt: skip
 QUICK = {"xla_backend_optimization_level": 0}  # half the time to compile; the program is the same
-CELLS = [name for name in CONVS if name.startswith("cells")]
+BLOCKS = [name for name in CONVS if name.startswith("blocks")]
 WINOGRAD = [name for name in CONVS if name.startswith("winograd")]
 
 
@@ -94,7 +95,9 @@ def loop(x, w, dy, g):
     places = list(zip(dy.shape[1:-1], g.strides, g.dilation, strict=True))
     for tap in np.ndindex(*window):
         at = tuple(slice(i * d, i * d + (o - 1) * s + 1, s) for i, (o, s, d) in zip(tap, places, strict=True))
-        for c_in, c_out in zip(np.split(np.arange(x.shape[-1]), g.groups), np.split(np.arange(w.shape[-1]), g.groups), strict=True):
+        for c_in, c_out in zip(
+            np.split(np.arange(x.shape[-1]), g.groups), np.split(np.arange(w.shape[-1]), g.groups), strict=True
+        ):
             seen, kernel, ct = x[:, *at][..., c_in], w[tap][:, c_out], dy[..., c_out]
             y[..., c_out] += seen @ kernel
             dx[:, *at, c_in[0] : c_in[-1] + 1] += ct @ kernel.T
@@ -126,15 +129,15 @@ def compute_in_loop(data):
 @pytest.mark.parametrize(
     "function, dtype, most_taps",
     [
-        (compute, np.float64, cpu.MOST_TAPS),
-        pytest.param(compute_in_loop, np.float32, cpu.MOST_TAPS, marks=pytest.mark.slow),
+        (compute, np.float64, im2col.MOST_TAPS),
+        pytest.param(compute_in_loop, np.float32, im2col.MOST_TAPS, marks=pytest.mark.slow),
         pytest.param(compute_in_loop, np.float32, 0, marks=pytest.mark.slow),
     ],
     ids=["float64", "loop, small chunks", "loop without patches"],
 )
 def test_conv_and_gradients_equal_numpy(function, dtype, most_taps, monkeypatch):
-    monkeypatch.setattr(cpu, "MOST_TAPS", most_taps)
-    for name in ("geometry.PATCH_BYTES", "winograd.CHUNK_BYTES") if function is compute_in_loop else ():
+    monkeypatch.setattr(im2col, "MOST_TAPS", most_taps)
+    for name in ("geometry.PATCH_BYTES", "lowering.winograd.CHUNK_BYTES") if function is compute_in_loop else ():
         monkeypatch.setattr(f"jaxcnn.ops.{name}", 1 << 12)
     names = [name for name in CONVS if most_taps or name not in WINOGRAD]
     with jax.enable_x64(dtype == np.float64):
@@ -150,12 +153,13 @@ def test_conv_and_gradients_equal_numpy(function, dtype, most_taps, monkeypatch)
 def test_large_channels_reach_winograd():
     for name in WINOGRAD:
         x, w, _, g = operands(name)
-        assert winograd.suits(x.shape, w.shape, jnp.float32, g)
-        assert not winograd.suits(x.shape, w.shape, jnp.float64, g)
+        assert winograd.suits(Case(x.shape, w.shape, jnp.float32, g))
+        assert not winograd.suits(Case(x.shape, w.shape, jnp.float64, g))
 
 
-def test_windows_of_whole_strides_reach_cells():
-    assert [name for name in CONVS if cells.suits(operands(name)[1].shape, operands(name)[3])] == CELLS
+def test_windows_of_whole_strides_become_blocks():
+    cases = {name: Case(x.shape, w.shape, jnp.float64, g) for name in CONVS for x, w, _, g in [operands(name)]}
+    assert [name for name in CONVS if space_to_depth.suits(cases[name])] == BLOCKS
 
 
 def test_no_rows_are_no_rows():
@@ -168,8 +172,8 @@ def test_no_rows_are_no_rows():
 def test_tiles_mostly_over_the_border_do_not_reach_winograd():
     """The input gradient of 6x6 images without padding has as many products either way, from 4x4 places."""
     padded = Geometry((1, 1), ((2, 2), (2, 2)), (1, 1))
-    assert not winograd.suits((128, 4, 4, 128), (3, 3, 128, 64), jnp.float32, padded)
-    assert winograd.suits((128, 10, 10, 128), (3, 3, 128, 64), jnp.float32, padded)
+    assert not winograd.suits(Case((128, 4, 4, 128), (3, 3, 128, 64), jnp.float32, padded))
+    assert winograd.suits(Case((128, 10, 10, 128), (3, 3, 128, 64), jnp.float32, padded))
 
 
 def test_native_forms_equal_numpy():
@@ -179,7 +183,9 @@ def test_native_forms_equal_numpy():
         return native_forward(x, w, g), native_input_grad(dy, w, g, x.shape), native_kernel_grad(x, dy, g, w.shape)
 
     with jax.enable_x64(True):
-        actual = jax.jit(lambda: {name: native(*map(jnp.asarray, operands(name)[:3]), operands(name)[3]) for name in names})()
+        actual = jax.jit(
+            lambda: {name: native(*map(jnp.asarray, operands(name)[:3]), operands(name)[3]) for name in names}
+        )()
     for name in names:
         for a, b in zip(actual[name], loop(*operands(name)), strict=True):
             assert error(a, b) < 1e-12, name
@@ -202,7 +208,10 @@ def test_second_derivative_equals_native():
     @functools.partial(jax.jit, compiler_options=QUICK)
     def both(data):
         own = {name: second_derivative(functools.partial(ops.conv, **CONVS[name][3]))(*data[name]) for name in names}
-        return own, {name: second_derivative(functools.partial(native_forward, g=operands(name)[3]))(*data[name]) for name in names}
+        return own, {
+            name: second_derivative(functools.partial(native_forward, g=operands(name)[3]))(*data[name])
+            for name in names
+        }
 
     own, native = both(data)
     for name in names:
@@ -213,7 +222,10 @@ def test_second_derivative_equals_native():
 @pytest.mark.parametrize("options", [{"strides": 2}, {"groups": 2, "padding": "VALID"}])
 def test_conv_check_grads(options, rng):
     with jax.enable_x64(True):
-        x, w = jnp.asarray(rng.normal(size=(1, 4, 5, 2))), jnp.asarray(rng.normal(size=(2, 3, 2 // options.get("groups", 1), 2)))
+        x, w = (
+            jnp.asarray(rng.normal(size=(1, 4, 5, 2))),
+            jnp.asarray(rng.normal(size=(2, 3, 2 // options.get("groups", 1), 2))),
+        )
         check_grads(jax.jit(functools.partial(ops.conv, **options)), (x, w), order=2, modes=["rev"])
 
 
@@ -242,7 +254,10 @@ TRANSPOSED = {  # size of the image, window, options, size of the result
 def test_conv_transpose_and_gradients_are_the_transpose_of_conv(rng):
     data = {}
     for name, (sizes, window, _, _) in TRANSPOSED.items():
-        data[name] = jnp.asarray(rng.normal(size=(2, *sizes, 3)), jnp.float32), jnp.asarray(rng.normal(size=(*window, 3, 4)), jnp.float32)
+        data[name] = (
+            jnp.asarray(rng.normal(size=(2, *sizes, 3)), jnp.float32),
+            jnp.asarray(rng.normal(size=(*window, 3, 4)), jnp.float32),
+        )
 
     def own(name, x, w):
         options = TRANSPOSED[name][2]
@@ -282,7 +297,10 @@ def test_conv_transpose_errors_are_one_line(name):
 
 
 def test_depthwise_is_conv_with_as_many_groups(rng):
-    x, w = jnp.asarray(rng.normal(size=(2, 6, 5, 3)), jnp.float32), jnp.asarray(rng.normal(size=(3, 3, 1, 6)), jnp.float32)
+    x, w = (
+        jnp.asarray(rng.normal(size=(2, 6, 5, 3)), jnp.float32),
+        jnp.asarray(rng.normal(size=(3, 3, 1, 6)), jnp.float32),
+    )
     chex.assert_trees_all_equal(ops.depthwise_conv(x, w, strides=2), ops.conv(x, w, strides=2, groups=3))
 
 
@@ -373,7 +391,10 @@ POOLS = {  # image, window, options
 
 def pools(rng):
     """Images full of ties, as after a ReLU, and what each window's gradient is weighed with."""
-    images = {name: np.maximum(np.round(rng.normal(size=shape)), 0).astype(np.float32) for name, (shape, _, _) in POOLS.items()}
+    images = {
+        name: np.maximum(np.round(rng.normal(size=shape)), 0).astype(np.float32)
+        for name, (shape, _, _) in POOLS.items()
+    }
     return {name: jnp.asarray(x) for name, x in images.items()}
 
 
@@ -430,7 +451,9 @@ def test_max_pool_has_a_second_derivative(rng):
 def test_mean_of_tiles_has_a_second_derivative(rng):
     x = jnp.asarray(rng.normal(size=(1, 5, 6, 1)), jnp.float32)
     second = lambda pool: jax.grad(lambda x: jnp.cos(jax.grad(lambda x: (pool(x, 2) ** 3).sum())(x)).sum())
-    chex.assert_trees_all_close(jax.jit(second(ops.avg_pool))(x), second(lambda x, k: mean_pool(x, k, strides=k))(x), rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(
+        jax.jit(second(ops.avg_pool))(x), second(lambda x, k: mean_pool(x, k, strides=k))(x), rtol=1e-5, atol=1e-6
+    )
 
 
 POOL_ERRORS = {
@@ -480,7 +503,11 @@ OPERATIONS = {
 def test_what_is_not_floating_point_is_refused(name, dtype):
     with pytest.raises(InputError) as refused:
         OPERATIONS[name](jnp.ones(SHAPE, dtype))
-    assert str(SHAPE) in str(refused.value) and jnp.dtype(dtype).name in str(refused.value) and "\n" not in str(refused.value)
+    assert (
+        str(SHAPE) in str(refused.value)
+        and jnp.dtype(dtype).name in str(refused.value)
+        and "\n" not in str(refused.value)
+    )
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

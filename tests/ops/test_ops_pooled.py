@@ -59,7 +59,9 @@ def test_it_is_the_two_after_another(name, images, monkeypatch, rng):
     assert any(np.abs(g).max() > 1e-3 for g in one[2])
 
 
-@pytest.mark.parametrize("images, loops", [(2, True), (3, True), (4, False), (6, False)])  # 4 of 6 do not go into 6: all at once
+@pytest.mark.parametrize(
+    "images, loops", [(2, True), (3, True), (4, False), (6, False)]
+)  # 4 of 6 do not go into 6: all at once
 def test_how_many_at_a_time(images, loops, monkeypatch, rng):
     given = operands("first layer", rng)
     hold(images, monkeypatch, *given)
@@ -69,7 +71,9 @@ def test_how_many_at_a_time(images, loops, monkeypatch, rng):
 
 def test_what_is_between_is_not_kept():
     x, w = jax.ShapeDtypeStruct((256, 28, 28, 1), jnp.float32), jax.ShapeDtypeStruct((3, 3, 1, 32), jnp.float32)
-    size = lambda f: jax.jit(jax.grad(lambda w, x: jnp.square(f(x, w, 2, {})).sum())).lower(w, x).compile().memory_analysis()  # noqa: E731
+    size = lambda f: (
+        jax.jit(jax.grad(lambda w, x: jnp.square(f(x, w, 2, {})).sum())).lower(w, x).compile().memory_analysis()
+    )  # noqa: E731
     between = 4 * 256 * 28 * 28 * 32
     assert size(together).temp_size_in_bytes < 0.8 * between < 1.6 * between < size(apart).temp_size_in_bytes
 
@@ -88,7 +92,9 @@ def test_the_layer_and_its_dtype(dtype, monkeypatch, rng):
     variables = jax.tree.map(lambda v: v.astype(dtype), layer.init(jax.random.key(0), x))
     y, (kernel,) = layer.apply(variables, x), [variables["params"]["kernel"]]
     assert y.dtype == dtype and y.shape == (6, 4, 4, 4)
-    chex.assert_trees_all_close(*(jnp.asarray(v, jnp.float32) for v in (y, apart(x, kernel, 2, {}))), rtol=1e-2, atol=1e-2)
+    chex.assert_trees_all_close(
+        *(jnp.asarray(v, jnp.float32) for v in (y, apart(x, kernel, 2, {}))), rtol=1e-2, atol=1e-2
+    )
 
 
 def test_one_export_holds_the_form_of_every_platform(monkeypatch, rng):

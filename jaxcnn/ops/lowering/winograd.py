@@ -1,9 +1,11 @@
-"""Winograd convolution F(4x4, 3x3) for stride 1: 2.25 multiplications an output instead of 9 (Lavin and Gray, 2015, arXiv:1509.09308).
+"""CPU form of 3x3 convolution with stride 1, Winograd's F(4x4, 3x3): 2.25 multiplications an output instead of 9.
 
-Interpolation points 0, +-3/4, +-3/2 with power-of-two scaling: the usual points 0, +-1, +-2 lose up to twice the digits.
+Lavin and Gray, 2015, arXiv:1509.09308; with the interpolation points 0, +-3/4, +-3/2 and power-of-two scaling: the usual points
+0, +-1, +-2 lose up to twice the digits.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +17,15 @@ from jaxcnn.ops.geometry import (
     Geometry,
     Pads,
     as_forward,
+    col2im,
     in_chunks,
+    is_known,
     one_axis,
     out_sizes,
-    scatter,
     summed_in_chunks,
     taps,
 )
+from jaxcnn.ops.lowering.record import Case, Lowering, Shape
 
 Array = jax.Array
 KERNEL_BYTES = 1 << 20  # of a transformed kernel that may be read once a chunk of images
@@ -49,19 +53,39 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 AT, G, BT = _matrices()
 
 
-def suits(x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype, g: Geometry) -> bool:
+def suits(case: Case) -> bool:
     """Whether the shape is one for which this form measured faster than the direct convolution.
 
     Of volumes, the last two axes are what matters: the first one may have any window, stride and dilation.
     """
-    if len(x_shape) < 4 or w_shape[-4:-2] != (3, 3) or g.groups > 1 or max(g.strides[-2:] + g.dilation[-2:]) > 1 or dtype != jnp.float32:
+    return case.sized and _fits(case.image, case.kernel, case.dtype, case.geometry)
+
+
+def suits_input_grad(case: Case) -> bool:
+    """Whether the input gradient, as a convolution of `dy`, is such a shape."""
+    if len(case.image) < 4 or not case.sized:
         return False
-    out = [n + sum(p) - 2 for n, p in zip(x_shape[-3:-1], g.padding[-2:], strict=True)]
+    pads = as_forward(case.out, case.kernel, case.geometry, case.image)
+    return min(map(min, pads[-2:])) >= 0 and _fits(
+        case.out, case.kernel, case.dtype, case.geometry._replace(padding=pads)
+    )
+
+
+def _fits(image: Shape, kernel: Shape, dtype: Any, g: Geometry) -> bool:
+    if (
+        len(image) < 4
+        or kernel[-4:-2] != (3, 3)
+        or g.groups > 1
+        or max(g.strides[-2:] + g.dilation[-2:]) > 1
+        or dtype != jnp.float32
+    ):
+        return False
+    out = [n + sum(p) - 2 for n, p in zip(image[-3:-1], g.padding[-2:], strict=True)]
     covered = [4 * -(-n // 4) for n in out]
-    tiles = math.prod(x_shape[:-3]) * math.prod(covered) // 16
-    places = min(math.prod(out), math.prod(x_shape[-3:-1]))  # tiles that hang over a border are computed for nothing
+    tiles = math.prod(image[:-3]) * math.prod(covered) // 16
+    places = min(math.prod(out), math.prod(image[-3:-1]))  # tiles that hang over a border are computed for nothing
     full = places >= 0.5 * math.prod(covered)
-    channels = math.prod(w_shape[:-4]) * w_shape[-2], w_shape[-1]
+    channels = math.prod(kernel[:-4]) * kernel[-2], kernel[-1]
     return min(channels) >= 16 and tiles >= 64 and tiles * sum(channels) >= 1 << 13 and full
 
 
@@ -73,27 +97,31 @@ def forward(x: Array, w: Array, g: Geometry) -> Array:
 
     def some(x: Array) -> Array:
         tiles = _along_depth(_tiles(x, g.padding[1:], out[1:], BT), _volumes(x).shape[:2], len(w), g)
-        return _outputs(_batched(tiles, kernels, 2, 1), len(x), out).reshape(len(x), *places, k)
+        return _outputs(_batched(tiles, kernels, 2, 1), x.shape[0], out).reshape(x.shape[0], *places, k)
 
-    return in_chunks(some, x, _rows(len(x), out, kernels))
+    return in_chunks(some, x, _rows(x.shape[0], out, kernels))
 
 
 def input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
     """Gradient to an image or volume of this shape: `forward` of `dy` in each plane, whose depth taps are then added up."""
     pads, sizes, c = as_forward(dy.shape, w.shape, g, shape)[-2:], _three(shape[1:-1]), shape[-1]
     w, g = w.reshape(-1, *w.shape[-4:]), _deep(g)
-    kernels = _kernels(jnp.flip(w, (1, 2)).transpose(1, 2, 4, 0, 3).reshape(3, 3, w.shape[-1], -1))  # [36, K, depth x C]
+    kernels = _kernels(
+        jnp.flip(w, (1, 2)).transpose(1, 2, 4, 0, 3).reshape(3, 3, w.shape[-1], -1)
+    )  # [36, K, depth x C]
 
     def some(dy: Array) -> Array:
         def added(product: Array) -> Array:
             seen = product.reshape(*_volumes(dy).shape[:2], -1, 1, len(w) * c)
             there = sizes[0], *seen.shape[2:4]
-            return scatter(lambda n: seen[..., n * c : (n + 1) * c], (len(w), 1, 1), one_axis(g, 0), there).reshape(-1, c)
+            return col2im(lambda n: seen[..., n * c : (n + 1) * c], (len(w), 1, 1), one_axis(g, 0), there).reshape(
+                -1, c
+            )
 
         tiles = jax.vmap(added)(_batched(_tiles(dy, pads, sizes[1:], BT), kernels, 2, 1))
-        return _outputs(tiles, len(dy), sizes).reshape(len(dy), *shape[1:])
+        return _outputs(tiles, dy.shape[0], sizes).reshape(dy.shape[0], *shape[1:])
 
-    return in_chunks(some, dy, _rows(len(dy), (_three(dy.shape[1:-1])[0], *sizes[1:]), kernels))
+    return in_chunks(some, dy, _rows(dy.shape[0], (_three(dy.shape[1:-1])[0], *sizes[1:]), kernels))
 
 
 def kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
@@ -105,7 +133,9 @@ def kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -> Arr
         return _batched(tiles, _tiles(dy, ((0, 0), (0, 0)), out[1:], AT.T), 1, 1)  # [36, depth x C, K]
 
     c, k = depth * shape[-2], shape[-1]
-    least = -(-max(CHUNK_BYTES, 4 * 144 * c * k) // _row_bytes(out, c + k))  # adding up must stay a small part of a chunk
+    least = -(
+        -max(CHUNK_BYTES, 4 * 144 * c * k) // _row_bytes(out, c + k)
+    )  # adding up must stay a small part of a chunk
     total = summed_in_chunks(product, x, dy, least)
     kernel = (jnp.asarray(np.kron(G, G).T, total.dtype) @ total.reshape(36, -1)).reshape(3, 3, depth, -1, k)
     return jnp.moveaxis(kernel, 2, 0).reshape(shape)
@@ -113,7 +143,7 @@ def kernel_grad(x: Array, dy: Array, g: Geometry, shape: tuple[int, ...]) -> Arr
 
 # An image is a volume of one plane, but only within a chunk: what has an axis of length 1 is copied before it is cut.
 def _volumes(x: Array) -> Array:
-    return x.reshape(len(x), -1, *x.shape[-3:])
+    return x.reshape(x.shape[0], -1, *x.shape[-3:])
 
 
 def _deep(g: Geometry) -> Geometry:
@@ -124,10 +154,10 @@ def _three(sizes: tuple[int, ...]) -> tuple[int, ...]:
     return (1, *sizes)[-3:]
 
 
-def _rows(count: int, out: tuple[int, ...], kernels: Array) -> int:
+def _rows(count: Any, out: tuple[int, ...], kernels: Array) -> int:
     """How many images or volumes at a time."""
     row = _row_bytes(out, sum(kernels.shape[1:]))
-    few = count * row <= 4 * CHUNK_BYTES
+    few = is_known(count) and count * row <= 4 * CHUNK_BYTES
     large = kernels.nbytes > KERNEL_BYTES  # it would push the tiles out of the cache again and again
     return count if few or large else -(-CHUNK_BYTES // row)
 
@@ -137,12 +167,12 @@ def _row_bytes(out: tuple[int, ...], channels: int) -> int:
     return 144 * out[0] * math.prod(-(-n // 4) for n in out[1:]) * channels
 
 
-def _along_depth(tiles: Array, planes: tuple[int, ...], depth: int, g: Geometry) -> Array:
+def _along_depth(tiles: Array, volumes: tuple[int, ...], depth: int, g: Geometry) -> Array:
     """`[36, B x D x tiles, C]` to `[36, B x D' x tiles, depth x C]`: what the taps of the first axis see, in the channels."""
     c = tiles.shape[-1]
 
     def seen(tiles: Array) -> Array:
-        columns = taps(tiles.reshape(*planes, -1, 1, c), (depth, 1, 1), one_axis(g, 0))
+        columns = taps(tiles.reshape(*volumes, -1, 1, c), (depth, 1, 1), one_axis(g, 0))
         return jnp.concatenate([*columns], -1).reshape(-1, depth * c)
 
     return jax.vmap(seen)(tiles)
@@ -186,3 +216,7 @@ def _outputs(product: Array, batch: int, out: tuple[int, ...]) -> Array:
     y = jnp.asarray(np.kron(AT, AT), product.dtype) @ product.reshape(36, -1)
     y = y.reshape(4, 4, batch * depth, th, tw, -1).transpose(2, 3, 0, 4, 1, 5)
     return y.reshape(batch, depth, 4 * th, 4 * tw, -1)[:, :, : out[1], : out[2]]
+
+
+LOWERING = Lowering(suits, forward=forward, kernel_grad=kernel_grad)
+INPUT_GRAD = Lowering(suits_input_grad, input_grad=input_grad)
