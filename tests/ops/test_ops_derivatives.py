@@ -12,14 +12,14 @@ import pytest
 from jax import export
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from tests.test_ops import CONVS, POOLS, QUICK, max_pool, mean_pool, operands
 
 from jaxcnn import ops
 from jaxcnn.core.remat import recompute
 from jaxcnn.ops import pooled
 from jaxcnn.ops.native import native_forward
 from jaxcnn.ops.sums import channel_sums, spread
-from tests import test_ops_pooled
+from tests.ops import test_ops_pooled
+from tests.ops.test_ops import CONVS, POOLS, QUICK, max_pool, mean_pool, operands
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SOME = (
