@@ -21,7 +21,7 @@ from jaxcnn.ops.sums import channel_sums, spread
 from tests.ops import test_ops_pooled
 from tests.ops.test_ops import CONVS, POOLS, QUICK, max_pool, mean_pool, operands
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SOME = (
     "dilation, stride, padding",
     "groups",
