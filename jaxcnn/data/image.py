@@ -47,7 +47,11 @@ OTHERS = {
 GRAY = ("L", "LA", "La", "1", "I", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes; those with I are 16 bits deep
 DARK = 4096  # what 16 bits hold below is nearly black
 ORIENTATION, BITS, PHOTOMETRIC, SAMPLES = 274, 258, 262, 339  # tags of TIFF, which EXIF is written in
-MEMORY = {"JPEG2000": 1 / 4, "WEBP": 2 / 3, "AVIF": 2 / 3}  # what their decoders leave of the memory that others take for a pixel
+MEMORY = {
+    "JPEG2000": 1 / 4,
+    "WEBP": 2 / 3,
+    "AVIF": 2 / 3,
+}  # what their decoders leave of the memory that others take for a pixel
 SCANNED = 2**31  # pixels that a progressive JPEG may go over, in all its scans
 TOGETHER = 2**26  # pixels that several threads may decode at once, 10 to 30 bytes each; larger ones are decoded alone
 SMALL = 2**18
@@ -86,7 +90,11 @@ def head(path: pathlib.Path) -> Head:
 
 
 def decode(
-    path: pathlib.Path, mode: str, size: tuple[int, int] | None, dark: Callable[[int], None] | None = None, resize: Resize = "squash"
+    path: pathlib.Path,
+    mode: str,
+    size: tuple[int, int] | None,
+    dark: Callable[[int], None] | None = None,
+    resize: Resize = "squash",
 ) -> np.ndarray:
     """Read one image as `[H, W, C]` uint8.
 
@@ -111,7 +119,15 @@ def decode(
         plain = _plain(image, mode, dark)
         if image.format != "TIFF" and turn != 1:  # Pillow turns a TIFF when it loads it
             how = Image.Transpose
-            ways = (how.FLIP_LEFT_RIGHT, how.ROTATE_180, how.FLIP_TOP_BOTTOM, how.TRANSPOSE, how.ROTATE_270, how.TRANSVERSE, how.ROTATE_90)
+            ways = (
+                how.FLIP_LEFT_RIGHT,
+                how.ROTATE_180,
+                how.FLIP_TOP_BOTTOM,
+                how.TRANSPOSE,
+                how.ROTATE_270,
+                how.TRANSVERSE,
+                how.ROTATE_90,
+            )
             plain = plain.transpose(ways[turn - 2])
         if size is not None and plain.size != size[::-1]:
             plain = _resized(plain, size, resize)
@@ -172,7 +188,9 @@ def _shallow(image: Any, clear: Any, dark: Callable[[int], None] | None) -> Any:
         deep = deep.astype(np.uint16)
     top = int(deep.max())
     declared = image.info.get("sBIT", 16)
-    if declared < bits and top < 1 << declared and (deep & ((1 << bits - declared) - 1)).any():  # else the writer scaled it, as PNG asks
+    if (
+        declared < bits and top < 1 << declared and (deep & ((1 << bits - declared) - 1)).any()
+    ):  # else the writer scaled it, as PNG asks
         bits = declared
     elif dark is not None and bits == 16 and not inverted and 0 < top < DARK:
         dark(top)
@@ -214,7 +232,10 @@ def _format(begin: bytes, path: pathlib.Path) -> str:
     if found is None and path.suffix.lower() == ".tga" and begin:
         found = "TGA"
     if found is None:
-        kind = next((kind for start, kind in OTHERS.items() if re.match(start, begin, re.DOTALL)), "none of " + ", ".join(FORMATS))
+        kind = next(
+            (kind for start, kind in OTHERS.items() if re.match(start, begin, re.DOTALL)),
+            "none of " + ", ".join(FORMATS),
+        )
         raise InputError(f"not a readable image ({kind}); replace or remove it")
     return found
 
@@ -242,15 +263,25 @@ def _check(image: Any) -> None:
         limit = int(limit * MEMORY.get(image.format, 1))
     width, height = image.size
     if min(width, height) < 1 or limit is not None and width * height > limit:
-        why = "must be at least 1 x 1" if limit is None or width * height <= limit else f"more than the {limit:,} that are read of an image"
-        fix = "replace or remove it" if width < 1 or height < 1 else "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS"
+        why = (
+            "must be at least 1 x 1"
+            if limit is None or width * height <= limit
+            else f"more than the {limit:,} that are read of an image"
+        )
+        fix = (
+            "replace or remove it"
+            if width < 1 or height < 1
+            else "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS"
+        )
         raise InputError(f"{width} x {height} pixels, {why}; {fix}")
     if image.mode == "F":
         raise InputError("an image of floats has no fixed range; save it with 8 or 16 bits")
     if image.format == "TIFF" and (image.mode == "I" or 2 in image.tag_v2.get(SAMPLES, ())):
         bits = image.tag_v2.get(BITS, ("?",))[0]
         sign = "signed" if 2 in image.tag_v2.get(SAMPLES, ()) else "unsigned"
-        raise InputError(f"an image of {sign} {bits}-bit integers has no fixed range; save it with 8 or 16 bits, unsigned")
+        raise InputError(
+            f"an image of {sign} {bits}-bit integers has no fixed range; save it with 8 or 16 bits, unsigned"
+        )
 
 
 def _check_scans(image: Any, file: IO[bytes]) -> None:
@@ -260,7 +291,9 @@ def _check_scans(image: Any, file: IO[bytes]) -> None:
     scans = file.read().count(b"\xff\xda")
     file.seek(here)
     if scans * image.size[0] * image.size[1] > SCANNED:
-        raise InputError(f"not a readable image ({scans} scans of {image.size[0]} x {image.size[1]} pixels); save it anew")
+        raise InputError(
+            f"not a readable image ({scans} scans of {image.size[0]} x {image.size[1]} pixels); save it anew"
+        )
 
 
 def _orientation(image: Any, file: IO[bytes]) -> int:

@@ -136,7 +136,8 @@ def rows_to_measure(
     kind = (how or {}).get("name") if place is None else find(place)[0]
     if data_dir is not None and kind != "tfds":
         raise InputError(
-            f"data_dir={visible(data_dir)} (--data-dir): only TFDS sets are looked for there; name other data with --dataset"
+            f"data_dir={visible(data_dir)} (--data-dir): only TFDS sets are looked for there; "
+            "name other data with --dataset"
         )
     own = _own_at(config, how, place, data_dir, whole, on_bad) if place is None or how is not None else None
     if own is not None:
@@ -280,6 +281,6 @@ def _not_the_runs_own(how: Mapping[str, Any], place: str, part: str) -> None:
     whole = part == "all images" or part.lower().startswith("train/")
     if whole and isinstance(before, str) and os.path.realpath(before) == os.path.realpath(expanded(place)):
         raise InputError(
-            f"{visible(place)}: the run was trained on images of this folder, which has changed since, so that its test "
-            "rows are not known; put the new images into another folder"
+            f"{visible(place)}: the run was trained on images of this folder, which has changed since, so that its "
+            "test rows are not known; put the new images into another folder"
         )

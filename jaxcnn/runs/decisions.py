@@ -1,4 +1,4 @@
-"""Decisions from the outputs of a model, chosen on validation rows: a threshold, a temperature, or when not to answer."""
+"""Decisions from a model's outputs, chosen on validation rows: a threshold, a temperature, or when not to answer."""
 
 from typing import NamedTuple
 

@@ -156,8 +156,8 @@ def read_described(described: Mapping[str, Any], place: str | None = None, on_ba
     name, options = described["name"], dict(described["options"])
     if name not in SOURCES:
         raise InputError(
-            f"its config.json names {visible(name)[:80]!r} as the source of the data, which this version does not have; "
-            "update jaxcnn"
+            f"its config.json names {visible(name)[:80]!r} as the source of the data, which this version does not "
+            "have; update jaxcnn"
         )
     try:
         check_options(SOURCES[name], options, "source.options", leave=RESERVED)
