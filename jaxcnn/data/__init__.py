@@ -1,4 +1,4 @@
-"""Data sources, one function each, all returning `Splits(train, valid, test)`; TensorFlow is imported only where a format needs it."""
+"""Data sources, functions that return `Splits(train, valid, test)`; only `tfrecord` data import TensorFlow."""
 
 from jaxcnn.data.anything import Batches, as_data, dataset
 from jaxcnn.data.core import Indexed, Resident, Splits

@@ -1,4 +1,4 @@
-"""Data that a caller brings: arrays in a dict, anything with `len` and `[]`, and generators of batches."""
+"""The user's own data: arrays in a dict, anything with `len` and `[]`, and generators of batches."""
 
 import dataclasses
 import inspect
@@ -17,30 +17,32 @@ from jaxcnn.data.core import ALL, Indexed, Resident, Shard, columns, fill
 from jaxcnn.parallel.compile import StackedChunk
 
 log = logging.getLogger("jaxcnn")
-ENDLESS = 2**31 - 1  # rows of a generator that does not say how many it has
+ENDLESS = 2**31 - 1  # rows of a generator whose size is not known
 PAIR = ("image", "label")
 
 
 def as_data(value: Any) -> Any:
-    """Return a data set for whatever holds rows.
+    """Convert a value to a data set.
 
     Args:
         value: a data set; a dict of arrays `[N, ...]`; or a pair of images and labels.
 
     Raises:
-        InputError: it is something else; the message names what reads it.
+        InputError: The value is something else; the message names a function that may read it.
 
     """
-    if hasattr(value, "chunk") and hasattr(value, "once"):  # what `Data` asks for
+    if hasattr(value, "chunk") and hasattr(value, "once"):  # the protocol `Data`
         return value
     if isinstance(value, Mapping):
         return Resident(value)
     if isinstance(value, tuple | list) and not hasattr(value, "_fields") and len(value) == 2:
         return Resident(dict(zip(PAIR, value, strict=True)))
-    fix = "give a part of it, such as its train" if hasattr(value, "train") else (
+    fix = (
         "give a data set, a dict of arrays or a pair (images, labels); jc.data.dataset reads anything with len and [], "
         "jc.data.Batches a generator of batches"
-    )  # fmt: skip
+    )
+    if hasattr(value, "train"):
+        fix = "give a part of it, such as its train"
     raise InputError(f"data of type {type(value).__name__}: {fix}")
 
 
@@ -53,28 +55,28 @@ def dataset(
     capacity: int = 8,
     workers: int = 0,
 ) -> Indexed:
-    """Read rows by number from anything with `len` and `[]`, such as a PyTorch `Dataset` or a Grain source.
+    """Read rows by number from anything with `len` and `[]`, such as a PyTorch `Dataset` or a Grain data source.
 
-    Rows come in the library's own order, which a seed decides, so a resumed run sees the same batches.
+    The seed determines the order of the rows, so a resumed run sees the same batches.
 
     Args:
-        rows: `rows[i]` is a dict of arrays, or a tuple of them in the order of `names`; what NumPy can convert counts as an array. A
-            method `__getitems__`, where there is one, reads several rows at once.
-        names: of the entries of a tuple.
-        classes: names in order of label.
-        seed: of the order in which training reads the rows.
-        capacity: batches that are in memory together, at most.
-        workers: threads that read rows beside each other; 0 reads them one by one.
+        rows: `rows[i]` is a dict of arrays, or a tuple of arrays in the order of `names`; values that NumPy can convert
+            to arrays are accepted. A method `__getitems__`, if there is one, reads several rows at once.
+        names: names of the entries of a tuple.
+        classes: class names in order of label.
+        seed: seed of the order in which training reads the rows.
+        capacity: most batches in memory at the same time.
+        workers: number of threads that read rows in parallel; 0 reads them one by one.
 
     Raises:
-        InputError: no rows, or, on reading, rows that do not belong together.
+        InputError: There are no rows; or, while reading, rows have different names or shapes.
 
     """
     try:
         size = len(rows)
     except TypeError as error:
         raise InputError(
-            f"rows of type {type(rows).__name__}: have no length; give a generator of batches to jc.data.Batches"
+            f"rows of type {type(rows).__name__}: no length; give a generator of batches to jc.data.Batches"
         ) from error
     if size < 1:
         raise InputError("rows: there are none; give at least one")
@@ -108,11 +110,11 @@ def _row(value: Any, names: Sequence[str], number: int) -> dict[str, Any]:
 
 
 def _array(value: Any, where: str) -> np.ndarray:
-    """Return numbers as an array, Python's own as 32 bits wide."""
+    """Convert numbers to an array; Python's own int and float become 32 bits wide."""
     try:
         array = np.asarray(value)
     except Exception as error:
-        raise InputError(f"{where}: cannot be made an array ({reason(error)})") from error
+        raise InputError(f"{where}: cannot be converted to an array ({reason(error)})") from error
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         raise InputError(f"{where}: has dtype {array.dtype}; must be numbers")
     if not hasattr(value, "dtype"):
@@ -121,7 +123,7 @@ def _array(value: Any, where: str) -> np.ndarray:
 
 
 def _stacked(rows: list[dict[str, Any]], numbers: Sequence[int]) -> dict[str, Any]:
-    """Join rows to arrays `[n, ...]`."""
+    """Stack rows to arrays `[n, ...]`."""
     first = jax.tree.structure(rows[0])
     for number, row in zip(numbers, rows, strict=True):
         if jax.tree.structure(row) != first:
@@ -133,7 +135,8 @@ def _stacked(rows: list[dict[str, Any]], numbers: Sequence[int]) -> dict[str, An
         for number, x in zip(numbers, parts, strict=True):
             if x.shape != parts[0].shape:
                 raise InputError(
-                    f"row {number} has an array of shape {x.shape}, and row {numbers[0]} one of {parts[0].shape}; resize them"
+                    f"row {number} has an array of shape {x.shape}, and row {numbers[0]} one of {parts[0].shape}; "
+                    "resize them"
                 )
         return np.stack(parts)
 
@@ -142,19 +145,20 @@ def _stacked(rows: list[dict[str, Any]], numbers: Sequence[int]) -> dict[str, An
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """Batches that a generator makes, in its own order.
+    """Batches from a generator, in the generator's order.
 
     Attributes:
-        make: `() -> iterator of batches`, or `start -> iterator` that begins with batch number `start` (from 0), dicts of arrays
-            `[B, ...]`. A resumed run begins where it was with the second; with the first it makes all earlier batches again and leaves
-            them out, which is exact only if the generator always makes the same ones. Training begins anew when the iterator ends.
-        size: rows of one pass, for epochs; 0 if the generator says nothing of that.
-        classes: names in order of label.
-        seed: kept with the run; the generator has an order of its own.
-        capacity: batches that are in memory together, at most.
+        make: function that returns an iterator of batches, which are dicts of arrays `[B, ...]`. With a parameter
+            `start`, it returns an iterator that starts at batch number `start` (from 0), and a resumed run continues
+            there. Without one, a resumed run generates the earlier batches again and drops them, which is exact only if
+            the generator always yields the same batches. When the iterator ends, training calls `make` again.
+        size: rows in one pass, for epochs; 0 if it is not known.
+        classes: class names in order of label.
+        seed: recorded with the run; it does not affect the order.
+        capacity: most batches in memory at the same time.
 
     Raises:
-        InputError: on reading: no batch, or batches that do not belong together.
+        InputError: While reading: there is no batch, or batches have different names or shapes.
 
     """
 
@@ -166,7 +170,7 @@ class Batches:
     _reader: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse what is no function; a size that is not known is larger than any batch."""
+        """Check the fields, and replace an unknown size by `ENDLESS`."""
         if not callable(self.make):
             raise InputError(
                 f"make={type(self.make).__name__}: must be a function that returns a new iterator of batches"
@@ -192,10 +196,13 @@ class Batches:
     def chunk(
         self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, shard: Shard = ALL
     ) -> StackedChunk:
-        """Return training batches `start` to `start + count`; goes on where the last chunk ended, if that is there."""
+        """Return training batches `start` to `start + count`; a chunk that follows the last one continues its iterator.
+
+        Arguments are those of `Data.chunk`.
+        """
         if self._reader.get("at") != start:
             self._reader["rows"] = self._from(start, endless=True)
-        self._reader.pop("at", None)  # should making one fail, the next call begins anew
+        self._reader.pop("at", None)  # if reading fails, the next call starts a new iterator
         found = list(itertools.islice(self._reader["rows"], count))
         self._reader["at"] = start + count
         width = -(-batch_size // multiple) * multiple
@@ -203,7 +210,10 @@ class Batches:
         return _chunk(rows, capacity, shard)
 
     def once(self, batch_size: int, multiple: int = 1, shard: Shard = ALL) -> Iterator[StackedChunk]:
-        """Give every row of one pass once, at most `batch_size` together; each batch is padded with `row_mask = 0` to one width."""
+        """Yield every row of one pass once, in batches of at most `batch_size` rows, padded with `row_mask = 0`.
+
+        Arguments are those of `Data.once`.
+        """
         width, left, number = -(-batch_size // multiple) * multiple, self.size, 0
         for batch in self._from(0, endless=False):
             rows = len(jax.tree.leaves(batch)[0])
@@ -218,11 +228,11 @@ class Batches:
             raise InputError("make: gives no batch; its iterator must give at least one")
 
     def _from(self, start: int, endless: bool) -> Iterator[dict[str, Any]]:
-        """Make batches from number `start` on."""
+        """Yield batches from number `start` on."""
         takes_start = _takes_start(self.make)
         number = start if takes_start else 0
         if number < start:
-            log.warning("make takes no argument: it makes %d batches again, to go on with the one after them", start)
+            log.warning("make takes no argument: %d batches are generated again to continue after them", start)
         while True:
             begun = number
             for batch in self.make(number) if takes_start else self.make():
@@ -235,12 +245,12 @@ class Batches:
                 raise InputError(f"make: gives no batch from number {number} on; it must give at least one each time")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave iterators behind: a copy begins its own."""
+        """Leave out the iterator: a copy starts its own."""
         return {**vars(self), "_reader": {}}
 
 
 def _takes_start(make: Callable[..., Any]) -> bool:
-    """Whether a function wants the number of its first batch; an argument that has a default is the caller's own."""
+    """Whether a function takes the number of its first batch; a parameter with a default is the user's own."""
     parameters = inspect.signature(make).parameters.values()
     return any(
         p.name == "start" or p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
@@ -256,23 +266,24 @@ def _checked(batch: Any, number: int) -> dict[str, Any]:
     lengths = {x.shape[0] if x.ndim else 0 for x in jax.tree.leaves(batch)}
     if len(lengths) > 1 or 0 in lengths:
         raise InputError(
-            f"make: batch {number} has arrays of {', '.join(map(str, sorted(lengths)))} rows; must be the same, and at least 1"
+            f"make: batch {number} has arrays of {', '.join(map(str, sorted(lengths)))} rows; "
+            "must be the same, and at least 1"
         )
     return batch
 
 
 def _widened(batch: dict[str, Any], batch_size: int, width: int, number: int) -> dict[str, Any]:
-    """Pad a batch with rows that count nowhere."""
+    """Pad a batch to `width` rows with `row_mask = 0`."""
     rows = len(jax.tree.leaves(batch)[0])
     if rows > batch_size:
         raise InputError(
-            f"make: batch {number} has {rows} rows, more than batch_size={batch_size}; give that, or smaller batches"
+            f"make: batch {number} has {rows} rows, more than batch_size={batch_size}; make smaller batches"
         )
     row_mask = batch.get("row_mask", np.ones(rows, np.float32))
     return jax.tree.map(lambda x: fill(x, width), {**batch, "row_mask": row_mask})
 
 
 def _chunk(batches: list[dict[str, Any]], capacity: int, shard: Shard) -> StackedChunk:
-    """Make a chunk with room for `capacity` batches, with the columns of one share."""
+    """Make a chunk with room for `capacity` batches, with the columns of one shard."""
     stacked = _stacked(batches, range(len(batches)))
     return StackedChunk(jax.tree.map(lambda x: fill(columns(x, shard), capacity), stacked), np.int32(len(batches)))

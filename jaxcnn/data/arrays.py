@@ -1,4 +1,4 @@
-"""Arrays from `.npz` archives that nobody vouches for: what a member states is compared with its size before anything is allocated."""
+"""Arrays from untrusted `.npz` archives: the stated size of a member is checked before memory is allocated."""
 
 import contextlib
 import io
@@ -16,28 +16,28 @@ from jaxcnn.core.files import held, opened
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 
-UNPACKED = 2**30  # bytes that a file of any size may hold
-TIMES = 20  # what a larger file may hold, as a multiple of its own size: pixels rarely shrink more, and a bomb a thousand times
+UNPACKED = 2**30  # unpacked bytes that are allowed for any file
+TIMES = 20  # unpacked bytes per packed byte in larger files: images rarely exceed 20, a zip bomb reaches 1,000
 MEMBERS = 10_000
 HEADER = 10_000  # bytes, NumPy's own limit
 
 
 def allowed(size: int, limit: int | None = None) -> int:
-    """Return the most bytes that a compressed file of `size` bytes may hold."""
+    """Return the most unpacked bytes of a compressed file of `size` bytes; `limit`, if given, replaces the default."""
     return max(UNPACKED, TIMES * size) if limit is None else limit
 
 
 @contextlib.contextmanager
 def open_npz(path: str | pathlib.Path, limit: int | None = None) -> Iterator[Mapping[str, np.ndarray]]:
-    """Open an archive; each of its arrays is read when it is asked for. A single `.npy` array counts as an archive without names.
+    """Open an archive as a mapping that reads each array on access; a single `.npy` array gives an empty mapping.
 
     Args:
-        path: of the file.
-        limit: the most bytes that the arrays may have together; by default see `allowed`.
+        path: path of the file.
+        limit: most bytes of all arrays together; by default see `allowed`.
 
     Raises:
-        InputError: not a regular file, or, on reading, more bytes.
-        Exception: whatever `zipfile`, its decompressors and NumPy raise for what is damaged.
+        InputError: The path is not a regular file; or, while reading, the arrays are larger than the limit.
+        Exception: The file is damaged; `zipfile`, its decompressors and NumPy raise errors of many types.
 
     """
     with opened(path) as file:
@@ -68,8 +68,8 @@ class _Archive(Mapping):
             size = _stated(file, info.file_size, visible(name))
         if size > self.left:
             raise InputError(
-                f"{self.path}: array {visible(name)} of {size:,} bytes, in all more than the {self.limit:,} that are read of such a file; "
-                "raise limit_bytes= if it is meant"
+                f"{self.path}: array {visible(name)} of {size:,} bytes; the arrays exceed the limit of {self.limit:,} "
+                "bytes for such a file; raise limit_bytes= if the size is right"
             )
         self.left -= size
         with self.archive.open(info) as file:
@@ -77,7 +77,7 @@ class _Archive(Mapping):
 
 
 def _stated(file: IO[bytes], size: int, name: str) -> int:
-    """Return the bytes of an array by its header, which must be those that its member has."""
+    """Return the size of an array in bytes by its header, which must agree with the size of its member."""
     start = file.read(12)
     if not start.startswith(npy.MAGIC_PREFIX) or start[6:8] not in (b"\x01\x00", b"\x02\x00"):
         raise ValueError(f"{name}: not an array in NumPy's format 1.0 or 2.0")
@@ -91,5 +91,5 @@ def _stated(file: IO[bytes], size: int, name: str) -> int:
         raise ValueError(f"{name}: Python objects or records, which need allow_pickle")
     stated, has = math.prod(shape) * dtype.itemsize, size - first - length
     if min(shape, default=0) < 0 or stated != has:
-        raise ValueError(f"{name}: its header says {stated:,} bytes, and it has {has:,}")
+        raise ValueError(f"{name}: its header states {stated:,} bytes, but it has {has:,}")
     return stated

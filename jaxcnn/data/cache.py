@@ -1,4 +1,4 @@
-"""Arrays kept in a folder between runs, so that a set is decoded once; what is damaged is as if absent."""
+"""A cache of decoded arrays in a folder, so that a data set is decoded once; a damaged file counts as absent."""
 
 import contextlib
 import hashlib
@@ -15,14 +15,20 @@ from jaxcnn.core.paths import prune
 from jaxcnn.data.arrays import open_npz
 
 FORMAT = 1
-BYTES = 4 * 2**30  # kept at most; what was not used for longest goes first
+BYTES = 4 * 2**30  # size limit of the cache; the least recently used files are deleted first
 
 
 def load(folder: str | pathlib.Path, key: Any) -> dict[str, np.ndarray] | None:
-    """Return the arrays that `store` left under this key, or None."""
-    with contextlib.suppress(Exception):  # absent, cut or changed: zipfile checks every byte, and raises a dozen kinds
+    """Return the arrays that `store` saved under this key, or None.
+
+    Args:
+        folder: folder of the cache.
+        key: a JSON value.
+
+    """
+    with contextlib.suppress(Exception):  # absent or damaged; zipfile checks every byte and raises errors of many types
         path = _path(folder, key)
-        with open_npz(path, path.lstat().st_size) as archive:  # `store` compresses nothing; a link has only a few bytes
+        with open_npz(path, path.lstat().st_size) as archive:  # `store` does not compress, and lstat limits links
             found = dict(archive)
         os.utime(path)  # for `prune`
         return found
@@ -30,13 +36,13 @@ def load(folder: str | pathlib.Path, key: Any) -> dict[str, np.ndarray] | None:
 
 
 def store(folder: str | pathlib.Path, key: Any, arrays: Mapping[str, np.ndarray], limit: int = BYTES) -> None:
-    """Leave arrays in the folder, a whole file or none; a folder that cannot be written is left alone.
+    """Save arrays in the cache atomically; do nothing if the folder cannot be written.
 
     Args:
-        folder: made if absent.
-        key: a JSON value that is another whenever the arrays would be.
-        arrays: by name.
-        limit: bytes in the folder at most; arrays of more than half of it are not kept.
+        folder: folder of the cache, created if absent.
+        key: a JSON value that changes whenever the arrays change.
+        arrays: dict from name to array.
+        limit: most bytes in the folder; arrays above half of it are not saved.
 
     """
     if sum(x.nbytes for x in arrays.values()) > limit // 2:

@@ -1,4 +1,4 @@
-"""Rows are checked before a step sees them: those in memory at once, others as they are read."""
+"""Checks of rows before training: rows in memory are checked at once, other rows as they are read."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -15,11 +15,11 @@ from jaxcnn.tasks.pixels import check_layout
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """Rows that are checked as they are read, on the host; in every other way the data set itself.
+    """A data set whose rows are checked on the host as they are read; all other attributes are those of `data`.
 
     Attributes:
-        data: `Indexed`, a stream, or a data set of one's own.
-        check: `rows -> None`, given the rows `[N, ...]` of a chunk; raises `InputError`.
+        data: `Indexed`, a stream, or a data set of the user's own.
+        check: function that gets the rows `[N, ...]` of a chunk and raises `InputError`.
 
     """
 
@@ -27,43 +27,43 @@ class Checked:
     check: Callable[[Batch], None]
 
     def __getattr__(self, name: str) -> Any:
-        """Answer as the data set does."""
-        if name.startswith("__"):  # copies and pickles ask before there are data
+        """Return the attribute of the data set."""
+        if name.startswith("__"):  # copy and pickle look these up before `data` exists
             raise AttributeError(name)
         return getattr(self.data, name)
 
     def put(self, move: Callable[[Tree], Tree]) -> "Checked":
-        """Move what can live on the device to the device, once."""
+        """Move rows to the devices, see `Data.put`."""
         return dataclasses.replace(self, data=self.data.put(move))
 
     def chunk(
         self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, shard: Shard = ALL
     ) -> Chunk:
-        """Return training batches `start` to `start + count`, once their rows have passed."""
+        """Check and return training batches `start` to `start + count`, see `Data.chunk`."""
         return self._passed(self.data.chunk(batch_size, start, count, capacity, multiple, shard))
 
     def once(self, batch_size: int, multiple: int = 1, shard: Shard = ALL) -> Iterator[Chunk]:
-        """Give every row once, in order, once the rows of its chunk have passed."""
+        """Check and yield every row once, in order, see `Data.once`."""
         return map(self._passed, self.data.once(batch_size, multiple, shard))
 
     def _passed(self, chunk: Chunk) -> Chunk:
-        if isinstance(chunk, StackedChunk):  # what a chunk has room for beyond its count is no rows
+        if isinstance(chunk, StackedChunk):  # batches beyond its count are padding
             self.check(jax.tree.map(lambda x: x[: int(chunk.count)].reshape(-1, *x.shape[2:]), dict(chunk.batches)))
         return chunk
 
 
 def checked(data: Any, check: Callable[[Batch], None]) -> Any:
-    """Let a task check the rows that it is to learn or to be measured on: those in memory now, others as they are read.
+    """Check rows in memory now, and wrap any other data set so that its rows are checked as they are read.
 
     Args:
         data: a data set.
-        check: as `Task.check`.
+        check: function that raises `InputError` for wrong rows, see `Task.check`.
 
     Returns:
-        The data set: itself if its rows are in memory.
+        The data set, wrapped in `Checked` unless its rows are in memory.
 
     Raises:
-        InputError: what `check` refuses.
+        InputError: `check` refuses a row.
 
     """
     if isinstance(data, Resident):
@@ -75,10 +75,16 @@ def checked(data: Any, check: Callable[[Batch], None]) -> Any:
 
 
 def labelled(image: np.ndarray, label: np.ndarray, classes: tuple[str, ...], name: str) -> Resident:
-    """Check images and labels against each other and hold them, gray ones as `[N, H, W, 1]`.
+    """Check images and labels, and return them as a data set with gray images `[N, H, W, 1]`.
+
+    Args:
+        image: uint8 0..255 or float 0..1, `[N, H, W]` or `[N, H, W, C]`.
+        label: integers `[N]`, from 0.
+        classes: class names in order of label.
+        name: name of the data, for messages.
 
     Raises:
-        InputError: shapes, dtypes or labels that cannot be; `name` says whose.
+        InputError: A shape, a dtype or a value is wrong.
 
     """
     if image.ndim == 3:
@@ -99,7 +105,8 @@ def labelled(image: np.ndarray, label: np.ndarray, classes: tuple[str, ...], nam
     label = np.asarray(label)
     if not np.issubdtype(label.dtype, np.integer) or label.shape != (len(image),):
         raise InputError(
-            f"{name}: labels of dtype {label.dtype} and shape {label.shape}; must be integers of shape ({len(image)},), one an image"
+            f"{name}: labels of dtype {label.dtype} and shape {label.shape}; "
+            f"must be integers of shape ({len(image)},), one per image"
         )
     if label.min() < 0 or label.max() >= len(classes):
         bad = int(label.min() if label.min() < 0 else label.max())

@@ -1,4 +1,4 @@
-"""What a data set is to the loop: rows in an order that is a function of (seed, step), so there is nothing to save or restore."""
+"""The interface of data sets; the order of rows depends only on seed and step, so that checkpoints need not save it."""
 
 import dataclasses
 import functools
@@ -17,42 +17,56 @@ ROWS_IN_A_DISPATCH = 4096
 ALIGNMENT = 64  # bytes
 Shard = tuple[int, int]
 ALL: Shard = (0, 1)
-OnBad = Callable[[str, int], None]  # told what could not be read, and how many examples that is
+OnBad = Callable[[str, int], None]  # called with a message and the number of examples that could not be read
 
 
 class Data(Protocol):
-    """Rows that `fit` and `evaluate` can read; `Resident`, `Indexed` and `tfrecord.Stream` are three ways to hold them."""
+    """A data set for `fit` and `evaluate`; `Resident`, `Indexed` and `tfrecord.Stream` implement it."""
 
     size: int
     classes: tuple[str, ...]
     seed: int
-    capacity: int  # batches in one chunk at most
+    capacity: int  # most batches in one chunk
 
     def example(self) -> Batch:
-        """Return one row, for shapes."""
+        """Return one row, `[1, ...]` per array, for its shapes."""
         ...
 
     def put(self, move: Callable[[Tree], Tree]) -> "Data":
-        """Move what can live on the device to the device, once."""
+        """Return the data set with its rows on the devices, if they are in memory; `move` copies arrays there."""
         ...
 
     def chunk(
         self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, shard: Shard = ALL
     ) -> Chunk:
-        """Return training batches `start` to `start + count`, in a chunk that has room for `capacity`.
+        """Return training batches `start` to `start + count`.
 
-        A batch that is no multiple of `multiple` rows is padded with `row_mask = 0`. `shard` is (which, of how many): of a batch
-        that is read, rather than gathered on the device, only these columns come.
+        Args:
+            batch_size: rows per batch.
+            start: number of the first batch, from 0.
+            count: number of batches.
+            capacity: number of batches that the chunk has room for.
+            multiple: batches are padded to a multiple of this many rows with `row_mask = 0`.
+            shard: `(index, number of shards)`. A chunk that is read on the host has only the rows of this shard; a
+                chunk that is gathered on the device has all rows.
+
         """
         ...
 
     def once(self, batch_size: int, multiple: int = 1, shard: Shard = ALL) -> Iterator[Chunk]:
-        """Give every row once, in order; each batch is padded with `row_mask = 0` to a multiple of `multiple` rows."""
+        """Yield every row once, in order.
+
+        Args:
+            batch_size: rows per batch.
+            multiple: batches are padded to a multiple of this many rows with `row_mask = 0`.
+            shard: see `chunk`.
+
+        """
         ...
 
 
 class Splits(NamedTuple):
-    """Rows to learn from, rows to make choices on, and rows to read once at the end."""
+    """Rows to train on, rows to validate on, and rows to test on once at the end."""
 
     train: Any
     valid: Any
@@ -65,7 +79,19 @@ def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 def train_rows(seed: int, size: int, batch_size: int, start: int, count: int) -> np.ndarray:
-    """Rows of batches `start` to `start + count`, `[count, batch_size]`: one permutation after another, each row once an epoch."""
+    """Row numbers of training batches, from one permutation per epoch, so that each row occurs once per epoch.
+
+    Args:
+        seed: seed of the permutations.
+        size: number of rows.
+        batch_size: rows per batch; a batch may contain rows of two epochs.
+        start: number of the first batch.
+        count: number of batches.
+
+    Returns:
+        int64 `[count, batch_size]`.
+
+    """
     place = np.arange(start * batch_size, (start + count) * batch_size)
     epochs = place // size
     out = np.empty(len(place), np.int64)
@@ -76,7 +102,17 @@ def train_rows(seed: int, size: int, batch_size: int, start: int, count: int) ->
 
 
 def once_rows(size: int, batch_size: int, multiple: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every row once, in order: index and `row_mask`, each `[steps, width]`; padding repeats row 0, and no rows are no steps."""
+    """Row numbers and `row_mask` of batches that have every row once, in order; padding repeats row 0.
+
+    Args:
+        size: number of rows.
+        batch_size: rows per batch.
+        multiple: batches are padded to a multiple of this many rows.
+
+    Returns:
+        Two arrays `[steps, width]`; with no rows there are no steps.
+
+    """
     batch_size = max(min(batch_size, size), 1)
     steps, width = -(-size // batch_size), -(-batch_size // multiple) * multiple
     place = np.arange(batch_size)[None] + batch_size * np.arange(steps)[:, None]
@@ -85,7 +121,7 @@ def once_rows(size: int, batch_size: int, multiple: int) -> tuple[np.ndarray, np
 
 
 def padded(index: np.ndarray, multiple: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Widen batches of row numbers `[steps, B]` to a multiple, and say what is `row_mask`; None where nothing is padding."""
+    """Pad batches of row numbers `[steps, B]` to a multiple, and return them with `row_mask`, None without padding."""
     more = -index.shape[1] % multiple
     if not more:
         return index, None
@@ -93,15 +129,15 @@ def padded(index: np.ndarray, multiple: int) -> tuple[np.ndarray, np.ndarray | N
 
 
 def columns(x: np.ndarray, shard: Shard) -> np.ndarray:
-    """Return the columns of `[steps, B]` that are one share's."""
+    """Return the columns of `[steps, B]` that belong to a shard."""
     width = x.shape[1] // shard[1]
     return x[:, shard[0] * width : (shard[0] + 1) * width]
 
 
 def _room(capacity: int, index: np.ndarray) -> int:
-    """Batches in one chunk of an evaluation, which cannot be paced by the time that the last one took.
+    """Batches in one chunk of an evaluation; training instead adapts the number to the time of the last dispatch.
 
-    A power of two where the rows are few, so that validation and test run the same program.
+    With few rows it is a power of two, so that validation and test can run the same program.
     """
     steps, width = index.shape
     return max(min(capacity, 1 << max(steps - 1, 0).bit_length(), ROWS_IN_A_DISPATCH // max(width, 1)), 1)
@@ -110,9 +146,16 @@ def _room(capacity: int, index: np.ndarray) -> int:
 def stack(
     rows: Mapping[str, np.ndarray], index: np.ndarray, row_mask: np.ndarray | None, capacity: int
 ) -> StackedChunk:
-    """Make a chunk with room for `capacity` batches of rows that were read in the order of `index` `[count, B]`.
+    """Copy rows into a chunk.
 
-    It is a copy: on a CPU the chunk may be the device's own memory, and whoever read the rows may use theirs again.
+    The copy is needed because a CPU device may use the chunk's memory directly, while the reader may reuse its own.
+
+    Args:
+        rows: dict from name to array `[count * B, ...]`.
+        index: the row numbers, `[count, B]`; only the shape is used.
+        row_mask: `[count, B]`; None without padding.
+        capacity: number of batches that the chunk has room for.
+
     """
     if row_mask is not None:
         rows = {**rows, "row_mask": rows.get("row_mask", 1) * row_mask.reshape(-1)}
@@ -131,20 +174,20 @@ def fill(x: np.ndarray, capacity: int) -> np.ndarray:
 
 
 def _rows(x: Any, index: np.ndarray) -> Any:
-    """`x[index]`, where JAX on a CPU uses it in place: it copies what does not begin at a multiple of 64 bytes."""
+    """Return `x[index]` at a multiple of 64 bytes in memory, so that JAX on a CPU can use it without a copy."""
     if not isinstance(x, np.ndarray):
         return x[index]
     shape = (len(index), *x.shape[1:])
     room = np.empty(math.prod(shape) * x.itemsize + ALIGNMENT, np.uint8)
     out = room[-room.ctypes.data % ALIGNMENT :][: room.size - ALIGNMENT].view(x.dtype).reshape(shape)
-    for i in range(0, len(index), ROWS_IN_A_DISPATCH):  # np.take(out=) would hold all of them twice
+    for i in range(0, len(index), ROWS_IN_A_DISPATCH):  # np.take(out=) would need memory for a second copy
         part = slice(i, i + ROWS_IN_A_DISPATCH)
         out[part] = x[index[part]]
     return out
 
 
 def _arrays(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a dict of arrays, lists made arrays."""
+    """Return a dict with lists converted to arrays."""
     return {
         k: _arrays(x) if isinstance(x, Mapping) else x if hasattr(x, "dtype") else np.asarray(x)
         for k, x in value.items()
@@ -152,23 +195,23 @@ def _arrays(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def taken(names: tuple[str, ...] | None, index: np.ndarray) -> tuple[str, ...] | None:
-    """Return the names of some rows, where rows have names."""
+    """Return the names of some rows; None if rows have no names."""
     return None if names is None else tuple(names[i] for i in np.asarray(index).tolist())
 
 
 @dataclasses.dataclass(frozen=True)
 class Resident:
-    """Rows in memory, on the devices after `put`; a compiled step picks its rows by index.
+    """Rows in memory, and on the devices after `put`; a compiled step gathers its rows by index.
 
     Attributes:
-        arrays: name to `[N, ...]`, such as `"image"` uint8 and `"label"` int32; dicts of arrays may stand in place of arrays.
-        classes: names in order of label.
-        seed: of the order in which training reads the rows.
-        capacity: batches in one chunk at most.
-        names: of the rows, such as their files, beside the arrays: no batch has them.
+        arrays: dict from name to array `[N, ...]`, such as `"image"` uint8 and `"label"` int32; dicts may be nested.
+        classes: class names in order of label.
+        seed: seed of the order in which training reads the rows.
+        capacity: most batches in one chunk.
+        names: names of the rows, such as their files; they are not part of a batch.
 
     Raises:
-        InputError: no arrays, arrays of different lengths, or one without rows or without numbers.
+        InputError: There are no arrays, they have different lengths, or one is a single value or has no numbers.
 
     """
 
@@ -179,7 +222,7 @@ class Resident:
     names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse arrays that do not belong together: an index past the end of one would read its last row."""
+        """Check the arrays: on a device, an index past the end of an array would silently read its last row."""
         arrays = _arrays(self.arrays)
         leaves = dict(named(arrays))
         if not leaves:
@@ -213,11 +256,11 @@ class Resident:
         return np.asarray(self.arrays["label"])
 
     def example(self) -> Batch:
-        """Return the first row, `[1, ...]` each."""
+        """Return the first row, `[1, ...]` per array."""
         return jax.tree.map(lambda x: np.asarray(x[:1]), dict(self.arrays))
 
     def take(self, index: np.ndarray) -> "Resident":
-        """Return some of the rows."""
+        """Return the rows with these numbers."""
         arrays = jax.tree.map(lambda x: _rows(x, np.asarray(index)), dict(self.arrays))
         return dataclasses.replace(self, arrays=arrays, names=taken(self.names, index))
 
@@ -228,41 +271,39 @@ class Resident:
     def chunk(
         self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, shard: Shard = ALL
     ) -> IndexedChunk:
-        """Return training batches `start` to `start + count`; every process has all rows."""
+        """Return training batches `start` to `start + count`, see `Data.chunk`; every process has all rows."""
         del shard
         index, row_mask = padded(train_rows(self.seed, self.size, batch_size, start, count).astype(np.int32), multiple)
-        return IndexedChunk(
-            dict(self.arrays),
-            fill(index, capacity),
-            None if row_mask is None else fill(row_mask, capacity),
-            np.int32(count),
-        )
+        row_mask = None if row_mask is None else fill(row_mask, capacity)
+        return IndexedChunk(dict(self.arrays), fill(index, capacity), row_mask, np.int32(count))
 
     def once(self, batch_size: int, multiple: int = 1, shard: Shard = ALL) -> Iterator[Chunk]:
-        """Give every row once, in order."""
+        """Yield every row once, in order, see `Data.once`."""
         index, row_mask = once_rows(self.size, batch_size, multiple)
         room = _room(self.capacity, index)
         for k in range(0, len(index), room):
             i, r = index[k : k + room], row_mask[k : k + room]
             if all(isinstance(x, np.ndarray) for x in jax.tree.leaves(self.arrays)):  # still on the host
                 i, r = columns(i, shard), columns(r, shard)
-                yield stack(jax.tree.map(lambda x: x[i.reshape(-1)], dict(self.arrays)), i, r, room)  # noqa: B023 (used at once)
+                rows = jax.tree.map(lambda x: x[i.reshape(-1)], dict(self.arrays))  # noqa: B023 (used at once)
+                yield stack(rows, i, r, room)
             else:
                 yield IndexedChunk(dict(self.arrays), fill(i, room).astype(np.int32), fill(r, room), np.int32(len(i)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Indexed:
-    """Rows that are read by number when they are needed: sets too large for memory, in the same order as resident ones.
+    """Rows that are read by number as needed, for sets too large for memory; the order is the same as for `Resident`.
 
     Attributes:
-        read: `index [n] -> {name: [n, ...]}`; with `"row_mask"` among them, rows of 0 count nowhere.
+        read: function from row numbers `[n]` to a dict from name to array `[n, ...]`. It may include `"row_mask"`, in
+            which 0 marks rows to ignore.
         size: number of rows.
-        classes: names in order of label.
-        seed: of the order in which training reads the rows.
-        capacity: batches in one chunk at most; they are in memory together.
-        label: of the rows, where they are known without reading.
-        names: of the rows, such as their files.
+        classes: class names in order of label.
+        seed: seed of the order in which training reads the rows.
+        capacity: most batches in one chunk; they are in memory at the same time.
+        label: labels `[N]`, if they are known without reading the rows.
+        names: names of the rows, such as their files.
 
     """
 
@@ -279,7 +320,7 @@ class Indexed:
         return self.read(np.zeros(1, np.int64))
 
     def take(self, index: np.ndarray) -> "Indexed":
-        """Return some of the rows."""
+        """Return the rows with these numbers."""
         index = np.asarray(index)
         label = None if self.label is None else self.label[index]
 
@@ -296,13 +337,13 @@ class Indexed:
     def chunk(
         self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, shard: Shard = ALL
     ) -> StackedChunk:
-        """Return training batches `start` to `start + count`."""
+        """Return training batches `start` to `start + count`, see `Data.chunk`."""
         index, row_mask = padded(train_rows(self.seed, self.size, batch_size, start, count), multiple)
         index, row_mask = columns(index, shard), None if row_mask is None else columns(row_mask, shard)
         return stack(self.read(index.reshape(-1)), index, row_mask, capacity)
 
     def once(self, batch_size: int, multiple: int = 1, shard: Shard = ALL) -> Iterator[StackedChunk]:
-        """Give every row once, in order."""
+        """Yield every row once, in order, see `Data.once`."""
         index, row_mask = once_rows(self.size, batch_size, multiple)
         room = _room(self.capacity, index)
         for k in range(0, len(index), room):
@@ -311,10 +352,10 @@ class Indexed:
 
 
 def sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    """Height and width, from one number for both or two.
+    """Return `(height, width)` from one number for both or from a pair; None for None.
 
     Raises:
-        InputError: a side below 1.
+        InputError: A side is below 1.
 
     """
     if size is None:

@@ -1,4 +1,4 @@
-"""Images within records: a serialised example to its encoded image and label, and that to pixels, whatever sizes they declare."""
+"""Images in records: parsing a serialised example, and decoding its image within limits on its declared size."""
 
 import contextlib
 import io
@@ -9,11 +9,11 @@ import numpy as np
 
 from jaxcnn.core.types import InputError
 
-FORMATS = ("PNG", "JPEG", "GIF", "BMP")  # what TFDS's image feature takes; Pillow would start other programs for some
-PIXELS = 2**26  # of one image
-BILINEAR = 2  # Pillow's number
-LARGE = 2**22  # pixels from which on images are decoded one after another, so that their memory does not add up
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's, by channels
+FORMATS = ("PNG", "JPEG", "GIF", "BMP")  # those of TFDS's image feature; for some others Pillow starts programs
+PIXELS = 2**26  # most pixels of an image
+BILINEAR = 2  # Pillow's constant
+LARGE = 2**22  # pixels above which images are decoded one at a time, to limit memory
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # number of channels to Pillow's mode
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -21,7 +21,7 @@ def parse(record: bytes) -> tuple[bytes, int]:
     """Return the encoded image and the label of a serialised `tf.train.Example`, without TensorFlow.
 
     Raises:
-        InputError: it has not exactly one of each.
+        InputError: The record is not an example, or does not have exactly one image and one label.
 
     """
     from google.protobuf.message import DecodeError
@@ -47,11 +47,11 @@ def decode(encoded: bytes, shape: tuple[int, ...], resized: bool) -> np.ndarray:
         resized: whether images of other sizes are resized; otherwise they are refused.
 
     Returns:
-        uint8 of the shape.
+        uint8 `[H, W, C]`.
 
     Raises:
-        InputError: of another size, or too large.
-        Exception: whatever the decoder of a damaged image stumbles over.
+        InputError: The image has a different size, or is too large.
+        Exception: The image is damaged; decoders raise errors of many types.
 
     """
     height, width, channels = shape
@@ -60,8 +60,8 @@ def decode(encoded: bytes, shape: tuple[int, ...], resized: bool) -> np.ndarray:
         if pixels > PIXELS:
             raise InputError(f"an image of more than the {PIXELS:,} pixels that are read")
         if not resized and image.size != (width, height):
-            stated = f"the set states {height} x {width}; give an image size to bring all to"
-            raise InputError(f"an image of {image.height} x {image.width} pixels, and {stated}")
+            stated = f"the set states {height} x {width}; give an image size, to resize all images"
+            raise InputError(f"an image of {image.height} x {image.width} pixels, but {stated}")
         with _ONE_AT_A_TIME if pixels > LARGE else contextlib.nullcontext():
             image = _in_mode(image, MODES[channels])
             if image.size != (width, height):
@@ -81,7 +81,7 @@ def _opened(encoded: bytes) -> Any:
 
 
 def _in_mode(image: Any, mode: str) -> Any:
-    """Convert to 8 bits; Pillow itself would clip what is above 255, and lose a palette's transparency with a warning."""
+    """Convert to 8 bits; Pillow would clip values above 255, and warn about a palette with transparency."""
     from PIL import Image
 
     if image.mode.startswith("I"):
@@ -92,10 +92,10 @@ def _in_mode(image: Any, mode: str) -> Any:
 
 
 def check_label(label: np.ndarray, classes: int) -> None:
-    """Refuse labels that are none of the classes.
+    """Refuse labels outside 0 to `classes` - 1.
 
     Raises:
-        InputError: it names the first.
+        InputError: There is such a label; the message names the first.
 
     """
     wrong = label[(label < 0) | (label >= classes)]

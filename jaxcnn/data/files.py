@@ -1,4 +1,4 @@
-"""Sources that are one file: the embedded digits and `.npz` archives."""
+"""Sources that are a single file: scikit-learn's digits and `.npz` archives."""
 
 import dataclasses
 import logging
@@ -22,17 +22,20 @@ log = logging.getLogger("jaxcnn")
 
 
 def digits(*, seed: int = 0, validation_fraction: float = 0.1, test_fraction: float = 0.2) -> Splits:
-    """Real handwritten digits, 8x8 gray, inside scikit-learn: no file, no network.
+    """Load the handwritten digits of scikit-learn, 8x8 gray images; needs no file and no network.
 
-    1,797 images from the test part of the UCI optical recognition set (Alpaydin and Kaynak, 1998), CC BY 4.0.
+    The 1,797 images are the test part of the UCI set "Optical Recognition of Handwritten Digits", CC BY 4.0.
 
     Args:
-        seed: of the stratified splits.
-        validation_fraction: share of the training rows to validate on.
-        test_fraction: share of all rows to test on.
+        seed: seed of the stratified splits.
+        validation_fraction: share of the training rows to validate on, in [0, 1).
+        test_fraction: share of all rows to test on, in [0, 1).
+
+    Reference:
+        Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
 
     """
-    from sklearn.datasets import load_digits  # 4 s to import, and only needed here
+    from sklearn.datasets import load_digits  # the import takes 4 s and is only needed here
 
     raw = cast(Any, load_digits())
     image = np.rint(raw.images * (255 / 16)).astype(np.uint8)
@@ -45,19 +48,20 @@ def digits(*, seed: int = 0, validation_fraction: float = 0.1, test_fraction: fl
 def npz(
     path: str | pathlib.Path, *, seed: int = 0, validation_fraction: float = 0.1, limit_bytes: int | None = None
 ) -> Splits:
-    """Arrays `x_train, y_train, x_test, y_test` of one `.npz` file; images uint8 0..255 or float 0..1, labels from 0.
+    """Load the arrays `x_train, y_train, x_test, y_test` of an `.npz` file.
 
-    Other arrays `NAME_train` and `NAME_test`, numbers `[N]`, are columns of these rows: groups for reports or for `methods.group_dro`;
-    `sample_weight_train` is how much each row counts in the loss.
+    Images are uint8 0..255 or float 0..1; labels are integers from 0. Other arrays `NAME_train` and `NAME_test`,
+    numbers `[N]`, become columns of the rows, such as groups for reports or for `methods.group_dro`.
+    `sample_weight_train` has the weight of each row in the loss.
 
     Args:
-        path: of the file.
-        seed: of the validation split, which is stratified.
-        validation_fraction: share of the training rows to validate on.
-        limit_bytes: the most bytes that the arrays may have together; by default 1 GiB, or 20 times the size of a larger file.
+        path: path of the file.
+        seed: seed of the stratified validation split.
+        validation_fraction: share of the training rows to validate on, in [0, 1).
+        limit_bytes: most bytes of all arrays together; by default 1 GiB, or 20 times the file's size if that is more.
 
     Raises:
-        InputError: the file, one of the arrays, a column, or a label is not usable.
+        InputError: The file, an array, a column or a label is not usable.
 
     """
     try:
@@ -75,7 +79,7 @@ def npz(
             }
     except InputError:
         raise
-    except Exception as error:  # a damaged archive raises what zipfile, zlib or NumPy stumble over
+    except Exception as error:  # for a damaged archive, zipfile, zlib and NumPy raise errors of many types
         why = visible(reason(error))
         raise InputError(
             f"{visible(path)}: not a readable .npz file ({why}); write it with np.savez and plain number arrays"
@@ -95,7 +99,8 @@ def _columns(
         if name in TAKEN or found.shape != shape or found.dtype.kind not in "biuf" or not np.isfinite(found).all():
             what = "a name that batches use" if name in TAKEN else f"{found.dtype} of shape {found.shape}"
             raise InputError(
-                f"{path}: column {visible(key)}, {what}; must be finite numbers of shape {shape} under another name, or left out"
+                f"{path}: column {visible(key)}, {what}; must be finite numbers of shape {shape} under another name, "
+                "or left out"
             )
         if key == f"sample_weight_{part}" and found.size and not (found.min() >= 0 < found.max()):
             raise InputError(
@@ -120,7 +125,7 @@ def _from_arrays(
     train, test = f"{name}, training part", f"{name}, test part"
     if not np.issubdtype(y_train.dtype, np.integer) or y_train.ndim != 1 or y_train.size == 0:
         raise InputError(
-            f"{train}: labels of dtype {y_train.dtype} and shape {y_train.shape}; must be integers [N], one an image"
+            f"{train}: labels of dtype {y_train.dtype} and shape {y_train.shape}; must be integers [N], one per image"
         )
     found = np.unique(y_train)
     if len(found) < 2:
@@ -146,20 +151,15 @@ def _from_arrays(
 
 
 def _check_gaps(found: np.ndarray, name: str) -> None:
-    """Refuse labels that would make more classes without a row than with one; say which are without, where they are fewer."""
+    """Refuse labels if most classes would have no row; log a warning if only some classes have no row."""
     missing = np.setdiff1d(np.arange(found[-1] + 1), found)
     if len(missing) >= len(found):
         shown = ", ".join(map(str, found if len(found) < 5 else [*found[:2], "...", found[-1]]))
         raise InputError(
-            f"{name}: {len(found)} different labels ({shown}) would make {found[-1] + 1} classes, {len(missing)} of them without a row; "
-            f"number them 0 to {len(found) - 1}, as np.unique(y_train, return_inverse=True)[1] does"
+            f"{name}: {len(found)} different labels ({shown}) would make {found[-1] + 1} classes, {len(missing)} of "
+            f"them without a row; number them 0 to {len(found) - 1}, as np.unique(y_train, return_inverse=True)[1] does"
         )
     if len(missing):
         shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        log.warning(
-            "%s: no row of class %s; labels up to %d make %d classes, numbered from 0",
-            name,
-            shown,
-            found[-1],
-            found[-1] + 1,
-        )
+        classes = f"labels up to {found[-1]} make {found[-1] + 1} classes, numbered from 0"
+        log.warning("%s: no row of class %s; %s", name, shown, classes)

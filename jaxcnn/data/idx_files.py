@@ -1,4 +1,4 @@
-"""IDX files, MNIST's own format: four of them, images and labels to train on and to test on, gzipped or not."""
+"""IDX files, the format of MNIST: four files with images and labels to train and to test on, gzipped or not."""
 
 import contextlib
 import gzip
@@ -24,8 +24,8 @@ NEEDS = f"needs the four IDX files {', '.join(NAMES)}"
 # `emnist-letters-train-images-idx3-ubyte.gz`, `train-images.idx3-ubyte`, `qmnist-test-labels-idx2-int`
 NAMED = re.compile(r"(.*?)[-_.]?(train|t10k|test)[-_.](images|labels)([-_.]idx\d.*|\.gz)?", re.IGNORECASE | re.DOTALL)
 DTYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-SLACK = 2**16  # bytes that gzip may need beside the data
-LOOKED_AT = 100  # files of other names
+SLACK = 2**16  # bytes that gzip may need in addition to the data
+LOOKED_AT = 100  # most files with other names to look into
 
 
 def idx(
@@ -33,16 +33,16 @@ def idx(
 ) -> Splits:
     """Read a folder of four IDX files named like MNIST's, `train-images...`, `t10k-labels...`, gzipped or not.
 
-    The name of a set may stand in front (`emnist-letters-train-images...`), and `test` instead of `t10k`.
+    The names may start with the name of a set (`emnist-letters-train-images...`) and have `test` instead of `t10k`.
 
     Args:
         path: the folder.
-        seed: of the validation split, which is stratified.
-        validation_fraction: share of the training rows to validate on.
-        limit_bytes: the most bytes that one array may have; by default 1 GiB, or 20 times the size of a larger file.
+        seed: seed of the stratified validation split.
+        validation_fraction: share of the training rows to validate on, in [0, 1).
+        limit_bytes: most bytes of an array; by default 1 GiB, or 20 times the file's size if that is more.
 
     Raises:
-        InputError: a file is missing, truncated, or not of this format.
+        InputError: A file is missing, truncated, or not an IDX file.
 
     """
     path = pathlib.Path(path)
@@ -55,7 +55,7 @@ def idx(
 
 
 def is_idx_folder(path: pathlib.Path) -> bool:
-    """Whether a folder holds IDX files, or a file is one; whether they are a whole set is not asked."""
+    """Whether a folder has an IDX file, or a file is one; the set may be incomplete."""
     if path.is_file():
         return bool(NAMED.fullmatch(path.name)) or _begins_like_idx(path)
     if not path.is_dir():
@@ -66,18 +66,17 @@ def is_idx_folder(path: pathlib.Path) -> bool:
 
 
 def _files(path: pathlib.Path) -> list[pathlib.Path]:
-    """Files of a folder, and of folders with IDX names in it: some programs unpack each file into one of its own."""
+    """Files of a folder and of its subfolders with IDX names: some programs unpack each file into its own folder."""
     try:
         inside = [q for p in path.iterdir() if p.is_dir() and NAMED.fullmatch(p.name) for q in p.iterdir()]
-        return sorted(
-            (p for p in [*path.iterdir(), *inside] if not p.name.startswith(".") and p.is_file()), key=lambda p: p.name
-        )
+        files = [p for p in [*path.iterdir(), *inside] if not p.name.startswith(".") and p.is_file()]
+        return sorted(files, key=lambda p: p.name)
     except OSError as error:
         raise InputError(f"{visible(path)}: no file {NAMES[0]}* ({visible(reason(error))}); {NEEDS}") from error
 
 
 def _find(path: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Return the four files of a folder by their usual names."""
+    """Return a dict from the usual names to the four files of a folder."""
     files, sets, chosen = _files(path), set(), {}
     for file in files:
         name = next((name for name in NAMES if file.name.startswith(name)), None)
@@ -86,7 +85,7 @@ def _find(path: pathlib.Path) -> dict[str, pathlib.Path]:
             name = f"{'train' if found[2].lower() == 'train' else 't10k'}-{found[3].lower()}"
         if name is not None:
             sets.add(found[1] if found else "")
-            chosen.setdefault(name, file)  # of an unpacked and a gzipped one, the first in order
+            chosen.setdefault(name, file)  # an unpacked file comes before the gzipped one
     if len(sets) > 1:
         names = ", ".join(visible(name or "one without a name") for name in sorted(sets)[:10])
         raise InputError(
@@ -96,25 +95,25 @@ def _find(path: pathlib.Path) -> dict[str, pathlib.Path]:
     if missing:
         unnamed = [p for p in files[:LOOKED_AT] if p not in chosen.values() and _begins_like_idx(p)]
         there = ", ".join(visible(p.name) for p in [*chosen.values(), *unnamed][:10])
-        fix = ", by these names: rename what is there" if unnamed else ""
+        fix = "; rename the files to these names" if unnamed else ""
         raise InputError(f"{visible(path)}: no file {missing[0]}*; {NEEDS}{fix}{f' (it has {there})' if there else ''}")
     return chosen
 
 
 def _labels(label: np.ndarray, path: pathlib.Path) -> np.ndarray:
-    """Return labels `[N]`, also of a file that holds them as a column."""
+    """Return labels `[N]`; a file may also have them as a column `[N, 1]`."""
     if label.ndim == 2 and label.shape[1] == 1:
         return label[:, 0]
     if label.ndim != 1:
         raise InputError(
-            f"{visible(path)}: labels of shape {label.shape}; an IDX file of labels must have one number an image, [N]"
+            f"{visible(path)}: labels of shape {label.shape}; an IDX file of labels must have one number per image, [N]"
         )
     return label
 
 
 @contextlib.contextmanager
 def _unpacked(path: pathlib.Path) -> Iterator[tuple[io.BufferedIOBase, int | None]]:
-    """Open a file, gzipped or not, with its size if it is not."""
+    """Open a file, gzipped or not; the size is None if it is gzipped."""
     with opened(path) as file:
         packed = path.suffix == ".gz" or file.read(2) == b"\x1f\x8b"
         file.seek(0)
@@ -126,7 +125,7 @@ def _unpacked(path: pathlib.Path) -> Iterator[tuple[io.BufferedIOBase, int | Non
 
 
 def _begins_like_idx(path: pathlib.Path) -> bool:
-    """Whether a file has the head of an IDX file, which nothing else shares with its size."""
+    """Whether a file has the header of an IDX file, and the size that the header states."""
     try:
         with _unpacked(path) as (file, size):
             shape, dtype = _head(file, path)
@@ -141,8 +140,8 @@ def _head(file: io.BufferedIOBase, path: pathlib.Path) -> tuple[tuple[int, ...],
     sides = file.read(4 * count)
     if not 1 <= count <= 4 or len(sides) < 4 * count:
         raise InputError(
-            f"{visible(path)}: not an IDX file of unsigned bytes (begins with {start.hex() or 'nothing'}, not 00000801 to 00000804) "
-            "or other numbers; fetch or unpack it again"
+            f"{visible(path)}: not an IDX file of unsigned bytes (begins with {start.hex() or 'nothing'}, not 00000801 "
+            "to 00000804) or other numbers; download or unpack it again"
         )
     return tuple(np.frombuffer(sides, ">u4").tolist()), np.dtype(DTYPES[start[2]])
 
@@ -152,39 +151,35 @@ def _read(path: pathlib.Path, limit: int | None) -> np.ndarray:
         with _unpacked(path) as (file, size):
             shape, dtype = _head(file, path)
             stated, packed = math.prod(shape) * dtype.itemsize, os.stat(path)
-            if (
-                size is None and packed.st_size > 2 * stated + SLACK
-            ):  # zeros after the end of gzip, which it would read one by one
-                raise InputError(
-                    f"{visible(path)}: {packed.st_size:,} packed bytes, but its header says {stated:,} unpacked; fetch it again"
-                )
+            if size is None and packed.st_size > 2 * stated + SLACK:  # gzip would read zeros after its end one by one
+                packs = f"{packed.st_size:,} packed bytes, but its header says {stated:,} unpacked"
+                raise InputError(f"{visible(path)}: {packs}; download it again")
             most = allowed(held(packed), limit)
             has = stated if size is None else size - 4 - 4 * len(shape)
             if has == stated and stated > most:
                 raise InputError(
-                    f"{visible(path)}: its header says {stated:,} bytes, more than the {most:,} that are read of such an IDX "
-                    "file; raise limit_bytes= if it is meant"
+                    f"{visible(path)}: its header says {stated:,} bytes, more than the limit of {most:,} bytes for such "
+                    "a file; raise limit_bytes= if the size is right"
                 )
             data = np.empty(stated if has == stated else 0, np.uint8)
             if has == stated:
                 has = _fill(data, file)
-                has += has == stated and len(file.read(1))  # and with the end of gzip its checksum
+                has += has == stated and len(file.read(1))  # at its end gzip checks the checksum
     except InputError:
         raise
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(
-            f"{visible(path)}: not readable ({visible(reason(error))}); fetch or unpack it again"
+            f"{visible(path)}: not readable ({visible(reason(error))}); download or unpack it again"
         ) from error
     if has != stated:
-        said = " x ".join(map(str, shape)) + (f" of {dtype.itemsize} bytes" if dtype.itemsize > 1 else "")
-        raise InputError(
-            f"{visible(path)}: {has} bytes of data, but its header says {said}; it is cut or damaged: fetch it again"
-        )
+        sides = " x ".join(map(str, shape)) + (f" of {dtype.itemsize} bytes" if dtype.itemsize > 1 else "")
+        line = f"{has} bytes of data, but its header says {sides}; it is cut or damaged"
+        raise InputError(f"{visible(path)}: {line}: download it again")
     return _plain(data.view(dtype).reshape(shape))
 
 
 def _fill(data: np.ndarray, file: io.BufferedIOBase) -> int:
-    """Read until an array of bytes is full or the file ends."""
+    """Read into an array of bytes until it is full or the file ends; return the number of bytes."""
     at, whole = 0, data.data
     while at < len(data):
         count = file.readinto(whole[at : at + 2**24])
@@ -195,7 +190,7 @@ def _fill(data: np.ndarray, file: io.BufferedIOBase) -> int:
 
 
 def _plain(data: np.ndarray) -> np.ndarray:
-    """Return the numbers in types that images and labels have, where they fit."""
+    """Convert the numbers to the dtypes of images and labels if they fit."""
     if data.dtype.kind == "f":
         return data.astype(np.float32)
     if data.ndim <= 2:

@@ -1,4 +1,4 @@
-"""What lies in a folder of images: which folders are parts and classes, which files are images, and what is left out."""
+"""Listing of an image folder: its parts, classes and image files, and what is left out."""
 
 import collections
 import logging
@@ -12,22 +12,29 @@ from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
 from jaxcnn.data.image import ENDINGS
 
-TRAIN, VALID, TEST = ("train",), ("valid", "validation", "val"), ("test",)  # in any case
-# what systems and programs leave in folders, beside names with a dot in front
+TRAIN, VALID, TEST = ("train",), ("valid", "validation", "val"), ("test",)  # in upper or lower case
+# files and folders that operating systems and programs create, besides names that start with a dot
 HIDDEN = {
-    "__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "#recycle", "@recycle", "$recycle.bin",
-    "recycler", "system volume information", "lost+found",
+    "__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "#recycle", "@recycle",
+    "$recycle.bin", "recycler", "system volume information", "lost+found",
 }  # fmt: skip
-TOLD = 8  # kinds of what is left out
+LISTED = 8  # most kinds of left-out files in a message
 log = logging.getLogger("jaxcnn")
-Id = tuple[int, int]  # device and inode: a real file, under whatever name
+Id = tuple[int, int]  # device and inode, which identify a file under any name
 
 
 def parts(path: pathlib.Path, left: collections.Counter[str]) -> dict[str, pathlib.Path]:
-    """Find which folders are the parts, `train` at least, and count in `left` what lies beside them.
+    """Find the folders of the parts; `train` is always among them.
+
+    Args:
+        path: the image folder.
+        left: counter of left-out files and folders, which is updated.
+
+    Returns:
+        Dict from `train`, `test` and `valid` to the folder of the part.
 
     Raises:
-        InputError: no folder, parts without `train`, or one part under two names.
+        InputError: The folder does not exist, has parts without `train`, or has two folders for one part.
 
     """
     if not path.is_dir():
@@ -49,38 +56,40 @@ def parts(path: pathlib.Path, left: collections.Counter[str]) -> dict[str, pathl
     _count_beside(path, left)
     others = [visible(name) for name in names if path / name not in found.values()]
     if others:
-        left[
-            f"folder(s) beside {found['train'].name}/ ({', '.join(others[:TOLD])}{' ...' * (len(others) > TOLD)})"
-        ] += len(others)
+        shown = ", ".join(others[:LISTED]) + " ..." * (len(others) > LISTED)
+        left[f"folder(s) beside {found['train'].name}/ ({shown})"] += len(others)
     if "test" not in found and "valid" in found:
         found["test"] = found.pop("valid")
     return {part: found[part] for part in ("train", "test", "valid") if part in found}
 
 
 def tell_parts(path: pathlib.Path, found: dict[str, pathlib.Path]) -> None:
-    """Say which folder is which part, and what is cut."""
+    """Log which folder is the test part if that is not obvious, and which parts are split from the training rows.
 
-    def name(part):
-        return "the class folders" if found[part] == path else f"{visible(found[part].name)}/"
+    Args:
+        path: the image folder.
+        found: dict from part to folder, from `parts`.
 
+    """
+    train = "the class folders" if found["train"] == path else f"{visible(found['train'].name)}/"
     if "test" in found and found["test"].name.lower() in VALID:
-        log.warning(
-            "%s: %s is the test part, because there is no test/; validation rows are cut from %s",
-            visible(path),
-            name("test"),
-            name("train"),
-        )
+        line = f"{visible(found['test'].name)}/ is the test part, because there is no test/"
+        log.warning("%s: %s; validation rows are cut from %s", visible(path), line, train)
     elif "test" not in found:
-        log.info("%s: test rows, then validation rows are cut from %s", visible(path), name("train"))
+        log.info("%s: test rows, then validation rows are cut from %s", visible(path), train)
     elif "valid" not in found:
-        log.info("%s: validation rows are cut from %s", visible(path), name("train"))
+        log.info("%s: validation rows are cut from %s", visible(path), train)
 
 
 def classes(root: pathlib.Path, wanted: Sequence[str] | None) -> tuple[str, ...]:
-    """Names of the class folders of a part, or those wanted of them.
+    """Return the names of the class folders of a part.
+
+    Args:
+        root: folder of the part.
+        wanted: only these classes, in this order; None for all, sorted.
 
     Raises:
-        InputError: fewer than two, or one that is not there.
+        InputError: There are fewer than two classes, or a wanted class has no folder.
 
     """
     found = _folders(root)
@@ -99,39 +108,43 @@ def classes(root: pathlib.Path, wanted: Sequence[str] | None) -> tuple[str, ...]
         alike[unicodedata.normalize("NFC", name).casefold()].append(visible(name))
     for same in alike.values():
         if len(same) > 1:
-            log.warning(
-                "%s: class folders %s differ in case or spelling alone, and are classes of their own",
-                visible(root),
-                " and ".join(same),
-            )
+            line = f"class folders {' and '.join(same)} differ only in case or spelling, and are separate classes"
+            log.warning("%s: %s", visible(root), line)
     return names
 
 
 def check_counterparts(found: dict[str, pathlib.Path]) -> None:
-    """Refuse a class folder of another part that the training part lacks."""
+    """Refuse a class folder in another part that the training part does not have.
+
+    Raises:
+        InputError: There is such a folder.
+
+    """
     known = set(_folders(found["train"]))
     for root in found.values():
         extra = [name for name in _folders(root) if name not in known]
         if extra:
             where = visible(found["train"])
-            raise InputError(
-                f"{visible(root)}: class folder {visible(extra[0])!r} has no counterpart in {where}; remove or rename it"
-            )
+            line = f"class folder {visible(extra[0])!r} has no counterpart in {where}"
+            raise InputError(f"{visible(root)}: {line}; remove or rename it")
 
 
 def images(
     root: pathlib.Path, names: Sequence[str], above: Sequence[pathlib.Path], left: collections.Counter[str]
 ) -> dict[pathlib.Path, int]:
-    """Image files of a part in order, with their labels; links are followed, and each real file is listed once.
+    """List the image files of a part in order, with their labels; links are followed, and each file is listed once.
 
     Args:
-        root: the part.
-        names: of the classes, in order of label.
-        above: folders that no link leads back into, with all folders that hold them.
-        left: counts what is no image, by ending.
+        root: folder of the part.
+        names: class names in order of label.
+        above: folders that are not entered again through links, and neither are the folders above them.
+        left: counter of left-out files by extension, which is updated.
+
+    Returns:
+        Dict from file to label.
 
     Raises:
-        InputError: a class without images, or one file in two classes.
+        InputError: A class has no images, or a file is in two classes.
 
     """
     _count_beside(root, left)
@@ -141,12 +154,13 @@ def images(
         mine = _walk(root / name, kept, left)
         if not mine:
             raise InputError(
-                f"{visible(root / name)}: no images ({' '.join(sorted(ENDINGS))}); add some, or leave the class out with classes="
+                f"{visible(root / name)}: no images ({' '.join(sorted(ENDINGS))}); "
+                "add some, or leave the class out with classes="
             )
         for real, file in mine.items():
             if real in owner:
                 raise InputError(
-                    f"{visible(owner[real])} and {visible(file)} are one file, in two classes; remove one of them"
+                    f"{visible(owner[real])} and {visible(file)} are the same file, in two classes; remove one of them"
                 )
         owner |= mine
         listed |= dict.fromkeys(sorted(mine.values()), k)
@@ -157,22 +171,30 @@ def images(
     if both:
         log.warning(
             "%s: the images of every class lie in folders of the same names (%s): they count as the classes %s",
-            visible(root), ", ".join(visible(n) for n in sorted(both)[:TOLD]), ", ".join(visible(n) for n in names[:TOLD]),
-        )  # fmt: skip
+            visible(root),
+            ", ".join(map(visible, sorted(both)[:LISTED])),
+            ", ".join(map(visible, names[:LISTED])),
+        )
     return listed
 
 
 def tell_left_out(path: pathlib.Path, left: collections.Counter[str]) -> None:
-    """Say in one line what was found and is not read."""
+    """Log the left-out files in one line.
+
+    Args:
+        path: the image folder.
+        left: counter of left-out files and folders.
+
+    """
     if left:
         kinds = sorted(left.items(), key=lambda kind: (-kind[1], kind[0]))
-        some = ", ".join(f"{count} {kind}" for kind, count in kinds[:TOLD])
-        more = f", {sum(count for _, count in kinds[TOLD:])} of other kinds" if len(kinds) > TOLD else ""
+        some = ", ".join(f"{count} {kind}" for kind, count in kinds[:LISTED])
+        more = f", {sum(count for _, count in kinds[LISTED:])} of other kinds" if len(kinds) > LISTED else ""
         log.warning("%s: left out: %s%s", visible(path), some, more)
 
 
 def _walk(top: pathlib.Path, above: set[Id], left: collections.Counter[str]) -> dict[Id, pathlib.Path]:
-    """Image files below a class folder; where one has several names, the first that is no link."""
+    """List the image files below a class folder; for a file with several names, the first that is not a link."""
     found: dict[Id, pathlib.Path] = {}
     seen, folders, links = set(above), [top] if top.is_dir() else [], []
     while folders or links:
@@ -219,7 +241,7 @@ def _folders(root: pathlib.Path) -> tuple[str, ...]:
 
 
 def _count_beside(root: pathlib.Path, left: collections.Counter[str]) -> None:
-    """Count the files that lie beside the folders of classes or parts."""
+    """Count the files beside the folders of classes or parts."""
     for entry in _entries(root):
         if not entry.is_dir():
             image = pathlib.PurePath(entry.name).suffix.lower() in ENDINGS

@@ -1,4 +1,4 @@
-"""What the parts of a data set have in common, and should not."""
+"""Warnings about rows or files that occur in more than one part of a data set."""
 
 import logging
 import os
@@ -12,29 +12,34 @@ log = logging.getLogger("jaxcnn")
 
 
 def tell_copies(splits: Splits, name: str) -> None:
-    """Say in one line how many rows to measure on are also rows to learn from, value for value, where they are in memory."""
+    """Log a warning if test or validation images in memory are equal to training images.
+
+    Args:
+        splits: the parts.
+        name: name of the data set, for the message.
+
+    """
     if all(isinstance(part, Resident) for part in splits):
         rows = {part: [hash(row.tobytes()) for row in data.arrays["image"]] for part, data in splits._asdict().items()}
         _tell(rows, name, "images", "value for value")
 
 
 def tell_same_files(files: Mapping[str, Iterable[pathlib.Path]], name: str) -> None:
-    """Say in one line how many files to measure on are also files to learn from, by links or otherwise."""
-    _tell(
-        {part: [(s.st_dev, s.st_ino) for s in map(os.stat, mine)] for part, mine in files.items()},
-        name,
-        "files",
-        "by links",
-    )
+    """Log a warning if test or validation files are also training files, for example through links.
+
+    Args:
+        files: dict from part to its files.
+        name: name of the data set, for the message.
+
+    """
+    rows = {part: [(s.st_dev, s.st_ino) for s in map(os.stat, mine)] for part, mine in files.items()}
+    _tell(rows, name, "files", "by links")
 
 
 def _tell(rows: Mapping[str, list[Any]], name: str, what: str, how: str) -> None:
     known = set(rows["train"])
     found = {part: sum(row in known for row in rows.get(part, ())) for part in ("test", "valid")}
-    told = [
-        f"{count} of {len(rows[part])} {part.replace('valid', 'validation')} {what}"
-        for part, count in found.items()
-        if count
-    ]
-    if told:
-        log.warning("%s: %s are among the training %s too, %s", name, " and ".join(told), what, how)
+    parts = {part: part.replace("valid", "validation") for part, count in found.items() if count}
+    shared = [f"{found[part]} of {len(rows[part])} {shown} {what}" for part, shown in parts.items()]
+    if shared:
+        log.warning("%s: %s are among the training %s too, %s", name, " and ".join(shared), what, how)

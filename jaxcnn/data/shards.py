@@ -1,4 +1,4 @@
-"""Shards of a prepared TFDS set that are cut or missing: which they are, and what is left of a split without them."""
+"""Truncated or missing shards of a prepared TFDS set: finding them, and a split without their rows."""
 
 import concurrent.futures
 import itertools
@@ -11,28 +11,20 @@ from jaxcnn.core.files import opened
 from jaxcnn.core.types import InputError
 from jaxcnn.data.core import OnBad
 
-RECORD = 2**27  # bytes of one record
-CHUNK, MOST_RECORDS = (
-    2**28,
-    2**24,
-)  # bytes and records of what `array_record` compresses together: with TFDS one record, or the index
-KINDS = (
-    b"s",
-    b"m",
-    b"p",
-    b"r",
-)  # of chunks: signature, metadata, padding, records; TFDS never transposes them, which is another kind
+RECORD = 2**27  # most bytes of a record
+CHUNK, MOST_RECORDS = 2**28, 2**24  # most bytes and records of a chunk; TFDS writes one record, or the index, per chunk
+KINDS = (b"s", b"m", b"p", b"r")  # kinds of chunks: signature, metadata, padding, records; TFDS writes no other kind
 Range = tuple[int, int]
 
 
 def ranges(split: str, rows: int) -> tuple[str, list[Range]]:
-    """Return name and rows of a split such as `train[10:20]+train[30:]`, of `rows` altogether."""
+    """Return the name and the row ranges of a split such as `train[10:20]+train[30:]`; `rows` is the number in all."""
     found = [cast(re.Match[str], re.fullmatch(r"(\w+)(?:\[(\d*):(\d*)\])?", part)) for part in split.split("+")]
     return found[0][1], [(int(m[2] or 0), int(m[3] or rows)) for m in found]
 
 
 def joined(name: str, parts: list[Range]) -> str:
-    """Return the split that is these rows."""
+    """Return the split with these row ranges, the inverse of `ranges`."""
     return "+".join(f"{name}[{a}:{b}]" for a, b in parts) or f"{name}[:0]"
 
 
@@ -40,10 +32,10 @@ class Shard(NamedTuple):
     """One file of a split.
 
     Attributes:
-        path: of the file.
-        rows: which rows of the whole split are in it, as `dataset_info.json` states.
-        found: number of records in the file; -1 where it cannot be read.
-        largest: bytes that reading one of its records may take; 0 where the file's own size says enough.
+        path: path of the file.
+        rows: range of the split's rows in the file, as `dataset_info.json` states.
+        found: number of records in the file; -1 if it cannot be read.
+        largest: most bytes that reading one of its records takes; 0 if the size of the file is a sufficient bound.
 
     """
 
@@ -54,12 +46,12 @@ class Shard(NamedTuple):
 
 
 def cut(builder: Any, split: str) -> list[Shard]:
-    """Find the shards that hold other numbers of records than TFDS wrote."""
+    """Return the shards whose number of records differs from `dataset_info.json`."""
     return [s for s in _shards(builder, split, lambda rows: True) if s.found != s.rows[1] - s.rows[0]]
 
 
 def _shards(builder: Any, split: str, wanted: Callable[[Range], bool]) -> list[Shard]:
-    """Count the records of the shards with wanted rows; those that are stated to hold none may be missing."""
+    """Count the records of the shards whose rows are wanted; a shard that should have no records may be missing."""
     info = builder.info.splits[split.split("+")[0].partition("[")[0]]
     count = _array_records if "array_record" in str(builder.info.file_format).lower() else _tf_records
     stated = []
@@ -68,19 +60,23 @@ def _shards(builder: Any, split: str, wanted: Callable[[Range], bool]) -> list[S
     ):
         if wanted((end - n, end)) and (n or os.path.lexists(path)):
             stated.append((path, (end - n, end)))
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:  # which wait for the disk
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:  # the threads mostly wait for the disk
         counted = pool.map(count, [path for path, _ in stated])
         return [Shard(path, rows, *found) for (path, rows), found in zip(stated, counted, strict=True)]
 
 
 def refuse_cut(builder: Any, split: str) -> int:
-    """Refuse a split of which a shard holds other rows than `dataset_info.json` states, unless none of them are in the split.
+    """Refuse a split if one of its shards has a different number of records than `dataset_info.json` states.
+
+    Args:
+        builder: a prepared TFDS builder.
+        split: the split; shards without rows in it are not checked.
 
     Returns:
-        The most bytes that reading one record may take.
+        Most bytes that reading one record takes.
 
     Raises:
-        InputError: it names the first such shard.
+        InputError: There is such a shard; the message names the first.
 
     """
     _, parts = ranges(split, builder.info.splits[split.split("+")[0].partition("[")[0]].num_examples)
@@ -90,10 +86,14 @@ def refuse_cut(builder: Any, split: str) -> int:
 
 
 def refuse_unstated(builder: Any, split: str) -> None:
-    """Refuse a split with a shard that is stated to hold no rows, and holds some; TFDS itself would leave them out without a word.
+    """Refuse a split if a shard has records where `dataset_info.json` states none; TFDS would silently ignore them.
+
+    Args:
+        builder: a prepared TFDS builder.
+        split: the split.
 
     Raises:
-        InputError: it names the first such shard.
+        InputError: There is such a shard; the message names the first.
 
     """
     try:
@@ -108,24 +108,31 @@ def _refuse(shards: list[Shard]) -> None:
     for path, (first, last), found, _ in shards:
         if found != last - first:
             stated = f"{os.path.basename(path)} does not hold the {last - first} records that dataset_info.json states"
-            raise InputError(f"{stated}, or holds them in a form that is not read")
+            raise InputError(f"{stated}, or holds them in a form that cannot be read")
 
 
 def _overlap(rows: Range, parts: list[Range]) -> int:
-    """How many of the rows are in the parts."""
+    """Number of the rows that are in the parts."""
     return sum(max(min(b, rows[1]) - max(a, rows[0]), 0) for a, b in parts)
 
 
 def named(builder: Any, split: str) -> str:
-    """Say which shards are cut, for a message."""
+    """Return the end of a message that names the truncated shards of a split."""
     try:
         return "".join(f"; {os.path.basename(path)} is cut or missing" for path, *_ in cut(builder, split))
-    except Exception:  # the message it would be part of matters more
+    except Exception:  # an error here must not replace the message
         return ""
 
 
 def sound(builder: Any, split: str, on_bad: OnBad) -> str:
-    """Return the split without the rows of shards that are cut, each of which `on_bad` is told."""
+    """Return the split without the rows of truncated shards.
+
+    Args:
+        builder: a prepared TFDS builder.
+        split: the split.
+        on_bad: called with a message and the number of lost examples for each truncated shard.
+
+    """
     name, parts = ranges(split, builder.info.splits[split.partition("[")[0]].num_examples)
     found = cut(builder, split)
     for path, (first, last), there, _ in found:
@@ -133,9 +140,8 @@ def sound(builder: Any, split: str, on_bad: OnBad) -> str:
             on_bad(f"{path}: holds records where dataset_info.json states none; they are left out", max(there, 0))
         elif lost := _overlap((first, last), parts):
             on_bad(f"{path}: cut or missing, its {lost} examples of split {split} are left out", lost)
-        parts = [
-            (max(a, lo), min(b, hi)) for a, b in parts for lo, hi in ((0, first), (last, b)) if max(a, lo) < min(b, hi)
-        ]
+        kept = [(max(a, lo), min(b, hi)) for a, b in parts for lo, hi in ((0, first), (last, b))]
+        parts = [(a, b) for a, b in kept if a < b]
     return joined(name, parts) if found else split
 
 
@@ -144,7 +150,7 @@ def _tf_records(path: str) -> tuple[int, int]:
 
 
 def _array_records(path: str) -> tuple[int, int]:
-    """Count records as the reader does, and say how large the largest chunk is; -1 where it cannot be read, or not within limits."""
+    """Return the number of records, -1 if a chunk is damaged or too large, and the bytes of the largest chunk."""
     from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue] (compiled)
 
     largest = 0
@@ -160,10 +166,10 @@ def _array_records(path: str) -> tuple[int, int]:
 
 
 def _chunks(path: str) -> Iterator[tuple[bytes, int, int]]:
-    """Of each chunk of an `array_record` file, what its head states: its kind, how many records, and how many bytes decompressed.
+    """Yield `(kind, number of records, decompressed bytes)` from the header of each chunk of an `array_record` file.
 
-    The format is Riegeli's: every 64 KiB there is a block header of 24 bytes, within chunks too, and a chunk has a head of 40.
-    Its reader reserves what the head states, and gives up where there is more.
+    The format is Riegeli's: there is a block header of 24 bytes every 64 KiB, also within chunks, and a chunk header
+    has 40 bytes. Riegeli's reader allocates the stated number of bytes, and fails if the data are longer.
     """
     block, gap, head = 2**16, 24, 40
     with opened(path) as file:
@@ -181,14 +187,14 @@ def _chunks(path: str) -> Iterator[tuple[bytes, int, int]]:
             yield found[24:25], records, decoded
             length = head + data
             end = at + length + (length + (at + block - gap - 1) % block) // (block - gap) * gap
-            padded = at + records  # a chunk is at least as long as it has records
+            padded = at + records  # a chunk has at least one byte per record
             at = max(end, padded + max(-padded % block - (block - gap - 1), 0))
 
 
 def tf_records(path: str) -> int:
-    """Count records by their lengths, without reading what they hold; -1 where one states no bytes, more than there are, or too many.
+    """Count records by their stated lengths, without reading them; -1 if a length is 0, too large, or beyond the file.
 
-    TensorFlow reserves what a record states before it looks at how much the file has.
+    TensorFlow allocates the stated length before it checks the size of the file.
     """
     count = at = 0
     try:
@@ -197,7 +203,7 @@ def tf_records(path: str) -> int:
             while at < size:
                 file.seek(at)
                 length = int.from_bytes(file.read(8), "little")
-                if not 0 < length <= min(size - at - 16, RECORD):  # 16: the length and the two checksums
+                if not 0 < length <= min(size - at - 16, RECORD):  # the length and two checksums take 16 bytes
                     return -1
                 at += length + 16
                 count += 1

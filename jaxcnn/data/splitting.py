@@ -1,4 +1,4 @@
-"""Seeded splits that keep the share of every class."""
+"""Stratified splits: every class keeps its share."""
 
 from typing import Any
 
@@ -8,17 +8,21 @@ from jaxcnn.core.types import InputError
 
 
 def stratified(label: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of a seeded split that keeps the share of every class: `(rest, cut)`, in ascending order.
+    """Split the rows so that every class keeps its share.
 
-    A class keeps at least one row in the rest. Where classes are too small for their share, larger ones give more.
+    Every class keeps at least one row in the first part. If a class is too small for its share, larger classes give
+    more rows.
 
     Args:
-        label: int `[N]`.
-        fraction: share of the rows to cut, in [0, 1).
-        seed: the same seed, the same split.
+        label: class of each row, int `[N]`.
+        fraction: share of the rows in the second part, in [0, 1).
+        seed: seed of the split; the same seed gives the same split.
+
+    Returns:
+        `(rest, cut)`: row numbers of the two parts, ascending.
 
     Raises:
-        InputError: `fraction` outside its range.
+        InputError: `fraction` is outside its range.
 
     """
     if not 0 <= fraction < 1:
@@ -28,7 +32,7 @@ def stratified(label: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarra
     most = np.array([len(g) - 1 for g in groups], int)
     wanted = fraction * (most + 1)
     counts = np.minimum(np.floor(wanted).astype(int), most)
-    # the rows still missing come from the classes that lost most to rounding, ties by lot: every class that can is within one row
+    # the missing rows come from the classes that lost most to rounding, with random ties: errors are below one row
     lost = np.lexsort([rng.random(len(groups)), (counts - wanted).round(9)])
     missing = min(round(fraction * len(label)), most.sum()) - counts.sum()
     while missing > 0:
@@ -42,23 +46,44 @@ def stratified(label: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarra
 def cut(
     data: Any, label: np.ndarray, fraction: float, seed: int, name: str = "validation_fraction"
 ) -> tuple[Any, Any, np.ndarray]:
-    """Take a stratified share from a data set: what is left, the share, and the labels of what is left.
+    """Split a stratified share off a data set.
+
+    Args:
+        data: a data set.
+        label: class of each row, `[N]`.
+        fraction: share of the rows, in [0, 1).
+        seed: seed of the split.
+        name: name of `fraction` in messages.
+
+    Returns:
+        `(rest, share, labels of the rest)`.
 
     Raises:
-        InputError: `fraction` leaves one of the two without rows; `name` is its name in the message.
+        InputError: `fraction` is outside its range, or leaves a part without rows.
 
     """
     check_fraction(name, fraction, len(label))
     rest, share = stratified(label, fraction, seed)
     if fraction and not len(share):
         raise InputError(
-            f"{name}={fraction}: cuts no row, because each class has but one and keeps it; give more rows, or parts of your own"
+            f"{name}={fraction}: cuts no row, because each class has only one row and keeps it; "
+            "give more rows, or your own parts"
         )
     return data.take(rest), data.take(share), label[rest]
 
 
 def check_fraction(name: str, fraction: float, rows: int) -> None:
-    """Refuse a share that is none, or that leaves one of the two parts without rows; 0 is no share at all."""
+    """Refuse a share outside [0, 1), and a share above 0 that leaves a part without rows.
+
+    Args:
+        name: name of the share in messages.
+        fraction: the share.
+        rows: number of rows.
+
+    Raises:
+        InputError: The share is refused.
+
+    """
     if not 0 <= fraction < 1:
         raise InputError(f"{name}={fraction}: must be at least 0 and below 1")
     if fraction and not 0 < round(fraction * rows) < rows:

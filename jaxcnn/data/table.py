@@ -1,4 +1,4 @@
-"""A CSV file of images and what is known of them: a class, several answers of 0 and 1, or a number."""
+"""A CSV file that lists images with their labels: a class, several columns of 0 and 1, or a number to predict."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ from jaxcnn.data.splitting import cut
 log = logging.getLogger("jaxcnn")
 FILE, LABEL, TARGET, SPLIT = "file", "label", "target", "split"
 PARTS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
-BYTES = 2**30  # of a CSV file
+BYTES = 2**30  # most bytes of a CSV file
 Kind = Literal["classification", "multilabel", "regression"]
 
 
@@ -29,9 +29,9 @@ class Table(NamedTuple):
     """The rows of a CSV file.
 
     Attributes:
-        header: names of its columns.
-        rows: their values, as texts.
-        lines: line of the file of each row, for messages.
+        header: names of the columns.
+        rows: values of each row, as text.
+        lines: line number of each row, for messages.
 
     """
 
@@ -40,7 +40,7 @@ class Table(NamedTuple):
     lines: list[int]
 
     def column(self, name: str) -> list[str]:
-        """Return the values of a column."""
+        """Return the values of a column, stripped."""
         at = self.header.index(name)
         return [row[at].strip() for row in self.rows]
 
@@ -57,28 +57,29 @@ def table(
     on_bad: OnBad | None = None,
     resize: Resize = "squash",
 ) -> Splits:
-    """Images that a CSV file lists, with a header row and a column `file`: paths below the folder of the CSV file.
+    """Load images that a CSV file lists.
 
-    A column `label` has classes, by name or by number from 0; a column `target` has numbers to predict; else every other
-    column is an answer of 0 or 1, and a row may have several. A column `split` (train, valid or test) says which part a
-    row belongs to.
+    The file has a header row and a column `file` with paths relative to the folder of the CSV file. A column `label`
+    has classes, by name or by number from 0; a column `target` has numbers to predict. Without either, every other
+    column is a label of 0 or 1, and a row may have several. A column `split` (train, valid or test) assigns rows to
+    parts.
 
     Args:
-        path: of the CSV file, UTF-8.
-        task: what to read where the file has columns for several tasks.
-        size: resize every image on reading; needed where sizes differ.
-        seed: of the splits.
-        validation_fraction: share of the training rows to validate on, where no column says which.
-        test_fraction: share of all rows to test on, likewise.
-        resident_bytes: decoded sets larger than this are read when needed instead of held in memory.
-        on_bad: called with a line and a number for what cannot be read, which is then left out.
-        resize: how images are brought to `size`.
+        path: path of the CSV file, UTF-8.
+        task: the task to read, if the file has columns for several; by default it follows from the columns.
+        size: height and width, or one number for both, to which every image is resized; required if sizes differ.
+        seed: seed of the splits.
+        validation_fraction: share of the training rows to validate on, if no column assigns them.
+        test_fraction: share of all rows to test on, if no column assigns them.
+        resident_bytes: sets with more decoded bytes are read as needed instead of being held in memory.
+        on_bad: called with a message and a count for each unreadable image, which is then left out; None to raise.
+        resize: how images are resized, see `jaxcnn.data.image.decode`.
 
     Returns:
         The parts, with `"label"` `[N]` or `[N, K]`, or with `"target"` `[N]`; `names` has the files.
 
     Raises:
-        InputError: the file cannot be read, a column is missing or holds something else, or an image is not there.
+        InputError: The file cannot be read, a column is missing or has a wrong value, or an image does not exist.
 
     """
     path, size = pathlib.Path(path), sides(size)
@@ -87,7 +88,7 @@ def table(
     values, classes = _values(found, kind, path)
     files = [path.parent / name for name in found.column(FILE)]
     for file, line in zip(files, found.lines, strict=True):
-        if not os.path.isfile(file):  # pathlib raises where a name is too long
+        if not os.path.isfile(file):  # pathlib would raise for a name that is too long
             line = f"line {line}: {visible(file)[:200]}: no such file"
             raise InputError(f"{visible(path)}: {line}; paths are relative to the folder of the CSV file")
     rows = {"all": np.arange(len(files))} if SPLIT not in found.header else _parts(found, path)
@@ -97,9 +98,8 @@ def table(
         index = np.array([i for i in index if files[i] not in reader.bad], np.int64)
         chosen = [files[i] for i in index]
         held[part] = reader.data(path, chosen, values[index], classes, resident_bytes, path.parent, key)
-        kept[part] = _alike(
-            kind, np.asarray(held[part].arrays[key]) if hasattr(held[part], "arrays") else values[index]
-        )
+        own = np.asarray(held[part].arrays[key]) if isinstance(held[part], Resident) else values[index]
+        kept[part] = _alike(kind, own)
     first = "train" if "train" in held else "all"
     train, alike = held[first], kept[first]
     if "test" not in held:
@@ -117,7 +117,7 @@ def read(path: pathlib.Path) -> Table:
     """Read a CSV file.
 
     Raises:
-        InputError: it is not one, or rows have other numbers of columns than the header.
+        InputError: The file is not a CSV file, or a row and the header have different numbers of columns.
 
     """
     try:
@@ -129,14 +129,13 @@ def read(path: pathlib.Path) -> Table:
         header, found, lines = [name.strip() for name in next(rows, [])], [], []
         for row in rows:
             if row and len(row) != len(header):
-                raise InputError(
-                    f"{visible(path)}: line {rows.line_num}: {len(row)} values for {len(header)} columns; correct the line"
-                )
+                line = f"line {rows.line_num}: {len(row)} values for {len(header)} columns"
+                raise InputError(f"{visible(path)}: {line}; correct the line")
             if row:
                 found.append(row)
                 lines.append(rows.line_num)
     except (UnicodeDecodeError, csv.Error) as error:
-        why = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"is no CSV file ({error})"
+        why = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"is not a CSV file ({error})"
         raise InputError(f"{visible(path)}: {why}; save it as CSV, UTF-8") from error
     except OSError as error:
         if isinstance(error, InputError):
@@ -148,17 +147,21 @@ def read(path: pathlib.Path) -> Table:
             f"{visible(path)}: no column 'file' in its header (columns: {has}); name the column of image paths 'file'"
         )
     if len(set(header)) < len(header):
-        raise InputError(f"{visible(path)}: two columns of one name in its header; rename one of them")
+        raise InputError(f"{visible(path)}: two columns with the same name in its header; rename one of them")
     if not found:
         raise InputError(f"{visible(path)}: no rows below its header; add some")
     return Table(header, found, lines)
 
 
 def kind_of(found: Table, path: pathlib.Path) -> Kind:
-    """Say which task the columns of a CSV file are for.
+    """Return the task that fits the columns of a CSV file.
+
+    Args:
+        found: the rows of the file.
+        path: path of the file, for messages.
 
     Raises:
-        InputError: for none, or for two.
+        InputError: No task fits, or two do.
 
     """
     others = [name for name in found.header if name not in (FILE, SPLIT)]
@@ -171,13 +174,13 @@ def kind_of(found: Table, path: pathlib.Path) -> Kind:
         return "multilabel"
     has = ", ".join(map(visible, others[:10])) or "none"
     raise InputError(
-        f"{visible(path)}: besides 'file' it has the columns {has}; needs 'label' (classes), 'target' (numbers), or several "
-        "columns of 0 and 1"
+        f"{visible(path)}: besides 'file' it has the columns {has}; needs 'label' (classes), 'target' (numbers), or "
+        "several columns of 0 and 1"
     )
 
 
 def _values(found: Table, kind: Kind, path: pathlib.Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return what is known of each row, and the names of the classes."""
+    """Return the labels or targets of the rows, and the class names."""
     others = [name for name in found.header if name not in (FILE, SPLIT)]
     wanted = {"classification": LABEL, "regression": TARGET}.get(kind)
     if wanted and wanted not in others:
@@ -200,8 +203,8 @@ def _classes(found: Table, path: pathlib.Path) -> tuple[np.ndarray, tuple[str, .
         kinds = [texts[numbers.index(kind)] for kind in (False, True)]
         lines = [found.lines[numbers.index(kind)] for kind in (False, True)]
         raise InputError(
-            f"{visible(path)}: column 'label' mixes text ({visible(kinds[0])!r}, line {lines[0]}) and numbers ({visible(kinds[1])}, "
-            f"line {lines[1]}); use one kind, or name a column of numbers to predict 'target'"
+            f"{visible(path)}: column 'label' mixes text ({visible(kinds[0])!r}, line {lines[0]}) and numbers "
+            f"({visible(kinds[1])}, line {lines[1]}); use one kind, or name a column of numbers to predict 'target'"
         )
     names = sorted(set(texts), key=int) if all(numbers) else sorted(set(texts))
     if len(names) < 2:
@@ -239,7 +242,7 @@ def _parts(found: Table, path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _alike(kind: Kind, values: np.ndarray) -> np.ndarray:
-    """Return a class for each row, by which splits are stratified."""
+    """Return a class for each row, for stratified splits."""
     if kind == "regression":
         return np.zeros(len(values), np.int64)
     return np.unique(values, axis=0, return_inverse=True)[1].reshape(-1) if values.ndim > 1 else values

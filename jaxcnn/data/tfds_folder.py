@@ -1,9 +1,10 @@
-"""Prepared TFDS folders: where they are, and what must hold of their metadata before TFDS may read it.
+"""Prepared TFDS folders: finding them, and checking their metadata before TFDS reads it.
 
-TFDS imports the module of any class that `features.json` names, and follows the paths and counts that the metadata state.
+TFDS imports the module of any class named in `features.json`, and trusts the paths and counts in the metadata.
 """
 
 import functools
+import math
 import os
 import pathlib
 import re
@@ -15,30 +16,27 @@ from jaxcnn.core.files import Path, expanded, parse_json, read_json
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
 
-BYTES = 2**24  # of one metadata file
-ENTRIES = 200_000  # files in a prepared folder
-SHARDS = 100_000  # of a split
+BYTES = 2**24  # most bytes of a metadata file
+ENTRIES = 200_000  # most files in a prepared folder
+SHARDS = 100_000  # most shards of a split
 CLASSES = 10**6
-VALUES = 2**28  # of one image
-HOMELESS = "set TFDS_DATA_DIR, or give a data_dir"  # what helps a user without a home
+VALUES = 2**28  # most values of an image
+HOMELESS = "set TFDS_DATA_DIR, or give a data_dir"  # the fix if the user has no home folder
 NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(?:/(?P<config>[\w+.-]+))?(?::(?P<version>(?:\d+|\*)(?:\.(?:\d+|\*)){2}))?")
 VERSION = re.compile(r"(?:(?:0|[1-9]\d{0,8})(?:\.|$)){3}(?<!\.)")
 TEMPLATE = re.compile(r"(?:\{(?:DATASET|SPLIT|FILEFORMAT|SHARD_INDEX|NUM_SHARDS|SHARD_X_OF_Y)\}|[\w.%-]|(?<=.)/)+")
-CLASS_NAMES = (
-    "pythonClassName",
-    "python_class_name",
-    "type",
-)  # keys that name a class, in all spellings of TFDS so far
+CLASS_NAMES = ("pythonClassName", "python_class_name", "type")  # keys for class names in all versions of TFDS so far
 
 
 def find(library: Any, name: str, data_dir: Path | None, every: bool = False) -> list[pathlib.Path]:
-    """Return the version folders that a set's name may mean: the latest where it states no version, of each place and configuration.
+    """Return the version folders that match the name of a set.
 
     Args:
-        library: TFDS.
-        name: `set`, `set/configuration` or `set:version`, as TFDS spells it.
-        data_dir: where sets are prepared; by default TFDS's own places.
-        every: return all versions and configurations that the name leaves open.
+        library: the module `tensorflow_datasets`.
+        name: `set`, `set/configuration` or `set:version`, as in TFDS.
+        data_dir: folder with prepared sets; by default TFDS's own folders.
+        every: return all matching versions and configurations, not only the latest version of each configuration in
+            each folder.
 
     """
     if not (parsed := NAME.fullmatch(name)):
@@ -54,7 +52,14 @@ def find(library: Any, name: str, data_dir: Path | None, every: bool = False) ->
 
 
 def prepared_names(library: Any, name: str, data_dir: Path | None) -> list[str]:
-    """Names of the versions and configurations that lie prepared where a set's name points to."""
+    """Return the names of the prepared versions and configurations of a set.
+
+    Args:
+        library: the module `tensorflow_datasets`.
+        name: name of the set, see `find`.
+        data_dir: folder with prepared sets; by default TFDS's own folders.
+
+    """
     parsed = NAME.fullmatch(name)
     bases = _bases(library, parsed["set"], data_dir) if parsed else []
     return sorted({p.name for base in bases for p in _folders(base) if not p.name.startswith(".")})
@@ -63,12 +68,12 @@ def prepared_names(library: Any, name: str, data_dir: Path | None) -> list[str]:
 def _bases(library: Any, name: str, data_dir: Path | None) -> list[pathlib.Path]:
     snake = library.core.naming.camelcase_to_snakecase(name)
     default = library.core.constants.DATA_DIR if data_dir is None else data_dir
-    expanded(default, HOMELESS)  # because TFDS raises an error of its own
+    expanded(default, HOMELESS)  # without a home folder, TFDS would raise an error with no advice
     return [expanded(root, HOMELESS) / snake for root in library.core.utils.file_utils.list_data_dirs(data_dir)]
 
 
 def _configs(base: pathlib.Path, config: str | None, every: bool) -> list[pathlib.Path]:
-    """Folders of a set that may hold versions: of the stated configuration, else of its default one, else of none, else of all."""
+    """Folders of a set that may have versions: of the given or the default configuration, of no one, or of all."""
     if config:
         return [base / config] if config.strip(".") else []
     stated, folders = base / ".config" / "metadata.json", _folders(base)
@@ -78,11 +83,9 @@ def _configs(base: pathlib.Path, config: str | None, every: bool) -> list[pathli
         return [base, *folders]
     if isinstance(default, str) and base / default in folders:
         return [base / default]
-    return (
-        [base]
-        if any(VERSION.fullmatch(p.name) for p in folders)
-        else [p for p in folders if not p.name.startswith(".")]
-    )
+    if any(VERSION.fullmatch(p.name) for p in folders):
+        return [base]
+    return [p for p in folders if not p.name.startswith(".")]
 
 
 def _folders(path: pathlib.Path) -> list[pathlib.Path]:
@@ -93,14 +96,14 @@ def _folders(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def check(library: Any, folder: pathlib.Path) -> None:
-    """Refuse a version folder whose metadata would make TFDS import code, wait, or read other files than its own.
+    """Refuse a version folder whose metadata would make TFDS import code, hang, or read files outside the folder.
 
     Args:
-        library: TFDS.
-        folder: such as `.../mnist/3.0.1`.
+        library: the module `tensorflow_datasets`.
+        folder: the version folder, such as `.../mnist/3.0.1`.
 
     Raises:
-        InputError: it names the file, the value and what is the matter with it.
+        InputError: A value is refused; the message names the file and the value.
 
     """
     try:
@@ -120,17 +123,17 @@ def _check(library: Any, folder: pathlib.Path) -> None:
         value, where = read_json(folder / file, BYTES), visible(folder / file)
         if not isinstance(value, dict):
             raise InputError(f"{where}: must be a JSON object")
-        # the rest of dataset_info.json names no classes, and has other things called "type"
+        # the rest of dataset_info.json names no classes, and uses the key "type" for other values
         _refuse_classes(value if file == "features.json" else value.get("features"), allowed, where)
         if file == "dataset_info.json":
             _check_info(value, where)
-        elif "type" not in value:  # which TFDS 4.0 and 4.1 wrote
+        elif "type" not in value:  # only TFDS 4.0 and 4.1 wrote this key
             kind = feature_pb2.Feature  # pyright: ignore[reportAttributeAccessIssue] (made at import)
             _message(value, kind(), where)
 
 
 def _refuse_special_files(folder: pathlib.Path) -> None:
-    """Pipes and devices, which would make TFDS wait or never end, and folders of too many files; links to plain files are fine."""
+    """Refuse pipes and devices, which would make TFDS hang, and too many files; links to regular files are allowed."""
     count = 0
     for where, _, names in os.walk(folder):
         for name in names:
@@ -140,29 +143,26 @@ def _refuse_special_files(folder: pathlib.Path) -> None:
                 raise InputError(f"{visible(folder)}: more than {ENTRIES:,} files")
             try:
                 found = os.stat(path)
-            except OSError:  # a link to nothing: as if the file were missing
+            except OSError:  # a broken link counts as a missing file
                 continue
             if not stat.S_ISREG(found.st_mode):
                 raise InputError(f"{visible(path)}: not a regular file")
             if name.endswith((".json", ".txt")) and found.st_size > BYTES:
                 raise InputError(
-                    f"{visible(path)}: {found.st_size:,} bytes, more than the {BYTES:,} that are read of such a file"
+                    f"{visible(path)}: {found.st_size:,} bytes, more than the limit of {BYTES:,} for such a file"
                 )
 
 
 @functools.cache
 def _allowed(library: Any) -> frozenset[str]:
-    """Full names of the features that come with TFDS, the ones of earlier versions included."""
-    kinds = [
-        x
-        for x in vars(library.features).values()
-        if isinstance(x, type) and issubclass(x, library.features.FeatureConnector)
-    ]
+    """Full names of the feature classes of TFDS, including those of earlier versions."""
+    classes = [x for x in vars(library.features).values() if isinstance(x, type)]
+    kinds = [x for x in classes if issubclass(x, library.features.FeatureConnector)]
     return frozenset(name for x in kinds for name in (f"{x.__module__}.{x.__name__}", *vars(x).get("ALIASES", ())))
 
 
 def _refuse_classes(value: Any, allowed: frozenset[str], where: str) -> None:
-    """Walk nested metadata, also what is JSON within a string, for names of classes and of files."""
+    """Refuse foreign classes and file names in nested metadata, including JSON within strings."""
     left = [value]
     while left:
         value = left.pop()
@@ -200,7 +200,7 @@ def _message(value: dict[str, Any], into: Any, where: str) -> Any:
 
 
 def _check_info(value: dict[str, Any], where: str) -> None:
-    """What `dataset_info.json` states of names and splits."""
+    """Check the names and splits in `dataset_info.json`."""
     from tensorflow_datasets.core.proto import dataset_info_pb2
 
     kind = dataset_info_pb2.DatasetInfo  # pyright: ignore[reportAttributeAccessIssue] (made at import)
@@ -225,37 +225,39 @@ def _check_info(value: dict[str, Any], where: str) -> None:
 
 
 def check_features(image: Any, label: Any, where: str) -> None:
-    """Refuse images and labels of sizes that cannot be meant; `where` names the set.
+    """Refuse images and labels of implausible sizes.
+
+    Args:
+        image: TFDS's image feature.
+        label: TFDS's label feature.
+        where: name of the set, for messages.
 
     Raises:
-        InputError: they are not those of an image set.
+        InputError: The image shape or the number of classes is out of range.
 
     """
     shape = image.shape
     sides = [1 if n is None else n for n in shape]
-    if (
-        len(shape) != 3
-        or any(not isinstance(n, int) or n < 1 for n in sides)
-        or sides[0] * sides[1] * sides[2] > VALUES
-        or sides[2] > 4
-    ):
+    whole = len(shape) == 3 and all(isinstance(n, int) and n >= 1 for n in sides)
+    if not whole or math.prod(sides) > VALUES or sides[2] > 4:
         raise InputError(
-            f"{where}: images of shape {visible(shape)}; must be [H, W, C] with 1 to 4 channels and at most {VALUES:,} values"
+            f"{where}: images of shape {visible(shape)}; "
+            f"must be [H, W, C] with 1 to 4 channels and at most {VALUES:,} values"
         )
     if not isinstance(label.num_classes, int) or not 1 <= label.num_classes <= CLASSES:
         raise InputError(f"{where}: {label.num_classes} classes; must be 1 to {CLASSES:,}")
 
 
 def check_rows(info: Any, name: str, where: str) -> None:
-    """Refuse a split whose stated rows cannot be in its files, each of which takes bytes.
+    """Refuse a split that states more rows than its files can have: each row takes at least one byte.
 
     Args:
-        info: of the whole split, as TFDS has it.
-        name: of the split.
+        info: TFDS's information about the whole split.
+        name: name of the split.
         where: the folder, for the message.
 
     Raises:
-        InputError: it states too many.
+        InputError: The split states too many rows.
 
     """
     size = sum(_sizes(info.filepaths))

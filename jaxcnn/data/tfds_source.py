@@ -1,4 +1,4 @@
-"""Any TensorFlow Datasets image-classification set by name, through whichever reader its prepared format needs."""
+"""TensorFlow Datasets (TFDS): any image-classification set by name, with the reader that its format needs."""
 
 import contextlib
 import difflib
@@ -36,7 +36,7 @@ NOISE = ("Variant folder", "OpenCV is not installed")
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep TFDS's advice off the screen: that a set is not prepared is for the error to say, or is mended."""
+    """Hide advice that TFDS logs about sets that are not prepared; `tfds` prepares them or raises an error."""
     logger, wanted = logging.getLogger("absl"), lambda record: not str(record.msg).startswith(NOISE)
     logger.addFilter(wanted)
     try:
@@ -58,27 +58,27 @@ def tfds(
     cache: str | pathlib.Path | None = None,
     on_bad: OnBad | None = None,
 ) -> Splits:
-    """Read a prepared set, or download and prepare it when its host answers within two seconds.
+    """Read a prepared set, or download and prepare it if its host answers within two seconds.
 
-    `array_record` data is read by `tfds.data_source`, without TensorFlow; `tfrecord` data by `tfds.load`, with it.
+    `array_record` data are read without TensorFlow; `tfrecord` data need it.
 
     Args:
-        name: such as `"mnist"` or `"cifar10"`; a configuration and version may follow, `"emnist/letters"`. Prepared sets of your
-            own are found by their files.
-        data_dir: where sets are prepared; by default `TFDS_DATA_DIR`, else TFDS's own folder.
-        size: resize every image on reading; needed where sizes differ.
-        seed: of the validation split.
-        validation_fraction: share of the training rows to validate on, where the set has no such part.
-        resident_bytes: decoded sets larger than this are streamed.
-        download: whether an unprepared set may be fetched.
-        cache: keep decoded rows in this folder, where they are read again in a fraction of the time while the prepared files
-            stay as they are; by default they are not kept.
-        on_bad: called with a line and a number for what cannot be read, which is then left out: the rows of a shard that is cut,
-            and single records, which become rows of `row_mask = 0`.
+        name: name of the set, such as `"mnist"` or `"cifar10"`, which a configuration and a version may follow, such as
+            `"emnist/letters"`. Prepared sets of your own are found by their files.
+        data_dir: folder with prepared sets; by default `TFDS_DATA_DIR`, otherwise TFDS's own folder.
+        size: height and width, or one number for both, to which every image is resized; required if sizes differ.
+        seed: seed of the validation split.
+        validation_fraction: share of the training rows to validate on, if the set has no validation split.
+        resident_bytes: sets with more decoded bytes are read as needed instead of being held in memory.
+        download: whether a set that is not prepared may be downloaded.
+        cache: folder for decoded rows, which load much faster as long as the prepared files do not change; None for no
+            cache.
+        on_bad: called with a message and a count for each unreadable shard or record; None to raise. The rows of a
+            truncated shard are left out; an unreadable record becomes a row with `row_mask = 0`.
 
     Raises:
-        InputError: an unknown name, no data and no way to get them, a set that is not images with one label, or, without
-            `on_bad`, something that cannot be read.
+        InputError: The name is unknown, the data are not there and cannot be downloaded, the set does not consist of
+            images with one label, or something is unreadable and `on_bad` is None.
 
     """
     sizes = sides(size)
@@ -92,7 +92,7 @@ def tfds(
     if valid is None and isinstance(train, Stream):
         train, valid = train.divide(validation_fraction)
     elif valid is None:
-        # the labels of a large set are not read ahead: as if all were alike, its rows are cut by lot
+        # the labels of a large set are not known before reading, so its split is random, not stratified
         known = train.arrays["label"] if isinstance(train, Resident) else np.zeros(train.size, np.int32)
         train, valid, _ = cut(train, known, validation_fraction, seed)
     return Splits(train, valid, held["test"])
@@ -101,11 +101,11 @@ def tfds(
 def _held(
     name: str, data_dir: Any, sizes: tuple[int, int] | None, resident_bytes: int, download: bool, on_bad: OnBad | None
 ) -> dict[str, Any]:
-    """Each part, in memory if it fits."""
+    """Return the parts, each in memory if it fits."""
     builder = _builder(name, data_dir)
     image, label = _features(builder, name)
     if sizes is None and None in image.shape:
-        raise InputError(f"{name}: images of several sizes; give an image size to bring them to, such as 64")
+        raise InputError(f"{name}: images of several sizes; give an image size to resize them to, such as 64")
     if not builder.is_prepared():
         _prepare(builder, name, download)
     kind = builder.info.file_format.value
@@ -135,7 +135,7 @@ def _held(
 
 
 def _key(name: str, data_dir: Any, sizes: tuple[int, int] | None, resident_bytes: int) -> Any:
-    """What decoded rows are a function of: the prepared files and how they are read; None where no file is on this machine's disks."""
+    """Cache key: the prepared files and the options that affect decoding; None if there are no local files."""
     root = expanded(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", HOMELESS)
     if not NAME.fullmatch(name):
         return None
@@ -157,7 +157,7 @@ def _unpacked(found: dict[str, np.ndarray] | None) -> dict[str, Any] | None:
 
 
 def _builder(name: str, data_dir: Any) -> Any:
-    """Find a set that TFDS knows by name, or one that only its prepared files tell of."""
+    """Return the builder of a set that TFDS has code for, or that only has prepared files."""
     import tensorflow_datasets as library
 
     base = name.split("/")[0].split(":")[0]
@@ -172,9 +172,9 @@ def _builder(name: str, data_dir: Any) -> Any:
             check(library, other)
     except InputError as error:
         raise InputError(f"dataset {name!r}: {error}") from None
-    try:  # TFDS answers an unknown name with its whole catalogue, so it is asked for known ones alone
+    try:  # for an unknown name TFDS would print its whole catalogue; `_prepared` has refused it
         return library.builder_from_directory(folder) if folder else library.builder(name, data_dir=data_dir)
-    except Exception as error:  # a bad configuration or version raises whatever the set's own code raises
+    except Exception as error:  # for a wrong configuration or version, the code of the set raises errors of any type
         why = visible(re.sub(r'^Failed to construct dataset .*?\}": ', "", " ".join(str(error).split())))
         if why.startswith("BuilderConfig"):
             configurations = ", ".join(library.builder_cls(base).builder_configs) or "none"
@@ -185,7 +185,7 @@ def _builder(name: str, data_dir: Any) -> Any:
 
 
 def _prepared(library: Any, name: str, data_dir: Any, known: list[str]) -> pathlib.Path:
-    """Return the folder of a set that TFDS has no code of; TFDS reads that folder and no other."""
+    """Return the folder of a set that TFDS has no code for; TFDS then reads only this folder."""
     found = [folder for folder in find(library, name, data_dir) if (folder / "features.json").exists()]
     if len(found) > 1:
         places = ", ".join(visible(folder) for folder in found[:5])
@@ -200,7 +200,7 @@ def _prepared(library: Any, name: str, data_dir: Any, known: list[str]) -> pathl
 
 
 def _prepare(builder: Any, name: str, download: bool) -> None:
-    """Download and prepare, having made sure in two seconds that this can work; TFDS itself retries for over three minutes."""
+    """Download and prepare a set if its host answers within two seconds; TFDS itself would retry for over 3 minutes."""
     where = f"{name} is not prepared in {builder.data_path}"
     elsewhere = "a data_dir where TFDS has prepared it"
     if not download:
@@ -218,7 +218,7 @@ def _prepare(builder: Any, name: str, download: bool) -> None:
 
 
 def _address(builder: Any) -> tuple[str, int]:
-    """Host and port that a download begins with: the proxy where there is one, as for TFDS itself."""
+    """Host and port that a download first connects to: the proxy, if there is one."""
     url = urllib.parse.urlsplit(next(iter(getattr(builder, "url_infos", None) or {}), ""))
     if not url.hostname:
         url = urllib.parse.urlsplit("https://storage.googleapis.com")
@@ -229,7 +229,7 @@ def _address(builder: Any) -> tuple[str, int]:
 
 
 def _answers(host: str, port: int, seconds: float = 2.0) -> bool:
-    """Whether a connection to the host opens in time; looking up its name counts, which a socket's timeout leaves out."""
+    """Whether a connection to the host opens in time, including the name lookup, which a socket timeout excludes."""
     opened = threading.Event()
 
     def probe() -> None:
@@ -244,15 +244,14 @@ def _answers(host: str, port: int, seconds: float = 2.0) -> bool:
 
 
 def _features(builder: Any, name: str) -> tuple[Any, Any]:
-    """Return what TFDS says of images and labels; known before a download."""
+    """Return TFDS's image and label features, which are known before a download."""
     import tensorflow_datasets as library
 
     features = dict(builder.info.features.items()) if hasattr(builder.info.features, "items") else {}
     image, label = features.get("image"), features.get("label")
     if not isinstance(image, library.features.Image) or not isinstance(label, library.features.ClassLabel):
-        raise InputError(
-            f"dataset {name!r}: has {', '.join(features) or 'no named features'}; needs an 'image' with one class 'label'"
-        )
+        has = ", ".join(features) or "no named features"
+        raise InputError(f"dataset {name!r}: has {has}; needs an 'image' with one class 'label'")
     check_features(image, label, f"dataset {name!r}")
     if image.np_dtype != np.uint8:
         raise InputError(f"dataset {name!r}: images of dtype {np.dtype(cast(Any, image.np_dtype))}; must be uint8")
@@ -260,7 +259,7 @@ def _features(builder: Any, name: str) -> tuple[Any, Any]:
 
 
 def _parts(builder: Any, name: str) -> dict[str, str]:
-    """Which split of TFDS serves as which part; without one to test on, a fifth of the training rows does."""
+    """Return a dict from part to TFDS split; without a split to test on, a fifth of the training rows is used."""
     splits = builder.info.splits
     if "train" not in splits:
         raise InputError(f"dataset {name!r}: has the splits {', '.join(splits)}; needs 'train'")
@@ -280,13 +279,13 @@ def _records(
     on_bad: OnBad | None = None,
     resized: bool = False,
 ) -> Indexed:
-    """Rows of an `array_record` split, read by number."""
+    """Return the rows of an `array_record` split as a data set that reads them by number."""
     import tensorflow_datasets as library
 
     def readable(fn: Callable[[], Any]) -> Any:
         try:
             return fn()
-        except Exception as error:  # a cut shard raises the reader's own kinds
+        except Exception as error:  # for a truncated shard the reader raises errors of its own types
             where = f"{builder.data_path}: split {split} is not readable"
             raise InputError(
                 f"{where} ({reason(error)}){named(builder, split)}; delete the folder and prepare it again"
@@ -317,19 +316,15 @@ def _records(
         lambda: builder.as_data_source(split=split, deserialize_method=library.decode.DeserializeMethod.RAW_BYTES)
     )
 
-    together: list[int] = []  # known when the files were looked at
+    together: list[int] = []  # number of rows to read at once, set by the first read
 
     @_quiet()
     def read(index: np.ndarray) -> dict[str, np.ndarray]:
         if not together:
             largest = readable(lambda: refuse_cut(builder, split))
             together.append(max(1, min(1024, READ_BYTES // max(int(np.prod(shape)), largest))))
-        image, label, row_mask = (
-            np.zeros((len(index), *shape), np.uint8),
-            np.zeros(len(index), np.int32),
-            np.ones(len(index), np.float32),
-        )
-        n = together[0]  # a row takes several times its size on the way
+        image, label = np.zeros((len(index), *shape), np.uint8), np.zeros(len(index), np.int32)
+        row_mask, n = np.ones(len(index), np.float32), together[0]
         for k in range(0, len(index), n):
             for j, found in enumerate(some([int(i) for i in index[k : k + n]]), k):
                 if found is None:

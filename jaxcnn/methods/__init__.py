@@ -1,4 +1,4 @@
-"""Ways to train that are wrappers on the three seams, one file each."""
+"""Training methods, one per file, that wrap a task, its loss or the training step."""
 
 from jaxcnn.methods import transfer
 from jaxcnn.methods.group_dro import group_dro

@@ -1,4 +1,4 @@
-"""Losses that look at the group that does worst, not at the mean over all rows."""
+"""Group distributionally robust optimisation: train for the worst group of rows instead of the mean over all rows."""
 
 from typing import Any, cast
 
@@ -13,23 +13,30 @@ STATE = "group_dro"
 
 
 def group_dro(task: Task, groups: int, *, column: str = "group", rate: float = 0.01) -> Task:
-    """Minimise the loss of the worst group of rows: group distributionally robust optimisation (Sagawa et al., 2020, arXiv:1911.08731).
+    """Wrap a task so that training minimises the loss of the worst group of rows.
 
-    Every group has a share of the loss, kept in the model state beside the statistics of norms. A step multiplies it by
-    `exp(rate * mean loss of the group's rows)`, makes the shares sum to 1 again, and descends on the groups' mean losses in these shares.
-    Prediction and metrics stay as they are. With `accumulate(k)` each of the k parts moves the shares, so give a k-th of the rate.
-    The paper adds strong weight decay or early stopping: without them a large network fits every group, and the shares say nothing.
+    Every group has a weight (its share of the loss), which is part of the model state. A step multiplies each weight by
+    `exp(rate * mean loss of the group's rows)`, normalises the weights to sum to 1, and minimises the weighted sum of
+    the groups' mean losses. Prediction and metrics are unchanged.
+
+    With `accumulate(k)`, each of the k parts updates the weights, so divide the rate by k. The paper also uses strong
+    weight decay or early stopping: without them a large network fits every group, and the weights have no effect.
 
     Args:
-        task: of `tasks.from_model`, or any whose metric `"loss"` heeds `"sample_weight"`. Of its loss only the outputs and the model state
-            are used, so auxiliary heads do not learn, and `transfer.keep_stats` belongs inside.
-        groups: how many.
-        column: of the batch, int `[B]` from 0 to `groups - 1`; rows of other groups count nowhere. Only training needs it.
-        rate: of the shares, positive.
+        task: a task from `tasks.from_model`, or any task whose metric `"loss"` uses `"sample_weight"`. Only the outputs
+            and the model state of its loss are used, so auxiliary heads do not learn; apply `transfer.keep_stats` to
+            its loss before this wrapper.
+        groups: number of groups, at least 2.
+        column: name of the group column of a batch, int `[B]` from 0 to `groups - 1`. Rows with other values are
+            ignored. Only training needs the column.
+        rate: step size of the weights, positive.
 
     Raises:
-        InputError: fewer than two groups, a rate that is not positive; or (when traced) a batch without such a column, or variables that
-            another task made, which have no shares.
+        InputError: There are fewer than two groups, or the rate is not positive; or (when traced) the batch has no such
+            column, or the variables come from a different task and have no weights.
+
+    Reference:
+        Sagawa et al., Distributionally Robust Neural Networks for Group Shifts, 2020, arXiv:1911.08731.
 
     """
     if groups < 2:
@@ -43,10 +50,9 @@ def group_dro(task: Task, groups: int, *, column: str = "group", rate: float = 0
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
         group = _groups(batch, column)
         if STATE not in model_state:
-            raise InputError(
-                "group_dro: the variables have no shares; begin with {**variables, 'group_dro': task.init(key, batch)['group_dro']}"
-            )
-        kept = type(model_state)  # may be one that norms leave alone
+            fix = "begin with {**variables, 'group_dro': task.init(key, batch)['group_dro']}"
+            raise InputError(f"group_dro: the variables have no shares; {fix}")
+        kept = type(model_state)  # it may be a FrozenState, which norms do not update
         _, (outputs, changed) = task.loss(
             params, kept({k: v for k, v in model_state.items() if k != STATE}), batch, key
         )
@@ -71,6 +77,6 @@ def _groups(batch: Batch, column: str) -> Array:
     group = batch[column]
     if group.ndim != 1 or not jnp.issubdtype(group.dtype, jnp.integer):
         raise InputError(
-            f"group_dro: column {column!r} is {group.dtype} of shape {group.shape}; must be integers, one a row"
+            f"group_dro: column {column!r} is {group.dtype} of shape {group.shape}; must be integers, one per row"
         )
     return group

@@ -1,6 +1,7 @@
-"""Transfer learning: begin with the weights of another network, keep a part of it as it is, train the rest.
+"""Transfer learning: start from pretrained weights, keep part of the network fixed and train the rest.
 
-Which parameters an optimiser leaves alone, or moves less, is a matter of `optim`: `freeze`, `layerwise_lr_decay`, `gradual_unfreezing`.
+`optim` decides which parameters the optimiser updates and how fast, see `optim.freeze`, `optim.layerwise_lr_decay` and
+`optim.gradual_unfreezing`.
 """
 
 import re
@@ -24,46 +25,54 @@ LAST_LAYER = (r"(.*\.)?logits",)
 
 
 def load_pretrained(variables: Tree, pretrained: Tree, head: Sequence[str] = LAST_LAYER) -> Tree:
-    """Take everything from a pretrained network but its head, which may be for other classes.
+    """Copy the variables of a pretrained network, except its head, which may be for different classes.
 
     Args:
-        variables: `{"params": ..., "batch_stats": ...}` of the new network, whose head stays.
-        pretrained: those of the other.
-        head: patterns of the parameters that stay new, see `optim.which`; by default the layers called `logits`.
+        variables: `{"params": ..., "batch_stats": ...}` of the new network.
+        pretrained: the variables of the pretrained network, in the same form.
+        head: patterns of the parameters that are not copied, see `optim.which`; by default layers named `logits`.
+
+    Returns:
+        The variables of the new network, with the pretrained ones outside the head, in the new network's dtypes.
 
     Raises:
-        InputError: the networks differ elsewhere than in the head; the message names the first difference.
+        InputError: The networks differ outside the head; the message names the first difference.
 
     """
     new, old = dict(named(variables)), dict(named(pretrained))
-    within = lambda path: path.split(".", 1)[1]  # noqa: E731 (the collection's name is no part of a pattern)
+
+    def within(path: str) -> str:  # patterns do not contain the name of the collection
+        return path.split(".", 1)[1]
+
     paths, wrong = sorted({*new, *old}), []
-    stays = {
-        path for path, k in zip(paths, first_match([within(path) for path in paths], [head]), strict=True) if k >= 0
-    }
+    matches = first_match([within(path) for path in paths], [head])
+    stays = {path for path, k in zip(paths, matches, strict=True) if k >= 0}
     for path in (path for path in paths if path not in stays):
         if path not in new or path not in old:
             wrong.append(f"{within(path)}, which the {'pretrained' if path in new else 'new'} one lacks")
         elif new[path].shape != old[path].shape:
-            wrong.append(
-                f"{within(path)}, {list(new[path].shape)} in the new one and {list(old[path].shape)} in the pretrained one"
-            )
+            shapes = f"{list(new[path].shape)} in the new one and {list(old[path].shape)} in the pretrained one"
+            wrong.append(f"{within(path)}, {shapes}")
     if wrong:
         raise InputError(
-            f"the networks differ in {len(wrong)} of {len(paths)} arrays, first {wrong[0]}: give weights of the same network"
+            f"the networks differ in {len(wrong)} of {len(paths)} arrays, first {wrong[0]}: "
+            "give weights of the same network"
         )
     taken = [x if path in stays else jnp.asarray(old[path], x.dtype) for path, x in new.items()]
     return jax.tree.unflatten(jax.tree.structure(variables), taken)
 
 
 def groups(model: Any, shape: Sequence[int]) -> dict[str, tuple[str, ...]]:
-    """Which parameters each part of a network has, as patterns, from the head down: `{"head": ("logits",), ..., "stem": ("stem",)}`.
+    """Group the parameters of a network by its parts, from the head down to the stem.
 
-    A parameter belongs to the first array of `features` that depends on it, and to the head where none does.
+    A parameter belongs to the first array of `features` that depends on it, or to the head if there is none.
 
     Args:
-        model: a Linen module with `features`.
-        shape: of an image, `(H, W, C)`.
+        model: a Linen module with a method `features`.
+        shape: shape of an image, `(H, W, C)`.
+
+    Returns:
+        Dict from part to patterns of its parameters, such as `{"head": ("logits",), ..., "stem": ("stem",)}`.
 
     """
     _, parts, params = _trace(model, shape)
@@ -76,7 +85,7 @@ def groups(model: Any, shape: Sequence[int]) -> dict[str, tuple[str, ...]]:
 
 
 def _trace(model: Any, shape: Sequence[int]) -> tuple[str, dict[str, set[int]], Tree]:
-    """Return the name of the last feature, for each feature the numbers of the parameters it depends on, and the parameters."""
+    """Return the name of the last feature, a dict from feature to the indices of its parameters, and the parameters."""
     image, names = jax.ShapeDtypeStruct((1, *shape), jnp.float32), []
     state = dict(jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), image))
     params = state.pop("params")
@@ -94,7 +103,7 @@ def _trace(model: Any, shape: Sequence[int]) -> tuple[str, dict[str, set[int]], 
 
 
 def _names(mine: Sequence[str], paths: Sequence[str]) -> tuple[str, ...]:
-    """Patterns for some of the paths: the shortest beginnings that no other path has."""
+    """Return patterns for some of the paths: their shortest prefixes that no other path has."""
     others, out = set(paths) - set(mine), []
     for path in mine:
         parts = path.split(".")
@@ -104,11 +113,15 @@ def _names(mine: Sequence[str], paths: Sequence[str]) -> tuple[str, ...]:
 
 
 def stop_gradient_on(loss: Callable[..., Any], frozen: Sequence[str]) -> Callable[..., Any]:
-    """Wrap a loss so that some parameters have no gradient, which then takes no time, nor a part in its logged norm.
+    """Wrap a loss so that frozen parameters have zero gradients, which cost no time and do not count in the norm.
 
     Args:
-        loss: as in `Task`.
-        frozen: patterns, see `optim.which`; `optim.freeze` keeps the optimiser from moving them in other ways.
+        loss: the loss of a `Task`.
+        frozen: patterns of the frozen parameters, see `optim.which`. Also use `optim.freeze`, so that weight decay and
+            momentum do not change them.
+
+    Returns:
+        The wrapped loss.
 
     """
 
@@ -120,10 +133,14 @@ def stop_gradient_on(loss: Callable[..., Any], frozen: Sequence[str]) -> Callabl
 
 
 def keep_stats(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a loss so that norms use their running statistics and leave them as they are; dropout goes on.
+    """Wrap a loss so that norms use their running statistics and do not update them; dropout stays active.
 
     Args:
-        loss: as in `Task`, from `tasks.from_model` or any that hands its model state to `tasks.training_pass`.
+        loss: the loss of a `Task` from `tasks.from_model`, or any loss that passes its model state to
+            `tasks.training_pass`.
+
+    Returns:
+        The wrapped loss.
 
     """
 
@@ -144,22 +161,23 @@ def cached(
     batch_size: int = 256,
     most_bytes: int = 2**32,
 ) -> Resident:
-    """Compute once what the head of a network reads, for every row.
+    """Compute the input of a network's head for every row, once.
 
     Args:
-        model: a Linen module with `features`.
-        variables: its own.
+        model: a Linen module with a method `features`.
+        variables: variables of the module.
         data: a data set.
-        inputs: a batch to what the model takes, such as `lambda batch: tasks.prepare(batch["image"], mean, std)`.
-        keep: keys of the batch to keep beside the new one, `"features"` `[B, ...]`.
-        batch_size: rows at a time.
-        most_bytes: how much memory the result may take.
+        inputs: function from a batch to the model's input, for example
+            `lambda batch: tasks.prepare(batch["image"], mean, std)`.
+        keep: names of the arrays to keep in addition to the new array `"features"` `[N, ...]`.
+        batch_size: rows per batch.
+        most_bytes: most bytes of the result.
 
     Returns:
-        The rows, in the same order and with the same seed, for a task of `head_task`.
+        A data set with the rows in the same order and with the same seed, for a task from `head_task`.
 
     Raises:
-        InputError: it would take more, or there are several processes.
+        InputError: The result would be larger, or there are several processes.
 
     """
 
@@ -168,23 +186,25 @@ def cached(
 
     row = jax.eval_shape(features, variables, data.example())
     if data.size * row.size * row.dtype.itemsize > most_bytes:
+        size = data.size * row.size * row.dtype.itemsize >> 20
         raise InputError(
-            f"the features of {data.size} rows take {data.size * row.size * row.dtype.itemsize >> 20} MiB, above {most_bytes >> 20}"
+            f"the features of {data.size} rows take {size} MiB, above {most_bytes >> 20}; raise most_bytes="
         )
     found, kept = collect(features, variables, data, keep=keep, batch_size=batch_size)
     return Resident({"features": found, **kept}, data.classes, data.seed)
 
 
 def head_task(model: Any, task: Task, shape: Sequence[int]) -> Task:
-    """Return a task for `cached` rows: the parameters of the whole network, of which only the head's are used and change.
+    """Return a task for `cached` rows that keeps the variables of the whole network but uses only the head.
 
-    It learns what `task` would learn with everything but the head frozen and `keep_stats`, in a fraction of the time;
-    freeze the rest all the same, so that no decay touches it. Variables come from `task.init` or a pretrained network.
+    It gives the same result as training `task` with `keep_stats` and everything except the head frozen, in a fraction
+    of the time. Freeze the rest anyway, so that weight decay does not change it. The variables come from `task.init` or
+    a pretrained network.
 
     Args:
-        model: a Linen module with `features` and `head`.
-        task: of the whole model, with the metric `"loss"`.
-        shape: of an image, `(H, W, C)`.
+        model: a Linen module with methods `features` and `head`.
+        task: task of the whole model, with the metric `"loss"`.
+        shape: shape of an image, `(H, W, C)`.
 
     """
     last, *_ = _trace(model, shape)
@@ -202,8 +222,16 @@ def head_task(model: Any, task: Task, shape: Sequence[int]) -> Task:
 def few_shot_subset(data: Any, per_class: int, seed: int = 0) -> Any:
     """Draw the same number of rows from each class.
 
+    Args:
+        data: a data set with labels.
+        per_class: number of rows per class, at least 1.
+        seed: seed of the choice.
+
+    Returns:
+        The chosen rows, in their original order.
+
     Raises:
-        InputError: `per_class` below 1, or a class has fewer.
+        InputError: `per_class` is below 1, or a class has fewer rows.
 
     """
     if per_class < 1:
@@ -213,7 +241,7 @@ def few_shot_subset(data: Any, per_class: int, seed: int = 0) -> Any:
         rows = np.flatnonzero(data.label == k)
         if len(rows) < per_class:
             raise InputError(
-                f"per_class={per_class}: class {name!r} has only {len(rows)} training rows; give at most so many"
+                f"per_class={per_class}: class {name!r} has only {len(rows)} training rows; give at most {len(rows)}"
             )
         chosen.append(rng.permutation(rows)[:per_class])
     return data.take(np.sort(np.concatenate(chosen)))

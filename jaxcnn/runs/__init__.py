@@ -1,4 +1,4 @@
-"""A run's folder: what it must hold so that its model can be built again, what reads it, and on which rows it is measured."""
+"""Runs: a run is a folder of results, which a model can be rebuilt from, evaluated and compared."""
 
 from jaxcnn.runs.data import Rows, limited, read_data, rows_to_measure
 from jaxcnn.runs.load import TrainedRun, build, evaluate, example, load_run, predict, read_config
@@ -13,7 +13,7 @@ from jaxcnn.runs.source import find, source
 from jaxcnn.runs.train import train_prepared, train_run
 
 __all__ = [
-    "TrainedRun", "Plan", "Ready", "Rows", "Signals", "Skipped", "build", "check_build", "check_config", "check_lines", "check_options",
-    "check_summary", "evaluate", "example", "find", "limited", "load_run", "predict", "prepare", "read_config", "read_data",
-    "rows_to_measure", "save_run", "source", "train_prepared", "train_run",
+    "TrainedRun", "Plan", "Ready", "Rows", "Signals", "Skipped", "build", "check_build", "check_config", "check_lines",
+    "check_options", "check_summary", "evaluate", "example", "find", "limited", "load_run", "predict", "prepare",
+    "read_config", "read_data", "rows_to_measure", "save_run", "source", "train_prepared", "train_run",
 ]  # fmt: skip

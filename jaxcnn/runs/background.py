@@ -1,4 +1,4 @@
-"""What goes on beside training: work that is needed later, memory that is given back, a trace of a few dispatches."""
+"""Work in the background of training: early imports, memory returned to the system, a profile of a few dispatches."""
 
 import contextlib
 import ctypes
@@ -14,36 +14,39 @@ from jaxcnn.core.files import writable
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
 
-TRACED = 4  # dispatches in a profile: the first ones are short
+TRACED = 4  # dispatches in a profile; the first ones are short
 log = logging.getLogger("jaxcnn")
 
 
 def meanwhile(*work: Callable[[], Any]) -> None:
-    """Do what is only needed later on a thread of its own: training leaves the interpreter, and at times a core, idle."""
+    """Run functions, one after another, on a background thread: training leaves the interpreter mostly idle.
+
+    Errors are dropped: the code that needs the result repeats the work and reports the error.
+    """
 
     def run() -> None:
         for one in work:
-            with contextlib.suppress(Exception):  # whoever needs it does it again, and says what is wrong
+            with contextlib.suppress(Exception):
                 one()
 
-    with contextlib.suppress(RuntimeError):  # no more threads can be started
+    with contextlib.suppress(RuntimeError):  # the system starts no more threads
         threading.Thread(target=run, name="meanwhile").start()
 
 
 def return_memory() -> None:
-    """Give back to the system what the allocator keeps: after compiling, a hundred megabytes; nothing where it is not glibc's."""
+    """Return free memory to the system: glibc keeps about 100 MB after compiling. Without glibc, do nothing."""
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 class Profile:
-    """A trace of a few dispatches, begun after the first one, which compiles; for TensorBoard, XProf and Perfetto.
+    """A trace of a few dispatches for TensorBoard, XProf and Perfetto; it starts after the first one, which compiles.
 
     Args:
-        folder: where it goes, made if absent; empty for no trace.
+        folder: folder for the trace, created if absent; an empty string disables the trace.
 
     Raises:
-        InputError: nothing can be written there.
+        InputError: The folder cannot be written.
 
     """
 
@@ -58,24 +61,24 @@ class Profile:
                 ) from error
 
     def dispatch(self) -> None:
-        """Count a dispatch that has ended: the first begins the trace, a later one ends it."""
+        """Count a finished dispatch: the first one starts the trace, a later one stops it."""
         self.seen += 1
         if self.folder and self.seen == 1:
             options = jax.profiler.ProfileOptions()
-            options.python_tracer_level = 0  # it would slow down what is measured
+            options.python_tracer_level = 0  # tracing Python would slow down the measured program
             jax.profiler.start_trace(self.folder, create_perfetto_trace=True, profiler_options=options)
             self.running = True
         elif self.seen > TRACED:
             self.close()
 
     def close(self) -> None:
-        """Write the trace, if one is running."""
+        """Stop a running trace and write it."""
         if self.running:
             self.running = False
             try:
                 jax.profiler.stop_trace()
                 newest = max(pathlib.Path(self.folder).glob("plugins/profile/*"))
-            except Exception as error:  # a trace is no reason to lose a run
+            except Exception as error:  # a failed trace must not end the run
                 log.warning("profile: not written to %s (%s)", self.folder, reason(error))
                 return
             where = f"tensorboard --logdir {self.folder}, or perfetto_trace.json.gz at ui.perfetto.dev"

@@ -1,4 +1,4 @@
-"""The rows that a run learned from and was tested on, read again; and other data of the same classes to measure it on."""
+"""Reading the data of a run again, or other data with the same classes, to evaluate the run."""
 
 import os
 import pathlib
@@ -16,18 +16,18 @@ from jaxcnn.runs.match import in_columns, matched, table
 from jaxcnn.runs.source import ASK, NAME, PLACES, OnBad, described, expanded, find, read, read_described
 from jaxcnn.train.checkpoint import digest
 
-PARTS = ("test", "valid", "validation", "val", "train")  # folders to measure on: the first of them that is there
+PARTS = ("test", "valid", "validation", "val", "train")  # folders to measure on; the first that exists is used
 
 
 class Rows(NamedTuple):
-    """Rows to measure a run on.
+    """Rows to evaluate a run on.
 
     Attributes:
-        data: the rows, with labels and channels as the run has them.
-        name: of the data.
-        own: whether they are the run's own test rows.
-        part: which rows of the data these are, such as `"test part"`.
-        notes: what else to know of them, a line each.
+        data: the rows, with the run's labels and channels.
+        name: name of the data.
+        own: whether these are the run's own test rows.
+        part: the part of the data, such as `"test part"`.
+        notes: remarks about the rows, one line each.
 
     """
 
@@ -39,18 +39,20 @@ class Rows(NamedTuple):
 
 
 def read_data(config: Mapping[str, Any], place: str | None = None) -> Splits:
-    """Read the rows that a run learned from and was tested on, as its `config.json` describes them.
+    """Read the rows that a run was trained and tested on, as its `config.json` describes them.
 
     Args:
-        config: of a run, as `read_config` gives it.
-        place: where the data are now (a path, or the `data_dir` of a TFDS set), if they were moved, or the run was not made here.
+        config: content of the run's `config.json`, from `read_config`.
+        place: present location of the data (a path, or the `data_dir` of a TFDS set). It is needed if the data were
+            moved, or if the run was made on another machine.
 
     Returns:
-        The three parts. Of a run with `per_class` among its settings the training part is the one that it drew from.
+        The three parts. If the run's settings have `per_class`, the training part is the whole set that the rows were
+        drawn from.
 
     Raises:
-        InputError: the run does not say, its paths are not to be followed, the data are not there, or the test part has another
-            number of rows or other classes.
+        InputError: The run does not describe its data, its paths are not trusted, the data are not there, or the test
+            part has a different number of rows or different classes.
 
     """
     splits = _as_used(config, _as_read(config, place))
@@ -62,18 +64,18 @@ def _check_own(config: Mapping[str, Any], used: Splits) -> None:
     tested = config["data"].get("rows", [0, 0, used.test.size])[2]
     if used.test.size != tested or list(used.test.classes) != list(config["classes"]):
         raise InputError(
-            f"{visible(config['data']['name'])}: the test part has {used.test.size} rows, and the run was tested on {tested}; "
-            f"the data changed, or are in another place now: {ASK}"
+            f"{visible(config['data']['name'])}: the test part has {used.test.size} rows, but the run was tested on "
+            f"{tested}; the data changed, or are in another place now: {ASK}"
         )
 
 
 def _as_read(
     config: Mapping[str, Any], place: str | None, on_bad: OnBad | None = None, elsewhere: bool = False
 ) -> Splits:
-    """Read as the run did; `elsewhere` leaves the place of a TFDS set to TFDS."""
+    """Read the data as the run did; with `elsewhere`, TFDS looks for a TFDS set in its default folder."""
     how, settings = described(config), config.get("settings") or {}
     if how is None:
-        older = "" if "source" in config else " (it is older than that record)"
+        older = "" if "source" in config else " (an older version wrote it)"
         fix = "give evaluate the data set itself" if config["build"] is None else ASK
         raise InputError(f"its config.json does not say how the data were read{older}; {fix}")
     if elsewhere:
@@ -84,18 +86,24 @@ def _as_read(
 
 
 def _as_used(config: Mapping[str, Any], splits: Splits) -> Splits:
-    """Of a run with `limit_examples` among its settings these rows alone."""
+    """Return the rows that the run used: a sample if its settings have `limit_examples`."""
     limit = (config.get("settings") or {}).get("limit_examples")
     return Splits(*(limited(part, limit) for part in splits)) if limit else splits
 
 
 def _leave_out(line: str, examples: int) -> None:
-    """Leave out what could not be read, as the run did."""
+    """Ignore an unreadable example, as the run did."""
     del line, examples
 
 
 def limited(data: Any, rows: int) -> Any:
-    """Limit the rows to a random sample, which is the same each time."""
+    """Return a random sample of the rows, the same on every call.
+
+    Args:
+        data: a data set.
+        rows: size of the sample.
+
+    """
     return data.take(np.random.default_rng(0).permutation(data.size)[:rows])
 
 
@@ -107,44 +115,46 @@ def rows_to_measure(
     whole: bool = False,
     on_bad: OnBad | None = None,
 ) -> Rows:
-    """Read what a run is to be measured on: its own test rows, or those of other data with the same classes.
+    """Read the rows to evaluate a run on: its own test rows, or those of other data with the same classes.
 
-    Other data are brought to the run's order of classes by their names, and to its channels; images of a folder or of TFDS also to
-    its image size. Of a set with a test part that part is measured; of a plain folder of classes, all images.
+    The classes of other data are matched by name, and the channels converted. Images from a folder or from TFDS are
+    also resized to the run's image size. If the data have a test part, only that part is used; otherwise all rows are.
 
     Args:
-        config: of a run, as `read_config` gives it.
-        place: other data, as `find` takes them, or the run's own where they are now; None for the run's own where they were.
-        data_dir: where TFDS sets are prepared.
-        whole: measure the whole test part also of a run that used only some of its rows (`limit_examples`).
-        on_bad: told of what cannot be read, which is then left out.
+        config: content of the run's `config.json`, from `read_config`.
+        place: other data, in any form that `find` accepts, or the present location of the run's own data; None for the
+            run's own data at their original location.
+        data_dir: folder with prepared TFDS sets.
+        whole: use the whole test part, even if the run used only a sample of it (`limit_examples`).
+        on_bad: called with a message and a count for each unreadable item, which is then left out; None to raise.
 
     Raises:
-        InputError: there is nothing to read, or classes or images are not those of the run.
+        InputError: The data cannot be read, or their classes or images do not match the run.
 
     """
     how = described(config)
     kind = (how or {}).get("name") if place is None else find(place)[0]
     if data_dir is not None and kind != "tfds":
         raise InputError(
-            f"data_dir={visible(data_dir)} (--data-dir): only TFDS sets are looked for there; name other data with --dataset"
+            f"data_dir={visible(data_dir)} (--data-dir): only TFDS sets are looked for there; "
+            "name other data with --dataset"
         )
     own = _own_at(config, how, place, data_dir, whole, on_bad) if place is None or how is not None else None
     if own is not None:
         return own
-    return _other(config, how or {}, cast(str, place), data_dir, on_bad)  # without a place, the rows are the run's own
+    return _other(config, how or {}, cast(str, place), data_dir, on_bad)  # if place is None, `own` is not
 
 
 def _own_at(
     config: Any, how: Any, place: str | None, data_dir: str | None, whole: bool, on_bad: OnBad | None
 ) -> Rows | None:
-    """Read the run's own test rows, where they were or at a place; None where something else lies there."""
+    """Read the run's own test rows from their original location or from `place`; None if `place` holds other data."""
     name, prepared = config["data"]["name"], None if place is None else _prepared(how, place)
     if place is None or prepared:
         splits = _as_read(config, prepared or data_dir, on_bad)
         used = _as_used(config, splits)
         _check_own(config, used)
-        line = "The training rows are not those that the run learned from: the data changed, or are read in another way now."
+        line = "The training rows are not those of the run: the data, or the way in which they are read, changed."
         return Rows((splits if whole else used).test, name, True, "test part", () if _same(config, used) else (line,))
     kind, options = find(place, data_dir)
     if kind != how["name"] or kind == "tfds" and options["name"] != how["options"].get("name"):
@@ -154,18 +164,18 @@ def _own_at(
         and not config["settings"].get("limit_examples")
         and _files(expanded(place)) < sum(config["data"].get("rows", [0]))
     ):
-        return None  # too few to be the run's own, so there is no need to read them twice
+        return None  # too few to be the run's own; `_other` reads them
     try:
         splits = _as_read(config, data_dir if kind == "tfds" else options.get("path"), on_bad, elsewhere=kind == "tfds")
     except InputError:
-        return None  # it is read again as other data, which says what is wrong with it
+        return None  # `_other` reads the data again and reports the error
     used = _as_used(config, splits)
     shown = name if kind in ("tfds", "digits") else place
     return Rows((splits if whole else used).test, shown, True, "test part") if _same(config, used) else None
 
 
 def _prepared(how: Mapping[str, Any] | None, place: str) -> str | None:
-    """Return the place if it is a folder in which TFDS has prepared the run's set."""
+    """Return `place` if it is a folder in which TFDS has prepared the run's set."""
     name = how["options"].get("name") if how and how["name"] == "tfds" else None
     path = expanded(place)
     if not (isinstance(name, str) and NAME.fullmatch(name)):
@@ -178,11 +188,11 @@ def _files(path: pathlib.Path) -> int:
 
 
 def _same(config: Mapping[str, Any], splits: Splits) -> bool:
-    """Whether these are the rows of a run, by their numbers and by the digest of those that it learned from."""
+    """Whether these are the run's rows, judged by the number of rows and the digest of the training rows."""
     known = config["data"]
     if list(splits.test.classes) != list(config["classes"]) or "rows" not in known:
         return False
-    if config["settings"].get("per_class"):  # of the rows that were drawn nothing tells from which they were
+    if config["settings"].get("per_class"):  # nothing records which set the rows were drawn from
         return splits.test.size == known["rows"][2]
     hashed = known.get("sha256") is not None and hasattr(splits.train, "arrays")
     return [part.size for part in splits] == known["rows"] and (
@@ -191,12 +201,12 @@ def _same(config: Mapping[str, Any], splits: Splits) -> bool:
 
 
 def _other(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None, on_bad: OnBad | None) -> Rows:
-    """Read the rows of other data that a run can be measured on."""
+    """Read rows of other data to evaluate the run on."""
     kind, options = find(place, data_dir)
     if kind == "csv" and config["build"] is not None:
         return _listed(config, how, place, options, on_bad)
     if config["build"] is None or not config["classes"]:
-        line = "rows of another place are matched by their classes, and the run has none; give evaluate the data set itself"
+        line = "other data are matched by their classes, and the run has none; give evaluate the data set itself"
         raise InputError(f"{visible(place)}: {line}")
     height, width, channels = config["build"]["image"]["shape"]
     ours, part = tuple(config["classes"]), "test part"
@@ -206,14 +216,8 @@ def _other(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None
         theirs, some = class_names(root), how.get("options", {}).get("classes")
         chosen = ours if set(theirs) == set(ours) or some and set(theirs) > set(ours) else None
         numbers, note = (None, "") if chosen else table(theirs, ours, visible(place))
-        options = {
-            "path": root,
-            "classes": chosen,
-            "size": (height, width),
-            "validation_fraction": 0.0,
-            "test_fraction": 0.0,
-        }
-        data = read(kind, options | _resize(how), on_bad).train
+        options = {"path": root, "classes": chosen, "size": (height, width), "test_fraction": 0.0}
+        data = read(kind, options | {"validation_fraction": 0.0} | _resize(how), on_bad).train
     else:
         more = {"tfds": {"size": (height, width)}, "digits": {}}.get(kind, {"validation_fraction": 0.0})
         data = read(kind, options | more, on_bad).test
@@ -226,19 +230,12 @@ def _other(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None
 
 
 def _listed(config: Any, how: Mapping[str, Any], place: str, options: Mapping[str, Any], on_bad: OnBad | None) -> Rows:
-    """Read the test rows that a CSV file lists, or all that it lists where it says nothing of parts."""
+    """Read the test rows of a CSV file, or all its rows if it has no test rows."""
     (height, width, channels), task = config["build"]["image"]["shape"], config["build"]["task"]
     several = task["options"].get("head") == "multilabel"
     kind = "regression" if task["name"] == "regression" else "multilabel" if several else "classification"
-    options = {
-        **options,
-        **_resize(how),
-        "task": kind,
-        "size": (height, width),
-        "validation_fraction": 0.0,
-        "test_fraction": 0.0,
-    }
-    splits, ours = read("csv", options, on_bad), tuple(config["classes"])
+    more = {"task": kind, "size": (height, width), "validation_fraction": 0.0, "test_fraction": 0.0}
+    splits, ours = read("csv", {**options, **_resize(how), **more}, on_bad), tuple(config["classes"])
     part = "test rows" if splits.test.size else "all images"
     data, note = splits.test if splits.test.size else splits.train, ""
     if kind == "classification":
@@ -251,25 +248,26 @@ def _listed(config: Any, how: Mapping[str, Any], place: str, options: Mapping[st
 
 
 def _resize(how: Mapping[str, Any]) -> dict[str, Any]:
-    """How the run brought its images to their size."""
+    """Return the run's option `resize`, if it has one."""
     kept = how.get("options", {}).get("resize")
     return {"resize": kept} if kept else {}
 
 
 def _sized(rows: Rows, config: Any, place: str) -> Rows:
-    """Refuse images of another size than the run's."""
+    """Refuse images whose size differs from the run's."""
     height, width, channels = config["build"]["image"]["shape"]
     found = rows.data.example()["image"].shape[1:]
     if found != (height, width, channels):
         was = " x ".join(map(str, found))
         raise InputError(
-            f"{visible(place)}: images of {was}, and the run's are {height} x {width} x {channels}; bring them to that size"
+            f"{visible(place)}: images of {was}, and the run's are {height} x {width} x {channels}; "
+            "resize them to that size"
         )
     return rows
 
 
 def _root(path: pathlib.Path) -> tuple[pathlib.Path, str]:
-    """Return the folder whose class folders are measured, and what it is: the test part, else what stands for it, else all images."""
+    """Return the folder whose class folders are measured, and its name in messages; see `PARTS`."""
     inside = {p.name.lower(): p for p in path.iterdir() if p.is_dir()}
     for name in PARTS:
         if name in inside and any(p.is_dir() for p in inside[name].iterdir()):
@@ -278,11 +276,11 @@ def _root(path: pathlib.Path) -> tuple[pathlib.Path, str]:
 
 
 def _not_the_runs_own(how: Mapping[str, Any], place: str, part: str) -> None:
-    """Refuse all images of the folder that the run learned from: most of them are training rows."""
+    """Refuse to measure on all images of the training folder: most of them are training rows."""
     before = how.get("options", {}).get("path")
     whole = part == "all images" or part.lower().startswith("train/")
     if whole and isinstance(before, str) and os.path.realpath(before) == os.path.realpath(expanded(place)):
         raise InputError(
-            f"{visible(place)}: the run learned from images of this folder, which changed since, so that its test rows are not known; "
-            "put other images into another folder"
+            f"{visible(place)}: the run was trained on images of this folder, which has changed since, so that its "
+            "test rows are not known; put the new images into another folder"
         )

@@ -1,6 +1,6 @@
-"""A run's folder: made or found again, locked while a process trains into it, and whole when it ends.
+"""The folder of a run: created or reopened, locked while a process trains into it, and checked for completeness.
 
-Messages begin with the path, so that a command can put the flag that named it in front.
+Messages start with the path, so that a command can put the name of the flag in front of it.
 """
 
 import contextlib
@@ -18,17 +18,17 @@ from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
 from jaxcnn.runs.load import read_config
 
-LOCK, PATIENCE = "run.lock", 1.0  # seconds: a process that was just killed may take a moment to end
-SAVED = ("checkpoints", "damaged", "replaced")  # folders in a run's, which saving writes into
+LOCK, PATIENCE = "run.lock", 1.0  # seconds: a killed process may take a moment to end
+SAVED = ("checkpoints", "damaged", "replaced")  # subfolders that saving writes into
 log = logging.getLogger("jaxcnn")
 _locks: dict[pathlib.Path, Any] = {}
 
 
 def new_folder(root: str | pathlib.Path) -> pathlib.Path:
-    """Make a folder that was not there, named after the time.
+    """Create a new folder below `root`, named after the current time.
 
     Raises:
-        InputError: it cannot be made below `root`.
+        InputError: The folder cannot be created.
 
     """
     check_path(root)
@@ -43,19 +43,19 @@ def new_folder(root: str | pathlib.Path) -> pathlib.Path:
             continue
         except OSError as error:
             raise _unwritable(root, error) from error
-    raise InputError(f"{visible(root)}: has a thousand runs of this second; give another")
+    raise InputError(f"{visible(root)}: has 1,000 runs of this second; give another folder")
 
 
 def begin(folder: pathlib.Path, config: Mapping[str, Any], name: str | pathlib.Path = "") -> None:
-    """Lock a folder that is new or empty, and write `config.json` into it; where that fails, the folder goes again.
+    """Lock a new or empty folder and write `config.json` into it; if that fails, remove the folder.
 
     Args:
-        folder: of the run.
-        config: the content of `config.json`.
-        name: of the folder in messages; by default its path.
+        folder: folder of the run.
+        config: content of `config.json`.
+        name: name of the folder in messages; by default its path.
 
     Raises:
-        InputError: it cannot be written, or another process has it.
+        InputError: The folder cannot be written, or another process has locked it.
 
     """
     try:
@@ -73,18 +73,18 @@ def again(folder: pathlib.Path, data: Mapping[str, Any]) -> dict[str, Any]:
     """Lock the folder of an unfinished run, and return its `config.json`.
 
     Args:
-        folder: of the run.
-        data: `"name"`, `"rows"` and `"sha256"` of what it is to go on with.
+        folder: folder of the run.
+        data: `"name"`, `"rows"` and `"sha256"` of the data to continue with.
 
     Raises:
-        InputError: it is finished, was trained on other data, has links where checkpoints go, or another process
+        InputError: The run is finished, was trained on other data, has links among its checkpoints, or another process
             trains into it.
 
     """
     without_links(folder)
     lock(folder)
     try:
-        if (folder / "summary.json").exists():  # since it was looked for
+        if (folder / "summary.json").exists():  # written after the caller looked for it
             raise InputError(f"{visible(folder)} is finished (it has summary.json)")
         config = read_config(folder)
         check_data(folder, config, data)
@@ -95,10 +95,15 @@ def again(folder: pathlib.Path, data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_data(folder: pathlib.Path, config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run on other data.
+    """Refuse to continue a run on other data.
+
+    Args:
+        folder: folder of the run, for the message.
+        config: content of its `config.json`.
+        data: `"name"`, `"rows"` and `"sha256"` of the present data.
 
     Raises:
-        InputError: names, numbers of rows or digests differ.
+        InputError: The names, the numbers of rows or the digests differ.
 
     """
     before = config["data"]
@@ -110,31 +115,31 @@ def check_data(folder: pathlib.Path, config: Mapping[str, Any], data: Mapping[st
 
 
 def _unwritable(path: str | pathlib.Path, error: OSError) -> InputError:
-    return InputError(f"{visible(path)}: cannot be written ({error.strerror or reason(error)}); give another")
+    return InputError(f"{visible(path)}: cannot be written ({error.strerror or reason(error)}); give another folder")
 
 
 def check_path(path: str | pathlib.Path) -> None:
-    """Refuse a path that checkpoints cannot be written to: libraries below take names in UTF-8 alone.
+    """Refuse a path that is not UTF-8: the checkpoint library accepts no other names.
 
     Raises:
-        InputError: it is not.
+        InputError: The path is not UTF-8.
 
     """
     full = os.path.abspath(path)
     try:
         full.encode()
     except UnicodeEncodeError:
-        fix = "rename it, or give another"
+        fix = "rename it, or give another path"
         if os.fsencode(full).decode("utf-8", "ignore").encode() == os.fsencode(full):
             fix = "set PYTHONUTF8=1, because Python reads names as ASCII here"
         raise InputError(f"{visible(path)}: {visible(full)} is not UTF-8; {fix}") from None
 
 
 def without_links(folder: pathlib.Path) -> None:
-    """Refuse a run whose checkpoints lie behind a link: saving would change what is there.
+    """Refuse a run with links among its checkpoints: saving would change the files that they point to.
 
     Raises:
-        InputError: there is one.
+        InputError: There is a link.
 
     """
     for name in SAVED:
@@ -142,15 +147,15 @@ def without_links(folder: pathlib.Path) -> None:
         for path in (folder / name, *below):
             if path.is_symlink():
                 raise InputError(
-                    f"{visible(path)} is a link, which is not followed; put what it stands for in its place"
+                    f"{visible(path)} is a link, which is not followed; replace it with the file or folder it points to"
                 )
 
 
 def lock(folder: pathlib.Path) -> None:
-    """Take the folder for this process, until `release` or its end; warn where there are no locks.
+    """Lock the folder for this process until `release`; log a warning if the file system has no locks.
 
     Raises:
-        InputError: another process has it.
+        InputError: Another process has locked it.
 
     """
     from filelock import FileLock, Timeout
@@ -168,43 +173,52 @@ def lock(folder: pathlib.Path) -> None:
             f"{visible(folder)}: another process trains into it; wait until it has ended, or stop it"
         ) from None
     except (OSError, NotImplementedError) as error:
-        log.warning("%s cannot be locked (%s): see that no other process trains into it", folder, reason(error))
+        log.warning("%s cannot be locked (%s): make sure that no other process trains into it", folder, reason(error))
         return
     _locks[key] = held
 
 
 def release(folder: pathlib.Path) -> None:
-    """Let other processes have the folder."""
+    """Unlock the folder."""
     if held := _locks.pop(folder.absolute(), None):
         with contextlib.suppress(OSError):  # the folder is gone
             held.release()
 
 
 def restore(folder: pathlib.Path, config: bytes) -> None:
-    """Write `config.json` again if somebody deleted or moved the folder meanwhile: without it nothing loads the checkpoints.
+    """Write `config.json` again if the folder was deleted or moved during training: checkpoints need it to load.
+
+    Args:
+        folder: folder of the run.
+        config: bytes of its `config.json`.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: The file cannot be written.
 
     """
     if not (folder / "config.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         files.write_bytes(folder / "config.json", config)
-        log.warning("%s was deleted or moved while the run went on: config.json is written again", folder)
+        log.warning("%s was deleted or moved during training: config.json is written again", folder)
 
 
 def check_saved(folder: pathlib.Path, step: int) -> None:
-    """Refuse to end well without the weights that were tested.
+    """Make sure that the tested weights are on disk.
+
+    Args:
+        folder: folder of the run.
+        step: training step of the weights.
 
     Raises:
-        UnsavedError: there is no checkpoint of this step.
+        UnsavedError: There is no checkpoint of this step.
 
     """
     if not all((folder / "checkpoints" / str(step) / part).is_dir() for part in ("state", "loop")):
         raise UnsavedError(
-            f"the weights are not saved: {folder} has no checkpoint of step {step}, which was tested; make room, and go on"
+            f"the weights are not saved: {folder} has no checkpoint of step {step}, which was tested; "
+            "free disk space, and resume the run"
         )
 
 
 class UnsavedError(OSError):
-    """A run that ended without its weights on the disk."""
+    """The tested weights of a run are not on disk."""

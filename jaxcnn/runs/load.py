@@ -1,4 +1,4 @@
-"""`load_run` builds a run's model again from its folder, and `evaluate` measures it."""
+"""Loading a run from its folder (`load_run`), its metrics (`evaluate`) and its outputs (`predict`)."""
 
 import logging
 import math
@@ -26,8 +26,8 @@ from jaxcnn.train.evaluation import collect
 from jaxcnn.train.evaluation import evaluate as measure
 from jaxcnn.train.step import make_eval_step
 
-RENAMED = {"small_images": "cifar_stem"}  # options that older runs call otherwise
-MOST_BYTES = 2**35  # of a model's variables
+RENAMED = {"small_images": "cifar_stem"}  # option names in older runs, and the present names
+MOST_BYTES = 2**35  # most bytes of a model's variables
 log = logging.getLogger("jaxcnn")
 
 
@@ -35,12 +35,12 @@ class TrainedRun(NamedTuple):
     """A run, ready to use.
 
     Attributes:
-        config: what `config.json` says: settings, versions, class names, how to build the model.
-        model: the Linen module; None where `config.json` does not describe it.
-        task: its `Task`; `task.predict(variables, {"image": uint8 [B, H, W, C]})` gives the outputs, of a classifier
-            logits.
-        variables: `{"params": ..., "batch_stats": ...}`: the best by validation, else the latest.
-        step: the training step they come from.
+        config: content of `config.json`: settings, versions, class names, and how to build the model.
+        model: the Linen module; None if `config.json` does not describe it.
+        task: its `Task`; `task.predict(variables, {"image": uint8 [B, H, W, C]})` returns the outputs, which are logits
+            for a classifier.
+        variables: `{"params": ..., "batch_stats": ...}`, the best by validation, otherwise the latest.
+        step: training step of the variables.
 
     """
 
@@ -52,12 +52,11 @@ class TrainedRun(NamedTuple):
 
 
 def build(description: dict[str, Any]) -> tuple[Any, Task]:
-    """Make model and task from plain values.
+    """Build the model and the task from their description in `config.json`.
 
     Args:
-        description: `{"model": {"name", "options"}, "task": {"name", "options"}}`, names as in `MODELS` and `TASKS`,
-            and perhaps
-            `"views"`, the options of `augment.test_time_views`: outputs are then means over these views of the images.
+        description: `{"model": {"name", "options"}, "task": {"name", "options"}}`, with names of `MODELS` and `TASKS`.
+            With `"views"`, options of `augment.test_time_views`, outputs are means over these views of the images.
 
     Returns:
         `(model, task)`.
@@ -72,7 +71,7 @@ def build(description: dict[str, Any]) -> tuple[Any, Task]:
 
 
 def example(description: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Return a batch of one row with the shape and dtype of the run's images, for `task.init`."""
+    """Return a batch of one zero image with the shape and dtype of the run's images, for `task.init`."""
     return {"image": np.zeros((1, *description["image"]["shape"]), description["image"]["dtype"])}
 
 
@@ -80,7 +79,7 @@ def read_config(folder: str | pathlib.Path) -> dict[str, Any]:
     """Read a run's `config.json` and check it against its schema.
 
     Raises:
-        InputError: the folder is no run, or the file does not fit; the message names place and value.
+        InputError: The folder is not a run's, or the file has a wrong value; the message names the place and the value.
 
     """
     path = pathlib.Path(folder) / "config.json"
@@ -90,17 +89,17 @@ def read_config(folder: str | pathlib.Path) -> dict[str, Any]:
         raise InputError(f"{visible(folder)}: not a run's folder (no config.json in it)") from error
     except (OSError, InputError) as error:
         raise InputError(
-            f"{visible(folder)}: not a run's folder that can be used ({visible(reason(error))})"
+            f"{visible(folder)}: not a run's folder, or a damaged one ({visible(reason(error))})"
         ) from error
     _rename(found)
     try:
         return check_config(found, "config.json")
     except InputError as error:
-        raise InputError(f"{visible(folder)}: not a run's folder that can be used ({error})") from error
+        raise InputError(f"{visible(folder)}: not a run's folder, or a damaged one ({error})") from error
 
 
 def _rename(config: Any) -> None:
-    """Give options that older runs call otherwise their present names, in place; what has another form is left as it is."""
+    """Rename the options of older runs in place; `check_config` reports values of a wrong type later."""
     for path in (("settings",), ("build", "model", "options")):
         options = config
         for name in path:
@@ -111,17 +110,16 @@ def _rename(config: Any) -> None:
 
 
 def load_run(folder: str | pathlib.Path, task: Task | None = None) -> TrainedRun:
-    """Load a run from its folder, finished or not: its best weights, else its latest.
+    """Load a run from its folder, finished or not: its best weights, or the latest if the best are unknown.
 
     Args:
-        folder: as `train_run`, `save_run` or an experiment left it, with `config.json` and `checkpoints/`.
-        task: what was trained, for a run whose model or task is your own; nothing is imported by a name found in a
-            file. Of another run
-            the task that its `config.json` describes, unless you give one.
+        folder: folder that `train_run`, `save_run` or an experiment wrote, with `config.json` and `checkpoints/`.
+        task: the task that was trained. It is required if the model or the task is your own, because no code is
+            imported by a name found in a file; by default the task that `config.json` describes.
 
     Raises:
-        InputError: the folder is no run, holds no sound checkpoint, or needs `task`, or the checkpoint is of another
-            task.
+        InputError: The folder is not a run's, has no intact checkpoint, or needs `task`; or the checkpoint does not
+            fit the task.
 
     """
     folder = pathlib.Path(folder)
@@ -131,36 +129,44 @@ def load_run(folder: str | pathlib.Path, task: Task | None = None) -> TrainedRun
     if given:
         model, like = build(description)[0] if description else None, _own_shapes(config, task, folder)
     elif description is None:
-        line = "its model or task is your own, so its config.json cannot say how they are made; give load_run(folder, task=...)"
+        line = (
+            "its config.json does not describe the model and task, which are your own; call load_run(folder, task=...)"
+        )
         raise InputError(f"{visible(folder)}: {line}")
     else:
         model, task, like = _shapes(config, folder)
         task = expecting(task, description["image"]["shape"], resizes=bool(description["task"]["options"].get("size")))
     with reading(folder / "checkpoints") as saved:
         step, flat = _choose(saved, folder)
-    if config.get("ema") or (description or {}).get("ema"):
-        kept = {path.removeprefix("extras.ema."): x for path, x in flat.items() if path.startswith("extras.ema.")}
-    else:
-        kept = {
-            path.removeprefix("model_state."): x
-            for path, x in flat.items()
-            if path.startswith(("params.", "model_state."))
-        }
-    kept = {
-        path: x for path, x in kept.items() if path.split(".", 1)[0] in like
-    }  # a loss may have kept more there than the model has
+    averaged = bool(config.get("ema") or (description or {}).get("ema"))
     try:
-        variables = unflatten(like, kept)
+        variables = unflatten(like, _saved_variables(flat, averaged, like))
     except InputError as error:
         what = "the task" if given else "its config.json"
         raise InputError(f"{visible(folder)}: its checkpoint {step} does not fit {what}: {error}") from error
     return TrainedRun(config, model, task, jax.tree.map(jnp.asarray, variables), step)
 
 
+def _saved_variables(flat: Mapping[str, np.ndarray], averaged: bool, like: Tree) -> dict[str, np.ndarray]:
+    """Return the model's variables from a flat checkpoint: the averaged ones, or parameters and model state."""
+    if averaged:
+        kept = {path.removeprefix("extras.ema."): x for path, x in flat.items() if path.startswith("extras.ema.")}
+    else:
+        chosen = {path: x for path, x in flat.items() if path.startswith(("params.", "model_state."))}
+        kept = {path.removeprefix("model_state."): x for path, x in chosen.items()}
+    # a loss may keep state of its own beside the model's
+    return {path: x for path, x in kept.items() if path.split(".", 1)[0] in like}
+
+
+def _abstract(entry: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
+    """Return one row of an entry as the device holds it: 64-bit integers are 32-bit there."""
+    return jax.ShapeDtypeStruct((1, *entry["shape"]), jax.dtypes.canonicalize_dtype(entry["dtype"]))
+
+
 def _own_shapes(config: Mapping[str, Any], task: Task, folder: pathlib.Path) -> Tree:
-    """Return the shapes of the variables of a task of the caller's own."""
+    """Return the shapes of the variables of the caller's task."""
     rows = {"image": config["build"]["image"]} if config["build"] else config["inputs"]
-    batch = {name: jax.ShapeDtypeStruct((1, *one["shape"]), one["dtype"]) for name, one in rows.items()}
+    batch = {name: _abstract(one) for name, one in rows.items()}
     try:
         return jax.eval_shape(task.init, jax.random.key(0), batch)
     except Exception as error:
@@ -171,16 +177,16 @@ def _own_shapes(config: Mapping[str, Any], task: Task, folder: pathlib.Path) -> 
 
 
 def _shapes(config: Mapping[str, Any], folder: pathlib.Path) -> tuple[Any, Task, Tree]:
-    """Build model and task, and the shapes of the variables, without room for any of them."""
+    """Build the model and the task, and return the shapes of the variables without allocating them."""
     image = config["build"]["image"]
-    batch = {"image": jax.ShapeDtypeStruct((1, *image["shape"]), image["dtype"])}
+    batch = {"image": _abstract(image)}
     try:
         model, task = build(config["build"])
         like = jax.eval_shape(task.init, jax.random.key(0), batch)
         if config["build"].get("views"):
             jax.eval_shape(task.predict, like, batch)
-    except Exception as error:  # options that do not go together raise whatever the layers stumble over
-        line = f"config.json: build: the model cannot be made as it says ({visible(reason(error))})"
+    except Exception as error:  # options that do not fit together raise errors of any kind in the layers
+        line = f"config.json: build: the model cannot be built from this description ({visible(reason(error))})"
         raise InputError(f"{visible(folder)}: {line}") from error
     size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(like))
     if size > MOST_BYTES:
@@ -194,7 +200,8 @@ def _choose(saved: Checkpoints, folder: pathlib.Path) -> tuple[int, dict[str, np
     found = saved.newest()
     if found is None:
         raise InputError(
-            f"{visible(folder)}: no checkpoint that can be read; it was stopped before its first save, or they are damaged"
+            f"{visible(folder)}: no checkpoint that can be read; the run stopped before its first save, "
+            "or its checkpoints are damaged: train it again"
         )
     step, flat, loop = found
     best = loop.get("best_step") if isinstance(loop, Mapping) else None
@@ -209,45 +216,44 @@ def _choose(saved: Checkpoints, folder: pathlib.Path) -> tuple[int, dict[str, np
 def evaluate(
     loaded: TrainedRun, place: Any = None, *, data_dir: str | None = None, batch_size: int = 256
 ) -> dict[str, Any]:
-    """Measure a run on its own test rows, or on other data of the same classes.
+    """Evaluate a run on its own test rows, or on other data with the same classes.
 
     Args:
         loaded: the run.
-        place: the other data, as `rows_to_measure` takes them, or a data set with the task's arrays; None for the
-            run's own test rows.
-        data_dir: where TFDS sets are prepared.
-        batch_size: rows at a time.
+        place: other data, in any form that `rows_to_measure` accepts, or a data set with the task's arrays; None for
+            the run's own test rows.
+        data_dir: folder with prepared TFDS sets.
+        batch_size: rows per batch.
 
     Returns:
-        Metrics by name, `"count"` among them.
+        Dict from the name of a metric to its value; it includes `"count"`, the number of rows.
 
     Raises:
-        InputError: as `rows_to_measure`.
+        InputError: The data cannot be read or do not match the run, see `rows_to_measure`.
 
     """
-    given = place is not None and not isinstance(place, str | os.PathLike)
-    data = (
-        place
-        if given
-        else rows_to_measure(loaded.config, None if place is None else str(place), data_dir=data_dir).data
-    )
+    if place is None or isinstance(place, str | os.PathLike):
+        place = None if place is None else str(place)
+        data = rows_to_measure(loaded.config, place, data_dir=data_dir).data
+    else:
+        data = place
     run = compile_step(make_eval_step(loaded.task), "jit", donate=False)
     return measure(run, loaded.variables, data, batch_size=batch_size)
 
 
 def predict(loaded: TrainedRun, data: Any, *, batch_size: int = 256) -> Any:
-    """Return what a run's task predicts for rows, in their order.
+    """Return the outputs of a run's task for each row, in order.
 
     Args:
         loaded: the run.
-        data: a data set, or arrays `[N, ...]` by name, such as `{"image": ...}`.
-        batch_size: rows at a time.
+        data: a data set, or a dict from name to array `[N, ...]`, such as `{"image": ...}`.
+        batch_size: rows per batch.
 
     Returns:
-        The outputs `[N, ...]`, NumPy arrays.
+        The outputs, NumPy arrays `[N, ...]`.
 
     Raises:
-        InputError: no rows, or rows that the task cannot mean.
+        InputError: There are no rows, or they do not fit the task.
 
     """
     data = Resident(data) if isinstance(data, Mapping) else data

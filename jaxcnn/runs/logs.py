@@ -1,4 +1,4 @@
-"""What a run writes while it trains: JSON lines and TensorBoard events, a row at a time."""
+"""The log of a run: JSON lines and TensorBoard events, written row by row during training."""
 
 import errno
 import functools
@@ -17,9 +17,15 @@ log = logging.getLogger("jaxcnn")
 
 
 class Log:
-    """`metrics.jsonl` and TensorBoard events: written anew from the rows that a checkpoint kept, then added to, row by row.
+    """Writer of `metrics.jsonl` and TensorBoard events.
 
-    While the disk is full, or the folder cannot be written, rows wait in memory for the next time.
+    The first write rewrites both files with the rows that a checkpoint kept; later writes append. While the disk is
+    full or the folder cannot be written, rows stay in memory until the next write.
+
+    Args:
+        folder: folder of the run.
+        steps_per_epoch: training steps in one epoch, to convert steps to epochs.
+
     """
 
     def __init__(self, folder: pathlib.Path, steps_per_epoch: float):
@@ -28,7 +34,7 @@ class Log:
         self.failed = False
 
     def _begin(self) -> None:
-        """Remove the events that an earlier part of the run left; only now, so that a refused resume changes nothing."""
+        """Remove the event files of an interrupted run; only the first write does so: a refused resume keeps them."""
         for old in self.folder.glob("events.out.tfevents.*"):
             if old.is_symlink() or not old.is_dir():
                 old.unlink()
@@ -36,21 +42,23 @@ class Log:
         self.grown = {line: Grown(self.folder / "metrics.jsonl"), event: Grown(events, first_event)}
 
     def line(self, split: str, step: int, seconds: float, rate: float | None, values: Mapping[str, Any]) -> None:
-        """Add one line."""
-        epoch = round(step / self.steps_per_epoch, 3)
-        row = {
-            "step": step,
-            "epoch": epoch,
-            "split": split,
-            **scalars(values),
-            "learning_rate": rate,
-            "seconds": round(seconds, 4),
-        }
+        """Add one line; `write` writes it.
+
+        Args:
+            split: `"train"`, `"validation"` or `"test"`.
+            step: training step.
+            seconds: duration.
+            rate: learning rate; None where there is none.
+            values: dict from the name of a metric to its value.
+
+        """
+        row = {"step": step, "epoch": round(step / self.steps_per_epoch, 3), "split": split, **scalars(values)}
+        row |= {"learning_rate": rate, "seconds": round(seconds, 4)}
         self.rows.append(row)
         self.times.append(time.time())
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """Add the lines of one row of `fit`, its training values, and its validation values if it has any; write what waits."""
+        """Add the training values and any validation values of one row of `fit`, and write all pending lines."""
         for split in ("train", "validation"):
             values = {k.removeprefix(f"{split}/"): v for k, v in row.items() if k.startswith(f"{split}/")}
             if values:
@@ -59,7 +67,7 @@ class Log:
         self.write()
 
     def write(self) -> None:
-        """Write what waits, if that can be."""
+        """Write all pending lines; log a warning if that fails."""
         try:
             if not self.grown:
                 self._begin()
@@ -67,9 +75,7 @@ class Log:
                 file.add(self._encoded(encode, file.records), functools.partial(self._encoded, encode))
         except OSError as error:
             if not self.failed:
-                log.warning(
-                    "metrics are not written, %s (%s); they wait until that is possible", reason(error), self.folder
-                )
+                log.warning("metrics are not written, %s (%s); they wait in memory", reason(error), self.folder)
             self.failed = True
             return
         self.failed = False
@@ -79,17 +85,28 @@ class Log:
 
 
 class Grown:
-    """A file that grows by records, at a cost that does not depend on how many it has.
+    """A file that grows by records, at a cost that does not depend on the number of records.
 
-    What a write that failed left of a record is cut off before the next one; a file that is gone, or has become something else than a
-    plain file, is written anew.
+    The remains of a failed write are cut off before the next record. If the file is gone, or is no longer a regular
+    file, it is rewritten.
+
+    Args:
+        path: path of the file.
+        head: function that returns the bytes at the start of the file.
+
     """
 
     def __init__(self, path: pathlib.Path, head: Callable[[], bytes] = bytes):
         self.path, self.head, self.records, self.size, self.begun = path, head, 0, 0, False
 
     def add(self, new: list[bytes], every: Callable[[], list[bytes]]) -> None:
-        """Add records; `every` gives all of them, these included."""
+        """Add records.
+
+        Args:
+            new: the new records.
+            every: function that returns all records, including the new ones; called if the file must be rewritten.
+
+        """
         data = b"".join(new)
         if self.begun and self._append(data):
             self.records, self.size = self.records + len(new), self.size + len(data)
@@ -134,14 +151,14 @@ def event(moment: float, row: Mapping[str, Any]) -> bytes:
 
 
 def first_event() -> bytes:
-    """Return the event that a file of events begins with."""
+    """Return the first event of an event file."""
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] (made at import)
 
     return _framed(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
 
 
 def _framed(data: bytes) -> bytes:
-    """Put data into TFRecord's frame: length, checksum, data, checksum."""
+    """Frame data as a TFRecord: length, checksum, data, checksum."""
     from tensorboardX.record_writer import masked_crc32c
 
     length = struct.pack("<Q", len(data))

@@ -1,4 +1,4 @@
-"""Rows of other data with the labels and channels that a run has."""
+"""Conversion of other data to the labels and channels of a run."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -10,22 +10,23 @@ from jaxcnn.core.types import Batch, InputError
 from jaxcnn.data import Resident
 from jaxcnn.parallel.compile import StackedChunk
 
-GRAY = (19595, 38470, 7471)  # of 65,536: the weights of ITU-R 601, as Pillow has them
+GRAY = (19595, 38470, 7471)  # ITU-R 601 weights times 65,536, the same integers as Pillow's
 
 
 def table(theirs: Sequence[str], ours: Sequence[str], name: str) -> tuple[np.ndarray | None, str]:
-    """Match classes by name, or by number where only one side has names.
+    """Match classes by name, or by number if only one side has names.
 
     Args:
-        theirs: names of the classes of the data, in order of label.
-        ours: those of the run.
-        name: of the data, for the message.
+        theirs: class names of the data, in order of label.
+        ours: class names of the run, in order of label.
+        name: name of the data, for the message.
 
     Returns:
-        For each label of the data the run's label, or None where they are the same; and a note, where there is something to say.
+        `(labels, note)`: the run's label for each label of the data, or None if the labels are the same; and a remark
+        for the user, or an empty string.
 
     Raises:
-        InputError: other classes.
+        InputError: The classes differ.
 
     """
     theirs, ours = tuple(theirs), tuple(ours)
@@ -37,13 +38,11 @@ def table(theirs: Sequence[str], ours: Sequence[str], name: str) -> tuple[np.nda
     if len(theirs) == len(ours) and any(numbered):
         named = ", ".join(f"{k} is {visible(c)[:40]}" for k, c in enumerate((ours if numbered[0] else theirs)[:5]))
         which = "the data have" if numbered[0] else "the run has"
-        return (
-            None,
-            f"Classes are matched by number, because {which} no names of classes: {named}{', ...' if len(ours) > 5 else ''}.",
-        )
+        shown = named + (", ..." if len(ours) > 5 else "")
+        return None, f"Classes are matched by number, because {which} no names of classes: {shown}."
     raise InputError(
         f"{name}: {len(theirs)} classes ({_some(theirs)}), and the run has {len(ours)} ({_some(ours)}); "
-        "a run can only be measured on data of its own classes"
+        "give data with the classes of the run"
     )
 
 
@@ -52,13 +51,13 @@ def _some(names: Sequence[str]) -> str:
 
 
 def matched(data: Any, classes: tuple[str, ...], numbers: np.ndarray | None, channels: int) -> Any:
-    """Give rows the labels and channels that a run has.
+    """Convert a data set to the labels and channels of a run.
 
     Args:
         data: a data set.
-        classes: of the run, in its order.
-        numbers: for each label of the data the run's; None where they are the same.
-        channels: of the run's images; gray becomes RGB and RGB gray, others stay as they are.
+        classes: class names of the run, in order of label.
+        numbers: the run's label for each label of the data; None if the labels are the same.
+        channels: channels of the run's images. Gray is converted to RGB and RGB to gray; other images are unchanged.
 
     """
 
@@ -75,13 +74,13 @@ def matched(data: Any, classes: tuple[str, ...], numbers: np.ndarray | None, cha
 
 
 def in_columns(data: Any, classes: tuple[str, ...], columns: np.ndarray | None, channels: int) -> Any:
-    """Give rows the channels that a run has, and the columns of their answers in its order.
+    """Convert a data set to the channels of a run, and put its label columns into the run's order.
 
     Args:
         data: a data set with `"label"` `[N, K]` or `"target"`.
-        classes: of the run.
-        columns: of the data, in the run's order; None where they are the same.
-        channels: of the run's images.
+        classes: class names of the run, in order.
+        columns: column numbers of the data, in the run's order; None if the order is the same.
+        channels: channels of the run's images, see `matched`.
 
     """
 
@@ -95,7 +94,7 @@ def in_columns(data: Any, classes: tuple[str, ...], columns: np.ndarray | None, 
 
 
 def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Return `[..., H, W, C]` in gray or in RGB, uint8 0..255 or float 0..1."""
+    """Convert images `[..., H, W, C]` (uint8 0..255 or float 0..1) from gray to RGB, or from RGB to gray."""
     if {image.shape[-1], channels} != {1, 3}:
         return image
     if channels == 3:
@@ -111,7 +110,14 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 class Changed(NamedTuple):
-    """Rows that are read when they are needed, each chunk of them changed by a function."""
+    """A data set whose rows are converted by a function as they are read.
+
+    Attributes:
+        data: the data set.
+        change: function of a batch that returns the converted batch.
+        classes: class names, in order of label.
+
+    """
 
     data: Any
     change: Callable[[Batch], dict[str, Any]]
@@ -124,7 +130,7 @@ class Changed(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """Names of the rows, where they have some."""
+        """Names of the rows; None if they have no names."""
         return getattr(self.data, "names", None)
 
     def example(self) -> Batch:
@@ -137,6 +143,6 @@ class Changed(NamedTuple):
         return self
 
     def once(self, *arguments: Any, **options: Any) -> Iterator[StackedChunk]:
-        """Give every row once, in order."""
+        """Yield every row once, in order."""
         for chunk in self.data.once(*arguments, **options):
             yield StackedChunk(self.change(chunk.batches), chunk.count)

@@ -1,4 +1,4 @@
-"""Options of functions as a file gives them: known names, types that JSON has, and finite numbers."""
+"""Validation of function options that come from a file: known names, JSON types and finite numbers."""
 
 import collections.abc
 import dataclasses
@@ -12,23 +12,25 @@ from jaxcnn.core.schema import fitted
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 
-FLOAT = 1e38  # an option's largest number
-Number = float  # an integer is one as well
+FLOAT = 1e38  # bound on an option's absolute value
+Number = float  # the schema also accepts integers
 
 
 def check_options(
     function: Callable[..., Any], options: Mapping[str, Any], where: str, leave: Sequence[str] = ()
 ) -> None:
-    """Check options from a file against a function's own parameters and, where it passes on the rest, the fields of what it makes.
+    """Check options from a file against a function's parameters.
+
+    If the function passes `**options` on to a dataclass that it returns, the fields of the dataclass count as well.
 
     Args:
-        function: of `MODELS`, `TASKS` or `SOURCES`, or a dataclass of flags.
-        options: by name.
+        function: a function of `MODELS`, `TASKS` or `SOURCES`, or a dataclass of flags.
+        options: dict from the name of an option to its value.
         where: file and place, for messages.
-        leave: parameters that no file may give.
+        leave: parameters that a file must not set.
 
     Raises:
-        InputError: a name that the function does not have, a value of another type, or a parameter that only code can give.
+        InputError: The function has no such option, the value has a wrong type, or only Python code can set it.
 
     """
     known = _parameters(function)
@@ -45,7 +47,7 @@ def check_options(
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, Any] | None:
-    """Types of a function's parameters by name; None where it takes any, and does not declare what it makes of them."""
+    """Dict from parameter name to type; None if a function takes `**options` and declares no dataclass for them."""
     signature = inspect.signature(function)
     named = [p for p in signature.parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     own = {p.name: Any if p.annotation is p.empty else p.annotation for p in named}
@@ -58,13 +60,13 @@ def _parameters(function: Callable[..., Any]) -> dict[str, Any] | None:
 
 
 def _json(kind: Any) -> Any:
-    """Return the type that JSON has for a type of Python; None where it has none."""
+    """Return the JSON type for a Python type; None if there is none."""
     origin, inside = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
         return _json(inside[0])
     if kind in (int, float, bool, str, type(None)) or origin is Literal:
         return Number if kind is float else kind
-    if kind is Any:  # a dtype by name
+    if kind is Any:  # a dtype, given by name
         return str | None
     if origin in (types.UnionType, typing.Union):
         known = [x for x in map(_json, inside) if x is not None]
@@ -76,11 +78,22 @@ def _json(kind: Any) -> Any:
 
 
 def leaves(value: Any) -> list[Any]:
-    """Return the values in lists of lists."""
+    """Return the values in nested lists."""
     return [x for part in value for x in leaves(part)] if isinstance(value, list) else [value]
 
 
 def refuse(where: str, place: str, value: Any, line: str) -> None:
-    """Raise `InputError` with the place, the value and what is wrong with it."""
+    """Raise `InputError` for a wrong value in a file.
+
+    Args:
+        where: the file, and perhaps a place in it.
+        place: name of the value.
+        value: the value.
+        line: what is wrong with the value.
+
+    Raises:
+        InputError: Always.
+
+    """
     shown = visible(repr(value))
     raise InputError(f"{where}: {visible(place)[:80]}: {shown if len(shown) <= 80 else shown[:80] + '...'}: {line}")

@@ -1,4 +1,4 @@
-"""A plan: all that training into a folder needs to know, for any task; and what is settled before the first step."""
+"""`Plan` describes a training run for any task; `check` validates it and `settled` completes it before training."""
 
 import dataclasses
 import math
@@ -16,60 +16,60 @@ from jaxcnn.runs.results import Skipped
 from jaxcnn.runs.schema import PICTURE
 from jaxcnn.train.step import Estimator, plain
 
-MOST_STEPS = 2**31 - 1  # a step is an int32
+MOST_STEPS = 2**31 - 1  # the step counter is an int32
 ON_NAN = ("stop", "skip", "rollback")
 NAME = re.compile(r"[A-Za-z_][\w.]{0,99}", re.ASCII)
-# what config.json keeps of a plan as its settings
-SETTINGS = (
-    "batch_size", "steps", "epochs", "seed", "ema", "on_nan", "patience", "best", "validations",
-)  # fmt: skip
+# fields of a plan that config.json keeps as its settings
+SETTINGS = ("batch_size", "steps", "epochs", "seed", "ema", "on_nan", "patience", "best", "validations")
 
 
 def unchanged(value: Any) -> Any:
-    """Return what is given."""
+    """Return the argument."""
     return value
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What to train and how, for `train_run`; change one with `dataclasses.replace`.
+    """A training run for `train_run`; change one with `dataclasses.replace`.
 
     Attributes:
-        task: what to learn.
-        data: rows to learn from, to choose on, and to test on once.
-        optimizer: number of steps to an optax transform.
-        batch_size: rows in an update over all devices; lowered where there are fewer rows.
-        steps: updates; by default what `epochs` makes.
-        epochs: passes over the training rows, where `steps` is None.
-        seed: of the parameters, the order of the rows, dropout and augmentation.
-        wrap: what to put around the training step.
-        grads: how gradients are estimated.
-        ema: decay of the average of the weights that is validated and tested; 0 for the weights themselves.
-        on_nan: what to do when the loss is not finite: `"stop"`, `"skip"` such batches, or `"rollback"` to the last
-            checkpoint.
-        variables: where to begin; None for randomly initialised ones.
-        monitor: the validation metric that decides which weights are the best; by default the task's.
-        mode: `"min"` or `"max"`; by default the task's.
-        patience: stop after this many validations without a better one.
-        best: test the best weights by `monitor`, not the last ones.
-        validations: how often to validate and save at most; 0 for once an epoch, however short.
-        keep_best: how many of the best checkpoints to keep, beside the newest two.
-        save_seconds: save also when this many seconds have passed since the last time; None for only at validations.
-        eval_batch_size: rows at a time in evaluation; changes speed, never the result.
-        strategy: how steps are compiled, as in `compile_step`.
-        devices: how many, or which; None for all.
-        model_devices: how many devices share a row.
-        rule: how parameters are divided among the devices, as in `compile_step`.
+        task: the task to learn.
+        data: rows to train on, to validate on, and to test on once at the end.
+        optimizer: function from the number of steps to an optax transform.
+        batch_size: rows per update over all devices; lowered to the number of training rows if that is smaller.
+        steps: number of updates; by default computed from `epochs`.
+        epochs: passes over the training rows; ignored if `steps` is given.
+        seed: seed of the parameters, the order of the rows, dropout and augmentation.
+        wrap: function that wraps the training step.
+        grads: estimator of the gradients, such as `train.accumulate(4)`.
+        ema: decay of the moving average of the weights, in [0, 1); the average is validated and tested. 0 disables it.
+        on_nan: action when the loss is not finite: `"stop"`, `"skip"` (skip the batch), or `"rollback"` (return to the
+            last checkpoint).
+        variables: initial variables; None to initialise them randomly.
+        monitor: validation metric that decides which weights are the best; by default the task's.
+        mode: whether the lowest (`"min"`) or the highest (`"max"`) value is best; by default the task's.
+        patience: stop after this many validations without an improvement; None to train to the end.
+        best: whether to test the best weights by `monitor`, not the last ones.
+        validations: most validations (each with a save) in the run; 0 to validate once per epoch.
+        keep_best: number of best checkpoints to keep, besides the newest two.
+        save_seconds: save every N seconds; None to save only at validations.
+        eval_batch_size: rows per batch in evaluation; it affects speed, not the result.
+        strategy: how steps are compiled, see `compile_step`.
+        devices: number of devices, or a sequence of devices; None for all.
+        model_devices: number of devices that share each row.
+        rule: how parameters are divided among the devices, see `compile_step`.
         headline: metrics that the screen and the result line show; by default the task's.
-        figures: what is drawn of the test rows' metrics; by default the task's.
-        build: what `runs.build` makes model and task from again; None for a model or task of your own, which
-            `load_run` is then given.
-        source: how the data were read, as `runs.source` describes it; None where whoever reads them again is told.
-        name: of the run.
+        figures: figures to draw from the metrics of the test rows; by default the task's.
+        build: description from which `runs.build` rebuilds the model and the task; None if either is your own, in which
+            case `load_run` needs the task.
+        source: description of how the data were read, from `runs.source`; None if the data cannot be read again
+            without the user's help.
+        name: name of the run.
         dataset: name of the data.
-        unit: what a row is called, in the plural.
-        prepare: what training and evaluation read instead of the data, such as features that are computed once.
-        skipped: examples that could not be read.
+        unit: name of the rows in the plural, such as `"images"`.
+        prepare: function that replaces the data before training and evaluation, for example with features that are
+            computed once.
+        skipped: counter of the examples that could not be read.
 
     """
 
@@ -109,17 +109,17 @@ class Plan:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """Metrics to show, in order."""
+        """Metrics to show, in this order."""
         return self.task.headline if self.headline is None else tuple(self.headline)
 
     @property
     def drawn(self) -> Mapping[str, Figure]:
-        """Figures of the test rows."""
+        """Figures to draw from the metrics of the test rows."""
         return self.task.figures if self.figures is None else self.figures
 
     @property
     def watched(self) -> tuple[str, str]:
-        """The metric that decides, and whether the lowest or the highest is best."""
+        """The metric that decides which weights are best, and its mode, `"min"` or `"max"`."""
         name, mode = self.task.monitor
         return (name if self.monitor is None else self.monitor), (mode if self.mode is None else self.mode)
 
@@ -128,7 +128,7 @@ def check(plan: Plan) -> None:
     """Refuse a plan that cannot be trained, before anything is compiled.
 
     Raises:
-        InputError: a value out of range.
+        InputError: A value is out of range.
 
     """
     if plan.batch_size < 1:
@@ -136,19 +136,19 @@ def check(plan: Plan) -> None:
     if plan.on_nan not in ON_NAN:
         raise InputError(f"on_nan={plan.on_nan!r}: must be one of {', '.join(ON_NAN)}")
     if not NAME.fullmatch(plan.name):
-        raise InputError(f"name={plan.name!r}: must begin with a letter and have letters, digits, '.' and '_' alone")
+        raise InputError(f"name={plan.name!r}: must begin with a letter and contain only letters, digits, '.' and '_'")
     for name in plan.drawn:
         if not PICTURE.fullmatch(name):
-            raise InputError(f"figures: {name!r} names a picture; use letters, digits, '_' and '-' alone")
+            raise InputError(f"figures: {name!r} is also a file name; use only letters, digits, '_' and '-'")
     if not (isinstance(plan.data, tuple) and len(plan.data) == 3):
         raise InputError("data: must be jc.data.Splits(train, valid, test)")
 
 
 def layout(plan: Plan) -> tuple[int, int]:
-    """Return the batch size that the rows allow, and in how many parts a batch is divided.
+    """Return the batch size that the rows allow, and the number of parts that a batch is divided into.
 
     Raises:
-        InputError: devices or a strategy that cannot be had.
+        InputError: The devices or the strategy are not available.
 
     """
     chosen = choose_devices(plan.devices, plan.strategy)
@@ -157,10 +157,10 @@ def layout(plan: Plan) -> tuple[int, int]:
 
 
 def settled(plan: Plan) -> tuple[Plan, tuple[str, ...]]:
-    """Return the plan with the batch size and steps that it comes to, and a line for what was changed.
+    """Return the plan with its final batch size and number of steps, and one line per change.
 
     Raises:
-        InputError: devices or a strategy that cannot be had, or too many steps.
+        InputError: The devices or the strategy are not available, or there are too many steps.
 
     """
     (batch, parts), notes = layout(plan), []
@@ -168,7 +168,8 @@ def settled(plan: Plan) -> tuple[Plan, tuple[str, ...]]:
         notes.append(f"batch_size={plan.batch_size}: lowered to the {batch} training rows")
     if batch % parts:
         notes.append(
-            f"batch_size={batch}: padded to {-(-batch // parts) * parts} rows for {parts} devices; padding counts nowhere"
+            f"batch_size={batch}: padded to {-(-batch // parts) * parts} rows for {parts} devices; "
+            "padding does not affect the results"
         )
     steps = math.ceil(plan.epochs * plan.data.train.size / batch) if plan.steps is None else plan.steps
     if not 0 <= steps <= MOST_STEPS:

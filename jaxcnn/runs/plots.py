@@ -1,4 +1,4 @@
-"""Plots of a run; what cannot be drawn is a line in the log and costs nothing else."""
+"""Plots of a run; a plot that fails is reported in the log and changes nothing else."""
 
 import io
 import logging
@@ -15,16 +15,19 @@ log = logging.getLogger("jaxcnn")
 
 
 def draw(path: pathlib.Path, plot: Callable[..., Any], *arguments: Any) -> bool:
-    """Write the picture of a figure; false where there is none, or, with a line in the log, where that cannot be.
+    """Draw a figure and write it as a PNG file.
 
     Args:
-        path: of the picture.
-        plot: gives the figure, or None where there is nothing to draw.
-        *arguments: of `plot`.
+        path: path of the file.
+        plot: function that returns the figure, or None if there is nothing to draw.
+        *arguments: arguments of `plot`.
+
+    Returns:
+        Whether the file was written; an error is reported in the log.
 
     """
     try:
-        with warnings.catch_warnings():  # of characters that the font lacks, which become boxes
+        with warnings.catch_warnings():  # about characters missing from the font, which become boxes
             warnings.simplefilter("ignore")
             picture = io.BytesIO()
             figure = plot(*arguments)
@@ -39,11 +42,13 @@ def draw(path: pathlib.Path, plot: Callable[..., Any], *arguments: Any) -> bool:
 
 
 def curves(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ("loss",)) -> Any:
-    """Draw metrics by epoch, a panel for each; blue circles train, orange squares validate, readable without colour.
+    """Draw metrics by epoch, one panel per metric.
+
+    Training is drawn as blue circles and validation as orange squares, so that the plot is readable without colour.
 
     Args:
         rows: lines of `metrics.jsonl`.
-        names: of the metrics.
+        names: names of the metrics.
 
     """
     figure = new_figure(5 * max(len(names), 1), 4)

@@ -1,4 +1,4 @@
-"""From a plan to what training starts from: the first state, the compiled steps, and the content of `config.json`."""
+"""`prepare` turns a plan into the initial state and compiled steps; `describe` gives the content of `config.json`."""
 
 import platform
 from collections.abc import Mapping
@@ -20,16 +20,16 @@ from jaxcnn.version import __version__
 
 
 class Ready(NamedTuple):
-    """A plan, settled and compiled; nothing is written yet.
+    """A plan that is ready to train; nothing is written yet.
 
     Attributes:
-        plan: with the batch size and the number of steps that it comes to.
-        splits: what training and evaluation read.
-        state: before the first step.
-        run: the training step.
-        ev: the evaluation step.
-        sha256: of the training rows, if they are in memory.
-        notes: what was changed, a line each.
+        plan: the plan with its final batch size and number of steps.
+        splits: the data that training and evaluation read.
+        state: the initial state.
+        run: the compiled training step.
+        ev: the compiled evaluation step.
+        sha256: digest of the training rows; None if they are not in memory.
+        notes: changes to the plan, one line each.
 
     """
 
@@ -43,14 +43,14 @@ class Ready(NamedTuple):
 
 
 def prepare(plan: Plan) -> Ready:
-    """Settle a plan, make the first state, and compile its steps; nothing is written.
+    """Complete a plan, initialise the state and compile the steps; nothing is written.
 
     Raises:
-        InputError: a value out of range, or devices or a strategy that cannot be had.
+        InputError: A value is out of range, or the devices or the strategy are not available.
 
     """
     check(plan)
-    background.return_memory()  # what reading the data took
+    background.return_memory()  # reading the data left free memory behind
     plan, notes = settled(plan)
     with ThreadPoolExecutor(1) as thread:
         hashing = thread.submit(data_digest, plan.data.train)
@@ -72,27 +72,38 @@ def prepare(plan: Plan) -> Ready:
 
 
 def describe(plan: Plan, splits: Splits, sha256: str | None) -> dict[str, Any]:
-    """Return the content of `config.json`."""
+    """Return the content of `config.json`.
+
+    Args:
+        plan: the plan with its final batch size and number of steps.
+        splits: the data that training and evaluation read.
+        sha256: digest of the training rows; None if they are not in memory.
+
+    """
     versions = {package: metadata.version(package) for package in ("jax", "flax", "optax", "orbax-checkpoint", "numpy")}
     own = {} if plan.build else {"ema": plan.ema, "inputs": inputs(splits.train.example())}
     return {
-        "experiment": plan.name, "settings": {name: getattr(plan, name) for name in SETTINGS},
-        "versions": versions | {"jaxcnn": __version__, "python": platform.python_version()}, "classes": list(splits.train.classes),
-        "data": {"name": plan.dataset, "rows": [part.size for part in splits], "sha256": sha256}, "source": plan.source,
-        "build": plan.build, "task": {"headline": list(plan.shown), "monitor": list(plan.watched), "figures": list(plan.drawn)},
-    } | own  # fmt: skip
+        "experiment": plan.name,
+        "settings": {name: getattr(plan, name) for name in SETTINGS},
+        "versions": versions | {"jaxcnn": __version__, "python": platform.python_version()},
+        "classes": list(splits.train.classes),
+        "data": {"name": plan.dataset, "rows": [part.size for part in splits], "sha256": sha256},
+        "source": plan.source,
+        "build": plan.build,
+        "task": {"headline": list(plan.shown), "monitor": list(plan.watched), "figures": list(plan.drawn)},
+    } | own
 
 
 def inputs(example: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe one row: name to its shape and dtype."""
+    """Describe one row as a dict from the name of an array to its shape and dtype."""
     return {name: {"shape": list(np.shape(x)[1:]), "dtype": str(np.asarray(x).dtype)} for name, x in example.items()}
 
 
 def data_digest(data: Any) -> str | None:
-    """SHA-256 of rows in memory; streamed ones are known by their number alone."""
+    """SHA-256 of the rows in memory; None for data that are read as needed."""
     return digest(data.arrays) if hasattr(data, "arrays") else None
 
 
 def _once() -> dict[str, Any] | None:
-    """Options for a program that runs once: on a CPU, optimising it takes a second or two longer than running it."""
+    """Compiler options for a program that runs once: on a CPU, full optimisation costs 1 to 2 s more than it saves."""
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None

@@ -1,4 +1,4 @@
-"""What a run leaves when it has ended: the summary first, then what may fail without a loss."""
+"""Results at the end of a run: the summary, large arrays, unreadable examples and pictures."""
 
 import logging
 import math
@@ -14,41 +14,46 @@ from jaxcnn.core.types import Figure, scalars
 from jaxcnn.metrics import wilson_interval
 from jaxcnn.runs import plots
 
-INLINE = 10_000  # numbers of an array in summary.json at most: a confusion matrix of 100 classes
+INLINE = 10_000  # most numbers of an array in summary.json: a confusion matrix of 100 classes
 ARRAYS, SKIPPED = "test_arrays.npz", "skipped.txt"
-LISTED = 20  # skipped examples in summary.json
+LISTED = 20  # most skipped examples in summary.json
 log = logging.getLogger("jaxcnn")
 
 
 class Skipped:
-    """Counts the examples that could not be read, each once, lists them for the run's folder, and says the first few."""
+    """Counts unreadable examples, each once, keeps a line about each for the run's folder, and logs the first few."""
 
-    SAID = 5
+    LOGGED = 5
 
     def __init__(self) -> None:
         self.lines: dict[str, int] = {}
 
     def __call__(self, line: str, examples: int) -> None:
-        """Be told of one."""
+        """Count one line; to be passed as `on_bad`.
+
+        Args:
+            line: what could not be read, and why.
+            examples: number of examples that are lost.
+
+        """
         if line not in self.lines:
             self.lines[line] = examples
-            if len(self.lines) <= self.SAID:
-                log.warning(
-                    "left out: %s%s", line, "; more are only listed in the run" if len(self.lines) == self.SAID else ""
-                )
+            if len(self.lines) <= self.LOGGED:
+                last = len(self.lines) == self.LOGGED
+                log.warning("left out: %s%s", line, f"; the run lists further ones in {SKIPPED}" if last else "")
 
     @property
     def examples(self) -> int:
-        """How many so far."""
+        """Number of examples so far."""
         return sum(self.lines.values())
 
 
 def tested(values: Mapping[str, Any], shares: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what the test set gave, and beside each share of its rows, as `accuracy_interval`, the 95 % interval.
+    """Add 95 % confidence intervals to test metrics, such as `accuracy_interval` for `accuracy`.
 
     Args:
-        values: metrics by name.
-        shares: those that are shares of the counted rows, as in `Task`.
+        values: dict from the name of a metric to its value.
+        shares: names of the metrics that are shares of the counted rows, see `Task`.
 
     """
     found, count = dict(values), values.get("count", 0)
@@ -63,13 +68,13 @@ def tested(values: Mapping[str, Any], shares: Sequence[str] = ()) -> dict[str, A
 def line(
     values: Mapping[str, Any], folder: pathlib.Path, headline: Sequence[str] = ("loss",), unit: str = "rows"
 ) -> str:
-    """Say in one line what the test set gave.
+    """Return one line with the test metrics.
 
     Args:
-        values: as `tested` gives them.
-        folder: of the run.
-        headline: metrics to show, in this order; the loss only where there is no other.
-        unit: what a row is called, in the plural.
+        values: metrics and intervals from `tested`.
+        folder: folder of the run.
+        headline: metrics to show, in this order; the loss is shown only if there is no other.
+        unit: name of the rows in the plural.
 
     """
     where = f"on {values.get('count', 0)} {unit}, {folder}"
@@ -88,15 +93,20 @@ def _shown(name: str, values: Mapping[str, Any]) -> str:
 
 
 def sound(values: Mapping[str, Any]) -> bool:
-    """Whether the loss is finite, where there is one."""
+    """Whether the loss is finite or absent."""
     return math.isfinite(values.get("loss", 0.0))
 
 
 def write(folder: pathlib.Path, summary: Mapping[str, Any], skipped: Skipped) -> None:
-    """Write `summary.json`, after the files that it names: large arrays, and the examples that could not be read.
+    """Write `summary.json` after the files that it refers to: large arrays and the list of unreadable examples.
+
+    Args:
+        folder: folder of the run.
+        summary: content of `summary.json`; arrays above `INLINE` numbers go into a file of their own.
+        skipped: the unreadable examples.
 
     Raises:
-        OSError: there is no room, or no folder.
+        OSError: The disk is full, or the folder is gone.
 
     """
     small, large = apart(summary["test"])
@@ -111,13 +121,13 @@ def write(folder: pathlib.Path, summary: Mapping[str, Any], skipped: Skipped) ->
 
 
 def apart(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Divide values into those for a summary and large arrays."""
+    """Divide values into small ones for the summary and large arrays."""
     large = {name: value for name, value in values.items() if isinstance(value, np.ndarray) and value.size > INLINE}
     return {name: value for name, value in values.items() if name not in large}, large
 
 
 def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Return the bytes of an `.npz`; whole numbers as small as they can be, because most of a large confusion matrix is 0."""
+    """Return the bytes of an `.npz` file; integers use the smallest type: most of a large confusion matrix is 0."""
     import io
 
     least = {}
@@ -130,7 +140,7 @@ def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def tell_skipped(folder: pathlib.Path, skipped: Skipped) -> None:
-    """List the examples that could not be read in a file of the run, one a line."""
+    """Write the list of unreadable examples to a file in the run's folder, one per line."""
     if skipped.lines:
         files.write_text(folder / SKIPPED, "".join(f"{visible(one)}\n" for one in skipped.lines))
 
@@ -143,18 +153,18 @@ def draw(
     headline: Sequence[str] = ("loss",),
     figures: Mapping[str, Figure] | None = None,
 ) -> list[str]:
-    """Draw what can be drawn, into `curves.png` and a picture for each figure; nothing depends on it.
+    """Draw `curves.png` and one picture per figure; a picture that fails is left out.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         rows: lines of `metrics.jsonl`.
         values: metrics of the test rows.
-        classes: names of the classes, if there are any.
+        classes: class names, if there are any.
         headline: metrics to draw by epoch.
-        figures: as in `Task`.
+        figures: dict from name to figure, see `Task`.
 
     Returns:
-        Names of the pictures that are there now.
+        Names of the pictures that were written.
 
     """
     drawn = [

@@ -1,4 +1,4 @@
-"""`save_run` writes a run's folder from what a loop of your own, or plain `fit`, has trained."""
+"""`save_run` writes the folder of a run that `fit` or your own loop has trained."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ class _NoRows(NamedTuple):
     size: int = 0
 
 
-NO_ROWS = _NoRows()  # what save_run is not told of
-LOOP = ("step", "seconds", "learning_rate")  # columns of a row that are the loop's own
+NO_ROWS = _NoRows()  # stands for the parts of the data that save_run does not get
+LOOP = ("step", "seconds", "learning_rate")  # columns of a row that are not metrics
 
 
 def save_run(
@@ -42,31 +42,30 @@ def save_run(
     build: dict[str, Any] | None = None,
     source: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write a run's folder, for `load_run`, `evaluate`, reports and comparisons.
+    """Write the folder of a trained run, for `load_run`, `evaluate`, reports and comparisons.
 
     Args:
-        folder: of this run alone, made if absent.
-        task: what was learned; its headline, figures and monitor are kept by name.
-        trained: what `fit` returned, of which the best weights are kept and the history becomes the log; or a state,
-            whose average is
-            kept where it has one in `extras["ema"]`; or variables, `{"params": ..., ...}`.
-        data: what it learned from: `Splits`, or the training rows alone.
-        batch_size: rows in an update, by which steps become epochs.
-        test: metrics of the test rows, as `evaluate` gives them.
-        classes: names in order of label; by default those of the data.
-        seed: of the training, where it is to be kept.
-        name: of the run.
+        folder: folder for this run, created if absent.
+        task: the task that was trained; the names of its headline, figures and monitor are saved.
+        trained: result of `fit`, from which the best weights and the history are saved; or a `State`, from which the
+            average in `extras["ema"]` is used if there is one; or variables, `{"params": ..., ...}`.
+        data: the data it was trained on: `Splits`, or only the training rows.
+        batch_size: rows per update, to convert steps to epochs.
+        test: metrics of the test rows, from `evaluate`.
+        classes: class names in order of label; by default those of the data.
+        seed: seed of the training, for the summary.
+        name: name of the run.
         dataset: name of the data.
-        build: what `runs.build` makes model and task from; None where `load_run` is given the task.
-        source: how the data were read, as `runs.source` describes it.
+        build: description from which `runs.build` rebuilds the model and the task; None if `load_run` gets the task.
+        source: description of how the data were read, from `runs.source`.
 
     Returns:
-        The content of `summary.json`, with arrays as they are.
+        The content of `summary.json`, with arrays as NumPy arrays.
 
     Raises:
-        InputError: the folder has a run already, cannot be written, or a value is out of range.
-        UnsavedError: the weights could not be written.
-        OSError: nor could the summary.
+        InputError: The folder has a run already or cannot be written, or a value is out of range.
+        UnsavedError: The weights could not be written.
+        OSError: The summary could not be written.
 
     """
     folder, splits = pathlib.Path(folder), data if isinstance(data, Splits) else Splits(data, NO_ROWS, NO_ROWS)
@@ -80,7 +79,7 @@ def save_run(
     check(plan)
     folders.check_path(folder)
     if (folder / "config.json").exists():
-        raise InputError(f"{visible(folder)}: has a run already; give a folder that is new")
+        raise InputError(f"{visible(folder)}: has a run already; give a new folder")
     config = describe(plan, splits, data_digest(splits.train)) | {"settings": {"batch_size": batch_size, "seed": seed}}
     ema = isinstance(state, State) and "ema" in state.extras
     names = list(splits.train.classes if classes is None else classes)
@@ -99,14 +98,14 @@ def save_run(
 
 
 def _parts(trained: Any) -> tuple[Any, int, list[dict[str, Any]]]:
-    """Return what is saved, the step it is of, and the rows of the training."""
+    """Return the state or variables to save, their step, and the history."""
     if isinstance(trained, Fit):
         return trained.best, int(trained.best.step), trained.history
     if isinstance(trained, State):
         return trained, int(trained.step), []
     if not (isinstance(trained, Mapping) and "params" in trained):
         raise InputError(
-            f"trained: {type(trained).__name__}; must be what fit returned, a State, or variables with 'params'"
+            f"trained: {type(trained).__name__}; must be the result of fit, a State, or variables with 'params'"
         )
     return {"params": trained["params"], "model_state": {k: v for k, v in trained.items() if k != "params"}}, 0, []
 
@@ -144,8 +143,16 @@ def _summary(
     best = scalars(next((row for row in history if row["step"] == step), {}))
     own = {k.removeprefix("validation/"): v for k, v in best.items() if k not in LOOP and not k.startswith("train/")}
     return {
-        "experiment": plan.name, "dataset": plan.dataset, "model": plan.build["model"]["name"] if plan.build else plan.name,
-        "parameters": sum(int(np.size(x)) for x in jax.tree.leaves(params)), "train_rows": plan.data.train.size, "steps": steps,
-        "epochs": steps * plan.batch_size / plan.data.train.size, "train_seconds": sum(row["seconds"] for row in history),
-        "best_step": step, "validation": own, "test": dict(values), "params_sha256": digest(flatten(params)),
-    }  # fmt: skip
+        "experiment": plan.name,
+        "dataset": plan.dataset,
+        "model": plan.build["model"]["name"] if plan.build else plan.name,
+        "parameters": sum(int(np.size(x)) for x in jax.tree.leaves(params)),
+        "train_rows": plan.data.train.size,
+        "steps": steps,
+        "epochs": steps * plan.batch_size / plan.data.train.size,
+        "train_seconds": sum(row["seconds"] for row in history),
+        "best_step": step,
+        "validation": own,
+        "test": dict(values),
+        "params_sha256": digest(flatten(params)),
+    }

@@ -1,4 +1,4 @@
-"""What the files of a run may hold: `config.json`, `summary.json`, the lines of `metrics.jsonl`, and options of functions by name."""
+"""Schemas of a run's files: `config.json`, `summary.json` and the lines of `metrics.jsonl`."""
 
 import math
 import re
@@ -15,33 +15,33 @@ from jaxcnn.models import MODELS
 from jaxcnn.runs.options import Number, check_options, leaves, refuse
 from jaxcnn.tasks import TASKS
 
-FORMAT = 1  # of config.json, where it names one
-DEPTH, INTEGER, TEXT = 32, 2**63, 2**20  # levels of nesting, size of an integer, characters of a text
-CLASSES, LAYERS, WIDTH, PIXELS = 2**15, 512, 2**16, 2**28  # at most; an image's values count as pixels
-LARGEST = 1e39  # of a logged value, which may be infinite in float32
+FORMAT = 1  # value of "format" in config.json, if it has one
+DEPTH, INTEGER, TEXT = 32, 2**63, 2**20  # upper bounds: levels of nesting, absolute value of an integer, characters
+CLASSES, LAYERS, WIDTH, PIXELS = 2**15, 512, 2**16, 2**28  # upper bounds; PIXELS counts the values of an image
+LARGEST = 1e39  # bound on a finite logged value; float32 values beyond it are infinite
 IMAGES = ("uint8", "float16", "float32", "float64")
-PICTURE = re.compile(r"[\w-]{1,100}", re.ASCII)  # names of figures, which are names of files as well
-SHOWN, AXES = 50, 8  # metrics or pictures at most; axes of a row
+PICTURE = re.compile(r"[\w-]{1,100}", re.ASCII)  # names of figures, which are also file names
+SHOWN, AXES = 50, 8  # most metrics or pictures; most axes of a row
 DTYPES = (*IMAGES, "bfloat16", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
-COUNTED = ("depth", "blocks", "convs", "fires", "widths")  # options of models that say how many layers there are
+COUNTED = ("depth", "blocks", "convs", "fires", "widths")  # model options that determine the number of layers
 
 
 class Named(TypedDict):
-    """A function by name, and its options."""
+    """Name of a function, and its options."""
 
     name: str
     options: dict[str, Any]
 
 
 class Image(TypedDict):
-    """One image of the data, `[H, W, C]`."""
+    """Shape `[H, W, C]` and dtype of the images."""
 
     shape: list[int]
     dtype: str
 
 
 class Build(TypedDict):
-    """How model and task are made."""
+    """How the model and the task are built."""
 
     __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
     model: Named
@@ -53,7 +53,7 @@ class Build(TypedDict):
 
 
 class Shown(TypedDict):
-    """What a task says of itself: metrics to show, which of them decides and how, and the names of its pictures."""
+    """Metrics to show, the metric that decides which weights are best and its mode, and names of pictures."""
 
     __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
     headline: list[str]
@@ -62,7 +62,7 @@ class Shown(TypedDict):
 
 
 class Data(TypedDict):
-    """What a run learned from."""
+    """The data that a run was trained on."""
 
     __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
     name: str
@@ -71,7 +71,7 @@ class Data(TypedDict):
 
 
 class Source(TypedDict):
-    """How data are read: a function of `jaxcnn.data` by name and its options; `made_here` vouches for their paths."""
+    """How data are read: a function of `SOURCES` and its options; a valid `made_here` makes their paths trusted."""
 
     name: str
     options: dict[str, Any]
@@ -79,7 +79,7 @@ class Source(TypedDict):
 
 
 class Settings(TypedDict):
-    """The flags of a run that matter for reading its data again; others may be there."""
+    """The flags that are needed to read a run's data again; other flags are allowed."""
 
     __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
     limit_examples: NotRequired[int]
@@ -139,23 +139,19 @@ def check_config(config: Any, where: str) -> dict[str, Any]:
     """Return the value of a `config.json` if a run can be built from it.
 
     Args:
-        config: what was read.
-        where: the file's name, for messages.
+        config: the parsed file.
+        where: name of the file, for messages.
 
     Raises:
-        InputError: what does not fit, with its place and value.
+        InputError: A value is wrong; the message names its place.
 
     """
     check_values(config, where)
     fitted(Config, config, where)
     if config.get("format", FORMAT) != FORMAT:
         other = "newer" if config["format"] > FORMAT else "older"
-        refuse(
-            where,
-            "format",
-            config["format"],
-            f"{other} than {FORMAT}, which this version of jaxcnn reads; use that version",
-        )
+        line = f"{other} than {FORMAT}, the format of this version of jaxcnn; use the version that wrote the run"
+        refuse(where, "format", config["format"], line)
     if not config["experiment"].replace(".", "a").isidentifier():
         refuse(where, "experiment", config["experiment"], "must be the name of an experiment, such as 'mnist'")
     classes, rows = config["classes"], config["data"].get("rows", [0, 0, 0])
@@ -184,33 +180,33 @@ def _check_shown(task: Mapping[str, Any] | None, where: str) -> None:
 
 
 def _check_inputs(inputs: Mapping[str, Any], where: str) -> None:
-    """Refuse a row that is not described, or is too large."""
+    """Refuse rows that are too large or not described."""
     if not inputs:
-        raise InputError(f"{where}: build: the run has none, and no inputs; train it again")
+        raise InputError(f"{where}: the run has neither 'build' nor 'inputs'; train it again")
     for name, value in inputs.items():
         shape, dtype = value["shape"], value["dtype"]
         if len(shape) > AXES or min(shape, default=1) < 1 or math.prod(shape) > PIXELS:
-            refuse(where, f"inputs.{name}.shape", shape, f"must be {AXES} axes and {PIXELS:,} values at most")
+            refuse(where, f"inputs.{name}.shape", shape, f"must have at most {AXES} axes and {PIXELS:,} values")
         if dtype not in DTYPES:
             refuse(where, f"inputs.{name}.dtype", dtype, f"must be one of {', '.join(DTYPES)}")
 
 
 def check_build(build: Mapping[str, Any], where: str, classes: int | None = None) -> None:
-    """Refuse a description that no model and task can be made from, before anything is made.
+    """Check the description of a model and a task before they are built.
 
     Args:
-        build: as `runs.build` takes it, with `"image"`.
-        where: for messages.
-        classes: how many there are; None where that is not known.
+        build: description for `runs.build`, with `"image"`.
+        where: name of the file, for messages.
+        classes: number of classes; None if it is not known.
 
     Raises:
-        InputError: an unknown name, an option that the function does not have, or a value outside its range.
+        InputError: A name is unknown, the function has no such option, or a value is out of range.
 
     """
     for kind, table in (("model", MODELS), ("task", TASKS)):
         name = build[kind]["name"]
         if name not in table:
-            refuse(where, f"build.{kind}.name", name, f"a {kind} that this version of jaxcnn does not know; update it")
+            refuse(where, f"build.{kind}.name", name, f"this version of jaxcnn has no such {kind}; update it")
         check_options(table[name], build[kind]["options"], f"{where}: build.{kind}.options", leave=("model",))
     _check_sizes(build["model"]["options"], f"{where}: build.model.options")
     shape, dtype = build["image"]["shape"], build["image"]["dtype"]
@@ -237,7 +233,7 @@ def check_build(build: Mapping[str, Any], where: str, classes: int | None = None
 
 
 def _check_sizes(options: Mapping[str, Any], where: str) -> None:
-    """Bound what a model's options make: the layers together, the width of each, and the logits."""
+    """Bound the size of a model: the number of layers, the width of each, and the number of logits."""
     layers = 0
     for name, value in options.items():
         if name == "num_classes" and not 1 <= value <= CLASSES:
@@ -254,31 +250,39 @@ def _check_sizes(options: Mapping[str, Any], where: str) -> None:
 
 
 def check_summary(summary: Any, where: str) -> dict[str, Any]:
-    """Return the value of a run's `summary.json` if a report can be made of it; values that are not finite count as unknown.
+    """Return the value of a `summary.json` if a report can use it; values that are not finite count as unknown.
+
+    Args:
+        summary: the parsed file.
+        where: name of the file, for messages.
 
     Raises:
-        InputError: what does not fit, with its place and value.
+        InputError: A value is wrong; the message names its place.
 
     """
     check_values(summary, where)
     fitted(Summary, summary, where)
     for name in ("parameters", "steps", "epochs", "train_seconds"):
         if not 0 <= summary[name] < INTEGER:
-            refuse(where, name, summary[name], "must be a number from 0 on")
+            refuse(where, name, summary[name], "must be at least 0")
     for part in ("test", "validation"):
         for name, value in summary.get(part, {}).items():
             _check_measured(value, where, f"{part}.{name}")
-    said = summary["test"].get("accuracy")
-    if said is not None and not isinstance(said, int | float):
-        refuse(where, "test.accuracy", said, "must be a number or null")
+    accuracy = summary["test"].get("accuracy")
+    if accuracy is not None and not isinstance(accuracy, int | float):
+        refuse(where, "test.accuracy", accuracy, "must be a number or null")
     return summary
 
 
 def check_lines(rows: Sequence[Any], where: str) -> list[dict[str, Any]]:
-    """Return the values of the lines of a `metrics.jsonl` if they are such.
+    """Return the lines of a `metrics.jsonl` if they are valid.
+
+    Args:
+        rows: the parsed lines.
+        where: name of the file, for messages.
 
     Raises:
-        InputError: what does not fit, with its line, place and value.
+        InputError: A value is wrong; the message names its line and place.
 
     """
     try:
@@ -306,10 +310,14 @@ def _check_measured(value: Any, where: str, name: str) -> None:
 
 
 def check_values(value: Any, where: str) -> None:
-    """Refuse what no file of a run holds: deep nesting, integers beyond 64 bits, endless texts.
+    """Refuse values that no run writes: deep nesting, integers beyond 64 bits, very long texts.
+
+    Args:
+        value: the parsed file.
+        where: name of the file, for messages.
 
     Raises:
-        InputError: with the place and the value.
+        InputError: There is such a value; the message names its place.
 
     """
     waiting = [(value, 0, "")]

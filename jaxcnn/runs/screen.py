@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a progress bar on a terminal, a line for each validation, and jumps of the loss."""
+"""Screen output during training: a progress bar on a terminal, a line per validation, and warnings of loss spikes."""
 
 import math
 import sys
@@ -12,27 +12,41 @@ from jaxcnn.core.types import scalars
 
 
 class Spikes:
-    """Finds a loss far above the last ones: more than twice their median, and six times as far from it as they usually are."""
+    """Detector of loss spikes: losses above twice the recent median and above the median plus six median deviations."""
 
-    FEWEST, SPAN = 8, 30  # dispatches to compare with
+    FEWEST, SPAN = 8, 30  # fewest and most recent dispatches to compare with
 
     def __init__(self) -> None:
         self.recent: deque[float] = deque(maxlen=self.SPAN)
 
     def line(self, step: int, loss: float) -> str | None:
-        """Return what to print, if anything."""
+        """Return a warning if the loss is a spike.
+
+        Args:
+            step: training step.
+            loss: training loss of the last dispatch.
+
+        """
         before, found = sorted(self.recent), None
         if len(before) >= self.FEWEST:
             median = before[len(before) // 2]
             usual = sorted(abs(x - median) for x in before)[len(before) // 2]
             if loss > 2 * median and loss > median + 6 * usual:
-                found = f"loss spike: {loss:.4g} up to step {step}, the median of the {len(before)} dispatches before is {median:.4g}"
+                recent = f"the median of the {len(before)} dispatches before is {median:.4g}"
+                found = f"loss spike: {loss:.4g} up to step {step}, {recent}"
         self.recent.append(loss)
         return found
 
 
 def packed(parts: Sequence[str], columns: int | None, between: str = "  ") -> list[str]:
-    """Put parts on lines of at most `columns` characters, as many on each as fit; later lines are indented."""
+    """Wrap parts to lines of at most `columns` characters; lines after the first are indented.
+
+    Args:
+        parts: texts that stay on one line each.
+        columns: width; None for a single line.
+        between: text between two parts.
+
+    """
     lines = [parts[0]]
     for part in parts[1:]:
         fits = columns is None or len(lines[-1]) + len(between) + len(part) <= columns
@@ -41,14 +55,14 @@ def packed(parts: Sequence[str], columns: int | None, between: str = "  ") -> li
 
 
 class Screen:
-    """A progress bar on a terminal, plain lines elsewhere.
+    """A progress bar on a terminal, or plain lines elsewhere.
 
     Args:
-        steps: of the whole run.
-        batch_size: rows in a step.
+        steps: number of steps in the whole run.
+        batch_size: rows per step.
         headline: metrics to show, in this order.
-        unit: what a row is called, in the plural.
-        columns: at which the line of a validation is wrapped; by default nowhere.
+        unit: name of the rows in the plural.
+        columns: width at which validation lines are wrapped; None for no wrapping.
 
     """
 
@@ -78,7 +92,13 @@ class Screen:
             self.bar.start()
 
     def dispatch(self, step: int, values: Mapping[str, Any]) -> None:
-        """Show where training is."""
+        """Show the progress after a dispatch.
+
+        Args:
+            step: training step.
+            values: training metrics of the dispatch.
+
+        """
         now = time.perf_counter()
         rate = values.get("count", (step - self.last) * self.batch_size) / max(now - self.clock, 1e-9)
         self.last, self.clock = step, now

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: while training they are a question that it asks between dispatches, elsewhere they end the program at once."""
+"""SIGTERM and SIGINT: training stops after the current dispatch; at other times the program ends at once."""
 
 import contextlib
 import os
@@ -6,17 +6,19 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-CODES: dict[int, int] = {signal.SIGTERM: 143, signal.SIGINT: 130}  # exit codes, as a shell has them
+CODES: dict[int, int] = {signal.SIGTERM: 143, signal.SIGINT: 130}  # the exit codes that a shell reports
 
 
 class Signals:
-    """Watches both signals from a thread of its own, which hears them also during a call that takes minutes, such as compiling.
+    """Watches both signals from a background thread, which receives them even during a long call, such as compiling.
 
-    A second SIGINT ends the program at once; what is saved stays whole, because a checkpoint becomes visible by renaming.
+    A second SIGINT ends the program at once. Saved checkpoints stay intact, because a checkpoint is renamed into place
+    once it is complete.
 
     Args:
-        leave: called with the exit code where a signal ends the program; it must not return. By default the program ends at once.
-        done: whether the run's result is there, so that a signal takes nothing away: a second SIGINT then ends the program with 0.
+        leave: called with the exit code when a signal ends the program; it must not return. By default the process
+            exits at once.
+        done: function that returns whether the result is complete; if so, a second SIGINT exits with code 0.
 
     """
 
@@ -41,17 +43,20 @@ class Signals:
                 self._leave()
 
     def _leave(self) -> None:
-        with self.lock:  # one thread says so, and ends the other
+        with self.lock:  # only one of the two threads may call `leave`
             self.leave(self.code)
 
     @property
     def code(self) -> int:
-        """The exit code that the signal asks for."""
+        """The exit code for the received signal; 0 if there is none."""
         return CODES.get(self.received, 0)
 
     @contextlib.contextmanager
     def while_training(self) -> Iterator[None]:
-        """Let training ask, or something be finished; a signal that came too late for it counts at the end."""
+        """Defer signals during training, which polls `stop`, or during a short operation that must finish.
+
+        A signal that was not acted on ends the program when the context exits.
+        """
         self.training = True
         try:
             yield
@@ -61,15 +66,15 @@ class Signals:
             self._leave()
 
     def ignore(self) -> None:
-        """From here on only report; a second SIGINT still ends the program."""
+        """Do not end the program at a signal from now on, only record it; a second SIGINT still ends the program."""
         self.training = True
 
     def stop(self) -> bool:
-        """Whether a signal has come."""
+        """Whether a signal has arrived."""
         return bool(self.received)
 
     def close(self) -> None:
-        """Give the signals back to whoever had them."""
+        """Restore the previous signal handlers."""
         signal.set_wakeup_fd(self.wakeup)
         for number, handler in self.before.items():
             signal.signal(number, handler)

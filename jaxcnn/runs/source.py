@@ -1,4 +1,7 @@
-"""How data are read, as a run's `config.json` says it: a function of `jaxcnn.data` by name and options, and whether to follow its paths."""
+"""The source of a run's data: the description in `config.json`, whether its paths are trusted, and reading by it.
+
+A description names a function of `jaxcnn.data.SOURCES` and its options.
+"""
 
 import contextlib
 import hashlib
@@ -18,10 +21,10 @@ from jaxcnn.core.types import InputError
 from jaxcnn.data import SOURCES, Splits, is_idx_folder
 from jaxcnn.runs.options import check_options
 
-PLACES = ("path", "data_dir")  # options of a source that say where it is
-RESERVED = ("cache", "on_bad", "download", "resident_bytes")  # options that no file gives
-LARGEST_SIDE = 2**14
-NAME = re.compile(r"\w+(/[\w.=-]+)?(:[\d.*]+)?")  # of a TFDS set
+PLACES = ("path", "data_dir")  # options that locate the data
+RESERVED = ("cache", "on_bad", "download", "resident_bytes")  # options that a file must not set
+LARGEST_SIDE = 2**14  # pixels
+NAME = re.compile(r"\w+(/[\w.=-]+)?(:[\d.*]+)?")  # name of a TFDS set
 ASK = "say where the data are: place= (--data in jaxcnn.report, --dataset or --data-dir with --evaluate)"
 OnBad = Callable[[str, int], None]
 
@@ -29,12 +32,12 @@ OnBad = Callable[[str, int], None]
 def source(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Describe how data are read, for `config.json`.
 
-    The description carries a mark that only this user's cache folder can make: paths in the folder of a run that was made elsewhere
-    are not followed.
+    The description is signed with a key in this user's cache folder. Paths in the folder of a run that another user or
+    machine made are not followed.
 
     Args:
-        name: of a function of `jaxcnn.data`, as in `SOURCES`.
-        options: its plain options; paths are made absolute.
+        name: name of a function in `jaxcnn.data.SOURCES`.
+        options: dict from the name of an option to its JSON value; paths are made absolute.
 
     """
     places = {k: str(expanded(options[k]).absolute()) for k in PLACES if options.get(k)}
@@ -44,23 +47,21 @@ def source(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def made_here(described: Mapping[str, Any]) -> bool:
-    """Whether this user's own training described data so."""
-    said, mark = described.get("made_here"), _mark(described)
-    return (
-        mark is not None
-        and isinstance(said, str)
-        and hmac.compare_digest(said.encode("utf-8", "replace"), mark.encode())
-    )
+    """Whether the description has this user's signature."""
+    given, mark = described.get("made_here"), _mark(described)
+    if mark is None or not isinstance(given, str):
+        return False
+    return hmac.compare_digest(given.encode("utf-8", "replace"), mark.encode())
 
 
 def _mark(described: Mapping[str, Any], make: bool = False) -> str | None:
-    """HMAC of a description under this user's key; None where there is no key, and none can be made."""
+    """HMAC of a description under this user's key; None if there is no key and none can be created."""
     try:
         path = cache_folder("runs") / "key"
         if make and not path.exists():
             _make_key(path)
         key = path.read_bytes() if path.is_file() else b""
-    except (OSError, RuntimeError):  # no home, or no room in it
+    except (OSError, RuntimeError):  # no home folder, or it cannot be written
         return None
     text = json.dumps([described["name"], described["options"]], sort_keys=True)
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest() if len(key) == 32 else None
@@ -73,21 +74,24 @@ def _make_key(path: pathlib.Path) -> None:
         file.write(secrets.token_bytes(32))
     try:
         with contextlib.suppress(FileExistsError):
-            os.link(part, path)  # a rename would take the place of the key of a process that was faster
+            os.link(part, path)  # a rename would replace the key that another process has just written
     finally:
         os.unlink(part)
 
 
 def find(dataset: str, data_dir: str | None = None) -> tuple[str, dict[str, Any]]:
-    """Say which function of `SOURCES` reads what a user names, and with which options.
+    """Find the function of `SOURCES` that reads a data set, and its options.
 
     Args:
-        dataset: `digits`, the name of a TFDS set, or a path: an image folder, an `.npz`, a CSV file, a folder of IDX files or one of
-            them.
-        data_dir: where TFDS sets are prepared.
+        dataset: `digits`, the name of a TFDS set, or a path: an image folder, an `.npz` file, a CSV file, a folder of
+            IDX files, or one IDX file.
+        data_dir: folder with prepared TFDS sets.
+
+    Returns:
+        `(name, options)`.
 
     Raises:
-        InputError: a path that leads to nothing that can be read.
+        InputError: The path does not exist or is not a data set.
 
     """
     path = expanded(dataset)
@@ -104,62 +108,62 @@ def find(dataset: str, data_dir: str | None = None) -> tuple[str, dict[str, Any]
         return "idx", here
     if path.exists():
         raise InputError(
-            f"{visible(dataset)}: not a data set; give a folder of images, a CSV file, an .npz file, or a folder of IDX files"
+            f"{visible(dataset)}: not a data set; give a folder of images, a CSV file, an .npz file, or a folder of "
+            "IDX files"
         )
     if dataset.startswith(("/", "./", "../", "~")) or not NAME.fullmatch(dataset):
-        raise InputError(f"{visible(dataset)}: no such file or folder, and no name of a TFDS set")
+        raise InputError(f"{visible(dataset)}: no such file or folder, and not the name of a TFDS set")
     return "tfds", {"name": dataset} | ({"data_dir": data_dir} if data_dir else {})
 
 
 def _like_idx(path: pathlib.Path) -> bool:
-    """Whether a file has a name like MNIST's, such as `emnist-digits-train-images-idx3-ubyte.gz`."""
+    """Whether the name of a file is like MNIST's, such as `emnist-digits-train-images-idx3-ubyte.gz`."""
     return bool(re.search(r"ubyte|idx[1-4]|\.idx\b", path.name.lower())) and path.is_file()
 
 
 def described(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Say how a run's data were read; of a run older than that record, what its settings tell; None where they do not."""
+    """Return the description of a run's data; for older runs it is derived from the settings. None if it is unknown."""
     if config.get("source") is not None:
         return dict(config["source"])
     settings, name = config["settings"], config["data"]["name"]
-    if "validation_fraction" not in settings:
+    if "validation_fraction" not in settings or config["build"] is None:
         return None
-    if config["build"] is None:
-        return None
-    options, size = (
-        {"validation_fraction": settings["validation_fraction"]},
-        list(config["build"]["image"]["shape"][:2]),
-    )
+    options = {"validation_fraction": settings["validation_fraction"]}
+    size = list(config["build"]["image"]["shape"][:2])
     if settings.get("folder"):
         more = {"path": settings["folder"], "classes": settings.get("classes") or None, "size": size}
         return {"name": "folder", "options": options | more}
-    if name == "digits" or name.endswith(".npz"):
-        return (
-            {"name": "digits", "options": options}
-            if name == "digits"
-            else {"name": "npz", "options": options | {"path": name}}
-        )
+    if name == "digits":
+        return {"name": "digits", "options": options}
+    if name.endswith(".npz"):
+        return {"name": "npz", "options": options | {"path": name}}
     return {"name": "tfds", "options": options | {"name": name, "size": size}} if NAME.fullmatch(name) else None
 
 
 def read_described(described: Mapping[str, Any], place: str | None = None, on_bad: OnBad | None = None) -> Splits:
-    """Read data as a run did: from where the user says they are, or else from where the run did if it was made here.
+    """Read data by their description.
+
+    Args:
+        described: the description, from `described`.
+        place: present location of the data, from the user; None to follow the path in the description, which is only
+            possible if this user made the run.
+        on_bad: called with a message and a count for each unreadable item, which is then left out; None to raise.
 
     Raises:
-        InputError: what the file says cannot be done, its path is not to be followed, or the data are not there.
+        InputError: The description is invalid, its path is not trusted, or the data are not there.
 
     """
     name, options = described["name"], dict(described["options"])
     if name not in SOURCES:
         raise InputError(
-            f"its config.json says that {visible(name)[:80]!r} read the data, which this version does not know; update it"
+            f"its config.json names {visible(name)[:80]!r} as the source of the data, which this version does not "
+            "have; update jaxcnn"
         )
     try:
         check_options(SOURCES[name], options, "source.options", leave=RESERVED)
         _check(name, options)
     except InputError as error:
-        raise InputError(
-            f"its config.json says how the data were read in a way that this version does not know ({error})"
-        ) from error
+        raise InputError(f"its config.json has a source that this version cannot read ({error})") from error
     where, ours = next((options[k] for k in PLACES if options.get(k)), None), made_here(described)
     if place is not None:
         options["data_dir" if name == "tfds" else "path"] = place
@@ -173,7 +177,15 @@ def read_described(described: Mapping[str, Any], place: str | None = None, on_ba
 
 
 def read(name: str, options: Mapping[str, Any], on_bad: OnBad | None = None, download: bool = True) -> Splits:
-    """Call a function of `SOURCES` with what it takes besides the options of a file."""
+    """Call a function of `SOURCES`.
+
+    Args:
+        name: its name.
+        options: its options.
+        on_bad: called with a message and a count for each unreadable item, if the function supports it.
+        download: whether a TFDS set may be downloaded.
+
+    """
     more: dict[str, Any] = {"cache": cache_folder("data"), "download": download} if name == "tfds" else {}
     if on_bad and name in ("csv", "folder", "tfds"):
         more["on_bad"] = on_bad
@@ -184,18 +196,14 @@ def _check(name: str, options: Mapping[str, Any]) -> None:
     """Refuse values that have the right type, but that no run writes."""
     size = options.get("size")
     sides = [1] if size is None else size if isinstance(size, list) else [size]
-    if (
-        len(sides) not in (1, 2)
-        or not all(1 <= side <= LARGEST_SIDE for side in sides)
-        or size is not None
-        and sides == []
-    ):
-        raise InputError(f"source.options: size: {size}: must be 1 to {LARGEST_SIDE:,} pixels a side")
+    if len(sides) not in (1, 2) or not all(1 <= side <= LARGEST_SIDE for side in sides):
+        raise InputError(f"source.options: size: {size}: must be 1 to {LARGEST_SIDE:,} pixels per side")
     if isinstance(size, list) and len(size) != 2:
         raise InputError(f"source.options: size: {size}: must be one number, or height and width")
     if options.get("seed", 0) < 0:
         raise InputError(f"source.options: seed: {options['seed']}: must be at least 0")
     if name == "tfds" and not NAME.fullmatch(options.get("name", "")):
         raise InputError(
-            f"source.options: name: {visible(options.get('name'))[:80]!r}: must be the name of a TFDS set, such as 'mnist'"
+            f"source.options: name: {visible(options.get('name'))[:80]!r}: must be the name of a TFDS set, "
+            "such as 'mnist'"
         )

@@ -1,4 +1,4 @@
-"""`train_run` trains a plan into a folder (config, log, checkpoints, summary, pictures), or goes on there."""
+"""`train_run` trains a plan into a folder (config, log, checkpoints, summary, pictures), or resumes there."""
 
 import contextlib
 import dataclasses
@@ -24,49 +24,40 @@ from jaxcnn.runs.plan import Plan
 from jaxcnn.runs.ready import Ready, describe, prepare
 from jaxcnn.runs.screen import Screen
 from jaxcnn.runs.signals import Signals
-from jaxcnn.train import (
-    DivergedError,
-    Fit,
-    fit,
-    timed_evaluate,
-)
+from jaxcnn.train import DivergedError, Fit, fit, timed_evaluate
 from jaxcnn.train.checkpoint import digest, flatten
 
 log = logging.getLogger("jaxcnn")
-# what the end of an epoch, or of the run, imports
+# modules that the end of an epoch or of the run needs
 LATER = (
-    "orbax.checkpoint",
-    "tensorboardX.proto.event_pb2",
-    "tensorboardX.record_writer",
-    "matplotlib.figure",
+    "orbax.checkpoint", "tensorboardX.proto.event_pb2", "tensorboardX.record_writer", "matplotlib.figure",
     "matplotlib.backends.backend_agg",
-)
+)  # fmt: skip
 
 
 def train_run(
     plan: Plan, folder: str | pathlib.Path, *, signals: Signals | None = None, show: bool = True
 ) -> dict[str, Any]:
-    """Train a plan into a folder, or go on there where a run was cut off.
+    """Train a plan into a folder, or resume an interrupted run there.
 
     The folder gets `config.json`, `metrics.jsonl`, TensorBoard events, `checkpoints/`, `summary.json` and pictures. A
-    run that is
-    finished is not trained again: its summary comes back, with a line that says so.
+    finished run is not trained again: its summary is returned, and a line in the log says so.
 
     Args:
         plan: what to train.
-        folder: of this run alone, made if absent.
-        signals: asked between dispatches whether to stop; None leaves SIGTERM and Ctrl-C as they are.
-        show: show progress, and print the result.
+        folder: folder for this run, created if absent.
+        signals: polled between dispatches, to stop at a signal; None leaves SIGTERM and Ctrl-C unchanged.
+        show: whether to show the progress and print the result.
 
     Returns:
-        The content of `summary.json`, with arrays as they are; nothing in processes other than the first.
+        The content of `summary.json`, with arrays as NumPy arrays; an empty dict in every process but the first.
 
     Raises:
-        InputError: a value out of range, or a folder that cannot be written, is another run's or is in use.
-        DivergedError: the loss is not finite, on training or on test rows.
-        StoppedError: a signal came; the run is saved, and the same call goes on.
-        UnsavedError: the weights that were tested are not on the disk.
-        OSError: nor is the summary.
+        InputError: A value is out of range; or the folder cannot be written, belongs to a different run or is in use.
+        DivergedError: The loss on training or test rows is not finite.
+        StoppedError: A signal arrived. The run is saved, and the same call resumes it.
+        UnsavedError: The tested weights are not on disk.
+        OSError: The summary could not be written.
 
     """
     ready, folder, found, trouble = prepare(plan), pathlib.Path(folder), None, ""
@@ -75,7 +66,7 @@ def train_run(
             found = _opened(ready, folder)
         except InputError as error:
             trouble = str(error)
-    if trouble := mesh.broadcast_text(trouble):  # all processes refuse
+    if trouble := mesh.broadcast_text(trouble):  # all processes raise, so that none waits for the others
         raise InputError(trouble)
     if mesh.broadcast_text("finished" if found else ""):
         return found or {}
@@ -93,23 +84,23 @@ def train_prepared(
     tell: bool = True,
     columns: int | None = None,
 ) -> dict[str, Any]:
-    """Train, validate, test once, and leave everything in a folder that has its `config.json` and is locked.
+    """Train, validate, test once, and write the results into a locked folder that has its `config.json`.
 
     Args:
-        ready: what `prepare` made.
-        folder: of the run, as `folders.begin` or `folders.again` left it; it is released in any case.
-        signals: asked between dispatches.
-        show: show progress, and print the result.
-        profile: of a few dispatches.
-        began: when the program began, by `time.perf_counter`; by default now.
-        tell: log rows and devices first, and print the result last; False for a caller that says so itself.
-        columns: at which lines on the screen are wrapped; by default nowhere.
+        ready: result of `prepare`.
+        folder: folder of the run, locked by `folders.begin` or `folders.again`; it is unlocked at the end.
+        signals: polled between dispatches, to stop at a signal.
+        show: whether to show the progress and print the result.
+        profile: profile of a few dispatches.
+        began: start of the program by `time.perf_counter`; by default now.
+        tell: whether to log the data and the devices first and print the result last.
+        columns: width at which lines on the screen are wrapped; None for no wrapping.
 
     Returns:
-        The summary, as `train_run`.
+        The content of `summary.json`, see `train_run`.
 
     Raises:
-        DivergedError: as `train_run`, as are the other errors.
+        DivergedError: The loss is not finite. Other errors are as in `train_run`.
 
     """
     plan, chief = ready.plan, mesh.process_shard()[0] == 0
@@ -119,32 +110,21 @@ def train_prepared(
             log.warning(note)
         described = files.read_bytes(folder / "config.json") if chief else b""
         splits = ready.splits
-        if dataclasses.is_dataclass(ready.splits.train):  # data of another kind keep the order that they have
+        if dataclasses.is_dataclass(ready.splits.train):  # a data set of the user's own keeps its order
             splits = splits._replace(train=dataclasses.replace(splits.train, seed=plan.seed))
-        if jax.default_backend() != "cpu":  # there the rows are in the device's memory already
+        if jax.default_backend() != "cpu":  # on a CPU the rows are in the device's memory already
             splits = splits._replace(valid=splits.valid.put(ready.ev.replicate))
-        lines, first = Log(folder, splits.train.size / plan.batch_size), []
-        fitted = _fit(
-            ready._replace(splits=splits),
-            folder,
-            signals,
-            profile,
-            lines if chief else None,
-            show,
-            first,
-            began,
-            columns,
-        )
+        lines, first, ready = Log(folder, splits.train.size / plan.batch_size), [], ready._replace(splits=splits)
+        fitted = _fit(ready, folder, signals, profile, lines if chief else None, show, first, began, columns)
         weights = _weights(fitted.best)
         values, seconds = timed_evaluate(ready.ev, weights, splits.test, batch_size=plan.eval_batch_size)
-        params = digest(flatten(fitted.state.params))  # all processes have a part
+        params = digest(flatten(fitted.state.params))  # every process takes part
         if not chief:
             return {}
         values = results.tested(values, plan.task.shares)
         summary = _summary(ready, fitted) | {"test": values, "params_sha256": params}
-        summary |= dict(zip(("seconds_to_first_step", "first_step_at"), first or (None, None), strict=True)) | {
-            "checkpoint": str(folder)
-        }
+        summary |= dict(zip(("seconds_to_first_step", "first_step_at"), first or (None, None), strict=True))
+        summary["checkpoint"] = str(folder)
         _leave(plan, folder, described, summary, signals, lines, seconds, fitted, show and tell)
     finally:
         folders.release(folder)
@@ -152,13 +132,13 @@ def train_prepared(
 
 
 def _opened(ready: Ready, folder: pathlib.Path) -> dict[str, Any] | None:
-    """Make the folder or go on in it; the summary of a run that is finished."""
+    """Create the folder, or reopen it to resume; return the summary if the run is finished."""
     folders.check_path(folder)
     config = describe(ready.plan, ready.splits, ready.sha256)
     if not (folder / "config.json").exists():
         taken = [name for name in ("checkpoints", "metrics.jsonl", "summary.json") if (folder / name).exists()]
         if taken:
-            raise InputError(f"{visible(folder)}: has {taken[0]}, but no config.json; give a folder that is new")
+            raise InputError(f"{visible(folder)}: has {taken[0]}, but no config.json; give a new folder")
         folders.begin(folder, config)
     elif not (folder / "summary.json").exists():
         folders.again(folder, config["data"])
@@ -168,7 +148,7 @@ def _opened(ready: Ready, folder: pathlib.Path) -> dict[str, Any] | None:
         for name in ("settings", "build", "task"):
             if before.get(name) != files.plain(config[name]):
                 raise InputError(
-                    f"{visible(folder)} is finished, and its config.json has other {name}; give another folder"
+                    f"{visible(folder)} is finished, and its config.json has different {name}; give another folder"
                 )
         log.warning("%s is finished: it is not trained again", visible(folder))
         return files.read_json(folder / "summary.json")
@@ -176,11 +156,11 @@ def _opened(ready: Ready, folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _fit(
-    ready: Ready, folder: pathlib.Path, signals: Signals | None, profile: background.Profile | None, lines: Log | None, show: bool,
-    first: list[float], began: float, columns: int | None = None,
+    ready: Ready, folder: pathlib.Path, signals: Signals | None, profile: background.Profile | None, lines: Log | None,
+    show: bool, first: list[float], began: float, columns: int | None = None,
 ) -> Fit:  # fmt: skip
-    """Train; `first` receives when the first step ended, and only a process with `lines` shows and logs anything."""
-    plan, splits, steps = ready.plan, ready.splits, cast(int, ready.plan.steps)  # `prepare` settled them
+    """Train. `first` receives the time of the first step; only a process with `lines` shows and logs anything."""
+    plan, splits, steps = ready.plan, ready.splits, cast(int, ready.plan.steps)  # `prepare` has set the steps
     screen = Screen(steps, plan.batch_size, plan.shown, plan.unit, columns) if lines and show else None
     every, (monitor, mode) = splits.train.size / plan.batch_size, plan.watched
     stop = signals.stop if signals else None
@@ -228,10 +208,10 @@ def _fit(
 
 
 def _leave(
-    plan: Plan, folder: pathlib.Path, described: bytes, summary: dict[str, Any], signals: Signals | None, lines: Log, seconds: float,
-    fitted: Fit, show: bool,
+    plan: Plan, folder: pathlib.Path, described: bytes, summary: dict[str, Any], signals: Signals | None, lines: Log,
+    seconds: float, fitted: Fit, show: bool,
 ) -> None:  # fmt: skip
-    """Write what the run found, and only then draw; say what is missing or wrong."""
+    """Print the result, write the log and the summary, and only then draw, which may fail."""
     values, step = summary["test"], int(fitted.best.step)
     if missing := [name for name in plan.shown if name not in values]:
         log.warning(
@@ -245,9 +225,7 @@ def _leave(
     lines.write()
     if step:
         folders.check_saved(folder, step)
-    with (
-        signals.while_training() if signals else contextlib.nullcontext()
-    ):  # a signal comes before the summary or after it
+    with signals.while_training() if signals else contextlib.nullcontext():  # a signal must not interrupt the writing
         results.write(folder, summary, plan.skipped)
     results.draw(folder, lines.rows, values, plan.data.train.classes, plan.shown, plan.drawn)
     if not results.sound(values):
@@ -255,11 +233,11 @@ def _leave(
 
 
 def _get_ready(ready: Ready, valid: Any) -> None:
-    """Import and compile, beside training, what the first validation, save and plot would wait for."""
+    """Import and compile in the background what the first validation, save and plot need."""
     ev, variables = ready.ev, _weights(ready.state)
 
     def compile_evaluation() -> None:
-        if ev.devices == 1:  # programs that talk between devices must not be started by two threads
+        if ev.devices == 1:  # two threads must not start programs that communicate between devices
             ev.call(ev.put(variables), empty(ev.shard(next(valid.once(ready.plan.eval_batch_size)))))
 
     imports = (functools.partial(importlib.import_module, name) for name in LATER)
@@ -267,31 +245,27 @@ def _get_ready(ready: Ready, valid: Any) -> None:
 
 
 def _rows(plan: Plan, splits: Splits) -> str:
-    """Say what became what, with numbers."""
+    """Return a line with the data set and the sizes of its parts."""
     train, valid, test = (f"{part.size:,}" for part in splits)
     classes = f", {len(splits.train.classes)} classes" if splits.train.classes else ""
     return f"data {plan.dataset}: {train} rows to train on, {valid} to validate on, {test} to test on{classes}"
 
 
 def _chosen(ready: Ready) -> str:
-    """Say what runs where, and why."""
+    """Return a line with the strategy, the devices and how batch and parameters are divided."""
     plan, run = ready.plan, ready.run
     place, processes = jax.devices()[0].platform, mesh.process_shard()[1]
-    why = "one device" if run.devices == 1 else f"{run.devices} devices"
-    asked = (
-        f"strategy auto: {run.strategy}, because there "
-        if plan.strategy == "auto"
-        else f"strategy {run.strategy}: there "
-    )
+    why = "is one device" if run.devices == 1 else f"are {run.devices} devices"
+    asked = f"auto: {run.strategy}, because there" if plan.strategy == "auto" else f"{run.strategy}: there"
     across = f" in {processes} processes" if processes > 1 else ""
     rows = f", a batch in {run.parts} parts" if run.parts > 1 else ""
     channels = f", output channels in {plan.model_devices}" if run.parts < run.devices else ""
     kept = ", parameters divided" if plan.rule else channels
-    return f"{asked}{'is' if run.devices == 1 else 'are'} {why} ({place}){across}{rows}{kept}"
+    return f"strategy {asked} {why} ({place}){across}{rows}{kept}"
 
 
 def _weights(state: State) -> Any:
-    """Return what is validated and tested: the averaged weights where there are any."""
+    """Return the variables to validate and test: the averaged weights if there are any."""
     return state.extras.get("ema", state.variables)
 
 

@@ -205,7 +205,7 @@ def test_an_unknown_command(capsys):
     [
         ((), "DATA: give a folder of classes"),
         (("PHOTOZ",), "PHOTOZ: no such file or folder; did you mean PHOTOS?"),
-        (("./nothing",), "./nothing: no such file or folder, and no name of a TFDS set"),
+        (("./nothing",), "./nothing: no such file or folder, and not the name of a TFDS set"),
         (("PHOTOS", "--modle", "cnn"), "--modle: no such flag; did you mean --model?"),
         (("PHOTOS", "--model", "resnet81"), "--model 'resnet81': unknown; did you mean 'resnet18'?"),
         (("PHOTOS", "--epochs", "many"), "--epochs 'many': must be a whole number; see jaxcnn train --help"),

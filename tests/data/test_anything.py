@@ -59,7 +59,7 @@ def test_a_generator_resumes_exactly(tmp_path, caplog, make):
     straight = fitted(jc.data.Batches(in_order))
     fitted(jc.data.Batches(make), tmp_path, steps=3)
     same(straight, fitted(jc.data.Batches(make), tmp_path))
-    assert ("makes 3 batches again" in caplog.text) is (make is not in_order)
+    assert ("3 batches are generated again" in caplog.text) is (make is not in_order)
 
 
 def test_every_row_of_a_generator_is_measured_once():
@@ -147,7 +147,7 @@ def test_sequences_that_do_not_fit():
     )
     refused("row 0 has 1 entries for the names image, label", jc.data.dataset([(np.zeros(2),)]).example)
     refused("row 0 is int: must be a dict of arrays", jc.data.dataset([1, 2]).example)
-    refused("have no length", jc.data.dataset, iter([1]))
+    refused("no length", jc.data.dataset, iter([1]))
     refused("there are none", jc.data.dataset, [])
     refused(
         "batch 0 has 20 rows, more than batch_size=16",

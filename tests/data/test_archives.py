@@ -43,10 +43,13 @@ DICT = "{{'descr': {!r}, 'fortran_order': False, 'shape': {}}}"
 @pytest.mark.parametrize(
     ("raw", "match"),
     [
-        (npy(header=DICT.format("|u1", (10**13, 28, 28))), "its header says 7,840,000,000,000,000 bytes, and it has 0"),
-        (npy(header=DICT.format("|u1", (2**62, 2**62))), "its header says 21,267"),
-        (npy(header=DICT.format("|u1", (-4, -4)), version=2) + bytes(16), "its header says 16 bytes, and it has 16"),
-        (npy(header=DICT.format("|u1", (4,))) + bytes(3), "its header says 4 bytes, and it has 3"),
+        (
+            npy(header=DICT.format("|u1", (10**13, 28, 28))),
+            "its header states 7,840,000,000,000,000 bytes, but it has 0",
+        ),
+        (npy(header=DICT.format("|u1", (2**62, 2**62))), "its header states 21,267"),
+        (npy(header=DICT.format("|u1", (-4, -4)), version=2) + bytes(16), "its header states 16 bytes, but it has 16"),
+        (npy(header=DICT.format("|u1", (4,))) + bytes(3), "its header states 4 bytes, but it has 3"),
         (npy(header=DICT.format("|O", (4,))) + bytes(32), "Python objects or records, which need allow_pickle"),
         (npy(header=DICT.format("|V0", (10**12,))), "Python objects or records"),
         (npy(header=DICT.format([("a", "|u1")], (4,))) + bytes(4), "Python objects or records"),
@@ -169,7 +172,7 @@ def test_idx_files_that_are_no_whole_set(tmp_path):
         (tmp_path / name).rename(tmp_path / f"set.{'x' if 'images' in name else 'y'}")
     assert is_idx_folder(tmp_path)
     message = refused(
-        r"no file train-images\*; needs the four IDX files .*, by these names: rename what is there", idx, tmp_path
+        r"no file train-images\*; needs the four IDX files .*; rename the files to these names", idx, tmp_path
     )
     assert message.endswith("(it has t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte, set.x, set.y)")
     for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
@@ -216,7 +219,7 @@ def test_idx_of_floats(tmp_path, code, kind):
 @pytest.mark.parametrize(
     ("label", "match"),
     [
-        (np.zeros((20, 8)), r"labels of shape \(20, 8\); an IDX file of labels must have one number an image"),
+        (np.zeros((20, 8)), r"labels of shape \(20, 8\); an IDX file of labels must have one number per image"),
         (np.arange(19) % 3, r"shape \(19,\); must"),
     ],
 )
@@ -235,8 +238,7 @@ def test_idx_that_states_more_than_it_has(tmp_path):
     stated = b"\0\0\x08\3" + struct.pack(">III", 2**21, 32, 32)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(stated + bytes(2**20)))
     refused(
-        "its header says 2,147,483,648 bytes, more than the 1,073,741,824 that are read of such an IDX file; raise "
-        "limit_bytes=",
+        "its header says 2,147,483,648 bytes, more than the limit of 1,073,741,824 bytes for such a file; raise limit_bytes=",
         idx,
         tmp_path,
     )

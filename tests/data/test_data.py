@@ -252,7 +252,7 @@ def test_splits_of_ordinary_sets_stay_what_they_were():
 
 
 def test_a_cut_without_rows_is_refused():
-    refused("f=0.4: cuts no row, because each class has but one", cut, resident(3), np.arange(3), 0.4, 0, "f")
+    refused("f=0.4: cuts no row, because each class has only one", cut, resident(3), np.arange(3), 0.4, 0, "f")
 
 
 def test_split_is_seeded():

@@ -88,13 +88,13 @@ def test_class_folders_may_be_links(tmp_path):
 def test_one_picture_in_two_classes_is_refused(tmp_path):
     fill(tmp_path)
     (tmp_path / "cat").symlink_to("bee")
-    refused(r"bee/00.png and .*cat/00.png are one file, in two classes; remove one of them", folder, tmp_path)
+    refused(r"bee/00.png and .*cat/00.png are the same file, in two classes; remove one of them", folder, tmp_path)
     assert sizes(folder(tmp_path, classes=("ant", "bee"))) == (14, 2, 4)
     (tmp_path / "cat").unlink()
     (tmp_path / "ant" / "x.png").symlink_to("../bee/03.png")
-    refused(r"ant/x.png and .*bee/03.png are one file, in two classes", folder, tmp_path)
+    refused(r"ant/x.png and .*bee/03.png are the same file, in two classes", folder, tmp_path)
     (tmp_path / "ant" / "x.png").unlink(), os.link(tmp_path / "bee" / "03.png", tmp_path / "ant" / "x.png")
-    refused(r"ant/x.png and .*bee/03.png are one file, in two classes", folder, tmp_path)
+    refused(r"ant/x.png and .*bee/03.png are the same file, in two classes", folder, tmp_path)
 
 
 @pytest.mark.parametrize("resident_bytes", [2**30, 0])
@@ -162,7 +162,7 @@ def test_classes_that_are_hardly_meant_are_told(tmp_path, lines):
     folder(tmp_path / "set")
     assert (
         lines(tmp_path / "set")[2]
-        == "class folders Ant and ant differ in case or spelling alone, and are classes of their own"
+        == "class folders Ant and ant differ only in case or spelling, and are separate classes"
     )
 
 

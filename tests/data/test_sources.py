@@ -252,7 +252,11 @@ def test_idx_folder_missing(tmp_path):
             "20 bytes of data, but its header says 4294967295",
         ),
         ("train-labels-idx1-ubyte", lambda raw: b"<html>", "begins with 3c68746d"),
-        ("train-images-idx3-ubyte.gz", lambda raw: raw[: len(raw) // 2], "not readable .*; fetch or unpack it again"),
+        (
+            "train-images-idx3-ubyte.gz",
+            lambda raw: raw[: len(raw) // 2],
+            "not readable .*; download or unpack it again",
+        ),
         ("train-images-idx3-ubyte.gz", lambda raw: raw[:100] + bytes(50) + raw[150:], "not readable"),
         ("train-images-idx3-ubyte.gz", lambda raw: raw[:10] + b"\xff" + raw[11:], "not readable .*invalid block type"),
         ("train-images-idx3-ubyte.gz", lambda raw: b"<html>" + raw, "not readable .*Not a gzipped file"),
@@ -459,7 +463,7 @@ def test_different_sizes(tmp_path):
     fill(tmp_path)
     picture(3, side=12).resize((12, 9)).save(tmp_path / "ant" / "03.png")
     refused(
-        r"ant/03.png: \(9, 12\) pixels .* 00.png has \(8, 8\); give an image size to bring them all to, .*--image-size",
+        r"ant/03.png: \(9, 12\) pixels .* 00.png has \(8, 8\); give an image size to resize them to, .*--image-size",
         folder,
         tmp_path,
     )

@@ -316,7 +316,7 @@ def test_bad_fraction(prepared, kind, fraction, streamed):
 @pytest.mark.parametrize("kind", FORMATS)
 def test_several_sizes(prepared, kind):
     refused(
-        r"jc_textures: images of several sizes; give an image size to bring them to",
+        r"jc_textures: images of several sizes; give an image size to resize them to",
         tfds, "jc_textures", data_dir=prepared(JcTextures, kind),
     )  # fmt: skip
     # the check comes before a download

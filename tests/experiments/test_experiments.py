@@ -361,7 +361,9 @@ def test_unwritable_workdir(tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         code, lines = inside(capsys, monkeypatch, *QUICK, "--workdir", path)
-        assert code == 2 and lines == [f"mnist: --workdir {path}: cannot be written (Not a directory); give another"]
+        assert code == 2 and lines == [
+            f"mnist: --workdir {path}: cannot be written (Not a directory); give another folder"
+        ]
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, capsys, monkeypatch):

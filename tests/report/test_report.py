@@ -498,7 +498,7 @@ BAD = {
     "other data": (
         lambda run: _edit(run, lambda c: c["data"]["rows"].__setitem__(2, 299)),
         [],
-        "300 rows, and the run was tested on 299",
+        "300 rows, but the run was tested on 299",
     ),
     "unknown column": (lambda run: None, ["--group", "nurse"], "--group nurse: no such column in the data"),
     "batch": (lambda run: None, ["--batch-size", "0"], "--batch-size 0: must be at least 1"),

@@ -154,7 +154,7 @@ def test_it_goes_on_where_it_was_cut_off(tmp_path, regression, caplog):
     again = jc.train_run(plan(), tmp_path / "run", show=False)
     assert again["params_sha256"] == summary["params_sha256"] and "is finished: it is not trained again" in caplog.text
     refused(
-        "is finished, and its config.json has other settings; give another folder",
+        "is finished, and its config.json has different settings; give another folder",
         jc.train_run,
         plan(seed=1),
         tmp_path / "run",
@@ -172,7 +172,7 @@ def test_it_goes_on_where_it_was_cut_off(tmp_path, regression, caplog):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    refused("has checkpoints, but no config.json; give a folder that is new", jc.train_run, plan(), tmp_path)
+    refused("has checkpoints, but no config.json; give a new folder", jc.train_run, plan(), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoints"]
 
 
@@ -182,7 +182,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
         ({"on_nan": "no"}, "on_nan='no': must be one of stop, skip, rollback"),
         ({"name": "a b"}, "name='a b': must begin with a letter"),
-        ({"figures": {"../x": print}}, "figures: '../x' names a picture"),
+        ({"figures": {"../x": print}}, "figures: '../x' is also a file name"),
         ({"steps": -1}, "steps=-1: must be from 0 to"),
     ],
 )
@@ -220,7 +220,7 @@ print(json.dumps([values, runs.predict(loaded, mine.part(3, 2)).tolist(), loaded
 
 def test_what_a_task_of_ones_own_needs_is_said(mine, own):
     folder, _, data = mine
-    refused("its model or task is your own, so its config.json cannot say how they are made", jc.load_run, folder)
+    refused("its config.json does not describe the model and task, which are your own", jc.load_run, folder)
     refused(
         "the task cannot be made for its rows .level .., sound .6,..: .image.",
         jc.load_run,
@@ -269,9 +269,14 @@ def test_the_average_of_a_state_is_what_is_loaded(tmp_path, own):
     jc.save_run(tmp_path / "run", own.TASK, state, own.part(8, 0), batch_size=4)
     assert float(jc.load_run(tmp_path / "run", own.TASK).variables["params"]["weight"][0]) == 3
     refused(
-        "trained: int; must be what fit returned", jc.save_run, tmp_path / "no", own.TASK, 3, own.part(8, 0),
+        "trained: int; must be the result of fit",
+        jc.save_run,
+        tmp_path / "no",
+        own.TASK,
+        3,
+        own.part(8, 0),
         batch_size=4,
-    )  # fmt: skip
+    )
 
 
 def test_reports_of_any_task(regression, mine, capsys, tmp_path):
@@ -335,7 +340,7 @@ def test_nothing_that_a_general_run_says_is_live(mine, tmp_path, capsys):
 @pytest.mark.parametrize(
     "change, line",
     [
-        (lambda c: c.update(inputs={}), "the run has none, and no inputs"),
+        (lambda c: c.update(inputs={}), "the run has neither .build. nor .inputs."),
         (lambda c: c["inputs"].update(x={"shape": [2**20, 2**20], "dtype": "uint8"}), "inputs.x.shape"),
         (lambda c: c["inputs"].update(x={"shape": [1], "dtype": "object"}), "inputs.x.dtype: 'object': must be one of"),
         (lambda c: c["task"].update(headline=["x"] * 51), "must have 50 metrics and pictures at most"),

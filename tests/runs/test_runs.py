@@ -195,7 +195,7 @@ def test_labels_and_channels_become_those_of_the_run(rng):
     np.testing.assert_allclose(match.with_channels(np.float32([[[1, 0, 0]]]), 1), [[[0.299]]], atol=1e-4)
     assert match.with_channels(held.arrays["image"], 3).shape == (3, 2, 2, 3)
     for theirs in (("a", "b"), ("a", "b", "d"), ("0", "1", "2", "3")):
-        refused("a run can only be measured on data of its own classes", match.table, theirs, ("a", "b", "c"), "x")
+        refused("give data with the classes of the run", match.table, theirs, ("a", "b", "c"), "x")
 
 
 def test_a_report_on_other_data_says_so(finished, run, tmp_path, capsys):
@@ -264,12 +264,10 @@ def test_options_of_a_source_are_those_that_runs_write(run, tmp_path):
         config["source"]["options"].update(options)
         refused(line, runs.read_data, config, str(tmp_path / "x.npz"))
     for name, options, line in (
-        ("os.system", {}, "'os.system' read the data, which this version does not know"),
+        ("os.system", {}, "'os.system' as the source of the data, which this version does not have"),
         ("tfds", {"name": "../../x"}, "must be the name of a TFDS set"), ("tfds", {}, "must be the name of a TFDS set"),
-        ("folder", {"path": "/x", "size": 10**9}, "pixels a side"),
-        ("folder", {"path": "/x", "size": [1, 2, 3]}, "pixels a side"),
-        ("folder", {}, "does not say where the data are"),
-        ("folder", {"path": "/x", "classes": [1]}, "classes.0: .*string, not 1"),
+        ("folder", {"path": "/x", "size": 10**9}, "pixels per side"), ("folder", {"path": "/x", "size": [1, 2, 3]}, "pixels per side"),
+        ("folder", {}, "does not say where the data are"), ("folder", {"path": "/x", "classes": [1]}, "classes.0: .*string, not 1"),
     ):  # fmt: skip
         refused(line, runs.read_data, config | {"source": {"name": name, "options": options}})
 
@@ -342,7 +340,7 @@ CONFIG = {
     "negative": (put("build", "model", "options", "widths", [-1]), "widths: .*must be 0 to"),
     "deep": (put("build", "model", "options", "widths", [1] * 10**4), "10,000 layers"),
     "dropout": (put("build", "model", "options", "dropout", 1.5), "dropout: 1.5: must be at least 0"),
-    "dtype": (put("build", "model", "options", "dtype", "os"), "the model cannot be made as it says .*os"),
+    "dtype": (put("build", "model", "options", "dtype", "os"), "the model cannot be built from this description .*os"),
     "code only": (
         put("build", "model", {"name": "cnn", "options": {"norm": "eval"}}),
         "norm: 'eval': can only be given in Python",
