@@ -1,9 +1,10 @@
-"""Checkpoints through Orbax: latest and best, each with our own digests, because Orbax restores a flipped byte without complaint.
+"""The newest and the best checkpoints, written by Orbax, with digests of our own: Orbax does not notice a flipped byte.
 
-Format 3: item `state` holds `{path: array}`, item `loop` the JSON `{"format", "loop", "parts", "digest"}`. `parts` has for each
-path `[dtype, shape, [[first, SHA-256], ...]]`, a digest for each part of the array as the devices held it, by where the part
-begins, and `digest` is over `loop` and `parts`. Orbax makes both items visible by one renaming, when all is written. The rows of
-`loop["history"]` are beside the checkpoints (see `history`); in format 2 they were in the record. Reading is in `stored`.
+Format 3: the item `state` holds `{path: array}`, and the item `loop` the JSON `{"format", "loop", "parts", "digest"}`.
+`parts` maps each path to `[dtype, shape, [[first, SHA-256], ...]]`: one digest for each shard of the array, with the
+index of the shard's first element. `digest` covers `loop` and `parts`. When everything is written, a single rename
+makes both items visible. The rows of `loop["history"]` are in a file beside the checkpoints (see `history`); format 2
+had them in the record. `stored` reads checkpoints.
 """
 
 import contextlib
@@ -11,9 +12,7 @@ import functools
 import json
 import logging
 import pathlib
-import re
 import shutil
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,29 +21,29 @@ import numpy as np
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, Tree, reason
 from jaxcnn.parallel import mesh
-from jaxcnn.train import stored
+from jaxcnn.train import step_folders, stored
 from jaxcnn.train.flat import compare, copies, digest, flatten, unflatten
 from jaxcnn.train.history import History, coded, decoded
 from jaxcnn.train.lock import lock
 from jaxcnn.train.stored import DamagedError
 
 FORMAT, OLDEST = 3, 2
-STEP = re.compile("0|[1-9][0-9]{0,9}", re.ASCII)
 __all__ = ["Checkpoints", "DamagedError", "digest", "flatten", "reading", "unflatten"]
 log = logging.getLogger("jaxcnn")
 
 
 def _together(parts: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Join what the processes hold."""
+    """Join the digests of all processes."""
     everywhere = [json.loads(text) for text in mesh.gather_texts(json.dumps(parts))]
-    return {
-        path: [dtype, shape, sum((other[path][2] for other in everywhere), [])]
-        for path, (dtype, shape, _) in parts.items()
-    }
+
+    def joined(path: str) -> list[Any]:
+        return sum((other[path][2] for other in everywhere), [])
+
+    return {path: [dtype, shape, joined(path)] for path, (dtype, shape, _) in parts.items()}
 
 
 class _Kept:
-    """Orbax preservation policy: the newest two, and the best as each of them knows them, should the newest be damaged."""
+    """An Orbax preservation policy: keep the newest two checkpoints, and the best ones that either refers to."""
 
     best: tuple[list[int], ...] = ()
 
@@ -57,25 +56,21 @@ class Checkpoints:
     """The checkpoints of one run, in `<folder>/<step>/`: the newest two and the best.
 
     Args:
-        folder: made if absent.
-        keep_best: how many of the best.
-        read_only: do not create or clean anything.
+        folder: the folder, created if absent.
+        keep_best: number of best checkpoints to keep.
+        read_only: do not create, move or delete anything.
         alone: hold the folder's lock until `close`, so that no other process writes there.
 
     Raises:
-        InputError: the folder cannot be made, is a link, or another process holds its lock.
+        InputError: the folder cannot be created, is a link, or is locked by a different process.
 
     """
 
     def __init__(self, folder: str | pathlib.Path, keep_best: int = 1, read_only: bool = False, alone: bool = False):
-        self.folder, self.keep_best, self.read_only, self.kept = (
-            pathlib.Path(folder).absolute(),
-            keep_best,
-            read_only,
-            _Kept(),
-        )
+        self.folder, self.kept = pathlib.Path(folder).absolute(), _Kept()
+        self.keep_best, self.read_only = keep_best, read_only
         self.set_aside, self.alone, self.held = self.folder / "replaced", alone, None
-        self.written, self.begun = None, None  # the step of a save that may be under way, and of the last one
+        self.written, self.begun = None, None  # the step of a save that may not be finished, and of the last save
         self.history = History(self.folder)
         if not read_only:
             trouble = mesh.broadcast_text(self._opened() if mesh.process_shard()[0] == 0 else "")
@@ -83,47 +78,47 @@ class Checkpoints:
                 raise InputError(trouble)
 
     def _opened(self) -> str:
-        """Make the folder and take its lock; why not, if that cannot be."""
+        """Create the folder and lock it. Return an error message, or an empty string."""
         name = visible(self.folder)
         if self.folder.is_symlink():
-            return f"workdir={name}: a link; give the folder that it leads to, {visible(self.folder.resolve())}"
+            return f"workdir={name}: is a link; give its target, {visible(self.folder.resolve())}"
         try:
             str(self.folder).encode()
             self.folder.mkdir(parents=True, exist_ok=True)
             self.held = lock(self.folder) if self.alone else None
             self._recover()
         except UnicodeEncodeError:
-            return f"workdir={name}: a name that is not UTF-8; give another"
+            return f"workdir={name}: its name is not UTF-8; give a different one"
         except OSError as error:
-            return f"workdir={name}: cannot be written ({error.strerror or reason(error)}); give another"
+            return f"workdir={name}: cannot be written ({error.strerror or reason(error)}); give a different one"
         except InputError as error:
             return str(error)
         return ""
 
     @functools.cached_property
     def manager(self) -> Any:
-        """Orbax's own, made when there is something to write: a new run trains before that."""
+        """The Orbax manager, created at the first save, so that a new run starts to train earlier."""
         options = _orbax().CheckpointManagerOptions(preservation_policy=self.kept, cleanup_tmp_directories=True)
         return _orbax().CheckpointManager(self.folder, options=options, item_names=("state", "loop"))
 
     def steps(self) -> list[int]:
-        """Return the steps that are there, the newest first."""
-        try:
-            names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
-        except PermissionError as error:
-            raise InputError(f"{visible(self.folder)}: may not be read ({error.strerror})") from error
-        return sorted(
-            (int(name) for name in names if STEP.fullmatch(name) and int(name) < stored.LARGEST), reverse=True
-        )
+        """Return the steps of all checkpoints, the newest first."""
+        return step_folders.listed(self.folder)
 
     def save(self, step: int, state: Tree, loop: Mapping[str, Any], ranking: Sequence[int] = ()) -> bool:
-        """Write state and loop record, and keep the first of `ranking` as well; returns when they are copied, while the disk works on.
+        """Save a checkpoint. Returns when the arrays are copied; writing continues in the background.
 
-        What cannot be written (no space, no permission, no folder) is said and left out: older checkpoints stay as they are.
-        A step that is there already is replaced, and stays until it is. The rows of `loop["history"]` only grow from save to save.
+        A save that fails (no space, no permission, no folder) is logged, and older checkpoints stay. An existing
+        checkpoint of the same step stays until the new one is written.
+
+        Args:
+            step: the step.
+            state: the state.
+            loop: the fields of the record. The rows of `loop["history"]` may only be appended to between saves.
+            ranking: steps of the best checkpoints, the best first; the first `keep_best` are kept.
 
         Returns:
-            Whether this save could begin, and the one before it, which ends with this call, was written.
+            Whether this save could start and the previous one, for which this call waits, was written.
 
         """
         self.kept.best = (*self.kept.best[-1:], list(ranking[: self.keep_best]))
@@ -138,15 +133,15 @@ class Checkpoints:
             record = {"format": FORMAT, "loop": plain, "parts": parts, "digest": stored.seal(parts, plain)}
             if (self.folder / str(step)).exists():
                 self._replace(step)
-            arrays = {path: x for path, x in flat.items() if x.size}  # Orbax refuses what has no elements
+            arrays = {path: x for path, x in flat.items() if x.size}  # Orbax rejects empty arrays
             items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), loop=ocp.args.JsonSave(record))
             if not self.manager.save(step, args=items, force=True):
-                raise OSError("Orbax left it out")
+                raise OSError("Orbax skipped it")
 
         return self._attempt(write, step)
 
     def _added(self, rows: Sequence[Mapping[str, Any]] | None) -> dict[str, Any] | None:
-        """Write the new rows, and return their mark; a folder that was deleted or moved away is made again, with its lock."""
+        """Write the new rows, and return their mark. If the folder was deleted, create and lock it again."""
         trouble, mark = "", None
         if mesh.process_shard()[0] == 0:
             try:
@@ -158,27 +153,30 @@ class Checkpoints:
                 mark = None if rows is None else self.history.add(rows)
             except (OSError, InputError) as error:
                 trouble = reason(error)
-        if trouble := mesh.broadcast_text(trouble):  # all processes leave it out
+        if trouble := mesh.broadcast_text(trouble):  # then all processes skip the save
             raise OSError(trouble)
         return mark if rows is None or mark else self.history.add(rows, write=False)
 
     def load(self, step: int, like: Tree = None, rows: bool = True) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Read `{path: array}` and the loop record of one step.
+        """Read the arrays and the loop record of a checkpoint.
 
         Args:
             step: one of `steps()`.
-            like: a tree of the form that is expected, which is then compared before any array is read; without it a checkpoint must
-                not declare much more than its files hold.
-            rows: read those of `loop["history"]`, and go on behind them.
+            like: a tree with the expected structure, checked before any array is read. Without it, the checkpoint may
+                not declare arrays that are much larger than its files.
+            rows: whether to read the rows of `loop["history"]`; later rows are then appended after them.
+
+        Returns:
+            The arrays, `{path: array}`, and the record.
 
         Raises:
-            DamagedError: it is cut, or has changed, or is not what this library writes.
-            InputError: it is of another format, of another form than `like`, or may not be read.
+            DamagedError: the checkpoint is truncated or changed, or this library did not write it.
+            InputError: its format is not supported, it does not match `like`, or it may not be read.
 
         """
         folder = self.folder / str(step)
         try:
-            stored.weighed(folder)  # nothing but files and folders, before any is opened
+            stored.weighed(folder)  # rejects links and pipes before any file is opened
             record = stored.read_record(folder, range(OLDEST, FORMAT + 1))
             if like is not None:
                 compare(like, record["parts"])
@@ -186,16 +184,15 @@ class Checkpoints:
             flat = stored.read_arrays(folder / "state", record["parts"])
         except (InputError, DamagedError, MemoryError):
             raise
-        except Exception as error:  # TensorStore raises a dozen kinds for cut and missing files
+        except Exception as error:  # TensorStore raises many types for truncated and missing files
             if isinstance(error, PermissionError) or "PERMISSION_DENIED" in str(error):
-                raise InputError(
-                    f"checkpoint {step} in {visible(self.folder)} may not be read ({reason(error)})"
-                ) from error
+                where = f"checkpoint {step} in {visible(self.folder)}"
+                raise InputError(f"{where} may not be read ({reason(error)})") from error
             raise DamagedError(reason(error)) from error
         return flat, self._with_rows(record["loop"]) if rows else record["loop"]
 
     def _with_rows(self, loop: dict[str, Any]) -> dict[str, Any]:
-        """Put the rows where their mark is."""
+        """Replace the mark of the history by its rows."""
         mark = loop.pop("history", None)
         self.history.begin()
         loop = decoded(loop)
@@ -206,13 +203,23 @@ class Checkpoints:
         return {"best_step": None, **loop}
 
     def newest(self, like: Tree = None) -> tuple[int, dict[str, np.ndarray], dict[str, Any]] | None:
-        """Read the newest sound checkpoint, `(step, arrays, loop)`; damaged ones are named and set aside; `like` as for `load`."""
+        """Read the newest intact checkpoint. Damaged ones are logged and moved away.
+
+        Args:
+            like: see `load`.
+
+        Returns:
+            `(step, arrays, loop)`, or None if there is no intact checkpoint.
+
+        Raises:
+            InputError: see `load`.
+
+        """
         for part in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
-            log.warning(
-                "checkpoint %s was cut off while it was written: looking at the one before",
-                visible(part.name.split(".")[0]),
-            )
-        self._clear_odd_names()
+            name = visible(part.name.split(".")[0])
+            log.warning("checkpoint %s was interrupted while it was written: trying the one before", name)
+        if not self.read_only and mesh.process_shard()[0] == 0:
+            step_folders.clear_odd_names(self.folder)
         found = False
         for step in self.steps():
             try:
@@ -220,35 +227,20 @@ class Checkpoints:
                 self.kept.best, self.begun = ([loop["best_step"]] if loop["best_step"] is not None else [],), step
                 return step, flat, loop
             except DamagedError as error:
-                log.warning("checkpoint %d is damaged (%s): looking at the one before", step, error)
+                log.warning("checkpoint %d is damaged (%s): trying the one before", step, error)
                 self.discard(step)
                 found = True
         self.history.begin()
         if found:
-            log.warning("no sound checkpoint is left in %s: nothing to go on from", visible(self.folder))
+            log.warning("no intact checkpoint is left in %s: there is nothing to resume from", visible(self.folder))
         return None
 
-    def _clear_odd_names(self) -> None:
-        """Move away what Orbax would take for a step, and no step can be: it would save none before that."""
-        if self.read_only or mesh.process_shard()[0] != 0:
-            return
-        for path in list(self.folder.iterdir()) if self.folder.is_dir() else ():
-            if path.name.isdecimal() and not (STEP.fullmatch(path.name) and int(path.name) < stored.LARGEST):
-                log.warning("checkpoint %s is damaged (there is no such step): it is moved away", visible(path.name))
-                self._move_away(path.name)
-
-    def _move_away(self, name: str) -> None:
-        try:
-            _move(self.folder / name, self.folder / "damaged" / name)
-        except OSError as error:
-            log.warning("checkpoint %s stays where it is (%s)", visible(name), error.strerror)
-
     def discard(self, step: int) -> None:
-        """Move one step's folder out of the way, to `damaged/<step>`, so that its number can be written again; not where only reading."""
+        """Move a checkpoint to `damaged/<step>`, so that its step can be saved again; do nothing if `read_only`."""
         if self.read_only:
             return
         if mesh.process_shard()[0] == 0:
-            self._move_away(str(step))
+            step_folders.move_away(self.folder, str(step))
         mesh.barrier("discarded")
         self._reload()
 
@@ -257,17 +249,17 @@ class Checkpoints:
             self.manager.reload()
 
     def wait(self) -> bool:
-        """Wait for the disk; false, and said, if a save that was under way could not be written."""
+        """Wait for pending writes. Return False, with a warning, if one failed."""
         return self._attempt(self.manager.wait_until_finished) if "manager" in vars(self) else True
 
     def saved(self) -> int | None:
-        """Wait for the disk, and return the step of the last save if it is there, else the newest one that is, if any."""
+        """Wait for pending writes. Return the step of the last save if it succeeded, else the newest step or None."""
         self.wait()
         steps = self.steps()
         return self.begun if self.begun in steps else max(steps, default=None)
 
     def close(self) -> None:
-        """Wait for the disk, then let go."""
+        """Wait for pending writes, then release the lock."""
         if "manager" in vars(self) and self.wait():
             self.manager.close()
         if not self.read_only and mesh.process_shard()[0] == 0:
@@ -278,31 +270,22 @@ class Checkpoints:
             self.held = None
 
     def _replace(self, step: int) -> None:
-        """Set a step aside until its successor is written; should that never be, `_recover` puts it back."""
+        """Set a checkpoint aside until its replacement is written. If that never happens, `_recover` puts it back."""
         self.manager.wait_until_finished()
         if mesh.process_shard()[0] == 0:
             self._recover()
-            _move(self.folder / str(step), self.set_aside / str(step))
+            step_folders.move(self.folder / str(step), self.set_aside / str(step))
         mesh.barrier("replaced")
         self.manager.reload()
 
     def _recover(self) -> None:
-        """Put back what was set aside and has no successor; the rest is not needed any more."""
-        if self.set_aside.is_symlink():
-            self.set_aside.unlink()
-        for old in self.set_aside.glob("*"):
-            new = self.folder / old.name
-            if STEP.fullmatch(old.name) and not new.exists():
-                old.rename(new)
-        shutil.rmtree(self.set_aside, ignore_errors=True)
+        step_folders.recover(self.folder, self.set_aside)
 
     def _attempt(self, action: Callable[[], Any], step: int | None = None) -> bool:
-        """Do something with the disk; if it cannot be, say so, and begin with a new manager the next time."""
+        """Do something that may fail to write. On failure, log it, and use a new manager the next time."""
         try:
             action()
-        except (
-            Exception
-        ) as error:  # TensorStore reports a full disk as a ValueError; and no save may cost what was trained
+        except Exception as error:  # TensorStore reports a full disk as a ValueError; and training must go on
             full = any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "No space left"))
             why = "no space is left on the disk" if full else reason(error)
             which = self.written if step is None or self.written is None else f"{self.written} or {step}"
@@ -314,10 +297,10 @@ class Checkpoints:
         return True
 
     def _let_go(self) -> None:
-        """Forget a manager whose save failed, and what it left unfinished."""
+        """Discard a manager whose save failed, and the files that it left unfinished."""
         manager = vars(self).pop("manager", None)
         self.written = None
-        with contextlib.suppress(Exception):  # it reports the same failure once more
+        with contextlib.suppress(Exception):  # it reports the same failure again
             manager.close()
         for part in self.folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(part, ignore_errors=True)
@@ -325,20 +308,17 @@ class Checkpoints:
             self._recover()
 
 
-def _move(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Rename, in place of what is there; a link is moved or removed itself, and what it leads to stays."""
-    for path in (target.parent, target):
-        if path.is_symlink() or path.exists() and not stat.S_ISDIR(path.lstat().st_mode):
-            path.unlink()
-    if source.exists() or source.is_symlink():
-        shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(exist_ok=True)
-        source.rename(target)
-
-
 @contextlib.contextmanager
 def reading(folder: str | pathlib.Path) -> Iterator[Checkpoints]:
-    """Open the checkpoints of a finished run without changing anything."""
+    """Open the checkpoints of a run without changing anything.
+
+    Args:
+        folder: the folder of the checkpoints.
+
+    Yields:
+        The checkpoints.
+
+    """
     checkpoints = Checkpoints(folder, read_only=True)
     try:
         yield checkpoints
@@ -347,7 +327,7 @@ def reading(folder: str | pathlib.Path) -> Iterator[Checkpoints]:
 
 
 def _orbax() -> Any:
-    """Import Orbax, which takes as long as Flax and Optax together; every start would pay for what the first save needs."""
+    """Import Orbax at the first save: the import takes as long as those of Flax and Optax together."""
     import orbax.checkpoint as ocp
 
     return ocp

@@ -1,6 +1,6 @@
-"""What lies in a checkpoint's folder, read as files that nobody vouches for: sizes are checked before anything is allocated.
+"""Read the files of a checkpoint as untrusted input: sizes are checked before memory is allocated.
 
-Arrays are read with TensorStore itself, because Orbax would follow links, wait at pipes and believe whatever size is declared.
+TensorStore reads the arrays, because Orbax follows links, blocks on pipes and trusts the declared sizes.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ from jaxcnn.core import files
 from jaxcnn.core.schema import fitted
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
+from jaxcnn.train.zstd import decoded_size
 
 LARGEST = 2**31  # steps are int32
-SLACK, RATIO = 2**28, 100  # bytes that a checkpoint may declare: so many, and so many for each byte that its files have
-CHUNKS = 2**16  # that an array may be divided into; there are as many as devices that divided it
-BLOCK = 2**17  # bytes that one block of zstd can decode to
+SLACK, RATIO = 2**28, 100  # a checkpoint may declare SLACK bytes, plus RATIO bytes per byte of its files
+CHUNKS = 2**16  # chunks that an array may have; there is one per device that held a part
 
 
 class DamagedError(Exception):
@@ -34,7 +34,7 @@ class DamagedError(Exception):
 
 
 class Sealed(TypedDict):
-    """The record beside the arrays, as it is in the file."""
+    """The record beside the arrays, in the form of its file."""
 
     format: int
     loop: dict[str, Any]
@@ -43,7 +43,7 @@ class Sealed(TypedDict):
 
 
 class History(TypedDict):
-    """How much of `history.jsonl` belongs to a checkpoint."""
+    """The mark of a checkpoint in `history.jsonl`; see `history`."""
 
     rows: int
     bytes: int
@@ -51,7 +51,7 @@ class History(TypedDict):
 
 
 class Loop(TypedDict, total=False):
-    """What is known of a loop record's fields; others may be there."""
+    """The known fields of a loop record. Other fields are allowed."""
 
     __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
 
@@ -71,25 +71,25 @@ class Loop(TypedDict, total=False):
 
 
 def seal(parts: Mapping[str, list[Any]], loop: Mapping[str, Any]) -> str:
-    """Return the digest over a record."""
+    """Return the SHA-256 of a record."""
     return hashlib.sha256(json.dumps([parts, loop], sort_keys=True).encode()).hexdigest()
 
 
 def sha256(array: np.ndarray) -> str:
-    """Return the digest of an array's bytes."""
+    """Return the SHA-256 of the bytes of an array."""
     return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
 
 
 def weighed(folder: pathlib.Path) -> tuple[int, int]:
-    """Return the bytes of all files in a folder, and how many of them the disk really holds: a file may be a hole.
+    """Return the total size of the files in a folder, and their size on the disk, which is smaller for sparse files.
 
     Raises:
-        DamagedError: there is anything but plain files and folders in it, such as a link or a pipe, or it is none itself.
+        DamagedError: it is not a folder, or holds anything but regular files and folders, such as a link or a pipe.
 
     """
     total, held, waiting = 0, 0, [folder]
     if not stat.S_ISDIR(_mode(folder)):
-        raise DamagedError("it is no folder")
+        raise DamagedError("it is not a folder")
     while waiting:
         with os.scandir(waiting.pop()) as entries:
             for entry in entries:
@@ -112,11 +112,18 @@ def _mode(path: pathlib.Path) -> int:
 
 
 def read_record(folder: pathlib.Path, formats: range) -> Sealed:
-    """Read the record of a checkpoint, and check its form, its seal and its values.
+    """Read the record of a checkpoint, and check its structure, its digest and its values.
+
+    Args:
+        folder: the folder of the checkpoint.
+        formats: the supported formats.
+
+    Returns:
+        The record.
 
     Raises:
-        DamagedError: it is not what was saved, or does not fit.
-        InputError: its format is not among those that this program knows.
+        DamagedError: the record differs from the saved one, or has an invalid field.
+        InputError: its format is not supported.
 
     """
     path = folder / "loop" / "metadata"
@@ -126,7 +133,8 @@ def read_record(folder: pathlib.Path, formats: range) -> Sealed:
         if known and record["format"] not in formats:
             other = "newer" if record["format"] >= formats.stop else "older"
             raise _FormatError(
-                f"checkpoint {folder.name} has format {record['format']}, {other} than this program's {formats[-1]}: use that jaxcnn"
+                f"checkpoint {folder.name} has format {record['format']}, {other} than this program's {formats[-1]}: "
+                "use the version of jaxcnn that wrote it"
             )
         record = fitted(Sealed, record, "its record")
         if seal(record["parts"], record["loop"]) != record["digest"]:
@@ -148,7 +156,7 @@ class _FormatError(Exception):
 
 
 def _check_loop(loop: Loop) -> None:
-    """Refuse numbers that no loop has."""
+    """Check that the numbers of a loop record are in range."""
     for name in ("rows", "stale", "best_step", "batch_size"):
         value = loop.get(name)
         if value is not None and not 0 <= value < LARGEST:
@@ -158,44 +166,36 @@ def _check_loop(loop: Loop) -> None:
         if value is not None and not math.isfinite(value):
             raise DamagedError(f"its record has {name}={value}")
     if any(len(pair) != 2 or not all(0 <= n < LARGEST for n in pair) for pair in loop.get("passed", ())):
-        raise DamagedError("its record leaves out batches that there cannot be")
+        raise DamagedError("its record lists skipped batches that cannot exist")
 
 
 def _check_part(name: str, part: list[Any]) -> None:
-    """Check `[dtype, shape, [[first, SHA-256], ...]]`."""
+    """Check the structure of `[dtype, shape, [[first, SHA-256], ...]]`."""
 
     def natural(values):
         return isinstance(values, list) and all(type(n) is int and 0 <= n < 2**40 for n in values)
 
-    good = (
-        len(part) == 3
-        and isinstance(part[0], str)
-        and natural(part[1])
-        and len(part[1]) <= 32
-        and isinstance(part[2], list)
-    )
-    good = good and all(
-        isinstance(d, list)
-        and len(d) == 2
-        and natural(d[0])
-        and len(d[0]) in (0, len(part[1]))
-        and isinstance(d[1], str)
-        for d in part[2]
-    )
+    def digested(pair, rank):
+        if not (isinstance(pair, list) and len(pair) == 2):
+            return False
+        return natural(pair[0]) and len(pair[0]) in (0, rank) and isinstance(pair[1], str)
+
+    good = len(part) == 3 and isinstance(part[0], str) and natural(part[1]) and len(part[1]) <= 32
+    good = good and isinstance(part[2], list) and all(digested(pair, len(part[1])) for pair in part[2])
     if not good:
-        raise DamagedError(f"its record describes {visible(name)} in a way that no array has")
+        raise DamagedError(f"its record describes {visible(name)} in a way that fits no array")
 
 
 def check_sizes(folder: pathlib.Path, parts: Mapping[str, list[Any]], known: bool) -> None:
-    """Check that what a record declares and what the files hold can belong together.
+    """Check that the sizes of the files are plausible for the arrays that a record declares.
 
     Args:
-        folder: of the checkpoint.
-        parts: what the record says of its arrays, checked.
-        known: whether these are the arrays that are expected; else they may not be much larger than the files.
+        folder: the folder of the checkpoint.
+        parts: dtype, shape and digests of each array, checked by `read_record`.
+        known: whether the caller expects exactly these arrays. Otherwise they may not be much larger than the files.
 
     Raises:
-        DamagedError: they do not, or there is a dtype that does not exist.
+        DamagedError: the sizes do not match, or a dtype does not exist.
 
     """
     size, held = weighed(folder)
@@ -212,26 +212,29 @@ def _dtype(name: str, dtype: str) -> np.dtype:
     except TypeError:
         found = None
     if found is None or found.hasobject or str(found) != dtype:
-        raise DamagedError(f"its record gives {visible(name)} the dtype {visible(dtype)}, which there is not")
+        raise DamagedError(f"its record gives {visible(name)} the dtype {visible(dtype)}, which does not exist")
     return found
 
 
 def read_arrays(folder: pathlib.Path, parts: Mapping[str, list[Any]]) -> dict[str, np.ndarray]:
-    """Read `{path: array}`, and compare each with its digests.
+    """Read all arrays of a checkpoint, and compare them with their digests.
 
     Args:
-        folder: of the arrays, `<step>/state`.
-        parts: what the record says of them, checked.
+        folder: the folder of the arrays, `<step>/state`.
+        parts: dtype, shape and digests of each array, checked by `read_record`.
+
+    Returns:
+        The arrays, `{path: array}`.
 
     Raises:
-        DamagedError: what is stored is not what the record says.
+        DamagedError: an array does not match the record.
 
     """
     import tensorstore as ts
 
     base, context = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder.absolute()}/"}}, ts.Context()
     store = ts.KvStore.open(base, context=context).result()
-    wanted = {name: part for name, part in parts.items() if 0 not in part[1]}  # Orbax saves no array without elements
+    wanted = {name: part for name, part in parts.items() if 0 not in part[1]}  # empty arrays are not stored
 
     def spec(name):
         return {"driver": "zarr", "kvstore": base | {"path": f"{name}/"}}
@@ -252,82 +255,65 @@ def read_arrays(folder: pathlib.Path, parts: Mapping[str, list[Any]]) -> dict[st
 
 
 def _chunks(name: str, array: Any, part: list[Any]) -> Iterator[str]:
-    """Check what an array's own metadata says, before it is believed, and list the keys of its chunks."""
+    """Check the metadata of a stored array, then yield the keys of its chunks."""
     form = array.spec().to_json()["metadata"]
     compressor, (dtype, shape, _) = form["compressor"], part
     if (list(array.shape), str(np.dtype(array.dtype.numpy_dtype))) != (shape, dtype):
-        raise DamagedError(f"{visible(name)} has another shape or dtype than its record says")
+        raise DamagedError(f"{visible(name)} has a different shape or dtype than its record says")
     counts = [-(-n // max(chunk, 1)) for chunk, n in zip(form["chunks"], shape, strict=True)]
     large = any(chunk > n for chunk, n in zip(form["chunks"], shape, strict=True)) or math.prod(counts) > CHUNKS
     if large or not (compressor is None or compressor["id"] == "zstd"):
-        raise DamagedError(f"{visible(name)} is stored in a way that no jaxcnn writes")
+        raise DamagedError(f"{visible(name)} is stored in a way that jaxcnn does not write")
     for index in itertools.product(*map(range, counts)):
         yield form.get("dimension_separator", ".").join(map(str, index)) or "0"
 
 
 def _check_chunk(name: str, raw: bytes, part: list[Any]) -> None:
     size = math.prod(part[1]) * _dtype(name, part[0]).itemsize
-    if _decoded(raw) > 2 * size + 2**20:
+    if decoded_size(raw) > 2 * size + 2**20:
         raise DamagedError(f"{visible(name)} would decode to more than its record says")
 
 
-def _decoded(raw: bytes) -> int:
-    """Return the most bytes that zstd frames can decode to, from the headers of their blocks (RFC 8878); else the bytes themselves."""
-    at = total = 0
-    if raw[:4] != b"\x28\xb5\x2f\xfd":
-        return len(raw)  # stored as it is, or refused by TensorStore
-    while at < len(raw):
-        magic = int.from_bytes(raw[at : at + 4], "little")
-        if magic >> 4 == 0x184D2A5:  # a frame to skip
-            at += 8 + int.from_bytes(raw[at + 4 : at + 8], "little")
-            continue
-        if magic != 0xFD2FB528 or at + 5 > len(raw):
-            break
-        flags = raw[at + 4]
-        single, size_field = flags >> 5 & 1, flags >> 6
-        at += 6 - single + (0, 1, 2, 4)[flags & 3] + (single if size_field == 0 else 1 << size_field)
-        last = 0
-        while not last and at < len(raw):
-            head = int.from_bytes(raw[at : at + 3], "little")
-            last, kind, size = head & 1, head >> 1 & 3, head >> 3
-            at += 3 + (1 if kind == 1 else size)
-            total += BLOCK if kind == 2 else size
-        at += 4 * (flags >> 2 & 1)  # a checksum
-    return total
-
-
 def digests(x: Any) -> list[list[Any]]:
-    """Return `[first, SHA-256]` for each part of an array that this process holds, once in all processes together."""
-    pieces = (
-        [(s.index, s.data) for s in x.addressable_shards if s.replica_id == 0]
-        if isinstance(x, jax.Array)
-        else [((), x)]
-    )
+    """Return `[first, SHA-256]` for each shard of an array in this process; replicas count once over all processes."""
+    if isinstance(x, jax.Array):
+        pieces = [(s.index, s.data) for s in x.addressable_shards if s.replica_id == 0]
+    else:
+        pieces = [((), x)]
     return [[[part.start or 0 for part in index], sha256(np.asarray(piece))] for index, piece in pieces]
 
 
 def _unchanged(x: np.ndarray, part: list[Any]) -> bool:
     dtype, shape, listed = part
-    kept = {(tuple(first), digest) for first, digest in listed}  # processes that each hold the whole say it each
+    kept = {(tuple(first), digest) for first, digest in listed}  # processes that all hold the whole array all list it
     if (str(x.dtype), list(x.shape)) != (dtype, shape) or not kept:
         return False
     size = _part_size(shape, [first for first, _ in kept])
-    if len(kept) * math.prod(size) > max(
-        math.prod(shape), 1
-    ):  # parts that overlap: no run divides so, and it would take for ever
+    if len(kept) * math.prod(size) > max(math.prod(shape), 1):  # no run has overlapping parts; digesting them is slow
         return False
-    return all(
-        sha256(x[tuple(slice(a, a + n) for a, n in zip(first, size, strict=False))]) == digest for first, digest in kept
-    )
+
+    def part_at(first: tuple[int, ...]) -> np.ndarray:
+        return x[tuple(slice(a, a + n) for a, n in zip(first, size, strict=False))]
+
+    return all(sha256(part_at(first)) == digest for first, digest in kept)
 
 
 def _part_size(shape: list[int], firsts: list[tuple[int, ...]]) -> list[int]:
-    """Parts are alike, so the smallest beginning above 0 is how long they are."""
+    """Return the size of the parts. They are equal, so it is the smallest start above 0 along each axis."""
     return [min([f[i] for f in firsts if f and f[i] > 0], default=n) for i, n in enumerate(shape)]
 
 
 def changed(flat: Mapping[str, np.ndarray], parts: Mapping[str, list[Any]]) -> str | None:
-    """Name the first array that is not what was saved."""
+    """Find an array that differs from the saved one.
+
+    Args:
+        flat: the arrays, `{path: array}`.
+        parts: dtype, shape and digests of each saved array.
+
+    Returns:
+        The path of such an array, or None.
+
+    """
     if set(flat) != set(parts):
         return min(set(flat) ^ set(parts))
     return next((name for name, part in parts.items() if not _unchanged(flat[name], part)), None)
