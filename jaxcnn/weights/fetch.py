@@ -75,7 +75,9 @@ def fetch(source: str | os.PathLike[str], *, deadline: float | None = None, limi
     return path
 
 
-def _from_address(source: str, folder: pathlib.Path, open_: Open, deadline: float | None = None, limit: int = LIMIT) -> pathlib.Path:
+def _from_address(
+    source: str, folder: pathlib.Path, open_: Open, deadline: float | None = None, limit: int = LIMIT
+) -> pathlib.Path:
     address, expected = _expected(source)
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", urllib.parse.unquote(_name(address)))[-100:]
     path = folder / f"{expected[:16]}-{name}"
@@ -83,19 +85,27 @@ def _from_address(source: str, folder: pathlib.Path, open_: Open, deadline: floa
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False)  # made exclusively, under a random name
+        file = tempfile.NamedTemporaryFile(
+            dir=folder, suffix=".part", delete=False
+        )  # made exclusively, under a random name
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to another folder") from None
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to another folder"
+        ) from None
     part = pathlib.Path(file.name)
     try:
         with file:
             _download(address, file, open_, deadline, limit)
         if not (found := _digest(part)).startswith(expected):
             shown = visible(address)
-            raise InputError(f"{shown}: its SHA-256 is {found}, not {expected}; it was removed: damaged, or another file than was meant")
+            raise InputError(
+                f"{shown}: its SHA-256 is {found}, not {expected}; it was removed: damaged, or another file than was meant"
+            )
         os.replace(part, path)
     except OSError as error:  # of the folder; what the network raises has become an InputError
-        raise InputError(f"{path}: cannot be written ({error.strerror}); make room, or set XDG_CACHE_HOME to another folder") from None
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); make room, or set XDG_CACHE_HOME to another folder"
+        ) from None
     finally:
         part.unlink(missing_ok=True)
     prune(folder, BYTES)
@@ -156,7 +166,9 @@ def _download(address: str, file: Any, open_: Open, deadline: float | None, limi
         _within(load, shown, lambda: deadline or PATIENCE + come[0] / RATE)
     except urllib.error.HTTPError as error:
         error.close()
-        raise InputError(f"{shown}: the server says {error.code} {visible(error.reason)[:80]}; is the address right?") from None
+        raise InputError(
+            f"{shown}: the server says {error.code} {visible(error.reason)[:80]}; is the address right?"
+        ) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -189,7 +201,9 @@ def _within(fn: Callable[[threading.Event], T], shown: str, seconds: Callable[[]
         while thread.is_alive():
             thread.join(0.1)
             if thread.is_alive() and time.monotonic() - start > seconds():
-                raise InputError(f"{shown}: given up after {time.monotonic() - start:.0f} s, too slow; try again, or {BY_HAND}")
+                raise InputError(
+                    f"{shown}: given up after {time.monotonic() - start:.0f} s, too slow; try again, or {BY_HAND}"
+                )
     finally:
         stop.set()
     if errors:
@@ -221,7 +235,9 @@ def _from_hub(source: str, deadline: float | None, limit: int) -> pathlib.Path:
         import huggingface_hub as hub
         from huggingface_hub import errors
     except ImportError:
-        raise InputError(f"{source}: needs the package huggingface-hub; pip install -e '.[hub]' in the clone of jaxcnn") from None
+        raise InputError(
+            f"{source}: needs the package huggingface-hub; pip install -e '.[hub]' in the clone of jaxcnn"
+        ) from None
     where: dict[str, Any] = {
         "repo_id": match["repository"],
         "filename": match["file"] or "model.safetensors",
@@ -229,15 +245,24 @@ def _from_hub(source: str, deadline: float | None, limit: int) -> pathlib.Path:
     }
     try:
         # asked first because it tries once, while the download itself would try for half a minute without a network
-        about = _within(lambda stop: hub.get_hf_file_metadata(hub.hf_hub_url(**where), timeout=TIMEOUT), source, lambda: PATIENCE)
+        about = _within(
+            lambda stop: hub.get_hf_file_metadata(hub.hf_hub_url(**where), timeout=TIMEOUT), source, lambda: PATIENCE
+        )
         size = about.size or 0
         _refuse_large(source, size, limit)
         path = _within(lambda stop: hub.hf_hub_download(**where), source, lambda: deadline or PATIENCE + size / RATE)
     except InputError:
         raise
     except errors.GatedRepoError:
-        raise InputError(f"{source}: its owner asks for consent; give it on the Hub's page, then log in with `hf auth login`") from None
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError, ValueError) as error:
+        raise InputError(
+            f"{source}: its owner asks for consent; give it on the Hub's page, then log in with `hf auth login`"
+        ) from None
+    except (
+        errors.RepositoryNotFoundError,
+        errors.RevisionNotFoundError,
+        errors.RemoteEntryNotFoundError,
+        ValueError,
+    ) as error:
         raise InputError(f"{source}: {visible(_first_line(error))}") from None
     except Exception as error:  # no network, in the words of whichever library the Hub's client uses this year
         try:

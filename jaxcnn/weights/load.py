@@ -16,12 +16,19 @@ from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, Tree, reason
 from jaxcnn.models import MODELS
 from jaxcnn.weights import tensors as tensor_files
+from jaxcnn.weights.by_path import count
+from jaxcnn.weights.checks import WeightsError
 from jaxcnn.weights.fetch import fetch
-from jaxcnn.weights.preprocessing import LARGEST, Preprocessing, checked, from_timm, published
-from jaxcnn.weights.state_dicts import OWN, WeightsError, adapted, from_state_dict, to_state_dict, values_of
+from jaxcnn.weights.preprocessing import LARGEST, Preprocessing, checked, from_timm
+from jaxcnn.weights.state_dicts import OWN, adapted, from_state_dict, to_state_dict
+from jaxcnn.weights.tables import published
 
 log = logging.getLogger("jaxcnn")
-DEPTHS, MOST_DEPTH, MOST_OPTION = ("depth", "blocks", "convs", "steps"), 512, 65_536  # of a network that a file asks for
+DEPTHS, MOST_DEPTH, MOST_OPTION = (
+    ("depth", "blocks", "convs", "steps"),
+    512,
+    65_536,
+)  # of a network that a file asks for
 
 
 class Weights(NamedTuple):
@@ -79,7 +86,9 @@ def load_weights(
         raise InputError(f"num_classes={num_classes}: must be at least 1")
     file = fetch(str(path))
     where = visible(file.name)
-    tensors, metadata = tensor_files.read(file, lambda metadata: _most(name, _about(metadata, where), image, options, where))
+    tensors, metadata = tensor_files.read(
+        file, lambda metadata: _most(name, _about(metadata, where), image, options, where)
+    )
     if narrow := tensor_files.narrow(tensors):
         log.warning("%s: numbers are %s, kept as float32", where, narrow)
     kept = _about(metadata, where)
@@ -99,7 +108,9 @@ def load_weights(
         raise WeightsError(f"{where} does not fit {name}", error.missing, error.unexpected, error.shapes) from None
     model, variables, source, said, in_file = found
     if beside and beside.classes and len(beside.classes) != in_file:
-        raise InputError(f"config.json beside {where}: {len(beside.classes)} label_names for {in_file} classes; correct or remove it")
+        raise InputError(
+            f"config.json beside {where}: {len(beside.classes)} label_names for {in_file} classes; correct or remove it"
+        )
     if len(said.classes) != model.num_classes:
         said = said._replace(classes=())
     return Weights(model, variables, said, source)
@@ -137,7 +148,10 @@ def save_weights(
     if preprocessing:
         about["preprocessing"] = preprocessing._asdict()
     try:
-        write_bytes(path, save(tensors, {"format": "pt", OWN: json.dumps({k: v for k, v in about.items() if v}, allow_nan=False)}))
+        write_bytes(
+            path,
+            save(tensors, {"format": "pt", OWN: json.dumps({k: v for k, v in about.items() if v}, allow_nan=False)}),
+        )
     except (SafetensorError, OSError, TypeError, ValueError) as error:
         raise InputError(f"{path}: cannot be written ({reason(error)})") from error
 
@@ -159,8 +173,14 @@ def _about(metadata: Mapping[str, str], where: str) -> _About:
         plain = value if isinstance(value, list) else [value]
         numbers = [x for x in plain if isinstance(x, int | float)]
         short = len(plain) <= 64 and all(x is None or isinstance(x, bool | int | float | str) for x in plain)
-        if not short or any(not abs(x) <= MOST_OPTION for x in numbers) or (key in DEPTHS and any(x > MOST_DEPTH for x in numbers)):
-            raise InputError(f"{where}: options: {visible(key)[:80]}: {visible(str(value))[:80]}: too large, or no plain value")
+        if (
+            not short
+            or any(not abs(x) <= MOST_OPTION for x in numbers)
+            or (key in DEPTHS and any(x > MOST_DEPTH for x in numbers))
+        ):
+            raise InputError(
+                f"{where}: options: {visible(key)[:80]}: {visible(str(value))[:80]}: too large, or no plain value"
+            )
     return about
 
 
@@ -171,7 +191,9 @@ def _options_of(about: _About, name: str, where: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:  # a network's constructor and its tracing raise what they like on options that make no sense
+    except (
+        Exception
+    ) as error:  # a network's constructor and its tracing raise what they like on options that make no sense
         if not about.get("options") and not about.get("image"):
             raise
         raise InputError(_no_network(about, name, where, error)) from error
@@ -186,7 +208,7 @@ def _most(name: str, about: _About, image: Sequence[int] | None, options: dict[s
     """How many values a file of this network may have: more than ever belong to auxiliary heads and other numbers of classes."""
     try:
         with _options_of(about, name, where):
-            return 4 * values_of(name, image or about.get("image"), about.get("options", {}) | options) + 10**8
+            return 4 * count(name, image or about.get("image"), about.get("options", {}) | options) + 10**8
     except InputError as error:
         if not about.get("image") or image or str(error).startswith(where):
             raise

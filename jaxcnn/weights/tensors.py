@@ -21,7 +21,13 @@ FLOATS = {"F16": np.float16, "BF16": jnp.bfloat16, "F32": np.float32, "F64": np.
 OTHERS = {"BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "I16": np.int16, "U16": np.uint16, "I32": np.int32, "U32": np.uint32,
           "I64": np.int64, "U64": np.uint64}  # fmt: skip
 DTYPES = FLOATS | OTHERS
-WRAPPERS = ("state_dict", "model", "model_state", "model_state_dict", "module")  # under which training scripts save a state dict
+WRAPPERS = (
+    "state_dict",
+    "model",
+    "model_state",
+    "model_state_dict",
+    "module",
+)  # under which training scripts save a state dict
 
 
 class _Entry(NamedTuple):
@@ -53,7 +59,9 @@ def read(file: pathlib.Path, most: Callable[[Mapping[str, Any]], int]) -> tuple[
 
 def _refuse_more(file: pathlib.Path, size: int, most: int) -> None:
     if size > most:
-        raise InputError(f"{visible(file)}: holds {size:,} numbers, far more than the network has; give the weights of the network")
+        raise InputError(
+            f"{visible(file)}: holds {size:,} numbers, far more than the network has; give the weights of the network"
+        )
 
 
 def _safetensors(file: pathlib.Path, most: Callable[[Mapping[str, Any]], int]) -> tuple[Tensors, dict[str, str]]:
@@ -69,7 +77,9 @@ def _safetensors(file: pathlib.Path, most: Callable[[Mapping[str, Any]], int]) -
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{visible(file)}: no sound safetensors file ({visible(reason(error))}); get it again") from error
+        raise InputError(
+            f"{visible(file)}: no sound safetensors file ({visible(reason(error))}); get it again"
+        ) from error
     return tensors, metadata
 
 
@@ -86,7 +96,9 @@ def _header(stream: Any, where: str) -> tuple[dict[str, _Entry], dict[str, str],
         raise ValueError("a header that is nested too deeply") from None
     if not isinstance(found, dict):
         raise ValueError("a header that is no JSON object")
-    metadata = fitted(dict[str, str], found.pop("__metadata__", {}), f"{where}: no sound safetensors file: __metadata__")
+    metadata = fitted(
+        dict[str, str], found.pop("__metadata__", {}), f"{where}: no sound safetensors file: __metadata__"
+    )
     entries, at = {}, 0
     for name, entry in found.items():
         entries[name] = _entry(name, entry, size - 8 - length)
@@ -113,7 +125,9 @@ def _entry(name: str, entry: Any, size: int) -> _Entry:
     dtype, shape, place = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"tensor {name!r} is of type {str(dtype)[:20]!r}, which is none of {', '.join(DTYPES)}")
-    whole = isinstance(shape, list) and isinstance(place, list) and all(type(n) is int and n >= 0 for n in shape + place)
+    whole = (
+        isinstance(shape, list) and isinstance(place, list) and all(type(n) is int and n >= 0 for n in shape + place)
+    )
     if not whole or len(shape) > 32 or len(place) != 2:
         raise ValueError(f"tensor {name!r} has the shape {str(shape)[:80]} at bytes {str(place)[:80]}")
     if place[1] > size or place[1] - place[0] != math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize:
@@ -125,18 +139,24 @@ def _pickle(file: pathlib.Path) -> Tensors:
     try:
         import torch
     except ImportError as error:
-        raise InputError(f"{file}: reading a {file.suffix} file needs torch; install it, or get the weights as .safetensors") from error
+        raise InputError(
+            f"{file}: reading a {file.suffix} file needs torch; install it, or get the weights as .safetensors"
+        ) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the unpickler finds; its own words say how to run the code all the same
-        raise InputError(f"{file}: holds more than tensors, or is damaged; nothing in it was run, get .safetensors") from error
+        raise InputError(
+            f"{file}: holds more than tensors, or is damaged; nothing in it was run, get .safetensors"
+        ) from error
     state = unwrapped(state)
     state = {name: x for name, x in state.items() if isinstance(x, torch.Tensor)} if isinstance(state, dict) else {}
     if not state or not all(isinstance(name, str) for name in state):
         raise InputError(f"{file}: no state dict, a mapping of names to tensors")
-    return {name: (x.float() if x.dtype == torch.bfloat16 else x).detach().numpy() for name, x in state.items()}  # NumPy has no bfloat16
+    return {
+        name: (x.float() if x.dtype == torch.bfloat16 else x).detach().numpy() for name, x in state.items()
+    }  # NumPy has no bfloat16
 
 
 def unwrapped(state: Any) -> Any:
@@ -157,4 +177,6 @@ def as_float32(tensors: Tensors) -> Tensors:
 
 def narrow(tensors: Tensors) -> str:
     """Name the floating-point types of 16 bits among tensors."""
-    return " and ".join(sorted({str(x.dtype) for x in tensors.values() if x.dtype.itemsize == 2 and x.dtype.kind not in "iu"}))
+    return " and ".join(
+        sorted({str(x.dtype) for x in tensors.values() if x.dtype.itemsize == 2 and x.dtype.kind not in "iu"})
+    )

@@ -15,11 +15,13 @@ from safetensors.numpy import load_file, save_file
 
 import jaxcnn as jc
 from jaxcnn import InputError
-from jaxcnn.models import MODELS
+from jaxcnn.models import MODELS, resnet
 from jaxcnn.tasks.model import prepare
+from jaxcnn.weights import by_path, checks, layout, state_dicts, tensors
 from jaxcnn.weights import load as weights
-from jaxcnn.weights import state_dicts, tensors
 from jaxcnn.weights.preprocessing import HALF, Preprocessing
+from jaxcnn.weights.tables import TABLES, current
+from jaxcnn.weights.tables.core import PLACEHOLDER, Block, Source, names
 from tests.fixtures import pseudo
 
 HERE = pathlib.Path(__file__).parents[1] / "fixtures"
@@ -35,24 +37,31 @@ CLASSES = 10
 def state_dict(name, source, size, **options):
     """The weights that the libraries' networks had when the logits were made."""
     model = MODELS[name](CLASSES, **options)
-    like = state_dicts._like(model, (*size, 3))
-    names = state_dicts._names(model, source, like)
-    shapes = {there: state_dicts._theirs(state_dicts._shaped(like[path].shape), there, source).shape for path, there in names.items()}
+    like = by_path.shapes(model, (*size, 3))
+    table = TABLES[name][source]
+    called = names(table, model, like)
+    shapes = {there: layout.their_shape(like[path].shape, path, there, table) for path, there in called.items()}
     if source == "timm" and name.startswith("vgg"):  # there the dense layers are convolutions
         for layer, side in (("pre_logits.fc1", 7), ("pre_logits.fc2", 1)):
             wide, narrow = shapes[f"{layer}.weight"]
             shapes[f"{layer}.weight"] = (wide, narrow // side**2, side, side)
-    counters = [there.replace("running_mean", state_dicts.COUNTER) for there in shapes if there.endswith("running_mean")]
+    counters = [
+        there.replace("running_mean", state_dicts.COUNTER) for there in shapes if there.endswith("running_mean")
+    ]
     return {there: pseudo.tensor(there, shape) for there, shape in (shapes | dict.fromkeys(counters, ())).items()}
 
 
 def initial(model, shape):
-    quick = jax.jit(lambda key: model.init(key, jnp.zeros((1, *shape))), compiler_options={"xla_backend_optimization_level": 0})
+    quick = jax.jit(
+        lambda key: model.init(key, jnp.zeros((1, *shape))), compiler_options={"xla_backend_optimization_level": 0}
+    )
     return quick(jax.random.key(0))
 
 
 def apply(model, variables, x, **options):
-    compiled = jax.jit(lambda v, x: model.apply(v, x, **options), compiler_options={"xla_backend_optimization_level": 0})
+    compiled = jax.jit(
+        lambda v, x: model.apply(v, x, **options), compiler_options={"xla_backend_optimization_level": 0}
+    )
     return jax.device_get(compiled(variables, x))
 
 
@@ -67,10 +76,12 @@ def test_logits_and_the_way_back(key):
     state = state_dict(name, source, golden["size"], **options)
     assert pseudo.digest({there: x.shape for there, x in state.items()}) == golden["tensors"]
     model, variables, found = weights.from_state_dict(name, state, image=golden["size"], **options)
-    assert found == source or model.torch_names(found) == model.torch_names(source)
+    called = state_dicts.sources(name, model, by_path.flat(variables))
+    assert called[found] == called[source]
     assert model.num_classes == CLASSES
-    counted = [x.size for path, x in state_dicts._flat(variables["params"]).items() if not path.startswith("extra_")]
+    counted = [x.size for path, x in by_path.flat(variables["params"]).items() if not path.startswith("extra_")]
     assert sum(counted) == golden["parameters"]
+    first = next(iter(called))
     x = pseudo.images(*golden["size"])
     if options:
         logits, extra = apply(model, variables, x, method="with_auxiliary")
@@ -78,18 +89,53 @@ def test_logits_and_the_way_back(key):
     else:
         logits = apply(model, variables, x)
     assert difference(logits, golden["logits"]) < 1e-4
-    if found == model.sources[0] or source == model.sources[0]:
+    if first in (found, source):
         back = weights.to_state_dict(name, variables, **options)
         assert back.keys() == state.keys()
         for there, tensor in state.items():
             assert back[there].dtype == tensor.dtype and np.array_equal(back[there], tensor), there
 
 
-def test_every_family_with_a_reader_is_compared():
-    names = {key.split()[1] for key in GOLDEN}
-    assert {name for name, make in MODELS.items() if make().sources} == names
-    assert {type(MODELS[key.split()[1]]()) for key in GOLDEN} == {type(MODELS[name]()) for name in names}
-    assert {source for name in names for source in MODELS[name]().sources} == {"torchvision", "timm"}
+def test_every_table_is_compared():
+    assert {f"{source} {name}" for name, tables in TABLES.items() for source in tables} == GOLDEN.keys()
+    assert TABLES.keys() <= MODELS.keys()
+
+
+def test_placeholders_are_numbers_and_words():
+    table = Source(
+        {"stem.{unit}.conv": "{unit}.conv"},
+        [Block("stages_0_{j}", "{j+1}", {"dense": "a"}), Block("stages_{i}_{j}", "{2i+1}.{j-1}", {"conv{k}": "c{k}"})],
+    )
+    paths = ["params.stem.a_1.conv.kernel", "batch_stats.stages_0_2.dense.mean", "params.stages_12_3.conv2.bias"]
+    assert list(names(table, None, paths).values()) == ["a_1.conv.weight", "3.a.running_mean", "25.2.c2.bias"]
+    assert names(table, None, ["params.stages_1_1.dense.bias"]) is None  # the second kind of block has no such part
+    assert names(table, None, ["params.stages_1_x.conv1.bias"]) is None
+    assert PLACEHOLDER.sub("", "{2i+1}{unit}{j-1}{}") == "{}"
+
+
+OTHER_FORMS = {
+    "resnet18 for small images": ("resnet18", {"cifar_stem": True}),
+    "seresnet18 for small images": ("seresnet18", {"cifar_stem": True}),
+    "resnet18 with attention": ("resnet18", {"attention": resnet.squeeze}),
+    "resnet18 with CBAM": ("resnet18", {"attention": resnet.cbam}),
+    "vgg11 with norms": ("vgg11", {"norm": jc.layers.BatchNorm, "width": 0.1}),
+    "vgg11_bn without": ("vgg11_bn", {"norm": None, "width": 0.1}),
+}
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+def test_forms_that_no_library_has_keep_our_own_names(form):
+    name, options = OTHER_FORMS[form]
+    model = MODELS[name](3, **options)
+    assert list(state_dicts.sources(name, model, by_path.shapes(model, (32, 32, 3)))) == ["jaxcnn"]
+
+
+def test_blocks_are_numbered_by_the_parts_that_they_have():
+    """A MobileNet of few channels expands none in its second block either, and torchvision then counts from there."""
+    model = MODELS["mobilenet_v3_large"](3, width=0.1)
+    called = state_dicts.sources("mobilenet_v3_large", model, by_path.shapes(model, (32, 32, 3)))["torchvision"]
+    assert called["params.stages_1_0.depthwise.conv.kernel"] == "features.2.block.0.0.weight"
+    assert called["params.stages_3_0.depthwise.conv.kernel"] == "features.7.block.1.0.weight"
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +178,9 @@ def test_gray_images_give_what_they_would_in_colour(squeezed, rng):
     gray, colour = (jc.load_weights("squeezenet1_1", squeezed[0], channels=c) for c in (1, 3))
     assert gray.preprocessing.mean == [pytest.approx(0.449)] and gray.preprocessing.std == [pytest.approx(0.226)]
     pixels = rng.integers(0, 256, (2, 40, 40, 1)).astype(np.uint8)
-    np.testing.assert_allclose(predicted(gray, pixels), predicted(colour, np.repeat(pixels, 3, -1)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        predicted(gray, pixels), predicted(colour, np.repeat(pixels, 3, -1)), rtol=1e-4, atol=1e-5
+    )
     # without normalisation there is nothing to make up for
     (gray, v, _), (colour, w, _) = (weights.from_state_dict("squeezenet1_1", squeezed[1], channels=c) for c in (1, 3))
     x = pseudo.images(40, 40, 1)
@@ -143,14 +191,23 @@ def test_gray_images_where_a_norm_follows(tmp_path, rng):
     """A padded convolution reads zeros outside of an image, which are another gray then: as near as that allows."""
     options, path = {"num_classes": 3, "widths": (8, 8)}, tmp_path / "x.safetensors"
     variables = initial(MODELS["cnn"](**options), (32, 32, 3))
-    jc.save_weights(path, "cnn", variables, preprocessing=Preprocessing((0.2, 0.4, 0.7), (0.2, 0.3, 0.4)), image=(32, 32, 3), **options)
+    jc.save_weights(
+        path,
+        "cnn",
+        variables,
+        preprocessing=Preprocessing((0.2, 0.4, 0.7), (0.2, 0.3, 0.4)),
+        image=(32, 32, 3),
+        **options,
+    )
     gray, colour = (jc.load_weights("cnn", path, channels=c) for c in (1, 3))
     pixels = rng.integers(0, 256, (4, 32, 32, 1)).astype(np.uint8)
     mine, theirs = (predicted(one, np.repeat(pixels, c, -1)) for one, c in ((gray, 1), (colour, 3)))
     assert difference(mine, theirs) < 0.03
     kernel = colour.variables["params"]["stem"]["conv"]["kernel"]
     scaled = np.asarray(kernel) * (0.3 / np.array([0.2, 0.3, 0.4]))[:, None]
-    np.testing.assert_allclose(gray.variables["params"]["stem"]["conv"]["kernel"], scaled.sum(-2, keepdims=True), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        gray.variables["params"]["stem"]["conv"]["kernel"], scaled.sum(-2, keepdims=True), rtol=1e-5, atol=1e-6
+    )
 
 
 WRAPPED = {
@@ -164,7 +221,9 @@ def test_names_in_wrappers(squeezed, tmp_path, wrapper):
     state = {WRAPPED[wrapper](key): x for key, x in squeezed[1].items()} | {"n_averaged": np.zeros((), np.int64)}
     save_file(state, tmp_path / "x.safetensors", {"format": "pt"})
     loaded = jc.load_weights("squeezenet1_1", tmp_path / "x.safetensors")
-    jax.tree.map(np.testing.assert_array_equal, loaded.variables, jc.load_weights("squeezenet1_1", squeezed[0]).variables)
+    jax.tree.map(
+        np.testing.assert_array_equal, loaded.variables, jc.load_weights("squeezenet1_1", squeezed[0]).variables
+    )
 
 
 def test_a_name_in_front_of_some_tensors_stays(squeezed, tmp_path):
@@ -176,7 +235,12 @@ def test_a_name_in_front_of_some_tensors_stays(squeezed, tmp_path):
 
 def test_state_dicts_within_what_training_saves():
     state = {"a": 1}
-    for saved in ({"state_dict": state}, {"epoch": 3, "model": {"state_dict": state}}, {"model_state_dict": {"module": state}}, state):
+    for saved in (
+        {"state_dict": state},
+        {"epoch": 3, "model": {"state_dict": state}},
+        {"model_state_dict": {"module": state}},
+        state,
+    ):
         assert tensors.unwrapped(saved) is state
 
 
@@ -184,21 +248,29 @@ def test_published_names_of_densenet():
     """torchvision's files keep names that its code has changed since: `denselayer1.norm.1`, `conv.2`."""
     options = {"growth": 2, "width": 4}
     model = MODELS["densenet121"](3, **options)
-    names = set(state_dicts._names(model, "torchvision", state_dicts._like(model, (32, 32, 3))).values())
-    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", key) for key in names}
+    table = TABLES["densenet121"]["torchvision"]
+    now = set(names(table, model, by_path.shapes(model, (32, 32, 3))).values())
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", key) for key in now}
     assert "features.denseblock1.denselayer1.norm.1.weight" in old and "features.norm0.bias" in old
-    assert {state_dicts._current(key) for key in old} == names == {state_dicts._current(key) for key in names}
-    with pytest.raises(InputError, match="1 tensors are there in an old and a new spelling"):
+    assert {current(table, key) for key in old} == now == {current(table, key) for key in now}
+    with pytest.raises(InputError, match="1 tensors have both an old and a new name"):
         both = dict.fromkeys(["denselayer1.norm1.weight", "denselayer1.norm.1.weight"], np.zeros(1, np.float32))
-        state_dicts.from_state_dict("squeezenet1_1", both)
+        state_dicts.from_state_dict("densenet121", both, **options)
 
 
 def test_colour_images_through_a_network_for_gray_ones(tmp_path):
     gray = MODELS["squeezenet1_1"](CLASSES)
     variables = initial(gray, (40, 40, 1))
     jc.save_weights(tmp_path / "gray.safetensors", "squeezenet1_1", variables, image=(40, 40, 1))
-    assert jc.load_weights("squeezenet1_1", tmp_path / "gray.safetensors").variables["params"]["stem"]["conv"]["kernel"].shape[2] == 1
-    larger = jc.load_weights("squeezenet1_1", tmp_path / "gray.safetensors", image=(48, 48))  # the file says how many channels
+    assert (
+        jc.load_weights("squeezenet1_1", tmp_path / "gray.safetensors")
+        .variables["params"]["stem"]["conv"]["kernel"]
+        .shape[2]
+        == 1
+    )
+    larger = jc.load_weights(
+        "squeezenet1_1", tmp_path / "gray.safetensors", image=(48, 48)
+    )  # the file says how many channels
     assert larger.variables["params"]["stem"]["conv"]["kernel"].shape[2] == 1
     colour = jc.load_weights("squeezenet1_1", tmp_path / "gray.safetensors", channels=3)
     x = pseudo.images(40, 40, 1)
@@ -235,7 +307,9 @@ def test_timm_says_beside_its_weights_what_they_want(squeezed, tmp_path):
     path = changed(squeezed, tmp_path / "model.safetensors")
     config = {"mean": HALF, "std": HALF, "input_size": [3, 96, 96], "crop_pct": 0.96, "interpolation": "bicubic"}
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": config}))
-    assert jc.load_weights("squeezenet1_1", path).preprocessing == Preprocessing(list(HALF), list(HALF), 96, 100, "bicubic")
+    assert jc.load_weights("squeezenet1_1", path).preprocessing == Preprocessing(
+        list(HALF), list(HALF), 96, 100, "bicubic"
+    )
 
 
 TIMM = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 96, 96], "crop_pct": 0.96, "interpolation": "bicubic"}
@@ -274,7 +348,12 @@ def test_what_timm_says_is_checked(squeezed, tmp_path, changes, words):
     with pytest.raises(InputError) as caught:
         jc.load_weights("squeezenet1_1", path)
     line = str(caught.value)
-    assert line.startswith("config.json beside model.safetensors") and words in line and "\n" not in line and len(line) < 300
+    assert (
+        line.startswith("config.json beside model.safetensors")
+        and words in line
+        and "\n" not in line
+        and len(line) < 300
+    )
 
 
 def test_another_programs_config_beside_the_weights_says_nothing(squeezed, tmp_path):
@@ -294,7 +373,10 @@ def test_another_programs_config_beside_the_weights_says_nothing(squeezed, tmp_p
         ({"options": {"depth": 10**9}}, "options: depth: 1000000000: too large, or no plain value"),
         ({"options": {"widths": [10**12]}}, "too large, or no plain value"),
         ({"options": {"widths": {"a": 1}}}, "too large, or no plain value"),
-        ({"options": {"absent": 1}}, "its metadata says {'options': {'absent': 1}, 'image': None}, which is no squeezenet1_1"),
+        (
+            {"options": {"absent": 1}},
+            "its metadata says {'options': {'absent': 1}, 'image': None}, which is no squeezenet1_1",
+        ),
         ({"options": {"dtype": "\x1b[31m"}}, "dtype"),
         ({"image": [2, 2, 3]}, "which is no squeezenet1_1 (image shape (1, 2, 2, 3): must be at least "),
         ({"image": [2, 2, 3]}, "; name the network that the file is of"),
@@ -348,7 +430,14 @@ def tensor(shape=(2,), at=(0, 8), dtype="F32", **more):
         ({"a": tensor(), "b": tensor()}, "begins at byte 0, where 8 bytes come before it"),
         ({"a": tensor((1,), (4, 8))}, "begins at byte 4, where 0 bytes come before it"),
         ({"a": tensor((1,), (0, 4))}, "tensors of 4 bytes in 8"),
-        (b'{"a":' + json.dumps(tensor((1,), (0, 4))).encode() + b',"a":' + json.dumps(tensor((1,), (4, 8))).encode() + b"}", "twice"),
+        (
+            b'{"a":'
+            + json.dumps(tensor((1,), (0, 4))).encode()
+            + b',"a":'
+            + json.dumps(tensor((1,), (4, 8))).encode()
+            + b"}",
+            "twice",
+        ),
         ({"__metadata__": {"jaxcnn": 3}, "a": tensor()}, "__metadata__: jaxcnn: input should be a valid string, not 3"),
         ({"__metadata__": [], "a": tensor()}, "__metadata__: the whole: input should be a valid dictionary"),
     ],
@@ -365,7 +454,7 @@ def test_headers_that_lie(tmp_path, header, words):
 
 
 def test_a_file_of_far_more_than_the_network_is_not_read(squeezed, tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "values_of", lambda *args: -(10**8) // 4)  # as if the file had a hundred million more
+    monkeypatch.setattr(weights, "count", lambda *args: -(10**8) // 4)  # as if the file had a hundred million more
     with pytest.raises(InputError, match="holds .* numbers, far more than the network has"):
         jc.load_weights("squeezenet1_1", squeezed[0])
     os.mkfifo(tmp_path / "x.safetensors")
@@ -402,7 +491,7 @@ def test_types_and_values(squeezed, tmp_path, value, words):
 def test_a_negative_variance_is_refused():
     state = {"a.running_var": np.float32([1, -1])}
     with pytest.raises(InputError, match="negative variances in a.running_var"):
-        state_dicts._refuse_unusable(state)
+        checks.refuse_unusable(state)
 
 
 def test_weights_are_not_written_through_a_link(squeezed, tmp_path):
@@ -413,7 +502,10 @@ def test_weights_are_not_written_through_a_link(squeezed, tmp_path):
     assert other.read_bytes() == b"mine" and not path.is_symlink() and len(load_file(path)) == len(squeezed[1])
     with pytest.raises(InputError, match="cannot be written"):
         jc.save_weights(path, "squeezenet1_1", loaded.variables, preprocessing=Preprocessing((float("nan"),), (1.0,)))
-    assert len(load_file(path)) == len(squeezed[1]) and sorted(p.name for p in tmp_path.iterdir()) == ["other", "x.safetensors"]
+    assert len(load_file(path)) == len(squeezed[1]) and sorted(p.name for p in tmp_path.iterdir()) == [
+        "other",
+        "x.safetensors",
+    ]
 
 
 class Code:
@@ -433,11 +525,20 @@ def test_damaged_and_foreign_files_are_named(squeezed, tmp_path):
     cases["code.safetensors: no sound safetensors file"] = code
     bad = np.array(state["features.3.squeeze.bias"])
     bad[2:4] = np.nan
-    cases[r"not finite in features\.3\.squeeze\.bias: 2"] = changed(squeezed, tmp_path / "nan.safetensors", features__3__squeeze__bias=bad)
+    cases[r"not finite in features\.3\.squeeze\.bias: 2"] = changed(
+        squeezed, tmp_path / "nan.safetensors", features__3__squeeze__bias=bad
+    )
     (tmp_path / "x.h5").write_bytes(b"")
     cases["must be a .safetensors file"] = tmp_path / "x.h5"
-    wrong = changed(squeezed, tmp_path / "shape.safetensors", features__0__weight=np.zeros((64, 3, 5, 5), np.float32), more=np.zeros(1))
-    cases[r"1 unexpected \(more\); 1 of another shape \(features\.0\.weight \[64, 3, 5, 5\] for \[64, 3, 3, 3\]\)"] = wrong
+    wrong = changed(
+        squeezed,
+        tmp_path / "shape.safetensors",
+        features__0__weight=np.zeros((64, 3, 5, 5), np.float32),
+        more=np.zeros(1),
+    )
+    cases[r"1 unexpected \(more\); 1 of another shape \(features\.0\.weight \[64, 3, 5, 5\] for \[64, 3, 3, 3\]\)"] = (
+        wrong
+    )
     for words, file in cases.items():
         with pytest.raises(InputError, match=words) as caught:
             jc.load_weights("squeezenet1_1", file)
@@ -445,7 +546,9 @@ def test_damaged_and_foreign_files_are_named(squeezed, tmp_path):
 
 
 def test_another_networks_file_lists_everything(squeezed):
-    with pytest.raises(weights.WeightsError, match=r"squeezenet1_1.safetensors does not fit resnet18: 102 missing \(layer1") as caught:
+    with pytest.raises(
+        weights.WeightsError, match=r"squeezenet1_1.safetensors does not fit resnet18: 102 missing \(layer1"
+    ) as caught:
         jc.load_weights("resnet18", squeezed[0])
     assert len(caught.value.unexpected) == len(squeezed[1]) and len(caught.value.missing) == 102
     with pytest.raises(InputError, match="model 'resnet19': unknown"):
@@ -474,7 +577,9 @@ def test_pickles_run_no_code(squeezed, tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({key: torch.from_numpy(x) for key, x in squeezed[1].items()}, tmp_path / "good.pth")
     loaded = jc.load_weights("squeezenet1_1", tmp_path / "good.pth")
-    jax.tree.map(np.testing.assert_array_equal, loaded.variables, jc.load_weights("squeezenet1_1", squeezed[0]).variables)
+    jax.tree.map(
+        np.testing.assert_array_equal, loaded.variables, jc.load_weights("squeezenet1_1", squeezed[0]).variables
+    )
     torch.save({"a": Code()}, tmp_path / "code.pth")
     with pytest.raises(InputError, match="holds more than tensors, or is damaged"):
         jc.load_weights("squeezenet1_1", tmp_path / "code.pth")
