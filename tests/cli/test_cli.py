@@ -20,22 +20,14 @@ from jaxcnn.cli.main import COMMANDS, main
 from jaxcnn.cli.train import SHOWN, Train
 from jaxcnn.data import image as image_files
 from jaxcnn.weights.tables import TABLES
+from tests.data.test_sources import good, write_idx
+from tests.data.test_tfds import JcNumbered, prepared  # noqa: F401 (a fixture)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CLASSES = ("bee", "cat", "dog")
 TINY = (
-    "--max-steps",
-    "3",
-    "--batch-size",
-    "16",
-    "--devices",
-    "1",
-    "--model",
-    "mlp",
-    "--augment",
-    "none",
-    "--no-gradient-norm",
-)
+    "--max-steps", "3", "--batch-size", "16", "--devices", "1", "--model", "mlp", "--augment", "none", "--no-gradient-norm",
+)  # fmt: skip
 
 
 def picture(path, k, rng, size=(16, 16)):
@@ -405,6 +397,21 @@ def test_an_archive_of_arrays(tmp_path):
     )
     with pytest.raises(jc.InputError, match="--resize pad: only image files are resized on reading"):
         layouts.read(found, Train(resize="pad"))
+
+
+def test_idx_files_and_a_tfds_set_train(tmp_path, prepared):
+    """The same two words for each: DATA, and where a set is prepared."""
+    for i, (name, values) in enumerate(good(30, side=8).items()):
+        kind = ("train" if "train" in name else "t10k") + ("-images-idx3" if name[0] == "x" else "-labels-idx1")
+        (tmp_path / "idx").mkdir(exist_ok=True)
+        write_idx(tmp_path / "idx" / f"{kind}-ubyte", values, zipped=i % 2 == 0)
+    sets = prepared(JcNumbered, "array_record")
+    for data, more, rows in ((tmp_path / "idx", (), 30), ("jc_numbered", ("--data-dir", sets), 60)):
+        run("train", data, *TINY, *more, "--workdir", tmp_path / f"runs-{rows}")
+        (folder,) = (tmp_path / f"runs-{rows}").iterdir()
+        summary, config = (json.loads((folder / f"{name}.json").read_text()) for name in ("summary", "config"))
+        assert summary["test"]["count"] == config["data"]["rows"][2] > 0
+        assert sum(config["data"]["rows"][:2]) == rows
 
 
 def test_defaults_make_300_updates():

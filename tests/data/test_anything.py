@@ -4,9 +4,9 @@ import chex
 import jax
 import numpy as np
 import pytest
-from test_data import refused
 
 import jaxcnn as jc
+from tests.data.test_data import refused
 from tests.small import rows
 from tests.train.test_loop import setting
 

@@ -8,10 +8,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from test_data import refused
-from test_sources import good, save, sizes, write_idx
 
 from jaxcnn.data import arrays, cache, idx, is_idx_folder, npz
+from tests.data.test_data import refused
+from tests.data.test_sources import good, save, sizes, write_idx
 
 
 def npy(array=None, header=None, version=1):

@@ -7,11 +7,11 @@ import socket
 import numpy as np
 import pytest
 from PIL import Image
-from test_data import refused
-from test_sources import fill, picture, sizes, values
 
 from jaxcnn.data import folder
 from jaxcnn.data.folder import class_names
+from tests.data.test_data import refused
+from tests.data.test_sources import fill, picture, sizes, values
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
-from test_data import refused
 
 from experiments import image_processing
 from jaxcnn.data import folder, image_file
 from jaxcnn.data import image as image_module
 from jaxcnn.data.folder import ENDINGS, read_image
 from jaxcnn.data.image import decode, head
+from tests.data.test_data import refused
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (6, 10, 3)).astype(np.uint8)
 RAMP = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)

@@ -8,10 +8,10 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from test_data import refused
 
 from jaxcnn.data import Indexed, Resident, digits, folder, idx, is_idx_folder, npz
 from jaxcnn.data.folder import read_image
+from tests.data.test_data import refused
 
 folder_module = importlib.import_module("jaxcnn.data.folder")  # the package's `folder` is the function
 

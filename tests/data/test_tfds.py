@@ -21,10 +21,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets
 from PIL import Image
-from test_data import check_once, check_training_order, refused, rows, trained
 
 from jaxcnn.data import Indexed, Resident, shards, tfds, tfds_source, tfrecord
 from jaxcnn.data.encoded import decode
+from tests.data.test_data import check_once, check_training_order, refused, rows, trained
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FORMATS = ("array_record", "tfrecord")

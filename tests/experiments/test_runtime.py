@@ -12,12 +12,12 @@ import warnings
 import jax
 import jax.numpy as jnp
 import pytest
-from test_experiments import ENV, QUICK, folder, inside, run
 
 from experiments import mnist
 from jaxcnn.cli import distributed, runtime
 from jaxcnn.core import paths
 from jaxcnn.runs import background, screen
+from tests.experiments.test_experiments import ENV, QUICK, folder, inside, run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

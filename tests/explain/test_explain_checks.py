@@ -12,7 +12,6 @@ import scipy.ndimage
 import scipy.stats
 from PIL import Image
 from sklearn.linear_model import Ridge
-from test_explain import Hidden, Tiny, drawn
 
 import jaxcnn as jc
 from experiments import command as commands
@@ -21,6 +20,7 @@ from experiments import image_processing
 from jaxcnn import InputError, explain
 from jaxcnn.explain.panels import explained
 from jaxcnn.models import MODELS, ResNet
+from tests.explain.test_explain import Hidden, Tiny, drawn
 
 FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures" / "run-format-2"
 

@@ -134,7 +134,7 @@ def read_idx(folder):
 
 
 def _make_tfds(folder, kind):
-    import test_tfds
+    from tests.data import test_tfds
 
     folder.mkdir()
     test_tfds.prepare(test_tfds.JcNumbered, folder, kind, shards=2)

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fault_injection import DAMAGES
 
 import jaxcnn as jc
 from jaxcnn.train.checkpoint import Checkpoints, unflatten
+from tests.faults.fault_injection import DAMAGES
 
 
 def state(seed):

@@ -6,9 +6,9 @@ import shutil
 import subprocess
 
 import pytest
-from fault_injection import RUN, after, committed, ended, run_folder, start
 
 from jaxcnn.train.checkpoint import reading
+from tests.faults.fault_injection import RUN, after, committed, ended, run_folder, start
 
 
 @contextlib.contextmanager

@@ -5,7 +5,8 @@ import signal
 
 import numpy as np
 import pytest
-from fault_injection import RUN, after, committed, ended, resumed, run_folder, start, summary
+
+from tests.faults.fault_injection import RUN, after, committed, ended, resumed, run_folder, start, summary
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import socket
 
 import numpy as np
 import pytest
-from fault_injection import RUN, committed, ended, run_folder, start, summary
 
 from jaxcnn.train.checkpoint import reading
+from tests.faults.fault_injection import RUN, committed, ended, run_folder, start, summary
 
 FEW = [
     *RUN[:-2],

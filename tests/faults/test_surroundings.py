@@ -10,8 +10,9 @@ import time
 
 import numpy as np
 import pytest
-from fault_injection import ROOT, RUN, after, committed, ended, run_folder, start, summary
 from PIL import Image
+
+from tests.faults.fault_injection import ROOT, RUN, after, committed, ended, run_folder, start, summary
 
 FEW = ["--model", "mlp", "--max-steps", 3, "--batch-size", 16, "--devices", 1, "--no-augment", "--ema", 0]
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}

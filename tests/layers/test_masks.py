@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from test_layers import norm_variables
 
 from jaxcnn import InputError, ops
 from jaxcnn.core.collectives import AXIS
 from jaxcnn.layers import CBAM, BatchNorm, SqueezeExcite
 from jaxcnn.ops.pooling import align_mask
+from tests.layers.test_layers import norm_variables
 
 CASES = {  # shape of x, of the mask, of the mask as leading axes
     "rows": ((8, 3, 2, 5), (8,), (8,)),

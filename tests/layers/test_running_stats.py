@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_layers import norm_variables
 
 import jaxcnn as jc
 from jaxcnn.layers import BatchNorm
 from jaxcnn.layers.norm import YOUNG, grown, young
 from jaxcnn.train.step import with_ema
+from tests.layers.test_layers import norm_variables
 from tests.small import Small, rows, task
 
 

@@ -595,7 +595,7 @@ def test_what_a_user_names(tmp_path):
 
 @pytest.mark.slow
 def test_a_set_of_tfds_by_name_is_brought_to_the_runs_size(tmp_path):
-    import test_tfds
+    from tests.data import test_tfds
 
     test_tfds.prepare(test_tfds.JcNumbered, tmp_path / "here", "array_record")
     made = jc.data.tfds("jc_numbered", data_dir=tmp_path / "here").test

@@ -52,7 +52,7 @@ def test_it_is_the_same_for_a_task_that_is_made_again_whatever_runs_it():
 
 
 def test_it_is_the_same_in_another_process():
-    script = "import sys; sys.path.insert(0, 'tests'); import conftest, json, test_fingerprint as t; print(json.dumps(t.usual()))"
+    script = "import tests.conftest, json; from tests.train import test_fingerprint as t; print(json.dumps(t.usual()))"
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

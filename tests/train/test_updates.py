@@ -4,11 +4,11 @@ import chex
 import jax
 import numpy as np
 import pytest
-from test_loop import fit, setting
 
 import jaxcnn as jc
 from jaxcnn.train.checkpoint import reading
 from tests.small import rows
+from tests.train.test_loop import fit, setting
 
 STEPS, EVERY = 24, 6
 
