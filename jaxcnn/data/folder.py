@@ -40,13 +40,15 @@ def folder(
     on_bad: OnBad | None = None,
     resize: Resize = "squash",
 ) -> Splits:
-    """Images in one folder a class; the class is the folder's name, labels follow the sorted names.
+    """Images in one folder per class; the class is the folder's name, and labels follow the sorted names.
 
-    With `train` and `test` folders these are the parts, and `val`, `valid` or `validation` is the validation part. Without
-    `test`, that folder is the test part and validation rows are cut from `train`. With class folders alone, both are cut.
+    With `train` and `test` folders these are the parts, and `val`, `valid` or `validation` is the validation part.
+    Without `test`, that folder is the test part and validation rows are cut from `train`. With class folders alone,
+    both are cut.
 
-    Images are read as a viewer shows them: an EXIF orientation is applied, and what is transparent is laid on white. Hidden files and
-    folders are no data. Links are followed, and each real file is read once; the log tells what else was left out, by ending.
+    Images are read as a viewer shows them: an EXIF orientation is applied, and transparent pixels are laid on white.
+    Hidden files and folders are not read. Links are followed, and each real file is read once. The log tells what else
+    was left out, by ending.
 
     Args:
         path: the folder.
@@ -56,15 +58,17 @@ def folder(
         validation_fraction: share of the training rows to validate on, where no folder says which.
         test_fraction: share of all rows to test on, likewise.
         resident_bytes: decoded sets larger than this are read when needed instead of held in memory.
-        on_bad: called with a line and a number for what cannot be read, which is then left out: before splitting where an
-            image's head shows it or rows are held in memory, else as a row of `row_mask = 0`, each time that it is read.
+        on_bad: called with a line and a number for images that cannot be read, which are then left out: before
+            splitting where an image's head shows it or rows are held in memory, otherwise as a row of `row_mask = 0`
+            whenever it is read.
         resize: how images are brought to `size`, see `jaxcnn.data.image.decode`.
 
     Returns:
         The parts; `names` of each has the files of its rows, below `path`.
 
     Raises:
-        InputError: no class, one class, sizes that differ, one file in two classes, or an unreadable image without `on_bad`.
+        InputError: there are fewer than two classes, sizes differ, one file is in two classes, or an image is
+            unreadable and `on_bad` is None.
 
     """
     path, size = pathlib.Path(path), sides(size)
@@ -85,9 +89,8 @@ def folder(
     train, label = held["train"], np.asarray(held["train"].label)
     lost = sorted(set(range(len(names))) - set(label.tolist()))
     if lost:
-        raise InputError(
-            f"{visible(parts['train'] / names[lost[0]])}: no image is readable; replace them, or leave the class out with classes="
-        )
+        folder_lost = visible(parts["train"] / names[lost[0]])
+        raise InputError(f"{folder_lost}: no image is readable; replace them, or leave the class out with classes=")
     if "test" not in held:
         train, held["test"], label = cut(train, label, test_fraction, seed, "test_fraction")
     if "valid" not in held:
@@ -150,8 +153,8 @@ class Reader:
         _each(look, some)
         if some and len(dark) == len(some):
             log.warning(
-                "%d images have 16 bits, and those looked at (%d) no value above %d, of 65,535: they are nearly black as read; "
-                "scale them to 16 bits, or save them with 8",
+                "%d images have 16 bits, and those looked at (%d) no value above %d, of 65,535: they are nearly black "
+                "as read; scale them to 16 bits, or save them with 8",
                 len(deep), len(some), max(dark),
             )  # fmt: skip
 
@@ -180,16 +183,35 @@ class Reader:
         """Return one image, `[H, W, C]` uint8."""
         image = _decode(path, self.mode, self.size if self.resized else None, resize=self.resize)
         if image.shape[:2] != self.size:  # its head is wrong, or it was written anew
-            raise InputError(
-                f"{visible(path)}: {image.shape[:2]} pixels (height, width), not {self.size} as before; replace or remove it"
-            )
+            found = f"{image.shape[:2]} pixels (height, width), not {self.size} as before"
+            raise InputError(f"{visible(path)}: {found}; replace or remove it")
         return image
 
     def data(
-        self, root: pathlib.Path, files: list[pathlib.Path], label: np.ndarray, classes: tuple[str, ...], resident_bytes: int,
-        top: pathlib.Path, key: str = "label",
-    ) -> Resident | Indexed:  # fmt: skip
-        """Hold the rows of a part in memory if they fit, else read them when they are needed; their names are files below `top`."""
+        self,
+        root: pathlib.Path,
+        files: list[pathlib.Path],
+        label: np.ndarray,
+        classes: tuple[str, ...],
+        resident_bytes: int,
+        top: pathlib.Path,
+        key: str = "label",
+    ) -> Resident | Indexed:
+        """Hold the rows of a part in memory if they fit, else read them when they are needed.
+
+        Args:
+            root: of the part, for messages.
+            files: of the rows.
+            label: of the rows.
+            classes: names of the classes.
+            resident_bytes: decoded rows that take more than this are read when they are needed.
+            top: the folder that the names of the rows are relative to.
+            key: what a batch calls the label.
+
+        Raises:
+            InputError: no image is readable, or one is not and `on_bad` is None.
+
+        """
         names = tuple(file.relative_to(top).as_posix() if file.is_relative_to(top) else str(file) for file in files)
         shape, decode = (*self.size, 1 if self.mode == "L" else 3), self.guarded(self.decode)
         if len(files) * int(np.prod(shape)) <= resident_bytes:
@@ -229,9 +251,13 @@ class Reader:
 def read_image(
     path: str | pathlib.Path, channels: int, size: tuple[int, int] | None = None, resize: Resize = "squash"
 ) -> np.ndarray:
-    """Read one image as a model wants it: `[H, W, C]` uint8, gray for one channel, else RGB, resized if `size` is given.
+    """Read one image as a model wants it, `[H, W, C]` uint8, and as a viewer shows it, see `jaxcnn.data.image.decode`.
 
-    It is read as a viewer shows it, see `jaxcnn.data.image.decode`.
+    Args:
+        path: of the file.
+        channels: 1 for gray, else RGB.
+        size: height and width to bring it to; None for its own.
+        resize: how, see `decode`.
 
     Raises:
         InputError: not a readable image.

@@ -1,4 +1,4 @@
-"""What lies in a folder of images: which folders are parts and classes, which files are images, and what is left out."""
+"""What lies in a folder of images: which folders are parts and classes, and which files are images or are left out."""
 
 import collections
 import logging
@@ -15,8 +15,8 @@ from jaxcnn.data.image_file import ENDINGS
 TRAIN, VALID, TEST = ("train",), ("valid", "validation", "val"), ("test",)  # in any case
 # what systems and programs leave in folders, beside names with a dot in front
 HIDDEN = {
-    "__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "#recycle", "@recycle", "$recycle.bin",
-    "recycler", "system volume information", "lost+found",
+    "__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "#recycle", "@recycle",
+    "$recycle.bin", "recycler", "system volume information", "lost+found",
 }  # fmt: skip
 TOLD = 8  # kinds of what is left out
 log = logging.getLogger("jaxcnn")
@@ -113,10 +113,8 @@ def check_counterparts(found: dict[str, pathlib.Path]) -> None:
     for root in found.values():
         extra = [name for name in _folders(root) if name not in known]
         if extra:
-            where = visible(found["train"])
-            raise InputError(
-                f"{visible(root)}: class folder {visible(extra[0])!r} has no counterpart in {where}; remove or rename it"
-            )
+            lacking = f"class folder {visible(extra[0])!r} has no counterpart in {visible(found['train'])}"
+            raise InputError(f"{visible(root)}: {lacking}; remove or rename it")
 
 
 def images(
@@ -140,8 +138,9 @@ def images(
     for k, name in enumerate(names):
         mine = _walk(root / name, kept, left)
         if not mine:
+            known = " ".join(sorted(ENDINGS))
             raise InputError(
-                f"{visible(root / name)}: no images ({' '.join(sorted(ENDINGS))}); add some, or leave the class out with classes="
+                f"{visible(root / name)}: no images ({known}); add some, or leave the class out with classes="
             )
         for real, file in mine.items():
             if real in owner:
@@ -157,8 +156,10 @@ def images(
     if both:
         log.warning(
             "%s: the images of every class lie in folders of the same names (%s): they count as the classes %s",
-            visible(root), ", ".join(visible(n) for n in sorted(both)[:TOLD]), ", ".join(visible(n) for n in names[:TOLD]),
-        )  # fmt: skip
+            visible(root),
+            ", ".join(visible(n) for n in sorted(both)[:TOLD]),
+            ", ".join(visible(n) for n in names[:TOLD]),
+        )
     return listed
 
 

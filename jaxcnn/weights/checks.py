@@ -15,7 +15,7 @@ SHOWN = 6  # names that a message lists
 
 
 class WeightsError(InputError):
-    """A file that does not fit a network; the message names the first few tensors of each kind, the attributes all of them.
+    """A file that does not fit a network; the message names a few tensors of each kind, and the attributes all of them.
 
     Attributes:
         missing: names that the network needs.

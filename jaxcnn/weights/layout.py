@@ -60,9 +60,9 @@ def their_shape(shape: tuple[int, ...], path: str, name: str, table: Source | No
 def other_channels(values: Tensors, like: Mapping[str, Any], file: Preprocessing, wanted: Preprocessing) -> Tensors:
     """Change the first convolution from colour images to gray ones, or the other way round.
 
-    Gray pixels then give what they would give as colour ones. Of a gray pixel g, colour kernels w make
-    `sum_c w_c (g - m_c) / s_c`. With one mean m and deviation s this is `k (g - m) / s + sum_c w_c (m - m_c) / s_c` for the
-    kernel `k = s sum_c w_c / s_c`. The constant goes into the bias, or into the mean of the norm behind the convolution.
+    Gray pixels then give what they would give as colour ones. Of a gray pixel g, colour kernels w make `sum_c w_c (g -
+    m_c) / s_c`. With one mean m and deviation s this is `k (g - m) / s + sum_c w_c (m - m_c) / s_c` for the kernel `k =
+    s sum_c w_c / s_c`. The constant goes into the bias, or into the mean of the norm behind the convolution.
 
     Args:
         values: the file's, by our paths.

@@ -210,7 +210,8 @@ def test_few_of_16_bits_are_told(tmp_path, caplog):
         if "16 bits" in r.getMessage()
     ] == [
         "a/3.png: 16 bits, and no value above 4083, of 65,535: it is nearly black as read",
-        "20 images have 16 bits, and those looked at (20) no value above 4089, of 65,535: they are nearly black as read",
+        "20 images have 16 bits, and those looked at (20) no value above 4089, of 65,535: "
+        "they are nearly black as read",
     ]
 
 
@@ -245,7 +246,8 @@ def test_lab_is_read(tmp_path):
         (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
         (b"\0\0\1\0" + bytes(50), "none of PNG, JPEG"),
         (b"\xd7\xcd\xc6\x9a" + bytes(40), "none of PNG, JPEG"), (bytes(4000), "none of PNG"),
-        (b"P6 -3 -3 255\n" + bytes(30), "not a readable image"), (b"P6 0 3 255\n", "must be at least 1 x 1|not a readable image"),
+        (b"P6 -3 -3 255\n" + bytes(30), "not a readable image"),
+        (b"P6 0 3 255\n", "must be at least 1 x 1|not a readable image"),
     ],
 )  # fmt: skip
 def test_other_formats_are_refused_and_no_program_is_started(tmp_path, monkeypatch, begin, match):

@@ -1,4 +1,4 @@
-"""Weights of torchvision and timm give the same logits here, survive the way there and back, and bad files are named."""
+"""Weights of torchvision and timm give the same logits here, survive the way there and back; bad files are named."""
 
 import json
 import os

@@ -15,8 +15,8 @@ PLACEHOLDER = re.compile(r"\{(\d*)([a-z]+)([+-]\d+)?\}")
 class Block(NamedTuple):
     """The names of one kind of block.
 
-    A block is read by the first entry of its table that fits its path and names all its parts, so that two kinds of block in
-    one stage, or blocks with and without a part, are entries one after the other.
+    A block is read by the first entry of its table that fits its path and names all its parts, so that two kinds of
+    block in one stage, or blocks with and without a part, are entries one after the other.
 
     Attributes:
         here: our path of the block, such as `"stages_{i}_{j}"`.
@@ -33,8 +33,8 @@ class Block(NamedTuple):
 class Source(NamedTuple):
     """What a library calls the parts of a network, and what the network's images go through there.
 
-    In all paths `{i}` stands for a number, and `{name}`, of more than one letter, for a word; the library's path may also
-    have `{i+1}`, `{2i}` or `{2i+1}`.
+    In all paths `{i}` stands for a number, and `{name}`, of more than one letter, for a word; the library's path may
+    also have `{i+1}`, `{2i}` or `{2i+1}`.
 
     Attributes:
         modules: our path of a module or a lone parameter to the library's. A network that lacks one of those without a
@@ -42,7 +42,8 @@ class Source(NamedTuple):
         blocks: the names of the blocks; of several that fit, the first.
         auxiliary: the library's names of auxiliary heads, which a file may have although the network lacks them.
         needs: options of the network, and the values at which it is the library's.
-        spatial: lone parameters, by the end of the library's name, that have one axis here and two empty ones more there.
+        spatial: lone parameters, by the end of the library's name, that have one axis here and two empty ones more
+            there.
         former: pattern and replacement, for names in published files that the library has changed since.
         preprocessing: what the images go through before the published weights.
 

@@ -1,4 +1,4 @@
-"""The first and the third Inception: our units have the names of the paper's code, within blocks that are named here."""
+"""The first and the third Inception: our units have the names of the paper's code, and blocks are named here."""
 
 from jaxcnn.weights.preprocessing import HALF, Preprocessing
 from jaxcnn.weights.tables.core import Block, Source, conv_norm, under

@@ -77,7 +77,16 @@ def _torchvision(
     head: dict[str, str],
     preprocessing: Preprocessing,
 ) -> Source:
-    """Make a table of the places of blocks, the number of the last convolution, the forms of blocks and the last layers."""
+    """Make a table for torchvision.
+
+    Args:
+        places: our path of each block, and torchvision's.
+        last: the place of the last convolution.
+        forms: the parts that blocks may have, those without a part first.
+        head: the names of the last layers.
+        preprocessing: of the images.
+
+    """
     ends = under("stem", "features.0", conv_norm("0", "1")) | under("last", f"features.{last}", conv_norm("0", "1"))
     blocks = [Block(here, there, parts) for here, there in places for parts in forms]
     return Source(ends | head, blocks, preprocessing=preprocessing)
