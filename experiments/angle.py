@@ -1,8 +1,7 @@
-"""How far a digit is turned: `python -m experiments.angle`, a regression of one number from images.
+"""Learns by which angle a digit is turned: `python -m experiments.angle`, a regression of one number from images.
 
-Each image of MNIST (or of the embedded digits) is turned by an angle that is drawn once, and the network learns the
-angle in
-degrees, which the writer's own slant blurs. It is trained by the same harness as the classifiers.
+Each image of MNIST (or of the embedded digits) is turned by an angle that is drawn once, and the network learns this
+angle in degrees. The slant of the writer's hand adds noise. The same harness trains it as trains the classifiers.
 """
 
 import dataclasses
@@ -21,29 +20,43 @@ from jaxcnn.runs.signals import Signals
 
 @dataclasses.dataclass(frozen=True)
 class Config(settings.Settings):
-    """Train, evaluate or use a network that tells how far a digit is turned."""
+    """Train, evaluate or use a network that tells by which angle a digit is turned."""
 
     dataset: str = "auto"
-    """auto (MNIST if it can be had, else digits), mnist, digits, any TFDS name, or a path: image folder, .npz, folder of IDX files."""
+    """auto (MNIST if available, otherwise digits), mnist, digits, any TFDS name, or a path: an image folder, an .npz
+    file, or a folder of IDX files."""
     data_dir: str = ""
-    """Where TFDS sets are prepared; by default TFDS_DATA_DIR, else TFDS's own folder."""
+    """Folder of prepared TFDS sets; by default TFDS_DATA_DIR, otherwise the default folder of TFDS."""
     angles: float = 45.0
-    """Largest angle in degrees, to either side, above 0 and at most 180."""
+    """Largest angle in either direction, in degrees, above 0 and at most 180."""
     model: str = "cnn"
     """cnn, lenet5, mlp, resnet18 or another of jaxcnn.models.MODELS."""
     learning_rate: float = 4e-3
     """Highest value of the one-cycle schedule of AdamW."""
     weight_decay: float = 1e-2
-    """On kernels only, never on biases and norm scales."""
+    """Weight decay of kernels; biases and norm scales have none."""
     ema: float = 0.99
-    """Decay of the average of the weights that is validated and tested; 0 for the weights themselves."""
+    """Decay of the average of the weights that is validated and tested; 0 uses the weights themselves."""
 
 
 PRESETS = {"smoke": {"epochs": 1, "max_steps": 8, "batch_size": 32, "limit_examples": 256}}
 
 
 def turned(data: Any, angles: float, seed: int) -> jc.data.Resident:
-    """Turn each image by an angle drawn evenly; `"target"` is the angle in degrees, counter-clockwise."""
+    """Turn each image by a random angle.
+
+    Args:
+        data: images in memory.
+        angles: largest angle in either direction, in degrees; the angles are uniformly distributed.
+        seed: seed of the angles.
+
+    Returns:
+        The images, with the angle in degrees, counter-clockwise, as `"target"`.
+
+    Raises:
+        InputError: the images are not in memory.
+
+    """
     from scipy.ndimage import rotate
 
     if not hasattr(data, "arrays"):
@@ -64,14 +77,14 @@ def load(config: Config) -> tuple[str, jc.data.Splits]:
 
 
 def plan(config: Config) -> runs.Plan:
-    """Say what to train, from the flags."""
+    """Make the plan from the flags."""
     rate, model = jc.optim.check_rate(config.learning_rate), common.model(config.model, config, num_classes=1)
     name, splits = load(config)
     image = splits.train.example()["image"]
     target = {"center": 0.0, "scale": config.angles / 3**0.5, "limits": [-config.angles, config.angles]}
     build = {
-        "model": model, "task": {"name": "regression", "options": target | common.pixel_statistics(splits.train)}, "ema": config.ema,
-        "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
+        "model": model, "task": {"name": "regression", "options": target | common.pixel_statistics(splits.train)},
+        "ema": config.ema, "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
     }  # fmt: skip
 
     def optimizer(steps):
@@ -99,7 +112,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
         return evaluate(config)
     if config.predict:
         return inference.predict(config)
-    if config.resume and config.dataset == "auto":  # go on with what it turned out to be
+    if config.resume and config.dataset == "auto":  # continue with the data that auto chose
         config = dataclasses.replace(config, dataset=runs.read_config(config.workdir)["data"]["name"])
     return common.train("angle", config, plan(config), signals, opened)
 

@@ -1,6 +1,7 @@
-"""One of two classes of images in a folder: `python -m experiments.binary FOLDER --classes A B`.
+"""Tells two classes of images in a folder apart: `python -m experiments.binary FOLDER --classes A B`.
 
-A single sigmoid logit, binary cross-entropy, images brought to 64x64, split by class where the folder has no test part.
+The network has one sigmoid logit and learns by binary cross-entropy. Images are resized to 64x64. If the folder has no
+test part, the images of each class are split.
 """
 
 import dataclasses
@@ -17,14 +18,15 @@ from jaxcnn.runs.signals import Signals
 
 @dataclasses.dataclass(frozen=True)
 class Config(settings.Settings):
-    """Train, evaluate or use a classifier of two kinds of images."""
+    """Train, evaluate or use a classifier of two classes of images."""
 
     folder: tyro.conf.Positional[str] = ""
-    """<class>/<image> inside, or train/<class>/<image> beside test/ or val/; with --evaluate other data to measure --checkpoint on."""
+    """Folder with <class>/<image>, or with train/<class>/<image> beside test/ or val/. With --evaluate: other data to
+    measure --checkpoint on."""
     classes: tuple[str, ...] = ()
-    """Names of two class folders; the second is the positive one. By default the two that there are."""
+    """Names of two class folders, the second of which is the positive class; by default the only two."""
     image_size: int = 64
-    """Side that images are brought to."""
+    """Side that images are resized to."""
     batch_size: int = 32
     """Rows in one update, over all devices."""
     epochs: int = 40
@@ -34,18 +36,18 @@ class Config(settings.Settings):
     learning_rate: float = 2e-3
     """Highest value of the one-cycle schedule of AdamW."""
     weight_decay: float = 5e-2
-    """On kernels only, never on biases and norm scales."""
+    """Weight decay of kernels; biases and norm scales have none."""
     dropout: float = 0.2
     """Share of units dropped before the last layer, in [0, 1)."""
     ema: float = 0.99
-    """Decay of the average of the weights that is validated and tested; 0 for the weights themselves."""
+    """Decay of the average of the weights that is validated and tested; 0 uses the weights themselves."""
 
 
 PRESETS = {"smoke": {"epochs": 1, "max_steps": 4, "batch_size": 16, "limit_examples": 64}}
 
 
 def load(config: Config, skipped: settings.Skipped | None = None) -> jc.data.Splits:
-    """Read the two classes; `skipped` counts what could not be read, if that is allowed."""
+    """Read the two classes; `skipped` counts unreadable images, if these are allowed."""
     if not config.folder:
         raise jc.InputError("FOLDER: give a folder of images, as in python -m experiments.binary FOLDER --classes A B")
     splits = jc.data.folder(
@@ -59,7 +61,7 @@ def load(config: Config, skipped: settings.Skipped | None = None) -> jc.data.Spl
 
 
 def source(config: Config) -> dict[str, Any]:
-    """What `jc.data.folder` is asked for."""
+    """Return the arguments of `jc.data.folder`."""
     return {
         "path": config.folder, "classes": config.classes or None, "size": config.image_size,
         "validation_fraction": config.validation_fraction,
@@ -67,7 +69,7 @@ def source(config: Config) -> dict[str, Any]:
 
 
 def plan(config: Config) -> runs.Plan:
-    """Say what to train, from the flags."""
+    """Make the plan from the flags."""
     model = common.model(config.model, config, num_classes=1, dropout=config.dropout)
     rate, decay = jc.optim.check_rate(config.learning_rate), config.weight_decay
     jc.layers.check_dropout(config.dropout)
@@ -89,8 +91,8 @@ def plan(config: Config) -> runs.Plan:
         return jc.augmented(step, change)
 
     return runs.Plan(
-        runs.build(build)[1], splits, optimizer, wrap=wrap, ema=config.ema, build=build, dataset=config.folder, skipped=skipped,
-        source=runs.source("folder", source(config)),
+        runs.build(build)[1], splits, optimizer, wrap=wrap, ema=config.ema, build=build, dataset=config.folder,
+        skipped=skipped, source=runs.source("folder", source(config)),
     )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
-"""Small colour images: `python -m experiments.cifar10`.
+"""Classifies small colour images: `python -m experiments.cifar10`.
 
-Trains `models.speednet` on CIFAR-10 through TFDS, or on a folder of images: `--dataset FOLDER`, with train/<class>/* beside test/.
-`--resnet20` and `--small` are recipes for other networks. Nesterov momentum, a one-cycle schedule, label smoothing, an
-average of the weights; validated and tested is the mean over views of each image, mirrored and moved.
+It trains `models.speednet` on CIFAR-10 through TFDS, or on a folder of images (`--dataset FOLDER`, with train/<class>/*
+beside test/). `--resnet20` and `--small` are recipes for other networks. The recipe has Nesterov momentum, a one-cycle
+schedule, label smoothing and an average of the weights. Predictions are the mean over mirrored and shifted views.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ from jaxcnn import runs
 from jaxcnn.runs.signals import Signals
 
 RESNET20 = {
-    "model": "resnet20", "epochs": 30, "batch_size": 128, "learning_rate": 0.2, "momentum": 0.9, "weight_decay": 5e-4, "bias_rate": 1.0,
-    "muon": 0.0, "label_smoothing": 0.1, "ema": 0.995,
+    "model": "resnet20", "epochs": 30, "batch_size": 128, "learning_rate": 0.2, "momentum": 0.9, "weight_decay": 5e-4,
+    "bias_rate": 1.0, "muon": 0.0, "label_smoothing": 0.1, "ema": 0.995,
 }  # fmt: skip
 SMALL = RESNET20 | {"model": "tutorial", "epochs": 10, "learning_rate": 0.05}
 SMOKE = {"epochs": 1, "max_steps": 8, "batch_size": 16, "limit_examples": 64}
 PRESETS = {"resnet20": RESNET20, "small": SMALL, "smoke": SMOKE}
-ROWS = 1000  # training images that the whitening is computed from
+ROWS = 1000  # training images from which the whitening is computed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,45 +37,48 @@ class Config(settings.Settings):
     batch_size: int = 256
     """Rows in one update, over all devices."""
     validation_fraction: float = 0.02
-    """Share of the training rows to make choices on."""
+    """Share of the training rows that is held out for validation."""
     dataset: str = ""
-    """Any TFDS name, or a path: image folder, .npz; by default cifar10. With --evaluate: other data to measure --checkpoint on."""
+    """Any TFDS name, or a path to an image folder or an .npz file; by default cifar10. With --evaluate: other data to
+    measure --checkpoint on."""
     data_dir: str = ""
-    """Where TFDS sets are prepared; by default TFDS_DATA_DIR, else TFDS's own folder."""
+    """Folder of prepared TFDS sets; by default TFDS_DATA_DIR, otherwise the default folder of TFDS."""
     image_size: int = 0
-    """Side that images are brought to; by default as stored."""
+    """Side that images are resized to; by default as stored."""
     model: str = "speednet"
     """speednet, resnet20, tutorial or another of jaxcnn.models.MODELS."""
     widths: tuple[int, ...] = ()
-    """Channels of each stage of speednet, or the one `width` of another network; by default its own."""
+    """Channels of each stage of speednet, or the single `width` of a different network; by default its own."""
     learning_rate: float = 0.375
-    """Highest value of the one-cycle schedule of SGD, which suits the batch size."""
+    """Highest value of the one-cycle schedule of SGD; the default suits the default batch size."""
     momentum: float = 0.85
-    """Of SGD, in Nesterov's form, in [0, 1)."""
+    """Nesterov momentum of SGD, in [0, 1)."""
     muon: float = 0.085
-    """First value of the falling rate of Muon, which changes the kernels of convolutions in place of SGD; 0 for SGD alone."""
+    """Initial learning rate of Muon, which falls linearly; Muon trains convolution kernels in place of SGD; 0 for SGD
+    only."""
     weight_decay: float = 1.33e-3
-    """On kernels only, never on biases and norm scales; added to the gradient."""
+    """Weight decay of kernels, added to the gradient; biases and norm scales have none."""
     bias_rate: float = 64.0
-    """How many times faster the biases of norms learn."""
+    """Factor of the learning rate for the biases of norms."""
     label_smoothing: float = 0.2
     """Share of the label spread over all classes, in [0, 1)."""
     ema: float = 0.98
-    """Decay of the average of the weights that is validated and tested; 0 for the weights themselves."""
+    """Decay of the average of the weights that is validated and tested; 0 uses the weights themselves."""
     flip: bool = True
     """Mirror half of the training images."""
     shift: int = 2
-    """Move training images by up to this number of pixels either way; mirrored pixels fill the border."""
+    """Shift training images by up to this number of pixels; mirrored pixels fill the border."""
     views: bool = True
-    """Average over six views when predicting: as it is, moved by a pixel two ways, each mirrored as well (if --flip)."""
+    """Average predictions over six views: unchanged, shifted by one pixel in two directions, and their mirror images
+    (if --flip)."""
     resnet20: bool = False
-    """Make the recipe of ResNet-20 the defaults; flags beside it win."""
+    """Use the defaults of the ResNet-20 recipe; other flags override them."""
     small: bool = False
-    """Make the recipe of the tutorial network the defaults: conv32-pool-dense128; flags beside it win."""
+    """Use the defaults of the tutorial network (conv32-pool-dense128); other flags override them."""
 
 
 def plan(config: Config) -> runs.Plan:
-    """Say what to train, from the flags."""
+    """Make the plan from the flags."""
     config = dataclasses.replace(config, dataset=config.dataset or "cifar10")
     if config.dataset == "auto":
         raise jc.InputError("--dataset 'auto': give the name of a TFDS set, or a folder of images")
@@ -93,8 +96,9 @@ def plan(config: Config) -> runs.Plan:
         some = splits.train.chunk(min(ROWS, splits.train.size), 0, 1, 1).at(0)["image"]
         model["options"]["whitening"] = jc.models.whitening(jc.tasks.prepare(some, **pixels))
     build = {
-        "model": model, "task": {"name": "classification", "options": pixels | {"label_smoothing": config.label_smoothing}},
-        "views": {"flip": config.flip, "shift": 1} if config.views else None, "ema": config.ema,
+        "model": model, "ema": config.ema,
+        "task": {"name": "classification", "options": pixels | {"label_smoothing": config.label_smoothing}},
+        "views": {"flip": config.flip, "shift": 1} if config.views else None,
         "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
     }  # fmt: skip
     moved = jc.augment.pad_crop(config.shift, "reflect")
@@ -104,13 +108,13 @@ def plan(config: Config) -> runs.Plan:
         return jc.augmented(step, change)
 
     return runs.Plan(
-        runs.build(build)[1], splits, lambda steps: optimizer(config, steps), wrap=wrap, ema=config.ema, build=build, dataset=name,
-        skipped=skipped, source=source,
+        runs.build(build)[1], splits, lambda steps: optimizer(config, steps), wrap=wrap, ema=config.ema, build=build,
+        dataset=name, skipped=skipped, source=source,
     )  # fmt: skip
 
 
 def widths(config: Config) -> dict[str, Any]:
-    """The network's option for --widths, if any are given."""
+    """Return the network's option for --widths, if it is given."""
     settings.one_of("--model", config.model, jc.models.MODELS)
     if config.model == "speednet" or not config.widths:
         return {"widths": list(config.widths)} if config.widths else {}
@@ -133,7 +137,7 @@ def optimizer(config: Config, steps: int) -> optax.GradientTransformation:
 
 
 def norm_biases(params: Any) -> Any:
-    """True for the biases of norms."""
+    """Return a pytree that is True for the biases of norms."""
 
     def names(path):
         return [key.key for key in path]

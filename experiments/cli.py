@@ -1,4 +1,4 @@
-"""The command line that every experiment shares: presets, resume, and the library's signals and exit codes."""
+"""The command line of every experiment: presets, resume, and the signals and exit codes of the library."""
 
 import atexit
 import functools
@@ -27,27 +27,35 @@ def run(
     name: str,
     presets: dict[str, dict[str, Any]] | None = None,
 ) -> None:
-    """Parse flags, run `main`, and turn what went wrong into one line and an exit code (see README)."""
+    """Parse the flags, run `main`, and turn errors into one line and an exit code (see README.md).
+
+    Args:
+        main: function of the flags, the signals, and a list that receives the run's folder.
+        config_type: dataclass of the flags.
+        name: name of the experiment.
+        presets: dict from a flag to the defaults that it changes.
+
+    """
     sys.unraisablehook = _without_late_callbacks
-    atexit.register(gc.freeze)  # else half a second goes, at exit, to looking for garbage in what goes anyway
+    atexit.register(gc.freeze)  # otherwise, garbage collection at exit takes half a second
     code = command.run_training(program(name), functools.partial(_parse, config_type, name, presets or {}), main)
     if code:
         sys.exit(code)
 
 
 def program(name: str) -> command.Program:
-    """Return what an experiment is called, and how it ends."""
+    """Describe an experiment: its name, the command that resumes it, and the functions that end it."""
     return command.Program(name, f"python -m experiments.{name} --resume --workdir", early.end, early.over)
 
 
 def _without_late_callbacks(event: Any) -> None:
-    """After a save that failed, TensorStore's remaining threads report a loop that is closed by then; the failure itself was said."""
+    """Suppress "Event loop is closed" from threads of TensorStore after a failed save, which was already reported."""
     if str(event.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(event)
 
 
 def _parse(config_type: type, name: str, presets: dict[str, dict[str, Any]]) -> Any:
-    """Flags over the defaults; a preset's flag (`--tutorial`), or the run to resume, changes what the defaults are."""
+    """Parse the flags; a preset's flag (`--tutorial`) or the run to resume changes the defaults."""
     argv = sys.argv[1:]
     chosen: dict[str, Any] = {}
     for flag, values in presets.items():
@@ -66,7 +74,7 @@ def _parse(config_type: type, name: str, presets: dict[str, dict[str, Any]]) -> 
 
 
 def _resumed(config: Any, parse: Callable[[Any], Any], name: str) -> Any:
-    """Return the settings of the run to resume, with what the flags beside --resume may change."""
+    """Return the settings of the run to resume, with the changes that flags beside --resume may make."""
     folder = folders.find_unfinished(pathlib.Path(config.workdir))
     saved = runs.read_config(folder)
     if saved["experiment"] != name:

@@ -1,4 +1,4 @@
-"""The command line of what trains nothing: flags, one line for what went wrong, and the exit codes of the other experiments."""
+"""The command line of experiments that train nothing: flags, errors in one line, and the usual exit codes."""
 
 import signal
 import sys
@@ -13,8 +13,15 @@ from jaxcnn.cli import command
 
 
 def run(main: Callable[[Any], Any], config_type: type, name: str) -> None:
-    """Parse flags and run `main`; what a user can mend is one line and exit code 2, Ctrl-C is 130, SIGTERM 143."""
-    if signal.getsignal(signal.SIGTERM) is early.leave:  # the program's own handlers
+    """Parse the flags and run `main`. A user's mistake gives one line and exit code 2, Ctrl-C 130, SIGTERM 143.
+
+    Args:
+        main: function of the flags.
+        config_type: dataclass of the flags.
+        name: name of the experiment.
+
+    """
+    if signal.getsignal(signal.SIGTERM) is early.leave:  # the handlers of this program
         early.working()
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""From the flags that every experiment has to a `runs.Plan`, trained into a folder that the flags name."""
+"""Makes a `runs.Plan` from the flags of an experiment, and trains it into the folder that the flags name."""
 
 import pathlib
 from typing import Any
@@ -17,31 +17,31 @@ __all__ = ["compiled", "data_digest", "model", "pixel_statistics", "planned", "t
 
 
 def train(name: str, config: Settings, plan: runs.Plan, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
-    """Train, validate, test once with the best weights, and leave everything in the run's folder.
+    """Train, validate, test once with the best weights, and save everything in the run's folder.
 
     Args:
-        name: of the experiment.
+        name: name of the experiment.
         config: its flags.
-        plan: what to train; the flags say the rest.
-        signals: asked between dispatches.
-        opened: receives the run's folder as soon as there is one, for whoever reports a failure.
+        plan: what to train; the flags complete it.
+        signals: checked between dispatches.
+        opened: receives the run's folder as soon as it exists, so that failures can be reported with it.
 
     Returns:
         The content of `summary.json`, with arrays as they are.
 
     Raises:
         DivergedError: the loss is not finite, on training or on test rows.
-        UnsavedError: the weights that were tested are not on the disk.
-        OSError: nor is the summary.
+        UnsavedError: the tested weights could not be saved.
+        OSError: the summary could not be saved.
 
     """
     with named("--profile"):
         profile = background.Profile(config.profile)
     ready = runs.prepare(planned(name, config, plan))
     ready = ready._replace(notes=[note.replace("batch_size=", "--batch-size ", 1) for note in ready.notes])
-    place = (
-        str(open_folder(name, config, ready.plan, ready.splits, ready.sha256)) if mesh.process_shard()[0] == 0 else ""
-    )
+    place = ""
+    if mesh.process_shard()[0] == 0:
+        place = str(open_folder(name, config, ready.plan, ready.splits, ready.sha256))
     folder = pathlib.Path(mesh.broadcast_text(place))
     opened.append(folder)
     return runs.train_prepared(ready, folder, signals=signals, profile=profile, began=START)

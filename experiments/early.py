@@ -1,4 +1,4 @@
-"""A program's first seconds, while it imports: a signal ends it with a line and its exit code, and so does too little address space."""
+"""Ends a program that is still importing on a signal, or if the address space is too small, with a line and a code."""
 
 import os
 import signal
@@ -6,17 +6,16 @@ import sys
 from types import FrameType
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
-# KiB of address space for JAX and for its threads on each core; with fewer they do not start, and those that did wait for ever or abort
+# KiB of address space for JAX, and for its threads on each core; with less, some threads do not start, and the others
+# hang or abort
 JAX_KIB, CORE_KIB, MOST_CORES = 1_000_000, 80_000, 16
-UNWATCHED = "benchmarks"  # these end what they have started themselves
-_state: dict[str, int | str | None] = {
-    "code": None,
-    "when": " while it was starting, nothing was begun",
-}  # the exit code once it is known
+UNWATCHED = "benchmarks"  # they end their own processes
+# `code` is the exit code once it is known
+_state: dict[str, int | str | None] = {"code": None, "when": " while it was starting, nothing was begun"}
 
 
 def watch() -> None:
-    """Answer both signals until `Signals` does, and refuse what JAX cannot start in."""
+    """Handle both signals until `Signals` takes over, and refuse an address space in which JAX cannot start."""
     name = program()
     if name.startswith(UNWATCHED):
         return
@@ -24,21 +23,19 @@ def watch() -> None:
         signal.signal(number, leave)
     limit, needed = address_limit(), JAX_KIB + CORE_KIB * min(os.cpu_count() or 1, MOST_CORES)
     if limit is not None and limit < needed:
-        end(
-            1,
-            f"{name}: only {limit:,} KiB of address space, and JAX needs about {needed:,} here; give more with ulimit -v",
-        )
+        found = f"only {limit:,} KiB of address space, and JAX needs about {needed:,} here"
+        end(1, f"{name}: {found}; give more with ulimit -v")
 
 
 def program() -> str:
-    """Name of the experiment that was started."""
+    """Return the name of the experiment that was started."""
     given = sys.orig_argv
     module = given[given.index("-m") + 1] if "-m" in given[:-1] else "experiments"
     return module.removeprefix("experiments.")
 
 
 def address_limit() -> int | None:
-    """KiB of address space that this process may use; None for any number."""
+    """Return the KiB of address space that this process may use; None without a limit."""
     try:
         import resource
     except ImportError:  # not on Windows
@@ -48,17 +45,17 @@ def address_limit() -> int | None:
 
 
 def over(code: int) -> None:
-    """From here on the run's result is known; a signal only hastens the end."""
+    """Note the exit code: the result of the run is known, and a signal now only ends the program sooner."""
     _state["code"] = code
 
 
 def working() -> None:
-    """From here on the program does its work, and a signal just ends it."""
+    """Note that the program has started its work, so that a signal ends it without a further explanation."""
     _state["when"] = ""
 
 
 def leave(number: int, frame: FrameType | None) -> None:
-    """End the program: nothing was begun, or the run is over."""
+    """End the program, whose run has not begun or is over."""
     del frame
     if _state["code"] is not None:
         end(_state["code"], "")
@@ -66,9 +63,9 @@ def leave(number: int, frame: FrameType | None) -> None:
 
 
 def end(code: int, line: str) -> None:
-    """End the program at once, from whatever thread."""
+    """End the program at once, from any thread."""
     try:
         os.write(2, f"{line}\n".encode("ascii", "backslashreplace") if line else b"")
-    except OSError:  # nobody listens
+    except OSError:  # standard error is closed
         pass
     os._exit(code)

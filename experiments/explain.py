@@ -1,7 +1,8 @@
-"""What a run's network looks at: `python -m experiments.explain --checkpoint RUN IMAGE [IMAGE ...]`.
+"""Shows which parts of an image decided its class: `python -m experiments.explain --checkpoint RUN IMAGE [IMAGE ...]`.
 
-A picture with a row for each image and a column for each method. With `--check`, how far the explanations can be trusted:
-completeness, conservation, deletion and insertion against a random order, and what is left of a map when the network forgets.
+The figure has one row per image and one column per method. `--check` measures how far to trust the methods:
+completeness, conservation, deletion and insertion against random orders, and how much a map changes with randomised
+weights.
 """
 
 import dataclasses
@@ -26,39 +27,51 @@ from jaxcnn.explain.gradients import chosen
 from jaxcnn.runs.plots import new_figure
 
 log = logging.getLogger("jaxcnn")
-SIGNED = ("integrated_gradients", "occlusion", "lrp_epsilon", "lrp_gamma")  # where below 0 speaks against the class
+SIGNED = (
+    "integrated_gradients",
+    "occlusion",
+    "lrp_epsilon",
+    "lrp_gamma",
+)  # negative values are evidence against the class
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Explain what the network of a run says about images."""
+    """Explain the predictions of a run's network."""
 
     images: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Pictures, or folders of them."""
+    """Image files, or folders of them."""
     checkpoint: str = ""
-    """A run's folder."""
+    """Folder of a run."""
     methods: tuple[str, ...] = ()
-    """Which methods to show, by default all that the network has: gradient, smooth_grad, integrated_gradients, guided_backprop,
-    grad_cam, grad_cam_plus_plus, occlusion, lrp_epsilon, lrp_gamma."""
+    """Methods to show, by default all that the network supports: gradient, smooth_grad, integrated_gradients,
+    guided_backprop, grad_cam, grad_cam_plus_plus, occlusion, lrp_epsilon, lrp_gamma."""
     layer: str = ""
-    """Of Grad-CAM: a name in the model's features; by default the last one with places."""
+    """Layer for Grad-CAM: a name in the model's features; by default the last one with spatial axes."""
     target: str = ""
-    """The class to explain; by default the predicted one of each image."""
+    """Class to explain; by default the predicted class of each image."""
     output: str = "explanations.png"
-    """Where the picture goes."""
+    """File for the figure."""
     check: bool = False
-    """Print figures over all the images as JSON instead of making a picture."""
+    """Print measurements over all images as JSON instead of drawing a figure."""
     seed: int = 0
-    """Of the noise, of the random order and of the networks that forgot."""
+    """Seed of the noise, the random orders and the randomised weights."""
     compilation_cache: str = ""
-    """Folder where compiled programs are kept, so that the next time starts sooner; by default one of the user's, off for none."""
+    """Folder for compiled programs, so that the next start is faster; by default in the user's cache, off for none."""
 
 
 Method = Callable[[Any, jax.Array, jax.Array], jax.Array]  # (variables, images, targets) -> maps [B, H, W]
 
 
 def methods(loaded: Any, layer: str, seed: int) -> dict[str, Method]:
-    """Every method by name, for the network of a run."""
+    """Return a dict from name to method, for the network of a run.
+
+    Args:
+        loaded: the run.
+        layer: layer for Grad-CAM; the last one with spatial axes if empty.
+        seed: seed of the noise.
+
+    """
     model, heat, key = loaded.model, explain.heat, jax.random.key(seed)
     shape, dtype = loaded.config["build"]["image"]["shape"], loaded.config["build"]["image"]["dtype"]
     ends = [np.full((1, *shape), value, dtype) for value in (0, 255 if dtype == "uint8" else 1)]
@@ -82,7 +95,17 @@ def methods(loaded: Any, layer: str, seed: int) -> dict[str, Method]:
 
 
 def usable(loaded: Any, config: Config, image: jax.Array) -> dict[str, Method]:
-    """Return the methods asked for, or all that the network has a rule and the features for, and say which it has not."""
+    """Return the requested methods, or all that the network supports, and log the others.
+
+    Args:
+        loaded: the run.
+        config: the flags.
+        image: images as the model takes them.
+
+    Raises:
+        InputError: a requested method is unknown, or the network does not support it.
+
+    """
     known = methods(loaded, config.layer, config.seed)
     for name in config.methods:
         settings.one_of("--methods", name, known)
@@ -102,7 +125,7 @@ def usable(loaded: Any, config: Config, image: jax.Array) -> dict[str, Method]:
 
 
 def paths(images: Sequence[str]) -> list[pathlib.Path]:
-    """Files, and those in folders, in order."""
+    """Return the files, and those in folders, in order."""
     found = []
     for given in map(pathlib.Path, images):
         inside = sorted(p for p in given.rglob("*") if p.suffix.lower() in ENDINGS) if given.is_dir() else [given]
@@ -122,7 +145,8 @@ def main(config: Config) -> Any:
     shape, classes = loaded.config["build"]["image"]["shape"], loaded.config["classes"]
     if not classes:
         raise jc.InputError(
-            f"--checkpoint {config.checkpoint}: a run without classes, and what is explained is a class; give another run"
+            f"--checkpoint {config.checkpoint}: a run without classes, and only classes can be explained; "
+            "give a different run"
         )
     if config.target:
         settings.one_of("--target", config.target, classes)
@@ -133,7 +157,7 @@ def main(config: Config) -> Any:
     probabilities = np.asarray(jc.tasks.probabilities(logits, head))
     predicted = probabilities.argmax(-1)
     shown = np.full(len(files), classes.index(config.target)) if config.target else predicted
-    # of several labels each has its own logit, the only one of a single label too: that speaks for class 1
+    # with several labels, each has its own logit; a single logit is the evidence for class 1
     target = jnp.asarray(np.ones_like(shown) if logits.shape[-1] == len(classes) == 1 else shown, jnp.int32)
     if config.check:
         return check(loaded, config, found, image, target)
@@ -149,13 +173,21 @@ def main(config: Config) -> Any:
 
 
 def short(name: str, most: int = 20) -> str:
-    """Return as much of a class's name as fits above a picture."""
+    """Shorten the name of a class to fit above an image."""
     name = visible(name)
     return name if len(name) <= most else name[: most - 3] + "..."
 
 
 def draw(path: str, raw: np.ndarray, titles: Sequence[str], maps: dict[str, np.ndarray]) -> None:
-    """A row an image, its class in the title; a column a method, over the image; each map scaled by itself, the colour keys below."""
+    """Draw one row per image and one column per method; each map has its own scale, and colour keys are below.
+
+    Args:
+        path: file for the figure.
+        raw: images `[N, H, W, C]`.
+        titles: class and probability of each image.
+        maps: dict from method to maps `[N, H, W]`.
+
+    """
     height = 2.0 * len(raw)
     figure = new_figure(max(1.7 * (len(maps) + 1), 4), height + 0.5)
     above, below = figure.subfigures(2, 1, height_ratios=(height, 0.5))
@@ -179,7 +211,18 @@ def draw(path: str, raw: np.ndarray, titles: Sequence[str], maps: dict[str, np.n
 
 
 def overlay(panel: Any, picture: np.ndarray, found: np.ndarray, signed: bool) -> Any:
-    """Draw a map over its picture in grey, the stronger the less transparent, and return what a colour key needs."""
+    """Draw a map over its image in grey; strong values are less transparent.
+
+    Args:
+        panel: Matplotlib axes.
+        picture: image `[H, W, C]`.
+        found: map `[H, W]`.
+        signed: whether negative values are evidence against the class.
+
+    Returns:
+        The drawn image, for a colour key.
+
+    """
     grey = picture[..., :3].mean(-1)
     share = np.clip(found / max(float(np.quantile(np.abs(found), 0.995)), 1e-12), -1, 1)
     colours = {"cmap": "RdBu_r", "vmin": -1} if signed else {"cmap": "magma", "vmin": 0}
@@ -189,7 +232,19 @@ def overlay(panel: Any, picture: np.ndarray, found: np.ndarray, signed: bool) ->
 
 
 def check(loaded: Any, config: Config, found: dict[str, Method], image: jax.Array, target: jax.Array) -> dict[str, Any]:
-    """Figures over all images, the randomisation over the first four."""
+    """Measure how far to trust the methods, over all images (randomisation: the first four).
+
+    Args:
+        loaded: the run.
+        config: the flags.
+        found: the methods.
+        image: images as the model takes them.
+        target: class of each image, `[N]`.
+
+    Returns:
+        The measurements, which are also printed as JSON.
+
+    """
     model, variables, key = loaded.model, loaded.variables, jax.random.key(config.seed)
     print(f"{len(image)} images, {len(found)} methods", flush=True)
     report: dict[str, Any] = {"images": len(image)}
@@ -214,7 +269,19 @@ def check(loaded: Any, config: Config, found: dict[str, Method], image: jax.Arra
 
 
 def completeness(model: Any, variables: Any, image: jax.Array, target: jax.Array, steps: int) -> dict[str, float]:
-    """Largest error of integrated gradients over the logit; median one over the difference, which may be nothing by chance."""
+    """Measure the error of integrated gradients.
+
+    Args:
+        model: the network.
+        variables: its variables.
+        image: images as the model takes them.
+        target: class of each image, `[N]`.
+        steps: steps of the integral.
+
+    Returns:
+        The largest error over the logit, and the median error over the difference, which may be near 0 by chance.
+
+    """
 
     @jax.jit
     def measure(variables: Any, image: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -229,9 +296,19 @@ def completeness(model: Any, variables: Any, image: jax.Array, target: jax.Array
 def areas(
     model: Any, variables: Any, image: jax.Array, target: jax.Array, found: dict[str, Method], key: jax.Array
 ) -> dict[str, dict[str, float]]:
-    """Mean deletion and insertion areas, pixels being replaced by the mean and by a blurred image; of random maps as well.
+    """Measure mean deletion and insertion areas, with pixels replaced by the mean or by a blurred image.
 
-    These have a value a pixel, or one a patch of eighths of the image, with which a coarse map has to be compared.
+    Random maps are measured as well. They have one value per pixel, or one per patch of an eighth of the image, the
+    right comparison for a coarse map.
+
+    Args:
+        model: the network.
+        variables: its variables.
+        image: images as the model takes them.
+        target: class of each image, `[N]`.
+        found: the methods.
+        key: random key of the random maps.
+
     """
 
     def random(v: Any, x: jax.Array, t: jax.Array) -> jax.Array:
@@ -256,7 +333,7 @@ def areas(
 
 
 def _shares(found: explain.Relevance) -> dict[str, jax.Array]:
-    """What is lost, and what biases and epsilon have, over the logit."""
+    """Return the residual, and the shares of biases and epsilon, over the logit."""
     return {
         "residual": found.residual / found.logit,
         "biases": found.biases / found.logit,

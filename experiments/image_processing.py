@@ -1,6 +1,6 @@
-"""What a convolution does, by hand: `python -m experiments.image_processing IMAGE`.
+"""Shows what a convolution does: `python -m experiments.image_processing IMAGE`.
 
-Grey, a fixed kernel, ReLU and max pooling, side by side, a row for each kernel.
+The figure has one row per kernel: the grey image, the convolution, ReLU and max pooling.
 """
 
 import dataclasses
@@ -27,27 +27,27 @@ KERNELS = {
     "sobel_x": [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]],
     "sobel_y": [[-1, -2, -1], [0, 0, 0], [1, 2, 1]],
 }
-MAGNITUDE = "sobel"  # of the gradient whose parts the last two are
-LONGEST = 2000  # pixels of a side; the panels have about 200
+MAGNITUDE = "sobel"  # length of the gradient, whose components are sobel_x and sobel_y
+LONGEST = 2000  # pixels per side; a panel has about 200
 FORMATS = (".png", ".jpg", ".pdf", ".svg")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Show an image through fixed kernels, ReLU and max pooling."""
+    """Show an image after fixed kernels, ReLU and max pooling."""
 
     image: tyro.conf.Positional[str] = ""
-    """A picture, in colour or grey."""
+    """An image file, in colour or grey."""
     kernels: tuple[str, ...] = (*KERNELS, MAGNITUDE)
-    """Which of sharpen, blur, laplacian, sobel_x, sobel_y and sobel (the length of the gradient)."""
+    """Any of sharpen, blur, laplacian, sobel_x, sobel_y and sobel (the length of the gradient)."""
     pool: int = 2
-    """Side of the windows of max pooling."""
+    """Side of the pooling window."""
     output: str = "image_processing.png"
-    """Where the picture goes."""
+    """File for the figure."""
 
 
 def filtered(grey: jax.Array, kernel: str) -> jax.Array:
-    """Grey images `[B, H, W, 1]`, 0..1, under a kernel (cross-correlation; pixels outside are those of the border)."""
+    """Cross-correlate grey images `[B, H, W, 1]`, 0..1, with a kernel; the border is padded with its own pixels."""
     if kernel == MAGNITUDE:
         return jnp.hypot(filtered(grey, "sobel_x"), filtered(grey, "sobel_y"))
     padded = jnp.pad(grey, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
@@ -55,14 +55,14 @@ def filtered(grey: jax.Array, kernel: str) -> jax.Array:
 
 
 def stages(grey: jax.Array, kernel: str, pool: int = 2) -> dict[str, jax.Array]:
-    """The four stages by name, `[B, H, W, 1]`, the last one `[B, H / pool, W / pool, 1]`."""
+    """Return a dict from stage to image `[B, H, W, 1]`; the last stage is `[B, H / pool, W / pool, 1]`."""
     y = filtered(grey, kernel)
     rectified = jax.nn.relu(y)
     return {"grey": grey, "convolution": y, "ReLU": rectified, "max pooling": jc.ops.max_pool(rectified, pool)}
 
 
 def main(config: Config) -> dict[str, dict[str, np.ndarray]]:
-    """Write the picture, and return what it shows, by kernel and stage, `[H, W]`."""
+    """Write the figure, and return its images `[H, W]` as a dict from kernel to stage to image."""
     if not config.image:
         raise jc.InputError("IMAGE: give a picture, as in python -m experiments.image_processing IMAGE")
     if not config.kernels or config.pool < 1:
@@ -75,9 +75,9 @@ def main(config: Config) -> dict[str, dict[str, np.ndarray]]:
     if output.suffix not in FORMATS:
         raise jc.InputError(f"--output {visible(config.output)}: must end in one of {', '.join(FORMATS)}")
     grey = jnp.asarray(_read(config.image)[None], jnp.float32) / 255
-    found = {
-        k: {name: np.asarray(x)[0, :, :, 0] for name, x in stages(grey, k, config.pool).items()} for k in config.kernels
-    }
+    found = {}
+    for kernel in config.kernels:
+        found[kernel] = {name: np.asarray(x)[0, :, :, 0] for name, x in stages(grey, kernel, config.pool).items()}
     figure = new_figure(10, 2.6 * len(found))
     panels = figure.subplots(len(found), 4, squeeze=False)
     for row, (kernel, shown) in zip(panels, found.items(), strict=True):
@@ -93,7 +93,7 @@ def main(config: Config) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _read(image: str) -> np.ndarray:
-    """Read a picture in grey, a large one made smaller."""
+    """Read an image as grey, and reduce a large one."""
     size = head(pathlib.Path(image)).size
     smaller = min(LONGEST / max(size), 1)
     if smaller < 1:

@@ -1,4 +1,4 @@
-"""What a finished run is for: its metrics on test data, and its predictions."""
+"""Evaluates a finished run on test data, and predicts with it."""
 
 import logging
 from typing import Any
@@ -23,17 +23,18 @@ def evaluate_run(name: str, config: Settings, place: str = "", data_dir: str = "
     """Print the test metrics of a run as one JSON line, which names the data.
 
     Args:
-        name: of the experiment.
+        name: name of the experiment.
         config: its flags.
-        place: the data that the user names; the run's own test rows if empty.
-        data_dir: where TFDS sets are prepared, if the user says so.
+        place: the data to measure; the run's own test rows if empty.
+        data_dir: folder of prepared TFDS sets; the default folder if empty.
 
     """
     loaded = jc.load_run(config.checkpoint)
     if loaded.config["experiment"] != name:
         other = loaded.config["experiment"]
         raise jc.InputError(
-            f"--checkpoint {visible(config.checkpoint)}: a run of {other}; evaluate it with python -m experiments.{other}"
+            f"--checkpoint {visible(config.checkpoint)}: a run of {other}; "
+            f"evaluate it with python -m experiments.{other}"
         )
     skipped = Skipped()
     on_bad = skipped if config.on_bad_example == "skip" else None
@@ -49,40 +50,27 @@ def evaluate_run(name: str, config: Settings, place: str = "", data_dir: str = "
     if skipped.examples:
         about["skipped_examples"] = skipped.examples
     if mesh.process_shard()[0] == 0:
-        print(
-            files.to_json(
-                values | about | {"devices": run.devices, "step": loaded.step, "checkpoint": config.checkpoint}
-            ),
-            flush=True,
-        )
+        about |= {"devices": run.devices, "step": loaded.step, "checkpoint": config.checkpoint}
+        print(files.to_json(values | about), flush=True)
     return values
 
 
 def predict(config: Settings) -> list[dict[str, Any]]:
-    """Print class and probabilities of each image of `--predict`, or of a task without classes the outputs, one JSON line per image."""
+    """Print one JSON line per image of `--predict`: class and probabilities, or outputs if there are no classes."""
     loaded = jc.load_run(config.checkpoint)
     shape, options = loaded.config["build"]["image"]["shape"], loaded.config["build"]["task"]["options"]
     images = np.stack([read_image(path, shape[-1], tuple(shape[:2])) for path in config.predict])
     logits = jax.jit(loaded.task.predict)(loaded.variables, {"image": images})
-    found = []
-    if not loaded.config["classes"]:
-        found = [
-            {"image": path, "outputs": row.tolist()}
-            for path, row in zip(config.predict, np.asarray(logits), strict=True)
-        ]
-        for one in found:
-            print(files.to_json(one), flush=True)
-        return found
-    for path, row in zip(
-        config.predict, np.asarray(jc.tasks.probabilities(logits, options.get("head", "softmax"))), strict=True
-    ):
-        classes = loaded.config["classes"]
-        found.append(
-            {
-                "image": path,
-                "class": classes[int(row.argmax())],
-                "probabilities": {c: round(float(p), 6) for c, p in zip(classes, row, strict=True)},
-            }
-        )
-        print(files.to_json(found[-1]), flush=True)
+    if classes := loaded.config["classes"]:
+        shares = np.asarray(jc.tasks.probabilities(logits, options.get("head", "softmax")))
+        answers = [{"class": classes[int(row.argmax())], "probabilities": _named(classes, row)} for row in shares]
+    else:
+        answers = [{"outputs": row.tolist()} for row in np.asarray(logits)]
+    found = [{"image": path} | answer for path, answer in zip(config.predict, answers, strict=True)]
+    for one in found:
+        print(files.to_json(one), flush=True)
     return found
+
+
+def _named(classes: list[str], probabilities: np.ndarray) -> dict[str, float]:
+    return {name: round(float(p), 6) for name, p in zip(classes, probabilities, strict=True)}

@@ -1,7 +1,7 @@
-"""Handwritten digits: `python -m experiments.mnist`.
+"""Classifies handwritten digits: `python -m experiments.mnist`.
 
-Trains `models.cnn` on MNIST where TFDS has it or can fetch it, else on the digits embedded in scikit-learn.
-`--tutorial` is the classic recipe: one convolution, 128 units, Adam at 1e-3, batches of 32, 5 epochs.
+It trains `models.cnn` on MNIST if TFDS has prepared it or can download it, otherwise on the digits embedded in
+scikit-learn. `--tutorial` is the classic recipe: one convolution, 128 units, Adam at 1e-3, batches of 32, 5 epochs.
 """
 
 import dataclasses
@@ -30,48 +30,59 @@ class Config(settings.Settings):
     """Train, evaluate or use a classifier of small images."""
 
     epochs: int | None = None
-    """Passes over the training rows; by default 10, or 30 where they are fewer than 10,000."""
+    """Passes over the training rows; by default 10, or 30 for fewer than 10,000 rows."""
     dataset: str = "auto"
-    """auto (MNIST if it can be had, else digits), mnist, digits, any TFDS name, or a path: image folder, .npz, folder of IDX files.
-    With --evaluate: other data of the same classes to measure --checkpoint on; by default its own test data."""
+    """auto (MNIST if available, otherwise digits), mnist, digits, any TFDS name, or a path: an image folder, an .npz
+    file, or a folder of IDX files. With --evaluate: other data of the same classes to measure --checkpoint on; by
+    default its own test data."""
     data_dir: str = ""
-    """Where TFDS sets are prepared; by default TFDS_DATA_DIR, else TFDS's own folder."""
+    """Folder of prepared TFDS sets; by default TFDS_DATA_DIR, otherwise the default folder of TFDS."""
     image_size: int = 0
-    """Side that images are brought to; by default 28 for digits, else as stored."""
+    """Side that images are resized to; by default 28 for digits, otherwise as stored."""
     model: str = "cnn"
     """cnn, lenet5, tutorial, mlp, resnet18 or another of jaxcnn.models.MODELS."""
     optimizer: str = "adamw"
     """sgd, adam, adamw or lamb."""
     schedule: str = "one_cycle"
-    """Of the learning rate: constant, step (a tenth from 60 % of the steps on, a hundredth from 85 %), cosine or one_cycle."""
+    """Schedule of the learning rate: constant, step (a tenth after 60 % of the steps, a hundredth after 85 %), cosine
+    or one_cycle."""
     learning_rate: float = 4e-3
     """Highest value of the schedule."""
     weight_decay: float = 1e-2
-    """On kernels only, never on biases and norm scales."""
+    """Weight decay of kernels; biases and norm scales have none."""
     dropout: float = 0.0
     """Share of units dropped before the last layer, in [0, 1)."""
     label_smoothing: float = 0.0
     """Share of the label spread over all classes, in [0, 1)."""
     ema: float = 0.999
-    """Decay of the average of the weights that is validated and tested; 0 for the weights themselves."""
+    """Decay of the average of the weights that is validated and tested; 0 uses the weights themselves."""
     augment: bool = True
-    """Rotate, scale, slant and move the training images a little."""
+    """Rotate, scale, shear and shift the training images a little."""
     tutorial: bool = False
-    """Make the classic recipe the defaults: conv32-pool-dense128, Adam 1e-3, batch 32, 5 epochs; flags beside it win."""
+    """Use the defaults of the classic recipe (conv32-pool-dense128, Adam 1e-3, batch 32, 5 epochs); other flags
+    override them."""
 
 
 def load(config: Config, skipped: settings.Skipped | None = None) -> tuple[str, jc.data.Splits, dict[str, Any]]:
-    """Find the data that `--dataset` means: their name, their splits, and how they were read (`runs.source`).
+    """Read the data of `--dataset`.
 
-    `skipped` counts what could not be read, if that is allowed.
+    Args:
+        config: the flags.
+        skipped: counts unreadable examples, if these are allowed.
+
+    Returns:
+        The name of the data, their splits, and how they were read (`runs.source`).
+
+    Raises:
+        InputError: `--dataset` names no data.
+
     """
     settled = {"validation_fraction": config.validation_fraction}
     bad = {"on_bad": (skipped or settings.Skipped()) if config.on_bad_example == "skip" else None}
 
     def read(source: str, options: dict[str, Any]) -> tuple[str, jc.data.Splits, dict[str, Any]]:
-        more = (bad if source in ("folder", "tfds") else {}) | (
-            {"cache": runtime.cache_folder("data")} if source == "tfds" else {}
-        )
+        more = bad if source in ("folder", "tfds") else {}
+        more = more | ({"cache": runtime.cache_folder("data")} if source == "tfds" else {})
         options = options | settled
         name = {"digits": "digits", "tfds": options.get("name")}.get(source, config.dataset)
         return name, jc.data.SOURCES[source](**options, **more), runs.source(source, options)
@@ -94,7 +105,7 @@ def load(config: Config, skipped: settings.Skipped | None = None) -> tuple[str, 
 
 
 def plan(config: Config) -> runs.Plan:
-    """Say what to train, from the flags."""
+    """Make the plan from the flags."""
     settings.one_of("--optimizer", config.optimizer, jc.optim.OPTIMIZERS)
     settings.one_of("--schedule", config.schedule, SCHEDULES)
     model = common.model(config.model, config, dropout=config.dropout)
@@ -104,10 +115,8 @@ def plan(config: Config) -> runs.Plan:
     size = config.image_size or (28 if name == "digits" else None)
     model["options"]["num_classes"] = len(splits.train.classes)
     example = splits.train.example()["image"]
-    task = common.pixel_statistics(splits.train) | {
-        "label_smoothing": config.label_smoothing,
-        "size": [size, size] if size else None,
-    }
+    task = common.pixel_statistics(splits.train) | {"label_smoothing": config.label_smoothing}
+    task |= {"size": [size, size] if size else None}
     build = {
         "model": model, "task": {"name": "classification", "options": task}, "ema": config.ema,
         "image": {"shape": list(example.shape[1:]), "dtype": str(example.dtype)},
@@ -115,8 +124,8 @@ def plan(config: Config) -> runs.Plan:
     change = jc.augment.affine(degrees=10, scale=0.1, shear=0.1, shift=0.05)
     wrap = (lambda step: jc.augmented(step, change)) if config.augment else (lambda step: step)
     return runs.Plan(
-        runs.build(build)[1], splits, lambda steps: optimizer(config, steps), wrap=wrap, ema=config.ema, build=build, dataset=name,
-        skipped=skipped, source=source,
+        runs.build(build)[1], splits, lambda steps: optimizer(config, steps), wrap=wrap, ema=config.ema, build=build,
+        dataset=name, skipped=skipped, source=source,
     )  # fmt: skip
 
 
@@ -137,12 +146,11 @@ def optimizer(config: Config, steps: int) -> Any:
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     """Evaluate, predict or train, as the flags say."""
     if config.evaluate:
-        return inference.evaluate_run(
-            "mnist", config, "" if config.dataset == "auto" else config.dataset, config.data_dir
-        )
+        place = "" if config.dataset == "auto" else config.dataset
+        return inference.evaluate_run("mnist", config, place, config.data_dir)
     if config.predict:
         return inference.predict(config)
-    if config.resume and config.dataset == "auto":  # go on with what it turned out to be
+    if config.resume and config.dataset == "auto":  # continue with the data that auto chose
         config = dataclasses.replace(config, dataset=runs.read_config(config.workdir)["data"]["name"])
     chosen = plan(config)
     epochs = (10 if chosen.data.train.size >= 10_000 else 30) if config.epochs is None else config.epochs

@@ -1,4 +1,4 @@
-"""The flags that every experiment has: the library's groups, and those of an experiment alone."""
+"""The flags of every experiment: the groups of the library, and the flags that only experiments have."""
 
 import dataclasses
 
@@ -12,12 +12,12 @@ __all__ = ["MAY_CHANGE", "PLACE", "PRECISIONS", "Settings", "Skipped", "check", 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(flags.Saving, flags.Processes, flags.Machine, flags.Layout, flags.Update, flags.Rows, flags.Length):
-    """The flags that every experiment has."""
+    """The flags of every experiment."""
 
     resume: bool = False
     """Continue the newest unfinished run under --workdir, with its settings."""
     checkpoint: str = ""
-    """A run's folder, for --evaluate and --predict."""
+    """Folder of a run, for --evaluate and --predict."""
     evaluate: bool = False
     """Print the test metrics of --checkpoint as one JSON line, and do nothing else."""
     predict: tuple[str, ...] = ()
@@ -27,7 +27,7 @@ class Settings(flags.Saving, flags.Processes, flags.Machine, flags.Layout, flags
 
 
 def check(config: Settings) -> None:
-    """Refuse numbers that no run can use, before anything is started."""
+    """Refuse impossible numbers before anything starts."""
     flags.check(config)
     if (config.evaluate or config.predict) and not config.checkpoint:
         raise jc.InputError("--evaluate and --predict need --checkpoint RUN, a run's folder")

@@ -1,7 +1,8 @@
-"""Images in a folder, from the weights of another network: `python -m experiments.transfer FOLDER --weights FILE`.
+"""Classifies images in a folder, starting from given weights: `python -m experiments.transfer FOLDER --weights FILE`.
 
-`--train head` is the linear probe on features that are computed once, `all` is fine-tuning, `gradual` begins with the head and
-goes down the network (Howard and Ruder, 2018, arXiv:1801.06146); without `--weights` the same network begins at random.
+`--train head` is a linear probe on features that are computed once, `all` is fine-tuning, and `gradual` unfreezes the
+network from the head down (Howard and Ruder, 2018, arXiv:1801.06146). Without `--weights`, the same network is randomly
+initialised.
 """
 
 import dataclasses
@@ -25,60 +26,71 @@ from jaxcnn.runs.signals import Signals
 
 @dataclasses.dataclass(frozen=True)
 class Config(settings.Settings):
-    """Train a classifier of images that begins with the weights of another, evaluate or use it."""
+    """Train an image classifier from given weights, evaluate it or use it."""
 
     folder: tyro.conf.Positional[str] = ""
-    """<class>/<image> inside, or train/<class>/<image> beside test/ or val/; with --evaluate other data to measure --checkpoint on."""
+    """Folder with <class>/<image>, or with train/<class>/<image> beside test/ or val/. With --evaluate: other data to
+    measure --checkpoint on."""
     classes: tuple[str, ...] = ()
-    """Names of class folders to use, by default all."""
+    """Names of the class folders to use; by default all."""
     model: str = ""
-    """resnet18 or another of jaxcnn.models.MODELS; by default that of the run in --weights, else resnet18."""
+    """resnet18 or another of jaxcnn.models.MODELS; by default that of the run in --weights, otherwise resnet18."""
     cifar_stem: bool = False
-    """The network's form for images of about 32x32, if it has one."""
+    """Use the network's variant for images of about 32x32, if it has one."""
     weights: str = ""
-    """Where to begin: the folder of a run, or a file of weights (.safetensors); nothing for new weights."""
+    """Initial weights: the folder of a run, or a file (.safetensors); random weights if not given."""
     train: str = "all"
-    """What to train: head (on features that are computed once), all, gradual (the head first, then down the network), or scratch
-    (all, from new values, but the network of --weights)."""
+    """What to train: head (on features that are computed once), all, gradual (the head first, then the other parts from
+    top to bottom), or scratch (the network of --weights, randomly initialised)."""
     freeze: tuple[str, ...] = ()
-    """Parameters to leave as they are besides, as patterns: stem, 'stages_[01]_.*', '.*norm'."""
+    """Patterns of further parameters to freeze: stem, 'stages_[01]_.*', '.*norm'."""
     keep_stats: bool = False
-    """Normalise with the statistics that BatchNorm has in --weights, and leave them; with --train head always."""
+    """Keep the BatchNorm statistics of --weights; always so with --train head."""
     layer_decay: float = 1.0
-    """Learning rate of each part of the network over that of the part above it, in (0, 1]."""
+    """Factor between the learning rate of each part of the network and that of the part above it, in (0, 1]."""
     cache: bool = True
-    """With --train head compute features once instead of in each update; there is no augmentation then."""
+    """With --train head, compute features once instead of in each update, without augmentation."""
     augment: bool = True
-    """Mirror the training images, and move them by up to an eighth."""
+    """Mirror the training images, and shift them by up to an eighth of their side."""
     pixel_dropout: float = 0.0
-    """Largest share of its pixels that a training image loses to the mean; half of the images lose some. A network that knows holes
-    can be asked by deletion what it looks at."""
+    """Largest share of the pixels of a training image that the mean replaces, in half of the images. Such a network can
+    be explained by deleting pixels."""
     image_size: int = 0
-    """Side of the square that whole images are brought to; by default that of --weights, else as stored."""
+    """Side that images are resized to; by default that of --weights, otherwise as stored."""
     per_class: int = 0
-    """Use so many training images of each class, validation included, drawn by --seed; 0 for all."""
+    """Number of training images per class, validation included, drawn by --seed; 0 for all."""
     epochs: int | None = None
-    """Passes over the training rows; by default 10, or as many as make 300 updates."""
+    """Passes over the training rows; by default 10, or more to reach 300 updates."""
     batch_size: int = 32
     """Rows in one update, over all devices."""
     learning_rate: float = 1e-3
     """Highest value of the one-cycle schedule of AdamW."""
     weight_decay: float = 5e-2
-    """On kernels only, never on biases and norm scales."""
+    """Weight decay of kernels; biases and norm scales have none."""
     dropout: float = 0.0
     """Share of units dropped before the last layer, in [0, 1)."""
     best: bool = False
-    """Test the weights with the lowest validation loss instead of the last ones, which have seen the whole schedule."""
+    """Test the weights with the lowest validation loss instead of those at the end of the schedule."""
 
 
 PRESETS = {"smoke": {"epochs": 1, "max_steps": 4, "batch_size": 16, "limit_examples": 64}}
 TRAIN = ("all", "gradual", "head", "scratch")
-MOST_BYTES = 2**32  # of the features of a part
+MOST_BYTES = 2**32  # limit for the cached features of a split
 UPDATES, VALIDATIONS = 300, 20
 
 
 def load(config: Config, size: Any, skipped: settings.Skipped | None = None) -> jc.data.Splits:
-    """Read the images; `skipped` counts what could not be read, if that is allowed."""
+    """Read the images.
+
+    Args:
+        config: the flags.
+        size: `(height, width)` or side that images are resized to; None for as stored.
+        skipped: counts unreadable images, if these are allowed.
+
+    Raises:
+        InputError: there is no folder, or it cannot be read.
+
+    """
     if not config.folder:
         raise jc.InputError(
             "FOLDER: give a folder of images, as in python -m experiments.transfer FOLDER --weights FILE"
@@ -90,24 +102,22 @@ def load(config: Config, size: Any, skipped: settings.Skipped | None = None) -> 
 
 
 def source(config: Config, size: Any) -> dict[str, Any]:
-    """What `jc.data.folder` is asked for."""
+    """Return the arguments of `jc.data.folder`."""
     return {
-        "path": config.folder,
-        "classes": config.classes or None,
-        "size": size,
+        "path": config.folder, "classes": config.classes or None, "size": size,
         "validation_fraction": config.validation_fraction,
-    }
+    }  # fmt: skip
 
 
 def few(splits: jc.data.Splits, config: Config) -> jc.data.Splits:
-    """Draw `--per-class` rows from the training part, and validation rows from these."""
+    """Draw `--per-class` rows from the training rows, and take the validation rows from these."""
     drawn = jc.transfer.few_shot_subset(splits.train, config.per_class, config.seed)
     train, valid, _ = cut(drawn, drawn.label, config.validation_fraction, config.seed, "--validation-fraction")
     return jc.data.Splits(train, valid, splits.test)
 
 
 def plan(config: Config, splits: jc.data.Splits | None = None) -> runs.Plan:
-    """Say what to train, from the flags; `splits` are images that were read before."""
+    """Make the plan from the flags; `splits` are images that were already read."""
     _check(config)
     begin, skipped = origin(config), settings.Skipped()
     size = config.image_size or (begin.size if begin else None)
@@ -120,9 +130,8 @@ def plan(config: Config, splits: jc.data.Splits | None = None) -> runs.Plan:
     if config.image_size:
         pixels.pop("size", None)
     name = begin.model if begin else config.model or "resnet18"
-    options = (begin.options if begin else form_of(config, name)) | (
-        {"dropout": config.dropout} if config.dropout else {}
-    )
+    options = begin.options if begin else form_of(config, name)
+    options = options | ({"dropout": config.dropout} if config.dropout else {})
     build = {
         "model": common.model(name, config, num_classes=len(splits.train.classes), **options),
         "task": {"name": "classification", "options": pixels}, "ema": 0,
@@ -144,30 +153,20 @@ def plan(config: Config, splits: jc.data.Splits | None = None) -> runs.Plan:
 
     read = runs.source("folder", source(config, size))
     plan = runs.Plan(
-        task, splits, None, wrap=wrap, build=build, dataset=config.folder, skipped=skipped, variables=variables, source=read,
+        task, splits, None, wrap=wrap, build=build, dataset=config.folder, skipped=skipped, variables=variables,
+        source=read,
     )  # fmt: skip
     return _with_freezing(config, plan, model)
 
 
 def _with_freezing(config: Config, plan: runs.Plan, model: Any) -> runs.Plan:
-    """Add to a plan what is frozen, and how the rest is trained."""
+    """Add to a plan which parts are frozen and how the others are trained."""
     pixels, shape = plan.build["task"]["options"], plan.build["image"]["shape"]
     shape = (*(pixels.get("size") or shape[:2]), shape[-1])
     parts, probe = jc.transfer.groups(model, shape), config.train == "head"
-    frozen = (
-        *config.freeze,
-        *(pattern for part, patterns in parts.items() if probe and part != "head" for pattern in patterns),
-    )
-    once = probe and config.cache
-    params = plan.variables["params"]
-    sizes = [
-        (x.size, k < 0)
-        for x, k in zip(jax.tree.leaves(params), jax.tree.leaves(jc.optim.which(params, [frozen])), strict=True)
-    ]
-    print(
-        f"training {sum(n for n, trained in sizes if trained):,} of {sum(n for n, _ in sizes):,} parameters", flush=True
-    )
-
+    below = [pattern for part, patterns in parts.items() if part != "head" for pattern in patterns]
+    frozen, once = (*config.freeze, *(below if probe else ())), probe and config.cache
+    _print_sizes(plan.variables["params"], frozen)
     task = jc.transfer.head_task(model, plan.task, shape) if once else plan.task
     loss = jc.transfer.keep_stats(task.loss) if probe or config.keep_stats else task.loss
     task = task._replace(loss=jc.transfer.stop_gradient_on(loss, frozen) if frozen else loss)
@@ -176,23 +175,41 @@ def _with_freezing(config: Config, plan: runs.Plan, model: Any) -> runs.Plan:
         def inputs(batch):
             return jc.tasks.prepare(batch["image"], **pixels)
 
+        def features(part):
+            return jc.transfer.cached(model, plan.variables, part, inputs, most_bytes=MOST_BYTES)
+
         try:
-            return jc.data.Splits(
-                *(jc.transfer.cached(model, plan.variables, part, inputs, most_bytes=MOST_BYTES) for part in splits)
-            )
+            return jc.data.Splits(*map(features, splits))
         except jc.InputError as error:
             raise jc.InputError(f"{error}; with --no-cache they are computed in each update") from error
 
     return dataclasses.replace(
-        plan, optimizer=functools.partial(optimizer, config, parts, frozen), task=task, validations=VALIDATIONS, best=config.best,
-        prepare=cached if once else plan.prepare, wrap=plan.wrap if config.augment and not once else lambda step: step,
+        plan, optimizer=functools.partial(optimizer, config, parts, frozen), task=task, validations=VALIDATIONS,
+        best=config.best, prepare=cached if once else plan.prepare,
+        wrap=plan.wrap if config.augment and not once else lambda step: step,
     )  # fmt: skip
+
+
+def _print_sizes(params: Any, frozen: tuple[str, ...]) -> None:
+    """Print how many parameters are trained."""
+    chosen = jax.tree.leaves(jc.optim.which(params, [frozen]))
+    sizes = [(x.size, k < 0) for x, k in zip(jax.tree.leaves(params), chosen, strict=True)]
+    trained = sum(n for n, free in sizes if free)
+    print(f"training {trained:,} of {sum(n for n, _ in sizes):,} parameters", flush=True)
 
 
 def optimizer(
     config: Config, parts: dict[str, tuple[str, ...]], frozen: tuple[str, ...], steps: int
 ) -> optax.GradientTransformation:
-    """Make the optimiser for a run of `steps` updates; `gradual` has the whole network in training after half of them."""
+    """Make the optimiser; `gradual` trains the whole network after half of the steps.
+
+    Args:
+        config: the flags.
+        parts: dict from each part of the network, the head first, to the patterns of its parameters.
+        frozen: patterns of frozen parameters.
+        steps: number of updates of the run.
+
+    """
     tx = jc.optim.adamw(jc.optim.one_cycle(config.learning_rate, steps=steps), weight_decay=config.weight_decay)
     tx, patterns = jc.optim.freeze(tx, frozen) if frozen else tx, list(parts.values())
     if config.layer_decay != 1:
@@ -203,11 +220,11 @@ def optimizer(
 
 
 def _check(config: Config) -> None:
-    """Refuse bad values before anything is read."""
+    """Refuse bad values before reading any data."""
     settings.one_of("--train", config.train, TRAIN)
     if config.train in ("head", "scratch") and not config.weights:
         raise jc.InputError(
-            f"--train {config.train}: needs --weights FILE or RUN; leave both out for a network with new ones"
+            f"--train {config.train}: needs --weights FILE or RUN; leave both out to train from random weights"
         )
     if config.keep_stats and (not config.weights or config.train == "scratch"):
         raise jc.InputError("--keep-stats: new networks have no statistics to keep; give --weights, or leave it out")
@@ -232,11 +249,21 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
 
 
 def train(config: Config, chosen: runs.Plan, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
-    """Train what was planned, by default until there are enough updates."""
-    rows = chosen.data.train.size
-    epochs = (
-        max(10, math.ceil(UPDATES * min(config.batch_size, rows) / rows)) if config.epochs is None else config.epochs
-    )
+    """Train the plan, by default for at least `UPDATES` updates.
+
+    Args:
+        config: the flags.
+        chosen: the plan.
+        signals: checked between dispatches.
+        opened: receives the run's folder.
+
+    Returns:
+        The content of `summary.json`.
+
+    """
+    rows, epochs = chosen.data.train.size, config.epochs
+    if epochs is None:
+        epochs = max(10, math.ceil(UPDATES * min(config.batch_size, rows) / rows))
     return common.train("transfer", dataclasses.replace(config, epochs=epochs), chosen, signals, opened)
 
 

@@ -1,8 +1,9 @@
-"""What pretraining is worth with few labels: `python -m experiments.transfer_curve FOLDER --seeds 5`.
+"""Measures the gain from pretraining when labels are few: `python -m experiments.transfer_curve FOLDER --seeds 5`.
 
-Pretrains on the first half of the classes of a folder, then learns the others from 10, 50 and 500 images a class: from scratch,
-with everything but the head frozen, and fine-tuned. With `--weights RUN` it begins there, and learns all classes. Every point
-is a run of `experiments.transfer`, measured on the whole test set; `--resume` trains only what is not finished.
+It pretrains on the first half of the classes of a folder, then learns the others from 10, 50 and 500 images per class:
+from scratch, with all but the head frozen, and fine-tuned. With `--weights RUN` it starts from this run and learns all
+classes. Every point is a run of `experiments.transfer`, measured on the whole test set. `--resume` trains only the
+unfinished points.
 """
 
 import dataclasses
@@ -33,32 +34,32 @@ class Config(settings.Settings):
     """Compare training from scratch with two kinds of transfer learning."""
 
     folder: tyro.conf.Positional[str] = ""
-    """<class>/<image> inside, or train/<class>/<image> beside test/ or val/."""
+    """Folder with <class>/<image>, or with train/<class>/<image> beside test/ or val/."""
     classes: tuple[str, ...] = ()
-    """Names of class folders to use, by default all."""
+    """Names of the class folders to use; by default all."""
     weights: str = ""
-    """A run to begin with; by default a network is pretrained on the first half of the classes."""
+    """Run to start from; by default a network is pretrained on the first half of the classes."""
     model: str = "cnn"
-    """What to pretrain: cnn or another of jaxcnn.models.MODELS."""
+    """Network to pretrain: cnn or another of jaxcnn.models.MODELS."""
     cifar_stem: bool = False
-    """The network's form for images of about 32x32, if it has one."""
+    """Use the network's variant for images of about 32x32, if it has one."""
     image_size: int = 0
-    """Side that images are brought to; by default that of --weights, else as stored."""
+    """Side that images are resized to; by default that of --weights, otherwise as stored."""
     per_class: tuple[int, ...] = (10, 50, 500)
-    """Numbers of labelled images of each class, validation included."""
+    """Numbers of labelled images per class, validation included."""
     seeds: int = 5
-    """How many: a seed draws the images, new parameters, order and augmentation."""
+    """Number of seeds; a seed draws the images, initial parameters, order and augmentation."""
     epochs: int = 12
-    """Of pretraining; the other runs have as many updates as experiments.transfer chooses."""
+    """Epochs of pretraining; experiments.transfer chooses those of the other runs."""
     batch_size: int = 32
-    """Rows in one update; four times as many in pretraining."""
+    """Rows in one update; pretraining uses four times this number."""
 
 
 PRESETS = {"smoke": {"epochs": 1, "max_steps": 4, "seeds": 2, "per_class": (4, 8), "batch_size": 8}}
 
 
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
-    """Train what is not finished, and leave the figures and their curve in the folder of the run."""
+    """Train the unfinished points, and write the figures and their curve to the folder."""
     if config.evaluate or config.predict:
         raise jc.InputError("--evaluate and --predict: give one of the runs in the folder to experiments.transfer")
     if config.seeds < 1 or not config.per_class:
@@ -89,23 +90,22 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
                 run = dataclasses.replace(base, per_class=n, seed=seed, train=mode, learning_rate=RATES[mode])
                 found = trained(run, part, folder / f"{mode}-{n}-{seed}", signals)
                 row = {"train": mode, "per_class": n, "seed": seed, "accuracy": found["test"]["accuracy"]}
-                points.append(
-                    row
-                    | {
-                        "steps": found["steps"],
-                        "train_seconds": found["train_seconds"],
-                        "checkpoint": found["checkpoint"],
-                    }
-                )
-                print(
-                    f"{MODES[mode][0]}, {n} images a class, seed {seed}: test accuracy {row['accuracy']:.4f}",
-                    flush=True,
-                )
+                points.append(row | {name: found[name] for name in ("steps", "train_seconds", "checkpoint")})
+                where = f"{MODES[mode][0]}, {n} images per class, seed {seed}"
+                print(f"{where}: test accuracy {row['accuracy']:.4f}", flush=True)
     return report(folder, points)
 
 
 def trained(config: transfer.Config, splits: jc.data.Splits, folder: pathlib.Path, signals: Signals) -> dict[str, Any]:
-    """Return the summary of a run, which is trained if there is none."""
+    """Return the summary of a run; train it if there is none.
+
+    Args:
+        config: the flags of the run.
+        splits: its data.
+        folder: folder that holds the run, or receives it.
+        signals: checked between dispatches.
+
+    """
 
     def train(workdir: str) -> dict[str, Any]:
         here = dataclasses.replace(config, workdir=workdir)
@@ -115,7 +115,7 @@ def trained(config: transfer.Config, splits: jc.data.Splits, folder: pathlib.Pat
 
 
 def report(folder: pathlib.Path, points: list[dict[str, Any]]) -> dict[str, Any]:
-    """Print a table, and write it, the points and a plot."""
+    """Print a table, and write the table, the points and a plot."""
     sizes, rows = list(dict.fromkeys(p["per_class"] for p in points)), []
     for mode, (name, *_) in MODES.items():
         cells = [[p["accuracy"] for p in points if (p["train"], p["per_class"]) == (mode, n)] for n in sizes]
@@ -126,13 +126,15 @@ def report(folder: pathlib.Path, points: list[dict[str, Any]]) -> dict[str, Any]
         print(f"{name:<14}" + "".join(f"{one['mean']:>10.4f} +- {one['deviation']:.4f}" for one in found), flush=True)
     found = {"points": points, "table": rows}
     files.write_json(folder / "summary.json", found)
-    print(f"images a class: {' '.join(map(str, sizes))}; mean and deviation over seeds; {visible(folder)}", flush=True)
+    print(
+        f"images per class: {' '.join(map(str, sizes))}; mean and deviation over seeds; {visible(folder)}", flush=True
+    )
     plots.draw(folder / "curve.png", plot, rows)
     return found
 
 
 def plot(rows: list[dict[str, Any]]) -> Any:
-    """Test accuracy by labelled images a class, a line for each way to train, readable without colour."""
+    """Plot test accuracy against labelled images per class, one line per way of training, readable without colour."""
     figure = plots.new_figure(6, 4)
     panel = figure.subplots()
     for row in rows:
@@ -140,7 +142,7 @@ def plot(rows: list[dict[str, Any]]) -> Any:
         panel.errorbar(
             row["per_class"], row["mean"], row["deviation"], color=colour, marker=marker, capsize=3, label=name
         )
-    panel.set(xscale="log", xlabel="labelled images a class", ylabel="test accuracy")
+    panel.set(xscale="log", xlabel="labelled images per class", ylabel="test accuracy")
     panel.set_xticks(rows[0]["per_class"], rows[0]["per_class"])
     panel.minorticks_off()
     panel.grid(alpha=0.3)

@@ -1,1 +1,1 @@
-"""Side-by-side timings against peers: one file each, `python -m experiments.benchmarks.NAME`."""
+"""Benchmarks that time jaxcnn beside its peers, one file each: `python -m experiments.benchmarks.NAME`."""

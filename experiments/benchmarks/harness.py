@@ -1,4 +1,4 @@
-"""What the benchmarks share: flags, subjects in turn, the machine's limits, and the report at the end."""
+"""Functions for all benchmarks: flags, subjects that take turns, the machine's limits, and the final report."""
 
 import collections
 import contextlib
@@ -21,38 +21,38 @@ NEEDS = {
     "jaxcnn": (), "keras-tensorflow": ("keras", "tensorflow"), "keras-jax": ("keras", "jax"), "torch": ("torch",),
     "torch-compile": ("torch",), "flax": ("flax", "optax"), "tf.data": ("tensorflow",), "grain": ("grain",),
 }  # fmt: skip
-OWN = ("jaxcnn", "flax")  # run in our interpreter: the default lowering is that of the same JAX
-WARM_UP = 2  # calls, the first of which compiles
-PAUSE = 0.05  # threads of the subject before may still spin for some milliseconds
+OWN = ("jaxcnn", "flax")  # these run in our interpreter, so that the default lowering is that of the same JAX
+WARM_UP = 2  # calls; the first compiles
+PAUSE = 0.05  # threads of the previous subject may still spin for some milliseconds
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The flags that every benchmark has."""
+    """The flags of every benchmark."""
 
     json: str = ""
-    """Write environment and rows to this .json file, and a bar chart beside it."""
+    """Write the environment and the rows to this .json file, and a bar chart beside it."""
     only: str = ""
-    """Run the cases with this in their name."""
+    """Run only the cases whose name contains this text."""
     subjects: tuple[str, ...] = ()
-    """Compare these; by default jaxcnn and all peers that are installed."""
+    """Compare only these; by default jaxcnn and all installed peers."""
     repeats: int = 5
-    """Rounds in which every subject has its turn."""
+    """Number of rounds; every subject runs once per round."""
     peer_python: str = ""
-    """Interpreter that the peers run in, where that is another environment; Flax always runs in ours."""
+    """Interpreter of the peers, if they are installed in a different environment; Flax always runs in ours."""
     smoke: bool = False
-    """Tiny shapes and one round, to see that it works."""
+    """Tiny shapes and one round, as a quick check."""
 
 
 @dataclasses.dataclass
 class Bench:
-    """One run of a benchmark: what the flags and the machine made of it.
+    """One run of a benchmark.
 
     Attributes:
         config: the flags.
-        subjects: who takes part.
-        versions: of what our interpreter can import, and of what the peers' can.
-        failed: who could not do what, a line each.
+        subjects: the subjects that take part.
+        versions: versions of the packages that our interpreter can import, and the peers' interpreter.
+        failed: one line per failure of a subject.
 
     """
 
@@ -63,7 +63,7 @@ class Bench:
 
     @functools.cached_property
     def rates(self) -> dict[str, Any]:
-        """What the machine can do at most, measured when first asked for: `matmul_gflops`, `copy_gbs`, `device`, `device_platform`."""
+        """The machine's limits, measured at first use: `matmul_gflops`, `copy_gbs`, `device`, `device_platform`."""
         size = (
             {"size": 256, "megabytes": 4, "repeats": 2}
             if self.config.smoke
@@ -78,12 +78,12 @@ class Bench:
         return sys.executable if subject in OWN or not self.config.peer_python else self.config.peer_python
 
     def lacking(self, needs: Mapping[str, Sequence[str]]) -> dict[str, str]:
-        """Which subjects miss a module that they need, and which one."""
+        """Return a dict from each subject that lacks a module to the reason."""
         own, theirs = self.versions
         return machine.missing(needs, {s: own if s in OWN else theirs for s in needs})
 
     def give_up(self, case: str, subject: str, error: FailedError) -> None:
-        """Say that a subject could not do a case, and go on without it."""
+        """Report that a subject failed in a case, and continue without it."""
         self.failed.append(f"{case}: {subject} left out: {error}")
         say(self.failed[-1])
 
@@ -92,7 +92,9 @@ class Bench:
         found = {name: case for name, case in cases.items() if self.config.only.lower() in name.lower()}
         if not found:
             near = list(cases)
-            raise jc.InputError(f"--only {self.config.only!r}: in no case's name; such as {near[0]!r} or {near[-1]!r}")
+            raise jc.InputError(
+                f"--only {self.config.only!r}: no case's name has it; such as {near[0]!r} or {near[-1]!r}"
+            )
         return found
 
 
@@ -104,13 +106,13 @@ def say(text: str) -> None:
 def run(
     name: str, config_type: type, subjects: Sequence[str], measure: Callable[[Bench], Iterator[list[report.Row]]]
 ) -> None:
-    """Parse flags, measure, report; what is wrong with the flags is one line and exit code 2.
+    """Parse the flags, measure and report; wrong flags give one line and exit code 2.
 
     Args:
-        name: of the benchmark.
-        config_type: a `Settings`.
-        subjects: who can take part.
-        measure: yields the rows of one case after another.
+        name: name of the benchmark.
+        config_type: subclass of `Settings`.
+        subjects: all subjects.
+        measure: yields the rows of each case.
 
     """
     config = tyro.cli(config_type, prog=f"python -m experiments.benchmarks.{name}")
@@ -119,7 +121,7 @@ def run(
     except jc.InputError as error:
         say(f"{name}: {error}")
         sys.exit(2)
-    except FailedError as error:  # not a subject, which would only be left out
+    except FailedError as error:  # not of a subject, which would only be left out
         say(f"{name}: stopped: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
@@ -145,9 +147,8 @@ def _run(
     for subject, reason in skipped.items():
         say(f"skipped: {subject} ({reason})")
     if not environment["quiet"]:
-        say(
-            f"warning: not a quiet machine: load {environment['load']} on {environment['cores']} cores; times may be far too long"
-        )
+        busy = f"load {environment['load']} on {environment['cores']} cores"
+        say(f"warning: not a quiet machine: {busy}; times may be far too long")
     rows: list[report.Row] = []
     cases = measure(bench)
     device = environment["cpu"] if bench.rates["device_platform"] == "cpu" else bench.rates["device"]
@@ -163,20 +164,27 @@ def _run(
 
 
 def floor_seconds(work: Mapping[str, float], rates: Mapping[str, Any], bfloat16: bool = False) -> float:
-    """Time that `flop` and `bytes` take at least: arithmetic at the rate of a matrix product, or moving at that of a copy."""
+    """Return the least time for `flop` and `bytes`, at the rates of a matrix product and of a copy.
+
+    Args:
+        work: `flop` and `bytes`.
+        rates: the machine's limits.
+        bfloat16: whether to use the rate of bfloat16 products.
+
+    """
     gflops = rates["matmul_gflops_bfloat16" if bfloat16 else "matmul_gflops"]
     return max(work["flop"] / gflops / 1e9, work["bytes"] / rates["copy_gbs"] / 1e9)
 
 
 def roofline(rates: Mapping[str, Any], rows: Sequence[report.Row]) -> str:
-    """Say how near the machine's limit we are, in a line."""
+    """Return one line about how close jaxcnn comes to the machine's limits."""
     reached = [row["fraction_of_floor"] for row in rows if row["subject"] == report.US and "fraction_of_floor" in row]
     limits = f"roofline: float32 matrix product {rates['matmul_gflops']:.0f} GFLOP/s, copy {rates['copy_gbs']:.1f} GB/s"
     if not reached:
         return limits
     low, middle, high = (f"{report.number(100 * f(reached))} %" for f in (min, statistics.median, max))
     spread = f" (median of {len(reached)}, from {low} to {high})" if len(reached) > 1 else ""
-    return f"{limits}; jaxcnn reaches {middle} of the floor that they set{spread}, by the FLOP of the default lowering"
+    return f"{limits}; jaxcnn reaches {middle} of this limit{spread}, by the FLOP of the default lowering"
 
 
 def work(benchmark: str, cases: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -192,19 +200,19 @@ def work(benchmark: str, cases: Mapping[str, Any]) -> dict[str, dict[str, float]
 def in_turn(
     bench: Bench, benchmark: str, name: str, case: Any, subjects: Sequence[str], seconds: float = 0.3, most: int = 10
 ) -> tuple[dict[str, list[float]], dict[str, dict[str, Any]]]:
-    """Time a case: each subject in a process of its own, one at work at a time, round after round.
+    """Time a case: each subject has its own process, and only one works at a time, in several rounds.
 
     Args:
-        bench: this run.
-        benchmark: file in `peers` that has the subjects' functions.
-        name: of the case.
-        case: what they are given.
-        subjects: who takes part.
-        seconds: about how long a turn lasts, after a call that does not count unless it alone takes that long.
-        most: how many calls a turn has at most.
+        bench: the benchmark.
+        benchmark: file in `peers` with the functions of the subjects.
+        name: name of the case.
+        case: arguments of these functions.
+        subjects: the subjects.
+        seconds: approximate duration of a turn, after a first call that does not count unless it takes that long.
+        most: largest number of calls per turn.
 
     Returns:
-        The median of each turn in seconds, and other facts, by subject.
+        Dicts from subject to the median of each turn in seconds, and to further facts.
 
     """
     samples, facts = collections.defaultdict(list), {}

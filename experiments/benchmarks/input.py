@@ -1,6 +1,6 @@
-"""Images a second through each input path: `python -m experiments.benchmarks.input`, against tf.data, PyTorch's DataLoader and Grain.
+"""Times input paths against tf.data, PyTorch's DataLoader and Grain: `python -m experiments.benchmarks.input`.
 
-The data are the real digits that ship inside scikit-learn, enlarged, written to a temporary folder in each format.
+The data are the digits that scikit-learn contains, enlarged and written to a temporary folder in each format.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from experiments.benchmarks.subprocess_worker import FailedError
 from jaxcnn import InputError
 
 SUBJECTS = ("jaxcnn", "tf.data", "torch", "grain")
-# what a format needs in the interpreter of each peer that can read it
+# dict from format to the subjects that can read it and the modules that they need
 READERS = {
     "resident": {"jaxcnn": (), "tf.data": (), "torch": (), "grain": ()},
     "jpeg": {"jaxcnn": (), "tf.data": (), "torch": ("PIL",), "grain": ("PIL",)},
@@ -31,16 +31,16 @@ READERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(harness.Settings):
-    """Count the images that each input path delivers in a second."""
+    """Measure the images per second of each input path."""
 
     batch_size: int = 64
-    """Images in a batch."""
+    """Images per batch."""
     image_size: int = 64
     """Side that the digits are enlarged to."""
 
 
 def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
-    """Write the data in every format, then read them in turn."""
+    """Write the data in every format, then time the subjects in turn."""
     config = bench.config
     for name, least in (("batch_size", 1), ("image_size", 8)):
         if getattr(config, name) < least:
@@ -48,12 +48,12 @@ def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
     size = config.image_size
     cases = bench.chosen({
         f"resident gather {size}x{size}": "resident", f"folder of JPEG {size}x{size}": "jpeg",
-        f"TFDS array_record into memory {size}x{size}": "array_record", f"TFDS tfrecord streamed {size}x{size}": "tfrecord",
+        f"TFDS array_record into memory {size}x{size}": "array_record",
+        f"TFDS tfrecord streamed {size}x{size}": "tfrecord",
     })  # fmt: skip
     images = 256 if config.smoke else 8192
-    arrays = {
-        name: np.resize(a, (images, *a.shape[1:])) for name, a in tutorial.digits(size).items()
-    }  # each digit several times
+    digits = tutorial.digits(size).items()
+    arrays = {name: np.resize(a, (images, *a.shape[1:])) for name, a in digits}  # each digit several times
 
     def measured() -> Iterator[list[report.Row]]:
         with tempfile.TemporaryDirectory(prefix="jaxcnn-benchmark-") as folder:
@@ -63,13 +63,8 @@ def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
                 except FailedError as error:
                     bench.give_up(name, "every subject", error)
                     continue
-                case = {
-                    "kind": kind,
-                    "path": str(path),
-                    "batch": config.batch_size,
-                    "images": len(arrays["x_train"]),
-                    "pixels": size * size,
-                }
+                rows = len(arrays["x_train"])
+                case = {"kind": kind, "path": str(path), "batch": config.batch_size, "images": rows, "pixels": size**2}
                 (work,) = harness.work("input", {name: case}).values()
                 lacking = bench.lacking({s: READERS[kind][s] for s in bench.subjects if s in READERS[kind]})
                 for subject, reason in lacking.items():
@@ -89,7 +84,7 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> pathli
 
 
 def write_jpegs(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> pathlib.Path:
-    """Write a folder a class."""
+    """Write one folder per class."""
     from PIL import Image
 
     for i, (image, label) in enumerate(zip(arrays["x_train"], arrays["y_train"], strict=True)):
@@ -101,8 +96,13 @@ def write_jpegs(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> pathlib
 def write_tfds(kind: str, path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> pathlib.Path:
     """Prepare a set with TFDS.
 
+    Args:
+        kind: format of TFDS.
+        path: folder for the set.
+        arrays: `x_train`, `y_train`, `x_test`, `y_test`.
+
     Raises:
-        FailedError: TensorFlow is not here, which preparing needs.
+        FailedError: TensorFlow is not installed.
 
     """
     if importlib.util.find_spec("tensorflow") is None:
@@ -127,16 +127,16 @@ def write_tfds(kind: str, path: pathlib.Path, arrays: Mapping[str, np.ndarray]) 
                 yield i, {"image": image[..., None], "label": int(label)}
 
     tfds.disable_progress_bar()
+    config = tfds.download.DownloadConfig(num_shards=4)
     with contextlib.redirect_stdout(None):
-        Digits(data_dir=path, file_format=kind).download_and_prepare(
-            download_config=tfds.download.DownloadConfig(num_shards=4)
-        )
+        Digits(data_dir=path, file_format=kind).download_and_prepare(download_config=config)
     return path
 
 
 WRITERS = {
     "resident": write_arrays, "jpeg": write_jpegs,
-    "array_record": functools.partial(write_tfds, "array_record"), "tfrecord": functools.partial(write_tfds, "tfrecord"),
+    "array_record": functools.partial(write_tfds, "array_record"),
+    "tfrecord": functools.partial(write_tfds, "tfrecord"),
 }  # fmt: skip
 
 

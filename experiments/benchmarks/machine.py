@@ -1,4 +1,4 @@
-"""Where a benchmark ran: packages, processor, memory, and whether anything else was running."""
+"""The environment of a benchmark: packages, processor, memory, and whether other programs were running."""
 
 import datetime
 import json
@@ -15,33 +15,15 @@ import jaxcnn as jc
 from experiments.benchmarks.subprocess_worker import ROOT
 
 PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "numpy",
-    "keras",
-    "tensorflow",
-    "tensorflow_datasets",
-    "torch",
-    "grain",
-    "PIL",
-)
+    "jax", "jaxlib", "flax", "optax", "numpy", "keras", "tensorflow", "tensorflow_datasets", "torch", "grain", "PIL",
+)  # fmt: skip
+# beginnings of environment variables that change times
 SETTINGS = (
-    "GLIBC_",
-    "JAX_",
-    "KERAS_",
-    "MALLOC_",
-    "OMP_",
-    "TF_ENABLE_",
-    "TF_NUM_",
-    "TF_XLA_",
-    "TORCHINDUCTOR_",
-    "XLA_",
-)  # of the environment, that change times
-QUIET = 0.5  # load a core above which times are not to be trusted
+    "GLIBC_", "JAX_", "KERAS_", "MALLOC_", "OMP_", "TF_ENABLE_", "TF_NUM_", "TF_XLA_", "TORCHINDUCTOR_", "XLA_",
+)  # fmt: skip
+QUIET = 0.5  # load per core above which times are unreliable
 
-# asks an interpreter what it has: names of modules to versions
+# prints a dict from the modules of an interpreter to their versions
 PROBE = f"""
 import importlib.metadata as m, importlib.util, json, platform
 names = m.packages_distributions()
@@ -51,15 +33,15 @@ print(json.dumps({{"python": platform.python_version(), **found}}))
 
 
 def quiet(load: float, cores: int) -> bool:
-    """Whether so little else runs that times can be trusted."""
+    """Return whether so few other programs run that times are reliable."""
     return load <= QUIET * cores
 
 
 def versions(python: str) -> dict[str, str]:
-    """Versions of Python and of what it can import.
+    """Return the versions of Python and of the packages that it can import.
 
     Raises:
-        InputError: not an interpreter that answers.
+        InputError: it is not a working interpreter.
 
     """
     try:
@@ -75,13 +57,26 @@ def versions(python: str) -> dict[str, str]:
 
 
 def missing(needs: Mapping[str, Iterable[str]], has: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Which subjects cannot run, and why, from the modules that each `needs` and those that each `has`, with their versions."""
+    """Return a dict from each subject that cannot run to the reason.
+
+    Args:
+        needs: dict from subject to the modules that it needs.
+        has: dict from subject to the modules that it has, with their versions.
+
+    """
     absent = {subject: [m for m in modules if m not in has[subject]] for subject, modules in needs.items()}
     return {subject: f"{' and '.join(modules)} not installed" for subject, modules in absent.items() if modules}
 
 
 def environment(name: str, arguments: list[str], peers: Mapping[str, str]) -> dict[str, Any]:
-    """Describe the machine as it is before anything is timed."""
+    """Describe the machine before anything is timed.
+
+    Args:
+        name: name of the benchmark.
+        arguments: its command-line arguments.
+        peers: versions in the interpreter of the peers.
+
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     load = os.getloadavg()[0]
     return {
@@ -102,9 +97,6 @@ def environment(name: str, arguments: list[str], peers: Mapping[str, str]) -> di
 
 def _cpu() -> str:
     info = pathlib.Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

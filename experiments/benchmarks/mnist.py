@@ -1,7 +1,8 @@
-"""The tutorial network on MNIST, whole commands: `python -m experiments.benchmarks.mnist`, against Keras, PyTorch and plain Flax.
+"""Times the tutorial network on MNIST against Keras, PyTorch and Flax: `python -m experiments.benchmarks.mnist`.
 
-Seconds are for all training images (60,000 of MNIST), also where a subject leaves some out: jaxcnn its validation rows,
-PyTorch and Flax an incomplete last batch. A first epoch is timed from the command on, imports and compilation included.
+Each subject is a whole command. Seconds are scaled to all training images (60,000 of MNIST), because jaxcnn leaves out
+its validation rows, and PyTorch and Flax leave out an incomplete last batch. The first epoch is timed from the start of
+the command, including imports and compilation.
 """
 
 import dataclasses
@@ -16,22 +17,23 @@ class Config(harness.Settings):
     """Train the tutorial network on MNIST, as whole commands."""
 
     repeats: int = 3
-    """Rounds in which every subject has its turn."""
+    """Number of rounds; every subject runs once per round."""
     batch_sizes: tuple[int, ...] = (32, 128, 512)
-    """A group of cases each."""
+    """Batch sizes; each is a group of cases."""
     epochs: int = 5
     """Passes over the training rows, at least two."""
     data: str = ""
-    """An .npz file or a folder of IDX files; by default MNIST where TFDS has it prepared, else the embedded digits."""
+    """An .npz file or a folder of IDX files; by default MNIST if TFDS has prepared it, otherwise the embedded
+    digits."""
 
 
 def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
-    """Time the epochs after the first, the first, and the whole command, at each batch size."""
+    """Time the epochs after the first, the first epoch, and the whole command, at each batch size."""
     if bench.config.smoke:
         bench.config = dataclasses.replace(bench.config, epochs=2, batch_sizes=(32,))
     config = bench.config
     if config.epochs < 2:
-        raise InputError(f"--epochs {config.epochs}: must be at least 2; the first is timed apart")
+        raise InputError(f"--epochs {config.epochs}: must be at least 2; the first is timed separately")
     if min(config.batch_sizes, default=0) < 1:
         raise InputError(f"--batch-sizes {config.batch_sizes}: must be at least 1 each")
     cases = bench.chosen({f"tutorial, batch {b}": b for b in config.batch_sizes})
@@ -49,10 +51,8 @@ def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
                     return tutorial.train(bench, subject, path, batch, config.epochs)
 
                 found = tutorial.in_turn(bench, name, train, config.repeats)
-                flop = work[name]["flop"] * rows / batch
-                yield from compare(
-                    name, rows, found, flop, harness.floor_seconds(work[name], bench.rates) * rows / batch
-                )
+                floor = harness.floor_seconds(work[name], bench.rates) * rows / batch
+                yield from compare(name, rows, found, work[name]["flop"] * rows / batch, floor)
 
     return measured()
 
@@ -60,7 +60,16 @@ def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
 def compare(
     case: str, rows: int, found: dict[str, Sequence[tutorial.Training]], flop: float, floor: float
 ) -> Iterator[list[report.Row]]:
-    """Make the rows of a batch size, from the trainings of each subject; `flop` and `floor` are of one epoch."""
+    """Make the rows of a batch size.
+
+    Args:
+        case: name of the case.
+        rows: number of training images.
+        found: dict from subject to its trainings.
+        flop: work of one epoch.
+        floor: least time of one epoch, in seconds.
+
+    """
 
     def full(epoch):
         return epoch["seconds"] * rows / epoch["images"]

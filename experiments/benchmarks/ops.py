@@ -1,4 +1,4 @@
-"""One operation at a time, forward and gradient: `python -m experiments.benchmarks.ops`, against PyTorch and JAX's default lowering."""
+"""Times single operations against PyTorch and JAX's default lowering: `python -m experiments.benchmarks.ops`."""
 
 import dataclasses
 import statistics
@@ -12,21 +12,21 @@ SUBJECTS = ("jaxcnn", "torch", "flax")
 
 @dataclasses.dataclass(frozen=True)
 class Config(harness.Settings):
-    """Time single operations, forward and gradient to all arguments."""
+    """Time single operations, forward and with gradients of all arguments."""
 
 
 def conv(x: tuple[int, ...], kernel: tuple[int, ...], **options: Any) -> dict[str, Any]:
-    """Describe a convolution; by default padded to keep the size at stride 1."""
+    """Describe a convolution, by default with the padding that keeps the size at stride 1."""
     return {"op": "conv", "x": x, "kernel": kernel, "padding": kernel[0] // 2, **options}
 
 
 def depthwise(x: tuple[int, ...], size: int, **options: Any) -> dict[str, Any]:
-    """Describe a convolution of every channel by itself."""
+    """Describe a depthwise convolution."""
     return conv(x, (size, size, 1, x[-1]), **options) | {"op": "depthwise", "groups": x[-1]}
 
 
 def transposed(x: tuple[int, ...], kernel: tuple[int, ...], **options: Any) -> dict[str, Any]:
-    """Describe the gradient of a convolution as an operation of its own."""
+    """Describe a transposed convolution."""
     return {"op": "conv_transpose", "x": x, "kernel": kernel, "strides": 2, **options}
 
 
@@ -39,7 +39,7 @@ CASES = {
         "window": 3,
         "strides": 2,
         "padding": 1,
-    },
+    },  # fmt: skip
     "conv 3x3 1>32 [128,28,28]": conv((128, 28, 28, 1), (3, 3, 1, 32)),
     "conv 3x3 3>64 [64,32,32]": conv((64, 32, 32, 3), (3, 3, 3, 64)),
     "conv 3x3 64>64 [64,32,32]": conv((64, 32, 32, 64), (3, 3, 64, 64)),
@@ -69,7 +69,7 @@ SMOKE = {
 
 
 def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
-    """Time the cases, compare our results with the default lowering's, and every subject's loss with the others'."""
+    """Time the cases, and compare our results with the default lowering's and every subject's loss with the others'."""
     cases = bench.chosen(SMOKE if bench.config.smoke else CASES)
 
     def measured() -> Iterator[list[report.Row]]:
@@ -79,12 +79,11 @@ def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
             middle = statistics.median(found["value"] for found in facts.values()) if facts else 0.0
             for subject, found in facts.items():
                 if abs(found.pop("value") - middle) > 1e-2 * abs(middle):
-                    harness.say(f"warning: {name}: {subject} computes something else than the others")
+                    harness.say(f"warning: {name}: {subject} computes different values")
                 found["gflop"] = work[name]["flop"] / 1e9
             milliseconds = {s: [1e3 * t for t in times] for s, times in samples.items()}
-            yield report.make_rows(
-                name, "ms", milliseconds, facts, 1e3 * harness.floor_seconds(work[name], bench.rates)
-            )
+            floor = 1e3 * harness.floor_seconds(work[name], bench.rates)
+            yield report.make_rows(name, "ms", milliseconds, facts, floor)
 
     return measured()
 

@@ -1,4 +1,4 @@
-"""What a benchmark leaves: rows with medians and ratios, a table, a JSON file, a bar chart."""
+"""The output of a benchmark: rows with medians and ratios, a table, a JSON file, a bar chart."""
 
 import pathlib
 import statistics
@@ -9,12 +9,12 @@ import jaxcnn as jc
 from jaxcnn.core import files
 
 US = "jaxcnn"
-RATES = ("images/s",)  # units of which more is better
+RATES = ("images/s",)  # units for which larger is better
 Row = dict[str, Any]
-# Okabe and Ito's palette, told apart by colour-blind eyes too
+# the palette of Okabe and Ito, which colour-blind people can distinguish
 COLOURS = {
-    US: "#D55E00", "torch": "#0072B2", "torch-compile": "#56B4E9", "flax": "#CC79A7", "keras-tensorflow": "#009E73", "keras-jax": "#E69F00",
-    "tf.data": "#009E73", "grain": "#E69F00",
+    US: "#D55E00", "torch": "#0072B2", "torch-compile": "#56B4E9", "flax": "#CC79A7",
+    "keras-tensorflow": "#009E73", "keras-jax": "#E69F00", "tf.data": "#009E73", "grain": "#E69F00",
 }  # fmt: skip
 
 
@@ -28,15 +28,15 @@ def make_rows(
     """Compare the subjects of one case.
 
     Args:
-        case: its name.
+        case: name of the case.
         unit: `"ms"`, `"s"`, or one of `RATES`.
-        samples: measured values of each subject, in that unit.
-        extra: what else to say of each subject, such as `peak_memory_mb`.
-        floor: the value that the machine cannot beat, in that unit; 0 where it is not known.
+        samples: dict from subject to measured values, in that unit.
+        extra: dict from subject to further entries of its row, such as `peak_memory_mb`.
+        floor: the value that the machine cannot beat, in that unit; 0 if unknown.
 
     Returns:
-        A row a subject. Its ratio is its median over that of the fastest peer, so for a time less than 1 is faster, for a
-        rate more than 1; None without a peer.
+        One row per subject. The ratio is the median over that of the fastest peer: a smaller time or a larger rate is
+        faster. It is None without a peer.
 
     """
     medians = {subject: statistics.median(values) for subject, values in samples.items()}
@@ -55,7 +55,7 @@ def make_rows(
 
 
 def check_path(path: str) -> None:
-    """Refuse a place that cannot be written, before anything is measured."""
+    """Refuse a path that cannot be written, before anything is measured."""
     if not path:
         return
     file = pathlib.Path(path)
@@ -67,17 +67,24 @@ def check_path(path: str) -> None:
         if not file.stat().st_size:
             file.unlink()
     except OSError as error:
-        raise jc.InputError(f"--json {path}: cannot be written ({error.strerror}); give another") from error
+        raise jc.InputError(f"--json {path}: cannot be written ({error.strerror}); give a different one") from error
 
 
 def save(path: str, environment: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """Write the JSON file, whole or not at all."""
+    """Write the JSON file, completely or not at all.
+
+    Args:
+        path: the file; nothing is written if empty.
+        environment: description of the machine.
+        rows: the rows.
+
+    """
     if path:
         files.write_json(pathlib.Path(path), {"environment": environment, "rows": rows})
 
 
 def line(row: Row) -> str:
-    """Say one row in one line."""
+    """Return a row as one line of text."""
     ratio = row["ratio_to_fastest_peer"]
     return f"{row['case']}: {row['subject']} {number(row['median'])} {row['unit']}" + (
         "" if ratio is None else f", ratio {ratio:.2f}"
@@ -85,12 +92,12 @@ def line(row: Row) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits that count."""
+    """Format a number with three significant digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def table(rows: Sequence[Row]) -> None:
-    """Print the rows, a block a case."""
+    """Print the rows, one block per case."""
     from rich.console import Console
     from rich.table import Table
 
@@ -101,9 +108,10 @@ def table(rows: Sequence[Row]) -> None:
     for i, row in enumerate(rows):
         ratio, peak = row["ratio_to_fastest_peer"], row["peak_memory_mb"]
         reached = f"{number(100 * row['fraction_of_floor'])} %" if "fraction_of_floor" in row else ""
+        name = row["case"] if not i or rows[i - 1]["case"] != row["case"] else ""
         cells = [
-            row["case"] if not i or rows[i - 1]["case"] != row["case"] else "", row["subject"], number(row["median"]), row["unit"],
-            "" if ratio is None else f"{ratio:.2f}", "" if peak is None else f"{peak:,.0f}", reached,
+            name, row["subject"], number(row["median"]), row["unit"], "" if ratio is None else f"{ratio:.2f}",
+            "" if peak is None else f"{peak:,.0f}", reached,
         ]  # fmt: skip
         accuracy = [f"{row['test_accuracy']:.2%}"] if row.get("test_accuracy") is not None else []
         last = i + 1 == len(rows) or rows[i + 1]["case"] != row["case"]
@@ -112,10 +120,16 @@ def table(rows: Sequence[Row]) -> None:
 
 
 def chart(path: str, title: str, rows: Sequence[Row]) -> None:
-    """Draw a bar a row beside the JSON file: from the fastest peer to the left or right if every case has one, else medians."""
+    """Draw one bar per row, beside the JSON file: ratios to the fastest peer if every case has one, otherwise medians.
+
+    Args:
+        path: the JSON file; nothing is drawn if empty.
+        title: title of the chart.
+        rows: the rows.
+
+    """
     if not path or not rows:
         return
-    from matplotlib import ticker
     from matplotlib.figure import Figure
 
     ratios = all(row["ratio_to_fastest_peer"] is not None for row in rows)
@@ -129,34 +143,34 @@ def chart(path: str, title: str, rows: Sequence[Row]) -> None:
         mine = [i for i, row in enumerate(rows) if row["subject"] == subject]
         at, to, colour = [places[i] for i in mine], [values[i] for i in mine], COLOURS.get(subject, "#000000")
         axes.barh(at, [value - origin for value in to], height=0.85, left=origin, color=colour, label=subject)
-        axes.plot(to, at, "o", markersize=4, color=colour)  # the bar of the fastest peer has no length
+        axes.plot(to, at, "o", markersize=4, color=colour)  # the bar of the fastest peer has length 0
     for row, place, value in zip(rows, places, values, strict=True):
         side = -1 if value < origin else 1
         how = {"ha": "right" if side < 0 else "left", "va": "center", "fontsize": 7}
-        axes.annotate(
-            f"{number(row['median'])} {row['unit']}", (value, place), (5 * side, 0), textcoords="offset points", **how
-        )
-    middles = [
-        sum(at) / len(at)
-        for at in ([p for p, row in zip(places, rows, strict=True) if row["case"] == case] for case in cases)
-    ]
-    axes.set_yticks(middles, cases, fontsize=8)
+        text = f"{number(row['median'])} {row['unit']}"
+        axes.annotate(text, (value, place), (5 * side, 0), textcoords="offset points", **how)
+    of_case = [[p for p, row in zip(places, rows, strict=True) if row["case"] == case] for case in cases]
+    axes.set_yticks([sum(at) / len(at) for at in of_case], cases, fontsize=8)
     axes.set_ylim(places[-1] + 0.9, -0.9)
     if ratios:
-        low, high = min(0.4, *values), max(2.5, *values)
-        axes.set_xscale("log")
-        axes.set_xlim(low / (high / low) ** 0.12, high * (high / low) ** 0.12)
-        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("")
-        axes.axvline(1, color="black", linewidth=1)
+        _log_axis(axes, min(0.4, *values), max(2.5, *values))
     else:
         axes.margins(x=0.15)
-    more = {True: "more", False: "less"}[rows[0]["unit"] in RATES]
-    axes.set(
-        xlabel=f"times the median of the fastest peer ({more} is faster)" if ratios else f"median, {rows[0]['unit']}",
-        title=title,
-    )
+    better = "larger" if rows[0]["unit"] in RATES else "smaller"
+    label = f"ratio to the median of the fastest peer ({better} is faster)" if ratios else f"median, {rows[0]['unit']}"
+    axes.set(xlabel=label, title=title)
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=6, fontsize=8)
     figure.savefig(pathlib.Path(path).with_suffix(".png"), dpi=120)
+
+
+def _log_axis(axes: Any, low: float, high: float) -> None:
+    """Scale the x axis of ratios from `low` to `high`, with room for the labels."""
+    from matplotlib import ticker
+
+    axes.set_xscale("log")
+    axes.set_xlim(low / (high / low) ** 0.12, high * (high / low) ** 0.12)
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
+    axes.axvline(1, color="black", linewidth=1)

@@ -1,6 +1,7 @@
-"""One training step of a whole network: `python -m experiments.benchmarks.resnet`, against PyTorch and JAX's default lowering.
+"""Times one training step against PyTorch and JAX's default lowering: `python -m experiments.benchmarks.resnet`.
 
-ResNet-18 and MobileNet on images of CIFAR's shape; on a GPU, ResNet-50 on 224x224 in bfloat16 instead, in images a second.
+The networks are ResNet-18 and MobileNet on images of CIFAR's shape. On a GPU, ResNet-50 on 224x224 in bfloat16 is timed
+instead, in images per second.
 """
 
 import dataclasses
@@ -15,26 +16,24 @@ SUBJECTS = ("jaxcnn", "torch", "torch-compile", "flax")
 
 @dataclasses.dataclass(frozen=True)
 class Config(harness.Settings):
-    """Time a training step of ResNet-18 and MobileNet, or on a GPU of ResNet-50."""
+    """Time a training step of ResNet-18 and MobileNet, or of ResNet-50 on a GPU."""
 
     batch_size: int = 0
-    """Rows in a step; by default 64, on a GPU 256."""
+    """Rows per step; by default 64, or 256 on a GPU."""
     image_size: int = 0
-    """Side of the images; by default 32, on a GPU 224."""
+    """Side of the images; by default 32, or 224 on a GPU."""
     width: float = 1.0
     """Share of the networks' channels."""
     steps: int = 0
-    """Steps between two readings of the clock, which jaxcnn runs in one dispatch; by default 2, on a GPU 20."""
+    """Steps between two readings of the clock, which jaxcnn runs in one dispatch; by default 2, or 20 on a GPU."""
 
 
 def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
-    """Time the networks that suit the device."""
+    """Time the networks for the device."""
     config = bench.config
     for name in ("batch_size", "image_size", "steps"):
-        if getattr(config, name) < 0:
-            raise InputError(
-                f"--{name.replace('_', '-')} {getattr(config, name)}: must be at least 1, or 0 for the default"
-            )
+        if (value := getattr(config, name)) < 0:
+            raise InputError(f"--{name.replace('_', '-')} {value}: must be at least 1, or 0 for the default")
     if not 0 < config.width <= 4:
         raise InputError(f"--width {config.width}: must be above 0 and at most 4")
     cases = bench.chosen(networks(config, bench.rates["device_platform"] == "gpu"))
@@ -59,11 +58,11 @@ def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
 
 
 def networks(config: Config, gpu: bool) -> dict[str, dict[str, Any]]:
-    """Return the cases by name."""
+    """Return a dict from name to case."""
     small, side = config.smoke, config.image_size
     case = {
-        "width": 0.125 if small else config.width, "steps": config.steps or (20 if gpu and not small else 2), "bfloat16": gpu,
-        "batch": config.batch_size or (4 if small else 256 if gpu else 64), "cifar_stem": not gpu,
+        "width": 0.125 if small else config.width, "steps": config.steps or (20 if gpu and not small else 2),
+        "batch": config.batch_size or (4 if small else 256 if gpu else 64), "bfloat16": gpu, "cifar_stem": not gpu,
     }  # fmt: skip
     name, blocks = ("resnet50", (3, 4, 6, 3)) if gpu else ("resnet18", (2, 2, 2, 2))
     if small:  # a dozen layers would take a minute to compile

@@ -1,7 +1,7 @@
-"""Seconds from command to first finished training step: `python -m experiments.benchmarks.startup`, cold and warm caches.
+"""Times the way from the command to the first training step: `python -m experiments.benchmarks.startup`.
 
-Cold: the caches of compiled programs that a subject has (jaxcnn's, torch.compile's) are empty. Warm: the same command again.
-The files of the libraries themselves are read once before, so that no subject waits for the disk.
+In the cold case, the caches of compiled programs (those of jaxcnn and torch.compile) are empty. In the warm case, the
+same command runs again. The files of the libraries are read once in advance, so that no subject waits for the disk.
 """
 
 import dataclasses
@@ -20,24 +20,24 @@ class Config(harness.Settings):
     """Time how long a user waits for the first training step."""
 
     repeats: int = 3
-    """Rounds in which every subject has its turn."""
+    """Number of rounds; every subject runs once per round."""
     batch_size: int = 128
-    """Rows in the step."""
+    """Rows per step."""
     data: str = ""
-    """An .npz file or a folder of IDX files; by default MNIST where TFDS has it prepared, else the embedded digits."""
+    """An .npz file or a folder of IDX files; by default MNIST if TFDS has prepared it, otherwise the embedded
+    digits."""
 
 
 def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
-    """Run every subject's command up to its first step, twice a round: with empty caches and again."""
+    """Run every subject's command up to its first step, twice per round: with empty caches, then with full ones."""
     config = bench.config
     if config.batch_size < 1:
         raise InputError(f"--batch-size {config.batch_size}: must be at least 1")
     cases = bench.chosen({"tutorial, cold": 0, "tutorial, warm": 1})
     data = tutorial.load(config.data, 256 if config.smoke else 0)
-    if config.batch_size > len(data["x_train"]) // 2:
-        raise InputError(
-            f"--batch-size {config.batch_size}: more than half of the {len(data['x_train'])} training rows"
-        )
+    rows = len(data["x_train"])
+    if config.batch_size > rows // 2:
+        raise InputError(f"--batch-size {config.batch_size}: more than half of the {rows} training rows")
 
     def measured() -> Iterator[list[report.Row]]:
         (work,) = harness.work("mnist", {"step": config.batch_size}).values()
@@ -61,24 +61,42 @@ def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
 
 
 def cold_and_warm(bench: harness.Bench, subject: str, data: pathlib.Path) -> list[tuple[float, float]]:
-    """Start a subject twice with caches that are empty at first: seconds to the first step and peak memory in MB of each."""
+    """Start a subject twice, with caches that are empty at first.
+
+    Args:
+        bench: the benchmark.
+        subject: the subject.
+        data: file of the data.
+
+    Returns:
+        Seconds to the first step and peak memory in MB, of each start.
+
+    """
     with tempfile.TemporaryDirectory(prefix="jaxcnn-benchmark-") as folder:
         return [first_step(bench, subject, data, folder) for _ in range(2)]
 
 
 def first_step(bench: harness.Bench, subject: str, data: pathlib.Path, folder: str) -> tuple[float, float]:
-    """Start a subject's command: seconds to its first finished step, and the peak of its memory up to then."""
-    flags = [
-        "--batch-size",
-        str(bench.config.batch_size),
-        *(["--max-steps", "1"] if subject == "jaxcnn" else ["--first-step"]),
-    ]
+    """Start a subject's command.
+
+    Args:
+        bench: the benchmark.
+        subject: the subject.
+        data: file of the data.
+        folder: folder of its run and its caches.
+
+    Returns:
+        Seconds to its first finished step, and its peak memory in MB until then.
+
+    """
+    once = ["--max-steps", "1"] if subject == "jaxcnn" else ["--first-step"]
+    flags = ["--batch-size", str(bench.config.batch_size), *once]
 
     def said(line):
         return line.startswith('{"event": "first step"')
 
     watched = watch(tutorial.command(bench, subject, data, folder, *flags), tutorial.caches(folder), until=said)
-    if subject == "jaxcnn":  # goes on to validate and test; its summary tells when the step was done
+    if subject == "jaxcnn":  # validates and tests as well; its summary has the time of the step
         newest = max(pathlib.Path(folder).glob("*/summary.json"), key=lambda path: path.stat().st_mtime)
         at = json.loads(newest.read_text())["first_step_at"] - watched.began
     else:

@@ -1,4 +1,4 @@
-"""Processes of their own for the subjects: workers that answer one JSON line a request, and whole commands watched from outside."""
+"""Processes for the subjects: workers that answer each request with a JSON line, and whole watched commands."""
 
 import json
 import math
@@ -13,25 +13,33 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PATIENCE = 900.0  # seconds without an answer after which a subject is given up
-# several workers share a GPU: none may take all of its memory at once
+PATIENCE = 900.0  # seconds without an answer after which a subject is left out
+# several workers share a GPU, so none may reserve all of its memory
 SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
 
 def start_of(python: str, module: str, own: bool) -> list[str]:
-    """Begin a command: our own as the experiments begin, a peer's so that `experiments` sets nothing in it."""
+    """Return the beginning of a command.
+
+    Args:
+        python: interpreter.
+        module: module of the benchmarks.
+        own: whether to start it like an experiment; otherwise, `experiments` changes nothing in the process.
+
+    """
     name = f"experiments.benchmarks.{module}"
     return [python, "-m", name] if own else [python, "-c", f"from {name} import main; main()"]
 
 
 class FailedError(Exception):
-    """A subject could not do a case; one line says why."""
+    """A subject failed in a case; one line gives the reason."""
 
 
 class Worker:
-    """One subject in a process of its own; see `experiments.benchmarks.worker`."""
+    """One subject in a separate process; see `experiments.benchmarks.worker`."""
 
     def __init__(self, python: str, benchmark: str, subject: str):
+        """Start the process."""
         self.subject = subject
         command = start_of(python, "worker", own=subject in ("jaxcnn", "rates"))
         self.process, self.errors = _start(
@@ -42,7 +50,7 @@ class Worker:
         """Send a request and wait for its answer.
 
         Raises:
-            FailedError: the subject could not do it, ended, or took longer than `patience`.
+            FailedError: the subject failed, ended, or took longer than `patience` seconds.
 
         """
         try:
@@ -64,7 +72,7 @@ class Worker:
         return f"ended with code {self.process.wait()}: {_last_line(self.errors)}"
 
     def close(self) -> None:
-        """End the process and what it started."""
+        """End the process and its children."""
         _end(self.process, self.errors)
 
 
@@ -73,9 +81,9 @@ class Watched(NamedTuple):
 
     Attributes:
         seconds: from start to exit.
-        lines: what it printed, each with the seconds from start to when it came.
-        peaks: peak of its resident set in MB, each time that it was found to be higher.
-        began: when it was started, by `time.time`.
+        lines: its output lines, each with the seconds since the start.
+        peaks: each new peak of its resident set in MB, with the seconds since the start.
+        began: start time, by `time.time`.
 
     """
 
@@ -85,11 +93,11 @@ class Watched(NamedTuple):
     began: float = 0.0
 
     def peak_memory_mb(self, by: float = math.inf) -> float:
-        """Peak of the resident set, up to so many seconds after the start."""
+        """Return the peak of the resident set up to `by` seconds after the start."""
         return max((peak for at, peak in self.peaks if at <= by), default=0.0)
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """JSON lines of one kind, with the time they came as `"at"`."""
+        """Return the JSON lines of one kind, with the seconds since the start as `"at"`."""
         found = [json.loads(line) | {"at": at} for at, line in self.lines if line.startswith('{"event"')]
         return [event for event in found if event["event"] == kind]
 
@@ -100,10 +108,16 @@ def watch(
     until: Callable[[str], bool] = lambda line: False,
     patience: float = PATIENCE,
 ) -> Watched:
-    """Run a command, noting when it prints what, and how large it grows; to its end, or up to the line that `until` accepts.
+    """Run a command to its end, or to the line that `until` accepts, and record its output and its memory.
+
+    Args:
+        command: program and arguments.
+        env: additional environment variables.
+        until: predicate of an output line.
+        patience: longest time without output, in seconds.
 
     Raises:
-        FailedError: it failed, or printed nothing for longer than `patience`.
+        FailedError: the command failed, or printed nothing for longer than `patience` seconds.
 
     """
     began, start, rest = time.time(), time.perf_counter(), b""
@@ -137,7 +151,7 @@ def watch(
 
 
 def peak_resident_mb(pid: int) -> float:
-    """Peak resident set of a process so far, in MB; 0 where it has ended or there is no /proc."""
+    """Return the peak resident set of a process so far, in MB; 0 if it has ended or there is no /proc."""
     try:
         status = pathlib.Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -146,7 +160,7 @@ def peak_resident_mb(pid: int) -> float:
 
 
 def _start(command: Sequence[str], env: Mapping[str, str], **options: Any) -> tuple[subprocess.Popen, Any]:
-    """Start in the repository, in a session of its own, so that all of it can be ended; errors go to a file."""
+    """Start a command in the repository, in a new session, so that it ends with its children; errors go to a file."""
     errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by _end)
     process = subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=errors, start_new_session=True, **options
@@ -157,7 +171,7 @@ def _start(command: Sequence[str], env: Mapping[str, str], **options: Any) -> tu
 def _last_line(errors: Any) -> str:
     errors.seek(0)
     text = errors.read().decode(errors="replace")
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no error output")
 
 
 def _end(process: subprocess.Popen, errors: Any) -> None:

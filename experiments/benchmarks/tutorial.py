@@ -1,4 +1,4 @@
-"""The tutorial network as whole commands: what the benchmarks `mnist` and `startup` share."""
+"""Whole commands that train the tutorial network, for the benchmarks `mnist` and `startup`."""
 
 import contextlib
 import json
@@ -16,18 +16,16 @@ from experiments.benchmarks import harness
 from experiments.benchmarks.subprocess_worker import FailedError, Watched, start_of, watch
 
 SUBJECTS = ("jaxcnn", "keras-tensorflow", "keras-jax", "torch", "torch-compile", "flax")
-VALIDATION = (
-    0.01  # share of the training rows that jaxcnn validates on: few, but enough to tell a good epoch from a bad one
-)
+VALIDATION = 0.01  # share of jaxcnn's validation rows: small, but enough to tell a good epoch from a bad one
 
 
 class Training(NamedTuple):
-    """One command that trained to its end.
+    """One command that completed its training.
 
     Attributes:
         watched: the process.
-        epochs: for each `seconds`, `images`, and when it ended, `at`, counted from the start of the process.
-        test_accuracy: of the whole test set.
+        epochs: `seconds`, `images` and end (`at`, in seconds since the start of the process) of each epoch.
+        test_accuracy: accuracy on the whole test set.
 
     """
 
@@ -37,7 +35,16 @@ class Training(NamedTuple):
 
 
 def train(bench: harness.Bench, subject: str, data: pathlib.Path, batch_size: int, epochs: int) -> Training:
-    """Train and test with one subject, as its user would on the command line."""
+    """Train and test with one subject, as its user would on the command line.
+
+    Args:
+        bench: the benchmark.
+        subject: the subject.
+        data: file of the data.
+        batch_size: rows per step.
+        epochs: passes over the training rows.
+
+    """
     flags = ["--batch-size", str(batch_size), "--epochs", str(epochs)]
     with tempfile.TemporaryDirectory(prefix="jaxcnn-benchmark-") as workdir:
         watched = watch(command(bench, subject, data, workdir, *flags), caches(workdir))
@@ -45,42 +52,62 @@ def train(bench: harness.Bench, subject: str, data: pathlib.Path, batch_size: in
 
 
 def trained(watched: Watched, subject: str, workdir: str) -> Training:
-    """Read what a command left: peers print it, jaxcnn has it in its run's folder in `workdir`."""
+    """Read the results of a command: from its output, or for jaxcnn from its run.
+
+    Args:
+        watched: the command.
+        subject: the subject.
+        workdir: folder that holds the folder of jaxcnn's run.
+
+    """
     if subject != "jaxcnn":
         return Training(watched, watched.events("epoch"), watched.events("end")[0]["test_accuracy"])
     lines = [json.loads(line) for line in next(pathlib.Path(workdir).glob("*/metrics.jsonl")).read_text().splitlines()]
-    ends = [at for at, line in watched.lines if line.startswith("step ")]  # printed once an epoch
+    ends = [at for at, line in watched.lines if line.startswith("step ")]  # printed once per epoch
     rows = [line for line in lines if line["split"] == "train"]
     passes = [{"seconds": row["seconds"], "images": row["count"], "at": at} for row, at in zip(rows, ends, strict=True)]
     return Training(watched, passes, next(line["accuracy"] for line in lines if line["split"] == "test"))
 
 
 def command(bench: harness.Bench, subject: str, data: pathlib.Path, workdir: str, *flags: str) -> list[str]:
-    """Return the command that trains the tutorial network; jaxcnn's leaves its run and its compiled programs in `workdir`."""
+    """Return the command that trains the tutorial network.
+
+    Args:
+        bench: the benchmark.
+        subject: the subject.
+        data: file of the data.
+        workdir: folder for jaxcnn's run and compiled programs.
+        flags: further flags.
+
+    """
     if subject != "jaxcnn":
         return [*start_of(bench.python(subject), "peers.mnist", own=False), subject, "--data", str(data), *flags]
-    kept = [
-        "--validation-fraction",
-        str(VALIDATION),
-        "--workdir",
-        workdir,
-        "--compilation-cache",
-        f"{workdir}/programs",
-    ]
+    kept = ["--validation-fraction", str(VALIDATION), "--workdir", workdir]
+    kept += ["--compilation-cache", f"{workdir}/programs"]
     return [sys.executable, "-m", "experiments.mnist", "--tutorial", "--dataset", str(data), *kept, *flags]
 
 
 def caches(folder: str) -> dict[str, str]:
-    """Environment with which torch.compile, and JAX where the shell gives it a cache, keep compiled programs in `folder`."""
-    names = [
-        "TORCHINDUCTOR_CACHE_DIR",
-        *(["JAX_COMPILATION_CACHE_DIR"] if "JAX_COMPILATION_CACHE_DIR" in os.environ else []),
-    ]
-    return {name: f"{folder}/programs" for name in names}
+    """Return the environment in which torch.compile, and JAX if it caches, keep compiled programs in `folder`."""
+    found = {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/programs"}
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        found["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/programs"
+    return found
 
 
 def in_turn(bench: harness.Bench, case: str, command: Callable[[str], Any], rounds: int) -> dict[str, list[Any]]:
-    """Run a command for each subject, round after round; one that fails is left out."""
+    """Run a command for each subject in each round; a subject that fails is left out.
+
+    Args:
+        bench: the benchmark.
+        case: name of the case.
+        command: runs the command of a subject and returns its result.
+        rounds: number of rounds.
+
+    Returns:
+        Dict from subject to its results.
+
+    """
     found: dict[str, list[Any]] = {subject: [] for subject in bench.subjects}
     for _ in range(rounds):
         for subject in list(found):
@@ -94,7 +121,7 @@ def in_turn(bench: harness.Bench, case: str, command: Callable[[str], Any], roun
 
 @contextlib.contextmanager
 def as_npz(data: Mapping[str, np.ndarray]) -> Iterator[pathlib.Path]:
-    """Put the data where all subjects read them."""
+    """Write the data to a file that all subjects read."""
     with tempfile.TemporaryDirectory(prefix="jaxcnn-benchmark-") as folder:
         path = pathlib.Path(folder) / "data.npz"
         np.savez(path, **data)
@@ -102,11 +129,14 @@ def as_npz(data: Mapping[str, np.ndarray]) -> Iterator[pathlib.Path]:
 
 
 def load(source: str, limit: int = 0) -> dict[str, np.ndarray]:
-    """Find the data: an `.npz` file, a folder of IDX files, MNIST where TFDS has it prepared, else the embedded digits, enlarged.
+    """Read an `.npz` file or a folder of IDX files, or MNIST if TFDS has prepared it, or the embedded digits, enlarged.
 
     Args:
         source: `--data`.
-        limit: use at most so many rows of each part; 0 for all.
+        limit: largest number of rows of each split; 0 for all.
+
+    Raises:
+        InputError: there is no such file or folder, or it cannot be read.
 
     """
     options: dict[str, Any] = {"validation_fraction": 0.0}
@@ -120,10 +150,8 @@ def load(source: str, limit: int = 0) -> dict[str, np.ndarray]:
             source, arrays = "MNIST", _arrays(jc.data.tfds("mnist", download=False, **options), limit)
         except jc.InputError as error:
             reason = str(error).partition(";")[0]
-            source, arrays = (
-                f"the embedded digits, because {reason} (give --data or set TFDS_DATA_DIR)",
-                digits(limit=limit),
-            )
+            source = f"the embedded digits, because {reason} (give --data or set TFDS_DATA_DIR)"
+            arrays = digits(limit=limit)
     harness.say(f"data: {source}: {len(arrays['x_train'])} images to train on, {len(arrays['x_test'])} to test on")
     return arrays
 
@@ -137,19 +165,15 @@ def digits(size: int = 28, limit: int = 0) -> dict[str, np.ndarray]:
     def enlarged(image):
         return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
 
-    return {
-        name: np.stack([enlarged(a) for a in array]) if name.startswith("x") else array
-        for name, array in arrays.items()
-    }
+    return {k: np.stack([enlarged(a) for a in array]) if k.startswith("x") else array for k, array in arrays.items()}
 
 
 def _arrays(splits: jc.data.Splits, limit: int) -> dict[str, np.ndarray]:
-    """Gray images `[N, H, W]` uint8 and labels `[N]` of both parts, as `x_train`, `y_train`, `x_test`, `y_test`."""
+    """Return gray images `[N, H, W]` uint8 and labels `[N]`, as `x_train`, `y_train`, `x_test`, `y_test`."""
     parts = {"train": splits.train.arrays, "test": splits.test.arrays}
 
     def pick(a):
         return np.asarray(a)[: limit or None]
 
-    return {f"x_{part}": pick(a["image"])[..., 0] for part, a in parts.items()} | {
-        f"y_{part}": pick(a["label"]) for part, a in parts.items()
-    }
+    images = {f"x_{part}": pick(a["image"])[..., 0] for part, a in parts.items()}
+    return images | {f"y_{part}": pick(a["label"]) for part, a in parts.items()}

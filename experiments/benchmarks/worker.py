@@ -1,4 +1,4 @@
-"""The process that one subject runs in: `python -m experiments.benchmarks.worker BENCHMARK SUBJECT`, a JSON line in, a JSON line out."""
+"""The process of one subject, one JSON line per answer: `python -m experiments.benchmarks.worker BENCHMARK SUBJECT`."""
 
 import importlib
 import json
@@ -13,11 +13,11 @@ from experiments.benchmarks.subprocess_worker import peak_resident_mb
 
 
 def peak_memory_mb() -> float:
-    """Peak of the device's memory in use where there is one of its own, else of this process's resident set."""
+    """Return the peak of the device's own memory if it has any, otherwise of this process's resident set, in MB."""
     for library, peak in (("torch", _torch_peak), ("jax", _jax_peak)):
         if library in sys.modules and (found := peak(sys.modules[library])):
             return found / 2**20
-    # what getrusage says begins with the peak of the process that started this one, so /proc goes first
+    # getrusage includes the peak of the parent process, so /proc comes first
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return peak_resident_mb(os.getpid()) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
@@ -31,7 +31,14 @@ def _jax_peak(jax: Any) -> int:
 
 
 def timed(prepared: Prepared, seconds: float, most: int) -> list[float]:
-    """Seconds of each call: as many as fit in `seconds`, at least one, at most `most`; the first only counts if it takes that long."""
+    """Return the seconds per unit of work of each call; the first call counts only if it takes all of the time.
+
+    Args:
+        prepared: the case.
+        seconds: time for all calls.
+        most: largest number of calls; there is at least one.
+
+    """
     times: list[float] = []
     while len(times) < 2 or (sum(times) < seconds and len(times) <= most):
         start = time.perf_counter()
@@ -43,14 +50,14 @@ def timed(prepared: Prepared, seconds: float, most: int) -> list[float]:
 
 
 def main() -> None:
-    """Answer requests until there are no more; what libraries print goes to standard error."""
+    """Answer requests until the input ends; the output of libraries goes to standard error."""
     benchmark, subject = sys.argv[1:]
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     if subject in ("jaxcnn", "rates"):
         from jaxcnn.cli import runtime
 
-        runtime.reuse_memory()  # as the experiments do; the peers run as their users start them
+        runtime.reuse_memory()  # as in the experiments; the peers run as their users start them
     prepare = getattr(
         importlib.import_module(f"experiments.benchmarks.peers.{benchmark}"),
         subject.replace("-", "_").replace(".", "_"),
@@ -67,7 +74,7 @@ def main() -> None:
                 answer = {"peak_memory_mb": peak_memory_mb()}
             else:
                 answer = prepared.facts()
-        except Exception as error:  # whatever it is, it is this subject's alone
+        except Exception as error:  # any failure concerns this subject only
             answer = {"failed": f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]}
         print(json.dumps(answer), file=out, flush=True)
 

@@ -1,1 +1,1 @@
-"""Questions that a student asks, each answered by a table over several seeds: `python -m experiments.studies.depth`."""
+"""Studies: each answers a student's question with a table over several seeds: `python -m experiments.studies.depth`."""

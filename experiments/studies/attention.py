@@ -1,9 +1,9 @@
-"""Attention against plain convolutions of as many parameters: `python -m experiments.studies.attention --dataset FOLDER`.
+"""Compares attention with plain convolutions: `python -m experiments.studies.attention --dataset FOLDER`.
 
-ResNet-20, the same with squeeze and excitation and with CBAM in every block, and a compact transformer behind a convolution.
-Every point is a run of `experiments.cifar10` with the recipe of ResNet-20, but for one view an image when predicting; the
-learning rate of each network is the best of `--rates` on validation data with the first seed. `--resume` trains only what is
-not finished.
+The networks are ResNet-20, the same with squeeze and excitation or CBAM in every block, and a compact transformer after
+a convolution. Every point is a run of `experiments.cifar10` with the recipe of ResNet-20, except that it predicts from
+one view per image. The learning rate of each network is the best of `--rates` on validation data with the first seed.
+`--resume` trains only the unfinished points.
 """
 
 import dataclasses
@@ -28,23 +28,23 @@ NETWORKS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(settings.Settings):
-    """Compare attention in a network with plain convolutions of as many parameters."""
+    """Compare attention with plain convolutions of about the same number of parameters."""
 
     dataset: str = "cifar10"
-    """Any TFDS name, or a path: image folder, .npz; images of 32x32 in colour."""
+    """Any TFDS name, or a path to an image folder or an .npz file, with colour images of 32x32."""
     data_dir: str = ""
-    """Where TFDS sets are prepared; by default TFDS_DATA_DIR, else TFDS's own folder."""
+    """Folder of prepared TFDS sets; by default TFDS_DATA_DIR, otherwise the default folder of TFDS."""
     seeds: int = 3
-    """How many: a seed draws new parameters, order and augmentation."""
+    """Number of seeds; a seed draws initial parameters, order and augmentation."""
     rates: tuple[float, ...] = (0.2, 0.05, 0.0125)
-    """Highest learning rates to choose from, with the first seed."""
+    """Candidates for the highest learning rate; the first seed decides."""
 
 
 PRESETS = {"smoke": {"epochs": 1, "max_steps": 4, "seeds": 2, "batch_size": 8, "limit_examples": 64}}
 
 
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
-    """Train what is not finished, and leave the figures in the folder of the study."""
+    """Train the unfinished points, and write the figures to the folder of the study."""
     if config.evaluate or config.predict:
         raise jc.InputError("--evaluate and --predict: give one of the runs in the folder to experiments.cifar10")
     if config.seeds < 1 or not config.rates:
@@ -63,9 +63,8 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
         point = dataclasses.replace(base, **NETWORKS[name], learning_rate=rate, seed=seed)
 
         def train(workdir):
-            return common.train(
-                "cifar10", dataclasses.replace(point, workdir=workdir), cifar10.plan(point), signals, []
-            )
+            here = dataclasses.replace(point, workdir=workdir)
+            return common.train("cifar10", here, cifar10.plan(point), signals, [])
 
         return core.trained(folder / f"{point.model}-{rate}-{seed}", train)
 
@@ -83,7 +82,15 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
 
 
 def row(name: str, rate: float, tried: dict[float, float], found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Put together what the runs of one network gave."""
+    """Summarise the runs of one network.
+
+    Args:
+        name: name of the network.
+        rate: chosen learning rate.
+        tried: dict from learning rate to validation loss.
+        found: summary of each seed's run.
+
+    """
     seconds = core.spread([one["train_seconds"] for one in found])["mean"]
     accuracies = [one["test"]["accuracy"] for one in found]
     return {
@@ -93,7 +100,7 @@ def row(name: str, rate: float, tried: dict[float, float], found: list[dict[str,
 
 
 def describe(row: dict[str, Any]) -> str:
-    """Return a line for people."""
+    """Return a row as one line of text."""
     return (
         f"{row['network']:<24}{row['parameters']:>9,} parameters   {row['mean']:.4f} +- {row['deviation']:.4f}   "
         f"learning rate {row['learning_rate']:g}   {row['train_seconds']:.0f} s"

@@ -1,8 +1,9 @@
-"""A bias planted in real digits, found by a report and fought: `python -m experiments.studies.bias --dataset mnist`.
+"""Plants a bias in digits, finds and reduces it: `python -m experiments.studies.bias --dataset mnist`.
 
-Each digit has a colour that nearly all of its training images have, and test images have any: who learns the colour fails there
-(coloured MNIST as in Nam et al., 2020, arXiv:2007.02561). Reweighting and group DRO (Sagawa et al., 2020, arXiv:1911.08731) know for the
-training images whether the colour is the usual one; no network is told it of a test image.
+Nearly all training images of a digit have the same colour, while test images have any colour, so that a network that
+learns the colour fails on them (coloured MNIST as in Nam et al., 2020, arXiv:2007.02561). Reweighting and group DRO
+(Sagawa et al., 2020, arXiv:1911.08731) know for each training image whether its colour is the usual one. No network
+gets this information for test images.
 """
 
 import colorsys
@@ -22,15 +23,16 @@ from jaxcnn import report, runs
 from jaxcnn.core import files
 from jaxcnn.runs.signals import Signals
 
-COLUMNS = ("usual", "colour", "coin")  # the colour is that of the digit; which colour; a coin that nothing depends on
+COLUMNS = ("usual", "colour", "coin")  # whether the colour is the usual one; the colour; an independent coin toss
 
 
 def weighed(plan: runs.Plan) -> runs.Plan:
-    """Weigh training images so that both groups count alike."""
+    """Weight the training images so that both groups count equally."""
     train = plan.data.train
     if not 0 < train.arrays["usual"].mean() < 1:
         raise jc.InputError(
-            f"--usual, --train-images: all {train.size} training images have the usual colour; give less, or more images"
+            f"--usual, --train-images: all {train.size} training images have the usual colour; "
+            "give a lower share, or more images"
         )
     weight = jc.protocol.class_weights(train.arrays["usual"], 2)[train.arrays["usual"]].astype(np.float32)
     changed = dataclasses.replace(train, arrays={**train.arrays, "sample_weight": weight})
@@ -38,7 +40,7 @@ def weighed(plan: runs.Plan) -> runs.Plan:
 
 
 def robust(plan: runs.Plan) -> runs.Plan:
-    """Descend on the loss of the group that does worst."""
+    """Minimise the loss of the worst group."""
     return dataclasses.replace(plan, task=jc.methods.group_dro(plan.task, 2, column="usual"), best=False)
 
 
@@ -51,19 +53,22 @@ VARIANTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(core.Config):
-    """Plant a bias, find it, fight it."""
+    """Plant a bias, find it and reduce it."""
 
     usual: float = 0.99
-    """Share of the training images that have the colour of their class, above that of each class and below 1."""
+    """Share of the training images that have the colour of their class: above chance and below 1."""
 
 
 def coloured(splits: jc.data.Splits, usual: float, seed: int = 0) -> dict[str, np.ndarray]:
-    """Colour gray images: the arrays of an `.npz` file for `data.npz`, training images with a bias and test images without.
+    """Colour gray images, with a bias in the training images and without one in the test images.
 
     Args:
         splits: gray images `[N, H, W, 1]` of K classes, uint8; validation rows are left out.
-        usual: share of the training images that have the colour of their class; the others have one of the other colours.
-        seed: of the colours.
+        usual: share of the training images that have the colour of their class; the others have a different colour.
+        seed: seed of the colours.
+
+    Returns:
+        The arrays of an `.npz` file for `data.npz`.
 
     """
     rng, found = np.random.default_rng(seed), {}
@@ -74,17 +79,14 @@ def coloured(splits: jc.data.Splits, usual: float, seed: int = 0) -> dict[str, n
         alike = rng.random(n) < share
         colour = np.where(alike, label, (label + rng.integers(1, k, n)) % k)
         tinted = np.rint(image * hues[colour][:, None, None]).astype(np.uint8)
-        columns = dict(
-            zip(COLUMNS, (alike.astype(np.int32), colour.astype(np.int32), rng.integers(0, 2, n)), strict=True)
-        )
-        found |= {f"x_{part}": tinted, f"y_{part}": label} | {
-            f"{name}_{part}": column for name, column in columns.items()
-        }
+        columns = alike.astype(np.int32), colour.astype(np.int32), rng.integers(0, 2, n)
+        found |= {f"x_{part}": tinted, f"y_{part}": label}
+        found |= {f"{name}_{part}": column for name, column in zip(COLUMNS, columns, strict=True)}
     return found
 
 
 def groups(loaded: jc.runs.TrainedRun, splits: jc.data.Splits, config: mnist.Config) -> Mapping[str, float]:
-    """What the report of a run says of its groups of test images, and how sure it is that they differ."""
+    """Return what the report of a run finds about its groups of test images, and whether they differ significantly."""
     del config
     tested = report.predict(loaded, splits.test)
     rows, columns = (tested.logits.argmax(-1), tested.label), tested.columns
@@ -100,7 +102,7 @@ def groups(loaded: jc.runs.TrainedRun, splits: jc.data.Splits, config: mnist.Con
 
 
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
-    """Colour the images, then train each variant on them with each seed."""
+    """Colour the images, then train each variant with each seed."""
     core.check(config)
     path = planted(config)
     return core.compare(
@@ -109,7 +111,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
 
 
 def planted(config: Config) -> str | pathlib.Path:
-    """Write the coloured images beside the runs, and say where; one with these columns already (a resumed study's) stays."""
+    """Write the coloured images beside the runs, and return their path; data that have the columns are kept."""
     name, splits, _ = mnist.load(mnist.Config(dataset=config.dataset, data_dir=config.data_dir))
     example = splits.train.example()
     if set(COLUMNS) <= set(example):

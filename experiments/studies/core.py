@@ -1,4 +1,4 @@
-"""What studies share: a run for every point, trained once however often the study is resumed, and a table over seeds."""
+"""Functions for all studies: one run per point, which a resumed study does not repeat, and a table over seeds."""
 
 import contextlib
 import dataclasses
@@ -30,13 +30,14 @@ class Config(settings.Settings):
     """Answer one question with several networks and seeds."""
 
     dataset: str = "auto"
-    """auto (MNIST if it can be had, else digits), mnist, digits, any TFDS name, or a path: image folder, .npz, folder of IDX files."""
+    """auto (MNIST if available, otherwise digits), mnist, digits, any TFDS name, or a path: an image folder, an .npz
+    file, or a folder of IDX files."""
     data_dir: str = ""
-    """Where TFDS sets are prepared; by default TFDS_DATA_DIR, else TFDS's own folder."""
+    """Folder of prepared TFDS sets; by default TFDS_DATA_DIR, otherwise the default folder of TFDS."""
     seeds: int = 5
-    """How many: a seed draws parameters, order, dropout and augmentation; the images are the same."""
+    """Number of seeds; a seed draws parameters, order, dropout and augmentation, but not the images."""
     train_images: int = 10_000
-    """Use at most this number of training images; 0 for all. The test set is always whole."""
+    """Use at most this number of training images; 0 for all. The test set is always complete."""
     epochs: int = 5
     """Passes over the training rows."""
     learning_rate: float = 2e-3
@@ -47,10 +48,10 @@ class Variant(NamedTuple):
     """One row of a table.
 
     Attributes:
-        options: of the network, beside its number of classes.
+        options: options of the network besides its number of classes.
         model: name of the network.
-        flags: of `experiments.mnist`, beside those of the study.
-        change: the plan of `experiments.mnist`, for what no flag says.
+        flags: flags of `experiments.mnist` besides those of the study.
+        change: changes the plan of `experiments.mnist` where there is no flag.
 
     """
 
@@ -68,15 +69,15 @@ def compare(
     name: str, variants: Mapping[str, Variant], config: Config, signals: Signals, opened: list[pathlib.Path],
     measure: Measure | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train every variant with every seed, print the table, and leave it in the folder of the study.
+    """Train every variant with every seed, print the table, and write it to the folder of the study.
 
     Args:
-        name: of the study, `experiments.studies.NAME`.
-        variants: label to what is trained.
-        config: flags.
-        signals: asked between dispatches.
-        opened: receives the study's folder.
-        measure: what to find out about a run beside its accuracy on the whole test set.
+        name: name of the study, `experiments.studies.NAME`.
+        variants: dict from label to variant.
+        config: the flags.
+        signals: checked between dispatches.
+        opened: receives the folder of the study.
+        measure: measures a run in addition to its accuracy on the whole test set.
 
     Returns:
         `{"table": [{"variant", "parameters", "columns", "runs"}, ...]}`.
@@ -84,32 +85,29 @@ def compare(
     """
     check(config)
     shared = {f.name for f in dataclasses.fields(config)} & {f.name for f in dataclasses.fields(mnist.Config)}
-    base = mnist.Config(
-        **{name: getattr(config, name) for name in shared} | {"ema": 0.0, "augment": False, "resume": False}
-    )
-    plans = {
-        label: planned(label, dataclasses.replace(base, **variant.flags), variant, config)
-        for label, variant in variants.items()
-    }
+    chosen = {name: getattr(config, name) for name in shared}
+    base = mnist.Config(**chosen | {"ema": 0.0, "augment": False, "resume": False})
+    plans = {}
+    for label, variant in variants.items():
+        plans[label] = planned(label, dataclasses.replace(base, **variant.flags), variant, config)
     first = next(iter(plans.values()))[1]
     folder = folders.open_folder(f"studies.{name}", config, first, first.data, common.data_digest(first.data.train))
     opened.append(folder)
+
+    def point(label: str, flags: mnist.Config, plan: runs.Plan) -> dict[str, Any]:
+        def train(workdir):
+            return common.train("mnist", dataclasses.replace(flags, workdir=workdir), plan, signals, [])
+
+        summary = trained(folder / f"{label.replace(' ', '-')}-{flags.seed}", train)
+        values = {"test accuracy": summary["test"]["accuracy"]}
+        values |= measure(jc.load_run(summary["checkpoint"]), plan.data, flags) if measure else {}
+        print(f"{label}, seed {flags.seed}: test accuracy {values['test accuracy']:.4f}", flush=True)
+        return values | {"seed": flags.seed} | {name: summary[name] for name in ("checkpoint", "parameters")}
+
     rows = []
     for label, (flags, plan) in plans.items():
-        found = []
-        for seed in range(config.seed, config.seed + config.seeds):
-            point = dataclasses.replace(flags, seed=seed)
-
-            def train(workdir):
-                return common.train("mnist", dataclasses.replace(point, workdir=workdir), plan, signals, [])  # noqa: B023
-
-            summary = trained(folder / f"{label.replace(' ', '-')}-{seed}", train)
-            values = {"test accuracy": summary["test"]["accuracy"]}
-            values |= measure(jc.load_run(summary["checkpoint"]), plan.data, point) if measure else {}
-            found.append(
-                values | {"seed": seed, "checkpoint": summary["checkpoint"], "parameters": summary["parameters"]}
-            )
-            print(f"{label}, seed {seed}: test accuracy {values['test accuracy']:.4f}", flush=True)
+        seeds = range(config.seed, config.seed + config.seeds)
+        found = [point(label, dataclasses.replace(flags, seed=seed), plan) for seed in seeds]
         columns = [column for column in found[0] if column not in ("seed", "checkpoint", "parameters")]
         spreads = {column: spread([one[column] for one in found]) for column in columns}
         rows.append({"variant": label, "parameters": found[0]["parameters"], "columns": spreads, "runs": found})
@@ -121,7 +119,7 @@ def compare(
 
 
 def check(config: Config) -> None:
-    """Refuse flags that no study takes."""
+    """Refuse flags that studies do not take."""
     if config.evaluate or config.predict:
         raise jc.InputError("--evaluate and --predict: give one of the runs in the folder to experiments.mnist")
     if config.seeds < 1:
@@ -131,7 +129,15 @@ def check(config: Config) -> None:
 
 
 def planned(label: str, config: mnist.Config, variant: Variant, study: Config) -> tuple[mnist.Config, runs.Plan]:
-    """Return the flags and the plan of a variant; all of them see the same images."""
+    """Return the flags and the plan of a variant; all variants see the same images.
+
+    Args:
+        label: label of the variant.
+        config: flags of `experiments.mnist`.
+        variant: the variant.
+        study: flags of the study.
+
+    """
     config = dataclasses.replace(config, model=variant.model)
     plan = mnist.plan(config)
     train = plan.data.train
@@ -145,16 +151,15 @@ def planned(label: str, config: mnist.Config, variant: Variant, study: Config) -
 
 
 def trained(folder: pathlib.Path, train: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
-    """Return the summary of the run in a folder, which `train(workdir)` makes if there is none; what it prints goes to a file.
+    """Return the summary of the run in a folder; if there is none, `train(workdir)` makes it and prints to a file.
 
     Raises:
-        InputError: the folder has the summary of something else, or a damaged one.
+        InputError: the summary in the folder is damaged or not that of a run.
 
     """
     for path in folder.glob("*/summary.json"):
-        return fitted(Summary, files.read_json(path), str(path)) | {
-            "checkpoint": str(path.parent)
-        }  # wherever it was made
+        summary = fitted(Summary, files.read_json(path), str(path))
+        return summary | {"checkpoint": str(path.parent)}  # the folder may have moved
     folder.mkdir(exist_ok=True)
     with files.appending(folder / "log.txt") as file:
         screen = terminal.steady(io.TextIOWrapper(file, "utf-8"), "log.txt")
@@ -166,21 +171,21 @@ def trained(folder: pathlib.Path, train: Callable[[str], dict[str, Any]]) -> dic
 
 
 class Validation(TypedDict):
-    """What a study reads of a run's validation."""
+    """The part of a run's validation that a study reads."""
 
     __pydantic_config__ = {"extra": "allow"}
     loss: NotRequired[float | None]
 
 
 class Test(TypedDict):
-    """What a study reads of a run's test."""
+    """The part of a run's test metrics that a study reads."""
 
     __pydantic_config__ = {"extra": "allow"}
     accuracy: float
 
 
 class Summary(TypedDict):
-    """What a study reads of a run's `summary.json`."""
+    """The part of a run's `summary.json` that a study reads."""
 
     __pydantic_config__ = {"extra": "allow"}
     validation: NotRequired[Validation]
@@ -202,14 +207,13 @@ def _logging_to(screen: TextIO) -> Iterator[None]:
 
 
 def accuracy(loaded: jc.runs.TrainedRun, data: Any) -> float:
-    """Share of rows that a finished run gets right, as it predicts."""
-    return jc.evaluate(jc.compile_step(jc.make_eval_step(loaded.task), donate=False), loaded.variables, data)[
-        "accuracy"
-    ]
+    """Return the accuracy of a finished run."""
+    step = jc.compile_step(jc.make_eval_step(loaded.task), donate=False)
+    return jc.evaluate(step, loaded.variables, data)["accuracy"]
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Mean over seeds, their standard deviation, and half the 95 % interval of the mean (Student, 1908), 0 of a single seed."""
+    """Return mean, deviation and half the 95 % interval of the mean (Student, 1908), which is 0 for one seed."""
     from scipy.stats import t
 
     n, deviation = len(values), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
@@ -218,7 +222,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a Markdown table; shares in percent where the name of the column says accuracy."""
+    """Return a Markdown table; columns whose name contains "accuracy" are in percent."""
     columns = list(rows[0]["columns"])
 
     def form(column):
@@ -236,7 +240,15 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def run(name: str, variants: Mapping[str, Variant], measure: Measure | None = None, config: type = Config) -> None:
-    """Be the command line of a study, with its own defaults in `config`."""
+    """Run the command line of a study.
+
+    Args:
+        name: name of the study.
+        variants: dict from label to variant.
+        measure: measures a run in addition to its accuracy.
+        config: dataclass of the flags, with the defaults of the study.
+
+    """
 
     def main(config, signals, opened):
         return compare(name, variants, config, signals, opened, measure)

@@ -1,4 +1,4 @@
-"""How many convolutions: `python -m experiments.studies.depth`; one to five, a pooling after each of the first three."""
+"""Compares one to five convolutions, with pooling after the first three: `python -m experiments.studies.depth`."""
 
 from experiments.studies.core import Variant, run
 

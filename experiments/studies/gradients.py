@@ -1,7 +1,7 @@
-"""ReLU or sigmoid: `python -m experiments.studies.gradients`; what is left of the gradient ten plain convolutions down.
+"""Compares gradients under ReLU, tanh and sigmoid, ten convolutions deep: `python -m experiments.studies.gradients`.
 
-Norms are of the kernels' gradients over a batch of 256 training images, before the first update, each with the initial values
-that suit its activation.
+The norms are those of the kernels' gradients over a batch of 256 training images, before the first update. Each network
+is initialised as suits its activation.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ VARIANTS = {name: Variant({"depth": DEPTH, "pools": 2, "activation": name}) for 
 
 
 def norms(loaded: jc.runs.TrainedRun, splits: jc.data.Splits, config: mnist.Config) -> Mapping[str, float]:
-    """Gradient norms of the first and the last convolution at the start, and how many times larger the last is."""
+    """Return the initial gradient norms of the first and the last convolution, and their ratio."""
     batch = splits.train.chunk(min(ROWS, splits.train.size), 0, 1, 1).at(0)
     state = jc.init_state(loaded.task, optax.identity(), batch, config.seed)
 

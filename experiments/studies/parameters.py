@@ -1,4 +1,4 @@
-"""A CNN against an MLP with as many parameters: `python -m experiments.studies.parameters`, a small pair and a larger one."""
+"""Compares a CNN and an MLP with the same number of parameters: `python -m experiments.studies.parameters`."""
 
 from experiments.studies.core import Variant, run
 

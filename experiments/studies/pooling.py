@@ -1,4 +1,4 @@
-"""Maximum or mean: `python -m experiments.studies.pooling`; three convolutions, a pooling of 2x2 after each."""
+"""Compares max and mean pooling of 2x2 after each of three convolutions: `python -m experiments.studies.pooling`."""
 
 from experiments.studies.core import Variant, run
 

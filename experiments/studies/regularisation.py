@@ -1,4 +1,4 @@
-"""What closes the gap between training and test: `python -m experiments.studies.regularisation`, on few images."""
+"""Compares ways to close the gap between training and test: `python -m experiments.studies.regularisation`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,16 +21,16 @@ VARIANTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(core.Config):
-    """Compare ways to learn less by heart."""
+    """Compare regularisation methods."""
 
     train_images: int = 1000
-    """Use at most so many training images; 0 for all. The test set is always whole."""
+    """Use at most this number of training images; 0 for all. The test set is always complete."""
     epochs: int = 40
     """Passes over the training rows."""
 
 
 def gap(loaded: jc.runs.TrainedRun, splits: jc.data.Splits, config: mnist.Config) -> Mapping[str, float]:
-    """Accuracy on the training images, as they are, and how much of it the test images lack."""
+    """Return the accuracy on the training images, without augmentation, and its difference from the test accuracy."""
     del config
     seen, new = (accuracy(loaded, part) for part in (splits.train, splits.test))
     return {"training accuracy": seen, "gap in accuracy": seen - new}

@@ -1,6 +1,6 @@
-"""What a shift does to an MLP, a CNN, and a CNN trained with augmentation: `python -m experiments.studies.shift`.
+"""Measures an MLP, a CNN and a CNN with augmentation on shifted images: `python -m experiments.studies.shift`.
 
-A convolution commutes with shifts; a network with pooling and a dense layer does so only in part, and this is the part.
+A convolution commutes with shifts; a network with pooling and a dense layer is only partly invariant to them.
 """
 
 import dataclasses
@@ -17,24 +17,28 @@ VARIANTS = {"MLP": Variant(model="mlp"), "CNN": Variant(), "CNN, augmentation": 
 
 
 def moved(loaded: jc.runs.TrainedRun, splits: jc.data.Splits, config: mnist.Config) -> Mapping[str, float]:
-    """Accuracy on the test images moved by 1 to 6 pixels, the mean of four directions; what comes in is background."""
+    """Return the accuracy on test images shifted by 1 to 6 pixels, the mean of four directions; borders become 0."""
     del config
     step, test = jc.compile_step(jc.make_eval_step(loaded.task), donate=False), splits.test
     found = {}
     for n in PIXELS:
         ways = [(n, 0), (-n, 0), (0, n), (0, -n)]
-        parts = [
-            dataclasses.replace(test, arrays={**test.arrays, "image": shift(test.arrays["image"], *way)})
-            for way in ways
-        ]
-        found[f"accuracy, {n} px"] = float(
-            np.mean([jc.evaluate(step, loaded.variables, part)["accuracy"] for part in parts])
-        )
+        images = [shift(test.arrays["image"], *way) for way in ways]
+        parts = [dataclasses.replace(test, arrays={**test.arrays, "image": image}) for image in images]
+        accuracies = [jc.evaluate(step, loaded.variables, part)["accuracy"] for part in parts]
+        found[f"accuracy, {n} px"] = float(np.mean(accuracies))
     return found
 
 
 def shift(images: np.ndarray, down: int, right: int) -> np.ndarray:
-    """Move images `[N, H, W, C]`; zeros come in."""
+    """Shift images; zeros fill the border.
+
+    Args:
+        images: `[N, H, W, C]`.
+        down: pixels downwards.
+        right: pixels to the right.
+
+    """
     out, (h, w) = np.zeros_like(images), images.shape[1:3]
     ys, xs = (slice(max(n, 0), size + min(n, 0)) for n, size in ((down, h), (right, w)))
     yf, xf = (slice(max(-n, 0), size + min(-n, 0)) for n, size in ((down, h), (right, w)))

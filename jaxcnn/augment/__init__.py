@@ -1,11 +1,11 @@
-"""Augmentation on the device: functions `(key, batch) -> batch`, for whole batches and drawn per global row.
+"""Augmentation on the device: functions `(key, batch) -> batch` on whole batches, with random draws per global row.
 
-What only moves pixels keeps their dtype; what interpolates or blends makes them float32 0..1. Masks and boxes that are in the
-batch follow every change of places (see `SpatialTargets`).
+Transforms that only move pixels keep the dtype; those that interpolate or blend return float32 0..1. Masks and boxes in
+the batch follow every spatial transform (see `SpatialTargets`).
 """
 
 from jaxcnn.augment.color import color_jitter
-from jaxcnn.augment.core import Transform, compose, one_of
+from jaxcnn.augment.core import Transform, compose, on_field, one_of
 from jaxcnn.augment.erase import cutout, erase, pixel_dropout
 from jaxcnn.augment.geometry import affine, flip, flip_vertical, pad_crop, random_resized_crop, shift
 from jaxcnn.augment.mix import cutmix, mixup
@@ -15,6 +15,6 @@ from jaxcnn.augment.test_time import mirrored, moved, test_time_augmentation, te
 
 __all__ = [
     "SpatialTargets", "Transform", "affine", "color_jitter", "compose", "cutmix", "cutout", "erase", "flip",
-    "flip_vertical", "mirrored", "mixup", "moved", "one_of", "pad_crop", "pixel_dropout", "rand_augment",
+    "flip_vertical", "mirrored", "mixup", "moved", "on_field", "one_of", "pad_crop", "pixel_dropout", "rand_augment",
     "random_resized_crop", "shift", "test_time_augmentation", "test_time_views", "trivial_augment",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What every change is made of: composition, pixels as floats, and rectangles drawn by area and aspect ratio."""
+"""Parts that all transforms share: composition, pixels as floats, and rectangles drawn by area and aspect ratio."""
 
 import math
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from jaxcnn.core.types import Batch, InputError
 Array = jax.Array
 Transform = Callable[[Array, Batch], Batch]
 Range = tuple[float, float]
-ATTEMPTS = 10  # at a rectangle that fits, as in torchvision
+ATTEMPTS = 10  # to draw a rectangle that fits, as in torchvision
 
 
 def compose(*changes: Transform) -> Transform:
-    """Apply several changes in turn, each with a key of its own."""
+    """Apply several transforms in turn, each with its own key."""
 
     def change(key: Array, batch: Batch) -> Batch:
         for i, one in enumerate(changes):
@@ -25,16 +25,54 @@ def compose(*changes: Transform) -> Transform:
     return change
 
 
-def one_of(*changes: Transform) -> Transform:
-    """Apply one of several changes, each as likely, to the whole batch: mixup or cutmix, say. The image becomes float 0..1."""
+def on_field(change: Transform, field: str) -> Transform:
+    """Return a transform that treats the entry `field` of a batch as `change` treats `"image"`.
+
+    Masks and boxes follow that entry. An entry `"image"` beside it stays as it is.
+
+    Args:
+        change: a transform of `"image"`.
+        field: name of the entry.
+
+    Raises:
+        InputError: (when applied) the batch has no such entry.
+
+    """
+    if field == "image":
+        return change
+
+    def renamed(key: Array, batch: Batch) -> Batch:
+        if field not in batch:
+            raise InputError(f"field={field!r}: must be an entry of the batch, which has {', '.join(batch)}")
+        rest = {name: x for name, x in batch.items() if name not in (field, "image")}
+        out = dict(change(key, {**rest, "image": batch[field]}))
+        out[field] = out.pop("image")
+        return {**out, "image": batch["image"]} if "image" in batch else out
+
+    return renamed
+
+
+def one_of(*changes: Transform, field: str = "image") -> Transform:
+    """Apply one of several transforms, all equally likely, to the whole batch, such as mixup or cutmix.
+
+    The image becomes float 0..1.
+
+    Args:
+        *changes: the transforms.
+        field: the entry of the batch that they change.
+
+    Raises:
+        InputError: no transforms.
+
+    """
     if not changes:
-        raise InputError("one_of(): needs at least one change")
+        raise InputError("one_of(): needs at least one transform")
 
     def change(key: Array, batch: Batch) -> Batch:
         def branch(one: Transform) -> Callable[[Array, Batch], Batch]:
             def run(key: Array, batch: Batch) -> Batch:
                 out = one(key, batch)
-                return {**out, "image": as_float(out["image"])}
+                return {**out, field: as_float(out[field])}
 
             return run
 
@@ -47,7 +85,7 @@ def one_of(*changes: Transform) -> Transform:
 
 
 def as_float(image: Array) -> Array:
-    """Pixels as floats in 0..1: uint8 as float32, floats as they are."""
+    """Return pixels as floats in 0..1: uint8 becomes float32, floats stay as they are."""
     if image.dtype == jnp.uint8:
         return image.astype(jnp.float32) / 255
     if not jnp.issubdtype(image.dtype, jnp.floating):
@@ -56,7 +94,7 @@ def as_float(image: Array) -> Array:
 
 
 def height_width(image: Array) -> tuple[int, int]:
-    """Height and width of `[B, H, W, C]`; any other rank is refused."""
+    """Return height and width of `[B, H, W, C]`; refuse any other rank."""
     if image.ndim != 4:
         hint = "; add the channels with x[..., None]" if image.ndim == 3 else ""
         raise InputError(f"image shape {tuple(image.shape)}: must have 4 axes, [batch, height, width, channels]{hint}")
@@ -64,19 +102,20 @@ def height_width(image: Array) -> tuple[int, int]:
 
 
 def pixel_axes(image: Array) -> int:
-    """Number of spatial axes, two of an image `[B, H, W, C]` and three of a volume `[B, D, H, W, C]`; any other rank is refused."""
+    """Return the number of spatial axes: two for `[B, H, W, C]`, three for `[B, D, H, W, C]`; refuse any other rank."""
     if image.ndim not in (4, 5):
         hint = "; add the channels with x[..., None]" if image.ndim == 3 else ""
         raise InputError(
-            f"image shape {tuple(image.shape)}: must be [batch, height, width, channels] or a volume with depth first{hint}"
+            f"image shape {tuple(image.shape)}: must be [batch, height, width, channels], or a volume with depth first"
+            f"{hint}"
         )
     return image.ndim - 2
 
 
 def spatial_axes(image: Array) -> tuple[int, ...]:
-    """Sizes of `[B, *spatial, C]`; what may be pixels without an axis of channels is refused.
+    """Return the spatial sizes of `[B, *spatial, C]`; refuse arrays that may be pixels without a channel axis.
 
-    `[B, T, C]` is a series, of floats and with other steps than channels.
+    `[B, T, C]` is a series: it must be float, and T must differ from C.
     """
     shape = tuple(image.shape)
     if image.ndim < 3 or image.ndim == 3 and (image.dtype == jnp.uint8 or shape[1] == shape[2]):
@@ -87,7 +126,16 @@ def spatial_axes(image: Array) -> tuple[int, ...]:
 
 
 def each_row(one: Callable[..., Array], *rows: Array) -> Array:
-    """Apply `one` to every row, `[B, ...]` each: all at once, but in turn on a CPU, where a `lax.switch` then costs only its own branch."""
+    """Apply `one` to every row of arrays `[B, ...]`.
+
+    All rows run at once, except on a CPU, where they run in turn: there, `lax.switch` then costs only the branch it
+    takes.
+
+    Args:
+        one: function of one row of each array.
+        *rows: arrays `[B, ...]`.
+
+    """
 
     def in_turn(*rows):
         return jax.lax.map(lambda row: one(*row), rows)
@@ -96,26 +144,26 @@ def each_row(one: Callable[..., Array], *rows: Array) -> Array:
 
 
 def uniform(key: Array, shape: tuple[int, ...]) -> Array:
-    """Numbers in [0, 1), a sampler for `jaxcnn.core.collectives.draw`."""
+    """Draw numbers in [0, 1); a sampler for `jaxcnn.core.collectives.draw`."""
     return jax.random.uniform(key, shape)
 
 
 def to_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width from one number or two."""
+    """Return height and width, given one number or two."""
     out = (size, size) if isinstance(size, int) else tuple(size)
     if len(out) != 2 or not all(isinstance(n, int) and n >= 1 for n in out):
-        raise InputError(f"size={size}: must be a whole number of at least 1, or two of them, height and width")
+        raise InputError(f"size={size}: must be an integer of at least 1, or two of them, height and width")
     return out
 
 
 def check_pixels(pixels: int) -> None:
-    """Refuse what is no whole number of at least 0."""
+    """Refuse anything but an integer of at least 0."""
     if not isinstance(pixels, int) or pixels < 0:
-        raise InputError(f"pixels={pixels}: must be at least 0, a whole number")
+        raise InputError(f"pixels={pixels}: must be an integer of at least 0")
 
 
 def check_range(name: str, value: Range, low: float, high: float = math.inf) -> None:
-    """Refuse what is not a (smallest, largest) within bounds."""
+    """Refuse anything but (smallest, largest) within bounds."""
     try:
         smallest, largest = value
         good = low <= smallest <= largest <= high and largest < math.inf
@@ -137,17 +185,18 @@ def check_aspect(scale: Range, ratio: Range) -> None:
 def rectangles(
     drawn: Array, area: int, scale: Range, ratio: Range, fits: Callable[[Array, Array], Array]
 ) -> tuple[Array, Array, Array]:
-    """Draw sizes of rectangles until one fits.
+    """Draw rectangle sizes until one fits.
 
     Args:
         drawn: `[B, 2 * ATTEMPTS]` uniform numbers.
-        area: of the image, in pixels.
+        area: area of the image in pixels.
         scale: smallest and largest share of the area.
-        ratio: smallest and largest long side over short side, drawn evenly by its logarithm.
-        fits: which sizes do: `([B, ATTEMPTS], [B, ATTEMPTS]) -> [B, ATTEMPTS]`.
+        ratio: smallest and largest aspect ratio `a / b`, drawn uniformly in its logarithm.
+        fits: whether sizes fit, `([B, ATTEMPTS], [B, ATTEMPTS]) -> [B, ATTEMPTS]`.
 
     Returns:
-        Whole numbers `a` and `b` as floats `[B]`, of which `a / b` is the ratio, and `[B]` whether any attempt fitted.
+        Sides `a` and `b`, whole numbers as floats `[B]`, with the aspect ratio `a / b`; and `[B]`, whether any attempt
+        fitted.
 
     """
     share, log = drawn[:, :ATTEMPTS], drawn[:, ATTEMPTS:]

@@ -1,4 +1,4 @@
-"""Rectangles and single pixels that are blotted out; labels, masks and boxes stay as they are."""
+"""Transforms that erase rectangles or single pixels; labels, masks and boxes stay as they are."""
 
 from collections.abc import Sequence
 
@@ -13,6 +13,7 @@ from jaxcnn.augment.core import (
     check_pixels,
     check_range,
     height_width,
+    on_field,
     pixel_axes,
     rectangles,
     uniform,
@@ -24,18 +25,21 @@ Array = jax.Array
 Value = float | Sequence[float]
 
 
-def cutout(pixels: int, *, value: Value = 0.0) -> Transform:
-    """Blot out a square of each image, its centre anywhere, cut at the border (DeVries and Taylor, 2017, arXiv:1708.04552).
+def cutout(pixels: int, *, value: Value = 0.0, field: str = "image") -> Transform:
+    """Erase a square at a random position in each image (DeVries and Taylor, 2017, arXiv:1708.04552).
+
+    The centre lies anywhere in the image, and the square is clipped at the border.
 
     Args:
         pixels: side of the square.
-        value: what it is filled with, one number in 0..1 or one a channel; the mean of the training pixels is usual.
+        value: fill value in 0..1, one number or one per channel; the mean of the training pixels is usual.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
-        A change of `image` `[B, H, W, C]`, uint8 or float, which is kept.
+        A transform of `image` `[B, H, W, C]`, uint8 or float; it keeps the dtype.
 
     Raises:
-        InputError: a negative side, a value outside 0..1, or values for another number of channels.
+        InputError: a negative side, a value outside 0..1, or values for a different number of channels.
 
     """
     check_pixels(pixels)
@@ -45,32 +49,37 @@ def cutout(pixels: int, *, value: Value = 0.0) -> Transform:
         h, w = height_width(batch["image"])
         drawn = draw(uniform, key, (batch["image"].shape[0], 2))
         top, left = (jnp.floor(drawn[:, i] * n) - pixels // 2 for i, n in enumerate((h, w)))
-        return {
-            **batch,
-            "image": jnp.where(inside(top, left, pixels, pixels, h, w), _fill(value, batch["image"]), batch["image"]),
-        }
+        square = inside(top, left, pixels, pixels, h, w)
+        return {**batch, "image": jnp.where(square, _fill(value, batch["image"]), batch["image"])}
 
-    return change
+    return on_field(change, field)
 
 
 def erase(
-    *, probability: float = 0.5, scale: Range = (0.02, 0.33), ratio: Range = (0.3, 3.3), value: Value | None = 0.0
+    *,
+    probability: float = 0.5,
+    scale: Range = (0.02, 0.33),
+    ratio: Range = (0.3, 3.3),
+    value: Value | None = 0.0,
+    field: str = "image",
 ) -> Transform:
-    """Blot out a random rectangle of some images: random erasing (Zhong et al., 2017, arXiv:1708.04896).
+    """Erase a random rectangle of some images: random erasing (Zhong et al., 2017, arXiv:1708.04896).
 
-    As torchvision's `RandomErasing`: ten attempts at a rectangle smaller than the image, else none.
+    As in torchvision's `RandomErasing`, an image gets ten attempts at a rectangle smaller than itself, and stays
+    unchanged if all fail.
 
     Args:
         probability: share of the images that lose a rectangle.
         scale: smallest and largest share of the image's area.
         ratio: smallest and largest height over width.
-        value: what it is filled with, one number in 0..1 or one a channel; None for uniform noise.
+        value: fill value in 0..1, one number or one per channel; None for uniform noise.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
-        A change of `image` `[B, H, W, C]`, uint8 or float, which is kept.
+        A transform of `image` `[B, H, W, C]`, uint8 or float; it keeps the dtype.
 
     Raises:
-        InputError: a probability or a value outside 0..1, a range that is none, or values for another number of channels.
+        InputError: a probability or value outside 0..1, an invalid range, or values for a different number of channels.
 
     """
     _check_probability(probability)
@@ -87,25 +96,30 @@ def erase(
         fill = _noise(key, image) if value is None else _fill(value, image)
         return {**batch, "image": jnp.where(chosen & inside(top, left, high, wide, h, w), fill, image)}
 
-    return change
+    return on_field(change, field)
 
 
-def pixel_dropout(*, probability: float = 0.5, share: Range = (0.0, 0.9), value: Value = 0.0) -> Transform:
-    """Blot out single pixels of some images, all channels of each; how many of an image is drawn for it.
+def pixel_dropout(
+    *, probability: float = 0.5, share: Range = (0.0, 0.9), value: Value = 0.0, field: str = "image"
+) -> Transform:
+    """Erase random single pixels of some images, in all channels; the share of erased pixels is drawn per image.
 
-    A network that never saw holes answers to their edges rather than to what they hide, so that pixels taken at random seem to
-    matter most when explanations are measured by deletion (Hooker et al., 2018, arXiv:1806.10758); after this it can be asked.
+    A network that never saw holes responds to their edges rather than to the missing pixels. When explanations are
+    measured by deletion, random pixels then seem to matter most (Hooker et al., 2018, arXiv:1806.10758). Training with
+    this transform makes such measurements meaningful.
 
     Args:
         probability: share of the images that lose pixels.
         share: smallest and largest share of the pixels that such an image loses.
-        value: what they are filled with, one number in 0..1 or one a channel.
+        value: fill value in 0..1, one number or one per channel.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
-        A change of `image` `[B, H, W, C]` or `[B, D, H, W, C]`, uint8 or float, which is kept.
+        A transform of `image` `[B, H, W, C]` or `[B, D, H, W, C]`, uint8 or float; it keeps the dtype.
 
     Raises:
-        InputError: a probability, a share or a value outside 0..1, a range that is none, or values for another number of channels.
+        InputError: a probability, share or value outside 0..1, an invalid range, or values for a different number of
+            channels.
 
     """
     _check_probability(probability)
@@ -119,11 +133,21 @@ def pixel_dropout(*, probability: float = 0.5, share: Range = (0.0, 0.9), value:
         chosen = draw(uniform, jax.random.fold_in(key, 1), image.shape[:-1]) < lost.reshape(-1, *(1,) * axes)
         return {**batch, "image": jnp.where(chosen[..., None], _fill(value, image), image)}
 
-    return change
+    return on_field(change, field)
 
 
 def inside(top: Array, left: Array, high: Array | float, wide: Array | float, h: int, w: int) -> Array:
-    """Whether each pixel lies in a rectangle of its row: `[B, H, W, 1]`; tops, lefts and sizes are `[B]` in pixels."""
+    """Whether each pixel lies in the rectangle of its row, `[B, H, W, 1]`.
+
+    Args:
+        top: first row of pixels, `[B]`.
+        left: first column of pixels, `[B]`.
+        high: height in pixels, `[B]` or one number.
+        wide: width in pixels, `[B]` or one number.
+        h: height of the image.
+        w: width of the image.
+
+    """
 
     def column(v):
         return jnp.broadcast_to(v, top.shape)[:, None]
@@ -147,9 +171,7 @@ def _check_value(value: Value | None) -> None:
 def _fill(value: Value, image: Array) -> Array:
     fill = jnp.atleast_1d(jnp.asarray(value, jnp.float32))
     if fill.shape not in ((1,), image.shape[-1:]):
-        raise InputError(
-            f"value={value}: needs one number, or one for each of the {image.shape[-1]} channels of the image"
-        )
+        raise InputError(f"value={value}: must be one number, or one for each of the {image.shape[-1]} channels")
     return jax.lax.broadcast_to_rank(_as(fill, image), image.ndim)
 
 
@@ -158,5 +180,5 @@ def _noise(key: Array, image: Array) -> Array:
 
 
 def _as(values: Array, image: Array) -> Array:
-    """Values in 0..1 on the scale of the image."""
+    """Convert values in 0..1 to the scale and dtype of the image."""
     return jnp.round(values * 255).astype(jnp.uint8) if image.dtype == jnp.uint8 else values.astype(image.dtype)

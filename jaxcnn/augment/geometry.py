@@ -1,5 +1,6 @@
-"""Changes of places: shifts and crops, mirrors, affine maps, crops that are resized."""
+"""Spatial transforms: shifts and crops, flips, affine maps, and resized crops."""
 
+import functools
 import math
 from typing import Literal
 
@@ -15,6 +16,7 @@ from jaxcnn.augment.core import (
     check_aspect,
     check_pixels,
     height_width,
+    on_field,
     pixel_axes,
     rectangles,
     spatial_axes,
@@ -27,35 +29,48 @@ from jaxcnn.core.types import Batch, InputError, align
 
 Array = jax.Array
 Border = Literal["zero", "reflect", "edge"]
-MODES = {"zero": "constant", "reflect": "reflect", "edge": "edge"}  # in NumPy's words
+MODES = {"zero": "constant", "reflect": "reflect", "edge": "edge"}  # NumPy's names
 
 
-def shift(pixels: int, *, follow: SpatialTargets = FOLLOW) -> Transform:
-    """Move each image by up to `pixels` whole pixels along every spatial axis; what comes in is zero.
+def shift(pixels: int, *, follow: SpatialTargets = FOLLOW, field: str = "image") -> Transform:
+    """Move each image by up to `pixels` whole pixels along every spatial axis, and fill with zeros.
 
-    `image` `[B, *spatial, C]`: a series, an image or a volume, see `pad_crop`.
+    Args:
+        pixels: largest movement either way.
+        follow: how masks and boxes follow.
+        field: the entry of the batch that holds the pixels.
+
+    Returns:
+        A transform of `image` `[B, *spatial, C]`: a series, an image or a volume; see `pad_crop`.
+
     """
-    return pad_crop(pixels, follow=follow)
+    return pad_crop(pixels, follow=follow, field=field)
 
 
 def pad_crop(
-    pixels: int, border: Border = "zero", *, size: int | tuple[int, ...] | None = None, follow: SpatialTargets = FOLLOW
+    pixels: int,
+    border: Border = "zero",
+    *,
+    size: int | tuple[int, ...] | None = None,
+    follow: SpatialTargets = FOLLOW,
+    field: str = "image",
 ) -> Transform:
-    """Pad each image on every side and cut a window out of it at random.
+    """Pad each image on every side and crop a window at a random position.
 
     Args:
-        pixels: how many to pad.
-        border: what to pad with: `"zero"`, the mirrored image (`"reflect"`, without its edge twice), or its `"edge"`. Masks are
-            padded alike, with `follow.fill` for zero; boxes of what is mirrored are not made.
-        size: of the window; None for that of the image.
+        pixels: width of the padding.
+        border: `"zero"`; `"reflect"`, the mirrored image without a second copy of its edge; or `"edge"`. Masks are
+            padded in the same way, with `follow.fill` for zero. Mirrored objects get no boxes.
+        size: size of the window; None for the size of the image.
         follow: how masks and boxes follow.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
-        A change of `image` `[B, *spatial, C]` of any dtype, which is kept: a series `[B, T, C]`, an image, or a volume.
+        A transform of `image` `[B, *spatial, C]`, a series `[B, T, C]`, an image, or a volume; it keeps the dtype.
 
     Raises:
-        InputError: a negative number of pixels, an unknown border, a window larger than the padded image, or three axes that look
-            like gray images without channels (uint8, or as many steps as channels).
+        InputError: negative `pixels`, an unknown border, a window larger than the padded image, or three axes that look
+            like grey images without channels (uint8, or T equal to C).
 
     """
     check_pixels(pixels)
@@ -70,7 +85,7 @@ def pad_crop(
         if min(room) < 0:
             raise InputError(f"size={size}: larger than the image of {tuple(spatial)} padded by {pixels} pixels")
         if border == "reflect" and pixels >= min(spatial):
-            raise InputError(f'pixels={pixels}: must be below the image\'s {tuple(spatial)} with border="reflect"')
+            raise InputError(f'pixels={pixels}: must be less than each side of {tuple(spatial)} with border="reflect"')
         start = draw(lambda k, s: jax.random.randint(k, s, 0, jnp.array([room]) + 1), key, (b, len(spatial)))
 
         def cut(x: Array, fill: float = 0) -> Array:
@@ -86,36 +101,48 @@ def pad_crop(
 
         return transform_spatial(batch, cut, lambda mask: cut(mask, follow.fill), boxes, follow.visible)
 
-    return change
+    return on_field(change, field)
 
 
-def flip(key: Array, batch: Batch) -> Batch:
-    """Mirror each image left to right with probability one half: its width, the axis before the channels.
+def flip(key: Array, batch: Batch, *, field: str = "image") -> Batch:
+    """Flip each image left to right with probability one half.
 
-    `image` `[B, H, W, C]`, or a volume `[B, D, H, W, C]`, which is mirrored as a whole. Other ranks, sound among them, are refused.
+    Args:
+        key: random key.
+        batch: `image` is `[B, H, W, C]` or a volume `[B, D, H, W, C]`, which flips as a whole. Other ranks, such as
+            audio, are refused.
+        field: the entry of the batch that holds the pixels.
+
     """
-    return _flip(key, batch, 2)
+    return on_field(functools.partial(_flip, axis=2), field)(key, batch)
 
 
-def flip_vertical(key: Array, batch: Batch) -> Batch:
-    """Mirror each image upside down with probability one half: its height, the axis before the width. `image` as in `flip`."""
-    return _flip(key, batch, 1)
+def flip_vertical(key: Array, batch: Batch, *, field: str = "image") -> Batch:
+    """Flip each image upside down with probability one half; `image` as in `flip`."""
+    return on_field(functools.partial(_flip, axis=1), field)(key, batch)
 
 
 def affine(
-    *, degrees: float = 0.0, scale: float = 0.0, shear: float = 0.0, shift: float = 0.0, follow: SpatialTargets = FOLLOW
+    *,
+    degrees: float = 0.0,
+    scale: float = 0.0,
+    shear: float = 0.0,
+    shift: float = 0.0,
+    follow: SpatialTargets = FOLLOW,
+    field: str = "image",
 ) -> Transform:
-    """Rotate, scale, shear and move each image by random amounts in one bilinear resampling; what comes in is zero.
+    """Rotate, scale, shear and move each image by random amounts, in one bilinear resampling that fills with zeros.
 
     Args:
         degrees: largest angle, either way.
-        scale: largest relative change of size; 0.1 draws factors from 0.9 to 1.1, one for each axis.
-        shear: largest slant, as the tangent of an angle.
-        shift: largest movement as a share of height and width.
+        scale: largest relative change of size; 0.1 draws one factor per axis from 0.9 to 1.1.
+        shear: largest shear, as the tangent of an angle.
+        shift: largest movement, as a share of height and width.
         follow: how masks and boxes follow.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
-        A change of `image` `[B, H, W, C]`, uint8 0..255 or float 0..1, to float 0..1.
+        A transform of `image` `[B, H, W, C]`, uint8 0..255 or float 0..1, to float 0..1.
 
     Raises:
         InputError: a negative amount, or a scale of 1 or more.
@@ -123,7 +150,8 @@ def affine(
     """
     if not (all(amount >= 0 for amount in (degrees, scale, shear, shift)) and scale < 1):
         raise InputError(
-            f"affine(degrees={degrees}, scale={scale}, shear={shear}, shift={shift}): must not be negative, scale below 1"
+            f"affine(degrees={degrees}, scale={scale}, shear={shear}, shift={shift}): none may be negative, and scale "
+            "must be below 1"
         )
     amounts = jnp.array([math.radians(degrees), scale, scale, shear, shift, shift])
     check(follow)
@@ -142,7 +170,7 @@ def affine(
             follow.visible,
         )
 
-    return change
+    return on_field(change, field)
 
 
 def random_resized_crop(
@@ -151,23 +179,27 @@ def random_resized_crop(
     scale: Range = (0.08, 1.0),
     ratio: Range = (3 / 4, 4 / 3),
     follow: SpatialTargets = FOLLOW,
+    field: str = "image",
 ) -> Transform:
-    """Cut a rectangle of random area and aspect ratio out of each image and resize it (Szegedy et al., 2014, arXiv:1409.4842).
+    """Crop a rectangle of random area and aspect ratio from each image and resize it.
 
-    As torchvision's `RandomResizedCrop`: ten attempts at a rectangle that fits, then the largest central one of an allowed
-    ratio; bilinear, antialiased where it shrinks.
+    As in torchvision's `RandomResizedCrop`, an image gets ten attempts at a rectangle that fits, and otherwise the
+    largest central one with an allowed ratio. Resizing is bilinear, with antialiasing when the crop shrinks.
+
+    Reference: Szegedy et al., 2014, arXiv:1409.4842.
 
     Args:
         size: height and width of the result.
         scale: smallest and largest share of the image's area.
         ratio: smallest and largest width over height.
         follow: how masks and boxes follow.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
-        A change of `image` `[B, H, W, C]`, uint8 0..255 or float 0..1, to `[B, *size, C]` float 0..1.
+        A transform of `image` `[B, H, W, C]`, uint8 0..255 or float 0..1, to `[B, *size, C]` float 0..1.
 
     Raises:
-        InputError: a size below 1, or a range that is none.
+        InputError: a size below 1, or an invalid range.
 
     """
     size = to_size(size)
@@ -200,17 +232,17 @@ def random_resized_crop(
             follow.visible,
         )
 
-    return change
+    return on_field(change, field)
 
 
 def mirror_boxes(boxes: Array, axis: int) -> Array:
-    """Boxes `[B, N, 4]` of images that were mirrored along an axis: 1 upside down, 2 left to right."""
+    """Mirror boxes `[B, N, 4]` along an axis: 1 flips upside down, 2 flips left to right."""
     y0, x0, y1, x1 = jnp.moveaxis(boxes, -1, 0)
     return jnp.stack([1 - y1, x0, 1 - y0, x1] if axis == 1 else [y0, 1 - x1, y1, 1 - x0], -1)
 
 
 def _flip(key: Array, batch: Batch, axis: int) -> Batch:
-    deep = pixel_axes(batch["image"]) - 2  # axes before the height
+    deep = pixel_axes(batch["image"]) - 2  # number of axes before the height
     mirrored = draw(lambda k, s: jax.random.bernoulli(k, 0.5, s), key, (batch["image"].shape[0], 1, 1, 1))
 
     def pixels(x):
@@ -224,19 +256,16 @@ def _flip(key: Array, batch: Batch, axis: int) -> Batch:
 def _window(size: int | tuple[int, ...] | None, spatial: tuple[int, ...]) -> tuple[int, ...]:
     window = spatial if size is None else (size,) * len(spatial) if isinstance(size, int) else tuple(size)
     if len(window) != len(spatial) or min(window) < 1:
-        raise InputError(
-            f"size={size}: must be a whole number of at least 1, or one for each of the {len(spatial)} spatial axes"
-        )
+        raise InputError(f"size={size}: must be an integer of at least 1, or one for each of {len(spatial)} axes")
     return window
 
 
 def _matrix(drawn: Array, h: int, w: int) -> Array:
-    """`[B, 2, 3]` from the result's places to the source's, in pixels from the centre; of drawn amounts `[B, 6]`."""
+    """Return `[B, 2, 3]`, from result positions to source positions, in pixels from the centre; `drawn` is `[B, 6]`."""
     angle, grow_y, grow_x, shear, move_y, move_x = drawn.T
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     turn_y, turn_x = jnp.stack([cos, -sin], -1), jnp.stack([sin, cos], -1)
-    linear = jnp.stack(
-        [turn_y / (1 + grow_y)[:, None], turn_x / (1 + grow_x)[:, None] + shear[:, None] * turn_y], 1
-    )  # [B, 2, 2]
+    from_y, from_x = turn_y / (1 + grow_y)[:, None], turn_x / (1 + grow_x)[:, None]
+    linear = jnp.stack([from_y, from_x + shear[:, None] * turn_y], 1)  # [B, 2, 2]
     move = jnp.stack([move_y * h, move_x * w], -1)
     return jnp.concatenate([linear, -(linear * move[:, None]).sum(-1, keepdims=True)], -1)

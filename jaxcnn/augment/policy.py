@@ -1,6 +1,7 @@
-"""TrivialAugment and RandAugment: operations of fourteen, drawn for every image.
+"""TrivialAugment and RandAugment: operations drawn per image from a set of fourteen.
 
-Operations and ranges are torchvision's; results are not rounded to 8 bits. The five that move pixels are one affine map.
+Operations and ranges are those of torchvision; results are not rounded to 8 bits. The five spatial operations are one
+affine map.
 """
 
 import math
@@ -11,35 +12,37 @@ import numpy as np
 
 from jaxcnn.augment import resample
 from jaxcnn.augment.color import blend, brighten, check_channels, contrast, planes, saturate
-from jaxcnn.augment.core import Transform, as_float, compose, each_row, height_width
+from jaxcnn.augment.core import Transform, as_float, compose, each_row, height_width, on_field
 from jaxcnn.augment.spatial import FOLLOW, SpatialTargets, check, transform_spatial
 from jaxcnn.core.collectives import draw
 from jaxcnn.core.types import Batch, InputError
 
 Array = jax.Array
 OPS = (
-    "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color", "contrast", "sharpness",
-    "posterize", "solarize", "autocontrast", "equalize",
+    "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color", "contrast",
+    "sharpness", "posterize", "solarize", "autocontrast", "equalize",
 )  # fmt: skip
 SHEAR_X, SHEAR_Y, MOVE_X, MOVE_Y, ROTATE = range(1, 6)
 BLENDS, POSTERIZE, SOLARIZE = slice(6, 10), 10, 11
-BINS = 31  # strengths of every operation
+BINS = 31  # number of strengths per operation
 
 
-def trivial_augment(*, follow: SpatialTargets = FOLLOW) -> Transform:
-    """Apply one operation to each image, at a strength drawn evenly, of the wide space (Mueller and Hutter, 2021, arXiv:2103.10158).
+def trivial_augment(*, follow: SpatialTargets = FOLLOW, field: str = "image") -> Transform:
+    """Apply one random operation to each image, at a random strength (Mueller and Hutter, 2021, arXiv:2103.10158).
 
-    It has no setting to tune. Among the operations are movements by up to 32 pixels, whatever the size of the image, and turns by
-    up to 135 degrees; what comes in is black, and pixels take the nearest value.
+    The strength is random too, so there is nothing to tune. It uses the paper's wide space: movements by up to 32
+    pixels at any image size, and rotations by up to 135 degrees. Spatial operations fill with black and take the
+    nearest pixel.
 
     Args:
         follow: how masks and boxes follow.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
-        A change of `image` `[B, H, W, 1 or 3]`, uint8 0..255 or float 0..1, to float 0..1.
+        A transform of `image` `[B, H, W, 1 or 3]`, uint8 0..255 or float 0..1, to float 0..1.
 
     Raises:
-        InputError: another number of channels.
+        InputError: the image does not have 1 or 3 channels.
 
     """
     check(follow)
@@ -50,28 +53,31 @@ def trivial_augment(*, follow: SpatialTargets = FOLLOW) -> Transform:
         table = _table(shear=0.99, move=(32.0, 32.0), degrees=135.0, blend=0.99, bits=6)
         return apply(batch, op, table[op, strength] * sign, follow)
 
-    return change
+    return on_field(change, field)
 
 
-def rand_augment(ops: int = 2, magnitude: int = 9, *, follow: SpatialTargets = FOLLOW) -> Transform:
-    """Apply several operations to each image in turn, all at one strength (Cubuk et al., 2019, arXiv:1909.13719).
+def rand_augment(
+    ops: int = 2, magnitude: int = 9, *, follow: SpatialTargets = FOLLOW, field: str = "image"
+) -> Transform:
+    """Apply several random operations to each image, all at one strength (Cubuk et al., 2019, arXiv:1909.13719).
 
     Args:
-        ops: how many operations an image undergoes.
+        ops: number of operations per image.
         magnitude: the strength, 0..30.
         follow: how masks and boxes follow.
+        field: the entry of the batch that holds the pixels.
 
     Returns:
-        A change of `image` `[B, H, W, 1 or 3]`, uint8 0..255 or float 0..1, to float 0..1.
+        A transform of `image` `[B, H, W, 1 or 3]`, uint8 0..255 or float 0..1, to float 0..1.
 
     Raises:
-        InputError: a negative number of operations, a strength outside 0..30, or another number of channels.
+        InputError: a negative number of operations, a strength outside 0..30, or an image without 1 or 3 channels.
 
     """
     if ops < 0:
         raise InputError(f"ops={ops}: must be at least 0")
     if magnitude not in range(BINS):
-        raise InputError(f"magnitude={magnitude}: must be a whole number in 0..{BINS - 1}")
+        raise InputError(f"magnitude={magnitude}: must be an integer in 0..{BINS - 1}")
     check(follow)
 
     def change(key: Array, batch: Batch) -> Batch:
@@ -81,11 +87,19 @@ def rand_augment(ops: int = 2, magnitude: int = 9, *, follow: SpatialTargets = F
         return apply(batch, op, table[op, magnitude] * sign, follow)
 
     several = compose(*[change] * ops)
-    return lambda key, batch: several(key, {**batch, "image": as_float(batch["image"])})
+    return on_field(lambda key, batch: several(key, {**batch, "image": as_float(batch["image"])}), field)
 
 
 def apply(batch: Batch, op: Array, amount: Array, follow: SpatialTargets = FOLLOW) -> Batch:
-    """Do to each row the operation `op` `[B]`, an index into `OPS`, by `amount` `[B]`, which may be negative."""
+    """Apply one operation to each row.
+
+    Args:
+        batch: with `image` `[B, H, W, 1 or 3]`.
+        op: `[B]`, indices into `OPS`.
+        amount: `[B]`, in the unit of the operation; may be negative.
+        follow: how masks and boxes follow.
+
+    """
     check_channels(batch["image"])
     h, w = height_width(batch["image"])
     matrix = _matrix(op, amount, h, w)
@@ -99,7 +113,7 @@ def apply(batch: Batch, op: Array, amount: Array, follow: SpatialTargets = FOLLO
 
 
 def _drawn(key: Array, b: int) -> tuple[Array, Array, Array]:
-    """Operation, strength 0..30 and sign of each row; operations without a sign ignore it."""
+    """Draw the operation, the strength 0..30 and the sign of each row; some operations ignore the sign."""
 
     def whole(i, n):
         return draw(lambda k, s: jax.random.randint(k, s, 0, n), jax.random.fold_in(key, i), (b,))
@@ -108,7 +122,7 @@ def _drawn(key: Array, b: int) -> tuple[Array, Array, Array]:
 
 
 def _table(*, shear: float, move: tuple[float, float], degrees: float, blend: float, bits: int) -> Array:
-    """Amounts by operation and strength: `[14, 31]`."""
+    """Return the amounts by operation and strength, `[14, 31]`."""
     steps = np.linspace(0, 1, BINS)
     table = np.zeros((len(OPS), BINS))
     table[[SHEAR_X, SHEAR_Y]] = shear * steps
@@ -121,7 +135,7 @@ def _table(*, shear: float, move: tuple[float, float], degrees: float, blend: fl
 
 
 def _matrix(op: Array, amount: Array, h: int, w: int) -> Array:
-    """Maps `[B, 2, 3]` of places (see `resample.places`), the identity for operations that move nothing."""
+    """Return affine maps `[B, 2, 3]` (see `resample.places`); the identity for operations that are not spatial."""
 
     def of(n):
         return jnp.where(op == n, amount, 0)
@@ -134,7 +148,7 @@ def _matrix(op: Array, amount: Array, h: int, w: int) -> Array:
 
 
 def _operate(image: Array, op: Array, amount: Array, matrix: Array) -> Array:
-    """Do one operation to one image `[H, W, C]`."""
+    """Apply one operation to one image `[H, W, C]`."""
     branches = [
         lambda x: x,
         lambda x: resample.nearest(x[None], matrix[None])[0],
@@ -151,19 +165,19 @@ def _operate(image: Array, op: Array, amount: Array, matrix: Array) -> Array:
 
 
 def _posterized(image: Array, bits: Array) -> Array:
-    """`[H, W, C]` with only the highest `bits` of each value's 8."""
+    """Keep only the highest `bits` of 8 of each value of `[H, W, C]`."""
     step = jnp.exp2(8 - bits)
     return jnp.where(bits < 8, jnp.floor(jnp.round(image * 255) / step) * step / 255, image)
 
 
 def _stretched(image: Array) -> Array:
-    """`[H, W, C]` with each channel's values spread over 0..1."""
+    """Stretch the values of each channel of `[H, W, C]` over 0..1."""
     low, high = (reduce(image, (0, 1), keepdims=True) for reduce in (jnp.min, jnp.max))
     return jnp.where(high > low, (image - low) / jnp.where(high > low, high - low, 1), image)
 
 
 def _blurred(image: Array) -> Array:
-    """`[H, W, C]` smoothed with a 3x3 kernel of ones around a 5, over 13; the outermost pixels stay."""
+    """Smooth `[H, W, C]` with a 3x3 kernel of ones and a central 5, divided by 13; the border pixels stay."""
     if min(image.shape[:2]) < 3:
         return image
     rows = image[:-2] + image[1:-1] + image[2:]
@@ -172,11 +186,11 @@ def _blurred(image: Array) -> Array:
 
 
 def _equalized(image: Array) -> Array:
-    """`[H, W, C]` with the histogram of each channel made flat, as Pillow does it with 8 bits."""
+    """Equalise the histogram of each channel of `[H, W, C]`, as Pillow does with 8 bits."""
     level = jnp.round(image * 255).astype(jnp.int32).reshape(-1, image.shape[-1]).T  # [C, H * W]
     counts = jax.vmap(lambda x: jnp.zeros(256, jnp.int32).at[x].add(1))(level)
     below = jnp.cumsum(counts, -1) - counts
-    last = jnp.take_along_axis(counts, level.max(-1, keepdims=True), -1)  # pixels of the largest value there is
+    last = jnp.take_along_axis(counts, level.max(-1, keepdims=True), -1)  # pixels with the largest value present
     step = (level.shape[-1] - last) // 255
     table = jnp.where(step > 0, jnp.clip((below + step // 2) // jnp.maximum(step, 1), 0, 255), jnp.arange(256)[None])
     return jnp.take_along_axis(table, level, -1).T.reshape(image.shape).astype(image.dtype) / 255

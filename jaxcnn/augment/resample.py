@@ -1,6 +1,7 @@
-"""Pixels at other places: an affine map, bilinear or nearest, and a crop that is resized, one axis at a time.
+"""Resampling: affine maps, bilinear or nearest, and crops that are resized one axis at a time.
 
-Gathers, not products with interpolation matrices: XLA fuses them with the weighing, and on a CPU they take a third of the time.
+It uses gathers rather than products with interpolation matrices: XLA fuses them with the weighting, and on a CPU they
+are three times as fast.
 """
 
 import math
@@ -13,10 +14,10 @@ Array = jax.Array
 
 
 def places(matrix: Array, h: int, w: int) -> tuple[Array, Array]:
-    """Where each pixel of the result comes from: y and x in pixels, `[B, H, W]` each.
+    """Return the source position of each pixel of the result: y and x in pixels, `[B, H, W]` each.
 
     Args:
-        matrix: `[B, 2, 3]`: (y, x, 1) of the result to (y, x) of the source, in pixels from the centre.
+        matrix: `[B, 2, 3]`, from (y, x, 1) in the result to (y, x) in the source, in pixels from the centre.
         h: height.
         w: width.
 
@@ -33,10 +34,10 @@ def places(matrix: Array, h: int, w: int) -> tuple[Array, Array]:
 
 
 def bilinear(image: Array, matrix: Array) -> Array:
-    """Bilinear samples of `[B, H, W, C]` at the places of an affine map; zeros come in."""
+    """Sample `[B, H, W, C]` through an affine map, bilinearly; outside the image it is zero."""
     b, h, w, c = image.shape
     from_y, from_x = places(matrix, h, w)
-    padded = jnp.pad(image, ((0, 0), (1, 2), (1, 2), (0, 0)))  # a frame of zeros: samples outside land on it
+    padded = jnp.pad(image, ((0, 0), (1, 2), (1, 2), (0, 0)))  # samples outside the image land on this frame
     from_y, from_x = jnp.clip(from_y + 1, 0, h + 1), jnp.clip(from_x + 1, 0, w + 1)
     low_y, low_x = jnp.floor(from_y).astype(jnp.int32), jnp.floor(from_x).astype(jnp.int32)
     part_y, part_x = (from_y - low_y)[..., None], (from_x - low_x)[..., None]
@@ -51,7 +52,14 @@ def bilinear(image: Array, matrix: Array) -> Array:
 
 
 def nearest(values: Array, matrix: Array, fill: float = 0) -> Array:
-    """Nearest samples of `[B, H, W, K]` at the places of an affine map; `fill` comes in."""
+    """Sample the nearest values of `[B, H, W, K]` through an affine map.
+
+    Args:
+        values: `[B, H, W, K]`.
+        matrix: `[B, 2, 3]`, as in `places`.
+        fill: value outside the image.
+
+    """
     b, h, w, k = values.shape
     y, x = (jnp.floor(at + 0.5).astype(jnp.int32) for at in places(matrix, h, w))
     inside = (y >= 0) & (y < h) & (x >= 0) & (x < w)
@@ -61,7 +69,15 @@ def nearest(values: Array, matrix: Array, fill: float = 0) -> Array:
 
 
 def move_boxes(boxes: Array, matrix: Array, h: int, w: int) -> Array:
-    """Upright boxes `[B, N, 4]` around what an affine map makes of boxes, yxyx in shares of the image; `matrix` as in `places`."""
+    """Move boxes through an affine map and return the upright boxes around them.
+
+    Args:
+        boxes: `[B, N, 4]`, yxyx in 0..1.
+        matrix: `[B, 2, 3]`, as in `places`.
+        h: height of the image.
+        w: width of the image.
+
+    """
     size = jnp.array([h, w], jnp.float32)
     corners = boxes[..., jnp.array([[0, 1], [0, 3], [2, 1], [2, 3]])]  # [B, N, 4, 2]
     moved = (corners - 0.5) * size[None, None, None] - matrix[:, None, None, :, 2]
@@ -73,23 +89,23 @@ def move_boxes(boxes: Array, matrix: Array, h: int, w: int) -> Array:
 
 
 def resize(image: Array, first: tuple[Array, Array], length: tuple[Array, Array], size: tuple[int, int]) -> Array:
-    """Cut a rectangle out of each image and resize it: bilinear, antialiased where it shrinks, as torchvision and Pillow do.
+    """Crop a rectangle from each image and resize it: bilinear, with antialiasing when it shrinks, as torchvision does.
 
     Args:
         image: `[B, H, W, C]`.
         first: top and left of the rectangles in pixels, whole numbers as floats `[B]`.
-        length: height and width of the rectangles, likewise.
+        length: height and width of the rectangles, in the same form.
         size: height and width of the result.
 
     """
-    columns = _resize_axis(image, 2, first[1], length[1], size[1])  # first along rows, which lie together in memory
+    columns = _resize_axis(image, 2, first[1], length[1], size[1])  # rows are contiguous in memory, so they go first
     return _resize_axis(columns, 1, first[0], length[0], size[0])
 
 
 def resize_nearest(
     values: Array, first: tuple[Array, Array], length: tuple[Array, Array], size: tuple[int, int]
 ) -> Array:
-    """As `resize`, with the nearest values."""
+    """Do the same as `resize`, with the nearest values."""
     for axis in (1, 2):
         at = jnp.floor(first[axis - 1][:, None] + _steps(length[axis - 1], size[axis - 1])).astype(jnp.int32)
         values = _take(values, at, axis)
@@ -97,17 +113,17 @@ def resize_nearest(
 
 
 def _steps(length: Array, out: int) -> Array:
-    """Centres of `out` equal parts of `[B]` lengths: `[B, out]`."""
+    """Return the centres of `out` equal parts of lengths `[B]`, `[B, out]`."""
     return (jnp.arange(out) + 0.5)[None] * (length / out)[:, None]
 
 
 def _take(x: Array, at: Array, axis: int) -> Array:
-    """Rows or columns `at` `[B, out]` of `[B, H, W, C]`."""
+    """Take rows or columns `at` `[B, out]` of `[B, H, W, C]`."""
     return jax.vmap(lambda x, at: jnp.take(x, at, axis - 1, mode="clip"))(x, at)
 
 
 def _resize_axis(x: Array, axis: int, first: Array, length: Array, out: int) -> Array:
-    reach = jnp.maximum(length / out, 1)[:, None]  # of the triangle that each pixel of the result is a mean under
+    reach = jnp.maximum(length / out, 1)[:, None]  # half-width of the triangle filter of each result pixel
     centre = first[:, None] + _steps(length, out) - 0.5
     low = jnp.floor(centre - reach) + 1
     taps = math.ceil(2 * max(x.shape[axis] / out, 1))

@@ -1,4 +1,4 @@
-"""Masks and boxes follow the pixels: which entries of a batch have places, and what becomes of them."""
+"""How masks and boxes follow the pixels through spatial transforms."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,17 +12,20 @@ Array = jax.Array
 
 
 class SpatialTargets(NamedTuple):
-    """How the rest of a batch follows its pixels.
+    """How the spatial targets of a batch follow its pixels.
 
-    Entries that follow: `"mask"` `[B, H, W]` or `[B, H, W, K]`, and `"label"` where it is one of these; both likewise beside volumes
-    `[B, D, H, W, C]`, and a mask `[B, T]` beside series; `"boxes"` `[B, N, 4]`, yxyx in 0..1, beside images, with `"box_mask"`
-    `[B, N]`, 1 a box and 0 padding (absent: every box with an area is one; every change adds it).
-    Masks take the nearest value. Boxes become the smallest upright box around what was theirs, cut at the border; one that is
-    gone becomes zeros, with 0 in `"box_mask"`.
+    These entries follow:
+
+    - `"mask"` `[B, H, W]` or `[B, H, W, K]`, and `"label"` if it has one of these shapes. Beside volumes
+      `[B, D, H, W, C]` they have a depth axis, and beside a series a mask is `[B, T]`. Masks take the nearest value.
+    - `"boxes"` `[B, N, 4]`, yxyx in 0..1, beside images, with `"box_mask"` `[B, N]`: 1 for a box, 0 for padding. If
+      `"box_mask"` is absent, every box with an area counts, and the transform adds the mask. A transformed box is the
+      smallest upright box around the old one, clipped at the border. A removed box becomes zeros, with 0 in
+      `"box_mask"`.
 
     Attributes:
-        fill: what comes into a mask where pixels come in: 0, or a class that the loss leaves out.
-        visible: share of a box's area that must be left inside, else the box is gone; in 0..1.
+        fill: mask value where no source pixel exists: 0, or a class that the loss ignores.
+        visible: share of a box's area, in 0..1, that must stay inside the image; otherwise the box is removed.
 
     """
 
@@ -41,7 +44,7 @@ def check(follow: SpatialTargets) -> SpatialTargets:
 
 
 def maps(batch: Batch) -> list[str]:
-    """Names of the entries with a value for every pixel, the image aside."""
+    """Return the names of the entries with a value per pixel, without the image."""
     shape = tuple(batch["image"].shape[:-1])
 
     def fits(name):
@@ -49,9 +52,9 @@ def maps(batch: Batch) -> list[str]:
 
     if "mask" in batch and not fits("mask"):
         raise InputError(
-            f"mask shape {tuple(batch['mask'].shape)}: must begin with {shape}, as the image does, and may have channels"
+            f"mask shape {tuple(batch['mask'].shape)}: must be {shape}, like the image, or that and channels"
         )
-    # a label [B, K] beside [B, T, C] is probabilities, even where K == T
+    # a label [B, K] beside [B, T, C] holds probabilities, even if K == T
     dense = "label" in batch and len(shape) > 2 and fits("label")
     return ["mask"] * ("mask" in batch) + ["label"] * dense
 
@@ -63,14 +66,17 @@ def transform_spatial(
     boxes: Callable[[Array], Array],
     visible: float = 0.0,
 ) -> Batch:
-    """Change everything in a batch that has places.
+    """Apply a spatial transform to every entry of a batch that it concerns.
 
     Args:
         batch: the batch.
-        image: change of `[B, *spatial, C]`.
-        mask: the same of values that must not be blended, `[B, *spatial, K]`.
-        boxes: the same of `[B, N, 4]`, yxyx in shares of the image; may leave 0..1.
+        image: transform of `[B, *spatial, C]`.
+        mask: the same for values that must not be blended, `[B, *spatial, K]`.
+        boxes: the same for `[B, N, 4]`, yxyx relative to the image; results may leave 0..1.
         visible: as in `SpatialTargets`.
+
+    Raises:
+        InputError: a mask or boxes whose shape does not fit the image.
 
     """
     out = {**batch, "image": image(batch["image"])}
@@ -88,15 +94,14 @@ def transform_spatial(
 
 
 def _clipped(batch: Batch, boxes: Array, visible: float) -> Batch:
-    """Cut boxes at the border, and mark those of which too little is left."""
+    """Clip boxes at the border, and unset `"box_mask"` where too little is left."""
     row_mask = batch["box_mask"] if "box_mask" in batch else jnp.ones(boxes.shape[:2], jnp.float32)
     inside = jnp.clip(boxes, 0, 1)
-    kept = (
-        (row_mask > 0) & (_area(batch["boxes"]) > 0) & (_area(inside) > 0) & (_area(inside) >= visible * _area(boxes))
-    )
+    large_enough = (_area(inside) > 0) & (_area(inside) >= visible * _area(boxes))
+    kept = (row_mask > 0) & (_area(batch["boxes"]) > 0) & large_enough
     return {"boxes": jnp.where(kept[..., None], inside, 0), "box_mask": kept.astype(row_mask.dtype)}
 
 
 def _area(boxes: Array) -> Array:
-    """Areas `[B, N]`, 0 for a box whose corners are in the wrong order."""
+    """Return areas `[B, N]`, 0 for a box whose corners are in the wrong order."""
     return jnp.maximum(boxes[..., 2] - boxes[..., 0], 0) * jnp.maximum(boxes[..., 3] - boxes[..., 1], 0)

@@ -1,1 +1,1 @@
-"""What command lines are made of, and the `jaxcnn` command: the flags that they share, signals, exit codes and errors in one line."""
+"""The `jaxcnn` command and what all command lines share: flags, signals, exit codes and one-line errors."""

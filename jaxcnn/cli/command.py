@@ -1,4 +1,4 @@
-"""What commands share: one line for what went wrong, exit codes, and, where a command trains, signals and several processes."""
+"""Run a command: turn errors into one line and an exit code; in training, also handle signals and processes."""
 
 import contextlib
 import functools
@@ -21,14 +21,14 @@ from jaxcnn.train import DivergedError, StoppedError
 
 
 class Program(NamedTuple):
-    """A command, as messages name it.
+    """A command, as its messages name it.
 
     Attributes:
-        name: what its messages begin with.
-        again: the command that goes on with a run, without the run's folder.
-        end: called with an exit code and a line where the program must end at once, from whatever thread.
-        over: called with the exit code once the run's result is known.
-        columns: at which what is logged is wrapped; by default nowhere.
+        name: prefix of its messages.
+        again: the command that resumes a run, without the run's folder.
+        end: called with an exit code and a line when the program must end at once, from any thread.
+        over: called with the exit code once the result of the run is known.
+        columns: width at which log lines wrap; None does not wrap.
 
     """
 
@@ -40,19 +40,19 @@ class Program(NamedTuple):
 
 
 def end(code: int, line: str) -> None:
-    """End the program at once, from whatever thread."""
-    with contextlib.suppress(OSError):  # nobody listens
+    """End the program at once, from any thread."""
+    with contextlib.suppress(OSError):  # standard error may be closed
         os.write(2, f"{line}\n".encode("ascii", "backslashreplace") if line else b"")
     os._exit(code)
 
 
 def run(main: Callable[[], Any], name: str, columns: int | None = None) -> int:
-    """Run `main`; what a user can mend is one line and exit code 2, and Ctrl-C is 130.
+    """Run `main`. An error that the user can fix becomes one line and exit code 2; Ctrl-C gives 130.
 
     Args:
         main: parses the flags and does the work.
-        name: of the command, which its messages begin with.
-        columns: at which what is logged is wrapped; by default nowhere.
+        name: name of the command, which begins its messages.
+        columns: width at which log lines wrap; None does not wrap.
 
     Returns:
         The exit code.
@@ -69,7 +69,7 @@ def run(main: Callable[[], Any], name: str, columns: int | None = None) -> int:
         terminal.say(f"{name}: stopped")
         return 130
     if terminal.lost():
-        terminal.say(f"{name}: not all is printed: standard output cannot be written ({terminal.lost()})")
+        terminal.say(f"{name}: the output is incomplete: standard output cannot be written ({terminal.lost()})")
         return 1
     return 0
 
@@ -77,12 +77,12 @@ def run(main: Callable[[], Any], name: str, columns: int | None = None) -> int:
 def run_training(
     program: Program, parse: Callable[[], Any], main: Callable[[Any, Signals, list[pathlib.Path]], Any]
 ) -> int:
-    """Parse flags, run `main`, and turn what went wrong into one line and an exit code.
+    """Parse flags, run `main`, and turn errors into one line and an exit code.
 
     Args:
-        program: what it is called.
-        parse: returns the flags: a dataclass with the groups `Machine` and `Processes`.
-        main: called with the flags, what watches for signals, and a list that receives the run's folder.
+        program: how messages name the command.
+        parse: returns the flags, a dataclass with the groups `Machine` and `Processes`.
+        main: called with the flags, the signal handler, and a list to which it adds the folder of the run.
 
     Returns:
         The exit code.
@@ -102,7 +102,7 @@ def run_training(
             return program.end(1 if folder else 2, visible(_failed(program, folder, line)))
 
         distributed.start(config.coordinator, config.processes, config.process_id, lost)
-        # after the start of JAX's own, which takes SIGTERM
+        # JAX installs a SIGTERM handler when it starts, so ours comes after it
         signals = Signals(lambda code: program.end(*stopped(code, "outside training")), lambda: _done(folder))
         if config.reuse_memory:
             runtime.reuse_memory()
@@ -112,7 +112,7 @@ def run_training(
         code = _delivered(program.name, config)
     except StoppedError as error:
         distributed.finish()
-        # at once: a thread may be compiling; a signal to another process stops this one as well
+        # end at once, because a thread may be compiling; a signal to one process stops all others too
         program.end(*stopped((signals.code if signals else 0) or 143, f"after step {error.step}"))
     except Exception as error:
         code = _said(error, program, config, folder)
@@ -122,16 +122,15 @@ def run_training(
             signals.ignore()
             signals.close()
     if _abandoned() or code and jax.process_count() > 1:
-        program.end(
-            code, ""
-        )  # of several processes the others see that this one is gone; a proper goodbye would wait for them
+        # a proper shutdown would wait for the other processes, which notice by themselves that this one has ended
+        program.end(code, "")
     if not code:
         distributed.finish()
     return code
 
 
 def _said(error: Exception, program: Program, config: Any, folder: list[pathlib.Path]) -> int:
-    """Say what went wrong and what is kept, in a line where that explains it, and return the exit code."""
+    """Print what went wrong and which checkpoints are kept, with a traceback if needed; return the exit code."""
     line = runtime.too_little(error, config)
     code = 1 if line or folder else 2
     if line is None and not isinstance(error, InputError | DivergedError | OSError | jax.errors.JaxRuntimeError):
@@ -143,7 +142,7 @@ def _said(error: Exception, program: Program, config: Any, folder: list[pathlib.
 
 
 def what(error: BaseException) -> str:
-    """Say in a line what went wrong."""
+    """Describe an error in one line."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -154,7 +153,7 @@ def _failed(program: Program, folder: list[pathlib.Path], line: str) -> str:
 
 
 def _delivered(name: str, config: Any) -> int:
-    """Return the exit code of what went well: 1 if its only result is what it prints, and that did not arrive."""
+    """Return the exit code after success: 1 if the printed result is the only one and could not be printed."""
     if (getattr(config, "evaluate", False) or getattr(config, "predict", ())) and terminal.lost():
         terminal.say(f"{name}: the result is not printed: standard output cannot be written ({terminal.lost()})")
         return 1
@@ -162,37 +161,34 @@ def _delivered(name: str, config: Any) -> int:
 
 
 def _abandoned() -> bool:
-    """Whether there are threads of a save that failed, which wait for minutes for what will not come."""
+    """Whether threads of a failed save are left, which would wait for minutes."""
     return any(type(thread).__name__ == "_SignalingThread" for thread in threading.enumerate())
 
 
 def _done(folder: list[pathlib.Path]) -> bool:
-    """Whether the run has its result."""
+    """Whether the run is finished."""
     return bool(folder) and (folder[0] / "summary.json").exists()
 
 
 def _stopped(program: Program, folder: list[pathlib.Path], code: int, where: str) -> tuple[int, str]:
-    """Return exit code and line of a program that a signal ends."""
+    """Return the exit code and the message for a program that a signal ends."""
     with contextlib.suppress(Exception):
         sys.stdout.flush()
     if _done(folder):
-        return 0, visible(f"{program.name}: the run was finished when the signal came, {folder[0]}")
-    line = (
-        f"stopped {where}; {_kept(folder)}{_continue(program, folder)}"
-        if folder
-        else f"{program.name}: stopped {where}, nothing was begun"
-    )
-    return code, visible(line)
+        return 0, visible(f"{program.name}: the run had finished before the signal came, {folder[0]}")
+    if folder:
+        return code, visible(f"stopped {where}; {_kept(folder)}{_continue(program, folder)}")
+    return code, visible(f"{program.name}: stopped {where}, nothing was begun")
 
 
 def _continue(program: Program, folder: list[pathlib.Path]) -> str:
-    """Say how to go on, if that is possible."""
+    """Name the command that resumes the run, if it can be resumed."""
     going = bool(folder) and not _done(folder) and (folder[0] / "config.json").exists()
     return f"; continue with: {program.again} {quoted(folder[0])}" if going else ""
 
 
 def quoted(path: pathlib.Path) -> str:
-    """Write a path as a shell reads it, in characters that every terminal shows."""
+    """Quote a path for a shell, in characters that every terminal shows."""
     if visible(path) == str(path):
         return shlex.quote(str(path))
     shown = (chr(b) if 32 <= b < 127 and chr(b) not in "\\'" else f"\\x{b:02x}" for b in os.fsencode(path))
@@ -203,9 +199,6 @@ def _kept(folder: list[pathlib.Path]) -> str:
     if not folder:
         return "nothing was begun"
     steps = sorted(int(p.name) for p in (folder[0] / "checkpoints").glob("[0-9]*") if p.name.isdigit())
-    where = folder[0]
-    return (
-        f"checkpoints are kept in {where}, the newest of step {steps[-1]}"
-        if steps
-        else f"no checkpoint was written yet in {where}"
-    )
+    if not steps:
+        return f"no checkpoint was written yet in {folder[0]}"
+    return f"checkpoints are kept in {folder[0]}, the newest of step {steps[-1]}"

@@ -1,4 +1,4 @@
-"""`jaxcnn data DATA`: what is there, and a picture of examples as they are and as augmented."""
+"""`jaxcnn data DATA`: describe a data set, and draw examples with and without augmentation."""
 
 import dataclasses
 import logging
@@ -25,29 +25,29 @@ log = logging.getLogger("jaxcnn")
 
 @dataclasses.dataclass(frozen=True)
 class Data(flags.Augmentation, flags.Images):
-    """Say what DATA holds: task, classes, counts, sizes, parts and what is left out; draw some examples."""
+    """Describe DATA: task, classes, counts, sizes, parts and unreadable files; draw some examples."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")] = ""
     """A folder of classes, a .csv of file and label, an .npz, a folder of IDX files, or a TFDS name."""
     task: str = ""
-    """classification, multilabel or regression, where two layouts fit DATA."""
+    """classification, multilabel or regression, if two layouts fit DATA."""
     validation_fraction: float = 0.1
     """Share of the training rows to make choices on."""
     on_bad_example: str = "skip"
     """What to do when an example cannot be read: skip it and count it, or stop."""
     output: str = "examples.png"
-    """Where the picture goes: training images as they are, and as augmented."""
+    """File of the picture: training images, with and without augmentation."""
     seed: int = 0
-    """Of the augmentation."""
+    """Seed of the augmentation."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Look at the data, and return the exit code."""
+    """Describe the data, and return the exit code."""
     return command.run(lambda: show(options.parse(Data, NAME, arguments)), f"jaxcnn {NAME}", options.WIDTH)
 
 
 def show(config: Data) -> Splits:
-    """Print what is there, draw examples, and return the parts."""
+    """Print a description, draw examples, and return the parts."""
     found = layouts.look(config.data, config.task, config.data_dir)
     say(f"{visible(config.data)}: {found.line}")
     skipped = Skipped()
@@ -63,13 +63,13 @@ def show(config: Data) -> Splits:
     change = recipe.change(config, found, example["image"].shape[1:])
     rows = next(splits.train.once(min(EXAMPLES, splits.train.size))).at(0)
     if not plots.draw(pathlib.Path(config.output), draw, rows, change, splits.train, config.seed):
-        raise InputError(f"--output {visible(config.output)}: cannot be written; give another")
-    print(f"{visible(config.output)}: {len(rows['image'])} training images, as they are and as augmented", flush=True)
+        raise InputError(f"--output {visible(config.output)}: cannot be written; give another file")
+    print(f"{visible(config.output)}: {len(rows['image'])} training images, with and without augmentation", flush=True)
     return splits
 
 
 def _sizes(found: layouts.Found) -> str:
-    """Say of which sizes the image files are."""
+    """Describe the sizes of the image files."""
     sizes = layouts.sizes(found, MOST_SIZES)
     if not sizes:
         return "no size can be read"
@@ -87,9 +87,8 @@ def _counts(splits: Splits) -> None:
         return
     labels = [part.label for part in splits if getattr(part, "label", None) is not None]
     if len(labels) < len(splits):
-        say(
-            f"classes  {len(classes)}: {', '.join(map(visible, classes[:CLASSES]))}; counts of streamed rows are not known beforehand"
-        )
+        names = ", ".join(map(visible, classes[:CLASSES]))
+        say(f"classes  {len(classes)}: {names}; counts of streamed rows are not known beforehand")
         return
     for k, name in enumerate(classes[:CLASSES]):
         counts = [int((x[:, k] > 0.5).sum() if x.ndim > 1 else (x == k).sum()) for x in labels]
@@ -99,7 +98,15 @@ def _counts(splits: Splits) -> None:
 
 
 def draw(rows: Any, change: Any, data: Any, seed: int) -> Any:
-    """Draw images in one row, and the same augmented below."""
+    """Draw images in one row and, below it, the same images with augmentation.
+
+    Args:
+        rows: a batch with `image` `[B, H, W, C]` and `label`.
+        change: the augmentation; None for none.
+        data: the data set, for the names of its classes.
+        seed: seed of the augmentation.
+
+    """
     image = np.asarray(rows["image"])
     sheets = [image]
     if change is not None:

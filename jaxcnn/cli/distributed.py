@@ -1,4 +1,4 @@
-"""Several processes as one run: how they find each other, and how all of them end when one is gone."""
+"""Multi-process runs: how the processes connect, and how all of them end when one dies."""
 
 import contextlib
 import os
@@ -13,12 +13,12 @@ from jaxcnn.core.types import InputError
 from jaxcnn.parallel import mesh
 
 START_SECONDS = 120  # how long the first process waits for the last
-HEARTBEAT_SECONDS = 50  # should a machine vanish without closing its connections
-SETTLE_SECONDS = 1.0  # process 0 holds what the others talk through: it goes last
+HEARTBEAT_SECONDS = 50  # in case a machine vanishes without closing its connections
+SETTLE_SECONDS = 1.0  # process 0 hosts the connections of the others, so it ends last
 
 
 def in_cluster(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether SLURM, Open MPI, Kubernetes or a TPU pod started this as one of several processes; JAX knows how to ask them."""
+    """Whether SLURM, Open MPI, Kubernetes or a TPU pod started this process as one of several, as JAX detects it."""
 
     def several(name):
         return environment.get(name, "1").isdecimal() and int(environment.get(name, "1")) > 1
@@ -32,16 +32,19 @@ def in_cluster(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def start(coordinator: str, processes: int, process_id: int, lost: Callable[[str], None]) -> bool:
-    """Join the other processes, if there are any.
+    """Join the other processes of a multi-process run.
 
     Args:
         coordinator: `HOST:PORT` of process 0; empty to ask the environment.
-        processes: how many there are; 0 to ask the environment.
-        process_id: which this is, from 0; -1 to ask the environment.
-        lost: called with one line when another process is gone; it must not return.
+        processes: number of processes; 0 to ask the environment.
+        process_id: index of this process, from 0; -1 to ask the environment.
+        lost: called with one line when a different process dies; it must not return.
+
+    Returns:
+        Whether this is a multi-process run.
 
     Raises:
-        InputError: only some of the three are given, or the others cannot be reached.
+        InputError: only some of the three are given, or the other processes cannot be reached.
 
     """
     given = [bool(coordinator), processes > 0, process_id >= 0]
@@ -49,34 +52,36 @@ def start(coordinator: str, processes: int, process_id: int, lost: Callable[[str
         return False
     if any(given) and not all(given):
         raise InputError(
-            "--coordinator HOST:PORT, --processes N and --process-id I: give all three, or none under SLURM and the like"
+            "--coordinator HOST:PORT, --processes N and --process-id I: give all three, or none under SLURM, Open MPI, "
+            "Kubernetes and on TPU pods"
         )
     host, _, port = coordinator.rpartition(":")
     if any(given) and not (host and port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 2**16):
         raise InputError(
-            f"--coordinator {coordinator}: must be HOST:PORT, such as localhost:7777, and a port is from 1 to 65535"
+            f"--coordinator {coordinator}: must be HOST:PORT, such as localhost:7777, with a port from 1 to 65535"
         )
     if any(given) and process_id >= processes:
         raise InputError(f"--process-id {process_id}: must be from 0 to {processes - 1}")
     if process_id > 0 and not _answers(host, int(port)):
         raise InputError(
-            f"--coordinator {coordinator}: nobody answers there; start --process-id 0 on that machine, and open the port"
+            f"--coordinator {coordinator}: no process answers there; start --process-id 0 on that machine, and open "
+            "the port"
         )
-    # two programs that talk between processes may start in another order here than there, and then wait for each other for ever
+    # with asynchronous dispatch, processes may start two communicating programs in different orders and deadlock
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    asked = (
-        {"coordinator_address": coordinator, "num_processes": processes, "process_id": process_id} if any(given) else {}
-    )
-    late = threading.Timer(START_SECONDS, lost, [f"not all processes came within {START_SECONDS} s"])
+    asked = {}
+    if any(given):
+        asked = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process_id}
+    late = threading.Timer(START_SECONDS, lost, [f"not all processes connected within {START_SECONDS} s"])
     late.daemon = True
     late.start()
-    try:  # JAX would end with a stack trace, so it is given longer
+    try:  # JAX's own timeout ends in a stack trace, so ours is shorter
         jax.distributed.initialize(
             **asked, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, initialization_timeout=2 * START_SECONDS
         )
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"--coordinator {coordinator}: the processes did not all come ({str(error).splitlines()[0][:200]})"
+            f"--coordinator {coordinator}: not all processes connected ({str(error).splitlines()[0][:200]})"
         ) from error
     finally:
         late.cancel()
@@ -85,7 +90,7 @@ def start(coordinator: str, processes: int, process_id: int, lost: Callable[[str
 
 
 def _answers(host: str, port: int) -> bool:
-    """Whether process 0 is there, asked for a while: it may start later, and JAX itself would end with a stack trace."""
+    """Whether process 0 answers within the time limit; it may start later, and JAX would fail with a stack trace."""
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until:
         with contextlib.suppress(OSError):
@@ -96,7 +101,7 @@ def _answers(host: str, port: int) -> bool:
 
 
 def _watch(host: str, lost: Callable[[str], None]) -> None:
-    """Keep a connection between process 0 and each other: the system closes it when a process ends, however it ends."""
+    """Keep a connection between process 0 and each other process; the system closes it however a process ends."""
     me, n = mesh.process_shard()
     if me == 0:
         server = socket.create_server(("", 0))
@@ -118,7 +123,7 @@ BYE = "bye"
 
 
 def _lines(link: socket.socket) -> list[str]:
-    """Read what the other side says until it says goodbye, or is gone."""
+    """Read what the other side sends until it says goodbye or dies."""
     lines: list[str] = []
     with contextlib.suppress(OSError), link.makefile() as text:
         for line in text:
@@ -147,7 +152,7 @@ def _hear(link: socket.socket, lost: Callable[[str], None]) -> None:
 
 
 def grieve() -> None:
-    """Give the watching threads time to end this process, should an error only be what another's end looks like from here."""
+    """Give the watching threads time to end this process: an error here may only follow from the death of another."""
     if _links:
         time.sleep(3 * SETTLE_SECONDS)
 

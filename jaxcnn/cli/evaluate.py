@@ -27,13 +27,13 @@ class Evaluate(flags.Layout):
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
     """Folder of a run."""
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")] = ""
-    """Other data of the same classes (a folder, .csv, .npz, IDX files or a TFDS name); by default the run's own test rows."""
+    """Other data of the same classes (folder, .csv, .npz, IDX or TFDS name); by default the run's own test rows."""
     data_dir: str = ""
-    """Where TFDS sets are prepared."""
+    """Where TFDS data sets are prepared."""
     on_bad_example: str = "stop"
     """What to do when an example cannot be read: stop, or skip it and count it."""
     compilation_cache: str = ""
-    """Folder where compiled programs are kept; by default one of the user's, off for none."""
+    """Folder for compiled programs; by default the user's cache folder, off for none."""
 
 
 def main(arguments: Sequence[str]) -> int:

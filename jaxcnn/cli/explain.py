@@ -1,4 +1,4 @@
-"""`jaxcnn explain RUN FILES`: a picture per file of what spoke for its predicted class."""
+"""`jaxcnn explain RUN FILES`: draw a picture per file of what supports its predicted class."""
 
 import dataclasses
 import pathlib
@@ -23,18 +23,18 @@ NAME = "explain"
 
 @dataclasses.dataclass(frozen=True)
 class Explain:
-    """Draw what spoke for the predicted class of each image, by several methods."""
+    """Draw what supports the predicted class of each image, by several methods."""
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
     """Folder of a run."""
     files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILES")] = ()
     """Images, or folders of them."""
     target: str = ""
-    """The class to explain; by default the predicted one of each image."""
+    """The class to explain; by default the predicted class of each image."""
     output: str = ""
-    """Folder of the pictures; by default explanations/ in the run's folder."""
+    """Folder of the pictures; by default explanations/ in the folder of the run."""
     compilation_cache: str = ""
-    """Folder where compiled programs are kept; by default one of the user's, off for none."""
+    """Folder for compiled programs; by default the user's cache folder, off for none."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,9 +50,7 @@ def explain(config: Explain) -> list[pathlib.Path]:
     loaded = runs.load_run(config.run)
     classes = loaded.config["classes"]
     if not classes or loaded.config["build"] is None:
-        raise InputError(
-            f"{visible(config.run)}: a run without classes, and what is explained is a class; give another run"
-        )
+        raise InputError(f"{visible(config.run)}: this run has no classes to explain; give a run of a classifier")
     if config.target:
         flags.one_of("--target", config.target, classes)
     paths = image_files(config.files)
@@ -60,21 +58,20 @@ def explain(config: Explain) -> list[pathlib.Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for path in paths:
         image = pixels(loaded, path)
-        found = described(
-            loaded, str(path), np.asarray(loaded.task.predict(loaded.variables, {"image": image[None]}))[0]
-        )
+        outputs = np.asarray(loaded.task.predict(loaded.variables, {"image": image[None]}))[0]
+        found = described(loaded, str(path), outputs)
         chosen = config.target or max(found["probabilities"], key=found["probabilities"].get)
         strips = explained(loaded, image[None], np.array([classes.index(chosen)], np.int32))
         made.append(_free(folder, path.stem, made))
         title = f"{path.name}: {chosen} {found['probabilities'][chosen]:.3f}"
         if not plots.draw(made[-1], draw, title, strips):
-            raise InputError(f"{visible(made[-1])}: cannot be drawn or written; give another --output")
+            raise InputError(f"{visible(made[-1])}: cannot be drawn or written; give a different --output")
         print(files.to_json(found | {"explained": chosen, "picture": str(made[-1])}), flush=True)
     return made
 
 
 def _free(folder: pathlib.Path, stem: str, taken: Sequence[pathlib.Path]) -> pathlib.Path:
-    """Return a name for a picture that no other image of this call has."""
+    """Return a name for a picture that no other image of this call uses."""
     path, number = folder / f"{stem}.png", 1
     while path in taken:
         number += 1

@@ -1,4 +1,4 @@
-"""The flags of command lines, in groups that commands share, and which values they may have."""
+"""Flags of command lines, in groups that commands share, with their allowed values."""
 
 import dataclasses
 import difflib
@@ -13,42 +13,44 @@ from jaxcnn.parallel.compile import STRATEGIES
 POSITIVE = ("batch_size", "eval_batch_size", "accumulate", "model_devices", "keep_best")
 PRECISIONS = {"float32": {}, "bf16": {"dtype": "bfloat16"}}
 NOT_NEGATIVE = (
-    "epochs", "max_steps", "devices", "early_stopping", "limit_examples", "seed", "image_size", "processes", "checkpoint_seconds",
+    "epochs", "max_steps", "devices", "early_stopping", "limit_examples", "seed", "image_size", "processes",
+    "checkpoint_seconds",
 )  # fmt: skip
-MOST = 2**31 - 1  # of a whole number: a step is an int32
-# the largest value of a flag; of other whole numbers it is what an int32 holds
+MOST = 2**31 - 1  # steps are int32
+# largest values of flags; others may be up to MOST
 LARGEST = {
     "seed": 2**32 - 1,  # JAX reads no more bits of it
-    "image_size": 8192, "devices": 2**20, "model_devices": 2**20, "processes": 2**20, "process_id": 2**20, "keep_best": 10_000,
-    "seeds": 10_000, "widths": 65_536, "shift": 8192,
+    "image_size": 8192, "devices": 2**20, "model_devices": 2**20, "processes": 2**20, "process_id": 2**20,
+    "keep_best": 10_000, "seeds": 10_000, "widths": 65_536, "shift": 8192,
 }  # fmt: skip
 ON_NAN = ("stop", "skip", "rollback")
 ON_BAD_EXAMPLE = ("stop", "skip")
 RESIZE = ("squash", "crop", "pad")
 AUGMENT = ("auto", "photos", "digits", "none")
 NO_MEMORY_FLAG = -1.0
-PLACE = {"coordinator", "processes", "process_id"}  # where a process is: each start of a run says it again
-# what changes nothing in the result but for rounding: a flag beside --resume may change it
+PLACE = {"coordinator", "processes", "process_id"}  # which process this is, given at each start of a run
+# flags that change the result at most by rounding, so that they may change beside --resume
 MAY_CHANGE = PLACE | {
-    "strategy", "devices", "shard_parameters", "model_devices", "deterministic", "gpu_memory_fraction", "reuse_memory", "compilation_cache",
-    "profile", "eval_batch_size", "workdir", "resume", "checkpoint", "evaluate", "predict", "data_dir", "checkpoint_seconds", "keep_best",
+    "strategy", "devices", "shard_parameters", "model_devices", "deterministic", "gpu_memory_fraction", "reuse_memory",
+    "compilation_cache", "profile", "eval_batch_size", "workdir", "resume", "checkpoint", "evaluate", "predict",
+    "data_dir", "checkpoint_seconds", "keep_best",
 }  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Length:
-    """How long and in which batches to train."""
+    """How long to train, and in which batches."""
 
     epochs: int = 10
     """Passes over the training rows."""
     max_steps: int = 0
-    """Stop after this number of updates, if that comes first; 0 for no limit."""
+    """Stop after N updates, if that comes first; 0 for no limit."""
     batch_size: int = 128
     """Rows in one update, over all devices."""
     early_stopping: int = 0
-    """Stop after this number of epochs without a better validation loss; 0 for never."""
+    """Stop after N epochs without a better validation loss; 0 for never."""
     seed: int = 0
-    """Of the parameters, the order of the rows, dropout and augmentation; splits do not depend on it."""
+    """Seed of the parameters, the order of the rows, dropout and augmentation; splits do not depend on it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +58,11 @@ class Rows:
     """Which rows to train and measure on."""
 
     validation_fraction: float = 0.1
-    """Share of the training rows to make choices on."""
+    """Share of the training rows that is held out for validation."""
     limit_examples: int = 0
-    """Use at most this number of rows of each part; 0 for all."""
+    """Use at most N rows of each part; 0 for all."""
     on_bad_example: str = "stop"
-    """What to do when an example cannot be read: stop, or skip it, count it in summary.json and list it in skipped.txt."""
+    """What to do when an example cannot be read: stop, or skip it (counted in summary.json, listed in skipped.txt)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,15 +70,15 @@ class Update:
     """How an update is computed."""
 
     precision: str = "float32"
-    """What the network computes in: float32 or bf16 (bfloat16; parameters, statistics, losses and metrics stay float32)."""
+    """What the network computes in: float32 or bf16 (bfloat16; parameters, statistics and losses stay float32)."""
     accumulate: int = 1
-    """Compute the gradient of a batch in this number of parts, one after another, to save memory."""
+    """Compute the gradient of a batch in N parts, one after the other, to save memory."""
     remat: bool = False
-    """Recompute the stages' values in the backward pass instead of keeping them: less memory, more time."""
+    """Recompute the values of the stages in the backward pass instead of keeping them: less memory, more time."""
     gradient_norm: bool = True
-    """Log the global norm of the gradient: one more pass over it, which a small network with small batches notices."""
+    """Log the global norm of the gradient, at the cost of one more pass over it."""
     on_nan: str = "stop"
-    """What to do when the loss is not a finite number: stop, skip (leave such batches out) or rollback (to the last checkpoint)."""
+    """What to do if the loss is not finite: stop, skip (leave such batches out) or rollback (to a checkpoint)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,53 +86,53 @@ class Layout:
     """On which devices a step runs, and how."""
 
     eval_batch_size: int = 256
-    """Rows at a time in evaluation, over all devices; changes speed, never the result."""
+    """Rows per batch in evaluation, over all devices; changes the speed, not the result."""
     strategy: str = "auto"
     """How a step is compiled: auto, jit, sharded, pmap or eager."""
     devices: int = 0
-    """How many devices to use; 0 for all that JAX sees."""
+    """Number of devices to use; 0 for all that JAX sees."""
     shard_parameters: bool = False
-    """Divide parameters and optimiser state among the devices as well (FSDP), for models that do not fit on one."""
+    """Shard parameters and optimiser state over the devices too (FSDP), for models that do not fit on one device."""
     model_devices: int = 1
-    """How many devices share a row, each with a part of the output channels."""
+    """Number of devices that share a row, each with a part of the output channels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What the process asks of its machine."""
+    """How the process uses its machine."""
 
     compilation_cache: str = ""
-    """Folder where compiled programs are kept, so that the next run starts sooner; by default one of the user's, off for none."""
+    """Folder for compiled programs, for a faster next start; by default the user's cache folder, off for none."""
     deterministic: bool = False
-    """On a GPU, only operations that give the same bits each time, at some cost; on a CPU it is always so."""
+    """On a GPU, use only operations that give the same bits each time, at some cost; a CPU always does."""
     gpu_memory_fraction: float = NO_MEMORY_FLAG
-    """Share of a GPU's memory that JAX takes at once, in (0, 1]; 0 to take what is needed when it is; by default JAX's own, 0.75."""
+    """Share of GPU memory that JAX reserves, in (0, 1]; 0 to allocate on demand; by default JAX's own, 0.75."""
     reuse_memory: bool = True
-    """On a CPU with glibc, keep large buffers for their next use instead of giving them back to the system each time."""
+    """On a CPU with glibc, keep large buffers for reuse instead of returning them to the system each time."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """Which process of several this is."""
+    """Which process of a multi-process run this is."""
 
     coordinator: str = ""
-    """HOST:PORT of process 0, for a run of several processes; under SLURM, Open MPI, Kubernetes and on TPU pods not needed."""
+    """HOST:PORT of process 0, for a multi-process run; not needed under SLURM, Open MPI, Kubernetes and on TPU pods."""
     processes: int = 0
-    """How many processes there are, with --coordinator."""
+    """Number of processes, with --coordinator."""
     process_id: int = -1
-    """Which of them this is, from 0, with --coordinator."""
+    """Index of this process, from 0, with --coordinator."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Saving:
-    """Where a run goes, and how often it is saved."""
+    """Where a run is saved, and how often."""
 
     workdir: str = ""
-    """Where runs get their folders; by default checkpoints/ and the experiment's name."""
+    """Parent folder of the runs; by default checkpoints/ and the experiment's name."""
     checkpoint_seconds: float = 300.0
     """Save every N seconds, besides once per epoch; 0 for once per epoch only."""
     keep_best: int = 1
-    """How many of the best checkpoints to keep, beside the newest two."""
+    """Number of best checkpoints to keep, besides the newest two."""
     profile: str = ""
     """Folder for a trace of a few dispatches, for TensorBoard, XProf or Perfetto."""
 
@@ -140,23 +142,23 @@ class Images:
     """How image files become rows."""
 
     data_dir: str = ""
-    """Where TFDS sets are prepared; by default TFDS_DATA_DIR, else TFDS's own folder."""
+    """Where TFDS data sets are prepared; by default TFDS_DATA_DIR, else TFDS's own folder."""
     image_size: int = 0
-    """Side that images are brought to; by default 128 for photos, small images as stored."""
+    """Side to which images are resized; by default 128 for photos, while small images keep theirs."""
     resize: str = "squash"
-    """How: squash (both sides), crop (keep the shape, cut the middle out) or pad (keep the shape, black beside it)."""
+    """How to resize: squash (ignore the shape), crop (keep it, cut out the middle) or pad (keep it, add black)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """Which network, and where it begins."""
+    """Which network to train, and from which weights."""
 
     model: str = ""
     """A network of `jaxcnn models`; by default cnn up to 64 pixels a side, else resnet18."""
     weights: str = ""
-    """Where to begin: imagenet, a file (.safetensors) or a run's folder; by default at random."""
+    """Initial weights: imagenet, a file (.safetensors) or the folder of a run; by default random."""
     cifar_stem: bool = False
-    """The network's form for images of about 32x32, if it has one."""
+    """The network's variant for images of about 32x32, if it has one."""
     dropout: float = 0.0
     """Share of units dropped before the last layer, in [0, 1)."""
 
@@ -166,11 +168,11 @@ class Optimisation:
     """How the network learns."""
 
     learning_rate: float = 0.0
-    """Highest value of the one-cycle schedule of AdamW; by default 4e-3 for cnn, else 1e-3."""
+    """Peak of the one-cycle schedule of AdamW; by default 4e-3 for cnn, else 1e-3."""
     lr_find: bool = False
-    """Try rising learning rates first, draw the loss, and use a tenth of the rate where it is lowest."""
+    """First try rising learning rates, draw the loss, and use a tenth of the rate where it is lowest."""
     weight_decay: float = 1e-2
-    """On kernels only, never on biases and norm scales."""
+    """Weight decay of kernels; biases and norm scales have none."""
     label_smoothing: float = 0.0
     """Share of the label spread over all classes, in [0, 1)."""
     class_weights: str = ""
@@ -181,17 +183,17 @@ class Optimisation:
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images."""
+    """How training images are augmented."""
 
     augment: str = "auto"
-    """photos (mirror and move), digits (turn, scale, slant and move a little), none, or auto: by the images."""
+    """photos (flip and move), digits (rotate, scale, shear and move a little), none, or auto: chosen by the images."""
 
 
 def check_numbers(config: Any) -> None:
-    """Refuse numbers that nothing can be computed with, in any field of a dataclass of flags.
+    """Refuse numbers that cannot be used, in any field of a dataclass of flags.
 
     Raises:
-        InputError: a float that is not finite, or a whole number that is too large.
+        InputError: a float is not finite, or an integer is too large.
 
     """
     for field in dataclasses.fields(config):
@@ -201,16 +203,15 @@ def check_numbers(config: Any) -> None:
                 raise InputError(f"{flag} {number}: must be a finite number")
             most = LARGEST.get(field.name, MOST)
             if isinstance(number, int) and abs(number) > most:
-                raise InputError(
-                    f"{flag} {number}: must be at {f'most {most:,}' if number > 0 else f'least {-most:,}'}"
-                )
+                bound = f"most {most:,}" if number > 0 else f"least {-most:,}"
+                raise InputError(f"{flag} {number}: must be at {bound}")
 
 
 def check(config: Any) -> None:
-    """Refuse values of shared flags that no run can use, before anything is started; flags that a command lacks are left out.
+    """Refuse invalid values of shared flags before anything starts; a command need not have all flags.
 
     Raises:
-        InputError: a number out of range or an unknown name; the message names the flag.
+        InputError: a number is out of range or a name is unknown; the message names the flag.
 
     """
     for field in dataclasses.fields(config):
@@ -224,9 +225,9 @@ def check(config: Any) -> None:
     if not 0 < has.get("validation_fraction", 0.5) < 1:
         raise InputError(f"--validation-fraction {config.validation_fraction}: must be above 0 and below 1")
     known = {"strategy": STRATEGIES, "precision": PRECISIONS, "on_nan": ON_NAN, "on_bad_example": ON_BAD_EXAMPLE}
-    known |= {
-        name: values for name, values in (("resize", RESIZE), ("augment", AUGMENT)) if isinstance(has.get(name), str)
-    }
+    for name, values in (("resize", RESIZE), ("augment", AUGMENT)):
+        if isinstance(has.get(name), str):
+            known[name] = values
     for name in known.keys() & has.keys():
         one_of(flag_of(name), has[name], known[name])
     share = has.get("gpu_memory_fraction", NO_MEMORY_FLAG)
@@ -235,20 +236,20 @@ def check(config: Any) -> None:
 
 
 def flag_of(field: str) -> str:
-    """Return the flag of a field."""
+    """Return the name of the flag for a field."""
     return "--" + field.replace("_", "-")
 
 
 def one_of(flag: str, value: str, known: Iterable[str]) -> str:
-    """Return the value, or name the nearest of those that are known.
+    """Return the value if it is known.
 
     Args:
-        flag: that has the value, for the message.
-        value: what was given.
-        known: what may be given.
+        flag: name of the flag, for the message.
+        value: value of the flag.
+        known: values that are allowed.
 
     Raises:
-        InputError: it is not known.
+        InputError: the value is unknown; the message names the nearest known one.
 
     """
     if value not in known:

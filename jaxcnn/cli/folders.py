@@ -1,4 +1,4 @@
-"""The folder of a run that a command line names: which flag named it, and where an unfinished run is."""
+"""The folder of a run on a command line: open, lock or find it, and check the flags beside --resume."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ from jaxcnn.runs import folders
 
 @contextlib.contextmanager
 def named(flag: str) -> Iterator[None]:
-    """Put a flag in front of what the library says of a path."""
+    """Prefix library errors about a path with the flag that gave it."""
     try:
         yield
     except InputError as error:
@@ -25,10 +25,10 @@ def named(flag: str) -> Iterator[None]:
 
 
 def check_path(flag: str, path: str) -> None:
-    """Refuse a path that checkpoints cannot be written to.
+    """Refuse a path to which checkpoints cannot be written.
 
     Raises:
-        InputError: it is not UTF-8; the message names the flag.
+        InputError: the path is not UTF-8; the message names the flag.
 
     """
     with named(flag):
@@ -36,15 +36,16 @@ def check_path(flag: str, path: str) -> None:
 
 
 def open_folder(content: Mapping[str, Any], workdir: str, resume: bool) -> pathlib.Path:
-    """Make a run's folder with `config.json` in it, or check that the one to resume is of the same data; lock it for this process.
+    """Make the folder of a run with its `config.json`, or check the one to resume; lock it for this process.
 
     Args:
-        content: of `config.json`.
-        workdir: where the folder is made, or the folder of the run to resume.
-        resume: whether to go on with a run.
+        content: content of `config.json`.
+        workdir: parent of the new folder, or the folder of the run to resume.
+        resume: whether to resume a run.
 
     Raises:
-        InputError: it cannot be written, is another run's, is finished, or another process trains into it.
+        InputError: the folder cannot be written, belongs to a run on other data or to a finished run, or is in use by
+            another process.
 
     """
     check_path("--workdir", workdir)
@@ -59,10 +60,10 @@ def open_folder(content: Mapping[str, Any], workdir: str, resume: bool) -> pathl
 
 
 def find_unfinished(root: pathlib.Path) -> pathlib.Path:
-    """Return the run to resume: the folder itself, or the newest one in it that has no summary.
+    """Return the run to resume: the folder itself, or the newest run in it without a summary.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no unfinished run.
 
     """
     if (root / "config.json").exists():
@@ -76,16 +77,16 @@ def find_unfinished(root: pathlib.Path) -> pathlib.Path:
 
 
 def resumed(folder: pathlib.Path, kind: type, parse: Callable[[Any], Any], **fixed: Any) -> Any:
-    """Return the flags of the run to resume, with what the flags beside --resume may change.
+    """Return the flags of the run to resume, updated by the flags beside --resume.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         kind: dataclass of the flags.
-        parse: the command line over other defaults, checked.
-        **fixed: fields that the run's own settings do not decide.
+        parse: parses the command line with the given defaults, and checks it.
+        **fixed: fields that do not come from the saved settings.
 
     Raises:
-        InputError: settings that are not such flags, or a flag that would change the result.
+        InputError: the saved settings are not valid flags, or a flag would change the result.
 
     """
     hints = {k: v for k, v in get_type_hints(kind).items() if k not in PLACE}
@@ -103,5 +104,5 @@ def resumed(folder: pathlib.Path, kind: type, parse: Callable[[Any], Any], **fix
 
 
 def _typed(hints: dict[str, Any]) -> Any:
-    """Return a type of dicts with these fields, each of which may be absent."""
+    """Return a type of dicts with these fields, all of them optional."""
     return TypedDict("Settings", hints, total=False)  # pyright: ignore[reportArgumentType] (it asks for a dict display)

@@ -1,4 +1,4 @@
-"""What `DATA` holds: which layouts fit it, which task that means, and how it is read."""
+"""What `DATA` holds: which layouts fit, which task that implies, and how to read it."""
 
 import contextlib
 import difflib
@@ -20,19 +20,19 @@ from jaxcnn.data.table import read as read_table
 from jaxcnn.runs.source import read as read_source
 
 TASKS = ("classification", "multilabel", "regression")
-PHOTO, SMALL = 128, 64  # side that photos are brought to; sides up to which images of one size stay as they are
+PHOTO, SMALL = 128, 64  # side to which photos are resized; up to SMALL, images of equal size keep it
 LOOKED_AT = 32
 log = logging.getLogger("jaxcnn")
 
 
 class Found(NamedTuple):
-    """What a user named.
+    """Data that a user named.
 
     Attributes:
-        kind: a name of `data.SOURCES`.
-        options: of that function.
+        kind: a key of `data.SOURCES`.
+        options: arguments of that function.
         task: classification, multilabel or regression.
-        line: what it holds, for people.
+        line: description for the user.
         files: whether its rows are image files.
 
     """
@@ -45,14 +45,17 @@ class Found(NamedTuple):
 
 
 def look(name: str, task: str = "", data_dir: str = "") -> Found:
-    """Say what a user named, and which task that means.
+    """Find out what a user named, and which task that implies.
 
     Known layouts (IDX files, parts, a CSV file beside images) are tried before a plain folder of classes.
 
     Args:
-        name: a path, `digits`, or the name of a TFDS set.
-        task: which, where two layouts fit; empty where the data say.
-        data_dir: where TFDS sets are prepared.
+        name: a path, `digits`, or the name of a TFDS data set.
+        task: the task, needed if two layouts fit; empty lets the data decide.
+        data_dir: where TFDS data sets are prepared.
+
+    Returns:
+        The layout that fits.
 
     Raises:
         InputError: nothing is there, nothing fits, or two layouts fit.
@@ -70,19 +73,17 @@ def look(name: str, task: str = "", data_dir: str = "") -> Found:
     else:
         _refuse_slip(name, path)
         kind, options = runs.find(name, data_dir or None)
-        called = {"npz": "arrays in one .npz", "idx": "IDX files", "digits": "embedded digits", "tfds": "TFDS set"}[
-            kind
-        ]
-        found = [Found(kind, options, "classification", f"{called}: classification")]
+        names = {"npz": "arrays in one .npz", "idx": "IDX files", "digits": "embedded digits", "tfds": "TFDS set"}
+        found = [Found(kind, options, "classification", f"{names[kind]}: classification")]
     fit = [one for one in found if task in ("", one.task)]
     if not fit:
         raise InputError(f"{visible(name)}: --task {task} does not fit: {found[0].line}")
     if len(fit) == 1 or task:
         return fit[0]
     listed = ", or ".join(f"{one.line.split(':')[0]} (--task {one.task})" for one in fit)
-    fix = "say which with --task NAME"
+    fix = "choose one with --task NAME"
     if len({one.task for one in fit}) < len(fit):
-        fix = "say which with --task NAME, or give the CSV file itself"
+        fix = "choose one with --task NAME, or give the CSV file itself"
     raise InputError(f"{visible(name)}: two layouts fit, {listed}; {fix}")
 
 
@@ -103,33 +104,24 @@ def _in_folder(path: pathlib.Path) -> list[Found]:
         return known
     inside = _class_folders(path)
     if len(inside) < 2:
-        what = (
-            f"only one class folder, {visible(inside[0])}/"
-            if inside
-            else "no class folders, no IDX files and no CSV file of images"
-        )
+        what = "no class folders, no IDX files and no CSV file of images"
+        if inside:
+            what = f"only one class folder, {visible(inside[0])}/"
         raise InputError(
             f"{visible(path)}: {what}; needs <class>/<image> for at least two classes, or a CSV with a column 'file'"
         )
-    return [
-        Found(
-            "folder",
-            {"path": str(path)},
-            "classification",
-            f"photos: {len(inside)} classes in folders: classification",
-            True,
-        )
-    ]
+    about = f"photos: {len(inside)} classes in folders: classification"
+    return [Found("folder", {"path": str(path)}, "classification", about, True)]
 
 
 def _class_folders(path: pathlib.Path) -> list[str]:
-    """Return the folders that hold an image, at whatever depth."""
+    """Return the names of the subfolders that hold an image at any depth."""
     inside = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     return [p.name for p in inside if any(q.suffix.lower() in ENDINGS for q in p.rglob("*"))]
 
 
 def _lists_images(path: pathlib.Path) -> bool:
-    """Whether a CSV file has a column of files, the first of which is there."""
+    """Whether a CSV file has a column of files, the first of which exists."""
     try:
         found = read_table(path)
         kind_of(found, path)
@@ -146,7 +138,7 @@ def _csv(path: pathlib.Path, task: str) -> Found:
 
 
 def _refuse_slip(name: str, path: pathlib.Path) -> None:
-    """Refuse a path that is not there, and a name that is one of the files here but for a letter or two."""
+    """Refuse a path that does not exist but nearly matches a file that does."""
     if path.exists() or name == "digits":
         return
     here = [p for p in os.listdir(path.parent)] if path.parent.is_dir() else []
@@ -157,19 +149,19 @@ def _refuse_slip(name: str, path: pathlib.Path) -> None:
 
 
 def read(found: Found, config: Any, skipped: Any = None, size: Any = None) -> tuple[Splits, dict[str, Any]]:
-    """Read what was found.
+    """Read data that `look` found.
 
     Args:
-        found: as `look` returns it.
-        config: flags: `validation_fraction`, `on_bad_example`, `image_size` and `resize`.
-        skipped: told of what cannot be read, if that is allowed.
-        size: height and width of image files where the flags do not say; by default by the files.
+        found: result of `look`.
+        config: flags `validation_fraction`, `on_bad_example`, `image_size` and `resize`.
+        skipped: called with each example that cannot be read, if the flags allow skipping.
+        size: height and width for image files if the flags do not give them; None lets the files decide.
 
     Returns:
         The parts, and how they were read, for `config.json`.
 
     Raises:
-        InputError: as the reader.
+        InputError: as raised by the reader.
 
     """
     options = found.options | {"validation_fraction": config.validation_fraction}
@@ -192,17 +184,17 @@ def read(found: Found, config: Any, skipped: Any = None, size: Any = None) -> tu
 
 
 def side_of(found: Found) -> int | None:
-    """Return the side that image files are brought to: None where they are small and of one size, so that they stay as they are."""
+    """Return the side to which image files are resized; None if they are small and equal in size and keep it."""
     found_sizes = set(sizes(found, LOOKED_AT))
     small = len(found_sizes) == 1 and max(next(iter(found_sizes))) <= SMALL
     return None if small else PHOTO
 
 
 def sizes(found: Found, most: int) -> list[tuple[int, int]]:
-    """Return height and width of the first image files, without those that cannot be read."""
+    """Return height and width of the first image files, skipping those that cannot be read."""
     out = []
     for file in _some_files(found, most):
-        with contextlib.suppress(InputError):  # told of when it is read
+        with contextlib.suppress(InputError):  # reported when the file is read
             out.append(head(file).size)
     return out
 

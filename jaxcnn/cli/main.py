@@ -1,4 +1,4 @@
-"""The `jaxcnn` command: one subcommand per file; each is imported only when it is called."""
+"""The `jaxcnn` command: one subcommand per file, which is imported only when it is called."""
 
 import difflib
 import importlib
@@ -12,11 +12,11 @@ from jaxcnn.version import __version__
 COMMANDS = {
     "train": "train a network on photos, a table, arrays or a TFDS set",
     "evaluate": "measure a run on its test rows, or on other data",
-    "predict": "class and probability of image files",
-    "report": "a page and a model card of a run; a comparison of several",
-    "explain": "a picture per image of what spoke for its class",
-    "data": "what a data set holds, and examples of it",
-    "models": "the networks",
+    "predict": "predict the class and its probability for image files",
+    "report": "write a page and a model card per run; compare several runs",
+    "explain": "draw what supports the predicted class of each image",
+    "data": "describe a data set and draw examples",
+    "models": "list the networks",
 }
 
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand.
 
     Args:
-        arguments: of the command line; by default the program's own.
+        arguments: arguments of the command line; by default those of the process.
 
     Returns:
         The exit code: 0 for success, 1 for a run that stopped, 2 for bad input, 130 and 143 after a signal.
@@ -49,15 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print(text: str) -> int:
-    """Print a text, which a reader such as `head` may leave early."""
+    """Print a text; a reader such as `head` may close the pipe early."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again when it exits
     return 0
 
 
 def usage() -> str:
-    """Return what the subcommands are."""
+    """Return the list of subcommands."""
     lines = [f"  jaxcnn {name:<10}{about}" for name, about in COMMANDS.items()]
     return "\n".join(["usage: jaxcnn COMMAND ...", "", *lines, "", "jaxcnn COMMAND --help explains a command."])

@@ -11,12 +11,12 @@ NAME = "models"
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-    """List the networks, with 1000 classes, at the image size that each was made for."""
+    """List the networks with 1000 classes, each at its default image size."""
 
     json: bool = False
-    """One JSON list."""
+    """Print one JSON list."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """List them, and return the exit code."""
+    """List the networks, and return the exit code."""
     return command.run(lambda: print_all(options.parse(Models, NAME, arguments).json), f"jaxcnn {NAME}", options.WIDTH)

@@ -1,4 +1,4 @@
-"""From a command's arguments to its dataclass of flags: `--help` that fits a screen, `--help-all`, and errors in one line."""
+"""Parse the arguments of a command into its dataclass of flags; give short or full help, and one-line errors."""
 
 import contextlib
 import dataclasses
@@ -22,72 +22,71 @@ HELP, ALL = ("-h", "--help"), "--help-all"
 
 
 def parse(kind: type, name: str, arguments: Sequence[str], default: Any = None, shown: Sequence[str] = ()) -> Any:
-    """Return the flags of a command, checked.
+    """Parse and check the flags of a command.
 
     Args:
         kind: dataclass of the flags.
-        name: of the command.
-        arguments: after the command's name.
-        default: what flags that are not given are; by default the dataclass's own.
-        shown: fields that `--help` explains, the others only `--help-all`; empty for all.
+        name: name of the command.
+        arguments: those after the name of the command.
+        default: values of flags that are not given; None takes those of the dataclass.
+        shown: fields that `--help` explains; only `--help-all` explains the others. Empty shows all.
+
+    Returns:
+        An instance of `kind`.
 
     Raises:
-        InputError: an unknown flag, or a value that is none for its flag.
-        SystemExit: with 0, after help was asked for.
+        InputError: an unknown flag, or an invalid value.
+        SystemExit: with 0, after printing help.
 
     """
     if any(given in (*HELP, ALL) for given in arguments):
         print(_help(kind, name, shown if ALL not in arguments else ()), flush=True)
         raise SystemExit(0)
     _check_names(kind, arguments)
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said), _narrow():
+        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed), _narrow():
             config = tyro.cli(kind, prog=f"jaxcnn {name}", args=list(arguments), default=default)
     except SystemExit as error:
-        raise InputError(f"{_reason(kind, said.getvalue())}; see jaxcnn {name} --help") from error
+        raise InputError(f"{_reason(kind, printed.getvalue())}; see jaxcnn {name} --help") from error
     check(config)
     return config
 
 
 def _help(kind: type, name: str, shown: Sequence[str]) -> str:
-    """Return what a command's flags are."""
+    """Return the help text of a command."""
     hidden = [f for f in dataclasses.fields(kind) if shown and f.name not in shown]
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), _narrow(), contextlib.suppress(SystemExit):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), _narrow(), contextlib.suppress(SystemExit):
         tyro.cli(_without(kind, hidden) if hidden else kind, prog=f"jaxcnn {name}", args=["--help"])
     more = f"jaxcnn {name} --help-all explains {len(hidden)} more flags." if hidden else ""
-    return "\n".join(line.rstrip() for line in [*said.getvalue().strip().splitlines(), more] if line.strip())
+    return "\n".join(line.rstrip() for line in [*printed.getvalue().strip().splitlines(), more] if line.strip())
 
 
 def _without(kind: type, hidden: Sequence[Any]) -> type:
-    """Return the dataclass with some fields left out of its help."""
+    """Return the dataclass with some fields hidden from its help."""
     hints = get_type_hints(kind, include_extras=True)
     fields = {f.name: Annotated[hints[f.name], tyro.conf.Suppress] for f in hidden}
     values = {f.name: f.default for f in hidden}
-    made = type(
-        kind.__name__,
-        (kind,),
-        {"__annotations__": fields, "__doc__": kind.__doc__, "__module__": kind.__module__, **values},
-    )
-    return dataclasses.dataclass(frozen=True)(made)
+    members = {"__annotations__": fields, "__doc__": kind.__doc__, "__module__": kind.__module__, **values}
+    return dataclasses.dataclass(frozen=True)(type(kind.__name__, (kind,), members))
 
 
 def _check_names(kind: type, arguments: Sequence[str]) -> None:
-    """Refuse a flag that the command does not have, and name the nearest."""
+    """Refuse a flag that the command does not have, and name the nearest one."""
     known = [flag_of(f.name) for f in dataclasses.fields(kind)]
     known += [f"--no-{f.name.replace('_', '-')}" for f in dataclasses.fields(kind) if f.type in (bool, "bool")]
     for given in arguments:
         flag = given.split("=")[0].replace("_", "-")
         if given.startswith("--") and len(given) > 2 and flag not in known:
             near = difflib.get_close_matches(flag, known, 1, 0.5)
-            hint = f"did you mean {near[0]}?" if near else f"{ALL} lists those that there are"
+            hint = f"did you mean {near[0]}?" if near else f"{ALL} lists all flags"
             raise InputError(f"{visible(given)}: no such flag; {hint}")
 
 
-def _reason(kind: type, said: str) -> str:
-    """Return in a line what tyro says in a frame."""
-    lines = [re.sub(r"^[│|\s]+|[│|\s]+$", "", line) for line in said.splitlines()]
+def _reason(kind: type, printed: str) -> str:
+    """Reduce the framed message of tyro to one line."""
+    lines = [re.sub(r"^[│|\s]+|[│|\s]+$", "", line) for line in printed.splitlines()]
     rules = [k for k, line in enumerate(lines) if re.fullmatch(r"[-─╭╮╰╯├┤]{3,}", line)]
     begin = rules[0] + 1 if rules else 0
     text = " ".join(itertools.takewhile(lambda line: line and not line.startswith(("---", "───")), lines[begin:]))
@@ -96,13 +95,13 @@ def _reason(kind: type, said: str) -> str:
         must = "a whole number" if "int" in hint else "a number" if "float" in hint else "another value"
         return visible(f"{match[1]} {match[2]}: must be {must}")
     if match := re.match(r"Unrecognized options: (.*)", text):
-        return visible(f"{match[1]}: an argument too many")
-    return visible(text.rstrip(".")) or "the flags cannot be read"
+        return visible(f"{match[1]}: unexpected argument; leave it out")
+    return visible(text.rstrip(".")) or "the flags cannot be parsed"
 
 
 @contextlib.contextmanager
 def _narrow() -> Iterator[None]:
-    """Let what asks for the terminal's width see one that fits any."""
+    """Make tyro format for a terminal narrow enough for everyone."""
     before = {name: os.environ.get(name) for name in ("COLUMNS", "NO_COLOR")}
     os.environ["COLUMNS"] = str(WIDTH)
     if not sys.stdout.isatty():

@@ -1,4 +1,4 @@
-"""From shared flags to a `runs.Plan`: its data, batches, steps, devices and saving; and what a model is described by."""
+"""Apply shared flags to a `runs.Plan` (data, batches, steps, devices, saving); describe models for `runs.build`."""
 
 import dataclasses
 import math
@@ -18,15 +18,15 @@ from jaxcnn.train import accumulate, with_norm
 
 
 def planned(name: str, config: Any, plan: runs.Plan) -> runs.Plan:
-    """Return a plan with what the shared flags say.
+    """Return a plan updated by the shared flags.
 
     Args:
-        name: of the command or experiment, kept with the run.
+        name: name of the command or experiment, saved with the run.
         config: its flags, with the groups `Length`, `Rows`, `Update`, `Layout` and `Saving`.
         plan: what to train.
 
     Raises:
-        InputError: parts of a batch that do not divide it, too many steps, or devices that cannot be had.
+        InputError: accumulation that does not divide the batch, too many steps, or unavailable devices.
 
     """
     data, grads = plan.data, accumulate(config.accumulate)
@@ -35,7 +35,8 @@ def planned(name: str, config: Any, plan: runs.Plan) -> runs.Plan:
     plan = dataclasses.replace(
         plan, data=data, name=name, unit="images", batch_size=config.batch_size, seed=config.seed, on_nan=config.on_nan,
         eval_batch_size=config.eval_batch_size, patience=config.early_stopping or None, keep_best=config.keep_best,
-        save_seconds=config.checkpoint_seconds or None, grads=with_norm(grads) if config.gradient_norm else grads, **layout_of(config),
+        save_seconds=config.checkpoint_seconds or None, grads=with_norm(grads) if config.gradient_norm else grads,
+        **layout_of(config),
     )  # fmt: skip
     batch, parts = layout(plan)
     width = -(-batch // parts)
@@ -45,24 +46,20 @@ def planned(name: str, config: Any, plan: runs.Plan) -> runs.Plan:
     steps = min(steps, config.max_steps) if config.max_steps else steps
     if steps > MOST_STEPS:
         raise InputError(
-            f"--epochs {config.epochs}: {steps:,} updates, and a run has at most {MOST_STEPS:,}; give --max-steps"
+            f"--epochs {config.epochs}: {steps:,} updates, but a run has at most {MOST_STEPS:,}; give --max-steps"
         )
     return dataclasses.replace(plan, steps=steps, epochs=config.epochs)
 
 
 def layout_of(config: Any) -> dict[str, Any]:
-    """Say how steps are compiled: options of `compile_step` from the flags."""
+    """Return the options of `compile_step` that the flags set."""
     rule = mesh.split_all if config.shard_parameters else None
-    return {
-        "strategy": config.strategy,
-        "devices": config.devices or None,
-        "model_devices": config.model_devices,
-        "rule": rule,
-    }
+    devices = config.devices or None
+    return {"strategy": config.strategy, "devices": devices, "model_devices": config.model_devices, "rule": rule}
 
 
 def compiled(step: Step, config: Any, donate: bool = True) -> CompiledStep:
-    """Compile a step as the flags say."""
+    """Compile a step with the options that the flags set."""
     return compile_step(step, donate=donate, **layout_of(config))
 
 
@@ -70,34 +67,37 @@ def model(name: str, config: Any, **options: Any) -> dict[str, Any]:
     """Describe a model for `runs.build`.
 
     Args:
-        name: of `MODELS`.
+        name: a key of `MODELS`.
         config: flags of the group `Update`.
-        options: of the model itself.
+        **options: options of the model itself.
 
     Raises:
-        InputError: an unknown name, or a flag that the model has no use for.
+        InputError: an unknown name, or a flag that the model does not support.
 
     """
     flags.one_of("--model", name, MODELS)
     if config.remat and not hasattr(MODELS[name](), "remat"):
         able = [known for known, make in MODELS.items() if hasattr(make(), "remat")]
-        raise InputError(f"--remat: --model {name} has no stages to compute anew; {', '.join(able)} have")
-    return {
-        "name": name,
-        "options": options | flags.PRECISIONS[config.precision] | ({"remat": True} if config.remat else {}),
-    }
+        raise InputError(f"--remat: --model {name} has no stages to recompute; use one of {', '.join(able)}")
+    options |= flags.PRECISIONS[config.precision] | ({"remat": True} if config.remat else {})
+    return {"name": name, "options": options}
 
 
 def pixel_statistics(data: Any, rows: int = 10_000) -> dict[str, list[float]]:
-    """Return mean and deviation of the training pixels per channel, in 0..1; of about `rows` rows where they are streamed."""
+    """Return mean and standard deviation of the training pixels per channel, in 0..1.
+
+    Args:
+        data: the training rows.
+        rows: approximate number of rows to read, if they are streamed.
+
+    """
     if hasattr(data, "arrays"):
         image = data.arrays["image"]
         parts = (image[i : i + 1024] for i in range(0, len(image), 1024))
     else:
         size = min(64, data.size)
-        parts = (
-            np.asarray(data.chunk(size, t, 1, 1).at(0)["image"]) for t in range(max(min(rows, data.size) // size, 1))
-        )
+        chunks = (data.chunk(size, t, 1, 1) for t in range(max(min(rows, data.size) // size, 1)))
+        parts = (np.asarray(chunk.at(0)["image"]) for chunk in chunks)
     n, total, square = 0, np.zeros(1), np.zeros(1)
     for part in parts:
         pixels = part.reshape(-1, part.shape[-1]).astype(np.float64) / (255 if part.dtype == np.uint8 else 1)

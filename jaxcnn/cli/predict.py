@@ -1,4 +1,4 @@
-"""`jaxcnn predict RUN FILES`: class and probability of each image file."""
+"""`jaxcnn predict RUN FILES`: predict the class and its probability for each image file."""
 
 import csv
 import dataclasses
@@ -28,7 +28,7 @@ NAME, AT_ONCE = "predict", 32
 
 @dataclasses.dataclass(frozen=True)
 class Predict:
-    """Print class and probabilities of each image as a JSON line."""
+    """Print class and probabilities of each image as one line of JSON."""
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
     """Folder of a run."""
@@ -37,9 +37,9 @@ class Predict:
     csv: str = ""
     """Write a table to this file instead: file, class, probability, and a column per class."""
     on_bad_example: str = "stop"
-    """What to do when an image cannot be read: stop, or skip it and say so."""
+    """What to do when an image cannot be read: stop, or skip it with a warning."""
     compilation_cache: str = ""
-    """Folder where compiled programs are kept; by default one of the user's, off for none."""
+    """Folder for compiled programs; by default the user's cache folder, off for none."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def predict(config: Predict) -> list[dict[str, Any]]:
-    """Print or write what a run says of images, and return it, a dict per image."""
+    """Print or write the predictions for images, and return them, one dict per image."""
     if not config.run or not config.files:
         raise InputError("RUN and FILES: give the folder of a run and images, as in jaxcnn predict RUN photo.jpg")
     flags.one_of("--on-bad-example", config.on_bad_example, flags.ON_BAD_EXAMPLE)
@@ -70,29 +70,27 @@ def predict(config: Predict) -> list[dict[str, Any]]:
 
 
 def image_files(given: Sequence[str]) -> list[pathlib.Path]:
-    """Return files, and the images in folders, in order.
+    """Return files and the images in folders, in order.
 
     Raises:
-        InputError: a path that is not there, or a folder without images.
+        InputError: a path does not exist, or a folder has no images.
 
     """
     found: list[pathlib.Path] = []
     for path in map(pathlib.Path, given):
         if not path.exists():
             raise InputError(f"{visible(path)}: no such file or folder")
-        inside = (
-            sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
-            if path.is_dir()
-            else [path]
-        )
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
         if not inside:
-            raise InputError(f"{visible(path)}: no images in this folder; give another, or files")
+            raise InputError(f"{visible(path)}: no images in this folder; give a different folder, or files")
         found += inside
     return found
 
 
 def pixels(loaded: Any, path: pathlib.Path) -> np.ndarray:
-    """Read an image as the rows that a run learned from."""
+    """Read an image in the form that a run was trained on."""
     shape, how = loaded.config["build"]["image"]["shape"], (loaded.config.get("source") or {}).get("options", {})
     image = read_image(path, shape[-1], tuple(shape[:2]), resize=how.get("resize", "squash"))
     dtype = np.dtype(loaded.config["build"]["image"]["dtype"])
@@ -100,7 +98,7 @@ def pixels(loaded: Any, path: pathlib.Path) -> np.ndarray:
 
 
 def _outputs(loaded: Any, paths: Sequence[pathlib.Path], skip: bool) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield each file and what the task predicts for it; images are read a few at a time."""
+    """Yield each file with its prediction; images are read a few at a time."""
     run = jax.jit(loaded.task.predict)
     for start in range(0, len(paths), AT_ONCE):
         names, images = [], []
@@ -113,16 +111,22 @@ def _outputs(loaded: Any, paths: Sequence[pathlib.Path], skip: bool) -> Iterator
                     raise InputError(f"{error}; leave it out, or give --on-bad-example skip") from error
                 log.warning("left out: %s", error)
         if images:
-            width = AT_ONCE if len(paths) > AT_ONCE else len(images)  # one compiled program for all
+            width = AT_ONCE if len(paths) > AT_ONCE else len(images)  # one compiled program serves all batches
             batch = np.zeros((width, *images[0].shape), images[0].dtype)
             batch[: len(images)] = images
-            yield from zip(
-                names, np.asarray(run(loaded.variables, {"image": batch}), np.float32)[: len(names)], strict=True
-            )
+            outputs = np.asarray(run(loaded.variables, {"image": batch}), np.float32)
+            yield from zip(names, outputs[: len(names)], strict=True)
 
 
 def described(loaded: Any, file: str, outputs: np.ndarray) -> dict[str, Any]:
-    """Return what a run says of one image, as plain values: its outputs `[K]` by name."""
+    """Return the prediction for one image as plain values.
+
+    Args:
+        loaded: the run.
+        file: name of the image file.
+        outputs: outputs of the model, `[K]`.
+
+    """
     classes, task = loaded.config["classes"], loaded.config["build"]["task"]
     if task["name"] != "classification" or not classes:
         values = [round(float(x), 6) for x in outputs]
@@ -137,10 +141,10 @@ def described(loaded: Any, file: str, outputs: np.ndarray) -> dict[str, Any]:
 
 
 def write(path: str, found: Sequence[dict[str, Any]]) -> None:
-    """Write predictions as a CSV file, whole or not at all.
+    """Write predictions as a CSV file, completely or not at all.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the file cannot be written.
 
     """
     text = io.StringIO(newline="")

@@ -1,6 +1,6 @@
-"""The learning-rate range test (Smith, 2017, arXiv:1506.01186): the rate rises with every update, and the loss says how high it may go.
+"""The learning-rate range test (Smith, 2017, arXiv:1506.01186): raise the rate at each update, and watch the loss.
 
-Deviates in that it watches the training loss, smoothed, instead of the accuracy, and rises by a factor.
+Unlike the paper, it watches the smoothed training loss instead of the accuracy, and raises the rate by a factor.
 """
 
 import math
@@ -20,7 +20,7 @@ SMOOTH, WORSE, MARGIN = 0.9, 4.0, 10.0
 
 
 class Curve(NamedTuple):
-    """What the test found: rates, the smoothed loss at each, and the rate to use."""
+    """Result of the test: the rates, the smoothed loss at each rate, and the rate to use."""
 
     rates: list[float]
     losses: list[float]
@@ -28,16 +28,19 @@ class Curve(NamedTuple):
 
 
 def schedule(steps: int = STEPS) -> optax.Schedule:
-    """Return learning rates that rise by a factor from `LOWEST` to `HIGHEST`."""
+    """Return learning rates that rise geometrically from `LOWEST` to `HIGHEST`."""
     return optax.exponential_decay(LOWEST, 1, (HIGHEST / LOWEST) ** (1 / max(steps - 1, 1)))
 
 
 def find(ready: Ready, steps: int = STEPS) -> Curve:
-    """Train under rising rates, which uses the state up, until the loss is no longer near its lowest.
+    """Train with rising rates until the loss is far above its minimum; this uses up the state.
 
     Args:
-        ready: whose training step has an optimiser under `schedule`.
-        steps: updates at most.
+        ready: a prepared run whose optimiser follows `schedule`.
+        steps: largest number of updates.
+
+    Returns:
+        The rates, the losses, and the rate to use: a tenth of the rate with the lowest loss.
 
     Raises:
         InputError: the loss never fell.
@@ -57,12 +60,12 @@ def find(ready: Ready, steps: int = STEPS) -> Curve:
         rates.append(float(jnp.asarray(rise(step))))
         losses.append(smooth)
     if not losses or min(losses) >= losses[0] and len(losses) > 1:
-        raise InputError("--lr-find: the loss never fell; give --learning-rate, or look at the data with jaxcnn data")
+        raise InputError("--lr-find: the loss never fell; give --learning-rate, or check the data with jaxcnn data")
     return Curve(rates, losses, float(f"{max(rates[int(np.argmin(losses))] / MARGIN, LOWEST):.2g}"))
 
 
 def draw(curve: Curve) -> Any:
-    """Draw the loss by learning rate, with the suggested one."""
+    """Draw the loss against the learning rate, and mark the suggested rate."""
     figure = new_figure(6, 4)
     panel = figure.subplots()
     panel.plot(curve.rates, curve.losses, color="#0072B2")

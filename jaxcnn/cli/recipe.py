@@ -1,4 +1,4 @@
-"""What `jaxcnn train` trains: sensible defaults for what the data hold, from flags to a `runs.Plan`."""
+"""The recipe of `jaxcnn train`: from flags and data to a `runs.Plan`, with defaults that suit the data."""
 
 import dataclasses
 import math
@@ -20,14 +20,14 @@ from jaxcnn.models import MODELS
 from jaxcnn.runs import protocol
 from jaxcnn.train import augmented, init_state
 
-LEAST = 28  # side that smaller images are enlarged to on the device: the default network needs 24
+LEAST = 28  # smaller images are enlarged to this side on the device; the default network needs 24
 UPDATES, MANY, VALIDATIONS = 300, 10_000, 20
 RATES = {"cnn": 4e-3}
 RATE = 1e-3
 
 
 def check(config: Any) -> None:
-    """Refuse bad values before anything is read.
+    """Refuse bad values before any data is read.
 
     Raises:
         InputError: an unknown network, or a value out of range.
@@ -44,11 +44,11 @@ def check(config: Any) -> None:
 
 
 def settled(config: Any, rows: int, model: str) -> Any:
-    """Return the flags with the defaults that depend on the data: batch size, epochs and learning rate.
+    """Return the flags with defaults that depend on the data: batch size, epochs and learning rate.
 
     Args:
         config: the flags.
-        rows: to train on.
+        rows: number of training rows.
         model: name of the network.
 
     """
@@ -63,18 +63,18 @@ def settled(config: Any, rows: int, model: str) -> Any:
 def plan(
     config: Any, found: Found, splits: Splits, source: dict[str, Any], skipped: Any, begin: weights.Origin | None
 ) -> tuple[Any, runs.Plan]:
-    """Say what to train.
+    """Make the plan of a run.
 
     Args:
         config: the flags.
-        found: what the data are.
+        found: description of the data.
         splits: the rows.
-        source: how they were read.
-        skipped: what could not be read.
-        begin: the network to begin with, for images of three channels; None for random weights.
+        source: how the rows were read, for `config.json`.
+        skipped: the examples that could not be read.
+        begin: the pretrained network to start from, for images with three channels; None for random weights.
 
     Returns:
-        The flags, settled, and the plan.
+        The flags with their defaults filled in, and the plan.
 
     Raises:
         InputError: flags that do not fit the data or each other.
@@ -91,14 +91,15 @@ def plan(
         pixels.pop("size", None)
     if not begin and name == "cnn" and side < LEAST:
         pixels |= {"size": [LEAST, LEAST]}
-    options = (begin.options if begin else weights.form_of(config, name)) | (
-        {"dropout": config.dropout} if config.dropout else {}
-    )
+    options = begin.options if begin else weights.form_of(config, name)
+    options = options | ({"dropout": config.dropout} if config.dropout else {})
     outputs = 1 if found.task == "regression" else len(splits.train.classes)
     build = {
-        "model": planning.model(name, config, num_classes=outputs, **options), "task": _task(config, found, splits, pixels), "ema": 0,
+        "model": planning.model(name, config, num_classes=outputs, **options),
+        "task": _task(config, found, splits, pixels),
+        "ema": 0,
         "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
-    }  # fmt: skip
+    }
     _, task = runs.build(build)
     variables = None
     if begin:
@@ -108,14 +109,14 @@ def plan(
         except InputError as error:
             raise InputError(f"--weights {config.weights}: {error}") from error
     made = runs.Plan(
-        task, splits, adamw(config), wrap=_wrap(config, found, image.shape[1:]), build=build, dataset=config.data, skipped=skipped,
-        variables=variables, source=source, validations=VALIDATIONS, best=config.best,
+        task, splits, adamw(config), wrap=_wrap(config, found, image.shape[1:]), build=build, dataset=config.data,
+        skipped=skipped, variables=variables, source=source, validations=VALIDATIONS, best=config.best,
     )  # fmt: skip
     return config, made
 
 
 def adamw(config: Any) -> Callable[[int], optax.GradientTransformation]:
-    """Return the optimiser as a function of the number of steps: AdamW under one cycle."""
+    """Return a function from the number of steps to the optimiser: AdamW with a one-cycle schedule."""
 
     def make(steps: int) -> optax.GradientTransformation:
         return optim.adamw(optim.one_cycle(config.learning_rate, steps=steps), weight_decay=config.weight_decay)
@@ -127,7 +128,7 @@ def _task(config: Any, found: Found, splits: Splits, pixels: dict[str, Any]) -> 
     """Describe the task for `runs.build`."""
     for flag, given in (("--class-weights", config.class_weights), ("--label-smoothing", config.label_smoothing)):
         if given and (found.task == "regression" or found.task == "multilabel" and flag == "--class-weights"):
-            raise InputError(f"{flag} {given}: the task is {found.task}; leave it out")
+            raise InputError(f"{flag} {given}: does not apply to {found.task}; leave it out")
     if found.task == "regression":
         target = targets(splits.train)
         spread = float(target.std()) or 1.0
@@ -143,12 +144,11 @@ def _task(config: Any, found: Found, splits: Splits, pixels: dict[str, Any]) -> 
 
 
 def targets(data: Any) -> np.ndarray:
-    """Return all targets, also of rows that are read when they are needed."""
+    """Return all targets, including those of streamed rows."""
     if hasattr(data, "arrays"):
         return np.asarray(data.arrays["target"], np.float64)
-    return np.concatenate(
-        [np.asarray(chunk.at(k)["target"], np.float64) for chunk in data.once(256) for k in range(int(chunk.count))]
-    )
+    batches = (chunk.at(k) for chunk in data.once(256) for k in range(int(chunk.count)))
+    return np.concatenate([np.asarray(batch["target"], np.float64) for batch in batches])
 
 
 def _class_weights(given: str, data: Any) -> list[float]:
@@ -171,7 +171,14 @@ def _class_weights(given: str, data: Any) -> list[float]:
 
 
 def change(config: Any, found: Found, shape: tuple[int, ...]) -> Any:
-    """Return what augments training images `[H, W, C]`, or None."""
+    """Return the augmentation of training images, or None.
+
+    Args:
+        config: the flags.
+        found: description of the data.
+        shape: shape of an image, `(height, width, channels)`.
+
+    """
     kind = config.augment
     if kind == "auto":
         kind = "photos" if shape[-1] == 3 or max(shape[:2]) > SMALL else "digits"

@@ -1,4 +1,4 @@
-"""`jaxcnn report RUN`: a page, a model card and a comparison of runs, as `python -m jaxcnn.report` writes them."""
+"""`jaxcnn report RUN`: write a page and a model card per run, and a comparison, like `python -m jaxcnn.report`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,26 +15,26 @@ NAME = "report"
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Write report.html, report.json and MODEL_CARD.md into each run's folder, and compare.html of several."""
+    """Write report.html, report.json and MODEL_CARD.md into the folder of each run; compare several in compare.html."""
 
     runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN")] = ()
     """Folders of finished runs."""
     data: str = ""
-    """Other data of the same classes to measure, or where the run's own are now."""
+    """Other data of the same classes to measure, or the new place of the run's own data."""
     data_dir: str = ""
-    """Where TFDS sets are prepared."""
+    """Where TFDS data sets are prepared."""
     group: tuple[str, ...] = ()
     """Compare the groups of these columns."""
     group_file: str = ""
-    """CSV or JSON columns, one value per test row, in their order."""
+    """CSV or JSON file of columns with one value per test row, in order."""
     batch_size: int = 256
-    """Rows at a time; changes no result."""
+    """Rows per batch; does not change the result."""
     out: str = ""
     """File of the comparison of several runs; by default compare.html beside them."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Report, and return the exit code."""
+    """Write the reports, and return the exit code."""
 
     def work() -> None:
         config = options.parse(Report, NAME, arguments)

@@ -1,4 +1,4 @@
-"""What a command sets in its own process, before JAX starts in it; importing this or the library sets nothing."""
+"""Settings of a command's own process, made before JAX starts; importing this module changes nothing."""
 
 import ctypes
 import importlib.metadata
@@ -19,15 +19,21 @@ from jaxcnn.core.paths import cache_folder, for_now, prune
 
 log = logging.getLogger("jaxcnn")
 
-# mallopt's numbers, in glibc. Buffers over some 32 MB are mapped and given back at every use, and each use pays a page fault for every
-# 4 KiB; so they come from the heap and stay there. One arena, because the others' heaps are too small for them.
+# Numbers of mallopt in glibc. By default, buffers above about 32 MB are mapped and returned at every use, and each use
+# costs a page fault per 4 KiB; these settings keep them on the heap. One arena, because other arenas are too small.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
 KNOBS = {M_MMAP_THRESHOLD: 2**30, M_TRIM_THRESHOLD: 2**31 - 1, M_ARENA_MAX: 1}
-PROGRAMS_BYTES = 2**30  # compiled programs kept at most; those of a run on small images take half a megabyte
+PROGRAMS_BYTES = 2**30  # limit of the cache of compiled programs; a run on small images adds half a megabyte
 
 
 def prepare(gpu_memory_fraction: float, deterministic: bool) -> None:
-    """Tell JAX, before it starts, how much of a GPU's memory to take and whether its results must be the same bits each time."""
+    """Set the options that JAX reads when it starts.
+
+    Args:
+        gpu_memory_fraction: share of GPU memory to reserve; 0 to allocate on demand, negative for JAX's default.
+        deterministic: use only GPU operations that give the same bits each time.
+
+    """
     if gpu_memory_fraction == 0:
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     elif gpu_memory_fraction > 0:
@@ -37,32 +43,35 @@ def prepare(gpu_memory_fraction: float, deterministic: bool) -> None:
 
 
 def find_home() -> None:
-    """Give a user without a home folder one that goes with the process: several libraries look there and fail without."""
+    """Give a user without a home folder a temporary one, because several libraries fail without it."""
     if os.path.expanduser("~") == "~":
         os.environ["HOME"] = str(for_now())
 
 
 def too_little(error: BaseException, config: Any) -> str | None:
-    """Say what to try where an error means that the machine gives too little memory or too few threads; None where it means more."""
+    """Suggest a fix if an error means that memory or threads ran out; None for other errors."""
     if "can't start new thread" in str(error):
-        return "no more threads can be started; give more processes or address space (ulimit -u, ulimit -v), or use fewer --devices"
+        return (
+            "no more threads can be started; give more processes or address space (ulimit -u, ulimit -v), or use fewer "
+            "--devices"
+        )
     return out_of_memory(error, config)
 
 
 def out_of_memory(error: BaseException, config: Any) -> str | None:
-    """Say what to try where an error means that memory did not suffice; None where it means something else."""
+    """Suggest a fix if an error means that memory ran out; None for other errors."""
     wanted = re.search(r"allocat\w*\D{0,20}(\d[\d.]* ?(?:[KMGT]i?B|bytes))", str(error))
     signs = ("RESOURCE_EXHAUSTED", "Out of memory", "Cannot allocate memory", "std::bad_alloc")
     if not (isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)):
         return None
-    asked = f", {wanted[1]} more were asked for" if wanted else ""
+    asked = f", {wanted[1]} more requested" if wanted else ""
     where = f" at --batch-size {config.batch_size}" if hasattr(config, "batch_size") else ""
-    fix = "try --accumulate 4, --remat, --precision bf16 or a smaller --batch-size" if where else "give more"
+    fix = "try --accumulate 4, --remat, --precision bf16 or a smaller --batch-size" if where else "give more memory"
     return f"out of memory{where}: {peak_bytes() / 2**20:,.0f} MiB used at most{asked}; {fix}"
 
 
 def peak_bytes() -> int:
-    """Most bytes in use so far: on the accelerator where there is one, else of the process."""
+    """Return the peak memory use in bytes: of the accelerator if there is one, else of the process."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peak = max((s.get("peak_bytes_in_use", 0) for s in stats), default=0)
     if peak or sys.platform == "win32":
@@ -73,17 +82,17 @@ def peak_bytes() -> int:
 
 
 def reuse_memory(knobs: dict[int, int] = KNOBS) -> bool:
-    """Let the allocator keep large buffers for their next use; false where that is not glibc, or JAX runs on an accelerator."""
+    """Let the allocator keep large buffers for reuse; false without glibc, or if JAX runs on an accelerator."""
     try:
         libc = ctypes.CDLL(None)
         libc.gnu_get_libc_version  # noqa: B018 (musl has a mallopt that does nothing)
-    except (AttributeError, OSError, TypeError):  # not there; on Windows, no library of that name
+    except (AttributeError, OSError, TypeError):  # not glibc; Windows raises for a library without a name
         return False
     return on_cpu() and all([libc.mallopt(knob, value) for knob, value in knobs.items()])
 
 
 def on_cpu() -> bool:
-    """Whether JAX runs on the CPU; it is asked, which starts its threads, only where something else is installed."""
+    """Whether JAX runs on the CPU; asking JAX starts its threads, so only do it if a plugin is installed."""
     if jax.config.jax_platforms:  # pyright: ignore[reportAttributeAccessIssue] (JAX adds its flags at run time)
         return jax.config.jax_platforms == "cpu"  # pyright: ignore[reportAttributeAccessIssue]
     plugins = importlib.util.find_spec("jax_plugins") or importlib.metadata.entry_points(group="jax_plugins")
@@ -91,9 +100,14 @@ def on_cpu() -> bool:
 
 
 def keep_programs(folder: str) -> None:
-    """Keep compiled programs in a folder, by default one of the user's; "off" does not, nor does a folder that cannot be written.
+    """Cache compiled programs in a folder.
 
-    A folder that JAX was told of in its own way (`JAX_COMPILATION_CACHE_DIR`) stays, with its limits, unless another is given.
+    If JAX's own `JAX_COMPILATION_CACHE_DIR` is set, it stays in force with its limits unless a folder is given.
+
+    Args:
+        folder: the folder; empty for the user's cache folder, `"off"` for no cache. A folder that cannot be written
+            gives a warning and no cache.
+
     """
     if folder == "off":
         jax.config.update("jax_enable_compilation_cache", False)
@@ -102,14 +116,11 @@ def keep_programs(folder: str) -> None:
         return
     path = pathlib.Path(folder) if folder else cache_folder("jax")
     try:
-        str(path).encode()  # JAX takes no other names
+        str(path).encode()  # JAX only accepts UTF-8
         writable(path)
     except OSError as error:
-        log.warning(
-            "compiled programs are not kept: %s cannot be written (%s); give another --compilation-cache",
-            path,
-            error.strerror,
-        )
+        reason = f"{path} cannot be written ({error.strerror})"
+        log.warning("compiled programs are not kept: %s; give another --compilation-cache", reason)
         return
     except UnicodeEncodeError:
         log.warning("compiled programs are not kept: %s is not UTF-8; give another --compilation-cache", path)
@@ -122,7 +133,7 @@ def keep_programs(folder: str) -> None:
 
 
 def _mend(folder: pathlib.Path, show: Callable[..., None]) -> Callable[..., None]:
-    """JAX compiles anew what it cannot read, but would leave the damaged entry there: remove it, so that it is written again."""
+    """Remove a damaged entry of the cache; JAX recompiles such a program but would leave the entry there."""
 
     def shown(message: Any, *rest: Any, **more: Any) -> None:
         text = str(message)

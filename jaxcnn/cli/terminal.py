@@ -1,4 +1,4 @@
-"""Standard output and error output: what cannot be written there, or not in their encoding, stops nothing; the log is one line each."""
+"""Make standard output and error never raise: write errors and encodings stop nothing; log records are one line."""
 
 import io
 import logging
@@ -11,14 +11,14 @@ from typing import Any
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import reason
 
-_lost: dict[str, str] = {}  # stream to why something is missing in it
+_lost: dict[str, str] = {}  # name of a stream to the reason why its output is incomplete
 
 
 def prepare(columns: int | None = None) -> None:
-    """Make both streams go on whatever happens to them, and log lines there in which nothing acts on the terminal.
+    """Make both streams survive any error, and log to standard error in lines without control characters.
 
     Args:
-        columns: at which what is logged is wrapped; by default nowhere.
+        columns: width at which log lines wrap; None does not wrap.
 
     """
     for name in ("stdout", "stderr"):
@@ -27,25 +27,26 @@ def prepare(columns: int | None = None) -> None:
     handler.setFormatter(Line(columns))
     log.handlers[:], log.propagate = [handler], False
     log.setLevel(logging.INFO)
-    for library in ("absl", "asyncio"):  # Orbax and its writers log a traceback for what we say in a line
+    for library in ("absl", "asyncio"):  # Orbax and its writers log tracebacks for errors that we report in one line
         logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
 def steady(stream: Any, name: str) -> Any:
-    """Return a text stream to the same place that raises nothing: what cannot be written is left out, and said once.
+    """Return a text stream to the same place that raises nothing; lost output is reported once.
 
     Args:
-        stream: text over a file; None, as Python has it where it was closed before the start, is a stream to nowhere.
-        name: of the stream, for the message.
+        stream: text over a file, or None, as Python has it if it was closed before the start.
+        name: name of the stream, for the message.
 
     """
     if stream is None:
-        while (nowhere := os.open(os.devnull, os.O_WRONLY)) < 3:  # else the next file that is opened takes this number,
-            pass  # and libraries print into it
+        # otherwise the next opened file would get number 1 or 2, and libraries would print into it
+        while (nowhere := os.open(os.devnull, os.O_WRONLY)) < 3:
+            pass
         _lost[name] = "it was closed before the start"
         return io.TextIOWrapper(os.fdopen(nowhere, "wb"))
     buffered = getattr(stream, "buffer", None)
-    raw = getattr(buffered, "raw", buffered)  # under PYTHONUNBUFFERED there is nothing between
+    raw = getattr(buffered, "raw", buffered)  # PYTHONUNBUFFERED leaves out the buffer
     if isinstance(raw, io.FileIO):
         buffer = io.BufferedWriter(_Steady(stream, raw, name))
         return io.TextIOWrapper(buffer, stream.encoding, "backslashreplace", line_buffering=stream.line_buffering)
@@ -55,39 +56,40 @@ def steady(stream: Any, name: str) -> Any:
 
 
 def lost() -> str | None:
-    """Why something is missing in the standard output; None where nothing is."""
+    """Return why standard output is incomplete, or None if it is complete."""
     return _lost.get("stdout")
 
 
 def wrapped(line: str, columns: int | None) -> str:
-    """Wrap a line at a number of columns, if there is one; words are never cut, and later lines are indented."""
+    """Wrap a line at a number of columns, if given; words are never split, and continuation lines are indented."""
     if columns is None or len(line) <= columns:
         return line
     return textwrap.fill(line, columns, subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False)
 
 
 def say(line: str) -> None:
-    """Print a line on the error output."""
+    """Print a line on standard error."""
     print(visible(line), file=sys.stderr, flush=True)
 
 
 class Line(logging.Formatter):
-    """A message as one line of visible text, or wrapped at a number of columns."""
+    """Formatter that gives one line of visible text, or wraps it at a number of columns."""
 
     def __init__(self, columns: int | None = None):
+        """Wrap at `columns`, or not at all."""
         super().__init__()
         self.columns = columns
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
+        """Return the line or lines."""
         return wrapped(visible(super().format(record)), self.columns)
 
 
 class _Steady(io.RawIOBase):
-    """A file whose writes always succeed, as far as the caller sees."""
+    """A file whose writes always seem to succeed."""
 
     def __init__(self, owner: Any, raw: io.FileIO, name: str):
-        self.owner, self.raw, self.stream = owner, raw, name  # the owner would close the file when it goes
+        self.owner, self.raw, self.stream = owner, raw, name  # a collected owner would close the file
         _lost.pop(name, None)
 
     def writable(self) -> bool:
@@ -101,10 +103,10 @@ class _Steady(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         try:
-            while (written := self.raw.write(data)) is None:  # a pipe that does not block, and is full
+            while (written := self.raw.write(data)) is None:  # a full non-blocking pipe
                 select.select([], [self.raw], [], 1.0)
             return written
-        except (OSError, ValueError) as error:  # no space, no reader, closed
+        except (OSError, ValueError) as error:  # disk full, no reader, or closed
             self._tell(error)
             return len(data)
 
@@ -112,4 +114,4 @@ class _Steady(io.RawIOBase):
         if self.stream not in _lost:
             _lost[self.stream] = getattr(error, "strerror", None) or reason(error)
             if self.stream == "stdout":
-                say(f"standard output cannot be written ({_lost[self.stream]}); what is missing there is left out")
+                say(f"standard output cannot be written ({_lost[self.stream]}); some of its output is lost")

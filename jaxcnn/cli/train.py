@@ -1,4 +1,4 @@
-"""`jaxcnn train DATA`: train a network on photos, arrays or numbers, with defaults that suit a first try."""
+"""`jaxcnn train DATA`: train a network on photos, arrays or numbers, with defaults that suit a first attempt."""
 
 import dataclasses
 import pathlib
@@ -21,32 +21,32 @@ from jaxcnn.runs.signals import Signals
 
 NAME, FOLDER = "train", "runs"
 SHOWN = (
-    "data", "task", "model", "weights", "epochs", "batch_size", "image_size", "resize", "augment", "learning_rate", "lr_find",
-    "class_weights", "seed", "on_bad_example", "workdir", "resume", "smoke",
+    "data", "task", "model", "weights", "epochs", "batch_size", "image_size", "resize", "augment", "learning_rate",
+    "lr_find", "class_weights", "seed", "on_bad_example", "workdir", "resume", "smoke",
 )  # fmt: skip
 SMOKE = {"epochs": 1, "max_steps": 8, "batch_size": 16, "limit_examples": 64}
 
 
 @dataclasses.dataclass(frozen=True)
 class Train(
-    flags.Saving, flags.Processes, flags.Machine, flags.Layout, flags.Update, flags.Augmentation, flags.Optimisation, flags.Network,
-    flags.Images, flags.Rows, flags.Length,
+    flags.Saving, flags.Processes, flags.Machine, flags.Layout, flags.Update, flags.Augmentation, flags.Optimisation,
+    flags.Network, flags.Images, flags.Rows, flags.Length,
 ):  # fmt: skip
-    """Train a network: what DATA holds chooses the task."""
+    """Train a network; the content of DATA chooses the task."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")] = ""
-    """A folder of classes (with train/, val/, test/ or without), a .csv of file and label, an .npz, a folder of IDX files, or a
-    TFDS name."""
+    """A folder of classes (with or without train/, val/, test/), a .csv of file and label, an .npz, a folder of IDX
+    files, or a TFDS name."""
     task: str = ""
-    """classification, multilabel or regression, where two layouts fit DATA."""
+    """classification, multilabel or regression, if two layouts fit DATA."""
     epochs: int | None = None
-    """Passes over the training rows; by default 10, or as many as make 300 updates."""
+    """Passes over the training rows; by default 10, or more if needed for 300 updates."""
     batch_size: int | None = None
     """Rows in one update; by default 32, or 128 from 10,000 training rows on."""
     workdir: str = FOLDER
-    """Where runs get their folders."""
+    """Parent folder of the runs."""
     resume: str = ""
-    """Go on with this run, which was cut off, with its settings."""
+    """Resume this interrupted run, with its settings."""
     smoke: bool = False
     """A run of a few seconds: few rows, few steps."""
 
@@ -79,7 +79,7 @@ def _parse(arguments: Sequence[str]) -> Train:
     before = runs.read_config(folder)
     if before["experiment"] != NAME:
         raise InputError(
-            f"--resume {visible(folder)}: not a run of jaxcnn {NAME}; go on with the command that began it"
+            f"--resume {visible(folder)}: not a run of jaxcnn {NAME}; resume it with the command that started it"
         )
     return folders.resumed(folder, Train, parse, resume=str(folder), workdir=str(folder))
 
@@ -87,7 +87,19 @@ def _parse(arguments: Sequence[str]) -> Train:
 def train(
     config: Train, signals: Signals, opened: list[pathlib.Path], arguments: Sequence[str], began: float
 ) -> dict[str, Any]:
-    """Train into a new folder, or go on in one; return the content of `summary.json`."""
+    """Train into a new folder, or resume a run.
+
+    Args:
+        config: the flags.
+        signals: the signal handler.
+        opened: receives the folder of the run.
+        arguments: the command line, saved with the run.
+        began: start time by `time.perf_counter()`.
+
+    Returns:
+        The content of `summary.json`.
+
+    """
     recipe.check(config)
     with folders.named("--profile"):
         profile = background.Profile(config.profile)
@@ -122,7 +134,7 @@ def train(
 
 
 def _absolute(config: Train) -> Train:
-    """Return the flags with paths that hold from any folder, so that the run can be resumed from there."""
+    """Return the flags with absolute paths, so that the run can be resumed from any folder."""
     changes = {}
     for name in ("data", "weights"):
         value = getattr(config, name)
@@ -132,7 +144,7 @@ def _absolute(config: Train) -> Train:
 
 
 def _lr_find(config: Train, plan: runs.Plan, chief: bool) -> rate.Curve:
-    """Run the learning-rate range test on the plan, and say what it found."""
+    """Run the learning-rate range test on the plan, and print the result."""
     steps = 20 if config.smoke else rate.STEPS
     rising = dataclasses.replace(config, learning_rate=rate.HIGHEST)
 
@@ -140,38 +152,39 @@ def _lr_find(config: Train, plan: runs.Plan, chief: bool) -> rate.Curve:
         return recipe.optim.adamw(rate.schedule(steps), weight_decay=config.weight_decay)
 
     curve = rate.find(runs.prepare(planning.planned(NAME, rising, dataclasses.replace(plan, optimizer=adamw))), steps)
-    say(
-        f"learning rate {curve.suggested:g}: a tenth of the rate where the loss is lowest (learning_rates.png in the run's folder)",
-        chief,
-    )
+    found = f"learning rate {curve.suggested:g}: a tenth of the rate where the loss is lowest"
+    say(f"{found} (learning_rates.png in the run's folder)", chief)
     return curve
 
 
 def _folder(config: Train, ready: runs.Ready, arguments: Sequence[str]) -> pathlib.Path:
     """Make the run's folder, or lock the one to resume."""
-    content = describe(ready.plan, ready.splits, ready.sha256) | {
-        "experiment": NAME, "settings": dataclasses.asdict(config), "command": shlex.join(["jaxcnn", NAME, *arguments]),
-    }  # fmt: skip
+    own = {"experiment": NAME, "settings": dataclasses.asdict(config)}
+    own["command"] = shlex.join(["jaxcnn", NAME, *arguments])
+    content = describe(ready.plan, ready.splits, ready.sha256) | own
     return folders.open_folder(content, config.workdir, bool(config.resume))
 
 
 def header(ready: runs.Ready, found: layouts.Found, folder: pathlib.Path) -> list[str]:
-    """Say what is trained on what, a line each."""
+    """Return the lines that describe the data, the model and the training."""
     plan, classes, build, steps = ready.plan, ready.splits.train.classes, ready.plan.build or {}, ready.plan.steps or 0
     shape = " x ".join(map(str, build["image"]["shape"]))
-    sizes = [
-        f"{part.size:,} {name}"
-        for part, name in zip(plan.data, ("to train on", "to validate on", "to test on"), strict=True)
-    ]
+    uses = ("to train on", "to validate on", "to test on")
+    sizes = [f"{part.size:,} {use}" for part, use in zip(plan.data, uses, strict=True)]
     names = ", ".join(visible(c)[:20] for c in classes[:6]) + (", ..." if len(classes) > 6 else "")
     parameters = sum(x.size for x in jax.tree.leaves(ready.state.params))
-    device = f"{ready.run.devices} x {jax.devices()[0].platform} ({ready.run.strategy})"
     epochs = steps * plan.batch_size / plan.data.train.size
     rows = {
-        "data": plan.dataset, "task": found.task, "classes": f"{len(classes)}: {names}" if classes else "", "rows": ", ".join(sizes),
-        "images": f"{shape} {build['image']['dtype']}", "model": f"{build['model']['name']}, {parameters:,} parameters",
-        "devices": device, "training": f"{epochs:.4g} epochs, {steps:,} updates of {plan.batch_size} rows", "run": str(folder),
-    }  # fmt: skip
+        "data": plan.dataset,
+        "task": found.task,
+        "classes": f"{len(classes)}: {names}" if classes else "",
+        "rows": ", ".join(sizes),
+        "images": f"{shape} {build['image']['dtype']}",
+        "model": f"{build['model']['name']}, {parameters:,} parameters",
+        "devices": f"{ready.run.devices} x {jax.devices()[0].platform} ({ready.run.strategy})",
+        "training": f"{epochs:.4g} epochs, {steps:,} updates of {plan.batch_size} rows",
+        "run": str(folder),
+    }
     return [
         *(f"{name:<9}{visible(value)}" for name, value in rows.items() if value),
         *(f"note     {note}" for note in ready.notes),
@@ -179,13 +192,13 @@ def header(ready: runs.Ready, found: layouts.Found, folder: pathlib.Path) -> lis
 
 
 def _finish(ready: runs.Ready, folder: pathlib.Path, summary: dict[str, Any]) -> None:
-    """Print the result, and what to do next."""
+    """Print the result and the next commands."""
     say(results.line(summary["test"], folder, ready.plan.shown, ready.plan.unit))
     run = command.quoted(folder)
     print(f"next: jaxcnn report {run}\n      jaxcnn predict {run} FILES", flush=True)
 
 
 def say(line: str, chief: bool = True) -> None:
-    """Print a line of at most 80 columns, longer ones over several; words are never cut."""
+    """Print a line, wrapped at 80 columns without splitting words, if this process is the chief."""
     if chief:
         print(terminal.wrapped(line, options.WIDTH), flush=True)

@@ -1,1 +1,1 @@
-"""What everything stands on: records, sums over devices, precision, files, and the words of messages."""
+"""The base of all rooms: records, sums over devices, precision, files, and text for messages."""

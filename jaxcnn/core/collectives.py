@@ -1,7 +1,7 @@
-"""What a step must know of devices: sums over them, and random draws that do not depend on how rows are spread.
+"""Sums over devices, and random draws that do not depend on how the rows are divided among devices.
 
-No axis is bound under jit and sharded jit, where arrays are global, so these are then the identity; under pmap they are
-the collective or the slice that gives the same numbers. The axis that rows are spread over is called "data"; `over` names another.
+Under jit and sharded jit, arrays are global and no axis is bound, so each function is the identity. Under pmap, each is
+the collective or the slice that gives the same numbers. Rows lie along the axis "data"; `over` names a different axis.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from jaxcnn.core.types import InputError
 
 try:  # JAX has no public list of the names that `pmap`, `shard_map` and `vmap` bind
     from jax._src.core import unsafe_get_axis_names as _bound_names
-except ImportError:  # then a name that nobody mentioned goes unnoticed
+except ImportError:  # an axis with an unexpected name then goes unnoticed
 
     def _bound_names() -> list[Any]:
         return []
@@ -30,14 +30,14 @@ _named: contextvars.ContextVar[tuple[Any, ...] | None] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def over(*names: Any) -> Iterator[None]:
-    """Say which mesh or mapped axes the rows are spread over, for what is traced in this context.
+    """Name the mesh axes or mapped axes that the rows are divided over, for everything traced in this context.
 
-    Statistics, sums and random draws are then those of the rows of all of them, as they are for `"data"` without it. With no name,
-    every part stands for itself: each member of an ensemble under `vmap(..., axis_name=...)`, say. What `jax.jit` has traced before
-    stays as it was.
+    Statistics, sums and random draws then cover the rows along all these axes; without this context they cover the
+    axis `"data"`. With no names, each part is on its own, such as one member of an ensemble under
+    `vmap(..., axis_name=...)`. Functions that `jax.jit` has already traced do not change.
 
     Args:
-        names: of the axes, in the order in which rows are divided.
+        *names: the axes, in the order in which rows are divided.
 
     """
     token = _named.set(names)
@@ -48,10 +48,10 @@ def over(*names: Any) -> Iterator[None]:
 
 
 def axes() -> tuple[Any, ...]:
-    """Names of the bound axes that rows are spread over; none where arrays are global.
+    """Return the names of the bound axes that rows are divided over; none where arrays are global.
 
     Raises:
-        InputError: an axis is bound that is neither `"data"` nor named with `over`, so that sums would miss the rows along it.
+        InputError: an axis is bound that is neither `"data"` nor named with `over`: sums would miss the rows along it.
 
     """
     named = _named.get()
@@ -66,7 +66,7 @@ def axes() -> tuple[Any, ...]:
 
 
 def bound() -> bool:
-    """Whether code is being traced for one device among several."""
+    """Return whether the code is being traced for one device among several."""
     return bool(axes())
 
 
@@ -84,17 +84,24 @@ def all_sum(tree: Any) -> Any:
 
 
 def all_mean(tree: Any) -> Any:
-    """Average every leaf over the devices, its dtype kept."""
+    """Average every leaf over the devices; dtypes are kept."""
     return jax.tree.map(lambda x: lax.pmean(x, axes()).astype(x.dtype), tree) if bound() else tree
 
 
 def leader() -> Array | int:
-    """1 on the first device and 0 on the others: for what all of them know and only one may count."""
+    """Return 1 on the first device and 0 on the others, for values that every device has and only one may count."""
     return (lax.axis_index(axes()) == 0).astype(jnp.int32) if bound() else 1
 
 
 def draw(sampler: Callable[[Array, tuple[int, ...]], Array], key: Array, shape: tuple[int, ...]) -> Array:
-    """`sampler(key, shape)`, its rows those of the global batch: the same numbers on any number of devices."""
+    """Draw `sampler(key, shape)` for the rows of the global batch: the same numbers on any number of devices.
+
+    Args:
+        sampler: `(key, shape) -> array`, such as `jax.random.uniform`.
+        key: the same on every device.
+        shape: of this device's part; the first axis is the row.
+
+    """
     if not bound():
         return sampler(key, shape)
     whole = sampler(key, (lax.axis_size(axes()) * shape[0], *shape[1:]))
@@ -102,13 +109,13 @@ def draw(sampler: Callable[[Array, tuple[int, ...]], Array], key: Array, shape: 
 
 
 def row_keys(key: Array, n: int) -> Array:
-    """One key for each of this device's `n` rows, a function of the row's place in the global batch."""
+    """Return a key for each of this device's `n` rows; it depends on the row's position in the global batch."""
     first = lax.axis_index(axes()) * n if bound() else 0
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(n))
 
 
 def previous(tree: Any) -> Any:
-    """Each row's predecessor in the global batch, the last row for the first: the same partners on any number of devices."""
+    """Return each row's predecessor in the global batch, on any number of devices; the first row gets the last."""
 
     def one(x: Array) -> Array:
         if not bound():

@@ -1,4 +1,7 @@
-"""Files that nobody vouches for: read only where regular and up to a stated size, written whole or not at all, never through links."""
+"""Untrusted files: only regular files up to a stated size are read, and a file is written whole or not at all.
+
+Nothing is written through a link.
+"""
 
 import contextlib
 import io
@@ -22,14 +25,14 @@ TEXT_LIMIT = 64 * 2**20  # bytes of a text file that is read whole
 
 
 def expanded(path: Path, fix: str = "give the whole path") -> pathlib.Path:
-    """Return a path with its `~` replaced by the user's home.
+    """Return a path with its `~` replaced by the user's home folder.
 
     Args:
-        path: of a file or folder.
-        fix: what else helps a user without a home, for the message.
+        path: the path of a file or folder.
+        fix: for the message: what a user without a home folder can do instead.
 
     Raises:
-        InputError: there is no such home, and no file of that very name.
+        InputError: that user has no home folder, and no file has exactly this name.
 
     """
     try:
@@ -38,21 +41,23 @@ def expanded(path: Path, fix: str = "give the whole path") -> pathlib.Path:
         if os.path.lexists(path):
             return pathlib.Path(path)
         raise InputError(
-            f"{visible(path)}: its ~ is the home of no user here; set HOME to a folder, or {fix}"
+            f"{visible(path)}: no user here has the home folder that ~ means; set HOME to a folder, or {fix}"
         ) from None
 
 
 @contextlib.contextmanager
 def opened(path: Path, limit: int | None = None) -> Iterator[io.BufferedReader]:
-    """Open a regular file for reading, links included; a pipe or a device would make the program wait or never end.
+    """Open a regular file for reading; links are followed.
+
+    Reading a pipe or a device could make the program wait, or never end.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         limit: the most bytes it may have; None for any number.
 
     Raises:
-        InputError: it is no regular file, or has more bytes.
-        OSError: it cannot be opened, with the system's reason.
+        InputError: it is not a regular file, or it has more bytes.
+        OSError: it cannot be opened; the error has the system's reason.
 
     """
     handle = os.open(
@@ -71,7 +76,7 @@ def opened(path: Path, limit: int | None = None) -> Iterator[io.BufferedReader]:
 
 
 def held(found: os.stat_result) -> int:
-    """Return how many bytes of a file the disk holds: the holes of a sparse file are none."""
+    """Return how many bytes of a file the disk holds; the holes of a sparse file do not count."""
     return int(min(found.st_size, getattr(found, "st_blocks", math.inf) * 512))
 
 
@@ -79,16 +84,16 @@ def read_bytes(path: Path, limit: int | None = None) -> bytes:
     """Return the bytes of a regular file; see `opened`."""
     with opened(path, limit) as file:
         data = file.read() if limit is None else file.read(limit + 1)
-    if limit is not None and len(data) > limit:  # it grew meanwhile
+    if limit is not None and len(data) > limit:  # it has grown in the meantime
         raise InputError(f"{visible(path)}: more than the {limit:,} bytes that are read of such a file")
     return data
 
 
 def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
-    """Return the text of a regular file in UTF-8.
+    """Return the text of a regular UTF-8 file.
 
     Raises:
-        InputError: see `opened`, or it is not UTF-8.
+        InputError: see `opened`; or the text is not UTF-8.
         OSError: it cannot be read.
 
     """
@@ -102,7 +107,7 @@ def read_json(path: Path, limit: int = TEXT_LIMIT) -> Any:
     """Return the value of a JSON file.
 
     Raises:
-        InputError: see `read_text`, or it is not JSON.
+        InputError: see `read_text`; or the text is not JSON.
         OSError: it cannot be read.
 
     """
@@ -110,10 +115,14 @@ def read_json(path: Path, limit: int = TEXT_LIMIT) -> Any:
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """Return the value of a JSON text; the words NaN and Infinity, which older runs wrote, are read as floats.
+    """Return the value of a JSON text; NaN and Infinity, which older runs wrote, are read as floats.
+
+    Args:
+        text: the JSON text.
+        where: the file's name, for the message.
 
     Raises:
-        InputError: it is not JSON, or is nested too deeply; `where` names it in the message.
+        InputError: it is not JSON, or it is nested too deeply.
 
     """
     try:
@@ -125,7 +134,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Turn a value into what JSON has: arrays become lists, and a float that is not finite becomes None."""
+    """Turn a value into JSON types: arrays become lists, and a float that is not finite becomes None."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, np.ndarray | np.generic):
@@ -136,15 +145,15 @@ def plain(value: Any) -> Any:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """Write a value as strict JSON in ASCII; what is not finite becomes null, because strict readers refuse NaN."""
+    """Write a value as strict JSON in ASCII; NaN and infinity become null, because strict readers refuse them."""
     return json.dumps(plain(value), indent=indent, allow_nan=False)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file or none: a crash or a full disk leaves the old one.
+    """Write a whole file or nothing: after a crash, or when the disk is full, the old file is still there.
 
-    The part file is made exclusively under a random name and then renamed, so no link that lies in the folder is followed;
-    one at `path` itself is replaced.
+    The data go into a new file with a random name, which is then renamed. No link in the folder is followed; a link at
+    `path` itself is replaced.
     """
     path = pathlib.Path(path)
     part = path.with_name(f".{secrets.token_hex(8)}.part")
@@ -160,22 +169,25 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    r"""Write a whole text file in UTF-8 or none; what UTF-8 cannot hold (a name of other bytes) is written as `\udce9`."""
+    r"""Write a whole UTF-8 text file or nothing.
+
+    Characters that UTF-8 cannot hold, such as those of a file name in a different encoding, are written as `\udce9`.
+    """
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as a whole file of strict JSON or none."""
+    """Write a value as a whole file of strict JSON, or nothing."""
     write_text(path, to_json(value, indent=2) + "\n")
 
 
 @contextlib.contextmanager
 def appending(path: Path) -> Iterator[IO[bytes]]:
-    """Open a regular file to add to its end, made if absent.
+    """Open a regular file to append to; it is created if it does not exist.
 
     Raises:
-        OSError: it cannot be opened, or is a link.
-        InputError: it is no regular file.
+        OSError: it cannot be opened, or it is a link.
+        InputError: it is not a regular file.
 
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
@@ -189,7 +201,7 @@ def appending(path: Path) -> Iterator[IO[bytes]]:
 
 
 def writable(folder: pathlib.Path) -> None:
-    """Make a folder and try to write there; OSError says why that cannot be."""
+    """Create a folder and try to write into it; an OSError says why that fails."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass

@@ -1,4 +1,4 @@
-"""The user's folder for what can be made or fetched again, and how it is kept within limits."""
+"""The user's cache folder, and how its size is kept within limits."""
 
 import atexit
 import contextlib
@@ -14,9 +14,9 @@ log = logging.getLogger("jaxcnn")
 
 
 def cache_folder(name: str) -> pathlib.Path:
-    """Return the folder of one kind of thing: compiled programs (`jax`), decoded data (`data`), downloads (`weights`).
+    """Return the cache folder of compiled programs (`jax`), decoded data (`data`) or downloads (`weights`).
 
-    A user without a home, such as a container's that has no entry in passwd, gets a folder that goes with the process.
+    A user without a home folder, such as one of a container who is not in passwd, gets a temporary folder.
     """
     base = os.environ.get("XDG_CACHE_HOME") or {
         "darwin": "~/Library/Caches",
@@ -30,7 +30,7 @@ def cache_folder(name: str) -> pathlib.Path:
 
 @functools.cache
 def for_now() -> pathlib.Path:
-    """Make a folder that only this user can read and that goes with the process, and say so."""
+    """Make a folder that only this user can read and that is removed when the process ends; log a warning about it."""
     log.warning(
         "this user has no home folder, so nothing is kept for the next time; set XDG_CACHE_HOME to a folder to keep it"
     )
@@ -40,7 +40,7 @@ def for_now() -> pathlib.Path:
 
 
 def prune(folder: pathlib.Path, limit: int) -> None:
-    """Remove the files that were not used for longest until `limit` bytes are left."""
+    """Remove the least recently used files until at most `limit` bytes are left."""
     with contextlib.suppress(OSError):
         found = [(p, p.stat()) for p in folder.iterdir() if p.is_file()]
         left = sum(s.st_size for _, s in found)

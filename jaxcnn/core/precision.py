@@ -1,4 +1,4 @@
-"""Mixed precision (Micikevicius et al., 2017, arXiv:1710.03740): which dtype each kind of array has, said in one place."""
+"""Mixed precision (Micikevicius et al., 2017, arXiv:1710.03740): the dtype of each kind of array, in one place."""
 
 from typing import Any, NamedTuple
 
@@ -15,9 +15,9 @@ class Policy(NamedTuple):
     """The dtypes of a model.
 
     Attributes:
-        params: of parameters, hence of gradients and of the optimiser's state.
-        compute: of convolutions, matrix products and the arrays between layers.
-        wide: of norms' statistics, logits, losses and metrics.
+        params: the dtype of parameters, and so of gradients and of the optimiser's state.
+        compute: the dtype of convolutions, matrix products and the arrays between layers.
+        wide: the dtype of the statistics of norms, of logits, losses and metrics.
 
     """
 
@@ -27,16 +27,17 @@ class Policy(NamedTuple):
 
 
 def policy(dtype: Any = None, x: Any = jnp.float32) -> Policy:
-    """Return the policy of a model that computes in `dtype`: all float32, but for `compute`.
+    """Return the policy of a model that computes in `dtype`; everything but `compute` is float32 or wider.
 
-    bfloat16 has the range of float32, so gradients need no loss scaling; float16 has not, and is refused.
+    bfloat16 has the range of float32, so gradients need no loss scaling. float16 would need it and is refused.
 
     Args:
-        dtype: `"bfloat16"` (or `"bf16"`), `"float32"`, a dtype, or None: as the input. `"float64"` is for checks under `jax_enable_x64`.
-        x: the input or its dtype, for None.
+        dtype: `"bfloat16"` (or `"bf16"`), `"float32"`, a dtype, or None for the dtype of the input. `"float64"` is for
+            checks under `jax_enable_x64`.
+        x: the input, or its dtype; used where `dtype` is None.
 
     Raises:
-        InputError: another dtype, or an input of another one where `dtype` is None: integers, which would be rounded to, and float16.
+        InputError: a different dtype; or `dtype` is None and the input has one, such as integers or float16.
 
     """
     compute = jnp.dtype(_of_input(x) if dtype is None else checked(dtype))
@@ -54,7 +55,7 @@ def _of_input(x: Any) -> Any:
 
 
 def checked(dtype: Any) -> Any:
-    """Return `None` as it is and the name of a dtype as the dtype, or refuse one that a model does not compute in."""
+    """Turn the name of a dtype into the dtype; None stays None, and dtypes that models cannot use are refused."""
     if dtype is None:
         return None
     try:
@@ -67,7 +68,7 @@ def checked(dtype: Any) -> Any:
 
 
 def promote_float32(tree: Any) -> Any:
-    """Cast floating-point arrays that are narrower than float32 to it."""
+    """Cast floating-point arrays that are narrower than float32 to float32."""
 
     def wide(x):
         return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if jnp.issubdtype(x.dtype, jnp.floating) else x

@@ -32,5 +32,7 @@ def recompute(fn: Callable[[Array, Any], tuple[Array, Any]]) -> Callable[[Array,
 
 def _after(x: Array, dy: Array) -> Array:
     """`x`, in a program that cannot have it before `dy`; row by row, so that no device waits for another's rows."""
-    late = lambda x, dy: x + 0 * dy[(slice(None), *(slice(0, 1),) * (dy.ndim - 1))].reshape(-1, *(1,) * (x.ndim - 1)).astype(x.dtype)  # noqa: E731
+    late = lambda x, dy: (
+        x + 0 * dy[(slice(None), *(slice(0, 1),) * (dy.ndim - 1))].reshape(-1, *(1,) * (x.ndim - 1)).astype(x.dtype)
+    )  # noqa: E731
     return lax.platform_dependent(x, dy, cpu=late, default=lambda x, dy: lax.optimization_barrier((x, dy))[0])

@@ -1,4 +1,4 @@
-"""Checks values that were read from files against types, in one place; what does not fit is named with its place and value."""
+"""Values from files are checked against types; an error names the place and the value that do not fit."""
 
 import functools
 from typing import Any, TypeVar
@@ -10,18 +10,18 @@ T = TypeVar("T")
 
 
 def fitted(kind: type[T], value: Any, where: str) -> T:
-    """Return `value` if it fits `kind`, which any type that pydantic knows may be: a `TypedDict`, a dataclass, `dict[str, float]`.
+    """Return `value` if it fits the type `kind`.
 
-    Types are not converted: "1" is no number and 1.5 no integer. A `TypedDict` keeps only the keys that it declares, unless its
-    `__pydantic_config__` has `extra="allow"`.
+    Values are not converted: "1" is not a number, and 1.5 is not an integer. A `TypedDict` keeps only the keys that it
+    declares, unless its `__pydantic_config__` has `extra="allow"`.
 
     Args:
-        kind: what it has to be.
-        value: what was read.
+        kind: any type that pydantic knows, such as a `TypedDict`, a dataclass or `dict[str, float]`.
+        value: the value from the file.
         where: the file's name, for the message.
 
     Raises:
-        InputError: it does not fit; one line that names the first place, what belongs there, and what is there.
+        InputError: it does not fit; the line names the first wrong place, what belongs there, and what is there.
 
     """
     from pydantic import ValidationError
@@ -38,7 +38,10 @@ def fitted(kind: type[T], value: Any, where: str) -> T:
 
 
 def _first(errors: list[Any]) -> tuple[str, str, Any]:
-    """Return the first place, what belongs there, and what is there; of alternatives pydantic names each, as if it were a place inside."""
+    """Return the first wrong place, what belongs there, and what is there.
+
+    Pydantic lists the alternatives of a union as if each were a place inside the value; here they are joined.
+    """
     first = errors[0]
     way = first["loc"][:-1]
     same = [e for e in errors if e["input"] is first["input"] and e["loc"][:-1] == way] if first["loc"] else [first]

@@ -1,4 +1,4 @@
-"""Names and values from files, made harmless for where they are shown: a terminal, an HTML page, a Markdown file."""
+"""Names and values from files, escaped for the place where they are shown: a terminal, an HTML page or Markdown."""
 
 import html as _html
 import os
@@ -10,7 +10,10 @@ _MARKDOWN = re.compile(r"(^[#+\-]|[\\`*_{}\[\]()<>|~$&])")  # the first three be
 
 
 def visible(value: Any) -> str:
-    r"""Return text in which nothing acts on a terminal: control and format characters and lone surrogates become `\x1b`, `\u202e`."""
+    r"""Return text that cannot control a terminal.
+
+    Control characters, format characters and lone surrogates become escapes such as `\x1b` and `\u202e`.
+    """
     text = os.fsdecode(value) if isinstance(value, bytes | os.PathLike) else str(value)
     if text.isascii() and text.isprintable():
         return text
@@ -22,10 +25,10 @@ def _harmless(c: str) -> bool:
 
 
 def html(value: Any) -> str:
-    """Return text for HTML, in an element or an attribute."""
+    """Escape text for an HTML element or attribute."""
     return _html.escape(visible(value))
 
 
 def markdown(value: Any) -> str:
-    """Return text for one line of Markdown, in which nothing is markup."""
+    """Escape text for one line of Markdown, so that nothing in it is markup."""
     return _MARKDOWN.sub(r"\\\1", visible(value))

@@ -1,4 +1,4 @@
-"""The records that everything else passes around, and the convention for the keys of a batch."""
+"""The records that all rooms share, and the convention for the keys of a batch."""
 
 import dataclasses
 import types
@@ -16,7 +16,7 @@ Tree = Any  # a pytree of arrays
 # A batch maps names to arrays whose first axis is the row:
 #   "image"  [B, H, W, C] uint8 0..255, or float 0..1;  "text", "audio", "volume" likewise
 #   "label"  int [B], float [B, K], int [B, H, W], ...
-#   "mask"   [B, H, W] or [B, H, W, K], a value for every pixel;  "boxes" [B, N, 4], yxyx in 0..1, with "box_mask" [B, N],
+#   "mask"   [B, H, W] or [B, H, W, K], a value per pixel;  "boxes" [B, N, 4], yxyx in 0..1, with "box_mask" [B, N],
 #             1 for a box and 0 for padding
 #   "sample_weight"  float [B], how much a row counts in the loss; absent: all alike
 #   "row_mask"   [B], 1 for a row and 0 for padding; absent: no padding.  Training batches are padded only where
@@ -25,18 +25,18 @@ Batch = Mapping[str, Any]
 
 
 class InputError(ValueError):
-    """A value that the caller can mend; the message is one line that quotes it and names the fix."""
+    """A value that the caller can correct; the message is one line that quotes the value and names the fix."""
 
 
 class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
-    """A question whether to stop was answered with yes while something was waited for or measured."""
+    """A stop was requested during a wait or an evaluation."""
 
 
 class MetricState(Protocol):
     """A NamedTuple of arrays that is merged by adding leaves; `compute` runs on the host, once."""
 
     def compute(self) -> Any:
-        """Turn the sums into the metric, or into several, as a dict by name."""
+        """Turn the sums into the metric's value, or into a dict from names to several values."""
 
 
 class Mean(NamedTuple):
@@ -46,12 +46,12 @@ class Mean(NamedTuple):
     weight: Any
 
     def compute(self) -> float:
-        """Return the weighted mean; NaN when nothing was weighed."""
+        """Return the weighted mean; NaN where the weight is zero."""
         return float(self.total) / float(self.weight) if float(self.weight) else float("nan")
 
 
 class Count(NamedTuple):
-    """How many rows were not padding."""
+    """The number of rows that are not padding."""
 
     n: Any
 
@@ -60,15 +60,14 @@ class Count(NamedTuple):
         return int(self.n)
 
 
-Metric = Callable[
-    [Any, Batch], MetricState
-]  # (outputs, batch) -> MetricState; weighted by "row_mask"; no collectives inside
-# (the metrics' values by name, names of the classes) -> a matplotlib figure, or None where there is nothing to draw
+# (outputs, batch) -> MetricState; weighted by "row_mask"; no collectives inside
+Metric = Callable[[Any, Batch], MetricState]
+# (values of the metrics by name, names of the classes) -> a matplotlib figure, or None where there is nothing to draw
 Figure = Callable[[Mapping[str, Any], Sequence[str]], Any]
 
 
 def accept(rows: Batch) -> None:
-    """Check nothing: any rows will do."""
+    """Accept any rows."""
 
 
 class Task(NamedTuple):
@@ -76,15 +75,17 @@ class Task(NamedTuple):
 
     Attributes:
         init: `(key, batch) -> {"params": ..., "batch_stats": ...}`.
-        loss: `(params, model_state, batch, key) -> (Mean, (outputs, model_state))`: a sum and its weight, never divided.
-        predict: `(variables, batch) -> outputs`; deterministic, reads inputs only, never labels.
-        metrics: name to `(outputs, batch) -> MetricState`; `"count"` is among them, and `"loss"` where evaluation reports one.
-        check: `rows -> None`, on the host, before the first step: raises `InputError` for targets that the task cannot mean, given
-            arrays `[N, ...]` by name as they are in the data, or in one batch of them.
-        headline: names of the metrics that a run shows while it trains and draws by epoch, in this order.
+        loss: `(params, model_state, batch, key) -> (Mean, (outputs, model_state))`; the loss is a sum and its weight,
+            which are not divided.
+        predict: `(variables, batch) -> outputs`; deterministic; reads inputs only, never labels.
+        metrics: from names to `(outputs, batch) -> MetricState`; `"count"` is among them, and `"loss"` where evaluation
+            reports a loss.
+        check: `rows -> None`, called on the host before the first step with arrays `[N, ...]` by name, of all the data
+            or of one batch; raises `InputError` for targets that do not fit the task.
+        headline: names of the metrics that a run prints while it trains and plots over epochs, in this order.
         monitor: the validation metric that decides which weights are the best, and `"min"` or `"max"`.
-        figures: what is drawn of the test rows' metrics: name of the picture to a function of the values and the names of the classes.
-        shares: metrics that are shares of the counted rows, whose 95 % interval is reported beside them.
+        figures: from names to functions that draw a picture from the test metrics and the names of the classes.
+        shares: names of the metrics that are shares of the counted rows; their 95 % intervals are reported with them.
 
     """
 
@@ -105,12 +106,12 @@ class State:
     """Everything that training changes, and nothing else: a pytree of arrays, so it can be saved, mapped and donated.
 
     Attributes:
-        step: int32 scalar, optimiser updates so far.
-        params: what the optimiser changes.
+        step: int32 scalar, the number of optimiser updates so far.
+        params: the parameters, which the optimiser changes.
         model_state: other collections of the model, such as `{"batch_stats": ...}`.
-        opt_state: the optimiser's own.
-        rng: base key; see `jaxcnn.train.stream`.
-        extras: what wrappers of a step own, such as `{"ema": variables}`.
+        opt_state: the state of the optimiser.
+        rng: the base key; see `jaxcnn.train.stream`.
+        extras: values that belong to wrappers of a step, such as `{"ema": variables}`.
 
     """
 
@@ -127,21 +128,21 @@ class State:
 
     @property
     def variables(self) -> dict[str, Tree]:
-        """What `Task.predict` and Flax's `apply` take: parameters and model state in one dict."""
+        """Parameters and model state in one dict, as `Task.predict` and Flax's `apply` take them."""
         return {"params": self.params, **self.model_state}
 
 
 @jax.tree_util.register_pytree_node_class
 class FrozenState(dict):
-    """A model state that a loss may read and not change: norms then use running statistics; see `transfer.keep_stats`."""
+    """A model state that a loss only reads: norms use their running statistics; see `transfer.keep_stats`."""
 
     def tree_flatten(self) -> tuple[tuple[Tree, ...], tuple[str, ...]]:
-        """Take apart, for JAX."""
+        """Flatten, for JAX."""
         return tuple(self.values()), tuple(self)
 
     @classmethod
     def tree_unflatten(cls, names: tuple[str, ...], values: tuple[Tree, ...]) -> "FrozenState":
-        """Put together again."""
+        """Unflatten, for JAX."""
         return cls(zip(names, values, strict=True))
 
 
@@ -150,18 +151,18 @@ Step = Callable[[Any, Batch], tuple[Any, dict[str, MetricState]]]
 
 
 class CompiledStep(NamedTuple):
-    """A `Step`, compiled.
+    """A compiled `Step`.
 
     Attributes:
-        call: `(carry, chunk) -> (carry, sums)`: a whole chunk of batches in one dispatch; may donate `carry`.
-        put: moves a carry to the devices, as the step wants it.
-        replicate: copies arrays of rows to every device, once; they stay there.
-        devices: how many it runs on.
-        parts: how many a batch is divided into; batches have a multiple of so many rows, padding included.
+        call: `(carry, chunk) -> (carry, sums)`; runs all batches of a chunk in one dispatch; may donate `carry`.
+        put: moves a carry to the devices, laid out as the step needs it.
+        replicate: copies arrays to every device; used once for data that stays there.
+        devices: the number of devices.
+        parts: the number of parts that a batch is divided into; its rows, padding included, are a multiple of it.
         strategy: `"eager"`, `"jit"`, `"sharded"` or `"pmap"`.
-        shard: splits a chunk over the devices ahead of its call; `call` takes chunks of the host as well.
-        step: the `Step` itself, as it was before compilation.
-        check: of the task that the step was made from (`Task.check`); a step of one's own without it accepts all rows.
+        shard: splits a chunk over the devices before its call; `call` also takes chunks that are on the host.
+        step: the `Step` before compilation.
+        check: `Task.check` of the task that the step was made from; accepts all rows where the step has none.
 
     """
 
@@ -182,15 +183,15 @@ def add(a: Tree, b: Tree) -> Tree:
 
 
 def compute(sums: Mapping[str, MetricState]) -> dict[str, Any]:
-    """Turn sums into values by name; nothing is overwritten.
+    """Turn sums into a dict of values; no value overwrites another.
 
-    A metric of one value gives it under the metric's name. One of several gives them under their own names, as `f1_macro`; where
-    another metric gives a value of the same name, each carries its metric's, as `a/f1_macro`. Only a metric of one value, and one
-    that is named like a value of its own (`confusion`), then keep the plain name: log columns stay what they are when a second
-    metric of the kind is added.
+    A metric with one value gives it the metric's name. A metric with several values names them itself, such as
+    `f1_macro`. Where two metrics give values of the same name, each value is prefixed with its metric's name, as in
+    `a/f1_macro`. A metric with one value, or one whose value has the metric's own name (`confusion`), keeps the plain
+    name, so the columns of a log do not change when a second metric of that kind is added.
 
     Raises:
-        InputError: names that would still be the same, such as `a/b` of one metric and `b` of another named `a`.
+        InputError: two names are still equal, such as `a/b` of one metric and the value `b` of a metric named `a`.
 
     """
     given = {name: total.compute() for name, total in sums.items()}
@@ -213,7 +214,7 @@ def compute(sums: Mapping[str, MetricState]) -> dict[str, Any]:
 
 
 def scalars(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep what is one number (or a text, or None), as plain JSON values; a confusion matrix is no entry of a log."""
+    """Return the values that are single numbers, texts or None as JSON values; arrays are left out."""
     plain = {
         k: v.item() if isinstance(v, np.generic | np.ndarray | Array) and v.ndim == 0 else v for k, v in values.items()
     }
@@ -231,7 +232,7 @@ def row_mask(batch: Batch) -> Array:
 
 
 def align(weights: Array, like: Array) -> Array:
-    """Append axes of one element until `weights` broadcasts against `like` row by row."""
+    """Append axes of length 1 to `weights` until it broadcasts against `like`, row by row."""
     return weights.reshape(weights.shape + (1,) * (like.ndim - weights.ndim))
 
 
@@ -242,6 +243,6 @@ def named(tree: Tree) -> list[tuple[str, Any]]:
 
 
 def reason(error: BaseException, limit: int = 200) -> str:
-    """Say in one line why something failed: libraries raise with several lines, or with none."""
+    """Return an error's message as one line; libraries raise errors with several lines, or with none."""
     text = " ".join(str(error).split())
     return (text if len(text) <= limit else text[:limit] + "...") or type(error).__name__

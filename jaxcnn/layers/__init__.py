@@ -6,6 +6,7 @@ from jaxcnn.layers.network import Network, Staged, apply_block, check_side
 from jaxcnn.layers.norm import BatchNorm, LayerNorm, LayerScale
 
 __all__ = [
-    "CBAM", "KERNEL_INIT", "BatchNorm", "Conv", "ConvNorm", "ConvTranspose", "Dense", "DropPath", "Dropout", "LayerNorm", "LayerScale",
-    "Network", "SeparableConv", "SqueezeExcite", "Staged", "apply_block", "check_dropout", "check_image", "check_side",
+    "CBAM", "KERNEL_INIT", "BatchNorm", "Conv", "ConvNorm", "ConvTranspose", "Dense", "DropPath", "Dropout",
+    "LayerNorm", "LayerScale", "Network", "SeparableConv", "SqueezeExcite", "Staged", "apply_block", "check_dropout",
+    "check_image", "check_side",
 ]  # fmt: skip

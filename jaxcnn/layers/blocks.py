@@ -1,4 +1,4 @@
-"""Blocks that networks are made of: convolution with norm and activation, separable convolution, attention over channels and places."""
+"""Blocks of networks: convolution with norm and activation, separable convolution, channel and spatial attention."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,7 +16,21 @@ Array = jax.Array
 
 
 class ConvNorm(nn.Module):
-    """Convolution, by default without bias, then a norm, then an activation; `norm` is any module called as `norm(x, train=, mask=)`."""
+    """Convolution, then a norm, then an activation.
+
+    Attributes:
+        features: number of output channels.
+        kernel_size: one size per spatial axis.
+        strides: one number, or one per spatial axis.
+        padding: as in `ops.conv`.
+        groups: number of groups of channels that are convolved separately.
+        pool: size of a max pooling before the norm; 1 for none.
+        use_bias: add a bias to the convolution.
+        norm: makes a module that is called as `norm(x, train=, mask=)`.
+        activation: function of an array.
+        dtype: as in `precision.policy`.
+
+    """
 
     features: int
     kernel_size: Sequence[int] = (3, 3)
@@ -31,14 +45,14 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
-        """Map `[B, *spatial, C]` to `[B, *out, features]`; `pool` > 1 takes the maximum before the norm, which then has less to do."""
+        """Map `[B, *spatial, C]` to `[B, *out, features]`; pooling before the norm makes the norm cheaper."""
         options = {"groups": self.groups, "use_bias": self.use_bias, "pool": self.pool, "dtype": self.dtype}
         x = Conv(self.features, self.kernel_size, self.strides, self.padding, **options, name="conv")(x)
         return self.activation(self.norm(dtype=self.dtype, name="norm")(x, train=train, mask=row_mask))
 
 
 class SeparableConv(nn.Module):
-    """Depthwise-separable convolution: one filter a channel, then 1x1 across the channels, each with norm and activation.
+    """Depthwise-separable convolution: one filter per channel, then 1x1 over channels, each with norm and activation.
 
     Reference: Howard et al., 2017, arXiv:1704.04861.
     """
@@ -56,14 +70,23 @@ class SeparableConv(nn.Module):
         """Map `[B, *spatial, C]` to `[B, *out, features]`."""
         make = functools.partial(ConvNorm, norm=self.norm, activation=self.activation, dtype=self.dtype)
         c = x.shape[-1]
-        x = make(c, self.kernel_size, self.strides, self.padding, groups=c, name="depthwise")(
-            x, train=train, row_mask=row_mask
-        )
+        depthwise = make(c, self.kernel_size, self.strides, self.padding, groups=c, name="depthwise")
+        x = depthwise(x, train=train, row_mask=row_mask)
         return make(self.features, (1,) * len(self.kernel_size), name="pointwise")(x, train=train, row_mask=row_mask)
 
 
 class SqueezeExcite(nn.Module):
-    """Squeeze and excitation (Hu et al., 2017, arXiv:1709.01507): every channel scaled by what two small layers make of all means."""
+    """Squeeze and excitation: two small layers compute a gate per channel from the channel means.
+
+    Reference: Hu et al., 2017, arXiv:1709.01507.
+
+    Attributes:
+        squeezed: number of channels between the two layers.
+        activation: function after the first layer.
+        gate: function after the second layer, to 0..1.
+        dtype: as in `precision.policy`.
+
+    """
 
     squeezed: int
     activation: Callable[[Array], Array] = nn.relu
@@ -72,18 +95,17 @@ class SqueezeExcite(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False, mask: Array | None = None) -> Array:
-        """Scale `[B, *spatial, C]`; `mask` as in `BatchNorm` leaves places out of the means."""
+        """Scale `[B, *spatial, C]`; `mask`, as in `BatchNorm`, excludes positions from the means."""
         del train
         axes = tuple(range(1, x.ndim - 1))
         make = functools.partial(Conv, kernel_size=(1,) * len(axes), dtype=self.dtype)
-        y = self.activation(
-            make(self.squeezed, name="reduce")(jnp.expand_dims(ops.global_avg_pool(x, _places(mask)), axes))
-        )
+        means = jnp.expand_dims(ops.global_avg_pool(x, _places(mask)), axes)
+        y = self.activation(make(self.squeezed, name="reduce")(means))
         return x * self.gate(make(x.shape[-1], name="expand")(y))
 
 
 class CBAM(nn.Module):
-    """Convolutional block attention (Woo et al., 2018, arXiv:1807.06521): channels scaled by mean and maximum, then places."""
+    """Convolutional block attention (Woo et al., 2018, arXiv:1807.06521): gates for channels, then for positions."""
 
     squeezed: int
     norm: Callable[..., nn.Module] = BatchNorm
@@ -91,7 +113,7 @@ class CBAM(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, mask: Array | None = None) -> Array:
-        """Scale `[B, *spatial, C]`; `mask` as in `BatchNorm` leaves places out of the means and maxima."""
+        """Scale `[B, *spatial, C]`; `mask`, as in `BatchNorm`, excludes positions from the means and maxima."""
         axes, counted = tuple(range(1, x.ndim - 1)), _places(mask)
         make = functools.partial(Conv, kernel_size=(1,) * len(axes), dtype=self.dtype)
         reduce, expand = make(self.squeezed, name="reduce"), make(x.shape[-1], name="expand")
@@ -107,5 +129,5 @@ class CBAM(nn.Module):
 
 
 def _places(mask: Array | None) -> Array | None:
-    """A mask of places; one of whole rows says nothing about them."""
+    """Return the mask if it covers positions; a mask of whole rows does not."""
     return None if mask is None or mask.ndim < 2 else mask

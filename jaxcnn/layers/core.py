@@ -1,4 +1,4 @@
-"""Layers with parameters of their own: convolution, dense, and the two kinds of dropout."""
+"""Basic layers: convolution, dense, and two kinds of dropout."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -19,19 +19,21 @@ KERNEL_INIT = nn.initializers.he_normal()
 
 
 def check_image(x: Array, ndim: int = 4) -> None:
-    """Refuse an input of the wrong rank or dtype: models take `[B, *spatial, C]`, floating point."""
+    """Refuse an input with the wrong rank or dtype: models take floating-point `[B, *spatial, C]`."""
     if x.ndim != ndim:
         raise InputError(
-            f"image shape {tuple(x.shape)}: must have {ndim} axes, [batch, height, width, channels]; add one with x[..., None]"
+            f"image shape {tuple(x.shape)}: must have {ndim} axes, [batch, height, width, channels]; "
+            "add one with x[..., None]"
         )
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise InputError(
-            f"image dtype {x.dtype}: a model takes floats, a task also uint8; use task.predict, or x.astype('float32') / 255"
+            f"image dtype {x.dtype}: a model takes floats, a task also uint8; use task.predict, or "
+            "x.astype('float32') / 255"
         )
 
 
 def check_scaled(name: str, x: Array) -> None:
-    """Refuse integers where a layer scales values: they would be rounded."""
+    """Refuse integers where a layer scales values, because the result would be rounded."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise InputError(
             f"{name}: input of shape {tuple(x.shape)} is {x.dtype}: must be floating point; use x.astype('float32')"
@@ -39,7 +41,7 @@ def check_scaled(name: str, x: Array) -> None:
 
 
 def check_dropout(rate: float) -> None:
-    """Refuse a share of units outside [0, 1)."""
+    """Refuse a dropout rate outside [0, 1)."""
     if not 0 <= rate < 1:
         raise InputError(f"dropout={rate}: must be at least 0 and below 1")
 
@@ -48,7 +50,7 @@ class Conv(nn.Module):
     """Convolution over `[B, *spatial, C]`; parameters `kernel` `[*kernel_size, C / groups, features]` and `bias`.
 
     Raises:
-        InputError: the input has other channels than the one the parameters were made for.
+        InputError: the number of input channels differs from that of the parameters.
 
     """
 
@@ -65,7 +67,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Map `[B, *spatial, C]` to `[B, *out, features]`; `pool` > 1 takes the maximum before the bias, which is the same and cheaper."""
+        """Map `[B, *spatial, C]` to `[B, *out, features]`; max pooling with `pool` > 1 comes before the bias."""
         _check_channels(self, x.shape, self.groups)
         dtype = policy(self.dtype, x)
         kernel = self.param(
@@ -82,10 +84,11 @@ class Conv(nn.Module):
 class ConvTranspose(nn.Module):
     """Transposed convolution over `[B, *spatial, C]`; parameters `kernel` `[*kernel_size, C, features]` and `bias`.
 
-    An axis of `n` places becomes `n * stride` with `"SAME"`, and `(n - 1) * stride + window - low - high` with numbers.
+    An axis of length `n` gets length `n * stride` with `"SAME"`, or `(n - 1) * stride + kernel_size - low - high` with
+    explicit padding.
 
     Raises:
-        InputError: the input has other channels than the one the parameters were made for.
+        InputError: the number of input channels differs from that of the parameters.
 
     """
 
@@ -114,7 +117,7 @@ def _check_channels(module: nn.Module, shape: tuple[int, ...], groups: int) -> N
         expected = module.get_variable("params", "kernel").shape[-2] * groups
         if shape[-1] != expected:
             raise InputError(
-                f"image shape {tuple(shape)}: {shape[-1]} channels, but the parameters were made for {expected}"
+                f"image shape {tuple(shape)}: has {shape[-1]} channels, but the parameters are for {expected}"
             )
 
 
@@ -124,7 +127,7 @@ def _with_bias(module: nn.Module, y: Array) -> Array:
 
 
 class Dropout(nn.Module):
-    """Dropout (Srivastava et al., 2014) with the mask of the global batch: the same units on any number of devices.
+    """Dropout (Srivastava et al., 2014) with one mask for the global batch: the same units on any number of devices.
 
     Raises:
         InputError: the rate is outside [0, 1).
@@ -135,19 +138,18 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        """Zero a share `rate` of the elements and scale the rest, when training."""
+        """In training, zero a share `rate` of the elements and scale up the rest."""
         check_dropout(self.rate)
         if not train or self.rate == 0:
             return x
         check_scaled("dropout", x)
-        keep = draw(
-            lambda key, shape: jax.random.bernoulli(key, 1 - self.rate, shape), self.make_rng("dropout"), x.shape
-        )
+        key = self.make_rng("dropout")
+        keep = draw(lambda key, shape: jax.random.bernoulli(key, 1 - self.rate, shape), key, x.shape)
         return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
 
 
 class Dense(nn.Module):
-    """Fully connected layer over the last axis, with an error that a reader can act on when the width does not fit."""
+    """Fully connected layer over the last axis; a width that does not fit gives an error that names the cause."""
 
     features: int
     dtype: Any = None
@@ -161,7 +163,8 @@ class Dense(nn.Module):
             expected = self.get_variable("params", "kernel").shape[0]
             if x.shape[-1] != expected:
                 raise InputError(
-                    f"{x.shape[-1]} inputs to a dense layer of {expected}: the image differs in size or channels from the one at init"
+                    f"{x.shape[-1]} inputs to a dense layer of {expected}: give images with the size and channels "
+                    "that the model was initialised with"
                 )
         dtype = policy(self.dtype, x)
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), dtype.params)
@@ -170,7 +173,7 @@ class Dense(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al., 2016, arXiv:1603.09382): a residual branch is left out for whole rows of the global batch.
+    """Stochastic depth (Huang et al., 2016, arXiv:1603.09382): drop a residual branch for rows of the global batch.
 
     Raises:
         InputError: the rate is outside [0, 1).
@@ -181,7 +184,7 @@ class DropPath(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        """Zero a share `rate` of the rows of `[B, ...]` and scale the rest, when training."""
+        """In training, zero a share `rate` of the rows of `[B, ...]` and scale up the rest."""
         if not 0 <= self.rate < 1:
             raise InputError(f"drop_path={self.rate}: must be at least 0 and below 1")
         if not train or self.rate == 0:

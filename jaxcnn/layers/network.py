@@ -1,4 +1,4 @@
-"""What a model is: features, then a head; and the usual kind of it, a stem and stages of blocks."""
+"""Base classes of models: features followed by a head, and the common form with a stem and stages of blocks."""
 
 import functools
 import types
@@ -18,14 +18,22 @@ Array = jax.Array
 
 
 def apply_block(block: nn.Module, x: Array, *, train: bool, row_mask: Array | None, remat: bool = False) -> Array:
-    """Call `block(x, train=, row_mask=)`; with `remat` its gradient computes the arrays inside anew instead of keeping them."""
+    """Call `block(x, train=, row_mask=)`.
+
+    Args:
+        block: a bound module.
+        x: its input.
+        train: whether it runs in training mode.
+        row_mask: `[B]`, 0 for padding; None for no padding.
+        remat: recompute the arrays inside the block for its gradient instead of keeping them.
+
+    """
     if not remat or not train or block.is_initializing():
         return block(x, train=train, row_mask=row_mask)
     module, variables = block.unbind()
     params = variables.pop("params")  # pyright: ignore[reportAttributeAccessIssue] (a dict, typed as a Mapping)
-    rngs = (
-        {"dropout": block.make_rng("dropout")} if block.has_rng("dropout") else {}
-    )  # one key, so both passes drop the same
+    # the key is drawn once, so that both passes drop the same units
+    rngs = {"dropout": block.make_rng("dropout")} if block.has_rng("dropout") else {}
     changing = [collection for collection in variables if block.is_mutable_collection(collection)]
 
     def pure(x: Array, rest: Any) -> tuple[Array, Any]:
@@ -40,14 +48,14 @@ def apply_block(block: nn.Module, x: Array, *, train: bool, row_mask: Array | No
 
 
 class Network(nn.Module):
-    """A model in two halves, `features(x) -> {name: array}` and `head(features) -> outputs`, so that others can use either.
+    """A model in two parts that can be used separately: `features(x) -> {name: array}` and `head(features) -> outputs`.
 
-    A field `dtype` takes what `precision.policy` takes, names included. Logits are float32 whatever it is: heads compute
+    A field `dtype` takes the values of `precision.policy`, names included. Logits are always float32: heads compute
     their last layer from `precision.promote_float32` features.
 
     Attributes:
-        smallest: side of the smallest image.
-        default_image: height, width and channels of the images that it was made for.
+        smallest: side of the smallest image that works.
+        default_image: height, width and channels of the images that the model was designed for.
 
     """
 
@@ -61,7 +69,7 @@ class Network(nn.Module):
         super().__post_init__()
 
     def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
-        """Return intermediate arrays by name, the last one being what `head` reads."""
+        """Return a dict from name to intermediate array; `head` reads the last one."""
         raise TypeError(f"{type(self).__name__} defines no features()")
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
@@ -75,14 +83,14 @@ class Network(nn.Module):
 
 
 class Staged(Network):
-    """A stem, stages of blocks, the mean over all places and a linear layer.
+    """A stem, stages of blocks, the mean over all positions, and a linear layer.
 
-    A subclass has the field `num_classes` and makes `stem` (a block or several), `stages` (lists of blocks), `drop`, `logits`
-    and perhaps a `last` block in `setup`; a block is called as `block(x, train=, row_mask=)`.
+    A subclass has the field `num_classes`. Its `setup` makes `stem` (one or more blocks), `stages` (lists of blocks),
+    `drop`, `logits` and optionally a `last` block. Blocks are called as `block(x, train=, row_mask=)`.
 
     Attributes:
-        pools: the number of a stage to the pooling in front of it.
-        taps: numbers of a stage and a block in it to a name, for a further entry of `features`.
+        pools: dict from the number of a stage to the pooling before it.
+        taps: dict from the numbers of a stage and a block in it to the name of an additional entry of `features`.
 
     """
 
@@ -90,7 +98,7 @@ class Staged(Network):
     taps = types.MappingProxyType({})
 
     def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
-        """Return `stem`, `stage1`, `stage2`, ... and perhaps `last`, each `[B, h, w, width]` and before the pooling that follows."""
+        """Return `stem`, `stage1`, `stage2`, ... and perhaps `last`, each `[B, h, w, width]` before any pooling."""
         check_side(x, self.smallest, hasattr(self, "cifar_stem") and not self.cifar_stem)
         call = functools.partial(apply_block, train=train, row_mask=row_mask, remat=getattr(self, "remat", False))
         out, stem = {}, self.stem if isinstance(self.stem, Sequence) else [self.stem]
@@ -106,15 +114,21 @@ class Staged(Network):
         return out
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
-        """Logits `[B, num_classes]`."""
-        pooled = ops.global_avg_pool(
-            promote_float32(features["last" if "last" in features else f"stage{len(self.stages)}"])
-        )
+        """Return logits `[B, num_classes]`."""
+        last = features["last" if "last" in features else f"stage{len(self.stages)}"]
+        pooled = ops.global_avg_pool(promote_float32(last))
         return self.logits(self.drop(pooled, train=train))
 
 
 def check_side(x: Array, smallest: int, cifar_stem: bool = False) -> None:
-    """Refuse an image of fewer pixels than a network needs; `cifar_stem` is whether it has a form that needs fewer."""
+    """Refuse an image smaller than a network needs.
+
+    Args:
+        x: images `[B, H, W, C]`.
+        smallest: smallest side in pixels.
+        cifar_stem: whether the network has a variant with a smaller minimum, which the message then names.
+
+    """
     if min(x.shape[1:3]) < smallest:
         hint = ", or use cifar_stem=True" if cifar_stem else ""
         raise InputError(

@@ -100,7 +100,11 @@ def young(model_state: Tree, updates: Array) -> Tree:
 
 def grown(model_state: Tree) -> Tree:
     """Return the model state without what `young` lent."""
-    return type(model_state)({name: kept for name, kept in model_state.items() if name != YOUNG}) if YOUNG in model_state else model_state
+    return (
+        type(model_state)({name: kept for name, kept in model_state.items() if name != YOUNG})
+        if YOUNG in model_state
+        else model_state
+    )
 
 
 def _beside(stats: Tree, keep: Array) -> Tree:
@@ -117,7 +121,9 @@ def _shift_and_scale(x: Array, mean: Array, factor: Array, bias: Array) -> Array
 
 # With its own gradient: what automatic differentiation makes of the two passes reads and writes the arrays twice as often.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _normalise(x: Array, scale: Array, bias: Array, weight: Array | None, epsilon: float) -> tuple[Array, Array, Array, Array]:
+def _normalise(
+    x: Array, scale: Array, bias: Array, weight: Array | None, epsilon: float
+) -> tuple[Array, Array, Array, Array]:
     """Normalised `x`, and mean, variance and number of the places that `weight` `[B, ..., 1]` counts, over all devices."""
     return _normalise_forward(x, scale, bias, weight, epsilon)[0]
 
@@ -125,7 +131,9 @@ def _normalise(x: Array, scale: Array, bias: Array, weight: Array | None, epsilo
 def _normalise_forward(x: Array, scale: Array, bias: Array, weight: Array | None, epsilon: float) -> tuple[Any, Any]:
     wide, places = promote_float32(x), x.size // ((x.shape[0] if weight is None else max(weight.size, 1)) * x.shape[-1])
     counted = lambda values: all_sum(channel_sums(values if weight is None else values * weight)) / jnp.maximum(n, 1)  # noqa: E731
-    n = all_sum(jnp.asarray(x.shape[0] * places, wide.dtype) if weight is None else weight.sum().astype(wide.dtype) * places)
+    n = all_sum(
+        jnp.asarray(x.shape[0] * places, wide.dtype) if weight is None else weight.sum().astype(wide.dtype) * places
+    )
     mean = counted(wide)
     var = counted(jnp.square(wide - lax.broadcast_to_rank(mean, x.ndim)))
     inverse = lax.rsqrt(var + epsilon)
@@ -162,7 +170,10 @@ class LayerNorm(nn.Module):
         """Normalise `[..., C]`; statistics are float32 or wider."""
         del train, mask
         dtype, c = policy(self.dtype, x), (x.shape[-1],)
-        scale, bias = self.param("scale", nn.initializers.ones, c, dtype.params), self.param("bias", nn.initializers.zeros, c, dtype.params)
+        scale, bias = (
+            self.param("scale", nn.initializers.ones, c, dtype.params),
+            self.param("bias", nn.initializers.zeros, c, dtype.params),
+        )
         wide = promote_float32(x)
         centred = wide - wide.mean(-1, keepdims=True)
         y = centred * lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)

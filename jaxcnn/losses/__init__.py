@@ -1,4 +1,4 @@
-"""Losses per example; nothing in here takes a mean over rows."""
+"""Losses per example; none of them takes a mean over rows."""
 
 from jaxcnn.losses.classification import binary_cross_entropy, cross_entropy
 from jaxcnn.losses.regression import huber, squared_error

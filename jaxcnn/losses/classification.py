@@ -1,6 +1,6 @@
-"""Losses that optax lacks in this form: values per example; the task sums them with their weights.
+"""Classification losses that optax lacks in this form; they return one value per example, and the task adds them up.
 
-A label outside its range makes the value of its example NaN, and teaches nothing.
+If a label is out of range, the value of its example is NaN and its gradient is 0.
 """
 
 import jax
@@ -10,7 +10,7 @@ import optax
 from jaxcnn.core.types import InputError
 
 Array = jax.Array
-ROUNDING = 1e-2  # by which mixed labels may leave 0..1
+ROUNDING = 1e-2  # tolerance of mixed labels around 0..1
 
 
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0, focal: float = 0.0) -> Array:
@@ -20,13 +20,14 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0, fo
         logits: `[..., K]`.
         labels: int `[...]` in 0..K-1, or float `[..., K]` that sum to one (mixup, distillation).
         label_smoothing: share spread evenly over all classes, in [0, 1] (Szegedy et al., 2015, arXiv:1512.00567).
-        focal: gamma of the focal loss, at least 0: each class counts `(1 - p) ** gamma` times (Lin et al., 2017, arXiv:1708.02002).
+        focal: gamma of the focal loss, at least 0; each class is weighted by `(1 - p) ** gamma` (Lin et al., 2017,
+            arXiv:1708.02002).
 
     Returns:
-        `[...]`, natural-log units.
+        `[...]`, in nats.
 
     Raises:
-        InputError: labels of another shape.
+        InputError: the labels have the wrong shape.
 
     """
     logits, whole = _wide(logits), jnp.issubdtype(labels.dtype, jnp.integer)
@@ -47,7 +48,7 @@ def _soft_cross_entropy(logits: Array, labels: Array, label_smoothing: float, fo
     if not focal:
         return optax.softmax_cross_entropy(logits, labels)
     log_p = jax.nn.log_softmax(logits)
-    missing = jnp.maximum(-jnp.expm1(log_p), 1e-12)  # the slope of a root at 0 is no number
+    missing = jnp.maximum(-jnp.expm1(log_p), 1e-12)  # the gradient of a fractional power at 0 is infinite
     return -(labels * missing**focal * log_p).sum(-1)
 
 
@@ -55,16 +56,16 @@ def binary_cross_entropy(logits: Array, labels: Array, label_smoothing: float = 
     """Sigmoid cross-entropy, averaged over the last axis.
 
     Args:
-        logits: `[..., K]`, one independent yes-or-no question each.
+        logits: `[..., K]`, one independent yes-or-no question per column.
         labels: `[..., K]`, in 0..1.
         label_smoothing: how far labels are pulled towards one half, in [0, 1].
         focal: gamma of the focal loss, at least 0, as in `cross_entropy`.
 
     Returns:
-        `[...]`, natural-log units.
+        `[...]`, in nats.
 
     Raises:
-        InputError: labels of another shape.
+        InputError: the labels have the wrong shape.
 
     """
     _same("labels", labels, logits.shape)
@@ -80,7 +81,7 @@ def binary_cross_entropy(logits: Array, labels: Array, label_smoothing: float = 
 
 
 def _same(name: str, array: Array, shape: tuple[int, ...]) -> None:
-    """Refuse what broadcasting would repeat: every logit would meet every label."""
+    """Refuse shapes that would broadcast, so that every logit meets every label."""
     if array.shape != shape:
         raise InputError(f"{name} of shape {array.shape}, {array.dtype}: must have shape {shape} for these logits")
 

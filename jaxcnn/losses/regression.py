@@ -1,4 +1,4 @@
-"""Errors of numbers: a value per example, the mean over its columns."""
+"""Regression losses: one value per example, the mean over its columns."""
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +10,17 @@ Array = jax.Array
 
 
 def squared_error(outputs: Array, targets: Array) -> Array:
-    """Squared error.
+    """Compute the squared error.
 
     Args:
         outputs: `[B]` or `[B, K]`.
-        targets: of the same shape.
+        targets: the same shape.
 
     Returns:
         `[B]`, the mean over the K columns.
 
     Raises:
-        InputError: targets of another shape.
+        InputError: the targets have the wrong shape.
 
     """
     error = _error(outputs, targets)
@@ -32,14 +32,14 @@ def huber(outputs: Array, targets: Array, delta: float = 1.0) -> Array:
 
     Args:
         outputs: `[B]` or `[B, K]`.
-        targets: of the same shape.
-        delta: where it becomes linear, above 0.
+        targets: the same shape.
+        delta: error above which the loss is linear, above 0.
 
     Returns:
         `[B]`, the mean over the K columns.
 
     Raises:
-        InputError: targets of another shape, or `delta` out of range.
+        InputError: the targets have the wrong shape, or `delta` is out of range.
 
     """
     if not 0 < delta < float("inf"):
@@ -49,6 +49,8 @@ def huber(outputs: Array, targets: Array, delta: float = 1.0) -> Array:
 
 def _error(outputs: Array, targets: Array) -> Array:
     if outputs.shape != targets.shape:
-        raise InputError(f"outputs of shape {outputs.shape} for targets of shape {targets.shape}: must be the same")
+        raise InputError(
+            f"outputs of shape {outputs.shape}, targets of shape {targets.shape}: must have the same shape"
+        )
     error = outputs.astype(jnp.float32) - targets.astype(jnp.float32)
     return error[:, None] if error.ndim == 1 else error

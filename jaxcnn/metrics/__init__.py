@@ -1,15 +1,16 @@
-"""Metrics: jittable sums that add across batches and devices, and what is computed from them or from all scores on the host.
+"""Metrics: jittable sums that add across batches and devices, and scores computed on the host from sums or outputs.
 
-What counts, in every metric alike:
+The same rules hold for every metric:
 
-- **Padding** (`row_mask` is 0) counts nowhere, and may hold NaN.
-- **A label that is no class** of the logits, such as -1 or 255 for "unknown", counts nowhere; neither does an answer to several
-  labels whose label lies outside 0..1. Whoever wants such labels refused checks them before: `Task.check`.
-- **NaN** in an output or a label of a row that counts is no answer, right or wrong: the value is NaN. Areas by class are NaN for the
-  classes that it touches. A confusion matrix, whose entries are counts, leaves such a row out, and every score that comes with the
-  matrix is NaN. Functions on the host that see all scores refuse NaN with `InputError`.
-- **Infinite logits** have their place in the order of the classes. A softmax with a logit of +inf is NaN, and so is what is made of it.
-- **Labels of another shape** than the logits say are refused when traced.
+- **Padding** (`row_mask` is 0) does not count, and may hold NaN.
+- **A label that is not a class** of the logits, such as -1 or 255 for "unknown", does not count; neither does an answer
+  to a multi-label question whose label lies outside 0..1. `Task.check` refuses such labels beforehand.
+- **NaN** in an output or a label of a row that counts makes the value NaN: it is neither right nor wrong. Areas by
+  class are NaN for the classes it affects. A confusion matrix holds counts, so it leaves such a row out, and the scores
+  computed from the matrix are NaN. Functions on the host that take all scores refuse NaN with `InputError`.
+- **Infinite logits** sort as usual among the classes. A softmax over a logit of +inf is NaN, and so are scores that
+  need it.
+- **Labels whose shape does not fit the logits** are refused when traced.
 """
 
 from jaxcnn.core.types import Count, Mean
@@ -64,11 +65,12 @@ from jaxcnn.metrics.sums import (
 from jaxcnn.metrics.table import ClassificationReport, classification_report
 
 __all__ = [
-    "Agreement", "Calibration", "ClassificationReport", "Confusion", "Count", "Histograms", "Interval", "McNemar", "Mean",
-    "MultilabelConfusion", "PrecisionRecall", "R2", "Reliability", "RiskCoverage", "Roc", "RootMean", "accuracy", "accuracy_of",
-    "agreement", "balanced_accuracy", "binned_scores", "bootstrap_interval", "box_iou", "brier", "calibration",
-    "classification_report", "coco_scores", "cohen_kappa", "confusion", "count", "dice", "f1", "iou", "log_loss", "log_odds",
-    "mae", "matthews", "mcnemar", "mean", "multilabel_accuracy", "multilabel_confusion", "paired_bootstrap", "pr_auc", "pr_curve",
-    "precision", "predicted_class", "psnr", "r2", "recall", "report", "risk_coverage", "rmse", "roc_auc", "roc_curve", "ssim",
-    "top_k", "true_class", "wilson_interval",
+    "Agreement", "Calibration", "ClassificationReport", "Confusion", "Count", "Histograms", "Interval", "McNemar",
+    "Mean", "MultilabelConfusion", "PrecisionRecall", "R2", "Reliability", "RiskCoverage", "Roc", "RootMean",
+    "accuracy", "accuracy_of", "agreement", "balanced_accuracy", "binned_scores", "bootstrap_interval", "box_iou",
+    "brier", "calibration", "classification_report", "coco_scores", "cohen_kappa", "confusion", "count", "dice",
+    "f1", "iou", "log_loss", "log_odds", "mae", "matthews", "mcnemar", "mean", "multilabel_accuracy",
+    "multilabel_confusion", "paired_bootstrap", "pr_auc", "pr_curve", "precision", "predicted_class", "psnr", "r2",
+    "recall", "report", "risk_coverage", "rmse", "roc_auc", "roc_curve", "ssim", "top_k", "true_class",
+    "wilson_interval",
 ]  # fmt: skip

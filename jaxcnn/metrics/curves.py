@@ -1,7 +1,8 @@
 """Exact curves and areas from all scores, on the host, in NumPy: ROC, precision-recall, and risk against coverage.
 
-Scores may be infinite, never NaN; equal scores are one threshold. Where scikit-learn warns that a curve is not defined, these
-return NaN without a warning. `binned_scores` has the same areas, to within a bound, for what does not fit in memory.
+Scores may be infinite but not NaN; equal scores share one threshold. Where scikit-learn warns that a curve is not
+defined, these functions return NaN without a warning. For scores that do not fit in memory, `binned_scores` bounds the
+same areas.
 """
 
 from typing import Literal, NamedTuple
@@ -14,7 +15,7 @@ Average = Literal["macro", "weighted", "micro"]
 
 
 class Roc(NamedTuple):
-    """Points of a ROC curve, `[T + 1]`, from (0, 0) to (1, 1); rows with a score of at least the threshold are called positive."""
+    """Points of a ROC curve, `[T + 1]`, from (0, 0) to (1, 1); a row is positive if its score reaches the threshold."""
 
     fpr: np.ndarray
     tpr: np.ndarray
@@ -22,7 +23,7 @@ class Roc(NamedTuple):
 
 
 class PrecisionRecall(NamedTuple):
-    """Points by rising threshold: precision and recall `[T + 1]`, which end with 1 and 0, and the thresholds `[T]`."""
+    """Points by rising threshold: precision and recall `[T + 1]`, which end with 1 and 0, and thresholds `[T]`."""
 
     precision: np.ndarray
     recall: np.ndarray
@@ -30,7 +31,7 @@ class PrecisionRecall(NamedTuple):
 
 
 class RiskCoverage(NamedTuple):
-    """Error among the most confident rows, `risk [N]`, by which share of all they are, `coverage [N]`; `area` is the mean risk."""
+    """Error among the most confident rows, `risk [N]`, by their share of all, `coverage [N]`; `area` is its mean."""
 
     coverage: np.ndarray
     risk: np.ndarray
@@ -38,17 +39,18 @@ class RiskCoverage(NamedTuple):
 
 
 def roc_curve(scores: np.ndarray, labels: np.ndarray) -> Roc:
-    """ROC curve with every threshold (scikit-learn's, with `drop_intermediate=False`).
+    """Compute the ROC curve with every threshold, as scikit-learn does with `drop_intermediate=False`.
 
     Args:
         scores: `[N]`, higher for positives.
         labels: `[N]` of 0 and 1.
 
     Returns:
-        A `Roc`; its `fpr` is NaN without negatives, its `tpr` without positives (scikit-learn: likewise, with a warning).
+        A `Roc`. Its `fpr` is NaN if there are no negatives, its `tpr` if there are no positives; scikit-learn does the
+        same, with a warning.
 
     Raises:
-        InputError: no rows, scores that are NaN, other shapes or labels.
+        InputError: there are no rows, a score is NaN, or a shape or label is wrong.
 
     """
     thresholds, hits, misses = _steps(*_binary(scores, labels))
@@ -60,34 +62,36 @@ def roc_curve(scores: np.ndarray, labels: np.ndarray) -> Roc:
 
 
 def roc_auc(scores: np.ndarray, labels: np.ndarray, average: Average | None = "macro") -> float | np.ndarray:
-    """Area under the ROC curve: how often a positive row scores higher than a negative one, ties counting one half.
+    """Area under the ROC curve: how often a positive row scores higher than a negative row; ties count one half.
 
     Args:
-        scores: `[N]` (or `[N, 1]`), or `[N, K]` with one column a class. Of a softmax, probabilities or `log_odds(logits)`: a single
-            logit orders the rows differently, and in float32 probabilities that are almost 1 tie.
-        labels: `[N]` of 0 and 1, int `[N]` of 0..K-1 (each class against the rest), or `[N, K]` of 0 and 1 (several labels a row).
-        average: for columns: `"macro"`, their mean; `"weighted"`, weighted by positives; `"micro"`, all answers together; None, `[K]`.
+        scores: `[N]` (or `[N, 1]`), or `[N, K]` with one column per class. For a softmax, use probabilities or
+            `log_odds(logits)`: single logits order the rows differently, and float32 probabilities near 1 tie.
+        labels: `[N]` of 0 and 1, int `[N]` in 0..K-1 (each class against the rest), or `[N, K]` of 0 and 1 (several
+            labels per row).
+        average: over columns: `"macro"`, their mean; `"weighted"`, weighted by positives; `"micro"`, all answers
+            pooled; None returns `[K]`.
 
     Returns:
-        0..1; one half for constant scores. A class without positives, or without negatives, is NaN, and left out of the averages
-        (scikit-learn warns and returns NaN for the whole); NaN if none is left.
+        0..1; one half for constant scores. A class without positives or without negatives is NaN, and the averages
+        leave it out (scikit-learn warns and returns NaN for the average). If no class is left, the average is NaN.
 
     Raises:
-        InputError: no rows, scores that are NaN, other shapes or labels, or an unknown average.
+        InputError: there are no rows, a score is NaN, a shape or label is wrong, or the average is unknown.
 
     """
     return _averaged(_area, scores, labels, average)
 
 
 def pr_curve(scores: np.ndarray, labels: np.ndarray) -> PrecisionRecall:
-    """Precision and recall at every threshold (scikit-learn's `precision_recall_curve`).
+    """Compute precision and recall at every threshold, as scikit-learn's `precision_recall_curve`.
 
     Args:
         scores: `[N]`, higher for positives.
         labels: `[N]` of 0 and 1.
 
     Returns:
-        A `PrecisionRecall`; its recall is NaN without positives, but for the last (scikit-learn warns and says 1).
+        A `PrecisionRecall`; without positives its recall is NaN except for the last (scikit-learn warns and returns 1).
 
     Raises:
         InputError: as `roc_curve`.
@@ -102,26 +106,29 @@ def pr_curve(scores: np.ndarray, labels: np.ndarray) -> PrecisionRecall:
 
 
 def pr_auc(scores: np.ndarray, labels: np.ndarray, average: Average | None = "macro") -> float | np.ndarray:
-    """Area under the precision-recall curve as average precision: precision at each threshold, weighted by the recall that it adds.
+    """Area under the precision-recall curve as average precision: each precision is weighted by the recall it adds.
 
-    Arguments and errors are those of `roc_auc`. A class without positives is NaN, and left out of the averages (scikit-learn warns
-    and counts it as 0); one without negatives is 1.
+    Arguments and errors are those of `roc_auc`. A class without positives is NaN, and the averages leave it out
+    (scikit-learn warns and counts it as 0). A class without negatives is 1.
     """
     return _averaged(_average_precision, scores, labels, average)
 
 
 def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> RiskCoverage:
-    """Error left when only the most confident rows are answered (Geifman and El-Yaniv, 2017, arXiv:1705.08500), and its area, the AURC.
+    """Compute the error that is left when only the most confident rows are answered, and its area, the AURC.
+
+    Reference: Geifman and El-Yaniv, 2017, arXiv:1705.08500.
 
     Args:
         confidence: `[N]`, such as the largest probability.
-        correct: `[N]`, true where the answer was right; or the loss of each row, from 0.
+        correct: `[N]`, true where the answer was right; or the loss of each row, at least 0.
 
     Returns:
-        A `RiskCoverage`; among equal confidences the expectation over their order, so that the order of rows is of no account.
+        A `RiskCoverage`. Rows of equal confidence get the expected risk over all their orders, so the order of rows
+        does not matter.
 
     Raises:
-        InputError: no rows, confidences or losses that are NaN, or other shapes.
+        InputError: there are no rows, a confidence or loss is NaN, or a shape is wrong.
 
     """
     confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct)
@@ -140,10 +147,10 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> RiskCoverage:
 
 
 def _steps(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the distinct scores, falling, and how many positives and negatives score at least as much."""
+    """Return the distinct scores in falling order, and the number of positives and negatives that reach each."""
     order = np.argsort(-scores, kind="stable")
     scores, labels = scores[order], labels[order]
-    ends = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1)  # not diff: inf - inf is no number
+    ends = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1)  # not diff: inf - inf is NaN
     hits = np.cumsum(labels, dtype=np.int64)[ends]
     return scores[ends], hits, ends + 1 - hits
 
@@ -153,7 +160,7 @@ def _area(scores: np.ndarray, labels: np.ndarray) -> float:
     pairs = int(hits[-1]) * int(misses[-1])
     if not pairs:
         return float("nan")
-    ahead = np.diff(misses, prepend=0) * (hits + np.append(0, hits[:-1]))  # twice, in whole numbers
+    ahead = np.diff(misses, prepend=0) * (hits + np.append(0, hits[:-1]))  # doubled, to stay in integers
     return int(ahead.sum()) / (2 * pairs)
 
 
@@ -187,12 +194,14 @@ def _one_vs_rest(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return labels
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise InputError(
-            f"scores of shape {scores.shape}, labels of shape {labels.shape}: must be [N] and [N], or [N, K] and [N] or [N, K]"
+            f"scores of shape {scores.shape}, labels of shape {labels.shape}: must be [N] and [N], or [N, K] and [N] "
+            "or [N, K]"
         )
     outside = (labels < 0) | (labels >= scores.shape[1]) | (labels % 1 != 0)
     if outside.any():
         raise InputError(
-            f"labels: {outside.sum()} are not 0 to {scores.shape[1] - 1}, such as {labels[outside][0]}; leave these rows out"
+            f"labels: {outside.sum()} are not 0 to {scores.shape[1] - 1}, such as {labels[outside][0]}; "
+            "leave these rows out"
         )
     return np.arange(scores.shape[1]) == labels[:, None]
 
@@ -209,14 +218,14 @@ def _binary(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _sound(values: np.ndarray, name: str) -> np.ndarray:
-    """Return scores that can be negated: an unsigned integer would wrap around."""
+    """Return scores as floats, which can be negated: an unsigned integer would wrap around."""
     if not values.size:
         raise InputError(f"{name}: no rows")
     if values.dtype.kind not in "fiub":
-        raise InputError(f"{name} of dtype {values.dtype}: must be numbers")
+        raise InputError(f"{name} of dtype {values.dtype}: must be integers, floats or bools")
     values = values if values.dtype.kind == "f" else values.astype(np.float64)
     if nans := int(np.isnan(values).sum()):
-        raise InputError(f"{name}: {nans} of {values.size} are NaN; leave these rows out, or mend the network")
+        raise InputError(f"{name}: {nans} of {values.size} are NaN; leave these rows out, or fix the network")
     return values
 
 

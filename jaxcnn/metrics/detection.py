@@ -1,7 +1,7 @@
-"""Average precision and recall of boxes as COCO defines them (Lin et al., 2014, arXiv:1405.0312), on the host, in NumPy.
+"""Average precision and recall of boxes by the rules of COCO (Lin et al., 2014, arXiv:1405.0312), in NumPy.
 
-The numbers are those of pycocotools: thresholds of overlap .5 to .95 by .05, precision at 101 recalls, at most 100 boxes an image
-and class, crowds and boxes outside a range of areas ignored.
+The results equal those of pycocotools: overlap thresholds from .5 to .95 in steps of .05, precision at 101 recalls, and
+at most 100 boxes per image and class. Crowds and boxes outside an area range are ignored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,41 +13,44 @@ from jaxcnn.core.types import InputError
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
-MOST = (1, 10, 100)  # boxes of an image and class
+MOST = (1, 10, 100)  # limits on boxes per image and class
 AREAS = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}  # square pixels
 RANGES = np.array(list(AREAS.values()))
 
 
 class Matches(NamedTuple):
-    """What became of the boxes of one image and class, by area range (A) and threshold (T); the best `MOST[-1]` only."""
+    """Outcome for the boxes of one image and class, by area range (A) and threshold (T); only the best `MOST[-1]`."""
 
     scores: np.ndarray  # [D], falling
-    matched: np.ndarray  # [A, T, D], meets a true box
+    matched: np.ndarray  # [A, T, D], matches a true box
     ignored: np.ndarray  # [A, T, D], neither right nor wrong
-    truths: np.ndarray  # [A], how many were to be found
+    truths: np.ndarray  # [A], number of boxes to find
 
 
 def coco_scores(predictions: Sequence[Mapping[str, Any]], truths: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Measure boxes against true ones.
+    """Compare predicted boxes with true boxes.
 
     Args:
-        predictions: for each image `"boxes" [N, 4]` (x0, y0, x1, y1 in pixels), `"scores" [N]`, `"labels" [N]` (any integers).
-        truths: for each image, in the same order, `"boxes" [M, 4]`, `"labels" [M]`; optional `"iscrowd" [M]`, true for a region of
-            many objects, and `"area" [M]`, for the ranges of size, by default that of the box.
+        predictions: per image, `"boxes" [N, 4]` (x0, y0, x1, y1 in pixels), `"scores" [N]`, `"labels" [N]` (any
+            integers).
+        truths: per image, in the same order, `"boxes" [M, 4]`, `"labels" [M]`; optional `"iscrowd" [M]`, true for a
+            region with many objects, and `"area" [M]`, used for the size ranges (by default the area of the box).
 
     Returns:
-        `ap` (the mean over classes and the ten thresholds, "mAP"), `ap50`, `ap75`, `ap_small`, `ap_medium`, `ap_large`, `ar1`, `ar10`,
-        `ar100` (recall with so many boxes an image), `ar_small`, `ar_medium`, `ar_large`, 0..1, NaN where there is nothing to find
-        (pycocotools: -1); and `ap_by_class`, `ap` for each label.
+        `ap` ("mAP", the mean over classes and the ten thresholds), `ap50`, `ap75`, `ap_small`, `ap_medium`, `ap_large`;
+        `ar1`, `ar10`, `ar100` (recall with at most that many boxes per image), `ar_small`, `ar_medium`, `ar_large`; and
+        `ap_by_class`, dict from label to `ap`. Values are in 0..1, and NaN where there is nothing to find (-1 in
+        pycocotools).
 
     Raises:
-        InputError: another number of images, shapes that do not fit, scores or boxes that are not finite, or a box whose end comes
-            before its beginning.
+        InputError: the numbers of images differ, shapes do not fit, scores or boxes are not finite, or a box ends
+            before it begins.
 
     """
     if len(predictions) != len(truths):
         raise InputError(
-            f"predictions for {len(predictions)} images, truths for {len(truths)}: must be as many, in the same order"
+            f"predictions for {len(predictions)} images, truths for {len(truths)}: must be the same images, in "
+            "the same order"
         )
     guesses = [_checked(p, "predictions", i, ("scores",)) for i, p in enumerate(predictions)]
     real = [_checked(t, "truths", i, ()) for i, t in enumerate(truths)]
@@ -73,11 +76,18 @@ def coco_scores(predictions: Sequence[Mapping[str, Any]], truths: Sequence[Mappi
 
 
 def box_iou(a: np.ndarray, b: np.ndarray, iscrowd: np.ndarray | None = None) -> np.ndarray:
-    """Overlap of boxes `[N, 4]` with boxes `[M, 4]`, `[N, M]`: intersection over union, or over the first's area if the other is a crowd.
+    """Return the overlap of boxes `[N, 4]` with boxes `[M, 4]`, as `[N, M]`: intersection over union.
 
-    Boxes are x0, y0, x1, y1; two without any area have an overlap of 0, and a box with NaN has one of NaN.
+    Args:
+        a: boxes as x0, y0, x1, y1.
+        b: boxes in the same form.
+        iscrowd: `[M]`, true for crowds of `b`; their overlap is the intersection over the area of `a`.
+
+    Returns:
+        `[N, M]`, 0..1; 0 for two boxes without area, and NaN for a box with NaN.
+
     """
-    # by width and height, as pycocotools has them: the last digit decides at a threshold
+    # computed from width and height as in pycocotools: at a threshold, the last digit decides
     size_a, size_b = a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2]
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum((a[:, :2] + size_a)[:, None], (b[:, :2] + size_b)[None])
@@ -90,7 +100,7 @@ def box_iou(a: np.ndarray, b: np.ndarray, iscrowd: np.ndarray | None = None) -> 
 
 
 def _match(guess: dict[str, np.ndarray], truth: dict[str, np.ndarray], label: int) -> Matches:
-    """Give each box of a class, the best score first, the free true box that it overlaps most; ignored ones come second."""
+    """Match each box of a class, best score first, to the free true box it overlaps most; ignored boxes come second."""
     own = guess["labels"] == label
     order = np.argsort(-guess["scores"][own], kind="stable")[: MOST[-1]]
     scores, boxes = guess["scores"][own][order], guess["boxes"][own][order]
@@ -113,7 +123,7 @@ def _match(guess: dict[str, np.ndarray], truth: dict[str, np.ndarray], label: in
         free = near & (~taken | crowd)
         wanted = free & ~ignore[:, None]
         rank = np.where(np.where(wanted.any(-1, keepdims=True), wanted, free), overlap[d], -1.0)
-        best = len(area) - 1 - rank[..., ::-1].argmax(-1)  # the last of equals
+        best = len(area) - 1 - rank[..., ::-1].argmax(-1)  # the last one among ties
         hit = rank[a, t, best] >= 0
         matched[..., d], ignored[..., d] = hit, hit & ignore[a, best]
         taken[a, t, best] |= hit
@@ -123,7 +133,7 @@ def _match(guess: dict[str, np.ndarray], truth: dict[str, np.ndarray], label: in
 
 
 def _accumulate(found: list[Matches], most: int, precision: np.ndarray, recall: np.ndarray) -> None:
-    """Fill precision `[T, R, A]` and recall `[T, A]` of a class, per limit of boxes; NaN stays where there is nothing to find."""
+    """Fill precision `[T, R, A]` and recall `[T, A]` of one class and box limit; NaN if there is nothing to find."""
     order = np.argsort(-np.concatenate([f.scores[:most] for f in found]), kind="stable")
     matched, ignored = (
         np.concatenate([getattr(f, name)[..., :most] for f in found], -1)[..., order] for name in ("matched", "ignored")
@@ -152,15 +162,13 @@ def _checked(image: Mapping[str, Any], name: str, i: int, more: tuple[str, ...])
         out["area"] = np.asarray(image.get("area", np.prod(size, -1)), np.float64)
     for key, values in out.items():
         if values.shape != ((n, 4) if key == "boxes" else (n,)):
-            raise InputError(
-                f"{name}[{i}]: {key!r} of shape {values.shape} beside {n} boxes; must be {'[N, 4]' if key == 'boxes' else '[N]'}"
-            )
+            wanted = "[N, 4]" if key == "boxes" else "[N]"
+            raise InputError(f"{name}[{i}]: {key!r} has shape {values.shape} for {n} boxes; must be {wanted}")
         if not np.isfinite(values).all():
-            raise InputError(
-                f"{name}[{i}]: {(~np.isfinite(values)).sum()} numbers in {key!r} are not finite; leave these boxes out"
-            )
+            broken = (~np.isfinite(values)).sum()
+            raise InputError(f"{name}[{i}]: {broken} numbers in {key!r} are not finite; leave these boxes out")
     if not np.issubdtype(out["labels"].dtype, np.integer):
-        raise InputError(f"{name}[{i}]: 'labels' are {labels.dtype}; must be integers")
+        raise InputError(f"{name}[{i}]: 'labels' have dtype {labels.dtype}; must be integers")
     if (boxes[:, 2:] < boxes[:, :2]).any():
         at = boxes[(boxes[:, 2:] < boxes[:, :2]).any(-1)][0]
         raise InputError(f"{name}[{i}]: the box {at.tolist()} ends before it begins; boxes are x0, y0, x1, y1")

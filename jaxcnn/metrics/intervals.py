@@ -1,4 +1,4 @@
-"""Intervals of a measured value, and tests of two models on the same rows, on the host."""
+"""Confidence intervals of a measured value, and tests that compare two models on the same rows, on the host."""
 
 import math
 from collections.abc import Callable
@@ -9,11 +9,11 @@ import numpy as np
 
 from jaxcnn.core.types import InputError
 
-Statistic = Callable[..., float]  # (*arrays) -> one number
+Statistic = Callable[..., float]  # (*arrays) -> float
 
 
 class Interval(NamedTuple):
-    """A value on all rows, and its confidence interval."""
+    """The value on all rows, and its confidence interval."""
 
     value: float
     low: float
@@ -21,7 +21,7 @@ class Interval(NamedTuple):
 
 
 class McNemar(NamedTuple):
-    """Rows that only the first or only the second model has right, and the two-sided p-value of no difference."""
+    """Numbers of rows that only the first or only the second model gets right, and the two-sided p-value."""
 
     only_a: int
     only_b: int
@@ -29,11 +29,24 @@ class McNemar(NamedTuple):
 
 
 def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Confidence interval of a share of `count` rows (Wilson, 1927); `z=1.96` for 95 %. Of no rows, 0 to 1."""
+    """Confidence interval of a share of rows (Wilson, 1927).
+
+    Args:
+        share: the measured share, 0..1.
+        count: number of rows.
+        z: quantile of the normal distribution; 1.96 for 95 %.
+
+    Returns:
+        Low and high end; 0 and 1 if there are no rows.
+
+    Raises:
+        InputError: a share outside 0..1, or a negative count.
+
+    """
     if count == 0:
         return 0.0, 1.0
     if not 0 <= share <= 1 or count < 0:
-        raise InputError(f"share={share}, count={count}: must be a share in 0..1 of at least 0 rows")
+        raise InputError(f"share={share}, count={count}: the share must be in 0..1 and the count at least 0")
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -50,19 +63,22 @@ def bootstrap_interval(
     """Confidence interval of any statistic of rows, from samples of the rows with replacement (Efron, 1979).
 
     Args:
-        statistic: `(*arrays) -> float`, such as `roc_auc`; called for every sample, and with `"bca"` without each row once.
-        *arrays: `[N, ...]` each; the same rows are drawn of all.
-        samples: how many.
-        seed: of the draws.
-        level: how often the interval should hold the true value.
-        method: `"percentile"`: of the samples' values; `"bca"`: corrected for bias and skew (Efron, 1987), which takes N more calls.
+        statistic: `(*arrays) -> float`, such as `roc_auc`. It is called once per sample, and with `"bca"` also once per
+            row.
+        *arrays: `[N, ...]` each; each sample draws the same rows from all of them.
+        samples: number of samples.
+        seed: seed of the draws.
+        level: probability that the interval holds the true value.
+        method: `"percentile"`: quantiles of the samples' values. `"bca"`: corrected for bias and skew (Efron, 1987),
+            with N more calls.
 
     Returns:
-        An `Interval`. Samples on which the statistic is NaN, such as an AUC of one class alone, are left out; the interval is NaN
-        if that is every second one. A statistic that no sample changes gives an interval of no width.
+        An `Interval`. Samples on which the statistic is NaN, such as an AUC with one class only, are left out; if these
+        are half the samples or more, the interval is NaN. A statistic that is equal on all samples gives an interval of
+        width 0.
 
     Raises:
-        InputError: no rows, arrays of different lengths, or an argument out of range.
+        InputError: there are no rows, lengths differ, or an argument is out of range.
 
     """
     n = _rows(arrays, samples, level, method)
@@ -92,23 +108,23 @@ def paired_bootstrap(
     level: float = 0.95,
     method: Literal["percentile", "bca"] = "percentile",
 ) -> Interval:
-    """Difference between two models on the same rows, with its interval: of no difference where it holds 0.
+    """Difference between two models on the same rows, with its interval; an interval without 0 shows a difference.
 
     Args:
         statistic: `(outputs, *shared) -> float`.
         a: outputs of the first model, `[N, ...]`.
-        b: of the second.
-        *shared: what both are judged by, such as labels, `[N, ...]`.
-        samples: see `bootstrap_interval`, as for the rest.
-        seed: likewise.
-        level: likewise.
-        method: likewise.
+        b: outputs of the second model.
+        *shared: arrays that both are judged by, such as labels, `[N, ...]`.
+        samples: number of samples.
+        seed: seed of the draws.
+        level: probability that the interval holds the true value.
+        method: as in `bootstrap_interval`.
 
     Returns:
         The `Interval` of `statistic(a, *shared) - statistic(b, *shared)`.
 
     Raises:
-        InputError: as `bootstrap_interval`.
+        InputError: as in `bootstrap_interval`.
 
     """
 
@@ -119,24 +135,24 @@ def paired_bootstrap(
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
-    """Test whether two models have the same accuracy, by the rows that only one has right (McNemar, 1947; exact, binomial).
+    """Test whether two models have the same accuracy, by the rows that only one gets right (McNemar, 1947; exact).
 
     Args:
         correct_a: `[N]`, true where the first model is right.
-        correct_b: `[N]`, the second, on the same rows.
+        correct_b: `[N]`, true where the second model is right, on the same rows.
 
     Returns:
-        A `McNemar`; its p-value is 1 where no row tells them apart.
+        A `McNemar`; its p-value is 1 if both are right on the same rows.
 
     Raises:
-        InputError: other shapes, or values other than true and false (1 and 0).
+        InputError: shapes are wrong, or values are not true and false (1 and 0).
 
     """
     a, b = np.asarray(correct_a), np.asarray(correct_b)
     if a.ndim != 1 or a.shape != b.shape:
         raise InputError(f"correct_a of shape {a.shape}, correct_b of shape {b.shape}: must be [N] and [N]")
     if not np.isin(a, (0, 1)).all() or not np.isin(b, (0, 1)).all():
-        raise InputError("correct_a, correct_b: must be true and false (1 and 0), whether each row was right")
+        raise InputError("correct_a, correct_b: must be true or false (1 or 0) per row")
     a, b = a.astype(bool), b.astype(bool)
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     from scipy.special import bdtr
@@ -148,7 +164,7 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
 def _corrected(
     tails: tuple[float, float], found: np.ndarray, value: float, left_out: np.ndarray
 ) -> tuple[float, float]:
-    """Shares of the samples below the ends of a BCa interval (Efron, 1987, equation 6.4)."""
+    """Quantiles of the samples at the ends of a BCa interval (Efron, 1987, equation 6.4)."""
     below = ((found < value).mean() + (found <= value).mean()) / 2  # ties count one half
     left_out = left_out[~np.isnan(left_out)]
     pull = left_out.mean() - left_out if len(left_out) else np.zeros(1)
@@ -167,9 +183,8 @@ def _corrected(
 
 def _rows(arrays: tuple[Any, ...], samples: int, level: float, method: str) -> int:
     if not arrays or len({len(a) for a in arrays}) > 1 or not len(arrays[0]):
-        raise InputError(
-            f"arrays with {', '.join(str(len(a)) for a in arrays) or 'no'} rows: must be one or more of the same rows, not none"
-        )
+        lengths = ", ".join(str(len(a)) for a in arrays) or "no"
+        raise InputError(f"arrays with {lengths} rows: give at least one array, all of the same length, not empty")
     if samples < 1:
         raise InputError(f"samples={samples}: must be at least 1")
     if not 0 < level < 1:

@@ -1,6 +1,7 @@
-"""Sums that judge probabilities: the Brier score, calibration, and areas under ROC and precision-recall curves from histograms.
+"""Metrics of probabilities: Brier score, calibration, and areas under ROC and precision-recall curves from histograms.
 
-Logits are `[B, ..., K]` for a softmax, or `[B, ..., 1]` for one sigmoid; labels `[B, ...]`, and one outside 0..K-1 counts nowhere.
+Logits are `[B, ..., K]` for a softmax, or `[B, ..., 1]` for one sigmoid; labels are `[B, ...]`, and labels outside
+0..K-1 do not count.
 """
 
 from typing import Any, NamedTuple
@@ -13,11 +14,11 @@ from jaxcnn.core.types import Batch, InputError, Mean, Metric
 from jaxcnn.metrics.sums import columns, fits, judged, judged_each, mean, predicted_class, tally
 
 Array = jax.Array
-BLOCK = 256  # rows whose confidences are added one after another
+BLOCK = 256  # rows per partial sum of confidences
 
 
 class Reliability(NamedTuple):
-    """Rows of each bin of confidence, `[bins]`, with their mean confidence and accuracy; NaN where there are none."""
+    """Number of rows per bin of confidence, `[bins]`, with their mean confidence and accuracy; NaN for empty bins."""
 
     counts: np.ndarray
     confidence: np.ndarray
@@ -25,14 +26,14 @@ class Reliability(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """Sums over the rows of each bin."""
+    """Sums over the rows in each bin."""
 
     counts: Any  # [bins]
     confidence: Any  # [bins]
     correct: Any  # [bins]
 
     def compute(self) -> dict[str, Any]:
-        """Return `ece` and `mce`, 0..1, NaN of no rows or of confidences that are NaN, and `reliability`."""
+        """Return `ece` and `mce` (0..1; NaN if there are no rows or a confidence is NaN), and `reliability`."""
         counts, confidence, correct = (np.asarray(x, np.float64) for x in self)
         filled = counts > 0
         if not filled.any():
@@ -52,20 +53,20 @@ class Calibration(NamedTuple):
 
 
 class Histograms(NamedTuple):
-    """Rows by class, by whether they are of it, and by the bin of their score; and scores that are NaN."""
+    """Row counts by class, by whether the row belongs to it, and by bin of its score; and the number of NaN scores."""
 
     counts: Any  # [K, 2, bins]
     nans: Any  # [K]
 
     def compute(self) -> dict[str, Any]:
-        """Return the areas and their error bounds, see `binned_scores`."""
+        """Return the areas and their error bounds; see `binned_scores`."""
         counts, broken = np.asarray(self.counts, np.float64), np.asarray(self.nans) > 0
         negative, positive = counts[:, 0, ::-1], counts[:, 1, ::-1]  # the highest scores first
         out: dict[str, Any] = {}
         for name, bounds in (("roc_auc", _roc_bounds), ("pr_auc", _pr_bounds)):
             low, high = (np.where(broken, np.nan, x) for x in bounds(positive, negative))
             value, error = (low + high) / 2, (high - low) / 2
-            defined = ~np.isnan(value) | broken  # a class that is not defined is left out, a NaN is not
+            defined = ~np.isnan(value) | broken  # averages leave out an undefined class, but not a NaN
             for key, each in ((name, value), (f"{name}_error", error)):
                 out[key] = float(each[defined].mean()) if defined.any() else float("nan")
                 out[f"{key}_by_class"] = each
@@ -73,10 +74,10 @@ class Histograms(NamedTuple):
 
 
 def brier(logits: Array, batch: Batch) -> Mean:
-    """Mean squared distance of the probabilities from the truth (Brier, 1950).
+    """Mean squared distance between the probabilities and the truth (Brier, 1950).
 
-    Summed over the classes, 0..2, for three or more; half of that, 0..1, for two classes or one logit: as scikit-learn's
-    `brier_score_loss(scale_by_half="auto")`. NaN logits make it NaN.
+    With three or more classes it is summed over them, 0..2. With two classes or one logit it is half of that, 0..1, as
+    in scikit-learn's `brier_score_loss(scale_by_half="auto")`. NaN logits make it NaN.
     """
     (label, counts, unsound), k = judged(logits, batch), logits.shape[-1]
     if k == 1:
@@ -88,14 +89,14 @@ def brier(logits: Array, batch: Batch) -> Mean:
 
 
 def log_loss(logits: Array, batch: Batch) -> Mean:
-    """Mean negative log-probability of the label, in natural-log units, as scikit-learn's `log_loss`; NaN logits make it NaN."""
+    """Mean negative log-probability of the label, in nats, as scikit-learn's `log_loss`; NaN logits make it NaN."""
     label, counts, unsound = judged(logits, batch)
     values = own_log_loss(logits, label)
     return mean(jnp.where(unsound, jnp.nan, values), batch, counts)
 
 
 def own_log_loss(logits: Array, label: Array) -> Array:
-    """Negative log-probability of each label `[B, ...]`; it does not end where a probability is 0 in float32."""
+    """Negative log-probability of each label `[B, ...]`; finite even where the float32 probability is 0."""
     logits = _wide(logits)
     if logits.shape[-1] == 1:
         return -jax.nn.log_sigmoid(jnp.where(label == 1, logits[..., 0], -logits[..., 0]))
@@ -106,8 +107,9 @@ def own_log_loss(logits: Array, label: Array) -> Array:
 def calibration(bins: int = 15) -> Metric:
     """Expected and maximum calibration error, with the reliability diagram (Guo et al., 2017, arXiv:1706.04599).
 
-    The confidence is the probability of the class that is predicted, of one logit too. Bins are `(lo, hi]`, of equal width. The state
-    computes `ece` (gaps between accuracy and confidence, weighted by rows), `mce` (the largest) and `reliability`, a `Reliability`.
+    The confidence is the probability of the predicted class, also with a single logit. Bins are `(lo, hi]`, of equal
+    width. The state computes `ece` (the gaps between accuracy and confidence, weighted by rows), `mce` (the largest
+    gap) and `reliability`, a `Reliability`.
 
     Raises:
         InputError: fewer than one bin.
@@ -125,7 +127,7 @@ def calibration(bins: int = 15) -> Metric:
         )
         right, sure = (predicted_class(logits) == label).ravel(), jnp.where(unsound, jnp.nan, sure).ravel()
         counted, place = counted.ravel(), jnp.searchsorted(edges, sure, side="left")  # (lo, hi]; a NaN comes last
-        # one sum over all pixels would stay at 2**24, so sums of blocks
+        # a single float32 sum over all pixels would stop growing at 2**24, so add up in blocks
         block, blocks = jnp.arange(sure.size) // BLOCK, -(-sure.size // BLOCK)
         confidence = jnp.zeros((blocks, bins)).at[block, place].add(jnp.where(counted, sure, 0)).sum(0)
         return Calibration(tally(place, counted, (bins,)), confidence, tally(place, counted & right, (bins,)))
@@ -134,9 +136,9 @@ def calibration(bins: int = 15) -> Metric:
 
 
 def log_odds(logits: Array) -> Array:
-    """Log-odds of each class against all others, `[..., K]` float32: they order rows as its probability does, and never saturate.
+    """Log-odds of each class against all others, float32 `[..., K]`: ordered as the probabilities, without saturation.
 
-    One logit `[..., 1]` is its own.
+    A single logit `[..., 1]` is its own log-odds.
     """
     logits = _wide(logits)
     k = logits.shape[-1]
@@ -144,34 +146,34 @@ def log_odds(logits: Array) -> Array:
         return logits
     top = jax.nn.one_hot(logits.argmax(-1), k, dtype=bool)
     largest = logits.max(-1, keepdims=True)
-    rest = jax.nn.logsumexp(
-        jnp.where(top, -jnp.inf, logits), axis=-1, keepdims=True
-    )  # without a difference of near equals
-    others = jnp.exp(logits - largest).sum(-1, keepdims=True) - jnp.exp(
-        logits - largest
-    )  # at least 1, but for the largest
+    # summing without the largest avoids a difference of nearly equal numbers
+    rest = jax.nn.logsumexp(jnp.where(top, -jnp.inf, logits), axis=-1, keepdims=True)
+    shares = jnp.exp(logits - largest)
+    others = shares.sum(-1, keepdims=True) - shares  # at least 1, except for the largest
     return jnp.where(top, logits - rest, logits - largest - jnp.log(jnp.where(top, 1, others)))
 
 
 def binned_scores(num_classes: int, bins: int = 2048, multilabel: bool = False) -> Metric:
-    """Areas under the one-vs-rest ROC and precision-recall curves, without keeping the scores, with bounds of the error.
+    """Areas under the one-vs-rest ROC and precision-recall curves, with error bounds, without keeping the scores.
 
-    Rows are counted in bins of their probability, which are finer towards 0 and 1: the odds to the power of a quarter divide evenly.
-    The order of rows in different bins is known, that within a bin is not; so the areas of the best and of the worst order enclose
-    the exact ones (`roc_auc` and `pr_auc` of `log_odds(logits)`), ties included. The state computes
+    Rows are counted in bins of their probability; the bins are equal steps in the fourth root of the odds, and so finer
+    towards 0 and 1. The order of rows in different bins is known, the order within a bin is not. The areas for the best
+    and the worst order within bins therefore enclose the exact ones (`roc_auc` and `pr_auc` of `log_odds(logits)`),
+    ties included. The state computes
 
-    - `roc_auc`, `pr_auc` (average precision): the middle of the enclosure, averaged over the classes that have both kinds of rows
-      (for `pr_auc`, that have any);
-    - `roc_auc_error`, `pr_auc_error`: the exact area is at most so far away;
-    - the same with `_by_class`, `[K]`, NaN where a class is not defined. NaN logits make their classes and the averages NaN.
+    - `roc_auc`, `pr_auc` (average precision): the midpoint between the bounds, averaged over the classes that have
+      positives and, for `roc_auc`, negatives;
+    - `roc_auc_error`, `pr_auc_error`: the largest possible distance from the exact area;
+    - the same with `_by_class`, `[K]`, NaN where a class is not defined. NaN logits make their classes and the averages
+      NaN.
 
     Args:
-        num_classes: K of the logits; one logit `[B, ..., 1]` is 1, and the positive class is 1.
-        bins: how many; 8 bytes a class each.
-        multilabel: logits and labels `[B, K]`, one question each, instead of a softmax.
+        num_classes: K of the logits; 1 for one logit `[B, ..., 1]`, whose positive class is 1.
+        bins: number of bins; each takes 8 bytes per class.
+        multilabel: logits and labels are `[B, K]`, one question per column, instead of a softmax.
 
     Raises:
-        InputError: fewer than one class or two bins, or (when traced) logits for another number of classes.
+        InputError: fewer than one class or two bins, or (when traced) logits for a different number of classes.
 
     """
     _bins(bins, 2)
@@ -190,7 +192,7 @@ def binned_scores(num_classes: int, bins: int = 2048, multilabel: bool = False) 
         odds, truth, counted = (
             jnp.broadcast_to(x, odds.shape).reshape(-1, num_classes) for x in (odds, truth, counted)
         )
-        # comparing with edges keeps the order exactly, as rounded formulas do not
+        # comparing with edges keeps the exact order, unlike rounded formulas
         place = jnp.searchsorted(edges, odds, side="right")
         row = columns(odds) * 2 + truth
         return Histograms(
@@ -201,7 +203,7 @@ def binned_scores(num_classes: int, bins: int = 2048, multilabel: bool = False) 
 
 
 def _roc_bounds(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least and largest area, `[K]`: pairs in one bin count nothing, or fully."""
+    """Smallest and largest area, `[K]`: pairs within one bin count nothing, or fully."""
     lower = negative.sum(-1, keepdims=True) - negative.cumsum(-1)  # negatives in lower bins
     pairs = positive.sum(-1) * negative.sum(-1)
 
@@ -212,14 +214,15 @@ def _roc_bounds(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray,
 
 
 def _pr_bounds(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least and largest average precision, `[K]`.
+    """Smallest and largest average precision, `[K]`.
 
-    With t positives and f negatives in higher bins, and p and n in this one, a positive of the bin has at most the precision
-    (t + p) / (t + p + f), if all its positives tie ahead of its negatives. At least, the i-th has (t + i) / (t + i + c) with
-    c = f + n, which is concave in i, so that the sum is at least the integral from 1/2 to p + 1/2.
+    Let higher bins hold t positives and f negatives, and this bin p and n. A positive of this bin has at most the
+    precision (t + p) / (t + p + f), when all positives of the bin tie ahead of its negatives. The i-th positive has at
+    least (t + i) / (t + i + c) with c = f + n. This is concave in i, so the sum is at least the integral from 1/2 to p
+    + 1/2.
     """
     before = positive.cumsum(-1) - positive
-    above = negative.cumsum(-1)  # with those of the bin
+    above = negative.cumsum(-1)  # including this bin
     best = positive * np.divide(
         before + positive, before + positive + above - negative, out=np.zeros_like(before), where=positive > 0
     )

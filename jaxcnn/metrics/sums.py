@@ -1,4 +1,4 @@
-"""Functions `(outputs, batch) -> MetricState` for logits; padding weighs nothing, and no collective is inside."""
+"""Metrics of logits: functions `(outputs, batch) -> MetricState`; padding has no weight, and none uses a collective."""
 
 from typing import Any, NamedTuple
 
@@ -13,24 +13,24 @@ Array = jax.Array
 
 
 class Confusion(NamedTuple):
-    """Counts by true class (row) and predicted class (column), and how many rows have no prediction among the classes."""
+    """Counts by true class (row) and predicted class (column), and the number of rows without a valid prediction."""
 
     counts: Any  # [K, K]
     left_out: Any = 0
 
     def compute(self) -> dict[str, Any]:
-        """Return the matrix as `confusion`, int64, and what `scores.report` makes of it, as `f1_macro`: NaN where rows are left out."""
+        """Return the matrix as `confusion`, int64, and the scores of `scores.report`: NaN if rows were left out."""
         return _with_scores("confusion", self.counts, self.left_out)
 
 
 class MultilabelConfusion(NamedTuple):
-    """Counts for each of K labels, `[[tn, fp], [fn, tp]]`, and how many answers are left out because they are NaN."""
+    """Counts for each of K labels, `[[tn, fp], [fn, tp]]`, and the number of answers left out because they are NaN."""
 
     counts: Any  # [K, 2, 2]
     left_out: Any = 0
 
     def compute(self) -> dict[str, Any]:
-        """Return the counts as `multilabel_confusion`, int64, and `scores.report` of them: NaN where answers are left out."""
+        """Return the counts as `multilabel_confusion`, int64, and `scores.report`: NaN if answers were left out."""
         return _with_scores("multilabel_confusion", self.counts, self.left_out)
 
 
@@ -41,7 +41,14 @@ def _with_scores(name: str, counts: Any, left_out: Any) -> dict[str, Any]:
 
 
 def mean(values: Array, batch: Batch, where: Array | None = None) -> Mean:
-    """Sum values `[B, ...]` over the real rows, with their number; `where` `[B, ...]` is true for what counts within them."""
+    """Add up values `[B, ...]` and their number.
+
+    Args:
+        values: `[B, ...]`.
+        batch: its `row_mask` tells rows from padding.
+        where: `[B, ...]`, true for the values that count; None for all.
+
+    """
     weight = jnp.broadcast_to(align(row_mask(batch), values), values.shape)
     if where is not None:
         weight = weight * where
@@ -49,39 +56,38 @@ def mean(values: Array, batch: Batch, where: Array | None = None) -> Mean:
 
 
 def count(outputs: Any, batch: Batch) -> Count:
-    """Count the real rows."""
+    """Count the rows that are not padding."""
     del outputs
-    return Count((row_mask(batch) > 0).sum(dtype=jnp.int32))  # in float32 the pixels of one dispatch would pass 2**24
+    return Count((row_mask(batch) > 0).sum(dtype=jnp.int32))  # float32 could not count beyond 2**24
 
 
 def predicted_class(logits: Array) -> Array:
-    """Class of the largest logit, the first one where several tie; of one logit `[B, 1]`, whether it is positive; -1 of NaN."""
+    """Return the class of the largest logit, the first if tied; a positive single logit is class 1; NaN gives -1."""
     guess = (logits[..., 0] > 0) if logits.shape[-1] == 1 else logits.argmax(-1)
     return jnp.where(jnp.isnan(logits).any(-1), -1, guess.astype(jnp.int32))
 
 
 def true_class(batch: Batch, logits: Array | None = None) -> Array:
-    """Return labels as indices, int32 `[B, ...]`; -1 where a label is none.
+    """Return labels as indices, int32 `[B, ...]`; -1 where a label is not valid.
 
-    Labels are integers or booleans `[B, ...]`, or probabilities `[B, ..., K]` (mixup), of which the largest counts. For one logit
-    `[B, ..., 1]` they may have its shape, and may be numbers from 0 to 1, of which those above one half are class 1, or the
-    probabilities `[B, ..., 2]` of both classes.
+    Labels are integers or booleans `[B, ...]`, or probabilities `[B, ..., K]` (mixup), of which the largest counts. For
+    one logit `[B, ..., 1]` they may have its shape, may be numbers from 0 to 1 (above one half means class 1), or may
+    be the probabilities of both classes `[B, ..., 2]`.
 
     Args:
         batch: with `"label"`.
-        logits: what the labels must fit, `[B, ..., K]`; None to go by the labels alone.
+        logits: `[B, ..., K]`, which the labels must fit; None interprets the labels alone.
 
     Raises:
-        InputError: labels of another shape than the logits say (when traced).
+        InputError: the shape of the labels does not fit the logits (when traced).
 
     """
     label = jnp.asarray(batch["label"])
     number = jnp.issubdtype(label.dtype, jnp.floating)
     single = label.ndim == 1 or label.shape[-1] == 1
     if logits is not None:
-        both = (
-            number and logits.shape[-1] == 1 and label.shape == (*logits.shape[:-1], 2)
-        )  # probabilities of the two classes
+        pair = (*logits.shape[:-1], 2)
+        both = number and logits.shape[-1] == 1 and label.shape == pair  # probabilities of the two classes
         single = logits.shape[-1] == 1 and not both
         places, shares = label.shape == logits.shape[:-1], label.shape == logits.shape or both
         if not (places or shares) if single else not (shares if number else places):
@@ -106,9 +112,9 @@ def _unfit(label: Array, logits: Array) -> str:
 
 
 def judged(logits: Array, batch: Batch, num_classes: int | None = None) -> tuple[Array, Array, Array]:
-    """Return labels as indices, which places count, and at which of them an output or a label is NaN; `[B, ...]` each.
+    """Return labels as indices, which positions count, and where an output or a label is NaN; `[B, ...]` each.
 
-    `num_classes` is that of the logits by default, and two for one logit.
+    `num_classes` defaults to the number of logits, or to two for a single logit.
     """
     label, given = true_class(batch, logits), jnp.asarray(batch["label"])
     unsound = jnp.isnan(logits).any(-1)
@@ -118,27 +124,31 @@ def judged(logits: Array, batch: Batch, num_classes: int | None = None) -> tuple
 
 
 def known(label: Array, num_classes: int, batch: Batch) -> Array:
-    """Whether a label `[B, ...]` counts: its row is real, and it is one of 0 to `num_classes` - 1."""
+    """Whether a label `[B, ...]` counts: its row is not padding, and it lies in 0 to `num_classes` - 1."""
     return (align(row_mask(batch), label) > 0) & (label >= 0) & (label < num_classes)
 
 
 def tally(cell: Array, counts: Array, shape: tuple[int, ...]) -> Array:
-    """Count how often each cell of a table is named, int32; `cell` is a flat index, `counts` whether it counts.
+    """Count how often each cell of a table occurs, in int32: float32 could not count beyond 2**24.
 
-    Integers do not lose units: in float32 the pixels of one dispatch would pass 2**24.
+    Args:
+        cell: flat index into the table, of any shape.
+        counts: of the same shape; false for entries that do not count.
+        shape: shape of the table.
+
     """
     table = jnp.zeros(int(np.prod(shape)), jnp.int32)
     return table.at[jnp.where(counts, cell, 0).ravel()].add(counts.ravel().astype(jnp.int32)).reshape(shape)
 
 
 def accuracy(logits: Array, batch: Batch) -> Mean:
-    """Share of rows whose largest logit is the label's; logits `[B, ..., K]`, or `[B, ..., 1]` for two classes."""
+    """Share of rows where the label has the largest logit; logits `[B, ..., K]`, or `[B, ..., 1]` for two classes."""
     label, counts, unsound = judged(logits, batch)
     return mean(jnp.where(unsound, jnp.nan, (predicted_class(logits) == label).astype(jnp.float32)), batch, counts)
 
 
 def top_k(k: int) -> Metric:
-    """Share of rows whose label is among the `k` largest logits; equal logits count in order of class.
+    """Share of rows whose label is among the `k` largest logits; ties rank by class index.
 
     Raises:
         InputError: `k` below 1.
@@ -158,10 +168,11 @@ def top_k(k: int) -> Metric:
 
 
 def confusion(num_classes: int) -> Metric:
-    """Confusion matrix `[K, K]`, rows the truth, of logits `[B, ..., K]` (`[B, ..., 1]` for two classes) and labels `[B, ...]`.
+    """Confusion matrix `[K, K]` with true classes as rows; logits `[B, ..., K]` or `[B, ..., 1]`, labels `[B, ...]`.
 
-    Of images, `[B, H, W, K]`, it counts pixels. A label outside 0..K-1, such as 255 or -1 for "unknown", counts nowhere. A row of a
-    known label whose prediction is NaN, or a class beyond the matrix, is left out, and the scores that come with the matrix are NaN.
+    For images, `[B, H, W, K]`, it counts pixels. A label outside 0..K-1, such as 255 or -1 for "unknown", does not
+    count. A row with a known label is left out if its prediction is NaN or a class beyond the matrix; the scores that
+    come with the matrix are then NaN.
     """
     _at_least_one("num_classes", num_classes)
 
@@ -175,15 +186,15 @@ def confusion(num_classes: int) -> Metric:
 
 
 def multilabel_accuracy(logits: Array, batch: Batch) -> Mean:
-    """Share of right yes-or-no answers; logits and labels `[B, K]`, labels above one half are yes."""
+    """Share of right yes-or-no answers; logits and labels are `[B, K]`, and labels above one half mean yes."""
     truth, counts, unsound = judged_each(logits, batch)
     return mean(jnp.where(unsound, jnp.nan, ((logits > 0) == truth).astype(jnp.float32)), batch, counts)
 
 
 def multilabel_confusion(num_classes: int) -> Metric:
-    """Confusion of each label, `[K, 2, 2]` as `[[tn, fp], [fn, tp]]`; logits and labels `[B, K]`.
+    """Confusion of each label, `[K, 2, 2]` as `[[tn, fp], [fn, tp]]`; logits and labels are `[B, K]`.
 
-    An answer that is NaN is left out, and the scores that come with the counts are NaN.
+    An answer that is NaN is left out, and the scores that come with the counts are then NaN.
     """
     _at_least_one("num_classes", num_classes)
 
@@ -198,7 +209,7 @@ def multilabel_confusion(num_classes: int) -> Metric:
 
 
 def judged_each(logits: Array, batch: Batch) -> tuple[Array, Array, Array]:
-    """Return of several labels a row which are yes, which answers count, and which of them are NaN; `[B, K]` each."""
+    """Return, for several labels per row, which are yes, which answers count, and which are NaN; `[B, K]` each."""
     label = jnp.asarray(batch["label"])
     if label.shape != logits.shape and (*label.shape, 1) != logits.shape:
         raise InputError(
@@ -210,14 +221,14 @@ def judged_each(logits: Array, batch: Batch) -> tuple[Array, Array, Array]:
 
 
 def columns(logits: Array) -> Array:
-    """Return the number of the class at every logit, int32 `[B, ..., K]`."""
+    """Return the class index of every logit, int32 `[B, ..., K]`."""
     return jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
 
 
 def fits(num_classes: int, logits: Array) -> None:
-    """Refuse logits for another number of classes."""
+    """Refuse logits for a different number of classes."""
     if logits.shape[-1] != num_classes:
-        raise InputError(f"num_classes={num_classes}: the logits are for {logits.shape[-1]}; give that")
+        raise InputError(f"num_classes={num_classes}: the logits have {logits.shape[-1]} classes; use that number")
 
 
 def _at_least_one(name: str, value: int) -> None:

@@ -1,4 +1,4 @@
-"""The classification report: precision, recall, F1 and support of every class and on average, as text, JSON and Markdown."""
+"""The classification report: precision, recall, F1 and support per class and on average, as text, JSON and Markdown."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,12 @@ Row = tuple[float, float, float, int]
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationReport:
-    """What `classification_report` returns; `str()` of it is the text.
+    """Result of `classification_report`; `str()` gives the text.
 
     Attributes:
-        classes: name of each class to precision, recall, F1 and support.
-        averages: `"macro avg"`, `"weighted avg"` and, with several labels a row, `"micro avg"` to the same.
-        accuracy: share of right rows; None with several labels a row.
+        classes: dict from class name to precision, recall, F1 and support.
+        averages: dict from `"macro avg"`, `"weighted avg"` and, with several labels per row, `"micro avg"` to the same.
+        accuracy: share of right rows; None with several labels per row.
 
     """
 
@@ -28,7 +28,7 @@ class ClassificationReport:
     accuracy: float | None
 
     def text(self, digits: int = 2) -> str:
-        """Lay it out as scikit-learn does."""
+        """Format it as scikit-learn does."""
         width = max(len(name) for name in (*self.classes, "weighted avg"))
         lines = [" " * width + "  " + " ".join(f"{column:>9}" for column in COLUMNS), ""]
         for name, cells in self._rows(digits):
@@ -36,7 +36,7 @@ class ClassificationReport:
         return "\n".join(lines) + "\n"
 
     def markdown(self, digits: int = 3) -> str:
-        """Lay it out as a Markdown table."""
+        """Format it as a Markdown table."""
         lines = ["| | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
         for name, cells in self._rows(digits):
             if cells:
@@ -51,7 +51,7 @@ class ClassificationReport:
         return named if self.accuracy is None else named | {"accuracy": self.accuracy}
 
     def _rows(self, digits: int) -> Iterator[tuple[str, list[str]]]:
-        """Give every line: its name and four cells; no cells are the space before the averages."""
+        """Yield the name and four cells of every line; no cells mean the space before the averages."""
 
         def cells(row):
             return [*(f"{x:.{digits}f}" for x in row[:3]), str(row[3])]
@@ -68,26 +68,27 @@ class ClassificationReport:
 
 
 def classification_report(matrix: np.ndarray, classes: Sequence[str] | None = None) -> ClassificationReport:
-    """Make the report of a confusion matrix; the numbers are those of scikit-learn's `classification_report(zero_division=0)`.
+    """Make the classification report of a confusion matrix, equal to scikit-learn's with `zero_division=0`.
 
     Args:
-        matrix: `[K, K]`, rows the truth, or `[K, 2, 2]` for several labels a row.
-        classes: K names; by default 0 to K - 1. Classes in neither labels nor predictions are left out, as scikit-learn does.
+        matrix: `[K, K]`, rows are true classes, or `[K, 2, 2]` for several labels per row.
+        classes: K names; by default 0 to K - 1. Classes in neither labels nor predictions are left out, as in
+            scikit-learn.
 
     Raises:
-        InputError: another number of names, a name twice or that of an average, or no confusion matrix.
+        InputError: the wrong number of names, a name that occurs twice or is that of an average, or not a confusion
+            matrix.
 
     """
     _, _, true, seen = scores.tallied(matrix)
     names = [str(name) for name in (range(len(true)) if classes is None else classes)]
     if len(names) != len(true):
-        raise InputError(f"classes: {len(names)} names for {len(true)} classes; give one for each")
+        raise InputError(f"classes: {len(names)} names for {len(true)} classes; give one per class")
     kinds = ("micro", "macro", "weighted") if np.ndim(matrix) == 3 else ("macro", "weighted")
     reserved = {"accuracy", *(f"{kind} avg" for kind in kinds)}
     if bad := [name for i, name in enumerate(names) if name in names[:i] or name in reserved]:
-        raise InputError(
-            f"classes: the name {bad[0]!r} is {'that of an average' if bad[0] in reserved else 'given twice'}; change one"
-        )
+        problem = "that of an average" if bad[0] in reserved else "given twice"
+        raise InputError(f"classes: the name {bad[0]!r} is {problem}; change it")
     p, r, f = (np.asarray(score(matrix, None)) for score in (scores.precision, scores.recall, scores.f1))
     rows = {name: (float(p[k]), float(r[k]), float(f[k]), int(true[k])) for k, name in enumerate(names) if seen[k]}
     averages = {f"{kind} avg": _average(matrix, kind, int(true.sum())) for kind in kinds}

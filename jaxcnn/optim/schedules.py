@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import optax
 
 from jaxcnn.core.types import InputError
@@ -79,10 +78,10 @@ def one_cycle(
     rise = optax.cosine_decay_schedule(1.0, max(warmup, 1))
     fall = optax.cosine_decay_schedule(1.0, max(steps - warmup, 1))
 
-    def up(t: jax.typing.ArrayLike) -> jax.Array:
+    def up(t: Any) -> Any:
         return peak * (start + (1 - start) * (1 - rise(t)))
 
-    def down(t: jax.typing.ArrayLike) -> jax.Array:
+    def down(t: Any) -> Any:
         return peak * (end + (1 - end) * fall(t))
 
     return optax.join_schedules([up, down], [warmup])

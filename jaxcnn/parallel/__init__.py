@@ -1,4 +1,4 @@
-"""Devices: how they are named, how a step is compiled for them, and how batches reach them."""
+"""Devices: meshes, compiling a step for them, and moving batches to them."""
 
 from jaxcnn.parallel.compile import compile_step
 

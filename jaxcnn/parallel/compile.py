@@ -1,4 +1,4 @@
-"""From a step to a compiled run: many batches a dispatch, on one device or several, always with the same numbers."""
+"""Compiling a step: many batches per dispatch, on one device or several, always with the same numbers."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ STRATEGIES = ("auto", "eager", "jit", "sharded", "pmap")
 
 
 class IndexedChunk(NamedTuple):
-    """K batches of data that lives on the device: rows are chosen inside the compiled step.
+    """K batches of data that are on the device; the compiled step picks their rows.
 
     Attributes:
-        arrays: name to `[N, ...]`, arguments of the program, never constants in it.
-        index: int32 `[K, B]`.
+        arrays: from names to `[N, ...]`; arguments of the program, never constants in it.
+        index: int32 `[K, B]`, row numbers.
         row_mask: `[K, B]`, or None where no row is padding.
-        count: int32 scalar, how many of the K to run: one program serves every length.
+        count: int32 scalar, how many of the K batches to run; one program serves every length.
 
     """
 
@@ -47,7 +47,7 @@ class IndexedChunk(NamedTuple):
 
 
 class StackedChunk(NamedTuple):
-    """K batches that were read from a stream: name to `[K, B, ...]`, and how many of them to run."""
+    """K batches that were read from a stream: arrays `[K, B, ...]` by name, and how many of the batches to run."""
 
     batches: Any
     count: Any
@@ -76,21 +76,22 @@ def compile_step(
     """Compile a step, once for each shape of chunk.
 
     Args:
-        step: `(carry, batch) -> (carry, sums)`, pure.
-        strategy: `"jit"`: one device. `"sharded"`: jit over a mesh, the batch divided, XLA places the collectives.
-            `"pmap"`: one program a device, as in older code and TPU notebooks. `"eager"`: no compilation, for a
-            debugger. `"auto"`: jit on one device, else sharded.
+        step: a pure function `(carry, batch) -> (carry, sums)`.
+        strategy: `"jit"`: one device. `"sharded"`: jit over a mesh; the batch is divided, and XLA inserts the
+            collectives. `"pmap"`: one program per device, as in older code and TPU notebooks. `"eager"`: no
+            compilation, for a debugger. `"auto"`: jit on one device, else sharded.
         devices: how many, or which; by default all that JAX sees (one for `"jit"` and `"eager"`).
-        donate: let the carry's buffers be reused: right for training, wrong where the carry is needed again.
-        model_devices: sharded only: how many devices share a row, each with a part of the output channels.
-        rule: sharded only: the shape of a leaf of the carry, and the mesh, to how it is divided; `mesh.split_all` divides
-            large ones over all devices. By default `mesh.split_model`, which keeps leaves whole where `model_devices` is 1.
+        donate: reuse the carry's buffers; right for training, wrong where the carry is needed again.
+        model_devices: sharded only: how many devices share a row; each has a part of the output channels.
+        rule: sharded only: `(shape of a leaf, mesh) -> PartitionSpec`. `mesh.split_all` divides large leaves over all
+            devices. The default, `mesh.split_model`, keeps leaves whole where `model_devices` is 1.
 
     Returns:
         A `CompiledStep`.
 
     Raises:
-        InputError: an unknown strategy, more devices than there are, several for a strategy of one, or pmap in several processes.
+        InputError: an unknown strategy, more devices than JAX sees, several devices for `"jit"` or `"eager"`, or
+            `"pmap"` in a run of several processes.
 
     """
     run = _compiled(step, strategy, devices, donate, model_devices, rule)
@@ -131,10 +132,15 @@ def _compiled(
 
 
 def resolve(strategy: str, chosen: Sequence[Device], divided: bool = False) -> str:
-    """Say what `"auto"` means on these devices, and whether a strategy can run on them.
+    """Return the strategy that runs on these devices; this is where `"auto"` is decided.
+
+    Args:
+        strategy: one of `STRATEGIES`.
+        chosen: the devices.
+        divided: whether parameters are divided among devices, which only `"sharded"` can do.
 
     Raises:
-        InputError: an unknown strategy, or one that cannot; `divided` asks for parameters in parts, which only sharded has.
+        InputError: an unknown strategy, or one that cannot run on these devices.
 
     """
     if strategy not in STRATEGIES:
@@ -153,10 +159,10 @@ def resolve(strategy: str, chosen: Sequence[Device], divided: bool = False) -> s
 def choose_devices(devices: int | Sequence[Device] | None, strategy: str) -> list[Device]:
     """Return the devices that a strategy runs on: those given, the first few, or all (one for `"jit"` and `"eager"`).
 
-    Of several processes each gives as many.
+    In a run of several processes, each process contributes the same number of devices.
 
     Raises:
-        InputError: more than there are, below one, or not a multiple of the processes.
+        InputError: `devices` is below 1, more than JAX sees, or not a multiple of the number of processes.
 
     """
     present, processes = jax.devices(), jax.process_count()
@@ -174,7 +180,10 @@ def choose_devices(devices: int | Sequence[Device] | None, strategy: str) -> lis
 
 
 def _loop(step: Step) -> Callable[[Tree, Chunk], tuple[Tree, Tree]]:
-    """Run `chunk.count` steps; a dynamic count needs no second program for a shorter tail, and 0 compiles without running."""
+    """Run `chunk.count` steps.
+
+    The count is dynamic: a shorter last chunk needs no second program, and a count of 0 compiles without running.
+    """
     step = jax.jit(step, inline=True)  # traced once, for its shapes and for the loop's body
 
     def loop(carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
@@ -206,12 +215,12 @@ def _putter(sharding: Any) -> Callable[[Tree], Tree]:
 
 
 def _put_chunk(chunk: Chunk, device: Any) -> Chunk:
-    """Move a chunk to one device, but for its count, which the host asks for."""
+    """Move a chunk to one device; its count stays on the host, which reads it."""
     return jax.device_put(chunk, chunk.layout(device, device))._replace(count=chunk.count)
 
 
 def _shard_chunk(chunk: Chunk, whole: Any, split: Any) -> Chunk:
-    """Split a chunk over the devices, but for its count, which the host asks for; of a stack, a process has its own rows."""
+    """Split a chunk over the devices; its count stays on the host. Each process has its own part of a stack."""
     if isinstance(chunk, StackedChunk):
         return chunk._replace(batches=meshes.shard(chunk.batches, split))
     return meshes.put(chunk, chunk.layout(whole, split))._replace(count=chunk.count)
@@ -252,7 +261,7 @@ def _pmapped(loop: Callable, devices: list[Device], donate: tuple[int, ...]) -> 
 
 
 def _fold(chunk: Chunk, n: int) -> Chunk:
-    """Divide the rows among devices: `[K, B, ...]` to `[K, n, B / n, ...]`, contiguous, as a sharded batch is."""
+    """Divide the rows among devices: `[K, B, ...]` to `[K, n, B / n, ...]`, in order, as in a sharded batch."""
 
     def divided(x):
         return x.reshape(x.shape[0], n, -1, *x.shape[2:])
@@ -267,7 +276,16 @@ def _fold(chunk: Chunk, n: int) -> Chunk:
 def compile_map(
     fn: Callable[[Tree, Batch], Tree], keep: Sequence[str] = ()
 ) -> Callable[[Tree, Chunk, int], tuple[Tree, dict[str, Any]]]:
-    """Compile a function of rows: `(variables, chunk, k) -> (outputs, {key: rows})` for batch `k` of a chunk."""
+    """Compile a function of a batch, for batch `k` of a chunk.
+
+    Args:
+        fn: `(variables, batch) -> outputs`.
+        keep: names of the entries of the batch to return beside the outputs.
+
+    Returns:
+        `(variables, chunk, k) -> (outputs, {name: rows})`.
+
+    """
 
     def mapped(variables: Tree, chunk: Chunk, k: int) -> tuple[Tree, dict[str, Any]]:
         batch = chunk.at(k)
@@ -282,5 +300,5 @@ def empty(chunk: Chunk) -> Chunk:
 
 
 def host(sums: Any) -> Any:
-    """Sums on the host, in float64: counts pass 2**24, where float32 loses units; within one dispatch they are float32."""
+    """Return sums on the host in float64: beyond 2**24 float32 loses counts; within a dispatch they are float32."""
     return jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(sums))

@@ -1,4 +1,4 @@
-"""Where arrays live: a mesh of devices, which leaves of a state are divided among them, and what processes tell each other."""
+"""Meshes of devices, how the leaves of a state are divided among them, and communication between processes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,23 +13,24 @@ from jax.sharding import PartitionSpec as P
 from jaxcnn.core.collectives import AXIS
 from jaxcnn.core.types import InputError, Tree
 
-MODEL = "model"  # the mesh's second axis: rows are the same along it, parameters are not
+MODEL = "model"  # the second axis of a mesh: devices along it have the same rows and different parameters
 Device = Any  # a `jax.Device`, which JAX declares as a variable and not as a type
-LARGE = 2**12  # elements; smaller leaves cost more to gather than to keep everywhere
-Rule = Callable[[tuple[int, ...], Mesh], P]  # the shape of a leaf to how it is divided
+LARGE = 2**12  # elements; gathering a smaller leaf costs more than a copy on every device
+Rule = Callable[[tuple[int, ...], Mesh], P]  # (shape of a leaf, mesh) -> how the leaf is divided
 
 
 def make_mesh(devices: Sequence[Device], model_devices: int = 1) -> Mesh:
     """Arrange devices as `[data, model]`.
 
     Raises:
-        InputError: `model_devices` does not divide the devices, or those of one process.
+        InputError: `model_devices` does not divide the number of devices, or the number in one process.
 
     """
     mine = len([d for d in devices if d.process_index == devices[0].process_index])
     if model_devices < 1 or mine % model_devices:
         raise InputError(
-            f"model_devices={model_devices}: must divide the {mine} devices{' of a process' if mine < len(devices) else ''}"
+            f"model_devices={model_devices}: must divide the {mine} devices"
+            + (" of a process" if mine < len(devices) else "")
         )
     return Mesh(np.array(devices).reshape(-1, model_devices), (AXIS, MODEL))
 
@@ -41,7 +42,7 @@ def replicate(shape: tuple[int, ...], mesh: Mesh) -> P:
 
 
 def split_model(shape: tuple[int, ...], mesh: Mesh) -> P:
-    """Divide the last axis (output channels, in this library) of large leaves over the mesh's model axis."""
+    """Divide the last axis (the output channels) of large leaves over the model axis of the mesh."""
     n = mesh.shape[MODEL]
     if n == 1 or math.prod(shape) < LARGE or shape[-1] % n:
         return P()
@@ -49,10 +50,11 @@ def split_model(shape: tuple[int, ...], mesh: Mesh) -> P:
 
 
 def split_all(shape: tuple[int, ...], mesh: Mesh) -> P:
-    """Divide large leaves over the whole mesh, so that a device holds a part of parameters and optimiser state.
+    """Divide large leaves over the whole mesh, so that each device holds a part of parameters and optimiser state.
 
-    The longest axis that divides goes over the data axis (as in ZeRO, Rajbhandari et al., 2020, arXiv:1910.02054, and FSDP,
-    Zhao et al., 2023, arXiv:2304.11277), the last one over the model axis as in `split_model`.
+    The longest axis that can be divided is divided over the data axis, as in ZeRO (Rajbhandari et al., 2020,
+    arXiv:1910.02054) and FSDP (Zhao et al., 2023, arXiv:2304.11277); the last axis over the model axis, as in
+    `split_model`.
     """
     axes, n = [*split_model(shape, mesh)] or [None] * len(shape), mesh.shape[AXIS]
     free = [i for i, name in enumerate(axes) if name is None and shape[i] % n == 0]
@@ -68,7 +70,7 @@ def layout(tree: Tree, rule: Rule, mesh: Mesh) -> Tree:
 
 
 def put(tree: Tree, shardings: Tree) -> Tree:
-    """Put a tree, equal in all processes, where its shardings say; what is there already stays."""
+    """Move a tree, which is equal in all processes, to the devices; leaves that have their sharding already stay."""
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
     return jax.tree.map(_put, tree, shardings)
@@ -84,19 +86,19 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def shard(tree: Tree, sharding: NamedSharding) -> Tree:
-    """Make global arrays, each process giving its own rows."""
+    """Split arrays over the devices; each process contributes its own rows."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
 
 
 def whole_here(leaf: Any) -> bool:
-    """Whether this process alone holds all of an array."""
+    """Return whether this process holds all of an array."""
     return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
 
 
 def fetch(leaf: Any) -> np.ndarray:
-    """Copy an array to the host; in several processes, all of them must ask."""
+    """Copy an array to the host; in a run of several processes, all of them must call this."""
     if whole_here(leaf):
         return np.array(leaf)
     from jax.experimental import multihost_utils
@@ -113,19 +115,19 @@ def to_host(tree: Tree) -> Tree:
     def copied(x: Any) -> Any:
         if not is_key(x):
             return fetch(x)
-        bits = cast(jax.Array, fetch(jax.random.key_data(x)))  # NumPy's arrays are fine, too
+        bits = cast(jax.Array, fetch(jax.random.key_data(x)))  # a NumPy array works as well
         return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(x))
 
     return jax.tree.map(copied, tree)
 
 
 def process_shard() -> tuple[int, int]:
-    """Which part of each batch this process reads, and of how many."""
+    """Return which part of each batch this process reads, and the number of parts."""
     return jax.process_index(), jax.process_count()
 
 
 def all_max(*values: int) -> list[int]:
-    """Return the largest of each value over all processes, so that they all do the same; at once where there is one."""
+    """Return the maximum of each value over all processes, so that all of them decide alike."""
     if jax.process_count() == 1:
         return [int(value) for value in values]
     from jax.experimental import multihost_utils
@@ -151,7 +153,7 @@ def gather_texts(text: str) -> list[str]:
 
 
 def barrier(name: str) -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes have reached this point."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 

@@ -1,4 +1,4 @@
-"""Reading ahead: while the device works on one chunk, a thread reads the next and places it."""
+"""Reading ahead: while the device works on one chunk, a thread reads the next one and moves it to the devices."""
 
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -6,14 +6,14 @@ from typing import Any
 
 from jaxcnn.core.types import Interrupted
 
-POLL = 0.1  # seconds between two questions whether to stop
+POLL = 0.1  # seconds between two calls of `stop`
 
 
 def patiently(work: Callable[[], Any], stop: Callable[[], bool] | None) -> Any:
-    """Return `work()`, which may take minutes in one call (compiling), unless `stop()` says not to wait for it.
+    """Return `work()`, which may take minutes (compiling), but stop waiting as soon as `stop()` is true.
 
     Raises:
-        Interrupted: `stop()` was true; `work` goes on in its thread.
+        Interrupted: `stop()` was true; `work` continues in its thread.
 
     """
     if stop is None:
@@ -30,12 +30,18 @@ def ahead(
     shard: Callable[[Any], Any],
     stop: Callable[[], bool] | None = None,
 ) -> Generator[Any, None, None]:
-    """Give the same chunks, on the devices; one is read while the caller uses the one before, and never more.
+    """Yield the same chunks, on the devices; the next one, and no more, is read while the caller uses the current one.
 
-    The thread ends with the iterator: when it is exhausted, closed, or left by an exception. What reading raises is raised here.
+    The thread ends with the iterator: when it is exhausted, closed, or left by an exception. An error while reading is
+    raised here.
+
+    Args:
+        chunks: the chunks, on the host.
+        shard: moves a chunk to the devices, as `CompiledStep.shard` does.
+        stop: called every `POLL` seconds while a chunk is being read.
 
     Raises:
-        Interrupted: `stop()` was true while a chunk was waited for.
+        Interrupted: `stop()` was true while a chunk was being read.
 
     """
     end = object()
@@ -51,7 +57,7 @@ def ahead(
             found = thread.submit(read)
             yield chunk
     except Interrupted:
-        patient = False  # what is being read may take long
+        patient = False  # reading may take long
         raise
     finally:
         thread.shutdown(wait=patient)

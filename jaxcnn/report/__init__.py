@@ -1,4 +1,4 @@
-"""Reports: a page, a model card and a comparison from one dict of plain values; they receive arrays and pictures, and train nothing."""
+"""Reports: a page, a model card and a comparison, each made from one dict of plain values; nothing is trained here."""
 
 from jaxcnn.report.card import card
 from jaxcnn.report.compare import compare, paired
@@ -10,6 +10,6 @@ from jaxcnn.report.record import Finished, Tested, columns, images, make, pictur
 from jaxcnn.report.slices import by_group, read_groups
 
 __all__ = [
-    "Finished", "Tested", "by_group", "card", "classifies", "columns", "compare", "diagnose", "general", "images", "make", "measure",
-    "page", "paired", "picture", "predict", "read_finished", "read_groups",
+    "Finished", "Tested", "by_group", "card", "classifies", "columns", "compare", "diagnose", "general", "images",
+    "make", "measure", "page", "paired", "picture", "predict", "read_finished", "read_groups",
 ]  # fmt: skip

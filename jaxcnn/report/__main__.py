@@ -1,7 +1,7 @@
-"""Reports of runs: `python -m jaxcnn.report RUN [RUN ...]` writes report.html, report.json and MODEL_CARD.md into each folder.
+"""Reports of runs: `python -m jaxcnn.report RUN ...` writes report.html, report.json and MODEL_CARD.md per run.
 
-The weights are loaded, and the run's own test data read again as its config.json says, so training stores nothing for it.
-Of several runs it also writes compare.html.
+It loads the weights and reads the run's own test data again as config.json describes, so training stores nothing extra.
+For several runs it also writes compare.html.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from jaxcnn.report.measure import EXPLAINED, probabilities
 from jaxcnn.report.page import number
 from jaxcnn.runs import TrainedRun, load_run, rows_to_measure
 
-# (run, images of the most confident mistakes [n, H, W, C], their predicted classes [n]) -> pictures [H, W, C] uint8 by title
+# (run, images of the most confident mistakes [n, H, W, C], predicted classes [n]) -> dict from title to [H, W, C] uint8
 Explain = Callable[[TrainedRun, np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
 
 
@@ -34,25 +34,26 @@ def main(arguments: Sequence[str] | None = None, explain: Explain | None = expla
     """Report on runs.
 
     Args:
-        arguments: of the command line, by default the program's own.
+        arguments: those of the command line; by default those of the process.
         explain: makes pictures of a few examples; None for none.
 
     Raises:
-        InputError: a folder, a file or a column that is not as it must be.
+        InputError: a folder, a file or a column is not valid.
 
     """
     write_all(parser().parse_args(arguments), explain)
 
 
 def write_all(flags: Any, explain: Explain | None = explained) -> None:
-    """Report on runs, as flags say that have the names of `parser`'s.
+    """Report on runs.
 
     Args:
-        flags: `runs`, `group`, `group_file`, `data`, `data_dir`, `batch_size` and `out`.
+        flags: has the attributes `runs`, `group`, `group_file`, `data`, `data_dir`, `batch_size` and `out`, like
+            `parser`'s.
         explain: as in `main`.
 
     Raises:
-        InputError: as `main`.
+        InputError: as in `main`.
 
     """
     if flags.batch_size < 1:
@@ -66,23 +67,31 @@ def write_all(flags: Any, explain: Explain | None = explained) -> None:
     if len(reports) > 1:
         path = pathlib.Path(flags.out or pathlib.Path(flags.runs[0]).absolute().parent / "compare.html")
         pages = [pathlib.Path(folder).absolute() / "report.html" for folder in flags.runs]
-        links = [
-            urllib.parse.quote(os.path.relpath(page, path.absolute().parent), errors="surrogateescape")
-            for page in pages
-        ]
+        here = path.absolute().parent
+        links = [urllib.parse.quote(os.path.relpath(page, here), errors="surrogateescape") for page in pages]
         replace(path, report.compare(reports, report.paired(reports, correct), links))
         print(f"{visible(path)}: {len(reports)} runs, {path.stat().st_size / 1024:,.0f} KiB", flush=True)
 
 
 def one(folder: str, flags: Any, explain: Explain | None = None) -> tuple[dict[str, Any], np.ndarray | None]:
-    """Report on a run: its dict, and for each test row whether it is right; None of a run whose task has no classes."""
+    """Report on one run.
+
+    Args:
+        folder: folder of the run.
+        flags: as in `write_all`.
+        explain: as in `main`.
+
+    Returns:
+        The report, and for each test row whether it is right; None if the task has no classes.
+
+    Raises:
+        InputError: as in `main`.
+
+    """
     run, name = report.read_finished(folder), pathlib.Path(folder).absolute().name
     if not report.classifies(run.config):
-        asked = [
-            flag
-            for flag, value in (("--data", flags.data), ("--group", flags.group), ("--group-file", flags.group_file))
-            if value
-        ]
+        values = (("--data", flags.data), ("--group", flags.group), ("--group-file", flags.group_file))
+        asked = [flag for flag, value in values if value]
         if asked:
             raise InputError(f"{asked[0]}: {visible(folder)} is not a run of the library's classifier; leave it out")
         return report.general(name, run, folder), None
@@ -92,10 +101,10 @@ def one(folder: str, flags: Any, explain: Explain | None = None) -> tuple[dict[s
     except InputError as error:
         raise InputError(f"{visible(folder)}: {error}") from error
     test = what.data
-    names = wanted(flags, list(report.columns(test) if given is None else given))
+    compared = wanted(flags, list(report.columns(test) if given is None else given))
     loaded = load_run(folder)
     tested = report.predict(loaded, test, batch_size=flags.batch_size)
-    groups = {name: (tested.columns if given is None else given)[name] for name in names}
+    groups = {column: (tested.columns if given is None else given)[column] for column in compared}
     head = run.config["build"]["task"]["options"].get("head", "softmax")
     measured = report.measure(tested.logits, tested.label, run.config["classes"], head=head, groups=groups)
     chosen = [entry["row"] for kind in measured["chosen"].values() for entry in kind]
@@ -104,18 +113,26 @@ def one(folder: str, flags: Any, explain: Explain | None = None) -> tuple[dict[s
     pictures, rows = None, chosen[:EXPLAINED]
     if explain and rows:
         pictures = explain(loaded, np.stack([shown[i] for i in rows]), predicted[rows])
-    files_of = getattr(test, "names", None)
-    files_of = (
-        files_of if files_of and len(files_of) == len(tested.label) else None
-    )  # rows that were left out would shift them
+    names = getattr(test, "names", None)
+    if names and len(names) != len(tested.label):  # skipped rows would shift the names
+        names = None
     made = report.make(
-        name, run, measured, sha256=tested.sha256, shown=shown, explanations=pictures, rows=what, names=files_of
+        name, run, measured, sha256=tested.sha256, shown=shown, explanations=pictures, rows=what, names=names or None
     )
     return made, predicted == tested.label
 
 
 def wanted(flags: Any, known: Sequence[str]) -> Sequence[str]:
-    """Columns to group by: those of --group, else the only one of --group-file."""
+    """Return the columns to group by: those of --group, else the only one of --group-file.
+
+    Args:
+        flags: as in `write_all`.
+        known: names of the columns that exist.
+
+    Raises:
+        InputError: a column does not exist, or --group must choose one.
+
+    """
     where = flags.group_file or "the data (--group-file FILE gives others)"
     for name in flags.group:
         if name not in known:
@@ -128,7 +145,7 @@ def wanted(flags: Any, known: Sequence[str]) -> Sequence[str]:
 
 
 def write(folder: pathlib.Path, made: dict[str, Any]) -> None:
-    """Write a report into a folder, each file whole or not at all."""
+    """Write a report into a folder, each file completely or not at all."""
     texts = {
         "report.json": files.to_json(made, indent=1) + "\n",
         "report.html": report.page(made),
@@ -136,30 +153,27 @@ def write(folder: pathlib.Path, made: dict[str, Any]) -> None:
     }
     for name, text in texts.items():
         replace(folder / name, text)
-    print(
-        f"{visible(folder / 'report.html')}: {_said(made)}, {(folder / 'report.html').stat().st_size / 1024:,.0f} KiB",
-        flush=True,
-    )
+    path = folder / "report.html"
+    print(f"{visible(path)}: {_result(made)}, {path.stat().st_size / 1024:,.0f} KiB", flush=True)
 
 
-def _said(made: dict[str, Any]) -> str:
-    """Say the result and the verdict in a line."""
+def _result(made: dict[str, Any]) -> str:
+    """Return the result and the verdict in one line."""
     values, verdict = made["test"]["metrics"], f"verdict {made['diagnosis']['verdict']}"
     if "kind" in made:
-        shown = [name for name in made["headline"] if name in values and name != "loss"] or [
-            name for name in ("loss",) if name in values
-        ]
+        shown = [name for name in made["headline"] if name in values and name != "loss"]
+        shown = shown or [name for name in ("loss",) if name in values]
         return ", ".join([*(f"{visible(name)} {number(name, values[name])}" for name in shown), verdict])
-    tested = (
+    other = (
         ""
         if made["tested"]["own"]
         else f" on {values['count']:,d} rows of other data, {visible(made['tested']['name'])}"
     )
-    return f"accuracy {values['accuracy']:.4f}{tested}, {verdict}"
+    return f"accuracy {values['accuracy']:.4f}{other}, {verdict}"
 
 
 def replace(path: pathlib.Path, text: str) -> None:
-    """Write a whole file or none."""
+    """Write a file, completely or not at all."""
     try:
         files.write_text(path, text)
     except OSError as error:
@@ -167,55 +181,47 @@ def replace(path: pathlib.Path, text: str) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Say which flags there are."""
+    """Return the parser of the command line."""
     about = (__doc__ or "").split("\n\n")[0]
     made = argparse.ArgumentParser(prog="python -m jaxcnn.report", description=about, allow_abbrev=False)
     made.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run")
-    made.add_argument(
-        "--group",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="compare the groups of this column; may be repeated",
+    group = "compare the groups of this column; may be repeated"
+    made.add_argument("--group", action="append", default=[], metavar="NAME", help=group)
+    group_file = "CSV or JSON file of columns with one value per test row, in order"
+    made.add_argument("--group-file", default="", metavar="FILE", help=group_file)
+    data = (
+        "other data of the same classes to measure (an image folder, .npz, IDX files or TFDS set), "
+        "or the new place of the run's own data"
     )
-    made.add_argument(
-        "--group-file", default="", metavar="FILE", help="CSV or JSON columns, one value a test row, in their order"
-    )
-    made.add_argument("--data", default=None, metavar="DATA", help="other data of the same classes to measure "
-                      "(an image folder, .npz, IDX files or TFDS set), or where the run's own are now")  # fmt: skip
-    made.add_argument("--data-dir", default=None, metavar="DIR", help="where TFDS sets are prepared")
-    made.add_argument("--batch-size", type=int, default=256, metavar="N", help="rows at a time; changes no result")
-    made.add_argument(
-        "--out",
-        default="",
-        metavar="FILE",
-        help="of the comparison of several runs; by default compare.html beside them",
-    )
+    made.add_argument("--data", default=None, metavar="DATA", help=data)
+    made.add_argument("--data-dir", default=None, metavar="DIR", help="where TFDS data sets are prepared")
+    batch = "rows per batch; does not change the result"
+    made.add_argument("--batch-size", type=int, default=256, metavar="N", help=batch)
+    out = "file of the comparison of several runs; by default compare.html beside them"
+    made.add_argument("--out", default="", metavar="FILE", help=out)
     return made
 
 
 def command(arguments: Sequence[str] | None = None) -> int:
-    """Run `main`, and turn what a user can mend into one line and exit code 2."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax says of every run that it is only read
+    """Run `main`; turn errors that the user can fix into one line and exit code 2."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax notes for every run that it opens it read-only
     try:
         main(arguments)
     except (InputError, OSError) as error:
         print(f"jaxcnn.report: {visible(str(error))}", file=sys.stderr)
         return 2
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        print(
-            f"jaxcnn.report: out of memory or of a device ({visible(reason(error))}); try a smaller --batch-size",
-            file=sys.stderr,
-        )
+        why = visible(reason(error))
+        print(f"jaxcnn.report: out of memory or a device error ({why}); try a smaller --batch-size", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("jaxcnn.report: stopped; each report is written whole or not at all", file=sys.stderr)
+        print("jaxcnn.report: stopped; each report is written completely or not at all", file=sys.stderr)
         return 130
     return 0
 
 
 def _end(*_: Any) -> None:
-    os.write(2, b"jaxcnn.report: stopped; each report is written whole or not at all\n")
+    os.write(2, b"jaxcnn.report: stopped; each report is written completely or not at all\n")
     os._exit(143)
 
 

@@ -1,4 +1,4 @@
-"""Several runs side by side: settings that differ, metrics with their intervals, paired tests, curves overlaid."""
+"""Several runs side by side: settings that differ, metrics with intervals, paired tests, and curves in one plot."""
 
 import datetime
 import itertools
@@ -13,26 +13,19 @@ from jaxcnn.metrics import mcnemar
 from jaxcnn.report import svg
 from jaxcnn.report.page import NAMES, VERDICTS, document, interval, number, series_of, table, tested
 
-WHERE = {
-    "workdir",
-    "checkpoint",
-    "resume",
-    "evaluate",
-    "predict",
-    "compilation_cache",
-    "profile",
-}  # settings that change no result
+# settings that do not change the result
+WHERE = {"workdir", "checkpoint", "resume", "evaluate", "predict", "compilation_cache", "profile"}
 
 
 def paired(reports: Sequence[dict[str, Any]], correct: Sequence[np.ndarray | None]) -> list[dict[str, Any]]:
-    """Test every two runs that were measured on the same rows.
+    """Test every pair of runs that were measured on the same rows.
 
     Args:
-        reports: of the runs.
-        correct: bool `[N]` for each: whether it is right; None of a run that was not measured again.
+        reports: reports of the runs.
+        correct: bool `[N]` per run, true where it is right; None for a run that was not measured again.
 
     Returns:
-        `{"first", "second", "only_a", "only_b", "p_value"}` of each pair, runs by their place.
+        `{"first", "second", "only_a", "only_b", "p_value"}` per pair; runs are given by index.
 
     """
     out = []
@@ -46,12 +39,12 @@ def compare(reports: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]], 
     """Write a page that compares runs.
 
     Args:
-        reports: of the runs, two or more.
-        pairs: as `paired` gives them.
-        links: addresses of their own pages, for the table.
+        reports: reports of two or more runs.
+        pairs: result of `paired`.
+        links: addresses of the runs' own pages, for the table.
 
     Returns:
-        The whole HTML file.
+        The complete HTML file.
 
     """
     names = _names(reports)
@@ -96,34 +89,25 @@ def _cell(key: str, values: dict[str, Any]) -> str:
 
 def _tests(names: Sequence[str], pairs: Sequence[dict[str, Any]]) -> str:
     about = (
-        "McNemar's exact test asks of two runs that were measured on the same rows whether those that one alone gets right are as many as "
-        "those of the other; a small p says that they are not. It says nothing of other seeds. Of many pairs some have a small p by chance."
+        "McNemar's exact test compares two runs measured on the same rows: are there equally many rows that only the "
+        "first gets right and rows that only the second gets right? A small p says no. The test says nothing about "
+        "other seeds, and among many pairs some have a small p by chance."
     )
     if not pairs:
-        return f"<p>No two of the runs were measured on the same rows, so there is no paired test.</p><p class=soft>{about}</p>"
+        none = "No two of the runs were measured on the same rows, so there is no paired test."
+        return f"<p>{none}</p><p class=soft>{about}</p>"
     rows = []
     for pair in pairs:
         a, b = names[pair["first"]], names[pair["second"]]
         p = "below 0.0001" if pair["p_value"] < 1e-4 else f"{pair['p_value']:.4f}"
         rows.append((f"{escape(a)}, {escape(b)}", str(pair["only_a"]), str(pair["only_b"]), p))
-    return (
-        table("Paired tests", ("runs", "right: only the first", "only the second", "p"), rows)
-        + f"<p class=soft>{about}</p>"
-    )
+    made = table("Paired tests", ("runs", "right: only the first", "only the second", "p"), rows)
+    return f"{made}<p class=soft>{about}</p>"
 
 
 def _settings(reports: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     flags = [{f"--{k.replace('_', '-')}": v for k, v in r["settings"].items() if k not in WHERE} for r in reports]
-    said = [
-        {
-            "experiment": r["experiment"],
-            "variant": r["build"].get("variant", ""),
-            "data": r["data"]["name"],
-            "measured on": tested(r)["name"],
-        }
-        for r in reports
-    ]
-    flat = [known | one for known, one in zip(said, flags, strict=True)]
+    flat = [_described(r) | one for r, one in zip(reports, flags, strict=True)]
     keys = dict.fromkeys(key for one in flat for key in one)
     differ = [key for key in keys if len({repr(one.get(key)) for one in flat}) > 1]
     if not differ:
@@ -132,13 +116,20 @@ def _settings(reports: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     return table("Settings that differ", ("setting", *map(escape, names)), rows, range(1, len(names) + 1))
 
 
+def _described(r: dict[str, Any]) -> dict[str, Any]:
+    variant = r["build"].get("variant", "")
+    return {
+        "experiment": r["experiment"], "variant": variant, "data": r["data"]["name"], "measured on": tested(r)["name"],
+    }  # fmt: skip
+
+
 def _curves(reports: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     plots, shown = "", list(zip(names, reports, strict=True))[: svg.KINDS]
     for split, name in (("validation", "loss"), ("validation", "accuracy"), ("train", "loss"), ("train", "accuracy")):
         series = [(run, points) for run, r in shown for _, points in series_of(r["curves"], name, (split,))]
         if series:
-            said = "; ".join(f"{run} ends at {points[-1][1]:.4g}" for run, points in series) + "."
+            about = "; ".join(f"{run} ends at {points[-1][1]:.4g}" for run, points in series) + "."
             title = f"{'Training' if split == 'train' else 'Validation'} {name} by epoch"
-            plots += svg.lines(title, said, series, xlabel="epoch", ylabel=name)
+            plots += svg.lines(title, about, series, xlabel="epoch", ylabel=name)
     more = f"<p>Shown are the first {svg.KINDS} of {len(names)} runs.</p>" if len(names) > svg.KINDS else ""
     return f'{more}<div class="plots">{plots}</div>'

@@ -1,4 +1,4 @@
-"""From outputs and labels of a test set to plain values: everything that a report says of it, ready for JSON."""
+"""Measure a test set from its outputs and labels: everything that a report contains, as plain values for JSON."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ from jaxcnn.metrics.probabilities import own_log_loss
 from jaxcnn.parallel.compile import host
 from jaxcnn.report.slices import by_group
 
-EXAMPLES, EXPLAINED, POINTS = 12, 4, 101  # rows shown of each kind; rows explained; points kept of a curve
-MATRIX, PAIRS = 100, 20  # classes up to which the whole matrix is kept; pairs of classes listed
-RESAMPLED, SAMPLES = 2 * 10**5, 200  # rows times classes up to which areas get an interval; samples for each
-BINS, AT_ONCE = 15, 2**22  # bins of confidence; logits that the library's metrics get at a time
+EXAMPLES, EXPLAINED, POINTS = 12, 4, 101  # examples shown per kind; rows explained; points kept per curve
+MATRIX, PAIRS = 100, 20  # most classes with a full confusion matrix; confused pairs listed
+RESAMPLED, SAMPLES = 2 * 10**5, 200  # most rows times classes with intervals of areas; samples per interval
+BINS, AT_ONCE = 15, 2**22  # bins of confidence; logits per call of the metrics
 
 
 def probabilities(logits: np.ndarray, head: str = "softmax") -> np.ndarray:
-    """Probabilities `[N, K]` in float64, so that sure rows do not tie at 1; of one sigmoid logit `[N, 1]` both classes."""
+    """Return probabilities `[N, K]` in float64, so that confident rows do not tie at 1; a sigmoid logit gives two."""
     logits = np.asarray(logits, np.float64)
     if head == "sigmoid":
         logits = np.concatenate([np.zeros_like(logits), logits], -1)
@@ -40,22 +40,23 @@ def measure(
 ) -> dict[str, Any]:
     """Measure a test set.
 
-    Every number is that of `jaxcnn.metrics`. Rows whose label is no class count nowhere, and a note says how many they are.
+    All values come from `jaxcnn.metrics`. Rows with an invalid label do not count; a note gives their number.
 
     Args:
         logits: `[N, K]`, or `[N, 1]` with the sigmoid head.
         label: int `[N]`.
         classes: names in order of label.
         head: `"softmax"` or `"sigmoid"`.
-        groups: columns `[N]` by name, to compare groups of rows by.
+        groups: dict from name to column `[N]`, by which groups of rows are compared.
 
     Returns:
-        `"metrics"` and `"intervals"` by name, `"per_class"`, `"confusion"` (up to 100 classes), `"confused"`, `"roc"`, `"pr"`,
-        `"reliability"`, `"risk_coverage"`, `"slices"`, `"chosen"` (rows to show) and `"notes"` on what is undefined.
+        `"metrics"` and `"intervals"` by name, `"per_class"`, `"confusion"` (up to 100 classes), `"confused"`, `"roc"`,
+        `"pr"`, `"reliability"`, `"risk_coverage"`, `"slices"`, `"chosen"` (rows to show) and `"notes"` on undefined
+        values.
 
     Raises:
-        InputError: several labels a row, outputs that are not finite or for other classes, no row with a label, or columns that do
-            not fit.
+        InputError: several labels per row, outputs that are not finite or have the wrong shape, no row with a valid
+            label, or columns that do not fit.
 
     """
     logits, label, rows_of = _checked(logits, np.asarray(label), len(classes), head)
@@ -85,27 +86,27 @@ def measure(
 
 
 def _checked(logits: Any, label: np.ndarray, classes: int, head: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return logits in float32, labels, and which rows have a label that is a class."""
+    """Return logits in float32, labels, and which rows have a valid label."""
     if head == "multilabel" or label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
         raise InputError(
-            f"head {head!r}, labels of shape {label.shape}: reports are of classifiers with one label a row"
+            f"head {head!r}, labels of shape {label.shape}: reports need a classifier with one label per row"
         )
-    with np.errstate(over="ignore"):  # too large for float32 is not finite either
+    with np.errstate(over="ignore"):  # values too large for float32 become infinite and are refused below
         logits = np.asarray(logits, np.float32)
     wanted = (len(label), 1 if head == "sigmoid" else classes)
     if logits.shape != wanted or classes < 2 or head == "sigmoid" and classes != 2:
         raise InputError(
-            f"logits of shape {logits.shape} for {len(label)} labels of {classes} classes, head {head!r}: must be {wanted}"
+            f"logits of shape {logits.shape} for {len(label)} labels of {classes} classes, head {head!r}: "
+            f"must be {wanted}"
         )
     broken = int((~np.isfinite(logits)).any(-1).sum())
     if broken:
-        raise InputError(
-            f"{broken} of {len(logits)} test rows have outputs that are not finite numbers; the weights are broken"
-        )
+        raise InputError(f"{broken} of {len(logits)} test rows have outputs that are not finite; check the weights")
     known = (label >= 0) & (label < classes)
     if not known.any():
         raise InputError(
-            f"labels: none of the {len(label)} test rows has a label from 0 to {classes - 1}, so there is nothing to measure"
+            f"labels: none of the {len(label)} test rows has a label from 0 to {classes - 1}, so there is nothing to "
+            "measure"
         )
     return logits, label, known
 
@@ -115,35 +116,34 @@ def _unlabelled(label: np.ndarray, known: np.ndarray) -> list[str]:
     if not len(others):
         return []
     some = ", ".join(map(str, others[:5].tolist())) + (" and others" if len(others) > 5 else "")
-    return [f"{(~known).sum()} of {len(label)} test rows have a label that is no class ({some}); they count nowhere."]
+    return [f"{(~known).sum()} of {len(label)} test rows have an invalid label ({some}) and do not count."]
 
 
 @jax.jit
 def _sums(logits: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
     measured = {
-        "accuracy": metrics.accuracy, "brier": metrics.brier, "log_loss": metrics.log_loss, "calibration": metrics.calibration(BINS),
+        "accuracy": metrics.accuracy, "brier": metrics.brier, "log_loss": metrics.log_loss,
+        "calibration": metrics.calibration(BINS),
     }  # fmt: skip
     return {name: metric(logits, batch) for name, metric in measured.items()}
 
 
 def _figures(logits: np.ndarray, label: np.ndarray) -> dict[str, Any]:
-    """Values of the library's metrics over all rows, added in float64 as `evaluate` does."""
+    """Return the library's metrics over all rows, added in float64 as in `evaluate`."""
     size = min(max(AT_ONCE // logits.shape[1], 1), len(label))
 
     def sums(start: int) -> dict[str, Any]:
         part, own = logits[start : start + size], label[start : start + size]
         missing = size - len(own)
-        rows = {
-            "label": np.pad(own, (0, missing)).astype(np.int32),
-            "row_mask": (np.arange(size) < len(own)).astype(np.float32),
-        }
+        mask = (np.arange(size) < len(own)).astype(np.float32)
+        rows = {"label": np.pad(own, (0, missing)).astype(np.int32), "row_mask": mask}
         return host(_sums(np.pad(part, ((0, missing), (0, 0))), rows))
 
     return compute(functools.reduce(add, map(sums, range(0, len(label), size))))
 
 
 def _bins(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the calibration error, `"ece"`, and `"bins"`: `{"low", "high", "count", "confidence", "accuracy"}` of each that has rows."""
+    """Return the calibration error, `"ece"`, and `"bins"`: low, high, count, confidence, accuracy of non-empty ones."""
     each = zip(*(x.tolist() for x in figures["reliability"]), strict=True)
     rows = [
         {"low": k / BINS, "high": (k + 1) / BINS, "count": count, "confidence": confidence, "accuracy": accuracy}
@@ -154,14 +154,14 @@ def _bins(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _curves(score: np.ndarray, positive: np.ndarray, name: str, notes: list[str]) -> dict[str, Any]:
-    """ROC and precision-recall of a class against the rest; what is undefined is None, and a note says so."""
+    """Return ROC and precision-recall of a class against the rest; None and a note where they are undefined."""
     if positive.all() or not positive.any():
         which = "every test row is" if positive.all() else "no test row is"
-        notes.append(f"ROC and precision-recall of class {name} are undefined: {which} of it.")
+        notes.append(f"ROC and precision-recall of class {name} are undefined: {which} of this class.")
         return {"roc": None, "pr": None, "roc_auc": None, "pr_auc": None}
     if score.min() == score.max():
         notes.append(
-            f"The scores of class {name} are all equal: they tell nothing apart, and the area of 0.5 is that of guessing."
+            f"The scores of class {name} are all equal and separate nothing; the area of 0.5 is that of guessing."
         )
     fpr, tpr, _ = roc_curve(score, positive)
     precision, recall, _ = pr_curve(score, positive)
@@ -170,7 +170,7 @@ def _curves(score: np.ndarray, positive: np.ndarray, name: str, notes: list[str]
 
 
 def _thin(x: np.ndarray, y: np.ndarray) -> list[list[float]]:
-    """Thin out the points of a curve: its corners where they are few, else those nearest to an even spacing along it."""
+    """Thin out the points of a curve: keep all if they are few, else those nearest to an even spacing along it."""
     if len(x) > POINTS:
         along = np.concatenate([[0.0], np.cumsum(np.hypot(np.diff(x), np.diff(y)))])
         keep = np.unique(np.searchsorted(along, np.linspace(0, along[-1], POINTS)).clip(0, len(x) - 1))
@@ -188,7 +188,7 @@ def _per_class(matrix: np.ndarray, classes: Sequence[str], curves: list[dict[str
 
 
 def _confused(matrix: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """List the most frequent confusions."""
+    """Return the most frequent confusions."""
     off = matrix - np.diag(matrix.diagonal())
     order = np.argsort(-off, axis=None, kind="stable")[:PAIRS]
     pairs = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, off.shape), strict=True) if off[i, j]]
@@ -199,7 +199,7 @@ def _confused(matrix: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]
 
 
 def _shown(curves: list[dict[str, Any]], classes: Sequence[str], most: int = 4) -> dict[str, Any]:
-    """Curves of the classes with the smallest areas, four at most, and none of 1 beside others; of two classes that of the second."""
+    """Return up to `most` curves with the smallest areas, preferably below 1; for two classes, that of class 1."""
     out = {}
     for kind in ("roc", "pr"):
         area = {k: c[f"{kind}_auc"] for k, c in enumerate(curves) if c[kind] is not None}
@@ -218,18 +218,21 @@ def _values(
     matrix: np.ndarray,
     log_loss: Any,
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    """Headline figures, and their 95 % intervals: Wilson's for accuracy, else of resampled rows."""
+    """Return the headline metrics and their 95 % intervals: Wilson's for accuracy, bootstrap for the others."""
     n, k = p.shape
 
     def f1(a, b):
         return float(metrics.f1(np.bincount(a * k + b, minlength=k * k).reshape(k, k)))
 
+    alone = matrix.sum(1).max() == n  # with one class only, areas are undefined
     values = {
-        "count": n, "accuracy": figures["accuracy"], "balanced_accuracy": metrics.balanced_accuracy(matrix),
-        "f1_macro": metrics.f1(matrix), "log_loss": figures["log_loss"], "ece": figures["ece"], "brier": figures["brier"],
-    }  # fmt: skip
-    alone = matrix.sum(1).max() == n  # of one class, nothing is told apart
-    values |= {
+        "count": n,
+        "accuracy": figures["accuracy"],
+        "balanced_accuracy": metrics.balanced_accuracy(matrix),
+        "f1_macro": metrics.f1(matrix),
+        "log_loss": figures["log_loss"],
+        "ece": figures["ece"],
+        "brier": figures["brier"],
         "roc_auc_macro": None if alone else roc_auc(p, label),
         "pr_auc_macro": None if alone else pr_auc(p, label),
     }
@@ -247,21 +250,15 @@ def _values(
 def _chosen(
     predicted: np.ndarray, label: np.ndarray, sure: np.ndarray, classes: Sequence[str], at: np.ndarray
 ) -> dict[str, list[dict[str, Any]]]:
-    """Rows to look at: wrong with the highest confidence, right with the lowest; `at` is their place in the data."""
+    """Return rows to look at: the most confident mistakes and the least confident hits; `at` maps to data rows."""
     wrong, right = np.flatnonzero(predicted != label), np.flatnonzero(predicted == label)
     kinds = {
         "mistakes": wrong[np.argsort(-sure[wrong], kind="stable")][:EXAMPLES],
         "doubtful": right[np.argsort(sure[right], kind="stable")][:EXAMPLES],
     }
-    return {
-        kind: [
-            {
-                "row": int(at[i]),
-                "true": classes[int(label[i])],
-                "predicted": classes[int(predicted[i])],
-                "confidence": float(sure[i]),
-            }
-            for i in rows
-        ]
-        for kind, rows in kinds.items()
-    }
+
+    def entry(i):
+        true, guess = classes[int(label[i])], classes[int(predicted[i])]
+        return {"row": int(at[i]), "true": true, "predicted": guess, "confidence": float(sure[i])}
+
+    return {kind: [entry(i) for i in rows] for kind, rows in kinds.items()}

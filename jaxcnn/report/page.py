@@ -1,35 +1,26 @@
-"""A run's page, from its dict: one HTML file that needs nothing else."""
+"""The page of a run, from its report: one self-contained HTML file."""
 
-import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jaxcnn.core.text import html as escape
 from jaxcnn.report import svg
 from jaxcnn.report.general import KIND, pictures
+from jaxcnn.report.markup import NAMES, VERDICTS, document, interval, number, scroll, table, tested, title, worst
 from jaxcnn.report.measure import EXPLAINED
-from jaxcnn.report.style import CSS
 
-NAMES = {
-    "count": "test rows", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1_macro": "F1, macro", "log_loss": "log loss",
-    "ece": "calibration error (ECE)", "brier": "Brier score", "roc_auc_macro": "ROC-AUC, macro", "pr_auc_macro": "PR-AUC, macro",
-}  # fmt: skip
-VERDICTS = {
-    "diverged": "Diverged", "overfit": "Overfit", "underfit": "Underfit", "shifted": "Shifted test rows",
-    "good": "Good fit", "unjudged": "No verdict by the loss alone", "unknown": "Too little to tell",
-}  # fmt: skip
-LISTED, PLOTS = 100, 8  # classes in a table at most; metrics drawn by epoch
-SMALLEST = 1e-30  # below it a plotted value counts as 0, because the ticks of an axis need room
+PLOTS = 8  # most metrics drawn by epoch
+SMALLEST = 1e-30  # smaller plotted values count as 0, because an axis needs room for its ticks
 
 
 def page(report: dict[str, Any]) -> str:
-    """Write a run's page.
+    """Write the page of a run.
 
     Args:
-        report: as `record.make` gives it, or `report.json` holds it.
+        report: result of `record.make`, or content of `report.json`.
 
     Returns:
-        The whole HTML file.
+        The complete HTML file.
 
     """
     if report.get("kind") == KIND:
@@ -39,9 +30,10 @@ def page(report: dict[str, Any]) -> str:
         }  # fmt: skip
         return _document(report, sections)
     sections = {
-        "Result": _result(report), "Curves": _curves(report), "Confusion": _confusion(report), "Classes": _classes(report),
-        "Thresholds": _thresholds(report), "Calibration": _calibration(report), "Examples": _examples(report),
-        "Explanations": _explanations(report), "Groups": _groups(report), "Configuration": _configuration(report),
+        "Result": _result(report), "Curves": _curves(report), "Confusion": _confusion(report),
+        "Classes": _classes(report), "Thresholds": _thresholds(report), "Calibration": _calibration(report),
+        "Examples": _examples(report), "Explanations": _explanations(report), "Groups": _groups(report),
+        "Configuration": _configuration(report),
     }  # fmt: skip
     return _document(report, sections)
 
@@ -53,119 +45,60 @@ def _document(report: dict[str, Any], sections: dict[str, str]) -> str:
     return document(title(report), about, sections, f"Made {report['made']} from report.json beside this page.")
 
 
-def title(report: dict[str, Any]) -> str:
-    """Name a run by its network and data."""
-    return f"{report['model']} on {pathlib.PurePath(report['data']['name']).name}"
-
-
-def tested(report: dict[str, Any]) -> dict[str, Any]:
-    """Say what was measured: `"name"`, `"part"`, and whether these are the run's `"own"` test rows, as all reports once were."""
-    return report.get("tested") or {"name": report["data"]["name"], "part": "test part", "own": True}
-
-
-def document(heading: str, about: str, sections: dict[str, str], end: str) -> str:
-    """Put sections, by heading, into a page with a list of contents."""
-    links = "".join(f'<li><a href="#{name.lower()}">{name}</a></li>' for name in sections)
-    body = "".join(f'<section id="{name.lower()}"><h2>{name}</h2>{text}</section>' for name, text in sections.items())
-    name, said = escape(heading), escape(about)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{name}</title><style>{CSS}</style></head><body><header><h1>{name}</h1>'
-        f'<p class="soft">{said}</p><nav aria-label="Contents"><ul>{links}</ul></nav></header><main>{body}</main>'
-        f'<footer><p class="soft">{escape(end)}</p></footer></body></html>\n'
-    )
-
-
-def number(name: str, value: float | None) -> str:
-    """Write a value as every page and card does; shares as they are, not as percent, so that all can be compared."""
-    if value is None:
-        return "undefined"
-    if name == "count":
-        return f"{value:,d}"
-    return f"{value:.4f}" if value in (0, 1) or 5e-5 <= abs(value) < 0.99995 or abs(value) > 1 else f"{value:.6f}"
-
-
-def interval(found: Sequence[float] | None) -> str:
-    """Write an interval, or nothing."""
-    return "" if found is None else " to ".join(number("", x) for x in found)
-
-
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], text: Sequence[int] = ()) -> str:
-    """Write a table whose first column names the rows, scrolled by keyboard where it is too wide; cells are HTML."""
-
-    def kind(k):
-        return ' class="text"' if k in text or not k else ""
-
-    top = "".join(f'<th scope="col"{kind(k)}>{name}</th>' for k, name in enumerate(head))
-    lines = ""
-    for first, *rest in rows:
-        lines += (
-            f'<tr><th scope="row">{first}</th>'
-            + "".join(f"<td{kind(k)}>{cell}</td>" for k, cell in enumerate(rest, 1))
-            + "</tr>"
-        )
-    return scroll(f"<thead><tr>{top}</tr></thead><tbody>{lines}</tbody>", caption)
-
-
-def scroll(inside: str, caption: str, kind: str = "") -> str:
-    """Put a table below its caption, which does not move when the table is scrolled, also by keyboard."""
-    made = f'<table class="{kind}" aria-label="{caption}">{inside}</table>'
-    return f'<p class="caption">{caption}</p><div class="scroll" tabindex="0" role="region" aria-label="{caption}">{made}</div>'
-
-
 def _result(report: dict[str, Any]) -> str:
     test, verdict = report["test"], report["diagnosis"]
     values, spans = test["metrics"], test["intervals"]
     tiles = ""
     for key in ("accuracy", "f1_macro", "roc_auc_macro", "ece"):
         span = f"95 %: {interval(spans[key])}" if key in spans else "0 is perfect" if key == "ece" else "no interval"
-        tiles += (
-            f'<div class="tile"><span>{NAMES[key]}</span><b>{number(key, values[key])}</b><span>{span}</span></div>'
-        )
+        tiles += _tile(NAMES[key], number(key, values[key]), span)
     rows = [(escape(NAMES.get(k, k)), number(k, v), interval(spans.get(k))) for k, v in values.items()]
     notes = "".join(f"<li>{escape(note)}</li>" for note in test["notes"])
     guess = f"Always guessing the most frequent class gives {test['most_frequent_class']:.4f}."
-    what = tested(report)
-    which = (
-        "The test set"
-        if what["own"]
-        else f"Other data than the run's own, {escape(what['name'])} ({escape(what['part'])})"
-    )
-    about = f"{which}, every row once; 95 % intervals, Wilson's for accuracy, else of 200 resamplings of the rows"
-    return (
-        f'<div class="tiles">{tiles}</div><p class="verdict"><strong>{VERDICTS[verdict["verdict"]]}.</strong> {escape(verdict["why"])} '
-        f"{escape(verdict['advice'])}</p>{table(about, ('metric', 'value', '95 % interval'), rows)}<p>{guess}</p>"
-        + (f"<h3>Notes</h3><ul>{notes}</ul>" if notes else "")
-    )
+    what, which = tested(report), "The test set"
+    if not what["own"]:
+        which = f"Data other than the run's own, {escape(what['name'])} ({escape(what['part'])})"
+    about = f"{which}, every row once; 95 % intervals: Wilson's for accuracy, else from 200 resamplings of the rows"
+    listed = table(about, ("metric", "value", "95 % interval"), rows)
+    return f'<div class="tiles">{tiles}</div>{_verdict(verdict)}{listed}<p>{guess}</p>{_notes(notes)}'
+
+
+def _tile(name: str, value: str, span: str) -> str:
+    return f'<div class="tile"><span>{name}</span><b>{value}</b><span>{span}</span></div>'
+
+
+def _verdict(verdict: dict[str, Any]) -> str:
+    words = f"<strong>{VERDICTS[verdict['verdict']]}.</strong> {escape(verdict['why'])} {escape(verdict['advice'])}"
+    return f'<p class="verdict">{words}</p>'
+
+
+def _notes(notes: str) -> str:
+    return f"<h3>Notes</h3><ul>{notes}</ul>" if notes else ""
 
 
 def _general_result(report: dict[str, Any]) -> str:
-    """Metrics of a task without classes: those of its headline first."""
+    """Return the metrics of a task without classes, headline first."""
     test, verdict = report["test"], report["diagnosis"]
     values, spans = test["metrics"], test["intervals"]
     if not values:
-        return "<p>The run left no metrics of test rows.</p>"
+        return "<p>The run recorded no metrics of test rows.</p>"
     tiles = ""
     for name in [name for name in report["headline"] if name in values]:
         span = f"95 %: {interval(spans[name])}" if name in spans else "no interval"
-        tiles += (
-            f'<div class="tile"><span>{escape(name)}</span><b>{number(name, values[name])}</b><span>{span}</span></div>'
-        )
+        tiles += _tile(escape(name), number(name, values[name]), span)
     rows = [(escape(NAMES.get(k, k)), number(k, v), interval(spans.get(k))) for k, v in values.items()]
     notes = "".join(f"<li>{escape(note)}</li>" for note in test["notes"])
     about = "The test set, every row once, as the run itself measured it"
-    said = f"<strong>{VERDICTS[verdict['verdict']]}.</strong> {escape(verdict['why'])} {escape(verdict['advice'])}"
-    return (
-        f'<div class="tiles">{tiles}</div><p class="verdict">{said}</p>{table(about, ("metric", "value", "95 % interval"), rows)}'
-        + (f"<h3>Notes</h3><ul>{notes}</ul>" if notes else "")
-    )
+    listed = table(about, ("metric", "value", "95 % interval"), rows)
+    return f'<div class="tiles">{tiles}</div>{_verdict(verdict)}{listed}{_notes(notes)}'
 
 
 def _curves(report: dict[str, Any]) -> str:
     plots = by_epoch(report["curves"], report.get("headline", ("loss", "accuracy")))
     verdict = report["diagnosis"]
     rule = f"<details><summary>The rule of the verdict</summary><p>{escape(verdict['rule'])}</p></details>"
-    return f'<div class="plots">{plots}</div><p><strong>{VERDICTS[verdict["verdict"]]}.</strong> {escape(verdict["why"])}</p>{rule}'
+    words = f"<p><strong>{VERDICTS[verdict['verdict']]}.</strong> {escape(verdict['why'])}</p>"
+    return f'<div class="plots">{plots}</div>{words}{rule}'
 
 
 def by_epoch(curves: list[dict[str, Any]], names: Sequence[str]) -> str:
@@ -174,22 +107,24 @@ def by_epoch(curves: list[dict[str, Any]], names: Sequence[str]) -> str:
     for name in list(dict.fromkeys(["loss", *names]))[:PLOTS]:
         series = series_of(curves, name)
         if series:
-            said = "; ".join(f"{split} from {points[0][1]:.4g} to {points[-1][1]:.4g}" for split, points in series)
+            ends = "; ".join(f"{split} from {points[0][1]:.4g} to {points[-1][1]:.4g}" for split, points in series)
             epochs, shown = series[0][1][-1][0], name[:60]
-            out += svg.lines(
-                f"{shown.capitalize()} by epoch",
-                f"{said}, over {epochs:.3g} epochs.",
-                series,
-                xlabel="epoch",
-                ylabel=shown,
-            )
+            about = f"{ends}, over {epochs:.3g} epochs."
+            out += svg.lines(f"{shown.capitalize()} by epoch", about, series, xlabel="epoch", ylabel=shown)
     return out
 
 
 def series_of(
     curves: list[dict[str, Any]], name: str, splits: Sequence[str] = ("train", "validation")
 ) -> list[svg.Series]:
-    """Points (epoch, value) of each split that has any."""
+    """Return points (epoch, value) of each split that has any.
+
+    Args:
+        curves: lines of `metrics.jsonl`.
+        name: name of the metric.
+        splits: the splits to look for.
+
+    """
 
     def flat(value):
         return 0.0 if abs(value) < SMALLEST else value
@@ -203,7 +138,7 @@ def _confusion(report: dict[str, Any]) -> str:
     test, classes = report["test"], report["classes"]
     out = "" if test["confusion"] is None or len(classes) > 20 else _matrix(test["confusion"], classes)
     if not test["confused"]:
-        return out + "<p>No row of the test set is taken for another class.</p>"
+        return out + "<p>No row of the test set is confused with another class.</p>"
     rows = [
         (escape(r["true"]), escape(r["predicted"]), str(r["count"]), f"{r['count'] / r['of']:.4f}")
         for r in test["confused"]
@@ -223,7 +158,7 @@ def _matrix(matrix: list[list[int]], classes: Sequence[str]) -> str:
             for n, p in zip(row, shares, strict=True)
         )
         lines += f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
-    caption = "Confusion matrix: rows are true classes, columns predicted ones, darker for a larger share of the row"
+    caption = "Confusion matrix: rows are true classes, columns predicted ones; darker is a larger share of the row"
     head = f'<thead><tr><th scope="col" class="text">true \\ predicted</th>{top}</tr></thead>'
     return scroll(f"{head}<tbody>{lines}</tbody>", caption, "matrix")
 
@@ -232,21 +167,12 @@ def _classes(report: dict[str, Any]) -> str:
     keys = ("precision", "recall", "f1", "roc_auc", "pr_auc")
     every, shown = report["test"]["per_class"], worst(report)
     rows = [(escape(r["class"]), f"{r['count']:,d}", *(number(k, r[k]) for k in keys)) for r in shown]
-    about = "Each class against the rest" + (
-        f": the {len(shown)} with the lowest F1" if len(shown) < len(every) else ""
-    )
+    some = f": the {len(shown)} with the lowest F1" if len(shown) < len(every) else ""
+    about = f"Each class against the rest{some}"
     out = table(about, ("class", "rows", "precision", "recall", "F1", "ROC-AUC", "PR-AUC"), rows)
     if len(shown) < len(every):
         out += f"<p>The other {len(every) - len(shown):,d} of {len(every):,d} classes are in report.json.</p>"
     return out if len(rows) <= 30 else f"<details><summary>{len(rows)} classes</summary>{out}</details>"
-
-
-def worst(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of the classes, or of many those with the lowest F1; classes without test rows come last."""
-    every = report["test"]["per_class"]
-    if len(every) <= LISTED:
-        return every
-    return sorted(every, key=lambda r: (not r["count"], 2 if r["f1"] is None else r["f1"]))[:LISTED]
 
 
 def _thresholds(report: dict[str, Any]) -> str:
@@ -263,63 +189,37 @@ def _thresholds(report: dict[str, Any]) -> str:
         several = f"the {len(curves)} classes with the smallest areas, each against the rest"
         few = several if len(curves) > 1 else "the class with the smallest area, against the rest"
         which = "the second class, the positive one" if len(report["classes"]) == 2 else few
-        said = f"{name} of {which}: " + ", ".join(one for one, _ in series) + "."
-        plots += svg.lines(
-            name,
-            said,
-            series,
-            xlabel=xlabel,
-            ylabel=ylabel,
-            xlim=(0, 1),
-            ylim=(0, 1),
-            diagonal=kind == "roc",
-            marks=False,
-        )
-    return (
-        f'<div class="plots">{plots}</div>'
-        if plots
-        else "<p>Undefined: no class has both rows of it and rows of others.</p>"
-    )
+        about = f"{name} of {which}: " + ", ".join(one for one, _ in series) + "."
+        square: dict[str, Any] = {"xlim": (0, 1), "ylim": (0, 1), "diagonal": kind == "roc", "marks": False}
+        plots += svg.lines(name, about, series, xlabel=xlabel, ylabel=ylabel, **square)
+    if not plots:
+        return "<p>Undefined: every class has either all test rows or none.</p>"
+    return f'<div class="plots">{plots}</div>'
 
 
 def _calibration(report: dict[str, Any]) -> str:
     found, points = report["test"]["reliability"], report["test"]["risk_coverage"]
     last = found["bins"][-1]
     total = sum(b["count"] for b in found["bins"])
-    said = (
-        f"Accuracy of the rows of each bin of confidence; on the diagonal it is as high as the confidence. The expected calibration "
-        f"error is {found['ece']:.4f}. {100 * last['count'] / total:.1f} % of the rows are in the bin from {last['low']:.2f} to "
-        f"{last['high']:.2f}."
+    about = (
+        "Accuracy by bin of confidence; on the diagonal, it equals the confidence. The expected calibration error is "
+        f"{found['ece']:.4f}. {100 * last['count'] / total:.1f} % of the rows are in the bin from {last['low']:.2f} to "
+        f"{last['high']:.2f}. Dashed bars have fewer than 10 rows."
     )
-    said += " Dashed bars are of fewer than 10 rows."
     heights = [(b["low"], b["high"], b["accuracy"], b["count"] < 10) for b in found["bins"]]
-    plots = svg.bars("Reliability", said, heights, xlabel="confidence", ylabel="accuracy")
+    plots = svg.bars("Reliability", about, heights, xlabel="confidence", ylabel="accuracy")
     at = min(points, key=lambda p: abs(p[0] - 0.9))
-    said = "Share of errors if only the most confident rows are answered: "
-    said += f"{number('', points[-1][1])} of all, {number('', at[1])} of {100 * at[0]:.0f} %."
-    high = max(max(y for _, y in points) * 1.1, 0.01)
-    plots += svg.lines(
-        "Risk and coverage",
-        said,
-        [("risk", points)],
-        xlabel="coverage",
-        ylabel="risk",
-        xlim=(0, 1),
-        ylim=(0, high),
-        marks=False,
-    )
+    about = "Share of errors if only the most confident rows are answered: "
+    about += f"{number('', points[-1][1])} of all, {number('', at[1])} of {100 * at[0]:.0f} %."
+    limits: dict[str, Any] = {"xlim": (0, 1), "ylim": (0, max(max(y for _, y in points) * 1.1, 0.01)), "marks": False}
+    plots += svg.lines("Risk and coverage", about, [("risk", points)], xlabel="coverage", ylabel="risk", **limits)
 
     def line(b):
-        return (
-            f"{b['low']:.3f} to {b['high']:.3f}",
-            f"{b['count']:,d}",
-            f"{b['confidence']:.4f}",
-            f"{b['accuracy']:.4f}",
-        )
+        span, values = f"{b['low']:.3f} to {b['high']:.3f}", (f"{b[k]:.4f}" for k in ("confidence", "accuracy"))
+        return span, f"{b['count']:,d}", *values
 
-    listed = table(
-        "Bins of confidence", ("confidence", "rows", "mean confidence", "accuracy"), map(line, found["bins"])
-    )
+    head = ("confidence", "rows", "mean confidence", "accuracy")
+    listed = table("Bins of confidence", head, map(line, found["bins"]))
     return f'<div class="plots">{plots}</div><details><summary>The bins as a table</summary>{listed}</details>'
 
 
@@ -329,16 +229,12 @@ def _examples(report: dict[str, Any]) -> str:
     for kind, head in heads.items():
         items = ""
         for e in report["examples"][kind]:
-            said = (
-                f"{escape(e['true'])} taken for {escape(e['predicted'])}" if kind == "mistakes" else escape(e["true"])
-            )
-            image = (
-                f'<img src="{escape(e["image"])}" alt="test image {e["row"]}, of class {escape(e["true"])}">'
-                if "image" in e
-                else ""
-            )
+            true, guess, image = escape(e["true"]), escape(e["predicted"]), ""
+            if "image" in e:
+                image = f'<img src="{escape(e["image"])}" alt="test image {e["row"]}, of class {true}">'
+            words = f"{true} taken for {guess}" if kind == "mistakes" else true
             place = escape(e["file"]) if "file" in e else f"row {e['row']}"
-            items += f"<li>{image}{said}<br>confidence {e['confidence']:.3f}, {place}</li>"
+            items += f"<li>{image}{words}<br>confidence {e['confidence']:.3f}, {place}</li>"
         out += f"<h3>{head}</h3>" + (f'<ul class="pictures">{items}</ul>' if items else "<p>There are none.</p>")
     return out
 
@@ -350,10 +246,12 @@ def _explanations(report: dict[str, Any]) -> str:
     names = f", for {', '.join(first)}"
     titles = [escape(e["title"] + ("" if e["title"] == "Images" else names)) for e in report["explanations"]]
     each = (
-        f'<figure><p class="name">{said}</p><img src="{escape(e["image"])}" alt="{said}"></figure>'
-        for e, said in zip(report["explanations"], titles, strict=True)
+        f'<figure><p class="name">{name}</p><img src="{escape(e["image"])}" alt="{name}"></figure>'
+        for e, name in zip(report["explanations"], titles, strict=True)
     )
-    about = "The first of the examples above, in their order, and what spoke for the class that was predicted; each is scaled by itself."
+    about = (
+        "The first of the examples above, in order, and what supports the predicted class; each is scaled on its own."
+    )
     return f'<p>{about}</p><div class="plots explained">{"".join(each)}</div>'
 
 
@@ -367,19 +265,18 @@ def _groups(report: dict[str, Any]) -> str:
             for g in s["groups"]
         ]
         out += f"<h3>By {escape(s['column'])}</h3>"
-        chance = f"With the groups shuffled, a gap this large came about in {100 * s['gap_p']:.1f} % of 1,000 cases."
+        chance = f"With shuffled groups, a gap this large occurred in {100 * s['gap_p']:.1f} % of 1,000 cases."
         out += f"<p>Worst group: <strong>{escape(s['worst'])}</strong>, {s['gap']:.4f} below the best. {chance}</p>"
         out += table(f"Accuracy by {escape(s['column'])}", ("group", "rows", "accuracy", "95 % interval"), rows)
-        fair = [
-            (name, number("", s[key]["difference"]), escape(s[key]["class"]), about)
-            for key, name, about in (
-                ("demographic_parity", "demographic parity", "how often the class is predicted"),
-                ("equalised_odds", "equalised odds", "true or false positive rate of the class"),
-            )
-        ]
-        out += table(
-            "Largest difference between two groups, 0 for none", ("measure", "difference", "class", "of"), fair, (2, 3)
+        measures = (
+            ("demographic_parity", "demographic parity", "how often the class is predicted"),
+            ("equalised_odds", "equalised odds", "true or false positive rate of the class"),
         )
+        fair = [
+            (name, number("", s[key]["difference"]), escape(s[key]["class"]), about) for key, name, about in measures
+        ]
+        head = ("measure", "difference", "class", "of")
+        out += table("Largest difference between two groups, 0 for none", head, fair, (2, 3))
     return out
 
 
@@ -402,10 +299,8 @@ def _configuration(report: dict[str, Any]) -> str:
     settings = [(escape("--" + k.replace("_", "-")), escape(_short(v))) for k, v in report["settings"].items()]
     out += f"<details><summary>All settings</summary>{table('Settings', ('flag', 'value'), settings, (1,))}</details>"
     build = [(escape(part), escape(_short(report["build"].get(part)))) for part in report["build"]]
-    return (
-        out
-        + f"<details><summary>Model and task as they are built</summary>{table('Build', ('part', 'value'), build, (1,))}</details>"
-    )
+    listed = table("Build", ("part", "value"), build, (1,))
+    return f"{out}<details><summary>Model and task as built</summary>{listed}</details>"
 
 
 def _short(value: Any) -> str:

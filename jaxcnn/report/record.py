@@ -1,4 +1,4 @@
-"""Reading a run's folder, and the one dict that page, card and comparison are made from."""
+"""Read the folder of a run, and make the report: the dict behind page, card and comparison."""
 
 import base64
 import datetime
@@ -26,15 +26,16 @@ from jaxcnn.train.evaluation import collect
 from jaxcnn.version import __version__
 
 CURVE = ("split", "step", "epoch", "loss", "accuracy", "count", "learning_rate")
-SIDE, LINES = 96, 400  # pixels of a picture at most; lines of curves kept
+NOT_TRAINING = ("test", "validation", "checkpoint", "first_step_at")  # keys of summary.json with a place elsewhere
+SIDE, LINES = 96, 400  # largest side of a picture in pixels; most lines of curves kept per split
 NEEDED = ("parameters", "steps", "epochs", "seed", "train_seconds")  # of summary.json
-NOTES = 20  # kept at most: a set of many classes has one for each
+NOTES = 20  # most notes kept: data with many classes may have one per class
 FORMAT = 1
-AGAIN = "get it again from a copy, or train again"
+AGAIN = "restore it from a copy, or train again"
 
 
 class Finished(NamedTuple):
-    """What a finished run left: `config.json`, `summary.json`, and the lines of `metrics.jsonl`."""
+    """Files of a finished run: `config.json`, `summary.json`, and the lines of `metrics.jsonl`."""
 
     config: dict[str, Any]
     summary: dict[str, Any]
@@ -42,7 +43,7 @@ class Finished(NamedTuple):
 
 
 class Tested(NamedTuple):
-    """A test set and what a model said to it: logits `[N, K]`, labels `[N]`, columns of groups `[N]`, a digest of rows and labels."""
+    """A test set with outputs: logits `[N, K]`, labels `[N]`, columns of groups `[N]`, a digest of rows and labels."""
 
     logits: np.ndarray
     label: np.ndarray
@@ -51,10 +52,10 @@ class Tested(NamedTuple):
 
 
 def read_finished(folder: str | pathlib.Path) -> Finished:
-    """Read what a run left.
+    """Read the files of a finished run.
 
     Raises:
-        InputError: no run, one that is not finished, or files that are damaged.
+        InputError: not a run, a run that is not finished, or damaged files.
 
     """
     folder = pathlib.Path(folder)
@@ -82,7 +83,7 @@ def read_finished(folder: str | pathlib.Path) -> Finished:
 
 
 def _why(error: Exception, folder: pathlib.Path) -> str:
-    """Return the reason without the file's name, which the message has already."""
+    """Return the reason of an error without the file name, which the message already has."""
     text = visible(reason(error, 400))
     return text.removeprefix(f"{visible(folder)}/").split(": ", 1)[-1]
 
@@ -93,14 +94,11 @@ def _lines(folder: pathlib.Path) -> list[dict[str, Any]]:
         for line in files.read_text(path).splitlines():
             found.append(files.parse_json(line, "it"))
     except FileNotFoundError as error:
-        raise InputError(
-            f"{visible(folder)}: no metrics.jsonl in it; without it there are no curves to report"
-        ) from error
+        raise InputError(f"{visible(folder)}: has no metrics.jsonl, which a report needs for its curves") from error
     except (OSError, InputError) as error:
         where = f"line {len(found) + 1} is damaged" if str(error).startswith("it: ") else "damaged"
-        raise InputError(
-            f"{visible(path)}: {where} ({_why(error, folder)}); remove the line, or train again"
-        ) from error
+        why = _why(error, folder)
+        raise InputError(f"{visible(path)}: {where} ({why}); remove the line, or train again") from error
     try:
         return check_lines(found, "metrics.jsonl")
     except InputError as error:
@@ -108,7 +106,14 @@ def _lines(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def predict(loaded: TrainedRun, test: Any, *, batch_size: int = 256) -> Tested:
-    """Compute the outputs of a run for its whole test set; other columns of one value a row come with it, to group by."""
+    """Compute the outputs of a run for its whole test set.
+
+    Args:
+        loaded: the run.
+        test: the test set; other columns with one value per row are kept, to group by.
+        batch_size: rows per batch; does not change the result.
+
+    """
     names = columns(test)
     logits, kept = collect(loaded.task.predict, loaded.variables, test, keep=("label", *names), batch_size=batch_size)
     rows = {"label": kept["label"]} | ({"image": np.asarray(test.arrays["image"])} if hasattr(test, "arrays") else {})
@@ -116,12 +121,12 @@ def predict(loaded: TrainedRun, test: Any, *, batch_size: int = 256) -> Tested:
 
 
 def columns(test: Any) -> list[str]:
-    """Names of the arrays of a data set that have one value a row and are not its labels."""
+    """Return the names of the arrays of a data set that have one value per row, without its labels."""
     return [name for name, x in test.example().items() if name not in ("label", "row_mask") and np.ndim(x) == 1]
 
 
 def images(test: Any, rows: Sequence[int]) -> dict[int, np.ndarray]:
-    """Return some images by their number among the rows that are real: `[H, W, C]` each, read on until the last of them."""
+    """Return a dict from row number to image `[H, W, C]`; padding has no number; reading stops at the last one."""
     wanted, seen, found = set(rows), 0, {}
     for chunk in test.once(256) if wanted else ():
         for k in range(int(chunk.count)):
@@ -136,7 +141,13 @@ def images(test: Any, rows: Sequence[int]) -> dict[int, np.ndarray]:
 
 
 def picture(image: np.ndarray, side: int | None = SIDE) -> str:
-    """Turn an image `[H, W]` or `[H, W, 1 or 3]`, uint8 or float 0..1, into a `data:` address of a PNG, `side` pixels at most."""
+    """Turn an image into a `data:` address of a PNG.
+
+    Args:
+        image: `[H, W]` or `[H, W, 1 or 3]`, uint8 or float 0..1.
+        side: largest side in pixels; None keeps the size.
+
+    """
     from PIL import Image
 
     image = np.asarray(image)
@@ -166,21 +177,22 @@ def make(
     """Put everything that is known of a run into one dict of plain values.
 
     Args:
-        name: of the run.
-        run: what it left.
-        measured: its test set, as `measure` gives it.
-        sha256: digest of the test rows, by which runs on the same rows know each other.
-        shown: images of test rows by number, those in `"chosen"`; None for no images.
-        explanations: pictures `[H, W, C]` uint8 by title, as methods of explanation made them.
-        rows: what was measured; None for the run's own test rows.
-        names: of the test rows, such as their files; None where they have none.
+        name: name of the run.
+        run: content of its files.
+        measured: result of `measure` on the test set.
+        sha256: digest of the test rows, which identifies runs measured on the same rows.
+        shown: dict from row number to image, for the rows in `"chosen"`; None for no images.
+        explanations: dict from title to picture `[H, W, C]` uint8.
+        rows: the rows that were measured; None for the run's own test rows.
+        names: names of the test rows, such as their files; None if they have none.
 
     """
     config, summary = run.config, run.summary
     test = {key: value for key, value in measured.items() if key != "chosen"}
     found, count = test["metrics"]["accuracy"], test["metrics"]["count"]
-    tested = {"name": config["data"]["name"], "part": "test part", "own": True} if rows is None else {
-        "name": rows.name, "part": rows.part, "own": rows.own}  # fmt: skip
+    tested = {"name": config["data"]["name"], "part": "test part", "own": True}
+    if rows is not None:
+        tested = {"name": rows.name, "part": rows.part, "own": rows.own}
     test["notes"] = _notes(summary, tested, found, count, [*(rows.notes if rows else ()), *measured["notes"]])
     pixels = {row: {"image": picture(image)} for row, image in (shown or {}).items()}
     if names is not None:
@@ -192,17 +204,25 @@ def make(
     chance = max(row["count"] for row in test["per_class"]) / test["metrics"]["count"]
     diagnosis = diagnose(run.lines, chance, summary.get("best_step"), (found, test["metrics"]["count"]))
     curves = [{key: line[key] for key in CURVE if key in line} for line in few(run.lines)]
-    training = {
-        key: value for key, value in summary.items() if key not in ("test", "validation", "checkpoint", "first_step_at")
-    }
     return plain({
-        "format": FORMAT, "run": name, "made": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "experiment": config["experiment"], "model": config["build"]["model"]["name"], "command": config.get("command", ""),
-        "data": config["data"], "tested": tested, "classes": config["classes"], "settings": config["settings"], "build": config["build"],
-        "training": training, "validation": summary.get("validation", {}),
-        "curves": curves, "diagnosis": diagnosis,
+        "format": FORMAT,
+        "run": name,
+        "made": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "experiment": config["experiment"],
+        "model": config["build"]["model"]["name"],
+        "command": config.get("command", ""),
+        "data": config["data"],
+        "tested": tested,
+        "classes": config["classes"],
+        "settings": config["settings"],
+        "build": config["build"],
+        "training": {key: value for key, value in summary.items() if key not in NOT_TRAINING},
+        "validation": summary.get("validation", {}),
+        "curves": curves,
+        "diagnosis": diagnosis,
         "test": test | {"most_frequent_class": chance, "sha256": sha256},
-        "examples": chosen, "explanations": [{"title": t, "image": picture(x, None)} for t, x in (explanations or {}).items()],
+        "examples": chosen,
+        "explanations": [{"title": t, "image": picture(x, None)} for t, x in (explanations or {}).items()],
         "environment": {"trained with": config.get("versions", {}), "reported with": environment()},
     })  # fmt: skip
 
@@ -210,29 +230,26 @@ def make(
 def _notes(
     summary: Mapping[str, Any], tested: Mapping[str, Any], found: float, count: int, more: Sequence[str]
 ) -> list[str]:
-    """Say what was measured where that is not the run's own test part, or not with its result; then the other notes, not endlessly."""
-    said = summary["test"].get("accuracy")
-    said = math.nan if said is None else said
-    known = math.isfinite(said)
+    """Note other test data, or an accuracy that differs from the run's own; then the other notes, up to a limit."""
+    before = summary["test"].get("accuracy")
+    before = math.nan if before is None else before
+    known = math.isfinite(before)
+    first = []
     if not tested["own"]:
-        own = f"; on its own test part the run measured an accuracy of {said:.4f}" if known else ""
-        first = [
-            f"The figures are of other data than the run's own: {count:,d} rows of {visible(tested['name'])} ({tested['part']}){own}."
-        ]
+        own = f"; on its own test part the run measured an accuracy of {before:.4f}" if known else ""
+        where = f"{count:,d} rows of {visible(tested['name'])} ({tested['part']})"
+        first = [f"The figures are of data other than the run's own: {where}{own}."]
     elif not known:
         first = [f"The run itself recorded no accuracy of its test rows; now it is {found:.6f}."]
-    elif abs(said - found) > 0.5 / count:
-        first = [
-            f"The run itself measured an accuracy of {said}, and now it is {found:.6f}: the data or the weights changed."
-        ]
-    else:
-        first = []
+    elif abs(before - found) > 0.5 / count:
+        change = f"The run itself measured an accuracy of {before}, and now it is {found:.6f}"
+        first = [f"{change}: the data or the weights changed."]
     left = len(more) - NOTES
     return [*first, *more[:NOTES], *([f"There are {left:,d} more notes of this kind."] if left > 0 else [])]
 
 
 def environment() -> dict[str, Any]:
-    """Versions and kind of machine; nothing that names it."""
+    """Return versions and the kind of machine, but nothing that identifies it."""
     device = jax.devices()[0]
     return {
         "jaxcnn": __version__, "jax": jax.__version__, "numpy": np.__version__, "python": platform.python_version(),
@@ -242,13 +259,11 @@ def environment() -> dict[str, Any]:
 
 
 def few(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Keep at most some hundred lines of each split, the last always among them."""
+    """Keep at most `LINES` lines per split, always with the last one."""
     out = []
     for split in ("train", "validation", "test"):
         mine = [line for line in lines if line["split"] == split]
-        out += (
-            [mine[i] for i in np.unique(np.linspace(0, len(mine) - 1, min(len(mine), LINES)).astype(int))]
-            if mine
-            else []
-        )
+        if mine:
+            kept = np.unique(np.linspace(0, len(mine) - 1, min(len(mine), LINES)).astype(int))
+            out += [mine[i] for i in kept]
     return out

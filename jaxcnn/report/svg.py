@@ -1,4 +1,4 @@
-"""Plots as inline SVG: title and description for those who listen, dashes and marks for those who see no colour, colours from CSS."""
+"""Plots as inline SVG, readable without colour or aloud: dashes, marks, title and description; colours from CSS."""
 
 import math
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from jaxcnn.core.text import html
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 400, 260, 50, 14, 12, 40
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "12 4", "4 2")
-MARKS = 6  # shapes
-KINDS = 6  # colours that the style sheet knows, s0 to s5
+MARKS = 6  # number of shapes
+KINDS = 6  # number of colours in the style sheet, s0 to s5
 Series = tuple[str, Sequence[tuple[float, float]]]  # a name and points (x, y)
 
 
@@ -24,26 +24,28 @@ def lines(
     diagonal: bool = False,
     marks: bool = True,
 ) -> str:
-    """Draw lines with their legend.
+    """Draw lines with a legend.
 
     Args:
-        title: read aloud first, and printed above.
-        about: what is to be seen, in words.
-        series: names and points, six at most; points that are not finite are left out.
-        xlabel: of the axis.
-        ylabel: likewise.
-        xlim: ends of the axis; by default those of the points.
-        ylim: likewise.
-        diagonal: draw it from corner to corner.
+        title: heading, which screen readers read first.
+        about: description of the plot in words.
+        series: names and points, at most six; points that are not finite are left out.
+        xlabel: label of the horizontal axis.
+        ylabel: label of the vertical axis.
+        xlim: ends of the horizontal axis; by default those of the points.
+        ylim: ends of the vertical axis; by default those of the points.
+        diagonal: draw the diagonal.
         marks: draw a shape at each point.
 
     Returns:
         A `<figure>`.
 
     """
-    series = [
-        (name, [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]) for name, points in series[:KINDS]
-    ]
+
+    def finite(points):
+        return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+
+    series = [(name, finite(points)) for name, points in series[:KINDS]]
     every = [point for _, points in series for point in points]
     xlim, ylim = xlim or _limits([x for x, _ in every]), ylim or _limits([y for _, y in every])
     place = _placing(xlim, ylim)
@@ -63,7 +65,19 @@ def lines(
 def bars(
     title: str, about: str, values: Sequence[tuple[float, float, float, bool]], *, xlabel: str, ylabel: str
 ) -> str:
-    """Draw bars `(from, to, height, whether of few rows)` within 0..1, and the diagonal that they should reach, as a `<figure>`."""
+    """Draw bars within 0..1, and the diagonal that they should reach.
+
+    Args:
+        title: heading, which screen readers read first.
+        about: description of the plot in words.
+        values: `(from, to, height, whether it has few rows)` per bar.
+        xlabel: label of the horizontal axis.
+        ylabel: label of the vertical axis.
+
+    Returns:
+        A `<figure>`.
+
+    """
     place = _placing((0, 1), (0, 1))
     body = _axes((0, 1), (0, 1), xlabel, ylabel, place)
     for low, high, height, few in values:
@@ -75,14 +89,22 @@ def bars(
 
 
 def figure(title: str, about: str, body: str, below: str = "") -> str:
-    """Put a drawing into a `<figure>` with its title and description."""
-    name, said = html(title), html(about)
-    drawing = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{name}</title><desc>{said}</desc>{body}</svg>'
-    return f'<figure><p class="name">{name}</p>{drawing}{below}<figcaption>{said}</figcaption></figure>'
+    """Put a drawing into a `<figure>`.
+
+    Args:
+        title: heading.
+        about: description, which also becomes the caption.
+        body: content of the `<svg>`.
+        below: HTML below the drawing, such as a legend.
+
+    """
+    name, caption = html(title), html(about)
+    drawing = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{name}</title><desc>{caption}</desc>{body}</svg>'
+    return f'<figure><p class="name">{name}</p>{drawing}{below}<figcaption>{caption}</figcaption></figure>'
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers inside a range, `most` of them at most."""
+    """Return at most `most` round numbers inside a range."""
     raw = (high - low) / most
     step = 10 ** math.floor(math.log10(raw))
     step *= next(m for m in (1, 2, 5, 10) if m * step >= raw * 0.999)
@@ -127,7 +149,7 @@ def _axes(xlim: tuple[float, float], ylim: tuple[float, float], xlabel: str, yla
 
 
 def _mark(k: int, x: float, y: float) -> str:
-    """A circle, square, triangle, diamond, cross or plus."""
+    """Return a circle, square, triangle, diamond, cross or plus."""
     r = 3.2
     shapes = (
         f'<circle cx="{x}" cy="{y}" r="{r}"/>',

@@ -8,12 +8,5 @@ from jaxcnn.tasks.regression import regression
 TASKS = {"classification": classification, "regression": regression}
 
 __all__ = [
-    "TASKS",
-    "classification",
-    "expecting",
-    "from_model",
-    "prepare",
-    "probabilities",
-    "regression",
-    "training_pass",
-]
+    "TASKS", "classification", "expecting", "from_model", "prepare", "probabilities", "regression", "training_pass",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Image classification: one of K classes, one of two (a single logit), or several labels at once."""
+"""Image classification: one of K classes, one of two classes from a single logit, or several labels per image."""
 
 import functools
 import numbers
@@ -34,29 +34,34 @@ def classification(
     auxiliary: float = 0.0,
     ignore_label: int | None = None,
 ) -> Task:
-    """Learn labels of images.
+    """Make a task that assigns images to classes.
 
     Args:
         model: a Linen module from `[B, H, W, C]` to logits, with an attribute `num_classes`.
-        head: `"softmax"`: logits `[B, K]`, labels `[B]` from 0 to K - 1 or probabilities `[B, K]`; `"sigmoid"`: logits `[B, 1]`, labels
-            `[B]` of 0 and 1, or probabilities of 1, or of both classes `[B, 2]`; `"multilabel"`: logits and labels `[B, K]`. Labels `[B]`
-            may be integers, bools, or floats that are whole numbers, and may come as `[B, 1]`.
-        label_smoothing: share of the label spread over all classes, in [0, 1).
-        focal: gamma of the focal loss, which leaves rows that are right already to themselves; at least 0, and 0 for cross-entropy.
-        class_weights: weight of each class in the loss, which is then a weighted mean (`"softmax"` and `"sigmoid"`).
-        mean: of the training pixels in 0..1, kept with the run.
-        std: likewise, the standard deviation.
-        size: height and width that images are resized to on the device.
-        resize: what the shorter side is brought to before `size` is cut from the middle, see `prepare`.
+        head: how the logits answer. `"softmax"`: logits `[B, K]`; labels `[B]` from 0 to K - 1, or probabilities
+            `[B, K]`. `"sigmoid"`: logits `[B, 1]`; labels `[B]` that are 0, 1 or the probability of class 1, or
+            probabilities of both classes `[B, 2]`. `"multilabel"`: logits and labels `[B, K]`. Labels `[B]` may be
+            integers, bools or whole floats, and may have the shape `[B, 1]`.
+        label_smoothing: share of the label that is spread over all classes, in [0, 1).
+        focal: gamma of the focal loss, at least 0. It gives less weight to rows that are already right; 0 is
+            cross-entropy.
+        class_weights: weight of each class; the loss becomes a weighted mean (`"softmax"` and `"sigmoid"` only).
+        mean: mean of the training pixels, in 0..1: one number or one per channel. It is saved with the run.
+        std: standard deviation of the training pixels, in the same form.
+        size: height and width to which images are resized on the device; None keeps theirs.
+        resize: length of the shorter side before `size` is cropped from the centre; see `prepare`.
         interpolation: `"bilinear"` or `"bicubic"`.
-        auxiliary: weight of the loss of each auxiliary head of a model that has them (`aux=True`): 0.3 in GoogLeNet, 0.4 in Inception v3.
-        ignore_label: the label of rows without one, such as -1 or 255: they count nowhere, neither in the loss nor in a metric, though
-            norms see their images. With `"multilabel"`, the label of single answers that are not known.
+        auxiliary: weight of each auxiliary loss, for a model made with `aux=True`: 0.3 in GoogLeNet, 0.4 in Inception
+            v3.
+        ignore_label: label of rows that have none, such as -1 or 255. These rows do not count in the loss or the
+            metrics, but batch normalisation still sees their images. With `"multilabel"` it marks single unknown
+            answers.
 
     Returns:
-        A `Task` whose outputs are logits, with the metrics `loss`, `count`, `accuracy`, `confusion` and, from six classes on, `top_5`.
-        It refuses labels that the head cannot mean and float images outside 0..1 where it is called with arrays or its `check` is; in a
-        compiled program such labels make the loss NaN, and images of another scale the prediction.
+        A `Task` whose outputs are logits, with the metrics `loss`, `count`, `accuracy`, `confusion` (not for
+        `"multilabel"`) and, for a softmax over six or more classes, `top_5`. Called with arrays, and in its `check`,
+        the task refuses labels that do not fit the head and float images outside 0..1. A compiled program cannot
+        refuse: there, such labels make the loss NaN and such images make their predictions NaN.
 
     Raises:
         InputError: an unknown head, or a value outside its range.
@@ -106,14 +111,14 @@ def _check_rows(head: targets.Head, rows: Batch) -> None:
 
 
 def _answers(label: Array, head: str) -> Array:
-    """Labels as answers to the question of each logit, `[B, K]`; of the probabilities of two classes, that of class 1."""
+    """Labels as one answer per logit, `[B, K]`; from the probabilities of two classes, that of class 1."""
     if head == "multilabel":
         return label
     return label[:, None] if label.ndim == 1 else label[:, 1:]
 
 
 def _multilabel_accuracy(logits: Array, batch: Batch) -> Mean:
-    """Share of right answers, of those that are known."""
+    """Share of right answers among those that are known."""
     if "answer_known" not in batch:
         return metrics.multilabel_accuracy(logits, batch)
     right, unsound = (logits > 0) == (batch["label"] > 0.5), jnp.isnan(logits) | jnp.isnan(batch["label"])
@@ -121,7 +126,7 @@ def _multilabel_accuracy(logits: Array, batch: Batch) -> Mean:
 
 
 def probabilities(logits: Array, head: Head = "softmax") -> Array:
-    """Logits `[B, K]` to probabilities `[B, K]`; one sigmoid logit `[B, 1]` to both classes, `[B, 2]`."""
+    """Turn logits `[B, K]` into probabilities `[B, K]`; one sigmoid logit `[B, 1]` gives both classes, `[B, 2]`."""
     if head == "softmax":
         return jax.nn.softmax(logits, -1)
     p = jax.nn.sigmoid(logits)
@@ -135,30 +140,33 @@ def _check(
         raise InputError(f"head={head!r}: must be one of {', '.join(HEADS)}")
     if head == "sigmoid" and model.num_classes != 1:
         raise InputError(
-            f'num_classes={model.num_classes}: the "sigmoid" head decides between two classes with one logit, so num_classes must be 1'
+            f'num_classes={model.num_classes}: the "sigmoid" head needs num_classes=1, one logit that decides between '
+            'two classes; use head="softmax" for one logit per class'
         )
     if head == "softmax" and model.num_classes < 2:
         raise InputError(
-            f'num_classes={model.num_classes}: one logit decides nothing under "softmax"; use head="sigmoid" for two classes'
+            f'num_classes={model.num_classes}: "softmax" needs at least two logits; use head="sigmoid" for two classes '
+            "with one logit"
         )
     if auxiliary and not getattr(model, "aux", False):
         raise InputError(
-            f"auxiliary={auxiliary}: {type(model).__name__} has no auxiliary heads; make it with aux=True if it can"
+            f"auxiliary={auxiliary}: {type(model).__name__} has no auxiliary heads; build it with aux=True, or use 0"
         )
     if not 0 <= label_smoothing < 1:
         raise InputError(f"label_smoothing={label_smoothing}: must be at least 0 and below 1")
-    if class_weights is not None and (head == "multilabel" or len(class_weights) != classes or min(class_weights) < 0):
-        raise InputError(
-            f"class_weights={class_weights}: needs {classes} numbers that are not negative, and one label a row"
-        )
+    if class_weights is not None and head == "multilabel":
+        raise InputError(f"class_weights={class_weights}: does not work with several labels per row; use None")
+    if class_weights is not None and (len(class_weights) != classes or min(class_weights) < 0):
+        raise InputError(f"class_weights={class_weights}: must be {classes} numbers, none of them negative")
 
 
 def _head(kind: str, logits: int, classes: int, ignore: int | None) -> targets.Head:
     if ignore is not None and (isinstance(ignore, bool) or not isinstance(ignore, numbers.Integral)):
-        raise InputError(f"ignore_label={ignore!r}: must be a whole number, such as -1 or 255, or None")
+        raise InputError(f"ignore_label={ignore!r}: must be an integer, such as -1 or 255, or None")
     last = 1 if kind == "multilabel" else classes - 1
     if ignore is not None and 0 <= ignore <= last:
         raise InputError(
-            f"ignore_label={ignore}: is a label itself, of 0 to {last}; mark rows without a label with another number, as -1"
+            f"ignore_label={ignore}: is one of the labels 0 to {last}; mark rows without a label by another number, "
+            "such as -1"
         )
     return targets.Head(kind, logits if kind == "multilabel" else classes, None if ignore is None else int(ignore))

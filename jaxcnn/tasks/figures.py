@@ -1,4 +1,4 @@
-"""Figures that tasks bring: functions of the values that a test set gave, and of the names of the classes."""
+"""Figures of tasks: each is drawn from the metrics of a test set and the names of the classes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,20 +7,24 @@ import numpy as np
 
 from jaxcnn.core.text import visible
 
-NAMED, SHADED = 20, 200  # the most classes that get names and counts, and the most that get a row each
-LONGEST = 24  # characters of a name
+NAMED, SHADED = 20, 200  # up to NAMED classes get names and counts, up to SHADED classes a row each
+LONGEST = 24  # longest name, in characters
 
 
 def confusion(values: Mapping[str, Any], classes: Sequence[str]) -> Any:
-    """Draw the confusion matrix among the values, if there is one."""
+    """Draw the confusion matrix if it is among the values."""
     return confusion_matrix(values["confusion"], classes) if "confusion" in values else None
 
 
 def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Any:
-    """Rows the truth, columns the prediction, shaded by share of the row; counts are written in up to 20 classes.
+    """Draw a confusion matrix: rows are true classes, columns are predictions, shades are shares of the row.
 
-    Of more than 200 classes there is a square for a group of them, in order, and a histogram of how many rows of a
-    class are right.
+    Up to 20 classes, each cell shows its count. Above 200 classes, neighbouring classes share a cell, and a histogram
+    beside the matrix shows the accuracy of each class.
+
+    Args:
+        matrix: counts `[K, K]`.
+        classes: the K names.
     """
     many = len(classes) > SHADED
     side = min(max(4.0, 0.55 * len(classes)), 8 if many else 16)
@@ -39,10 +43,8 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Any:
                 j, i, int(n), ha="center", va="center", fontsize=8, color="white" if share[i, j] > 0.5 else "black"
             )
     panel.set(xlabel="predicted", ylabel="true")
-    figure.colorbar(
-        shades,
-        label="share of the true class" if not many else f"share of a group of {-(-len(classes) // SHADED)} classes",
-    )
+    group = f"a group of {-(-len(classes) // SHADED)} classes" if many else "the true class"
+    figure.colorbar(shades, label=f"share of {group}")
     for other in others:
         total = matrix.sum(1)
         other.hist(np.diagonal(matrix)[total > 0] / total[total > 0], bins=20, range=(0, 1), color="#0072B2")
@@ -51,12 +53,12 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Any:
 
 
 def agreement(values: Mapping[str, Any], classes: Sequence[str], limits: tuple[float, float]) -> Any:
-    """Draw how often each prediction was made for each target, darker for more rows; right ones are on the diagonal.
+    """Draw how often each prediction was made for each target; darker means more rows, right ones lie on the diagonal.
 
     Args:
-        values: with `"agreement"`, as `metrics.agreement` counts it.
+        values: with `"agreement"`, the counts of `metrics.agreement`.
         classes: not used.
-        limits: of targets and predictions.
+        limits: lowest and highest value on both axes.
 
     """
     del classes
@@ -74,19 +76,19 @@ def agreement(values: Mapping[str, Any], classes: Sequence[str], limits: tuple[f
 
 
 def grouped(matrix: np.ndarray, most: int) -> np.ndarray:
-    """Add up a square matrix into a limited number of groups of neighbouring rows and columns."""
+    """Add up neighbouring rows and columns of a square matrix, so that at most `most` of each are left."""
     first = np.arange(0, len(matrix), -(-len(matrix) // most))
     return np.add.reduceat(np.add.reduceat(matrix, first, 0), first, 1)
 
 
 def short(name: str) -> str:
-    """Make a class's name fit beside a plot."""
+    """Shorten a class name to fit beside a plot."""
     shown = visible(name)
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 3]}..."
 
 
 def new_figure(width: float, height: float) -> Any:
-    """Make a figure without pyplot, which no two threads may import or use at once, and which looks for a screen."""
+    """Make a figure without pyplot, which is not thread-safe and looks for a display."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

@@ -1,4 +1,4 @@
-"""From a Linen model and a per-example criterion to a `Task`: the plumbing that every supervised task shares."""
+"""Build a `Task` from a Linen model and a per-example criterion; every supervised task does."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +16,8 @@ from jaxcnn.tasks.pixels import check_layout
 
 Array = jax.Array
 Criterion = Callable[[Any, Batch], tuple[Array, Array]]  # (outputs, batch) -> values [B, ...] and their weights
-Targets = Callable[
-    [Batch], tuple[Batch, Array]
-]  # batch -> the same with targets of one form, and [B], whether a row's have no meaning
+# batch -> the batch with targets in one form, and which rows have invalid targets, [B]
+Targets = Callable[[Batch], tuple[Batch, Array]]
 
 
 def prepare(
@@ -29,21 +28,22 @@ def prepare(
     resize: int | None = None,
     interpolation: str = "bilinear",
 ) -> Array:
-    """Pixels as the model wants them, on the device: scaled to 0..1, enlarged or reduced, then normalised.
+    """Prepare pixels for a model, on the device: scale to 0..1, resize, then normalise.
 
     Args:
         image: `[B, H, W, C]`, uint8 0..255 or float 0..1.
-        mean: of the training pixels in 0..1, one number or one a channel.
-        std: likewise, the standard deviation.
-        size: height and width to resize to, or to cut from the middle; None leaves them.
-        resize: what the shorter side is brought to before the cut, as published weights want it; None for no cut.
-        interpolation: `"bilinear"` or `"bicubic"`, with antialiasing where it reduces.
+        mean: mean of the training pixels, in 0..1: one number or one per channel.
+        std: standard deviation of the training pixels, in the same form.
+        size: height and width to resize to, or to crop from the centre; None keeps those of the image.
+        resize: length of the shorter side before the crop, as published weights expect it; None for no crop.
+        interpolation: `"bilinear"` or `"bicubic"`, with antialiasing when the image gets smaller.
 
     Returns:
         `[B, H', W', C]` float32.
 
     Raises:
-        InputError: another rank, layout or dtype, or a mean or deviation for another number of channels.
+        InputError: the rank, layout or dtype is wrong, `resize` is smaller than `size`, or `mean` or `std` has the
+            wrong number of channels.
 
     """
     if image.ndim != 4:
@@ -62,9 +62,9 @@ def prepare(
 
 
 def _sized(image: Array, size: tuple[int, int], resize: int | None, interpolation: str) -> Array:
-    """`[B, H, W, C]` brought to `size`: as a whole, or the middle of it once its shorter side is `resize`."""
+    """Resize `[B, H, W, C]` to `size`, or the shorter side to `resize` and crop `size` from the centre."""
     if resize is not None and resize < max(size):
-        raise InputError(f"resize={resize}: must be at least the {max(size)} pixels of size={size}")
+        raise InputError(f"resize={resize}: must be at least {max(size)}, the longer side of size={size}")
     b, *sides, c = image.shape
     whole = size if resize is None else tuple(max(size[i], round(n * resize / min(sides))) for i, n in enumerate(sides))
     if whole != (*sides,):
@@ -76,16 +76,27 @@ def _sized(image: Array, size: tuple[int, int], resize: int | None, interpolatio
 def _per_channel(name: str, values: float | Sequence[float], image: Array) -> Array:
     out = jnp.asarray(values, jnp.float32)
     if out.ndim > 1 or out.size not in (1, image.shape[-1]):
-        raise InputError(
-            f"{name}={values}: needs one number, or one for each of the {image.shape[-1]} channels of the image"
-        )
+        raise InputError(f"{name}={values}: must be one number, or one for each of the {image.shape[-1]} channels")
     return lax.broadcast_to_rank(out, image.ndim)
 
 
 def training_pass(
     model: Any, params: Any, model_state: Any, key: Array, *inputs: Any, **options: Any
 ) -> tuple[Any, Any]:
-    """Apply a model with `train=True`: its outputs, and the model state that it leaves; one that is `FrozenState` stays."""
+    """Apply a model with `train=True`.
+
+    Args:
+        model: a Linen module, or what `models.from_functions` or `models.from_nnx` returned.
+        params: its parameters.
+        model_state: its other collections, such as `batch_stats`. A `FrozenState` does not change.
+        key: random key for dropout.
+        *inputs: positional arguments of the model.
+        **options: keyword arguments of the model; those that it does not accept are dropped.
+
+    Returns:
+        The outputs, at least float32, and the new model state.
+
+    """
     kept, variables = isinstance(model_state, FrozenState), {"params": params, **model_state}
     mutable = [] if kept else list(model_state)
     given = accepted(model, {"train": True, **options})
@@ -103,20 +114,22 @@ def from_model(
     targets: Targets | None = None,
     check: Callable[[Batch], None] = accept,
 ) -> Task:
-    """Join a model, a criterion and metrics; the model is called as `apply(variables, x, train=, row_mask=)`, as far as it takes these.
+    """Build a task from a model, a criterion and metrics.
 
-    Outputs narrower than float32 are cast to it, so losses and metrics are float32 whatever the model computes in. Where a batch has
-    `"sample_weight"` `[B]`, the loss is the mean weighted by it.
+    The model is called as `apply(variables, x, train=, row_mask=)`, without the keywords that it does not accept.
+    Outputs narrower than float32 are cast to float32, so losses and metrics are float32 at any compute dtype. If a
+    batch has `"sample_weight"` `[B]`, the loss is the weighted mean.
 
     Args:
-        model: a Linen module, or what `models.from_functions` or `models.from_nnx` made.
-        criterion: `(outputs, batch) -> (values, weights)`, `[B]` or `[B, ...]`; padding is weighed out here.
-        metrics: what to measure besides `loss` and `count`.
-        inputs: `batch -> x`, what of the batch the model sees, prepared.
-        auxiliary: what the loss of each auxiliary head counts in training, for a model with `with_auxiliary`; 0 leaves them out.
-        targets: brings the targets to the form that criterion and metrics read, with `"row_mask"` 0 where a row has none. Means over rows whose
-            targets have no meaning are NaN: a compiled program cannot refuse them.
-        check: as in `Task`.
+        model: a Linen module, or what `models.from_functions` or `models.from_nnx` returned.
+        criterion: `(outputs, batch) -> (values, weights)`, `[B]` or `[B, ...]`. It need not handle padding.
+        metrics: dict from name to metric, in addition to `loss` and `count`.
+        inputs: `batch -> x`: selects and prepares the model's input.
+        auxiliary: weight of each auxiliary loss in training, for a model with `with_auxiliary`; 0 leaves them out.
+        targets: brings the targets into the form that criterion and metrics read, and sets `"row_mask"` to 0 where a
+            row has none. If the targets of any row are invalid, means are NaN, because a compiled program cannot refuse
+            them.
+        check: refuses invalid rows on the host, as in `Task`.
 
     """
     meant = targets or _as_they_are
@@ -143,11 +156,9 @@ def from_model(
     def predict(variables: Any, batch: Batch) -> Any:
         return promote_float32(model.apply(variables, inputs(batch), **accepted(model, {"train": False})))
 
-    measured = (
-        {"count": count, **metrics}
-        if targets is None
-        else {k: _meaning(m, targets) for k, m in {"count": count, **metrics}.items()}
-    )
+    measured = {"count": count, **metrics}
+    if targets is not None:
+        measured = {name: _meaning(metric, targets) for name, metric in measured.items()}
     return Task(init, loss, predict, {"loss": weighed, **measured}, check)
 
 
@@ -156,7 +167,7 @@ def _as_they_are(batch: Batch) -> tuple[Batch, None]:
 
 
 def _meaning(metric: Metric, targets: Targets) -> Metric:
-    """Let a metric see targets of one form; a mean over rows of which one's have no meaning is NaN."""
+    """Give a metric targets in one form; a mean becomes NaN if the targets of any row are invalid."""
 
     @functools.wraps(metric)
     def measured(outputs: Any, batch: Batch) -> MetricState:

@@ -1,4 +1,4 @@
-"""Images against what a task takes: their layout, their range, and the shape that a trained network has seen."""
+"""Checks of images: their layout, their range, and the shape that a trained network expects."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -12,31 +12,34 @@ from jax.core import Tracer
 from jaxcnn.core.types import Batch, InputError, Task, accept, align
 
 Array = jax.Array
-CHANNELS = (1, 3, 4)  # what photographs have
-ROUNDING = 1e-3  # by which floats may leave 0..1
-MARGIN = (
-    0.5  # likewise in a compiled program, where a caller may have added noise on purpose; another scale goes further
-)
+CHANNELS = (1, 3, 4)  # of photographs
+ROUNDING = 1e-3  # tolerance around 0..1
+MARGIN = 0.5  # wider in a compiled program: augmentation may add noise, while a wrong scale is further off
 
 
 def check_layout(shape: Sequence[int], where: str = "") -> None:
-    """Refuse images `[N, C, H, W]`, which read as images of `C` rows and `W` channels.
+    """Refuse images `[N, C, H, W]`, which would be read as images with `C` rows and `W` channels.
+
+    Args:
+        shape: shape of the array of images.
+        where: prefix of the message.
 
     Raises:
-        InputError: there are 1, 3 or 4 rows of pixels, and more channels than that.
+        InputError: the second axis is 1, 3 or 4 and the last axis is larger than that.
 
     """
     if len(shape) == 4 and shape[1] in CHANNELS and shape[3] > max(CHANNELS):
         raise InputError(
-            f"{where}images of shape {tuple(shape)}: channels must come last, [N, H, W, C]; use image.transpose(0, 2, 3, 1)"
+            f"{where}images of shape {tuple(shape)}: channels must come last, [N, H, W, C]; "
+            "use image.transpose(0, 2, 3, 1)"
         )
 
 
 def check_range(image: Any) -> None:
-    """Refuse float images outside 0..1, on the host; integers have one range already.
+    """Refuse float images outside 0..1, on the host. Integer images need no check.
 
     Raises:
-        InputError: what is smallest or largest is outside, or a pixel is NaN.
+        InputError: the smallest or largest pixel is out of range, or a pixel is NaN.
 
     """
     if not (hasattr(image, "dtype") and jnp.issubdtype(image.dtype, jnp.floating) and np.size(image)):
@@ -46,23 +49,21 @@ def check_range(image: Any) -> None:
     else:
         low, high = float(np.min(image)), float(np.max(image))
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):
-        fix = (
-            "divide by 255, or give uint8"
-            if 1 < high <= 255 and low >= 0
-            else "bring them there; mean= and std= of the task normalise"
-        )
+        fix = "rescale them; mean= and std= of the task normalise"
+        if 1 < high <= 255 and low >= 0:
+            fix = "divide by 255, or give uint8"
         raise InputError(f"float images from {low:g} to {high:g}: floats must be in 0..1 (uint8 in 0..255); {fix}")
 
 
 def concrete(image: Any) -> bool:
-    """Whether the values of an image are at hand: not in a traced function, nor spread over other processes."""
+    """Whether the values of an image can be read here: it is not traced, nor sharded over other processes."""
     if isinstance(image, jax.Array):
         return not isinstance(image, Tracer) and (image.is_fully_addressable or image.is_fully_replicated)
     return True
 
 
 def blanked(outputs: Any, image: Array) -> Any:
-    """Make the outputs of rows NaN whose float pixels are of another scale than 0..1; for traced images, which cannot be refused."""
+    """Make the outputs NaN for rows whose float pixels are far outside 0..1; traced images cannot be refused."""
     if not jnp.issubdtype(image.dtype, jnp.floating):
         return outputs
     axes = tuple(range(1, image.ndim))
@@ -71,12 +72,11 @@ def blanked(outputs: Any, image: Array) -> Any:
 
 
 def strict(task: Task) -> Task:
-    """Refuse images of another range where their values are at hand; where they are traced, predict NaN."""
+    """Make a task refuse images that are out of range; where they are traced, it predicts NaN."""
 
     def loss(params: Any, model_state: Any, batch: Batch, key: Array) -> Any:
-        if isinstance(
-            image_of(batch), np.ndarray
-        ):  # what a step has changed on the device may leave the range a little
+        # a step may have augmented device arrays slightly out of range, so only host arrays are checked
+        if isinstance(image_of(batch), np.ndarray):
             check_range(batch["image"])
         return task.loss(params, model_state, batch, key)
 
@@ -95,7 +95,7 @@ def image_of(batch: Batch) -> Array:
     """Return the images of a batch.
 
     Raises:
-        InputError: it has none.
+        InputError: the batch has none.
 
     """
     if "image" not in batch:
@@ -104,7 +104,7 @@ def image_of(batch: Batch) -> Array:
 
 
 def check_image(rows: Batch) -> None:
-    """Refuse images of another layout or range, where their values are at hand.
+    """Refuse images with the wrong layout or range, unless they are traced.
 
     Raises:
         InputError: see `check_layout` and `check_range`.
@@ -116,12 +116,12 @@ def check_image(rows: Batch) -> None:
 
 
 def expecting(task: Task, shape: Sequence[int], *, resizes: bool = False) -> Task:
-    """Let a trained task refuse images of another shape than it was trained on, which many networks take without a word.
+    """Make a trained task refuse images of a shape it was not trained on; many networks would accept them silently.
 
     Args:
-        task: of images.
-        shape: `(height, width, channels)` that it was trained on.
-        resizes: the task brings images to its own size (`size=`), so that only the channels must be the same.
+        task: a task on images.
+        shape: `(height, width, channels)` of the training images.
+        resizes: the task resizes images itself (`size=`), so only the channels must match.
 
     """
     height, width, channels = shape

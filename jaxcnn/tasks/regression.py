@@ -1,4 +1,4 @@
-"""Regression: one number of an image, or several."""
+"""Regression: predict one or more numbers per image."""
 
 import functools
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from jaxcnn.tasks.model import from_model, prepare
 
 Array = jax.Array
 LOSSES = ("squared", "huber")
-KEYS = ("target", "label")  # of a batch: the first of them that is there
+KEYS = ("target", "label")  # the first of these that a batch has holds the targets
 
 
 def regression(
@@ -33,28 +33,30 @@ def regression(
     resize: int | None = None,
     interpolation: str = "bilinear",
 ) -> Task:
-    """Learn numbers of images.
+    """Make a task that predicts numbers from images.
 
-    A batch has its targets under `"target"` or, without that, under `"label"`: `[B]` for a model of one output, else
-    `[B, K]`.
+    A batch holds its targets under `"target"`, or else under `"label"`: `[B]` or `[B, 1]` for a model with one output,
+    `[B, K]` otherwise.
 
     Args:
         model: a Linen module from `[B, H, W, C]` to `[B, K]`, with `num_classes` K.
         loss: `"squared"` or `"huber"`, of errors in units of `scale`.
-        delta: error from which Huber's loss is linear, in units of `scale`.
-        center: what an output of 0 means: the mean of the training targets, one number or one per column.
-        scale: what an output of 1 adds to it: their deviation, likewise, above 0.
-        limits: lowest and highest target of a picture of predictions by target; None for no picture.
-        mean: of the training pixels in 0..1, kept with the run.
-        std: likewise, the standard deviation.
-        size: height and width that images are resized to on the device.
-        resize: what the shorter side is brought to before `size` is cut from the middle, see `prepare`.
+        delta: error above which Huber's loss is linear, in units of `scale`.
+        center: target that an output of 0 stands for, usually the mean of the training targets: one number or one per
+            column.
+        scale: change of the target per unit of output, usually the standard deviation: positive, one number or one per
+            column.
+        limits: lowest and highest target of the figure of predictions by target; None draws no figure.
+        mean: mean of the training pixels, in 0..1: one number or one per channel. It is saved with the run.
+        std: standard deviation of the training pixels, in the same form.
+        size: height and width to which images are resized on the device; None keeps theirs.
+        resize: length of the shorter side before `size` is cropped from the centre; see `prepare`.
         interpolation: `"bilinear"` or `"bicubic"`.
 
     Returns:
-        A `Task` whose outputs `[B, K]` are in units of the targets, with the metrics `loss`, `count`, `mae`, `rmse`
-        and `r2`. It
-        refuses targets of another shape and values that are not finite; in a compiled program these make the loss NaN.
+        A `Task` whose outputs `[B, K]` are in units of the targets, with the metrics `loss`, `count`, `mae`, `rmse` and
+        `r2`. It refuses targets that have the wrong shape or are not finite; in a compiled program, these make the loss
+        NaN.
 
     Raises:
         InputError: an unknown loss, or a value outside its range.
@@ -121,7 +123,7 @@ def _check_shape(outputs: int, key: str, target: Any) -> None:
 
 
 def _canonical(outputs: int, batch: Batch) -> tuple[Batch, Array]:
-    """Bring targets to float32 `[B]` or `[B, K]` under `"label"`; rows whose targets are not finite have no meaning."""
+    """Move the targets to `"label"`, float32 `[B]` or `[B, K]`; rows whose targets are not finite are invalid."""
     key, target = _target(batch)
     _check_shape(outputs, key, target)
     target = jnp.asarray(target).astype(jnp.float32)
@@ -152,13 +154,9 @@ def _check(loss: str, delta: float, center: Any, scale: Any, limits: Any, output
         raise InputError(f"delta={delta}: must be positive")
     for name, values in (("center", center), ("scale", scale)):
         given = np.asarray(values, np.float32)
-        if (
-            given.shape not in ((), (1,), (outputs,))
-            or not np.isfinite(given).all()
-            or name == "scale"
-            and (given <= 0).any()
-        ):
+        sound = given.shape in ((), (1,), (outputs,)) and np.isfinite(given).all()
+        if not sound or name == "scale" and (given <= 0).any():
             above = "positive" if name == "scale" else "finite"
-            raise InputError(f"{name}={values}: needs one {above} number, or one for each of the {outputs} outputs")
+            raise InputError(f"{name}={values}: must be one {above} number, or one for each of the {outputs} outputs")
     if limits is not None and not (len(limits) == 2 and -float("inf") < limits[0] < limits[1] < float("inf")):
         raise InputError(f"limits={limits}: must be the lowest and the highest target, such as (0, 1)")

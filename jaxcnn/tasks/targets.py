@@ -1,8 +1,8 @@
-"""Labels against the head that learns them: what each form means, and which values are refused.
+"""Checks of labels against a head: what each form means, and which values are refused.
 
-A label may come as whole numbers, as floats or bools that are whole numbers, as a column `[N, 1]`, or as probabilities. `canonical`
-brings every form to the one that losses and metrics read, inside a compiled step; `check` refuses on the host, before the first step,
-what has no meaning.
+Labels may be integers, whole floats, bools, a column `[N, 1]`, or probabilities. `canonical` brings every form to the
+one that losses and metrics read, inside a compiled step. `check` refuses invalid labels on the host, before the first
+step.
 """
 
 from typing import Any, NamedTuple
@@ -15,16 +15,16 @@ from jax.core import Tracer
 from jaxcnn.core.types import Batch, InputError, align, row_mask
 
 Array = jax.Array
-TOLERANCE = 1e-2  # of probabilities, which may be as narrow as bfloat16
+TOLERANCE = 1e-2  # of probabilities, which may be in bfloat16
 
 
 class Head(NamedTuple):
-    """What labels are checked against.
+    """How a model reads labels.
 
     Attributes:
         kind: `"softmax"`, `"sigmoid"` or `"multilabel"`.
-        classes: how many; 2 for one sigmoid logit.
-        ignore: the label of rows (multilabel: of single answers) that count nowhere, or None.
+        classes: number of classes; 2 for one sigmoid logit.
+        ignore: label of rows (multilabel: of single answers) that do not count, or None.
 
     """
 
@@ -34,19 +34,21 @@ class Head(NamedTuple):
 
 
 def canonical(head: Head, batch: Batch) -> tuple[Batch, Array]:
-    """Bring the labels of a batch to the form that losses and metrics read.
+    """Bring the labels of a batch into the form that losses and metrics read.
 
     Args:
-        head: what learns them.
+        head: how the model reads labels.
         batch: with `"label"` in any form that `check` accepts.
 
     Returns:
-        The batch with `"label"` int32 `[B]` or float32 `[B, K]` (K = 2 for a single logit), and `"row_mask"`, which is 0 where a row is ignored
-        or its label has no meaning; with `"answer_known"` `[B, K]` where single answers may be ignored. Then bool `[B]`: rows whose label
-        has no meaning, which a compiled program cannot refuse and must not take for another class.
+        The batch and bool `[B]`, true for rows whose label is invalid: a compiled program cannot refuse these rows, and
+        must not read them as some other class. In the batch, `"label"` is int32 `[B]` or float32 `[B, K]` (K = 2 for a
+        single logit), and `"row_mask"` is 0 where a row is ignored or its label is invalid. If single answers may be
+        ignored, the batch also has `"answer_known"` `[B, K]`.
 
     Raises:
-        InputError: a dtype or shape that the head cannot mean, no labels, or (unless traced) a value.
+        InputError: the batch has no labels, or their dtype or shape does not fit the head, or (unless traced) a value
+            is invalid.
 
     """
     if "label" not in batch:
@@ -59,7 +61,7 @@ def canonical(head: Head, batch: Batch) -> tuple[Batch, Array]:
         return _answers(head, batch, label)
     label = _wide(label[:, 0] if label.ndim == 2 and label.shape[1] == 1 else label)
     known = row_mask(batch) > 0
-    if head.ignore is not None and label.ndim == 2:  # mixup makes rows of 0 where there is no label
+    if head.ignore is not None and label.ndim == 2:  # mixup turns a missing label into a row of zeros
         known &= (label != 0).any(-1)
     elif head.ignore is not None and not (head.ignore < 0 and jnp.issubdtype(label.dtype, jnp.unsignedinteger)):
         known &= label != head.ignore
@@ -75,19 +77,18 @@ def canonical(head: Head, batch: Batch) -> tuple[Batch, Array]:
 
 
 def _wide(label: Array) -> Array:
-    """Let labels be compared with any number of classes and with -1, which int8 and uint8 do not hold."""
-    return (
-        label.astype(jnp.int32) if label.dtype.itemsize < 4 and not jnp.issubdtype(label.dtype, jnp.floating) else label
-    )
+    """Widen narrow integers, so that labels compare with any number of classes and with -1 (uint8 has no -1)."""
+    narrow = label.dtype.itemsize < 4 and not jnp.issubdtype(label.dtype, jnp.floating)
+    return label.astype(jnp.int32) if narrow else label
 
 
 def _whole(label: Array, classes: int) -> Array:
-    """Whether labels `[B]` are whole numbers of 0 to `classes` - 1, asked before a cast can bring them there."""
+    """Whether labels `[B]` are whole numbers from 0 to `classes` - 1; a cast to int would hide those that are not."""
     return (label >= 0) & (label < classes) & (label == jnp.round(label))
 
 
 def _answers(head: Head, batch: Batch, label: Array) -> tuple[Batch, Array]:
-    label = align(label.astype(jnp.float32), jnp.zeros((1, 1)))  # one answer may come as [B]
+    label = align(label.astype(jnp.float32), jnp.zeros((1, 1)))  # with one class, labels may be [B]
     asked = jnp.broadcast_to(row_mask(batch)[:, None] > 0, label.shape)
     if head.ignore is not None:
         asked &= label != head.ignore
@@ -101,26 +102,25 @@ def _as_many(batch: Batch, label: Array) -> None:
     for name, x in batch.items():
         if jnp.shape(x)[:1] != label.shape[:1]:
             raise InputError(
-                f"{name!r} has shape {jnp.shape(x)} beside {label.shape[0]} labels: every array must have one row per label"
+                f"{name!r} has shape {jnp.shape(x)} but there are {label.shape[0]} labels: "
+                "every array must have one row per label"
             )
 
 
 def _form(head: Head, label: Any) -> str:
-    """Say what an array of labels holds, from its shape and dtype alone: `"class"`, `"probabilities"` or `"answers"`.
+    """Classify an array of labels by shape and dtype alone: `"class"`, `"probabilities"` or `"answers"`.
 
     Raises:
-        InputError: the head cannot mean them.
+        InputError: the labels do not fit the head.
 
     """
     label, k = label if hasattr(label, "dtype") else np.asarray(label), head.classes
     shape, dtype = tuple(label.shape), np.dtype(label.dtype)
     floating = jnp.issubdtype(dtype, jnp.floating)
     if not (floating or jnp.issubdtype(dtype, jnp.integer) or dtype.kind == "b"):
-        fix = (
-            "number them with np.unique(label, return_inverse=True)[1]"
-            if dtype.kind in "OSU"
-            else "cast them with label.astype('int32')"
-        )
+        fix = "cast them with label.astype('int32')"
+        if dtype.kind in "OSU":
+            fix = "number them with np.unique(label, return_inverse=True)[1]"
         raise InputError(f"labels of dtype {dtype}: must be whole numbers from 0 to {k - 1}; {fix}")
     if head.kind == "multilabel":
         if shape[1:] == (k,) or (k == 1 and len(shape) == 1):
@@ -133,9 +133,7 @@ def _form(head: Head, label: Any) -> str:
         if floating and head.kind == "sigmoid":
             return "probabilities"
         if floating and k - 1 > 2 ** (jnp.finfo(dtype).nmant + 1):
-            raise InputError(
-                f"labels of dtype {dtype}: it does not hold every number from 0 to {k - 1}; cast them to int32"
-            )
+            raise InputError(f"labels of dtype {dtype}: cannot hold every number from 0 to {k - 1}; cast them to int32")
         return "class"
     if shape[1:] == (k,) and len(shape) == 2:
         return "probabilities"
@@ -146,14 +144,14 @@ def _form(head: Head, label: Any) -> str:
 
 
 def check(head: Head, rows: Batch) -> None:
-    """Refuse labels that a head cannot mean, on the host.
+    """Refuse labels that do not fit a head, on the host.
 
     Args:
-        head: what is to learn them.
-        rows: arrays `[N, ...]` by name, with `"label"`; rows whose `"row_mask"` is 0 may hold anything.
+        head: how the model reads labels.
+        rows: dict from name to array `[N, ...]`, with `"label"`; rows whose `"row_mask"` is 0 may hold anything.
 
     Raises:
-        InputError: the dtype, the shape, or a value.
+        InputError: the dtype, the shape or a value does not fit.
 
     """
     form, label, k = _form(head, rows["label"]), np.asarray(rows["label"]), head.classes
@@ -162,9 +160,8 @@ def check(head: Head, rows: Batch) -> None:
     if label.dtype.kind not in "biuf":  # bfloat16
         label = label.astype(np.float32)
     if head.ignore is not None:
-        label = (
-            label[label != head.ignore] if form != "probabilities" or label.ndim == 1 else label[(label != 0).any(-1)]
-        )
+        whole = form != "probabilities" or label.ndim == 1
+        label = label[label != head.ignore if whole else (label != 0).any(-1)]
     if not label.size:
         return
     if label.dtype.kind == "f" and not np.isfinite(label).all():
@@ -195,12 +192,13 @@ def _check_probabilities(head: Head, label: np.ndarray) -> None:
         shown = f"has {label[worst].min():g}" if label.min() < -TOLERANCE else f"sums to {sums[worst]:g}"
         several = '; for several labels per row use head="multilabel"' if head.kind == "softmax" else ""
         raise InputError(
-            f"labels [N, {head.classes}]: row {worst} {shown}; probabilities must not be negative and must sum to 1{several}"
+            f"labels [N, {head.classes}]: row {worst} {shown}; probabilities must not be negative and must sum to 1"
+            f"{several}"
         )
 
 
 def _range(head: Head, label: np.ndarray, must: str) -> str:
-    """Say which labels there are, which there must be, and what the mistake probably is."""
+    """State the range of the labels, the required range, and the likely fix."""
     low, high, k = label.min(), label.max(), head.classes
     top = 1 if head.kind == "multilabel" else k - 1
     outside = np.unique(label[(label < 0) | (label > top)])
@@ -209,11 +207,9 @@ def _range(head: Head, label: np.ndarray, must: str) -> str:
     elif top == 1 and set(np.unique(label)) == {-1, 1}:
         fix = "use (label + 1) // 2"
     elif len(outside) == 1 and outside[0] == round(outside[0]) and low != high:
-        fix = f"state ignore_label={int(outside[0])} if it marks what has no label, or leave those rows out"
+        fix = f"use ignore_label={int(outside[0])} if it marks rows without a label, or leave those rows out"
     else:
-        fix = (
-            "number the classes from 0 with np.unique(label, return_inverse=True)[1]"
-            if top > 1
-            else "map them to 0 and 1"
-        )
+        fix = "map them to 0 and 1"
+        if top > 1:
+            fix = "number the classes from 0 with np.unique(label, return_inverse=True)[1]"
     return f"labels are {low:g} to {high:g}, {must}: {fix}"

@@ -138,7 +138,7 @@ def adapted(
     return Adapted(model, filled(model, shape, like, kept), found.source, pixels, in_file)
 
 
-def sources(name: str, model: Any, paths: Iterable[str]) -> dict[str, Mapping[str, str]]:
+def sources(name: str, model: Any, paths: Iterable[str]) -> dict[str, dict[str, str]]:
     """Return for each library that has the network, and last for our own files, its name of each of our paths.
 
     Args:

@@ -20,11 +20,12 @@ from jaxcnn.cli.main import COMMANDS, main
 from jaxcnn.cli.train import SHOWN, Train
 from jaxcnn.data import image as image_files
 from jaxcnn.weights.tables import TABLES
+from tests.data import test_tfds
 from tests.data.test_sources import good, write_idx
-from tests.data.test_tfds import JcNumbered, prepared  # noqa: F401 (a fixture)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CLASSES = ("bee", "cat", "dog")
+prepared = test_tfds.prepared  # a fixture
 TINY = (
     "--max-steps", "3", "--batch-size", "16", "--devices", "1", "--model", "mlp", "--augment", "none", "--no-gradient-norm",
 )  # fmt: skip
@@ -214,14 +215,14 @@ def test_an_unknown_command(capsys):
         (("PHOTOS", "--modle", "cnn"), "--modle: no such flag; did you mean --model?"),
         (("PHOTOS", "--model", "resnet81"), "--model 'resnet81': unknown; did you mean 'resnet18'?"),
         (("PHOTOS", "--epochs", "many"), "--epochs 'many': must be a whole number; see jaxcnn train --help"),
-        (("PHOTOS", "more"), "more: an argument too many; see jaxcnn train --help"),
+        (("PHOTOS", "more"), "more: unexpected argument; leave it out; see jaxcnn train --help"),
         (("PHOTOS", "--batch-size", "0"), "--batch-size 0: must be at least 1"),
         (("PHOTOS", "--resize", "stretch"), "--resize 'stretch': unknown; such as 'crop'"),
         (("PHOTOS", "--task", "regression"), "PHOTOS: --task regression does not fit: photos: 3 classes in folders"),
         (("PHOTOS", "--class-weights", "1,2"), "--class-weights 1,2: must be balanced, or 3 numbers w1,w2,..."),
         (
             ("PHOTOS", "--weights", "imagenet", "--model", "lenet5"),
-            "--weights imagenet: none are known for --model lenet5",
+            "--weights imagenet: no known weights for --model lenet5",
         ),
         (("--resume", "PHOTOS"), "--resume: no unfinished run under PHOTOS"),
         (("empty",), "empty: no class folders, no IDX files and no CSV file of images; needs"),
@@ -405,7 +406,7 @@ def test_idx_files_and_a_tfds_set_train(tmp_path, prepared):
         kind = ("train" if "train" in name else "t10k") + ("-images-idx3" if name[0] == "x" else "-labels-idx1")
         (tmp_path / "idx").mkdir(exist_ok=True)
         write_idx(tmp_path / "idx" / f"{kind}-ubyte", values, zipped=i % 2 == 0)
-    sets = prepared(JcNumbered, "array_record")
+    sets = prepared(test_tfds.JcNumbered, "array_record")
     for data, more, rows in ((tmp_path / "idx", (), 30), ("jc_numbered", ("--data-dir", sets), 60)):
         run("train", data, *TINY, *more, "--workdir", tmp_path / f"runs-{rows}")
         (folder,) = (tmp_path / f"runs-{rows}").iterdir()

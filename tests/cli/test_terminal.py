@@ -28,7 +28,7 @@ def test_a_reader_that_has_gone(capsys):
             print("does not", file=stream, flush=True)
     assert (
         capsys.readouterr().err
-        == "standard output cannot be written (Broken pipe); what is missing there is left out\n"
+        == "standard output cannot be written (Broken pipe); some of its output is lost\n"
     )
     assert terminal.lost() == "Broken pipe"
 

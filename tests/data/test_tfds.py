@@ -428,7 +428,7 @@ def test_tensorflow_never_sees_a_gpu(prepared, monkeypatch):
 
 
 def test_a_user_without_a_home(prepared, tmp_path, homeless, monkeypatch):
-    words = "its ~ is the home of no user here; set HOME to a folder, or set TFDS_DATA_DIR, or give a data_dir"
+    words = "no user here has the home folder that ~ means; set HOME to a folder, or set TFDS_DATA_DIR, or give a data_dir"
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     monkeypatch.setattr(tensorflow_datasets.core.constants, "DATA_DIR", "~/tensorflow_datasets")
     for options in ({}, {"cache": tmp_path}, {"data_dir": "~/sets"}, {"data_dir": "~/sets", "cache": tmp_path}):

@@ -220,7 +220,7 @@ def test_out_of_memory_says_what_to_try():
     for error in (MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")):
         line = runtime.out_of_memory(error, config)
         assert line.startswith("out of memory at --batch-size 4096: ") and "--accumulate" in line and "--remat" in line
-    assert "17179869184 bytes more were asked for" in line
+    assert "17179869184 bytes more requested" in line
     assert runtime.out_of_memory(OSError("no such file"), config) is None
 
 

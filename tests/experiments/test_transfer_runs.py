@@ -220,7 +220,7 @@ BAD = [
         {"image_size": 16},
         "the networks differ in 1 of 6 arrays, first hidden_0.kernel, [768, 256] in the new one and [432, 256]",
     ),
-    ({"cifar_stem": True, "weights": "", "model": "cnn"}, "--cifar-stem: cnn has only one form"),
+    ({"cifar_stem": True, "weights": "", "model": "cnn"}, "--cifar-stem: cnn has no such variant"),
     ({"keep_stats": True, "train": "scratch"}, "--keep-stats: new networks have no statistics to keep"),
     ({"layer_decay": 0.0}, "decay=0.0: must be above 0"),
     ({"weights": "/nowhere/x.safetensors", "model": "resnet18"}, "/nowhere/x.safetensors"),

@@ -87,7 +87,7 @@ def test_when_one_dies_the_others_end_and_the_run_goes_on(tmp_path, victim):
     [
         (["--processes", 2], "give all three"),
         (["--coordinator", "here", "--processes", 2, "--process-id", 0], "--coordinator here: must be HOST:PORT"),
-        (["--coordinator", "here:99999", "--processes", 2, "--process-id", 1], "a port is from 1 to 65535"),
+        (["--coordinator", "here:99999", "--processes", 2, "--process-id", 1], "with a port from 1 to 65535"),
         (["--coordinator", "h:1", "--processes", 2, "--process-id", 2], "--process-id 2: must be from 0 to 1"),
         (["--strategy", "pmap", "--shard-parameters"], "keeps parameters whole"),
         (["--model-devices", 3, "--strategy", "sharded"], "model_devices=3: must divide the 8 devices"),

@@ -365,11 +365,11 @@ def apply_to_other_channels(module):
 ERRORS = {
     "rank": (lambda: check_image(jnp.zeros((4, 4, 1))), "image shape (4, 4, 1)"),
     "dtype": (lambda: check_image(jnp.zeros((1, 4, 4, 1), jnp.uint8)), "image dtype uint8"),
-    "conv channels": (lambda: apply_to_other_channels(Conv(2)), "3 channels, but the parameters were made for 1"),
+    "conv channels": (lambda: apply_to_other_channels(Conv(2)), "3 channels, but the parameters are for 1"),
     "dense width": (lambda: apply_to_other_channels(Dense(2)), "3 inputs to a dense layer of 1"),
     "conv transpose channels": (
         lambda: apply_to_other_channels(ConvTranspose(2)),
-        "3 channels, but the parameters were made for 1",
+        "3 channels, but the parameters are for 1",
     ),
     "conv window": (lambda: apply_to_other_channels(Conv(2, (3,))), "spatial axes"),
     "dropout of 1": (lambda: drop(1.0, jnp.ones(3)), "dropout=1.0"),

@@ -189,7 +189,7 @@ def test_unknown_labels_count_nowhere():
         (lambda: metrics.binned_scores(0), "num_classes=0"),
         (
             lambda: metrics.binned_scores(3)(jnp.zeros((1, 4)), {"label": jnp.zeros(1, int)}),
-            "num_classes=3: the logits are for 4",
+            "num_classes=3: the logits have 4 classes",
         ),
     ],
 )

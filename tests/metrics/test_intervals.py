@@ -138,7 +138,7 @@ def test_paired_tests_call_equal_models_different_as_often_as_they_say(rng):
         (lambda: metrics.bootstrap_interval(share, np.ones(3), level=95), "level=95: must be between 0 and 1"),
         (lambda: metrics.bootstrap_interval(share, np.ones(3), method="t"), "method='t'"),
         (lambda: metrics.mcnemar(np.ones(3), np.ones(4)), r"\(3,\), correct_b of shape \(4,\)"),
-        (lambda: metrics.mcnemar(np.ones(3), np.full(3, 0.5)), "must be true and false"),
+        (lambda: metrics.mcnemar(np.ones(3), np.full(3, 0.5)), "must be true or false"),
         (lambda: metrics.wilson_interval(1.5, 10), "share=1.5"),
     ],
 )

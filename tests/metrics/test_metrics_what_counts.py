@@ -172,7 +172,7 @@ def test_probabilities_that_are_no_class_count_nowhere():
             r"labels of shape \[6\] for logits of shape \[6, 3\]: must be the same",
         ),
         (metrics.multilabel_accuracy, LOGITS, ANSWERS[one], r"labels of shape \[6, 1\]"),
-        (metrics.multilabel_confusion(3), LOGITS[one], ANSWERS[one], "num_classes=3: the logits are for 1; give that"),
+        (metrics.multilabel_confusion(3), LOGITS[one], ANSWERS[one], "num_classes=3: the logits have 1 classes; use that number"),
         (metrics.binned_scores(3, multilabel=True), LOGITS, LABEL, "must be the same"),
         (metrics.top_k, 0, None, "k=0: must be at least 1"),
     ],

@@ -333,7 +333,7 @@ def test_wrong_images_are_refused(name, image, words):
 @pytest.mark.parametrize("name", FIXED)
 def test_another_image_size_is_refused(name):
     model, variables = shapes(name)
-    with pytest.raises(InputError, match="the image differs in size.* from the one at init"):
+    with pytest.raises(InputError, match="give images with the size.* that the model was initialised with"):
         jax.eval_shape(model.apply, variables, jnp.zeros((2, SIZE + 12, SIZE, 1)))
 
 

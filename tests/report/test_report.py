@@ -290,7 +290,7 @@ def test_scores_that_say_nothing_are_said_in_words(made):
     alone = report.measure(np.ones((20, 2)), label, ("cat", "dog"))
     assert alone["metrics"]["roc_auc_macro"] is None and "undefined: no test row is of it" in " ".join(alone["notes"])
     constant = report.measure(np.ones((20, 2)), label + np.arange(20) % 2, ("cat", "dog"))
-    assert constant["metrics"]["roc_auc_macro"] == 0.5 and "all equal: they tell nothing apart" in constant["notes"][0]
+    assert constant["metrics"]["roc_auc_macro"] == 0.5 and "all equal and separate nothing" in constant["notes"][0]
     for values in (alone, constant):
         shown = {
             **made,
@@ -306,7 +306,7 @@ def test_scores_that_say_nothing_are_said_in_words(made):
 def test_what_no_report_can_be_made_of():
     with pytest.raises(jc.InputError, match="2 of 3 test rows have outputs that are not finite"):
         report.measure(np.array([[1, np.nan], [0, 1], [np.inf, 0]]), np.array([0, 1, 1]), "ab")
-    with pytest.raises(jc.InputError, match="one label a row"):
+    with pytest.raises(jc.InputError, match="one label per row"):
         report.measure(np.ones((3, 2)), np.ones((3, 2)), "ab", head="multilabel")
     with pytest.raises(jc.InputError, match="none of the 2 test rows has a label from 0 to 1"):
         report.measure(np.ones((2, 2)), np.array([-1, 2]), "ab")
@@ -385,7 +385,7 @@ def test_rows_whose_label_is_no_class_count_nowhere():
     site = np.array(list("aabbbb"))
     found = report.measure(logits, label, ("cat", "dog"), groups={"site": site})
     expected = report.measure(logits[kept], label[kept], ("cat", "dog"), groups={"site": site[kept]})
-    assert found["notes"][0] == "2 of 6 test rows have a label that is no class (-1, 255); they count nowhere."
+    assert found["notes"][0] == "2 of 6 test rows have an invalid label (-1, 255) and do not count."
     assert found["metrics"] == expected["metrics"] and found["slices"] == expected["slices"]
     assert [e["row"] for e in found["chosen"]["mistakes"]] == [3] and [
         e["row"] for e in found["chosen"]["doubtful"]

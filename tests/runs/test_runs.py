@@ -207,7 +207,7 @@ def test_a_report_on_other_data_says_so(finished, run, tmp_path, capsys):
     )
     card, page = (run / "MODEL_CARD.md").read_text(), (run / "report.html").read_text()
     for text in (card, page):
-        assert "other data than the run" in text and "&lt;i&gt;b.npz" in text.replace("\\<i\\>", "&lt;i&gt;")
+        assert "data other than the run" in text and "&lt;i&gt;b.npz" in text.replace("\\<i\\>", "&lt;i&gt;")
     assert "Not the run's own test part, but other data" in card and "37 rows" in card and ": 20 rows" not in card
     assert command([str(run)]) == 0
     made = json.loads((run / "report.json").read_text())
@@ -542,7 +542,7 @@ def test_an_interrupted_report_says_so(run, monkeypatch, capsys):
 
     monkeypatch.setattr("jaxcnn.report.__main__.load_run", stop)
     assert command([str(run)]) == 130
-    assert capsys.readouterr().err == "jaxcnn.report: stopped; each report is written whole or not at all\n"
+    assert capsys.readouterr().err == "jaxcnn.report: stopped; each report is written completely or not at all\n"
 
 
 def test_checkpoints_of_another_model_are_named(run):

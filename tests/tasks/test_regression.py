@@ -30,7 +30,7 @@ def test_losses_by_hand():
     np.testing.assert_allclose(losses.huber(outputs, targets, 2.0), [0.25, 4.0])  # 2 * (5 - 1) / 2
     np.testing.assert_allclose(losses.squared_error(outputs[:, 0], targets[:, 0]), [1.0, 0.0])
     refused(
-        "outputs of shape .2, 2. for targets of shape .2,.: must be the same",
+        "outputs of shape .2, 2., targets of shape .2,.: must have the same shape",
         losses.squared_error,
         outputs,
         targets[:, 0],
@@ -66,7 +66,7 @@ def test_agreement_counts_rows():
     outputs, label = jnp.array([[0.1], [0.9], [-3.0], [jnp.nan], [0.5]]), jnp.array([0.1, 0.3, 0.6, 0.5, 0.5])
     found = metric(outputs, {"label": label, "row_mask": jnp.array([1.0, 1, 1, 1, 0])}).compute()
     assert found[0, 0] == found[1, 3] == found[2, 0] == 1 and found.sum() == 3
-    refused("needs finite limits in order", jc.metrics.agreement, 1.0, 0.0)
+    refused("must be finite limits in order", jc.metrics.agreement, 1.0, 0.0)
 
 
 BAD = [
@@ -107,8 +107,8 @@ def test_in_a_compiled_program_such_a_target_makes_the_loss_nan():
     [
         ({"loss": "l1"}, "loss='l1': must be one of squared, huber"),
         ({"delta": 0}, "delta=0: must be positive"),
-        ({"scale": 0.0}, "scale=0.0: needs one positive number, or one for each of the 1 outputs"),
-        ({"center": [1, 2]}, "center=.1, 2.: needs one finite number"),
+        ({"scale": 0.0}, "scale=0.0: must be one positive number, or one for each of the 1 outputs"),
+        ({"center": [1, 2]}, "center=.1, 2.: must be one finite number"),
         ({"limits": (1, 0)}, "limits=.1, 0.: must be the lowest and the highest target"),
     ],
 )

@@ -160,11 +160,11 @@ def test_rows_without_a_label_are_not_mixed(make):
 
 REFUSED = {
     "labels are 1 to 7, with 7 classes they must be 0 to 6: subtract 1": ("softmax", np.arange(ROWS) % 7 + 1),
-    "labels are -1 to 6, with 7 classes they must be 0 to 6: state ignore_label=-1": (
+    "labels are -1 to 6, with 7 classes they must be 0 to 6: use ignore_label=-1": (
         "softmax",
         np.where(np.arange(ROWS) % 2, LABEL, -1),
     ),
-    "labels are 0 to 255, with 7 classes they must be 0 to 6: state ignore_label=255": (
+    "labels are 0 to 255, with 7 classes they must be 0 to 6: use ignore_label=255": (
         "softmax",
         np.append(LABEL[1:] % 2, 255),
     ),
@@ -200,7 +200,7 @@ REFUSED = {
     "labels of shape (12, 7): head 'sigmoid' needs [N]": ("sigmoid", MANY),
     "labels are 0 to 2, must be 0 or 1, or between them": ("multilabel", MANY * 2),
     "labels are -1 to 1, must be 0 or 1, or between them": ("multilabel", np.where(MANY, 1, -1)),
-    "labels are -1 to 1, must be 0 or 1, or between them: state ignore_label=-1": (
+    "labels are -1 to 1, must be 0 or 1, or between them: use ignore_label=-1": (
         "multilabel",
         np.where(np.eye(ROWS, 7), -1, MANY),
     ),
@@ -342,13 +342,13 @@ def test_ignored_rows_move_no_group():
 
 def test_the_ignored_label_is_stated_rightly():
     for value, words in (
-        (3, "ignore_label=3: is a label itself, of 0 to 6"),
+        (3, "ignore_label=3: is one of the labels 0 to 6"),
         (0.5, "ignore_label=0.5: must be a whole number"),
     ):
         refused(words, made, ignore_label=value)
     refused("ignore_label=True", made, ignore_label=True)
-    refused("ignore_label=1: is a label itself, of 0 to 1", made, "multilabel", ignore_label=1)
-    refused('num_classes=1: one logit decides nothing under "softmax"', classification, Table(1))
+    refused("ignore_label=1: is one of the labels 0 to 1", made, "multilabel", ignore_label=1)
+    refused('num_classes=1: "softmax" needs at least two logits', classification, Table(1))
     refused(
         "with 7 classes they must be 0 to 6", made(ignore_label=-1).check, rows(np.where(np.arange(ROWS) % 2, -1, 7))
     )
@@ -395,7 +395,7 @@ def test_fit_and_evaluate_begin_with_the_check(compiled, hold):
     )
     for label, words in (
         (LABEL + 1, "subtract 1"),
-        (np.where(np.arange(ROWS) == 11, -1, LABEL), "state ignore_label=-1"),
+        (np.where(np.arange(ROWS) == 11, -1, LABEL), "use ignore_label=-1"),
     ):
         refused(words, fit, hold(rows(label)), 3)
         refused(words, jc.evaluate, measure, state.variables, hold(rows(label)))

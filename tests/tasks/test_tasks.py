@@ -214,7 +214,7 @@ def test_prepare_cuts_the_middle():
     checks = jnp.tile(jnp.array([[0.0, 1.0], [1.0, 0.0]]), (4, 4))[None, ..., None]
     larger = prepare(checks, size=(20, 20), interpolation="bicubic")
     assert (larger.min(), larger.max()) == (0, 1)  # bicubic weights reach beyond, pixels do not
-    with pytest.raises(InputError, match="resize=3: must be at least the 4 pixels"):
+    with pytest.raises(InputError, match="resize=3: must be at least 4"):
         prepare(ramp, size=(4, 4), resize=3)
     with pytest.raises(InputError, match="interpolation='cubic': must be 'bilinear' or 'bicubic'"):
         prepare(ramp, size=(4, 4), interpolation="cubic")

@@ -205,7 +205,7 @@ def test_paths(tmp_path, monkeypatch):
 
 def test_a_user_without_a_home(homeless, tmp_path, monkeypatch):
     """A path with `~` is refused, unless a file has that very name."""
-    words = "^~/a.safetensors: its ~ is the home of no user here; set HOME to a folder, or give the whole path$"
+    words = "^~/a.safetensors: no user here has the home folder that ~ means; set HOME to a folder, or give the whole path$"
     with pytest.raises(InputError, match=words):
         fetch.fetch("~/a.safetensors")
     with pytest.raises(InputError, match=words.replace("safetensors", "npz")):

@@ -1,6 +1,6 @@
-"""What runs in the worker processes: one file a benchmark, one function a subject, jaxcnn among its peers.
+"""The functions that run in the worker processes: one file per benchmark, one function per subject.
 
-The functions import what they need themselves: a peer's interpreter has no jaxcnn, and its memory is measured.
+The functions import their packages themselves, because a peer's interpreter has no jaxcnn and its memory is measured.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ class Prepared(NamedTuple):
 
     Attributes:
         call: does the work and returns when it is done.
-        per: units of work in one call; times are divided by it.
-        facts: what to say of the case besides its time, asked once all times and the peak of the memory are known.
+        per: units of work per call; times are divided by it.
+        facts: returns further facts of the case; called after all times and the peak of the memory are known.
 
     """
 

@@ -1,7 +1,7 @@
-"""The speed network on small colour images, network and recipe of `experiments.cifar10` as a careful user of PyTorch writes them.
+"""The network and the recipe of `experiments.cifar10` in PyTorch, as a careful user writes them.
 
-`main` prints a JSON line an epoch and one at the end; the test set is read once, then. `recipe` are the flags of
-`experiments.cifar10`, given as JSON, because a peer's interpreter has no jaxcnn.
+`main` prints one JSON line per epoch and one at the end, after the only pass over the test set. `recipe` has the flags
+of `experiments.cifar10` as JSON, because a peer's interpreter has no jaxcnn.
 """
 
 import argparse
@@ -15,14 +15,14 @@ import numpy as np
 from experiments.benchmarks.peers import Prepared
 from experiments.benchmarks.peers.mnist import say
 
-# what `experiments.cifar10` has no flags for
-ROWS = 1000  # training images that the whitening is computed from
+# settings without flags in `experiments.cifar10`
+ROWS = 1000  # training images from which the whitening is computed
 MOMENTUM = 0.8  # of Muon
-NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)  # its iteration, of three steps
+NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)  # coefficients of Muon's iteration, which has three steps
 
 
 def torch(args: argparse.Namespace) -> None:
-    """PyTorch, channels last, batches by index from tensors in memory, fused optimiser."""
+    """Train in PyTorch: channels last, batches by index from tensors in memory, fused optimiser."""
     import torch
     import torch.nn.functional as functions
 
@@ -76,7 +76,7 @@ def torch(args: argparse.Namespace) -> None:
 
 
 def _network(widths: list[int], classes: int, some: Any) -> Any:
-    """Return the network, its first layer whitening the 2x2 patches of `some` images."""
+    """Return the network; its first layer whitens the 2x2 patches of `some` images."""
     import torch
     import torch.nn.functional as functions
     from torch import nn
@@ -116,7 +116,7 @@ def _network(widths: list[int], classes: int, some: Any) -> Any:
 
 
 def _optimizer(model: Any, recipe: dict[str, Any], total: int) -> Any:
-    """Return the update of step `t`, of `total`: Nesterov SGD along one cycle, Muon along a line."""
+    """Return the update of step `t` of `total`: Nesterov SGD with one cycle, Muon with a linear schedule."""
     import torch
 
     named = [(name, p) for name, p in model.named_parameters()]
@@ -150,7 +150,7 @@ def _optimizer(model: Any, recipe: dict[str, Any], total: int) -> Any:
 
 
 def _orthogonal(matrix: Any) -> Any:
-    """Bring the singular values of a matrix near one."""
+    """Bring the singular values of a matrix close to 1."""
     a, b, c = NEWTON_SCHULZ
     wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
     wide = wide / wide.norm()
@@ -161,7 +161,7 @@ def _orthogonal(matrix: Any) -> Any:
 
 
 def _moved(image: Any, pixels: int, flip: bool) -> Any:
-    """Images mirrored with probability one half, and moved by up to so many pixels, the border mirrored; `[B, C, H, W]` uint8."""
+    """Mirror half of the images `[B, C, H, W]` uint8, and shift them by up to `pixels`, with mirrored borders."""
     import torch
     import torch.nn.functional as functions
 
@@ -178,7 +178,7 @@ def _moved(image: Any, pixels: int, flip: bool) -> Any:
 
 
 def _views(image: Any, flip: bool) -> list[Any]:
-    """The image as it is and moved by a pixel two ways, and the same of its mirror image."""
+    """Return the image, its shifts by one pixel in two directions, and the same for its mirror image."""
     import torch.nn.functional as functions
 
     found = []
@@ -189,7 +189,7 @@ def _views(image: Any, flip: bool) -> list[Any]:
 
 
 def floor(case: dict[str, Any]) -> Prepared:
-    """Count the work of a step on the default lowering, as handed to the compiler; parameters are read and written once."""
+    """Count the work of a step in the default lowering, before compilation; parameters are read and written once."""
     import jax
 
     import jaxcnn as jc

@@ -1,7 +1,8 @@
 """Reading batches: jaxcnn's input paths, tf.data, PyTorch's DataLoader and Grain, over the same files.
 
-A case is a dict: `kind` (resident, jpeg, array_record or tfrecord), `path` of the data, `batch`, and `images` to read in a call. All
-shuffle, and give float32 in 0..1; jaxcnn puts them on the device and reads them in a compiled step.
+A case is a dict: `kind` (resident, jpeg, array_record or tfrecord), `path` of the data, `batch`, and `images` per call.
+All
+subjects shuffle and give float32 in 0..1; jaxcnn puts the images on the device and reads them in a compiled step.
 """
 
 import glob
@@ -15,17 +16,17 @@ import numpy as np
 from experiments.benchmarks.peers import Prepared
 
 Case = dict[str, Any]
-NAME = "jc_bench_digits"  # of the TFDS set
+NAME = "jc_bench_digits"  # name of the TFDS set
 
 
 def jaxcnn(case: Case) -> Prepared:
-    """`jaxcnn.data`, through a compiled step that only adds the pixels up."""
+    """Read with `jaxcnn.data`, through a compiled step that only adds the pixels."""
     import jax
     import jax.numpy as jnp
 
     import jaxcnn as jc
 
-    if case["kind"] == "array_record":  # decoded into memory once; the copy to the device is the step's
+    if case["kind"] == "array_record":  # decoded into memory once; the step copies to the device
         return Prepared(lambda: jc.data.tfds(NAME, data_dir=case["path"], validation_fraction=0.0), case["images"])
     if case["kind"] == "resident":
         data = jc.data.npz(case["path"], validation_fraction=0.0).train
@@ -54,7 +55,7 @@ def jaxcnn(case: Case) -> Prepared:
 
 
 def tf_data(case: Case) -> Prepared:
-    """tf.data with its parallel map and prefetching."""
+    """Read with tf.data, with its parallel map and prefetching."""
     import tensorflow as tf
 
     def scaled(image: Any, label: Any) -> tuple[Any, Any]:
@@ -76,23 +77,16 @@ def tf_data(case: Case) -> Prepared:
     else:
         if case["kind"] == "jpeg":
             files = _jpegs(case["path"])
-            data = (
-                tf.data.Dataset.from_tensor_slices(files)
-                .shuffle(len(files))
-                .repeat()
-                .map(jpeg, num_parallel_calls=tf.data.AUTOTUNE)
-            )
+            data, read = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files)), jpeg
         else:
             files = glob.glob(f"{case['path']}/{NAME}/*/*-train.tfrecord*")
-            data = (
-                tf.data.TFRecordDataset(files).shuffle(10_000).repeat().map(record, num_parallel_calls=tf.data.AUTOTUNE)
-            )
-        data = data.batch(case["batch"])
+            data, read = tf.data.TFRecordDataset(files).shuffle(10_000), record
+        data = data.repeat().map(read, num_parallel_calls=tf.data.AUTOTUNE).batch(case["batch"])
     return _taking(case, iter(data.prefetch(tf.data.AUTOTUNE)))
 
 
 def torch(case: Case) -> Prepared:
-    """PyTorch's DataLoader: whole batches by index from memory, a process a core for files."""
+    """Read with PyTorch's DataLoader: whole batches by index from memory, one process per core for files."""
     import os
 
     import torch
@@ -124,7 +118,7 @@ def torch(case: Case) -> Prepared:
 
 
 def grain(case: Case) -> Prepared:
-    """Grain with its threads."""
+    """Read with Grain and its threads."""
     import grain
 
     if case["kind"] == "resident":
@@ -144,7 +138,7 @@ def grain(case: Case) -> Prepared:
 
 
 def floor(case: Case) -> Prepared:
-    """Count the bytes of a pixel's way: read once as a byte, written once as a float."""
+    """Count the bytes of a pixel, which is read once as a byte and written once as a float."""
     return Prepared(lambda: None, facts=lambda: {"flop": 0.0, "bytes": case["pixels"] * 5})
 
 

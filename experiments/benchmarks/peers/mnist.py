@@ -1,7 +1,8 @@
-"""The tutorial network on MNIST, as a careful user of each library writes it: `python -m experiments.benchmarks.peers.mnist PEER ...`.
+"""The tutorial network on MNIST in each library, as a careful user writes it.
 
-Convolution 32@3x3 without padding, ReLU, 2x2 max pooling, dense 128, ReLU, dense 10; Adam at 1e-3; all data in memory; the
-test set read once, at the end. Prints JSON lines: a first step, every epoch, the end.
+The network is convolution 32@3x3 without padding, ReLU, 2x2 max pooling, dense 128, ReLU, dense 10, trained with Adam
+at 1e-3. All data are in memory, and the test set is read once, at the end.
+`python -m experiments.benchmarks.peers.mnist PEER` prints JSON lines: the first step, every epoch, the end.
 """
 
 import argparse
@@ -18,12 +19,12 @@ PEERS = ("keras-tensorflow", "keras-jax", "torch", "torch-compile", "flax")
 
 
 def say(event: str, **values: Any) -> None:
-    """Print one JSON line; `event` comes first in it."""
+    """Print one JSON line that begins with `event`."""
     print(json.dumps({"event": event, **values}), flush=True)
 
 
 def load(path: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Images as float32 `[N, 28, 28, 1]` in 0..1 and labels, of the training and the test part, with no copy more than that."""
+    """Read training and test images as float32 `[N, 28, 28, 1]` in 0..1, with their labels, without further copies."""
 
     def scaled(image):
         return np.multiply(image, np.float32(1 / 255), dtype=np.float32)[..., None]
@@ -33,7 +34,7 @@ def load(path: str) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def keras(args: argparse.Namespace) -> None:
-    """Keras: one `fit`."""
+    """Train in Keras with one `fit`."""
     os.environ["KERAS_BACKEND"] = args.peer.removeprefix("keras-")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
@@ -66,7 +67,7 @@ def keras(args: argparse.Namespace) -> None:
 
 
 def torch(args: argparse.Namespace) -> None:
-    """PyTorch, eager or compiled: batches by index from tensors in memory, fused Adam."""
+    """Train in PyTorch, eager or compiled: batches by index from tensors in memory, fused Adam."""
     import torch
     import torch.nn.functional as functions
     from torch import nn
@@ -113,7 +114,7 @@ def torch(args: argparse.Namespace) -> None:
 
 
 def flax(args: argparse.Namespace) -> None:
-    """Flax: one jitted step and a Python loop, on the default lowering."""
+    """Train in Flax with one jitted step, a Python loop and the default lowering."""
     import jax
 
     (x, y), (xt, yt) = load(args.data)
@@ -132,28 +133,25 @@ def flax(args: argparse.Namespace) -> None:
         return i + args.batch_size, float(loss)
 
     def accuracy() -> float:
-        return float(
-            np.mean([np.asarray(predict(state, xt[i : i + 1000])) == yt[i : i + 1000] for i in range(0, len(xt), 1000)])
-        )
+        starts = range(0, len(xt), 1000)
+        return float(np.mean([np.asarray(predict(state, xt[i : i + 1000])) == yt[i : i + 1000] for i in starts]))
 
     _epochs(args, epoch, accuracy)
 
 
 def floor(batch_size: int) -> Prepared:
-    """Count the work of a step on the default lowering, as handed to the compiler; the state is read and written once."""
+    """Count the work of a step in the default lowering, before compilation; the state is read and written once."""
     import jax
 
     state, step, _ = _flax()
     batch = np.zeros((batch_size, 28, 28, 1), np.float32), np.zeros(batch_size, np.int32)
     flop = jax.jit(step).lower(state, *batch).cost_analysis()["flops"]
-    return Prepared(
-        lambda: None,
-        facts=lambda: {"flop": flop, "bytes": 2 * sum(a.nbytes for a in jax.tree.leaves(state)) + batch[0].nbytes},
-    )
+    moved = 2 * sum(a.nbytes for a in jax.tree.leaves(state)) + batch[0].nbytes
+    return Prepared(lambda: None, facts=lambda: {"flop": flop, "bytes": moved})
 
 
 def _flax() -> tuple[Any, Any, Any]:
-    """First state, step and prediction of the network in plain Flax."""
+    """Return the first state, the step and the prediction of the network in plain Flax."""
     import jax
     import optax
     from flax import linen as nn
@@ -182,7 +180,7 @@ def _flax() -> tuple[Any, Any, Any]:
 
 
 def _epochs(args: argparse.Namespace, epoch: Any, accuracy: Any) -> None:
-    """Run `epoch`, which returns how many images it took and waits for its last loss, as often as asked for."""
+    """Run all epochs; `epoch` returns the number of its images and its last loss, for which it waits."""
     for _ in range(1 if args.first_step else args.epochs):
         start = time.perf_counter()
         images, loss = epoch()

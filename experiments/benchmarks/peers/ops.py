@@ -1,8 +1,8 @@
-"""One operation, forward and gradient to all arguments: jaxcnn, PyTorch, and JAX's default lowering, which is what Flax's layers call.
+"""One operation with gradients of all arguments: jaxcnn, PyTorch, and JAX's default lowering, which Flax uses.
 
-A case is a dict: `op`, the shape `x` channels last, and for pools `window`, else `kernel` `[*window, C_in / groups, C_out]`;
-`strides`, `padding` (a number) and `groups` where they are not 1, 0 and 1. All subjects draw the same numbers and differentiate
-`square(op(...)).sum()`.
+A case is a dict: `op`; the shape `x`, channels last; for pools `window`, otherwise `kernel` `[*window, C_in / groups,
+C_out]`; and `strides`, `padding` (a number) and `groups`, which default to 1, 0 and 1. All subjects use the same random
+numbers and differentiate `square(op(...)).sum()`.
 """
 
 import functools
@@ -17,23 +17,23 @@ Case = dict[str, Any]
 
 
 def arrays(case: Case) -> list[np.ndarray]:
-    """Image and kernel, if there is one."""
+    """Return the image, and the kernel if there is one."""
     rng = np.random.default_rng(0)
     return [rng.standard_normal(case[name], dtype=np.float32) for name in ("x", "kernel") if name in case]
 
 
 def jaxcnn(case: Case) -> Prepared:
-    """`jaxcnn.ops`, compiled."""
+    """Run `jaxcnn.ops`, compiled."""
     return _compiled(case, _jaxcnn_op(case), compare=True)
 
 
 def flax(case: Case) -> Prepared:
-    """What `flax.linen` lowers to, compiled."""
+    """Run the default lowering, compiled, as `flax.linen` does."""
     return _compiled(case, _default_op(case))
 
 
 def torch(case: Case) -> Prepared:
-    """PyTorch, channels last where it has such a layout."""
+    """Run PyTorch, channels last if it has such a layout."""
     import torch
     import torch.nn.functional as functions
 
@@ -61,10 +61,10 @@ def torch(case: Case) -> Prepared:
 
 
 def floor(case: Case) -> Prepared:
-    """Count the work of a case: multiplications and additions of the default lowering, and the bytes that must be moved at least once.
+    """Count the work of a case: multiplications and additions of the default lowering, and the bytes to be moved.
 
-    Of the program as it is handed to the compiler: the CPU's compiler then widens grouped convolutions to dense ones, and
-    counts twenty times the work; and jaxcnn's own lowering does less of it, which must not make it look slower.
+    The program is counted before compilation. The CPU's compiler turns grouped convolutions into dense ones and would
+    count twenty times the work, and jaxcnn's own lowering does less work, which must not make it look slower.
     """
     import jax
 
@@ -95,15 +95,14 @@ def _loss_and_gradients(op: Callable, arguments: int) -> Callable:
 
 
 def _error(ours: Callable, default: Callable, args: list) -> float:
-    """Largest difference of output and gradients from the default's, relative to the largest value in each."""
+    """Return the largest difference of output and gradients from the default, relative to the largest value of each."""
     import jax
 
     def everything(op: Callable) -> list[np.ndarray]:
         return list(map(np.asarray, jax.jit(lambda *a: (op(*a), *_loss_and_gradients(op, len(a))(*a)[1]))(*args)))
 
-    return max(
-        float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(everything(ours), everything(default), strict=True)
-    )
+    pairs = zip(everything(ours), everything(default), strict=True)
+    return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
 
 
 def _jaxcnn_op(case: Case) -> Callable:

@@ -1,7 +1,8 @@
-"""Training steps of a whole network: jaxcnn, the same network on JAX's default lowering, and PyTorch, eager and compiled.
+"""Training steps of a whole network: jaxcnn, JAX's default lowering, and PyTorch, eager and compiled.
 
-A case is a dict: `blocks` and `bottleneck` of a ResNet, or neither for MobileNet; `cifar_stem`, `width` (share of the channels),
-`batch`, `size`, `classes`, `steps` in a call, and `bfloat16` for mixed precision. Stochastic gradient descent with momentum.
+A case is a dict: `blocks` and `bottleneck` of a ResNet, or neither for MobileNet; `cifar_stem`, `width` (share of the
+channels), `batch`, `size`, `classes`, `steps` per call, and `bfloat16` for mixed precision. The optimiser is SGD with
+momentum.
 """
 
 from typing import Any
@@ -15,14 +16,14 @@ RATE, MOMENTUM = 0.01, 0.9
 
 
 def arrays(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 `[B, H, W, 3]` and labels `[B]`, of noise."""
+    """Return random images uint8 `[B, H, W, 3]` and labels `[B]`."""
     rng = np.random.default_rng(0)
     shape = (case["batch"], case["size"], case["size"], 3)
     return rng.integers(0, 256, shape, dtype=np.uint8), rng.integers(0, case["classes"], case["batch"]).astype(np.int32)
 
 
 def jaxcnn(case: Case) -> Prepared:
-    """Several steps in one dispatch over data on the device, as `jaxcnn.fit` runs them."""
+    """Run several steps per dispatch over data on the device, as `jaxcnn.fit` does."""
     import jax
 
     import jaxcnn as jc
@@ -42,7 +43,7 @@ def jaxcnn(case: Case) -> Prepared:
 
 
 def flax(case: Case) -> Prepared:
-    """The same network and step, lowered as XLA does by itself, a dispatch a step."""
+    """Run the same network and step in the default lowering, one dispatch per step."""
     import jax
 
     import jaxcnn as jc
@@ -53,7 +54,7 @@ def flax(case: Case) -> Prepared:
 
     def call() -> None:
         nonlocal state
-        with jc.ops.native_lowering():  # in force while the first call traces
+        with jc.ops.native_lowering():  # takes effect when the first call traces
             for _ in range(case["steps"]):
                 state, sums = step(state, batch)
         jax.block_until_ready(sums)
@@ -62,7 +63,7 @@ def flax(case: Case) -> Prepared:
 
 
 def floor(case: Case) -> Prepared:
-    """Count the work of a step on the default lowering, as handed to the compiler; parameters are read and written once."""
+    """Count the work of a step in the default lowering, before compilation; parameters are read and written once."""
     import jax
 
     import jaxcnn as jc
@@ -79,7 +80,7 @@ def floor(case: Case) -> Prepared:
 
 
 def torch(case: Case, compiled: bool = False) -> Prepared:
-    """PyTorch, channels last, fused optimiser; mixed precision by autocast."""
+    """Run PyTorch: channels last, fused optimiser, mixed precision by autocast."""
     import torch
     import torch.nn.functional as functions
 
@@ -111,12 +112,12 @@ def torch(case: Case, compiled: bool = False) -> Prepared:
 
 
 def torch_compile(case: Case) -> Prepared:
-    """PyTorch through `torch.compile`."""
+    """Run PyTorch through `torch.compile`."""
     return torch(case, compiled=True)
 
 
 def _task(case: Case) -> tuple[Any, Any, dict[str, np.ndarray]]:
-    """Task, optimiser and batch."""
+    """Return task, optimiser and batch."""
     import jaxcnn as jc
 
     options = {
@@ -136,7 +137,7 @@ def _task(case: Case) -> tuple[Any, Any, dict[str, np.ndarray]]:
 
 
 def _first(task: Any, tx: Any, batch: dict[str, np.ndarray]) -> Any:
-    """Return the first state, made by one program."""
+    """Return the first state, made by one compiled program."""
     import jax
 
     import jaxcnn as jc

@@ -1,4 +1,4 @@
-"""What this machine can do at most: the rates of a large matrix product and of a large copy, through JAX."""
+"""The limits of this machine: the rates of a large matrix product and of a large copy, through JAX."""
 
 import time
 from typing import Any
@@ -7,7 +7,13 @@ from experiments.benchmarks.peers import Prepared
 
 
 def rates(case: dict[str, Any]) -> Prepared:
-    """Measure both, best of `repeats`, with a matrix of `size` and `megabytes` to copy, larger on an accelerator; name the device."""
+    """Measure both rates and name the device.
+
+    Args:
+        case: `size` of the matrix, `megabytes` to copy (both larger on an accelerator), and `repeats`, of which the
+            best counts.
+
+    """
     import jax
     import jax.numpy as jnp
 
@@ -21,19 +27,15 @@ def rates(case: dict[str, Any]) -> Prepared:
 
     def facts() -> dict[str, Any]:
         device = jax.devices()[0]
-        size, count = (
-            (case["size"], case["megabytes"] << 18)
-            if device.platform == "cpu"
-            else (4 * case["size"], case["megabytes"] << 20)
-        )
+        factor = 1 if device.platform == "cpu" else 4
+        size, count = factor * case["size"], factor * case["megabytes"] << 18
         found = {"device": device.device_kind, "device_platform": device.platform}
         for name, dtype in (("matmul_gflops", jnp.float32), ("matmul_gflops_bfloat16", jnp.bfloat16)):
-            if device.platform != "cpu" or dtype == jnp.float32:  # a CPU may take a minute for the other
+            if device.platform != "cpu" or dtype == jnp.float32:  # bfloat16 may take a minute on a CPU
                 a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
                 found[name] = 2 * size**3 / best(jax.jit(jnp.dot), a, a) / 1e9
         x = jnp.ones(count, jnp.float32)
-        return found | {
-            "copy_gbs": 2 * x.nbytes / best(jax.jit(lambda x: -x), x) / 1e9
-        }  # a plain copy would not be made
+        negate = jax.jit(lambda x: -x)  # XLA would elide a plain copy
+        return found | {"copy_gbs": 2 * x.nbytes / best(negate, x) / 1e9}
 
     return Prepared(lambda: None, facts=facts)
