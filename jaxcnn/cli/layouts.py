@@ -13,7 +13,8 @@ from jaxcnn.core.files import expanded
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import Splits, is_idx_folder
-from jaxcnn.data.image import ENDINGS, head
+from jaxcnn.data.image import head
+from jaxcnn.data.image_file import ENDINGS
 from jaxcnn.data.table import FILE, kind_of
 from jaxcnn.data.table import read as read_table
 from jaxcnn.runs.source import read as read_source

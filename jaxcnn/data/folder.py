@@ -16,7 +16,8 @@ from jaxcnn.core.types import InputError
 from jaxcnn.data import listing
 from jaxcnn.data.checking import labelled
 from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, sides, taken
-from jaxcnn.data.image import ENDINGS, Head, Resize, decode, head, without_warnings
+from jaxcnn.data.image import Head, Resize, decode, head
+from jaxcnn.data.image_file import ENDINGS, without_warnings
 from jaxcnn.data.parts import tell_copies, tell_same_files
 from jaxcnn.data.splitting import cut
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
-from jaxcnn.data.image import ENDINGS
+from jaxcnn.data.image_file import ENDINGS
 
 TRAIN, VALID, TEST = ("train",), ("valid", "validation", "val"), ("test",)  # in upper or lower case
 # files and folders that operating systems and programs create, besides names that start with a dot

@@ -54,13 +54,11 @@ class Network(nn.Module):
     their last layer from `precision.promote_float32` features.
 
     Attributes:
-        sources: whose state dicts `load_weights` reads into it, of `"torchvision"` and `"timm"`.
-        smallest: side of the smallest image.
-        default_image: height, width and channels of the images that it was made for.
+        smallest: side of the smallest image that works.
+        default_image: height, width and channels of the images that the model was designed for.
 
     """
 
-    sources = ()
     smallest = 1
     default_image = (224, 224, 3)
 
@@ -77,10 +75,6 @@ class Network(nn.Module):
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
         """Return outputs, such as logits `[B, num_classes]`."""
         raise TypeError(f"{type(self).__name__} defines no head()")
-
-    def torch_names(self, source: str) -> dict[str, str]:
-        """Return what `source` calls the modules and lone parameters: `{"stem.conv": "conv1"}`; see `jaxcnn.weights`."""
-        raise TypeError(f"{type(self).__name__} reads no weights of {source}")
 
     def __call__(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> Array:
         """Map `[B, H, W, C]` float to the outputs of `head`."""

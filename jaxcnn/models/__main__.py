@@ -10,6 +10,7 @@ import jax
 
 from jaxcnn.explain import summary
 from jaxcnn.models import MODELS
+from jaxcnn.weights.tables import TABLES
 
 
 def entry(name: str) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def entry(name: str) -> dict[str, Any]:
         "name": name,
         "parameters": found.parameters,
         "gflop": round(found.flop / 1e9, 6),
-        "weights": list(getattr(model, "sources", ())),
+        "weights": list(TABLES.get(name, ())),
     }
 
 

@@ -27,7 +27,6 @@ class AlexNet(Network):
     dropout: float = 0.5
     dtype: Any = None
 
-    sources = ("torchvision",)
     smallest = 63
 
     def setup(self) -> None:
@@ -56,12 +55,6 @@ class AlexNet(Network):
         for layer in self.dense:
             x = nn.relu(layer(self.drop(x, train=train)))
         return self.logits(promote_float32(x))
-
-    def torch_names(self, source: str) -> dict[str, str]:
-        """Positions in the two lists of layers."""
-        del source
-        places = {"dense_0": "classifier.1", "dense_1": "classifier.4", "logits": "classifier.6"}
-        return {f"convs_{i}": f"features.{at}" for i, at in enumerate((0, 3, 6, 8, 10))} | places
 
 
 def alexnet(num_classes: int = 1000, **options: Any) -> AlexNet:

@@ -66,7 +66,6 @@ class ConvNeXt(Staged):
     dtype: Any = None
 
     smallest = 32
-    sources = ("torchvision", "timm")
 
     def setup(self) -> None:
         """Make the layers."""
@@ -86,32 +85,6 @@ class ConvNeXt(Staged):
         """Return logits `[B, num_classes]`."""
         pooled = ops.global_avg_pool(promote_float32(features[f"stage{len(self.blocks)}"]))
         return self.logits(self.drop(self.norm_last(pooled), train=train))
-
-    def torch_names(self, source: str) -> dict[str, str]:
-        """Positions in torchvision, where the reductions are stages of their own; words in timm."""
-        tv = source == "torchvision"
-        at = (
-            ("features.0.0", "features.0.1", "classifier.0", "classifier.2")
-            if tv
-            else ("stem.0", "stem.1", "head.norm", "head.fc")
-        )
-        names: dict[str, str] = dict(zip(("stem.conv", "stem.norm", "norm_last", "logits"), at, strict=True))
-        parts = ("scale.gamma", "conv", "norm", "dense1", "dense2")
-        words = (
-            ("layer_scale", "block.0", "block.2", "block.3", "block.5")
-            if tv
-            else ("gamma", "conv_dw", "norm", "mlp.fc1", "mlp.fc2")
-        )
-        for i, count in enumerate(self.blocks):
-            reduce = f"features.{2 * i}" if tv else f"stages.{i}.downsample"
-            names |= {f"stages_{i}_0.norm": f"{reduce}.0", f"stages_{i}_0.conv": f"{reduce}.1"} if i else {}
-            for j in range(count):
-                here, there = (
-                    f"stages_{i}_{j + (i > 0)}",
-                    f"features.{2 * i + 1}.{j}" if tv else f"stages.{i}.blocks.{j}",
-                )
-                names |= {f"{here}.{part}": f"{there}.{word}" for part, word in zip(parts, words, strict=True)}
-        return names
 
 
 def convnext_tiny(num_classes: int = 1000, **options: Any) -> ConvNeXt:

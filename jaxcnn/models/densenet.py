@@ -76,7 +76,6 @@ class DenseNet(Staged):
     dtype: Any = None
 
     smallest = 29
-    sources = ("torchvision", "timm")
     pools = types.MappingProxyType({1: functools.partial(ops.max_pool, window=3, strides=2, padding=1)})
 
     def setup(self) -> None:
@@ -88,23 +87,6 @@ class DenseNet(Staged):
         self.last = NormConv(**options)
         self.drop = Dropout(0.0)
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
-
-    def torch_names(self, source: str) -> dict[str, str]:
-        """Everything but the last layer is a feature; blocks and layers count from 1."""
-        del source
-        names = {
-            "stem.conv": "features.conv0",
-            "stem.norm": "features.norm0",
-            "last.norm": "features.norm5",
-            "logits": "classifier",
-        }
-        for i, count in enumerate(self.blocks):
-            for part in ("norm", "conv"):
-                names |= {f"stages_{i}_0.layer.{part}": f"features.transition{i}.{part}"}
-                for j in range(count):
-                    here, there = f"stages_{i}_{j + (i > 0)}", f"features.denseblock{i + 1}.denselayer{j + 1}"
-                    names |= {f"{here}.layer{k}.{part}": f"{there}.{part}{k}" for k in (1, 2)}
-        return names
 
 
 def densenet121(num_classes: int = 1000, **options: Any) -> DenseNet:

@@ -15,7 +15,7 @@ import jax
 from jaxcnn import ops
 from jaxcnn.core.precision import promote_float32
 from jaxcnn.layers import ConvNorm, Dense, Dropout
-from jaxcnn.models.inception import Inception, Norm, Step, Unit, unit_names
+from jaxcnn.models.inception import Inception, Norm, Step, Unit
 
 Array = jax.Array
 halve = functools.partial(ops.max_pool, window=3, strides=2, ceil=True)
@@ -54,40 +54,27 @@ class GoogLeNet(Inception):
     dropout: float = 0.2
 
     smallest = 17
-    sources = ("torchvision",)
     pools = types.MappingProxyType(
         {1: halve, 2: halve, 3: halve, 4: functools.partial(ops.max_pool, window=2, ceil=True)}
     )
     taps = types.MappingProxyType({(3, 0): "aux1", (3, 3): "aux2"})
     table = (
         (Unit("conv1", 64, 7, 2, ((3, 3), (3, 3))),),
-        (("", ((Unit("conv2", 64), Unit("conv3", 192, 3)),)),),
-        (("inception3a", _mixed(64, (96, 128), (16, 32), 32)), ("inception3b", _mixed(128, (128, 192), (32, 96), 64))),
+        (((Unit("conv2", 64), Unit("conv3", 192, 3)),),),
+        (_mixed(64, (96, 128), (16, 32), 32), _mixed(128, (128, 192), (32, 96), 64)),
         (
-            ("inception4a", _mixed(192, (96, 208), (16, 48), 64)),
-            ("inception4b", _mixed(160, (112, 224), (24, 64), 64)),
-            ("inception4c", _mixed(128, (128, 256), (24, 64), 64)),
-            ("inception4d", _mixed(112, (144, 288), (32, 64), 64)),
-            ("inception4e", _mixed(256, (160, 320), (32, 128), 128)),
+            _mixed(192, (96, 208), (16, 48), 64),
+            _mixed(160, (112, 224), (24, 64), 64),
+            _mixed(128, (128, 256), (24, 64), 64),
+            _mixed(112, (144, 288), (32, 64), 64),
+            _mixed(256, (160, 320), (32, 128), 128),
         ),
-        (
-            ("inception5a", _mixed(256, (160, 320), (32, 128), 128)),
-            ("inception5b", _mixed(384, (192, 384), (48, 128), 128)),
-        ),
+        (_mixed(256, (160, 320), (32, 128), 128), _mixed(384, (192, 384), (48, 128), 128)),
     )
 
     def make_extra(self) -> nn.Module:
         """Return an auxiliary head."""
         return Extra(self.num_classes, norm=self.norm, dtype=self.dtype)
-
-    def torch_names(self, source: str) -> dict[str, str]:
-        """Branches are lists, of which the last begins with its pooling."""
-        del source
-        names = {here: there.replace("_", ".") for here, there in unit_names(self.table).items()} | {"logits": "fc"}
-        for i, aux in enumerate(("aux1", "aux2")):
-            names |= {f"extra_{i}.conv.conv": f"{aux}.conv.conv", f"extra_{i}.conv.norm": f"{aux}.conv.bn"}
-            names |= {f"extra_{i}.dense": f"{aux}.fc1", f"extra_{i}.logits": f"{aux}.fc2"}
-        return names
 
 
 def googlenet(num_classes: int = 1000, **options: Any) -> GoogLeNet:

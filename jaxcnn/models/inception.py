@@ -71,15 +71,14 @@ class Inception(Staged):
     remat: bool = False
     dtype: Any = None
 
-    sources = ("torchvision", "timm")
-    table: ClassVar[tuple[Any, ...]] = ()
+    table: ClassVar[tuple[Any, ...]] = ()  # the stem, then stages of blocks; a block is a tuple of branches
 
     def setup(self) -> None:
         """Make the layers."""
         make = functools.partial(Mixed, norm=self.norm, dtype=self.dtype)
         stem, *stages = self.table
         self.stem = make([stem])
-        self.stages = [[make(branches) for _, branches in stage] for stage in stages]
+        self.stages = [[make(branches) for branches in stage] for stage in stages]
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
         self.extra = [self.make_extra() for _ in self.taps] if self.aux else []
@@ -182,40 +181,15 @@ class InceptionV3(Inception):
     taps = types.MappingProxyType({(3, 4): "aux"})
     table = (
         (Unit("Conv2d_1a_3x3", 32, 3, 2), Unit("Conv2d_2a_3x3", 32, 3, 1, "VALID"), Unit("Conv2d_2b_3x3", 64, 3)),
-        (("", ((Unit("Conv2d_3b_1x1", 80), Unit("Conv2d_4a_3x3", 192, 3, 1, "VALID")),)),),
-        (("Mixed_5b", _a(32)), ("Mixed_5c", _a(64)), ("Mixed_5d", _a(64))),
-        (("Mixed_6a", B), ("Mixed_6b", _c(128)), ("Mixed_6c", _c(160)), ("Mixed_6d", _c(160)), ("Mixed_6e", _c(192))),
-        (("Mixed_7a", D), ("Mixed_7b", E), ("Mixed_7c", E)),
+        (((Unit("Conv2d_3b_1x1", 80), Unit("Conv2d_4a_3x3", 192, 3, 1, "VALID")),),),
+        (_a(32), _a(64), _a(64)),
+        (B, _c(128), _c(160), _c(160), _c(192)),
+        (D, E, E),
     )
 
     def make_extra(self) -> nn.Module:
         """Return the auxiliary head."""
         return Extra(self.num_classes, self.norm, self.dtype)
-
-    def torch_names(self, source: str) -> dict[str, str]:
-        """Both libraries use the same names, which are those of the paper's code."""
-        del source
-        return unit_names(self.table) | {
-            "extra_0.conv0.conv": "AuxLogits.conv0.conv", "extra_0.conv0.norm": "AuxLogits.conv0.bn", "extra_0.logits": "AuxLogits.fc",
-            "extra_0.conv1.conv": "AuxLogits.conv1.conv", "extra_0.conv1.norm": "AuxLogits.conv1.bn", "logits": "fc",
-        }  # fmt: skip
-
-
-def unit_names(table: Sequence[Any]) -> dict[str, str]:
-    """Names of all units of a table; where a block's name is empty, the units stand alone."""
-    stem, *stages = table
-    places = [("stem", "", (stem,))] + [
-        (f"stages_{i}_{j}", name, branches)
-        for i, stage in enumerate(stages)
-        for j, (name, branches) in enumerate(stage)
-    ]
-    names = {}
-    for here, block, branches in places:
-        for step in (step for branch in branches for step in branch):
-            for unit in (step,) if isinstance(step, Unit) else () if callable(step) else step:
-                there = f"{block}.{unit.name}".removeprefix(".")
-                names |= {f"{here}.{unit.name}.conv": f"{there}.conv", f"{here}.{unit.name}.norm": f"{there}.bn"}
-    return names
 
 
 def inception_v3(num_classes: int = 1000, **options: Any) -> InceptionV3:

@@ -136,14 +136,13 @@ class Inverted(Staged):
         return (self.size, self.size, 3)
 
     @property
-    def layout(self) -> list[list[tuple[int, int, Row]]]:
-        """Blocks by stage, each with its place in the table; a stage begins where the resolution halves."""
-        stages: list[list[tuple[int, int, Row]]] = [[]]
-        for i, rows in enumerate(self.table):
-            for j, row in enumerate(rows):
-                if row.strides > 1 and stages[-1]:
-                    stages.append([])
-                stages[-1].append((i, j, row))
+    def layout(self) -> list[list[Row]]:
+        """Blocks by stage; a stage begins where the resolution halves."""
+        stages: list[list[Row]] = [[]]
+        for row in itertools.chain.from_iterable(self.table):
+            if row.strides > 1 and stages[-1]:
+                stages.append([])
+            stages[-1].append(row)
         return stages
 
     def setup(self) -> None:
@@ -153,7 +152,7 @@ class Inverted(Staged):
         block = functools.partial(InvertedResidual, **options, norm=self.norm, dtype=self.dtype)
         rates = iter(growing(self.drop_path, sum(map(len, self.table))))
         self.stem = make(self.ends[0], (3, 3), 2, 1)
-        self.stages = [[block(row, drop_path=next(rates)) for _, _, row in stage] for stage in self.layout]
+        self.stages = [[block(row, drop_path=next(rates)) for row in stage] for stage in self.layout]
         self.last = make(self.ends[1], (1, 1))
         self.dense = Dense(self.hidden, dtype=self.dtype) if self.hidden else None
         self.drop = Dropout(self.dropout)
@@ -164,70 +163,6 @@ class Inverted(Staged):
         x = ops.global_avg_pool(features["last"])
         x = x if self.dense is None else self.activation(self.dense(x))
         return self.logits(self.drop(promote_float32(x), train=train))
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The third MobileNet of timm has another epsilon and, like this one, no way to say so in its file."""
-        return ("torchvision",) if self.hidden else ("torchvision", "timm")
-
-    def torch_names(self, source: str) -> dict[str, str]:
-        """Where torchvision numbers the blocks through (MobileNets) or by row of the table (EfficientNet), and timm by row."""
-        count, names = itertools.count(1), {}
-        by_row, second = self.activation is nn.silu, self.activation is nn.relu6
-        for s, stage in enumerate(self.layout):
-            for b, (i, j, row) in enumerate(stage):
-                channels = stage[b - 1][2].out if b else self.layout[s - 1][-1][2].out if s else self.ends[0]
-                parts = (
-                    ["expand"] * (row.inner != channels)
-                    + ["depthwise"]
-                    + ["attention"] * bool(row.squeezed)
-                    + ["project"]
-                )
-                if source == "timm":
-                    names |= _timm_block(f"stages_{s}_{b}", f"blocks.{i}.{j}", parts)
-                else:
-                    there = f"features.{i + 1}.{j}" if by_row else f"features.{next(count)}"
-                    names |= _torchvision_block(
-                        f"stages_{s}_{b}", f"{there}.{'conv' if second else 'block'}", parts, second
-                    )
-        if source == "timm":
-            last = {"last.conv": "conv_head", "last.norm": "bn2", "logits": "classifier"}
-            return names | {"stem.conv": "conv_stem", "stem.norm": "bn1"} | last
-        last = f"features.{len(self.table) + 1}" if by_row else f"features.{next(count)}"
-        names |= {
-            "stem.conv": "features.0.0",
-            "stem.norm": "features.0.1",
-            "last.conv": f"{last}.0",
-            "last.norm": f"{last}.1",
-        }
-        return names | (
-            {"dense": "classifier.0", "logits": "classifier.3"} if self.hidden else {"logits": "classifier.1"}
-        )
-
-
-def _torchvision_block(here: str, there: str, parts: list[str], second: bool) -> dict[str, str]:
-    """Places in a list; the second version has the last convolution and its norm in that list, the others in one of their own."""
-    names = {}
-    for k, part in enumerate(parts):
-        if part == "attention":
-            names |= {f"{here}.attention.reduce": f"{there}.{k}.fc1", f"{here}.attention.expand": f"{there}.{k}.fc2"}
-        elif part == "project" and second:
-            names |= {f"{here}.project.conv": f"{there}.{k}", f"{here}.project.norm": f"{there}.{k + 1}"}
-        else:
-            names |= {f"{here}.{part}.conv": f"{there}.{k}.0", f"{here}.{part}.norm": f"{there}.{k}.1"}
-    return names
-
-
-def _timm_block(here: str, there: str, parts: list[str]) -> dict[str, str]:
-    """Norms are numbered; the last convolution is called `conv_pwl` only where there is one before the depthwise."""
-    convs = ("expand", "conv_pw"), ("depthwise", "conv_dw"), ("project", "conv_pwl" if "expand" in parts else "conv_pw")
-    names = {
-        f"{here}.attention.reduce": f"{there}.se.conv_reduce",
-        f"{here}.attention.expand": f"{there}.se.conv_expand",
-    }
-    for n, (part, name) in enumerate((c for c in convs if c[0] in parts), 1):
-        names |= {f"{here}.{part}.conv": f"{there}.{name}", f"{here}.{part}.norm": f"{there}.bn{n}"}
-    return names
 
 
 def rounded(n: float) -> int:

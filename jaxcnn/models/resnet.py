@@ -99,13 +99,6 @@ class ResNet(Staged):
         return (32, 32, 3) if self.cifar_stem else (224, 224, 3)
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """CBAM and the networks for small images are in neither library, squeeze and excitation in timm alone."""
-        if self.cifar_stem or self.attention is cbam:
-            return ()
-        return ("timm",) if self.attention is squeeze else ("torchvision", "timm")
-
-    @property
     def pools(self) -> dict[int, Callable[[Array], Array]]:
         """The pooling after the stem."""
         return {} if self.cifar_stem else {1: functools.partial(ops.max_pool, window=3, strides=2, padding=1)}
@@ -128,22 +121,6 @@ class ResNet(Staged):
         self.stages = [first_to_last(i, count) for i, count in enumerate(self.blocks)]
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
-
-    def torch_names(self, source: str) -> dict[str, str]:
-        """Both libraries use the names of the first."""
-        del source
-        names = {"stem.conv": "conv1", "stem.norm": "bn1", "logits": "fc"}
-        for i, count in enumerate(self.blocks):
-            for j in range(count):
-                here, there = f"stages_{i}_{j}", f"layer{i + 1}.{j}"
-                for k in (1, 2, 3):
-                    names |= {f"{here}.conv{k}.conv": f"{there}.conv{k}", f"{here}.conv{k}.norm": f"{there}.bn{k}"}
-                names |= {
-                    f"{here}.shortcut.conv": f"{there}.downsample.0",
-                    f"{here}.shortcut.norm": f"{there}.downsample.1",
-                }
-                names |= {f"{here}.attention.reduce": f"{there}.se.fc1", f"{here}.attention.expand": f"{there}.se.fc2"}
-        return names
 
 
 def growing(rate: float, blocks: int) -> list[float]:

@@ -57,7 +57,6 @@ class SqueezeNet(Staged):
     remat: bool = False
     dtype: Any = None
 
-    sources = ("torchvision",)
     pools = types.MappingProxyType({1: pool, 2: pool, 3: pool})
 
     @property
@@ -76,18 +75,6 @@ class SqueezeNet(Staged):
         """Return logits `[B, num_classes]`: the means of one map per class."""
         x = promote_float32(features[f"stage{len(self.fires)}"])
         return ops.global_avg_pool(nn.relu(self.logits(self.drop(x, train=train))))
-
-    def torch_names(self, source: str) -> dict[str, str]:
-        """Positions in a list of layers that also counts an activation and the poolings."""
-        del source
-        names, at = {"stem.conv": "features.0", "logits": "classifier.1"}, 2
-        for i, stage in enumerate(self.fires):
-            at += 1
-            for j in range(len(stage)):
-                parts = ("squeeze", "expand1x1", "expand3x3")
-                names |= {f"stages_{i}_{j}.{part}": f"features.{at}.{part}" for part in parts}
-                at += 1
-        return names
 
 
 def squeezenet1_0(num_classes: int = 1000, **options: Any) -> SqueezeNet:

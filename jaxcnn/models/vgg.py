@@ -40,7 +40,6 @@ class VGG(Staged):
     remat: bool = False
     dtype: Any = None
 
-    sources = ("torchvision", "timm")
     smallest = 32
     pools = types.MappingProxyType({i: functools.partial(ops.max_pool, window=2) for i in range(1, len(WIDTHS))})
 
@@ -65,19 +64,6 @@ class VGG(Staged):
         for layer in self.dense:
             x = self.drop(nn.relu(layer(x)), train=train)
         return self.logits(promote_float32(x))
-
-    def torch_names(self, source: str) -> dict[str, str]:
-        """Positions in a list of layers that also counts activations and poolings."""
-        names, at = {}, 0
-        for i, count in enumerate(self.blocks):
-            for j in range(count):
-                here = f"stages_{i - 1}_{j}" if i else f"stem_{j}"
-                names |= {f"{here}.conv": f"features.{at}", f"{here}.norm": f"features.{at + 1}"}
-                at += 3 if self.norm else 2
-            at += 1
-        if source == "timm":
-            return names | {"dense_0": "pre_logits.fc1", "dense_1": "pre_logits.fc2", "logits": "head.fc"}
-        return names | {"dense_0": "classifier.0", "dense_1": "classifier.3", "logits": "classifier.6"}
 
 
 def vgg11(num_classes: int = 1000, **options: Any) -> VGG:

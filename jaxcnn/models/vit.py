@@ -64,8 +64,6 @@ class ViT(Network):
     remat: bool = False
     dtype: Any = None
 
-    sources = ("timm",)
-
     @property
     def smallest(self) -> int:
         """Side of one patch."""
@@ -113,21 +111,6 @@ class ViT(Network):
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
         """Logits `[B, num_classes]` from the class token."""
         return self.logits(self.drop(self.norm(promote_float32(features["last"][:, 0])), train=train))
-
-    def torch_names(self, source: str) -> dict[str, str]:
-        """Those of timm."""
-        del source
-        names = {
-            "stem": "patch_embed.proj",
-            "token": "cls_token",
-            "positions": "pos_embed",
-            "norm": "norm",
-            "logits": "head",
-        }
-        parts = {"attention.qkv": "attn.qkv", "attention.out": "attn.proj", "dense1": "mlp.fc1", "dense2": "mlp.fc2"}
-        for part, name in (parts | {"norm1": "norm1", "norm2": "norm2"}).items():
-            names |= {f"blocks_{i}.{part}": f"blocks.{i}.{name}" for i in range(self.depth)}
-        return names
 
 
 def vit_tiny_patch16_224(num_classes: int = 1000, **options: Any) -> ViT:

@@ -1,4 +1,4 @@
-"""Weights of trained networks: reading and writing them, whose names they have, what pixels they expect, and where they come from."""
+"""Weights of trained networks: files with the names of several libraries, downloads, and the expected pixels."""
 
 from jaxcnn.weights.load import load_weights, save_weights
 

@@ -1,4 +1,4 @@
-"""Files from the network: `https://` with a hash that must fit, or `hf:` for the Hugging Face Hub; else a path."""
+"""Files from the network: `https://` with a hash that must fit, or `hf:` for the Hugging Face Hub; otherwise a path."""
 
 import contextlib
 import hashlib
@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 log = logging.getLogger("jaxcnn")
 
-BYTES = 8 * 2**30  # kept at most; what was not used for longest goes first
+BYTES = 8 * 2**30  # kept at most; the files that were not used for longest go first
 LIMIT = 4 * 2**30  # bytes of one download
-TIMEOUT = 15  # seconds without an answer, or without a single byte of one
-PATIENCE, RATE = 60.0, 50_000  # a download takes at most so many seconds, and one more for so many bytes that have come
+TIMEOUT = 15  # seconds without an answer, or without a byte of it
+PATIENCE, RATE = 60.0, 50_000  # a download may take this many seconds, and one more per RATE bytes received
 BLOCK = 2**20
 HUB = re.compile(r"hf:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<file>.+))?")
 BY_HAND = "where there is no network, download it elsewhere and give the path of the file"
@@ -37,22 +37,23 @@ Open = Callable[..., Any]  # (request, timeout=) -> a response
 
 
 def fetch(source: str | os.PathLike[str], *, deadline: float | None = None, limit: int = LIMIT) -> pathlib.Path:
-    """Return the path of a file, after downloading it if need be.
+    """Return the path of a file, which is downloaded first where necessary.
 
-    A download is kept in the user's cache folder under its hash, which is checked at every use. The hash is the SHA-256 that
-    stands at the end of the address, or the first eight or more of its digits at the end of the file's name, as torch.hub has
-    them (`resnet18-f37072fd.pth`): so few tell damage, not malice. The Hub keeps and names its files itself, in `HF_HOME`.
+    A download is kept in the user's cache folder under its hash, which is checked at every use. The hash is the SHA-256
+    at the end of the address, or its first eight digits or more at the end of the file's name, as torch.hub has them
+    (`resnet18-f37072fd.pth`): eight digits detect damage, not malice. The Hub's client keeps its files itself, in
+    `HF_HOME`.
 
     Args:
-        source: a path; `https://.../file#sha256=<64 hex digits>`; `https://.../name-<8 or more digits>.pth` or with another
-            suffix; or `hf:owner/name[@revision][/file]`, by default the `model.safetensors` of its main branch.
-        deadline: seconds that the whole transfer may take. By default a minute, and one second more per 50,000 bytes that
-            have come: what is slower on average is given up.
-        limit: bytes that a download may have, whatever its server states.
+        source: a path; `https://.../file#sha256=<64 hex digits>`; `https://.../name-<8 or more digits>.pth` or with
+            another suffix; or `hf:owner/name[@revision][/file]`, by default the `model.safetensors` of its main branch.
+        deadline: seconds that the whole transfer may take. By default a minute, and one second more per 50,000 bytes
+            received: a transfer that is slower on average is given up.
+        limit: the most bytes that a download may have, whatever its server states.
 
     Raises:
-        InputError: no such file, no hash to check, a hash that does not fit, no network, no such address, or a download that is
-            too slow or too large.
+        InputError: the file or the address does not exist, there is no hash to check or another one is found, there is
+            no network, or the download is too slow or too large.
 
     """
     source = os.fspath(source)
@@ -97,10 +98,8 @@ def _from_address(
         with file:
             _download(address, file, open_, deadline, limit)
         if not (found := _digest(part)).startswith(expected):
-            shown = visible(address)
-            raise InputError(
-                f"{shown}: its SHA-256 is {found}, not {expected}; it was removed: damaged, or another file than was meant"
-            )
+            why = f"its SHA-256 is {found}, not {expected}"
+            raise InputError(f"{visible(address)}: {why}; it was removed: damaged, or another file than was meant")
         os.replace(part, path)
     except OSError as error:  # of the folder; what the network raises has become an InputError
         raise InputError(
@@ -113,7 +112,7 @@ def _from_address(
 
 
 def _kept(path: pathlib.Path, expected: str) -> bool:
-    """Whether the cache has the file, sound; what is damaged, or no file but a link or a pipe in its place, is removed."""
+    """Whether the cache has the file, undamaged; a damaged file, or a link or pipe in its place, is removed."""
     try:
         found = path.lstat()
     except OSError:
@@ -135,9 +134,8 @@ def _expected(source: str) -> tuple[str, str]:
     given = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
     found = given or (re.search(r"-([0-9a-f]{8,64})\.\w+$", _name(address)) if not fragment else None)
     if not found:
-        raise InputError(
-            f"{visible(source)}: no hash to check the download; append #sha256= and the 64 hex digits that its publisher states"
-        )
+        fix = "append #sha256= and the 64 hex digits that its publisher states"
+        raise InputError(f"{visible(source)}: no hash to check the download; {fix}")
     return address, found[1].lower()
 
 
@@ -146,7 +144,7 @@ def _name(address: str) -> str:
 
 
 def _download(address: str, file: Any, open_: Open, deadline: float | None, limit: int) -> None:
-    shown, come = visible(address), [0]
+    shown, received = visible(address), [0]
 
     def load(stop: threading.Event) -> None:
         with open_(urllib.request.Request(address, headers={"User-Agent": "jaxcnn"}), timeout=TIMEOUT) as response:
@@ -155,15 +153,15 @@ def _download(address: str, file: Any, open_: Open, deadline: float | None, limi
             _refuse_large(shown, size, limit)
             log.info("downloading %s%s", shown, f" ({size / 1e6:.1f} MB)" if size else "")
             while not stop.is_set() and (block := response.read1(BLOCK)):  # read would wait for a whole block
-                come[0] += len(block)
-                _refuse_large(shown, come[0], limit)
+                received[0] += len(block)
+                _refuse_large(shown, received[0], limit)
                 file.write(block)
             file.flush()
-        if size and come[0] != size:
-            raise InputError(f"{shown}: cut after {come[0]} of {size} bytes; try again")
+        if size and received[0] != size:
+            raise InputError(f"{shown}: cut after {received[0]} of {size} bytes; try again")
 
     try:
-        _within(load, shown, lambda: deadline or PATIENCE + come[0] / RATE)
+        _within(load, shown, lambda: deadline or PATIENCE + received[0] / RATE)
     except urllib.error.HTTPError as error:
         error.close()
         raise InputError(
@@ -183,9 +181,16 @@ def _refuse_large(shown: str, size: int, limit: int) -> None:
 
 
 def _within(fn: Callable[[threading.Event], T], shown: str, seconds: Callable[[], float]) -> T:
-    """Call what waits for the network, and give it up in time: a socket's own timeout begins anew with every byte.
+    """Call a function that waits for the network, and give it up after a time.
 
-    The thread of a call that was given up is told to stop, which it does with the next byte, or ends with the process.
+    A socket's own timeout restarts with every byte. The thread of a call that was given up stops with the next byte it
+    receives, or with the process.
+
+    Args:
+        fn: called with an event that is set once it should stop.
+        shown: what is transferred, for messages.
+        seconds: gives the time that the call may take by now.
+
     """
     stop, out, errors = threading.Event(), [], []
 
@@ -201,9 +206,8 @@ def _within(fn: Callable[[threading.Event], T], shown: str, seconds: Callable[[]
         while thread.is_alive():
             thread.join(0.1)
             if thread.is_alive() and time.monotonic() - start > seconds():
-                raise InputError(
-                    f"{shown}: given up after {time.monotonic() - start:.0f} s, too slow; try again, or {BY_HAND}"
-                )
+                passed = time.monotonic() - start
+                raise InputError(f"{shown}: given up after {passed:.0f} s, too slow; try again, or {BY_HAND}")
     finally:
         stop.set()
     if errors:
@@ -244,13 +248,7 @@ def _from_hub(source: str, deadline: float | None, limit: int) -> pathlib.Path:
         "revision": match["revision"],
     }
     try:
-        # asked first because it tries once, while the download itself would try for half a minute without a network
-        about = _within(
-            lambda stop: hub.get_hf_file_metadata(hub.hf_hub_url(**where), timeout=TIMEOUT), source, lambda: PATIENCE
-        )
-        size = about.size or 0
-        _refuse_large(source, size, limit)
-        path = _within(lambda stop: hub.hf_hub_download(**where), source, lambda: deadline or PATIENCE + size / RATE)
+        path = _hub_download(source, where, deadline, limit)
     except InputError:
         raise
     except errors.GatedRepoError:
@@ -264,7 +262,7 @@ def _from_hub(source: str, deadline: float | None, limit: int) -> pathlib.Path:
         ValueError,
     ) as error:
         raise InputError(f"{source}: {visible(_first_line(error))}") from None
-    except Exception as error:  # no network, in the words of whichever library the Hub's client uses this year
+    except Exception as error:  # no network; the kind of error depends on the library that the Hub's client uses
         try:
             path = hub.hf_hub_download(**where, local_files_only=True)
         except Exception:
@@ -272,8 +270,24 @@ def _from_hub(source: str, deadline: float | None, limit: int) -> pathlib.Path:
     return _checked(source, pathlib.Path(path))
 
 
+def _hub_download(source: str, where: dict[str, Any], deadline: float | None, limit: int) -> str:
+    """Download a file of the Hub within a time and a size, and return its path in the Hub's cache."""
+    import huggingface_hub as hub
+
+    def size_of(stop: threading.Event) -> int:
+        return hub.get_hf_file_metadata(hub.hf_hub_url(**where), timeout=TIMEOUT).size or 0
+
+    def download(stop: threading.Event) -> str:
+        return hub.hf_hub_download(**where)
+
+    # the size is asked for once, while the download itself would try for half a minute without a network
+    size = _within(size_of, source, lambda: PATIENCE)
+    _refuse_large(source, size, limit)
+    return _within(download, source, lambda: deadline or PATIENCE + size / RATE)
+
+
 def _checked(source: str, path: pathlib.Path) -> pathlib.Path:
-    """Compare a file of the Hub with the SHA-256 that the Hub's cache names it by; small ones have another kind of name."""
+    """Compare a file with the SHA-256 that is its name in the Hub's cache; small files have another kind of name."""
     expected = path.resolve().name
     if re.fullmatch(r"[0-9a-f]{64}", expected) and (found := _digest(path)) != expected:
         path.resolve().unlink()

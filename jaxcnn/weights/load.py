@@ -1,4 +1,4 @@
-"""Weights from files: state dicts of torchvision and timm, or our own, in safetensors; read, adapted, checked, written."""
+"""Weights from files: state dicts of torchvision and timm, or our own, are read, adapted, checked and written."""
 
 import contextlib
 import json
@@ -16,9 +16,12 @@ from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, Tree, reason
 from jaxcnn.models import MODELS
 from jaxcnn.weights import tensors as tensor_files
+from jaxcnn.weights.by_path import count
+from jaxcnn.weights.checks import WeightsError
 from jaxcnn.weights.fetch import fetch
-from jaxcnn.weights.preprocessing import LARGEST, Preprocessing, checked, from_timm, published
-from jaxcnn.weights.state_dicts import OWN, WeightsError, adapted, from_state_dict, to_state_dict, values_of
+from jaxcnn.weights.preprocessing import LARGEST, Preprocessing, checked, from_timm
+from jaxcnn.weights.state_dicts import OWN, adapted, from_state_dict, to_state_dict
+from jaxcnn.weights.tables import published
 
 log = logging.getLogger("jaxcnn")
 DEPTHS, MOST_DEPTH, MOST_OPTION = (
@@ -54,25 +57,26 @@ def load_weights(
     image: Sequence[int] | None = None,
     **options: Any,
 ) -> Weights:
-    """Make a network and read its weights; every tensor of the file must have its place, and every parameter its tensor.
+    """Make a network and read its weights; every tensor of the file must have a place, and every parameter a tensor.
 
-    Names are read as they were published, older spellings included, and without what wrappers put in front of all of them
-    (`module.`, `_orig_mod.`, `model.`, `state_dict.`).
+    Names are read as they were published, former names included, and without prefixes that wrappers put in front of all
+    of them (`module.`, `_orig_mod.`, `model.`, `state_dict.`).
 
     Args:
         name: of `models.MODELS`.
-        path: a `.safetensors` file with torchvision's, timm's or our own names; a `.pth` or `.pt` if torch is installed, and
-            only through its loader for weights, which runs no code; or an address, see `fetch`.
-        num_classes: another number than the file's asks for a new last layer, drawn at random; None takes the file's.
-        channels: of the images, 1 or 3. Where the file has the other, the first convolution and the normalisation are changed
-            so that gray images give what they would give as colour ones: where the three channels are normalised differently,
-            a gray image has one mean and deviation, and the first layer makes up for the difference, but for the zeros that
-            a padded convolution reads outside of the image.
+        path: a `.safetensors` file with torchvision's, timm's or our own names; a `.pth` or `.pt` if torch is
+            installed, read only by torch's loader for weights, which runs no code; or an address, see `fetch`.
+        num_classes: a number that differs from the file's makes a new last layer, randomly initialised; None takes the
+            file's.
+        channels: of the images, 1 or 3. Where the file has the other number, the first convolution and the
+            normalisation are changed so that gray images give what they would give as colour ones. Where the three
+            channels are normalised differently, a gray image has one mean and deviation, and the first layer makes up
+            for the difference, except for the zeros that a padded convolution reads outside of the image.
         image: height and width that transformers and dense networks are made for; positions are resampled.
-        options: of the constructor; what `save_weights` was told is known.
+        options: of the constructor; those that `save_weights` recorded in the file need not be repeated.
 
     Raises:
-        InputError: the file cannot be read, holds numbers that are not finite, or another network (`WeightsError`).
+        InputError: the file cannot be read, holds values that are not finite, or is another network's (`WeightsError`).
 
     """
     if name not in MODELS:
@@ -99,18 +103,17 @@ def load_weights(
 
     try:
         with _options_of(kept, name, where):
-            found = adapted(name, tensor_files.as_float32(tensors), num_classes, channels, image or kept.get("image"),
-                             kept.get("options", {}) | options, stated)  # fmt: skip
+            values, made_with = tensor_files.as_float32(tensors), kept.get("options", {}) | options
+            found = adapted(name, values, num_classes, channels, image or kept.get("image"), made_with, stated)
     except WeightsError as error:
         raise WeightsError(f"{where} does not fit {name}", error.missing, error.unexpected, error.shapes) from None
-    model, variables, source, said, in_file = found
-    if beside and beside.classes and len(beside.classes) != in_file:
-        raise InputError(
-            f"config.json beside {where}: {len(beside.classes)} label_names for {in_file} classes; correct or remove it"
-        )
-    if len(said.classes) != model.num_classes:
-        said = said._replace(classes=())
-    return Weights(model, variables, said, source)
+    if beside and beside.classes and len(beside.classes) != found.classes:
+        counts = f"{len(beside.classes)} label_names for {found.classes} classes"
+        raise InputError(f"config.json beside {where}: {counts}; correct or remove it")
+    preprocessing = found.preprocessing
+    if len(preprocessing.classes) != found.model.num_classes:
+        preprocessing = preprocessing._replace(classes=())
+    return Weights(found.model, found.variables, preprocessing, found.source)
 
 
 def save_weights(
@@ -122,33 +125,34 @@ def save_weights(
     image: Sequence[int] | None = None,
     **options: Any,
 ) -> None:
-    """Write weights as `.safetensors` with the names of torchvision, else of timm, else our own, and what is known about them.
+    """Write weights as `.safetensors`, with the names of the first library that has the network, or with our own.
+
+    The file also records the options, the size of the images and the preprocessing.
 
     Args:
         path: the file to write.
         name: of `models.MODELS`.
         variables: `{"params": ..., "batch_stats": ...}`.
-        preprocessing: what the images went through, for whoever loads the file.
+        preprocessing: what the images went through.
         image: height, width and channels of the images, where they are not the network's usual ones.
         options: of the constructor.
 
     Raises:
-        InputError: the file cannot be written, or an option is no plain value.
+        InputError: the file cannot be written, or an option is not a plain value.
 
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save
 
     tensors = to_state_dict(name, variables, **options)
-    about: dict[str, Any] = {"options": {k: v for k, v in options.items() if k != "num_classes"}}  # the head says it
+    # the last layer tells the number of classes
+    about: dict[str, Any] = {"options": {k: v for k, v in options.items() if k != "num_classes"}}
     about["image"] = None if image is None else list(image)
     if preprocessing:
         about["preprocessing"] = preprocessing._asdict()
     try:
-        write_bytes(
-            path,
-            save(tensors, {"format": "pt", OWN: json.dumps({k: v for k, v in about.items() if v}, allow_nan=False)}),
-        )
+        recorded = json.dumps({k: v for k, v in about.items() if v}, allow_nan=False)
+        write_bytes(path, save(tensors, {"format": "pt", OWN: recorded}))
     except (SafetensorError, OSError, TypeError, ValueError) as error:
         raise InputError(f"{path}: cannot be written ({reason(error)})") from error
 
@@ -167,30 +171,29 @@ def _about(metadata: Mapping[str, str], where: str) -> _About:
     if image is not None and not (len(image) in (2, 3) and all(1 <= n <= LARGEST for n in image)):
         raise InputError(f"{where}: image: {str(image)[:80]}: must be height, width and perhaps channels")
     for key, value in about.get("options", {}).items():
-        plain = value if isinstance(value, list) else [value]
-        numbers = [x for x in plain if isinstance(x, int | float)]
-        short = len(plain) <= 64 and all(x is None or isinstance(x, bool | int | float | str) for x in plain)
-        if (
-            not short
-            or any(not abs(x) <= MOST_OPTION for x in numbers)
-            or (key in DEPTHS and any(x > MOST_DEPTH for x in numbers))
-        ):
-            raise InputError(
-                f"{where}: options: {visible(key)[:80]}: {visible(str(value))[:80]}: too large, or no plain value"
-            )
+        if not _fits(key, value):
+            shown = f"{visible(key)[:80]}: {visible(str(value))[:80]}"
+            raise InputError(f"{where}: options: {shown}: too large, or no plain value")
     return about
+
+
+def _fits(key: str, value: Any) -> bool:
+    """Whether an option is a plain value, or a short list of them, and makes no network that is too large."""
+    plain = value if isinstance(value, list) else [value]
+    if len(plain) > 64 or not all(x is None or isinstance(x, bool | int | float | str) for x in plain):
+        return False
+    numbers = [x for x in plain if isinstance(x, int | float)]
+    return all(abs(x) <= MOST_OPTION and (key not in DEPTHS or x <= MOST_DEPTH) for x in numbers)
 
 
 @contextlib.contextmanager
 def _options_of(about: _About, name: str, where: str) -> Iterator[None]:
-    """Say that it is the file whose options make no network, where it has any."""
+    """Where a file states options, blame them for an error in making the network."""
     try:
         yield
     except InputError:
         raise
-    except (
-        Exception
-    ) as error:  # a network's constructor and its tracing raise what they like on options that make no sense
+    except Exception as error:  # constructors and tracing raise errors of any kind on options that make no sense
         if not about.get("options") and not about.get("image"):
             raise
         raise InputError(_no_network(about, name, where, error)) from error
@@ -198,14 +201,15 @@ def _options_of(about: _About, name: str, where: str) -> Iterator[None]:
 
 def _no_network(about: _About, name: str, where: str, error: Exception) -> str:
     said = visible(str({"options": about.get("options"), "image": about.get("image")}))[:120]
-    return f"{where}: its metadata says {said}, which is no {name} ({visible(reason(error))}); name the network that the file is of"
+    why = f"its metadata says {said}, which is no {name} ({visible(reason(error))})"
+    return f"{where}: {why}; name the network that the file is of"
 
 
 def _most(name: str, about: _About, image: Sequence[int] | None, options: dict[str, Any], where: str) -> int:
-    """How many values a file of this network may have: more than ever belong to auxiliary heads and other numbers of classes."""
+    """Return the most values that a file may have, with ample room for auxiliary heads and other numbers of classes."""
     try:
         with _options_of(about, name, where):
-            return 4 * values_of(name, image or about.get("image"), about.get("options", {}) | options) + 10**8
+            return 4 * count(name, image or about.get("image"), about.get("options", {}) | options) + 10**8
     except InputError as error:
         if not about.get("image") or image or str(error).startswith(where):
             raise
@@ -213,7 +217,7 @@ def _most(name: str, about: _About, image: Sequence[int] | None, options: dict[s
 
 
 def _beside(file: pathlib.Path) -> Preprocessing | None:
-    """What timm says in a `config.json` in the same folder; a file of that name which is another program's says nothing."""
+    """Read timm's `config.json` in the same folder; another program's file of that name is ignored."""
     config = file.parent / "config.json"
     if not os.path.lexists(config):
         return None

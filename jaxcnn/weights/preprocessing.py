@@ -36,31 +36,7 @@ class Preprocessing(NamedTuple):
     classes: Sequence[str] = ()
 
 
-# where they differ from ImageNet's usual: torchvision's first weights of each network
-TORCHVISION: dict[str, dict[str, Any]] = {
-    "convnext_tiny": {"resize": 236},
-    "convnext_small": {"resize": 230},
-    "efficientnet_b0": {"interpolation": "bicubic"},
-    "efficientnet_b1": {"size": 240, "interpolation": "bicubic"},
-    "efficientnet_b2": {"size": 288, "resize": 288, "interpolation": "bicubic"},
-    "efficientnet_b3": {"size": 300, "resize": 320, "interpolation": "bicubic"},
-    "googlenet": {"mean": HALF, "std": HALF},  # its own normalisation of normalised pixels, in one
-    "inception_v3": {"mean": HALF, "std": HALF, "size": 299, "resize": 342},
-}
-
-
-def published(name: str, source: str) -> Preprocessing:
-    """Return what torchvision's weights of this network want, or for `"timm"` what most of its weights do.
-
-    timm has several weights of each network; `from_timm` reads what is said beside them.
-    """
-    if source == "timm":
-        half = name.startswith("vit_") or name == "inception_v3"
-        size = 299 if name == "inception_v3" else 224
-        crop = 0.9 if name.startswith("vit_") else 0.875
-        mean, std = (HALF, HALF) if half else (MEAN, STD)
-        return Preprocessing(mean, std, size, round(size / crop), "bicubic")
-    return Preprocessing(**TORCHVISION.get(name, {}))
+TIMM = Preprocessing(interpolation="bicubic")  # what most weights of timm want
 
 
 class _Pretrained(TypedDict):

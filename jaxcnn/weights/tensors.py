@@ -1,4 +1,4 @@
-"""State dicts in files: safetensors and PyTorch's, read within what the file holds and what is wanted of it."""
+"""State dicts in files, safetensors and PyTorch's, read within the size of the file and of the network."""
 
 import json
 import math
@@ -18,8 +18,10 @@ from jaxcnn.core.types import InputError, reason
 Tensors = dict[str, np.ndarray]
 HEADER = 2**26  # bytes; the library's own limit is 10**8
 FLOATS = {"F16": np.float16, "BF16": jnp.bfloat16, "F32": np.float32, "F64": np.float64}
-OTHERS = {"BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "I16": np.int16, "U16": np.uint16, "I32": np.int32, "U32": np.uint32,
-          "I64": np.int64, "U64": np.uint64}  # fmt: skip
+OTHERS = {
+    "BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "I16": np.int16, "U16": np.uint16, "I32": np.int32,
+    "U32": np.uint32, "I64": np.int64, "U64": np.uint64,
+}  # fmt: skip
 DTYPES = FLOATS | OTHERS
 WRAPPERS = (
     "state_dict",
@@ -41,8 +43,10 @@ def read(file: pathlib.Path, most: Callable[[Mapping[str, Any]], int]) -> tuple[
     """Return the tensors of a file, and the metadata of a safetensors one.
 
     Args:
-        file: `.safetensors`, or `.pth`, `.pt` or `.bin` where torch is installed; of these, its loader for weights runs no code.
-        most: given the metadata, how many values are wanted at most; a file of more is another network's, and is not read.
+        file: `.safetensors`, or `.pth`, `.pt` or `.bin` where torch is installed, whose loader for weights runs no
+            code.
+        most: gives for the metadata the most values that are wanted; a file with more is another network's and is not
+            read.
 
     Raises:
         InputError: the file cannot be read, is damaged, or holds more.
@@ -84,7 +88,7 @@ def _safetensors(file: pathlib.Path, most: Callable[[Mapping[str, Any]], int]) -
 
 
 def _header(stream: Any, where: str) -> tuple[dict[str, _Entry], dict[str, str], int]:
-    """Read what a safetensors file says of its tensors, checked against its size; nothing else of it is read."""
+    """Read a safetensors file's description of its tensors, checked against its size, and nothing else of the file."""
     size = stream.seek(0, 2)
     stream.seek(0)
     length = int.from_bytes(stream.read(8), "little")
@@ -160,7 +164,7 @@ def _pickle(file: pathlib.Path) -> Tensors:
 
 
 def unwrapped(state: Any) -> Any:
-    """Return the state dict within what a training script saved, which may hold it under a name, or several one in another."""
+    """Return the state dict within what a training script saved, which may be nested under one name or several."""
     while isinstance(state, dict):
         inner = next((state[key] for key in WRAPPERS if isinstance(state.get(key), dict)), None)
         if inner is None:

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
 from experiments import image_processing
-from jaxcnn.data import folder
-from jaxcnn.data import image as photos
+from jaxcnn.data import folder, image_file
+from jaxcnn.data import image as image_module
 from jaxcnn.data.folder import ENDINGS, read_image
 from jaxcnn.data.image import decode, head
 from tests.data.test_data import refused
@@ -259,14 +259,14 @@ def test_every_ending_is_read(tmp_path, end):
 
 def test_a_codec_that_is_not_installed_is_named(tmp_path, monkeypatch):
     Image.fromarray(RAMP).save(tmp_path / "x.avif")
-    photos._factory.cache_clear()
+    image_file.factory.cache_clear()
     monkeypatch.setattr("PIL.AvifImagePlugin.SUPPORTED", False)
     refused(
         "x.avif: not a readable image .the installed Pillow has no AVIF.; update Pillow, or save it as PNG",
         head,
         tmp_path / "x.avif",
     )
-    photos._factory.cache_clear()
+    image_file.factory.cache_clear()
 
 
 def bomb(name, side=50_000):
@@ -310,15 +310,15 @@ def test_the_limit_is_pillows_own(tmp_path, monkeypatch):
 
 
 def test_large_images_are_decoded_one_after_another(tmp_path, monkeypatch):
-    monkeypatch.setattr(photos, "SMALL", 0), monkeypatch.setattr(photos, "TOGETHER", 64)
-    most, plain = [], photos._plain
-    monkeypatch.setattr(photos, "_plain", lambda *given: most.append(photos._decoding[0]) or plain(*given))
+    monkeypatch.setattr(image_file, "SMALL", 0), monkeypatch.setattr(image_file, "TOGETHER", 64)
+    most, plain = [], image_module._plain
+    monkeypatch.setattr(image_module, "_plain", lambda *given: most.append(image_file._decoding[0]) or plain(*given))
     for name in "ab":
         (tmp_path / name).mkdir()
         for i in range(10):
             Image.fromarray(RAMP).save(tmp_path / name / f"{i}.png")
     folder(tmp_path)
-    assert most == [64] * 20 and photos._decoding == [0]
+    assert most == [64] * 20 and image_file._decoding == [0]
 
 
 def test_a_jpeg_of_thousands_of_scans_is_refused(tmp_path, monkeypatch):
@@ -326,7 +326,7 @@ def test_a_jpeg_of_thousands_of_scans_is_refused(tmp_path, monkeypatch):
     Image.fromarray(RAMP).save(file, "JPEG", progressive=True)
     (tmp_path / "x.jpg").write_bytes(file.getvalue())
     assert read_image(tmp_path / "x.jpg", 1).shape == (8, 8, 1)
-    monkeypatch.setattr(photos, "SCANNED", 64)
+    monkeypatch.setattr(image_file, "SCANNED", 64)
     refused(
         r"x.jpg: not a readable image \(\d+ scans of 8 x 8 pixels\); save it anew", read_image, tmp_path / "x.jpg", 1
     )

@@ -1,4 +1,4 @@
-"""Weights of torchvision and timm give the same logits here, survive the way there and back, and bad files are named."""
+"""Weights of torchvision and timm give the same logits here, survive the way there and back; bad files are named."""
 
 import json
 import os
@@ -15,11 +15,13 @@ from safetensors.numpy import load_file, save_file
 
 import jaxcnn as jc
 from jaxcnn import InputError
-from jaxcnn.models import MODELS
+from jaxcnn.models import MODELS, resnet
 from jaxcnn.tasks.model import prepare
+from jaxcnn.weights import by_path, checks, layout, state_dicts, tensors
 from jaxcnn.weights import load as weights
-from jaxcnn.weights import state_dicts, tensors
 from jaxcnn.weights.preprocessing import HALF, Preprocessing
+from jaxcnn.weights.tables import TABLES, current
+from jaxcnn.weights.tables.core import PLACEHOLDER, Block, Source, names
 from tests.fixtures import pseudo
 
 HERE = pathlib.Path(__file__).parents[1] / "fixtures"
@@ -35,12 +37,10 @@ CLASSES = 10
 def state_dict(name, source, size, **options):
     """The weights that the libraries' networks had when the logits were made."""
     model = MODELS[name](CLASSES, **options)
-    like = state_dicts._like(model, (*size, 3))
-    names = state_dicts._names(model, source, like)
-    shapes = {
-        there: state_dicts._theirs(state_dicts._shaped(like[path].shape), there, source).shape
-        for path, there in names.items()
-    }
+    like = by_path.shapes(model, (*size, 3))
+    table = TABLES[name][source]
+    called = names(table, model, like)
+    shapes = {there: layout.their_shape(like[path].shape, path, there, table) for path, there in called.items()}
     if source == "timm" and name.startswith("vgg"):  # there the dense layers are convolutions
         for layer, side in (("pre_logits.fc1", 7), ("pre_logits.fc2", 1)):
             wide, narrow = shapes[f"{layer}.weight"]
@@ -76,10 +76,12 @@ def test_logits_and_the_way_back(key):
     state = state_dict(name, source, golden["size"], **options)
     assert pseudo.digest({there: x.shape for there, x in state.items()}) == golden["tensors"]
     model, variables, found = weights.from_state_dict(name, state, image=golden["size"], **options)
-    assert found == source or model.torch_names(found) == model.torch_names(source)
+    called = state_dicts.sources(name, model, by_path.flat(variables))
+    assert called[found] == called[source]
     assert model.num_classes == CLASSES
-    counted = [x.size for path, x in state_dicts._flat(variables["params"]).items() if not path.startswith("extra_")]
+    counted = [x.size for path, x in by_path.flat(variables["params"]).items() if not path.startswith("extra_")]
     assert sum(counted) == golden["parameters"]
+    first = next(iter(called))
     x = pseudo.images(*golden["size"])
     if options:
         logits, extra = apply(model, variables, x, method="with_auxiliary")
@@ -87,18 +89,53 @@ def test_logits_and_the_way_back(key):
     else:
         logits = apply(model, variables, x)
     assert difference(logits, golden["logits"]) < 1e-4
-    if found == model.sources[0] or source == model.sources[0]:
+    if first in (found, source):
         back = weights.to_state_dict(name, variables, **options)
         assert back.keys() == state.keys()
         for there, tensor in state.items():
             assert back[there].dtype == tensor.dtype and np.array_equal(back[there], tensor), there
 
 
-def test_every_family_with_a_reader_is_compared():
-    names = {key.split()[1] for key in GOLDEN}
-    assert {name for name, make in MODELS.items() if make().sources} == names
-    assert {type(MODELS[key.split()[1]]()) for key in GOLDEN} == {type(MODELS[name]()) for name in names}
-    assert {source for name in names for source in MODELS[name]().sources} == {"torchvision", "timm"}
+def test_every_table_is_compared():
+    assert {f"{source} {name}" for name, tables in TABLES.items() for source in tables} == GOLDEN.keys()
+    assert TABLES.keys() <= MODELS.keys()
+
+
+def test_placeholders_are_numbers_and_words():
+    table = Source(
+        {"stem.{unit}.conv": "{unit}.conv"},
+        [Block("stages_0_{j}", "{j+1}", {"dense": "a"}), Block("stages_{i}_{j}", "{2i+1}.{j-1}", {"conv{k}": "c{k}"})],
+    )
+    paths = ["params.stem.a_1.conv.kernel", "batch_stats.stages_0_2.dense.mean", "params.stages_12_3.conv2.bias"]
+    assert list(names(table, None, paths).values()) == ["a_1.conv.weight", "3.a.running_mean", "25.2.c2.bias"]
+    assert names(table, None, ["params.stages_1_1.dense.bias"]) is None  # the second kind of block has no such part
+    assert names(table, None, ["params.stages_1_x.conv1.bias"]) is None
+    assert PLACEHOLDER.sub("", "{2i+1}{unit}{j-1}{}") == "{}"
+
+
+OTHER_FORMS = {
+    "resnet18 for small images": ("resnet18", {"cifar_stem": True}),
+    "seresnet18 for small images": ("seresnet18", {"cifar_stem": True}),
+    "resnet18 with attention": ("resnet18", {"attention": resnet.squeeze}),
+    "resnet18 with CBAM": ("resnet18", {"attention": resnet.cbam}),
+    "vgg11 with norms": ("vgg11", {"norm": jc.layers.BatchNorm, "width": 0.1}),
+    "vgg11_bn without": ("vgg11_bn", {"norm": None, "width": 0.1}),
+}
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+def test_forms_that_no_library_has_keep_our_own_names(form):
+    name, options = OTHER_FORMS[form]
+    model = MODELS[name](3, **options)
+    assert list(state_dicts.sources(name, model, by_path.shapes(model, (32, 32, 3)))) == ["jaxcnn"]
+
+
+def test_blocks_are_numbered_by_the_parts_that_they_have():
+    """A MobileNet of few channels expands none in its second block either, and torchvision then counts from there."""
+    model = MODELS["mobilenet_v3_large"](3, width=0.1)
+    called = state_dicts.sources("mobilenet_v3_large", model, by_path.shapes(model, (32, 32, 3)))["torchvision"]
+    assert called["params.stages_1_0.depthwise.conv.kernel"] == "features.2.block.0.0.weight"
+    assert called["params.stages_3_0.depthwise.conv.kernel"] == "features.7.block.1.0.weight"
 
 
 @pytest.fixture(scope="module")
@@ -211,13 +248,14 @@ def test_published_names_of_densenet():
     """torchvision's files keep names that its code has changed since: `denselayer1.norm.1`, `conv.2`."""
     options = {"growth": 2, "width": 4}
     model = MODELS["densenet121"](3, **options)
-    names = set(state_dicts._names(model, "torchvision", state_dicts._like(model, (32, 32, 3))).values())
-    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", key) for key in names}
+    table = TABLES["densenet121"]["torchvision"]
+    now = set(names(table, model, by_path.shapes(model, (32, 32, 3))).values())
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", key) for key in now}
     assert "features.denseblock1.denselayer1.norm.1.weight" in old and "features.norm0.bias" in old
-    assert {state_dicts._current(key) for key in old} == names == {state_dicts._current(key) for key in names}
-    with pytest.raises(InputError, match="1 tensors are there in an old and a new spelling"):
+    assert {current(table, key) for key in old} == now == {current(table, key) for key in now}
+    with pytest.raises(InputError, match="1 tensors have both an old and a new name"):
         both = dict.fromkeys(["denselayer1.norm1.weight", "denselayer1.norm.1.weight"], np.zeros(1, np.float32))
-        state_dicts.from_state_dict("squeezenet1_1", both)
+        state_dicts.from_state_dict("densenet121", both, **options)
 
 
 def test_colour_images_through_a_network_for_gray_ones(tmp_path):
@@ -416,7 +454,7 @@ def test_headers_that_lie(tmp_path, header, words):
 
 
 def test_a_file_of_far_more_than_the_network_is_not_read(squeezed, tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "values_of", lambda *args: -(10**8) // 4)  # as if the file had a hundred million more
+    monkeypatch.setattr(weights, "count", lambda *args: -(10**8) // 4)  # as if the file had a hundred million more
     with pytest.raises(InputError, match="holds .* numbers, far more than the network has"):
         jc.load_weights("squeezenet1_1", squeezed[0])
     os.mkfifo(tmp_path / "x.safetensors")
@@ -453,7 +491,7 @@ def test_types_and_values(squeezed, tmp_path, value, words):
 def test_a_negative_variance_is_refused():
     state = {"a.running_var": np.float32([1, -1])}
     with pytest.raises(InputError, match="negative variances in a.running_var"):
-        state_dicts._refuse_unusable(state)
+        checks.refuse_unusable(state)
 
 
 def test_weights_are_not_written_through_a_link(squeezed, tmp_path):
