@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
@@ -144,7 +145,7 @@ def _lowering(form: Form, several: bool) -> Form:
 
     def rule(context: Any, *values: Any, **params: Any) -> Any:
         # a form computes what one device has, whatever the mesh around it
-        avals = [jax.core.ShapedArray(a.shape, a.dtype) for a in context.avals_in]
+        avals = [ShapedArray(a.shape, a.dtype) for a in context.avals_in]
         return lowered(context.replace(avals_in=avals), *values, **params)
 
     return rule

@@ -211,7 +211,11 @@ def _eager(step: Step, carry: Tree, chunk: Chunk) -> tuple[Tree, Tree]:
 
 def _putter(sharding: Any) -> Callable[[Tree], Tree]:
     """Return what moves a tree to the devices of one sharding."""
-    return lambda tree: jax.device_put(tree, sharding)
+
+    def put(tree: Tree) -> Tree:
+        return jax.device_put(tree, sharding)
+
+    return put
 
 
 def _put_chunk(chunk: Chunk, device: Any) -> Chunk:
