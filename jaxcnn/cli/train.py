@@ -35,8 +35,7 @@ class Train(
     """Train a network; the content of DATA chooses the task."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")] = ""
-    """A folder of classes (with or without train/, val/, test/), a .csv of file and label, an .npz, a folder of IDX
-    files, or a TFDS name."""
+    """A folder of classes (or of train/, val/, test/), a .csv of file and label, an .npz, IDX files, or a TFDS name."""
     task: str = ""
     """classification, multilabel or regression, if two layouts fit DATA."""
     epochs: int | None = None

@@ -299,7 +299,7 @@ def test_layers_that_do_not_exist(tiny, hidden):
         explain.lrp(model, variables, image)
     with pytest.raises(InputError, match="^Dense has no features"):
         explain.grad_cam(Dense(3), {"params": {}}, image)
-    with pytest.raises(InputError, match="^target=3: must be from 0 to 2"):
+    with pytest.raises(InputError, match="^target=3: must be a class from 0 to 2"):
         explain.input_gradient(*hidden, 3)
     with pytest.raises(InputError, match="^target of shape"):
         explain.input_gradient(*hidden, jnp.array([0, 1, 2]))

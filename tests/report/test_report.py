@@ -285,7 +285,7 @@ def test_a_planted_bias_is_found(finished, tmp_path, rng):
 def test_scores_that_say_nothing_are_said_in_words(made):
     label = np.zeros(20, np.int32)
     alone = report.measure(np.ones((20, 2)), label, ("cat", "dog"))
-    assert alone["metrics"]["roc_auc_macro"] is None and "undefined: no test row is of it" in " ".join(alone["notes"])
+    assert alone["metrics"]["roc_auc_macro"] is None and "undefined: no test row is of this" in " ".join(alone["notes"])
     constant = report.measure(np.ones((20, 2)), label + np.arange(20) % 2, ("cat", "dog"))
     assert constant["metrics"]["roc_auc_macro"] == 0.5 and "all equal and separate nothing" in constant["notes"][0]
     for values in (alone, constant):
