@@ -109,11 +109,11 @@ def _compiled(
             raise InputError(f"devices={len(chosen)}: strategy {strategy!r} runs on one; use sharded or pmap")
         call = functools.partial(_eager, step) if strategy == "eager" else jax.jit(_loop(step), donate_argnums=donated)
         here = SingleDeviceSharding(chosen[0])
-        put = _putter(here)
-        return CompiledStep(call, put, put, 1, 1, strategy, functools.partial(_put_chunk, device=here))
+        one = _putter(here)
+        return CompiledStep(call, one, one, 1, 1, strategy, functools.partial(_put_chunk, device=here))
     if strategy == "pmap":  # which divides the rows itself
-        put = _putter(NamedSharding(Mesh(np.array(chosen), (AXIS,)), P()))
-        return CompiledStep(_pmapped(_loop(step), chosen, donated), put, put, len(chosen), len(chosen), strategy)
+        every = _putter(NamedSharding(Mesh(np.array(chosen), (AXIS,)), P()))
+        return CompiledStep(_pmapped(_loop(step), chosen, donated), every, every, len(chosen), len(chosen), strategy)
     mesh, rule = make_mesh(chosen, model_devices), rule or split_model
     whole = NamedSharding(mesh, P())
     shard = functools.partial(_shard_chunk, whole=whole, split=NamedSharding(mesh, P(None, AXIS)))

@@ -169,7 +169,7 @@ def test_classes_are_matched_by_name(tmp_path, capsys):
         loaded.config, str(tmp_path / "moved")
     ).own  # the same training rows, so its test rows as well
     Image.new("L", (8, 8)).save(tmp_path / "data" / "bee" / "new.png")
-    refused("which changed since", runs.rows_to_measure, loaded.config, here)
+    refused("which has changed since", runs.rows_to_measure, loaded.config, here)
     assert runs.evaluate(loaded, str(tmp_path / "moved"))["count"] == 8
     main([path, "--data", str(tmp_path / "moved")], None)
     assert "sigmoid" in (pathlib.Path(path) / "report.html").read_text()
@@ -319,7 +319,7 @@ CONFIG = {
     "model": (put("build", "model", "mlp"), "build.model: .*dict"),
     "model name": (
         put("build", "model", "name", "os.system"),
-        "build.model.name: 'os.system': a model that this version",
+        "build.model.name: 'os.system': this version of jaxcnn has no such model",
     ),
     "model name of a type": (put("build", "model", "name", ["mlp"]), "build.model.name: .*string"),
     "task name": (put("build", "task", "name", "x"), "build.task.name: 'x'"),
@@ -355,12 +355,12 @@ CONFIG = {
     ),
     "no heads": (
         put("build", "model", {"name": "vit_tiny_patch16_224", "options": {"heads": 0, "num_classes": 2}}),
-        "cannot be made",
+        "cannot be built",
     ),
     "task option": (put("build", "task", "options", "mean", "x"), "build.task.options: mean: "),
     "model as option": (put("build", "task", "options", "model", "x"), "model: no such option"),
     "head": (put("build", "task", "options", "head", "x"), "head: .*'softmax'"),
-    "sigmoid": (put("build", "task", "options", "head", "sigmoid"), "cannot be made .*num_classes=2"),
+    "sigmoid": (put("build", "task", "options", "head", "sigmoid"), "cannot be built .*num_classes=2"),
     "size": (put("build", "task", "options", "size", [10**9, 10**9]), "size: .*must be height and width"),
     "size of three": (put("build", "task", "options", "size", [1, 2, 3]), "size: .*must be height and width"),
     "resize": (put("build", "task", "options", "resize", 10**9), "resize: .*values"),
