@@ -215,7 +215,7 @@ def guided_backprop(model: Any, variables: Tree, image: Array, target: Target = 
 
 
 def _guided(rectify: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """Give a rectifier the backward pass that leaves out what is negative."""
+    """Give a rectifier the backward pass that leaves out what is negative; it is no derivative, so forward mode has no meaning."""
     wrapped = jax.custom_vjp(rectify)
     wrapped.defvjp(lambda x: (rectify(x), x), lambda x, c: (jnp.where(c > 0, jax.vjp(rectify, x)[1](c)[0], 0),))
     return wrapped

@@ -117,6 +117,6 @@ class Staged(Network):
 
 def check_side(x: Array, smallest: int, small_images: bool = False) -> None:
     """Refuse an image of fewer pixels than a network needs; `small_images` is whether it has a form that needs fewer."""
-    if min(x.shape[1:3]) < smallest:
+    if any(n < smallest for n in x.shape[1:3]):
         hint = ", or use small_images=True" if small_images else ""
         raise InputError(f"image shape {tuple(x.shape)}: must be at least {smallest}x{smallest} pixels; enlarge it{hint}")
