@@ -241,7 +241,7 @@ def guided_backprop(model: Any, variables: Tree, image: Array, target: Target = 
 
 
 def _guided(rectify: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """Give a rectifier a backward pass that drops negative gradients."""
+    """Give a rectifier a backward pass that drops negative gradients: not a derivative, so no forward mode."""
     wrapped = jax.custom_vjp(rectify)
     wrapped.defvjp(lambda x: (rectify(x), x), lambda x, c: (jnp.where(c > 0, jax.vjp(rectify, x)[1](c)[0], 0),))
     return wrapped

@@ -157,11 +157,7 @@ class _Flat:
 
 def _name(eqn: Any) -> str:
     name: str = eqn.primitive.name
-    if name not in jaxprs.WITH_DERIVATIVES:
+    if name != "custom_jvp_call":
         return {"conv_general_dilated": "conv", "reduce_window_max": "max_pool", "clamp": "clip"}.get(name, name)
     inside = jaxprs.primitives(eqn.params["call_jaxpr"]) - {"jit", "pjit"}
-    if name == "custom_jvp_call":
-        return "max" if inside == {"max"} else "clip" if inside == {"max", "min"} else name
-    if "reduce_window_max" in inside:
-        return "max_pool"
-    return "conv" if len(eqn.invars) == 2 and inside & {"conv_general_dilated", "dot_general"} else name
+    return "max" if inside == {"max"} else "clip" if inside == {"max", "min"} else name

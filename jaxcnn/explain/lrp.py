@@ -237,6 +237,7 @@ def _row_sums(x: Array) -> Array:
     return x.reshape(len(x), -1).sum(1).astype(jnp.float32)
 
 
+# A rule of relevance is no derivative but a backward pass of its own, so `jax.custom_vjp` is right here, and forward mode has no meaning.
 def _activation(function: Callable[[Array], Array], epsilon: float) -> Callable[[Array, Array], Array]:
     """Give an activation the slope value over input; `epsilon` keeps the input away from 0."""
 
@@ -262,16 +263,10 @@ _halved.defvjp(lambda x: (x, None), lambda _, c: (c / 2,))
 def _linear(
     behind: Callable[[Array], Array], z: Array
 ) -> tuple[Array, Callable[[Array], Array], Callable[[Array], Array]]:
-    """Return `behind(z)`, its transpose, and its linear part (the transpose of the transpose; pooling has no other)."""
-    y, vjp = jax.vjp(behind, z)
-
-    def back(c):
-        return vjp(c)[0]
-
-    def push(u):
-        return jax.vjp(back, jnp.zeros_like(y))[1](u)[0]
-
-    return y, back, push
+    """Value of `behind` at `z`, and its linear part there, transposed and as it is."""
+    y, push = jax.linearize(behind, z)
+    back = jax.linear_transpose(push, z)
+    return y, lambda c: back(c)[0], push
 
 
 def _gamma_layer(

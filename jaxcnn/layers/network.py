@@ -129,7 +129,7 @@ def check_side(x: Array, smallest: int, cifar_stem: bool = False) -> None:
         cifar_stem: whether the network has a variant with a smaller minimum, which the message then names.
 
     """
-    if min(x.shape[1:3]) < smallest:
+    if any(n < smallest for n in x.shape[1:3]):  # a size may be symbolic
         hint = ", or use cifar_stem=True" if cifar_stem else ""
         raise InputError(
             f"image shape {tuple(x.shape)}: must be at least {smallest}x{smallest} pixels; enlarge it{hint}"

@@ -86,9 +86,9 @@ def extents(window: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
 
 
 def out_sizes(sizes: Sequence[int], window: Sequence[int], g: Geometry) -> tuple[int, ...]:
-    """Places where the window fits."""
+    """Places where the window fits; of a symbolic size in the terms of a slice with these strides, so that they can be added."""
     reach = extents(window, g.dilation)
-    return tuple((n + sum(p) - e) // s + 1 for n, p, e, s in zip(sizes, g.padding, reach, g.strides, strict=True))
+    return tuple((n + sum(p) - e + s) // s for n, p, e, s in zip(sizes, g.padding, reach, g.strides, strict=True))
 
 
 def as_forward(dy_shape: tuple[int, ...], w_shape: tuple[int, ...], g: Geometry, shape: tuple[int, ...]) -> Pads:

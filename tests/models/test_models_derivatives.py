@@ -1,0 +1,169 @@
+"""Every kind of network: forward mode, second derivatives, devices with their checks, and export with a symbolic batch."""
+
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from tests.test_ops import QUICK
+
+from jaxcnn import ops
+from jaxcnn.models import MODELS
+from tests.models.test_models import SIDES, SIZE, ZOO
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SHORT = ("lenet5", "plain", "vit_tiny_patch16_224")  # the others are slow
+each = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in SHORT else pytest.mark.slow) for name in ZOO]
+)
+
+
+def problem(name, dtype, rows=4):
+    """Loss of parameters and a batch, in training, and the two."""
+    model, side = ZOO[name](10), SIDES.get(name, SIZE)
+    image = jax.random.uniform(jax.random.key(1), (rows, side, side, 1), jnp.float32)
+    variables = jax.jit(functools.partial(model.init, train=False), compiler_options=QUICK)(
+        jax.random.key(0), image[:1]
+    )
+    state, image = jax.tree.map(lambda v: v.astype(dtype), dict(variables)), image.astype(dtype)
+    params = state.pop("params")
+
+    def loss(params, image):
+        rngs = {"dropout": jax.random.key(3)}
+        out, _ = model.apply({"params": params, **state}, image, train=True, rngs=rngs, mutable=["batch_stats"])
+        return -jax.nn.log_softmax(out["logits"] if isinstance(out, dict) else out)[:, 3].sum()
+
+    return loss, params, image
+
+
+def direction(params):
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    return jax.tree.unflatten(
+        tree, [jax.random.normal(k, v.shape, v.dtype) * 0.1 for k, v in zip(keys, leaves, strict=True)]
+    )
+
+
+@each
+def test_forward_mode_and_hessian_vector_products(name):
+    with jax.enable_x64(True):
+        loss, params, image = problem(name, jnp.float64)
+        along, step = direction(params), 1e-6
+
+        def everything(params):
+            at = lambda t: loss(jax.tree.map(lambda p, d: p + t * d, params, along), image)
+            product = jax.jvp(lambda p: jax.grad(loss)(p, image), (params,), (along,))[1]
+            return (
+                jax.jvp(lambda p: loss(p, image), (params,), (along,))[1],
+                (at(step) - at(-step)) / (2 * step),
+                product,
+            )
+
+        slope, difference, own = jax.jit(everything, compiler_options=QUICK)(params)
+        with ops.native_lowering():
+            native = jax.jit(everything, compiler_options=QUICK)(params)[2]
+    np.testing.assert_allclose(slope, difference, rtol=1e-4)
+    scale = max(np.abs(v).max() for v in map(np.asarray, jax.tree.leaves(native)))
+    for a, b in zip(jax.tree.leaves(own), jax.tree.leaves(native), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-6, atol=1e-6 * scale)
+
+
+@each
+def test_devices_with_their_checks(name):
+    loss, params, image = problem(name, jnp.float32)
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    spread_out = jax.shard_map(jax.grad(loss), mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
+    one, two = (jax.jit(f, compiler_options=QUICK)(params, image) for f in (jax.grad(loss), spread_out))
+    scale = max(float(jnp.abs(v).max()) for v in jax.tree.leaves(one))
+    chex.assert_trees_all_close(two, one, rtol=1e-3, atol=1e-4 * scale)
+
+
+LOAD = """
+import json, sys
+import numpy as np
+import jax
+from jax import export
+found = {}
+for name in sys.argv[2:]:
+    program = export.deserialize(bytearray(open(f"{sys.argv[1]}/{name}", "rb").read()))
+    with np.load(f"{sys.argv[1]}/{name}.npz") as held:
+        given = [held[f"v{i}"] for i in range(len(held.files) - 2)]
+        found[name] = [list(program.platforms), float(np.abs(program.call(*given, held["image"]) - held["logits"]).max())]
+assert "flax" not in sys.modules and "jaxcnn" not in sys.modules
+print(json.dumps(found))
+"""
+
+
+def check_export(folder, names):
+    """Export with a symbolic batch for three platforms, and run in a process that has JAX alone."""
+    for name, (model, side, channels) in names.items():
+        image = jax.random.uniform(jax.random.key(1), (3, side, side, channels))
+        variables = jax.jit(functools.partial(model.init, train=False), compiler_options=QUICK)(
+            jax.random.key(0), image[:1]
+        )
+        leaves, tree = jax.tree.flatten(variables)
+        predict = jax.jit(
+            lambda *given, model=model, tree=tree: model.apply(
+                jax.tree.unflatten(tree, given[:-1]), given[-1], train=False
+            )
+        )
+        shape = (*export.symbolic_shape("b"), side, side, channels)
+        exported = export.export(predict, platforms=("cpu", "cuda", "tpu"))(
+            *leaves, jax.ShapeDtypeStruct(shape, jnp.float32)
+        )
+        (folder / name).write_bytes(exported.serialize())
+        np.savez(
+            folder / f"{name}.npz",
+            image=image,
+            logits=predict(*leaves, image),
+            **{f"v{i}": v for i, v in enumerate(leaves)},
+        )
+    env = {**os.environ, "PYTHONPATH": ""}
+    out = subprocess.run(
+        [sys.executable, "-c", LOAD, folder, *names], env=env, capture_output=True, text=True, cwd=folder
+    )
+    assert out.returncode == 0, out.stderr
+    for name, (platforms, difference) in json.loads(out.stdout).items():
+        assert platforms == ["cpu", "cuda", "tpu"] and difference < 1e-3, name
+
+
+def test_export_with_a_symbolic_batch(tmp_path):
+    check_export(tmp_path, {name: (ZOO[name](10), SIDES.get(name, SIZE), 1) for name in (*SHORT[:2], "speednet")})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in ZOO if name not in (*SHORT[:2], "speednet")])
+def test_export_of_other_kinds(name, tmp_path):
+    check_export(tmp_path, {name: (ZOO[name](10), SIDES.get(name, SIZE), 1)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_of_the_zoo_exports_with_a_symbolic_batch(name):
+    model = MODELS[name](num_classes=10)
+    shape = model.default_image
+    variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), jnp.zeros((2, *shape)))
+    rows = jax.ShapeDtypeStruct((*export.symbolic_shape("b"), *shape), jnp.float32)
+    predict = jax.jit(functools.partial(model.apply, train=False))
+    exported = export.export(predict, platforms=("cpu", "cuda", "tpu"))(variables, rows)
+    assert exported.out_avals[0].shape[1:] == (10,) and str(exported.out_avals[0].shape[0]) == "b"
+
+
+def test_a_network_of_any_height_and_width():
+    model = MODELS["resnet20"](num_classes=10)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    shape = export.symbolic_shape("b, h, w, 3", constraints=["h >= 32", "w >= 32"])
+    predict = jax.jit(functools.partial(model.apply, train=False))
+    exported = export.export(predict)(variables, jax.ShapeDtypeStruct(shape, jnp.float32))
+    x = jax.random.uniform(jax.random.key(1), (2, 37, 44, 3))
+    chex.assert_trees_all_close(exported.call(variables, x), predict(variables, x), rtol=1e-3, atol=1e-4)
