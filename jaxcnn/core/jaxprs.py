@@ -1,4 +1,4 @@
-"""Reading jaxprs: carry values of one's own from the inputs of a traced function to its results, one equation after another."""
+"""Reading jaxprs: values are carried from the inputs of a traced function to its results, equation by equation."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -50,7 +50,7 @@ def inside(eqn: Any) -> list[ClosedJaxpr | Jaxpr]:
 
 
 def called(eqn: Any) -> ClosedJaxpr | Jaxpr | None:
-    """Return what an equation calls with its own operands, as those of `jax.jit` and `jax.checkpoint` do; None for all others."""
+    """Return the jaxpr that an equation calls with its own operands (`jax.jit`, `jax.checkpoint`), or None."""
     return inside(eqn)[0] if eqn.primitive.name in CALLS else None
 
 

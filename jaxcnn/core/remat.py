@@ -1,4 +1,4 @@
-"""Rematerialisation (Chen et al., 2016, arXiv:1604.06174): compute arrays anew in the backward pass instead of keeping them."""
+"""Rematerialisation (Chen et al., 2016, arXiv:1604.06174): arrays are computed again in the backward pass."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,9 +16,9 @@ Array = jax.Array
 def recompute(fn: Callable[[Array, Any], tuple[Array, Any]]) -> Callable[[Array, Any], tuple[Array, Any]]:
     """Return `fn` with a gradient that keeps nothing but its arguments; forward-mode derivatives are those of `fn`.
 
-    Why not `jax.checkpoint`: on a CPU, XLA drops the barriers that it relies on and runs all recomputation at once, right
-    after the forward pass; measured on a residual network it then takes *more* memory. Here the recomputation waits for
-    the gradient that it is needed for.
+    Why not `jax.checkpoint`: on a CPU, XLA drops the barriers that it relies on and runs all recomputation at once,
+    right after the forward pass; measured on a residual network it then takes *more* memory. Here the recomputation
+    waits for the gradient that it is needed for.
 
     Args:
         fn: `(x, rest) -> (y, more)`, pure; `x` and `y` are arrays with the same rows, `rest` and `more` any trees.

@@ -158,7 +158,8 @@ def _read(path: pathlib.Path, limit: int | None) -> np.ndarray:
             has = stated if size is None else size - 4 - 4 * len(shape)
             if has == stated and stated > most:
                 raise InputError(
-                    f"{visible(path)}: its header says {stated:,} bytes, more than the limit of {most:,} bytes for such "
+                    f"{visible(path)}: its header says {stated:,} bytes, more than the limit of {most:,} bytes for such"
+                    " "
                     "a file; raise limit_bytes= if the size is right"
                 )
             data = np.empty(stated if has == stated else 0, np.uint8)

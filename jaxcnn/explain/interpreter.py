@@ -1,4 +1,4 @@
-"""A network as a flat list of operations, so that a method can change what some of them do, in the gradient above all."""
+"""A network as a flat list of operations, so that a method can change single operations, mostly in the gradient."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,7 +20,8 @@ class Op(NamedTuple):
     """One operation.
 
     Attributes:
-        name: of the primitive; `conv`, `max_pool`, `max` (ReLU) and `clip` (ReLU6) also for what has a gradient of its own.
+        name: of the primitive; `conv`, `max_pool`, `max` (ReLU) and `clip` (ReLU6) also for what has a gradient of its
+            own.
         eqn: the equation of the jaxpr.
         inputs: numbers of the values that it reads.
         outputs: and of those that it makes.
@@ -58,7 +59,8 @@ class Program(NamedTuple):
     features: dict[str, int]
 
 
-# (operation, its values, which of them depend on the image) -> values by number, its own and perhaps later ones; None: as it is
+# (operation, its values, which of them depend on the image) -> values by number, its own and perhaps later ones; None:
+# as it is
 Rule = Callable[[Op, list[Any], tuple[bool, ...]], dict[int, Array] | None]
 
 
@@ -138,7 +140,10 @@ class _Flat:
         return self.count
 
     def add(self, traced: ClosedJaxpr | Jaxpr, inputs: Sequence[int]) -> list[int]:
-        """Append what is in a jaxpr, and return the numbers of its results; what has derivatives of its own stays one operation."""
+        """Append the equations of a jaxpr, and return the numbers of its results.
+
+        An operation with its own derivative stays one operation.
+        """
 
         def rule(eqn: Any, into: list[int]) -> list[int]:
             inner = jaxprs.called(eqn)

@@ -237,7 +237,8 @@ def _row_sums(x: Array) -> Array:
     return x.reshape(len(x), -1).sum(1).astype(jnp.float32)
 
 
-# A rule of relevance is no derivative but a backward pass of its own, so `jax.custom_vjp` is right here, and forward mode has no meaning.
+# A rule of relevance is no derivative but a backward pass of its own, so `jax.custom_vjp` is right here, and forward
+# mode has no meaning.
 def _activation(function: Callable[[Array], Array], epsilon: float) -> Callable[[Array, Array], Array]:
     """Give an activation the slope value over input; `epsilon` keeps the input away from 0."""
 

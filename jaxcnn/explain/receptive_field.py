@@ -1,6 +1,7 @@
 """What a traced function costs and which pixels each array depends on, read off its jaxpr without computing anything.
 
-The receptive field (Araujo et al., 2019, Distill 10.23915/distill.00021) is kept as one affine map per axis of the image.
+The receptive field (Araujo et al., 2019, Distill 10.23915/distill.00021) is kept as one affine map per axis of the
+image.
 """
 
 import math
@@ -16,8 +17,9 @@ from jaxcnn.core import jaxprs
 class Reach(NamedTuple):
     """Which places along one axis of the image an array depends on.
 
-    With an `axis`, index `i` of that axis of the array depends on the places from `jump * i + low` to `jump * i + high`, some of
-    which may lie outside the image. With `axis=None` every element may depend on all places from `low` to `high`.
+    With an `axis`, index `i` of that axis of the array depends on the places from `jump * i + low` to `jump * i +
+    high`, some of which may lie outside the image. With `axis=None` every element may depend on all places from `low`
+    to `high`.
     """
 
     axis: int | None
@@ -54,7 +56,9 @@ def image_field(shape: Sequence[int]) -> Field:
 
 
 def sizes(field: Field, image: Sequence[int]) -> tuple[int, ...] | None:
-    """Return how many places each axis of the field spans: of any extent while it moves along the image, else within the image.
+    """Return how many places each axis of the field spans.
+
+    A field that moves with the image may have any extent; other fields end at the border of the image.
 
     Args:
         field: of an array, or None.
@@ -78,9 +82,9 @@ def _size(r: Reach, n: int) -> int:
 def walk(closed: ClosedJaxpr, fields: Sequence[Field]) -> tuple[list[Found], list[Field]]:
     """Follow fields from the arguments of a function to its results.
 
-    The fields are exact for convolutions, windows, slices, padding and what is elementwise, and too large rather than too
-    small elsewhere: what mixes or flattens places is taken to depend on all of them. A loop counts as often as it runs if
-    that number is known, else once; of the branches of a condition the dearest counts.
+    The fields are exact for convolutions, windows, slices, padding and what is elementwise, and too large rather than
+    too small elsewhere: what mixes or flattens places is taken to depend on all of them. A loop counts as often as it
+    runs if that number is known, else once; of the branches of a condition the dearest counts.
 
     Args:
         closed: as `jax.make_jaxpr` returns it, traced in `jaxcnn.ops.native_lowering()`.
@@ -162,7 +166,7 @@ def _loose(r: Reach, shape: Sequence[int]) -> Reach:
 
 
 def _joined(fields: Sequence[Field], shape: Sequence[int]) -> Field:
-    """Return what an element depends on that is made of those at the same place of several arrays, all of this shape."""
+    """Return what an element depends on that is computed from the elements at its place in arrays of this shape."""
     some = [field for field in fields if field is not None]
     return tuple(_hull(reaches, shape) for reaches in zip(*some, strict=True)) if some else None
 
@@ -334,10 +338,11 @@ def _transpose(eqn: Any, into: list[Field]) -> list[Field]:
 
 
 ELEMENTWISE = """
-    abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy copy_p cos cosh digamma div
-    eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p logistic lt max min mul name ne neg
-    nextafter not optimization_barrier or population_count pow reduce_precision rem round rsqrt select_n shift_left
-    shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor
+    abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy copy_p cos
+    cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p
+    logistic lt max min mul name ne neg nextafter not optimization_barrier or population_count pow reduce_precision
+    rem round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
+    stop_gradient sub tan tanh xor
 """.split()
 REDUCTIONS = [f"reduce_{name}" for name in ("sum", "max", "min", "prod", "and", "or", "xor")]
 WINDOWS = [f"reduce_window{name}" for name in ("", "_sum", "_max", "_min")]
@@ -345,6 +350,7 @@ RULES: dict[str, Callable[[Any, list[Field]], list[Field]]] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys([*REDUCTIONS, "reduce", "argmax", "argmin"], _without("axes")),
     **dict.fromkeys(WINDOWS, _reduce_window),
-    "broadcast_in_dim": _broadcast, "concatenate": _concatenate, "conv_general_dilated": _convolution, "dot_general": _dot_general,
-    "pad": _pad, "reshape": _reshape, "slice": _slice, "split": _split, "squeeze": _without("dimensions"), "transpose": _transpose,
+    "broadcast_in_dim": _broadcast, "concatenate": _concatenate, "conv_general_dilated": _convolution,
+    "dot_general": _dot_general, "pad": _pad, "reshape": _reshape, "slice": _slice, "split": _split,
+    "squeeze": _without("dimensions"), "transpose": _transpose,
 }  # fmt: skip

@@ -17,22 +17,24 @@ from jaxcnn.ops.pooling import align_mask
 from jaxcnn.ops.sums import channel_sums, spread
 
 Array = jax.Array
-YOUNG = "young_stats"  # a collection that a training step lends: the most that a running statistic may keep of itself, for each norm
+# the collection in which a training step gives, per norm, the largest share that a running statistic keeps of itself
+YOUNG = "young_stats"
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe and Szegedy, 2015, arXiv:1502.03167) over all real rows of all devices.
 
     Statistics come in two passes, so no digits are lost where the mean is large, and are float32 or wider whatever the
-    input. The running variance is the unbiased one, as in PyTorch. With `train=False`, or where `batch_stats` may not be
-    changed (Flax's `mutable`), the running statistics are used. Running statistics keep `momentum` of themselves, or less where
-    a training step says that they are young: see `young`.
+    input. The running variance is the unbiased one, as in PyTorch. With `train=False`, or where `batch_stats` may not
+    be changed (Flax's `mutable`), the running statistics are used. Running statistics keep `momentum` of themselves, or
+    less where a training step says that they are young: see `young`.
 
-    Rows are those of the axis `"data"` where it is bound, and of all devices under jit; `jaxcnn.core.collectives.over` names another axis.
+    Rows are those of the axis `"data"` where it is bound, and of all devices under jit; `jaxcnn.core.collectives.over`
+    names another axis.
 
     Raises:
-        InputError: `mask` has another shape than leading axes of the input, the input is not floating point, or another axis than
-            `"data"` is bound and was not named.
+        InputError: `mask` has another shape than leading axes of the input, the input is not floating point, or another
+            axis than `"data"` is bound and was not named.
 
     """
 
@@ -48,8 +50,8 @@ class BatchNorm(nn.Module):
         Args:
             x: the array.
             train: whether to use the statistics of this batch, and to put them into the running ones.
-            mask: 1 for what counts and 0 for padding, which the statistics leave out, for the leading axes of `x`: `[B]`, `[B, T]`,
-                `[B, H, W]`, ... Where nothing counts, the running statistics stay.
+            mask: 1 for what counts and 0 for padding, which the statistics leave out, for the leading axes of `x`:
+                `[B]`, `[B, T]`, `[B, H, W]`, ... Where nothing counts, the running statistics stay.
 
         """
         c, dtype = (x.shape[-1],), policy(self.dtype, x)
@@ -83,10 +85,11 @@ class BatchNorm(nn.Module):
 def young(model_state: Tree, updates: Array) -> Tree:
     """Lend norms the number of updates before this one, for a training pass; `grown` takes it back.
 
-    Running statistics begin at 0 and 1, and weights change fastest in the first updates, so an average over the usual ten batches
-    is far from what the weights of the moment need: validation then loses where training does not. So with `n` updates before this
-    one, running statistics keep at most `n / (n + 9)` of themselves: nothing of what they began with, and then about the last ninth
-    of all batches. From `n = 82` on that is above the usual momentum of 0.9, which then holds.
+    Running statistics begin at 0 and 1, and weights change fastest in the first updates, so an average over the usual
+    ten batches is far from what the weights of the moment need: validation then loses where training does not. So with
+    `n` updates before this one, running statistics keep at most `n / (n + 9)` of themselves: nothing of what they began
+    with, and then about the last ninth of all batches. From `n = 82` on that is above the usual momentum of 0.9, which
+    then holds.
 
     Args:
         model_state: collections of the model; one without `"batch_stats"` comes back as it is.
@@ -115,18 +118,19 @@ def _beside(stats: Tree, keep: Array) -> Tree:
 
 
 def _shift_and_scale(x: Array, mean: Array, factor: Array, bias: Array) -> Array:
-    """`(x - mean) * factor + bias` by channel; subtracted first, which keeps the digits that a large mean would cost."""
+    """Return `(x - mean) * factor + bias` per channel; subtracting first keeps digits where the mean is large."""
     mean, factor, bias = (lax.broadcast_to_rank(c, x.ndim) for c in (mean, factor, bias))
     return (promote_float32(x) - mean) * factor + bias
 
 
-# With its own derivative: what automatic differentiation makes of the two passes reads and writes the arrays twice as often, for a
-# term that is always zero, the sum of what is centred. Sums and repeats are each other's transposes, so its transpose is as fast.
+# With its own derivative: what automatic differentiation makes of the two passes reads and writes the arrays twice as
+# often, for a term that is always zero, the sum of what is centred. Sums and repeats are each other's transposes, so
+# its transpose is as fast.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def _normalise(
     x: Array, scale: Array, bias: Array, weight: Array | None, epsilon: float
 ) -> tuple[Array, Array, Array, Array]:
-    """Normalised `x`, and mean, variance and number of the places that `weight` `[B, ..., 1]` counts, over all devices."""
+    """Return `x` normalised, and mean, variance and number of the places that count, over all devices."""
     mean, var, n = _statistics(x, weight)
     return _shift_and_scale(x, mean, lax.rsqrt(var + epsilon) * scale, bias), mean, var, n
 
@@ -169,7 +173,10 @@ def _normalise_jvp(epsilon: float, primals: Any, tangents: Any) -> tuple[Any, An
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the channels (Ba et al., 2016, arXiv:1607.06450); called like `BatchNorm`, and the same in training."""
+    """Layer normalisation over the channels (Ba et al., 2016, arXiv:1607.06450).
+
+    It is called like `BatchNorm`, and does the same in training and in prediction.
+    """
 
     epsilon: float = 1e-6
     dtype: Any = None

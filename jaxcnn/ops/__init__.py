@@ -6,6 +6,6 @@ from jaxcnn.ops.pooled import conv_max_pool
 from jaxcnn.ops.pooling import adaptive_avg_pool, avg_pool, first_max, global_avg_pool, global_max_pool, max_pool
 
 __all__ = [
-    "adaptive_avg_pool", "avg_pool", "conv", "conv_max_pool", "conv_transpose", "depthwise_conv", "first_max", "global_avg_pool",
-    "global_max_pool", "max_pool", "native_lowering",
+    "adaptive_avg_pool", "avg_pool", "conv", "conv_max_pool", "conv_transpose", "depthwise_conv", "first_max",
+    "global_avg_pool", "global_max_pool", "max_pool", "native_lowering",
 ]  # fmt: skip

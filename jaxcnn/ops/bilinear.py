@@ -1,7 +1,7 @@
 """Convolution and its two gradients as three primitives, each the others' transposes.
 
-Convolution is bilinear: each of the three maps has the other two as its derivatives, so the triple is closed under differentiation
-and a derivative of any order never falls back to a slow layout.
+Convolution is bilinear: each of the three maps has the other two as its derivatives, so the triple is closed under
+differentiation and a derivative of any order never falls back to a slow layout.
 """
 
 from collections.abc import Callable, Sequence

@@ -21,7 +21,9 @@ def conv(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Array:
-    """Convolve channels-last arrays of one, two or three spatial axes (cross-correlation, as in every deep-learning library).
+    """Convolve channels-last arrays with one, two or three spatial axes.
+
+    As in every deep-learning library, this is cross-correlation: the kernel is not flipped.
 
     Derivatives of any order and both modes are defined; each is again a convolution lowered here, because XLA's own
     gradient layouts are up to 100 times slower on a CPU inside a compiled loop.
@@ -30,7 +32,8 @@ def conv(
         x: `[B, *spatial, C_in]`, floating point.
         kernel: `[*window, C_in / groups, C_out]`, the dtype of `x`.
         strides: one number, or one an axis.
-        padding: `"SAME"`, `"VALID"`, a number on both sides of every axis, or `(low, high)` pairs, none of them negative.
+        padding: `"SAME"`, `"VALID"`, a number on both sides of every axis, or `(low, high)` pairs, none of them
+            negative.
         dilation: distance between the taps of the kernel.
         groups: groups of channels that do not see each other.
 
@@ -38,8 +41,8 @@ def conv(
         `[B, *out, C_out]`.
 
     Raises:
-        InputError: ranks, channels, groups or dtypes do not fit each other, the dtype is not floating point, or the image is smaller
-            than the kernel.
+        InputError: ranks, channels, groups or dtypes do not fit each other, the dtype is not floating point, or the
+            image is smaller than the kernel.
 
     """
     x, g = settle_padding(x, geometry(x, kernel, strides, padding, dilation, groups))
@@ -77,13 +80,15 @@ def conv_transpose(
         strides: how many times larger the result is.
         padding: what `conv` would have added to the result; `"SAME"` makes it exactly `strides` times larger.
         dilation: distance between the taps of the kernel.
-        output_padding: rows to append at the end of each axis, less than the stride, where several sizes have the same convolution.
+        output_padding: rows to append at the end of each axis, less than the stride, where several sizes have the same
+            convolution.
 
     Returns:
         `[B, *out, C_out]`, `out = (n - 1) * stride + window - low - high + output_padding` with numeric padding.
 
     Raises:
-        InputError: ranks, channels or dtypes do not fit each other, the dtype is not floating point, or nothing would be left.
+        InputError: ranks, channels or dtypes do not fit each other, the dtype is not floating point, or nothing would
+            be left.
 
     """
     _check("conv_transpose", x, kernel, x.shape[-1], kernel.shape[-2])
@@ -123,7 +128,8 @@ def geometry(
 def _check(name: str, x: Array, kernel: Array, channels: int, expected: int) -> None:
     if not 1 <= x.ndim - 2 <= 3 or kernel.ndim != x.ndim:
         raise InputError(
-            f"{name}: image {x.shape} and kernel {kernel.shape} must both have one, two or three spatial axes and two more"
+            f"{name}: image {x.shape} and kernel {kernel.shape} must both have one, two or three spatial axes "
+            "and two more"
         )
     check_floating(name, image=x, kernel=kernel)
     if channels != expected:

@@ -1,4 +1,4 @@
-"""Strides, windows and padding as plain tuples, and the two moves that every CPU form is made of: `taps` and `col2im`."""
+"""Strides, windows and padding as plain tuples, and the two steps that all CPU forms share: `taps` and `col2im`."""
 
 import functools
 import math
@@ -49,7 +49,7 @@ def to_tuple(value: int | Sequence[int], rank: int, name: str, least: int = 1) -
 
 
 def check_floating(name: str, **arrays: Any) -> None:
-    """Refuse arrays that are not real floating point of 16 to 64 bits: integers would be rounded, or lose digits on the way.
+    """Refuse arrays that are not real floating point with 16 to 64 bits; integers would be rounded.
 
     Raises:
         InputError: another dtype, or arrays of two dtypes.
@@ -66,7 +66,8 @@ def check_floating(name: str, **arrays: Any) -> None:
             )
     if len(set(kinds.values())) > 1:
         raise InputError(
-            f"{name}: {' and '.join(f'{kind} is {dtype}' for kind, dtype in kinds.items())}: cast one, they must be the same"
+            f"{name}: {' and '.join(f'{kind} is {dtype}' for kind, dtype in kinds.items())}: "
+            "cast one, they must be the same"
         )
 
 
@@ -86,13 +87,16 @@ def extents(window: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
 
 
 def out_sizes(sizes: Sequence[int], window: Sequence[int], g: Geometry) -> tuple[int, ...]:
-    """Places where the window fits; of a symbolic size in the terms of a slice with these strides, so that they can be added."""
+    """Return the number of places where the window fits.
+
+    A symbolic size is written as that of a slice with these strides, so that such sizes can be added.
+    """
     reach = extents(window, g.dilation)
     return tuple((n + sum(p) - e + s) // s for n, p, e, s in zip(sizes, g.padding, reach, g.strides, strict=True))
 
 
 def as_forward(dy_shape: tuple[int, ...], w_shape: tuple[int, ...], g: Geometry, shape: tuple[int, ...]) -> Pads:
-    """Padding with which a convolution of `dy`, dilated by the strides, with the flipped kernel is the input gradient."""
+    """Return the padding with which a convolution of the dilated `dy` and the flipped kernel is the input gradient."""
     reach = [e - 1 for e in extents(w_shape[: len(g.strides)], g.dilation)]
     places = zip(reach, g.padding, shape[1:-1], dy_shape[1:-1], g.strides, strict=True)
     return tuple((r - low, n - (o - 1) * s - 1 + low) for r, (low, _), n, o, s in places)
@@ -101,7 +105,7 @@ def as_forward(dy_shape: tuple[int, ...], w_shape: tuple[int, ...], g: Geometry,
 def resolve_padding(
     padding: str | int | Sequence[tuple[int, int]], sizes: Sequence[int], extent: Sequence[int], strides: Sequence[int]
 ) -> Pads:
-    """`(low, high)` an axis; `"SAME"` puts the odd element at the end, as XLA and TensorFlow do (PyTorch pads evenly)."""
+    """Return `(low, high)` per axis; `"SAME"` puts the odd element at the end, as XLA and TensorFlow do."""
     if padding == "SAME":
         pads = tuple(map(_same, sizes, extent, strides))
     elif padding == "VALID":
@@ -193,7 +197,10 @@ def col2im(part: Callable[[int], Array], window: Sequence[int], g: Geometry, siz
 
 
 def _interleave(phases: list[Array], strides: tuple[int, ...], axis: int = 1) -> Array:
-    """Phases `[B, *cells, C]` in row-major order to `[B, *(cells x strides), C]`, axis by axis: a quarter of a transpose's time."""
+    """Interleave phases `[B, *cells, C]`, in row-major order, to `[B, *(cells x strides), C]`.
+
+    Done axis by axis, this takes a quarter of the time of a transpose.
+    """
     if not strides:
         return phases[0]
     each = len(phases) // strides[0]

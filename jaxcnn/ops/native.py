@@ -19,8 +19,8 @@ def native_lowering() -> Iterator[None]:
     """Leave every operation that is traced in this context to XLA's own form, also on a CPU.
 
     For comparisons, and where the last digits matter more than time: Winograd convolution differs by about 1e-5. What
-    `jax.jit` has compiled outside is traced anew inside, and what a function returned by `jax.vjp` or `jax.linearize` computes
-    stays as it was traced.
+    `jax.jit` has compiled outside is traced anew inside, and what a function returned by `jax.vjp` or `jax.linearize`
+    computes stays as it was traced.
     """
     with _native_only(True):
         yield
@@ -34,9 +34,9 @@ def is_native() -> bool:
 def once(function: Callable[..., Any], *arrays: Array) -> Any:
     """`function(*arrays)`, its arguments and its result each computed once and kept in memory.
 
-    XLA's CPU fusion computes elementwise producers again in every consumer (a depthwise kernel gradient then computes its
-    cotangent once a tap), and removes `optimization_barrier` before it fuses. The branches of a condition are never fused
-    with what is around them; this one always holds, which the compiler cannot know.
+    XLA's CPU fusion computes elementwise producers again in every consumer (a depthwise kernel gradient then computes
+    its cotangent once a tap), and removes `optimization_barrier` before it fuses. The branches of a condition are never
+    fused with what is around them; this one always holds, which the compiler cannot know.
     """
     some = arrays[-1][(0,) * arrays[-1].ndim]
     shapes = jax.eval_shape(function, *arrays)

@@ -1,4 +1,4 @@
-"""Convolution and max pooling in one: a CPU does both for a few images at a time, whose values between them stay in the cache."""
+"""Convolution and max pooling in one: a CPU does both for a few images at a time, so that values stay in the cache."""
 
 import functools
 import math
@@ -44,8 +44,8 @@ Sizes = tuple[int, ...]
 def conv_max_pool(x: Array, kernel: Array, window: int | Sequence[int] = 2, **options: Any) -> Array:
     """Return `max_pool(conv(x, kernel, **options), window)`, in down to half the time on a CPU, a few images at a time.
 
-    Of 512 images of 28x28 pixels under 32 filters the values between the two are 51 MB, which would be written and read five
-    times in a step of training. Elsewhere, and in `native_lowering`, it is the two after another.
+    Of 512 images of 28x28 pixels under 32 filters the values between the two are 51 MB, which would be written and read
+    five times in a step of training. Elsewhere, and in `native_lowering`, it is the two after another.
 
     Args:
         x: `[B, *spatial, C_in]`, floating point.

@@ -1,4 +1,4 @@
-"""Pooling of any rank: XLA's windows on GPU and TPU, strided slices on a CPU (the gradient is up to 40 times faster there)."""
+"""Pooling of any rank: XLA's windows on GPU and TPU, strided slices on a CPU, whose gradients are up to 40x faster."""
 
 import math
 from collections.abc import Sequence
@@ -39,7 +39,8 @@ def max_pool(
         `[B, *out, C]`.
 
     Raises:
-        InputError: a window, stride or padding that is out of range or does not fit the image, or a dtype that is not floating point.
+        InputError: a window, stride or padding that is out of range or does not fit the image, or a dtype that is not
+            floating point.
 
     """
     size, g = checked_window(x, window, strides, padding, ceil)
@@ -98,8 +99,8 @@ def global_avg_pool(x: Array, mask: Array | None = None) -> Array:
 
     Args:
         x: `[B, *spatial, C]`, floating point.
-        mask: which places count, 1 or 0, for the leading axes of `x`: `[B]`, `[B, T]`, `[B, H, W]`, ...; None for all. A row without
-            any place becomes zeros.
+        mask: which places count, 1 or 0, for the leading axes of `x`: `[B]`, `[B, T]`, `[B, H, W]`, ...; None for all.
+            A row without any place becomes zeros.
 
     Raises:
         InputError: a mask of another shape, or a dtype that is not floating point.
@@ -115,7 +116,9 @@ def global_avg_pool(x: Array, mask: Array | None = None) -> Array:
 
 
 def global_max_pool(x: Array, mask: Array | None = None) -> Array:
-    """Maximum over all spatial axes: `[B, *spatial, C]` to `[B, C]`; where values tie, the first one receives the gradient.
+    """Return the maximum over all spatial axes: `[B, *spatial, C]` to `[B, C]`.
+
+    Where values tie, the first one receives the gradient.
 
     Args:
         x: `[B, *spatial, C]`, floating point.
@@ -137,8 +140,8 @@ def align_mask(mask: Array, x: Array) -> Array:
     """Append axes of one element to a mask of the leading axes of `x` until it broadcasts against it.
 
     Args:
-        mask: `[B]`, `[B, T]`, `[B, H, W]`, ...: the first axes of `x`, or all but its channels, perhaps with axes of one element
-            behind them.
+        mask: `[B]`, `[B, T]`, `[B, H, W]`, ...: the first axes of `x`, or all but its channels, perhaps with axes of
+            one element behind them.
         x: `[B, *spatial, C]`.
 
     Raises:
@@ -150,7 +153,8 @@ def align_mask(mask: Array, x: Array) -> Array:
         lead = lead[:-1]
     if len(shape) > x.ndim or not 1 <= len(lead) < x.ndim or lead != tuple(x.shape[: len(lead)]):
         raise InputError(
-            f"mask shape {shape}: must be the leading axes of {tuple(x.shape)}, from {tuple(x.shape[:1])} to {tuple(x.shape[:-1])}"
+            f"mask shape {shape}: must be the leading axes of {tuple(x.shape)}, "
+            f"from {tuple(x.shape[:1])} to {tuple(x.shape[:-1])}"
         )
     return mask.reshape(*lead, *(1,) * (x.ndim - len(lead)))
 
@@ -158,7 +162,8 @@ def align_mask(mask: Array, x: Array) -> Array:
 def first_max(x: Array, axis: int) -> Array:
     """Maximum along an axis, whose gradient goes to its index.
 
-    JAX's own goes to what equals the maximum, and is no number where XLA computes an element a second time and rounds it otherwise.
+    JAX's own goes to what equals the maximum, and is no number where XLA computes an element a second time and rounds
+    it otherwise.
     """
     axis %= x.ndim
     chosen = lax.argmax(lax.stop_gradient(x), axis, jnp.int32)

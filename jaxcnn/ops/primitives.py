@@ -1,8 +1,9 @@
 """Operations as JAX primitives: one name in a jaxpr, a form for each platform, every derivative, and `vmap`.
 
-An operation has one form for CPUs and one for all other platforms; JAX chooses when a program is lowered, so that an exported
-program holds both. Where an operation is linear in an operand, its transpose is again an operation, whose transpose it is:
-such a family is closed, and derivatives of any order and in both modes are lowered as well as the operation itself.
+An operation has one form for CPUs and one for all other platforms; JAX chooses when a program is lowered, so that an
+exported program holds both. Where an operation is linear in an operand, its transpose is again an operation, whose
+transpose it is: such a family is closed, and derivatives of any order and in both modes are lowered as well as the
+operation itself.
 """
 
 import functools
@@ -32,8 +33,8 @@ def primitive(
         cpu: the form for CPUs, from the same to the same.
         shapes: the same for shapes alone; by default `native` is traced.
         several: whether the result is a list of arrays.
-        fold: `(operation, arrays, axes, **static)`, how `jax.vmap` becomes a larger operation of the same kind, with the new axis first in
-            what it returns; None where it does not, and then each form is mapped itself.
+        fold: `(operation, arrays, axes, **static)`, how `jax.vmap` becomes a larger operation of the same kind, with
+            the new axis first in what it returns; None where it does not, and then each form is mapped itself.
 
     """
     made = Primitive(f"jaxcnn_{name}")
@@ -66,12 +67,12 @@ def bind(operation: Primitive, *arrays: Array, mapped: bool = False, **static: A
 
 
 def linear(operation: Primitive, transposes: Mapping[int, Form]) -> None:
-    """Declare that a primitive with one result is linear in each of some operands; it is taken to be constant in the others.
+    """Declare that a primitive with one result is linear in each of some operands, and constant in the others.
 
     Args:
         operation: of `primitive`.
-        transposes: number of an operand to `(cotangent, *arrays, **static)`, which returns the cotangent of that operand; in the place of
-            the operand stands its abstract value.
+        transposes: number of an operand to `(cotangent, *arrays, **static)`, which returns the cotangent of that
+            operand; in the place of the operand stands its abstract value.
 
     """
 

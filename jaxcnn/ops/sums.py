@@ -1,4 +1,4 @@
-"""Sums over all places of an array, one number per channel, and their transpose: what norms and biases need at every step."""
+"""Sums over all places of an array, one per channel, and their transpose, which norms and biases need at each step."""
 
 import functools
 
@@ -22,7 +22,7 @@ def channel_sums(x: Array) -> Array:
 
 
 def spread(values: Array, like: Array) -> Array:
-    """Repeat one number per channel, `[C]`, at all places of an array `[B, ..., C]`; the transpose of `channel_sums`."""
+    """Repeat values per channel, `[C]`, at all places of an array `[B, ..., C]`; the transpose of `channel_sums`."""
     shape = like.shape[0], max(like.size, 1) // max(like.shape[0] * like.shape[-1], 1), like.shape[-1]
     return (_repeated(values, shape[:2]) if is_native() else bind(SPREAD, values, places=shape[:2])).reshape(like.shape)
 

@@ -1,7 +1,7 @@
 """Pooling windows as primitives: where maxima are, choosing and scattering by these places, and sums of tiles.
 
-Given the places of the maxima, to take what stands there is linear, and so is its transpose, to scatter to them. A CPU keeps the places;
-the forms of other platforms look for them in the array again, which is why it is an operand as well.
+Given the places of the maxima, to take what stands there is linear, and so is its transpose, to scatter to them. A CPU
+keeps the places; the forms of other platforms look for them in the array again, which is why it is an operand as well.
 """
 
 import functools
@@ -43,7 +43,10 @@ def side_by_side(w: Window) -> bool:
 
 
 def _stages(w: Window) -> list[Window]:
-    """Windows to reduce over one after another: all axes together where windows do not overlap, else the last axis first."""
+    """Return windows to reduce over one after another.
+
+    All axes together where windows do not overlap, else the last axis first.
+    """
     size, g = w
     if all(k <= s for k, s in zip(size, g.strides, strict=True)):
         return [w]

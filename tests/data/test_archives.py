@@ -238,7 +238,8 @@ def test_idx_that_states_more_than_it_has(tmp_path):
     stated = b"\0\0\x08\3" + struct.pack(">III", 2**21, 32, 32)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(stated + bytes(2**20)))
     refused(
-        "its header says 2,147,483,648 bytes, more than the limit of 1,073,741,824 bytes for such a file; raise limit_bytes=",
+        "its header says 2,147,483,648 bytes, more than the limit of 1,073,741,824 bytes for such a file; "
+        "raise limit_bytes=",
         idx,
         tmp_path,
     )

@@ -202,7 +202,8 @@ def test_few_of_16_bits_are_told(tmp_path, caplog):
         if "16 bits" in r.getMessage()
     ] == [
         "a/3.png: 16 bits, but no value above 4083, of 65,535: it is read nearly black",
-        "20 images have 16 bits, but in 20 of them, which were checked, no value is above 4089, of 65,535: they are read nearly black",
+        "20 images have 16 bits, but in 20 of them, which were checked, no value is above 4089, of 65,535: they are "
+        "read nearly black",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Every kind of network: forward mode, second derivatives, devices with their checks, and export with a symbolic batch."""
+"""Every kind of network: forward mode, second derivatives, checked shard_map, and export with a symbolic batch."""
 
 import functools
 import json
@@ -15,11 +15,11 @@ import pytest
 from jax import export
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from tests.test_ops import QUICK
 
 from jaxcnn import ops
 from jaxcnn.models import MODELS
 from tests.models.test_models import SIDES, SIZE, ZOO
+from tests.ops.test_ops import QUICK
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHORT = ("lenet5", "plain", "vit_tiny_patch16_224")  # the others are slow
@@ -98,7 +98,8 @@ for name in sys.argv[2:]:
     program = export.deserialize(bytearray(open(f"{sys.argv[1]}/{name}", "rb").read()))
     with np.load(f"{sys.argv[1]}/{name}.npz") as held:
         given = [held[f"v{i}"] for i in range(len(held.files) - 2)]
-        found[name] = [list(program.platforms), float(np.abs(program.call(*given, held["image"]) - held["logits"]).max())]
+        far = np.abs(program.call(*given, held["image"]) - held["logits"]).max()
+        found[name] = [list(program.platforms), float(far)]
 assert "flax" not in sys.modules and "jaxcnn" not in sys.modules
 print(json.dumps(found))
 """

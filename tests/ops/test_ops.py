@@ -1,4 +1,6 @@
-"""Convolution and pooling equal a plain reference: a NumPy loop over taps, and XLA's own operations with their derivatives."""
+"""Convolution and pooling equal a plain reference: a NumPy loop over taps, and XLA's own operations with their
+derivatives.
+"""
 
 import functools
 import re
@@ -31,7 +33,9 @@ CONVS = {  # image, window, output channels, options
     "asymmetric padding": ((2, 6, 7, 3), (3, 3), 4, {"padding": ((2, 0), (0, 3))}),
     "padding beyond the window": ((2, 6, 5, 3), (2, 2), 4, {"padding": 2}),
     "dilation": ((2, 9, 10, 3), (3, 3), 4, {"dilation": (2, 3)}),
-    "dilation, stride, padding": ((2, 11, 9, 2), (3, 2), 4, {"dilation": 2, "strides": (2, 1), "padding": ((3, 1), (0, 2))}),
+    "dilation, stride, padding": (
+        (2, 11, 9, 2), (3, 2), 4, {"dilation": 2, "strides": (2, 1), "padding": ((3, 1), (0, 2))},
+    ),
     "groups": ((2, 7, 6, 4), (3, 3), 6, {"groups": 2}),
     "depthwise stride": ((2, 7, 8, 3), (3, 3), 6, {"groups": 3, "strides": 2}),
     "depthwise": ((8, 7, 8, 5), (3, 3), 5, {"groups": 5}),
@@ -54,13 +58,17 @@ CONVS = {  # image, window, output channels, options
     "1-d": ((2, 11, 3), (4,), 5, {"strides": 3}),
     "1-d dilation": ((2, 12, 3), (3,), 4, {"dilation": 3, "padding": 1}),
     "3-d": ((2, 5, 4, 6, 2), (3, 2, 3), 3, {"strides": (1, 2, 1)}),
-    "3-d, all options": ((2, 9, 6, 5, 2), (3, 2, 2), 3, {"strides": (2, 1, 2), "dilation": (2, 2, 1), "padding": ((1, 3), (0, 1), (2, 0))}),
+    "3-d, all options": (
+        (2, 9, 6, 5, 2), (3, 2, 2), 3,
+        {"strides": (2, 1, 2), "dilation": (2, 2, 1), "padding": ((1, 3), (0, 1), (2, 0))},
+    ),
     "3-d groups": ((2, 4, 5, 3, 4), (2, 2, 2), 4, {"groups": 2, "padding": "VALID"}),
     "winograd same": ((8, 23, 21, 16), (3, 3), 16, {}),
     "winograd valid": ((16, 18, 19, 17), (3, 3), 19, {"padding": "VALID"}),
     "winograd volumes": ((4, 6, 12, 11, 8), (3, 3, 3), 16, {}),
     "winograd volumes, all options": (
-        (4, 9, 12, 9, 9), (2, 3, 3), 17, {"strides": (2, 1, 1), "dilation": (3, 1, 1), "padding": ((2, 1), (1, 2), (0, 1))}
+        (4, 9, 12, 9, 9), (2, 3, 3), 17,
+        {"strides": (2, 1, 1), "dilation": (3, 1, 1), "padding": ((2, 1), (1, 2), (0, 1))},
     ),
     "winograd uneven": ((16, 15, 14, 16), (3, 3), 18, {"padding": ((3, 0), (1, 2))}),
 }  # fmt: skip

@@ -1,4 +1,6 @@
-"""Derivatives of every order and in both modes, `vmap` on either side, devices and symbolic sizes: operations equal XLA's own."""
+"""Derivatives of every order and in both modes, `vmap` on either side, devices and symbolic sizes: operations equal
+XLA's own.
+"""
 
 import functools
 import pathlib
@@ -48,7 +50,7 @@ def derivatives(function, arrays, moved):
 
 
 def mapped(function, arrays, moved):
-    """Gradients and their tangents with some or all operands mapped, once and twice, and the gradients of each example."""
+    """Gradients and their tangents with some or all operands mapped, once and twice; gradients per example."""
 
     def some(*arrays):
         gradients = jax.grad(functools.partial(total, function), tuple(range(len(arrays))))

@@ -1,4 +1,6 @@
-"""Convolution with max pooling, a few images at a time, equals the two after another: values, both gradients, and theirs."""
+"""Convolution with max pooling, a few images at a time, equals the two after another: values, both gradients, and
+theirs.
+"""
 
 import functools
 

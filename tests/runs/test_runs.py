@@ -266,8 +266,10 @@ def test_options_of_a_source_are_those_that_runs_write(run, tmp_path):
     for name, options, line in (
         ("os.system", {}, "'os.system' as the source of the data, which this version does not have"),
         ("tfds", {"name": "../../x"}, "must be the name of a TFDS set"), ("tfds", {}, "must be the name of a TFDS set"),
-        ("folder", {"path": "/x", "size": 10**9}, "pixels per side"), ("folder", {"path": "/x", "size": [1, 2, 3]}, "pixels per side"),
-        ("folder", {}, "does not say where the data are"), ("folder", {"path": "/x", "classes": [1]}, "classes.0: .*string, not 1"),
+        ("folder", {"path": "/x", "size": 10**9}, "pixels per side"),
+        ("folder", {"path": "/x", "size": [1, 2, 3]}, "pixels per side"),
+        ("folder", {}, "does not say where the data are"),
+        ("folder", {"path": "/x", "classes": [1]}, "classes.0: .*string, not 1"),
     ):  # fmt: skip
         refused(line, runs.read_data, config | {"source": {"name": name, "options": options}})
 

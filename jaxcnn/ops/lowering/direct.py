@@ -1,4 +1,4 @@
-"""CPU form of convolution that is XLA's own, its gradients written so that they keep the layout with the fast kernel in loops."""
+"""CPU form of convolution: XLA's own, with gradients written so that loops keep the layout of the fast kernel."""
 
 import jax
 import jax.numpy as jnp

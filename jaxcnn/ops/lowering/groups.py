@@ -1,4 +1,4 @@
-"""CPU form of grouped convolution: small groups become few dense convolutions, whose kernels are zero between the groups."""
+"""CPU form of grouped convolution: a few dense convolutions, whose kernels are zero between the groups."""
 
 from typing import Any
 

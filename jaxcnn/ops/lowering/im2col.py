@@ -62,10 +62,10 @@ def input_grad(dy: Array, w: Array, g: Geometry, shape: Shape) -> Array:
 
 
 def kernel_grad(x: Array, dy: Array, g: Geometry, shape: Shape) -> Array:
-    """Gradient to the kernel as patches times `dy`, a few images at a time where the patches would not stay in the cache.
+    """Return the kernel gradient as patches times `dy`, a few images at a time where the cache is too small.
 
-    All places that one tap sees lie side by side: such patches are copied in longer rows, and their product takes two thirds
-    of the time of one that sums over the rows of both.
+    All places that one tap sees lie side by side: such patches are copied in longer rows, and their product takes two
+    thirds of the time of one that sums over the rows of both.
     """
     taps_in, window = math.prod(shape[:-1]), shape[:-2]
 

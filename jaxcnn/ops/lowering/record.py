@@ -19,8 +19,8 @@ class Case(NamedTuple):
         kernel: shape of the kernel, `[*window, C_in / groups, C_out]`.
         dtype: of both.
         geometry: strides, padding, dilation and groups.
-        sized: whether the spatial sizes and the padding are known; where they are not, and where the number of rows is not, the
-            case has typical ones.
+        sized: whether the spatial sizes and the padding are known; where they are not, and where the number of rows is
+            not, the case has typical ones.
 
     """
 

@@ -1,6 +1,7 @@
 """CPU form of strided convolution with a large window: the places of one stride become the channels of one block.
 
-What a 4x4 window with stride 2 sees is then 2x2 blocks of four times the channels, at stride 1: fewer and longer rows to copy.
+What a 4x4 window with stride 2 sees is then 2x2 blocks of four times the channels, at stride 1: fewer and longer rows
+to copy.
 """
 
 import functools
@@ -24,14 +25,20 @@ def suits_input_grad(case: Case) -> bool:
 
 
 def suits(case: Case) -> bool:
-    """Whether `forward` and `kernel_grad` measured faster than patches: where the window is whole blocks, and channels are not many."""
+    """Return whether `forward` and `kernel_grad` measured faster than patches.
+
+    They are where the window consists of whole blocks and there are not many channels.
+    """
     g, (c, k) = case.geometry, case.kernel[-2:]
     whole = all(n % s == 0 for n, s in zip(case.kernel[:-2], g.strides, strict=True))
     return suits_input_grad(case) and whole and 16 <= c < 128 and k <= min(128, math.prod(g.strides) * c)
 
 
 def forward(x: Array, w: Array, g: Geometry) -> Array:
-    """`[B, *spatial, C]` and `[*window, C, K]` to `[B, *out, K]`: each block times all its places in a window, then added up."""
+    """Convolve `[B, *spatial, C]` with `[*window, C, K]` to `[B, *out, K]`.
+
+    Each block is multiplied with all its places in a window, and the products are added.
+    """
     kernel, k = _kernel_to_depth(w, g), w.shape[-1]
     columns = _image_to_depth(x, w.shape[:-2], g) @ jnp.moveaxis(kernel, -2, 0).reshape(
         kernel.shape[-2], -1
@@ -41,7 +48,10 @@ def forward(x: Array, w: Array, g: Geometry) -> Array:
 
 
 def input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
-    """Gradient to an image of this shape: one convolution to the channels of all blocks, whose places are then put side by side."""
+    """Return the gradient to an image of this shape.
+
+    One convolution gives the channels of all blocks, whose places are then put side by side.
+    """
     c, rank = w.shape[-2], dy.ndim - 2
     kernel = jnp.flip(_kernel_to_depth(w, g), tuple(range(rank))).swapaxes(-1, -2)  # [*size, K, places x C]
     blocks = [-(-(n + low) // s) for n, (low, _), s in zip(shape[1:-1], g.padding, g.strides, strict=True)]

@@ -1,4 +1,4 @@
-"""CPU form of convolution over three spatial axes: what the taps of the first axis see, side by side in the channels of images."""
+"""CPU form of convolution over three spatial axes: the taps of the first axis become channels of images."""
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,7 @@
 """CPU form of 3x3 convolution with stride 1, Winograd's F(4x4, 3x3): 2.25 multiplications an output instead of 9.
 
-Lavin and Gray, 2015, arXiv:1509.09308; with the interpolation points 0, +-3/4, +-3/2 and power-of-two scaling: the usual points
-0, +-1, +-2 lose up to twice the digits.
+Lavin and Gray, 2015, arXiv:1509.09308; with the interpolation points 0, +-3/4, +-3/2 and power-of-two scaling: the
+usual points 0, +-1, +-2 lose up to twice the digits.
 """
 
 import math
@@ -90,7 +90,11 @@ def _fits(image: Shape, kernel: Shape, dtype: Any, g: Geometry) -> bool:
 
 
 def forward(x: Array, w: Array, g: Geometry) -> Array:
-    """`[B, H, W, C]`, `[3, 3, C, K]` to `[B, H', W', K]`; or `[B, D, H, W, C]`, `[depth, 3, 3, C, K]` to `[B, D', H', W', K]`."""
+    """Convolve images or volumes.
+
+    `[B, H, W, C]` and `[3, 3, C, K]` give `[B, H', W', K]`; `[B, D, H, W, C]` and `[depth, 3, 3, C, K]` give `[B, D',
+    H', W', K]`.
+    """
     places, k = out_sizes(x.shape[1:-1], w.shape[:-2], g), w.shape[-1]
     w, g, out = w.reshape(-1, *w.shape[-4:]), _deep(g), _three(places)
     kernels = _kernels(jnp.moveaxis(w, 0, 2).reshape(3, 3, -1, k))
@@ -103,7 +107,7 @@ def forward(x: Array, w: Array, g: Geometry) -> Array:
 
 
 def input_grad(dy: Array, w: Array, g: Geometry, shape: tuple[int, ...]) -> Array:
-    """Gradient to an image or volume of this shape: `forward` of `dy` in each plane, whose depth taps are then added up."""
+    """Return the gradient to an image or volume: `forward` of `dy` in each plane, then the sum of the depth taps."""
     pads, sizes, c = as_forward(dy.shape, w.shape, g, shape)[-2:], _three(shape[1:-1]), shape[-1]
     w, g = w.reshape(-1, *w.shape[-4:]), _deep(g)
     kernels = _kernels(
@@ -168,7 +172,10 @@ def _row_bytes(out: tuple[int, ...], channels: int) -> int:
 
 
 def _along_depth(tiles: Array, volumes: tuple[int, ...], depth: int, g: Geometry) -> Array:
-    """`[36, B x D x tiles, C]` to `[36, B x D' x tiles, depth x C]`: what the taps of the first axis see, in the channels."""
+    """Put what the taps of the first axis see into the channels.
+
+    `[36, B x D x tiles, C]` becomes `[36, B x D' x tiles, depth x C]`.
+    """
     c = tiles.shape[-1]
 
     def seen(tiles: Array) -> Array:
@@ -196,7 +203,9 @@ def _combine(terms: list[Array], weights: np.ndarray) -> Array:
 
 
 def _tiles(x: Array, padding: Pads, out: tuple[int, ...], matrix: np.ndarray) -> Array:
-    """Tiles of m x m pixels of each plane `[..., H, W, C]`, 4 apart, transformed by `matrix` [6, m] on both sides: `[36, tiles, C]`.
+    """Return transformed tiles `[36, tiles, C]` of each plane `[..., H, W, C]`: m x m pixels each, 4 pixels apart.
+
+    `matrix` `[6, m]` is applied on both sides.
 
     Rows as one small matrix product, columns elementwise: as fast as reading and writing, which either alone is not.
     """
@@ -211,7 +220,10 @@ def _tiles(x: Array, padding: Pads, out: tuple[int, ...], matrix: np.ndarray) ->
 
 
 def _outputs(product: Array, batch: int, out: tuple[int, ...]) -> Array:
-    """Products back to pixels: `[36, tiles, K]` to `[B, *out, K]`; as one small matrix product, four times the speed of sums."""
+    """Transform products `[36, tiles, K]` back to pixels `[B, *out, K]`.
+
+    One small matrix product takes a quarter of the time of sums.
+    """
     depth, (th, tw) = out[0], (-(-n // 4) for n in out[1:])
     y = jnp.asarray(np.kron(AT, AT), product.dtype) @ product.reshape(36, -1)
     y = y.reshape(4, 4, batch * depth, th, tw, -1).transpose(2, 3, 0, 4, 1, 5)
