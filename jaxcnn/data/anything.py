@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import Batch, InputError, reason
-from jaxcnn.data.core import ALL, Indexed, Resident, Shard, columns, fill
+from jaxcnn.data.core import Indexed, Resident
+from jaxcnn.data.order import ALL, Shard, columns, fill
 from jaxcnn.parallel.compile import StackedChunk
 
 log = logging.getLogger("jaxcnn")

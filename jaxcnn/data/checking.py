@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from jaxcnn.core.types import Batch, InputError
-from jaxcnn.data.core import ALL, Resident, Shard, Tree
+from jaxcnn.data.core import Resident, Tree
+from jaxcnn.data.order import ALL, Shard
 from jaxcnn.parallel.compile import Chunk, StackedChunk
 from jaxcnn.tasks.pixels import check_layout
 

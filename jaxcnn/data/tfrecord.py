@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.core.types import Batch, InputError, reason
-from jaxcnn.data.core import ALL, OnBad, Resident, Shard, fill
+from jaxcnn.data.core import OnBad, Resident
 from jaxcnn.data.encoded import check_label, decode, parse
+from jaxcnn.data.order import ALL, Shard, fill
 from jaxcnn.data.shards import joined, named, ranges, tf_records
 from jaxcnn.data.splitting import check_fraction
 from jaxcnn.parallel.compile import StackedChunk

@@ -8,7 +8,7 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn.core.types import accept
-from jaxcnn.data.core import train_rows
+from jaxcnn.data.order import train_rows
 from tests.small import distance, rows, task
 
 BATCH, STEPS, BAD = 16, 24, 8  # rows, updates, and the number of the batch that is spoilt
