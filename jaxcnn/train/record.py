@@ -90,7 +90,8 @@ def restored(loop: Mapping[str, Any], now: Record, step: int) -> Record:
         if getattr(saved, name) != getattr(now, name):
             was = visible(getattr(saved, name))[:80]
             raise InputError(
-                f"resume: {name} was {was} and is now {getattr(now, name)}; give {name}={was}, or a different workdir"
+                f"resume: {name} was {was} and is now {getattr(now, name)}; "
+                f"give the same {name}, or a different workdir"
             )
     if (saved.best is None) != (saved.best_step is None):
         saved.best = saved.best_step = None

@@ -159,7 +159,8 @@ def test_the_same_run_is_said_to_be_finished(finished, caplog):
 )
 def test_another_run_in_a_finished_workdir_is_refused(finished, change, part):
     with pytest.raises(
-        jc.InputError, match="holds a run that finished at step 2 and differs from this one in .*give another workdir"
+        jc.InputError,
+        match="holds a run that finished at step 2 and differs from this one in .*give a different workdir",
     ) as e:
         fit(finished, **change())
     assert part in str(e.value) and "\n" not in str(e.value) and str(finished) in str(e.value)
@@ -169,7 +170,7 @@ def test_an_unfinished_run_goes_on_with_another_step_and_says_so(finished, caplo
     fitted = fit(finished, steps=3, rate=2e-2)
     assert int(
         fitted.state.step
-    ) == 3 and "going on from step 2, but not with the same as before: new is the step (loss" in one_line(caplog)
+    ) == 3 and "going on from step 2, but this run differs from the one before in the step (loss" in one_line(caplog)
     caplog.clear()
     fit(finished, steps=3, rate=2e-2)  # the settings of the finished run
     assert "nothing trained" in one_line(caplog)
@@ -188,7 +189,7 @@ def resealed(folder, change):
 @pytest.mark.parametrize(
     "change, why",
     [
-        (lambda loop: loop.pop("fingerprint"), "it keeps no fingerprint, as older versions of jaxcnn did"),
+        (lambda loop: loop.pop("fingerprint"), "it has no fingerprint, because an older version of jaxcnn wrote it"),
         (
             lambda loop: loop["fingerprint"]["versions"].update(jax="0.1.2"),
             "it was trained with .*jax 0.1.2.*, and this is .*jax",
@@ -230,7 +231,7 @@ def test_a_run_of_an_older_version_that_is_finished_loads(tmp_path, caplog):
     )
     options = {"batch_size": 4, "steps": 6, "every": 3, "validate": lambda s: {"loss": 0.0}, "monitor": "loss"}
     fitted = jc.fit(run, state, data, workdir=tmp_path / "checkpoints", **options)
-    assert int(fitted.state.step) == 6 and "it keeps no fingerprint" in one_line(caplog)
+    assert int(fitted.state.step) == 6 and "it has no fingerprint" in one_line(caplog)
 
 
 def test_it_costs_no_second_trace(tmp_path):

@@ -286,7 +286,7 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path):
         fit(tmp_path, batch_size=8)
     t, tx = task(), jc.optim.sgd(0.1, momentum=0.9)
     run, state = jc.compile_step(jc.make_train_step(t, tx), "jit"), jc.init_state(t, tx, rows().example())
-    with pytest.raises(jc.InputError, match="another model or optimiser"):
+    with pytest.raises(jc.InputError, match="a different model or optimiser"):
         jc.fit(run, state, rows(), batch_size=16, steps=12, every=6, workdir=tmp_path, monitor="validation/loss")
 
 

@@ -278,9 +278,9 @@ SOUND = (0, 2048, bytes(2048))
 @pytest.mark.parametrize(
     "change, why",
     [
-        (meta(shape=[2**20, 2**20]), "another shape or dtype"),
-        (meta(dtype="<f8"), "another shape or dtype"),
-        (meta(chunks=[2**20, 2**20]), "stored in a way that no jaxcnn writes"),
+        (meta(shape=[2**20, 2**20]), "a different shape or dtype"),
+        (meta(dtype="<f8"), "a different shape or dtype"),
+        (meta(chunks=[2**20, 2**20]), "stored in a way that jaxcnn does not write"),
         (meta(chunks=[1, 1]), "."),
         (meta(chunks=[0, 1]), "."),
         (meta(compressor={"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1}), "stored in a way"),

@@ -50,8 +50,8 @@ def test_another_process_is_refused_until_the_first_is_gone(tmp_path):
         finally:
             holder.kill()
     assert str(error.value) == (
-        f"workdir={tmp_path / 'run'}: another process is training into it; wait until it has ended, or give another "
-        f"workdir"
+        f"workdir={tmp_path / 'run'}: another process is training into it; "
+        "wait until it has ended, or give a different workdir"
     )
     assert fit(tmp_path / "run").saved == 2
 
@@ -265,7 +265,7 @@ def test_damaged_rows_cost_no_weights(run, caplog, name):
     assert step == 6 and loop["history"] == []
     (line,) = lines(caplog)
     assert line.startswith(f"{run / 'history.jsonl'} is damaged (") and line.endswith(
-        "the run's earlier rows are lost, its weights are not"
+        "the run's earlier rows are lost, but its weights are not"
     )
     caplog.clear()
     again = fit(run, steps=8, every=2)
