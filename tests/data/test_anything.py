@@ -56,7 +56,7 @@ def test_arrays_sequences_and_generators_train_the_same():
     same(straight, fitted({name: x.tolist() if name == "label" else x for name, x in ARRAYS.items()}))
     same(straight, fitted(jc.data.dataset(Pairs(), names=NAMES, workers=2)))
     close(straight, fitted(jc.data.Batches(in_order)))
-    same(straight, fitted(jc.data.Batches(lambda: in_order())))
+    close(straight, fitted(jc.data.Batches(lambda: in_order())))
 
 
 @pytest.mark.parametrize("make", [in_order, lambda: in_order()], ids=["from a number", "from the beginning"])
