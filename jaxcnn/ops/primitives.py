@@ -41,8 +41,8 @@ def primitive(
     made.multiple_results = several
     made.def_impl(functools.partial(_run, made))
     made.def_abstract_eval(functools.partial(_abstract, shapes or functools.partial(_traced, native), several))
-    mlir.register_lowering(made, _lowering(native, several))
-    mlir.register_lowering(made, _lowering(cpu, several), platform="cpu")
+    mlir.register_lowering(made, _lowering(native, several, jax.vmap))
+    mlir.register_lowering(made, _lowering(cpu, several, _one_by_one), platform="cpu")
     batching.primitive_batchers[made] = functools.partial(_batched, made, fold)
     return made
 
@@ -137,10 +137,15 @@ def _abstract(shapes: Form, several: bool, *avals: Any, mapped: bool, **static: 
     return [aval(out) for out in outs] if several else aval(outs)
 
 
-def _lowering(form: Form, several: bool) -> Form:
+def _one_by_one(form: Form) -> Form:
+    """Map a form as CPUs do it faster than all at once: what it reads stays in the cache, and each product uses every core."""
+    return lambda *arrays: jax.lax.map(lambda some: form(*some), arrays)
+
+
+def _lowering(form: Form, several: bool, mapping: Callable[[Form], Form]) -> Form:
     def run(*arrays: Array, mapped: bool, **static: Any) -> Any:
         one = functools.partial(form, **static)
-        return (jax.vmap(one) if mapped else one)(*arrays)
+        return (mapping(one) if mapped else one)(*arrays)
 
     lowered = mlir.lower_fun(run, multiple_results=several)
 

@@ -23,6 +23,8 @@ from tests.ops.test_ops import QUICK
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHORT = ("lenet5", "plain", "vit_tiny_patch16_224")  # the others are slow
+# without kinks, so that a step may be large; parts of them compute in float32
+SMOOTH = ("cct_2_3x2_32", "convnext_tiny", "vit_tiny_patch16_224")
 each = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in SHORT else pytest.mark.slow) for name in ZOO]
 )
@@ -58,7 +60,7 @@ def direction(params):
 def test_forward_mode_and_hessian_vector_products(name):
     with jax.enable_x64(True):
         loss, params, image = problem(name, jnp.float64)
-        along, step = direction(params), 1e-6
+        along, step = direction(params), 1e-3 if name in SMOOTH else 1e-6
 
         def everything(params):
             at = lambda t: loss(jax.tree.map(lambda p, d: p + t * d, params, along), image)
@@ -72,7 +74,7 @@ def test_forward_mode_and_hessian_vector_products(name):
         slope, difference, own = jax.jit(everything, compiler_options=QUICK)(params)
         with ops.native_lowering():
             native = jax.jit(everything, compiler_options=QUICK)(params)[2]
-    np.testing.assert_allclose(slope, difference, rtol=1e-4)
+    np.testing.assert_allclose(slope, difference, rtol=1e-3)
     scale = max(np.abs(v).max() for v in map(np.asarray, jax.tree.leaves(native)))
     for a, b in zip(jax.tree.leaves(own), jax.tree.leaves(native), strict=True):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-6, atol=1e-6 * scale)
