@@ -138,7 +138,7 @@ def _abstract(shapes: Form, several: bool, *avals: Any, mapped: bool, **static: 
 
 
 def _one_by_one(form: Form) -> Form:
-    """Map a form as CPUs do it faster than all at once: what it reads stays in the cache, and each product uses every core."""
+    """Map a form one by one: on a CPU what it reads then stays in the cache, and each product uses every core."""
     return lambda *arrays: jax.lax.map(lambda some: form(*some), arrays)
 
 
