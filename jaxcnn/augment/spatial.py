@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from jaxcnn.core.types import Batch, InputError
 
@@ -89,8 +91,21 @@ def transform_spatial(
             raise InputError(
                 f"boxes shape {tuple(batch['boxes'].shape)}: must be [B, N, 4] beside an image [B, H, W, C]"
             )
+        _check_unit(batch["boxes"])
         out |= _clipped(batch, boxes(batch["boxes"]), visible)
     return out
+
+
+def _check_unit(boxes: Array) -> None:
+    """Refuse boxes in pixels, where their values are known: cut to 0..1, they would all be gone."""
+    if isinstance(boxes, Tracer):
+        return
+    low, high = float(np.min(boxes, initial=0)), float(np.max(boxes, initial=0))
+    if not (-1 <= low and high <= 2):  # a box may hang over the border
+        raise InputError(
+            f"boxes from {low:g} to {high:g}: must be shares of the image, yxyx in 0..1; divide them by its height and "
+            "width"
+        )
 
 
 def _clipped(batch: Batch, boxes: Array, visible: float) -> Batch:

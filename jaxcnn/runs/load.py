@@ -56,6 +56,7 @@ def build(description: dict[str, Any]) -> tuple[Any, Task]:
 
     Args:
         description: `{"model": {"name", "options"}, "task": {"name", "options"}}`, with names of `MODELS` and `TASKS`.
+            A run's folder also needs `"image"`, `{"shape": [H, W, C], "dtype": "uint8"}`, to be loaded again.
             With `"views"`, options of `augment.test_time_views`, outputs are means over these views of the images.
 
     Returns:

@@ -8,12 +8,14 @@ from typing import Any
 
 import optax
 
+from jaxcnn.core import files
+from jaxcnn.core.schema import fitted
 from jaxcnn.core.types import Figure, InputError, Step, Task, Tree
 from jaxcnn.data import Splits
 from jaxcnn.parallel.compile import choose_devices, resolve
 from jaxcnn.parallel.mesh import Device, Rule
 from jaxcnn.runs.results import Skipped
-from jaxcnn.runs.schema import PICTURE
+from jaxcnn.runs.schema import PICTURE, Build, check_build
 from jaxcnn.train.step import Estimator, plain
 
 MOST_STEPS = 2**31 - 1  # the step counter is an int32
@@ -142,6 +144,11 @@ def check(plan: Plan) -> None:
             raise InputError(f"figures: {name!r} is also a file name; use only letters, digits, '_' and '-'")
     if not (isinstance(plan.data, tuple) and len(plan.data) == 3):
         raise InputError("data: must be jc.data.Splits(train, valid, test)")
+    watched = plan.task.monitor
+    if not (isinstance(watched, tuple) and len(watched) == 2 and all(isinstance(part, str) for part in watched)):
+        raise InputError(f'monitor={watched!r} of the task: must be a metric and its mode, such as ("loss", "min")')
+    if plan.build is not None:
+        check_build(fitted(Build, files.plain(plan.build), "Plan.build"), "Plan")
 
 
 def layout(plan: Plan) -> tuple[int, int]:

@@ -67,6 +67,9 @@ def classification(
         InputError: an unknown head, or a value outside its range.
 
     """
+    if not isinstance(getattr(model, "num_classes", None), numbers.Integral):
+        kind = type(model).__name__
+        raise InputError(f"model={kind}: has no num_classes, the number of its logits; give the module such a field")
     classes = 2 if head == "sigmoid" else model.num_classes
     _check(model, head, label_smoothing, class_weights, classes, auxiliary)
     if not 0 <= focal < float("inf"):

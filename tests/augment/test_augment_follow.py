@@ -212,3 +212,9 @@ def test_bad_amounts_are_refused(change, words):
     with pytest.raises(InputError, match=words) as caught:
         change()
     assert "\n" not in str(caught.value)
+
+
+def test_boxes_in_pixels_are_refused():
+    batch = {"image": np.zeros((1, 8, 10, 1), np.uint8), "boxes": np.float32([[[1, 2, 3, 7]]])}
+    with pytest.raises(InputError, match="boxes from 0 to 7: must be shares of the image"):
+        augment.flip(jax.random.key(0), batch)

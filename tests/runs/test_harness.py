@@ -1,6 +1,7 @@
 """The harness for any task: a regression and a custom task are trained, resumed, loaded elsewhere and reported."""
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import re
@@ -17,6 +18,7 @@ import pytest
 import jaxcnn as jc
 from jaxcnn import report, runs
 from jaxcnn.report.__main__ import command
+from jaxcnn.runs.plan import check
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OWN = """
@@ -370,3 +372,18 @@ def test_a_recipe_of_a_regression(tmp_path, capsys):
     (found,) = angle.main(angle.Config(predict=(str(tmp_path / "x.png"),), checkpoint=path), signals, [])
     assert found["image"].endswith("x.png") and abs(found["outputs"][0]) < 90
     assert command([path]) == 0 and (pathlib.Path(path) / "predictions.png").exists()
+
+
+def test_a_plan_whose_run_cannot_be_loaded_is_refused(own):
+    made = runs.Plan(own.TASK, jc.data.Splits(*[own.part(8, i) for i in range(3)]), adam)
+    task = {"name": "regression", "options": {}}
+    build = {"model": {"name": "mlp", "options": {"num_classes": 1}}, "task": task}
+    for change, line in (
+        ({"build": build}, "Plan.build: image: field required"),
+        ({"build": build | {"image": {"shape": (4, 4, 1), "dtype": "int8"}}}, "build.image.dtype: 'int8'"),
+        ({"build": build | {"model": {"name": "nosuch", "options": {}}, "image": {"shape": (4, 4, 1), "dtype": "uint8"}}},
+         "build.model.name: 'nosuch'"),
+        ({"task": own.TASK._replace(monitor="loss")}, "monitor='loss' of the task: must be a metric and its mode"),
+    ):  # fmt: skip
+        refused(line, check, dataclasses.replace(made, **change))
+    check(dataclasses.replace(made, build=build | {"image": {"shape": (4, 4, 1), "dtype": "uint8"}}))

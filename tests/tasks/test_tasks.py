@@ -256,3 +256,13 @@ def test_bad_values_are_refused_in_one_line(words):
 
 def test_tasks_by_name():
     assert TASKS == {"classification": classification, "regression": regression}
+
+
+def test_a_model_without_its_number_of_logits_is_refused():
+    class Bare(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3)(x.reshape(x.shape[0], -1))
+
+    with pytest.raises(InputError, match="^model=Bare: has no num_classes, the number of its logits; give"):
+        classification(Bare())
