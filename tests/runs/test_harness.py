@@ -378,12 +378,12 @@ def test_a_plan_whose_run_cannot_be_loaded_is_refused(own):
     made = runs.Plan(own.TASK, jc.data.Splits(*[own.part(8, i) for i in range(3)]), adam)
     task = {"name": "regression", "options": {}}
     build = {"model": {"name": "mlp", "options": {"num_classes": 1}}, "task": task}
+    image = {"shape": (4, 4, 1), "dtype": "uint8"}
     for change, line in (
         ({"build": build}, "Plan.build: image: field required"),
-        ({"build": build | {"image": {"shape": (4, 4, 1), "dtype": "int8"}}}, "build.image.dtype: 'int8'"),
-        ({"build": build | {"model": {"name": "nosuch", "options": {}}, "image": {"shape": (4, 4, 1), "dtype": "uint8"}}},
-         "build.model.name: 'nosuch'"),
+        ({"build": build | {"image": image | {"dtype": "int8"}}}, "build.image.dtype: 'int8'"),
+        ({"build": build | {"model": {"name": "nosuch", "options": {}}, "image": image}}, "build.model.name: 'nosuch'"),
         ({"task": own.TASK._replace(monitor="loss")}, "monitor='loss' of the task: must be a metric and its mode"),
     ):  # fmt: skip
         refused(line, check, dataclasses.replace(made, **change))
-    check(dataclasses.replace(made, build=build | {"image": {"shape": (4, 4, 1), "dtype": "uint8"}}))
+    check(dataclasses.replace(made, build=build | {"image": image}))
