@@ -257,7 +257,7 @@ def test_cifar10(tmp_path, capsys, monkeypatch):
         (["--bias-rate", "0"], "--bias-rate 0.0: must be a positive number"),
         (["--muon", "-1"], "learning_rate=-1.0: must be a positive number"),
         (["--momentum", "1"], "momentum=1.0: must be at least 0 and below 1"),
-        (["--shift", "-1"], "pixels=-1: must be at least 0"),
+        (["--shift", "-1"], "pixels=-1: must be an integer of at least 0"),
     ],
 )
 def test_bad_input_of_cifar10(tmp_path, capsys, monkeypatch, arguments, line):
@@ -333,10 +333,10 @@ BAD = [
     (["--image-size", "999999999"], "--image-size 999999999: must be at most 8,192"),
     (["--keep-best", "99999999999"], "--keep-best 99999999999: must be at most 10,000"),
     (["--max-steps", "-99999999999"], "--max-steps -99999999999: must be at least 0"),
-    (["--epochs", "2000000000"], "updates, and a run has at most 2,147,483,647; give --max-steps"),
+    (["--epochs", "2000000000"], "updates, but a run has at most 2,147,483,647; give --max-steps"),
     (["--dropout", "1"], "dropout=1.0: must be at least 0 and below 1"),
     (["--label-smoothing", "1.5"], "label_smoothing=1.5: must be at least 0 and below 1"),
-    (["--weight-decay", "-1"], "weight_decay=-1.0: must be a number of at least 0"),
+    (["--weight-decay", "-1"], "weight_decay=-1.0: must be a finite number of at least 0"),
     (["--ema", "1"], "decay=1.0: must be at least 0 and below 1"),
     (["--validation-fraction", "1"], "--validation-fraction 1.0: must be above 0 and below 1"),
     (["--image-size", "-5"], "--image-size -5: must be at least 0"),

@@ -208,7 +208,7 @@ def test_classification_report_as_markdown():
     [
         (lambda: metrics.f1(np.zeros((2, 3))), r"matrix of shape \(2, 3\): must be \[K, K\], or \[K, 2, 2\]"),
         (lambda: metrics.cohen_kappa(np.zeros((3, 2, 2))), r"must be \[K, K\]$"),
-        (lambda: metrics.recall(np.full((2, 2), -1)), "matrix with 4 entries below 0"),
+        (lambda: metrics.recall(np.full((2, 2), -1)), "matrix with 4 entries that are negative"),
         (lambda: metrics.recall(np.zeros((2, 2)), "samples"), "average='samples': must be"),
         (lambda: metrics.cohen_kappa(np.zeros((2, 2)), "cubic"), "weights='cubic'"),
         (lambda: metrics.classification_report(np.zeros((2, 2)), ["a"]), "1 names for 2 classes"),

@@ -344,7 +344,7 @@ def test_ignored_rows_move_no_group():
 def test_the_ignored_label_is_stated_rightly():
     for value, words in (
         (3, "ignore_label=3: is one of the labels 0 to 6"),
-        (0.5, "ignore_label=0.5: must be a whole number"),
+        (0.5, "ignore_label=0.5: must be an integer"),
     ):
         refused(words, made, ignore_label=value)
     refused("ignore_label=True", made, ignore_label=True)
