@@ -480,7 +480,7 @@ BAD = {
     "unknown source": (
         lambda run: _edit(run, lambda c: c["source"]["options"].update(x=1)),
         [],
-        "this version does not know",
+        "no such option in this version",
     ),
     "damaged log": (
         lambda run: (run / "metrics.jsonl").write_text('{"split": "train", "step": 1, "epoch": 1}\n{'),
