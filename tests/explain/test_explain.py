@@ -310,7 +310,7 @@ def test_layers_that_do_not_exist(tiny, hidden):
             explain.input_gradient(*hidden, target)
     late = jax.jit(lambda k: explain.input_gradient(*hidden, k))(jnp.array([3, 0]))  # not known while tracing
     assert np.isnan(late[0]).all() and not np.isnan(late[1]).any()
-    with pytest.raises(InputError, match="^target=2: must be from 0 to 1"):
+    with pytest.raises(InputError, match="^target=2: must be a class from 0 to 1"):
         explain.grad_cam(One(), *drawn(One(), (1, 4, 4, 1)), 2)
 
 

@@ -633,3 +633,17 @@ def test_a_set_of_tfds_by_name_is_brought_to_the_runs_size(tmp_path):
         {"data_dir": str(tmp_path / "here")},
     ):
         assert runs.rows_to_measure(config, **flags).own
+
+
+def test_options_of_older_runs_have_their_present_names(tmp_path):
+    shutil.copytree(pathlib.Path(__file__).parents[1] / "fixtures" / "run-format-2", tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    config["settings"]["small_images"] = True
+    config["build"]["model"] = {"name": "resnet18", "options": {"num_classes": 3, "small_images": True}}
+    path.write_text(json.dumps(config))
+    found = runs.read_config(tmp_path / "run")
+    assert found["settings"]["cifar_stem"] and runs.build(found["build"])[0].cifar_stem
+    path.write_text("[]")  # of another form
+    with pytest.raises(jc.InputError, match="not a run's folder"):
+        runs.read_config(tmp_path / "run")
