@@ -81,10 +81,10 @@ def test_overlap():
     "prediction, truth, message",
     [
         ({}, {}, "has no 'boxes'"),
-        ({"boxes": [[0, 0, 1]], "scores": [1], "labels": [1]}, EMPTY, r"predictions\[0\]: 'boxes' of shape \(1, 3\)"),
+        ({"boxes": [[0, 0, 1]], "scores": [1], "labels": [1]}, EMPTY, r"predictions\[0\]: 'boxes' has shape \(1, 3\)"),
         ({"boxes": [[0, 0, 1, 1]], "scores": [1, 2], "labels": [1]}, EMPTY, r"'scores' has shape \(2,\) for 1 boxes"),
         ({"boxes": [[0, 0, 1, 1]], "scores": [np.nan], "labels": [1]}, EMPTY, "1 numbers in 'scores' are not finite"),
-        ({"boxes": [[0, 0, 1, 1]], "scores": [1], "labels": [1.5]}, EMPTY, "'labels' are float64"),
+        ({"boxes": [[0, 0, 1, 1]], "scores": [1], "labels": [1.5]}, EMPTY, "'labels' have dtype float64"),
         (
             EMPTY,
             {"boxes": [[5, 0, 1, 1]], "labels": [1]},
