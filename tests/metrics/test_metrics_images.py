@@ -127,7 +127,7 @@ def test_dense_values_are_one_column():
         (lambda: metrics.ssim(1)(jnp.ones((1, 20, 20)), {"label": jnp.ones((1, 20, 20))}), r"must be \[B, H, W, C\]"),
         (
             lambda: metrics.mae(jnp.ones((3, 2)), {"label": jnp.ones(3)}),
-            r"outputs of shape \(3, 2\) for 'label' of shape \(3,\)",
+            r"outputs of shape \(3, 2\), 'label' of shape \(3,\)",
         ),
     ],
 )
