@@ -357,7 +357,7 @@ def test_the_ignored_label_is_stated_rightly():
 
 def test_arrays_of_a_batch_that_do_not_belong_together():
     step = functools.partial(jc.make_eval_step(made()), {"params": {"table": jnp.asarray(LOGITS)}})
-    refused("has shape (12, 6, 6, 1) beside 1 labels", step, rows(LABEL[:1]))
+    refused("has shape (12, 6, 6, 1) but there are 1 labels", step, rows(LABEL[:1]))
     refused("the batch has no 'label', only image", step, {"image": rows(LABEL)["image"]})
     refused("the batch has no 'image', only label", step, {"label": LABEL})
     refused(
