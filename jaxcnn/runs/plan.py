@@ -135,6 +135,8 @@ def check(plan: Plan) -> None:
     """
     if plan.batch_size < 1:
         raise InputError(f"batch_size={plan.batch_size}: must be at least 1")
+    if not 0 <= plan.ema < 1:
+        raise InputError(f"ema={plan.ema}: must be at least 0 and below 1")
     if plan.on_nan not in ON_NAN:
         raise InputError(f"on_nan={plan.on_nan!r}: must be one of {', '.join(ON_NAN)}")
     if not NAME.fullmatch(plan.name):

@@ -337,7 +337,7 @@ BAD = [
     (["--dropout", "1"], "dropout=1.0: must be at least 0 and below 1"),
     (["--label-smoothing", "1.5"], "label_smoothing=1.5: must be at least 0 and below 1"),
     (["--weight-decay", "-1"], "weight_decay=-1.0: must be a finite number of at least 0"),
-    (["--ema", "1"], "decay=1.0: must be at least 0 and below 1"),
+    (["--ema", "1"], "ema=1.0: must be at least 0 and below 1"),
     (["--validation-fraction", "1"], "--validation-fraction 1.0: must be above 0 and below 1"),
     (["--image-size", "-5"], "--image-size -5: must be at least 0"),
     (["--dataset", "digit"], "--dataset 'digit': unknown; did you mean 'digits'?"),
