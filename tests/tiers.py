@@ -7,9 +7,9 @@ processes.
 """
 
 QUICK = {
-    "test_archives", "test_axis", "test_checkpoint", "test_data", "test_detection", "test_files", "test_fit_names",
+    "test_archives", "test_checkpoint", "test_data", "test_detection", "test_files", "test_fit_names",
     "test_flow", "test_folders", "test_layering", "test_listing", "test_logs", "test_losses", "test_photos",
-    "test_protocol", "test_sources", "test_terminal", "test_tiers", "test_untrusted_checkpoints", "test_updates",
+    "test_protocol", "test_sources", "test_terminal", "test_tiers", "test_untrusted_checkpoints",
     "test_workdir",
 }  # fmt: skip
 
