@@ -25,6 +25,12 @@ def compose(*changes: Transform) -> Transform:
     return change
 
 
+def check_field(batch: Batch, field: str) -> None:
+    """Refuse the name of an entry that the batch does not have."""
+    if field not in batch:
+        raise InputError(f"field={field!r}: must be an entry of the batch, which has {', '.join(batch)}")
+
+
 def on_field(change: Transform, field: str) -> Transform:
     """Return a transform that treats the entry `field` of a batch as `change` treats `"image"`.
 
@@ -42,8 +48,7 @@ def on_field(change: Transform, field: str) -> Transform:
         return change
 
     def renamed(key: Array, batch: Batch) -> Batch:
-        if field not in batch:
-            raise InputError(f"field={field!r}: must be an entry of the batch, which has {', '.join(batch)}")
+        check_field(batch, field)
         rest = {name: x for name, x in batch.items() if name not in (field, "image")}
         out = dict(change(key, {**rest, "image": batch[field]}))
         out[field] = out.pop("image")
@@ -58,8 +63,8 @@ def one_of(*changes: Transform, field: str = "image") -> Transform:
     The image becomes float 0..1.
 
     Args:
-        *changes: the transforms.
-        field: the entry of the batch that they change.
+        *changes: the transforms, of `"image"`.
+        field: the entry of the batch that they get as `"image"`, see `on_field`.
 
     Raises:
         InputError: no transforms.
@@ -72,7 +77,7 @@ def one_of(*changes: Transform, field: str = "image") -> Transform:
         def branch(one: Transform) -> Callable[[Array, Batch], Batch]:
             def run(key: Array, batch: Batch) -> Batch:
                 out = one(key, batch)
-                return {**out, field: as_float(out[field])}
+                return {**out, "image": as_float(out["image"])}
 
             return run
 
@@ -81,7 +86,7 @@ def one_of(*changes: Transform, field: str = "image") -> Transform:
             jax.random.randint(choose, (), 0, len(changes)), [branch(one) for one in changes], use, dict(batch)
         )
 
-    return change
+    return on_field(change, field)
 
 
 def as_float(image: Array) -> Array:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.augment.core import pixel_axes
+from jaxcnn.augment.core import check_field, pixel_axes
 from jaxcnn.core.types import Batch, InputError
 
 Array = jax.Array
@@ -88,6 +88,7 @@ def test_time_views(*, flip: bool = True, shift: int = 0, field: str = "image") 
 
 def mirrored(batch: Batch, *, field: str = "image") -> Batch:
     """Return the batch with images `[B, H, W, C]` or `[B, D, H, W, C]` flipped left to right; targets do not follow."""
+    check_field(batch, field)
     pixel_axes(batch[field])
     return {**batch, field: jnp.flip(batch[field], -2)}
 
@@ -106,6 +107,7 @@ def moved(down: int, right: int, *, field: str = "image") -> View:
     """
 
     def view(batch: Batch) -> Batch:
+        check_field(batch, field)
         deep, (h, w) = pixel_axes(batch[field]) - 2, batch[field].shape[-3:-1]
         pads = [(0, 0)] * (1 + deep) + [(max(down, 0), max(-down, 0)), (max(right, 0), max(-right, 0)), (0, 0)]
         padded = jnp.pad(batch[field], pads, "reflect")

@@ -119,7 +119,7 @@ class Resident:
         names: names of the rows, such as their files; they are not part of a batch.
 
     Raises:
-        InputError: There are no arrays, they have different lengths, or one is a single value or has no numbers.
+        InputError: There are no arrays, they have different lengths, or one is a single value or is not numeric.
 
     """
 

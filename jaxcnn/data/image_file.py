@@ -147,7 +147,7 @@ def _check_scans(image: Any, file: IO[bytes]) -> None:
     file.seek(here)
     if scans * image.size[0] * image.size[1] > SCANNED:
         raise InputError(
-            f"not a readable image ({scans} scans of {image.size[0]} x {image.size[1]} pixels); save it anew"
+            f"not a readable image ({scans} scans of {image.size[0]} x {image.size[1]} pixels); save it again"
         )
 
 

@@ -16,11 +16,11 @@ _native_only = jax.make_user_context(False)  # part of the key by which JAX know
 
 @contextlib.contextmanager
 def native_lowering() -> Iterator[None]:
-    """Leave every operation that is traced in this context to XLA's own form, also on a CPU.
+    """Trace every operation in this context to XLA's own form, even on a CPU.
 
-    For comparisons, and where the last digits matter more than time: Winograd convolution differs by about 1e-5. What
-    `jax.jit` has compiled outside is traced anew inside, and what a function returned by `jax.vjp` or `jax.linearize`
-    computes stays as it was traced.
+    Use it for comparisons, and where the last digits matter more than speed: Winograd convolution differs by about
+    1e-5. A function that `jax.jit` compiled outside is traced again inside. A function that `jax.vjp` or
+    `jax.linearize` returned keeps the form in which it was traced.
     """
     with _native_only(True):
         yield

@@ -160,10 +160,15 @@ def align_mask(mask: Array, x: Array) -> Array:
 
 
 def first_max(x: Array, axis: int) -> Array:
-    """Maximum along an axis, whose gradient goes to its index.
+    """Return the maximum along an axis; the gradient goes to the index of the maximum.
 
-    JAX's own goes to what equals the maximum, and is no number where XLA computes an element a second time and rounds
-    it otherwise.
+    The gradient of `jnp.max` goes to all elements that equal the maximum. It is NaN where XLA computes an element twice
+    and rounds it differently.
+
+    Args:
+        x: an array of any shape.
+        axis: the axis, which the result does not have.
+
     """
     axis %= x.ndim
     chosen = lax.argmax(lax.stop_gradient(x), axis, jnp.int32)

@@ -126,7 +126,7 @@ def columns(test: Any) -> list[str]:
 
 
 def images(test: Any, rows: Sequence[int]) -> dict[int, np.ndarray]:
-    """Return a dict from row number to image `[H, W, C]`; padding has no number; reading stops at the last one."""
+    """Return a dict from row number to image `[H, W, C]`; padding rows do not count; reading stops at the last one."""
     wanted, seen, found = set(rows), 0, {}
     for chunk in test.once(256) if wanted else ():
         for k in range(int(chunk.count)):

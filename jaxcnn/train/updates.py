@@ -94,20 +94,12 @@ def updates(
     check(train, batch_size, steps, every)
     check_saving(save_seconds, 1, on_nan)
     options = Options(save_seconds=save_seconds, on_nan=on_nan, stop=stop)
-    return _updates(run, state, train, batch_size, steps, every, workdir, options)
+    return _updates(opened(run, state, train, batch_size, steps, every, workdir, options))
 
 
-def _updates(
-    run: CompiledStep,
-    state: State,
-    train: Any,
-    batch_size: int,
-    steps: int,
-    every: float | None,
-    workdir: Any,
-    options: Options,
-) -> Generator[Update, None, None]:
-    with opened(run, state, train, batch_size, steps, every, workdir, options) as session:
+def _updates(opening: contextlib.AbstractContextManager[Session]) -> Generator[Update, None, None]:
+    """Open the session at the first `next`, so that a generator that is never used locks nothing."""
+    with opening as session:
         if not session.going_on():
             at = int(session.state.step)
             yield Update(at + 1, at, {}, 0.0, session.state, {}, True)

@@ -24,7 +24,7 @@ MAKE = {
     "cutmix": functools.partial(augment.cutmix, 1.0, num_classes=3),
     "flip": lambda **options: functools.partial(augment.flip, **options),
     "flip_vertical": lambda **options: functools.partial(augment.flip_vertical, **options),
-    "one_of": lambda field="image": augment.one_of(functools.partial(augment.flip, field=field), field=field),
+    "one_of": lambda **options: augment.one_of(augment.flip, **options),
     "mirrored": lambda **options: lambda key, batch: augment.mirrored(batch, **options),
     "moved": lambda **options: lambda key, batch: augment.moved(1, -1, **options)(batch),
     "test_time_views": lambda **options: lambda key, batch: augment.test_time_views(shift=1, **options)[-1](batch),
@@ -59,6 +59,7 @@ def test_a_field_is_changed_like_the_image(name):
     assert not np.array_equal(np.asarray(found["image"]), batch["image"])
 
 
-def test_a_field_that_is_not_there():
-    with pytest.raises(InputError, match="^field='left': must be an entry of the batch, which has label, image, mask$"):
-        augment.shift(2, field="left")(KEY, rows("shift"))
+@pytest.mark.parametrize("name", MAKE)
+def test_a_field_that_is_not_there(name):
+    with pytest.raises(InputError, match="^field='left': must be an entry of the batch, which has label, image"):
+        MAKE[name](field="left")(KEY, rows(name))

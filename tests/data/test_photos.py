@@ -329,7 +329,7 @@ def test_a_jpeg_of_thousands_of_scans_is_refused(tmp_path, monkeypatch):
     assert read_image(tmp_path / "x.jpg", 1).shape == (8, 8, 1)
     monkeypatch.setattr(image_file, "SCANNED", 64)
     refused(
-        r"x.jpg: not a readable image \(\d+ scans of 8 x 8 pixels\); save it anew", read_image, tmp_path / "x.jpg", 1
+        r"x.jpg: not a readable image \(\d+ scans of 8 x 8 pixels\); save it again", read_image, tmp_path / "x.jpg", 1
     )
 
 

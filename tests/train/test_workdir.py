@@ -111,10 +111,9 @@ def test_two_processes_at_once_twenty_times(tmp_path):
                 for process in (one, two):
                     process.stdin.write(f"{k}\n")
                     process.stdin.flush()
-                said = sorted(process.stdout.readline().strip() for process in (one, two))
-                assert (
-                    said[0] == f"done {k}" and said[1].startswith("refused workdir=") and "another process" in said[1]
-                ), said
+                done, refused = sorted(process.stdout.readline().strip() for process in (one, two))
+                assert done == f"done {k}", done
+                assert refused.startswith("refused workdir=") and "another process" in refused, refused
         finally:
             one.kill()
             two.kill()
