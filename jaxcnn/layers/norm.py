@@ -123,7 +123,7 @@ def _shift_and_scale(x: Array, mean: Array, factor: Array, bias: Array) -> Array
     return (promote_float32(x) - mean) * factor + bias
 
 
-# With its own derivative: what automatic differentiation makes of the two passes reads and writes the arrays twice as
+# With its own derivative: automatic differentiation of the two passes would read and write the arrays twice as
 # often, for a term that is always zero, the sum of what is centred. Sums and repeats are each other's transposes, so
 # its transpose is as fast.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))

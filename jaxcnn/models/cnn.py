@@ -16,8 +16,7 @@ import jax.numpy as jnp
 
 from jaxcnn import ops
 from jaxcnn.core.precision import promote_float32
-from jaxcnn.core.types import InputError
-from jaxcnn.layers import BatchNorm, ConvNorm, Dense, Dropout, Network, apply_block
+from jaxcnn.layers import BatchNorm, ConvNorm, Dense, Dropout, Network, apply_block, check_side
 
 Array = jax.Array
 
@@ -50,9 +49,7 @@ class CNN(Network):
 
     def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
         """Return `stem` at half the resolution and `stage1`, `stage2`, ... at a quarter, each `[B, h, w, width]`."""
-        if min(x.shape[1:3]) < self.smallest:
-            size = f"{self.smallest}x{self.smallest}"
-            raise InputError(f"image shape {tuple(x.shape)}: must be at least {size} pixels; enlarge it")
+        check_side(x, self.smallest)
         call = functools.partial(apply_block, train=train, row_mask=row_mask, remat=self.remat)
         out = {"stem": call(self.stem, x)}
         for i, stage in enumerate(self.stages, 1):

@@ -9,7 +9,7 @@ import jax
 from jaxcnn import ops
 from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import InputError
-from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Network
+from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Network, check_side
 
 Array = jax.Array
 POOLS: dict[str, Callable[..., Array]] = {"max": ops.max_pool, "average": ops.avg_pool}
@@ -54,9 +54,7 @@ class Plain(Network):
 
     def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
         """Return `stage1`, `stage2`, ...: each convolution after activation and pooling, `[B, h, w, width]`."""
-        if min(x.shape[1:3]) < self.smallest:
-            size = f"{self.smallest}x{self.smallest}"
-            raise InputError(f"image shape {tuple(x.shape)}: must be at least {size} pixels; enlarge it")
+        check_side(x, self.smallest)
         out, activate = {}, ACTIVATIONS[self.activation][0]
         for i, conv in enumerate(self.convs):
             x = conv(x)

@@ -51,7 +51,7 @@ def refuse_misfits(
         values: of the file, by our paths and in our layout.
 
     Raises:
-        WeightsError: they differ; shapes are told in the file's layout.
+        WeightsError: they differ; shapes are given in the layout of the file.
 
     """
     missing = [names[path] for path in like if path not in values]
