@@ -1,9 +1,9 @@
 """The tests that do not belong to the default tier.
 
 `QUICK` lists files that together take less than a minute: `pytest -m quick`. `SLOW` lists tests of which only the named
-cases run by default, each given by the beginning of its id; the others run with `pytest -m slow`. Every slow case has a
-sibling in the default tier that fails if the code is wrong; the slow cases add networks, numbers of devices or real
-processes.
+cases run by default, each given by the beginning of its id, and `WHOLE` lists tests of which no case does; these run
+with `pytest -m slow`. What they guard, faster tests of the default tier guard too; the slow ones add networks, numbers
+of devices, longer runs or real processes. The default tier takes less than eight minutes on two cores.
 """
 
 QUICK = {
@@ -17,7 +17,6 @@ SMALL = ("lenet5", "mlp", "tutorial", "plain", "squeezenet1_1", "seresnet20")
 
 SLOW = {
     # networks
-    "test_models::test_logits_features_gradients_and_dropout": SMALL,
     "test_models::test_options": ("squeezenet1_1", "resnet18", "cbam_resnet20", "vit_tiny"),
     "test_models::test_parameter_count": (
         *SMALL, "cnn", "alexnet", "vgg11-", "resnet18-", "resnet50-", "speednet", "vit_tiny", "mobilenet_v3_small",
@@ -29,55 +28,198 @@ SLOW = {
     "test_optim::test_decay_touches_the_kernels_of_every_network": (
         *SMALL, "cnn", "resnet18", "vit_tiny", "cct_2", "mobilenet_v3_small", "convnext_tiny",
     ),
-    "test_precision::test_one_step_in_bfloat16_is_close_to_float32": ("mlp", "tutorial"),
     "test_precision::test_only_what_lies_between_is_bfloat16": ("cnn", "resnet", "mlp"),
     # devices and strategies
-    "test_parallel::test_20_steps_agree": ("sharded-8-sgd", "pmap-8-sgd", "sharded-3-adam"),
-    "test_parallel::test_20_steps_agree_with_dropout_and_shift": ("sharded-8",),
-    "test_parallel::test_evaluation_is_exact": ("64-sharded-8", "64-pmap-3", "1-jit-1", "1000-jit-1"),
-    "test_parallel::test_cutting_dispatches_differently_changes_no_bit": ("jit-1", "pmap-8"),
-    "test_parallel::test_parameters_in_parts_agree": (),
-    "test_precision::test_devices_agree": (),
-    "test_precision::test_accumulation_goes_with_norm_and_remat": (),
-    "test_precision::test_accumulation_goes_with_bfloat16": (),
-    "test_precision::test_remat_takes_less_memory": (),
-    "test_seams::test_adversarial_training": (),
-    "test_robust::test_group_dro_is_the_same_everywhere": (),
-    "test_robust::test_the_worst_group_wins_over_the_mean": (),
-    "test_metrics_devices::test_the_same_on_any_devices_in_any_batches": ("sharded-8",),
     "test_numbers::test_skip": ("jit-1",),
     # cases of one kind
     "test_metrics_parity::test_200_cases_equal_scikit_learn": (
         "roc_auc, classes", "scores, classes", "confusion", "matthews", "brier of two", "cohen_kappa",
         "pr_auc, classes",
     ),
-    "test_metrics::test_classification_report_equals_sklearn_in_200_cases": ("classes",),
-    "test_ops_pooled::test_it_is_the_two_after_another": ("first layer-1", "3-d-1", "1-d-8"),
     "test_layers::test_batch_norm_gradient_equals_automatic_differentiation": ("shape1-False", "shape2-True"),
     "test_tfds::test_a_record_of_another_kind": ("eps", "no image", "png"),
-    "test_tfds::test_shares_of_a_stream_are_the_columns_of_the_whole": ("5-",),
     "test_explain::test_one_logit_is_explained_like_two": ("gradient", "grad_cam", "lrp"),
     "test_benchmarks::test_all_subjects_compute_the_same": ("3-D", "max_pool"),
     "test_benchmarks::test_bad_flags_are_one_line": ("ops-", "mnist-arguments9", "cifar10-arguments11"),
-    "test_loop::test_the_length_of_dispatches_changes_no_bit": ("streamed",),
-    # whole processes
-    "test_runtime::test_programs_are_kept_and_a_damaged_one_is_compiled_again": (),
-    "test_runtime::test_a_profile_of_a_run": (),
-    "test_studies::test_variants_against_each_other": (),
-    "test_benchmarks::test_ops": (),
-    "test_experiments::test_binary": (),
-    "test_experiments::test_cifar10": (),
-    "test_experiments::test_evaluate_is_the_same_on_any_devices_and_batch": (),
-    "test_processes::test_bad_input": ("arguments1", "arguments5"),
-    "test_disk::test_a_disk_that_becomes_read_only": (),
-    "test_kill::test_a_second_interrupt_ends_at_once": (),
+    # of several cases, the fastest
+    "test_accelerators::test_each_check_finds_its_mistake": ("layout",),
+    "test_adapt::test_it_trains_and_is_measured": ("functions",),
+    "test_augment_mix::test_labels_of_every_form_are_mixed_alike": ("mixup",),
+    "test_augment_mix::test_mixup_labels_match_the_pixels": ("1.0",),
+    "test_loop::test_a_retrace_is_an_error": ("streamed",),
+    "test_losses::test_extreme_logits_are_finite": ("0.0-0.5", "0.0-2.0", "0.1-"),
+    "test_masks::test_global_pooling_equals_the_places_that_count": ("pixels",),
+    "test_masks::test_where_nothing_counts_the_running_statistics_stay": ("pixels",),
+    "test_models::test_logits_features_gradients_and_dropout": ("mlp", "tutorial", "lenet5"),
+    "test_models::test_zero_init_makes_blocks_the_identity": ("False",),
+    "test_ops::test_pool_and_gradient_equal_reduce_window": ("avg",),
+    "test_ops_derivatives::test_conv": ("3-d",),
+    "test_ops_derivatives::test_pool": ("mean-uneven",),
+    "test_ops_pooled::test_it_is_the_two_after_another": ("3-d-1",),
+    "test_parallel::test_20_steps_agree": ("sharded-8-sgd", "pmap-8-sgd"),
+    "test_parallel::test_evaluation_is_exact": ("64-sharded-8", "64-pmap-3", "1000-jit-1"),
+    "test_precision::test_one_step_in_bfloat16_is_close_to_float32": ("mlp",),
+    "test_processes::test_bad_input": ("arguments1",),
+    "test_regression::test_outputs_and_loss_are_in_their_units": ("shape0-1-label", "shape1-1-", "shape2-3-label"),
+    "test_targets::test_every_form_of_the_same_labels_gives_the_same_numbers": ("multilabel",),
+    "test_tasks::test_extreme_logits_are_finite": ("sigmoid",),
+    "test_tfds::test_shares_of_a_stream_are_the_columns_of_the_whole": ("5-array_record",),
+    "test_tfds::test_streamed": ("array_record-Indexed",),
+    "test_transfer::test_on_eight_devices": ("pmap",),
+    "test_weights::test_logits_and_the_way_back": ("timm vit_tiny_patch16_224",),
+}  # fmt: skip
+
+# all cases of tests that take some seconds, whose behaviour faster ones guard too
+WHOLE = {
+    "test_accelerators": ("test_a_row_that_moves_between_devices_is_found", "test_collectives_of_eight_devices"),
+    "test_anything": (
+        "test_a_generator_resumes_exactly", "test_arrays_sequences_and_generators_train_the_same",
+        "test_every_row_of_a_generator_is_measured_once",
+    ),
+    "test_augment_mix": ("test_the_same_under_jit_sharded_and_pmap",),
+    "test_benchmarks": ("test_a_subject_that_fails_is_left_out", "test_ops"),
+    "test_cli": (
+        "test_a_run_reads_images_as_it_was_trained", "test_explain_draws_a_picture_per_file",
+        "test_fine_tuning_begins_with_a_run", "test_idx_files_and_a_tfds_set_train",
+        "test_mistakes_in_reports_name_their_files", "test_resume_goes_on_and_refuses_another_result",
+        "test_several_labels_and_numbers_train", "test_the_range_test_finds_a_rate_and_draws_it",
+    ),
+    "test_detection": ("test_200_cases_equal_pycocotools",),
+    "test_disk": ("test_a_disk_that_becomes_read_only",),
+    "test_experiments": (
+        "test_a_loss_that_is_no_number_stops_the_run", "test_a_stopped_run_resumes_to_the_same_parameters",
+        "test_auto_falls_back_and_says_why", "test_binary", "test_cifar10",
+        "test_evaluate_is_the_same_on_any_devices_and_batch", "test_limits_are_adapted_and_said",
+        "test_load_run_gives_the_tested_model", "test_resume_refuses_another_model_and_other_data",
+        "test_the_averaged_weights_are_what_is_tested_and_loaded",
+    ),
+    "test_explain": (
+        "test_integrated_gradients_add_up", "test_layers_that_do_not_exist",
+        "test_relevance_adds_up_in_every_family",
+    ),
+    "test_explain_checks": (
+        "test_a_strip_shows_the_image_below_the_map_and_the_key", "test_image_processing_equals_numpy",
+        "test_images_that_a_unit_likes", "test_one_logit_has_a_map_for_either_class",
+        "test_randomisation_goes_down_from_the_head", "test_the_picture",
+    ),
+    "test_fetch": ("test_the_hub",),
+    "test_fingerprint": (
+        "test_it_is_the_same_for_a_task_that_is_made_again_whatever_runs_it",
+        "test_it_is_the_same_in_another_process",
+    ),
+    "test_harness": (
+        "test_a_headline_that_is_not_measured_is_said", "test_a_recipe_of_a_regression",
+        "test_it_goes_on_where_it_was_cut_off", "test_the_screen_and_the_result_show_the_headline",
+    ),
+    "test_intervals": ("test_bootstrap_holds_as_often_as_it_says",),
+    "test_kill": ("test_a_second_interrupt_ends_at_once",),
+    "test_layers": ("test_a_recomputed_block_drops_the_same_units_and_changes_the_same_statistics",),
+    "test_loop": (
+        "test_a_step_that_forgets_its_counter", "test_batches_that_do_not_divide_are_padded",
+        "test_earlier_rows_come_again_after_a_resume", "test_early_stopping_counts_over_a_resume",
+        "test_resume_on_other_devices", "test_saves_by_time_go_on_to_the_same_run",
+        "test_stop_between_validations_and_resume", "test_stopped_in_a_validation_that_is_then_made",
+        "test_the_callers_state_survives", "test_the_learning_rate_in_force_is_logged_and_survives_a_resume",
+        "test_the_length_of_dispatches_changes_no_bit",
+    ),
+    "test_losses": ("test_leading_axes_and_low_precision",),
+    "test_masks": (
+        "test_attention_over_channels_leaves_masked_places_out", "test_batch_norm_gradient_of_masked_places",
+    ),
+    "test_metrics": (
+        "test_classification_report_equals_sklearn_in_200_cases", "test_one_logit_decides_between_two_classes",
+    ),
+    "test_metrics_devices": ("test_the_same_on_any_devices_in_any_batches",),
+    "test_metrics_what_counts": (
+        "test_counts_and_confidences_beyond_float32_in_one_dispatch", "test_no_metric_overwrites_another",
+    ),
+    "test_models": ("test_a_residual_block_by_hand", "test_bytes_and_floats_give_the_same"),
+    "test_models_derivatives": (
+        "test_a_network_of_any_height_and_width", "test_devices_with_their_checks",
+        "test_export_with_a_symbolic_batch", "test_forward_mode_and_hessian_vector_products",
+    ),
+    "test_numbers": ("test_rollback_with_and_without_a_checkpoint", "test_the_norm_of_the_gradient_is_logged"),
+    "test_ops": (
+        "test_conv_check_grads", "test_conv_keeps_bfloat16",
+        "test_conv_transpose_and_gradients_are_the_transpose_of_conv", "test_second_derivative_equals_native",
+    ),
+    "test_ops_derivatives": (
+        "test_conv_max_pool", "test_conv_transpose", "test_pmap_checkpoint_and_donation", "test_recompute",
+        "test_shard_map_with_its_checks",
+    ),
+    "test_parallel": (
+        "test_20_steps_agree_with_dropout_and_shift", "test_cutting_dispatches_differently_changes_no_bit",
+        "test_parameters_in_parts_agree", "test_state_is_donated_and_a_kept_carry_is_not",
+        "test_uneven_weights_across_devices",
+    ),
+    "test_precision": (
+        "test_accumulation_goes_with_bfloat16", "test_accumulation_goes_with_norm_and_remat",
+        "test_devices_agree", "test_remat_changes_no_gradient", "test_remat_takes_less_memory",
+    ),
+    "test_processes": ("test_when_one_dies_the_others_end_and_the_run_goes_on",),
+    "test_readme": ("test_errands_run",),
+    "test_report": (
+        "test_a_planted_bias_is_found", "test_curves_are_named_for_how_many_there_are",
+        "test_many_classes_and_strange_names_stay_small_and_safe", "test_runs_side_by_side",
+        "test_the_page_is_whole_and_readable_without_sight_or_colour",
+        "test_three_trained_runs_give_three_verdicts",
+    ),
+    "test_robust": (
+        "test_group_dro_is_the_same_everywhere", "test_shares_and_loss_of_group_dro",
+        "test_the_gradient_is_that_of_the_groups_in_their_shares", "test_the_worst_group_wins_over_the_mean",
+    ),
+    "test_running_stats": ("test_validation_follows_training_from_the_start",),
+    "test_runs": (
+        "test_a_report_on_other_data_says_so", "test_classes_are_matched_by_name",
+        "test_metrics_that_are_no_numbers_are_reported", "test_other_data_are_measured_and_named",
+        "test_ten_thousand_classes_make_a_small_page",
+    ),
+    "test_runtime": (
+        "test_a_profile_of_a_run", "test_large_buffers_are_kept",
+        "test_programs_are_kept_and_a_damaged_one_is_compiled_again",
+    ),
+    "test_seams": (
+        "test_a_per_pixel_task", "test_accumulation", "test_adversarial_training", "test_two_players",
+        "test_wrappers_compose",
+    ),
+    "test_studies": ("test_variants_against_each_other",),
+    "test_surroundings": ("test_names_of_any_bytes_in_ascii_with_output_on_a_full_disk_and_no_home",),
+    "test_targets": (
+        "test_ignored_rows_count_nowhere", "test_ignored_rows_under_jit_sharded_and_pmap",
+        "test_public_losses_do_not_take_a_label_for_another", "test_what_is_ignored_need_not_fit_the_dtype",
+    ),
+    "test_tasks": ("test_model_state_changes_in_training_alone", "test_padding_does_not_reach_the_statistics"),
+    "test_train": (
+        "test_any_optax_transform_will_do", "test_augmented_step_sees_the_changed_batch",
+        "test_gradient_equals_finite_differences", "test_overfits_32_rows", "test_padding_changes_nothing",
+    ),
+    "test_transfer": (
+        "test_gradual_unfreezing_resumes_exactly", "test_kept_statistics_are_used_and_stay",
+        "test_the_head_on_cached_features_is_that_of_the_frozen_network",
+    ),
+    "test_transfer_runs": (
+        "test_a_head_on_cached_features_leaves_the_whole_network", "test_a_head_resumes_exactly",
+        "test_gradual_with_decay_and_a_frozen_layer", "test_pixel_dropout_brings_training_pixels_to_the_mean",
+        "test_the_same_head_without_the_cache", "test_weights_from_a_file",
+    ),
+    "test_updates": (
+        "test_a_body_that_raises_loses_nothing", "test_a_finished_run_gives_its_state",
+        "test_a_loop_that_is_left_goes_on_where_it_was", "test_fit_prints_a_line_per_validation",
+        "test_history_keeps_arrays_over_a_resume", "test_rows_that_cannot_be_read_lose_nothing",
+    ),
+    "test_weights": (
+        "test_colour_images_through_a_network_for_gray_ones", "test_gray_images_give_what_they_would_in_colour",
+        "test_gray_images_where_a_norm_follows", "test_positions_are_resampled_for_another_size",
+        "test_published_names_of_densenet",
+    ),
+    "test_workdir": ("test_another_process_is_refused_until_the_first_is_gone", "test_reading_says_nothing_of_its_own"),
 }  # fmt: skip
 
 
 def tier(module, name):
     """Return "quick", "slow" or None for a test: the name of its file, and its name with the id in brackets."""
     test, _, case = name.partition("[")
-    kept = SLOW.get(f"{module}::{test}")
+    kept = () if test in WHOLE.get(module, ()) else SLOW.get(f"{module}::{test}")
     if kept is not None and not any(case.startswith(start) for start in kept):
         return "slow"
     return "quick" if module in QUICK else None
