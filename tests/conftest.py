@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+from importlib.metadata import version
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 # many tests, and the processes that they start, compile the same programs
@@ -27,7 +28,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def pytest_configure(config):
     """Compile short tests without optimisation, because they mostly compile; long tests mostly compute."""
     if config.option.markexpr in ("not slow", "quick"):
-        os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+        os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+        if version("jaxlib").startswith("0.10."):  # XLA ends the process at a flag that it does not know
+            os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"  # the older ones compile faster
 
 
 @pytest.hookimpl(tryfirst=True)
