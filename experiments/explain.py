@@ -22,8 +22,9 @@ from experiments import command, settings
 from experiments.explain_checks import Method, check
 from jaxcnn import explain
 from jaxcnn.cli import runtime
+from jaxcnn.cli.predict import pixels
 from jaxcnn.core.text import visible
-from jaxcnn.data.folder import ENDINGS, read_image
+from jaxcnn.data.folder import ENDINGS
 from jaxcnn.runs.plots import new_figure
 
 log = logging.getLogger("jaxcnn")
@@ -140,7 +141,7 @@ def main(config: Config) -> Any:
     files = paths(config.images)
     loaded = jc.load_run(config.checkpoint)
     runtime.keep_programs(config.compilation_cache)
-    shape, classes = loaded.config["build"]["image"]["shape"], loaded.config["classes"]
+    classes = loaded.config["classes"]
     if not classes:
         raise jc.InputError(
             f"--checkpoint {config.checkpoint}: a run without classes, and only classes can be explained; "
@@ -148,7 +149,7 @@ def main(config: Config) -> Any:
         )
     if config.target:
         settings.one_of("--target", config.target, classes)
-    raw = np.stack([read_image(path, shape[-1], tuple(shape[:2])) for path in files])
+    raw = np.stack([pixels(loaded, pathlib.Path(path)) for path in files])
     image, head = explain.prepared(loaded, raw), loaded.config["build"]["task"]["options"].get("head", "softmax")
     found = usable(loaded, config, image)
     logits = jax.jit(lambda v, x: loaded.model.apply(v, x, train=False))(loaded.variables, image)

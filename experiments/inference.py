@@ -1,6 +1,7 @@
 """Evaluates a finished run on test data, and predicts with it."""
 
 import logging
+import pathlib
 from typing import Any
 
 import jax
@@ -10,10 +11,10 @@ import jaxcnn as jc
 from experiments.common import compiled
 from experiments.settings import Settings, Skipped
 from jaxcnn import runs
+from jaxcnn.cli.predict import pixels
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import scalars
-from jaxcnn.data.folder import read_image
 from jaxcnn.parallel import mesh
 
 log = logging.getLogger("jaxcnn")
@@ -58,8 +59,8 @@ def evaluate_run(name: str, config: Settings, place: str = "", data_dir: str = "
 def predict(config: Settings) -> list[dict[str, Any]]:
     """Print one JSON line per image of `--predict`: class and probabilities, or outputs if there are no classes."""
     loaded = jc.load_run(config.checkpoint)
-    shape, options = loaded.config["build"]["image"]["shape"], loaded.config["build"]["task"]["options"]
-    images = np.stack([read_image(path, shape[-1], tuple(shape[:2])) for path in config.predict])
+    options = loaded.config["build"]["task"]["options"]
+    images = np.stack([pixels(loaded, pathlib.Path(path)) for path in config.predict])
     logits = jax.jit(loaded.task.predict)(loaded.variables, {"image": images})
     if classes := loaded.config["classes"]:
         shares = np.asarray(jc.tasks.probabilities(logits, options.get("head", "softmax")))

@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jaxcnn.core.types import Batch, InputError
 
 Array = jax.Array
+ROUNDING = 1e-6  # share of a box that may be left inside by rounding where it has moved out completely
 
 
 class SpatialTargets(NamedTuple):
@@ -112,7 +113,7 @@ def _clipped(batch: Batch, boxes: Array, visible: float) -> Batch:
     """Clip boxes at the border, and unset `"box_mask"` where too little is left."""
     row_mask = batch["box_mask"] if "box_mask" in batch else jnp.ones(boxes.shape[:2], jnp.float32)
     inside = jnp.clip(boxes, 0, 1)
-    large_enough = (_area(inside) > 0) & (_area(inside) >= visible * _area(boxes))
+    large_enough = (_area(boxes) > 0) & (_area(inside) >= max(visible, ROUNDING) * _area(boxes))
     kept = (row_mask > 0) & (_area(batch["boxes"]) > 0) & large_enough
     return {"boxes": jnp.where(kept[..., None], inside, 0), "box_mask": kept.astype(row_mask.dtype)}
 

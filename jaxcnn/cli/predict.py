@@ -92,7 +92,7 @@ def image_files(given: Sequence[str]) -> list[pathlib.Path]:
 def pixels(loaded: Any, path: pathlib.Path) -> np.ndarray:
     """Read an image in the form that a run was trained on."""
     shape, how = loaded.config["build"]["image"]["shape"], (loaded.config.get("source") or {}).get("options", {})
-    image = read_image(path, shape[-1], tuple(shape[:2]), resize=how.get("resize", "squash"))
+    image = read_image(path, shape[-1], tuple(shape[:2]), how.get("resize", "squash"), how.get("crop_ratio", 1.0))
     dtype = np.dtype(loaded.config["build"]["image"]["dtype"])
     return image if dtype == np.uint8 else (image / 255).astype(dtype)
 

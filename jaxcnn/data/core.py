@@ -212,6 +212,9 @@ class Indexed:
         capacity: most batches in one chunk; they are in memory at the same time.
         label: labels `[N]`, if they are known without reading the rows.
         names: names of the rows, such as their files.
+        read_train: like `read`, for training rows that differ each time, such as random crops. It also gets a seed per
+            row, integers `[n, 2]`, which depends only on `seed` and the row's place in the order of training, so that a
+            resumed run reads the same. Evaluation uses `read`.
 
     """
 
@@ -222,6 +225,7 @@ class Indexed:
     capacity: int = 8
     label: np.ndarray | None = None
     names: tuple[str, ...] | None = None
+    read_train: Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]] | None = None
 
     def example(self) -> Batch:
         """Return the first row."""
@@ -229,13 +233,17 @@ class Indexed:
 
     def take(self, index: np.ndarray) -> "Indexed":
         """Return the rows with these numbers."""
-        index = np.asarray(index)
+        index, drawing = np.asarray(index), self.read_train
         label = None if self.label is None else self.label[index]
 
         def read(rows):
             return self.read(index[rows])
 
-        return dataclasses.replace(self, read=read, size=len(index), label=label, names=taken(self.names, index))
+        def read_train(rows, seeds):
+            return cast(Callable, drawing)(index[rows], seeds)
+
+        reads = {"read": read, "read_train": read_train if drawing else None}
+        return dataclasses.replace(self, **reads, size=len(index), label=label, names=taken(self.names, index))
 
     def put(self, move: Callable[[Tree], Tree]) -> "Indexed":
         """Return itself: nothing stays on the device."""
@@ -248,7 +256,12 @@ class Indexed:
         """Return training batches `start` to `start + count`, see `Data.chunk`."""
         index, row_mask = padded(train_rows(self.seed, self.size, batch_size, start, count), multiple)
         index, row_mask = columns(index, shard), None if row_mask is None else columns(row_mask, shard)
-        return stack(self.read(index.reshape(-1)), index, row_mask, capacity)
+        if self.read_train is None:
+            return stack(self.read(index.reshape(-1)), index, row_mask, capacity)
+        place, _ = padded(np.arange(start * batch_size, (start + count) * batch_size).reshape(count, -1), multiple)
+        place = columns(place, shard).reshape(-1)
+        seeds = np.stack([np.full_like(place, self.seed), place], -1)
+        return stack(self.read_train(index.reshape(-1), seeds), index, row_mask, capacity)
 
     def once(self, batch_size: int, multiple: int = 1, shard: Shard = ALL) -> Iterator[StackedChunk]:
         """Yield every row once, in order, see `Data.once`."""

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.core.types import InputError
+from jaxcnn.data.crops import Choose
+from jaxcnn.data.image import Resize, cut, drafted, shown
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP")  # those of TFDS's image feature; for some others Pillow starts programs
 PIXELS = 2**26  # most pixels of an image
@@ -38,13 +40,19 @@ def parse(record: bytes) -> tuple[bytes, int]:
     return image[0], label[0]
 
 
-def decode(encoded: bytes, shape: tuple[int, ...], resized: bool) -> np.ndarray:
+def decode(
+    encoded: bytes, shape: tuple[int, ...], resized: bool, resize: Resize = "squash", crop_ratio: float = 1.0,
+    window: Choose | None = None,
+) -> np.ndarray:  # fmt: skip
     """Return the pixels of an encoded image.
 
     Args:
         encoded: PNG, JPEG, GIF (its first frame) or BMP.
         shape: `(H, W, C)` of the result.
         resized: whether images of other sizes are resized; otherwise they are refused.
+        resize: how, see `jaxcnn.data.image.decode`.
+        crop_ratio: see there.
+        window: see there.
 
     Returns:
         uint8 `[H, W, C]`.
@@ -63,10 +71,13 @@ def decode(encoded: bytes, shape: tuple[int, ...], resized: bool) -> np.ndarray:
             stated = f"the set states {height} x {width}; give an image size, to resize all images"
             raise InputError(f"an image of {image.height} x {image.width} pixels, but {stated}")
         with _ONE_AT_A_TIME if pixels > LARGE else contextlib.nullcontext():
-            image = _in_mode(image, MODES[channels])
-            if image.size != (width, height):
-                image = image.resize((width, height), resample=BILINEAR)
-            return np.asarray(image, np.uint8).reshape(shape)
+            if window is None and resize == "squash":
+                image = _in_mode(image, MODES[channels])
+                if image.size != (width, height):
+                    image = image.resize((width, height), resample=BILINEAR)
+                return np.asarray(image, np.uint8).reshape(shape)
+            part = drafted(image, shown(image.size[::-1], (height, width), resize, crop_ratio, window), window is None)
+            return np.asarray(cut(_in_mode(image, MODES[channels]), part, (height, width)), np.uint8).reshape(shape)
 
 
 def _opened(encoded: bytes) -> Any:

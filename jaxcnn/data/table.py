@@ -13,9 +13,9 @@ from jaxcnn.core.files import opened
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data.core import OnBad, Resident, Splits, sides
-from jaxcnn.data.folder import Reader
 from jaxcnn.data.image import Resize
 from jaxcnn.data.parts import tell_copies, tell_same_files
+from jaxcnn.data.reader import Form, Reader
 from jaxcnn.data.splitting import cut
 
 log = logging.getLogger("jaxcnn")
@@ -56,6 +56,7 @@ def table(
     resident_bytes: int = 2**30,
     on_bad: OnBad | None = None,
     resize: Resize = "squash",
+    crop_ratio: float = 1.0,
 ) -> Splits:
     """Load images that a CSV file lists.
 
@@ -74,6 +75,7 @@ def table(
         resident_bytes: sets with more decoded bytes are read as needed instead of being held in memory.
         on_bad: called with a message and a count for each unreadable image, which is then left out; None to raise.
         resize: how images are resized, see `jaxcnn.data.image.decode`.
+        crop_ratio: see there.
 
     Returns:
         The parts, with `"label"` `[N]` or `[N, K]`, or with `"target"` `[N]`; `names` has the files.
@@ -92,7 +94,7 @@ def table(
             line = f"line {line}: {visible(file)[:200]}: no such file"
             raise InputError(f"{visible(path)}: {line}; paths are relative to the folder of the CSV file")
     rows = {"all": np.arange(len(files))} if SPLIT not in found.header else _parts(found, path)
-    reader = Reader(files, size, on_bad, resize)
+    reader = Reader(files, Form(size, resize, crop_ratio), on_bad)
     key, held, kept = TARGET if kind == "regression" else LABEL, {}, {}
     for part, index in rows.items():
         index = np.array([i for i in index if files[i] not in reader.bad], np.int64)

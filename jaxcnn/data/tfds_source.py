@@ -5,7 +5,6 @@ import difflib
 import functools
 import importlib.metadata
 import importlib.util
-import logging
 import os
 import pathlib
 import re
@@ -13,7 +12,6 @@ import socket
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -21,31 +19,22 @@ import numpy as np
 from jaxcnn.core.files import expanded
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
+from jaxcnn.data.array_record import quiet, records
 from jaxcnn.data.cache import load, store
 from jaxcnn.data.checking import labelled
-from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, sides
-from jaxcnn.data.encoded import check_label, decode, parse
-from jaxcnn.data.shards import named, refuse_cut, refuse_unstated, sound
+from jaxcnn.data.core import OnBad, Resident, Splits, sides
+from jaxcnn.data.crops import Training, check_ratio, training
+from jaxcnn.data.image import Resize
+from jaxcnn.data.reader import Form
+from jaxcnn.data.shards import refuse_unstated, sound
 from jaxcnn.data.splitting import cut
 from jaxcnn.data.tfds_folder import HOMELESS, NAME, check, check_features, check_rows, find, prepared_names
-from jaxcnn.data.tfrecord import READ_BYTES, Stream, tensorflow
+from jaxcnn.data.tfrecord import Stream, tensorflow
 
 NEEDS_TENSORFLOW = "needs TensorFlow: pip install -e '.[tfds]' in the clone of jaxcnn"
-NOISE = ("Variant folder", "OpenCV is not installed")
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide advice that TFDS logs about sets that are not prepared; `tfds` prepares them or raises an error."""
-    logger, wanted = logging.getLogger("absl"), lambda record: not str(record.msg).startswith(NOISE)
-    logger.addFilter(wanted)
-    try:
-        yield
-    finally:
-        logger.removeFilter(wanted)
-
-
-@_quiet()
+@quiet()
 def tfds(
     name: str,
     *,
@@ -57,6 +46,10 @@ def tfds(
     download: bool = True,
     cache: str | pathlib.Path | None = None,
     on_bad: OnBad | None = None,
+    resize: Resize = "squash",
+    crop_ratio: float = 1.0,
+    random_crop: tuple[float, float] | None = None,
+    train_size: int | tuple[int, int] | None = None,
 ) -> Splits:
     """Read a prepared set, or download and prepare it if its host answers within two seconds.
 
@@ -75,17 +68,24 @@ def tfds(
             cache.
         on_bad: called with a message and a count for each unreadable shard or record; None to raise. The rows of a
             truncated shard are left out; an unreadable record becomes a row with `row_mask = 0`.
+        resize: how images are resized, `"squash"`, `"crop"` or `"pad"`, see `jaxcnn.data.image.decode`. This and the
+            following options need `array_record` data.
+        crop_ratio: with `resize="crop"`, the share of the sides of the largest central rectangle that is shown.
+        random_crop: smallest and largest share of an image's area, such as `(0.08, 1)`; see `folder`.
+        train_size: height and width of random crops, or one number for both; by default `size`.
 
     Raises:
         InputError: The name is unknown, the data are not there and cannot be downloaded, the set does not consist of
             images with one label, or something is unreadable and `on_bad` is None.
 
     """
-    sizes = sides(size)
-    key = functools.partial(_key, name, data_dir, sizes, resident_bytes)
+    form, drawn = Form(sides(size), resize, crop_ratio), training(sides(size), sides(train_size), random_crop)
+    check_ratio(crop_ratio, resize)
+    key = functools.partial(_key, name, data_dir, form, resident_bytes)
+    cache = None if drawn else cache
     held = _unpacked(load(cache, key())) if cache and key() else None
     if held is None:
-        held = _held(name, data_dir, sizes, resident_bytes, download, on_bad)
+        held = _held(name, data_dir, form, resident_bytes, download, on_bad, drawn)
         if cache and on_bad is None and key() and all(isinstance(part, Resident) for part in held.values()):
             store(cache, key(), _packed(held))
     train, valid = held["train"], held.get("valid")
@@ -99,11 +99,13 @@ def tfds(
 
 
 def _held(
-    name: str, data_dir: Any, sizes: tuple[int, int] | None, resident_bytes: int, download: bool, on_bad: OnBad | None
-) -> dict[str, Any]:
+    name: str, data_dir: Any, form: Form, resident_bytes: int, download: bool, on_bad: OnBad | None,
+    drawn: Training | None,
+) -> dict[str, Any]:  # fmt: skip
     """Return the parts, each in memory if it fits."""
     builder = _builder(name, data_dir)
     image, label = _features(builder, name)
+    sizes = form.size
     if sizes is None and None in image.shape:
         raise InputError(f"{name}: images of several sizes; give an image size to resize them to, such as 64")
     if not builder.is_prepared():
@@ -111,9 +113,14 @@ def _held(
     kind = builder.info.file_format.value
     if kind not in ("array_record", "tfrecord"):
         raise InputError(f"{name}: prepared in {builder.data_path} as {kind}; prepare it as array_record or tfrecord")
-    records = kind == "array_record"
-    if not records and importlib.util.find_spec("tensorflow") is None:
+    by_number = kind == "array_record"
+    if not by_number and importlib.util.find_spec("tensorflow") is None:
         raise InputError(f"{name}: prepared in {builder.data_path} as {kind}, which {NEEDS_TENSORFLOW}")
+    if not by_number and (drawn or form.resize != "squash"):
+        fix = "prepare it as array_record (tfds convert_format --out_file_format array_record)"
+        raise InputError(
+            f"{name}: prepared in {builder.data_path} as {kind}, which is only resized by squashing; {fix}"
+        )
     shape = (*(sizes or image.shape[:2]), image.shape[-1] or 3)
     classes, held = tuple(label.names), {}
     for part, split in _parts(builder, name).items():
@@ -122,11 +129,13 @@ def _held(
             refuse_unstated(builder, split)
         else:
             split = sound(builder, split, on_bad)
-        make = _records if records else Stream
-        data = make(builder, split, shape, classes, on_bad=on_bad, resized=sizes is not None)
+        if by_number:
+            data = records(builder, split, shape, classes, on_bad, form, drawn if part == "train" else None)
+        else:
+            data = Stream(builder, split, shape, classes, on_bad=on_bad, resized=sizes is not None)
         if not data.size:
             raise InputError(f"{name}: split {split} in {builder.data_path} has no examples; prepare it again")
-        if data.size * int(np.prod(shape)) <= resident_bytes:
+        if data.size * int(np.prod(shape)) <= resident_bytes and not (drawn and part == "train"):
             rows = data.everything() if isinstance(data, Stream) else data.read(np.arange(data.size))
             rows = {key: x[rows.get("row_mask", np.ones(data.size)) > 0] for key, x in rows.items()}
             data = labelled(rows["image"], rows["label"], classes, f"{name}, split {split}")
@@ -134,14 +143,15 @@ def _held(
     return held
 
 
-def _key(name: str, data_dir: Any, sizes: tuple[int, int] | None, resident_bytes: int) -> Any:
+def _key(name: str, data_dir: Any, form: Form, resident_bytes: int) -> Any:
     """Cache key: the prepared files and the options that affect decoding; None if there are no local files."""
     root = expanded(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", HOMELESS)
     if not NAME.fullmatch(name):
         return None
     stats = [(str(p), p.stat()) for p in sorted((root / re.split("[/:]", name)[0]).rglob("*")) if p.is_file()]
     files = [[path, s.st_size, s.st_mtime_ns] for path, s in stats]
-    return [name, sizes, resident_bytes, importlib.metadata.version("tensorflow-datasets"), files] if files else None
+    how = [form.size, *([] if form.resize == "squash" else [form.resize, form.crop_ratio])]
+    return [name, *how, resident_bytes, importlib.metadata.version("tensorflow-datasets"), files] if files else None
 
 
 def _packed(held: dict[str, Resident]) -> dict[str, np.ndarray]:
@@ -269,68 +279,3 @@ def _parts(builder: Any, name: str) -> dict[str, str]:
         return {"train": f"train[{fifth}:]", "test": f"train[:{fifth}]"}
     valid = {"valid": "validation"} if test == "test" and "validation" in splits else {}
     return {"train": "train", "test": test} | valid
-
-
-def _records(
-    builder: Any,
-    split: str,
-    shape: tuple[int, ...],
-    classes: tuple[str, ...],
-    on_bad: OnBad | None = None,
-    resized: bool = False,
-) -> Indexed:
-    """Return the rows of an `array_record` split as a data set that reads them by number."""
-    import tensorflow_datasets as library
-
-    def readable(fn: Callable[[], Any]) -> Any:
-        try:
-            return fn()
-        except Exception as error:  # for a truncated shard the reader raises errors of its own types
-            where = f"{builder.data_path}: split {split} is not readable"
-            raise InputError(
-                f"{where} ({reason(error)}){named(builder, split)}; delete the folder and prepare it again"
-            ) from error
-
-    def row(record: bytes) -> tuple[np.ndarray, int]:
-        encoded, label = parse(record)
-        check_label(np.array([label]), len(classes))
-        return decode(encoded, shape, resized), label
-
-    def one(tell: OnBad, i: int, record: bytes | None = None) -> tuple[np.ndarray, int] | None:
-        try:
-            return row(source[i] if record is None else record)
-        except Exception as error:
-            tell(f"{builder.data_path}: record {i} of split {split} is not readable ({reason(error)})", 1)
-            return None
-
-    def some(index: list[int]) -> list[tuple[np.ndarray, int] | None]:
-        if on_bad is None:
-            return readable(lambda: [row(record) for record in source.__getitems__(index)])
-        try:
-            records = source.__getitems__(index)
-        except Exception:  # one of them is bad
-            return [one(on_bad, i) for i in index]
-        return [one(on_bad, i, record) for i, record in zip(index, records, strict=True)]
-
-    source = readable(
-        lambda: builder.as_data_source(split=split, deserialize_method=library.decode.DeserializeMethod.RAW_BYTES)
-    )
-
-    together: list[int] = []  # number of rows to read at once, set by the first read
-
-    @_quiet()
-    def read(index: np.ndarray) -> dict[str, np.ndarray]:
-        if not together:
-            largest = readable(lambda: refuse_cut(builder, split))
-            together.append(max(1, min(1024, READ_BYTES // max(int(np.prod(shape)), largest))))
-        image, label = np.zeros((len(index), *shape), np.uint8), np.zeros(len(index), np.int32)
-        row_mask, n = np.ones(len(index), np.float32), together[0]
-        for k in range(0, len(index), n):
-            for j, found in enumerate(some([int(i) for i in index[k : k + n]]), k):
-                if found is None:
-                    row_mask[j] = 0
-                else:
-                    image[j], label[j] = found
-        return {"image": image, "label": label} | ({} if on_bad is None else {"row_mask": row_mask})
-
-    return Indexed(read, len(source), classes)

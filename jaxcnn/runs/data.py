@@ -219,7 +219,7 @@ def _other(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None
         options = {"path": root, "classes": chosen, "size": (height, width), "test_fraction": 0.0}
         data = read(kind, options | {"validation_fraction": 0.0} | _resize(how), on_bad).train
     else:
-        more = {"tfds": {"size": (height, width)}, "digits": {}}.get(kind, {"validation_fraction": 0.0})
+        more = {"tfds": {"size": (height, width)} | _resize(how), "digits": {}}.get(kind, {"validation_fraction": 0.0})
         data = read(kind, options | more, on_bad).test
         numbers, note = table(data.classes, ours, visible(place))
     if data.size < 1:
@@ -248,9 +248,9 @@ def _listed(config: Any, how: Mapping[str, Any], place: str, options: Mapping[st
 
 
 def _resize(how: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the run's option `resize`, if it has one."""
-    kept = how.get("options", {}).get("resize")
-    return {"resize": kept} if kept else {}
+    """Return the run's options about resizing, if it has any."""
+    options = how.get("options", {})
+    return {name: options[name] for name in ("resize", "crop_ratio") if options.get(name)}
 
 
 def _sized(rows: Rows, config: Any, place: str) -> Rows:

@@ -10,9 +10,12 @@ from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jaxcnn.core.types import CompiledStep, InputError, Interrupted, MetricState, State, reason
 from jaxcnn.data.anything import as_data
+from jaxcnn.data.checking import Checked
+from jaxcnn.data.core import Indexed
 from jaxcnn.parallel import mesh
 from jaxcnn.parallel.compile import empty, host
 from jaxcnn.parallel.prefetch import ahead, patiently
@@ -20,6 +23,7 @@ from jaxcnn.train.batches import BatchStream, ChunkSizer
 from jaxcnn.train.divergence import DivergedError, check_params
 from jaxcnn.train.session import Options, Session, opened
 
+READ_AHEAD = 2**28  # most bytes of rows in a chunk that is read from files, unless one batch has more
 log = logging.getLogger("jaxcnn")
 
 
@@ -210,7 +214,14 @@ def _end(session: Session) -> int:
 
 def _room(session: Session) -> int:
     """Return the capacity of a chunk in batches: a power of two, so that similar runs share a compiled program."""
-    return min(session.data.capacity, 1 << (math.ceil(session.every) - 1).bit_length())
+    most = min(session.data.capacity, 1 << (math.ceil(session.every) - 1).bit_length())
+    data = session.data.data if isinstance(session.data, Checked) else session.data
+    if not isinstance(data, Indexed):
+        return most
+    row = sum(np.asarray(x).nbytes for x in jax.tree.leaves(data.example()))
+    batch = row * -(-session.record.batch_size // mesh.process_shard()[1])
+    fits = max(READ_AHEAD // max(batch, 1), 1)
+    return min(most, 1 << (fits.bit_length() - 1))
 
 
 def check(train: Any, batch_size: int, steps: int, every: float | None) -> None:

@@ -1,7 +1,6 @@
 """Digits, `.npz` archives, IDX files and folders of images are read, or refused in one line that gives the reason."""
 
 import gzip
-import importlib
 import logging
 import shutil
 
@@ -9,11 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.data import Indexed, Resident, digits, folder, idx, is_idx_folder, npz
+from jaxcnn.data import Indexed, Resident, digits, folder, idx, is_idx_folder, npz, reader
 from jaxcnn.data.folder import read_image
 from tests.data.test_data import refused
-
-folder_module = importlib.import_module("jaxcnn.data.folder")  # the package's `folder` is the function
 
 
 def sizes(splits):
@@ -487,9 +484,9 @@ def test_streamed_folder_equals_the_resident_one(tmp_path):
 
 def test_streaming_decodes_only_what_is_asked(tmp_path, monkeypatch):
     fill(tmp_path)
-    decoded, whole = [], folder_module._decode
+    decoded, whole = [], reader.decode
     monkeypatch.setattr(
-        folder_module, "_decode", lambda path, *more, **rest: decoded.append(path) or whole(path, *more, **rest)
+        reader, "decode", lambda path, *more, **rest: decoded.append(path) or whole(path, *more, **rest)
     )
     splits = folder(tmp_path, resident_bytes=0)
     assert decoded == []

@@ -22,7 +22,7 @@ import pytest
 import tensorflow_datasets
 from PIL import Image
 
-from jaxcnn.data import Indexed, Resident, shards, tfds, tfds_source, tfrecord
+from jaxcnn.data import Indexed, Resident, array_record, shards, tfds, tfds_source, tfrecord
 from jaxcnn.data.encoded import decode
 from tests.data.test_data import check_once, check_training_order, refused, rows, trained
 
@@ -324,6 +324,29 @@ def test_several_sizes(prepared, kind):
     refused("size=-1: must be at least 1", tfds, "jc_textures", data_dir=prepared(JcTextures, kind), size=-1)
     splits = tfds("jc_textures", data_dir=prepared(JcTextures, kind), size=7)
     assert splits.test.arrays["image"].shape == (3, 7, 7, 3)
+
+
+def test_crops_of_records(prepared):
+    root = prepared(JcTextures, "array_record")
+    data = tfds("jc_textures", data_dir=root, size=9, resize="crop", crop_ratio=0.8, random_crop=(0.2, 1), train_size=5)
+    assert isinstance(data.train, Indexed) and isinstance(data.test, Resident)
+    first, second = (np.asarray(data.train.chunk(data.train.size, e, 1, 1).at(0)["image"]) for e in (0, 1))
+    assert first.shape[1:] == (5, 5, 3) and data.train.example()["image"].shape == (1, 9, 9, 3)
+    assert not any((a == b).all() for a in first for b in second)
+    (again,) = np.asarray(data.train.chunk(data.train.size, 1, 1, 1).batches["image"])
+    np.testing.assert_array_equal(again, second)
+    whole = Image.fromarray(JcTextures.image(None, 0))  # 20 x 30 pixels, of which 16 x 16 are shown
+    want = np.asarray(whole.resize((9, 9), Image.Resampling.BILINEAR, box=(7, 2, 23, 18)))
+    shown = tfds("jc_textures", data_dir=root, size=9, resize="crop", crop_ratio=0.8).test.arrays["image"]
+    assert any((x == want).all() for x in shown)
+
+
+@pytest.mark.parametrize("options", [{"resize": "crop"}, {"random_crop": (0.1, 1)}])
+def test_a_stream_is_only_squashed(prepared, options):
+    root = prepared(JcTextures, "tfrecord")
+    refused(
+        "only resized by squashing; prepare it as array_record", tfds, "jc_textures", data_dir=root, size=9, **options
+    )
 
 
 def test_resizing_averages_what_it_leaves_out():
@@ -797,7 +820,7 @@ def test_records_of_many_bytes_are_read_one_by_one(prepared, tmp_path, monkeypat
     monkeypatch.setattr(
         ArrayRecordDataSource, "__getitems__", lambda self, keys: asked.append(len(keys)) or read(self, keys)
     )
-    monkeypatch.setattr(tfds_source, "READ_BYTES", 1_000)  # a record and the index of 20 have some hundreds
+    monkeypatch.setattr(array_record, "READ_BYTES", 1_000)  # a record and the index of 20 have some hundreds
     assert tfds("jc_numbered", data_dir=tmp_path / "sets").test.size == 12
     assert max(asked) < 10
 
