@@ -10,6 +10,7 @@ from jaxcnn.models.cnn import CNN, cnn
 from jaxcnn.models.convnext import ConvNeXt, convnext_small, convnext_tiny
 from jaxcnn.models.densenet import DenseNet, densenet121, densenet169
 from jaxcnn.models.efficientnet import efficientnet_b0, efficientnet_b1, efficientnet_b2, efficientnet_b3
+from jaxcnn.models.fold import fold_batchnorm
 from jaxcnn.models.googlenet import GoogLeNet, googlenet
 from jaxcnn.models.inception import InceptionV3, inception_v3
 from jaxcnn.models.lenet import LeNet5, lenet5
@@ -68,6 +69,6 @@ MODELS = {
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] (the names of `MODELS`)
     "CCT", "CNN", "MLP", "MODELS", "VGG", "AlexNet", "ConvNeXt", "DenseNet", "Functional", "GoogLeNet", "InceptionV3",
-    "Inverted", "LeNet5", "MobileNet", "Plain", "ResNet", "SpeedNet", "SqueezeNet", "Tutorial", "ViT", "from_functions",
-    "from_nnx", "whitening", *MODELS,
+    "Inverted", "LeNet5", "MobileNet", "Plain", "ResNet", "SpeedNet", "SqueezeNet", "Tutorial", "ViT", "fold_batchnorm",
+    "from_functions", "from_nnx", "whitening", *MODELS,
 ]  # fmt: skip
