@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxcnn.augment import resample
 from jaxcnn.augment.color import blend, brighten, check_channels, contrast, planes, saturate
-from jaxcnn.augment.core import Transform, as_float, compose, each_row, height_width, on_field
+from jaxcnn.augment.core import Transform, as_float, compose, each_row, height_width, on_field, uniform
 from jaxcnn.augment.spatial import FOLLOW, SpatialTargets, check, transform_spatial
 from jaxcnn.core.collectives import draw
 from jaxcnn.core.types import Batch, InputError
@@ -57,13 +57,19 @@ def trivial_augment(*, follow: SpatialTargets = FOLLOW, field: str = "image") ->
 
 
 def rand_augment(
-    ops: int = 2, magnitude: int = 9, *, follow: SpatialTargets = FOLLOW, field: str = "image"
+    ops: int = 2,
+    magnitude: int = 9,
+    *,
+    probability: float = 1.0,
+    follow: SpatialTargets = FOLLOW,
+    field: str = "image",
 ) -> Transform:
     """Apply several random operations to each image, all at one strength (Cubuk et al., 2019, arXiv:1909.13719).
 
     Args:
         ops: number of operations per image.
         magnitude: the strength, 0..30.
+        probability: with which an operation is applied to an image at all, in [0, 1].
         follow: how masks and boxes follow.
         field: the entry of the batch that holds the pixels.
 
@@ -71,18 +77,23 @@ def rand_augment(
         A transform of `image` `[B, H, W, 1 or 3]`, uint8 0..255 or float 0..1, to float 0..1.
 
     Raises:
-        InputError: a negative number of operations, a strength outside 0..30, or an image without 1 or 3 channels.
+        InputError: a negative number of operations, a strength or probability out of range, or an image without 1 or 3
+            channels.
 
     """
     if ops < 0:
         raise InputError(f"ops={ops}: must be at least 0")
     if magnitude not in range(BINS):
         raise InputError(f"magnitude={magnitude}: must be an integer in 0..{BINS - 1}")
+    if not 0 <= probability <= 1:
+        raise InputError(f"probability={probability}: must be in 0..1")
     check(follow)
 
     def change(key: Array, batch: Batch) -> Batch:
         h, w = height_width(batch["image"])
         op, _, sign = _drawn(key, batch["image"].shape[0])
+        if probability < 1:
+            op = jnp.where(draw(uniform, jax.random.fold_in(key, 3), op.shape) < probability, op, OPS.index("identity"))
         table = _table(shear=0.3, move=(150 / 331 * h, 150 / 331 * w), degrees=30.0, blend=0.9, bits=4)
         return apply(batch, op, table[op, magnitude] * sign, follow)
 

@@ -16,6 +16,7 @@ from jaxcnn.tasks.model import from_model, prepare
 
 Array = jax.Array
 Head = Literal["softmax", "sigmoid", "multilabel"]
+Loss = Literal["cross_entropy", "binary_cross_entropy"]
 HEADS = ("softmax", "sigmoid", "multilabel")
 
 
@@ -33,6 +34,8 @@ def classification(
     interpolation: str = "bilinear",
     auxiliary: float = 0.0,
     ignore_label: int | None = None,
+    loss: Loss = "cross_entropy",
+    target_threshold: float | None = None,
 ) -> Task:
     """Make a task that assigns images to classes.
 
@@ -56,6 +59,10 @@ def classification(
         ignore_label: label of rows that have none, such as -1 or 255. These rows do not count in the loss or the
             metrics, but batch normalisation still sees their images. With `"multilabel"` it marks single unknown
             answers.
+        loss: of the `"softmax"` head: `"cross_entropy"`, or `"binary_cross_entropy"`, which asks of each class whether
+            the image shows it; it suits mixed images (Wightman et al., 2021, arXiv:2110.00476).
+        target_threshold: with `"binary_cross_entropy"`, the share of a class in a mixed label above which the image
+            counts as showing it, in [0, 1); None keeps the shares.
 
     Returns:
         A `Task` whose outputs are logits, with the metrics `loss`, `count`, `accuracy`, `confusion` (not for
@@ -74,12 +81,17 @@ def classification(
     _check(model, head, label_smoothing, class_weights, classes, auxiliary)
     if not 0 <= focal < float("inf"):
         raise InputError(f"focal={focal}: must be at least 0")
+    _check_loss(loss, head, target_threshold)
     wanted = _head(head, model.num_classes, classes, ignore_label)
     weights = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
 
     def criterion(logits: Array, batch: Batch) -> tuple[Array, Array]:
         label = batch["label"]
-        if head == "softmax":
+        if loss == "binary_cross_entropy":
+            shares = label if label.ndim == 2 else jax.nn.one_hot(label, classes)
+            shown = shares if target_threshold is None else (shares > target_threshold).astype(jnp.float32)
+            values = losses.binary_cross_entropy(logits, shown, label_smoothing, focal)
+        elif head == "softmax":
             values = losses.cross_entropy(logits, label, label_smoothing, focal)
         elif "answer_known" in batch:
             values = losses.binary_cross_entropy(logits[..., None], label[..., None], label_smoothing, focal)
@@ -161,6 +173,17 @@ def _check(
         raise InputError(f"class_weights={class_weights}: does not work with several labels per row; use None")
     if class_weights is not None and (len(class_weights) != classes or min(class_weights) < 0):
         raise InputError(f"class_weights={class_weights}: must be {classes} numbers, none of them negative")
+
+
+def _check_loss(loss: str, head: str, target_threshold: float | None) -> None:
+    if loss not in ("cross_entropy", "binary_cross_entropy"):
+        raise InputError(f"loss={loss!r}: must be 'cross_entropy' or 'binary_cross_entropy'")
+    if loss == "binary_cross_entropy" and head != "softmax":
+        raise InputError(f"loss={loss!r}: head={head!r} has this loss already; leave it out")
+    if target_threshold is not None and not (loss == "binary_cross_entropy" and 0 <= target_threshold < 1):
+        raise InputError(
+            f"target_threshold={target_threshold}: must be at least 0 and below 1, with loss='binary_cross_entropy'"
+        )
 
 
 def _head(kind: str, logits: int, classes: int, ignore: int | None) -> targets.Head:

@@ -266,3 +266,32 @@ def test_a_model_without_its_number_of_logits_is_refused():
 
     with pytest.raises(InputError, match="^model=Bare: has no num_classes, the number of its logits; give"):
         classification(Bare())
+
+
+def test_binary_cross_entropy_of_classes():
+    logits = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    mixed = np.array([[0.7, 0.3, 0], [0, 1, 0], [0.1, 0, 0.9], [0.15, 0.85, 0]], np.float32)
+    for label, present, options in (
+        (np.array([0, 1, 2, 1]), np.eye(3)[[0, 1, 2, 1]], {}),
+        (mixed, mixed, {}),
+        (mixed, np.array([[1, 1, 0], [0, 1, 0], [0, 0, 1], [0, 1, 0]]), {"target_threshold": 0.2}),
+    ):
+        task = classification(Echo(), loss="binary_cross_entropy", **options)
+        batch = {"image": drawn(logits), "label": jnp.asarray(label)}
+        value = task.loss({"gain": jnp.ones(())}, {}, batch, jax.random.key(0))[0].compute()
+        want = (np.log1p(np.exp(-logits)) * present + np.log1p(np.exp(logits)) * (1 - present)).mean()
+        assert float(value) == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"loss": "hinge"}, "loss='hinge': must be 'cross_entropy' or 'binary_cross_entropy'"),
+        ({"loss": "binary_cross_entropy", "head": "multilabel"}, "has this loss already"),
+        ({"target_threshold": 0.2}, "with loss='binary_cross_entropy'"),
+        ({"loss": "binary_cross_entropy", "target_threshold": 1.0}, "at least 0 and below 1"),
+    ],
+)
+def test_options_of_the_loss(options, message):
+    with pytest.raises(InputError, match=message):
+        classification(Echo(), **options)
