@@ -19,7 +19,8 @@ from experiments.settings import one_of
 
 NEEDS = {
     "jaxcnn": (), "keras-tensorflow": ("keras", "tensorflow"), "keras-jax": ("keras", "jax"), "torch": ("torch",),
-    "torch-compile": ("torch",), "flax": ("flax", "optax"), "tf.data": ("tensorflow",), "grain": ("grain",),
+    "torch-compile": ("torch",), "flax": ("flax", "optax"), "onnxruntime": ("onnxruntime",), "openvino": ("openvino",),
+    "tf.data": ("tensorflow",), "grain": ("grain",),
 }  # fmt: skip
 OWN = ("jaxcnn", "flax")  # these run in our interpreter, so that the default lowering is that of the same JAX
 WARM_UP = 2  # calls; the first compiles
