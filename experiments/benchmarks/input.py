@@ -1,6 +1,7 @@
 """Times input paths against tf.data, PyTorch's DataLoader and Grain: `python -m experiments.benchmarks.input`.
 
-The data are the digits that scikit-learn contains, enlarged and written to a temporary folder in each format.
+The data are the digits that scikit-learn contains, enlarged and written to a temporary folder in each format, and
+invented photos of the size of ImageNet's, of which training reads random crops.
 """
 
 import contextlib
@@ -26,7 +27,10 @@ READERS = {
     "jpeg": {"jaxcnn": (), "tf.data": (), "torch": ("PIL",), "grain": ("PIL",)},
     "array_record": {"jaxcnn": (), "torch": ("tensorflow_datasets",), "grain": ("tensorflow_datasets",)},
     "tfrecord": {"jaxcnn": (), "tf.data": ()},
+    "photos": {"jaxcnn": (), "tf.data": (), "torch": ("torchvision",), "grain": ("PIL",)},
 }
+
+PHOTOS = (1024, 64)  # number of photos, and in a smoke run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,7 @@ def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
         f"resident gather {size}x{size}": "resident", f"folder of JPEG {size}x{size}": "jpeg",
         f"TFDS array_record into memory {size}x{size}": "array_record",
         f"TFDS tfrecord streamed {size}x{size}": "tfrecord",
+        "JPEG 500x375, random crops 224x224": "photos",
     })  # fmt: skip
     images = 256 if config.smoke else 8192
     digits = tutorial.digits(size).items()
@@ -63,8 +68,14 @@ def measure(bench: harness.Bench) -> Iterator[list[report.Row]]:
                 except FailedError as error:
                     bench.give_up(name, "every subject", error)
                     continue
-                rows = len(arrays["x_train"])
-                case = {"kind": kind, "path": str(path), "batch": config.batch_size, "images": rows, "pixels": size**2}
+                rows = PHOTOS[config.smoke] if kind == "photos" else len(arrays["x_train"])
+                case = {
+                    "kind": kind,
+                    "path": str(path),
+                    "batch": config.batch_size,
+                    "images": rows,
+                    "pixels": 3 * 224**2 if kind == "photos" else size**2,
+                }
                 (work,) = harness.work("input", {name: case}).values()
                 lacking = bench.lacking({s: READERS[kind][s] for s in bench.subjects if s in READERS[kind]})
                 for subject, reason in lacking.items():
@@ -90,6 +101,21 @@ def write_jpegs(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> pathlib
     for i, (image, label) in enumerate(zip(arrays["x_train"], arrays["y_train"], strict=True)):
         (path / str(label)).mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path / str(label) / f"{i}.jpg", quality=90)
+    return path
+
+
+def write_photos(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> pathlib.Path:
+    """Write colour files of the size and about the bytes of ImageNet's, one folder per class."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for i in range(PHOTOS[len(arrays["x_train"]) < 1000]):
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
+            (500, 375), Image.Resampling.BICUBIC
+        )
+        fine = np.asarray(coarse, np.int16) + rng.integers(-18, 19, (375, 500, 1))
+        (path / str(i % 10)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(fine.clip(0, 255).astype(np.uint8)).save(path / str(i % 10) / f"{i}.jpg", quality=90)
     return path
 
 
@@ -137,6 +163,7 @@ WRITERS = {
     "resident": write_arrays, "jpeg": write_jpegs,
     "array_record": functools.partial(write_tfds, "array_record"),
     "tfrecord": functools.partial(write_tfds, "tfrecord"),
+    "photos": write_photos,
 }  # fmt: skip
 
 

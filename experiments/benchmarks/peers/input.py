@@ -1,6 +1,7 @@
 """Reading batches: jaxcnn's input paths, tf.data, PyTorch's DataLoader and Grain, over the same files.
 
-A case is a dict: `kind` (resident, jpeg, array_record or tfrecord), `path` of the data, `batch`, and `images` per call.
+A case is a dict: `kind` (resident, jpeg, photos, array_record or tfrecord), `path` of the data, `batch`, and `images`
+per call.
 All subjects shuffle and give float32 in 0..1; jaxcnn puts the images on the device and reads them in a compiled step.
 """
 
@@ -15,6 +16,7 @@ import numpy as np
 from experiments.benchmarks.peers import Prepared
 
 Case = dict[str, Any]
+SIDE, SCALE, RATIO = 224, (0.08, 1.0), (3 / 4, 4 / 3)  # of random crops
 NAME = "jc_bench_digits"  # name of the TFDS set
 
 
@@ -29,6 +31,9 @@ def jaxcnn(case: Case) -> Prepared:
         return Prepared(lambda: jc.data.tfds(NAME, data_dir=case["path"], validation_fraction=0.0), case["images"])
     if case["kind"] == "resident":
         data = jc.data.npz(case["path"], validation_fraction=0.0).train
+    elif case["kind"] == "photos":
+        how = {"size": SIDE, "resize": "crop", "crop_ratio": 0.875, "random_crop": SCALE, "channels": 3}
+        data = jc.data.folder(case["path"], **how, validation_fraction=0.0, test_fraction=0.02).train
     elif case["kind"] == "jpeg":
         data = jc.data.folder(case["path"], resident_bytes=0, validation_fraction=0.0, test_fraction=0.02).train
     else:
@@ -64,6 +69,16 @@ def tf_data(case: Case) -> Prepared:
         label = tf.strings.to_number(tf.strings.split(path, "/")[-2], tf.int32)
         return scaled(tf.io.decode_jpeg(tf.io.read_file(path), channels=1), label)
 
+    def photo(path: Any) -> tuple[Any, Any]:  # as in the reference models of TensorFlow
+        encoded, label = tf.io.read_file(path), tf.strings.to_number(tf.strings.split(path, "/")[-2], tf.int32)
+        start, size, _ = tf.image.sample_distorted_bounding_box(
+            tf.image.extract_jpeg_shape(encoded), tf.constant([[[0.0, 0.0, 1.0, 1.0]]]), area_range=SCALE,
+            aspect_ratio_range=RATIO, max_attempts=10, use_image_if_no_bounding_boxes=True,
+        )  # fmt: skip
+        box = tf.stack([start[0], start[1], size[0], size[1]])
+        image = tf.image.decode_and_crop_jpeg(encoded, box, channels=3)
+        return tf.image.resize(image, (SIDE, SIDE)) / 255, label
+
     def record(row: Any) -> tuple[Any, Any]:
         features = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
         row = tf.io.parse_single_example(row, features)
@@ -74,9 +89,9 @@ def tf_data(case: Case) -> Prepared:
         data = tf.data.Dataset.from_tensor_slices((image, label)).shuffle(len(image)).repeat().batch(case["batch"])
         data = data.map(scaled, num_parallel_calls=tf.data.AUTOTUNE)
     else:
-        if case["kind"] == "jpeg":
-            files = _jpegs(case["path"])
-            data, read = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files)), jpeg
+        if case["kind"] in ("jpeg", "photos"):
+            files, read = _jpegs(case["path"]), photo if case["kind"] == "photos" else jpeg
+            data = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files))
         else:
             files = glob.glob(f"{case['path']}/{NAME}/*/*-train.tfrecord*")
             data, read = tf.data.TFRecordDataset(files).shuffle(10_000), record
@@ -89,6 +104,7 @@ def torch(case: Case) -> Prepared:
     import os
 
     import torch
+    from PIL import Image
     from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
     if case["kind"] == "resident":
@@ -99,6 +115,11 @@ def torch(case: Case) -> Prepared:
         )
         return _taking(case, ((image.float() / 255, label) for image, label in _endless(batches)))
 
+    if case["kind"] == "photos":
+        from torchvision.transforms import v2
+
+        crop = v2.RandomResizedCrop(SIDE, SCALE, RATIO, antialias=True)
+
     class Rows(Dataset):
         def __init__(self) -> None:
             self.rows = _source(case["path"]) if case["kind"] == "array_record" else _jpegs(case["path"])
@@ -107,7 +128,12 @@ def torch(case: Case) -> Prepared:
             return len(self.rows)
 
         def __getitem__(self, index: int) -> tuple[Any, int]:
-            image, label = _row(self.rows[index])
+            if case["kind"] == "photos":
+                with Image.open(self.rows[index]) as image:
+                    row = np.asarray(crop(image.convert("RGB"))), int(pathlib.Path(self.rows[index]).parent.name)
+            else:
+                row = _row(self.rows[index])
+            image, label = row
             return torch.from_numpy(image).float() / 255, label
 
     batches = DataLoader(
@@ -132,7 +158,10 @@ def grain(case: Case) -> Prepared:
         def read(row):
             return (lambda image, label: (image.astype(np.float32) / 255, label))(*_row(row))
 
-    data = grain.MapDataset.source(rows).shuffle(seed=0).repeat().map(read).batch(case["batch"])
+    data = grain.MapDataset.source(rows).shuffle(seed=0).repeat()
+    if case["kind"] == "photos":
+        return _taking(case, iter(data.random_map(_crop, seed=0).batch(case["batch"]).to_iter_dataset()))
+    data = data.map(read).batch(case["batch"])
     return _taking(case, iter(data.to_iter_dataset()))
 
 
@@ -163,6 +192,25 @@ def _npz(path: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _jpegs(path: str) -> list[str]:
     return [str(p) for p in sorted(pathlib.Path(path).glob("*/*.jpg"))]
+
+
+def _crop(path: str, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    """Read a random crop as torchvision draws it, with Pillow; Grain has no image operations of its own."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        for _ in range(10):
+            area = image.width * image.height * rng.uniform(*SCALE)
+            aspect = np.exp(rng.uniform(*np.log(RATIO)))
+            wide, high = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+            if 0 < wide <= image.width and 0 < high <= image.height:
+                break
+        else:
+            wide, high = image.size
+        left, top = rng.integers(image.width - wide + 1), rng.integers(image.height - high + 1)
+        box = (left, top, left + wide, top + high)
+        pixels = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box))
+    return pixels.astype(np.float32) / 255, int(pathlib.Path(path).parent.name)
 
 
 def _source(path: str) -> Any:
