@@ -16,7 +16,7 @@ FLOORS = {
 }  # fmt: skip
 LAZY = {
     "tensorflow": {"data"}, "tensorflow_datasets": {"data"}, "sklearn": {"data"}, "PIL": {"data", "report"},
-    "huggingface_hub": {"weights"}, "pydantic": {"core"}, "scipy": {"metrics"},
+    "huggingface_hub": {"weights"}, "pydantic": {"core"}, "scipy": {"metrics", "losses"},
 }  # fmt: skip
 
 

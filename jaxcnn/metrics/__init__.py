@@ -49,6 +49,7 @@ from jaxcnn.metrics.scores import (
     recall,
     report,
 )
+from jaxcnn.metrics.segmentation import Overlap, components, hausdorff95, overlap, rand_fscore
 from jaxcnn.metrics.sums import (
     Confusion,
     MultilabelConfusion,
@@ -66,11 +67,11 @@ from jaxcnn.metrics.table import ClassificationReport, classification_report
 
 __all__ = [
     "Agreement", "Calibration", "ClassificationReport", "Confusion", "Count", "Histograms", "Interval", "McNemar",
-    "Mean", "MultilabelConfusion", "PrecisionRecall", "R2", "Reliability", "RiskCoverage", "Roc", "RootMean",
-    "accuracy", "accuracy_of", "agreement", "balanced_accuracy", "binned_scores", "bootstrap_interval", "box_iou",
-    "brier", "calibration", "classification_report", "coco_scores", "cohen_kappa", "confusion", "count", "dice",
-    "f1", "iou", "log_loss", "log_odds", "mae", "matthews", "mcnemar", "mean", "multilabel_accuracy",
-    "multilabel_confusion", "paired_bootstrap", "pr_auc", "pr_curve", "precision", "predicted_class", "psnr", "r2",
-    "recall", "report", "risk_coverage", "rmse", "roc_auc", "roc_curve", "ssim", "top_k", "true_class",
-    "wilson_interval",
+    "Mean", "MultilabelConfusion", "Overlap", "PrecisionRecall", "R2", "Reliability", "RiskCoverage", "Roc",
+    "RootMean", "accuracy", "accuracy_of", "agreement", "balanced_accuracy", "binned_scores", "bootstrap_interval",
+    "box_iou", "brier", "calibration", "classification_report", "coco_scores", "cohen_kappa", "components",
+    "confusion", "count", "dice", "f1", "hausdorff95", "iou", "log_loss", "log_odds", "mae", "matthews", "mcnemar",
+    "mean", "multilabel_accuracy", "multilabel_confusion", "overlap", "paired_bootstrap", "pr_auc", "pr_curve",
+    "precision", "predicted_class", "psnr", "r2", "rand_fscore", "recall", "report", "risk_coverage", "rmse",
+    "roc_auc", "roc_curve", "ssim", "top_k", "true_class", "wilson_interval",
 ]  # fmt: skip

@@ -44,6 +44,7 @@ from jaxcnn.models.resnet import (
 from jaxcnn.models.speednet import SpeedNet, speednet, whitening
 from jaxcnn.models.squeezenet import SqueezeNet, squeezenet1_0, squeezenet1_1
 from jaxcnn.models.tutorial import Tutorial, tutorial
+from jaxcnn.models.unet import UNet, unet
 from jaxcnn.models.vgg import VGG, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 from jaxcnn.models.vit import ViT, vit_small_patch16_224, vit_tiny_patch16_224
 
@@ -68,7 +69,7 @@ MODELS = {
 }  # fmt: skip
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] (the names of `MODELS`)
-    "CCT", "CNN", "MLP", "MODELS", "VGG", "AlexNet", "ConvNeXt", "DenseNet", "Functional", "GoogLeNet", "InceptionV3",
-    "Inverted", "LeNet5", "MobileNet", "Plain", "ResNet", "SpeedNet", "SqueezeNet", "Tutorial", "ViT", "fold_batchnorm",
-    "from_functions", "from_nnx", "whitening", *MODELS,
+    "CCT", "CNN", "MLP", "MODELS", "VGG", "AlexNet", "ConvNeXt", "DenseNet", "Functional", "GoogLeNet",
+    "InceptionV3", "Inverted", "LeNet5", "MobileNet", "Plain", "ResNet", "SpeedNet", "SqueezeNet", "Tutorial",
+    "UNet", "ViT", "fold_batchnorm", "from_functions", "from_nnx", "unet", "whitening", *MODELS,
 ]  # fmt: skip

@@ -27,16 +27,18 @@ def prepare(
     size: tuple[int, int] | None = None,
     resize: int | None = None,
     interpolation: str = "bilinear",
+    dims: int = 2,
 ) -> Array:
     """Prepare pixels for a model, on the device: scale to 0..1, resize, then normalise.
 
     Args:
-        image: `[B, H, W, C]`, uint8 0..255 or float 0..1.
+        image: `[B, H, W, C]`, or `[B, *spatial, C]` with other `dims`; uint8 0..255 or float 0..1.
         mean: mean of the training pixels, in 0..1: one number or one per channel.
         std: standard deviation of the training pixels, in the same form.
         size: height and width to resize to, or to crop from the centre; None keeps those of the image.
         resize: length of the shorter side before the crop, as published weights expect it; None for no crop.
         interpolation: `"bilinear"` or `"bicubic"`, with antialiasing when the image gets smaller.
+        dims: number of spatial axes; only two can be resized.
 
     Returns:
         `[B, H', W', C]` float32.
@@ -46,8 +48,11 @@ def prepare(
             wrong number of channels.
 
     """
-    if image.ndim != 4:
-        raise InputError(f"image shape {tuple(image.shape)}: must have 4 axes, [batch, height, width, channels]")
+    if image.ndim != dims + 2:
+        axes = {1: "length", 2: "height, width", 3: "depth, height, width"}.get(dims, f"{dims} spatial axes")
+        raise InputError(f"image shape {tuple(image.shape)}: must have {dims + 2} axes, [batch, {axes}, channels]")
+    if size is not None and dims != 2:
+        raise InputError(f"size={size}: only images of two dimensions are resized; resize the data")
     check_layout(image.shape)
     if image.dtype == jnp.uint8:
         image = image.astype(jnp.float32) / 255
