@@ -85,7 +85,8 @@ def folder(
     listing.check_counterparts(parts)
     found = {part: listing.images(root, names, (path, *parts.values()), left) for part, root in parts.items()}
     listing.tell_left_out(path, left)
-    listing.tell_parts(path, parts)
+    if validation_fraction or test_fraction:
+        listing.tell_parts(path, parts)
     listed = {part: (list(files), np.array(list(files.values()), np.int32)) for part, files in found.items()}
     how = Form(size, resize, crop_ratio, channels)
     reader = Reader([file for files, _ in listed.values() for file in files], how, on_bad)

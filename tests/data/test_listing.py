@@ -137,6 +137,12 @@ def test_cuts_are_told(tmp_path, lines):
     ]
 
 
+def test_nothing_is_told_where_nothing_is_cut(tmp_path, lines):
+    fill(tmp_path)
+    data = folder(tmp_path, validation_fraction=0.0, test_fraction=0.0)
+    assert data.test.size == data.valid.size == 0 and not any("cut" in line for line in lines(tmp_path))
+
+
 def test_one_part_under_two_names_is_refused(tmp_path):
     for name in ("train", "test", "val", "valid"):
         fill(tmp_path / name)
