@@ -67,13 +67,10 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
 
 def images_per_second(ready: runs.Ready, data: Any, signals: Signals) -> float:
     """Train from the initial state, and divide the rows by the seconds after the first dispatches."""
-    plan, state = ready.plan, jax.tree.map(np.asarray, ready.state)  # the buffers on the devices are donated
-    rows, seconds = 0, 0.0
-    updates = jc.updates(
-        ready.run, state, data, batch_size=plan.batch_size, steps=plan.steps, on_nan="stop", stop=signals.stop
-    )
+    plan, rows, seconds = ready.plan, 0, 0.0
+    updates = jc.updates(ready.run, ready.state, data, batch_size=plan.batch_size, steps=plan.steps, stop=signals.stop)
     for i, update in enumerate(updates):
-        if i >= WARM_UP or update.last + 1 == plan.steps and not rows:
+        if i >= WARM_UP or update.last == plan.steps and not rows:
             rows, seconds = rows + (update.last - update.first + 1) * plan.batch_size, seconds + update.seconds
     return rows / seconds
 

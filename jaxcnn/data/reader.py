@@ -66,7 +66,7 @@ class Reader:
 
     def looked_at(self, files: list[pathlib.Path]) -> tuple[str, Sides]:
         """Read the headers of all files; return Pillow's mode and the size of the rows."""
-        read = zip(files, _each(self.guarded(head), files), strict=True)
+        read = zip(files, each(self.guarded(head), files), strict=True)
         heads = [(file, found) for file, found in read if found is not None]
         self.bad = set(files) - {file for file, _ in heads}
         if not heads:
@@ -97,7 +97,7 @@ class Reader:
             with contextlib.suppress(InputError):  # reported when the image is read
                 decode(file, "L", None, dark.append)
 
-        _each(look, some)
+        each(look, some)
         if some and len(dark) == len(some):
             log.warning(
                 "%d images have 16 bits, but in %d of them, which were checked, no value is above %d, of 65,535: they "
@@ -178,7 +178,7 @@ class Reader:
             log.info("%d images are read as needed: decoded they take more than %d MiB", len(files), mib)
 
         def read(rows: np.ndarray) -> dict[str, np.ndarray]:
-            return batch(rows, shape, _each(self.guarded(self.decode), [files[i] for i in rows]))
+            return batch(rows, shape, each(self.guarded(self.decode), [files[i] for i in rows]))
 
         def batch(rows: np.ndarray, shape: tuple[int, ...], images: list[np.ndarray | None]) -> dict[str, np.ndarray]:
             stacked = np.stack([np.zeros(shape, np.uint8) if x is None else x for x in images])
@@ -195,7 +195,7 @@ class Reader:
             return decode(path, self.mode, training.size, window=training.window(seed))
 
         def read_train(rows: np.ndarray, seeds: np.ndarray) -> dict[str, np.ndarray]:
-            return batch(rows, (*training.size, shape[-1]), _each(self.guarded(crop), [files[i] for i in rows], seeds))
+            return batch(rows, (*training.size, shape[-1]), each(self.guarded(crop), [files[i] for i in rows], seeds))
 
         return dataclasses.replace(data, read_train=read_train)
 
@@ -211,6 +211,7 @@ def _decoded(decode: Any, files: list[pathlib.Path], shape: tuple[int, ...]) -> 
     return images[: len(kept)], kept
 
 
-def _each(fn: Any, *arguments: Any) -> list[Any]:
+def each(fn: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Call a function in threads, as `map` does, and return the results; decoders give up Python's lock."""
     with without_warnings(), concurrent.futures.ThreadPoolExecutor() as pool:
         return list(pool.map(fn, *arguments))
