@@ -256,6 +256,8 @@ def test_the_others(name, peers, tmp_path, monkeypatch):
         ("resnet", ["--width", "0"], "--width 0"),
         ("resnet", ["--steps", "-1"], "--steps -1"),
         ("input", ["--image-size", "0"], "--image-size 0"),
+        ("predict", ["--image-size", "32"], "--image-size 32"),
+        ("predict", ["--batch-sizes", "1", "0"], "--batch-sizes (1, 0)"),
     ],
 )
 def test_bad_flags_are_one_line(name, arguments, said, tmp_path, monkeypatch, capsys):

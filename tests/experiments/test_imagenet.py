@@ -12,6 +12,7 @@ from PIL import Image
 
 import jaxcnn as jc
 from experiments import imagenet
+from experiments.benchmarks import accelerator
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 A3 = imagenet.Config(**imagenet.A3)
@@ -94,6 +95,26 @@ def test_synthetic_photos_are_as_many_as_in_imagenet():
 def test_bad_flags_are_one_line(options, message):
     with pytest.raises(jc.InputError, match=message):
         imagenet.plan(imagenet.Config(**options))
+
+
+@pytest.mark.slow
+def test_the_training_step_is_measured():
+    arguments = ["--smoke", "--precision", "float32", "--peak-tflops", "0.5"]
+    line = [sys.executable, "-m", "experiments.benchmarks.accelerator", *arguments]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["model"] == "resnet18" and found["batch_size"] == 8 and 0 <= found["time_lost_to_input"] < 1
+    reached = found["images_per_second"] * found["gflop_per_image"] * 1e9
+    assert found["mfu"] == pytest.approx(reached / 0.5e12 / found["devices"], rel=1e-6)
+    assert 0.5 < found["gflop_per_image"] < 1.2  # three times 0.15 GFLOP of multiply-adds, which count twice
+
+
+@pytest.mark.parametrize(
+    "kind, peak", [("NVIDIA H100 80GB HBM3", 989), ("TPU v5 lite", 197), ("TPU v5p", 459), ("x", 0)]
+)
+def test_peaks_are_those_of_the_data_sheets(kind, peak):
+    assert accelerator.known_peak(kind) == peak
 
 
 def test_a_run_on_photos_resumes_predicts_and_loads_into_torchvision_s_names(photos, tmp_path):
