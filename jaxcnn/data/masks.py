@@ -212,7 +212,7 @@ class _Pairs:
 def _table(values: Values, ignore_label: int) -> dict[Any, int]:
     """Return a dict from the value or colour of a pixel to its class."""
     try:
-        given = np.asarray(values)
+        given: Any = np.asarray(values)
     except ValueError:  # of several lengths
         given = np.zeros(0)
     whole = given.dtype.kind in "iu" and given.size and given.min() >= 0 and given.max() <= 255
