@@ -66,7 +66,7 @@ class Config(settings.Settings):
     schedule: str = "step"
     """Schedule of the learning rate: step (a tenth after 30/90, 60/90 and 80/90 of the training) or cosine."""
     learning_rate: float = 0.0
-    """Highest learning rate; by default 0.1 for each 256 rows of a batch."""
+    """Highest learning rate; by default 0.1 for each 256 rows of a batch, for sgd."""
     warmup_epochs: int = 5
     """Epochs in which the learning rate rises."""
     weight_decay: float = 1e-4
@@ -161,6 +161,8 @@ def check(config: Config) -> None:
     most = config.epochs // 3 if config.schedule == "step" else config.epochs
     if config.warmup_epochs > most:
         raise jc.InputError(f"--warmup-epochs {config.warmup_epochs}: at most {most} for these --epochs and --schedule")
+    if config.optimizer == "lamb" and not config.learning_rate:
+        raise jc.InputError("--optimizer lamb: give --learning-rate, such as 8e-3; the default rate is for sgd")
     if config.learning_rate:
         jc.optim.check_rate(config.learning_rate)
 

@@ -45,6 +45,8 @@ class Config(imagenet.Config):
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
     """Measure and print."""
     del opened
+    if config.evaluate or config.predict or config.resume:
+        raise jc.InputError("--evaluate, --predict, --resume: belong to experiments.imagenet; this only measures")
     if config.peak_tflops < 0:
         raise jc.InputError(f"--peak-tflops {config.peak_tflops}: must be positive, or 0 for the data sheet's")
     ready = runs.prepare(common.planned("imagenet", config, imagenet.plan(config)))

@@ -48,6 +48,10 @@ def check(follow: SpatialTargets) -> SpatialTargets:
 
 def maps(batch: Batch) -> list[str]:
     """Return the names of the entries with a value per pixel, without the image."""
+    if "pixel_weight" in batch:
+        raise InputError(
+            "pixel_weight: does not follow the pixels of an augmented image; leave it out, or the spatial augmentation"
+        )
     shape = tuple(batch["image"].shape[:-1])
 
     def fits(name):

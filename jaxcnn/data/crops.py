@@ -1,4 +1,4 @@
-"""Which rectangle of an image is read: all of it, its centre, or one that is drawn anew each time."""
+"""Selects the part of an image to read: the whole image, a central crop, or a random crop."""
 
 import functools
 import math

@@ -57,8 +57,8 @@ def fold_batchnorm(model: Any, variables: Tree, image: Array) -> tuple[Callable[
     params: dict[Path, Any] = dict(flatten_dict(variables["params"]))
     stats: dict[Path, Any] = dict(flatten_dict(variables["batch_stats"]))
     for path, norm in norms.items():
-        factor = lax.rsqrt(stats[*path, "var"] + norm.epsilon) * params.pop((*path, "scale"))
-        bias = params.pop((*path, "bias")) - stats[*path, "mean"] * factor
+        factor = lax.rsqrt(stats.pop((*path, "var")) + norm.epsilon) * params.pop((*path, "scale"))
+        bias = params.pop((*path, "bias")) - stats.pop((*path, "mean")) * factor
         if norm.conv is None:
             params[*path, "scale"], params[*path, "bias"] = factor, bias
         else:
@@ -67,6 +67,7 @@ def fold_batchnorm(model: Any, variables: Tree, image: Array) -> tuple[Callable[
             bias = bias + params.get((*norm.conv, "bias"), 0) * factor
             params[(*norm.conv, "bias") if (*norm.conv, "bias") in params else (*path, "bias")] = bias
     rest = {name: tree for name, tree in variables.items() if name not in ("params", "batch_stats")}
+    rest |= {"batch_stats": unflatten_dict(stats)} if stats else {}  # of norms of other libraries
 
     def apply(variables: Tree, x: Array) -> Any:
         with nn.intercept_methods(_folded):
@@ -99,7 +100,8 @@ def _norms(model: Any, variables: Tree, image: Array) -> dict[Path, _Norm]:
             return call(*arguments, **keywords)
         if isinstance(module, BatchNorm):
             before = marked.get(id(arguments[0]), (None, None))[0]
-            norms[path] = _Norm(before, module.epsilon)
+            # a norm that is called twice has no single convolution to be folded into
+            norms[path] = _Norm(None if path in norms else before, module.epsilon)
             return call(*arguments, **keywords)
         y = call(*arguments, **keywords)
         uses[path] += 1

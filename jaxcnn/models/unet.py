@@ -106,13 +106,16 @@ class UNet(Network):
     def _levels(self, x: Array, features: dict[str, Array]) -> dict[int, Array]:
         """Return the last feature of each resolution of an encoder."""
         found: dict[int, Array] = {}
+        level, before = 0, max(x.shape[1:-1])
         for name, y in features.items():
             if y.ndim != x.ndim:
                 raise InputError(
                     f"encoder={type(self.encoder).__name__}: its {name} has shape {tuple(y.shape)}; must have features "
                     "with the axes of the image, as residual networks do"
                 )
-            found[round(math.log2(x.shape[1] / y.shape[1]))] = y
+            # level by level, because sizes are rounded: 65 pixels become 33, 17, 9, 5 and 3
+            level, before = level + round(math.log2(before / max(y.shape[1:-1]))), max(y.shape[1:-1])
+            found[level] = y
         if max(found) > len(self.widths):
             raise InputError(
                 f"widths={tuple(self.widths)}: the encoder has {max(found)} levels below the image; give one width each"
@@ -138,6 +141,11 @@ def _fitted(x: Array, sides: Sequence[int] | None) -> Array:
     """Cut `[B, *spatial, C]` to these sides, or repeat its border up to them."""
     if sides is None:
         return x
+    if any(abs(n - m) > 1 for n, m in zip(sides, x.shape[1:-1], strict=True)):
+        raise InputError(
+            f"encoder: features of {tuple(x.shape[1:-1])} pixels do not fit those of {tuple(sides)}; each level must "
+            "have half the pixels of the one before"
+        )
     x = x[(slice(None), *(slice(n) for n in sides))]
     short = [(0, n - m) for n, m in zip(sides, x.shape[1:-1], strict=True)]
     return jnp.pad(x, ((0, 0), *short, (0, 0)), mode="edge") if any(n for _, n in short) else x

@@ -218,3 +218,10 @@ def test_boxes_in_pixels_are_refused():
     batch = {"image": np.zeros((1, 8, 10, 1), np.uint8), "boxes": np.float32([[[1, 2, 3, 7]]])}
     with pytest.raises(InputError, match="boxes from 0 to 7: must be shares of the image"):
         augment.flip(jax.random.key(0), batch)
+
+
+@pytest.mark.parametrize("change", [augment.flip, augment.affine(degrees=5), augment.cutmix(num_classes=2)])
+def test_weights_of_pixels_would_stay_behind(change):
+    batch = {"image": np.ones((2, 8, 8, 1)), "mask": np.ones((2, 8, 8), np.uint8), "pixel_weight": np.ones((2, 8, 8))}
+    with pytest.raises(augment.core.InputError, match="pixel_weight: does not follow"):
+        change(KEY, batch)

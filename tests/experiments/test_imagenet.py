@@ -82,6 +82,7 @@ def test_synthetic_photos_are_as_many_as_in_imagenet():
     "options, message",
     [
         ({"optimizer": "adam"}, "--optimizer 'adam'"),
+        ({"optimizer": "lamb"}, "--optimizer lamb: give --learning-rate"),
         ({"schedule": "stairs"}, "--schedule 'stairs'"),
         ({"loss": "mse"}, "--loss 'mse'"),
         ({"epochs": 9}, "--warmup-epochs 5: at most 3"),

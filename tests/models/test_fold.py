@@ -67,6 +67,22 @@ def test_what_cannot_be_folded_stays():
     assert kept == {"first", "of_read_twice", "of_pooled", "of_twice", "of_twice_again"}
 
 
+class SharedNorm(nn.Module):
+    """One norm after two convolutions, and a norm of Flax's own."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        norm = BatchNorm(name="shared")
+        x = norm(Conv(4, name="one")(x), train=train) + norm(Conv(4, name="two")(x), train=train)
+        return nn.BatchNorm(use_running_average=not train, name="other")(Conv(4, name="three")(x))
+
+
+def test_a_shared_norm_and_norms_of_other_libraries_stay():
+    want, got, folded = both(SharedNorm(), jax.random.normal(jax.random.key(2), (2, 8, 8, 3)))
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+    assert ["params", "shared", "scale"] in names(folded) and list(folded["batch_stats"]) == ["other"]
+
+
 def test_a_network_without_statistics_is_refused():
     model, image = jc.models.lenet5(), np.zeros((1, 28, 28, 1), np.float32)
     variables = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))

@@ -42,6 +42,13 @@ def test_logits_have_the_size_of_the_image(options, shape):
     assert shape_of(model, *shape)[0] == (*shape[:-1], 3)
 
 
+def test_levels_of_an_encoder_are_counted_where_sizes_are_rounded():
+    model, image = jc.models.unet(2, encoder=jc.models.resnet18(), widths=(4, 4, 8, 8, 8)), jnp.zeros((1, 65, 65, 3))
+    variables = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
+    found = jax.eval_shape(lambda v: model.apply(v, image, method="features"), variables)
+    assert [found[f"level{i}"].shape[1] for i in range(1, 6)] == [33, 17, 9, 5, 3]
+
+
 @pytest.mark.parametrize(
     "model, shape, message",
     [
