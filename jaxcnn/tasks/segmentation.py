@@ -35,8 +35,8 @@ def segmentation(
 
     A batch holds the classes under `"label"`, or else under `"mask"`: integers `[B, *spatial]` or `[B, *spatial, 1]`.
     `"pixel_weight"` `[B, *spatial]`, if there is one, weights the pixels in the cross-entropy, as
-    `losses.boundary_weights` does; spatial augmentations refuse it. The loss of an image is the mean over its pixels that
-    count.
+    `losses.boundary_weights` does; spatial augmentations refuse it. The loss of an image is the mean over its pixels
+    that count.
 
     Args:
         model: a Linen module from `[B, *spatial, C]` to logits `[B, *spatial, K]`, with `num_classes` K, such as
