@@ -41,6 +41,9 @@ SLOW = {
     "test_explain::test_one_logit_is_explained_like_two": ("gradient", "grad_cam", "lrp"),
     "test_benchmarks::test_all_subjects_compute_the_same": ("3-D", "max_pool"),
     "test_benchmarks::test_bad_flags_are_one_line": ("ops-", "mnist-arguments9", "cifar10-arguments11"),
+    "test_boxes::test_gradients_are_finite_and_right": ("giou",),
+    "test_roi_align::test_it_equals_the_definition": ("size0",),
+    "test_augment_detection::test_draws_do_not_depend_on_the_spread_of_rows": ("mosaic",),
     # of several cases, the fastest
     "test_accelerators::test_each_check_finds_its_mistake": ("layout",),
     "test_adapt::test_it_trains_and_is_measured": ("functions",),
@@ -51,6 +54,8 @@ SLOW = {
     "test_masks::test_global_pooling_equals_the_places_that_count": ("pixels",),
     "test_masks::test_where_nothing_counts_the_running_statistics_stay": ("pixels",),
     "test_models::test_logits_features_gradients_and_dropout": ("mlp", "tutorial", "lenet5"),
+    "test_fcn::test_dilated_features_are_those_of_the_strides_and_more": ("replaced0", "replaced1-4-True"),
+    "test_fcn::test_logits_have_the_size_of_the_image": ("encoder0", "encoder2"),
     "test_fold::test_predictions_stay": ("cnn", "resnet20"),
     "test_models::test_zero_init_makes_blocks_the_identity": ("False",),
     "test_ops::test_pool_and_gradient_equal_reduce_window": ("avg",),
@@ -77,7 +82,14 @@ WHOLE = {
         "test_a_generator_resumes_exactly", "test_arrays_sequences_and_generators_train_the_same",
         "test_every_row_of_a_generator_is_measured_once",
     ),
+    "test_train_boxes": (
+        "test_a_run_has_the_scores_of_detection", "test_evaluate_on_its_own_and_on_other_rows",
+        "test_predictions_are_lines_and_a_table", "test_the_report_shows_failures_and_the_worst_images",
+    ),
+    "test_train_masks": ("test_predictions_as_a_table", "test_the_report_shows_classes_and_the_worst_images"),
+    "test_augment_detection": ("test_crops_of_images_without_boxes_and_boxes_that_nothing_suits",),
     "test_augment_mix": ("test_the_same_under_jit_sharded_and_pmap",),
+    "test_average_precision": ("test_parts_add_up_on_eight_devices",),
     "test_benchmarks": ("test_a_subject_that_fails_is_left_out", "test_ops"),
     "test_cli": (
         "test_a_run_reads_images_as_it_was_trained", "test_explain_draws_a_picture_per_file",
@@ -86,6 +98,20 @@ WHOLE = {
         "test_several_labels_and_numbers_train", "test_the_range_test_finds_a_rate_and_draws_it",
     ),
     "test_detection": ("test_200_cases_equal_pycocotools",),
+    "test_detection_task": (
+        "test_a_step_on_eight_devices_is_that_of_one", "test_an_evaluation_on_eight_devices_is_that_of_one",
+        "test_it_learns_rectangles",
+    ),
+    "test_anchored": ("test_both_stages_of_faster_rcnn_and_the_way_back",),
+    "test_faster_rcnn": (
+        "test_a_row_that_is_padding_changes_no_gradient", "test_it_learns_a_few_rectangles",
+        "test_one_device_equals_eight",
+    ),
+    "test_fcn": ("test_it_learns_with_the_auxiliary_loss_and_keeps_padding_out",),
+    "test_ssd": (
+        "test_a_row_that_is_padding_changes_no_gradient", "test_it_learns_a_few_rectangles",
+        "test_one_device_equals_eight",
+    ),
     "test_disk": ("test_a_disk_that_becomes_read_only",),
     "test_experiments": (
         "test_a_loss_that_is_no_number_stops_the_run", "test_a_stopped_run_resumes_to_the_same_parameters",
@@ -153,6 +179,7 @@ WHOLE = {
         "test_parameters_in_parts_agree", "test_state_is_donated_and_a_kept_carry_is_not",
         "test_uneven_weights_across_devices",
     ),
+    "test_pixel_experiments": ("test_a_run",),
     "test_precision": (
         "test_accumulation_goes_with_bfloat16", "test_accumulation_goes_with_norm_and_remat",
         "test_devices_agree", "test_remat_changes_no_gradient", "test_remat_takes_less_memory",

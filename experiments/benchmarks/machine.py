@@ -15,7 +15,8 @@ import jaxcnn as jc
 from experiments.benchmarks.subprocess_worker import ROOT
 
 PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "numpy", "keras", "tensorflow", "tensorflow_datasets", "torch", "grain", "PIL",
+    "jax", "jaxlib", "flax", "optax", "numpy", "keras", "tensorflow", "tensorflow_datasets", "torch", "torchvision",
+    "onnx", "onnxruntime", "openvino", "grain", "PIL",
 )  # fmt: skip
 # beginnings of environment variables that change times
 SETTINGS = (

@@ -6,15 +6,26 @@ the batch follow every spatial transform (see `SpatialTargets`).
 
 from jaxcnn.augment.color import color_jitter
 from jaxcnn.augment.core import Transform, compose, on_field, one_of
+from jaxcnn.augment.crops import box_crop, scale_jitter
 from jaxcnn.augment.erase import cutout, erase, pixel_dropout
 from jaxcnn.augment.geometry import affine, flip, flip_vertical, pad_crop, random_resized_crop, shift
 from jaxcnn.augment.mix import cutmix, mixup
+from jaxcnn.augment.mosaic import mosaic
 from jaxcnn.augment.policy import rand_augment, trivial_augment
 from jaxcnn.augment.spatial import SpatialTargets
-from jaxcnn.augment.test_time import mirrored, moved, test_time_augmentation, test_time_views
+from jaxcnn.augment.test_time import (
+    PixelView,
+    mirrored,
+    moved,
+    pixel_views,
+    test_time_augmentation,
+    test_time_views,
+)
 
 __all__ = [
-    "SpatialTargets", "Transform", "affine", "color_jitter", "compose", "cutmix", "cutout", "erase", "flip",
-    "flip_vertical", "mirrored", "mixup", "moved", "on_field", "one_of", "pad_crop", "pixel_dropout", "rand_augment",
-    "random_resized_crop", "shift", "test_time_augmentation", "test_time_views", "trivial_augment",
+    "PixelView", "SpatialTargets", "Transform", "affine", "box_crop", "color_jitter", "compose", "cutmix", "cutout",
+    "erase", "flip", "flip_vertical", "mirrored", "mixup", "mosaic", "moved", "on_field", "one_of", "pad_crop",
+    "pixel_dropout", "pixel_views", "rand_augment", "random_resized_crop", "scale_jitter", "shift",
+    "test_time_augmentation", "test_time_views",
+    "trivial_augment",
 ]  # fmt: skip

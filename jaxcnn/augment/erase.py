@@ -1,6 +1,7 @@
 """Transforms that erase rectangles or single pixels; labels, masks and boxes stay as they are."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,14 +44,14 @@ def cutout(pixels: int, *, value: Value = 0.0, field: str = "image") -> Transfor
 
     """
     check_pixels(pixels)
-    _check_value(value)
+    check_value(value)
 
     def change(key: Array, batch: Batch) -> Batch:
         h, w = height_width(batch["image"])
         drawn = draw(uniform, key, (batch["image"].shape[0], 2))
         top, left = (jnp.floor(drawn[:, i] * n) - pixels // 2 for i, n in enumerate((h, w)))
         square = inside(top, left, pixels, pixels, h, w)
-        return {**batch, "image": jnp.where(square, _fill(value, batch["image"]), batch["image"])}
+        return {**batch, "image": jnp.where(square, fill_value(value, batch["image"]), batch["image"])}
 
     return on_field(change, field)
 
@@ -82,9 +83,9 @@ def erase(
         InputError: a probability or value outside 0..1, an invalid range, or values for a different number of channels.
 
     """
-    _check_probability(probability)
+    check_probability(probability)
     check_aspect(scale, ratio)
-    _check_value(value)
+    check_value(value)
 
     def change(key: Array, batch: Batch) -> Batch:
         image = batch["image"]
@@ -93,7 +94,7 @@ def erase(
         high, wide, found = rectangles(drawn[:, :-3], h * w, scale, ratio, lambda high, wide: (high < h) & (wide < w))
         top, left = jnp.floor(drawn[:, -2] * (h - high + 1)), jnp.floor(drawn[:, -1] * (w - wide + 1))
         chosen = (found & (drawn[:, -3] < probability))[:, None, None, None]
-        fill = _noise(key, image) if value is None else _fill(value, image)
+        fill = _noise(key, image) if value is None else fill_value(value, image)
         return {**batch, "image": jnp.where(chosen & inside(top, left, high, wide, h, w), fill, image)}
 
     return on_field(change, field)
@@ -122,16 +123,16 @@ def pixel_dropout(
             channels.
 
     """
-    _check_probability(probability)
+    check_probability(probability)
     check_range("share", share, 0, 1)
-    _check_value(value)
+    check_value(value)
 
     def change(key: Array, batch: Batch) -> Batch:
         image, axes = batch["image"], pixel_axes(batch["image"])
         drawn = draw(uniform, key, (image.shape[0], 2))
         lost = jnp.where(drawn[:, 0] < probability, share[0] + (share[1] - share[0]) * drawn[:, 1], 0)
         chosen = draw(uniform, jax.random.fold_in(key, 1), image.shape[:-1]) < lost.reshape(-1, *(1,) * axes)
-        return {**batch, "image": jnp.where(chosen[..., None], _fill(value, image), image)}
+        return {**batch, "image": jnp.where(chosen[..., None], fill_value(value, image), image)}
 
     return on_field(change, field)
 
@@ -158,17 +159,20 @@ def inside(top: Array, left: Array, high: Array | float, wide: Array | float, h:
     return (rows[:, :, None] & columns[:, None])[..., None]
 
 
-def _check_probability(probability: float) -> None:
+def check_probability(probability: float) -> None:
+    """Refuse a probability outside 0..1."""
     if not 0 <= probability <= 1:
         raise InputError(f"probability={probability}: must be in 0..1")
 
 
-def _check_value(value: Value | None) -> None:
+def check_value(value: Value | None) -> None:
+    """Refuse a fill value outside 0..1."""
     if value is not None and not all(0 <= v <= 1 for v in (value if isinstance(value, Sequence) else [value])):
         raise InputError(f"value={value}: must be in 0..1, also for uint8 images")
 
 
-def _fill(value: Value, image: Array) -> Array:
+def fill_value(value: Value, image: Any) -> Array:
+    """Return a value in 0..1 as pixels that broadcast against an image of this shape and dtype."""
     fill = jnp.atleast_1d(jnp.asarray(value, jnp.float32))
     if fill.shape not in ((1,), image.shape[-1:]):
         raise InputError(f"value={value}: must be one number, or one for each of the {image.shape[-1]} channels")
@@ -179,6 +183,6 @@ def _noise(key: Array, image: Array) -> Array:
     return _as(draw(uniform, jax.random.fold_in(key, 1), image.shape), image)
 
 
-def _as(values: Array, image: Array) -> Array:
+def _as(values: Array, image: Any) -> Array:
     """Convert values in 0..1 to the scale and dtype of the image."""
     return jnp.round(values * 255).astype(jnp.uint8) if image.dtype == jnp.uint8 else values.astype(image.dtype)

@@ -5,7 +5,7 @@ are three times as fast.
 """
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +108,7 @@ def resize_nearest(
     """Do the same as `resize`, with the nearest values."""
     for axis in (1, 2):
         at = jnp.floor(first[axis - 1][:, None] + _steps(length[axis - 1], size[axis - 1])).astype(jnp.int32)
-        values = _take(values, at, axis)
+        values = take(values, at, axis)
     return values
 
 
@@ -117,7 +117,7 @@ def _steps(length: Array, out: int) -> Array:
     return (jnp.arange(out) + 0.5)[None] * (length / out)[:, None]
 
 
-def _take(x: Array, at: Array, axis: int) -> Array:
+def take(x: Array, at: Array, axis: int) -> Array:
     """Take rows or columns `at` `[B, out]` of `[B, H, W, C]`."""
     return jax.vmap(lambda x, at: jnp.take(x, at, axis - 1, mode="clip"))(x, at)
 
@@ -125,16 +125,72 @@ def _take(x: Array, at: Array, axis: int) -> Array:
 def _resize_axis(x: Array, axis: int, first: Array, length: Array, out: int) -> Array:
     reach = jnp.maximum(length / out, 1)[:, None]  # half-width of the triangle filter of each result pixel
     centre = first[:, None] + _steps(length, out) - 0.5
+    ends = first[:, None], (first + length)[:, None]
+    return blend(x, axis, centre, reach, ends, max(x.shape[axis] / out, 1))
+
+
+def blend(
+    x: Array, axis: int, centre: Array, reach: Array, ends: tuple[Any, Any], most: float, move: Array | int = 0
+) -> Array:
+    """Return each row or column of the result as a weighted mean of those around a place, with a triangle filter.
+
+    Args:
+        x: `[B, H, W, C]`.
+        axis: 1 for rows, 2 for columns.
+        centre: place of each row or column of the result among those of `x`, `[B, out]`.
+        reach: half-width of the filter, `[B, 1]`, at least 1.
+        ends: first row or column that counts, and the one after the last, which broadcast against `[B, out]`.
+        most: largest possible reach.
+        move: is added to a place before it is read, `[B, out]`.
+
+    Returns:
+        The result, NaN where nothing counts.
+
+    """
     low = jnp.floor(centre - reach) + 1
-    taps = math.ceil(2 * max(x.shape[axis] / out, 1))
     total, weights = 0.0, 0.0
-    for tap in range(taps):
+    for tap in range(math.ceil(2 * most)):
         at = low + tap
-        inside = (at >= first[:, None]) & (at < (first + length)[:, None])
+        inside = (at >= ends[0]) & (at < ends[1])
         weight = jnp.where(inside, jnp.maximum(1 - jnp.abs(at - centre) / reach, 0), 0)  # [B, out]
         weights = weights + weight
-        total = total + _take(x, at.astype(jnp.int32), axis) * _along(weight, axis)
+        total = total + take(x, at.astype(jnp.int32) + move, axis) * _along(weight, axis)
     return total / _along(cast(Array, weights), axis)
+
+
+def rescale(
+    image: Array, first: tuple[Array, Array], length: tuple[Array, Array], fill: Array, most: float = 1.0
+) -> Array:
+    """Resize a rectangle of each image to the size of the image, as `resize` does; it may reach beyond the border.
+
+    Args:
+        image: `[B, H, W, C]`.
+        first: top and left of the rectangles in pixels, `[B]`.
+        length: height and width of the rectangles, in the same form.
+        fill: pixels beyond the border, which broadcast against the image.
+        most: largest length of a rectangle relative to the image.
+
+    """
+    out, outside = image, jnp.zeros((1, 1, 1, 1), bool)
+    for axis in (2, 1):
+        n = image.shape[axis]
+        step = (length[axis - 1] / n)[:, None]
+        centre = first[axis - 1][:, None] + _steps(length[axis - 1], n) - 0.5
+        outside = outside | _along((centre < -0.5) | (centre > n - 0.5), axis)
+        centre = jnp.clip(centre, 0, n - 1)  # half a pixel beyond the border is the border
+        out = blend(out, axis, centre, jnp.maximum(step, 1), (0, n), max(most, 1.0))
+    return jnp.where(outside, fill, out)
+
+
+def rescale_nearest(values: Array, first: tuple[Array, Array], length: tuple[Array, Array], fill: float = 0) -> Array:
+    """Do the same as `rescale`, with the nearest values."""
+    out, outside = values, jnp.zeros((1, 1, 1, 1), bool)
+    for axis in (1, 2):
+        n = values.shape[axis]
+        at = jnp.floor(first[axis - 1][:, None] + _steps(length[axis - 1], n)).astype(jnp.int32)
+        outside = outside | _along((at < 0) | (at >= n), axis)
+        out = take(out, at, axis)
+    return jnp.where(outside, jnp.asarray(fill, values.dtype), out)
 
 
 def _along(weight: Array, axis: int) -> Array:

@@ -24,7 +24,8 @@ class SpatialTargets(NamedTuple):
     - `"boxes"` `[B, N, 4]`, yxyx in 0..1, beside images, with `"box_mask"` `[B, N]`: 1 for a box, 0 for padding. If
       `"box_mask"` is absent, every box with an area counts, and the transform adds the mask. A transformed box is the
       smallest upright box around the old one, clipped at the border. A removed box becomes zeros, with 0 in
-      `"box_mask"`.
+      `"box_mask"`. Boxes keep their places, so `"box_label"` and `"box_crowd"` stay as they are; `mosaic`, which brings
+      boxes of several images together, moves every entry `"box_..."` `[B, N, ...]` with them.
 
     Attributes:
         fill: mask value where no source pixel exists: 0, or a class that the loss ignores.
@@ -92,20 +93,23 @@ def transform_spatial(
         deep = values.ndim == batch["image"].ndim
         out[name] = mask(values) if deep else mask(values[..., None])[..., 0]
     if "boxes" in batch:
-        if batch["boxes"].ndim != 3 or batch["boxes"].shape[-1] != 4 or batch["image"].ndim != 4:
-            raise InputError(
-                f"boxes shape {tuple(batch['boxes'].shape)}: must be [B, N, 4] beside an image [B, H, W, C]"
-            )
-        _check_unit(batch["boxes"])
-        out |= _clipped(batch, boxes(batch["boxes"]), visible)
+        check_boxes(batch)
+        out |= clipped(batch, boxes(batch["boxes"]), visible)
     return out
+
+
+def check_boxes(batch: Batch) -> None:
+    """Refuse boxes whose shape does not fit the image, and boxes in pixels."""
+    if batch["boxes"].ndim != 3 or batch["boxes"].shape[-1] != 4 or batch["image"].ndim != 4:
+        raise InputError(f"boxes shape {tuple(batch['boxes'].shape)}: must be [B, N, 4] beside an image [B, H, W, C]")
+    _check_unit(batch["boxes"])
 
 
 def _check_unit(boxes: Array) -> None:
     """Refuse boxes in pixels, where their values are known: cut to 0..1, they would all be gone."""
     if isinstance(boxes, Tracer):
         return
-    low, high = float(np.min(boxes, initial=0)), float(np.max(boxes, initial=0))
+    low, high = (float(end.reduce(boxes, axis=None, initial=0)) for end in (np.fmin, np.fmax))  # padding may be NaN
     if not (-1 <= low and high <= 2):  # a box may hang over the border
         raise InputError(
             f"boxes from {low:g} to {high:g}: must be shares of the image, yxyx in 0..1; divide them by its height and "
@@ -113,15 +117,27 @@ def _check_unit(boxes: Array) -> None:
         )
 
 
-def _clipped(batch: Batch, boxes: Array, visible: float) -> Batch:
-    """Clip boxes at the border, and unset `"box_mask"` where too little is left."""
+def clipped(batch: Batch, boxes: Array, visible: float, window: Array | None = None) -> dict[str, Array]:
+    """Clip moved boxes, and unset `"box_mask"` where too little is left.
+
+    Args:
+        batch: with the boxes before they moved, and their mask.
+        boxes: `[B, N, 4]`, after they moved.
+        visible: as in `SpatialTargets`.
+        window: part of the image that each box is clipped to, which broadcasts against the boxes; None for all of it.
+
+    Returns:
+        `"boxes"` and `"box_mask"`.
+
+    """
     row_mask = batch["box_mask"] if "box_mask" in batch else jnp.ones(boxes.shape[:2], jnp.float32)
-    inside = jnp.clip(boxes, 0, 1)
-    large_enough = (_area(boxes) > 0) & (_area(inside) >= max(visible, ROUNDING) * _area(boxes))
-    kept = (row_mask > 0) & (_area(batch["boxes"]) > 0) & large_enough
+    low, high = (0, 1) if window is None else (jnp.tile(part, 2) for part in jnp.split(window, 2, -1))
+    inside = jnp.clip(boxes, low, high)
+    large_enough = (area(boxes) > 0) & (area(inside) >= max(visible, ROUNDING) * area(boxes))
+    kept = (row_mask > 0) & (area(batch["boxes"]) > 0) & large_enough
     return {"boxes": jnp.where(kept[..., None], inside, 0), "box_mask": kept.astype(row_mask.dtype)}
 
 
-def _area(boxes: Array) -> Array:
+def area(boxes: Array) -> Array:
     """Return areas `[B, N]`, 0 for a box whose corners are in the wrong order."""
     return jnp.maximum(boxes[..., 2] - boxes[..., 0], 0) * jnp.maximum(boxes[..., 3] - boxes[..., 1], 0)

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -14,7 +14,7 @@ from jaxcnn.cli import command, flags, layouts, options, recipe
 from jaxcnn.cli.train import say
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
-from jaxcnn.data import Splits
+from jaxcnn.data import Splits, draw_boxes
 from jaxcnn.runs import plots
 from jaxcnn.runs.results import Skipped
 from jaxcnn.tasks.figures import new_figure
@@ -28,9 +28,9 @@ class Data(flags.Augmentation, flags.Images):
     """Describe DATA: task, classes, counts, sizes, parts and unreadable files; draw some examples."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")] = ""
-    """A folder of classes, a .csv of file and label, an .npz, a folder of IDX files, or a TFDS name."""
+    """A folder of classes or of images/ and masks/, a .csv of file and label, an .npz, IDX files, or a TFDS name."""
     task: str = ""
-    """classification, multilabel or regression, if two layouts fit DATA."""
+    """classification, multilabel, regression or segmentation, if two layouts fit DATA."""
     validation_fraction: float = 0.1
     """Share of the training rows to make choices on."""
     on_bad_example: str = "skip"
@@ -85,6 +85,12 @@ def _counts(splits: Splits) -> None:
         target = recipe.targets(splits.train)
         say(f"target   {target.min():g} to {target.max():g}, mean {target.mean():g}, deviation {target.std():g}")
         return
+    if "mask" in splits.train.example():
+        _table([f"{name} (%)" for name in classes], [_shares(part) for part in splits], ".2f")
+        return
+    if "boxes" in splits.train.example():
+        _table([f"{name} (boxes)" for name in classes], [_boxes(part) for part in splits], ",.0f")
+        return
     labels = [part.label for part in splits if getattr(part, "label", None) is not None]
     if len(labels) < len(splits):
         names = ", ".join(map(visible, classes[:CLASSES]))
@@ -97,26 +103,74 @@ def _counts(splits: Splits) -> None:
         print(f"and {len(classes) - CLASSES} more classes")
 
 
+def _table(names: Sequence[str], columns: Sequence[np.ndarray], form: str) -> None:
+    """Print a line for each class, with a value for each part."""
+    for k, name in enumerate(names[:CLASSES]):
+        train, valid, test = (format(float(column[k]), form) for column in columns)
+        print(f"{visible(name)[:23]:<24}{train:>9}{valid:>12}{test:>9}")
+    if len(names) > CLASSES:
+        print(f"and {len(names) - CLASSES} more classes")
+
+
+def _batches(data: Any) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Yield batches, and which of their rows are not padding."""
+    for chunk in data.once(64) if data.size else ():
+        for k in range(int(chunk.count)):
+            batch = chunk.at(k)
+            yield batch, np.asarray(batch.get("row_mask", np.ones(len(batch["image"])))) > 0
+
+
+def _shares(data: Any) -> np.ndarray:
+    """Return the share of the pixels of each class, in percent, `[256]`."""
+    counts = np.zeros(256)
+    for batch, rows in _batches(data):
+        counts += np.bincount(np.asarray(batch["mask"])[rows].ravel(), minlength=256)
+    return 100 * counts / max(counts.sum(), 1)
+
+
+def _boxes(data: Any) -> np.ndarray:
+    """Return the number of boxes of each class."""
+    counts = np.zeros(max(len(data.classes), 1))
+    for batch, rows in _batches(data):
+        labels, real = (np.asarray(batch[name])[rows] for name in ("box_label", "box_mask"))
+        counts += np.bincount(labels[real > 0], minlength=len(counts))
+    return counts
+
+
+def _drawn(rows: Any) -> dict[str, np.ndarray] | None:
+    """Return the boxes of a batch as `draw_boxes` takes them; None if it has none."""
+    names = ("boxes", "box_label", "box_mask")
+    return {name: np.asarray(rows[name]) for name in names} if "boxes" in rows else None
+
+
 def draw(rows: Any, change: Any, data: Any, seed: int) -> Any:
     """Draw images in one row and, below it, the same images with augmentation.
 
     Args:
-        rows: a batch with `image` `[B, H, W, C]` and `label`.
+        rows: a batch with `image` `[B, H, W, C]`, and perhaps `label`, `mask` or `boxes`.
         change: the augmentation; None for none.
         data: the data set, for the names of its classes.
         seed: seed of the augmentation.
 
     """
     image = np.asarray(rows["image"])
-    sheets = [image]
+    sheets, masks, boxes = [image], [rows.get("mask")], [_drawn(rows)]
     if change is not None:
-        sheets.append(np.asarray(change(jax.random.key(seed), dict(rows))["image"]))
+        changed = change(jax.random.key(seed), dict(rows))
+        sheets.append(np.asarray(changed["image"]))
+        masks.append(changed.get("mask"))
+        boxes.append(_drawn(changed))
     figure = new_figure(1.3 * len(image), 1.6 * len(sheets))
     for k, row in enumerate(figure.subplots(len(sheets), len(image), squeeze=False)):
         for i, panel in enumerate(row):
             shown = sheets[k][i] if sheets[k].dtype == np.uint8 else np.clip(sheets[k][i], 0, 1)
+            if marked := boxes[k]:
+                shown = draw_boxes(shown, {}, data.classes, true={name: x[i] for name, x in marked.items()})
             panel.imshow(shown.squeeze(), cmap="gray")
+            if masks[k] is not None:
+                known = np.ma.masked_equal(np.asarray(masks[k][i]), recipe.IGNORED)
+                panel.imshow(known, cmap="viridis", alpha=0.4, vmin=0, vmax=max(len(data.classes) - 1, 1))
             panel.set(xticks=[], yticks=[])
-            if not k and data.classes and np.ndim(rows["label"]) == 1:
+            if not k and data.classes and np.ndim(rows.get("label", image)) == 1:
                 panel.set_title(visible(data.classes[int(rows["label"][i])])[:14], fontsize=7, parse_math=False)
     return figure

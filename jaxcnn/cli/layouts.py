@@ -12,15 +12,18 @@ from jaxcnn.cli.flags import one_of
 from jaxcnn.core.files import expanded
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
-from jaxcnn.data import Splits, is_idx_folder
+from jaxcnn.data import Splits, dense_format, is_idx_folder
+from jaxcnn.data.formats import BOXES
 from jaxcnn.data.image import head
 from jaxcnn.data.image_file import ENDINGS
+from jaxcnn.data.masks import MASKS
 from jaxcnn.data.table import FILE, kind_of
 from jaxcnn.data.table import read as read_table
 from jaxcnn.runs.source import read as read_source
 
-TASKS = ("classification", "multilabel", "regression")
+TASKS = ("classification", "detection", "multilabel", "regression", "segmentation")
 PHOTO, SMALL = 128, 64  # side to which photos are resized; up to SMALL, images of equal size keep it
+SCENE, STRIDE = 256, 32  # longest side of images with masks or boxes, and what those with boxes are multiples of
 LOOKED_AT = 32
 log = logging.getLogger("jaxcnn")
 
@@ -31,7 +34,7 @@ class Found(NamedTuple):
     Attributes:
         kind: a key of `data.SOURCES`.
         options: arguments of that function.
-        task: classification, multilabel or regression.
+        task: one of `TASKS`.
         line: description for the user.
         files: whether its rows are image files.
 
@@ -47,7 +50,8 @@ class Found(NamedTuple):
 def look(name: str, task: str = "", data_dir: str = "") -> Found:
     """Find out what a user named, and which task that implies.
 
-    Known layouts (IDX files, parts, a CSV file beside images) are tried before a plain folder of classes.
+    Known layouts (images and masks, IDX files, parts, a CSV file beside images) are tried before a plain folder of
+    classes.
 
     Args:
         name: a path, `digits`, or the name of a TFDS data set.
@@ -62,7 +66,9 @@ def look(name: str, task: str = "", data_dir: str = "") -> Found:
 
     """
     if not name:
-        raise InputError("DATA: give a folder of classes, a .csv, an .npz, a folder of IDX files, or a TFDS name")
+        raise InputError(
+            "DATA: give a folder of classes or of images/ and masks/, a .csv, an .npz, IDX files, or a TFDS name"
+        )
     if task:
         one_of("--task", task, TASKS)
     path = expanded(name)
@@ -72,9 +78,7 @@ def look(name: str, task: str = "", data_dir: str = "") -> Found:
         found = [_csv(path, task)]
     else:
         _refuse_slip(name, path)
-        kind, options = runs.find(name, data_dir or None)
-        names = {"npz": "arrays in one .npz", "idx": "IDX files", "digits": "embedded digits", "tfds": "TFDS set"}
-        found = [Found(kind, options, "classification", f"{names[kind]}: classification")]
+        found = [_dense(path) or _named(name, data_dir)]
     fit = [one for one in found if task in ("", one.task)]
     if not fit:
         raise InputError(f"{visible(name)}: --task {task} does not fit: {found[0].line}")
@@ -87,8 +91,17 @@ def look(name: str, task: str = "", data_dir: str = "") -> Found:
     raise InputError(f"{visible(name)}: two layouts fit, {listed}; {fix}")
 
 
+def _named(name: str, data_dir: str) -> Found:
+    """Return the layout of a file, or of a data set with a name."""
+    kind, options = runs.find(name, data_dir or None)
+    names = {"npz": "arrays in one .npz", "idx": "IDX files", "digits": "embedded digits", "tfds": "TFDS set"}
+    return Found(kind, options, "classification", f"{names[kind]}: classification")
+
+
 def _in_folder(path: pathlib.Path) -> list[Found]:
     """Return the layouts that fit a folder."""
+    if dense := _dense(path):
+        return [dense]
     known = []
     if is_idx_folder(path):
         known.append(Found("idx", {"path": str(path)}, "classification", "IDX files: classification"))
@@ -108,10 +121,20 @@ def _in_folder(path: pathlib.Path) -> list[Found]:
         if inside:
             what = f"only one class folder, {visible(inside[0])}/"
         raise InputError(
-            f"{visible(path)}: {what}; needs <class>/<image> for at least two classes, or a CSV with a column 'file'"
+            f"{visible(path)}: {what}; needs <class>/<image> for at least two classes, "
+            "images/ beside masks/, boxes of VOC, COCO or YOLO, or a CSV with a column 'file'"
         )
     about = f"photos: {len(inside)} classes in folders: classification"
     return [Found("folder", {"path": str(path)}, "classification", about, True)]
+
+
+def _dense(path: pathlib.Path) -> Found | None:
+    """Return the layout of images with masks or boxes, if the path has one."""
+    kind = dense_format(path)
+    if kind is None:
+        return None
+    task, labels = ("segmentation", "masks") if kind == "masks" else ("detection", BOXES[kind])
+    return Found(kind, {"path": str(path)}, task, f"images with {labels}: {task}", True)
 
 
 def _class_folders(path: pathlib.Path) -> list[str]:
@@ -183,9 +206,13 @@ def read(found: Found, config: Any, skipped: Any = None, size: Any = None) -> tu
     return splits, runs.source(found.kind, options)
 
 
-def side_of(found: Found) -> int | None:
-    """Return the side to which image files are resized; None if they are small and equal in size and keep it."""
+def side_of(found: Found) -> int | tuple[int, int] | None:
+    """Return the size to which image files are resized; None if they are small and equal in size and keep it."""
     found_sizes = set(sizes(found, LOOKED_AT))
+    if found.task in ("segmentation", "detection"):
+        height, width = next(iter(found_sizes)) if len(found_sizes) == 1 else (SCENE, SCENE)
+        share, step = min(SCENE / max(height, width), 1), STRIDE if found.task == "detection" else 1
+        return max(round(share * height / step), 1) * step, max(round(share * width / step), 1) * step
     small = len(found_sizes) == 1 and max(next(iter(found_sizes))) <= SMALL
     return None if small else PHOTO
 
@@ -203,9 +230,10 @@ def _some_files(found: Found, most: int) -> list[pathlib.Path]:
     path = pathlib.Path(found.options["path"])
     if found.kind == "csv":
         return [path.parent / name for name in read_table(path).column(FILE)[:most]]
-    files = []
+    path, files = path if path.is_dir() else path.parent, []
     for file in path.rglob("*"):
-        if file.suffix.lower() in ENDINGS and not file.name.startswith("."):
+        mask = found.kind == "masks" and file.parent.name.lower() in MASKS
+        if file.suffix.lower() in ENDINGS and not file.name.startswith(".") and not mask:
             files.append(file)
             if len(files) == most:
                 break

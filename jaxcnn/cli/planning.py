@@ -10,7 +10,7 @@ from jaxcnn import runs
 from jaxcnn.cli import flags
 from jaxcnn.core.types import CompiledStep, InputError, Step
 from jaxcnn.data import Splits
-from jaxcnn.models import MODELS
+from jaxcnn.models import NETWORKS
 from jaxcnn.parallel import mesh
 from jaxcnn.parallel.compile import compile_step
 from jaxcnn.runs.plan import MOST_STEPS, layout
@@ -67,7 +67,7 @@ def model(name: str, config: Any, **options: Any) -> dict[str, Any]:
     """Describe a model for `runs.build`.
 
     Args:
-        name: a key of `MODELS`.
+        name: a key of `NETWORKS`.
         config: flags of the group `Update`.
         **options: options of the model itself.
 
@@ -75,9 +75,9 @@ def model(name: str, config: Any, **options: Any) -> dict[str, Any]:
         InputError: an unknown name, or a flag that the model does not support.
 
     """
-    flags.one_of("--model", name, MODELS)
-    if config.remat and not hasattr(MODELS[name](), "remat"):
-        able = [known for known, make in MODELS.items() if hasattr(make(), "remat")]
+    flags.one_of("--model", name, NETWORKS)
+    if config.remat and not hasattr(NETWORKS[name](), "remat"):
+        able = [known for known, make in NETWORKS.items() if hasattr(make(), "remat")]
         raise InputError(f"--remat: --model {name} has no stages to recompute; use one of {', '.join(able)}")
     options |= flags.PRECISIONS[config.precision] | ({"remat": True} if config.remat else {})
     return {"name": name, "options": options}

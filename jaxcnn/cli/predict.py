@@ -1,4 +1,4 @@
-"""`jaxcnn predict RUN FILES`: predict the class and its probability for each image file."""
+"""`jaxcnn predict RUN FILES`: predict the class of each image file, of each of its pixels, or of the objects in it."""
 
 import csv
 import dataclasses
@@ -6,7 +6,7 @@ import io
 import logging
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -15,12 +15,12 @@ import numpy as np
 import tyro
 
 from jaxcnn import runs
-from jaxcnn.cli import command, flags, options, runtime
+from jaxcnn.cli import command, flags, options, pictures, runtime
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data.folder import ENDINGS, read_image
-from jaxcnn.tasks import probabilities
+from jaxcnn.tasks import detected, probabilities
 
 log = logging.getLogger("jaxcnn")
 NAME, AT_ONCE = "predict", 32
@@ -28,7 +28,7 @@ NAME, AT_ONCE = "predict", 32
 
 @dataclasses.dataclass(frozen=True)
 class Predict:
-    """Print class and probabilities of each image as one line of JSON."""
+    """Print the prediction for each image as one line of JSON: probabilities, shares of the pixels, or boxes."""
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
     """Folder of a run."""
@@ -36,6 +36,10 @@ class Predict:
     """Images, or folders of them."""
     csv: str = ""
     """Write a table to this file instead: file, class, probability, and a column per class."""
+    out: str = ""
+    """Folder for pictures of segmentation and detection; by default predictions/ in the run's folder."""
+    least_score: float = 0.25
+    """Lowest score of a box, in 0..1."""
     on_bad_example: str = "stop"
     """What to do when an image cannot be read: stop, or skip it with a warning."""
     compilation_cache: str = ""
@@ -51,6 +55,8 @@ def predict(config: Predict) -> list[dict[str, Any]]:
     """Print or write the predictions for images, and return them, one dict per image."""
     if not config.run or not config.files:
         raise InputError("RUN and FILES: give the folder of a run and images, as in jaxcnn predict RUN photo.jpg")
+    if not 0 <= config.least_score <= 1:
+        raise InputError(f"--least-score {config.least_score}: must be in 0..1")
     flags.one_of("--on-bad-example", config.on_bad_example, flags.ON_BAD_EXAMPLE)
     runtime.keep_programs(config.compilation_cache)
     loaded = runs.load_run(config.run)
@@ -58,9 +64,13 @@ def predict(config: Predict) -> list[dict[str, Any]]:
         raise InputError(
             f"{visible(config.run)}: its model is your own; predict with jaxcnn.load_run(RUN, task=...) in Python"
         )
-    found = []
-    for file, outputs in _outputs(loaded, image_files(config.files), config.on_bad_example == "skip"):
-        found.append(described(loaded, file, outputs))
+    paths, found = image_files(config.files), []
+    folder = config.out or os.path.join(config.run, "predictions")
+    draw = pictures.drawer(loaded, folder, paths, config.least_score)
+    if config.out and draw is None:
+        raise InputError(f"--out {visible(config.out)}: only segmentation and detection draw pictures; leave it out")
+    for file, outputs in _outputs(loaded, paths, config.on_bad_example == "skip"):
+        found.append(described(loaded, file, outputs) if draw is None else draw(file, outputs))
         if not config.csv:
             print(files.to_json(found[-1]), flush=True)
     if config.csv:
@@ -97,9 +107,15 @@ def pixels(loaded: Any, path: pathlib.Path) -> np.ndarray:
     return image if dtype == np.uint8 else (image / 255).astype(dtype)
 
 
-def _outputs(loaded: Any, paths: Sequence[pathlib.Path], skip: bool) -> Iterator[tuple[str, np.ndarray]]:
+def _outputs(loaded: Any, paths: Sequence[pathlib.Path], skip: bool) -> Iterator[tuple[str, Any]]:
     """Yield each file with its prediction; images are read a few at a time."""
-    run = jax.jit(loaded.task.predict)
+    boxes = loaded.config["build"]["task"]["name"] == "detection"
+
+    def outputs_of(variables: Any, batch: Mapping[str, Any]) -> Any:
+        found = loaded.task.predict(variables, batch)
+        return detected(found) if boxes else found
+
+    run = jax.jit(outputs_of)
     for start in range(0, len(paths), AT_ONCE):
         names, images = [], []
         for path in paths[start : start + AT_ONCE]:
@@ -114,8 +130,9 @@ def _outputs(loaded: Any, paths: Sequence[pathlib.Path], skip: bool) -> Iterator
             width = AT_ONCE if len(paths) > AT_ONCE else len(images)  # one compiled program serves all batches
             batch = np.zeros((width, *images[0].shape), images[0].dtype)
             batch[: len(images)] = images
-            outputs = np.asarray(run(loaded.variables, {"image": batch}), np.float32)
-            yield from zip(names, outputs[: len(names)], strict=True)
+            outputs = jax.tree.map(np.asarray, run(loaded.variables, {"image": batch}))
+            for i, name in enumerate(names):
+                yield name, jax.tree.map(lambda x: x[i], outputs)  # noqa: B023 (used at once)
 
 
 def described(loaded: Any, file: str, outputs: np.ndarray) -> dict[str, Any]:
@@ -149,9 +166,16 @@ def write(path: str, found: Sequence[dict[str, Any]]) -> None:
     """
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
+    if found and "objects" in found[0]:  # a row for each object
+        rows.writerow(("file", "class", "score", "left", "top", "right", "bottom"))
+        for one in found:
+            for thing in one["objects"]:
+                rows.writerow((visible(one["file"]), visible(thing["class"]), thing["score"], *thing["box"]))
+        found = ()
     for number, one in enumerate(found):
-        each = one.get("probabilities", {})
-        plain = {k: ";".join(map(str, v)) if isinstance(v, list) else v for k, v in one.items() if k != "probabilities"}
+        each = one.get("probabilities") or one.get("shares") or {}
+        rest = {k: v for k, v in one.items() if k not in ("probabilities", "shares")}
+        plain = {k: ";".join(map(str, v)) if isinstance(v, list) else v for k, v in rest.items()}
         if not number:
             rows.writerow([*plain, *map(visible, each)])
         rows.writerow([visible(x) if isinstance(x, str) else x for x in [*plain.values(), *each.values()]])

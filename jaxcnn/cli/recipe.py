@@ -16,14 +16,30 @@ from jaxcnn.cli.layouts import SMALL, Found
 from jaxcnn.core.types import InputError, Step
 from jaxcnn.data import Splits
 from jaxcnn.methods import transfer
-from jaxcnn.models import MODELS
+from jaxcnn.models import DETECTORS, MODELS, NETWORKS, SEGMENTERS
 from jaxcnn.runs import protocol
 from jaxcnn.train import augmented, init_state
 
 LEAST = 28  # smaller images are enlarged to this side on the device; the default network needs 24
 UPDATES, MANY, VALIDATIONS = 300, 10_000, 20
+ROWS = {"detection": 8, "segmentation": 8}  # in one update, for few rows
+FOUND_UPDATES = 1500  # for detection
 RATES = {"cnn": 4e-3}
 RATE = 1e-3
+FIT = {"detection": DETECTORS, "segmentation": SEGMENTERS}  # networks of a task; other tasks have those of MODELS
+USUAL = {"detection": "fcos", "segmentation": "unet"}
+OPTIONS: dict[str, dict[str, Any]] = {  # networks that a CPU trains in minutes
+    "unet": {"widths": [16, 32, 64, 128, 256]},
+    "fcos": {"backbone": "resnet18", "width": 64, "depth": 2, "levels": [3, 4, 5], "extra": 0},
+}
+IGNORED = 255  # label of pixels without a class
+FOLLOW = augment.SpatialTargets(fill=IGNORED)
+REFUSED = {  # flags that do not apply to a task
+    "regression": ("--class-weights", "--label-smoothing"),
+    "multilabel": ("--class-weights",),
+    "detection": ("--class-weights", "--label-smoothing", "--dropout"),
+    "segmentation": ("--label-smoothing",),
+}
 
 
 def check(config: Any) -> None:
@@ -34,7 +50,7 @@ def check(config: Any) -> None:
 
     """
     if config.model:
-        one_of("--model", config.model, MODELS)
+        one_of("--model", config.model, NETWORKS)
     layers.check_dropout(config.dropout)
     if config.learning_rate:
         optim.check_rate(config.learning_rate)
@@ -43,19 +59,21 @@ def check(config: Any) -> None:
     optim.adamw(1.0, weight_decay=config.weight_decay)
 
 
-def settled(config: Any, rows: int, model: str) -> Any:
+def settled(config: Any, rows: int, model: str, task: str = "classification") -> Any:
     """Return the flags with defaults that depend on the data: batch size, epochs and learning rate.
 
     Args:
         config: the flags.
         rows: number of training rows.
         model: name of the network.
+        task: what the network learns.
 
     """
-    batch = config.batch_size or (128 if rows >= MANY else 32)
+    batch = config.batch_size or (4 if rows >= MANY else 1) * ROWS.get(task, 32)
     epochs = config.epochs
     if epochs is None:
-        epochs = max(10, math.ceil(UPDATES * min(batch, rows) / rows))
+        updates = FOUND_UPDATES if task == "detection" else UPDATES
+        epochs = max(10, math.ceil(updates * min(batch, rows) / rows))
     rate = config.learning_rate or RATES.get(model, RATE)
     return dataclasses.replace(config, batch_size=batch, epochs=epochs, learning_rate=rate, model=model)
 
@@ -84,14 +102,16 @@ def plan(
     side, channels = min(image.shape[1:3]), image.shape[-1]
     if begin and channels != 3 and not os.path.isdir(config.weights):
         begin = weights.origin(config, channels)
-    name = begin.model if begin else config.model or ("cnn" if side <= SMALL else "resnet18")
-    config = settled(config, splits.train.size, name)
+    usual = USUAL.get(found.task) or ("cnn" if side <= SMALL else "resnet18")
+    name = begin.model if begin else config.model or usual
+    _check_fit(name, found.task)
+    config = settled(config, splits.train.size, name, found.task)
     pixels = dict(begin.pixels) if begin else planning.pixel_statistics(splits.train)
-    if config.image_size:
+    if config.image_size or found.task in FIT:
         pixels.pop("size", None)
     if not begin and name == "cnn" and side < LEAST:
         pixels |= {"size": [LEAST, LEAST]}
-    options = begin.options if begin else weights.form_of(config, name)
+    options = begin.options if begin else weights.form_of(config, name) | OPTIONS.get(name, {})
     options = options | ({"dropout": config.dropout} if config.dropout else {})
     outputs = 1 if found.task == "regression" else len(splits.train.classes)
     build = {
@@ -115,6 +135,13 @@ def plan(
     return config, made
 
 
+def _check_fit(name: str, task: str) -> None:
+    """Refuse a network that is for another task."""
+    known = FIT.get(task, MODELS)
+    if name not in known:
+        raise InputError(f"--model {name}: is not for {task}; use one of {', '.join(sorted(known))}")
+
+
 def adamw(config: Any) -> Callable[[int], optax.GradientTransformation]:
     """Return a function from the number of steps to the optimiser: AdamW with a one-cycle schedule."""
 
@@ -126,8 +153,9 @@ def adamw(config: Any) -> Callable[[int], optax.GradientTransformation]:
 
 def _task(config: Any, found: Found, splits: Splits, pixels: dict[str, Any]) -> dict[str, Any]:
     """Describe the task for `runs.build`."""
-    for flag, given in (("--class-weights", config.class_weights), ("--label-smoothing", config.label_smoothing)):
-        if given and (found.task == "regression" or found.task == "multilabel" and flag == "--class-weights"):
+    flags = ("--class-weights", "--label-smoothing", "--dropout")
+    for flag, given in zip(flags, (config.class_weights, config.label_smoothing, config.dropout), strict=True):
+        if given and flag in REFUSED.get(found.task, ()):
             raise InputError(f"{flag} {given}: does not apply to {found.task}; leave it out")
     if found.task == "regression":
         target = targets(splits.train)
@@ -135,11 +163,14 @@ def _task(config: Any, found: Found, splits: Splits, pixels: dict[str, Any]) -> 
         low, high = float(target.min()), float(target.max())
         limits = {"limits": [low, high]} if low < high else {}
         return {"name": "regression", "options": {"center": float(target.mean()), "scale": spread, **limits, **pixels}}
-    options = pixels | {"label_smoothing": config.label_smoothing}
+    weighted = {"class_weights": _class_weights(config.class_weights, splits.train)} if config.class_weights else {}
+    if found.task == "detection":
+        return {"name": "detection", "options": pixels}
+    if found.task == "segmentation":
+        return {"name": "segmentation", "options": pixels | {"ignore_label": IGNORED, "dice": 1.0} | weighted}
+    options = pixels | weighted | {"label_smoothing": config.label_smoothing}
     if found.task == "multilabel":
         options |= {"head": "multilabel"}
-    if config.class_weights:
-        options |= {"class_weights": _class_weights(config.class_weights, splits.train)}
     return {"name": "classification", "options": options}
 
 
@@ -154,11 +185,13 @@ def targets(data: Any) -> np.ndarray:
 def _class_weights(given: str, data: Any) -> list[float]:
     classes = len(data.classes)
     if given == "balanced":
-        if getattr(data, "label", None) is None:
+        mask = getattr(data, "arrays", {}).get("mask")
+        label = getattr(data, "label", None) if mask is None else mask[mask < classes]
+        if label is None:
             raise InputError(
                 "--class-weights balanced: the labels of streamed data are not known beforehand; give numbers w1,w2,..."
             )
-        return [round(float(x), 6) for x in protocol.class_weights(np.asarray(data.label), classes)]
+        return [round(float(x), 6) for x in protocol.class_weights(np.asarray(label), classes)]
     try:
         values = [float(part) for part in given.split(",")]
     except ValueError:
@@ -185,7 +218,9 @@ def change(config: Any, found: Found, shape: tuple[int, ...]) -> Any:
     if kind == "none":
         return None
     if kind == "digits":
-        return augment.affine(degrees=10, scale=0.1, shear=0.1, shift=0.05)
+        return augment.affine(degrees=10, scale=0.1, shear=0.1, shift=0.05, follow=FOLLOW)
+    if found.task in FIT:
+        return augment.compose(augment.flip, augment.affine(scale=0.25, shift=0.1, follow=FOLLOW))
     return augment.compose(augment.flip, augment.shift(max(max(shape[:2]) // 8, 1)))
 
 

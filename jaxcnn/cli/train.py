@@ -35,9 +35,10 @@ class Train(
     """Train a network; the content of DATA chooses the task."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")] = ""
-    """A folder of classes (or of train/, val/, test/), a .csv of file and label, an .npz, IDX files, or a TFDS name."""
+    """A folder of classes or of images/ and masks/ (or of train/, val/, test/ with these), a .csv of file and label, an
+    .npz, IDX files, or a TFDS name."""
     task: str = ""
-    """classification, multilabel or regression, if two layouts fit DATA."""
+    """classification, multilabel, regression or segmentation, if two layouts fit DATA."""
     epochs: int | None = None
     """Passes over the training rows; by default 10, or more if needed for 300 updates."""
     batch_size: int | None = None

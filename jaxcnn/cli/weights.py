@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxcnn.cli.flags import one_of
 from jaxcnn.core.types import InputError
-from jaxcnn.models import MODELS
+from jaxcnn.models import MODELS, NETWORKS
 from jaxcnn.runs import load_run
 from jaxcnn.weights import load_weights
 
@@ -94,6 +94,8 @@ def origin(config: Any, channels: int = 3) -> Origin | None:
 
 def _from_file(config: Any, channels: int) -> Origin:
     name = config.model or DEFAULT
+    if name not in MODELS:
+        raise InputError(f"--weights {config.weights}: --model {name} starts from the folder of a run only")
     side: dict[str, Any] = {"image": (config.image_size,) * 2} if config.image_size else {}
     form = form_of(config, name)
     path = published(name) if config.weights == IMAGENET else config.weights
@@ -120,7 +122,7 @@ def form_of(config: Any, name: str) -> dict[str, Any]:
         InputError: an unknown name, or a variant that the network does not have.
 
     """
-    one_of("--model", name, MODELS)
-    if config.cifar_stem and not hasattr(MODELS[name](), "cifar_stem"):
+    one_of("--model", name, NETWORKS)
+    if config.cifar_stem and not hasattr(NETWORKS[name](), "cifar_stem"):
         raise InputError(f"--cifar-stem: {name} has no such variant; leave it out")
     return {"cifar_stem": True} if config.cifar_stem else {}

@@ -12,7 +12,7 @@ import pathlib
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -114,19 +114,26 @@ def read_json(path: Path, limit: int = TEXT_LIMIT) -> Any:
     return parse_json(read_text(path, limit), visible(path))
 
 
-def parse_json(text: str | bytes, where: str) -> Any:
+def parse_json(text: str | bytes, where: str, drop: Sequence[str] = ()) -> Any:
     """Return the value of a JSON text; NaN and Infinity, which older runs wrote, are read as floats.
 
     Args:
         text: the JSON text.
         where: the file's name, for the message.
+        drop: keys that are left out of every object as it is read.
 
     Raises:
         InputError: it is not JSON, or it is nested too deeply.
 
     """
+
+    def without(value: dict[str, Any]) -> dict[str, Any]:
+        for key in drop:
+            value.pop(key, None)
+        return value
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_hook=without if drop else None)
     except RecursionError:
         raise InputError(f"{where}: nested too deeply to be read") from None
     except ValueError as error:

@@ -16,8 +16,10 @@ Tree = Any  # a pytree of arrays
 # A batch maps names to arrays whose first axis is the row:
 #   "image"  [B, H, W, C] uint8 0..255, or float 0..1;  "text", "audio", "volume" likewise
 #   "label"  int [B], float [B, K], int [B, H, W], ...
-#   "mask"   [B, H, W] or [B, H, W, K], a value per pixel;  "boxes" [B, N, 4], yxyx in 0..1, with "box_mask" [B, N],
-#             1 for a box and 0 for padding
+#   "mask"   [B, H, W] or [B, H, W, K], a value per pixel
+#   "boxes"  float [B, N, 4], yxyx in 0..1, with "box_mask" [B, N], 1 for a box and 0 for padding; "box_label" int
+#             [B, N] in 0..K-1, without a class for the background; "box_crowd" [B, N], 1 for a region that neither has
+#             to be found nor counts as wrong (COCO's iscrowd, VOC's difficult); absent: none is
 #   "sample_weight"  float [B], how much a row counts in the loss; absent: all alike
 #   "row_mask"   [B], 1 for a row and 0 for padding; absent: no padding.  Training batches are padded only where
 #             devices do not divide them, or where an example could not be read.

@@ -1,18 +1,35 @@
 """Data sources, functions that return `Splits(train, valid, test)`; only `tfrecord` data import TensorFlow."""
 
+from jaxcnn.data import drawing
 from jaxcnn.data.anything import Batches, as_data, dataset
+from jaxcnn.data.coco import coco
+from jaxcnn.data.coco_masks import coco_masks
 from jaxcnn.data.core import Indexed, Resident, Splits
+from jaxcnn.data.drawn_boxes import draw_boxes
 from jaxcnn.data.files import digits, npz
 from jaxcnn.data.folder import folder
+from jaxcnn.data.formats import dense_format
 from jaxcnn.data.idx_files import idx, is_idx_folder
+from jaxcnn.data.letterbox import image_box, letterbox, unletterbox
 from jaxcnn.data.masks import masks
+from jaxcnn.data.nifti import centred, read_nifti, write_nifti
 from jaxcnn.data.splitting import stratified
 from jaxcnn.data.table import table
+from jaxcnn.data.tfds_dense import tfds_boxes, tfds_masks
 from jaxcnn.data.tfds_source import tfds
+from jaxcnn.data.voc import voc
+from jaxcnn.data.volumes import volumes
+from jaxcnn.data.yolo import yolo
 
-SOURCES = {"csv": table, "digits": digits, "folder": folder, "idx": idx, "npz": npz, "tfds": tfds}
+SOURCES = {
+    "coco": coco, "coco_masks": coco_masks, "csv": table, "digits": digits, "folder": folder, "idx": idx,
+    "masks": masks, "npz": npz, "tfds": tfds, "tfds_boxes": tfds_boxes, "tfds_masks": tfds_masks, "voc": voc,
+    "volumes": volumes, "yolo": yolo,
+}  # fmt: skip
 
 __all__ = [
-    "Batches", "Indexed", "Resident", "SOURCES", "Splits", "as_data", "dataset", "digits", "folder", "idx",
-    "is_idx_folder", "masks", "npz", "stratified", "table", "tfds",
+    "Batches", "Indexed", "Resident", "SOURCES", "Splits", "as_data", "centred", "coco", "coco_masks", "dataset",
+    "dense_format", "digits", "draw_boxes", "drawing", "folder", "idx", "image_box", "is_idx_folder", "letterbox",
+    "masks", "npz", "read_nifti", "stratified", "table", "tfds", "tfds_boxes", "tfds_masks", "unletterbox", "voc",
+    "volumes", "write_nifti", "yolo",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,11 @@ MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # number of channels to Pillow's
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def parse(record: bytes) -> tuple[bytes, int]:
-    """Return the encoded image and the label of a serialised `tf.train.Example`, without TensorFlow.
+def values_of(record: bytes) -> Mapping[str, Any]:
+    """Return the values of a serialised `tf.train.Example` by name, without TensorFlow.
 
     Raises:
-        InputError: The record is not an example, or does not have exactly one image and one label.
+        InputError: The record is not an example.
 
     """
     from google.protobuf.message import DecodeError
@@ -31,9 +32,19 @@ def parse(record: bytes) -> tuple[bytes, int]:
 
     example = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue] (made at import)
     try:
-        features = example.FromString(record).features.feature
+        return example.FromString(record).features.feature
     except DecodeError:
         raise InputError("not an example that TFDS wrote") from None
+
+
+def parse(record: bytes) -> tuple[bytes, int]:
+    """Return the encoded image and the label of a serialised `tf.train.Example`, without TensorFlow.
+
+    Raises:
+        InputError: The record is not an example, or does not have exactly one image and one label.
+
+    """
+    features = values_of(record)
     image, label = features["image"].bytes_list.value, features["label"].int64_list.value
     if len(image) != 1 or len(label) != 1:
         raise InputError(f"{len(image)} images and {len(label)} labels in an example; must be one of each")
@@ -63,10 +74,8 @@ def decode(
 
     """
     height, width, channels = shape
-    with _opened(encoded) as image:
+    with opened_encoded(encoded) as image:
         pixels = image.width * image.height
-        if pixels > PIXELS:
-            raise InputError(f"an image of more than the {PIXELS:,} pixels that are read")
         if not resized and image.size != (width, height):
             stated = f"the set states {height} x {width}; give an image size, to resize all images"
             raise InputError(f"an image of {image.height} x {image.width} pixels, but {stated}")
@@ -80,15 +89,25 @@ def decode(
             return np.asarray(cut(_in_mode(image, MODES[channels]), part, (height, width)), np.uint8).reshape(shape)
 
 
-def _opened(encoded: bytes) -> Any:
+def opened_encoded(encoded: bytes) -> Any:
+    """Open an encoded image of Pillow's, which is not decoded yet.
+
+    Raises:
+        InputError: It is in another format, or has too many pixels.
+
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        return Image.open(io.BytesIO(encoded), formats=FORMATS)
+        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     except UnidentifiedImageError:
         raise InputError(f"none of {', '.join(FORMATS)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow's own limits are higher
         raise InputError(f"an image of more than the {PIXELS:,} pixels that are read") from None
+    if image.width * image.height > PIXELS:
+        image.close()
+        raise InputError(f"an image of more than the {PIXELS:,} pixels that are read")
+    return image
 
 
 def _in_mode(image: Any, mode: str) -> Any:

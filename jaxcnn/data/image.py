@@ -85,7 +85,7 @@ def decode(
             part = shown(image.size if turn > 4 else image.size[::-1], size, resize, crop_ratio, window)
             part = drafted(image, part, window is None, turn > 4)
         with room(image):
-            plain = _turned(_plain(image, mode, dark), turn)
+            plain = turned(_plain(image, mode, dark), turn)
             if size is not None:
                 part = part or shown(plain.size[::-1], size, resize, crop_ratio, window)
                 plain = cut(plain, part, size)
@@ -171,8 +171,14 @@ def cut(image: Any, part: Part, size: Sides) -> Any:
     return padded
 
 
-def _turned(image: Any, turn: int) -> Any:
-    """Turn and mirror a decoded image as EXIF's number for its orientation asks."""
+def turned(image: Any, turn: int) -> Any:
+    """Turn and mirror a decoded image as EXIF's number for its orientation asks.
+
+    Args:
+        image: an image of Pillow's.
+        turn: 1 to 8; 1 leaves it as it is.
+
+    """
     from PIL import Image
 
     how = Image.Transpose

@@ -9,12 +9,13 @@ import numpy as np
 
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
-from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, sides, taken
-from jaxcnn.data.image import Resize, head, shown
+from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, sides
+from jaxcnn.data.image import Resize, head
 from jaxcnn.data.image_file import ENDINGS, opened_image, room
 from jaxcnn.data.listing import TEST, TRAIN, VALID
+from jaxcnn.data.pixel_labels import resized, rows, stated_size
 from jaxcnn.data.reader import Form, Reader, each
-from jaxcnn.data.splitting import cut
+from jaxcnn.data.splitting import parted
 
 IMAGES, MASKS = ("images", "image", "imgs"), ("masks", "mask", "labels", "label", "annotations")
 LOOKED_AT = 64  # masks to check for the values that they use, if the values are not given
@@ -34,6 +35,7 @@ def masks(
     seed: int = 0,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
+    group: str | None = None,
     resident_bytes: int = 2**30,
     on_bad: OnBad | None = None,
 ) -> Splits:
@@ -53,6 +55,7 @@ def masks(
         seed: seed of the splits.
         validation_fraction: share of the training rows to validate on, if there is no folder for them.
         test_fraction: share of all rows to test on, if there is no folder for them.
+        group: see `jaxcnn.data.voc`.
         resident_bytes: sets with more decoded bytes are read as needed instead of being held in memory.
         on_bad: called with a message and a count for each pair that is not readable, which is then left out (or has
             `row_mask = 0` if rows are read as needed); None to raise.
@@ -68,15 +71,16 @@ def masks(
     path = pathlib.Path(path)
     found = _parts(path)
     listed = {part: _pairs(root) for part, root in found.items()}
-    rows = [pair for pairs in listed.values() for pair in pairs]
-    read = _Pairs(rows, Form(sides(size), resize), classes, values, ignore_label, on_bad)
+    read = _Pairs(
+        [pair for pairs in listed.values() for pair in pairs],
+        Form(sides(size), resize),
+        classes,
+        values,
+        ignore_label,
+        on_bad,
+    )
     held = {part: read.data(pairs, resident_bytes, path) for part, pairs in listed.items()}
-    train, alike = held["train"], np.zeros(held["train"].size, np.int32)
-    if "test" not in held:
-        train, held["test"], alike = cut(train, alike, test_fraction, seed, "test_fraction")
-    if "valid" not in held:
-        train, held["valid"], _ = cut(train, alike, validation_fraction, seed)
-    return Splits(train, held["valid"], held["test"])
+    return parted(held, seed, validation_fraction, test_fraction, group)
 
 
 def _parts(path: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -129,7 +133,7 @@ class _Pairs:
 
     def __init__(
         self,
-        rows: list[Pair],
+        pairs: list[Pair],
         form: Form,
         classes: Sequence[str] | None,
         values: Values | None,
@@ -138,10 +142,10 @@ class _Pairs:
     ) -> None:
         if not 0 <= ignore_label <= 255:
             raise InputError(f"ignore_label={ignore_label}: must be in 0..255")
-        self.images = Reader([image for image, _ in rows], form, on_bad)
+        self.images = Reader([image for image, _ in pairs], form, on_bad)
         self.form, self.ignore, self.on_bad = form, ignore_label, on_bad
-        used = self._found([mask for _, mask in rows], classes) if values is None else values
-        self.table = _table(used, ignore_label)
+        used = self._found([mask for _, mask in pairs], classes) if values is None else values
+        self.table = value_table(used, ignore_label)
         count = len(self.table)
         self.classes = tuple(classes) if classes is not None else tuple(map(str, range(count)))
         if len(self.classes) != count or count < 2:
@@ -165,51 +169,20 @@ class _Pairs:
 
     def row(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         """Return an image `[H, W, C]` and its mask `[H, W]`, uint8."""
-        from PIL import Image
-
         image, (path, mask) = self.images.decode(pair[0]), pair
         pixels = _pixels(mask)
-        stored = head(path).size
-        if pixels.shape[:2] != stored:
-            sizes = f"{pixels.shape[0]} x {pixels.shape[1]} pixels, its image {stored[0]} x {stored[1]}"
-            raise InputError(f"{visible(mask)}: a mask of {sizes}; they must have one size")
-        labels = _labels(pixels, self.table, self.ignore, mask)
-        if self.form.size is not None:
-            (top, left, high, wide), inner = shown(stored, self.form.size, self.form.resize, self.form.crop_ratio, None)
-            box = (max(left, 0), max(top, 0), min(left + wide, stored[1]), min(top + high, stored[0]))
-            small = Image.fromarray(labels).resize((inner[1], inner[0]), Image.Resampling.NEAREST, box=box)
-            labels = np.full(self.form.size, self.ignore, np.uint8)
-            down, right = ((n - m) // 2 for n, m in zip(self.form.size, inner, strict=True))
-            labels[down : down + inner[0], right : right + inner[1]] = np.asarray(small)
-        return image, labels
+        stated_size(pixels, head(path).size, visible(mask))
+        return image, resized(labels_of(pixels, self.table, self.ignore, mask), self.form, self.ignore)
 
     def data(self, pairs: list[Pair], resident_bytes: int, top: pathlib.Path) -> Resident | Indexed:
         """Hold the rows of a part in memory if they fit; otherwise read them as needed."""
         pairs = [pair for pair in pairs if pair[0] not in self.images.bad]
         names = tuple(image.relative_to(top).as_posix() for image, _ in pairs)
-        height, width = self.images.size
-        shape, row = (height, width, 1 if self.images.mode == "L" else 3), self.images.guarded(self.row)
-
-        def read(rows: np.ndarray) -> dict[str, np.ndarray]:
-            found = each(row, [pairs[i] for i in rows])
-            image, mask = np.zeros((len(found), *shape), np.uint8), np.full((len(found), height, width), self.ignore)
-            for i, both in enumerate(found):
-                if both is not None:
-                    image[i], mask[i] = both
-            batch = {"image": image, "mask": mask.astype(np.uint8)}
-            good = np.array([both is not None for both in found], np.float32)
-            return batch | ({} if self.on_bad is None else {"row_mask": good})
-
-        if len(pairs) * height * width * (shape[-1] + 1) > resident_bytes:
-            return Indexed(read, len(pairs), self.classes, names=names)
-        rows = read(np.arange(len(pairs)))
-        kept = np.flatnonzero(rows.pop("row_mask", np.ones(len(pairs))))
-        if not len(kept):
-            raise InputError(f"{visible(top)}: no pair of image and mask is readable; replace them")
-        return Resident({name: x[kept] for name, x in rows.items()}, self.classes, names=taken(names, kept))
+        shape = (*self.images.size, 1 if self.images.mode == "L" else 3)
+        return rows(self.row, pairs, shape, self.ignore, self.classes, names, resident_bytes, self.on_bad, top)
 
 
-def _table(values: Values, ignore_label: int) -> dict[Any, int]:
+def value_table(values: Values, ignore_label: int) -> dict[Any, int]:
     """Return a dict from the value or colour of a pixel to its class."""
     try:
         given: Any = np.asarray(values)
@@ -239,7 +212,7 @@ def _pixels(path: pathlib.Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def _labels(pixels: np.ndarray, table: Mapping[Any, int], ignore: int, path: pathlib.Path) -> np.ndarray:
+def labels_of(pixels: np.ndarray, table: Mapping[Any, int], ignore: int, path: pathlib.PurePath) -> np.ndarray:
     """Return the class of each pixel, uint8; refuse a value that is no class."""
     colours = isinstance(next(iter(table)), tuple)
     if colours != (pixels.ndim == 3):

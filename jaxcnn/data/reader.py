@@ -59,6 +59,7 @@ class Reader:
             raise InputError(f"channels={form.channels}: must be 1 or 3, or None to read it from the files")
         self.form, self.on_bad = form, on_bad
         self.bad: set[pathlib.Path] = set()
+        self.heads: dict[pathlib.Path, Head] = {}
         if form.size is not None and form.channels is not None:
             self.size, self.mode = form.size, MODES[form.channels]
         else:
@@ -68,7 +69,8 @@ class Reader:
         """Read the headers of all files; return Pillow's mode and the size of the rows."""
         read = zip(files, each(self.guarded(head), files), strict=True)
         heads = [(file, found) for file, found in read if found is not None]
-        self.bad = set(files) - {file for file, _ in heads}
+        self.heads = dict(heads)
+        self.bad = set(files) - self.heads.keys()
         if not heads:
             raise InputError(f"{visible(files[0].parent.parent)}: no image is readable; replace them")
         gray = sum(found.gray for _, found in heads)
@@ -106,20 +108,8 @@ class Reader:
             )  # fmt: skip
 
     def guarded(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap `fn` to call `on_bad` and return None for an unreadable file, or to raise if there is no `on_bad`."""
-
-        def tried(*arguments: Any) -> Any:
-            try:
-                return fn(*arguments)
-            except InputError as error:
-                if self.on_bad is None:
-                    raise InputError(
-                        f"{error}, or leave out unreadable images with on_bad= (--on-bad-example skip)"
-                    ) from error
-                self.on_bad(str(error), 1)
-                return None
-
-        return tried
+        """Wrap `fn` as `guarded` does, with the `on_bad` of this reader."""
+        return guarded(fn, self.on_bad)
 
     def readable(self, files: list[pathlib.Path], label: np.ndarray) -> tuple[list[pathlib.Path], np.ndarray]:
         """Leave out the files whose header could not be read.
@@ -163,7 +153,7 @@ class Reader:
             InputError: No image is readable.
 
         """
-        names = tuple(file.relative_to(top).as_posix() if file.is_relative_to(top) else str(file) for file in files)
+        names = tuple(relative(file, top) for file in files)
         shape = (*self.size, 1 if self.mode == "L" else 3)
         if training is None and len(files) * int(np.prod(shape)) <= resident_bytes:
             images, kept = _decoded(self.guarded(self.decode), files, shape)
@@ -198,6 +188,28 @@ class Reader:
             return batch(rows, (*training.size, shape[-1]), each(self.guarded(crop), [files[i] for i in rows], seeds))
 
         return dataclasses.replace(data, read_train=read_train)
+
+
+def relative(file: pathlib.Path, top: pathlib.Path) -> str:
+    """Return the name of a row: its file, relative to the folder of the set if it is inside."""
+    return file.relative_to(top).as_posix() if file.is_relative_to(top) else str(file)
+
+
+def guarded(fn: Callable[..., Any], on_bad: OnBad | None) -> Callable[..., Any]:
+    """Wrap `fn` to call `on_bad` and return None for an unreadable file, or to raise if there is no `on_bad`."""
+
+    def tried(*arguments: Any) -> Any:
+        try:
+            return fn(*arguments)
+        except InputError as error:
+            if on_bad is None:
+                raise InputError(
+                    f"{error}, or leave out unreadable images with on_bad= (--on-bad-example skip)"
+                ) from error
+            on_bad(str(error), 1)
+            return None
+
+    return tried
 
 
 def _decoded(decode: Any, files: list[pathlib.Path], shape: tuple[int, ...]) -> tuple[np.ndarray, list[int]]:

@@ -1,10 +1,18 @@
 """Stratified splits: every class keeps its share."""
 
+import logging
+import pathlib
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
+from jaxcnn.data.core import Splits
+
+log = logging.getLogger("jaxcnn")
 
 
 def stratified(label: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -89,3 +97,73 @@ def check_fraction(name: str, fraction: float, rows: int) -> None:
     if fraction and not 0 < round(fraction * rows) < rows:
         part, fix = ("no row", "more") if round(fraction * rows) == 0 else ("every row", "less")
         raise InputError(f"{name}={fraction}: cuts {part} out of {rows}; give {fix}")
+
+
+def tested(found: dict[str, Any], where: pathlib.Path) -> dict[str, Any]:
+    """Make the validation part the test part if there is no other, and log that.
+
+    Args:
+        found: dict from `train`, `valid` and `test` to anything.
+        where: the data set, for messages.
+
+    Raises:
+        InputError: There is no training part.
+
+    """
+    if "train" not in found:
+        raise InputError(f"{visible(where)}: no training part, only {', '.join(found) or 'nothing'}; add one")
+    if "test" not in found and "valid" in found:
+        log.warning("%s: the validation part is the test part, because there is no other", visible(where))
+        return {"test" if part == "valid" else part: x for part, x in found.items()}
+    return found
+
+
+def parted(
+    held: Mapping[str, Any], seed: int, validation_fraction: float, test_fraction: float, group: str | None = None
+) -> Splits:
+    """Cut the parts that are missing from the training rows, at random.
+
+    Args:
+        held: dict from `train` and possibly `valid` and `test` to data sets.
+        seed: seed of the splits.
+        validation_fraction: share of the training rows to validate on.
+        test_fraction: share of all rows to test on.
+        group: regular expression for the names of rows; rows with the same first group of a match, or the same match,
+            are in one part. None for no groups.
+
+    Raises:
+        InputError: A share is out of range, or leaves a part without rows; or a name has no match.
+
+    """
+    train, parts = held["train"], dict(held)
+    for part, fraction, name in (
+        ("test", test_fraction, "test_fraction"),
+        ("valid", validation_fraction, "validation_fraction"),
+    ):
+        if part in parts:
+            continue
+        if group is not None and fraction:
+            train, parts[part] = _cut_groups(train, group, fraction, seed, name)
+        else:
+            train, parts[part], _ = cut(train, np.zeros(train.size, np.int32), fraction, seed, name)
+    return Splits(train, parts["valid"], parts["test"])
+
+
+def _cut_groups(data: Any, pattern: str, fraction: float, seed: int, name: str) -> tuple[Any, Any]:
+    """Split off whole groups of rows, as many rows as come closest to the share."""
+    check_fraction(name, fraction, data.size)
+    try:
+        matches = [re.search(pattern, row) for row in data.names]
+    except re.error as error:
+        raise InputError(f"group={pattern!r}: not a regular expression ({error})") from error
+    alone = next((row for row, match in zip(data.names, matches, strict=True) if match is None), None)
+    if alone is not None:
+        raise InputError(f"group={pattern!r}: {visible(alone)} has no match; each name must have one")
+    known = [match[1 if match.re.groups else 0] or "" for match in matches if match is not None]
+    names, index, counts = np.unique(known, return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        raise InputError(f"group={pattern!r}: all rows are of the group {visible(names[0])!r}; there must be two")
+    order = np.random.default_rng(seed).permutation(len(names))
+    far = np.abs(np.cumsum(counts[order])[:-1] - fraction * data.size)
+    chosen = np.isin(index, order[: int(far.argmin()) + 1])
+    return data.take(np.flatnonzero(~chosen)), data.take(np.flatnonzero(chosen))

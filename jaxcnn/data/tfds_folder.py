@@ -236,6 +236,13 @@ def check_features(image: Any, label: Any, where: str) -> None:
         InputError: The image shape or the number of classes is out of range.
 
     """
+    check_image(image, where)
+    if not isinstance(label.num_classes, int) or not 1 <= label.num_classes <= CLASSES:
+        raise InputError(f"{where}: {label.num_classes} classes; must be 1 to {CLASSES:,}")
+
+
+def check_image(image: Any, where: str) -> None:
+    """Refuse images of an implausible size, see `check_features`."""
     shape = image.shape
     sides = [1 if n is None else n for n in shape]
     whole = len(shape) == 3 and all(isinstance(n, int) and n >= 1 for n in sides)
@@ -244,8 +251,6 @@ def check_features(image: Any, label: Any, where: str) -> None:
             f"{where}: images of shape {visible(shape)}; "
             f"must be [H, W, C] with 1 to 4 channels and at most {VALUES:,} values"
         )
-    if not isinstance(label.num_classes, int) or not 1 <= label.num_classes <= CLASSES:
-        raise InputError(f"{where}: {label.num_classes} classes; must be 1 to {CLASSES:,}")
 
 
 def check_rows(info: Any, name: str, where: str) -> None:

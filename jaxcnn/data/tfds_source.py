@@ -31,6 +31,7 @@ from jaxcnn.data.splitting import cut
 from jaxcnn.data.tfds_folder import HOMELESS, NAME, check, check_features, check_rows, find, prepared_names
 from jaxcnn.data.tfrecord import Stream, tensorflow
 
+AS_RECORDS = "prepare it as array_record (tfds convert_format --out_file_format array_record)"
 NEEDS_TENSORFLOW = "needs TensorFlow: pip install -e '.[tfds]' in the clone of jaxcnn"
 
 
@@ -103,27 +104,21 @@ def _held(
     drawn: Training | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the parts, each in memory if it fits."""
-    builder = _builder(name, data_dir)
+    builder = builder_of(name, data_dir)
     image, label = _features(builder, name)
     sizes = form.size
     if sizes is None and None in image.shape:
         raise InputError(f"{name}: images of several sizes; give an image size to resize them to, such as 64")
-    if not builder.is_prepared():
-        _prepare(builder, name, download)
-    kind = builder.info.file_format.value
-    if kind not in ("array_record", "tfrecord"):
-        raise InputError(f"{name}: prepared in {builder.data_path} as {kind}; prepare it as array_record or tfrecord")
-    by_number = kind == "array_record"
+    by_number = prepare(builder, name, download)
     if not by_number and importlib.util.find_spec("tensorflow") is None:
-        raise InputError(f"{name}: prepared in {builder.data_path} as {kind}, which {NEEDS_TENSORFLOW}")
+        raise InputError(f"{name}: prepared in {builder.data_path} as tfrecord, which {NEEDS_TENSORFLOW}")
     if not by_number and (drawn or form.resize != "squash"):
-        fix = "prepare it as array_record (tfds convert_format --out_file_format array_record)"
         raise InputError(
-            f"{name}: prepared in {builder.data_path} as {kind}, which is only resized by squashing; {fix}"
+            f"{name}: prepared in {builder.data_path} as tfrecord, which is only resized by squashing; {AS_RECORDS}"
         )
     shape = (*(sizes or image.shape[:2]), image.shape[-1] or 3)
     classes, held = tuple(label.names), {}
-    for part, split in _parts(builder, name).items():
+    for part, split in splits_of(builder, name).items():
         check_rows(builder.info.splits[split.partition("[")[0]], split.partition("[")[0], str(builder.data_path))
         if on_bad is None:
             refuse_unstated(builder, split)
@@ -166,7 +161,7 @@ def _unpacked(found: dict[str, np.ndarray] | None) -> dict[str, Any] | None:
     return {part: Resident({c: found[f"{part} {c}"] for c in ("image", "label")}, classes) for part in parts}
 
 
-def _builder(name: str, data_dir: Any) -> Any:
+def builder_of(name: str, data_dir: Any) -> Any:
     """Return the builder of a set that TFDS has code for, or that only has prepared files."""
     import tensorflow_datasets as library
 
@@ -207,6 +202,26 @@ def _prepared(library: Any, name: str, data_dir: Any, known: list[str]) -> pathl
     near = difflib.get_close_matches(re.split("[/:]", name)[0].lower(), known, 1)
     fix = f"did you mean {near[0]!r}?" if near else "the names are on https://www.tensorflow.org/datasets/catalog"
     raise InputError(f"unknown to TFDS, and not prepared in its folder; {fix}")
+
+
+def prepare(builder: Any, name: str, download: bool) -> bool:
+    """Prepare a set unless it is prepared; return whether its rows are read by number, as `array_record`.
+
+    Args:
+        builder: the set.
+        name: its name, for messages.
+        download: whether it may be downloaded.
+
+    Raises:
+        InputError: It is not prepared and cannot be, or is prepared in another format.
+
+    """
+    if not builder.is_prepared():
+        _prepare(builder, name, download)
+    kind = builder.info.file_format.value
+    if kind not in ("array_record", "tfrecord"):
+        raise InputError(f"{name}: prepared in {builder.data_path} as {kind}; prepare it as array_record or tfrecord")
+    return kind == "array_record"
 
 
 def _prepare(builder: Any, name: str, download: bool) -> None:
@@ -268,7 +283,7 @@ def _features(builder: Any, name: str) -> tuple[Any, Any]:
     return image, label
 
 
-def _parts(builder: Any, name: str) -> dict[str, str]:
+def splits_of(builder: Any, name: str) -> dict[str, str]:
     """Return a dict from part to TFDS split; without a split to test on, a fifth of the training rows is used."""
     splits = builder.info.splits
     if "train" not in splits:

@@ -24,6 +24,7 @@ class ConvNorm(nn.Module):
         strides: one number, or one per spatial axis.
         padding: as in `ops.conv`.
         groups: number of groups of channels that are convolved separately.
+        dilation: distance between the taps of the kernel, in pixels: one number, or one per spatial axis.
         pool: size of a max pooling before the norm; 1 for none.
         use_bias: add a bias to the convolution.
         norm: makes a module that is called as `norm(x, train=, mask=)`.
@@ -37,6 +38,7 @@ class ConvNorm(nn.Module):
     strides: int | Sequence[int] = 1
     padding: str | int | Sequence[tuple[int, int]] = "SAME"
     groups: int = 1
+    dilation: int | Sequence[int] = 1
     pool: int = 1
     use_bias: bool = False
     norm: Callable[..., nn.Module] = BatchNorm
@@ -46,7 +48,8 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
         """Map `[B, *spatial, C]` to `[B, *out, features]`; pooling before the norm makes the norm cheaper."""
-        options = {"groups": self.groups, "use_bias": self.use_bias, "pool": self.pool, "dtype": self.dtype}
+        options = {"dilation": self.dilation, "groups": self.groups, "use_bias": self.use_bias, "pool": self.pool}
+        options["dtype"] = self.dtype
         x = Conv(self.features, self.kernel_size, self.strides, self.padding, **options, name="conv")(x)
         return self.activation(self.norm(dtype=self.dtype, name="norm")(x, train=train, mask=row_mask))
 

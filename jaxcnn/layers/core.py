@@ -64,6 +64,7 @@ class Conv(nn.Module):
     pool: int = 1
     dtype: Any = None
     kernel_init: Callable[..., Array] = KERNEL_INIT
+    bias_init: Callable[..., Array] = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -78,7 +79,7 @@ class Conv(nn.Module):
             x.astype(dtype.compute), kernel.astype(dtype.compute),
             strides=self.strides, padding=self.padding, dilation=self.dilation, groups=self.groups,
         )  # fmt: skip
-        return _with_bias(self, y) if self.use_bias else y
+        return _with_bias(self, y, self.bias_init) if self.use_bias else y
 
 
 class ConvTranspose(nn.Module):
@@ -121,8 +122,8 @@ def _check_channels(module: nn.Module, shape: tuple[int, ...], groups: int) -> N
             )
 
 
-def _with_bias(module: nn.Module, y: Array) -> Array:
-    bias = module.param("bias", nn.initializers.zeros, (y.shape[-1],), jnp.float32)
+def _with_bias(module: nn.Module, y: Array, init: Callable[..., Array] = nn.initializers.zeros) -> Array:
+    bias = module.param("bias", init, (y.shape[-1],), jnp.float32)
     return y + lax.broadcast_to_rank(bias.astype(y.dtype), y.ndim)
 
 

@@ -1,8 +1,9 @@
 """Base classes of models: features followed by a head, and the common form with a stem and stages of blocks."""
 
 import functools
+import math
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -56,11 +57,13 @@ class Network(nn.Module):
     Attributes:
         smallest: side of the smallest image that works.
         default_image: height, width and channels of the images that the model was designed for.
+        background: 1 if the last layer has a logit for the background in front of those of the classes.
 
     """
 
     smallest = 1
     default_image = (224, 224, 3)
+    background = 0
 
     def __post_init__(self) -> None:
         """Turn the name of a dtype into the dtype, or refuse it."""
@@ -134,3 +137,32 @@ def check_side(x: Array, smallest: int, cifar_stem: bool = False) -> None:
         raise InputError(
             f"image shape {tuple(x.shape)}: must be at least {smallest}x{smallest} pixels; enlarge it{hint}"
         )
+
+
+def feature_levels(encoder: Any, x: Array, features: Mapping[str, Array]) -> dict[int, Array]:
+    """Return the last feature of each resolution of a network.
+
+    Args:
+        encoder: the network, which messages name.
+        x: images `[B, *spatial, C]`.
+        features: what its `features` made of them, the finest first.
+
+    Returns:
+        Level to feature `[B, *spatial, C]`; level `i` has `2**i` times coarser pixels than the image.
+
+    Raises:
+        InputError: a feature has other axes than the image.
+
+    """
+    found: dict[int, Array] = {}
+    level, before = 0, max(x.shape[1:-1])
+    for name, y in features.items():
+        if y.ndim != x.ndim:
+            raise InputError(
+                f"{type(encoder).__name__}: its {name} has shape {tuple(y.shape)}; must have features with the axes of "
+                "the image, as residual networks do"
+            )
+        # level by level, because sizes are rounded: 65 pixels become 33, 17, 9, 5 and 3
+        level, before = level + round(math.log2(before / max(y.shape[1:-1]))), max(y.shape[1:-1])
+        found[level] = y
+    return found

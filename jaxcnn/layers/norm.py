@@ -1,4 +1,4 @@
-"""Norms: over the rows of all devices, and over the channels of a place."""
+"""Norms: over the rows of all devices, over groups of channels of an image, and over the channels of a place."""
 
 import functools
 import math
@@ -12,7 +12,7 @@ from jax import lax
 
 from jaxcnn.core.collectives import all_sum
 from jaxcnn.core.precision import policy, promote_float32
-from jaxcnn.core.types import Tree
+from jaxcnn.core.types import InputError, Tree
 from jaxcnn.ops.pooling import align_mask
 from jaxcnn.ops.sums import channel_sums, spread
 
@@ -30,7 +30,8 @@ class BatchNorm(nn.Module):
     less where a training step says that they are young: see `young`.
 
     Rows are those of the axis `"data"` where it is bound, and of all devices under jit; `jaxcnn.core.collectives.over`
-    names another axis.
+    names another axis. With `frozen`, training uses the running statistics, too, and changes neither these nor scale
+    and bias.
 
     Raises:
         InputError: `mask` has another shape than leading axes of the input, the input is not floating point, or another
@@ -42,6 +43,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     dtype: Any = None
     scale_init: Callable[..., Array] = nn.initializers.ones
+    frozen: bool = False
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, mask: Array | None = None) -> Array:
@@ -60,6 +62,8 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, c, jnp.float32)
         scale = self.param("scale", self.scale_init, c, dtype.params)
         bias = self.param("bias", nn.initializers.zeros, c, dtype.params)
+        if self.frozen:
+            train, scale, bias = False, lax.stop_gradient(scale), lax.stop_gradient(bias)
         if not (train and self.is_mutable_collection("batch_stats")):
             factor = lax.rsqrt(running_var.value + self.epsilon) * scale
             return _shift_and_scale(x, running_mean.value, factor, bias).astype(dtype.compute)
@@ -194,6 +198,61 @@ class LayerNorm(nn.Module):
         centred = wide - wide.mean(-1, keepdims=True)
         y = centred * lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
         return (y * lax.broadcast_to_rank(scale, x.ndim) + lax.broadcast_to_rank(bias, x.ndim)).astype(dtype.compute)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation: over the places and the channels of a group, in each row alone (Wu and He, 2018).
+
+    It is called like `BatchNorm`, and does the same in training and in prediction, whatever the size of the batch.
+
+    Attributes:
+        groups: number of groups; where the channels are no multiple of it, the greatest common divisor of both.
+        epsilon: added to the variance.
+        dtype: as in `precision.policy`.
+
+    Reference: Wu and He, 2018, arXiv:1803.08494.
+
+    """
+
+    groups: int = 32
+    epsilon: float = 1e-5
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False, mask: Array | None = None) -> Array:
+        """Normalise `[B, *spatial, C]`.
+
+        Args:
+            x: the array; statistics are float32 or wider.
+            train: not used.
+            mask: as in `BatchNorm`; one of whole rows, `[B]`, changes nothing, because rows do not mix.
+
+        Raises:
+            InputError: the number of groups is below 1, or the mask does not fit.
+
+        """
+        del train
+        if self.groups < 1:
+            raise InputError(f"groups={self.groups}: must be at least 1")
+        c, dtype = x.shape[-1], policy(self.dtype, x)
+        scale = self.param("scale", nn.initializers.ones, (c,), dtype.params)
+        bias = self.param("bias", nn.initializers.zeros, (c,), dtype.params)
+        places, wide = tuple(range(1, x.ndim - 1)), promote_float32(x)
+        weight = jnp.ones((1,) * x.ndim, wide.dtype) if mask is None or mask.ndim < 2 else align_mask(mask, x)
+        weight = weight.astype(wide.dtype)
+        if mask is not None and mask.ndim >= 2:  # 0 x NaN is NaN, and padding may be anything
+            wide = jnp.where((weight != 0) | jnp.isfinite(wide), wide, 0)
+        count = weight.sum(places, keepdims=True) * _each(x[:1], weight[:1])
+        size = c // math.gcd(self.groups, c)
+
+        def mean(values: Array) -> Array:
+            sums = (values * weight).sum(places, keepdims=True)
+            total = sums.reshape(*sums.shape[:-1], -1, size).sum(-1)
+            return jnp.repeat(total / jnp.maximum(count * size, 1), size, -1)
+
+        centred = wide - mean(wide)
+        factor = lax.rsqrt(mean(jnp.square(centred)) + self.epsilon) * lax.broadcast_to_rank(scale, x.ndim)
+        return (centred * factor + lax.broadcast_to_rank(bias, x.ndim)).astype(dtype.compute)
 
 
 class LayerScale(nn.Module):

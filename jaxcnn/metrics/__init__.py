@@ -14,6 +14,7 @@ The same rules hold for every metric:
 """
 
 from jaxcnn.core.types import Count, Mean
+from jaxcnn.metrics.average_precision import AveragePrecision, average_precision
 from jaxcnn.metrics.curves import (
     PrecisionRecall,
     RiskCoverage,
@@ -66,12 +67,12 @@ from jaxcnn.metrics.sums import (
 from jaxcnn.metrics.table import ClassificationReport, classification_report
 
 __all__ = [
-    "Agreement", "Calibration", "ClassificationReport", "Confusion", "Count", "Histograms", "Interval", "McNemar",
-    "Mean", "MultilabelConfusion", "Overlap", "PrecisionRecall", "R2", "Reliability", "RiskCoverage", "Roc",
-    "RootMean", "accuracy", "accuracy_of", "agreement", "balanced_accuracy", "binned_scores", "bootstrap_interval",
-    "box_iou", "brier", "calibration", "classification_report", "coco_scores", "cohen_kappa", "components",
-    "confusion", "count", "dice", "f1", "hausdorff95", "iou", "log_loss", "log_odds", "mae", "matthews", "mcnemar",
-    "mean", "multilabel_accuracy", "multilabel_confusion", "overlap", "paired_bootstrap", "pr_auc", "pr_curve",
-    "precision", "predicted_class", "psnr", "r2", "rand_fscore", "recall", "report", "risk_coverage", "rmse",
-    "roc_auc", "roc_curve", "ssim", "top_k", "true_class", "wilson_interval",
+    "Agreement", "AveragePrecision", "Calibration", "ClassificationReport", "Confusion", "Count", "Histograms",
+    "Interval", "McNemar", "Mean", "MultilabelConfusion", "Overlap", "PrecisionRecall", "R2", "Reliability",
+    "RiskCoverage", "Roc", "RootMean", "accuracy", "accuracy_of", "agreement", "average_precision", "balanced_accuracy",
+    "binned_scores", "bootstrap_interval", "box_iou", "brier", "calibration", "classification_report", "coco_scores",
+    "cohen_kappa", "components", "confusion", "count", "dice", "f1", "hausdorff95", "iou", "log_loss", "log_odds",
+    "mae", "matthews", "mcnemar", "mean", "multilabel_accuracy", "multilabel_confusion", "overlap", "paired_bootstrap",
+    "pr_auc", "pr_curve", "precision", "predicted_class", "psnr", "r2", "rand_fscore", "recall", "report",
+    "risk_coverage", "rmse", "roc_auc", "roc_curve", "ssim", "top_k", "true_class", "wilson_interval",
 ]  # fmt: skip

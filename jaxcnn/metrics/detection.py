@@ -2,6 +2,9 @@
 
 The results equal those of pycocotools: overlap thresholds from .5 to .95 in steps of .05, precision at 101 recalls, and
 at most 100 boxes per image and class. Crowds and boxes outside an area range are ignored.
+
+Boxes here are x0, y0, x1, y1, as in COCO's tools. Boxes yxyx, as in a batch, give the same values, because swapping the
+axes changes neither overlaps nor areas; only predictions and truths must agree. The area ranges need pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,8 +34,8 @@ def coco_scores(predictions: Sequence[Mapping[str, Any]], truths: Sequence[Mappi
     """Compare predicted boxes with true boxes.
 
     Args:
-        predictions: per image, `"boxes" [N, 4]` (x0, y0, x1, y1 in pixels), `"scores" [N]`, `"labels" [N]` (any
-            integers).
+        predictions: per image, `"boxes" [N, 4]` (x0, y0, x1, y1 in pixels, or all yxyx), `"scores" [N]`, `"labels" [N]`
+            (any integers).
         truths: per image, in the same order, `"boxes" [M, 4]`, `"labels" [M]`; optional `"iscrowd" [M]`, true for a
             region with many objects, and `"area" [M]`, used for the size ranges (by default the area of the box).
 
@@ -79,7 +82,7 @@ def box_iou(a: np.ndarray, b: np.ndarray, iscrowd: np.ndarray | None = None) -> 
     """Return the overlap of boxes `[N, 4]` with boxes `[M, 4]`, as `[N, M]`: intersection over union.
 
     Args:
-        a: boxes as x0, y0, x1, y1.
+        a: boxes as x0, y0, x1, y1, or yxyx.
         b: boxes in the same form.
         iscrowd: `[M]`, true for crowds of `b`; their overlap is the intersection over the area of `a`.
 

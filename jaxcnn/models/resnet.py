@@ -4,7 +4,8 @@ Variants are ResNeXt (Xie et al., 2016, arXiv:1611.05431), wide networks (Zagoru
 arXiv:1605.07146), networks with squeeze and excitation (Hu et al., 2017, arXiv:1709.01507) or CBAM (Woo et al., 2018,
 arXiv:1807.06521), and the paper's networks for CIFAR. Unlike the paper, the 3x3 convolution of a bottleneck has the
 stride, and every shortcut that changes the shape has a projection (except in the networks for CIFAR). With
-`cifar_stem=True` the stem is the paper's for CIFAR, 3x3 without stride or pooling.
+`cifar_stem=True` the stem is the paper's for CIFAR, 3x3 without stride or pooling. The last stages may dilate their
+kernels instead of striding (Yu and Koltun, 2015, arXiv:1511.07122), which changes no parameter.
 """
 
 import functools
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import ops
+from jaxcnn.core.types import InputError
 from jaxcnn.layers import CBAM, BatchNorm, ConvNorm, Dense, Dropout, DropPath, SqueezeExcite, Staged
 
 Array = jax.Array
@@ -23,10 +25,14 @@ Attention = Callable[..., nn.Module]  # (channels, dtype=, name=) -> a module th
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions, or with `bottleneck` 1x1, 3x3 and 1x1, added to their input."""
+    """Two 3x3 convolutions, or with `bottleneck` 1x1, 3x3 and 1x1, added to their input.
+
+    `dilations` are those of the 3x3 convolution with the stride, and of the one behind it.
+    """
 
     width: int
     strides: int = 1
+    dilations: tuple[int, int] = (1, 1)
     bottleneck: bool = False
     inner: int = 0
     groups: int = 1
@@ -41,20 +47,21 @@ class Residual(nn.Module):
     def __call__(self, x: Array, *, train: bool, row_mask: Array | None = None) -> Array:
         """Map `[B, H, W, C]` to `[B, H / strides, W / strides, width]`, or four times the width with `bottleneck`."""
 
-        def make(name: str, width: int, window: int, strides: int = 1, **options: Any) -> ConvNorm:
-            options = {"norm": self.norm, "dtype": self.dtype, "name": name} | options
-            return ConvNorm(width, (window, window), strides, window // 2, **options)
+        def make(name: str, width: int, window: int, strides: int = 1, dilation: int = 1, **options: Any) -> ConvNorm:
+            options = {"norm": self.norm, "dtype": self.dtype, "name": name, "dilation": dilation} | options
+            return ConvNorm(width, (window, window), strides, window // 2 * dilation, **options)
 
         linear: dict[str, Any] = {"activation": lambda x: x}
         zero: dict[str, Any] = {"norm": functools.partial(self.norm, scale_init=nn.initializers.zeros)}
         last = linear | zero if self.zero_init else linear
         if self.bottleneck:
             out, inner = 4 * self.width, self.inner or self.width
-            middle = make("conv2", inner, 3, self.strides, groups=self.groups)
+            middle = make("conv2", inner, 3, self.strides, self.dilations[0], groups=self.groups)
             layers = [make("conv1", inner, 1), middle, make("conv3", out, 1, **last)]
         else:
             out = self.width
-            layers = [make("conv1", out, 3, self.strides), make("conv2", out, 3, **last)]
+            first = make("conv1", out, 3, self.strides, self.dilations[0])
+            layers = [first, make("conv2", out, 3, 1, self.dilations[1], **last)]
         y = x
         for layer in layers:
             y = layer(y, train=train, row_mask=row_mask)
@@ -82,6 +89,7 @@ class ResNet(Staged):
     projected: bool = True
     attention: Attention | None = None
     zero_init_residual: bool = False
+    replace_stride_with_dilation: Sequence[bool] = ()
     dropout: float = 0.0
     drop_path: float = 0.0
     norm: Callable[..., nn.Module] = BatchNorm
@@ -113,14 +121,34 @@ class ResNet(Staged):
         )  # fmt: skip
         rates = iter(growing(self.drop_path, sum(self.blocks)))
 
-        def first_to_last(i: int, count: int) -> list[nn.Module]:
+        def first_to_last(i: int, count: int, stride: int, before: int, after: int) -> list[nn.Module]:
             width = self.width << i
-            inner = int(width * self.inner)
-            return [block(width, 2 if i and not j else 1, inner=inner, drop_path=next(rates)) for j in range(count)]
+            first, others, inner = (stride, (before, after)), (1, (after, after)), int(width * self.inner)
+            return [block(width, *(others if j else first), inner=inner, drop_path=next(rates)) for j in range(count)]
 
-        self.stages = [first_to_last(i, count) for i, count in enumerate(self.blocks)]
+        places = zip(self.blocks, self._places(), strict=True)
+        self.stages = [first_to_last(i, count, *place) for i, (count, place) in enumerate(places)]
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
+
+    def _places(self) -> list[tuple[int, int, int]]:
+        """Return the stride of each stage, and the dilations before and after its first 3x3 convolution.
+
+        That convolution keeps the dilation before it, as in torchvision: then every second pixel of a dilated stage is
+        what the stride gives.
+        """
+        chosen = tuple(self.replace_stride_with_dilation) or (False,) * (len(self.blocks) - 1)
+        if len(chosen) != len(self.blocks) - 1:
+            raise InputError(
+                f"replace_stride_with_dilation={chosen}: must have {len(self.blocks) - 1} values, one for each stage "
+                "after the first"
+            )
+        places, dilation = [(1, 1, 1)], 1
+        for dilated in chosen:
+            after = 2 * dilation if dilated else dilation
+            places.append((1 if dilated else 2, dilation, after))
+            dilation = after
+        return places
 
 
 def growing(rate: float, blocks: int) -> list[float]:
@@ -147,8 +175,10 @@ def resnet18(num_classes: int = 1000, cifar_stem: bool = False, **options: Any) 
             otherwise 17x17.
         **options: `width` (channels of the first stage, 64), `zero_init_residual` (start with blocks that are the
             identity, as Goyal et al., 2017, arXiv:1706.02677; off as in the paper, so that every layer learns from the
-            first step), `dropout` before the last layer, `drop_path` (stochastic depth: rate of the last block),
-            `norm`, `remat` (less memory in training, more time), `dtype`.
+            first step), `replace_stride_with_dilation` (for each stage after the first, whether its kernels are dilated
+            instead: `(False, True, True)` leaves an eighth of the resolution, and takes the same weights), `dropout`
+            before the last layer, `drop_path` (stochastic depth: rate of the last block), `norm`, `remat` (less memory
+            in training, more time), `dtype`.
 
     """
     return ResNet(num_classes, (2, 2, 2, 2), False, cifar_stem, **options)

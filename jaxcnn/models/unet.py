@@ -7,7 +7,6 @@ arXiv:1711.10684).
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +18,8 @@ from jaxcnn import ops
 from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import InputError
 from jaxcnn.layers import BatchNorm, Conv, ConvNorm, ConvTranspose, Dropout, Network, apply_block, check_image
+from jaxcnn.layers.network import feature_levels
+from jaxcnn.models.zoo import backbone
 
 Array = jax.Array
 
@@ -104,18 +105,8 @@ class UNet(Network):
         return {**{f"level{i}": found[i] for i in sorted(found)}, "decoder": y}
 
     def _levels(self, x: Array, features: dict[str, Array]) -> dict[int, Array]:
-        """Return the last feature of each resolution of an encoder."""
-        found: dict[int, Array] = {}
-        level, before = 0, max(x.shape[1:-1])
-        for name, y in features.items():
-            if y.ndim != x.ndim:
-                raise InputError(
-                    f"encoder={type(self.encoder).__name__}: its {name} has shape {tuple(y.shape)}; must have features "
-                    "with the axes of the image, as residual networks do"
-                )
-            # level by level, because sizes are rounded: 65 pixels become 33, 17, 9, 5 and 3
-            level, before = level + round(math.log2(before / max(y.shape[1:-1]))), max(y.shape[1:-1])
-            found[level] = y
+        """Return the last feature of each resolution of the encoder, at most one more than there are widths."""
+        found = feature_levels(self.encoder, x, features)
         if max(found) > len(self.widths):
             raise InputError(
                 f"widths={tuple(self.widths)}: the encoder has {max(found)} levels below the image; give one width each"
@@ -151,14 +142,15 @@ def _fitted(x: Array, sides: Sequence[int] | None) -> Array:
     return jnp.pad(x, ((0, 0), *short, (0, 0)), mode="edge") if any(n for _, n in short) else x
 
 
-def unet(num_classes: int = 2, **options: Any) -> UNet:
+def unet(num_classes: int = 2, encoder: str | nn.Module | None = None, **options: Any) -> UNet:
     """U-Net for logits per pixel; 7,762,465 parameters for one channel and one logit.
 
     Args:
         num_classes: number of classes, with the background; K logits per pixel.
+        encoder: a network whose `features` become the levels, or its name in `models.MODELS`; `widths` are then those
+            of the decoder. None for an encoder like the decoder.
         **options: `widths` (channels of each level, whose number is the depth), `dims` (2; 3 for volumes, 1 for
-            series), `residual`, `encoder` (a network of `jaxcnn.models` whose `features` become the levels, with
-            `widths` for the decoder), `dropout` at the deepest level, `norm`, `remat`, `dtype`.
+            series), `residual`, `dropout` at the deepest level, `norm`, `remat`, `dtype`.
 
     """
-    return UNet(num_classes, **options)
+    return UNet(num_classes, encoder=None if encoder is None else backbone(encoder), **options)

@@ -1,11 +1,14 @@
 """Operations on channels-last arrays, each lowered the fastest way that was measured for the platform."""
 
+from jaxcnn.ops import boxes
 from jaxcnn.ops.conv import conv, conv_transpose, depthwise_conv
 from jaxcnn.ops.native import native_lowering
 from jaxcnn.ops.pooled import conv_max_pool
 from jaxcnn.ops.pooling import adaptive_avg_pool, avg_pool, first_max, global_avg_pool, global_max_pool, max_pool
+from jaxcnn.ops.resize import resize_linear
+from jaxcnn.ops.roi_align import roi_align
 
 __all__ = [
-    "adaptive_avg_pool", "avg_pool", "conv", "conv_max_pool", "conv_transpose", "depthwise_conv", "first_max",
-    "global_avg_pool", "global_max_pool", "max_pool", "native_lowering",
+    "adaptive_avg_pool", "avg_pool", "boxes", "conv", "conv_max_pool", "conv_transpose", "depthwise_conv", "first_max",
+    "global_avg_pool", "global_max_pool", "max_pool", "native_lowering", "resize_linear", "roi_align",
 ]  # fmt: skip

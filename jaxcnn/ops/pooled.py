@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
+from jaxcnn.ops import fused
 from jaxcnn.ops.bilinear import (
     cpu_forward,
     cpu_input_grad,
@@ -65,17 +66,22 @@ def conv_max_pool(x: Array, kernel: Array, window: int | Sequence[int] = 2, **op
     w = checked_window(jax.ShapeDtypeStruct((x.shape[0], *between), x.dtype), window)
     rows, known = x.shape[0], is_known(x.shape[0], *between)
     least = -(-CACHED // (4 * math.prod(between))) if known else 0  # images at a time
-    if is_native() or not known or rows <= least:
+    if is_native() or not known or (rows <= least and not fused.suits(x, kernel, g, w)):
         return max_pool(conv(x, kernel, **options), window)
     return bind(BOTH, x, kernel, geometry=g, pool=w, least=least)
 
 
 def _maxima(x: Array, w: Array, geometry: Geometry, pool: Window, least: int) -> Array:
+    if fused.suits(x, w, geometry, pool):
+        return fused.maxima(x, w, geometry, pool)
     return _maxima_places(x, w, geometry, pool, least)[0]
 
 
 def _maxima_places(x: Array, w: Array, geometry: Geometry, pool: Window, least: int) -> list[Array]:
-    y, choices = in_chunks(lambda x: slice_max(cpu_forward(x, w, geometry), pool), x, least)
+    if fused.suits(x, w, geometry, pool):
+        y, choices = fused.maxima_places(x, w, geometry, pool)
+    else:
+        y, choices = in_chunks(lambda x: slice_max(cpu_forward(x, w, geometry), pool), x, least)
     between = jax.eval_shape(lambda x: native_forward(x, w, geometry), x)
     return [y, jnp.zeros(between.shape, between.dtype), *choices]  # the second one is not read, so not stored
 

@@ -2,7 +2,9 @@
 
 from jaxcnn.report.card import card
 from jaxcnn.report.compare import compare, paired
+from jaxcnn.report.dense import segmentation, segments
 from jaxcnn.report.diagnosis import diagnose
+from jaxcnn.report.found import detection, finds
 from jaxcnn.report.general import classifies, general
 from jaxcnn.report.measure import measure
 from jaxcnn.report.page import page
@@ -10,6 +12,7 @@ from jaxcnn.report.record import Finished, Tested, columns, images, make, pictur
 from jaxcnn.report.slices import by_group, read_groups
 
 __all__ = [
-    "Finished", "Tested", "by_group", "card", "classifies", "columns", "compare", "diagnose", "general", "images",
-    "make", "measure", "page", "paired", "picture", "predict", "read_finished", "read_groups",
+    "Finished", "Tested", "by_group", "card", "classifies", "columns", "compare", "detection", "diagnose", "finds",
+    "general", "images", "make", "measure", "page", "paired", "picture", "predict", "read_finished", "read_groups",
+    "segmentation", "segments",
 ]  # fmt: skip

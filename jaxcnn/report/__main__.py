@@ -90,11 +90,17 @@ def one(folder: str, flags: Any, explain: Explain | None = None) -> tuple[dict[s
     """
     run, name = report.read_finished(folder), pathlib.Path(folder).absolute().name
     if not report.classifies(run.config):
-        values = (("--data", flags.data), ("--group", flags.group), ("--group-file", flags.group_file))
+        add = _adds(run.config)
+        values = (
+            ("--data", None if add else flags.data),
+            ("--group", flags.group),
+            ("--group-file", flags.group_file),
+        )
         asked = [flag for flag, value in values if value]
         if asked:
             raise InputError(f"{asked[0]}: {visible(folder)} is not a run of the library's classifier; leave it out")
-        return report.general(name, run, folder), None
+        made = report.general(name, run, folder)
+        return (_with_rows(add, made, folder, run.config, flags) if add else made), None
     given = report.read_groups(flags.group_file) if flags.group_file else None
     try:
         what = rows_to_measure(run.config, flags.data, data_dir=flags.data_dir)
@@ -120,6 +126,27 @@ def one(folder: str, flags: Any, explain: Explain | None = None) -> tuple[dict[s
         name, run, measured, sha256=tested.sha256, shown=shown, explanations=pictures, rows=what, names=names or None
     )
     return made, predicted == tested.label
+
+
+def _adds(config: Mapping[str, Any]) -> Callable[..., dict[str, Any]] | None:
+    """Return the function that adds what test images show to the report of a run; None if there is none."""
+    if report.segments(config):
+        return report.segmentation
+    return report.detection if report.finds(config) else None
+
+
+def _with_rows(
+    add: Callable[..., dict[str, Any]], made: dict[str, Any], folder: str, config: Mapping[str, Any], flags: Any
+) -> dict[str, Any]:
+    """Add what the test images show to a report, if they can be read; otherwise note why not."""
+    try:
+        rows = rows_to_measure(config, flags.data, data_dir=flags.data_dir)
+        return add(made, load_run(folder), rows, min(flags.batch_size, 32))
+    except InputError as error:
+        if flags.data:
+            raise InputError(f"{visible(folder)}: {error}") from error
+        made["test"]["notes"].append(f"Classes and single images are left out: {error}")
+        return made
 
 
 def wanted(flags: Any, known: Sequence[str]) -> Sequence[str]:

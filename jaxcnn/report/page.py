@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxcnn.core.text import html as escape
-from jaxcnn.report import svg
+from jaxcnn.report import dense, found, svg
 from jaxcnn.report.general import KIND, pictures
 from jaxcnn.report.markup import NAMES, VERDICTS, document, interval, number, scroll, table, tested, title, worst
 from jaxcnn.report.measure import EXPLAINED
@@ -24,9 +24,11 @@ def page(report: dict[str, Any]) -> str:
 
     """
     if report.get("kind") == KIND:
+        kind = dense if "per_class" in report else found if "coco" in report else None
+        more = {"Classes": kind.classes(report), "Examples": kind.worst(report)} if kind else {}
         sections = {
-            "Result": _general_result(report), "Curves": _curves(report), "Figures": pictures(report),
-            "Configuration": _configuration(report),
+            "Result": _general_result(report), "Curves": _curves(report), **more,
+            "Figures": pictures(report), "Configuration": _configuration(report),
         }  # fmt: skip
         return _document(report, sections)
     sections = {

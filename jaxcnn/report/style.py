@@ -73,6 +73,9 @@ td.text { max-width: 60ch; overflow-wrap: anywhere; }
   list-style: none; }
 .pictures img { width: 96px; height: 96px; object-fit: contain; image-rendering: pixelated; background: #808080;
   border: 1px solid var(--edge); display: block; }
+.pictures.wide { grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); }
+.pictures.wide img { width: 49%; height: auto; image-rendering: auto; }
+.pictures.wide.one img { width: 100%; }
 .pictures li { font-size: .85rem; line-height: 1.35; }
 .explained img { max-width: 100%; height: auto; display: block; }
 pre { background: var(--card); border: 1px solid var(--edge); border-radius: 6px; padding: 10px; overflow-x: auto;

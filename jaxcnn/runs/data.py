@@ -16,6 +16,7 @@ from jaxcnn.runs.match import in_columns, matched, table
 from jaxcnn.runs.source import ASK, NAME, PLACES, OnBad, described, expanded, find, read, read_described
 from jaxcnn.train.checkpoint import digest
 
+DENSE = {"masks": "segmentation", "coco": "detection", "voc": "detection", "yolo": "detection"}  # source to task
 PARTS = ("test", "valid", "validation", "val", "train")  # folders to measure on; the first that exists is used
 
 
@@ -203,6 +204,10 @@ def _same(config: Mapping[str, Any], splits: Splits) -> bool:
 def _other(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None, on_bad: OnBad | None) -> Rows:
     """Read rows of other data to evaluate the run on."""
     kind, options = find(place, data_dir)
+    task = config["build"]["task"]["name"] if config["build"] else None
+    if task and DENSE.get(kind) != (task if task in DENSE.values() else None):
+        line = f"a run of {task} is not measured on such data ({kind}); give data of its own kind"
+        raise InputError(f"{visible(place)}: {line}")
     if kind == "csv" and config["build"] is not None:
         return _listed(config, how, place, options, on_bad)
     if config["build"] is None or not config["classes"]:
@@ -210,7 +215,9 @@ def _other(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None
         raise InputError(f"{visible(place)}: {line}")
     height, width, channels = config["build"]["image"]["shape"]
     ours, part = tuple(config["classes"]), "test part"
-    if kind == "folder":
+    if kind in DENSE:
+        data, part, numbers, note = *_dense(kind, config, how, options, on_bad), None, ""
+    elif kind == "folder":
         root, part = _root(pathlib.Path(options["path"]))
         _not_the_runs_own(how, place, part)
         theirs, some = class_names(root), how.get("options", {}).get("classes")
@@ -227,6 +234,19 @@ def _other(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None
     return _sized(
         Rows(matched(data, ours, numbers, channels), place, False, part, (note,) if note else ()), config, place
     )
+
+
+def _dense(
+    kind: str, config: Any, how: Mapping[str, Any], options: Mapping[str, Any], on_bad: OnBad | None
+) -> tuple[Any, str]:
+    """Read images with masks or boxes of the run's classes: the test part, or all images if there are no parts."""
+    kept = {k: v for k, v in how.get("options", {}).items() if k in ("values", "ignore_label", "resize")}
+    more = {"classes": config["classes"], "size": config["build"]["image"]["shape"][:2], "test_fraction": 0.0}
+    splits = read(kind, {**options, **kept, **more, "validation_fraction": 0.0}, on_bad)
+    if splits.test.size:
+        return splits.test, "test part"
+    _not_the_runs_own(how, str(options["path"]), "all images")
+    return splits.train, "all images"
 
 
 def _listed(config: Any, how: Mapping[str, Any], place: str, options: Mapping[str, Any], on_bad: OnBad | None) -> Rows:
@@ -255,14 +275,10 @@ def _resize(how: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sized(rows: Rows, config: Any, place: str) -> Rows:
     """Refuse images whose size differs from the run's."""
-    height, width, channels = config["build"]["image"]["shape"]
-    found = rows.data.example()["image"].shape[1:]
-    if found != (height, width, channels):
-        was = " x ".join(map(str, found))
-        raise InputError(
-            f"{visible(place)}: images of {was}, and the run's are {height} x {width} x {channels}; "
-            "resize them to that size"
-        )
+    wanted, found = tuple(config["build"]["image"]["shape"]), rows.data.example()["image"].shape[1:]
+    if found != wanted:
+        was, ours = (" x ".join(map(str, shape)) for shape in (found, wanted))
+        raise InputError(f"{visible(place)}: images of {was}, and the run's are {ours}; resize them to that size")
     return rows
 
 

@@ -16,7 +16,7 @@ from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, Task, Tree, reason
 from jaxcnn.data import Resident
-from jaxcnn.models import MODELS
+from jaxcnn.models import NETWORKS
 from jaxcnn.parallel.compile import compile_step
 from jaxcnn.runs.data import rows_to_measure
 from jaxcnn.runs.schema import check_config
@@ -55,15 +55,15 @@ def build(description: dict[str, Any]) -> tuple[Any, Task]:
     """Build the model and the task from their description in `config.json`.
 
     Args:
-        description: `{"model": {"name", "options"}, "task": {"name", "options"}}`, with names of `MODELS` and `TASKS`.
-            A run's folder also needs `"image"`, `{"shape": [H, W, C], "dtype": "uint8"}`, to be loaded again.
+        description: `{"model": {"name", "options"}, "task": {"name", "options"}}`, with names of `NETWORKS` and
+            `TASKS`. A run's folder also needs `"image"`, `{"shape": [H, W, C], "dtype": "uint8"}`, to be loaded again.
             With `"views"`, options of `augment.test_time_views`, outputs are means over these views of the images.
 
     Returns:
         `(model, task)`.
 
     """
-    model = MODELS[description["model"]["name"]](**description["model"]["options"])
+    model = NETWORKS[description["model"]["name"]](**description["model"]["options"])
     task = TASKS[description["task"]["name"]](model, **description["task"]["options"])
     views = description.get("views")
     return model, task if views is None else task._replace(

@@ -62,11 +62,12 @@ def matched(data: Any, classes: tuple[str, ...], numbers: np.ndarray | None, cha
     """
 
     def change(rows: Batch) -> dict[str, Any]:
-        image, label = with_channels(np.asarray(rows["image"]), channels), np.asarray(rows["label"])
+        out = {**rows, "image": with_channels(np.asarray(rows["image"]), channels)}
         if numbers is not None:
+            label = np.asarray(rows["label"])
             known = (label >= 0) & (label < len(numbers))
-            label = np.where(known, numbers[np.where(known, label, 0)], label).astype(label.dtype)
-        return {**rows, "image": image, "label": label}
+            out["label"] = np.where(known, numbers[np.where(known, label, 0)], label).astype(label.dtype)
+        return out
 
     if isinstance(data, Resident):
         return Resident(change(data.arrays), classes, data.seed, data.capacity, data.names)

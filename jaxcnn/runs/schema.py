@@ -11,7 +11,7 @@ from jaxcnn import augment
 from jaxcnn.core.schema import fitted
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
-from jaxcnn.models import MODELS
+from jaxcnn.models import NETWORKS
 from jaxcnn.runs.options import Number, check_options, leaves, refuse
 from jaxcnn.tasks import TASKS
 
@@ -23,6 +23,7 @@ IMAGES = ("uint8", "float16", "float32", "float64")
 PICTURE = re.compile(r"[\w-]{1,100}", re.ASCII)  # names of figures, which are also file names
 SHOWN, AXES = 50, 8  # most metrics or pictures; most axes of a row
 DTYPES = (*IMAGES, "bfloat16", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
+NAMED = ("classification", "detection", "segmentation")  # tasks whose logits are the classes by name
 COUNTED = ("depth", "blocks", "convs", "fires", "widths")  # model options that determine the number of layers
 
 
@@ -155,7 +156,7 @@ def check_config(config: Any, where: str) -> dict[str, Any]:
     if not config["experiment"].replace(".", "a").isidentifier():
         refuse(where, "experiment", config["experiment"], "must be the name of an experiment, such as 'mnist'")
     classes, rows = config["classes"], config["data"].get("rows", [0, 0, 0])
-    least = 1 if config["build"] and config["build"]["task"]["name"] == "classification" else 0
+    least = 1 if config["build"] and config["build"]["task"]["name"] in NAMED else 0
     if not least <= len(classes) <= CLASSES or len(set(classes)) < len(classes):
         refuse(where, "classes", classes, f"{len(classes)} names; must be {least} to {CLASSES:,}, each once")
     if len(rows) != 3 or min(rows) < 0:
@@ -203,22 +204,25 @@ def check_build(build: Mapping[str, Any], where: str, classes: int | None = None
         InputError: A name is unknown, the function has no such option, or a value is out of range.
 
     """
-    for kind, table in (("model", MODELS), ("task", TASKS)):
+    for kind, table in (("model", NETWORKS), ("task", TASKS)):
         name = build[kind]["name"]
         if name not in table:
             refuse(where, f"build.{kind}.name", name, f"this version of jaxcnn has no such {kind}; update it")
         check_options(table[name], build[kind]["options"], f"{where}: build.{kind}.options", leave=("model",))
     _check_sizes(build["model"]["options"], f"{where}: build.model.options")
     shape, dtype = build["image"]["shape"], build["image"]["dtype"]
-    if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > PIXELS:
-        refuse(where, "build.image.shape", shape, f"must be height, width and channels, {PIXELS:,} values at most")
+    axes = {2: "length and channels", 3: "height, width and channels", 4: "depth, height, width and channels"}
+    dims = build["model"]["options"].get("dims", 2)
+    if len(shape) != dims + 1 or min(shape) < 1 or math.prod(shape) > PIXELS:
+        about = axes.get(dims + 1, f"{dims} sides and the channels")
+        refuse(where, "build.image.shape", shape, f"must be {about}, {PIXELS:,} values at most")
     if dtype not in IMAGES:
         refuse(where, "build.image.dtype", dtype, f"must be one of {', '.join(IMAGES)}")
     if not 0 <= (build.get("ema") or 0) < 1:
         refuse(where, "build.ema", build["ema"], "must be at least 0 and below 1")
     if build.get("views") is not None:
         check_options(augment.test_time_views, build["views"], f"{where}: build.views")
-        if not 0 <= build["views"].get("shift", 0) < min(shape[:2]):
+        if not 0 <= build["views"].get("shift", 0) < min(shape[:-1]):
             refuse(where, "build.views.shift", build["views"]["shift"], "must be at least 0 and smaller than the image")
     size = build["task"]["options"].get("size")
     if size is not None and (len(size) != 2 or min(size) < 1 or math.prod(size) * shape[-1] > PIXELS):
@@ -226,7 +230,7 @@ def check_build(build: Mapping[str, Any], where: str, classes: int | None = None
     if (build["task"]["options"].get("resize") or 1) ** 2 * shape[-1] > PIXELS:
         refuse(where, "build.task.options.resize", build["task"]["options"]["resize"], f"more than {PIXELS:,} values")
     head, made = build["task"]["options"].get("head", "softmax"), build["model"]["options"].get("num_classes")
-    several = build["task"]["name"] == "classification" and classes is not None
+    several = build["task"]["name"] in NAMED and classes is not None
     if several and (classes != 2 if head == "sigmoid" else made not in (None, classes)):
         line = "the sigmoid head tells two classes apart" if head == "sigmoid" else f"the model has num_classes={made}"
         raise InputError(f"{where}: classes: {classes:,} names, but {line}")

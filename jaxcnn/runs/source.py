@@ -18,9 +18,11 @@ from jaxcnn.core.files import expanded
 from jaxcnn.core.paths import cache_folder
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
-from jaxcnn.data import SOURCES, Splits, is_idx_folder
+from jaxcnn.data import SOURCES, Splits, dense_format, is_idx_folder
 from jaxcnn.runs.options import check_options
 
+FILES = ("coco", "csv", "folder", "masks", "voc", "yolo")  # sources of image files
+LOCAL = (*FILES, "idx", "npz")  # sources with a path
 PLACES = ("path", "data_dir")  # options that locate the data
 RESERVED = ("cache", "on_bad", "download", "resident_bytes")  # options that a file must not set
 LARGEST_SIDE = 2**14  # pixels
@@ -83,8 +85,8 @@ def find(dataset: str, data_dir: str | None = None) -> tuple[str, dict[str, Any]
     """Find the function of `SOURCES` that reads a data set, and its options.
 
     Args:
-        dataset: `digits`, the name of a TFDS set, or a path: an image folder, an `.npz` file, a CSV file, a folder of
-            IDX files, or one IDX file.
+        dataset: `digits`, the name of a TFDS set, or a path: an image folder, a folder of images and masks or boxes,
+            a JSON file of COCO, an `.npz` file, a CSV file, a folder of IDX files, or one IDX file.
         data_dir: folder with prepared TFDS sets.
 
     Returns:
@@ -103,7 +105,10 @@ def find(dataset: str, data_dir: str | None = None) -> tuple[str, dict[str, Any]
     if path.suffix.lower() == ".csv" and path.is_file():
         return "csv", here
     if path.is_dir():
-        return ("idx" if is_idx_folder(path) or any(map(_like_idx, path.iterdir())) else "folder"), here
+        idx = is_idx_folder(path) or any(map(_like_idx, path.iterdir()))
+        return "idx" if idx else dense_format(path) or "folder", here
+    if path.is_file() and dense_format(path):
+        return dense_format(path) or "", here
     if _like_idx(path):
         return "idx", here
     if path.exists():
@@ -167,7 +172,7 @@ def read_described(described: Mapping[str, Any], place: str | None = None, on_ba
     where, ours = next((options[k] for k in PLACES if options.get(k)), None), made_here(described)
     if place is not None:
         options["data_dir" if name == "tfds" else "path"] = place
-    elif where is None and name in ("csv", "folder", "npz", "idx"):
+    elif where is None and name in LOCAL:
         raise InputError(f"its config.json does not say where the data are; {ASK}")
     elif where is not None and not ours:
         raise InputError(
@@ -187,7 +192,7 @@ def read(name: str, options: Mapping[str, Any], on_bad: OnBad | None = None, dow
 
     """
     more: dict[str, Any] = {"cache": cache_folder("data"), "download": download} if name == "tfds" else {}
-    if on_bad and name in ("csv", "folder", "tfds"):
+    if on_bad and name in (*FILES, "tfds"):
         more["on_bad"] = on_bad
     return SOURCES[name](**options, **more)
 

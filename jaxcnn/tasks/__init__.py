@@ -1,14 +1,18 @@
 """Tasks: functions from a model to a `Task`, the pure functions that training and evaluation call."""
 
 from jaxcnn.tasks.classification import classification, probabilities
+from jaxcnn.tasks.detection import detected, detection
 from jaxcnn.tasks.model import from_model, prepare, training_pass
 from jaxcnn.tasks.pixels import expecting
 from jaxcnn.tasks.regression import regression
 from jaxcnn.tasks.segmentation import segmentation
+from jaxcnn.tasks.tiles import predict_tiled
 
-TASKS = {"classification": classification, "regression": regression}
+TASKS = {
+    "classification": classification, "detection": detection, "regression": regression, "segmentation": segmentation,
+}  # fmt: skip
 
 __all__ = [
-    "TASKS", "classification", "expecting", "from_model", "prepare", "probabilities", "regression",
-    "segmentation", "training_pass",
+    "TASKS", "classification", "detected", "detection", "expecting", "from_model", "predict_tiled", "prepare",
+    "probabilities", "regression", "segmentation", "training_pass",
 ]  # fmt: skip

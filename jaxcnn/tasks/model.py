@@ -109,6 +109,12 @@ def training_pass(
     return promote_float32(outputs), model_state if kept else {**model_state, **changed}
 
 
+def nothing(batch: Batch) -> dict[str, Any]:
+    """Return no further keywords."""
+    del batch
+    return {}
+
+
 def from_model(
     model: Any,
     criterion: Criterion,
@@ -118,6 +124,7 @@ def from_model(
     *,
     targets: Targets | None = None,
     check: Callable[[Batch], None] = accept,
+    given: Callable[[Batch], Mapping[str, Any]] = nothing,
 ) -> Task:
     """Build a task from a model, a criterion and metrics.
 
@@ -135,6 +142,8 @@ def from_model(
             row has none. If the targets of any row are invalid, means are NaN, because a compiled program cannot refuse
             them.
         check: refuses invalid rows on the host, as in `Task`.
+        given: `batch -> {name: array}`: further keywords of the model in training; those that it does not accept are
+            dropped.
 
     """
     meant = targets or _as_they_are
@@ -151,7 +160,9 @@ def from_model(
         return model.init({"params": key}, inputs(batch), **accepted(model, {"train": False}))
 
     def loss(params: Any, model_state: Any, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Any]]:
-        called = {"row_mask": batch.get("row_mask")} | ({"method": "with_auxiliary"} if auxiliary else {})
+        called = {**given(batch), "row_mask": batch.get("row_mask")} | (
+            {"method": "with_auxiliary"} if auxiliary else {}
+        )
         outputs, model_state = training_pass(model, params, model_state, key, inputs(batch), **called)
         outputs, extra = outputs if auxiliary else (outputs, ())
         value = weighed(outputs, batch)

@@ -63,12 +63,16 @@ def concrete(image: Any) -> bool:
 
 
 def blanked(outputs: Any, image: Array) -> Any:
-    """Make the outputs NaN for rows whose float pixels are far outside 0..1; traced images cannot be refused."""
+    """Make floats among the outputs NaN for rows whose float pixels are far outside 0..1: a trace cannot refuse."""
     if not jnp.issubdtype(image.dtype, jnp.floating):
         return outputs
     axes = tuple(range(1, image.ndim))
     good = (image.min(axes) >= -MARGIN) & (image.max(axes) <= 1 + MARGIN)
-    return jax.tree.map(lambda x: jnp.where(align(good, x), x, jnp.nan), outputs)
+
+    def marked(x: Array) -> Array:
+        return jnp.where(align(good, x), x, jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(marked, outputs)
 
 
 def strict(task: Task) -> Task:
@@ -120,17 +124,18 @@ def expecting(task: Task, shape: Sequence[int], *, resizes: bool = False) -> Tas
 
     Args:
         task: a task on images.
-        shape: `(height, width, channels)` of the training images.
+        shape: `(height, width, channels)` of the training images, or `(*sides, channels)`.
         resizes: the task resizes images itself (`size=`), so only the channels must match.
 
     """
-    height, width, channels = shape
+    *sides, channels = shape
 
     def check_shape(image: Any) -> None:
         given = tuple(np.shape(image))[1:]
-        if len(given) == 3 and (given[2] != channels or not (resizes or given == (height, width, channels))):
-            fix = f"give {channels} channels" if given[2] != channels else f"resize them to {height} x {width}"
-            raise InputError(f"images of shape {given}: the network was trained on {(height, width, channels)}; {fix}")
+        if len(given) == len(shape) and (given[-1] != channels or not (resizes or given == tuple(shape))):
+            size = " x ".join(map(str, sides))
+            fix = f"give {channels} channels" if given[-1] != channels else f"resize them to {size}"
+            raise InputError(f"images of shape {given}: the network was trained on {tuple(shape)}; {fix}")
 
     def also(first: Callable[[Batch], None]) -> Callable[[Batch], None]:
         def check(rows: Batch) -> None:

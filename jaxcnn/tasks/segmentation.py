@@ -28,6 +28,7 @@ def segmentation(
     focal: float = 0.0,
     class_weights: Sequence[float] | None = None,
     background: bool = True,
+    auxiliary: float = 0.0,
     mean: float | Sequence[float] = 0.0,
     std: float | Sequence[float] = 1.0,
 ) -> Task:
@@ -49,6 +50,8 @@ def segmentation(
         focal: gamma of the focal loss, at least 0; 0 is cross-entropy.
         class_weights: weight of each class in the cross-entropy, at least 0.
         background: whether class 0 counts in the Dice loss.
+        auxiliary: weight of the loss of an auxiliary head, for a model made with `aux=True`, such as `models.fcn`: 0.5
+            in torchvision.
         mean: mean of the training pixels, in 0..1: one number or one per channel. It is saved with the run.
         std: standard deviation of the training pixels, in the same form.
 
@@ -69,6 +72,9 @@ def segmentation(
         raise InputError(f"num_classes={found}: must be at least 2, one logit per class, the background included")
     classes = int(found)
     _check(classes, ignore_label, cross_entropy, dice, beta, focal, class_weights)
+    if not 0 <= auxiliary < np.inf or auxiliary and not getattr(model, "aux", False):
+        line = "must be at least 0; if it is not 0, build the model with aux=True"
+        raise InputError(f"auxiliary={auxiliary}: {line}, if it can have auxiliary heads")
     weights = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
 
     def criterion(logits: Array, batch: Batch) -> tuple[Array, Array]:
@@ -93,7 +99,9 @@ def segmentation(
     }
     meant = functools.partial(_canonical, classes, ignore_label)
     check = functools.partial(_check_rows, classes, ignore_label)
-    task = from_model(model, criterion, measured, lambda batch: made(batch["image"]), targets=meant, check=check)
+    task = from_model(
+        model, criterion, measured, lambda batch: made(batch["image"]), auxiliary, targets=meant, check=check
+    )
     shown: dict[str, Any] = {"headline": ("loss", "iou"), "monitor": ("iou", "max")}
     return pixels.strict(task._replace(**shown, figures={"confusion_matrix": figures.confusion}))
 

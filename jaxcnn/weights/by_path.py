@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.core.types import Tree
-from jaxcnn.models import MODELS
+from jaxcnn.core.types import InputError, Tree
+from jaxcnn.models import NETWORKS
 from jaxcnn.weights.tensors import Tensors
 
 
@@ -22,9 +22,26 @@ def count(name: str, image: Sequence[int] | None, options: Mapping[str, Any]) ->
         options: of the constructor.
 
     """
-    model = MODELS[name](**options)
-    shape = (*(image or model.default_image), model.default_image[2])[:3]
-    return sum(math.prod(leaf.shape) for leaf in shapes(model, shape).values())
+    model = NETWORKS[name](**options)
+    return sum(math.prod(leaf.shape) for leaf in shapes(model, image_shape(model, image)).values())
+
+
+def image_shape(model: Any, image: Sequence[int] | None) -> tuple[int, int, int]:
+    """Return height, width and channels of a network's images.
+
+    Args:
+        model: the network.
+        image: height, width and perhaps channels; what is missing is usual for the network.
+
+    Raises:
+        InputError: the network is for volumes or series.
+
+    """
+    usual = model.default_image
+    if len(usual) != 3:
+        raise InputError(f"{type(model).__name__} with {len(usual) - 1} spatial axes: only weights for two are read")
+    height, width, channels = (*(image or usual), usual[2])[:3]
+    return height, width, channels
 
 
 def shapes(model: Any, image: Sequence[int]) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """Tensors as they lie in a file and here: the order of axes, other numbers of channels, other grids of positions."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,15 +13,17 @@ from jaxcnn.weights.tables import Source
 from jaxcnn.weights.tensors import Tensors
 
 
-def to_ours(x: np.ndarray, path: str, shape: tuple[int, ...], table: Source | None) -> np.ndarray:
+def to_ours(x: np.ndarray, path: str, name: str, shape: tuple[int, ...], table: Source | None) -> np.ndarray:
     """Bring a tensor of a file to the layout that the network has.
 
-    Channels become the last axis. Dense kernels that the file writes as convolutions, and factors with empty axes, lose
-    these axes. A tensor that cannot have the wanted shape stays as it is, and the comparison of shapes then finds it.
+    Channels become the last axis, in the order that the network has them. Dense kernels that the file writes as
+    convolutions, and factors with empty axes, lose these axes. A tensor that cannot have the wanted
+    shape stays as it is, and the comparison of shapes then finds it.
 
     Args:
         x: the tensor.
         path: of the variable that it belongs to.
+        name: that the file gives it.
         shape: of that variable.
         table: of the library that wrote the file; None for our own files.
 
@@ -32,6 +34,8 @@ def to_ours(x: np.ndarray, path: str, shape: tuple[int, ...], table: Source | No
         x = x.reshape(len(x), -1).T if len(shape) == 2 else x.transpose(*range(2, x.ndim), 1, 0)
     elif len(shape) == 1:
         x = x.reshape(-1)
+    if order := _order(name, table):
+        x = _reordered(x, order)
     return _other_grid(x, shape) if path.endswith(".positions") and x.ndim == 3 else x
 
 
@@ -47,6 +51,8 @@ def to_theirs(x: np.ndarray, path: str, name: str, table: Source | None) -> np.n
     """
     if table is None:
         return x
+    if order := _order(name, table):
+        x = _reordered(x, [order.index(i) for i in range(len(order))])
     if name.rpartition(".")[2] in table.spatial:
         return x[:, None, None]
     return x.transpose(-1, -2, *range(x.ndim - 2)) if path.endswith(".kernel") and x.ndim > 1 else x
@@ -55,6 +61,18 @@ def to_theirs(x: np.ndarray, path: str, name: str, table: Source | None) -> np.n
 def their_shape(shape: tuple[int, ...], path: str, name: str, table: Source | None) -> tuple[int, ...]:
     """Return the shape that a variable has in the layout of a library; arguments as for `to_theirs`."""
     return to_theirs(np.broadcast_to(np.bool_(0), shape), path, name, table).shape
+
+
+def _order(name: str, table: Source | None) -> Sequence[int]:
+    """Return where the output channels of a group are in the file; nothing where the order is the same."""
+    return () if table is None else table.orders.get(name.rpartition(".")[0], ())
+
+
+def _reordered(x: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """Reorder the last axis within groups; an array whose groups are not whole stays as it is."""
+    if x.shape[-1] % len(order):
+        return x
+    return x.reshape(*x.shape[:-1], -1, len(order))[..., list(order)].reshape(x.shape)
 
 
 def other_channels(values: Tensors, like: Mapping[str, Any], file: Preprocessing, wanted: Preprocessing) -> Tensors:

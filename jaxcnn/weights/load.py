@@ -14,7 +14,7 @@ from jaxcnn.core.files import parse_json, read_json, write_bytes
 from jaxcnn.core.schema import fitted
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, Tree, reason
-from jaxcnn.models import MODELS
+from jaxcnn.models import NETWORKS
 from jaxcnn.weights import tensors as tensor_files
 from jaxcnn.weights.by_path import count
 from jaxcnn.weights.checks import WeightsError
@@ -63,7 +63,7 @@ def load_weights(
     of them (`module.`, `_orig_mod.`, `model.`, `state_dict.`).
 
     Args:
-        name: of `models.MODELS`.
+        name: of `models.NETWORKS`.
         path: a `.safetensors` file with torchvision's, timm's or our own names; a `.pth` or `.pt` if torch is
             installed, read only by torch's loader for weights, which runs no code; or an address, see `fetch`.
         num_classes: a number that differs from the file's makes a new last layer, randomly initialised; None takes the
@@ -79,7 +79,7 @@ def load_weights(
         InputError: the file cannot be read, holds values that are not finite, or is another network's (`WeightsError`).
 
     """
-    if name not in MODELS:
+    if name not in NETWORKS:
         raise InputError(f"model {name!r}: unknown; python -m jaxcnn.models lists those that there are")
     if channels not in (None, 1, 3):
         raise InputError(f"channels={channels}: must be 1 or 3")
@@ -131,7 +131,7 @@ def save_weights(
 
     Args:
         path: the file to write.
-        name: of `models.MODELS`.
+        name: of `models.NETWORKS`.
         variables: `{"params": ..., "batch_stats": ...}`.
         preprocessing: what the images went through.
         image: height, width and channels of the images, where they are not the network's usual ones.

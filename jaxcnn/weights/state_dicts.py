@@ -1,14 +1,15 @@
 """State dicts of torchvision, timm and our own: recognised by their names, and adapted to a network."""
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxcnn.core.types import InputError, Tree
-from jaxcnn.models import MODELS
-from jaxcnn.weights.by_path import filled, flat, shapes
+from jaxcnn.models import NETWORKS
+from jaxcnn.weights.by_path import filled, flat, image_shape, shapes
 from jaxcnn.weights.checks import few, refuse_misfits, refuse_unusable
 from jaxcnn.weights.layout import other_channels, to_ours, to_theirs
 from jaxcnn.weights.preprocessing import Preprocessing, for_channels
@@ -19,6 +20,8 @@ log = logging.getLogger("jaxcnn")
 COUNTER = "num_batches_tracked"  # of PyTorch's batch norm; nothing depends on it
 COUNTERS = (COUNTER, "n_averaged")  # the other is of its averages of weights
 OWN = "jaxcnn"
+# layers that may have outputs for each class, and the first with a logit for each
+LAST, FIRST = re.compile(r"\.(logits|deltas)(_\d+)?\."), re.compile(r"params\.logits(_0)?\.bias")
 
 
 class Adapted(NamedTuple):
@@ -51,14 +54,14 @@ def to_state_dict(name: str, variables: Tree, **options: Any) -> Tensors:
     """Return variables as a state dict of the first library that has the network, or with our own paths.
 
     Args:
-        name: of `models.MODELS`.
+        name: of `models.NETWORKS`.
         variables: `{"params": ..., "batch_stats": ...}`; what a loss kept beside them is left out.
         options: of the constructor.
 
     """
     kept = {part: variables[part] for part in ("params", "batch_stats") if part in variables}
     values = {path: np.asarray(x) for path, x in flat(kept).items()}
-    source, called = next(iter(sources(name, MODELS[name](**options), values).items()))
+    source, called = next(iter(sources(name, NETWORKS[name](**options), values).items()))
     table = _table(name, source)
     tensors = {
         called[path]: np.ascontiguousarray(to_theirs(x, path, called[path], table)) for path, x in values.items()
@@ -107,20 +110,19 @@ def adapted(
         InputError: the state dict does not fit the network, or its values cannot be used.
 
     """
-    make = MODELS[name]
+    make = NETWORKS[name]
     model = make(**options)
-    height, width, depth = (*(image or model.default_image), model.default_image[2])[:3]
+    height, width, depth = image_shape(model, image)
     like = shapes(model, (height, width, depth))
     found = _recognise(name, model, tensors, like)
-    head = found.tensors.get(found.names["params.logits.bias"])
-    in_file = model.num_classes if head is None or head.ndim != 1 or not len(head) else len(head)
+    in_file = _classes(model, found, like)
 
     shape, classes = (height, width, channels or depth), num_classes or in_file
     if (classes, channels) != (model.num_classes, None):
         model = make(**{**options, "num_classes": classes})
         like = shapes(model, shape)
     values = {
-        path: to_ours(found.tensors[there], path, like[path].shape, found.table)
+        path: to_ours(found.tensors[there], path, there, like[path].shape, found.table)
         for path, there in found.names.items()
         if there in found.tensors
     }
@@ -128,7 +130,8 @@ def adapted(
     pixels = for_channels(said or published(name, found.source), shape[2])
     if channels:
         values = other_channels(values, like, said or pixels, pixels)
-    new = {path for path in like if ".logits." in path} if model.num_classes != in_file else set()
+    new = {path for path in like if LAST.search(path) and _misfits(values.get(path), like[path])}
+    new = new if model.num_classes != in_file else set()
     needed = {path: leaf for path, leaf in like.items() if path not in new}
     refuse_misfits(name, found.table, found.tensors, found.names, needed, values)
     refuse_unusable({found.names[path]: x for path, x in values.items()})
@@ -142,7 +145,7 @@ def sources(name: str, model: Any, paths: Iterable[str]) -> dict[str, dict[str, 
     """Return for each library that has the network, and last for our own files, its name of each of our paths.
 
     Args:
-        name: of `models.MODELS`.
+        name: of `models.NETWORKS`.
         model: the network.
         paths: of its variables.
 
@@ -157,6 +160,22 @@ def sources(name: str, model: Any, paths: Iterable[str]) -> dict[str, dict[str, 
 def _table(name: str, source: str) -> Source | None:
     """Return a library's table of a network; None for our own names."""
     return None if source == OWN else TABLES[name][source]
+
+
+def _classes(model: Any, found: _Recognised, like: Mapping[str, Any]) -> int:
+    """Return the number of classes that a file is for; that of the model where its last layer does not tell."""
+    path = next((path for path in like if FIRST.fullmatch(path)), None)
+    head = None if path is None else found.tensors.get(found.names[path])
+    if path is None or head is None or head.ndim != 1:
+        return model.num_classes
+    groups = like[path].size // (model.num_classes + model.background)
+    whole, rest = divmod(len(head), groups)
+    return whole - model.background if not rest and whole > model.background else model.num_classes
+
+
+def _misfits(x: np.ndarray | None, like: Any) -> bool:
+    """Whether a file lacks what a network needs, or has it in another shape."""
+    return x is None or x.shape != like.shape
 
 
 def _recognise(name: str, model: Any, tensors: Tensors, like: Mapping[str, Any]) -> _Recognised:

@@ -14,6 +14,9 @@ MAKE = {
     "pad_crop": functools.partial(augment.pad_crop, 1, "reflect"),
     "affine": functools.partial(augment.affine, degrees=10),
     "random_resized_crop": functools.partial(augment.random_resized_crop, 8),
+    "scale_jitter": functools.partial(augment.scale_jitter, (1.0, 1.5)),
+    "box_crop": augment.box_crop,
+    "mosaic": augment.mosaic,
     "color_jitter": functools.partial(augment.color_jitter, 0.4),
     "trivial_augment": augment.trivial_augment,
     "rand_augment": augment.rand_augment,
@@ -27,6 +30,7 @@ MAKE = {
     "one_of": lambda **options: augment.one_of(augment.flip, **options),
     "mirrored": lambda **options: lambda key, batch: augment.mirrored(batch, **options),
     "moved": lambda **options: lambda key, batch: augment.moved(1, -1, **options)(batch),
+    "pixel_views": lambda **options: lambda key, batch: augment.pixel_views(**options)[-1](batch),
     "test_time_views": lambda **options: lambda key, batch: augment.test_time_views(shift=1, **options)[-1](batch),
 }
 
@@ -35,12 +39,14 @@ def rows(name):
     rng = np.random.default_rng(0)
     batch = {"label": np.arange(6) % 3, "image": rng.integers(0, 256, (6, 10, 9, 3)).astype(np.uint8)}
     mask = rng.integers(0, 4, (6, 10, 9)).astype(np.int32)
+    if name == "mosaic":  # which refuses one label per image
+        batch["label"] = mask + 1
     return batch if name == "mixup" else batch | {"mask": mask}
 
 
 def test_the_table_is_complete():
     assert set(MAKE) == set(augment.__all__) - {
-        "Transform", "SpatialTargets", "compose", "on_field", "test_time_augmentation",
+        "PixelView", "Transform", "SpatialTargets", "compose", "on_field", "test_time_augmentation",
     }  # fmt: skip
 
 

@@ -24,6 +24,9 @@ CHANGES = {  # name: change, what it takes
     "pad_crop": (augment.pad_crop(1, "reflect"), PLACES),
     "affine": (augment.affine(degrees=10, shift=0.1), IMAGES),
     "random_resized_crop": (augment.random_resized_crop((8, 6)), IMAGES),
+    "scale_jitter": (augment.scale_jitter(), IMAGES),
+    "box_crop": (augment.box_crop(), IMAGES),
+    "mosaic": (augment.mosaic(), IMAGES),
     "color_jitter": (augment.color_jitter(0.4, 0.4, 0.4, 0.1), IMAGES),
     "trivial_augment": (augment.trivial_augment(), IMAGES),
     "rand_augment": (augment.rand_augment(), IMAGES),
@@ -34,12 +37,13 @@ CHANGES = {  # name: change, what it takes
     "compose": (augment.compose(augment.flip, augment.shift(1)), PIXELS),
     "mirrored": (view(augment.mirrored), PIXELS),
     "moved": (view(augment.moved(1, -1)), PIXELS),
+    "pixel_views": (view(augment.pixel_views(flip=(-1, -2))[-1]), PIXELS),
     "test_time_views": (view(augment.test_time_views(shift=1)[-1]), PIXELS),
 }
 
 
 def test_the_table_is_complete():
-    others = {"Transform", "SpatialTargets", "test_time_augmentation", "mixup", "cutmix", "on_field"}
+    others = {"PixelView", "Transform", "SpatialTargets", "test_time_augmentation", "mixup", "cutmix", "on_field"}
     assert set(CHANGES) == set(augment.__all__) - others
 
 

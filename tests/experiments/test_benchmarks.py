@@ -13,6 +13,7 @@ import pytest
 
 import jaxcnn as jc
 from experiments.benchmarks import harness, machine, mnist, ops, report, resnet, subprocess_worker, tutorial, worker
+from experiments.benchmarks import input as inputs
 from experiments.benchmarks.peers import Prepared
 from experiments.benchmarks.peers import ops as subjects
 from experiments.benchmarks.subprocess_worker import FailedError, Watched, Worker, watch
@@ -68,6 +69,11 @@ def test_what_is_missing_is_named():
     has = {"jaxcnn": {}, "torch": {"jax": "1"}, "keras-jax": {"jax": "1", "keras": "3"}}
     assert machine.missing(needs, has) == {"torch": "torch not installed"}
     assert machine.missing(needs, dict.fromkeys(needs, {}))["keras-jax"] == "keras and jax not installed"
+
+
+def test_every_module_that_a_subject_needs_is_looked_for():
+    needed = [modules for table in (harness.NEEDS, *inputs.READERS.values()) for modules in table.values()]
+    assert {module for modules in needed for module in modules} <= {*machine.PACKAGES}
 
 
 def test_seconds_are_for_all_rows():

@@ -17,6 +17,7 @@ import numpy as np
 import jaxcnn as jc
 from jaxcnn import report, runs
 from jaxcnn.data.folder import read_image
+from tests.data import boxes_on_disk, volumes_on_disk
 from tests.faults import changes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -112,6 +113,21 @@ def make_csv(folder):
 
 def read_csv(folder):
     return _rows(jc.data.table(folder / "rows.csv"))
+
+
+def read_boxes(kind, on_bad=None):
+    def read(folder):
+        return _rows(getattr(jc.data, kind)(folder, size=16, validation_fraction=0.3, test_fraction=0.3, on_bad=on_bad))
+
+    return read
+
+
+def read_regions(folder):
+    return _rows(jc.data.coco_masks(folder, size=16, validation_fraction=0.3, test_fraction=0.3))
+
+
+def read_volumes(folder):
+    return _rows(jc.data.volumes(folder, size=8, validation_fraction=0.3, test_fraction=0.3))
 
 
 def make_idx(folder):
@@ -234,6 +250,12 @@ READERS = {
         Reader("folder-lenient", make_folder, read_folder_leniently, special=_by_ending, weight=3),
         Reader("npz", make_npz, read_npz, special=_by_ending, weight=4),
         Reader("csv", make_csv, read_csv, special=_by_ending, weight=2),
+        Reader("voc", boxes_on_disk.make_voc, read_boxes("voc"), special=_by_ending, weight=2),
+        Reader("coco", boxes_on_disk.make_coco, read_boxes("coco"), special=_by_ending, weight=2),
+        Reader("coco-lenient", boxes_on_disk.make_coco, read_boxes("coco", lambda line, n: None), special=_by_ending),
+        Reader("coco-masks", boxes_on_disk.make_coco, read_regions, special=_by_ending, weight=2),
+        Reader("yolo", boxes_on_disk.make_yolo, read_boxes("yolo"), special=_by_ending, weight=2),
+        Reader("volumes", volumes_on_disk.make_volumes, read_volumes, special=_by_ending, weight=2),
         Reader("idx", make_idx, read_idx, special=_by_ending, weight=4),
         Reader("array_record", make_array_record, read_tfds, special=_by_ending, weight=2),
         Reader("tfrecord", make_tfrecord, read_tfds, special=_by_ending, weight=1),

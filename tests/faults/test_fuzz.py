@@ -8,7 +8,9 @@ import pytest
 
 from tests.faults import fuzz, readers
 
-QUICK = ["folder", "folder-lenient", "groups", "idx", "image", "npz", "weights"]  # which need no TensorFlow and no run
+QUICK = [  # which need no TensorFlow and no run
+    "coco", "folder", "folder-lenient", "groups", "idx", "image", "npz", "voc", "volumes", "weights", "yolo",
+]  # fmt: skip
 
 
 @pytest.fixture

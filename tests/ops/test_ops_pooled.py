@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from jaxcnn import InputError, layers, ops
-from jaxcnn.ops import pooled
+from jaxcnn.ops import fused, pooled
+from jaxcnn.ops.conv import geometry
+from jaxcnn.ops.pooling import checked_window
 
 CASES = {  # image, kernel, window, options
     "first layer": ((6, 8, 8, 1), (3, 3, 1, 4), 2, {"padding": "VALID"}),
@@ -127,3 +129,47 @@ def test_errors_are_one_line(x, w, window, options, words):
     with pytest.raises(InputError, match=words) as caught:
         ops.conv_max_pool(jnp.zeros(x), jnp.zeros(w), window, **options)
     assert "\n" not in str(caught.value)
+
+
+ONE_PASS = {  # image, kernel, window, options
+    "tutorial": ((6, 9, 11, 1), (3, 3, 1, 8), 2, {"padding": "VALID"}),
+    "padding": ((2, 8, 8, 1), (3, 3, 1, 8), 2, {}),
+    "stride and dilation": ((2, 13, 12, 2), (2, 2, 2, 8), 2, {"strides": (2, 1), "dilation": 2}),
+    "1-d": ((3, 20, 3), (3, 3, 8), 3, {}),
+    "3-d": ((2, 4, 5, 4, 1), (2, 1, 2, 1, 8), 2, {}),
+}
+
+
+@pytest.mark.parametrize("name", ONE_PASS)
+def test_few_products_are_one_pass(name, rng):
+    shape, kernel, window, options = ONE_PASS[name]
+    x, w = rng.normal(size=shape).astype(np.float32), rng.normal(size=kernel).astype(np.float32)
+    x[0] = 0  # ties
+    one, two = (with_derivatives(f, x, w, window, options) for f in (together, apart))
+    chex.assert_trees_all_close(one, two, rtol=1e-3, atol=2e-3)
+    program = jax.jit(lambda x, w: together(x, w, window, options)).lower(x, w).compile().as_text()
+    assert "convolution" not in program and " dot(" not in program
+
+
+def test_a_pixel_that_is_nan_reaches_the_maxima_that_see_it(rng):
+    x, w = rng.normal(size=(2, 10, 10, 1)).astype(np.float32), rng.normal(size=(3, 3, 1, 8)).astype(np.float32)
+    x[0, 4, 4] = np.nan
+    one, two = (f(x, w, 2, {"padding": "VALID"}) for f in (together, apart))
+    assert (np.isnan(one) == np.isnan(two)).all() and np.isnan(one).any() and not np.isnan(one[1]).any()
+
+
+@pytest.mark.parametrize(
+    "shape, kernel, dtype, fits",
+    [
+        ((4, 28, 28, 1), (3, 3, 1, 32), np.float32, True),
+        ((4, 28, 28, 1), (3, 3, 1, 32), np.float64, False),
+        ((4, 28, 28, 3), (3, 3, 3, 32), np.float32, True),
+        ((4, 28, 28, 3), (3, 3, 3, 64), np.float32, False),
+        ((4, 28, 28, 1), (3, 3, 1, 128), np.float32, False),
+        ((4, 28, 28, 1), (3, 3, 1, 4), np.float32, False),
+    ],
+)
+def test_which_convolutions_are_one_pass(shape, kernel, dtype, fits):
+    x, w = jax.ShapeDtypeStruct(shape, dtype), jax.ShapeDtypeStruct(kernel, dtype)
+    pool = checked_window(jax.ShapeDtypeStruct((*shape[:-1], kernel[-1]), dtype), 2)
+    assert fused.suits(x, w, geometry(x, w), pool) == fits

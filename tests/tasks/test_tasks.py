@@ -255,7 +255,8 @@ def test_bad_values_are_refused_in_one_line(words):
 
 
 def test_tasks_by_name():
-    assert TASKS == {"classification": classification, "regression": regression}
+    assert set(TASKS) == {"classification", "detection", "regression", "segmentation"}
+    assert TASKS["regression"] is regression
 
 
 def test_a_model_without_its_number_of_logits_is_refused():

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 import jaxcnn as jc
 from jaxcnn import InputError
-from jaxcnn.models import MODELS, resnet
+from jaxcnn.models import MODELS, NETWORKS, resnet
 from jaxcnn.tasks.model import prepare
 from jaxcnn.weights import by_path, checks, layout, state_dicts, tensors
 from jaxcnn.weights import load as weights
@@ -97,8 +97,9 @@ def test_logits_and_the_way_back(key):
 
 
 def test_every_table_is_compared():
-    assert {f"{source} {name}" for name, tables in TABLES.items() for source in tables} == GOLDEN.keys()
-    assert TABLES.keys() <= MODELS.keys()
+    called = {f"{source} {name}" for name, tables in TABLES.items() if name in MODELS for source in tables}
+    assert called == GOLDEN.keys()
+    assert TABLES.keys() <= NETWORKS.keys()
 
 
 def test_placeholders_are_numbers_and_words():

@@ -3,13 +3,25 @@
 from collections.abc import Mapping
 
 from jaxcnn.weights.preprocessing import Preprocessing
-from jaxcnn.weights.tables import alexnet, convnext, densenet, inception, mobilenet, resnet, squeezenet, vgg, vit
+from jaxcnn.weights.tables import (
+    alexnet,
+    convnext,
+    densenet,
+    detection,
+    inception,
+    mobilenet,
+    resnet,
+    segmentation,
+    squeezenet,
+    vgg,
+    vit,
+)
 from jaxcnn.weights.tables.core import Source, current, names
 
 # name of a network to library to table; the first library's names are those that weights are written with
 TABLES: Mapping[str, Mapping[str, Source]] = {
-    **alexnet.NAMES, **convnext.NAMES, **densenet.NAMES, **inception.NAMES, **mobilenet.NAMES, **resnet.NAMES,
-    **squeezenet.NAMES, **vgg.NAMES, **vit.NAMES,
+    **alexnet.NAMES, **convnext.NAMES, **densenet.NAMES, **detection.NAMES, **inception.NAMES, **mobilenet.NAMES,
+    **resnet.NAMES, **segmentation.NAMES, **squeezenet.NAMES, **vgg.NAMES, **vit.NAMES,
 }  # fmt: skip
 
 

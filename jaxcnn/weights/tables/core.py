@@ -44,6 +44,8 @@ class Source(NamedTuple):
         needs: options of the network, and the values at which it is the library's.
         spatial: lone parameters, by the end of the library's name, that have one axis here and two empty ones more
             there.
+        orders: for modules whose output channels come in groups, such as the four numbers of a box, the places in a
+            group there, in the order here, by the library's name.
         former: pattern and replacement, for names in published files that the library has changed since.
         preprocessing: what the images go through before the published weights.
 
@@ -54,6 +56,7 @@ class Source(NamedTuple):
     auxiliary: Sequence[str] = ()
     needs: Mapping[str, Any] = {}
     spatial: Sequence[str] = ()
+    orders: Mapping[str, Sequence[int]] = {}
     former: Sequence[tuple[str, str]] = ()
     preprocessing: Preprocessing = Preprocessing()
 

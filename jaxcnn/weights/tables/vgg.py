@@ -25,7 +25,8 @@ HEADS = {
 }
 
 
-def _convolutions(places: Sequence[Sequence[int]], norm: bool) -> dict[str, str]:
+def convolutions(places: Sequence[Sequence[int]], norm: bool) -> dict[str, str]:
+    """Name the convolutions of all stages, by their places in the list of layers."""
     names = {}
     for i, stage in enumerate(places):
         for j, at in enumerate(stage):
@@ -42,5 +43,5 @@ def _sources(modules: dict[str, str]) -> dict[str, Source]:
     }
 
 
-NAMES = {name: _sources(_convolutions(places, norm=False)) for name, places in PLACES.items()}
-NAMES |= {name: _sources(_convolutions(places, norm=True)) for name, places in PLACES_BN.items()}
+NAMES = {name: _sources(convolutions(places, norm=False)) for name, places in PLACES.items()}
+NAMES |= {name: _sources(convolutions(places, norm=True)) for name, places in PLACES_BN.items()}

@@ -1,0 +1,108 @@
+"""Names what a driver sees: `python -m experiments.roads camvid_every6th.zip`, eleven classes of a street scene.
+
+Data: CamVid (Brostow et al., 2009, doi:10.1016/j.patrec.2008.04.005) with the eleven classes and the split of SegNet
+(Badrinarayanan et al., 2015, arXiv:1511.00561), every sixth image: 62 to train on, 17 to validate on and 39 to test on,
+480x360 pixels; pixels of class 11 have no label. Measured are the mean IoU of the classes and the IoU of the road.
+`python -m experiments.baselines roads camvid_every6th.zip` has what this must be better than. Predictions are drawn
+with the lines of the lane, which are fitted to bright pixels of the predicted road and not scored.
+"""
+
+import dataclasses
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+import jaxcnn as jc
+from experiments import cli, lanes, pixels
+from jaxcnn import runs
+from jaxcnn.runs.signals import Signals
+
+CLASSES = (
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
+)  # fmt: skip
+ROAD, VOID = CLASSES.index("road"), len(CLASSES)
+PICTURE = re.compile(r"CamVid/(train|val|test)(annot)?/([\w-]+\.png)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(pixels.Config):
+    """Train, evaluate or use a network that names what a driver sees."""
+
+    crop: int = 224
+    """Side of the windows that are cut at random from training images."""
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    """Channels of each level of the U-Net, from the image down."""
+    epochs: int = 80
+    """Passes over the training images, of which each gives one window."""
+
+
+PRESETS = {
+    "smoke": {
+        "epochs": 1, "max_steps": 3, "batch_size": 2, "limit_examples": 2, "crop": 32, "widths": (4, 8), "ema": 0.0,
+        "views": False,
+    }
+}  # fmt: skip
+
+
+def place(name: str) -> str | None:
+    """Return where a file of the archive goes: `train/images/NAME.png`, `train/masks/NAME.png` and so on."""
+    found = PICTURE.fullmatch(name)
+    return f"{found[1]}/{'masks' if found[2] else 'images'}/{found[3]}" if found else None
+
+
+def load(config: Config) -> jc.data.Splits:
+    """Read the images of the three parts."""
+    return jc.data.masks(pixels.folder_of("roads", config, place), classes=CLASSES, ignore_label=VOID)
+
+
+def plan(config: Config) -> runs.Plan:
+    """Make the plan from the flags."""
+    change = jc.augment.compose(jc.augment.flip, jc.augment.color_jitter(0.3, 0.3, 0.3))
+    return pixels.plan("roads", config, load(config), change, ignore_label=VOID)
+
+
+def scores(predicted: Any, masks: Any) -> dict[str, Any]:
+    """Measure classes `[N, H, W]` against masks: `iou` as the mean over the classes, `road`, and `iou_per_class`."""
+    true, found = np.asarray(masks).ravel().astype(int), np.asarray(predicted).ravel().astype(int)
+    known = true != VOID
+    pairs = np.bincount(true[known] * VOID + found[known], minlength=VOID**2).reshape(VOID, VOID)
+    values = jc.metrics.Overlap(pairs).compute()
+    each = dict(zip(CLASSES, values["iou_per_class"].round(4).tolist(), strict=True))
+    accuracy = float(pairs.trace() / max(pairs.sum(), 1))
+    return {"iou": values["iou"], "road": each["road"], "accuracy": accuracy, "iou_per_class": each}
+
+
+def named(config: Config, predict: Any, variables: Any, images: Any) -> np.ndarray:
+    """Return the class of each pixel, `[N, H, W]`, of whole images, over both views of a scene and its mirror image."""
+    views = jc.augment.pixel_views() if config.views else []
+    tile = np.shape(images)[1:3]
+    return pixels.shares(predict, variables, images, tile=tile, views=views).argmax(-1).astype(np.uint8)
+
+
+def measure(config: Config, made: runs.Plan, variables: Any) -> dict[str, Any]:
+    """Measure a network on the test images."""
+    arrays = pixels.part(made.data.test, config).arrays
+    return scores(named(config, made.task.predict, variables, arrays["image"]), arrays["mask"])
+
+
+def show(config: Config, made: runs.Plan, variables: Any) -> None:
+    """Draw the classes and the lines of the lane in the images of `--predict`."""
+
+    def mask(image: np.ndarray) -> np.ndarray:
+        return named(config, made.task.predict, variables, image[None])[0]
+
+    def finish(image: np.ndarray, found: np.ndarray, picture: np.ndarray) -> np.ndarray:
+        return lanes.drawn(picture, lanes.lines(image, found == ROAD))
+
+    pixels.draw(config, mask, 3, finish, background=None, ignore_label=VOID)
+
+
+def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
+    """Evaluate, predict or train, as the flags say."""
+    return pixels.main("roads", config, signals, opened, plan, measure, show)
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, "roads", PRESETS)

@@ -1,0 +1,120 @@
+"""Pictures of what a run predicts for image files, in the pixels of the file: masks, or boxes with their classes."""
+
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxcnn.core import files
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError
+from jaxcnn.data import draw_boxes, drawing, image_box, unletterbox
+from jaxcnn.data.folder import read_image
+from jaxcnn.data.stored import UNKNOWN, stored_classes
+
+Draw = Callable[[str, Any], dict[str, Any]]
+
+
+def drawer(loaded: Any, folder: str, paths: Sequence[pathlib.Path], least_score: float = 0.25) -> Draw | None:
+    """Return a function that draws a prediction and describes it; None for tasks without pictures.
+
+    Args:
+        loaded: the run.
+        folder: where the pictures go; it is made if it is missing.
+        paths: all image files, whose pictures need different names.
+        least_score: boxes with lower scores are left out.
+
+    Raises:
+        InputError: the folder cannot be made.
+
+    """
+    task = loaded.config["build"]["task"]["name"]
+    if task not in ("detection", "segmentation"):
+        return None
+    place, names = pathlib.Path(folder), _names(paths)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {visible(folder)}: cannot be made ({error.strerror}); give another folder") from error
+
+    def draw(file: str, outputs: Any) -> dict[str, Any]:
+        if task == "segmentation":
+            return _segmented(loaded, file, outputs, place / names[file])
+        return _detected(loaded, file, outputs, place / names[file], least_score)
+
+    return draw
+
+
+def _names(paths: Sequence[pathlib.Path]) -> dict[str, str]:
+    """Return a name for the pictures of each file: its own without the ending, and a number if others share it."""
+    names, used = {}, dict[str, int]()
+    for path in paths:
+        used[path.stem] = used.get(path.stem, 0) + 1
+        names[str(path)] = path.stem if used[path.stem] == 1 else f"{path.stem}_{used[path.stem]}"
+    return names
+
+
+def _segmented(loaded: Any, file: str, scores: np.ndarray, place: pathlib.Path) -> dict[str, Any]:
+    """Write the mask of an image and its overlay, at the size of the file; return their names and the classes' shares.
+
+    Args:
+        loaded: the run.
+        file: name of the image file.
+        scores: logits of the network, `[h, w, K]`.
+        place: path of the pictures without the ending.
+
+    """
+    classes, how = loaded.config["classes"], (loaded.config.get("source") or {}).get("options", {})
+    if not np.isfinite(scores).all():
+        raise InputError(f"{visible(file)}: the outputs are not finite; check the weights")
+    image = read_image(file, 3)
+    mask = stored_classes(scores, image.shape[:2], how.get("resize", "squash"), how.get("crop_ratio", 1.0))
+    colours = drawing.palette(len(classes))
+    written = {
+        f"{place}.png": drawing.indexed_png(mask, colours),
+        f"{place}_overlay.png": drawing.png(drawing.overlay(image, mask, colours=colours)),
+    }
+    _write(written)
+    counts = np.bincount(mask[mask != UNKNOWN], minlength=len(classes))
+    shares = {name: round(float(n), 6) for name, n in zip(classes, counts / max(counts.sum(), 1), strict=True)}
+    return {"file": file, "mask": f"{place}.png", "overlay": f"{place}_overlay.png", "shares": shares}
+
+
+def _detected(loaded: Any, file: str, found: Any, place: pathlib.Path, least_score: float) -> dict[str, Any]:
+    """Write an image with its boxes, at the size of the file; return the objects, with boxes in pixels of the file.
+
+    Args:
+        loaded: the run.
+        file: name of the image file.
+        found: detections of the image, `"boxes"` `[M, 4]` and so on.
+        place: path of the picture without the ending.
+        least_score: boxes with lower scores are left out.
+
+    """
+    classes, how = loaded.config["classes"], (loaded.config.get("source") or {}).get("options", {})
+    kept = (found["box_mask"] > 0) & (found["scores"] >= least_score)
+    boxes, scores, labels = (np.asarray(found[name])[kept] for name in ("boxes", "scores", "labels"))
+    if not (np.isfinite(boxes).all() and np.isfinite(found["scores"]).all()):
+        raise InputError(f"{visible(file)}: the outputs are not finite; check the weights")
+    image = read_image(file, 3)
+    sides = (image.shape[0], image.shape[1])
+    frame = image_box(sides, tuple(loaded.config["build"]["image"]["shape"][:2]), how.get("resize", "pad"))
+    pixels = unletterbox(boxes, np.array(sides), frame)
+    shares = {"boxes": pixels / np.tile(sides, 2), "scores": scores, "labels": labels}
+    _write({f"{place}.png": drawing.png(draw_boxes(image, shares, classes))})
+    objects = [
+        {"class": classes[int(k)], "score": round(float(p), 6), "box": [round(float(x), 2) for x in box[[1, 0, 3, 2]]]}
+        for box, p, k in zip(pixels, scores, labels, strict=True)
+    ]
+    return {"file": file, "picture": f"{place}.png", "objects": objects}
+
+
+def _write(contents: dict[str, bytes]) -> None:
+    """Write files, each completely or not at all."""
+    for path, content in contents.items():
+        try:
+            files.write_bytes(pathlib.Path(path), content)
+        except OSError as error:
+            line = f"{visible(path)}: cannot be written ({error.strerror}); give another folder with --out"
+            raise InputError(line) from error

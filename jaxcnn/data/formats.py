@@ -1,0 +1,56 @@
+"""Which kind of labels a folder has beside its images: boxes in one of three formats, or masks."""
+
+import itertools
+import pathlib
+from collections.abc import Collection
+
+from jaxcnn.data.image_file import ENDINGS
+from jaxcnn.data.masks import IMAGES, MASKS
+
+BOXES = {"voc": "boxes of Pascal VOC", "coco": "boxes of COCO", "yolo": "boxes of YOLO"}  # names for users
+PARTS = ("train", "valid", "validation", "val", "test")
+LOOKED_AT = 64  # files of a folder of labels
+
+
+def dense_format(path: pathlib.Path) -> str | None:
+    """Return which function of `data.SOURCES` reads a folder's boxes or masks: `"voc"`, `"coco"`, `"yolo"`, `"masks"`.
+
+    Args:
+        path: a folder, or a JSON file of COCO.
+
+    Returns:
+        The name, or None if the folder has neither boxes nor masks.
+
+    """
+    if path.is_file():
+        return "coco" if path.suffix.lower() == ".json" else None
+    if not path.is_dir():
+        return None
+    parts = [p for p in sorted(path.iterdir()) if p.is_dir() and p.name.lower() in PARTS]
+    if _any(path, "Annotations/*.xml", "*/Annotations/*.xml", "*/*/Annotations/*.xml", "*.xml", parts=parts):
+        return "voc"
+    if _any(path, "annotations/*.json", "instances_*.json") or _any(None, "_annotations.coco.json", parts=parts):
+        return "coco"
+    for root in (path, *parts):
+        inside = {p.name.lower(): p for p in sorted(root.iterdir()) if p.is_dir()}
+        images = next((inside[name] for name in IMAGES if name in inside), None)
+        if images is None:
+            continue
+        labels = [inside[name] for name in MASKS if name in inside]
+        if any(_has(place, (".txt",)) for place in labels if place.name.lower() == "labels"):
+            return "yolo"
+        if any(_has(place, ENDINGS) for place in labels):
+            return "masks"
+    return None
+
+
+def _any(path: pathlib.Path | None, *patterns: str, parts: list[pathlib.Path] = []) -> bool:  # noqa: B006 (read only)
+    """Whether a file fits a pattern in the folder, or the last pattern in one of its parts."""
+    places = [(path, pattern) for pattern in patterns if path is not None] + [(part, patterns[-1]) for part in parts]
+    return any(next(place.glob(pattern), None) is not None for place, pattern in places)
+
+
+def _has(folder: pathlib.Path, endings: Collection[str]) -> bool:
+    """Whether one of the first files in a folder, at any depth, has one of these endings."""
+    files = (p for p in folder.rglob("*") if not p.name.startswith(".") and p.is_file())
+    return any(p.suffix.lower() in endings for p in itertools.islice(files, LOOKED_AT))

@@ -1,0 +1,239 @@
+"""YOLO: one text file per image, with a line `class cx cy w h` per object, in shares of the image as it is shown."""
+
+import logging
+import math
+import pathlib
+import re
+from collections.abc import Sequence
+
+from jaxcnn.core.files import read_text
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError, reason
+from jaxcnn.data.core import OnBad, Splits
+from jaxcnn.data.detection import Annotation, Options, boxes, detection
+from jaxcnn.data.image import Resize
+from jaxcnn.data.image_file import ENDINGS
+from jaxcnn.data.listing import TEST, TRAIN, VALID
+from jaxcnn.data.reader import guarded
+from jaxcnn.data.splitting import tested
+
+BYTES = 2**24  # most bytes of a text file
+SHARE = 10  # a larger number is no share, but pixels
+IMAGES, LABELS = "images", "labels"
+CLASSES, YAML = ("classes.txt", "obj.names", "labels/classes.txt"), ("data.yaml", "data.yml", "dataset.yaml")
+log = logging.getLogger("jaxcnn")
+Files = dict[str, pathlib.Path]
+
+
+def yolo(
+    path: str | pathlib.Path,
+    *,
+    classes: Sequence[str] | None = None,
+    size: int | tuple[int, int] | None = None,
+    resize: Resize = "pad",
+    channels: int | None = None,
+    max_boxes: int | None = None,
+    seed: int = 0,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    group: str | None = None,
+    resident_bytes: int = 2**30,
+    on_bad: OnBad | None = None,
+) -> Splits:
+    """Load images and boxes in the format of YOLO.
+
+    Images are in `images/`, text files of the same names in `labels/`. Both may have folders `train`, `val` and `test`
+    inside, or lie in such folders. An image without a text file, or with an empty one, is kept: in this format it shows
+    no object. A text file without an image is refused. A line may also have a polygon, `class x y x y ...`, which
+    becomes the box around it.
+
+    The names of the classes are read from `data.yaml` or `classes.txt`, if one is there; of `data.yaml` only `names` is
+    read, not the paths. Rows, and what happens to boxes that cannot be meant, are as in `jaxcnn.data.voc`.
+
+    Args:
+        path: the folder.
+        classes: class names in order of label; by default those of the file, or the numbers up to the largest.
+        size: height and width of the rows, or one number for both; required if sizes of images differ.
+        resize: see `jaxcnn.data.voc`.
+        channels: see there.
+        max_boxes: see there.
+        seed: see there.
+        validation_fraction: see there.
+        test_fraction: see there.
+        group: see there.
+        resident_bytes: see there.
+        on_bad: called with a message and a count for each image that is not readable, or whose text file is not, which
+            is then left out (or has `row_mask = 0` if rows are read as needed); None to raise.
+
+    Returns:
+        The parts; `names` of each has the files of its images, relative to `path`.
+
+    Raises:
+        InputError: The folders are not there, a text file has no image or a line that is no object, or a class is not
+            among the names.
+
+    Reference: Redmon et al., 2016, arXiv:1506.02640 (YOLO); the files are those of Darknet and Ultralytics.
+
+    """
+    top = pathlib.Path(path)
+    if not top.is_dir():
+        raise InputError(f"{visible(top)}: {'not a' if top.exists() else 'no such'} folder")
+    found = tested(_parts(top), top)
+    names = tuple(classes) if classes is not None else _class_names(top)
+    read = guarded(_annotation, on_bad)
+    pairs = {part: _pairs(images, labels, on_bad) for part, (images, labels) in found.items()}
+    if any(pairs.values()) and all(text is None for some in pairs.values() for _, text in some):
+        raise InputError(f"{visible(top)}: no text file has the name of an image; check {LABELS}/")
+    listed = {part: [a for pair in some if (a := read(*pair, names))] for part, some in pairs.items()}
+    if names is None:
+        most = max((int(a.stated.label.max(initial=-1)) for some in listed.values() for a in some), default=-1)
+        names = tuple(map(str, range(most + 1)))
+    options = Options(
+        size, resize, channels, max_boxes, seed, validation_fraction, test_fraction, group, resident_bytes, on_bad
+    )
+    return detection(listed, names, options, top)
+
+
+def _parts(top: pathlib.Path) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
+    """Return the folders of images and of text files of each part."""
+    named = {"train": TRAIN, "valid": VALID, "test": TEST}
+    for before in (True, False):  # images/train/, or train/images/
+        found = {}
+        for part, names in named.items():
+            for name in names:
+                folders = (
+                    [top / IMAGES / name, top / LABELS / name] if before else [top / name / IMAGES, top / name / LABELS]
+                )
+                if folders[0].is_dir():
+                    found[part] = (folders[0], folders[1])
+        if found:
+            return found
+    if not (top / IMAGES).is_dir():
+        raise InputError(f"{visible(top)}: needs {IMAGES}/ beside {LABELS}/, or train/ with both inside")
+    return {"train": (top / IMAGES, top / LABELS)}
+
+
+def _pairs(
+    images: pathlib.Path, labels: pathlib.Path, on_bad: OnBad | None
+) -> list[tuple[pathlib.Path, pathlib.Path | None]]:
+    """Match images and text files by their names."""
+    if not labels.is_dir():
+        raise InputError(f"{visible(labels)}: no such folder; all images would show no object")
+    pictures, texts = _files(images, ENDINGS), _files(labels, {".txt"})
+    texts = {name: file for name, file in texts.items() if file.name != "classes.txt"}
+
+    def known(name: str) -> None:
+        if name not in pictures:
+            raise InputError(f"{visible(texts[name])}: no image of this name in {visible(images)}; add it")
+
+    for name in texts:
+        guarded(known, on_bad)(name)
+    alone = len(pictures.keys() - texts.keys())
+    if alone:
+        log.info("%s: %d of %d images have no text file: they show no object", visible(images), alone, len(pictures))
+    return [(file, texts.get(name)) for name, file in sorted(pictures.items())]
+
+
+def _files(place: pathlib.Path, endings: set[str]) -> Files:
+    """Return a dict from the name, without its ending, to the file."""
+    found: Files = {}
+    for file in sorted(place.rglob("*")):
+        if file.suffix.lower() in endings and not file.name.startswith("."):
+            name = file.relative_to(place).with_suffix("").as_posix()
+            if name in found:
+                raise InputError(f"{visible(file)}: {visible(found[name].name)} has the same name; remove one")
+            found[name] = file
+    return found
+
+
+def _annotation(image: pathlib.Path, file: pathlib.Path | None, names: tuple[str, ...] | None) -> Annotation:
+    """Read a text file."""
+    rows, labels = [], []
+    lines = [] if file is None else _text(file).splitlines()
+    for i, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            label, box = _object(line.split())
+        except InputError as error:
+            raise InputError(f"{visible(file)}: line {i}: {error}") from None
+        if names is not None and label >= len(names):
+            raise InputError(
+                f"{visible(file)}: line {i}: class {label}, but there are {len(names)} names; add its name"
+            )
+        rows.append(box)
+        labels.append(label)
+    return Annotation(image, boxes(rows, labels), shares=True)
+
+
+def _object(words: list[str]) -> tuple[int, tuple[float, float, float, float]]:
+    """Return the class and the box, yxyx in shares, of a line."""
+    try:
+        label, numbers = float(words[0]), [float(word) for word in words[1:]]
+    except ValueError:
+        raise InputError(f"{visible(' '.join(words))[:60]!r}: must be numbers") from None
+    if not (0 <= label < 10**6 and label == int(label)):
+        raise InputError(f"class {visible(words[0])[:40]}: must be an integer from 0")
+    if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
+        raise InputError(f"{len(words)} numbers: must be class, cx, cy, w and h, or class and the points of a polygon")
+    if any(abs(n) > SHARE for n in numbers):
+        raise InputError(f"{visible(' '.join(words))[:60]!r}: must be shares of the image, 0 to 1, not pixels")
+    if len(numbers) == 4:
+        x, y, width, height = numbers
+        return int(label), (y - height / 2, x - width / 2, y + height / 2, x + width / 2)
+    xs, ys = numbers[::2], numbers[1::2]
+    if any(n != n for n in numbers):  # min and max would pass over NaN
+        return int(label), (math.nan, math.nan, math.nan, math.nan)
+    return int(label), (min(ys), min(xs), max(ys), max(xs))
+
+
+def _text(file: pathlib.Path) -> str:
+    try:
+        return read_text(file, BYTES)
+    except OSError as error:
+        raise InputError(f"{visible(file)}: cannot be read ({reason(error)}); replace it") from error
+
+
+def _class_names(top: pathlib.Path) -> tuple[str, ...] | None:
+    """Return the names of the classes from a file; None if there is none."""
+    for name in YAML:
+        if (top / name).is_file():
+            return _yaml_names(top / name)
+    for name in CLASSES:
+        if (top / name).is_file():
+            names = tuple(line.strip() for line in _text(top / name).strip().splitlines())
+            if not all(names):
+                raise InputError(f"{visible(top / name)}: an empty line among the names; labels count lines, remove it")
+            return names
+    return None
+
+
+def _yaml_names(file: pathlib.Path) -> tuple[str, ...]:
+    """Read `names` of a YAML file: a list or a mapping from number to name, in one line or one line per entry."""
+    lines = [re.sub(r"(^|\s)#.*", "", line).rstrip() for line in _text(file).splitlines()]
+    at = next((i for i, line in enumerate(lines) if re.match(r"names\s*:", line)), None)
+    if at is None:
+        raise InputError(f"{visible(file)}: no names:; add the names of the classes, or give classes=")
+    inside = lines[at].partition(":")[2].strip()
+    rest = lines[at + 1 :]
+    if inside.startswith(("[", "{")):
+        while not inside.endswith(("]", "}")) and rest:
+            inside += " " + rest.pop(0).strip()
+        entries = [entry.strip() for entry in _SPLIT.findall(inside[1:-1]) if entry.strip()]
+    else:
+        block = []
+        for line in rest:
+            if line and not line.startswith((" ", "\t", "-")):
+                break
+            block.append(line.strip())
+        entries = [line.removeprefix("- ") if line.startswith("- ") else line for line in block if line]
+    names: dict[int, str] = {}
+    for i, entry in enumerate(entries):
+        numbered = re.fullmatch(r"(\d{1,6})\s*:\s*(.+)", entry)
+        names[int(numbered[1]) if numbered else i] = (numbered[2] if numbered else entry).strip("'\"")
+    if sorted(names) != list(range(len(names))) or not names or len(names) < len(entries):
+        raise InputError(f"{visible(file)}: names: cannot be read, or are not numbered from 0; give classes=")
+    return tuple(names[i] for i in range(len(names)))
+
+
+_SPLIT = re.compile(r"""(?:'[^']*'|"[^"]*"|[^,'"])+""")
