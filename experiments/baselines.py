@@ -57,7 +57,7 @@ def threshold(splits: jc.data.Splits) -> dict[str, float]:
             best = max(best, (float((dark & truth).sum() / (dark | truth).sum()), sigma, float(level)))
     _, sigma, level = best
     # half at the threshold, and falling with the gray value
-    valid, test = (0.5 + (level - smooth(part, sigma)) / 256 for part in splits[1:])
+    valid, test = (0.5 + (level - smooth(part, sigma)) / 128 for part in splits[1:])
     masks = splits.valid.arrays["mask"], splits.test.arrays["mask"]
     return membrane.scores(valid, masks[0], test, masks[1]) | {"sigma": sigma, "level": level}
 

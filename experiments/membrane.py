@@ -101,8 +101,8 @@ def measure(config: Config, made: runs.Plan, variables: Any) -> dict[str, float]
     """Measure a network on the test slices."""
     found = []
     for rows in (made.data.valid, made.data.test):
-        arrays = pixels.part(rows, config).arrays
-        found += [membranes(config, made.task.predict, variables, arrays["image"]), arrays["mask"]]
+        image, mask = rows.arrays["image"], rows.arrays["mask"]
+        found += [membranes(config, made.task.predict, variables, image), mask]
     return scores(*found)
 
 

@@ -104,6 +104,8 @@ def plan(name: str, config: Config, splits: jc.data.Splits, change: jc.augment.T
 
     """
     rate, decay = jc.optim.check_rate(config.learning_rate), config.weight_decay
+    if config.limit_examples:
+        splits = jc.data.Splits(*(runs.limited(part, config.limit_examples) for part in splits))
     network = PRECISIONS[config.precision] | {"remat": config.remat, "widths": config.widths}
     model = jc.models.unet(len(splits.train.classes), **network)
     options |= {"dice": config.dice, **common.pixel_statistics(splits.train)}
@@ -118,11 +120,6 @@ def plan(name: str, config: Config, splits: jc.data.Splits, change: jc.augment.T
 
     options = {"ema": config.ema, "validations": config.validations, "dataset": name}
     return runs.Plan(task, splits, optimizer, wrap=wrap, **options)
-
-
-def part(data: Any, config: Config) -> Any:
-    """Return the rows of a part that the flags allow."""
-    return runs.limited(data, config.limit_examples) if config.limit_examples else data
 
 
 def shares(predict: Any, variables: Any, images: Any, *, tile: Any, views: list[Any]) -> np.ndarray:

@@ -83,7 +83,7 @@ def named(config: Config, predict: Any, variables: Any, images: Any) -> np.ndarr
 
 def measure(config: Config, made: runs.Plan, variables: Any) -> dict[str, Any]:
     """Measure a network on the test images."""
-    arrays = pixels.part(made.data.test, config).arrays
+    arrays = made.data.test.arrays
     return scores(named(config, made.task.predict, variables, arrays["image"]), arrays["mask"])
 
 

@@ -119,7 +119,8 @@ def test_a_u_net_in_tiles(rng):
     task = jc.tasks.segmentation(model, mean=0.5, std=0.3)
     image = rng.integers(0, 256, (96, 64, 1)).astype(np.uint8)
     variables = jax.jit(task.init)(jax.random.key(0), {"image": image[None]})
-    whole = np.asarray(jax.jit(task.predict)(variables, {"image": image[None]}))[0]
+    once = jax.jit(task.predict)
+    whole = np.asarray(once(variables, {"image": image[None]}))[0]
     options = {"tile": 48, "overlap": 32, "over": "logits"}
     found = predict_tiled(task.predict, variables, image, window="nearest", **options)
     np.testing.assert_allclose(found, whole, atol=1e-4)
@@ -128,7 +129,7 @@ def test_a_u_net_in_tiles(rng):
         predict_tiled(task.predict, variables, image.astype(np.float32), tile=48)
     views = augment.pixel_views(flip=(-1, -2), rotate=True)
     mean = augment.test_time_augmentation(task.predict, views)
-    each = [view.undo(task.predict(variables, view({"image": image[None, :48, :48]}))) for view in views]
+    each = [view.undo(once(variables, view({"image": image[None, :48, :48]}))) for view in views]
     tiled = predict_tiled(mean, variables, image[:48, :48], tile=48, over="logits")
     np.testing.assert_allclose(tiled, np.mean(each, 0)[0], atol=1e-4)
 

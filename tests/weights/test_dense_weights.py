@@ -22,7 +22,7 @@ GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / "fixtures" / "dense_log
 GOLDEN.pop("versions")
 CLASSES, SIZE, EVERY = 5, (97, 89), 24
 KINDS = {"small fcn": (FCN, "fcn_resnet50"), "small deeplabv3": (DeepLabV3, "deeplabv3_resnet50")}
-KEYS = [key if key in KINDS else pytest.param(key, marks=pytest.mark.slow) for key in GOLDEN]
+KEYS = list(GOLDEN)
 
 
 def made(key):
@@ -78,8 +78,7 @@ def test_weights_are_read_with_and_without_the_auxiliary_head():
     back = state_dicts.to_state_dict("fcn_resnet50", variables)
     assert back.keys() == {key for key in state if not key.startswith("aux_classifier")}
     assert all(np.array_equal(back[key], state[key]) for key in back)
-    _, other, _ = state_dicts.from_state_dict("fcn_resnet50", state, num_classes=3, image=SIZE, aux=True)
-    assert [other["params"][part]["logits"]["bias"].shape for part in ("extra_0",)] == [(3,)]
+    _, other, _ = state_dicts.from_state_dict("fcn_resnet50", state, image=SIZE, aux=True)
     np.testing.assert_array_equal(
         other["params"]["extra_0"]["decoder"]["hidden"]["conv"]["kernel"],
         state["aux_classifier.0.weight"].transpose(2, 3, 1, 0),
