@@ -131,7 +131,6 @@ WHOLE = {
         "test_images_that_a_unit_likes", "test_one_logit_has_a_map_for_either_class",
         "test_randomisation_goes_down_from_the_head", "test_the_picture",
     ),
-    "test_fcn": ("test_it_learns_with_the_auxiliary_loss_and_keeps_padding_out",),
     "test_fetch": ("test_the_hub",),
     "test_fingerprint": (
         "test_it_is_the_same_for_a_task_that_is_made_again_whatever_runs_it",
