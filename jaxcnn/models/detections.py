@@ -13,6 +13,25 @@ from jaxcnn.ops import boxes as box
 Array = jax.Array
 
 
+def check_detector(made: Any, *positive: str) -> None:
+    """Refuse options of a detector that are out of range.
+
+    Args:
+        made: the detector, with `num_classes`, `backbone`, thresholds and `max_detections`.
+        *positive: names of further fields that must be at least 1.
+
+    """
+    for name in ("num_classes", "max_detections", *positive):
+        if getattr(made, name) < 1:
+            about = ", without the background" if name == "num_classes" else ""
+            raise InputError(f"{name}={getattr(made, name)}: must be at least 1{about}")
+    for name in ("score_threshold", "iou_threshold"):
+        if not 0 <= getattr(made, name) <= 1:
+            raise InputError(f"{name}={getattr(made, name)}: must be in 0..1")
+    if not callable(getattr(made.backbone, "features", None)):
+        raise InputError(f"backbone={type(made.backbone).__name__}: has no features(); use a network of models.MODELS")
+
+
 def without_padding(image: Array, row_mask: Array | None) -> Array:
     """Replace rows that are padding by zeros, because they may hold anything and 0 x NaN is NaN."""
     return image if row_mask is None else jnp.where(align(row_mask > 0, image), image, 0)

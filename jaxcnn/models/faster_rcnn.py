@@ -19,10 +19,10 @@ import numpy as np
 from jaxcnn import losses, ops
 from jaxcnn.core.collectives import draw
 from jaxcnn.core.precision import promote_float32
-from jaxcnn.core.types import Batch, InputError
+from jaxcnn.core.types import Batch
 from jaxcnn.layers import BatchNorm, Dense, Network, check_image, check_side, feature_levels
 from jaxcnn.models import matching
-from jaxcnn.models.detections import best_boxes, without_padding
+from jaxcnn.models.detections import best_boxes, check_detector, without_padding
 from jaxcnn.models.fpn import FPN
 from jaxcnn.models.rpn import BETA, RPN, proposal_losses, propose
 from jaxcnn.models.zoo import MODELS
@@ -92,11 +92,21 @@ class FasterRCNN(Network):
         counts = [math.prod(x.shape[1:3]) * per_place for x in levels.values()]
         boxes, mask = propose(first, counts, image, self.candidates, self.proposals)
         if train and truths is not None:
-            boxes, mask = self._sample(boxes, mask, truths)
+            boxes, mask = self.sample(boxes, mask, truths)
         return {**first, **self.classify({i: levels[i] for i in self.levels}, image, boxes), "proposal_mask": mask}
 
-    def _sample(self, boxes: Array, mask: Array, truths: matching.Truths) -> tuple[Array, Array]:
-        """Add the true boxes to the proposals, and choose those that the second stage learns from."""
+    def sample(self, boxes: Array, mask: Array, truths: matching.Truths) -> tuple[Array, Array]:
+        """Add the true boxes to the proposals, and choose those that the second stage learns from.
+
+        Args:
+            boxes: `[B, P, 4]`, proposals, the best first.
+            mask: bool `[B, P]`, false for padding.
+            truths: the true boxes.
+
+        Returns:
+            Boxes `[B, S, 4]` and their mask `[B, S]`, with S = `sampled`, or all there are if these are fewer.
+
+        """
         boxes = jnp.concatenate([boxes, truths.boxes], 1)
         mask = jnp.concatenate([mask, truths.real], 1)
         found = _matched(truths, boxes, mask)
@@ -255,14 +265,24 @@ def faster_rcnn(num_classes: int = 20, backbone: str | nn.Module = "resnet18", *
             `score_threshold` (0.05), `iou_threshold` (of suppression, 0.5), `max_detections` (100), `dtype`. With
             `levels=(3, 4, 5), width=64, hidden=128, candidates=200, proposals=128, sampled=64` it trains on a CPU.
 
+    Returns:
+        A detector for `tasks.detection`.
+
+    Raises:
+        InputError: an option is out of range, or there is no such network.
+
     """
-    if num_classes < 1:
-        raise InputError(f"num_classes={num_classes}: must be at least 1, without the background")
-    return FasterRCNN(num_classes, found_backbone(backbone), **options)
+    made = FasterRCNN(num_classes, found_backbone(backbone), **options)
+    check_detector(made, "candidates", "proposals", "sampled", "width", "hidden")
+    return made
 
 
 def fasterrcnn_resnet50_fpn(
-    num_classes: int = 90, backbone: str = "resnet50", frozen: bool = True, remat: bool = False, **options: Any
+    num_classes: int = 90,
+    backbone: str | nn.Module = "resnet50",
+    frozen: bool = True,
+    remat: bool = False,
+    **options: Any,
 ) -> FasterRCNN:
     """Faster R-CNN with ResNet-50, as torchvision has it: its weights are read by name; 41,808,406 parameters for COCO.
 
@@ -270,15 +290,15 @@ def fasterrcnn_resnet50_fpn(
 
     Args:
         num_classes: number of classes, without the background.
-        backbone: name of a residual network in `models.MODELS`.
+        backbone: name of a residual network in `models.MODELS`, or a network, which is taken as it is.
         frozen: whether the norms of the backbone never change, in training neither, and add nothing to the variance, as
             the published weights need it. Otherwise they are the usual ones, as in torchvision without weights.
         remat: less memory in training, more time.
         **options: as for `faster_rcnn`.
 
     """
-    if backbone not in MODELS:
-        found_backbone(backbone)  # says what is wrong
+    if not isinstance(backbone, str) or backbone not in MODELS:
+        return faster_rcnn(num_classes, backbone, **options)
     norm = {"norm": functools.partial(BatchNorm, frozen=True, epsilon=0.0)} if frozen else {}
     body = MODELS[backbone](remat=remat, dtype=options.get("dtype"), **norm)
     return faster_rcnn(num_classes, body, **options)

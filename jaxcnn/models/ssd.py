@@ -20,7 +20,7 @@ from jaxcnn.core.types import Batch, InputError
 from jaxcnn.layers import BatchNorm, Conv, ConvNorm, Network, check_image
 from jaxcnn.models import matching
 from jaxcnn.models.anchors import Grid, default_boxes
-from jaxcnn.models.detections import best_boxes, levels_of, without_padding
+from jaxcnn.models.detections import best_boxes, check_detector, levels_of, without_padding
 from jaxcnn.models.zoo import backbone as found_backbone
 from jaxcnn.ops import boxes as box
 
@@ -80,8 +80,6 @@ class SSD(Network):
         self._heads(len(self.levels) + len(self.extras))
 
     def _heads(self, levels: int) -> None:
-        if self.num_classes < 1:
-            raise InputError(f"num_classes={self.num_classes}: must be at least 1, without the background")
         per_place = [2 + 2 * len(ratios) for ratios in self._ratios(levels)]
         make = functools.partial(Conv, kernel_size=(3, 3), padding=1, kernel_init=GLOROT)
         self.logits = [make(n * (self.num_classes + 1)) for n in per_place]
@@ -198,5 +196,13 @@ def ssd(num_classes: int = 20, backbone: str | nn.Module = "mobilenet_v3_small",
             `score_threshold` (0.01), `iou_threshold` (of suppression, 0.45), `max_detections` (200), `norm` (of the
             further levels), `dtype`.
 
+    Returns:
+        A detector for `tasks.detection`.
+
+    Raises:
+        InputError: an option is out of range, or there is no such network.
+
     """
-    return SSD(num_classes, found_backbone(backbone), **options)
+    made = SSD(num_classes, found_backbone(backbone), **options)
+    check_detector(made, "candidates")
+    return made

@@ -12,6 +12,7 @@ from jax import lax
 from jaxcnn import ops
 from jaxcnn.core.precision import promote_float32
 from jaxcnn.layers import Conv, check_side
+from jaxcnn.models.detections import check_detector
 from jaxcnn.models.ssd import SSD
 from jaxcnn.models.vgg import VGG
 
@@ -102,4 +103,6 @@ def ssd300_vgg16(num_classes: int = 90, width: float = 1.0, remat: bool = False,
             scale more.
 
     """
-    return SSD300(num_classes, Trunk(width=width, remat=remat, dtype=options.get("dtype")), **options)
+    made = SSD300(num_classes, Trunk(width=width, remat=remat, dtype=options.get("dtype")), **options)
+    check_detector(made, "candidates")
+    return made

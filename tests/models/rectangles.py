@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+import jaxcnn as jc
 from jaxcnn.core.collectives import all_sum
 from jaxcnn.layers import ConvNorm, Network
 from jaxcnn.models.adapt import accepted
@@ -189,6 +190,19 @@ def checked_padding(model, outputs, learned, batch):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((parts, grads)))
     assert any(np.any(x[:b]) for x in grads.values())  # what is no object is learned from, too
     return jax.tree.map(lambda x: np.asarray(x[:b]), parts)
+
+
+def check_task(model, parts):
+    """Training and prediction by `tasks.detection`, traced alone."""
+    task, batch = jc.tasks.detection(model), rectangles()
+    variables = jax.eval_shape(task.init, jax.random.key(0), batch)
+    state = {"batch_stats": variables["batch_stats"]}
+    _, (outputs, _) = jax.eval_shape(task.loss, variables["params"], state, batch, jax.random.key(0))
+    named = jax.eval_shape(task.metrics["parts"], outputs, batch)
+    assert set(named.totals) == parts
+    found = jax.eval_shape(task.predict, variables, batch)
+    assert found["boxes"].shape == (8, model.max_detections, 4)
+    assert set(jax.eval_shape(task.metrics["parts"], found, batch).totals) == parts
 
 
 def check_row_padding(model):

@@ -1,5 +1,6 @@
 """SSD and Faster R-CNN with torchvision's weights predict what theirs predict, and write the same weights."""
 
+import functools
 import json
 import pathlib
 
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.models import DETECTORS
+from jaxcnn.layers import BatchNorm
+from jaxcnn.models import DETECTORS, ResNet
 from jaxcnn.weights import by_path, layout, state_dicts
 from jaxcnn.weights.tables import TABLES, current
 from jaxcnn.weights.tables.core import names
@@ -19,7 +21,8 @@ HERE = pathlib.Path(__file__).parents[1] / "fixtures"
 GOLDEN = json.loads((HERE / "anchored.json").read_text())
 CLASSES, FASTER, SSD = 3, "fasterrcnn_resnet50_fpn", "ssd300_vgg16"
 CPU = {"xla_backend_optimization_level": 0}
-BODIES = ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)]
+NORM = functools.partial(BatchNorm, frozen=True, epsilon=0.0)
+BODIES = {"small": ResNet(1000, (1, 1, 1, 1), norm=NORM), "resnet50": "resnet50"}
 
 
 def described(name, size, **options):
@@ -41,12 +44,12 @@ def check_way_back(name, state, variables, **options):
         np.testing.assert_array_equal(back[there], tensor, there)
 
 
-@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("body", ["small", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_both_stages_of_faster_rcnn_and_the_way_back(body):
     golden = GOLDEN[body]
-    state = state_dict(FASTER, golden["size"], backbone=body)
+    state = state_dict(FASTER, golden["size"], backbone=BODIES[body])
     assert pseudo.digest({there: x.shape for there, x in state.items()}) == golden["tensors"]
-    options = {"backbone": body, "proposals": 8, "candidates": 8}
+    options = {"backbone": BODIES[body], "proposals": 8, "candidates": 8}
     model, variables, source = state_dicts.from_state_dict(FASTER, state, image=golden["size"], **options)
     assert source == "torchvision" and model.num_classes == CLASSES
     boxes = jnp.array([GOLDEN["proposals"], GOLDEN["proposals"][::-1]])
@@ -61,7 +64,7 @@ def test_both_stages_of_faster_rcnn_and_the_way_back(body):
     assert difference(joined.reshape(-1)[:: golden["every"]], golden["first"]) < 1e-4
     joined = np.concatenate([second["logits"], second["deltas"].reshape(2, len(boxes[0]), -1)], -1)
     assert difference(joined.reshape(-1), golden["second"]) < 1e-4
-    check_way_back(FASTER, state, variables, backbone=body)
+    check_way_back(FASTER, state, variables, backbone=BODIES[body])
 
 
 @pytest.mark.slow
@@ -101,7 +104,7 @@ def test_a_thin_ssd_reads_what_it_wrote_and_keeps_its_boxes_for_other_classes():
 
 def test_names_and_layout_of_the_published_faster_rcnn():
     """It was written before the convolutions of the pyramid and of the first stage became blocks."""
-    thin = {"backbone": "resnet18", "width": 16, "hidden": 8}
+    thin = {"backbone": BODIES["small"], "width": 16, "hidden": 8}
     state = state_dict(FASTER, (64, 64), **thin)
     old = {there.replace("blocks.0.0.", "blocks.0.").replace("conv.0.0.", "conv."): x for there, x in state.items()}
     assert {"backbone.fpn.inner_blocks.0.weight", "rpn.head.conv.weight"} < old.keys()
