@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
-from experiments import cli, pixels
+from experiments import archives, cli, pixels
 from jaxcnn import runs
 from jaxcnn.metrics import components, rand_fscore
 from jaxcnn.runs.signals import Signals
@@ -54,13 +54,18 @@ def place(name: str) -> str | None:
 
 def load(config: Config) -> jc.data.Splits:
     """Read the slices of the three parts."""
-    return jc.data.masks(pixels.folder_of("membrane", config, place), classes=CLASSES, values=(0, 255))
+    return jc.data.masks(**source(config))
+
+
+def source(config: Config) -> dict[str, Any]:
+    """Return the arguments of `jc.data.masks`."""
+    return {"path": archives.folder_of("membrane", config, place), "classes": CLASSES, "values": (0, 255)}
 
 
 def plan(config: Config) -> runs.Plan:
     """Make the plan from the flags."""
     change = jc.augment.compose(jc.augment.flip, jc.augment.flip_vertical)
-    return pixels.plan("membrane", config, load(config), change)
+    return pixels.plan("membrane", config, load(config), change, runs.source("masks", source(config)))
 
 
 def scores(valid: Any, valid_mask: Any, test: Any, test_mask: Any) -> dict[str, float]:
@@ -91,26 +96,25 @@ def scores(valid: Any, valid_mask: Any, test: Any, test_mask: Any) -> dict[str, 
     }
 
 
-def membranes(config: Config, predict: Any, variables: Any, images: Any) -> np.ndarray:
+def membranes(config: Config, loaded: runs.TrainedRun, images: Any) -> np.ndarray:
     """Return the share of membrane of each pixel, `[N, H, W]`, in tiles of 256 pixels and over up to eight views."""
     views = jc.augment.pixel_views(rotate=True) if config.views else []
-    return pixels.shares(predict, variables, images, tile=256, views=views)[..., 0]
+    return pixels.shares(loaded, images, tile=256, views=views)[..., 0]
 
 
-def measure(config: Config, made: runs.Plan, variables: Any) -> dict[str, float]:
+def measure(config: Config, loaded: runs.TrainedRun, data: jc.data.Splits) -> dict[str, float]:
     """Measure a network on the test slices."""
     found = []
-    for rows in (made.data.valid, made.data.test):
-        image, mask = rows.arrays["image"], rows.arrays["mask"]
-        found += [membranes(config, made.task.predict, variables, image), mask]
+    for rows in (data.valid, data.test):
+        found += [membranes(config, loaded, rows.arrays["image"]), rows.arrays["mask"]]
     return scores(*found)
 
 
-def show(config: Config, made: runs.Plan, variables: Any) -> None:
+def show(config: Config, loaded: runs.TrainedRun) -> None:
     """Draw the membranes in the images of `--predict`."""
 
     def mask(image: np.ndarray) -> np.ndarray:
-        return (membranes(config, made.task.predict, variables, image[None])[0] < 0.5).astype(np.uint8)
+        return (membranes(config, loaded, image[None])[0] < 0.5).astype(np.uint8)
 
     pixels.draw(config, mask, 1, background=1, colours=[(213, 94, 0), (255, 255, 255)])
 

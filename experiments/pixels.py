@@ -1,8 +1,7 @@
-"""What the experiments with a class for each pixel share: their flags, data from an archive, the plan, predictions."""
+"""What the experiments with a class for each pixel share: their flags, the plan, and predictions."""
 
 import dataclasses
 import pathlib
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -12,16 +11,11 @@ import tyro
 import jaxcnn as jc
 from experiments import common, settings
 from jaxcnn import runs
-from jaxcnn.cli.flags import PRECISIONS
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
-from jaxcnn.core.types import reason
 from jaxcnn.data.drawing import indexed_png, overlay, png
 from jaxcnn.data.folder import read_image
 from jaxcnn.runs.signals import Signals
-
-LARGEST = 2**26  # bytes of a file in an archive
-Place = Callable[[str], str | None]  # name in an archive -> path below the folder, or None to leave it out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,45 +48,16 @@ class Config(settings.Settings):
     """Rows per batch in evaluation, over all devices; changes the speed, not the result."""
 
 
-def unpack(archive: str | pathlib.Path, folder: str | pathlib.Path, place: Place) -> pathlib.Path:
-    """Unpack the files of an archive that have a place, if they are not there already.
-
-    Args:
-        archive: a `.zip` file.
-        folder: where the files go.
-        place: name in the archive to the path below the folder, or None to leave a file out.
-
-    Raises:
-        InputError: the archive cannot be read, or has no such files.
-
-    """
-    folder = pathlib.Path(folder)
-    try:
-        with zipfile.ZipFile(archive) as found:
-            wanted = {info: to for info in found.infolist() if (to := place(info.filename)) is not None}
-            if not wanted:
-                raise jc.InputError(f"{visible(archive)}: has none of the files of this experiment; give its archive")
-            for info, to in wanted.items():
-                path = folder / to
-                if info.file_size > LARGEST:
-                    raise jc.InputError(f"{visible(archive)}: {visible(info.filename)} has {info.file_size:,} bytes")
-                if not path.is_file() or path.stat().st_size != info.file_size:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    files.write_bytes(path, found.read(info))
-    except (OSError, zipfile.BadZipFile, RuntimeError) as error:
-        raise jc.InputError(f"{visible(archive)}: cannot be unpacked ({reason(error)}); get it again") from error
-    return folder
-
-
-def folder_of(name: str, config: Config, place: Place) -> pathlib.Path:
-    """Return the folder of the data, unpacked where an archive is given."""
-    if not config.data:
-        raise jc.InputError(f"DATA: give the archive, as in python -m experiments.{name} {name}.zip")
-    given = files.expanded(config.data)
-    return given if given.is_dir() else unpack(given, config.unpacked or f"checkpoints/data/{name}", place)
-
-
-def plan(name: str, config: Config, splits: jc.data.Splits, change: jc.augment.Transform, **options: Any) -> runs.Plan:
+def plan(
+    name: str,
+    config: Config,
+    splits: jc.data.Splits,
+    change: jc.augment.Transform,
+    source: dict[str, Any],
+    *,
+    dims: int = 2,
+    **options: Any,
+) -> runs.Plan:
     """Make the plan: a U-Net, trained on random windows.
 
     Args:
@@ -100,16 +65,23 @@ def plan(name: str, config: Config, splits: jc.data.Splits, change: jc.augment.T
         config: the flags.
         splits: images and masks.
         change: augmentation of the windows.
+        source: how the rows were read, of `runs.source`.
+        dims: number of spatial axes.
         **options: of `tasks.segmentation`.
 
     """
     rate, decay = jc.optim.check_rate(config.learning_rate), config.weight_decay
     if config.limit_examples:
         splits = jc.data.Splits(*(runs.limited(part, config.limit_examples) for part in splits))
-    network = PRECISIONS[config.precision] | {"remat": config.remat, "widths": config.widths}
-    model = jc.models.unet(len(splits.train.classes), **network)
+    image, classes = splits.train.example()["image"], len(splits.train.classes)
+    shape = {"widths": list(config.widths)} | ({"dims": dims} if dims != 2 else {})
     options |= {"dice": config.dice, **common.pixel_statistics(splits.train)}
-    task = jc.tasks.segmentation(model, **options)
+    build = {
+        "model": common.model("unet", config, num_classes=classes, **shape),
+        "task": {"name": "segmentation", "options": options},
+        "ema": config.ema,
+        "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
+    }
     cropped = jc.augment.compose(jc.augment.pad_crop(0, size=config.crop), change)
 
     def optimizer(steps):
@@ -118,23 +90,25 @@ def plan(name: str, config: Config, splits: jc.data.Splits, change: jc.augment.T
     def wrap(step):
         return jc.augmented(step, cropped)
 
-    options = {"ema": config.ema, "validations": config.validations, "dataset": name}
-    return runs.Plan(task, splits, optimizer, wrap=wrap, **options)
+    return runs.Plan(
+        runs.build(build)[1], splits, optimizer, wrap=wrap, ema=config.ema, build=build, dataset=name, source=source,
+        validations=config.validations,
+    )  # fmt: skip
 
 
-def shares(predict: Any, variables: Any, images: Any, *, tile: Any, views: list[Any]) -> np.ndarray:
-    """Return the share of each class in each pixel, `[N, H, W, K]`, averaged over tiles and views.
+def shares(loaded: runs.TrainedRun, images: Any, *, tile: Any, views: list[Any]) -> np.ndarray:
+    """Return the share of each class in each pixel, `[N, *spatial, K]`, averaged over tiles and views.
 
     Args:
-        predict: of the task.
-        variables: of the network.
-        images: `[N, H, W, C]`.
+        loaded: the run.
+        images: `[N, *spatial, C]`.
         tile: size of a tile, as in `tasks.predict_tiled`.
         views: of `augment.pixel_views`; empty for none.
 
     """
+    predict = loaded.task.predict
     mean = jc.augment.test_time_augmentation(predict, views, over="softmax") if views else predict
-    return np.stack([jc.tasks.predict_tiled(mean, variables, x, tile=tile, batch_size=1) for x in images])
+    return np.stack([jc.tasks.predict_tiled(mean, loaded.variables, x, tile=tile, batch_size=1) for x in images])
 
 
 def main(
@@ -142,9 +116,9 @@ def main(
     config: Config,
     signals: Signals,
     opened: list[pathlib.Path],
-    make: Callable[[Any], runs.Plan],
-    measure: Callable[[Any, runs.Plan, Any], dict[str, Any]],
-    show: Callable[[Any, runs.Plan, Any], None],
+    plan: Callable[[Any], runs.Plan],
+    measure: Callable[[Any, runs.TrainedRun, jc.data.Splits], dict[str, Any]],
+    show: Callable[[Any, runs.TrainedRun], None],
 ) -> Any:
     """Evaluate, predict or train, as the flags say; scores are printed and written to a file in the run's folder.
 
@@ -153,38 +127,37 @@ def main(
         config: the flags.
         signals: checked between dispatches.
         opened: receives the run's folder.
-        make: function from the flags to the plan.
-        measure: function from the flags, the plan and the variables to the scores.
-        show: draws predictions, from the same arguments.
+        plan: function from the flags to the plan.
+        measure: function from the flags, the run and the data to the scores.
+        show: draws the predictions that the flags ask for.
 
     """
     if config.evaluate or config.predict:
-        loaded, config, made = load(name, config, make)
         folder = pathlib.Path(config.checkpoint)
+        config, loaded = load(name, config)
+        if config.predict:
+            return show(config, loaded)
+        data = plan(config).data
     else:
-        made = make(config)
+        made = plan(config)
         if not common.train(name, config, made, signals, opened):  # another process has the results
             return None
-        folder = opened[-1]
-        loaded = jc.load_run(folder, task=made.task)
-    if config.predict:
-        return show(config, made, loaded.variables)
-    values = measure(config, made, loaded.variables)
+        folder, data = opened[-1], made.data
+        loaded = jc.load_run(folder)
+    values = measure(config, loaded, data)
     files.write_json(folder / f"{name}.json", values)
     print(files.to_json(values), flush=True)
     return values
 
 
-def load(name: str, config: Config, make: Callable[[Any], runs.Plan]) -> tuple[Any, Config, runs.Plan]:
-    """Load a run, with its flags and its plan, whose data are read again."""
-    saved = runs.read_config(config.checkpoint)
-    if saved["experiment"] != name:
-        raise jc.InputError(f"--checkpoint {config.checkpoint}: a run of {saved['experiment']}, not of {name}")
-    before = {field: saved["settings"][field] for field in ("data", "unpacked", "crop", "dice", "precision")}
-    before |= {"data": config.data or before["data"], "widths": tuple(saved["settings"]["widths"])}
-    config = dataclasses.replace(config, **before)
-    made = make(config)
-    return jc.load_run(config.checkpoint, task=made.task), config, made
+def load(name: str, config: Config) -> tuple[Config, runs.TrainedRun]:
+    """Load the run of `--checkpoint`, and return the flags with the places of its data."""
+    loaded = jc.load_run(config.checkpoint)
+    if loaded.config["experiment"] != name:
+        raise jc.InputError(f"--checkpoint {config.checkpoint}: a run of {loaded.config['experiment']}, not of {name}")
+    saved = loaded.config["settings"]
+    places = {field: getattr(config, field) or saved[field] for field in ("data", "unpacked")}
+    return dataclasses.replace(config, **places), loaded
 
 
 def draw(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
-from experiments import cli, lanes, pixels
+from experiments import archives, cli, lanes, pixels
 from jaxcnn import runs
 from jaxcnn.runs.signals import Signals
 
@@ -54,13 +54,19 @@ def place(name: str) -> str | None:
 
 def load(config: Config) -> jc.data.Splits:
     """Read the images of the three parts."""
-    return jc.data.masks(pixels.folder_of("roads", config, place), classes=CLASSES, ignore_label=VOID)
+    return jc.data.masks(**source(config))
+
+
+def source(config: Config) -> dict[str, Any]:
+    """Return the arguments of `jc.data.masks`."""
+    return {"path": archives.folder_of("roads", config, place), "classes": CLASSES, "ignore_label": VOID}
 
 
 def plan(config: Config) -> runs.Plan:
     """Make the plan from the flags."""
     change = jc.augment.compose(jc.augment.flip, jc.augment.color_jitter(0.3, 0.3, 0.3))
-    return pixels.plan("roads", config, load(config), change, ignore_label=VOID)
+    read = runs.source("masks", source(config))
+    return pixels.plan("roads", config, load(config), change, read, ignore_label=VOID)
 
 
 def scores(predicted: Any, masks: Any) -> dict[str, Any]:
@@ -74,24 +80,23 @@ def scores(predicted: Any, masks: Any) -> dict[str, Any]:
     return {"iou": values["iou"], "road": each["road"], "accuracy": accuracy, "iou_per_class": each}
 
 
-def named(config: Config, predict: Any, variables: Any, images: Any) -> np.ndarray:
+def named(config: Config, loaded: runs.TrainedRun, images: Any) -> np.ndarray:
     """Return the class of each pixel, `[N, H, W]`, of whole images, over both views of a scene and its mirror image."""
     views = jc.augment.pixel_views() if config.views else []
-    tile = np.shape(images)[1:3]
-    return pixels.shares(predict, variables, images, tile=tile, views=views).argmax(-1).astype(np.uint8)
+    return pixels.shares(loaded, images, tile=np.shape(images)[1:3], views=views).argmax(-1).astype(np.uint8)
 
 
-def measure(config: Config, made: runs.Plan, variables: Any) -> dict[str, Any]:
+def measure(config: Config, loaded: runs.TrainedRun, data: jc.data.Splits) -> dict[str, Any]:
     """Measure a network on the test images."""
-    arrays = made.data.test.arrays
-    return scores(named(config, made.task.predict, variables, arrays["image"]), arrays["mask"])
+    arrays = data.test.arrays
+    return scores(named(config, loaded, arrays["image"]), arrays["mask"])
 
 
-def show(config: Config, made: runs.Plan, variables: Any) -> None:
+def show(config: Config, loaded: runs.TrainedRun) -> None:
     """Draw the classes and the lines of the lane in the images of `--predict`."""
 
     def mask(image: np.ndarray) -> np.ndarray:
-        return named(config, made.task.predict, variables, image[None])[0]
+        return named(config, loaded, image[None])[0]
 
     def finish(image: np.ndarray, found: np.ndarray, picture: np.ndarray) -> np.ndarray:
         return lanes.drawn(picture, lanes.lines(image, found == ROAD))

@@ -38,6 +38,7 @@ SLOW = {
     ),
     "test_layers::test_batch_norm_gradient_equals_automatic_differentiation": ("shape1-False", "shape2-True"),
     "test_tfds::test_a_record_of_another_kind": ("eps", "no image", "png"),
+    "test_chosen::test_the_logits_of_a_box": ("fcos",),
     "test_explain::test_one_logit_is_explained_like_two": ("gradient", "grad_cam", "lrp"),
     "test_benchmarks::test_all_subjects_compute_the_same": ("3-D", "max_pool"),
     "test_benchmarks::test_bad_flags_are_one_line": ("ops-", "mnist-arguments9", "cifar10-arguments11"),

@@ -64,7 +64,8 @@ def show(config: Data) -> Splits:
     rows = next(splits.train.once(min(EXAMPLES, splits.train.size))).at(0)
     if not plots.draw(pathlib.Path(config.output), draw, rows, change, splits.train, config.seed):
         raise InputError(f"--output {visible(config.output)}: cannot be written; give another file")
-    print(f"{visible(config.output)}: {len(rows['image'])} training images, with and without augmentation", flush=True)
+    about = "training images, with and without augmentation" if example["image"].ndim == 4 else "slices of volumes"
+    print(f"{visible(config.output)}: {len(rows['image'])} {about}", flush=True)
     return splits
 
 
@@ -154,6 +155,9 @@ def draw(rows: Any, change: Any, data: Any, seed: int) -> Any:
 
     """
     image = np.asarray(rows["image"])
+    if image.ndim == 5:  # draw the middle slice of each volume
+        rows = {name: rows[name][:, rows[name].shape[1] // 2, ::-1] for name in ("image", "mask")}
+        image, change = np.asarray(rows["image"]), None
     sheets, masks, boxes = [image], [rows.get("mask")], [_drawn(rows)]
     if change is not None:
         changed = change(jax.random.key(seed), dict(rows))

@@ -133,6 +133,8 @@ def _dense(path: pathlib.Path) -> Found | None:
     kind = dense_format(path)
     if kind is None:
         return None
+    if kind == "volumes":
+        return Found(kind, {"path": str(path)}, "segmentation", "volumes with labels: segmentation")
     task, labels = ("segmentation", "masks") if kind == "masks" else ("detection", BOXES[kind])
     return Found(kind, {"path": str(path)}, task, f"images with {labels}: {task}", True)
 
@@ -193,7 +195,7 @@ def read(found: Found, config: Any, skipped: Any = None, size: Any = None) -> tu
         options |= {"resize": config.resize} if config.resize != "squash" else {}
     elif config.resize != "squash":
         raise InputError(f"--resize {config.resize}: only image files are resized on reading; leave it out")
-    if config.image_size and found.kind == "tfds":
+    if config.image_size and found.kind in ("tfds", "volumes"):
         options |= {"size": config.image_size}
     on_bad = skipped if config.on_bad_example == "skip" else None
     try:

@@ -9,8 +9,10 @@ import numpy as np
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
-from jaxcnn.data import draw_boxes, drawing, image_box, unletterbox
+from jaxcnn.data import centred, draw_boxes, drawing, image_box, unletterbox, write_nifti
 from jaxcnn.data.folder import read_image
+from jaxcnn.data.nifti import ENDINGS as VOLUMES
+from jaxcnn.data.nifti import read_head
 from jaxcnn.data.stored import UNKNOWN, stored_classes
 
 Draw = Callable[[str, Any], dict[str, Any]]
@@ -39,6 +41,8 @@ def drawer(loaded: Any, folder: str, paths: Sequence[pathlib.Path], least_score:
         raise InputError(f"--out {visible(folder)}: cannot be made ({error.strerror}); give another folder") from error
 
     def draw(file: str, outputs: Any) -> dict[str, Any]:
+        if task == "segmentation" and outputs.ndim == 4:
+            return _labelled(loaded, file, outputs, place / names[file])
         if task == "segmentation":
             return _segmented(loaded, file, outputs, place / names[file])
         return _detected(loaded, file, outputs, place / names[file], least_score)
@@ -50,8 +54,9 @@ def _names(paths: Sequence[pathlib.Path]) -> dict[str, str]:
     """Return a name for the pictures of each file: its own without the ending, and a number if others share it."""
     names, used = {}, dict[str, int]()
     for path in paths:
-        used[path.stem] = used.get(path.stem, 0) + 1
-        names[str(path)] = path.stem if used[path.stem] == 1 else f"{path.stem}_{used[path.stem]}"
+        stem = path.name.removesuffix(".gz").removesuffix(".nii") if path.name.endswith(VOLUMES) else path.stem
+        used[stem] = used.get(stem, 0) + 1
+        names[str(path)] = stem if used[stem] == 1 else f"{stem}_{used[stem]}"
     return names
 
 
@@ -79,6 +84,32 @@ def _segmented(loaded: Any, file: str, scores: np.ndarray, place: pathlib.Path) 
     counts = np.bincount(mask[mask != UNKNOWN], minlength=len(classes))
     shares = {name: round(float(n), 6) for name, n in zip(classes, counts / max(counts.sum(), 1), strict=True)}
     return {"file": file, "mask": f"{place}.png", "overlay": f"{place}_overlay.png", "shares": shares}
+
+
+def _labelled(loaded: Any, file: str, scores: np.ndarray, place: pathlib.Path) -> dict[str, Any]:
+    """Write the labels of a volume with the affine of its file; return their name and the classes' millilitres.
+
+    Args:
+        loaded: the run.
+        file: name of the NIfTI file.
+        scores: logits of the network, `[D, H, W, K]`.
+        place: path of the labels without the ending.
+
+    """
+    if not np.isfinite(scores).all():
+        raise InputError(f"{visible(file)}: the outputs are not finite; check the weights")
+    head = read_head(file)
+    labels = centred(scores.argmax(-1).astype(np.uint8), head.shape)
+    try:
+        write_nifti(f"{place}.nii.gz", labels, like=file)
+    except OSError as error:
+        raise InputError(
+            f"{visible(place)}.nii.gz: cannot be written ({error.strerror}); give another --out"
+        ) from error
+    each, classes = float(np.prod(head.spacing)) / 1000, loaded.config["classes"]
+    counts = np.bincount(labels.ravel(), minlength=len(classes))
+    millilitres = {name: round(float(n * each), 3) for name, n in zip(classes, counts, strict=True)}
+    return {"file": file, "labels": f"{place}.nii.gz", "millilitres": millilitres}
 
 
 def _detected(loaded: Any, file: str, found: Any, place: pathlib.Path, least_score: float) -> dict[str, Any]:

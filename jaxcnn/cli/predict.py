@@ -19,7 +19,9 @@ from jaxcnn.cli import command, flags, options, pictures, runtime
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
+from jaxcnn.data import centred, read_volume
 from jaxcnn.data.folder import ENDINGS, read_image
+from jaxcnn.data.nifti import ENDINGS as VOLUMES
 from jaxcnn.tasks import detected, probabilities
 
 log = logging.getLogger("jaxcnn")
@@ -92,7 +94,8 @@ def image_files(given: Sequence[str]) -> list[pathlib.Path]:
             raise InputError(f"{visible(path)}: no such file or folder")
         inside = [path]
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+            ends = (*ENDINGS, *VOLUMES)
+            inside = sorted(p for p in path.rglob("*") if p.name.lower().endswith(ends) and p.is_file())
         if not inside:
             raise InputError(f"{visible(path)}: no images in this folder; give a different folder, or files")
         found += inside
@@ -102,6 +105,8 @@ def image_files(given: Sequence[str]) -> list[pathlib.Path]:
 def pixels(loaded: Any, path: pathlib.Path) -> np.ndarray:
     """Read an image in the form that a run was trained on."""
     shape, how = loaded.config["build"]["image"]["shape"], (loaded.config.get("source") or {}).get("options", {})
+    if len(shape) == 4:
+        return centred(read_volume(path), tuple(shape))
     image = read_image(path, shape[-1], tuple(shape[:2]), how.get("resize", "squash"), how.get("crop_ratio", 1.0))
     dtype = np.dtype(loaded.config["build"]["image"]["dtype"])
     return image if dtype == np.uint8 else (image / 255).astype(dtype)
@@ -116,9 +121,10 @@ def _outputs(loaded: Any, paths: Sequence[pathlib.Path], skip: bool) -> Iterator
         return detected(found) if boxes else found
 
     run = jax.jit(outputs_of)
-    for start in range(0, len(paths), AT_ONCE):
+    most = AT_ONCE if len(loaded.config["build"]["image"]["shape"]) < 4 else 1
+    for start in range(0, len(paths), most):
         names, images = [], []
-        for path in paths[start : start + AT_ONCE]:
+        for path in paths[start : start + most]:
             try:
                 images.append(pixels(loaded, path))
                 names.append(os.fspath(path))
@@ -127,7 +133,7 @@ def _outputs(loaded: Any, paths: Sequence[pathlib.Path], skip: bool) -> Iterator
                     raise InputError(f"{error}; leave it out, or give --on-bad-example skip") from error
                 log.warning("left out: %s", error)
         if images:
-            width = AT_ONCE if len(paths) > AT_ONCE else len(images)  # one compiled program serves all batches
+            width = most if len(paths) > most else len(images)  # one compiled program serves all batches
             batch = np.zeros((width, *images[0].shape), images[0].dtype)
             batch[: len(images)] = images
             outputs = jax.tree.map(np.asarray, run(loaded.variables, {"image": batch}))
@@ -173,8 +179,8 @@ def write(path: str, found: Sequence[dict[str, Any]]) -> None:
                 rows.writerow((visible(one["file"]), visible(thing["class"]), thing["score"], *thing["box"]))
         found = ()
     for number, one in enumerate(found):
-        each = one.get("probabilities") or one.get("shares") or {}
-        rest = {k: v for k, v in one.items() if k not in ("probabilities", "shares")}
+        each = one.get("probabilities") or one.get("shares") or one.get("millilitres") or {}
+        rest = {k: v for k, v in one.items() if k not in ("probabilities", "shares", "millilitres")}
         plain = {k: ";".join(map(str, v)) if isinstance(v, list) else v for k, v in rest.items()}
         if not number:
             rows.writerow([*plain, *map(visible, each)])

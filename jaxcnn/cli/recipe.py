@@ -22,7 +22,7 @@ from jaxcnn.train import augmented, init_state
 
 LEAST = 28  # smaller images are enlarged to this side on the device; the default network needs 24
 UPDATES, MANY, VALIDATIONS = 300, 10_000, 20
-ROWS = {"detection": 8, "segmentation": 8}  # in one update, for few rows
+ROWS = {"detection": 8, "segmentation": 8, "volumes": 2}  # in one update, for few rows
 FOUND_UPDATES = 1500  # for detection
 RATES = {"cnn": 4e-3}
 RATE = 1e-3
@@ -32,6 +32,8 @@ OPTIONS: dict[str, dict[str, Any]] = {  # networks that a CPU trains in minutes
     "unet": {"widths": [16, 32, 64, 128, 256]},
     "fcos": {"backbone": "resnet18", "width": 64, "depth": 2, "levels": [3, 4, 5], "extra": 0},
 }
+VOLUMES = {"dims": 3, "widths": [16, 32, 64]}  # options of a U-Net for volumes
+WINDOW = 48  # largest side of what is cut from volumes for training
 IGNORED = 255  # label of pixels without a class
 FOLLOW = augment.SpatialTargets(fill=IGNORED)
 REFUSED = {  # flags that do not apply to a task
@@ -104,14 +106,15 @@ def plan(
         begin = weights.origin(config, channels)
     usual = USUAL.get(found.task) or ("cnn" if side <= SMALL else "resnet18")
     name = begin.model if begin else config.model or usual
-    _check_fit(name, found.task)
-    config = settled(config, splits.train.size, name, found.task)
+    deep = image.ndim == 5
+    _check_fit(name, found.task, deep)
+    config = settled(config, splits.train.size, name, found.kind if deep else found.task)
     pixels = dict(begin.pixels) if begin else planning.pixel_statistics(splits.train)
     if config.image_size or found.task in FIT:
         pixels.pop("size", None)
     if not begin and name == "cnn" and side < LEAST:
         pixels |= {"size": [LEAST, LEAST]}
-    options = begin.options if begin else weights.form_of(config, name) | OPTIONS.get(name, {})
+    options = begin.options if begin else weights.form_of(config, name) | (VOLUMES if deep else OPTIONS.get(name, {}))
     options = options | ({"dropout": config.dropout} if config.dropout else {})
     outputs = 1 if found.task == "regression" else len(splits.train.classes)
     build = {
@@ -135,11 +138,12 @@ def plan(
     return config, made
 
 
-def _check_fit(name: str, task: str) -> None:
+def _check_fit(name: str, task: str, deep: bool) -> None:
     """Refuse a network that is for another task."""
-    known = FIT.get(task, MODELS)
+    known = {"unet"} if deep else FIT.get(task, MODELS)
     if name not in known:
-        raise InputError(f"--model {name}: is not for {task}; use one of {', '.join(sorted(known))}")
+        about = f"{task} of volumes" if deep else task
+        raise InputError(f"--model {name}: is not for {about}; use one of {', '.join(sorted(known))}")
 
 
 def adamw(config: Any) -> Callable[[int], optax.GradientTransformation]:
@@ -209,10 +213,16 @@ def change(config: Any, found: Found, shape: tuple[int, ...]) -> Any:
     Args:
         config: the flags.
         found: description of the data.
-        shape: shape of an image, `(height, width, channels)`.
+        shape: shape of an image, `(height, width, channels)`, or of a volume.
 
     """
     kind = config.augment
+    if len(shape) == 4:
+        if kind == "digits":
+            raise InputError("--augment digits: volumes are not turned; use auto or none")
+        window = tuple(min(n, WINDOW) for n in shape[:-1])
+        cut = augment.pad_crop(0, size=window)
+        return cut if kind == "none" else augment.compose(cut, augment.flip)
     if kind == "auto":
         kind = "photos" if shape[-1] == 3 or max(shape[:2]) > SMALL else "digits"
     if kind == "none":

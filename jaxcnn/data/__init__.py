@@ -18,7 +18,7 @@ from jaxcnn.data.table import table
 from jaxcnn.data.tfds_dense import tfds_boxes, tfds_masks
 from jaxcnn.data.tfds_source import tfds
 from jaxcnn.data.voc import voc
-from jaxcnn.data.volumes import volumes
+from jaxcnn.data.volumes import read_volume, volumes
 from jaxcnn.data.yolo import yolo
 
 SOURCES = {
@@ -30,6 +30,6 @@ SOURCES = {
 __all__ = [
     "Batches", "Indexed", "Resident", "SOURCES", "Splits", "as_data", "centred", "coco", "coco_masks", "dataset",
     "dense_format", "digits", "draw_boxes", "drawing", "folder", "idx", "image_box", "is_idx_folder", "letterbox",
-    "masks", "npz", "read_nifti", "stratified", "table", "tfds", "tfds_boxes", "tfds_masks", "unletterbox", "voc",
-    "volumes", "write_nifti", "yolo",
+    "masks", "npz", "read_nifti", "read_volume", "stratified", "table", "tfds", "tfds_boxes", "tfds_masks",
+    "unletterbox", "voc", "volumes", "write_nifti", "yolo",
 ]  # fmt: skip

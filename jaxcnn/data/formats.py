@@ -1,4 +1,4 @@
-"""Which kind of labels a folder has beside its images: boxes in one of three formats, or masks."""
+"""Which kind of labels a folder has beside its images or volumes: boxes in one of three formats, or masks."""
 
 import itertools
 import pathlib
@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from jaxcnn.data.image_file import ENDINGS
 from jaxcnn.data.masks import IMAGES, MASKS
+from jaxcnn.data.nifti import ENDINGS as VOLUMES
 
 BOXES = {"voc": "boxes of Pascal VOC", "coco": "boxes of COCO", "yolo": "boxes of YOLO"}  # names for users
 PARTS = ("train", "valid", "validation", "val", "test")
@@ -13,13 +14,13 @@ LOOKED_AT = 64  # files of a folder of labels
 
 
 def dense_format(path: pathlib.Path) -> str | None:
-    """Return which function of `data.SOURCES` reads a folder's boxes or masks: `"voc"`, `"coco"`, `"yolo"`, `"masks"`.
+    """Return which function of `data.SOURCES` reads a folder's boxes or masks.
 
     Args:
         path: a folder, or a JSON file of COCO.
 
     Returns:
-        The name, or None if the folder has neither boxes nor masks.
+        `"voc"`, `"coco"`, `"yolo"`, `"masks"` or `"volumes"`, or None if the folder has neither boxes nor masks.
 
     """
     if path.is_file():
@@ -31,6 +32,8 @@ def dense_format(path: pathlib.Path) -> str | None:
         return "voc"
     if _any(path, "annotations/*.json", "instances_*.json") or _any(None, "_annotations.coco.json", parts=parts):
         return "coco"
+    if any(next(root.glob(f"[iI]mage*/*{end}"), None) for root in (path, *parts) for end in VOLUMES):
+        return "volumes"
     for root in (path, *parts):
         inside = {p.name.lower(): p for p in sorted(root.iterdir()) if p.is_dir()}
         images = next((inside[name] for name in IMAGES if name in inside), None)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxcnn.core.types import InputError
 from jaxcnn.data.image import Resize, shown
 
 UNKNOWN = 255  # of pixels that the network was not shown, or for which it computed NaN
@@ -43,3 +44,33 @@ def stored_classes(
     out = np.full(tuple(sides), UNKNOWN, np.uint8)
     out[top:low, left:far] = chosen
     return out
+
+
+def shown_place(
+    pixel: Sequence[float],
+    sides: Sequence[int],
+    row: Sequence[int],
+    resize: Resize = "squash",
+    crop_ratio: float = 1.0,
+) -> tuple[int, int]:
+    """Return the row and column at which the network is shown a pixel of an image file.
+
+    Args:
+        pixel: row and column in the file, as a viewer shows it, counted from 0.
+        sides: height and width of the file.
+        row: height and width of what the network is shown.
+        resize: how the image was resized, see `jaxcnn.data.image.decode`.
+        crop_ratio: as there.
+
+    Raises:
+        InputError: the file has no such pixel, or the network is not shown it.
+
+    """
+    if not all(0 <= x < n for x, n in zip(pixel, sides, strict=True)):
+        raise InputError(f"row {pixel[0]}, column {pixel[1]}: must be within the {sides[0]} x {sides[1]} pixels")
+    window, inner = shown((sides[0], sides[1]), (row[0], row[1]), resize, crop_ratio, None)
+    at = ((pixel[0] + 0.5 - window.top) / window.height, (pixel[1] + 0.5 - window.left) / window.width)
+    if not all(0 <= share < 1 for share in at):
+        raise InputError(f"row {pixel[0]}, column {pixel[1]}: is cut away from the image; choose one nearer its middle")
+    found = [int((n - m) // 2 + share * m) for n, m, share in zip(row, inner, at, strict=True)]
+    return found[0], found[1]

@@ -85,6 +85,23 @@ def volumes(
     return splits
 
 
+def read_volume(path: str | pathlib.Path, *, percentiles: tuple[float, float] = (0.5, 99.5)) -> np.ndarray:
+    """Read a volume without labels in the form of the rows of `volumes`, such as one to predict.
+
+    Args:
+        path: path of a `.nii` or `.nii.gz` file.
+        percentiles: as for `volumes`.
+
+    Returns:
+        `[D, H, W, 1]`, float32 in 0..1, in the shape of the file; `centred` brings it to that of the rows.
+
+    Raises:
+        InputError: the file is not readable, or no voxel is finite.
+
+    """
+    return _image(pathlib.Path(path), percentiles)[0][..., None]
+
+
 def _parts(top: pathlib.Path) -> dict[str, Pair]:
     """Return the folders of images and labels of each part."""
     if not top.is_dir():
@@ -195,15 +212,11 @@ class _Volumes:
         wrong = labels[(labels >= len(self.classes)) & (labels != self.ignore)]
         if wrong.size:
             raise InputError(f"{visible(pair[1])}: the label {wrong[0]} is no class; correct it, or give classes=")
-        voxels = read_nifti(pair[0]).voxels.astype(np.float32)
-        if not voxels.shape == labels.shape == self.heads[pair].shape:
+        scaled, mended = _image(pair[0], self.percentiles)
+        if not scaled.shape == labels.shape == self.heads[pair].shape:
             raise InputError(f"{visible(pair[0])}: was replaced by a volume of another shape; read the set again")
-        finite = np.isfinite(voxels)
-        if not finite.all():
-            if not finite.any():
-                raise InputError(f"{visible(pair[0])}: no voxel is finite; replace or remove it")
-            self.mended[visible(pair[0].name)] = int(voxels.size - finite.sum())
-        scaled = _scaled(voxels, finite, self.percentiles)
+        if mended:
+            self.mended[visible(pair[0].name)] = mended
         return centred(scaled, self.size), centred(labels, self.size, self.ignore)
 
     def data(self, pairs: list[Pair], resident_bytes: int) -> Resident | Indexed:
@@ -255,6 +268,15 @@ def _heads(pair: Pair) -> Head:
             f"{visible(pair[1])}: its affine has another orientation or spacing than that of its image; correct one"
         )
     return image
+
+
+def _image(path: pathlib.Path, percentiles: tuple[float, float]) -> tuple[np.ndarray, int]:
+    """Return a volume `[D, H, W]` in 0..1, and how many of its voxels were not finite."""
+    voxels = read_nifti(path).voxels.astype(np.float32)
+    finite = np.isfinite(voxels)
+    if not finite.any():
+        raise InputError(f"{visible(path)}: no voxel is finite; replace or remove it")
+    return _scaled(voxels, finite, percentiles), int(voxels.size - finite.sum())
 
 
 def _labels(path: pathlib.Path) -> np.ndarray:

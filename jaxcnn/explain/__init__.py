@@ -2,6 +2,7 @@
 
 from jaxcnn.explain.cam import grad_cam, grad_cam_plus_plus, occlusion
 from jaxcnn.explain.checks import Curves, blurred, deletion_insertion, layers_from_head, randomised, rank_correlation
+from jaxcnn.explain.chosen import at_box, at_pixel, coarsest
 from jaxcnn.explain.gradients import (
     Integrated,
     guided_backprop,
@@ -16,7 +17,8 @@ from jaxcnn.explain.summary import Row, Summary, summary
 from jaxcnn.explain.visualize import feature_maps, filters, grid, linear_probe, maximise, pooled_features
 
 __all__ = [
-    "Curves", "Integrated", "Relevance", "Row", "Summary", "blurred", "deletion_insertion", "feature_maps", "filters",
+    "Curves", "Integrated", "Relevance", "Row", "Summary", "at_box", "at_pixel", "blurred", "coarsest",
+    "deletion_insertion", "feature_maps", "filters",
     "grad_cam", "grad_cam_plus_plus", "grid", "guided_backprop", "heat", "input_gradient", "integrated_gradients",
     "layers_from_head", "linear_probe", "lrp", "maximise", "occlusion", "pooled_features", "prepared", "randomised",
     "rank_correlation", "smooth_grad", "summary",

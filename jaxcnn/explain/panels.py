@@ -14,19 +14,23 @@ from jaxcnn.explain.lrp import lrp
 Array = jax.Array
 GAP, SIDE, KEY = 2, 96, 8  # pixels between images, smallest height of an image, height of the colour key
 METHODS: dict[str, Callable[..., Array]] = {
-    "Grad-CAM": grad_cam,
-    "Integrated gradients": lambda *given: heat(integrated_gradients(*given).relevance),
-    "Layer-wise relevance, epsilon": lambda *given: heat(lrp(*given, epsilon=0.1).relevance),
+    "Grad-CAM": lambda *given, layer: grad_cam(*given, layer=layer),
+    "Integrated gradients": lambda *given, layer: heat(integrated_gradients(*given).relevance),
+    "Layer-wise relevance, epsilon": lambda *given, layer: heat(lrp(*given, epsilon=0.1).relevance),
 }
 
 
-def explained(loaded: Any, images: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
+def explained(
+    loaded: Any, images: np.ndarray, predicted: np.ndarray, *, model: Any = None, layer: str | None = None
+) -> dict[str, np.ndarray]:
     """Draw a strip of images, and per method that works for the network a strip of maps over them, with a colour key.
 
     Args:
         loaded: result of `load_run`.
         images: `[n, H, W, C]` as stored.
         predicted: their predicted classes `[n]`.
+        model: of `at_pixel` or `at_box`; None for the run's own.
+        layer: name of the feature for Grad-CAM; None for the last one.
 
     Returns:
         Dict from title to `[h, w, 3]` uint8. Red supports the predicted class, blue opposes it; each image has its own
@@ -43,7 +47,7 @@ def explained(loaded: Any, images: np.ndarray, predicted: np.ndarray) -> dict[st
     for title, method in METHODS.items():
 
         def maps_of(variables: Any, image: Array, target: Array, method: Callable[..., Array] = method) -> Array:
-            return method(loaded.model, variables, image, target)
+            return method(loaded.model if model is None else model, variables, image, target, layer=layer)
 
         try:
             maps = np.asarray(jax.jit(maps_of)(variables, image, target))

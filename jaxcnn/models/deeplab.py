@@ -12,6 +12,7 @@ from jaxcnn import ops
 from jaxcnn.layers import BatchNorm, ConvNorm, Dropout
 from jaxcnn.models import resnet
 from jaxcnn.models.fcn import FCN, dilated
+from jaxcnn.models.zoo import Body, backbone
 
 Array = jax.Array
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # by the output stride; in pixels of the image all the same
@@ -54,20 +55,19 @@ class DeepLabV3(FCN):
         return ASPP(self.width, tuple(self.rates), self.dropout, self.norm, self.dtype)
 
 
-def deeplab_v3(num_classes: int = 21, **options: Any) -> DeepLabV3:
+def deeplab_v3(num_classes: int = 21, encoder: Body | None = None, **options: Any) -> DeepLabV3:
     """DeepLab-v3 head on any network; 39,638,869 parameters on `resnet50` for 21 classes.
 
     Args:
         num_classes: number of classes, with the background; K logits per pixel.
-        **options: `encoder` (a network of `jaxcnn.models` whose `features` have height and width; by default a
-            `resnet50` that leaves an eighth of the resolution), `rates` (dilations side by side, 12, 24 and 36; smaller
-            ones suit small images and coarser features), `width` (channels of the head, 256), `aux` (an auxiliary head
-            on the features before the last, for `tasks.segmentation(auxiliary=...)`), `dropout` (0.5), `norm`, `remat`,
-            `dtype`.
+        encoder: as in `fcn`.
+        **options: `rates` (dilations side by side, 12, 24 and 36; smaller ones suit small images and coarser features),
+            `width` (channels of the head, 256), `aux` (an auxiliary head on the features before the last, for
+            `tasks.segmentation(auxiliary=...)`), `dropout` (0.5), `norm`, `remat`, `dtype`.
 
     """
-    options = {"encoder": dilated(resnet.resnet50, 8, options)} | options
-    return DeepLabV3(num_classes, **options)
+    body = dilated(resnet.resnet50, 8, options) if encoder is None else backbone(encoder)
+    return DeepLabV3(num_classes, body, **options)
 
 
 def deeplabv3_resnet50(num_classes: int = 21, output_stride: int = 8, **options: Any) -> DeepLabV3:

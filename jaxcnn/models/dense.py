@@ -146,6 +146,13 @@ def detections(
     return jax.vmap(one)(boxes, scores, labels)
 
 
+def scored(outputs: Outputs) -> tuple[Array, Array]:
+    """Return the boxes of all places and their logits; see `FCOS.scored`."""
+    flat = _places(outputs)
+    centre, size = _centre_size(flat["anchors"])
+    return box_ops.clip(box_ops.decode_distances(centre, flat["distances"] * _twice(size))), flat["logits"]
+
+
 def _candidates(level: Mapping[str, Array], most: int) -> tuple[Array, Array, Array]:
     """Return boxes, scores and labels `[B, n, ...]` of the best pairs of a place and a class."""
     b, classes = level["logits"].shape[0], level["logits"].shape[-1]

@@ -25,7 +25,7 @@ from jaxcnn.models import matching
 from jaxcnn.models.detections import best_boxes, check_detector, without_padding
 from jaxcnn.models.fpn import FPN
 from jaxcnn.models.rpn import BETA, RPN, proposal_losses, propose
-from jaxcnn.models.zoo import MODELS
+from jaxcnn.models.zoo import MODELS, Body
 from jaxcnn.models.zoo import backbone as found_backbone
 from jaxcnn.ops import boxes as box
 
@@ -208,6 +208,11 @@ class FasterRCNN(Network):
             "box": jnp.where(found.positive, weight * gap, 0).sum(-1) / count,
         }
 
+    def scored(self, outputs: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Return all boxes before suppression, `[B, P, K, 4]` yxyx in 0..1, and their logits `[B, P, K]`."""
+        boxes = box.decode_deltas(outputs["deltas"][:, :, 1:], outputs["proposals"][:, :, None])
+        return box.clip(boxes), outputs["logits"][..., 1:]
+
     def detections(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """Turn outputs into detections `"boxes"`, `"scores"`, `"labels"` and `"box_mask"`; see `best_boxes`."""
         boxes = box.decode_deltas(outputs["deltas"][:, :, 1:], outputs["proposals"][:, :, None])
@@ -252,12 +257,12 @@ def placed(boxes: Array, levels: Mapping[int, Array], image: tuple[int, ...]) ->
     return level, boxes * jnp.asarray(np.tile(share, 2), jnp.float32)[level]
 
 
-def faster_rcnn(num_classes: int = 20, backbone: str | nn.Module = "resnet18", **options: Any) -> FasterRCNN:
+def faster_rcnn(num_classes: int = 20, backbone: Body = "resnet18", **options: Any) -> FasterRCNN:
     """Faster R-CNN over any network whose `features` halve their resolution step by step.
 
     Args:
         num_classes: number of classes, without the background.
-        backbone: a network of `jaxcnn.models`, or its name in `models.MODELS`.
+        backbone: a network of `jaxcnn.models`, its name in `models.MODELS`, or `{"name": NAME, "options": {...}}`.
         **options: `levels` of the backbone (2 to 5: strides 4 to 32; one more follows), `width` (channels of the
             pyramid, 256), `hidden` (units of both dense layers, 1024), `anchor_size` (side of a square anchor, in
             pixels of its level, 8), `ratios` (height over width of anchors), `candidates` (per level before
@@ -279,7 +284,7 @@ def faster_rcnn(num_classes: int = 20, backbone: str | nn.Module = "resnet18", *
 
 def fasterrcnn_resnet50_fpn(
     num_classes: int = 90,
-    backbone: str | nn.Module = "resnet50",
+    backbone: Body = "resnet50",
     frozen: bool = True,
     remat: bool = False,
     **options: Any,

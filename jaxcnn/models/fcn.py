@@ -15,6 +15,7 @@ from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import InputError
 from jaxcnn.layers import BatchNorm, Conv, ConvNorm, Dropout, Network, apply_block, check_image
 from jaxcnn.models import resnet
+from jaxcnn.models.zoo import Body, backbone
 from jaxcnn.ops import resize_linear
 
 Array = jax.Array
@@ -119,19 +120,19 @@ class FCN(Network):
         return resize_linear(logits, features["image"].shape[1:-1]) if "image" in features else logits
 
 
-def fcn(num_classes: int = 21, **options: Any) -> FCN:
+def fcn(num_classes: int = 21, encoder: Body | None = None, **options: Any) -> FCN:
     """Fully convolutional head on any network; 32,957,013 parameters on `resnet50` for 21 classes.
 
     Args:
         num_classes: number of classes, with the background; K logits per pixel.
-        **options: `encoder` (a network of `jaxcnn.models` whose `features` have height and width; by default a
-            `resnet50` that leaves an eighth of the resolution), `aux` (an auxiliary head on the features before the
-            last, for `tasks.segmentation(auxiliary=...)`), `dropout` before the logits (0.1), `norm`, `remat`
-            (less memory in training, more time), `dtype`.
+        encoder: a network of `jaxcnn.models` whose `features` have height and width, its name in `models.MODELS`, or
+            `{"name": NAME, "options": {...}}`; by default a `resnet50` that leaves an eighth of the resolution.
+        **options: `aux` (an auxiliary head on the features before the last, for `tasks.segmentation(auxiliary=...)`),
+            `dropout` before the logits (0.1), `norm`, `remat` (less memory in training, more time), `dtype`.
 
     """
-    options = {"encoder": dilated(resnet.resnet50, 8, options)} | options
-    return FCN(num_classes, **options)
+    body = dilated(resnet.resnet50, 8, options) if encoder is None else backbone(encoder)
+    return FCN(num_classes, body, **options)
 
 
 def fcn_resnet50(num_classes: int = 21, output_stride: int = 8, **options: Any) -> FCN:

@@ -21,6 +21,7 @@ from jaxcnn.core.types import Batch, InputError
 from jaxcnn.layers import BatchNorm, Conv, GroupNorm, Network, check_image, check_side, feature_levels
 from jaxcnn.models import dense
 from jaxcnn.models.fpn import FPN
+from jaxcnn.models.zoo import Body
 from jaxcnn.models.zoo import backbone as network
 
 Array = jax.Array
@@ -148,6 +149,10 @@ class FCOS(Network):
         """
         return dense.losses(outputs, batch, self.num_classes, self.radius)
 
+    def scored(self, outputs: Outputs) -> tuple[Array, Array]:
+        """Return all boxes before suppression, `[B, A, 4]` yxyx in 0..1, and their logits of classes `[B, A, K]`."""
+        return dense.scored(outputs)
+
     def detections(self, outputs: Outputs) -> dict[str, Array]:
         """Return what is found, best first: per level the best candidates, then suppression per class.
 
@@ -162,12 +167,12 @@ class FCOS(Network):
         return dense.detections(outputs, self.score_threshold, self.iou_threshold, self.candidates, self.max_detections)
 
 
-def fcos(num_classes: int = 2, backbone: str | nn.Module = "resnet18", **options: Any) -> FCOS:
+def fcos(num_classes: int = 2, backbone: Body = "resnet18", **options: Any) -> FCOS:
     """FCOS over any network whose `features` halve their resolution step by step.
 
     Args:
         num_classes: number of classes, without a background.
-        backbone: the network, or its name in `models.MODELS`.
+        backbone: the network, its name in `models.MODELS`, or `{"name": NAME, "options": {...}}`.
         **options: `width` (channels of pyramid and heads, 256), `depth` (convolutions of each head, 4), `levels` of the
             backbone (3, 4 and 5: strides 8, 16 and 32), `extra` coarser levels (2) by strided convolutions, or with
             `pool=True` by leaving out pixels, `norm` of the heads (`"group"`, or `"batch"`), `radius` of the centre of
@@ -186,7 +191,7 @@ def fcos(num_classes: int = 2, backbone: str | nn.Module = "resnet18", **options
     return made
 
 
-def fcos_resnet50_fpn(num_classes: int = 91, backbone: str | nn.Module = "resnet50", **options: Any) -> FCOS:
+def fcos_resnet50_fpn(num_classes: int = 91, backbone: Body = "resnet50", **options: Any) -> FCOS:
     """FCOS with torchvision's layers and thresholds, for torchvision's weights; 32,322,720 parameters.
 
     torchvision counts 32,269,600, because it freezes the norms of the backbone; `transfer.keep_stats` freezes their

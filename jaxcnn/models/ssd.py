@@ -21,6 +21,7 @@ from jaxcnn.layers import BatchNorm, Conv, ConvNorm, Network, check_image
 from jaxcnn.models import matching
 from jaxcnn.models.anchors import Grid, default_boxes
 from jaxcnn.models.detections import best_boxes, check_detector, levels_of, without_padding
+from jaxcnn.models.zoo import Body
 from jaxcnn.models.zoo import backbone as found_backbone
 from jaxcnn.ops import boxes as box
 
@@ -173,6 +174,10 @@ class SSD(Network):
             "box": jnp.where(found.positive, gap, 0).sum(-1) / count,
         }
 
+    def scored(self, outputs: dict[str, Array]) -> tuple[Array, Array]:
+        """Return all boxes before suppression, `[B, A, 4]` yxyx in 0..1, and their logits of classes `[B, A, K]`."""
+        return box.clip(box.decode_deltas(outputs["deltas"], outputs["anchors"])), outputs["logits"][..., 1:]
+
     def detections(self, outputs: dict[str, Array]) -> dict[str, Array]:
         """Turn outputs into detections `"boxes"`, `"scores"`, `"labels"` and `"box_mask"`; see `best_boxes`."""
         boxes = box.decode_deltas(outputs["deltas"], outputs["anchors"])
@@ -183,12 +188,12 @@ class SSD(Network):
         )
 
 
-def ssd(num_classes: int = 20, backbone: str | nn.Module = "mobilenet_v3_small", **options: Any) -> SSD:
+def ssd(num_classes: int = 20, backbone: Body = "mobilenet_v3_small", **options: Any) -> SSD:
     """SSD on the features of any network that has them.
 
     Args:
         num_classes: number of classes, without the background.
-        backbone: a network of `jaxcnn.models`, or its name in `models.MODELS`.
+        backbone: a network of `jaxcnn.models`, its name in `models.MODELS`, or `{"name": NAME, "options": {...}}`.
         **options: `levels` of the backbone (3, 4 and 5: strides 8, 16 and 32), `extras` (channels of further levels,
             each of half the size), `scales` (sides of the smallest and largest default boxes as shares of the image),
             `ratios` (of their sides, for all levels or for each), `overlap` (from which on a default box stands for an

@@ -19,7 +19,7 @@ from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import InputError
 from jaxcnn.layers import BatchNorm, Conv, ConvNorm, ConvTranspose, Dropout, Network, apply_block, check_image
 from jaxcnn.layers.network import feature_levels
-from jaxcnn.models.zoo import backbone
+from jaxcnn.models.zoo import Body, backbone
 
 Array = jax.Array
 
@@ -142,13 +142,13 @@ def _fitted(x: Array, sides: Sequence[int] | None) -> Array:
     return jnp.pad(x, ((0, 0), *short, (0, 0)), mode="edge") if any(n for _, n in short) else x
 
 
-def unet(num_classes: int = 2, encoder: str | nn.Module | None = None, **options: Any) -> UNet:
+def unet(num_classes: int = 2, encoder: Body | None = None, **options: Any) -> UNet:
     """U-Net for logits per pixel; 7,762,465 parameters for one channel and one logit.
 
     Args:
         num_classes: number of classes, with the background; K logits per pixel.
-        encoder: a network whose `features` become the levels, or its name in `models.MODELS`; `widths` are then those
-            of the decoder. None for an encoder like the decoder.
+        encoder: a network whose `features` become the levels, its name in `models.MODELS`, or `{"name": NAME,
+            "options": {...}}`; `widths` are then those of the decoder. None for an encoder like the decoder.
         **options: `widths` (channels of each level, whose number is the depth), `dims` (2; 3 for volumes, 1 for
             series), `residual`, `dropout` at the deepest level, `norm`, `remat`, `dtype`.
 

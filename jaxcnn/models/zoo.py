@@ -1,6 +1,8 @@
 """Networks for images of one label by name; names follow torchvision or, for networks that it lacks, timm."""
 
 import difflib
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 
@@ -39,6 +41,7 @@ from jaxcnn.models.tutorial import tutorial
 from jaxcnn.models.vgg import vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 from jaxcnn.models.vit import vit_small_patch16_224, vit_tiny_patch16_224
 
+Body = str | Mapping[str, Any] | nn.Module  # what `backbone` accepts
 MODELS = {
     "alexnet": alexnet, "cbam_resnet18": cbam_resnet18, "cbam_resnet20": cbam_resnet20, "cct_2_3x2_32": cct_2_3x2_32,
     "cct_7_3x1_32": cct_7_3x1_32, "cnn": cnn,
@@ -60,19 +63,24 @@ MODELS = {
 }  # fmt: skip
 
 
-def backbone(network: str | nn.Module) -> nn.Module:
+def backbone(network: Body) -> nn.Module:
     """Return a network whose `features` another one builds on.
 
     Args:
-        network: a name in `MODELS`, which takes its default options, or a Linen module.
+        network: a name in `MODELS`, which takes its default options; `{"name": NAME, "options": {...}}`, which a run's
+            `config.json` can hold; or a Linen module.
 
     Raises:
-        InputError: no such name.
+        InputError: no such name, or another key.
 
     """
-    if not isinstance(network, str):
+    if isinstance(network, nn.Module):
         return network
-    if network not in MODELS:
-        close = difflib.get_close_matches(network, MODELS, 3) or sorted(MODELS)
-        raise InputError(f"{network!r}: not one of jaxcnn.models.MODELS; did you mean {' or '.join(close)}?")
-    return MODELS[network]()
+    described: dict[str, Any] = {"name": network} if isinstance(network, str) else dict(network)
+    name, options = described.pop("name", None), described.pop("options", {})
+    if described or not isinstance(name, str):
+        raise InputError(f'{network!r}: must be a name, a network, or {{"name": NAME, "options": {{...}}}}')
+    if name not in MODELS:
+        close = difflib.get_close_matches(name, MODELS, 3) or sorted(MODELS)
+        raise InputError(f"{name!r}: not one of jaxcnn.models.MODELS; did you mean {' or '.join(close)}?")
+    return MODELS[name](**options)

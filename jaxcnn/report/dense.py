@@ -22,9 +22,10 @@ SHOWN, SIDE, PAIRS = 8, 256, 20  # worst images; their largest side in pixels; p
 
 
 def segments(config: Mapping[str, Any]) -> bool:
-    """Whether a run is of this library's segmentation of images."""
+    """Whether a run is of this library's segmentation of images or volumes."""
     build = config["build"]
-    return build is not None and build["task"]["name"] == "segmentation" and len(build["image"]["shape"]) == 3
+    axes = 0 if build is None else len(build["image"]["shape"])
+    return build is not None and build["task"]["name"] == "segmentation" and axes in (3, 4)
 
 
 def segmentation(made: dict[str, Any], loaded: TrainedRun, rows: Rows, batch_size: int = 32) -> dict[str, Any]:
@@ -105,6 +106,8 @@ def _drawn(loaded: TrainedRun, rows: Rows, order: list[int], scores: np.ndarray)
             for i in here:
                 image, mask = (np.asarray(batch[name][true[i - seen]]) for name in ("image", key))
                 best = np.asarray(run(loaded.variables, {"image": image[None]}))[0].argmax(-1)
+                if mask.ndim == 3:
+                    image, mask, best = _slice(image, mask, best)
                 pair = (drawing.overlay(image, mask, colours=colours),
                         drawing.overlay(image, best, true=mask, colours=colours))  # fmt: skip
                 found[i] = {
@@ -113,6 +116,13 @@ def _drawn(loaded: TrainedRun, rows: Rows, order: list[int], scores: np.ndarray)
                 } | ({"file": names[i]} if names and len(names) == len(scores) else {})  # fmt: skip
             seen += len(true)
     return [found.get(i) for i in order]
+
+
+def _slice(image: np.ndarray, mask: np.ndarray, best: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the slice of a volume with the most wrong voxels, the front of the body above."""
+    known = (mask < 255) & (mask != best)
+    at = int(known.sum((1, 2)).argmax())
+    return image[at, ::-1], mask[at, ::-1], best[at, ::-1]
 
 
 def classes(report: Mapping[str, Any]) -> str:

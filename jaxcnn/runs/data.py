@@ -16,7 +16,9 @@ from jaxcnn.runs.match import in_columns, matched, table
 from jaxcnn.runs.source import ASK, NAME, PLACES, OnBad, described, expanded, find, read, read_described
 from jaxcnn.train.checkpoint import digest
 
-DENSE = {"masks": "segmentation", "coco": "detection", "voc": "detection", "yolo": "detection"}  # source to task
+DENSE = {  # source to task
+    "masks": "segmentation", "volumes": "segmentation", "coco": "detection", "voc": "detection", "yolo": "detection",
+}  # fmt: skip
 PARTS = ("test", "valid", "validation", "val", "train")  # folders to measure on; the first that exists is used
 
 
@@ -213,7 +215,7 @@ def _other(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None
     if config["build"] is None or not config["classes"]:
         line = "other data are matched by their classes, and the run has none; give evaluate the data set itself"
         raise InputError(f"{visible(place)}: {line}")
-    height, width, channels = config["build"]["image"]["shape"]
+    *sides, channels = config["build"]["image"]["shape"]
     ours, part = tuple(config["classes"]), "test part"
     if kind in DENSE:
         data, part, numbers, note = *_dense(kind, config, how, options, on_bad), None, ""
@@ -223,10 +225,10 @@ def _other(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None
         theirs, some = class_names(root), how.get("options", {}).get("classes")
         chosen = ours if set(theirs) == set(ours) or some and set(theirs) > set(ours) else None
         numbers, note = (None, "") if chosen else table(theirs, ours, visible(place))
-        options = {"path": root, "classes": chosen, "size": (height, width), "test_fraction": 0.0}
+        options = {"path": root, "classes": chosen, "size": tuple(sides), "test_fraction": 0.0}
         data = read(kind, options | {"validation_fraction": 0.0} | _resize(how), on_bad).train
     else:
-        more = {"tfds": {"size": (height, width)} | _resize(how), "digits": {}}.get(kind, {"validation_fraction": 0.0})
+        more = {"tfds": {"size": tuple(sides)} | _resize(how), "digits": {}}.get(kind, {"validation_fraction": 0.0})
         data = read(kind, options | more, on_bad).test
         numbers, note = table(data.classes, ours, visible(place))
     if data.size < 1:
@@ -240,8 +242,9 @@ def _dense(
     kind: str, config: Any, how: Mapping[str, Any], options: Mapping[str, Any], on_bad: OnBad | None
 ) -> tuple[Any, str]:
     """Read images with masks or boxes of the run's classes: the test part, or all images if there are no parts."""
-    kept = {k: v for k, v in how.get("options", {}).items() if k in ("values", "ignore_label", "resize")}
-    more = {"classes": config["classes"], "size": config["build"]["image"]["shape"][:2], "test_fraction": 0.0}
+    own = ("percentiles",) if kind == "volumes" else ("values", "resize")
+    kept = {k: v for k, v in how.get("options", {}).items() if k in ("ignore_label", *own)}
+    more = {"classes": config["classes"], "size": config["build"]["image"]["shape"][:-1], "test_fraction": 0.0}
     splits = read(kind, {**options, **kept, **more, "validation_fraction": 0.0}, on_bad)
     if splits.test.size:
         return splits.test, "test part"

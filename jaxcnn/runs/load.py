@@ -19,6 +19,7 @@ from jaxcnn.data import Resident
 from jaxcnn.models import NETWORKS
 from jaxcnn.parallel.compile import compile_step
 from jaxcnn.runs.data import rows_to_measure
+from jaxcnn.runs.described import views_of
 from jaxcnn.runs.schema import check_config
 from jaxcnn.tasks import TASKS, expecting
 from jaxcnn.train.checkpoint import Checkpoints, DamagedError, reading, unflatten
@@ -57,7 +58,8 @@ def build(description: dict[str, Any]) -> tuple[Any, Task]:
     Args:
         description: `{"model": {"name", "options"}, "task": {"name", "options"}}`, with names of `NETWORKS` and
             `TASKS`. A run's folder also needs `"image"`, `{"shape": [H, W, C], "dtype": "uint8"}`, to be loaded again.
-            With `"views"`, options of `augment.test_time_views`, outputs are means over these views of the images.
+            With `"views"`, options of `augment.test_time_views`, outputs are means over these views of the images; for
+            segmentation, options of `augment.pixel_views`.
 
     Returns:
         `(model, task)`.
@@ -66,9 +68,12 @@ def build(description: dict[str, Any]) -> tuple[Any, Task]:
     model = NETWORKS[description["model"]["name"]](**description["model"]["options"])
     task = TASKS[description["task"]["name"]](model, **description["task"]["options"])
     views = description.get("views")
-    return model, task if views is None else task._replace(
-        predict=augment.test_time_augmentation(task.predict, augment.test_time_views(**views))
-    )
+    if views is None:
+        return model, task
+    name = description["task"]["name"]
+    over = "softmax" if name == "segmentation" else "logits"
+    mean = augment.test_time_augmentation(task.predict, views_of(name)(**views), over=over)
+    return model, task._replace(predict=mean)
 
 
 def example(description: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -136,7 +141,9 @@ def load_run(folder: str | pathlib.Path, task: Task | None = None) -> TrainedRun
         raise InputError(f"{visible(folder)}: {line}")
     else:
         model, task, like = _shapes(config, folder)
-        task = expecting(task, description["image"]["shape"], resizes=bool(description["task"]["options"].get("size")))
+        about = description["task"]
+        any_size = about["name"] == "segmentation" or bool(about["options"].get("size"))
+        task = expecting(task, description["image"]["shape"], any_size=any_size)
     with reading(folder / "checkpoints") as saved:
         step, flat = _choose(saved, folder)
     averaged = bool(config.get("ema") or (description or {}).get("ema"))

@@ -74,11 +74,14 @@ def _json(kind: Any) -> Any:
     if origin in (list, tuple, collections.abc.Sequence):
         each = _json(next((x for x in inside if x is not Ellipsis), Any))
         return None if each is None else list[each]
+    if origin is collections.abc.Mapping:
+        return dict[str, Any]
     return None
 
 
 def leaves(value: Any) -> list[Any]:
-    """Return the values in nested lists."""
+    """Return the values in nested lists and dicts."""
+    value = list(value.values()) if isinstance(value, Mapping) else value
     return [x for part in value for x in leaves(part)] if isinstance(value, list) else [value]
 
 

@@ -21,7 +21,7 @@ from jaxcnn.core.types import InputError
 from jaxcnn.data import SOURCES, Splits, dense_format, is_idx_folder
 from jaxcnn.runs.options import check_options
 
-FILES = ("coco", "csv", "folder", "masks", "voc", "yolo")  # sources of image files
+FILES = ("coco", "coco_masks", "csv", "folder", "masks", "voc", "volumes", "yolo")  # sources of image files
 LOCAL = (*FILES, "idx", "npz")  # sources with a path
 PLACES = ("path", "data_dir")  # options that locate the data
 RESERVED = ("cache", "on_bad", "download", "resident_bytes")  # options that a file must not set
@@ -201,10 +201,11 @@ def _check(name: str, options: Mapping[str, Any]) -> None:
     """Refuse values that have the right type, but that no run writes."""
     size = options.get("size")
     sides = [1] if size is None else size if isinstance(size, list) else [size]
-    if len(sides) not in (1, 2) or not all(1 <= side <= LARGEST_SIDE for side in sides):
+    axes = 3 if name == "volumes" else 2
+    if len(sides) not in (1, axes) or not all(1 <= side <= LARGEST_SIDE for side in sides):
         raise InputError(f"source.options: size: {size}: must be 1 to {LARGEST_SIDE:,} pixels per side")
-    if isinstance(size, list) and len(size) != 2:
-        raise InputError(f"source.options: size: {size}: must be one number, or height and width")
+    if isinstance(size, list) and len(size) != axes:
+        raise InputError(f"source.options: size: {size}: must be one number, or one for each of {axes} sides")
     if options.get("seed", 0) < 0:
         raise InputError(f"source.options: seed: {options['seed']}: must be at least 0")
     if name == "tfds" and not NAME.fullmatch(options.get("name", "")):

@@ -119,20 +119,20 @@ def check_image(rows: Batch) -> None:
         check_range(rows["image"])
 
 
-def expecting(task: Task, shape: Sequence[int], *, resizes: bool = False) -> Task:
+def expecting(task: Task, shape: Sequence[int], *, any_size: bool = False) -> Task:
     """Make a trained task refuse images of a shape it was not trained on; many networks would accept them silently.
 
     Args:
         task: a task on images.
         shape: `(height, width, channels)` of the training images, or `(*sides, channels)`.
-        resizes: the task resizes images itself (`size=`), so only the channels must match.
+        any_size: only the channels must match, because the task resizes images (`size=`) or has outputs per pixel.
 
     """
     *sides, channels = shape
 
     def check_shape(image: Any) -> None:
         given = tuple(np.shape(image))[1:]
-        if len(given) == len(shape) and (given[-1] != channels or not (resizes or given == tuple(shape))):
+        if len(given) == len(shape) and (given[-1] != channels or not (any_size or given == tuple(shape))):
             size = " x ".join(map(str, sides))
             fix = f"give {channels} channels" if given[-1] != channels else f"resize them to {size}"
             raise InputError(f"images of shape {given}: the network was trained on {tuple(shape)}; {fix}")

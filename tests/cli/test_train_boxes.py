@@ -111,6 +111,22 @@ def test_a_run_has_the_scores_of_detection(trained):
     assert config["task"]["monitor"] == ["ap50", "max"]
 
 
+def test_a_box_is_explained(trained, here, tmp_path, capsys, monkeypatch):
+    file = here / "JPEGImages" / "00.png"
+    found = answer(capsys, "explain", trained, file, "--box", 2, "--output", tmp_path)[0]
+    objects = answer(capsys, "predict", trained, file, "--least-score", 0, "--out", tmp_path / "p")[0]["objects"]
+    assert (found["class"], found["score"]) == (objects[1]["class"], objects[1]["score"])
+    assert (tmp_path / "00.png").stat().st_size > 5000
+    for flags, message in (
+        (("--box", 99), "has 10 boxes; give 1 to 10"),
+        (("--box", 0), "must be at least 1"),
+        (("--pixel", 1, 1), "has no classes of pixels"),
+        (("--target", "red"), "explained by its own class"),
+    ):
+        assert main(["explain", str(trained), str(file), *map(str, flags)]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_evaluate_on_its_own_and_on_other_rows(trained, tmp_path, capsys):
     own = answer(capsys, "evaluate", trained, "--devices", 1)[0]
     assert own["own_test_data"] and own["ap50"] == json.loads((trained / "summary.json").read_text())["test"]["ap50"]

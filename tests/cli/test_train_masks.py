@@ -86,6 +86,20 @@ def test_evaluate_on_its_own_and_on_other_rows(trained, tmp_path, capsys):
     assert not other["own_test_data"] and other["count"] == 5 and other["part"] == "all images"
 
 
+def test_a_pixel_is_explained(trained, here, tmp_path, capsys):
+    file = here / "images" / "00.png"
+    found = answer(capsys, "explain", trained, file, "--pixel", 30, 5, "--output", tmp_path)[0]
+    loaded = jc.load_run(trained)
+    with Image.open(file) as image:
+        scores = np.asarray(loaded.task.predict(loaded.variables, {"image": np.asarray(image)[None]}))[0, 5, 30]
+    assert found["pixel"] == [30, 5] and found["class"] == found["explained"] == str(scores.argmax())
+    assert (tmp_path / "00.png").stat().st_size > 5000
+    said = refused(capsys, "explain", trained, file, "--pixel", 40, 5, "--output", tmp_path)
+    assert "--pixel" in said and "row 5, column 40: must be within the 24 x 40 pixels" in said
+    assert "must be two numbers" in refused(capsys, "explain", trained, file, "--pixel", 40)
+    assert "has no boxes; leave it out" in refused(capsys, "explain", trained, file, "--box", 2)
+
+
 def test_predictions_are_masks_of_the_size_of_the_file(trained, here, tmp_path, capsys):
     files = sorted((here / "images").iterdir())[:2]
     found = answer(capsys, "predict", trained, *files, "--out", tmp_path / "out")

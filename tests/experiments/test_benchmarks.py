@@ -12,7 +12,18 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from experiments.benchmarks import harness, machine, mnist, ops, report, resnet, subprocess_worker, tutorial, worker
+from experiments.benchmarks import (
+    dense,
+    harness,
+    machine,
+    mnist,
+    ops,
+    report,
+    resnet,
+    subprocess_worker,
+    tutorial,
+    worker,
+)
 from experiments.benchmarks import input as inputs
 from experiments.benchmarks.peers import Prepared
 from experiments.benchmarks.peers import ops as subjects
@@ -214,6 +225,15 @@ def test_resnet(tmp_path, monkeypatch, capsys):
     assert (
         rows[0]["parameters"] == rows[1]["parameters"] > 1_000 and "not the same network" not in capsys.readouterr().err
     )
+
+
+@pytest.mark.slow
+def test_dense(tmp_path, monkeypatch, capsys):
+    benchmark("dense", dense, ["--smoke", "--subjects", "jaxcnn", "flax", "--json", tmp_path / "a.json"], monkeypatch)
+    names = list(dense.networks(True))
+    rows = check(tmp_path / "a.json", ("jaxcnn", "flax"), names)["rows"]
+    assert len(names) == 6 and all(row["parameters"] > 500 and row["gflop"] > 0 for row in rows)
+    assert "not the same network" not in capsys.readouterr().err
 
 
 def test_networks():

@@ -1,8 +1,9 @@
-"""Membranes and roads: their archives, their scores, the baselines, lines of a lane, and a run as a user starts it."""
+"""Pixels, voxels and boxes: archives, their scores, the baselines, lines of a lane, and a run as a user starts it."""
 
 import io
 import json
 import pathlib
+import tarfile
 import zipfile
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 import jaxcnn as jc
-from experiments import baselines, lanes, membrane, pixels, roads
+from experiments import archives, baselines, blood_cells, hippocampus, lanes, membrane, pixels, roads
 from tests.experiments.test_experiments import folder, run
 
 
@@ -73,6 +74,54 @@ def test_slices_go_to_their_parts(membranes, tmp_path):
     assert membrane.load(membrane.Config(data=str(tmp_path))).train.size == 20
 
 
+def test_tar_archives(tmp_path):
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        for name in ("hippocampus/imagesTr/hippocampus_001.nii.gz", "hippocampus/labelsTr/._x", "../../evil"):
+            info = tarfile.TarInfo(name)
+            info.size = 5
+            archive.addfile(info, io.BytesIO(b"hello"))
+        link = tarfile.TarInfo("hippocampus/imagesTr/hippocampus_002.nii.gz")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    archives.unpack(tmp_path / "a.tar.gz", tmp_path / "out", hippocampus.place)
+    found = [p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()]
+    assert found == ["imagesTr/hippocampus_001.nii.gz"]
+
+
+def test_scores_of_the_hippocampus():
+    true = np.zeros((2, 6, 6, 6), np.uint8)
+    true[:, 1:3, 1:5, 1:5], true[:, 3:5, 1:5, 1:5], true[:, 5] = 1, 2, 255
+    found = np.where(true == 255, 1, true)
+    spacing = np.array([[2.0, 1, 1], [1, 1, 1]])
+    assert hippocampus.scores(found, true, spacing) == {
+        "dice": 1.0, "dice_anterior": 1.0, "dice_posterior": 1.0, "hausdorff95": 0.0, "volumes": 2,
+    }  # fmt: skip
+    found[0, 1] = 0  # half of the anterior part of one volume
+    worse = hippocampus.scores(found, true, spacing)
+    assert worse["dice_anterior"] == pytest.approx((2 / 3 + 1) / 2) and worse["dice_posterior"] == 1
+    assert worse["hausdorff95"] == pytest.approx(2.0 / 4)
+
+
+@pytest.mark.parametrize("model", blood_cells.OPTIONS)
+def test_detectors_of_blood_cells_are_described(model):
+    body = {"name": "resnet18", "options": {"width": 32}}
+    options = blood_cells.OPTIONS[model] | {"backbone": body, "num_classes": 3}
+    build = {
+        "model": {"name": model, "options": options}, "task": {"name": "detection", "options": {}},
+        "image": {"shape": [240, 320, 3], "dtype": "uint8"},
+    }  # fmt: skip
+    jc.runs.check_build(json.loads(json.dumps(build)), "here", 3)
+    found, task = jc.runs.build(build)
+    assert found.backbone.width == 32 and task.monitor == ("ap50", "max")
+
+
+def test_files_of_blood_cells():
+    place = blood_cells.place
+    assert place("BCCD/JPEGImages/BloodImage_00001.jpg") == "JPEGImages/BloodImage_00001.jpg"
+    assert place("BCCD/ImageSets/Main/val.txt") == "ImageSets/Main/val.txt"
+    assert place("BCCD/ImageSets/Main/../x.txt") is None and place("test.csv") is None
+
+
 def test_streets_go_to_their_parts(streets, tmp_path):
     splits = roads.load(roads.Config(data=str(streets), unpacked=str(tmp_path)))
     assert [part.size for part in splits] == [4, 2, 3] and splits.train.classes == roads.CLASSES
@@ -80,7 +129,7 @@ def test_streets_go_to_their_parts(streets, tmp_path):
 
 
 @pytest.mark.parametrize("make, message", [
-    (lambda p: "", "DATA: give the archive, as in python -m experiments.membrane membrane.zip"),
+    (lambda p: "", "DATA: give the archive or the folder, as in python -m experiments.membrane DATA"),
     (lambda p: p / "nothing.zip", "cannot be unpacked"),
     (lambda p: (p / "bad.zip").write_bytes(b"PK\3\4 no") and p / "bad.zip", "cannot be unpacked"),
     (lambda p: zipfile.ZipFile(p / "other.zip", "w").close() or p / "other.zip", "has none of the files"),

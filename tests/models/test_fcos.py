@@ -174,3 +174,16 @@ def test_a_prediction_is_one_program_whose_answer_stays(rng):
 def test_what_is_wrong_is_one_line(options, message):
     with pytest.raises(jc.InputError, match=message):
         jc.models.fcos(**{"num_classes": 3} | options)
+
+
+def test_the_body_by_name_and_options():
+    body = {"name": "resnet20", "options": {"width": 4}}
+    assert jc.models.fcos(2, body).backbone == jc.models.resnet20(width=4)
+    assert jc.models.unet(2, body, widths=(4, 4, 4)).encoder.width == 4 and jc.models.fcn(2, "resnet20").encoder.width
+    for wrong, line in (
+        ({"name": "resnet2"}, "'resnet2': not one of .* did you mean resnet20"),
+        ({"options": {}}, "must be a name, a network, or"),
+        ({"name": "cnn", "x": 1}, "must be a name, a network, or"),
+    ):
+        with pytest.raises(jc.InputError, match=line):
+            jc.models.fcos(2, wrong)

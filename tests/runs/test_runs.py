@@ -298,6 +298,10 @@ def put(*path):
     return change
 
 
+def detector(backbone):
+    return {"name": "fcos", "options": {"num_classes": 2, "backbone": backbone}}
+
+
 CONFIG = {
     "experiment": (put("experiment", 3), "experiment: .*string, not 3"),
     "experiment that is a command": (
@@ -359,6 +363,12 @@ CONFIG = {
         put("build", "model", {"name": "vit_tiny_patch16_224", "options": {"heads": 0, "num_classes": 2}}),
         "cannot be built",
     ),
+    "body unknown": (put("build", "model", detector({"name": "nosuch", "options": {}})), "backbone: name: 'nosuch'"),
+    "body of a detector": (put("build", "model", detector({"name": "ssd", "options": {}})), "backbone: name: 'ssd'"),
+    "body in code": (put("build", "model", detector({"name": "cnn", "options": {"norm": "x"}})), "backbone.*in Python"),
+    "body wide": (put("build", "model", detector({"name": "resnet18", "options": {"width": 10**9}})), "must be 0 to"),
+    "body of keys": (put("build", "model", detector({"name": "cnn"})), "backbone: options: field required"),
+    "body of a type": (put("build", "model", detector([1])), "backbone: .*not \\[1\\]"),
     "task option": (put("build", "task", "options", "mean", "x"), "build.task.options: mean: "),
     "model as option": (put("build", "task", "options", "model", "x"), "model: no such option"),
     "head": (put("build", "task", "options", "head", "x"), "head: .*'softmax'"),

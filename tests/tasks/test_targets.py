@@ -497,7 +497,7 @@ def test_a_compiled_program_does_not_answer_for_pixels_of_another_range(network)
 
 def test_images_of_another_shape_than_a_network_was_trained_on():
     task = classification(Table())
-    plain, resizing = expecting(task, (6, 6, 1)), expecting(task, (6, 6, 1), resizes=True)
+    plain, resizing = expecting(task, (6, 6, 1)), expecting(task, (6, 6, 1), any_size=True)
     variables = {"params": {"table": jnp.asarray(LOGITS)}}
     for predict in (plain.predict, jax.jit(plain.predict)):
         assert predict(variables, rows(LABEL)).shape == (ROWS, CLASSES)

@@ -214,3 +214,24 @@ def test_wrong_views_are_refused(run, message):
     with pytest.raises(jc.InputError, match=message) as error:
         run({"image": jnp.zeros((2, 4, 5, 1))})
     assert "\n" not in str(error.value)
+
+
+def test_views_of_a_run_are_those_of_its_task(rng):
+    options = {"num_classes": 2, "widths": [2, 2]}
+    description = {
+        "model": {"name": "unet", "options": options}, "task": {"name": "segmentation", "options": {}},
+        "image": {"shape": [8, 12, 3], "dtype": "float32"}, "views": {"flip": [-1]},
+    }  # fmt: skip
+    jc.runs.check_build(description, "here")
+    model, task = jc.runs.build(description)
+    image = rng.uniform(size=(2, 8, 12, 3)).astype(np.float32)
+    variables = model.init(jax.random.key(0), image)
+    one, other = (jax.nn.softmax(model.apply(variables, x)) for x in (image, image[:, :, ::-1]))
+    shares = (one + other[:, :, ::-1]) / 2
+    np.testing.assert_allclose(np.exp(task.predict(variables, {"image": image})), shares, atol=1e-5)
+    for wrong, line in (({"shift": 1}, "shift: no such option"), ({"flip": 1}, "flip: .*list")):
+        with pytest.raises(jc.InputError, match=line):
+            jc.runs.check_build(description | {"views": wrong}, "here")
+    boxes = {"model": {"name": "fcos", "options": {}}, "task": {"name": "detection", "options": {}}}
+    with pytest.raises(jc.InputError, match="boxes of several views cannot be averaged"):
+        jc.runs.check_build(description | boxes | {"views": {}}, "here")

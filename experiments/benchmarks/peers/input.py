@@ -8,7 +8,7 @@ All subjects shuffle and give float32 in 0..1; jaxcnn puts the images on the dev
 import glob
 import itertools
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,8 @@ def tf_data(case: Case) -> Prepared:
             files = glob.glob(f"{case['path']}/{NAME}/*/*-train.tfrecord*")
             data, read = tf.data.TFRecordDataset(files).shuffle(10_000), record
         data = data.repeat().map(read, num_parallel_calls=tf.data.AUTOTUNE).batch(case["batch"])
-    return _taking(case, iter(data.prefetch(tf.data.AUTOTUNE)))
+    data = data.take(case["images"] // case["batch"]).prefetch(tf.data.AUTOTUNE)
+    return _taking(case, lambda n: data)
 
 
 def torch(case: Case) -> Prepared:
@@ -113,7 +114,7 @@ def torch(case: Case) -> Prepared:
         batches = DataLoader(
             data, sampler=BatchSampler(RandomSampler(data), case["batch"], drop_last=True), batch_size=None
         )
-        return _taking(case, ((image.float() / 255, label) for image, label in _endless(batches)))
+        return _taking(case, lambda n: ((image.float() / 255, label) for image, label in batches))
 
     if case["kind"] == "photos":
         from torchvision.transforms import v2
@@ -139,7 +140,7 @@ def torch(case: Case) -> Prepared:
     batches = DataLoader(
         Rows(), case["batch"], shuffle=True, num_workers=os.cpu_count() or 1, drop_last=True, persistent_workers=True
     )
-    return _taking(case, _endless(batches))
+    return _taking(case, lambda n: batches)
 
 
 def grain(case: Case) -> Prepared:
@@ -158,11 +159,12 @@ def grain(case: Case) -> Prepared:
         def read(row):
             return (lambda image, label: (image.astype(np.float32) / 255, label))(*_row(row))
 
-    data = grain.MapDataset.source(rows).shuffle(seed=0).repeat()
-    if case["kind"] == "photos":
-        return _taking(case, iter(data.random_map(_crop, seed=0).batch(case["batch"]).to_iter_dataset()))
-    data = data.map(read).batch(case["batch"])
-    return _taking(case, iter(data.to_iter_dataset()))
+    def epoch(n: int) -> Any:
+        data = grain.MapDataset.source(rows).shuffle(seed=n)
+        data = data.random_map(_crop, seed=n) if case["kind"] == "photos" else data.map(read)
+        return data.batch(case["batch"])[: case["images"] // case["batch"]].to_iter_dataset()
+
+    return _taking(case, epoch)
 
 
 def floor(case: Case) -> Prepared:
@@ -170,19 +172,15 @@ def floor(case: Case) -> Prepared:
     return Prepared(lambda: None, facts=lambda: {"flop": 0.0, "bytes": case["pixels"] * 5})
 
 
-def _taking(case: Case, batches: Iterator[Any]) -> Prepared:
-    steps = case["images"] // case["batch"]
+def _taking(case: Case, epoch: Callable[[int], Iterable[Any]]) -> Prepared:
+    """Time whole epochs: nothing was read ahead before one, and nothing goes on afterwards, in the turn of another."""
+    steps, numbers = case["images"] // case["batch"], itertools.count()
 
     def call() -> None:
-        for _ in itertools.islice(batches, steps):
+        for _ in itertools.islice(epoch(next(numbers)), steps):
             pass
 
     return Prepared(call, steps * case["batch"])
-
-
-def _endless(batches: Iterable[Any]) -> Iterator[Any]:
-    while True:
-        yield from batches
 
 
 def _npz(path: str) -> tuple[np.ndarray, np.ndarray]:

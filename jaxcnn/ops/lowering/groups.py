@@ -10,7 +10,7 @@ from jaxcnn.ops.geometry import Geometry
 from jaxcnn.ops.lowering.record import Case, Convolution, Lowering, Shape
 
 Array = jax.Array
-BLOCK = 32  # channels to which small groups are joined
+BLOCK = 16  # channels to which small groups are joined
 
 
 def suits(case: Case) -> bool:

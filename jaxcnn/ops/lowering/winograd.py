@@ -28,6 +28,7 @@ from jaxcnn.ops.geometry import (
 from jaxcnn.ops.lowering.record import Case, Lowering, Shape
 
 Array = jax.Array
+NARROW = 16  # channels on both sides with which XLA's own convolution is faster forward
 KERNEL_BYTES = 1 << 20  # of a transformed kernel that may be read once a chunk of images
 
 
@@ -59,6 +60,11 @@ def suits(case: Case) -> bool:
     Of volumes, the last two axes are what matters: the first one may have any window, stride and dilation.
     """
     return case.sized and _fits(case.image, case.kernel, case.dtype, case.geometry)
+
+
+def suits_forward(case: Case) -> bool:
+    """Whether `forward` measured faster, which needs more channels."""
+    return suits(case) and max(case.kernel[-2:]) > NARROW
 
 
 def suits_input_grad(case: Case) -> bool:
@@ -230,5 +236,6 @@ def _outputs(product: Array, batch: int, out: tuple[int, ...]) -> Array:
     return y.reshape(batch, depth, 4 * th, 4 * tw, -1)[:, :, : out[1], : out[2]]
 
 
-LOWERING = Lowering(suits, forward=forward, kernel_grad=kernel_grad)
+FORWARD = Lowering(suits_forward, forward=forward)
+KERNEL_GRAD = Lowering(suits, kernel_grad=kernel_grad)
 INPUT_GRAD = Lowering(suits_input_grad, input_grad=input_grad)

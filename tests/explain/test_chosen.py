@@ -1,0 +1,118 @@
+"""Explaining a pixel or a box: the logits that are picked, their gradients and maps, and refusals."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcnn as jc
+from jaxcnn import explain, models
+from jaxcnn.data.stored import shown_place, stored_classes
+
+IMAGE = jax.random.uniform(jax.random.key(1), (2, 24, 32, 3))
+
+
+@pytest.fixture(autouse=True)
+def quick():
+    """XLA's own operations compile faster."""
+    with jc.ops.native_lowering():
+        yield
+
+
+@functools.cache
+def unet():
+    model = models.unet(3, widths=(4, 8, 8))
+    return model, model.init(jax.random.key(0), IMAGE)
+
+
+@functools.cache
+def detector(name):
+    body = {"name": "resnet20", "options": {"width": 4}}
+    options = {
+        "fcos": {"width": 8, "depth": 1, "levels": [2], "extra": 0, "score_threshold": 0.0},
+        "ssd": {"levels": [2], "extras": [], "scales": [0.2, 0.5], "score_threshold": 0.0},
+        "faster_rcnn": {"levels": [1, 2], "width": 8, "hidden": 8, "proposals": 16, "score_threshold": 0.0},
+    }[name]
+    model = models.NETWORKS[name](2, body, **options)
+    return model, model.init(jax.random.key(0), IMAGE)
+
+
+def test_the_logits_of_a_pixel():
+    model, variables = unet()
+    one = explain.at_pixel(model, (5, 20))
+    np.testing.assert_array_equal(one.apply(variables, IMAGE, train=False), model.apply(variables, IMAGE)[:, 5, 20])
+    found = explain.input_gradient(one, variables, IMAGE, 1)
+    direct = jax.grad(lambda x: model.apply(variables, x)[:, 5, 20, 1].sum())(IMAGE)
+    np.testing.assert_allclose(found, direct, atol=1e-6)
+    assert explain.coarsest(model, variables, IMAGE) == "level2"
+    maps = explain.grad_cam(one, variables, IMAGE, 1, layer=explain.coarsest(one, variables, IMAGE))
+    assert maps.shape == IMAGE.shape[:3] and float(maps.max()) > 0
+    relevance = explain.integrated_gradients(one, variables, IMAGE, 1).relevance
+    assert relevance.shape == IMAGE.shape and np.isfinite(relevance).all()
+
+
+@pytest.mark.parametrize("pixel", [(24, 0), (0, 32), (-1, 0), (3,), (1, 2, 3), (1.5, 2.0)])
+def test_pixels_that_are_not_there(pixel):
+    model, variables = unet()
+    with pytest.raises(jc.InputError, match=r"pixel=.*must be 2 integers within \(24, 32\)"):
+        explain.at_pixel(model, pixel).apply(variables, IMAGE, train=False)
+
+
+@pytest.mark.parametrize("name", ["fcos", "ssd", "faster_rcnn"])
+def test_the_logits_of_a_box(name):
+    model, variables = detector(name)
+    outputs = model.apply(variables, IMAGE)
+    found = model.detections(outputs)
+    at = 3  # any but the first
+    boxes, label = found["boxes"][:, at], found["labels"][:, at]
+    every, logits = model.scored(outputs)
+    assert logits.shape == (*every.shape[:2], 2)
+    if every.ndim == 4:
+        every = jnp.take_along_axis(every, label[:, None, None, None], 2)[:, :, 0]
+    far = jnp.abs(every - boxes[:, None]).max(-1)
+    own = far.argmin(1)
+    assert float(far.min(1).max()) < 1e-6  # a detection is one of them, to the bit of the codec
+    one = explain.at_box(model, boxes, label)
+    rows = jnp.arange(2)
+    np.testing.assert_allclose(one.apply(variables, IMAGE, train=False), logits[rows, own], atol=1e-6)
+
+    def score(image):
+        return model.scored(model.apply(variables, image))[1][rows, own, label].sum()
+
+    scale = float(jnp.abs(jax.grad(score)(IMAGE)).max())
+    np.testing.assert_allclose(
+        explain.input_gradient(one, variables, IMAGE, label), jax.grad(score)(IMAGE), atol=1e-4 * scale
+    )
+    layer = explain.coarsest(one, variables, IMAGE)
+    assert layer == explain.coarsest(model, variables, IMAGE) and layer.startswith("stage")
+    assert explain.grad_cam(one, variables, IMAGE, label, layer=layer).shape == IMAGE.shape[:3]
+
+
+def test_what_is_no_box():
+    model, _ = detector("fcos")
+    with pytest.raises(jc.InputError, match=r"must be \[B, 4\] and \[B\]"):
+        explain.at_box(model, np.zeros(4), 1)
+    with pytest.raises(jc.InputError, match=r"LeNet5|has no scored"):
+        explain.at_box(models.lenet5(), np.zeros((1, 4)), np.zeros(1, int))
+
+
+@pytest.mark.parametrize("resize, ratio", [("squash", 1.0), ("pad", 1.0), ("crop", 0.8)])
+def test_a_pixel_of_the_file_is_found_in_the_row(resize, ratio):
+    sides, row = (60, 100), (24, 32)
+    scores = np.zeros((*row, row[0]))
+    scores[np.arange(row[0]), :, np.arange(row[0])] = 1  # the class is the row
+    classes = stored_classes(scores, sides, resize, ratio)
+    seen = 0
+    for place in [(0, 0), (59, 99), (10, 50), (30, 49), (45, 62)]:
+        if classes[place] == 255:
+            with pytest.raises(jc.InputError, match="is cut away"):
+                shown_place(place, sides, row, resize, ratio)
+        else:
+            at = shown_place(place, sides, row, resize, ratio)
+            assert abs(at[0] - int(classes[place])) <= 1 and 0 <= at[1] < 32
+            seen += 1
+    assert seen >= 3
+    with pytest.raises(jc.InputError, match="must be within the 60 x 100 pixels"):
+        shown_place((60, 0), sides, row, resize, ratio)
