@@ -39,6 +39,7 @@ SLOW = {
     "test_layers::test_batch_norm_gradient_equals_automatic_differentiation": ("shape1-False", "shape2-True"),
     "test_tfds::test_a_record_of_another_kind": ("eps", "no image", "png"),
     "test_chosen::test_the_logits_of_a_box": ("fcos",),
+    "test_segmentation::test_it_learns_squares": ("2-sharded",),
     "test_explain::test_one_logit_is_explained_like_two": ("gradient", "grad_cam", "lrp"),
     "test_benchmarks::test_all_subjects_compute_the_same": ("3-D", "max_pool"),
     "test_benchmarks::test_bad_flags_are_one_line": ("ops-", "mnist-arguments9", "cifar10-arguments11"),
@@ -85,6 +86,7 @@ WHOLE = {
         "test_every_row_of_a_generator_is_measured_once",
     ),
     "test_train_boxes": (
+        "test_a_box_is_explained",
         "test_a_run_has_the_scores_of_detection", "test_evaluate_on_its_own_and_on_other_rows",
         "test_predictions_are_lines_and_a_table", "test_the_report_shows_failures_and_the_worst_images",
     ),

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import jaxcnn as jc
-from jaxcnn.cli import layouts
+from jaxcnn.cli import layouts, recipe
 from jaxcnn.cli.main import main
 from jaxcnn.data.stored import stored_classes
 
@@ -50,7 +50,9 @@ def here(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(here):
-    assert main(["train", str(here), "--workdir", str(here.parent / "runs"), *FEW]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(recipe.OPTIONS, "unet", {"widths": [4, 8]})
+        assert main(["train", str(here), "--workdir", str(here.parent / "runs"), *FEW]) == 0
     return next((here.parent / "runs").iterdir())
 
 

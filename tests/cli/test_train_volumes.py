@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from jaxcnn.cli import layouts
+from jaxcnn.cli import layouts, recipe
 from jaxcnn.cli.main import main
 from jaxcnn.data import dense_format, read_nifti, read_volume
 
@@ -37,7 +37,9 @@ def here(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(here):
-    assert main(["train", str(here), "--workdir", str(here.parent / "runs"), *FEW]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(recipe.VOLUMES, "widths", [4, 8])
+        assert main(["train", str(here), "--workdir", str(here.parent / "runs"), *FEW]) == 0
     return next((here.parent / "runs").iterdir())
 
 
