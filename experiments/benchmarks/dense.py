@@ -55,7 +55,7 @@ def networks(small: bool) -> dict[str, dict[str, Any]]:
         },
         "FCOS": {
             "network": "fcos", "shape": (64, 64) if small else (256, 256), "channels": 3, "classes": 3,
-            "width": 16 if small else 128, "batch": 2 if small else 4,
+            "width": 32 if small else 128, "batch": 2 if small else 4,
         },
     }  # fmt: skip
     return {
