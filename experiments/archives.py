@@ -44,6 +44,8 @@ def unpack(archive: str | pathlib.Path, folder: str | pathlib.Path, place: Place
 
     """
     folder, count = pathlib.Path(folder), 0
+    if not pathlib.Path(archive).is_file():
+        raise jc.InputError(f"{visible(archive)}: cannot be unpacked (no such file); give the archive")
     try:
         for name, size, read in _members(archive):
             if (to := place(name)) is None:
@@ -63,7 +65,7 @@ def unpack(archive: str | pathlib.Path, folder: str | pathlib.Path, place: Place
 
 def _members(archive: str | pathlib.Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
     """Yield the name of each file, its bytes, and a function that reads it."""
-    if not pathlib.Path(archive).is_file() or not tarfile.is_tarfile(archive):
+    if not tarfile.is_tarfile(archive):
         with zipfile.ZipFile(archive) as found:
             for info in found.infolist():
                 yield info.filename, info.file_size, lambda info=info: found.read(info)

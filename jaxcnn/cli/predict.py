@@ -106,7 +106,9 @@ def pixels(loaded: Any, path: pathlib.Path) -> np.ndarray:
     """Read an image in the form that a run was trained on."""
     shape, how = loaded.config["build"]["image"]["shape"], (loaded.config.get("source") or {}).get("options", {})
     if len(shape) == 4:
-        return centred(read_volume(path), tuple(shape))
+        low, high = how.get("percentiles") or (0.5, 99.5)
+        voxels = read_volume(path, percentiles=(low, high))
+        return centred(voxels, tuple(max(n, m) for n, m in zip(shape, voxels.shape, strict=True)))  # nothing is cut
     image = read_image(path, shape[-1], tuple(shape[:2]), how.get("resize", "squash"), how.get("crop_ratio", 1.0))
     dtype = np.dtype(loaded.config["build"]["image"]["dtype"])
     return image if dtype == np.uint8 else (image / 255).astype(dtype)

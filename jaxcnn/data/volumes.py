@@ -96,10 +96,21 @@ def read_volume(path: str | pathlib.Path, *, percentiles: tuple[float, float] = 
         `[D, H, W, 1]`, float32 in 0..1, in the shape of the file; `centred` brings it to that of the rows.
 
     Raises:
-        InputError: the file is not readable, or no voxel is finite.
+        InputError: the file is not readable, no voxel is finite, or the percentiles are out of range. One line of the
+            log counts voxels that are NaN or infinite and are read as 0.
 
     """
-    return _image(pathlib.Path(path), percentiles)[0][..., None]
+    _check_percentiles(percentiles)
+    voxels, mended = _image(pathlib.Path(path), percentiles)
+    if mended:
+        log.warning("%s: %d voxels are NaN or infinite, and are read as 0", visible(path), mended)
+    return voxels[..., None]
+
+
+def _check_percentiles(percentiles: tuple[float, float]) -> None:
+    low, high = percentiles
+    if not 0 <= low < high <= 100:
+        raise InputError(f"percentiles={percentiles}: must be two of 0 to 100, the smaller one first")
 
 
 def _parts(top: pathlib.Path) -> dict[str, Pair]:
@@ -166,9 +177,7 @@ class _Volumes:
     ) -> None:
         if not 0 <= ignore_label <= 255:
             raise InputError(f"ignore_label={ignore_label}: must be in 0..255")
-        low, high = percentiles
-        if not 0 <= low < high <= 100:
-            raise InputError(f"percentiles={percentiles}: must be two of 0 to 100, the smaller one first")
+        _check_percentiles(percentiles)
         self.ignore, self.percentiles, self.on_bad, self.top = ignore_label, percentiles, on_bad, top
         self.classes: tuple[str, ...] = ()
         self.mended: dict[str, int] = {}

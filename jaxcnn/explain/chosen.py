@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxcnn.core.types import InputError, Tree
 from jaxcnn.ops import boxes as box
@@ -68,7 +69,8 @@ def at_box(model: Any, boxes: Any, label: Any) -> Chosen:
         label: its class, `[B]`.
 
     Raises:
-        InputError: the model is no detector, or the shapes are others.
+        InputError: the model is no detector, the shapes are others, or, unless traced, a box is not finite or a label
+            is no class.
 
     """
     wanted, labels = jnp.asarray(boxes, jnp.float32), jnp.asarray(label, jnp.int32)
@@ -76,6 +78,10 @@ def at_box(model: Any, boxes: Any, label: Any) -> Chosen:
         raise InputError(f"model={type(model).__name__}: has no scored(); use a detector, such as models.fcos")
     if wanted.ndim != 2 or wanted.shape != (len(labels), 4):
         raise InputError(f"boxes of shape {wanted.shape}, label of shape {labels.shape}: must be [B, 4] and [B]")
+    if not isinstance(labels, Tracer) and not bool(((labels >= 0) & (labels < model.num_classes)).all()):
+        raise InputError(f"label={labels.tolist()}: must be classes from 0 to {model.num_classes - 1}")
+    if not isinstance(wanted, Tracer) and not bool(jnp.isfinite(wanted).all()):
+        raise InputError(f"boxes={wanted.tolist()}: must be finite, yxyx in 0..1")
 
     def pick(outputs: Any) -> Array:
         found, logits = model.scored(outputs)
@@ -97,6 +103,9 @@ def coarsest(model: Any, variables: Tree, image: Array) -> str:
         variables: its variables.
         image: `[B, *spatial, C]`.
 
+    Raises:
+        InputError: the network has no features with height and width.
+
     """
 
     def names(module: Any, x: Array) -> dict[str, Array]:
@@ -104,6 +113,8 @@ def coarsest(model: Any, variables: Tree, image: Array) -> str:
         return module.features(x) if inside is None else inside.features(x)
 
     model = model.model if isinstance(model, Chosen) else model
+    if not hasattr(model, "features"):
+        raise InputError(f"{type(model).__name__}: has no features(x); give one of jaxcnn.models, or add them")
     shapes = jax.eval_shape(lambda variables, x: model.apply(variables, x, method=names), variables, image)
     spatial = {name: int(np.prod(x.shape[1:-1])) for name, x in shapes.items() if x.ndim == image.ndim}
     spatial = {name: pixels for name, pixels in spatial.items() if pixels > 1} or spatial

@@ -20,6 +20,7 @@ from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import Batch, InputError
 from jaxcnn.layers import BatchNorm, Conv, GroupNorm, Network, check_image, check_side, feature_levels
 from jaxcnn.models import dense
+from jaxcnn.models.detections import check_detector
 from jaxcnn.models.fpn import FPN
 from jaxcnn.models.zoo import Body
 from jaxcnn.models.zoo import backbone as network
@@ -208,17 +209,10 @@ def fcos_resnet50_fpn(num_classes: int = 91, backbone: Body = "resnet50", **opti
 
 
 def _check(made: FCOS) -> None:
-    for name in ("num_classes", "width", "candidates", "max_detections"):
-        if getattr(made, name) < 1:
-            raise InputError(f"{name}={getattr(made, name)}: must be at least 1")
+    check_detector(made, "width", "candidates")
     if made.depth < 0:
         raise InputError(f"depth={made.depth}: must be at least 0")
     if made.norm not in NORMS:
         raise InputError(f"norm={made.norm!r}: must be one of {', '.join(NORMS)}")
     if not made.radius > 0:
         raise InputError(f"radius={made.radius}: must be above 0")
-    for name in ("score_threshold", "iou_threshold"):
-        if not 0 <= getattr(made, name) <= 1:
-            raise InputError(f"{name}={getattr(made, name)}: must be in 0..1")
-    if not callable(getattr(made.backbone, "features", None)):
-        raise InputError(f"backbone={type(made.backbone).__name__}: has no features(); use a network of models.MODELS")

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 import os
 import pathlib
 import shutil
@@ -47,17 +46,6 @@ def photos(folder, each=20, classes=CLASSES, size=(16, 16)):
         for i in range(each):
             picture(folder / name / f"{name}-{i:02}.png", k, rng, size)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    """What a command sets in its process is undone."""
-    for name in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, name, getattr(sys, name))
-    log = logging.getLogger("jaxcnn")
-    before = log.handlers[:], log.propagate, log.level
-    yield
-    log.handlers[:], log.propagate, log.level = before
 
 
 def run(*arguments, code=0):

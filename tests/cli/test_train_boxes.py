@@ -1,8 +1,6 @@
 """Detection from the command line: training on boxes in three formats, other data, pictures, and the report."""
 
 import json
-import logging
-import sys
 
 import numpy as np
 import pytest
@@ -58,17 +56,6 @@ def yolo(folder, rows=4, seed=1):
         lines = [f"{k} {x} {y} {16 / SIZE[1]} {16 / SIZE[0]}" for k, (x, y) in zip(kinds, middle, strict=True)]
         (folder / "labels" / f"{name}.txt").write_text("\n".join(lines) + "\n")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    """What a command sets in its process is undone."""
-    for name in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, name, getattr(sys, name))
-    log = logging.getLogger("jaxcnn")
-    before = log.handlers[:], log.propagate, log.level
-    yield
-    log.handlers[:], log.propagate, log.level = before
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,6 @@
 """Segmentation from the command line: training on images and masks, other data, pictures, the report, and refusals."""
 
 import json
-import logging
-import sys
 
 import numpy as np
 import pytest
@@ -30,17 +28,6 @@ def painted(folder, rows=14, size=(24, 40), seed=0):
         Image.fromarray(image).save(folder / "images" / f"{i:02d}.png")
         Image.fromarray(mask).save(folder / "masks" / f"{i:02d}.png")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    """What a command sets in its process is undone."""
-    for name in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, name, getattr(sys, name))
-    log = logging.getLogger("jaxcnn")
-    before = log.handlers[:], log.propagate, log.level
-    yield
-    log.handlers[:], log.propagate, log.level = before
 
 
 @pytest.fixture(scope="module")

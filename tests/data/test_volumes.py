@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.core.types import InputError
-from jaxcnn.data import Indexed, Resident, centred, nifti, read_nifti, volumes, write_nifti
+from jaxcnn.data import Indexed, Resident, centred, nifti, read_nifti, read_volume, volumes, write_nifti
 from tests.data.volumes_on_disk import make_volumes, pair, write
 
 
@@ -302,6 +302,18 @@ def test_one_affine_may_be_that_of_another_origin(tmp_path):
     moved[:3, 3] = 1.5
     write(tmp_path / "labelsTr/v0.nii.gz", stored(tmp_path / "labelsTr/v0.nii.gz"), moved)
     assert whole(tmp_path).size == 1 and nifti.read_head(tmp_path / "labelsTr/v0.nii.gz").shape == (4, 4, 4)
+
+
+def test_a_volume_without_labels(tmp_path, caplog):
+    voxels = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+    voxels[0, 0, 0] = np.nan
+    write(tmp_path / "x.nii", voxels)
+    found = read_volume(tmp_path / "x.nii", percentiles=(0, 100))
+    assert found.shape == (5, 4, 3, 1) and found.min() == 0 and found.max() == 1 and found[0, 0, 0, 0] == 0
+    assert "1 voxels are NaN or infinite" in caplog.text
+    for wrong in ((99, 1), (-1, 50), (50, 50)):
+        with pytest.raises(InputError, match="percentiles=.*must be two of 0 to 100"):
+            read_volume(tmp_path / "x.nii", percentiles=wrong)
 
 
 def test_hippocampus(shared, tmp_path):

@@ -96,7 +96,10 @@ def test_what_is_no_box():
     model, _ = detector("fcos")
     with pytest.raises(jc.InputError, match=r"must be \[B, 4\] and \[B\]"):
         explain.at_box(model, np.zeros(4), 1)
-    with pytest.raises(jc.InputError, match=r"LeNet5|has no scored"):
+    for box, label, line in (([0.1, 0.1, 0.5, 0.5], 2, "label=.*from 0 to 1"), ([0, 0, 1, np.nan], 1, "finite")):
+        with pytest.raises(jc.InputError, match=line):
+            explain.at_box(model, np.array([box]), np.array([label]))
+    with pytest.raises(jc.InputError, match="has no scored"):
         explain.at_box(models.lenet5(), np.zeros((1, 4)), np.zeros(1, int))
 
 
