@@ -1,4 +1,4 @@
-"""Image classification: one of K classes, one of two classes from a single logit, or several labels per image."""
+"""Classification: one of K classes, one of two classes from a single logit, or several labels per image or text."""
 
 import functools
 import numbers
@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxcnn import losses, metrics
 from jaxcnn.core.types import Batch, InputError, Mean, Metric, Task
-from jaxcnn.tasks import figures, pixels, targets
-from jaxcnn.tasks.model import from_model, prepare
+from jaxcnn.tasks import fields, figures, pixels, targets
+from jaxcnn.tasks.model import from_model
 
 Array = jax.Array
 Head = Literal["softmax", "sigmoid", "multilabel"]
@@ -36,11 +36,13 @@ def classification(
     ignore_label: int | None = None,
     loss: Loss = "cross_entropy",
     target_threshold: float | None = None,
+    field: str = "image",
 ) -> Task:
-    """Make a task that assigns images to classes.
+    """Make a task that assigns images to classes, or rows of another kind.
 
     Args:
-        model: a Linen module from `[B, H, W, C]` to logits, with an attribute `num_classes`.
+        model: a Linen module from `[B, H, W, C]` to logits, with an attribute `num_classes`; with another `field`, from
+            what that entry holds.
         head: how the logits answer. `"softmax"`: logits `[B, K]`; labels `[B]` from 0 to K - 1, or probabilities
             `[B, K]`. `"sigmoid"`: logits `[B, 1]`; labels `[B]` that are 0, 1 or the probability of class 1, or
             probabilities of both classes `[B, 2]`. `"multilabel"`: logits and labels `[B, K]`. Labels `[B]` may be
@@ -63,6 +65,8 @@ def classification(
             the image shows it; it suits mixed images (Wightman et al., 2021, arXiv:2110.00476).
         target_threshold: with `"binary_cross_entropy"`, the share of a class in a mixed label above which the image
             counts as showing it, in [0, 1); None keeps the shares.
+        field: the entry of the batch that the model gets. `"image"` is scaled, resized and normalised; another, such as
+            `"text"` or `"series"`, reaches the model as it is, and the options for pixels do not apply.
 
     Returns:
         A `Task` whose outputs are logits, with the metrics `loss`, `count`, `accuracy`, `confusion` (not for
@@ -105,13 +109,12 @@ def classification(
         measured = {"accuracy": metrics.accuracy, "confusion": metrics.confusion(classes)}
     if head == "softmax" and classes > 5:
         measured["top_5"] = metrics.top_k(5)
-    made = functools.partial(prepare, mean=mean, std=std, size=size, resize=resize, interpolation=interpolation)
+    how = {"mean": mean, "std": std, "size": size, "resize": resize, "interpolation": interpolation}
+    inputs, strict = fields.read(field, how)
     meant, check = functools.partial(targets.canonical, wanted), functools.partial(_check_rows, wanted)
-    task = from_model(
-        model, criterion, measured, lambda batch: made(batch["image"]), auxiliary, targets=meant, check=check
-    )
+    task = from_model(model, criterion, measured, inputs, auxiliary, targets=meant, check=check)
     shown = {"headline": ("loss", "accuracy"), "shares": ("accuracy",)}
-    return pixels.strict(
+    return strict(
         task._replace(**shown, figures={"confusion_matrix": figures.confusion} if "confusion" in measured else {})
     )
 

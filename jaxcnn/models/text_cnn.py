@@ -1,0 +1,104 @@
+"""TextCNN (Kim, 2014, arXiv:1408.5882): convolutions over the vectors of words, and the maximum of each over the text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcnn import ops
+from jaxcnn.core.precision import promote_float32
+from jaxcnn.core.types import InputError
+from jaxcnn.layers import Conv, Dense, Dropout, Network
+
+Array = jax.Array
+INIT = nn.initializers.uniform(0.5)  # 0..0.5; shifted to -0.25..0.25 below, as in the paper's program
+
+
+class Vectors(nn.Module):
+    """A vector for each number of a word, zero for padding."""
+
+    words: int
+    width: int
+    frozen: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Map int `[B, T]` to `[B, T, width]`; a number that is no word gives NaN."""
+        table = self.param("vectors", lambda *given: INIT(*given) - 0.25, (self.words, self.width), jnp.float32)
+        table = jax.lax.stop_gradient(table) if self.frozen else table
+        found = jnp.take(table, x, axis=0, mode="fill", fill_value=jnp.nan)
+        found = jnp.where(((x < 0) | (x >= self.words))[..., None], jnp.nan, found)  # negative numbers count from the end
+        return jnp.where((x == 0)[..., None], 0, found).astype(self.dtype or jnp.float32)
+
+
+class TextCNN(Network):
+    """See `text_cnn`."""
+
+    num_classes: int = 2
+    words: int = 20_000
+    width: int = 300
+    windows: Sequence[int] = (3, 4, 5)
+    maps: int = 100
+    vectors: str = "trained"
+    dropout: float = 0.5
+    dtype: Any = None
+
+    default_image = (64,)
+
+    def setup(self) -> None:
+        """Make the layers."""
+        kinds = {"trained": (False,), "frozen": (True,), "both": (False, True)}[self.vectors]
+        self.channels = [
+            Vectors(self.words, self.width, frozen, self.dtype, name="frozen" if frozen else "trained")
+            for frozen in kinds
+        ]
+        self.convs = [
+            Conv(self.maps, (n,), padding=((n - 1, n - 1),), dtype=self.dtype, name=f"window{n}") for n in self.windows
+        ]
+        self.drop = Dropout(self.dropout)
+        self.logits = Dense(self.num_classes)
+
+    def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
+        """Return `vectors` `[B, T, width]`, `window3` and so on `[B, T + 2, maps]`, and `pooled` `[B, maps x windows]`."""
+        del train, row_mask
+        if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
+            raise InputError(f"text of shape {x.shape} and dtype {x.dtype}: must be [batch, words], integers")
+        length = (x > 0).sum(1)
+        channels = [vectors(x) for vectors in self.channels]
+        out, pooled = {"vectors": channels[0]}, []
+        for n, conv in zip(self.windows, self.convs, strict=True):
+            y = nn.relu(sum(conv(channel) for channel in channels))
+            seen = jnp.arange(y.shape[1])[None] < (length + n - 1)[:, None]  # windows that touch a word
+            out[f"window{n}"] = jnp.where(seen[..., None], y, 0)
+            pooled.append(out[f"window{n}"].max(1))  # at least 0, as ReLU is
+        return {**out, "pooled": jnp.concatenate(pooled, -1)}
+
+    def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
+        """Return logits `[B, num_classes]`."""
+        return self.logits(self.drop(promote_float32(features["pooled"]), train=train))
+
+    def __call__(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> Array:
+        """Map int `[B, T]` to logits `[B, num_classes]`."""
+        return self.head(self.features(x, train=train, row_mask=row_mask), train=train)
+
+
+def text_cnn(num_classes: int = 2, words: int = 20_000, **options: Any) -> TextCNN:
+    """TextCNN of Kim (2014), for numbers of words or of bytes, int `[B, T]`; 0 is padding.
+
+    Args:
+        num_classes: number of logits.
+        words: how many numbers there are: those of `data.words.vocabulary` and two more, or 257 for bytes.
+        **options: `width` (of the vectors, 300), `windows` (words that a kernel sees, 3, 4 and 5), `maps` (kernels per
+            window, 100), `vectors` (`"trained"`, `"frozen"`, or `"both"`, two channels of the same vectors of which one
+            is trained), `dropout` (0.5), `dtype`.
+
+    """
+    made = TextCNN(num_classes, words, **options)
+    if made.vectors not in ("trained", "frozen", "both"):
+        raise InputError(f"vectors={made.vectors!r}: must be 'trained', 'frozen' or 'both'")
+    if min(made.words, made.width, made.maps, *made.windows) < 1 or not made.windows:
+        raise InputError("words, width, maps and windows: must be at least 1")
+    return made
