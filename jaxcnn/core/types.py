@@ -14,7 +14,10 @@ Array = jax.Array
 Tree = Any  # a pytree of arrays
 
 # A batch maps names to arrays whose first axis is the row:
-#   "image"  [B, H, W, C] uint8 0..255, or float 0..1;  "text", "audio", "volume" likewise
+#   "image"  [B, H, W, C] uint8 0..255, or float 0..1; [B, D, H, W, C] for volumes and, with time first, videos
+#   "text"   int [B, T], numbers of words or bytes, 0 after the end
+#   "audio"  float [B, T] in -1..1, and "series" float [B, T, C]; 0 after the end
+#   "length" int [B], how much of a row of text, sound or series is not padding; absent: all of it
 #   "label"  int [B], float [B, K], int [B, H, W], ...
 #   "mask"   [B, H, W] or [B, H, W, K], a value per pixel
 #   "boxes"  float [B, N, 4], yxyx in 0..1, with "box_mask" [B, N], 1 for a box and 0 for padding; "box_label" int

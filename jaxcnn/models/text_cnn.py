@@ -1,4 +1,4 @@
-"""TextCNN (Kim, 2014, arXiv:1408.5882): convolutions over the vectors of words, and the maximum of each over the text."""
+"""TextCNN (Kim, 2014, arXiv:1408.5882): convolutions over word vectors, and the maximum of each over the text."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn import ops
 from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import InputError
 from jaxcnn.layers import Conv, Dense, Dropout, Network
@@ -30,7 +29,7 @@ class Vectors(nn.Module):
         table = self.param("vectors", lambda *given: INIT(*given) - 0.25, (self.words, self.width), jnp.float32)
         table = jax.lax.stop_gradient(table) if self.frozen else table
         found = jnp.take(table, x, axis=0, mode="fill", fill_value=jnp.nan)
-        found = jnp.where(((x < 0) | (x >= self.words))[..., None], jnp.nan, found)  # negative numbers count from the end
+        found = jnp.where((x < 0)[..., None], jnp.nan, found)  # which `take` counts from the end
         return jnp.where((x == 0)[..., None], 0, found).astype(self.dtype or jnp.float32)
 
 
@@ -62,7 +61,7 @@ class TextCNN(Network):
         self.logits = Dense(self.num_classes)
 
     def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:
-        """Return `vectors` `[B, T, width]`, `window3` and so on `[B, T + 2, maps]`, and `pooled` `[B, maps x windows]`."""
+        """Return `vectors` `[B, T, width]`, `window3` `[B, T + 2, maps]` and so on, and `pooled`."""
         del train, row_mask
         if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
             raise InputError(f"text of shape {x.shape} and dtype {x.dtype}: must be [batch, words], integers")

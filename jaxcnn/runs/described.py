@@ -14,7 +14,9 @@ from jaxcnn.runs.options import Number, check_options, leaves, refuse
 from jaxcnn.tasks import TASKS
 
 CLASSES, LAYERS, WIDTH, PIXELS = 2**15, 512, 2**16, 2**28  # upper bounds; PIXELS counts the values of an image
+AXES = 8  # most axes of a row
 IMAGES = ("uint8", "float16", "float32", "float64")
+DTYPES = (*IMAGES, "bfloat16", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 NAMED = ("classification", "detection", "segmentation")  # tasks whose logits are the classes by name
 COUNTED = ("depth", "blocks", "convs", "fires", "widths")  # model options that determine the number of layers
 
@@ -26,8 +28,8 @@ class Named(TypedDict):
     options: dict[str, Any]
 
 
-class Image(TypedDict):
-    """Shape `[H, W, C]` and dtype of the images."""
+class Entry(TypedDict):
+    """Shape of one row of an array, such as `[H, W, C]` of images, and its dtype."""
 
     shape: list[int]
     dtype: str
@@ -39,7 +41,8 @@ class Build(TypedDict):
     __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
     model: Named
     task: Named
-    image: Image
+    image: NotRequired[Entry]
+    inputs: NotRequired[dict[str, Entry]]
     ema: NotRequired[Number | bool | None]
     views: NotRequired[dict[str, Any] | None]
     variant: NotRequired[str]
@@ -49,7 +52,7 @@ def check_build(build: Mapping[str, Any], where: str, classes: int | None = None
     """Check the description of a model and a task before they are built.
 
     Args:
-        build: description for `runs.build`, with `"image"`.
+        build: description for `runs.build`, with `"image"`, or with `"inputs"` for a model of other things.
         where: name of the file, for messages.
         classes: number of classes; None if it is not known.
 
@@ -66,16 +69,48 @@ def check_build(build: Mapping[str, Any], where: str, classes: int | None = None
     for name, value in build["model"]["options"].items():
         if isinstance(value, Mapping):
             _check_body(value, f"{where}: build.model.options.{name}")
+    if not 0 <= (build.get("ema") or 0) < 1:
+        refuse(where, "build.ema", build["ema"], "must be at least 0 and below 1")
+    if "inputs" in build:
+        check_entries(build["inputs"], where, "build.inputs")
+    if "image" in build:
+        _check_image(build, where)
+    elif not build.get("inputs"):
+        raise InputError(f"{where}: build: has neither 'image' nor 'inputs'; train the run again")
+    elif build.get("views") is not None:
+        refuse(where, "build.views", build["views"], "only images have views; leave it out")
+    head, made = build["task"]["options"].get("head", "softmax"), build["model"]["options"].get("num_classes")
+    several = build["task"]["name"] in NAMED and classes is not None
+    if several and (classes != 2 if head == "sigmoid" else made not in (None, classes)):
+        line = "the sigmoid head tells two classes apart" if head == "sigmoid" else f"the model has num_classes={made}"
+        raise InputError(f"{where}: classes: {classes:,} names, but {line}")
+
+
+def check_entries(entries: Mapping[str, Any], where: str, name: str) -> None:
+    """Refuse rows that are too large, or whose dtype no run has."""
+    for key, value in entries.items():
+        shape, dtype = value["shape"], value["dtype"]
+        if len(shape) > AXES or min(shape, default=1) < 1 or math.prod(shape) > PIXELS:
+            refuse(where, f"{name}.{key}.shape", shape, f"must have at most {AXES} axes and {PIXELS:,} values")
+        if dtype not in DTYPES:
+            refuse(where, f"{name}.{key}.dtype", dtype, f"must be one of {', '.join(DTYPES)}")
+
+
+def entries_of(build: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the shape and dtype of a row of each array that a model gets, by name."""
+    return {**build.get("inputs", {}), **({"image": build["image"]} if "image" in build else {})}
+
+
+def _check_image(build: Mapping[str, Any], where: str) -> None:
+    """Check the shape of the images and what depends on it."""
     shape, dtype = build["image"]["shape"], build["image"]["dtype"]
     axes = {2: "length and channels", 3: "height, width and channels", 4: "depth, height, width and channels"}
-    dims = build["model"]["options"].get("dims", 2)
+    dims = build["task"]["options"].get("dims") or build["model"]["options"].get("dims", 2)
     if len(shape) != dims + 1 or min(shape) < 1 or math.prod(shape) > PIXELS:
         about = axes.get(dims + 1, f"{dims} sides and the channels")
         refuse(where, "build.image.shape", shape, f"must be {about}, {PIXELS:,} values at most")
     if dtype not in IMAGES:
         refuse(where, "build.image.dtype", dtype, f"must be one of {', '.join(IMAGES)}")
-    if not 0 <= (build.get("ema") or 0) < 1:
-        refuse(where, "build.ema", build["ema"], "must be at least 0 and below 1")
     if build.get("views") is not None:
         if build["task"]["name"] == "detection":
             refuse(where, "build.views", build["views"], "boxes of several views cannot be averaged; leave it out")
@@ -87,11 +122,6 @@ def check_build(build: Mapping[str, Any], where: str, classes: int | None = None
         refuse(where, "build.task.options.size", size, "must be height and width, at least 1")
     if (build["task"]["options"].get("resize") or 1) ** 2 * shape[-1] > PIXELS:
         refuse(where, "build.task.options.resize", build["task"]["options"]["resize"], f"more than {PIXELS:,} values")
-    head, made = build["task"]["options"].get("head", "softmax"), build["model"]["options"].get("num_classes")
-    several = build["task"]["name"] in NAMED and classes is not None
-    if several and (classes != 2 if head == "sigmoid" else made not in (None, classes)):
-        line = "the sigmoid head tells two classes apart" if head == "sigmoid" else f"the model has num_classes={made}"
-        raise InputError(f"{where}: classes: {classes:,} names, but {line}")
 
 
 def _check_body(body: Mapping[str, Any], where: str) -> None:

@@ -19,7 +19,7 @@ from jaxcnn.data import Resident
 from jaxcnn.models import NETWORKS
 from jaxcnn.parallel.compile import compile_step
 from jaxcnn.runs.data import rows_to_measure
-from jaxcnn.runs.described import views_of
+from jaxcnn.runs.described import entries_of, views_of
 from jaxcnn.runs.schema import check_config
 from jaxcnn.tasks import TASKS, expecting
 from jaxcnn.train.checkpoint import Checkpoints, DamagedError, reading, unflatten
@@ -57,7 +57,8 @@ def build(description: dict[str, Any]) -> tuple[Any, Task]:
 
     Args:
         description: `{"model": {"name", "options"}, "task": {"name", "options"}}`, with names of `NETWORKS` and
-            `TASKS`. A run's folder also needs `"image"`, `{"shape": [H, W, C], "dtype": "uint8"}`, to be loaded again.
+            `TASKS`. A run's folder also needs `"image"`, `{"shape": [H, W, C], "dtype": "uint8"}`, to be loaded again,
+            or for other things than images `"inputs"`, the same of each array that the model gets, by name.
             With `"views"`, options of `augment.test_time_views`, outputs are means over these views of the images; for
             segmentation, options of `augment.pixel_views`.
 
@@ -77,8 +78,9 @@ def build(description: dict[str, Any]) -> tuple[Any, Task]:
 
 
 def example(description: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Return a batch of one zero image with the shape and dtype of the run's images, for `task.init`."""
-    return {"image": np.zeros((1, *description["image"]["shape"]), description["image"]["dtype"])}
+    """Return a batch of one row of zeros with the shape and dtype of the run's inputs, for `task.init`."""
+    rows = entries_of(description).items()
+    return {name: np.zeros((1, *one["shape"]), one["dtype"]) for name, one in rows}
 
 
 def read_config(folder: str | pathlib.Path) -> dict[str, Any]:
@@ -143,7 +145,8 @@ def load_run(folder: str | pathlib.Path, task: Task | None = None) -> TrainedRun
         model, task, like = _shapes(config, folder)
         about = description["task"]
         any_size = about["name"] == "segmentation" or bool(about["options"].get("size"))
-        task = expecting(task, description["image"]["shape"], any_size=any_size)
+        if "image" in description:
+            task = expecting(task, description["image"]["shape"], any_size=any_size)
     with reading(folder / "checkpoints") as saved:
         step, flat = _choose(saved, folder)
     averaged = bool(config.get("ema") or (description or {}).get("ema"))
@@ -173,7 +176,7 @@ def _abstract(entry: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
 
 def _own_shapes(config: Mapping[str, Any], task: Task, folder: pathlib.Path) -> Tree:
     """Return the shapes of the variables of the caller's task."""
-    rows = {"image": config["build"]["image"]} if config["build"] else config["inputs"]
+    rows = entries_of(config["build"]) if config["build"] else config["inputs"]
     batch = {name: _abstract(one) for name, one in rows.items()}
     try:
         return jax.eval_shape(task.init, jax.random.key(0), batch)
@@ -186,8 +189,7 @@ def _own_shapes(config: Mapping[str, Any], task: Task, folder: pathlib.Path) -> 
 
 def _shapes(config: Mapping[str, Any], folder: pathlib.Path) -> tuple[Any, Task, Tree]:
     """Build the model and the task, and return the shapes of the variables without allocating them."""
-    image = config["build"]["image"]
-    batch = {"image": _abstract(image)}
+    batch = {name: _abstract(one) for name, one in entries_of(config["build"]).items()}
     try:
         model, task = build(config["build"])
         like = jax.eval_shape(task.init, jax.random.key(0), batch)

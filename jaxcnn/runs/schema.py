@@ -10,15 +10,14 @@ from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 from jaxcnn.core.schema import fitted
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
-from jaxcnn.runs.described import CLASSES, IMAGES, NAMED, PIXELS, Build, Image, check_build
+from jaxcnn.runs.described import CLASSES, NAMED, Build, Entry, check_build, check_entries
 from jaxcnn.runs.options import Number, refuse
 
 FORMAT = 1  # value of "format" in config.json, if it has one
 DEPTH, INTEGER, TEXT = 32, 2**63, 2**20  # upper bounds: levels of nesting, absolute value of an integer, characters
 LARGEST = 1e39  # bound on a finite logged value; float32 values beyond it are infinite
 PICTURE = re.compile(r"[\w-]{1,100}", re.ASCII)  # names of figures, which are also file names
-SHOWN, AXES = 50, 8  # most metrics or pictures; most axes of a row
-DTYPES = (*IMAGES, "bfloat16", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
+SHOWN = 50  # most metrics or pictures
 
 
 class Shown(TypedDict):
@@ -69,7 +68,7 @@ class Config(TypedDict):
     classes: list[str]
     build: Build | None
     ema: NotRequired[Number | bool | None]
-    inputs: NotRequired[dict[str, Image]]
+    inputs: NotRequired[dict[str, Entry]]
     task: NotRequired[Shown]
     source: NotRequired[Source | None]
     command: NotRequired[str]
@@ -152,12 +151,7 @@ def _check_inputs(inputs: Mapping[str, Any], where: str) -> None:
     """Refuse rows that are too large or not described."""
     if not inputs:
         raise InputError(f"{where}: the run has neither 'build' nor 'inputs'; train it again")
-    for name, value in inputs.items():
-        shape, dtype = value["shape"], value["dtype"]
-        if len(shape) > AXES or min(shape, default=1) < 1 or math.prod(shape) > PIXELS:
-            refuse(where, f"inputs.{name}.shape", shape, f"must have at most {AXES} axes and {PIXELS:,} values")
-        if dtype not in DTYPES:
-            refuse(where, f"inputs.{name}.dtype", dtype, f"must be one of {', '.join(DTYPES)}")
+    check_entries(inputs, where, "inputs")
 
 
 def check_summary(summary: Any, where: str) -> dict[str, Any]:

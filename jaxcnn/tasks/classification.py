@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxcnn import losses, metrics
 from jaxcnn.core.types import Batch, InputError, Mean, Metric, Task
-from jaxcnn.tasks import fields, figures, pixels, targets
+from jaxcnn.tasks import figures, pixels, targets
+from jaxcnn.tasks.fields import fields
 from jaxcnn.tasks.model import from_model
 
 Array = jax.Array
@@ -36,7 +37,9 @@ def classification(
     ignore_label: int | None = None,
     loss: Loss = "cross_entropy",
     target_threshold: float | None = None,
+    dims: int = 2,
     field: str = "image",
+    also: Sequence[str] = (),
 ) -> Task:
     """Make a task that assigns images to classes, or rows of another kind.
 
@@ -65,8 +68,11 @@ def classification(
             the image shows it; it suits mixed images (Wightman et al., 2021, arXiv:2110.00476).
         target_threshold: with `"binary_cross_entropy"`, the share of a class in a mixed label above which the image
             counts as showing it, in [0, 1); None keeps the shares.
+        dims: number of spatial axes of the images; 3 for volumes `[B, D, H, W, C]` and for videos, whose first axis is
+            time.
         field: the entry of the batch that the model gets. `"image"` is scaled, resized and normalised; another, such as
-            `"text"` or `"series"`, reaches the model as it is, and the options for pixels do not apply.
+            `"text"` or `"audio"`, reaches the model as it is, and the options for pixels do not apply.
+        also: further entries that the model gets as keyword arguments of the same names, such as `("length",)`.
 
     Returns:
         A `Task` whose outputs are logits, with the metrics `loss`, `count`, `accuracy`, `confusion` (not for
@@ -109,12 +115,14 @@ def classification(
         measured = {"accuracy": metrics.accuracy, "confusion": metrics.confusion(classes)}
     if head == "softmax" and classes > 5:
         measured["top_5"] = metrics.top_k(5)
-    how = {"mean": mean, "std": std, "size": size, "resize": resize, "interpolation": interpolation}
-    inputs, strict = fields.read(field, how)
+    how = {"mean": mean, "std": std, "size": size, "resize": resize, "interpolation": interpolation, "dims": dims}
+    given = fields(field, also, how)
     meant, check = functools.partial(targets.canonical, wanted), functools.partial(_check_rows, wanted)
-    task = from_model(model, criterion, measured, inputs, auxiliary, targets=meant, check=check)
+    task = from_model(
+        model, criterion, measured, given.inputs, auxiliary, targets=meant, check=check, keywords=given.keywords
+    )
     shown = {"headline": ("loss", "accuracy"), "shares": ("accuracy",)}
-    return strict(
+    return given.strict(
         task._replace(**shown, figures={"confusion_matrix": figures.confusion} if "confusion" in measured else {})
     )
 

@@ -1,6 +1,7 @@
 """Build a `Task` from a Linen model and a per-example criterion; every supervised task does."""
 
 import functools
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -86,7 +87,13 @@ def _per_channel(name: str, values: float | Sequence[float], image: Array) -> Ar
 
 
 def training_pass(
-    model: Any, params: Any, model_state: Any, key: Array, *inputs: Any, **options: Any
+    model: Any,
+    params: Any,
+    model_state: Any,
+    key: Array,
+    *inputs: Any,
+    keywords: Mapping[str, Any] = types.MappingProxyType({}),
+    **options: Any,
 ) -> tuple[Any, Any]:
     """Apply a model with `train=True`.
 
@@ -96,6 +103,7 @@ def training_pass(
         model_state: its other collections, such as `batch_stats`. A `FrozenState` does not change.
         key: random key for dropout.
         *inputs: positional arguments of the model.
+        keywords: keyword arguments that the model must accept.
         **options: keyword arguments of the model; those that it does not accept are dropped.
 
     Returns:
@@ -104,7 +112,7 @@ def training_pass(
     """
     kept, variables = isinstance(model_state, FrozenState), {"params": params, **model_state}
     mutable = [] if kept else list(model_state)
-    given = accepted(model, {"train": True, **options})
+    given = {**keywords, **accepted(model, {"train": True, **options})}
     outputs, changed = model.apply(variables, *inputs, rngs={"dropout": key}, mutable=mutable, **given)
     return promote_float32(outputs), model_state if kept else {**model_state, **changed}
 
@@ -125,6 +133,7 @@ def from_model(
     targets: Targets | None = None,
     check: Callable[[Batch], None] = accept,
     given: Callable[[Batch], Mapping[str, Any]] = nothing,
+    keywords: Callable[[Batch], Mapping[str, Any]] = nothing,
 ) -> Task:
     """Build a task from a model, a criterion and metrics.
 
@@ -144,6 +153,7 @@ def from_model(
         check: refuses invalid rows on the host, as in `Task`.
         given: `batch -> {name: array}`: further keywords of the model in training; those that it does not accept are
             dropped.
+        keywords: `batch -> {name: array}`: further inputs of the model, as keywords that it must accept.
 
     """
     meant = targets or _as_they_are
@@ -157,20 +167,22 @@ def from_model(
         return Mean(total if bad is None else jnp.where(bad.any(), jnp.nan, total), weights.sum())
 
     def init(key: Array, batch: Batch) -> Any:
-        return model.init({"params": key}, inputs(batch), **accepted(model, {"train": False}))
+        return model.init({"params": key}, inputs(batch), **keywords(batch), **accepted(model, {"train": False}))
 
     def loss(params: Any, model_state: Any, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Any]]:
         called = {**given(batch), "row_mask": batch.get("row_mask")} | (
             {"method": "with_auxiliary"} if auxiliary else {}
         )
-        outputs, model_state = training_pass(model, params, model_state, key, inputs(batch), **called)
+        x = inputs(batch)
+        outputs, model_state = training_pass(model, params, model_state, key, x, keywords=keywords(batch), **called)
         outputs, extra = outputs if auxiliary else (outputs, ())
         value = weighed(outputs, batch)
         further = sum(weighed(other, batch).total for other in extra)
         return Mean(value.total + auxiliary * further, value.weight), (outputs, model_state)
 
     def predict(variables: Any, batch: Batch) -> Any:
-        return promote_float32(model.apply(variables, inputs(batch), **accepted(model, {"train": False})))
+        called = {**keywords(batch), **accepted(model, {"train": False})}
+        return promote_float32(model.apply(variables, inputs(batch), **called))
 
     measured = {"count": count, **metrics}
     if targets is not None:

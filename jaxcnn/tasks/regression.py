@@ -12,7 +12,8 @@ from jaxcnn import losses, metrics
 from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import Batch, InputError, Task, row_mask
 from jaxcnn.tasks import figures, pixels
-from jaxcnn.tasks.model import from_model, prepare
+from jaxcnn.tasks.fields import fields
+from jaxcnn.tasks.model import from_model
 
 Array = jax.Array
 LOSSES = ("squared", "huber")
@@ -32,6 +33,9 @@ def regression(
     size: tuple[int, int] | None = None,
     resize: int | None = None,
     interpolation: str = "bilinear",
+    dims: int = 2,
+    field: str = "image",
+    also: Sequence[str] = (),
 ) -> Task:
     """Make a task that predicts numbers from images.
 
@@ -52,6 +56,9 @@ def regression(
         size: height and width to which images are resized on the device; None keeps theirs.
         resize: length of the shorter side before `size` is cropped from the centre; see `prepare`.
         interpolation: `"bilinear"` or `"bicubic"`.
+        dims: number of spatial axes of the images.
+        field: the entry of the batch that the model gets, see `classification`.
+        also: further entries that the model gets as keyword arguments.
 
     Returns:
         A `Task` whose outputs `[B, K]` are in units of the targets, with the metrics `loss`, `count`, `mae`, `rmse` and
@@ -78,11 +85,12 @@ def regression(
         low, high = limits
         measured["agreement"] = metrics.agreement(low, high)
         pictures["predictions"] = functools.partial(figures.agreement, limits=(low, high))
-    made = functools.partial(prepare, mean=mean, std=std, size=size, resize=resize, interpolation=interpolation)
+    how = {"mean": mean, "std": std, "size": size, "resize": resize, "interpolation": interpolation, "dims": dims}
+    given = fields(field, also, how)
     check = functools.partial(_check_rows, model.num_classes)
     scaled = _Scaled(model, np.asarray(center, np.float32), unit)
-    task = from_model(scaled, criterion, measured, lambda batch: made(batch["image"]), targets=meant, check=check)
-    return pixels.strict(task._replace(headline=("loss", "mae"), figures=pictures))
+    task = from_model(scaled, criterion, measured, given.inputs, targets=meant, check=check, keywords=given.keywords)
+    return given.strict(task._replace(headline=("loss", "mae"), figures=pictures))
 
 
 class _Scaled:

@@ -380,7 +380,7 @@ def test_a_plan_whose_run_cannot_be_loaded_is_refused(own):
     build = {"model": {"name": "mlp", "options": {"num_classes": 1}}, "task": task}
     image = {"shape": (4, 4, 1), "dtype": "uint8"}
     for change, line in (
-        ({"build": build}, "Plan.build: image: field required"),
+        ({"build": build}, "Plan: build: has neither .image. nor .inputs."),
         ({"build": build | {"image": image | {"dtype": "int8"}}}, "build.image.dtype: 'int8'"),
         ({"build": build | {"model": {"name": "nosuch", "options": {}}, "image": image}}, "build.model.name: 'nosuch'"),
         ({"task": own.TASK._replace(monitor="loss")}, "monitor='loss' of the task: must be a metric and its mode"),
