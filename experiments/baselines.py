@@ -1,8 +1,9 @@
-"""Measures what networks must be better than: `python -m experiments.baselines membrane membrane.zip`, or `roads`.
+"""Measures what networks must be better than: `python -m experiments.baselines membrane membrane.zip`, for example.
 
 `membrane`: a threshold on gray values, and a random forest (Breiman, 2001) on the patch around each pixel. `roads`: a
 random forest on the colour of each pixel, as red, green and blue and as hue, saturation and value, and on its row and
-column. Choices are made on training and validation data.
+column. `sentiment`: logistic regression on frequencies of words and of pairs of words (tf-idf). Choices are made on
+training and validation data.
 """
 
 import dataclasses
@@ -13,11 +14,12 @@ import numpy as np
 import tyro
 
 import jaxcnn as jc
-from experiments import command, membrane, roads
+from experiments import command, membrane, roads, sentiment
 from jaxcnn.core import files
 
 SIGMAS = (0.0, 1.0, 2.0, 3.0)  # of the Gaussian before the threshold, in pixels
 LEAST = 5  # training pixels of a leaf
+STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # C of logistic regression
 ROWS = 2**16  # pixels that are predicted at a time
 
 
@@ -26,7 +28,7 @@ class Config:
     """Measure what a network must be better than."""
 
     name: tyro.conf.Positional[str] = ""
-    """membrane or roads."""
+    """membrane, roads or sentiment."""
     data: tyro.conf.Positional[str] = ""
     """The archive, or the folder into which it was unpacked."""
     unpacked: str = ""
@@ -121,9 +123,29 @@ def _fitted(rows: np.ndarray, labels: np.ndarray, config: Config) -> Any:
     return forest.fit(rows, labels)
 
 
-METHODS = {
+def tf_idf(data: tuple[list[str], np.ndarray], config: Config) -> dict[str, Any]:
+    """Measure logistic regression on the frequencies of words and pairs of words, on each fold."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    texts, labels = np.array(data[0], object), data[1]
+    found, strengths = [], []
+    for fold in range(sentiment.FOLDS):
+        part = sentiment.parts(labels, fold, 0.1)
+        train, valid, test = (np.flatnonzero(part == name) for name in ("train", "valid", "test"))
+        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit(texts[train])
+        x = {name: words.transform(texts[at]) for name, at in (("train", train), ("valid", valid), ("test", test))}
+        fits = [LogisticRegression(C=c, max_iter=2000).fit(x["train"], labels[train]) for c in STRENGTHS]
+        best = max(range(len(fits)), key=lambda i: fits[i].score(x["valid"], labels[valid]))  # noqa: B023 (used at once)
+        found.append(float(fits[best].score(x["test"], labels[test])))
+        strengths.append(STRENGTHS[best])
+    return {"accuracy": float(np.mean(found)), "deviation": float(np.std(found, ddof=1)), "c": strengths}
+
+
+METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
     "membrane": (membrane, {"threshold": lambda splits, config: threshold(splits), "forest": membrane_forest}),
     "roads": (roads, {"forest": roads_forest}),
+    "sentiment": (sentiment, {"tf-idf": tf_idf}),
 }
 
 

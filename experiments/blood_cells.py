@@ -47,7 +47,7 @@ class Config(settings.Settings):
     """Height that images are resized to; the width follows from their shape, 4 to 3."""
     width: int = 32
     """Channels of the first stage of the ResNet-18; 64 is the usual network."""
-    epochs: int = 100
+    epochs: int = 40
     """Passes over the training rows."""
     batch_size: int = 8
     """Rows in one update, over all devices."""

@@ -22,10 +22,10 @@ from experiments import command, settings
 from experiments.explain_checks import Method, check
 from jaxcnn import explain
 from jaxcnn.cli import runtime
-from jaxcnn.cli.predict import pixels
 from jaxcnn.core.text import visible
 from jaxcnn.data.folder import ENDINGS
 from jaxcnn.runs.plots import new_figure
+from jaxcnn.runs.single import pixels
 
 log = logging.getLogger("jaxcnn")
 # negative values are evidence against the class
@@ -149,7 +149,7 @@ def main(config: Config) -> Any:
         )
     if config.target:
         settings.one_of("--target", config.target, classes)
-    raw = np.stack([pixels(loaded, pathlib.Path(path)) for path in files])
+    raw = np.stack([pixels(loaded.config, pathlib.Path(path)) for path in files])
     image, head = explain.prepared(loaded, raw), loaded.config["build"]["task"]["options"].get("head", "softmax")
     found = usable(loaded, config, image)
     logits = jax.jit(lambda v, x: loaded.model.apply(v, x, train=False))(loaded.variables, image)

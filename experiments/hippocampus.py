@@ -18,10 +18,10 @@ import numpy as np
 import jaxcnn as jc
 from experiments import archives, cli, pixels
 from jaxcnn import runs
-from jaxcnn.cli import predict
 from jaxcnn.core.text import visible
 from jaxcnn.data.nifti import read_head
 from jaxcnn.metrics import hausdorff95
+from jaxcnn.runs import single
 from jaxcnn.runs.signals import Signals
 
 CLASSES = ("background", "anterior", "posterior")
@@ -120,7 +120,7 @@ def show(config: Config, loaded: runs.TrainedRun) -> None:
     folder = pathlib.Path(config.checkpoint) / "predictions"
     folder.mkdir(exist_ok=True)
     for path in map(pathlib.Path, config.predict):
-        found = labelled(config, loaded, predict.pixels(loaded, path)[None])[0]
+        found = labelled(config, loaded, single.pixels(loaded.config, path)[None])[0]
         to = folder / f"{path.name.split('.')[0]}.labels.nii.gz"
         jc.data.write_nifti(to, jc.data.centred(found, read_head(path).shape), like=path)
         print(visible(to), flush=True)

@@ -11,11 +11,11 @@ import jaxcnn as jc
 from experiments.common import compiled
 from experiments.settings import Settings, Skipped
 from jaxcnn import runs
-from jaxcnn.cli.predict import pixels
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import scalars
 from jaxcnn.parallel import mesh
+from jaxcnn.runs.single import pixels
 
 log = logging.getLogger("jaxcnn")
 
@@ -60,7 +60,7 @@ def predict(config: Settings) -> list[dict[str, Any]]:
     """Print one JSON line per image of `--predict`: class and probabilities, or outputs if there are no classes."""
     loaded = jc.load_run(config.checkpoint)
     options = loaded.config["build"]["task"]["options"]
-    images = np.stack([pixels(loaded, pathlib.Path(path)) for path in config.predict])
+    images = np.stack([pixels(loaded.config, pathlib.Path(path)) for path in config.predict])
     logits = jax.jit(loaded.task.predict)(loaded.variables, {"image": images})
     if classes := loaded.config["classes"]:
         shares = np.asarray(jc.tasks.probabilities(logits, options.get("head", "softmax")))

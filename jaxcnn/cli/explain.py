@@ -10,8 +10,8 @@ import numpy as np
 import tyro
 
 from jaxcnn import runs
-from jaxcnn.cli import command, flags, options, runtime
-from jaxcnn.cli.predict import described, image_files, pixels
+from jaxcnn.cli import command, explain_texts, flags, options, runtime
+from jaxcnn.cli.predict import described, endings, input_files
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
@@ -19,7 +19,7 @@ from jaxcnn.data.folder import read_image
 from jaxcnn.data.stored import shown_place
 from jaxcnn.explain import at_box, at_pixel, coarsest, prepared
 from jaxcnn.explain.panels import explained
-from jaxcnn.runs import plots
+from jaxcnn.runs import plots, single
 from jaxcnn.tasks import detected
 from jaxcnn.tasks.figures import new_figure
 
@@ -33,7 +33,9 @@ class Explain:
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
     """Folder of a run."""
     files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILES")] = ()
-    """Images, or folders of them."""
+    """Images, or folders of them; for a run on texts, .txt files, or a .csv with a column of texts."""
+    text: tuple[str, ...] = ()
+    """Texts to explain, for a run on texts."""
     target: str = ""
     """The class to explain; by default the predicted class of each image, or of the pixel."""
     pixel: tuple[int, ...] = ()
@@ -53,8 +55,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def explain(config: Explain) -> list[pathlib.Path]:
     """Write the pictures, and return their paths."""
-    if not config.run or not config.files:
-        raise InputError("RUN and FILES: give the folder of a run and images, as in jaxcnn explain RUN photo.jpg")
+    if not config.run or not (config.files or config.text):
+        raise InputError("RUN and FILES: give the folder of a run and files, as in jaxcnn explain RUN photo.jpg")
     runtime.keep_programs(config.compilation_cache)
     loaded = runs.load_run(config.run)
     classes = loaded.config["classes"]
@@ -62,13 +64,15 @@ def explain(config: Explain) -> list[pathlib.Path]:
         raise InputError(f"{visible(config.run)}: this run has no classes to explain; give a run of a classifier")
     if config.target:
         flags.one_of("--target", config.target, classes)
-    choose = CHOOSE[_task(config, loaded)]
-    paths = image_files(config.files)
+    kind = _task(config, loaded)
+    paths = input_files(config.files, endings(loaded.config))
     folder, made = pathlib.Path(config.output or pathlib.Path(config.run) / "explanations"), []
     folder.mkdir(parents=True, exist_ok=True)
+    if "image" not in loaded.config["build"]:
+        return explain_texts.explain(loaded, paths, config.text, config.target, folder)
     for path in paths:
-        image = pixels(loaded, path)[None]
-        one = choose(config, loaded, path, image)
+        image = single.pixels(loaded.config, path)[None]
+        one = CHOOSE[kind](config, loaded, path, image)
         label, more = np.array([classes.index(one.name)], np.int32), {}
         if one.model is not None:
             more = {"model": one.model, "layer": coarsest(one.model, loaded.variables, prepared(loaded, image))}
@@ -109,6 +113,8 @@ def _task(config: Explain, loaded: Any) -> str:
         raise InputError(f"--pixel {config.pixel}: must be two numbers, column and row")
     if config.box != 1 and name != "detection":
         raise InputError(f"--box {config.box}: a run of {name} has no boxes; leave it out")
+    if config.text and "text" not in loaded.config["build"].get("inputs", {}):
+        raise InputError(f"--text {visible(config.text[0])[:40]!r}: the run is not on texts; give files")
     if name == "segmentation" and len(loaded.config["build"]["image"]["shape"]) == 4:
         raise InputError(f"{visible(config.run)}: a run on volumes; use jaxcnn.explain.at_pixel in Python")
     if config.box < 1:

@@ -150,11 +150,25 @@ class Images:
 
 
 @dataclasses.dataclass(frozen=True)
+class Texts:
+    """How texts become rows."""
+
+    text_column: str = ""
+    """Column of the texts in a .csv; by default text, or of two columns the one with more different values."""
+    label_column: str = ""
+    """Column of their classes; by default label, or the other one."""
+    unit: str = "words"
+    """What a text is divided into: words or bytes."""
+    vectors: str = ""
+    """File of trained vectors of words (.txt, .vec or .npz) to begin with; by default random ones."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Network:
     """Which network to train, and from which weights."""
 
     model: str = ""
-    """A network of `jaxcnn models`; by default cnn up to 64 pixels a side, else resnet18."""
+    """A network of `jaxcnn models`; by default cnn up to 64 pixels a side, else resnet18, and text_cnn for texts."""
     weights: str = ""
     """Initial weights: imagenet, a file (.safetensors) or the folder of a run; by default random."""
     cifar_stem: bool = False

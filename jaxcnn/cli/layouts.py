@@ -12,13 +12,14 @@ from jaxcnn.cli.flags import one_of
 from jaxcnn.core.files import expanded
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
-from jaxcnn.data import Splits, dense_format, is_idx_folder
+from jaxcnn.data import Splits, classes_format, dense_format, is_idx_folder, table_format
 from jaxcnn.data.formats import BOXES
 from jaxcnn.data.image import head
 from jaxcnn.data.image_file import ENDINGS
 from jaxcnn.data.masks import MASKS
-from jaxcnn.data.table import FILE, kind_of
+from jaxcnn.data.table import FILE, TARGET, kind_of
 from jaxcnn.data.table import read as read_table
+from jaxcnn.data.texts import LONGEST, columns
 from jaxcnn.runs.source import read as read_source
 
 TASKS = ("classification", "detection", "multilabel", "regression", "segmentation")
@@ -47,7 +48,7 @@ class Found(NamedTuple):
     files: bool = False
 
 
-def look(name: str, task: str = "", data_dir: str = "") -> Found:
+def look(name: str, task: str = "", data_dir: str = "", text: str = "", label: str = "") -> Found:
     """Find out what a user named, and which task that implies.
 
     Known layouts (images and masks, IDX files, parts, a CSV file beside images) are tried before a plain folder of
@@ -57,6 +58,8 @@ def look(name: str, task: str = "", data_dir: str = "") -> Found:
         name: a path, `digits`, or the name of a TFDS data set.
         task: the task, needed if two layouts fit; empty lets the data decide.
         data_dir: where TFDS data sets are prepared.
+        text: column of the texts in a CSV file; empty lets the file decide.
+        label: column of their classes.
 
     Returns:
         The layout that fits.
@@ -75,7 +78,7 @@ def look(name: str, task: str = "", data_dir: str = "") -> Found:
     if path.is_dir():
         found = _in_folder(path)
     elif path.suffix.lower() == ".csv" and path.is_file():
-        found = [_csv(path, task)]
+        found = [_csv(path, task, text, label)]
     else:
         _refuse_slip(name, path)
         found = [_dense(path) or _named(name, data_dir)]
@@ -107,7 +110,11 @@ def _in_folder(path: pathlib.Path) -> list[Found]:
         known.append(Found("idx", {"path": str(path)}, "classification", "IDX files: classification"))
     names = {entry.name.lower(): entry for entry in sorted(path.iterdir()) if entry.is_dir()}
     parts = [name for name in ("train", "valid", "validation", "val", "test") if name in names]
-    if "train" in parts:
+    if classes_format(path) == "texts":
+        known.append(
+            Found("texts", {"path": str(path)}, "classification", "texts in folders of classes: classification")
+        )
+    elif "train" in parts:
         inside = len(_class_folders(names["train"]))
         if inside:
             about = f"photos: {inside} classes in the folders {', '.join(f'{name}/' for name in parts)}: classification"
@@ -155,11 +162,22 @@ def _lists_images(path: pathlib.Path) -> bool:
     return os.path.isfile(path.parent / found.column(FILE)[0])
 
 
-def _csv(path: pathlib.Path, task: str) -> Found:
+def _csv(path: pathlib.Path, task: str, text: str = "", label: str = "") -> Found:
+    if table_format(path, text, label) == "texts":
+        return _texts(path, task, text, label)
     found = read_table(path)
     kind = task or kind_of(found, path)
     about = f"{visible(path.name)} with {len(found.rows):,} images: {kind}"
     return Found("csv", {"path": str(path), "task": kind}, kind, about, True)
+
+
+def _texts(path: pathlib.Path, task: str, text: str, label: str) -> Found:
+    found = read_table(path, None)
+    column, answer = columns(found, path, text or None, label or None)
+    kind = task or ("multilabel" if not answer else "regression" if answer == TARGET else "classification")
+    about = f"{visible(path.name)} with {len(found.rows):,} texts, column {visible(column)!r}: {kind}"
+    named = {"column": column} | ({"label": answer} if answer else {})
+    return Found("texts", {"path": str(path), "task": kind, **named}, kind, about)
 
 
 def _refuse_slip(name: str, path: pathlib.Path) -> None:
@@ -195,6 +213,8 @@ def read(found: Found, config: Any, skipped: Any = None, size: Any = None) -> tu
         options |= {"resize": config.resize} if config.resize != "squash" else {}
     elif config.resize != "squash":
         raise InputError(f"--resize {config.resize}: only image files are resized on reading; leave it out")
+    if found.kind == "texts":
+        options |= {"unit": one_of("--unit", config.unit, LONGEST)}
     if config.image_size and found.kind in ("tfds", "volumes"):
         options |= {"size": config.image_size}
     on_bad = skipped if config.on_bad_example == "skip" else None

@@ -32,8 +32,9 @@ def planned(name: str, config: Any, plan: runs.Plan) -> runs.Plan:
     data, grads = plan.data, accumulate(config.accumulate)
     if config.limit_examples:
         data = Splits(*(runs.limited(part, config.limit_examples) for part in data))
+    unit = "images" if plan.unit == "rows" else plan.unit
     plan = dataclasses.replace(
-        plan, data=data, name=name, unit="images", batch_size=config.batch_size, seed=config.seed, on_nan=config.on_nan,
+        plan, data=data, name=name, unit=unit, batch_size=config.batch_size, seed=config.seed, on_nan=config.on_nan,
         eval_batch_size=config.eval_batch_size, patience=config.early_stopping or None, keep_best=config.keep_best,
         save_seconds=config.checkpoint_seconds or None, grads=with_norm(grads) if config.gradient_norm else grads,
         **layout_of(config),

@@ -1,8 +1,9 @@
-"""`jaxcnn predict RUN FILES`: predict the class of each image file, of each of its pixels, or of the objects in it."""
+"""`jaxcnn predict RUN FILES`: predict the class of each file or text, of each pixel, or of the objects in an image."""
 
 import csv
 import dataclasses
 import io
+import itertools
 import logging
 import os
 import pathlib
@@ -19,23 +20,26 @@ from jaxcnn.cli import command, flags, options, pictures, runtime
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
-from jaxcnn.data import centred, read_volume
-from jaxcnn.data.folder import ENDINGS, read_image
+from jaxcnn.data.folder import ENDINGS
 from jaxcnn.data.nifti import ENDINGS as VOLUMES
+from jaxcnn.runs import single
 from jaxcnn.tasks import detected, probabilities
 
 log = logging.getLogger("jaxcnn")
 NAME, AT_ONCE = "predict", 32
+TEXTS = (".txt", ".csv")
 
 
 @dataclasses.dataclass(frozen=True)
 class Predict:
-    """Print the prediction for each image as one line of JSON: probabilities, shares of the pixels, or boxes."""
+    """Print the prediction for each file as one line of JSON: probabilities, shares of the pixels, or boxes."""
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
     """Folder of a run."""
     files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILES")] = ()
-    """Images, or folders of them."""
+    """Images, or folders of them; for a run on texts, .txt files, or a .csv with a column of texts."""
+    text: tuple[str, ...] = ()
+    """Texts to predict, for a run on texts."""
     csv: str = ""
     """Write a table to this file instead: file, class, probability, and a column per class."""
     out: str = ""
@@ -55,8 +59,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def predict(config: Predict) -> list[dict[str, Any]]:
     """Print or write the predictions for images, and return them, one dict per image."""
-    if not config.run or not config.files:
-        raise InputError("RUN and FILES: give the folder of a run and images, as in jaxcnn predict RUN photo.jpg")
+    if not config.run or not (config.files or config.text):
+        raise InputError("RUN and FILES: give the folder of a run and files, as in jaxcnn predict RUN photo.jpg")
     if not 0 <= config.least_score <= 1:
         raise InputError(f"--least-score {config.least_score}: must be in 0..1")
     flags.one_of("--on-bad-example", config.on_bad_example, flags.ON_BAD_EXAMPLE)
@@ -66,12 +70,12 @@ def predict(config: Predict) -> list[dict[str, Any]]:
         raise InputError(
             f"{visible(config.run)}: its model is your own; predict with jaxcnn.load_run(RUN, task=...) in Python"
         )
-    paths, found = image_files(config.files), []
+    paths, found = input_files(config.files, endings(loaded.config)), []
     folder = config.out or os.path.join(config.run, "predictions")
     draw = pictures.drawer(loaded, folder, paths, config.least_score)
     if config.out and draw is None:
         raise InputError(f"--out {visible(config.out)}: only segmentation and detection draw pictures; leave it out")
-    for file, outputs in _outputs(loaded, paths, config.on_bad_example == "skip"):
+    for file, outputs in _outputs(loaded, rows(loaded, paths, config.text, config.on_bad_example == "skip")):
         found.append(described(loaded, file, outputs) if draw is None else draw(file, outputs))
         if not config.csv:
             print(files.to_json(found[-1]), flush=True)
@@ -81,11 +85,16 @@ def predict(config: Predict) -> list[dict[str, Any]]:
     return found
 
 
-def image_files(given: Sequence[str]) -> list[pathlib.Path]:
-    """Return files and the images in folders, in order.
+def endings(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return how the names of files end that a run predicts."""
+    return (*ENDINGS, *VOLUMES) if "image" in config["build"] else TEXTS
+
+
+def input_files(given: Sequence[str], ends: tuple[str, ...]) -> list[pathlib.Path]:
+    """Return files, and those in folders whose names have one of the endings, in order.
 
     Raises:
-        InputError: a path does not exist, or a folder has no images.
+        InputError: a path does not exist, or a folder has no such file.
 
     """
     found: list[pathlib.Path] = []
@@ -94,28 +103,44 @@ def image_files(given: Sequence[str]) -> list[pathlib.Path]:
             raise InputError(f"{visible(path)}: no such file or folder")
         inside = [path]
         if path.is_dir():
-            ends = (*ENDINGS, *VOLUMES)
             inside = sorted(p for p in path.rglob("*") if p.name.lower().endswith(ends) and p.is_file())
         if not inside:
-            raise InputError(f"{visible(path)}: no images in this folder; give a different folder, or files")
+            what = "images" if ".png" in ends else f"files ({' '.join(sorted(ends))})"
+            raise InputError(f"{visible(path)}: no {what} in this folder; give a different folder, or files")
         found += inside
     return found
 
 
-def pixels(loaded: Any, path: pathlib.Path) -> np.ndarray:
-    """Read an image in the form that a run was trained on."""
-    shape, how = loaded.config["build"]["image"]["shape"], (loaded.config.get("source") or {}).get("options", {})
-    if len(shape) == 4:
-        low, high = how.get("percentiles") or (0.5, 99.5)
-        voxels = read_volume(path, percentiles=(low, high))
-        return centred(voxels, tuple(max(n, m) for n, m in zip(shape, voxels.shape, strict=True)))  # nothing is cut
-    image = read_image(path, shape[-1], tuple(shape[:2]), how.get("resize", "squash"), how.get("crop_ratio", 1.0))
-    dtype = np.dtype(loaded.config["build"]["image"]["dtype"])
-    return image if dtype == np.uint8 else (image / 255).astype(dtype)
+def rows(
+    loaded: Any, paths: Sequence[pathlib.Path], texts: Sequence[str], skip: bool = False
+) -> Iterator[tuple[str, single.Row]]:
+    """Yield the rows of files and of texts, with their names.
+
+    Args:
+        loaded: the run.
+        paths: the files.
+        texts: the texts.
+        skip: whether a file that cannot be read is left out with a warning.
+
+    Raises:
+        InputError: a file cannot be read, or is of another kind than the run's rows.
+
+    """
+    for path in paths:
+        try:
+            yield from single.rows_of(loaded.config, path)
+        except InputError as error:
+            if not skip:
+                raise InputError(f"{error}; leave it out, or give --on-bad-example skip") from error
+            log.warning("left out: %s", error)
+    for text in texts:
+        if os.path.isfile(text):
+            raise InputError(f"--text {visible(text)[:80]}: is a file; give it before --text")
+        yield text, single.text_row(loaded.config, text)
 
 
-def _outputs(loaded: Any, paths: Sequence[pathlib.Path], skip: bool) -> Iterator[tuple[str, Any]]:
-    """Yield each file with its prediction; images are read a few at a time."""
+def _outputs(loaded: Any, found: Iterator[tuple[str, single.Row]]) -> Iterator[tuple[str, Any]]:
+    """Yield the name of each row with its prediction; rows are read a few at a time."""
     boxes = loaded.config["build"]["task"]["name"] == "detection"
 
     def outputs_of(variables: Any, batch: Mapping[str, Any]) -> Any:
@@ -123,24 +148,16 @@ def _outputs(loaded: Any, paths: Sequence[pathlib.Path], skip: bool) -> Iterator
         return detected(found) if boxes else found
 
     run = jax.jit(outputs_of)
-    most = AT_ONCE if len(loaded.config["build"]["image"]["shape"]) < 4 else 1
-    for start in range(0, len(paths), most):
-        names, images = [], []
-        for path in paths[start : start + most]:
-            try:
-                images.append(pixels(loaded, path))
-                names.append(os.fspath(path))
-            except InputError as error:
-                if not skip:
-                    raise InputError(f"{error}; leave it out, or give --on-bad-example skip") from error
-                log.warning("left out: %s", error)
-        if images:
-            width = most if len(paths) > most else len(images)  # one compiled program serves all batches
-            batch = np.zeros((width, *images[0].shape), images[0].dtype)
-            batch[: len(images)] = images
-            outputs = jax.tree.map(np.asarray, run(loaded.variables, {"image": batch}))
-            for i, name in enumerate(names):
-                yield name, jax.tree.map(lambda x: x[i], outputs)  # noqa: B023 (used at once)
+    most, width = 1 if len(loaded.config["build"].get("image", {}).get("shape", ())) == 4 else AT_ONCE, 0
+    while some := list(itertools.islice(found, most)):
+        width = most if width else len(some)  # one compiled program serves all batches
+        batch = {k: np.zeros((width, *x.shape), x.dtype) for k, x in some[0][1].items()}
+        for i, (_, row) in enumerate(some):
+            for k, x in row.items():
+                batch[k][i] = x
+        outputs = jax.tree.map(np.asarray, run(loaded.variables, batch))
+        for i, (name, _) in enumerate(some):
+            yield name, jax.tree.map(lambda x: x[i], outputs)  # noqa: B023 (used at once)
 
 
 def described(loaded: Any, file: str, outputs: np.ndarray) -> dict[str, Any]:

@@ -100,6 +100,9 @@ def plan(
         InputError: flags that do not fit the data or each other.
 
     """
+    for flag, given in (("--vectors", config.vectors), ("--text-column", config.text_column)):
+        if given:
+            raise InputError(f"{flag} {given}: applies to texts; leave it out")
     image = splits.train.example()["image"]
     side, channels = min(image.shape[1:3]), image.shape[-1]
     if begin and channels != 3 and not os.path.isdir(config.weights):
@@ -119,7 +122,7 @@ def plan(
     outputs = 1 if found.task == "regression" else len(splits.train.classes)
     build = {
         "model": planning.model(name, config, num_classes=outputs, **options),
-        "task": _task(config, found, splits, pixels),
+        "task": task_of(config, found, splits, pixels),
         "ema": 0,
         "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
     }
@@ -155,7 +158,7 @@ def adamw(config: Any) -> Callable[[int], optax.GradientTransformation]:
     return make
 
 
-def _task(config: Any, found: Found, splits: Splits, pixels: dict[str, Any]) -> dict[str, Any]:
+def task_of(config: Any, found: Found, splits: Splits, pixels: dict[str, Any]) -> dict[str, Any]:
     """Describe the task for `runs.build`."""
     flags = ("--class-weights", "--label-smoothing", "--dropout")
     for flag, given in zip(flags, (config.class_weights, config.label_smoothing, config.dropout), strict=True):

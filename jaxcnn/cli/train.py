@@ -11,11 +11,12 @@ import jax
 import tyro
 
 from jaxcnn import runs
-from jaxcnn.cli import command, flags, folders, layouts, options, planning, rate, recipe, terminal, weights
+from jaxcnn.cli import command, flags, folders, inputs, layouts, options, planning, rate, recipe, terminal, weights
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.parallel import mesh
 from jaxcnn.runs import background, plots, results
+from jaxcnn.runs.described import entries_of
 from jaxcnn.runs.ready import describe
 from jaxcnn.runs.signals import Signals
 
@@ -30,13 +31,13 @@ SMOKE = {"epochs": 1, "max_steps": 8, "batch_size": 16, "limit_examples": 64}
 @dataclasses.dataclass(frozen=True)
 class Train(
     flags.Saving, flags.Processes, flags.Machine, flags.Layout, flags.Update, flags.Augmentation, flags.Optimisation,
-    flags.Network, flags.Images, flags.Rows, flags.Length,
+    flags.Network, flags.Images, flags.Texts, flags.Rows, flags.Length,
 ):  # fmt: skip
     """Train a network; the content of DATA chooses the task."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")] = ""
-    """A folder of classes or of images/ and masks/ (or of train/, val/, test/ with these), a .csv of file and label, an
-    .npz, IDX files, or a TFDS name."""
+    """A folder of classes or of images/ and masks/ (or of train/, val/, test/ with these), a .csv of file and label or
+    of text and label, an .npz, IDX files, or a TFDS name."""
     task: str = ""
     """classification, multilabel, regression or segmentation, if two layouts fit DATA."""
     epochs: int | None = None
@@ -103,14 +104,18 @@ def train(
     recipe.check(config)
     with folders.named("--profile"):
         profile = background.Profile(config.profile)
-    found = layouts.look(config.data, config.task, config.data_dir)
+    found = layouts.look(config.data, config.task, config.data_dir, config.text_column, config.label_column)
     chief = mesh.process_shard()[0] == 0
     say(f"{visible(config.data)}: {found.line}", chief)
     skipped = results.Skipped()
     begin = weights.origin(config)
     splits, source = layouts.read(found, config, skipped, begin.size if begin else None)
     name = runs.read_config(config.workdir)["data"]["name"] if config.resume else config.data
-    config, plan = recipe.plan(_absolute(config), found, splits, source, skipped, begin)
+    config = _absolute(config)
+    if found.kind in inputs.KINDS:
+        config, plan = inputs.plan(config, found, splits, source, skipped)
+    else:
+        config, plan = recipe.plan(config, found, splits, source, skipped, begin)
     plan = dataclasses.replace(plan, dataset=name)
     curve = None
     if config.lr_find:
@@ -136,7 +141,7 @@ def train(
 def _absolute(config: Train) -> Train:
     """Return the flags with absolute paths, so that the run can be resumed from any folder."""
     changes = {}
-    for name in ("data", "weights"):
+    for name in ("data", "weights", "vectors"):
         value = getattr(config, name)
         if value and pathlib.Path(value).expanduser().exists() and value != "digits":
             changes[name] = str(pathlib.Path(value).expanduser().absolute())
@@ -168,7 +173,6 @@ def _folder(config: Train, ready: runs.Ready, arguments: Sequence[str]) -> pathl
 def header(ready: runs.Ready, found: layouts.Found, folder: pathlib.Path) -> list[str]:
     """Return the lines that describe the data, the model and the training."""
     plan, classes, build, steps = ready.plan, ready.splits.train.classes, ready.plan.build or {}, ready.plan.steps or 0
-    shape = " x ".join(map(str, build["image"]["shape"]))
     uses = ("to train on", "to validate on", "to test on")
     sizes = [f"{part.size:,} {use}" for part, use in zip(plan.data, uses, strict=True)]
     names = ", ".join(visible(c)[:20] for c in classes[:6]) + (", ..." if len(classes) > 6 else "")
@@ -179,7 +183,7 @@ def header(ready: runs.Ready, found: layouts.Found, folder: pathlib.Path) -> lis
         "task": found.task,
         "classes": f"{len(classes)}: {names}" if classes else "",
         "rows": ", ".join(sizes),
-        "images": f"{shape} {build['image']['dtype']}",
+        **{f"{name}s" if name == "image" else name: _shape(one) for name, one in entries_of(build).items()},
         "model": f"{build['model']['name']}, {parameters:,} parameters",
         "devices": f"{ready.run.devices} x {jax.devices()[0].platform} ({ready.run.strategy})",
         "training": f"{epochs:.4g} epochs, {steps:,} updates of {plan.batch_size} rows",
@@ -189,6 +193,11 @@ def header(ready: runs.Ready, found: layouts.Found, folder: pathlib.Path) -> lis
         *(f"{name:<9}{visible(value)}" for name, value in rows.items() if value),
         *(f"note     {note}" for note in ready.notes),
     ]
+
+
+def _shape(entry: dict[str, Any]) -> str:
+    """Describe one row of an array."""
+    return f"{' x '.join(map(str, entry['shape'])) or 'one number,'} {entry['dtype']}"
 
 
 def _finish(ready: runs.Ready, folder: pathlib.Path, summary: dict[str, Any]) -> None:

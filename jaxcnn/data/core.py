@@ -117,6 +117,7 @@ class Resident:
         seed: seed of the order in which training reads the rows.
         capacity: most batches in one chunk.
         names: names of the rows, such as their files; they are not part of a batch.
+        words: vocabulary of `"text"`, see `data.words`; a run keeps it.
 
     Raises:
         InputError: There are no arrays, they have different lengths, or one is a single value or is not numeric.
@@ -128,6 +129,7 @@ class Resident:
     seed: int = 0
     capacity: int = 1024
     names: tuple[str, ...] | None = None
+    words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the arrays: on a device, an index past the end of an array would silently read its last row."""

@@ -1,12 +1,15 @@
-"""Which kind of labels a folder has beside its images or volumes: boxes in one of three formats, or masks."""
+"""Which function of `data.SOURCES` reads a folder or a CSV file."""
 
 import itertools
 import pathlib
 from collections.abc import Collection
 
+from jaxcnn.core.types import InputError
 from jaxcnn.data.image_file import ENDINGS
 from jaxcnn.data.masks import IMAGES, MASKS
 from jaxcnn.data.nifti import ENDINGS as VOLUMES
+from jaxcnn.data.table import FILE, read
+from jaxcnn.data.texts import columns
 
 BOXES = {"voc": "boxes of Pascal VOC", "coco": "boxes of COCO", "yolo": "boxes of YOLO"}  # names for users
 PARTS = ("train", "valid", "validation", "val", "test")
@@ -45,6 +48,43 @@ def dense_format(path: pathlib.Path) -> str | None:
         if any(_has(place, ENDINGS) for place in labels):
             return "masks"
     return None
+
+
+def classes_format(path: pathlib.Path) -> str:
+    """Return which function of `data.SOURCES` reads a folder of classes, by the first files in it.
+
+    Args:
+        path: a folder with a folder for each class, or with parts that have these.
+
+    Returns:
+        `"texts"`, or `"folder"` for images and wherever neither is found.
+
+    """
+    files = (p for p in path.rglob("*") if not p.name.startswith(".") and len(p.relative_to(path).parts) > 1)
+    endings = {p.suffix.lower() for p in itertools.islice(files, LOOKED_AT)}
+    return "texts" if ".txt" in endings and not endings & set(ENDINGS) else "folder"
+
+
+def table_format(path: pathlib.Path, text: str = "", label: str = "") -> str:
+    """Return which function of `data.SOURCES` reads a CSV file: `"texts"`, or `"csv"` for images.
+
+    Args:
+        path: the file.
+        text: column of the texts that the user named.
+        label: column of the labels that the user named.
+
+    Raises:
+        InputError: It is not clear which column is the text.
+
+    """
+    try:
+        found = read(path, None)
+    except InputError:  # reported when the file is read
+        return "csv"
+    if FILE in found.header and not text:
+        return "csv"
+    columns(found, path, text or None, label or None)
+    return "texts"
 
 
 def _any(path: pathlib.Path | None, *patterns: str, parts: list[pathlib.Path] = []) -> bool:  # noqa: B006 (read only)

@@ -6,7 +6,8 @@ import os
 import pathlib
 import stat
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
@@ -21,6 +22,16 @@ HIDDEN = {
 LISTED = 8  # most kinds of left-out files in a message
 log = logging.getLogger("jaxcnn")
 Id = tuple[int, int]  # device and inode, which identify a file under any name
+
+
+class Kind(NamedTuple):
+    """What the files of a folder are, in the plural, and the endings of their names."""
+
+    name: str
+    endings: Collection[str]
+
+
+IMAGES = Kind("images", ENDINGS)
 
 
 def parts(path: pathlib.Path, left: collections.Counter[str]) -> dict[str, pathlib.Path]:
@@ -130,8 +141,9 @@ def check_counterparts(found: dict[str, pathlib.Path]) -> None:
 
 
 def images(
-    root: pathlib.Path, names: Sequence[str], above: Sequence[pathlib.Path], left: collections.Counter[str]
-) -> dict[pathlib.Path, int]:
+    root: pathlib.Path, names: Sequence[str], above: Sequence[pathlib.Path], left: collections.Counter[str],
+    kind: Kind = IMAGES,
+) -> dict[pathlib.Path, int]:  # fmt: skip
     """List the image files of a part in order, with their labels; links are followed, and each file is listed once.
 
     Args:
@@ -139,6 +151,7 @@ def images(
         names: class names in order of label.
         above: folders that are not entered again through links, and neither are the folders above them.
         left: counter of left-out files by extension, which is updated.
+        kind: files to list instead of images.
 
     Returns:
         Dict from file to label.
@@ -147,14 +160,14 @@ def images(
         InputError: A class has no images, or a file is in two classes.
 
     """
-    _count_beside(root, left)
+    _count_beside(root, left, kind)
     kept = {_id(os.stat(p)) for folder in above for p in (folder.resolve(), *folder.resolve().parents)}
     listed, owner, nested = {}, {}, []
     for k, name in enumerate(names):
-        mine = _walk(root / name, kept, left)
+        mine = _walk(root / name, kept, left, kind)
         if not mine:
             raise InputError(
-                f"{visible(root / name)}: no images ({' '.join(sorted(ENDINGS))}); "
+                f"{visible(root / name)}: no {kind.name} ({' '.join(sorted(kind.endings))}); "
                 "add some, or leave the class out with classes="
             )
         for real, file in mine.items():
@@ -170,8 +183,9 @@ def images(
     both = set.intersection(*nested)
     if both:
         log.warning(
-            "%s: the images of every class lie in folders of the same names (%s): they count as the classes %s",
+            "%s: the %s of every class lie in folders of the same names (%s): they count as the classes %s",
             visible(root),
+            kind.name,
             ", ".join(map(visible, sorted(both)[:LISTED])),
             ", ".join(map(visible, names[:LISTED])),
         )
@@ -193,8 +207,8 @@ def tell_left_out(path: pathlib.Path, left: collections.Counter[str]) -> None:
         log.warning("%s: left out: %s%s", visible(path), some, more)
 
 
-def _walk(top: pathlib.Path, above: set[Id], left: collections.Counter[str]) -> dict[Id, pathlib.Path]:
-    """List the image files below a class folder; for a file with several names, the first that is not a link."""
+def _walk(top: pathlib.Path, above: set[Id], left: collections.Counter[str], kind: Kind) -> dict[Id, pathlib.Path]:
+    """List the files of a kind below a class folder; for a file with several names, the first that is not a link."""
     found: dict[Id, pathlib.Path] = {}
     seen, folders, links = set(above), [top] if top.is_dir() else [], []
     while folders or links:
@@ -215,10 +229,10 @@ def _walk(top: pathlib.Path, above: set[Id], left: collections.Counter[str]) -> 
                 (links if entry.is_symlink() else folders).append(file)
             elif not stat.S_ISREG(about.st_mode):
                 left["pipe(s), socket(s) or device(s)"] += 1
-            elif file.suffix.lower() not in ENDINGS:
+            elif file.suffix.lower() not in kind.endings:
                 left[_ending(file)] += 1
             elif found.setdefault(_id(about), file) != file:
-                left["further name(s) of images that are read"] += 1
+                left[f"further name(s) of {kind.name} that are read"] += 1
     return found
 
 
@@ -240,12 +254,12 @@ def _folders(root: pathlib.Path) -> tuple[str, ...]:
     return tuple(sorted(entry.name for entry in _entries(root) if entry.is_dir()))
 
 
-def _count_beside(root: pathlib.Path, left: collections.Counter[str]) -> None:
+def _count_beside(root: pathlib.Path, left: collections.Counter[str], kind: Kind = IMAGES) -> None:
     """Count the files beside the folders of classes or parts."""
     for entry in _entries(root):
         if not entry.is_dir():
-            image = pathlib.PurePath(entry.name).suffix.lower() in ENDINGS
-            left["image(s) beside the class folders" if image else _ending(pathlib.PurePath(entry.name))] += 1
+            mine = pathlib.PurePath(entry.name).suffix.lower() in kind.endings
+            left[f"{kind.name} beside the class folders" if mine else _ending(pathlib.PurePath(entry.name))] += 1
 
 
 def _ending(file: pathlib.PurePath) -> str:

@@ -87,13 +87,13 @@ def table(
     path, size = pathlib.Path(path), sides(size)
     found = read(path)
     kind = task or kind_of(found, path)
-    values, classes = _values(found, kind, path)
+    values, classes = answers(found, kind, path)
     files = [path.parent / name for name in found.column(FILE)]
     for file, line in zip(files, found.lines, strict=True):
         if not os.path.isfile(file):  # pathlib would raise for a name that is too long
             line = f"line {line}: {visible(file)[:200]}: no such file"
             raise InputError(f"{visible(path)}: {line}; paths are relative to the folder of the CSV file")
-    rows = {"all": np.arange(len(files))} if SPLIT not in found.header else _parts(found, path)
+    rows = {"all": np.arange(len(files))} if SPLIT not in found.header else assigned(found, path)
     reader = Reader(files, Form(size, resize, crop_ratio), on_bad)
     key, held, kept = TARGET if kind == "regression" else LABEL, {}, {}
     for part, index in rows.items():
@@ -101,7 +101,7 @@ def table(
         chosen = [files[i] for i in index]
         held[part] = reader.data(path, chosen, values[index], classes, resident_bytes, path.parent, key)
         own = np.asarray(held[part].arrays[key]) if isinstance(held[part], Resident) else values[index]
-        kept[part] = _alike(kind, own)
+        kept[part] = strata(kind, own)
     first = "train" if "train" in held else "all"
     train, alike = held[first], kept[first]
     if "test" not in held:
@@ -115,8 +115,12 @@ def table(
     return splits
 
 
-def read(path: pathlib.Path) -> Table:
+def read(path: pathlib.Path, need: str | None = FILE) -> Table:
     """Read a CSV file.
+
+    Args:
+        path: path of the file.
+        need: a column that it must have; None for any columns.
 
     Raises:
         InputError: The file is not a CSV file, or a row and the header have different numbers of columns.
@@ -143,10 +147,10 @@ def read(path: pathlib.Path) -> Table:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{visible(path)}: cannot be read ({error.strerror}); give another file") from error
-    if FILE not in header:
+    if need and need not in header:
         has = ", ".join(map(visible, header[:10])) or "none"
         raise InputError(
-            f"{visible(path)}: no column 'file' in its header (columns: {has}); name the column of image paths 'file'"
+            f"{visible(path)}: no column {need!r} in its header (columns: {has}); name the column of image paths so"
         )
     if len(set(header)) < len(header):
         raise InputError(f"{visible(path)}: two columns with the same name in its header; rename one of them")
@@ -155,12 +159,13 @@ def read(path: pathlib.Path) -> Table:
     return Table(header, found, lines)
 
 
-def kind_of(found: Table, path: pathlib.Path) -> Kind:
+def kind_of(found: Table, path: pathlib.Path, row: str = FILE) -> Kind:
     """Return the task that fits the columns of a CSV file.
 
     Args:
         found: the rows of the file.
         path: path of the file, for messages.
+        row: name of the column of files or texts, for messages.
 
     Raises:
         InputError: No task fits, or two do.
@@ -176,12 +181,12 @@ def kind_of(found: Table, path: pathlib.Path) -> Kind:
         return "multilabel"
     has = ", ".join(map(visible, others[:10])) or "none"
     raise InputError(
-        f"{visible(path)}: besides 'file' it has the columns {has}; needs 'label' (classes), 'target' (numbers), or "
-        "several columns of 0 and 1"
+        f"{visible(path)}: besides {visible(row)!r} it has the columns {has}; needs 'label' (classes), 'target' "
+        "(numbers), or several columns of 0 and 1"
     )
 
 
-def _values(found: Table, kind: Kind, path: pathlib.Path) -> tuple[np.ndarray, tuple[str, ...]]:
+def answers(found: Table, kind: Kind, path: pathlib.Path) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the labels or targets of the rows, and the class names."""
     others = [name for name in found.header if name not in (FILE, SPLIT)]
     wanted = {"classification": LABEL, "regression": TARGET}.get(kind)
@@ -232,7 +237,8 @@ def _numbers(found: Table, name: str, path: pathlib.Path, allowed: set[float] | 
     return out
 
 
-def _parts(found: Table, path: pathlib.Path) -> dict[str, np.ndarray]:
+def assigned(found: Table, path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Return the row numbers of each part, from the column `split`."""
     parts: dict[str, list[int]] = {"train": []}
     for i, (text, line) in enumerate(zip(found.column(SPLIT), found.lines, strict=True)):
         if text.lower() not in PARTS:
@@ -243,7 +249,7 @@ def _parts(found: Table, path: pathlib.Path) -> dict[str, np.ndarray]:
     return {part: np.array(index) for part, index in parts.items()}
 
 
-def _alike(kind: Kind, values: np.ndarray) -> np.ndarray:
+def strata(kind: Kind, values: np.ndarray) -> np.ndarray:
     """Return a class for each row, for stratified splits."""
     if kind == "regression":
         return np.zeros(len(values), np.int64)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxcnn.core.types import InputError
 
 PAD, UNKNOWN = 0, 1
+SPACE = 33  # number of the byte of a space
 FIRST = 2  # number of the most frequent word
 LONGEST = 2**20  # characters of a text that are looked at
 # a word, an English ending that negates or shortens, or one mark
@@ -81,3 +82,30 @@ def encode_bytes(texts: Sequence[str], length: int) -> np.ndarray:
         found = np.frombuffer(text[:length].encode("utf-8", "replace")[:length] or b" ", np.uint8)
         row[: len(found)] = found.astype(np.int32) + 1
     return out
+
+
+def encode_row(text: str, unit: str, words: Sequence[str], length: int) -> np.ndarray:
+    """Return the numbers of one text, int32 `[length]`; `unit` is `"words"` or `"bytes"`."""
+    return encode_bytes([text], length)[0] if unit == "bytes" else encode([text], words, length)[0]
+
+
+def spans(text: str, unit: str, length: int) -> list[tuple[str, int, int]]:
+    """Return the words of a text that its row holds, each with the place of its first number and of the next word's."""
+    if unit == "words":
+        return [(word, i, i + 1) for i, word in enumerate(tokens(text)[:length])]
+    out = []
+    for word in re.finditer(r"\S+", text[:length]):
+        start = len(text[: word.start()].encode("utf-8", "replace"))
+        stop = min(start + len(word[0].encode("utf-8", "replace")), length)
+        if start < stop:
+            out.append((word[0], start, stop))
+    return out
+
+
+def row_spans(row: np.ndarray, unit: str, words: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Return the words of a row of numbers, as `spans` does of a text; a word without a number of its own is `?`."""
+    numbers = np.asarray(row)[: np.count_nonzero(row)]
+    if unit == "bytes":
+        text = (numbers - 1).astype(np.uint8).tobytes().decode("utf-8", "replace")
+        return spans(text, unit, len(numbers))
+    return [(words[n - FIRST] if n >= FIRST else "?", i, i + 1) for i, n in enumerate(numbers.tolist())]

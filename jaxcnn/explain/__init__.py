@@ -3,6 +3,7 @@
 from jaxcnn.explain.cam import grad_cam, grad_cam_plus_plus, occlusion
 from jaxcnn.explain.checks import Curves, blurred, deletion_insertion, layers_from_head, randomised, rank_correlation
 from jaxcnn.explain.chosen import at_box, at_pixel, coarsest
+from jaxcnn.explain.erasure import erasure
 from jaxcnn.explain.gradients import (
     Integrated,
     guided_backprop,
@@ -18,8 +19,8 @@ from jaxcnn.explain.visualize import feature_maps, filters, grid, linear_probe, 
 
 __all__ = [
     "Curves", "Integrated", "Relevance", "Row", "Summary", "at_box", "at_pixel", "blurred", "coarsest",
-    "deletion_insertion", "feature_maps", "filters",
-    "grad_cam", "grad_cam_plus_plus", "grid", "guided_backprop", "heat", "input_gradient", "integrated_gradients",
+    "deletion_insertion", "erasure", "feature_maps", "filters", "grad_cam",
+     "grad_cam_plus_plus", "grid", "guided_backprop", "heat", "input_gradient", "integrated_gradients",
     "layers_from_head", "linear_probe", "lrp", "maximise", "occlusion", "pooled_features", "prepared", "randomised",
     "rank_correlation", "smooth_grad", "summary",
 ]  # fmt: skip

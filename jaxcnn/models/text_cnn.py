@@ -101,3 +101,27 @@ def text_cnn(num_classes: int = 2, words: int = 20_000, **options: Any) -> TextC
     if min(made.words, made.width, made.maps, *made.windows) < 1 or not made.windows:
         raise InputError("words, width, maps and windows: must be at least 1")
     return made
+
+
+def with_vectors(variables: Any, vectors: Array, found: Array) -> dict[str, Any]:
+    """Return the variables of a `text_cnn` whose words begin with vectors that others have trained.
+
+    Words without such a vector keep their random one, which is the same in both channels of `vectors="both"`.
+
+    Args:
+        variables: variables of the network.
+        vectors: `[words - 2, width]`, from `data.vectors.read_vectors`.
+        found: bool `[words - 2]`, whether a word has a vector.
+
+    Raises:
+        InputError: the shape is not that of the network's table.
+
+    """
+    params = {**variables["params"]}
+    names = [name for name in ("trained", "frozen") if name in params]
+    table = params[names[0]]["vectors"]
+    if vectors.shape != (table.shape[0] - 2, table.shape[1]):
+        want = (table.shape[0] - 2, table.shape[1])
+        raise InputError(f"vectors {vectors.shape}: must be {want}, the network's words and their width")
+    table = table.at[2:].set(jnp.where(jnp.asarray(found)[:, None], vectors, table[2:]))
+    return {**variables, "params": {**params, **{name: {"vectors": table} for name in names}}}

@@ -12,7 +12,7 @@ from jaxcnn.report.record import Finished, Tested, columns, images, make, pictur
 from jaxcnn.report.slices import by_group, read_groups
 
 __all__ = [
-    "Finished", "Tested", "by_group", "card", "classifies", "columns", "compare", "detection", "diagnose", "finds",
-    "general", "images", "make", "measure", "page", "paired", "picture", "predict", "read_finished", "read_groups",
-    "segmentation", "segments",
+    "by_group", "card", "classifies", "columns", "compare", "detection", "diagnose", "finds", "Finished", "general",
+    "images", "make", "measure", "page", "paired", "picture", "predict", "read_finished", "read_groups",
+    "segmentation", "segments", "Tested",
 ]  # fmt: skip

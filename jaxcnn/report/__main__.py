@@ -21,10 +21,13 @@ from jaxcnn import report
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
+from jaxcnn.data import words
+from jaxcnn.explain import erasure
 from jaxcnn.explain.panels import explained
 from jaxcnn.report.measure import EXPLAINED, probabilities
 from jaxcnn.report.page import number
 from jaxcnn.runs import TrainedRun, load_run, rows_to_measure
+from jaxcnn.runs.single import text_options
 
 # (run, images of the most confident mistakes [n, H, W, C], predicted classes [n]) -> dict from title to [H, W, C] uint8
 Explain = Callable[[TrainedRun, np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
@@ -117,8 +120,10 @@ def one(folder: str, flags: Any, explain: Explain | None = None) -> tuple[dict[s
     shown = report.images(test, chosen)
     predicted = probabilities(tested.logits, head).argmax(-1)
     pictures, rows = None, chosen[:EXPLAINED]
-    if explain and rows:
+    if explain and rows and shown:
         pictures = explain(loaded, np.stack([shown[i] for i in rows]), predicted[rows])
+    elif explain and "text" in test.example():
+        pictures = _marked_texts(loaded, test, rows, predicted)
     names = getattr(test, "names", None)
     if names and len(names) != len(tested.label):  # skipped rows would shift the names
         names = None
@@ -126,6 +131,18 @@ def one(folder: str, flags: Any, explain: Explain | None = None) -> tuple[dict[s
         name, run, measured, sha256=tested.sha256, shown=shown, explanations=pictures, rows=what, names=names or None
     )
     return made, predicted == tested.label
+
+
+def _marked_texts(loaded: TrainedRun, test: Any, rows: Sequence[int], predicted: np.ndarray) -> dict[str, Any]:
+    """Return the words of some test rows with their weights for the predicted class, by title."""
+    how, out = text_options(loaded.config), {}
+    fill = words.SPACE if how["unit"] == "bytes" else words.UNKNOWN
+    for row in rows:
+        text, target = test.arrays["text"][row], int(predicted[row])
+        spans = words.row_spans(text, how["unit"], how["vocabulary"])
+        found = erasure(loaded.task.predict, loaded.variables, text, spans, target, fill=fill)
+        out[f"Row {row}, taken for {loaded.config['classes'][target]}"] = [list(pair) for pair in found]
+    return out
 
 
 def _adds(config: Mapping[str, Any]) -> Callable[..., dict[str, Any]] | None:

@@ -109,3 +109,18 @@ def scroll(inside: str, caption: str, kind: str = "") -> str:
         f'<p class="caption">{caption}</p>'
         f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}">{made}</div>'
     )
+
+
+def marked(words: Sequence[Sequence[Any]]) -> str:
+    """Write words with a background by their weights: red for positive ones, blue for negative ones.
+
+    Args:
+        words: pairs of a word and its weight; the largest weight has the full colour.
+
+    """
+    top = max((abs(weight) for _, weight in words), default=0.0) or 1.0
+    out = ""
+    for word, weight in words:
+        share, side = round(100 * min(abs(weight) / top, 1)), "for" if weight > 0 else "against"
+        out += f'<mark class="{side}" style="--p:{share}%" title="{weight:+.2f}">{escape(word)}</mark> '
+    return f'<p class="words">{out}</p>'

@@ -6,7 +6,19 @@ from typing import Any
 from jaxcnn.core.text import html as escape
 from jaxcnn.report import dense, found, svg
 from jaxcnn.report.general import KIND, pictures
-from jaxcnn.report.markup import NAMES, VERDICTS, document, interval, number, scroll, table, tested, title, worst
+from jaxcnn.report.markup import (
+    NAMES,
+    VERDICTS,
+    document,
+    interval,
+    marked,
+    number,
+    scroll,
+    table,
+    tested,
+    title,
+    worst,
+)
 from jaxcnn.report.measure import EXPLAINED
 
 PLOTS = 8  # most metrics drawn by epoch
@@ -244,6 +256,10 @@ def _examples(report: dict[str, Any]) -> str:
 def _explanations(report: dict[str, Any]) -> str:
     if not report["explanations"]:
         return "<p>None were made.</p>"
+    if any("words" in e for e in report["explanations"]):
+        about = "What each word speaks for: the change of the log-odds when it is left out; red for, blue against."
+        each = (f"<h3>{escape(e['title'])}</h3>{marked(e['words'])}" for e in report["explanations"])
+        return f"<p>{about}</p>{''.join(each)}"
     first = [e["predicted"] for kind in ("mistakes", "doubtful") for e in report["examples"][kind]][:EXPLAINED]
     names = f", for {', '.join(first)}"
     titles = [escape(e["title"] + ("" if e["title"] == "Images" else names)) for e in report["explanations"]]

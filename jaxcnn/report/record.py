@@ -116,7 +116,8 @@ def predict(loaded: TrainedRun, test: Any, *, batch_size: int = 256) -> Tested:
     """
     names = columns(test)
     logits, kept = collect(loaded.task.predict, loaded.variables, test, keep=("label", *names), batch_size=batch_size)
-    rows = {"label": kept["label"]} | ({"image": np.asarray(test.arrays["image"])} if hasattr(test, "arrays") else {})
+    held = {k: x for k, x in getattr(test, "arrays", {}).items() if k in ("image", "text", "audio", "series")}
+    rows = {"label": kept["label"]} | {k: np.asarray(x) for k, x in held.items()}
     return Tested(logits, kept["label"], {name: kept[name] for name in names}, digest(rows))
 
 
@@ -126,8 +127,8 @@ def columns(test: Any) -> list[str]:
 
 
 def images(test: Any, rows: Sequence[int]) -> dict[int, np.ndarray]:
-    """Return a dict from row number to image `[H, W, C]`; padding rows do not count; reading stops at the last one."""
-    wanted, seen, found = set(rows), 0, {}
+    """Return a dict from row number to image `[H, W, C]`, empty if rows have none; reading stops at the last one."""
+    wanted, seen, found = set(rows if "image" in test.example() else ()), 0, {}
     for chunk in test.once(256) if wanted else ():
         for k in range(int(chunk.count)):
             batch = chunk.at(k)
@@ -170,7 +171,7 @@ def make(
     *,
     sha256: str = "",
     shown: Mapping[int, np.ndarray] | None = None,
-    explanations: Mapping[str, np.ndarray] | None = None,
+    explanations: Mapping[str, Any] | None = None,
     rows: Rows | None = None,
     names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
@@ -182,7 +183,7 @@ def make(
         measured: result of `measure` on the test set.
         sha256: digest of the test rows, which identifies runs measured on the same rows.
         shown: dict from row number to image, for the rows in `"chosen"`; None for no images.
-        explanations: dict from title to picture `[H, W, C]` uint8.
+        explanations: dict from title to picture `[H, W, C]` uint8, or to words with their weights.
         rows: the rows that were measured; None for the run's own test rows.
         names: names of the test rows, such as their files; None if they have none.
 
@@ -194,7 +195,8 @@ def make(
     if rows is not None:
         tested = {"name": rows.name, "part": rows.part, "own": rows.own}
     test["notes"] = _notes(summary, tested, found, count, [*(rows.notes if rows else ()), *measured["notes"]])
-    pixels = {row: {"image": picture(image)} for row, image in (shown or {}).items()}
+    every = [entry["row"] for entries in measured["chosen"].values() for entry in entries]
+    pixels = {row: {"image": picture(shown[row])} if row in (shown or {}) else {} for row in every}
     if names is not None:
         pixels = {row: one | {"file": visible(names[row])} for row, one in pixels.items()}
     chosen = {
@@ -222,7 +224,10 @@ def make(
         "diagnosis": diagnosis,
         "test": test | {"most_frequent_class": chance, "sha256": sha256},
         "examples": chosen,
-        "explanations": [{"title": t, "image": picture(x, None)} for t, x in (explanations or {}).items()],
+        "explanations": [
+            {"title": t} | ({"words": x} if isinstance(x, list) else {"image": picture(x, None)})
+            for t, x in (explanations or {}).items()
+        ],
         "environment": {"trained with": config.get("versions", {}), "reported with": environment()},
     })  # fmt: skip
 

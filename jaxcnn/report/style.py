@@ -78,6 +78,10 @@ td.text { max-width: 60ch; overflow-wrap: anywhere; }
 .pictures.wide.one img { width: 100%; }
 .pictures li { font-size: .85rem; line-height: 1.35; }
 .explained img { max-width: 100%; height: auto; display: block; }
+.words { line-height: 1.9; }
+mark { color: inherit; padding: 1px 3px; border-radius: 3px; }
+mark.for { background: color-mix(in srgb, #e0442e var(--p), transparent); }
+mark.against { background: color-mix(in srgb, #3b82d6 var(--p), transparent); }
 pre { background: var(--card); border: 1px solid var(--edge); border-radius: 6px; padding: 10px; overflow-x: auto;
   white-space: pre-wrap; font-size: .88rem; }
 summary { cursor: pointer; }

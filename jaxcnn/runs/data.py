@@ -12,6 +12,7 @@ from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import Splits
 from jaxcnn.data.folder import class_names
+from jaxcnn.data.table import read as read_table
 from jaxcnn.runs.match import in_columns, matched, table
 from jaxcnn.runs.source import ASK, NAME, PLACES, OnBad, described, expanded, find, read, read_described
 from jaxcnn.train.checkpoint import digest
@@ -210,6 +211,12 @@ def _other(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None
     if task and DENSE.get(kind) != (task if task in DENSE.values() else None):
         line = f"a run of {task} is not measured on such data ({kind}); give data of its own kind"
         raise InputError(f"{visible(place)}: {line}")
+    if config["build"] is not None and (kind == "texts") != (how.get("name") == "texts"):
+        ours = how.get("name") or "other data"
+        line = f"a run on {ours} is not measured on such data ({kind}); give data of its own kind"
+        raise InputError(f"{visible(place)}: {line}")
+    if kind == "texts":
+        return _texts(config, how, place, options, on_bad)
     if kind == "csv" and config["build"] is not None:
         return _listed(config, how, place, options, on_bad)
     if config["build"] is None or not config["classes"]:
@@ -250,6 +257,27 @@ def _dense(
         return splits.test, "test part"
     _not_the_runs_own(how, str(options["path"]), "all images")
     return splits.train, "all images"
+
+
+def _texts(config: Any, how: Mapping[str, Any], place: str, options: Mapping[str, Any], on_bad: OnBad | None) -> Rows:
+    """Read texts with the vocabulary of the run: the test part, or all texts if there are no parts."""
+    header = read_table(pathlib.Path(options["path"]), None).header if expanded(place).is_file() else []
+    named = {k: v for k, v in how["options"].items() if k in ("column", "label") and v in header}
+    kept = {k: v for k, v in how["options"].items() if k in ("unit", "task")} | named
+    entry = config["build"]["inputs"]["text"]
+    kept |= {"vocabulary": config.get("words", "").split(" "), "length": entry["shape"][0]}
+    splits = read("texts", {**options, **kept, "validation_fraction": 0.0, "test_fraction": 0.0}, on_bad)
+    part = "test rows" if splits.test.size else "all texts"
+    _not_the_runs_own(how, place, part)
+    data, ours, note = splits.test if splits.test.size else splits.train, tuple(config["classes"]), ""
+    if config["build"]["task"]["name"] == "classification":
+        if config["build"]["task"]["options"].get("head") == "multilabel":
+            columns = None if data.classes == ours else table(data.classes, ours, visible(place))[0]
+            data = in_columns(data, ours, None if columns is None else np.argsort(columns))
+        else:
+            numbers, note = table(data.classes, ours, visible(place))
+            data = matched(data, ours, numbers)
+    return Rows(data, place, False, part, (note,) if note else ())
 
 
 def _listed(config: Any, how: Mapping[str, Any], place: str, options: Mapping[str, Any], on_bad: OnBad | None) -> Rows:
@@ -297,7 +325,7 @@ def _root(path: pathlib.Path) -> tuple[pathlib.Path, str]:
 def _not_the_runs_own(how: Mapping[str, Any], place: str, part: str) -> None:
     """Refuse to measure on all images of the training folder: most of them are training rows."""
     before = how.get("options", {}).get("path")
-    whole = part == "all images" or part.lower().startswith("train/")
+    whole = part in ("all images", "all texts") or part.lower().startswith("train/")
     if whole and isinstance(before, str) and os.path.realpath(before) == os.path.realpath(expanded(place)):
         raise InputError(
             f"{visible(place)}: the run was trained on images of this folder, which has changed since, so that its "

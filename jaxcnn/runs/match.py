@@ -50,7 +50,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(visible(name)[:40] for name in names[:10]) + (", ..." if len(names) > 10 else "")
 
 
-def matched(data: Any, classes: tuple[str, ...], numbers: np.ndarray | None, channels: int) -> Any:
+def matched(data: Any, classes: tuple[str, ...], numbers: np.ndarray | None, channels: int | None = None) -> Any:
     """Convert a data set to the labels and channels of a run.
 
     Args:
@@ -58,11 +58,12 @@ def matched(data: Any, classes: tuple[str, ...], numbers: np.ndarray | None, cha
         classes: class names of the run, in order of label.
         numbers: the run's label for each label of the data; None if the labels are the same.
         channels: channels of the run's images. Gray is converted to RGB and RGB to gray; other images are unchanged.
+            None if the rows are no images.
 
     """
 
     def change(rows: Batch) -> dict[str, Any]:
-        out = {**rows, "image": with_channels(np.asarray(rows["image"]), channels)}
+        out = _with_channels(rows, channels)
         if numbers is not None:
             label = np.asarray(rows["label"])
             known = (label >= 0) & (label < len(numbers))
@@ -74,7 +75,7 @@ def matched(data: Any, classes: tuple[str, ...], numbers: np.ndarray | None, cha
     return Changed(data, change, classes)
 
 
-def in_columns(data: Any, classes: tuple[str, ...], columns: np.ndarray | None, channels: int) -> Any:
+def in_columns(data: Any, classes: tuple[str, ...], columns: np.ndarray | None, channels: int | None = None) -> Any:
     """Convert a data set to the channels of a run, and put its label columns into the run's order.
 
     Args:
@@ -86,12 +87,17 @@ def in_columns(data: Any, classes: tuple[str, ...], columns: np.ndarray | None, 
     """
 
     def change(rows: Batch) -> dict[str, Any]:
-        image = with_channels(np.asarray(rows["image"]), channels)
-        return {**rows, "image": image} | ({} if columns is None else {"label": np.asarray(rows["label"])[:, columns]})
+        return _with_channels(rows, channels) | (
+            {} if columns is None else {"label": np.asarray(rows["label"])[:, columns]}
+        )
 
     if isinstance(data, Resident):
         return Resident(change(data.arrays), classes, data.seed, data.capacity, data.names)
     return Changed(data, change, classes)
+
+
+def _with_channels(rows: Batch, channels: int | None) -> dict[str, Any]:
+    return {**rows} if channels is None else {**rows, "image": with_channels(np.asarray(rows["image"]), channels)}
 
 
 def with_channels(image: np.ndarray, channels: int) -> np.ndarray:

@@ -82,6 +82,8 @@ def describe(plan: Plan, splits: Splits, sha256: str | None) -> dict[str, Any]:
     """
     versions = {package: metadata.version(package) for package in ("jax", "flax", "optax", "orbax-checkpoint", "numpy")}
     own = {} if plan.build else {"ema": plan.ema, "inputs": inputs(splits.train.example())}
+    if words := getattr(splits.train, "words", ()):
+        own["words"] = " ".join(words)
     return {
         "experiment": plan.name,
         "settings": {name: getattr(plan, name) for name in SETTINGS},

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 from jaxcnn.core.schema import fitted
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
+from jaxcnn.data.words import FIRST
 from jaxcnn.runs.described import CLASSES, NAMED, Build, Entry, check_build, check_entries
 from jaxcnn.runs.options import Number, refuse
 
@@ -69,6 +70,7 @@ class Config(TypedDict):
     build: Build | None
     ema: NotRequired[Number | bool | None]
     inputs: NotRequired[dict[str, Entry]]
+    words: NotRequired[str]
     task: NotRequired[Shown]
     source: NotRequired[Source | None]
     command: NotRequired[str]
@@ -133,6 +135,7 @@ def check_config(config: Any, where: str) -> dict[str, Any]:
         _check_inputs(config.get("inputs") or {}, where)
     else:
         check_build(config["build"], where, len(classes))
+    _check_words(config, where)
     for name, value in config["settings"].items():
         values = value if isinstance(value, list) else [value]
         if not all(x is None or isinstance(x, bool | int | float | str) for x in values):
@@ -140,6 +143,15 @@ def check_config(config: Any, where: str) -> dict[str, Any]:
     if config["settings"].get("limit_examples", 0) < 0:
         refuse(where, "settings.limit_examples", config["settings"]["limit_examples"], "must be at least 0")
     return config
+
+
+def _check_words(config: Mapping[str, Any], where: str) -> None:
+    """Refuse a vocabulary that is not the model's."""
+    words = config.get("words", "").split(" ") if config.get("words") else []
+    wanted = ((config["build"] or {}).get("model") or {}).get("options", {}).get("words")
+    if words and (len(set(words)) < len(words) or isinstance(wanted, int) and len(words) != wanted - FIRST):
+        line = f"{len(words):,} words; must be those of the model, {(wanted or 0) - FIRST:,}, each once"
+        raise InputError(f"{where}: words: {line}")
 
 
 def _check_shown(task: Mapping[str, Any] | None, where: str) -> None:

@@ -18,13 +18,13 @@ from jaxcnn.core.files import expanded
 from jaxcnn.core.paths import cache_folder
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
-from jaxcnn.data import SOURCES, Splits, dense_format, is_idx_folder
+from jaxcnn.data import SOURCES, Splits, classes_format, dense_format, is_idx_folder, table_format
 from jaxcnn.runs.options import check_options
 
-FILES = ("coco", "coco_masks", "csv", "folder", "masks", "voc", "volumes", "yolo")  # sources of image files
+FILES = ("coco", "coco_masks", "csv", "folder", "masks", "texts", "voc", "volumes", "yolo")  # sources that skip files
 LOCAL = (*FILES, "idx", "npz")  # sources with a path
 PLACES = ("path", "data_dir")  # options that locate the data
-RESERVED = ("cache", "on_bad", "download", "resident_bytes")  # options that a file must not set
+RESERVED = ("cache", "on_bad", "download", "resident_bytes", "vocabulary")  # options that a file must not set
 LARGEST_SIDE = 2**14  # pixels
 NAME = re.compile(r"\w+(/[\w.=-]+)?(:[\d.*]+)?")  # name of a TFDS set
 ASK = "say where the data are: place= (--data in jaxcnn.report, --dataset or --data-dir with --evaluate)"
@@ -103,10 +103,10 @@ def find(dataset: str, data_dir: str | None = None) -> tuple[str, dict[str, Any]
     if path.suffix == ".npz":
         return "npz", here
     if path.suffix.lower() == ".csv" and path.is_file():
-        return "csv", here
+        return table_format(path), here
     if path.is_dir():
         idx = is_idx_folder(path) or any(map(_like_idx, path.iterdir()))
-        return "idx" if idx else dense_format(path) or "folder", here
+        return "idx" if idx else dense_format(path) or classes_format(path), here
     if path.is_file() and dense_format(path):
         return dense_format(path) or "", here
     if _like_idx(path):

@@ -437,9 +437,9 @@ def test_a_run_reads_images_as_it_was_trained(tmp_path, capsys):
     capsys.readouterr()
     run("evaluate", folder, photos(tmp_path / "more", 3, size=(12, 30)), "--devices", 1)
     assert json.loads(capsys.readouterr().out)["count"] == 9
-    from jaxcnn.cli.predict import pixels
+    from jaxcnn.runs.single import pixels
 
-    assert not pixels(jc.load_run(folder), tmp_path / "wide" / "bee" / "bee-00.png")[0].any()  # black above
+    assert not pixels(jc.load_run(folder).config, tmp_path / "wide" / "bee" / "bee-00.png")[0].any()  # black above
 
 
 def test_the_range_test_finds_a_rate_and_draws_it(here, tmp_path, capsys):

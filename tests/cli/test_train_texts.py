@@ -1,0 +1,116 @@
+"""Texts from the command line: training on a CSV file, prediction, explanation, the report, other data, refusals."""
+
+import json
+
+import numpy as np
+import pytest
+
+import jaxcnn as jc
+from jaxcnn.cli.main import main
+
+GOOD, BAD = (
+    ("a great film", "great acting", "great and moving"),
+    ("a tedious mess", "tedious and long", "such tedious acting"),
+)
+
+
+def reviews(path, times, seed=0, head="review,sentiment"):
+    rng = np.random.default_rng(seed)
+    rows = [
+        f"{x} {rng.integers(1000)},{k}"
+        for _ in range(times)
+        for k, some in (("bad", BAD), ("good", GOOD))
+        for x in some
+    ]
+    path.write_text("\n".join([head, *rows]) + "\n", "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    here = tmp_path_factory.mktemp("texts")
+    flags = ("--epochs", "12", "--batch-size", "16", "--devices", "1", "--learning-rate", "5e-3")
+    vectors = here / "own.txt"
+    vectors.write_text("great 1 0 0 1\ntedious 0 1 1 0\n", "utf-8")
+    where = ("--vectors", str(vectors), "--workdir", str(here / "runs"))
+    assert main(["train", str(reviews(here / "reviews.csv", 16)), *where, *flags]) == 0
+    return next((here / "runs").iterdir())
+
+
+def answer(capsys, *arguments):
+    assert main([*map(str, arguments)]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+
+
+def refused(capsys, *arguments):
+    assert main([*map(str, arguments)]) == 2
+    return capsys.readouterr().err
+
+
+def test_a_run_keeps_its_words_and_is_right(trained):
+    config, summary = (json.loads((trained / f"{name}.json").read_text()) for name in ("config", "summary"))
+    assert set(config["words"].split(" ")[:2]) == {"great", "tedious"}
+    assert summary["test"]["accuracy"] == 1 and summary["test"]["count"] == 19
+    assert config["build"]["inputs"]["text"]["shape"] == [4]
+    assert jc.runs.evaluate(jc.load_run(trained))["accuracy"] == 1  # its own rows, read again
+
+
+def test_texts_and_files_are_predicted(trained, tmp_path, capsys):
+    (tmp_path / "x.txt").write_text("Tedious!", "utf-8")
+    table = reviews(tmp_path / "more.csv", 7, 1)
+    found = answer(capsys, "predict", trained, tmp_path / "x.txt", table, "--text", "a GREAT thing", "nosuchword")
+    assert len(found) == 1 + 42 + 2 and found[0]["class"] == "bad" and found[-2]["class"] == "good"
+    assert found[1]["file"].endswith("more.csv:2") and found[1]["class"] == "bad"
+    assert found[-1]["probability"] < 0.95
+    (tmp_path / "empty.txt").write_text(" ")
+    assert "empty.txt: is empty" in refused(capsys, "predict", trained, tmp_path / "empty.txt")
+    line = refused(capsys, "predict", trained, "--text", "good", str(tmp_path / "x.txt"))
+    assert "is a file; give it before --text" in line
+    assert "a text without a character" in refused(capsys, "predict", trained, "--text", " ")
+
+
+def test_words_are_explained(trained, capsys):
+    found = answer(capsys, "explain", trained, "--text", "a great film", "a tedious film", "--target", "good")
+    assert max(found[0]["words"], key=found[0]["words"].get) == "great" and "tedious" not in found[1]["words"]
+    page = (trained / "explanations" / "texts.html").read_text()
+    assert 'class="for"' in page and ">tedious</mark>" in page and "<script" not in page
+
+
+def test_the_report_shows_texts_with_their_words(trained, capsys):
+    assert main(["report", str(trained)]) == 0
+    page = (trained / "report.html").read_text()
+    assert "What each word speaks for" in page and "tedious" in page
+    assert "<img" not in page.split('id="examples"')[1].split("</section>")[0]
+
+
+def test_other_texts_are_measured_with_the_words_of_the_run(trained, tmp_path, capsys):
+    other = reviews(tmp_path / "other.csv", 2, 3, "text,label")
+    found = answer(capsys, "evaluate", trained, other)[0]
+    assert found["count"] == 12 and found["accuracy"] == 1
+    np.savez(tmp_path / "a.npz", image=np.zeros((4, 8, 8, 1), np.uint8), label=np.arange(4) % 2)
+    assert "is not measured on such data (npz)" in refused(capsys, "evaluate", trained, tmp_path / "a.npz")
+
+
+def test_flags_that_do_not_apply(tmp_path, capsys):
+    table = reviews(tmp_path / "a.csv", 2)
+    for flags, line in (
+        (("--image-size", "64"), "--image-size 64: applies to images, and these are texts"),
+        (("--augment", "photos"), "--augment photos: applies to images"),
+        (("--model", "resnet18"), "--model resnet18: is not for texts; use one of text_cnn"),
+        (("--text-column", "nosuch"), "no column 'nosuch'"), (("--unit", "letters"), "--unit 'letters': unknown"),
+        (("--vectors", str(tmp_path / "nosuch.txt")), "nosuch.txt: cannot be read"),
+    ):  # fmt: skip
+        assert line in refused(capsys, "train", table, "--workdir", tmp_path / "runs", *flags)
+    line = refused(capsys, "train", "digits", "--vectors", "x.txt", "--workdir", tmp_path / "runs")
+    assert "--vectors x.txt: applies to texts" in line
+
+
+def test_a_damaged_vocabulary_is_refused(trained, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(trained, tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text())
+    for changed in (config["words"] + " more", config["words"].rsplit(" ", 1)[0] + " great"):
+        (folder / "config.json").write_text(json.dumps(config | {"words": changed}))
+        with pytest.raises(jc.InputError, match="words; must be those of the model"):
+            jc.load_run(folder)
