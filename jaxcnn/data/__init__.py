@@ -8,11 +8,13 @@ from jaxcnn.data.core import Indexed, Resident, Splits
 from jaxcnn.data.drawn_boxes import draw_boxes
 from jaxcnn.data.files import digits, npz
 from jaxcnn.data.folder import folder
+from jaxcnn.data.forecast import forecast, read_times
 from jaxcnn.data.formats import dense_format
 from jaxcnn.data.idx_files import idx, is_idx_folder
 from jaxcnn.data.letterbox import image_box, letterbox, unletterbox
 from jaxcnn.data.masks import masks
 from jaxcnn.data.nifti import centred, read_nifti, write_nifti
+from jaxcnn.data.series import series
 from jaxcnn.data.splitting import stratified
 from jaxcnn.data.table import table
 from jaxcnn.data.tfds_dense import tfds_boxes, tfds_masks
@@ -22,14 +24,14 @@ from jaxcnn.data.volumes import read_volume, volumes
 from jaxcnn.data.yolo import yolo
 
 SOURCES = {
-    "coco": coco, "coco_masks": coco_masks, "csv": table, "digits": digits, "folder": folder, "idx": idx,
-    "masks": masks, "npz": npz, "tfds": tfds, "tfds_boxes": tfds_boxes, "tfds_masks": tfds_masks, "voc": voc,
-    "volumes": volumes, "yolo": yolo,
+    "coco": coco, "coco_masks": coco_masks, "csv": table, "digits": digits, "folder": folder,
+    "forecast": forecast, "idx": idx, "masks": masks, "npz": npz, "series": series, "tfds": tfds,
+    "tfds_boxes": tfds_boxes, "tfds_masks": tfds_masks, "voc": voc, "volumes": volumes, "yolo": yolo,
 }  # fmt: skip
 
 __all__ = [
     "Batches", "Indexed", "Resident", "SOURCES", "Splits", "as_data", "centred", "coco", "coco_masks", "dataset",
-    "dense_format", "digits", "draw_boxes", "drawing", "folder", "idx", "image_box", "is_idx_folder", "letterbox",
-    "masks", "npz", "read_nifti", "read_volume", "stratified", "table", "tfds", "tfds_boxes", "tfds_masks",
-    "unletterbox", "voc", "volumes", "write_nifti", "yolo",
+    "dense_format", "digits", "draw_boxes", "drawing", "folder", "forecast", "idx", "image_box", "is_idx_folder",
+    "letterbox", "masks", "npz", "read_nifti", "read_times", "read_volume", "series", "stratified", "table", "tfds",
+    "tfds_boxes", "tfds_masks", "unletterbox", "voc", "volumes", "write_nifti", "yolo",
 ]  # fmt: skip

@@ -46,10 +46,12 @@ from jaxcnn.models.resnet import (
     seresnet50,
     wide_resnet50_2,
 )
+from jaxcnn.models.series import InceptionTime, SeriesResNet, inception_time, series_resnet
 from jaxcnn.models.speednet import SpeedNet, speednet, whitening
 from jaxcnn.models.squeezenet import SqueezeNet, squeezenet1_0, squeezenet1_1
 from jaxcnn.models.ssd import SSD, ssd
 from jaxcnn.models.ssd300 import SSD300, ssd300_vgg16
+from jaxcnn.models.tcn import TCN, tcn
 from jaxcnn.models.tutorial import Tutorial, tutorial
 from jaxcnn.models.unet import UNet, unet
 from jaxcnn.models.vgg import VGG, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
@@ -65,11 +67,14 @@ DETECTORS = {
     "faster_rcnn": faster_rcnn, "fasterrcnn_resnet50_fpn": fasterrcnn_resnet50_fpn, "fcos": fcos,
     "fcos_resnet50_fpn": fcos_resnet50_fpn, "ssd": ssd, "ssd300_vgg16": ssd300_vgg16,
 }  # fmt: skip
-NETWORKS = MODELS | SEGMENTERS | DETECTORS  # what a configuration may name, and weights are read into
+# networks for time series [B, T, C], with a class for each series or with a forecast
+SERIES = {"inception_time": inception_time, "series_resnet": series_resnet, "tcn": tcn}
+NETWORKS = MODELS | SEGMENTERS | DETECTORS | SERIES  # what a configuration may name, and weights are read into
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] (the names of `NETWORKS`)
-    "CCT", "CNN", "DETECTORS", "FCN", "FCOS", "FPN", "MLP", "MODELS", "NETWORKS", "SEGMENTERS", "SSD", "SSD300", "VGG",
-    "AlexNet", "ConvNeXt", "DeepLabV3", "DenseNet", "FasterRCNN", "Functional", "GoogLeNet", "InceptionV3", "Inverted",
-    "LeNet5", "MobileNet", "Plain", "ResNet", "SpeedNet", "SqueezeNet", "Tutorial", "UNet", "ViT", "backbone",
-    "deeplab_v3", "fcn", "fold_batchnorm", "from_functions", "from_nnx", "whitening", *NETWORKS,
+    "CCT", "CNN", "DETECTORS", "FCN", "FCOS", "FPN", "MLP", "MODELS", "NETWORKS", "SEGMENTERS", "SERIES", "SSD",
+    "SSD300", "TCN", "VGG", "AlexNet", "ConvNeXt", "DeepLabV3", "DenseNet", "FasterRCNN", "Functional", "GoogLeNet",
+    "InceptionTime", "InceptionV3", "Inverted", "LeNet5", "MobileNet", "Plain", "ResNet", "SeriesResNet", "SpeedNet",
+    "SqueezeNet", "Tutorial", "UNet", "ViT", "backbone", "deeplab_v3", "fcn", "fold_batchnorm", "from_functions",
+    "from_nnx", "whitening", *NETWORKS,
 ]  # fmt: skip
