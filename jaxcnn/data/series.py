@@ -101,6 +101,38 @@ def series(
     return Splits(train, valid, held["test"])
 
 
+def unlabelled(path: str | pathlib.Path, separator: str | None = None) -> dict[str, np.ndarray]:
+    """Read series without classes, to predict them.
+
+    Args:
+        path: a `.csv`, `.tsv` or `.txt` file without a header whose rows have values only, or a `.ts` file, whose
+            labels are not looked at.
+        separator: as in `series`.
+
+    Returns:
+        `"series"` float32 `[N, T, C]` and `"length"` int32 `[N]`; missing values are interpolated.
+
+    Raises:
+        InputError: the file cannot be read or has a wrong value.
+
+    """
+    path = pathlib.Path(path).expanduser()
+    if path.suffix.lower() == ".ts":
+        rows = _read_ts(path)
+    else:
+        found = cells.rows_of(path, cells.separator_of(path, separator))
+        lines = [line for line, _ in found]
+        rows = Rows([np.array(cells.numbers(row, path, line))[:, None] for line, row in found], [], lines)
+    if not rows.series or len({x.shape[1] for x in rows.series}) > 1:
+        raise InputError(f"{visible(path)}: no series, or series with different channels; give another file")
+    longest = max(map(len, rows.series))
+    if len(rows.series) * longest * rows.series[0].shape[1] > VALUES:
+        raise InputError(f"{visible(path)}: more than {VALUES:,} values with padding; cut the longest series")
+    rows = rows._replace(labels=["0"] * len(rows.series))
+    arrays = _resident(rows, longest, ("0",), path, "interpolate", False).arrays
+    return {name: arrays[name] for name in ("series", "length")}
+
+
 def parts_of(path: pathlib.Path) -> dict[str, pathlib.Path]:
     """Return the file to train on, and perhaps the one to test on; a folder has one that ends in `_TRAIN`.
 
