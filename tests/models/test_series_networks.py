@@ -40,7 +40,7 @@ def test_padding_changes_nothing(name):
     assert np.ptp(np.asarray(found)) > 0
 
 
-@pytest.mark.parametrize("name", ["inception_time", "series_resnet"])
+@pytest.mark.parametrize("name", ["inception_time", pytest.param("series_resnet", marks=pytest.mark.slow)])
 def test_padding_does_not_count_in_the_statistics_of_norms(name):
     model, variables, x = made(name)
     length, row_mask = jnp.array([4, 4, 9]), jnp.array([1, 1, 0])
@@ -68,7 +68,7 @@ def test_no_output_of_the_tcn_reads_a_later_step():
         assert reads[8, 9 - seen :].all() and not reads[8, : 9 - seen].any()
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "series_resnet")) for n in SMALL])
 def test_derivatives_agree_in_both_modes_and_reach_every_parameter(name):
     model, variables, x = made(name)
     rest = {k: v for k, v in variables.items() if k != "params"}
