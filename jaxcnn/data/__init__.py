@@ -8,11 +8,13 @@ from jaxcnn.data.core import Indexed, Resident, Splits
 from jaxcnn.data.drawn_boxes import draw_boxes
 from jaxcnn.data.files import digits, npz
 from jaxcnn.data.folder import folder
+from jaxcnn.data.forecast import forecast, read_times
 from jaxcnn.data.formats import classes_format, dense_format, table_format
 from jaxcnn.data.idx_files import idx, is_idx_folder
 from jaxcnn.data.letterbox import image_box, letterbox, unletterbox
 from jaxcnn.data.masks import masks
 from jaxcnn.data.nifti import centred, read_nifti, write_nifti
+from jaxcnn.data.series import series
 from jaxcnn.data.splitting import stratified
 from jaxcnn.data.table import table
 from jaxcnn.data.texts import texts
@@ -23,14 +25,14 @@ from jaxcnn.data.volumes import read_volume, volumes
 from jaxcnn.data.yolo import yolo
 
 SOURCES = {
-    "coco": coco, "coco_masks": coco_masks, "csv": table, "digits": digits, "folder": folder, "idx": idx,
-    "masks": masks, "npz": npz, "texts": texts, "tfds": tfds, "tfds_boxes": tfds_boxes, "tfds_masks": tfds_masks,
-    "voc": voc, "volumes": volumes, "yolo": yolo,
+    "coco": coco, "coco_masks": coco_masks, "csv": table, "digits": digits, "folder": folder, "forecast": forecast,
+    "idx": idx, "masks": masks, "npz": npz, "series": series, "texts": texts, "tfds": tfds, "tfds_boxes": tfds_boxes,
+    "tfds_masks": tfds_masks, "voc": voc, "volumes": volumes, "yolo": yolo,
 }  # fmt: skip
 
 __all__ = [
     "as_data", "Batches", "centred", "classes_format", "coco", "coco_masks", "dataset", "dense_format", "digits",
-    "draw_boxes", "drawing", "folder", "idx", "image_box", "Indexed", "is_idx_folder", "letterbox", "masks", "npz",
-    "read_nifti", "read_volume", "Resident", "SOURCES", "Splits", "stratified", "table", "table_format", "texts",
-    "tfds", "tfds_boxes", "tfds_masks", "unletterbox", "voc", "volumes", "write_nifti", "yolo",
+    "draw_boxes", "drawing", "folder", "forecast", "idx", "image_box", "Indexed", "is_idx_folder", "letterbox", "masks",
+    "npz", "read_nifti", "read_times", "read_volume", "Resident", "series", "SOURCES", "Splits", "stratified", "table",
+    "table_format", "texts", "tfds", "tfds_boxes", "tfds_masks", "unletterbox", "voc", "volumes", "write_nifti", "yolo",
 ]  # fmt: skip

@@ -1,7 +1,5 @@
 """A CSV file that lists images with their labels: a class, several columns of 0 and 1, or a number to predict."""
 
-import csv
-import io
 import logging
 import os
 import pathlib
@@ -9,9 +7,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxcnn.core.files import opened
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
+from jaxcnn.data.cells import classes_of, rows_of
 from jaxcnn.data.core import OnBad, Resident, Splits, sides
 from jaxcnn.data.image import Resize
 from jaxcnn.data.parts import tell_copies, tell_same_files
@@ -21,7 +19,6 @@ from jaxcnn.data.splitting import cut
 log = logging.getLogger("jaxcnn")
 FILE, LABEL, TARGET, SPLIT = "file", "label", "target", "split"
 PARTS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
-BYTES = 2**30  # most bytes of a CSV file
 Kind = Literal["classification", "multilabel", "regression"]
 
 
@@ -126,27 +123,15 @@ def read(path: pathlib.Path, need: str | None = FILE) -> Table:
         InputError: The file is not a CSV file, or a row and the header have different numbers of columns.
 
     """
-    try:
-        with opened(path) as file:
-            text = file.read(BYTES + 1)
-        if len(text) > BYTES:
-            raise InputError(f"{visible(path)}: more than {BYTES:,} bytes; divide it")
-        rows = csv.reader(io.StringIO(text.decode("utf-8-sig"), newline=""), strict=True)
-        header, found, lines = [name.strip() for name in next(rows, [])], [], []
-        for row in rows:
-            if row and len(row) != len(header):
-                line = f"line {rows.line_num}: {len(row)} values for {len(header)} columns"
-                raise InputError(f"{visible(path)}: {line}; correct the line")
-            if row:
-                found.append(row)
-                lines.append(rows.line_num)
-    except (UnicodeDecodeError, csv.Error) as error:
-        why = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"is not a CSV file ({error})"
-        raise InputError(f"{visible(path)}: {why}; save it as CSV, UTF-8") from error
-    except OSError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{visible(path)}: cannot be read ({error.strerror}); give another file") from error
+    (_, names), *rest = rows_of(path) or [(0, [])]
+    header, found, lines = [name.strip() for name in names], [], []
+    for line, row in rest:
+        if len(row) != len(header):
+            raise InputError(
+                f"{visible(path)}: line {line}: {len(row)} values for {len(header)} columns; correct the line"
+            )
+        found.append(row)
+        lines.append(line)
     if need and need not in header:
         has = ", ".join(map(visible, header[:10])) or "none"
         raise InputError(
@@ -202,25 +187,9 @@ def answers(found: Table, kind: Kind, path: pathlib.Path) -> tuple[np.ndarray, t
 
 def _classes(found: Table, path: pathlib.Path) -> tuple[np.ndarray, tuple[str, ...]]:
     texts = found.column(LABEL)
-    numbers = [text.lstrip("-").isdecimal() for text in texts]
-    for text, line in zip(texts, found.lines, strict=True):
-        if not text:
-            raise InputError(f"{visible(path)}: line {line}: no label; add it, or remove the line")
-    if any(numbers) and not all(numbers):
-        kinds = [texts[numbers.index(kind)] for kind in (False, True)]
-        lines = [found.lines[numbers.index(kind)] for kind in (False, True)]
-        raise InputError(
-            f"{visible(path)}: column 'label' mixes text ({visible(kinds[0])!r}, line {lines[0]}) and numbers "
-            f"({visible(kinds[1])}, line {lines[1]}); use one kind, or name a column of numbers to predict 'target'"
-        )
-    names = sorted(set(texts), key=int) if all(numbers) else sorted(set(texts))
-    if len(names) < 2:
-        raise InputError(f"{visible(path)}: only the label {visible(names[0])!r}; needs at least two classes")
-    if not all(numbers) and len(names) == len(texts) > 2:
-        fix = "for numbers to predict, name the column 'target'"
-        raise InputError(f"{visible(path)}: every row has a label of its own, such as {visible(names[0])!r}; {fix}")
+    names = classes_of(texts, found.lines, path)
     places = {name: k for k, name in enumerate(names)}
-    return np.array([places[text] for text in texts], np.int32), tuple(names)
+    return np.array([places[text] for text in texts], np.int32), names
 
 
 def _numbers(found: Table, name: str, path: pathlib.Path, allowed: set[float] | None = None) -> np.ndarray:

@@ -26,6 +26,7 @@ from jaxcnn.metrics.curves import (
     roc_curve,
 )
 from jaxcnn.metrics.detection import box_iou, coco_scores
+from jaxcnn.metrics.forecast import forecast_metrics, naive_error, rolling_origin, seasonal_naive
 from jaxcnn.metrics.intervals import Interval, McNemar, bootstrap_interval, mcnemar, paired_bootstrap, wilson_interval
 from jaxcnn.metrics.probabilities import (
     Calibration,
@@ -71,8 +72,9 @@ __all__ = [
     "Interval", "McNemar", "Mean", "MultilabelConfusion", "Overlap", "PrecisionRecall", "R2", "Reliability",
     "RiskCoverage", "Roc", "RootMean", "accuracy", "accuracy_of", "agreement", "average_precision", "balanced_accuracy",
     "binned_scores", "bootstrap_interval", "box_iou", "brier", "calibration", "classification_report", "coco_scores",
-    "cohen_kappa", "components", "confusion", "count", "dice", "f1", "hausdorff95", "iou", "log_loss", "log_odds",
-    "mae", "matthews", "mcnemar", "mean", "multilabel_accuracy", "multilabel_confusion", "overlap", "paired_bootstrap",
-    "pr_auc", "pr_curve", "precision", "predicted_class", "psnr", "r2", "rand_fscore", "recall", "report",
-    "risk_coverage", "rmse", "roc_auc", "roc_curve", "ssim", "top_k", "true_class", "wilson_interval",
+    "cohen_kappa", "components", "confusion", "count", "dice", "f1", "forecast_metrics", "hausdorff95", "iou",
+    "log_loss", "log_odds", "mae", "matthews", "mcnemar", "mean", "multilabel_accuracy", "multilabel_confusion",
+    "naive_error", "overlap", "paired_bootstrap", "pr_auc", "pr_curve", "precision", "predicted_class", "psnr", "r2",
+    "rand_fscore", "recall", "report", "risk_coverage", "rmse", "roc_auc", "roc_curve", "rolling_origin",
+    "seasonal_naive", "ssim", "top_k", "true_class", "wilson_interval",
 ]  # fmt: skip

@@ -46,10 +46,12 @@ from jaxcnn.models.resnet import (
     seresnet50,
     wide_resnet50_2,
 )
+from jaxcnn.models.series import InceptionTime, SeriesResNet, inception_time, series_resnet
 from jaxcnn.models.speednet import SpeedNet, speednet, whitening
 from jaxcnn.models.squeezenet import SqueezeNet, squeezenet1_0, squeezenet1_1
 from jaxcnn.models.ssd import SSD, ssd
 from jaxcnn.models.ssd300 import SSD300, ssd300_vgg16
+from jaxcnn.models.tcn import TCN, tcn
 from jaxcnn.models.text_cnn import TextCNN, text_cnn
 from jaxcnn.models.tutorial import Tutorial, tutorial
 from jaxcnn.models.unet import UNet, unet
@@ -67,11 +69,14 @@ DETECTORS = {
     "fcos_resnet50_fpn": fcos_resnet50_fpn, "ssd": ssd, "ssd300_vgg16": ssd300_vgg16,
 }  # fmt: skip
 TEXTS = {"text_cnn": text_cnn}  # networks for numbers of words or bytes
-NETWORKS = MODELS | SEGMENTERS | DETECTORS | TEXTS  # what a configuration may name, and weights are read into
+# networks for time series [B, T, C], with a class for each series or with a forecast
+SERIES = {"inception_time": inception_time, "series_resnet": series_resnet, "tcn": tcn}
+NETWORKS = MODELS | SEGMENTERS | DETECTORS | TEXTS | SERIES  # what a configuration may name, and weights are read into
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] (the names of `NETWORKS`)
-    "CCT", "CNN", "DETECTORS", "FCN", "FCOS", "FPN", "MLP", "MODELS", "NETWORKS", "SEGMENTERS", "SSD", "SSD300", "VGG",
-    "AlexNet", "ConvNeXt", "DeepLabV3", "DenseNet", "FasterRCNN", "Functional", "GoogLeNet", "InceptionV3", "Inverted",
-    "LeNet5", "MobileNet", "Plain", "ResNet", "SpeedNet", "SqueezeNet", "TEXTS", "TextCNN", "Tutorial", "UNet", "ViT",
-    "backbone", "deeplab_v3", "fcn", "fold_batchnorm", "from_functions", "from_nnx", "whitening", *NETWORKS,
+    "AlexNet", "backbone", "CCT", "CNN", "ConvNeXt", "deeplab_v3", "DeepLabV3", "DenseNet", "DETECTORS", "FasterRCNN",
+    "FCN", "fcn", "FCOS", "fold_batchnorm", "FPN", "from_functions", "from_nnx", "Functional", "GoogLeNet",
+    "InceptionTime", "InceptionV3", "Inverted", "LeNet5", "MLP", "MobileNet", "MODELS", "NETWORKS", "Plain", "ResNet",
+    "SEGMENTERS", "SERIES", "SeriesResNet", "SpeedNet", "SqueezeNet", "SSD", "SSD300", "TCN", "TextCNN", "TEXTS",
+    "Tutorial", "UNet", "VGG", "ViT", "whitening", *NETWORKS,
 ]  # fmt: skip

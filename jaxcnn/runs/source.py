@@ -22,7 +22,7 @@ from jaxcnn.data import SOURCES, Splits, classes_format, dense_format, is_idx_fo
 from jaxcnn.runs.options import check_options
 
 FILES = ("coco", "coco_masks", "csv", "folder", "masks", "texts", "voc", "volumes", "yolo")  # sources that skip files
-LOCAL = (*FILES, "idx", "npz")  # sources with a path
+LOCAL = (*FILES, "forecast", "idx", "npz", "series")  # sources with a path
 PLACES = ("path", "data_dir")  # options that locate the data
 RESERVED = ("cache", "on_bad", "download", "resident_bytes", "vocabulary")  # options that a file must not set
 LARGEST_SIDE = 2**14  # pixels
@@ -102,6 +102,8 @@ def find(dataset: str, data_dir: str | None = None) -> tuple[str, dict[str, Any]
         return "digits", {}
     if path.suffix == ".npz":
         return "npz", here
+    if path.suffix.lower() in (".ts", ".tsv") and path.is_file():
+        return "series", here
     if path.suffix.lower() == ".csv" and path.is_file():
         return table_format(path), here
     if path.is_dir():
