@@ -13,6 +13,8 @@ from jaxcnn.data.idx_files import idx, is_idx_folder
 from jaxcnn.data.letterbox import image_box, letterbox, unletterbox
 from jaxcnn.data.masks import masks
 from jaxcnn.data.nifti import centred, read_nifti, write_nifti
+from jaxcnn.data.sound_file import read_sound, windows
+from jaxcnn.data.sounds import is_sound_folder, sounds
 from jaxcnn.data.splitting import stratified
 from jaxcnn.data.table import table
 from jaxcnn.data.tfds_dense import tfds_boxes, tfds_masks
@@ -23,13 +25,13 @@ from jaxcnn.data.yolo import yolo
 
 SOURCES = {
     "coco": coco, "coco_masks": coco_masks, "csv": table, "digits": digits, "folder": folder, "idx": idx,
-    "masks": masks, "npz": npz, "tfds": tfds, "tfds_boxes": tfds_boxes, "tfds_masks": tfds_masks, "voc": voc,
-    "volumes": volumes, "yolo": yolo,
+    "masks": masks, "npz": npz, "sounds": sounds, "tfds": tfds, "tfds_boxes": tfds_boxes, "tfds_masks": tfds_masks,
+    "voc": voc, "volumes": volumes, "yolo": yolo,
 }  # fmt: skip
 
 __all__ = [
     "Batches", "Indexed", "Resident", "SOURCES", "Splits", "as_data", "centred", "coco", "coco_masks", "dataset",
-    "dense_format", "digits", "draw_boxes", "drawing", "folder", "idx", "image_box", "is_idx_folder", "letterbox",
-    "masks", "npz", "read_nifti", "read_volume", "stratified", "table", "tfds", "tfds_boxes", "tfds_masks",
-    "unletterbox", "voc", "volumes", "write_nifti", "yolo",
+    "dense_format", "digits", "draw_boxes", "drawing", "folder", "idx", "image_box", "is_idx_folder", "is_sound_folder",
+    "letterbox", "masks", "npz", "read_nifti", "read_sound", "read_volume", "sounds", "stratified", "table", "tfds",
+    "tfds_boxes", "tfds_masks", "unletterbox", "voc", "volumes", "windows", "write_nifti", "yolo",
 ]  # fmt: skip

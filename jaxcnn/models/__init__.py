@@ -46,6 +46,7 @@ from jaxcnn.models.resnet import (
     seresnet50,
     wide_resnet50_2,
 )
+from jaxcnn.models.sound import SoundCNN, WaveCNN, sound_cnn, wave_cnn
 from jaxcnn.models.speednet import SpeedNet, speednet, whitening
 from jaxcnn.models.squeezenet import SqueezeNet, squeezenet1_0, squeezenet1_1
 from jaxcnn.models.ssd import SSD, ssd
@@ -65,11 +66,13 @@ DETECTORS = {
     "faster_rcnn": faster_rcnn, "fasterrcnn_resnet50_fpn": fasterrcnn_resnet50_fpn, "fcos": fcos,
     "fcos_resnet50_fpn": fcos_resnet50_fpn, "ssd": ssd, "ssd300_vgg16": ssd300_vgg16,
 }  # fmt: skip
-NETWORKS = MODELS | SEGMENTERS | DETECTORS  # what a configuration may name, and weights are read into
+SOUNDS = {"sound_cnn": sound_cnn, "wave_cnn": wave_cnn}  # networks for `"audio"` with `"length"`
+NETWORKS = MODELS | SEGMENTERS | DETECTORS | SOUNDS  # what a configuration may name, and weights are read into
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] (the names of `NETWORKS`)
-    "CCT", "CNN", "DETECTORS", "FCN", "FCOS", "FPN", "MLP", "MODELS", "NETWORKS", "SEGMENTERS", "SSD", "SSD300", "VGG",
-    "AlexNet", "ConvNeXt", "DeepLabV3", "DenseNet", "FasterRCNN", "Functional", "GoogLeNet", "InceptionV3", "Inverted",
-    "LeNet5", "MobileNet", "Plain", "ResNet", "SpeedNet", "SqueezeNet", "Tutorial", "UNet", "ViT", "backbone",
-    "deeplab_v3", "fcn", "fold_batchnorm", "from_functions", "from_nnx", "whitening", *NETWORKS,
+    "CCT", "CNN", "DETECTORS", "FCN", "FCOS", "FPN", "MLP", "MODELS", "NETWORKS", "SEGMENTERS", "SOUNDS", "SSD",
+    "SSD300", "VGG", "AlexNet", "ConvNeXt", "DeepLabV3", "DenseNet", "FasterRCNN", "Functional", "GoogLeNet",
+    "InceptionV3", "Inverted", "LeNet5", "MobileNet", "Plain", "ResNet", "SoundCNN", "SpeedNet", "SqueezeNet",
+    "Tutorial", "UNet", "ViT", "WaveCNN", "backbone", "deeplab_v3", "fcn", "fold_batchnorm", "from_functions",
+    "from_nnx", "whitening", *NETWORKS,
 ]  # fmt: skip

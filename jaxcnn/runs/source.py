@@ -18,10 +18,10 @@ from jaxcnn.core.files import expanded
 from jaxcnn.core.paths import cache_folder
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
-from jaxcnn.data import SOURCES, Splits, dense_format, is_idx_folder
+from jaxcnn.data import SOURCES, Splits, dense_format, is_idx_folder, is_sound_folder
 from jaxcnn.runs.options import check_options
 
-FILES = ("coco", "coco_masks", "csv", "folder", "masks", "voc", "volumes", "yolo")  # sources of image files
+FILES = ("coco", "coco_masks", "csv", "folder", "masks", "sounds", "voc", "volumes", "yolo")  # sources of files
 LOCAL = (*FILES, "idx", "npz")  # sources with a path
 PLACES = ("path", "data_dir")  # options that locate the data
 RESERVED = ("cache", "on_bad", "download", "resident_bytes")  # options that a file must not set
@@ -86,7 +86,7 @@ def find(dataset: str, data_dir: str | None = None) -> tuple[str, dict[str, Any]
 
     Args:
         dataset: `digits`, the name of a TFDS set, or a path: an image folder, a folder of images and masks or boxes,
-            a JSON file of COCO, an `.npz` file, a CSV file, a folder of IDX files, or one IDX file.
+            a folder of sounds, a JSON file of COCO, an `.npz` file, a CSV file, a folder of IDX files, or one IDX file.
         data_dir: folder with prepared TFDS sets.
 
     Returns:
@@ -106,7 +106,7 @@ def find(dataset: str, data_dir: str | None = None) -> tuple[str, dict[str, Any]
         return "csv", here
     if path.is_dir():
         idx = is_idx_folder(path) or any(map(_like_idx, path.iterdir()))
-        return "idx" if idx else dense_format(path) or "folder", here
+        return "idx" if idx else dense_format(path) or ("sounds" if is_sound_folder(path) else "folder"), here
     if path.is_file() and dense_format(path):
         return dense_format(path) or "", here
     if _like_idx(path):
