@@ -147,6 +147,11 @@ class SoundCNN(Sounds):
             image = mask_spectrogram(self.make_rng("dropout"), image, frames, **count, **widths)
         return {**self.of_spectrogram(image, frames, train=train, row_mask=row_mask), "possible": possible}
 
+    def spectrogram_of(self, x: Array, length: Array | None = None) -> tuple[Array, Array]:
+        """Return the spectrograms of sounds as in prediction, and their frames; what is behind an end is left out."""
+        x, length, _ = sounding(x, length, None)
+        return self.spectrogram(x, length)
+
     def spectrogram(
         self, x: Array, length: Array, *, train: bool = False, row_mask: Array | None = None
     ) -> tuple[Array, Array]:
@@ -179,7 +184,7 @@ class SoundCNN(Sounds):
         """
         rows = image.shape[0]
         ends = jnp.full(rows, image.shape[1], jnp.int32) if frames is None else frames
-        y = image.astype(policy(self.dtype, image).compute)
+        y = _kept(image, ends).astype(policy(self.dtype, image).compute)
         out = {"spectrogram": image}
         for i, convs in enumerate(self.convs, 1):
             for conv in convs:

