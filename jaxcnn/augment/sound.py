@@ -133,14 +133,21 @@ def speed(factor: Range = (0.9, 1.1), *, field: str = "audio") -> Transform:
         whole = place + jnp.floor(extra).astype(jnp.int32)
         rest = extra - jnp.floor(extra)
         cutoff = jnp.minimum(1, 1 / chosen)[:, None]
-        width = TAPS / cutoff
         last = audio.shape[1] - 1
+        # sines and cosines of each sample's rest and of each tap, once; differences of angles cost no further ones
+        wave, bell = jnp.pi * cutoff, jnp.pi * cutoff / TAPS
+        sines, cosines = jnp.sin(wave * rest), jnp.cos(wave * rest)
+        bells = jnp.sin(bell * rest), jnp.cos(bell * rest)
 
         def add(tap: Any, total: Array) -> Array:
             at, away = whole + tap, tap - rest
-            window = jnp.where(jnp.abs(away) < width, jnp.square(jnp.cos(jnp.pi / 2 * away / width)), 0)
+            sine = jnp.sin(wave * tap) * cosines - jnp.cos(wave * tap) * sines
+            near = jnp.abs(away) < 1e-3
+            sinc = jnp.where(near, 1, sine / jnp.where(near, 1, wave * away))
+            window = 0.5 + 0.5 * (jnp.cos(bell * tap) * bells[1] + jnp.sin(bell * tap) * bells[0])
+            window = jnp.where(jnp.abs(away) * cutoff < TAPS, window, 0)
             found = jnp.take_along_axis(inside, at.clip(0, last), 1)
-            return total + jnp.where((at >= 0) & (at <= last), found, 0) * (cutoff * jnp.sinc(cutoff * away) * window)
+            return total + jnp.where((at >= 0) & (at <= last), found, 0) * (cutoff * sinc * window)
 
         made = jax.lax.fori_loop(-reach, reach + 1, add, jnp.zeros(audio.shape, jnp.float32))
         ended = jnp.floor((length - 1) / chosen).astype(jnp.int32) + 1
