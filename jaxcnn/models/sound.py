@@ -156,7 +156,7 @@ class SoundCNN(Sounds):
         self, x: Array, length: Array, *, train: bool = False, row_mask: Array | None = None
     ) -> tuple[Array, Array]:
         """Return normalised mel spectrograms `[B, frames, bands, 1]`, and the frames of each row, `[B]`."""
-        options = {"rate": self.rate, "n_fft": self.n_fft, "hop": self.hop, "n_mels": self.n_mels}
+        options: dict[str, Any] = {"rate": self.rate, "n_fft": self.n_fft, "hop": self.hop, "n_mels": self.n_mels}
         bands = ops.log_mel(x, **options, low=self.low, high=self.high, form=self.form)
         frames = frame_count(length, n_fft=self.n_fft, hop=self.hop)
         inside = _inside(bands.shape[1], frames)

@@ -85,7 +85,7 @@ def test_gain_in_decibels():
     assert np.abs(loud).max() == 1
 
 
-@pytest.mark.parametrize("snr", [0.0, 20.0])
+@pytest.mark.parametrize("snr", [20.0, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_noise_has_its_ratio(snr):
     rng, length = np.random.default_rng(0), np.array([20_000, 12_000, 5000], np.int32)
     audio = 0.05 * rng.standard_normal((3, 20_000)).astype(np.float32)
@@ -98,7 +98,10 @@ def test_noise_has_its_ratio(snr):
     assert not out[2].any()
 
 
-@pytest.mark.parametrize("factor", [0.5, 0.8, 1.0, 1.25, 2.0])
+SLOW = [pytest.param(factor, marks=pytest.mark.slow) for factor in (0.5, 1.0, 2.0)]
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.25, *SLOW])
 def test_speed_resamples(factor):
     """A tone of 0.05 turns per sample gets `factor` times as many, and its length is divided by it."""
     place, length = np.arange(600), np.array([400], np.int32)
