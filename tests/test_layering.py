@@ -16,7 +16,8 @@ FLOORS = {
 }  # fmt: skip
 LAZY = {
     "tensorflow": {"data"}, "tensorflow_datasets": {"data"}, "sklearn": {"data"}, "PIL": {"data", "report"},
-    "huggingface_hub": {"weights"}, "nibabel": {"data"}, "pydantic": {"core"}, "scipy": {"metrics", "losses"},
+    "huggingface_hub": {"weights"}, "nibabel": {"data"}, "pydantic": {"core"}, "scipy": {"metrics", "losses", "data"},
+    "soundfile": {"data"},
 }  # fmt: skip
 
 
@@ -106,7 +107,7 @@ def test_heavy_imports_are_lazy():
 
 
 def test_import_leaves_heavy_packages_alone():
-    heavy = ("tensorflow", "matplotlib", "nibabel", "sklearn", "PIL", "tensorflow_datasets")
+    heavy = ("tensorflow", "matplotlib", "nibabel", "sklearn", "PIL", "tensorflow_datasets", "soundfile")
     code = f"import sys, jaxcnn; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert out.stdout.strip() == "[]"

@@ -12,6 +12,7 @@ from jaxcnn.augment.geometry import affine, flip, flip_vertical, pad_crop, rando
 from jaxcnn.augment.mix import cutmix, mixup
 from jaxcnn.augment.mosaic import mosaic
 from jaxcnn.augment.policy import rand_augment, trivial_augment
+from jaxcnn.augment.sound import add_noise, gain, mask_spectrogram, spec_augment, speed, time_shift
 from jaxcnn.augment.spatial import SpatialTargets
 from jaxcnn.augment.test_time import (
     PixelView,
@@ -23,9 +24,9 @@ from jaxcnn.augment.test_time import (
 )
 
 __all__ = [
-    "PixelView", "SpatialTargets", "Transform", "affine", "box_crop", "color_jitter", "compose", "cutmix", "cutout",
-    "erase", "flip", "flip_vertical", "mirrored", "mixup", "mosaic", "moved", "on_field", "one_of", "pad_crop",
-    "pixel_dropout", "pixel_views", "rand_augment", "random_resized_crop", "scale_jitter", "shift",
-    "test_time_augmentation", "test_time_views",
+    "PixelView", "SpatialTargets", "Transform", "add_noise", "affine", "box_crop", "color_jitter", "compose", "cutmix",
+    "cutout", "erase", "flip", "flip_vertical", "gain", "mask_spectrogram", "mirrored", "mixup", "mosaic", "moved",
+    "on_field", "one_of", "pad_crop", "pixel_dropout", "pixel_views", "rand_augment", "random_resized_crop",
+    "scale_jitter", "shift", "spec_augment", "speed", "test_time_augmentation", "test_time_views", "time_shift",
     "trivial_augment",
 ]  # fmt: skip

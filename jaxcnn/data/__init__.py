@@ -15,6 +15,8 @@ from jaxcnn.data.letterbox import image_box, letterbox, unletterbox
 from jaxcnn.data.masks import masks
 from jaxcnn.data.nifti import centred, read_nifti, write_nifti
 from jaxcnn.data.series import series
+from jaxcnn.data.sound_file import read_sound, windows
+from jaxcnn.data.sounds import sounds
 from jaxcnn.data.splitting import stratified
 from jaxcnn.data.table import table
 from jaxcnn.data.texts import texts
@@ -26,13 +28,14 @@ from jaxcnn.data.yolo import yolo
 
 SOURCES = {
     "coco": coco, "coco_masks": coco_masks, "csv": table, "digits": digits, "folder": folder, "forecast": forecast,
-    "idx": idx, "masks": masks, "npz": npz, "series": series, "texts": texts, "tfds": tfds, "tfds_boxes": tfds_boxes,
-    "tfds_masks": tfds_masks, "voc": voc, "volumes": volumes, "yolo": yolo,
+    "idx": idx, "masks": masks, "npz": npz, "series": series, "sounds": sounds, "texts": texts, "tfds": tfds,
+    "tfds_boxes": tfds_boxes, "tfds_masks": tfds_masks, "voc": voc, "volumes": volumes, "yolo": yolo,
 }  # fmt: skip
 
 __all__ = [
     "as_data", "Batches", "centred", "classes_format", "coco", "coco_masks", "dataset", "dense_format", "digits",
-    "draw_boxes", "drawing", "folder", "forecast", "idx", "image_box", "Indexed", "is_idx_folder", "letterbox", "masks",
-    "npz", "read_nifti", "read_times", "read_volume", "Resident", "series", "SOURCES", "Splits", "stratified", "table",
-    "table_format", "texts", "tfds", "tfds_boxes", "tfds_masks", "unletterbox", "voc", "volumes", "write_nifti", "yolo",
+    "draw_boxes", "drawing", "folder", "forecast", "idx", "image_box", "Indexed", "is_idx_folder",
+    "letterbox", "masks", "npz", "read_nifti", "read_sound", "read_times", "read_volume", "Resident", "series",
+    "sounds", "SOURCES", "Splits", "stratified", "table", "table_format", "texts", "tfds", "tfds_boxes", "tfds_masks",
+    "unletterbox", "voc", "volumes", "windows", "write_nifti", "yolo",
 ]  # fmt: skip

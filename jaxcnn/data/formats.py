@@ -8,6 +8,7 @@ from jaxcnn.core.types import InputError
 from jaxcnn.data.image_file import ENDINGS
 from jaxcnn.data.masks import IMAGES, MASKS
 from jaxcnn.data.nifti import ENDINGS as VOLUMES
+from jaxcnn.data.sound_file import ENDINGS as SOUNDS
 from jaxcnn.data.table import FILE, read
 from jaxcnn.data.texts import columns
 
@@ -57,12 +58,13 @@ def classes_format(path: pathlib.Path) -> str:
         path: a folder with a folder for each class, or with parts that have these.
 
     Returns:
-        `"texts"`, or `"folder"` for images and wherever neither is found.
+        `"texts"`, `"sounds"`, or `"folder"` for images; the one that most of the first files are of.
 
     """
     files = (p for p in path.rglob("*") if not p.name.startswith(".") and len(p.relative_to(path).parts) > 1)
-    endings = {p.suffix.lower() for p in itertools.islice(files, LOOKED_AT)}
-    return "texts" if ".txt" in endings and not endings & set(ENDINGS) else "folder"
+    some = [p.suffix.lower() for p in itertools.islice(files, LOOKED_AT)]
+    kinds = {"folder": ENDINGS, "sounds": SOUNDS, "texts": (".txt",)}
+    return max(kinds, key=lambda kind: sum(ending in kinds[kind] for ending in some))  # the first of equals
 
 
 def table_format(path: pathlib.Path, text: str = "", label: str = "") -> str:

@@ -25,21 +25,22 @@ Id = tuple[int, int]  # device and inode, which identify a file under any name
 
 
 class Kind(NamedTuple):
-    """What the files of a folder are, in the plural, and the endings of their names."""
+    """The files that are listed: their endings, and what one of them is called."""
 
-    name: str
     endings: Collection[str]
+    name: str
 
 
-IMAGES = Kind("images", ENDINGS)
+IMAGES = Kind(ENDINGS, "image")
 
 
-def parts(path: pathlib.Path, left: collections.Counter[str]) -> dict[str, pathlib.Path]:
+def parts(path: pathlib.Path, left: collections.Counter[str], kind: Kind = IMAGES) -> dict[str, pathlib.Path]:
     """Find the folders of the parts; `train` is always among them.
 
     Args:
-        path: the image folder.
+        path: the folder.
         left: counter of left-out files and folders, which is updated.
+        kind: the files that are listed.
 
     Returns:
         Dict from `train`, `test` and `valid` to the folder of the part.
@@ -61,10 +62,12 @@ def parts(path: pathlib.Path, left: collections.Counter[str]) -> dict[str, pathl
             found[part] = path / mine[0]
     if "train" not in found and found:
         beside = visible(next(iter(found.values())))
-        raise InputError(f"{beside}: no train/ beside it; needs train/<class>/<image>, or <class>/<image> alone")
+        raise InputError(
+            f"{beside}: no train/ beside it; needs train/<class>/<{kind.name}>, or <class>/<{kind.name}> alone"
+        )
     if not found:
         return {"train": path}
-    _count_beside(path, left)
+    _count_beside(path, left, kind)
     others = [visible(name) for name in names if path / name not in found.values()]
     if others:
         shown = ", ".join(others[:LISTED]) + " ..." * (len(others) > LISTED)
@@ -92,12 +95,13 @@ def tell_parts(path: pathlib.Path, found: dict[str, pathlib.Path]) -> None:
         log.info("%s: validation rows are cut from %s", visible(path), train)
 
 
-def classes(root: pathlib.Path, wanted: Sequence[str] | None) -> tuple[str, ...]:
+def classes(root: pathlib.Path, wanted: Sequence[str] | None, kind: Kind = IMAGES) -> tuple[str, ...]:
     """Return the names of the class folders of a part.
 
     Args:
         root: folder of the part.
         wanted: only these classes, in this order; None for all, sorted.
+        kind: the files that are listed.
 
     Raises:
         InputError: There are fewer than two classes, or a wanted class has no folder.
@@ -105,7 +109,7 @@ def classes(root: pathlib.Path, wanted: Sequence[str] | None) -> tuple[str, ...]
     """
     found = _folders(root)
     if not found:
-        raise InputError(f"{visible(root)}: no class folders; needs <class>/<image> inside")
+        raise InputError(f"{visible(root)}: no class folders; needs <class>/<{kind.name}> inside")
     names = found if wanted is None else tuple(wanted)
     known = f"{', '.join(map(visible, found[:10]))}{' ...' if len(found) > 10 else ''}"
     unknown = [n for n in names if n not in found]
@@ -141,17 +145,20 @@ def check_counterparts(found: dict[str, pathlib.Path]) -> None:
 
 
 def images(
-    root: pathlib.Path, names: Sequence[str], above: Sequence[pathlib.Path], left: collections.Counter[str],
+    root: pathlib.Path,
+    names: Sequence[str],
+    above: Sequence[pathlib.Path],
+    left: collections.Counter[str],
     kind: Kind = IMAGES,
-) -> dict[pathlib.Path, int]:  # fmt: skip
-    """List the image files of a part in order, with their labels; links are followed, and each file is listed once.
+) -> dict[pathlib.Path, int]:
+    """List the files of a part in order, with their labels; links are followed, and each file is listed once.
 
     Args:
         root: folder of the part.
         names: class names in order of label.
         above: folders that are not entered again through links, and neither are the folders above them.
         left: counter of left-out files by extension, which is updated.
-        kind: files to list instead of images.
+        kind: the files that are listed.
 
     Returns:
         Dict from file to label.
@@ -167,7 +174,7 @@ def images(
         mine = _walk(root / name, kept, left, kind)
         if not mine:
             raise InputError(
-                f"{visible(root / name)}: no {kind.name} ({' '.join(sorted(kind.endings))}); "
+                f"{visible(root / name)}: no {kind.name}s ({' '.join(sorted(kind.endings))}); "
                 "add some, or leave the class out with classes="
             )
         for real, file in mine.items():
@@ -183,7 +190,7 @@ def images(
     both = set.intersection(*nested)
     if both:
         log.warning(
-            "%s: the %s of every class lie in folders of the same names (%s): they count as the classes %s",
+            "%s: the %ss of every class lie in folders of the same names (%s): they count as the classes %s",
             visible(root),
             kind.name,
             ", ".join(map(visible, sorted(both)[:LISTED])),
@@ -232,7 +239,7 @@ def _walk(top: pathlib.Path, above: set[Id], left: collections.Counter[str], kin
             elif file.suffix.lower() not in kind.endings:
                 left[_ending(file)] += 1
             elif found.setdefault(_id(about), file) != file:
-                left[f"further name(s) of {kind.name} that are read"] += 1
+                left[f"further name(s) of {kind.name}s that are read"] += 1
     return found
 
 
@@ -254,12 +261,12 @@ def _folders(root: pathlib.Path) -> tuple[str, ...]:
     return tuple(sorted(entry.name for entry in _entries(root) if entry.is_dir()))
 
 
-def _count_beside(root: pathlib.Path, left: collections.Counter[str], kind: Kind = IMAGES) -> None:
+def _count_beside(root: pathlib.Path, left: collections.Counter[str], kind: Kind) -> None:
     """Count the files beside the folders of classes or parts."""
     for entry in _entries(root):
         if not entry.is_dir():
-            mine = pathlib.PurePath(entry.name).suffix.lower() in kind.endings
-            left[f"{kind.name} beside the class folders" if mine else _ending(pathlib.PurePath(entry.name))] += 1
+            known = pathlib.PurePath(entry.name).suffix.lower() in kind.endings
+            left[f"{kind.name}(s) beside the class folders" if known else _ending(pathlib.PurePath(entry.name))] += 1
 
 
 def _ending(file: pathlib.PurePath) -> str:

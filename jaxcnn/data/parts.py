@@ -11,17 +11,18 @@ from jaxcnn.data.core import Resident, Splits
 log = logging.getLogger("jaxcnn")
 
 
-def tell_copies(splits: Splits, name: str) -> None:
-    """Log a warning if test or validation images in memory are equal to training images.
+def tell_copies(splits: Splits, name: str, key: str = "image") -> None:
+    """Log a warning if test or validation rows in memory are equal to training rows.
 
     Args:
         splits: the parts.
         name: name of the data set, for the message.
+        key: the array that is compared.
 
     """
     if all(isinstance(part, Resident) for part in splits):
-        rows = {part: [hash(row.tobytes()) for row in data.arrays["image"]] for part, data in splits._asdict().items()}
-        _tell(rows, name, "images", "value for value")
+        rows = {part: [hash(row.tobytes()) for row in data.arrays[key]] for part, data in splits._asdict().items()}
+        _tell(rows, name, "images" if key == "image" else "rows", "value for value")
 
 
 def tell_same_files(files: Mapping[str, Iterable[pathlib.Path]], name: str) -> None:

@@ -195,7 +195,7 @@ def relative(file: pathlib.Path, top: pathlib.Path) -> str:
     return file.relative_to(top).as_posix() if file.is_relative_to(top) else str(file)
 
 
-def guarded(fn: Callable[..., Any], on_bad: OnBad | None) -> Callable[..., Any]:
+def guarded(fn: Callable[..., Any], on_bad: OnBad | None, what: str = "images") -> Callable[..., Any]:
     """Wrap `fn` to call `on_bad` and return None for an unreadable file, or to raise if there is no `on_bad`."""
 
     def tried(*arguments: Any) -> Any:
@@ -204,7 +204,7 @@ def guarded(fn: Callable[..., Any], on_bad: OnBad | None) -> Callable[..., Any]:
         except InputError as error:
             if on_bad is None:
                 raise InputError(
-                    f"{error}, or leave out unreadable images with on_bad= (--on-bad-example skip)"
+                    f"{error}, or leave out unreadable {what} with on_bad= (--on-bad-example skip)"
                 ) from error
             on_bad(str(error), 1)
             return None

@@ -19,7 +19,7 @@ from jaxcnn.data.table import read as read_table
 
 Unit = Literal["words", "bytes"]
 TEXT = "text"
-KIND = listing.Kind("texts", (".txt",))
+KIND = listing.Kind((".txt",), "text")
 LONGEST = {"words": 400, "bytes": 1600}  # of a row, where the user gives no length
 MOST = 50_000  # words of a vocabulary
 BYTES = 2**24  # of one file

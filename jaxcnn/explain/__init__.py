@@ -14,13 +14,14 @@ from jaxcnn.explain.gradients import (
     smooth_grad,
 )
 from jaxcnn.explain.lrp import Relevance, lrp
+from jaxcnn.explain.sound import on_spectrogram
 from jaxcnn.explain.summary import Row, Summary, summary
 from jaxcnn.explain.visualize import feature_maps, filters, grid, linear_probe, maximise, pooled_features
 
 __all__ = [
-    "Curves", "Integrated", "Relevance", "Row", "Summary", "at_box", "at_pixel", "blurred", "coarsest",
-    "deletion_insertion", "erasure", "feature_maps", "filters", "grad_cam",
-     "grad_cam_plus_plus", "grid", "guided_backprop", "heat", "input_gradient", "integrated_gradients",
-    "layers_from_head", "linear_probe", "lrp", "maximise", "occlusion", "pooled_features", "prepared", "randomised",
-    "rank_correlation", "smooth_grad", "summary",
+    "at_box", "at_pixel", "blurred", "coarsest", "Curves", "deletion_insertion", "erasure", "feature_maps", "filters",
+    "grad_cam", "grad_cam_plus_plus", "grid", "guided_backprop", "heat", "input_gradient", "Integrated",
+    "integrated_gradients", "layers_from_head", "linear_probe", "lrp", "maximise", "occlusion", "on_spectrogram",
+    "pooled_features", "prepared", "randomised", "rank_correlation", "Relevance", "Row", "smooth_grad", "Summary",
+    "summary",
 ]  # fmt: skip

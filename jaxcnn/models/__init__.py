@@ -47,6 +47,7 @@ from jaxcnn.models.resnet import (
     wide_resnet50_2,
 )
 from jaxcnn.models.series import InceptionTime, SeriesResNet, inception_time, series_resnet
+from jaxcnn.models.sound import SoundCNN, WaveCNN, sound_cnn, wave_cnn
 from jaxcnn.models.speednet import SpeedNet, speednet, whitening
 from jaxcnn.models.squeezenet import SqueezeNet, squeezenet1_0, squeezenet1_1
 from jaxcnn.models.ssd import SSD, ssd
@@ -71,12 +72,15 @@ DETECTORS = {
 TEXTS = {"text_cnn": text_cnn}  # networks for numbers of words or bytes
 # networks for time series [B, T, C], with a class for each series or with a forecast
 SERIES = {"inception_time": inception_time, "series_resnet": series_resnet, "tcn": tcn}
-NETWORKS = MODELS | SEGMENTERS | DETECTORS | TEXTS | SERIES  # what a configuration may name, and weights are read into
+SOUNDS = {"sound_cnn": sound_cnn, "wave_cnn": wave_cnn}  # networks for `"audio"` with `"length"`
+NETWORKS = (
+    MODELS | SEGMENTERS | DETECTORS | TEXTS | SERIES | SOUNDS
+)  # what a configuration may name, and weights are read into
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] (the names of `NETWORKS`)
     "AlexNet", "backbone", "CCT", "CNN", "ConvNeXt", "deeplab_v3", "DeepLabV3", "DenseNet", "DETECTORS", "FasterRCNN",
     "FCN", "fcn", "FCOS", "fold_batchnorm", "FPN", "from_functions", "from_nnx", "Functional", "GoogLeNet",
     "InceptionTime", "InceptionV3", "Inverted", "LeNet5", "MLP", "MobileNet", "MODELS", "NETWORKS", "Plain", "ResNet",
-    "SEGMENTERS", "SERIES", "SeriesResNet", "SpeedNet", "SqueezeNet", "SSD", "SSD300", "TCN", "TextCNN", "TEXTS",
-    "Tutorial", "UNet", "VGG", "ViT", "whitening", *NETWORKS,
+    "SEGMENTERS", "SERIES", "SeriesResNet", "SoundCNN", "SOUNDS", "SpeedNet", "SqueezeNet", "SSD", "SSD300", "TCN",
+    "TextCNN", "TEXTS", "Tutorial", "UNet", "VGG", "ViT", "WaveCNN", "whitening", *NETWORKS,
 ]  # fmt: skip

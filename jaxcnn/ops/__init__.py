@@ -7,8 +7,10 @@ from jaxcnn.ops.pooled import conv_max_pool
 from jaxcnn.ops.pooling import adaptive_avg_pool, avg_pool, first_max, global_avg_pool, global_max_pool, max_pool
 from jaxcnn.ops.resize import resize_linear
 from jaxcnn.ops.roi_align import roi_align
+from jaxcnn.ops.spectrogram import frame_count, log_mel, mel_filters, spectrogram, stft
 
 __all__ = [
     "adaptive_avg_pool", "avg_pool", "boxes", "conv", "conv_max_pool", "conv_transpose", "depthwise_conv", "first_max",
-    "global_avg_pool", "global_max_pool", "max_pool", "native_lowering", "resize_linear", "roi_align",
+    "frame_count", "global_avg_pool", "global_max_pool", "log_mel", "max_pool", "mel_filters", "native_lowering",
+    "resize_linear", "roi_align", "spectrogram", "stft",
 ]  # fmt: skip

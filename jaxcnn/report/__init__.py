@@ -10,9 +10,10 @@ from jaxcnn.report.measure import measure
 from jaxcnn.report.page import page
 from jaxcnn.report.record import Finished, Tested, columns, images, make, picture, predict, read_finished
 from jaxcnn.report.slices import by_group, read_groups
+from jaxcnn.report.sound import audio_uri, spectrogram_picture
 
 __all__ = [
-    "by_group", "card", "classifies", "columns", "compare", "detection", "diagnose", "finds", "Finished", "general",
-    "images", "make", "measure", "page", "paired", "picture", "predict", "read_finished", "read_groups",
-    "segmentation", "segments", "Tested",
+    "audio_uri", "by_group", "card", "classifies", "columns", "compare", "detection", "diagnose", "finds", "Finished",
+    "general", "images", "make", "measure", "page", "paired", "picture", "predict", "read_finished", "read_groups",
+    "segmentation", "segments", "spectrogram_picture", "Tested",
 ]  # fmt: skip

@@ -222,6 +222,9 @@ def _other(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None
     if config["build"] is None or not config["classes"]:
         line = "other data are matched by their classes, and the run has none; give evaluate the data set itself"
         raise InputError(f"{visible(place)}: {line}")
+    if "image" not in config["build"]:
+        line = "other data than images are measured where they are the run's own; give evaluate the data set itself"
+        raise InputError(f"{visible(place)}: {line}")
     *sides, channels = config["build"]["image"]["shape"]
     ours, part = tuple(config["classes"]), "test part"
     if kind in DENSE:

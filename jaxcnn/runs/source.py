@@ -21,7 +21,9 @@ from jaxcnn.core.types import InputError
 from jaxcnn.data import SOURCES, Splits, classes_format, dense_format, is_idx_folder, table_format
 from jaxcnn.runs.options import check_options
 
-FILES = ("coco", "coco_masks", "csv", "folder", "masks", "texts", "voc", "volumes", "yolo")  # sources that skip files
+FILES = (  # sources that may leave files out
+    "coco", "coco_masks", "csv", "folder", "masks", "sounds", "texts", "voc", "volumes", "yolo",
+)  # fmt: skip
 LOCAL = (*FILES, "forecast", "idx", "npz", "series")  # sources with a path
 PLACES = ("path", "data_dir")  # options that locate the data
 RESERVED = ("cache", "on_bad", "download", "resident_bytes", "vocabulary")  # options that a file must not set
@@ -86,7 +88,7 @@ def find(dataset: str, data_dir: str | None = None) -> tuple[str, dict[str, Any]
 
     Args:
         dataset: `digits`, the name of a TFDS set, or a path: an image folder, a folder of images and masks or boxes,
-            a JSON file of COCO, an `.npz` file, a CSV file, a folder of IDX files, or one IDX file.
+            a folder of sounds, a JSON file of COCO, an `.npz` file, a CSV file, a folder of IDX files, or one IDX file.
         data_dir: folder with prepared TFDS sets.
 
     Returns:

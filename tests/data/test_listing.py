@@ -54,7 +54,7 @@ def test_what_is_left_out_is_counted_in_one_line(tmp_path, lines):
     left = [line for line in lines(tmp_path) if "left out" in line]
     assert left == [
         "left out: 12 .heic, 2 .txt, 2 pipe(s), socket(s) or device(s), 1 .\\x1b[2j, 1 .csv, 1 broken link(s), "
-        "1 images beside the class folders, 1 with a long ending, 1 of other kinds"
+        "1 image(s) beside the class folders, 1 with a long ending, 1 of other kinds"
     ]
 
 

@@ -88,6 +88,21 @@ def read_folder_leniently(folder):
     return _rows(jc.data.folder(folder, seed=0, size=8, validation_fraction=0.2, on_bad=lambda line, n: None))
 
 
+def make_sounds(folder):
+    import soundfile
+
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        place = folder / "ab"[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        ending, subtype = (("wav", "PCM_16"), ("flac", "PCM_16"), ("wav", "FLOAT"))[i // 2 % 3]
+        soundfile.write(place / f"{i}.{ending}", rng.uniform(-1, 1, 90 + i), 8000, subtype=subtype)
+
+
+def read_sounds(folder):
+    return _rows(jc.data.sounds(folder, seconds=0.02, validation_fraction=0.2))
+
+
 def make_npz(folder):
     folder.mkdir()
     label = np.arange(12) % 3
@@ -256,6 +271,7 @@ READERS = {
         Reader("coco-masks", boxes_on_disk.make_coco, read_regions, special=_by_ending, weight=2),
         Reader("yolo", boxes_on_disk.make_yolo, read_boxes("yolo"), special=_by_ending, weight=2),
         Reader("volumes", volumes_on_disk.make_volumes, read_volumes, special=_by_ending, weight=2),
+        Reader("sounds", make_sounds, read_sounds, special=_by_ending, weight=2),
         Reader("idx", make_idx, read_idx, special=_by_ending, weight=4),
         Reader("array_record", make_array_record, read_tfds, special=_by_ending, weight=2),
         Reader("tfrecord", make_tfrecord, read_tfds, special=_by_ending, weight=1),
