@@ -6,6 +6,7 @@ from jaxcnn.data.coco import coco
 from jaxcnn.data.coco_masks import coco_masks
 from jaxcnn.data.core import Indexed, Resident, Splits
 from jaxcnn.data.drawn_boxes import draw_boxes
+from jaxcnn.data.episodes import Episodes
 from jaxcnn.data.files import digits, npz
 from jaxcnn.data.folder import folder
 from jaxcnn.data.formats import dense_format
@@ -28,7 +29,7 @@ SOURCES = {
 }  # fmt: skip
 
 __all__ = [
-    "Batches", "Indexed", "Resident", "SOURCES", "Splits", "as_data", "centred", "coco", "coco_masks", "dataset",
+    "Batches", "Episodes", "Indexed", "Resident", "SOURCES", "Splits", "as_data", "centred", "coco", "coco_masks", "dataset",
     "dense_format", "digits", "draw_boxes", "drawing", "folder", "idx", "image_box", "is_idx_folder", "letterbox",
     "masks", "npz", "read_nifti", "read_volume", "stratified", "table", "tfds", "tfds_boxes", "tfds_masks",
     "unletterbox", "voc", "volumes", "write_nifti", "yolo",

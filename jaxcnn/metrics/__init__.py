@@ -26,6 +26,7 @@ from jaxcnn.metrics.curves import (
     roc_curve,
 )
 from jaxcnn.metrics.detection import box_iou, coco_scores
+from jaxcnn.metrics.embedding import PairCosines, pair_cosines
 from jaxcnn.metrics.intervals import Interval, McNemar, bootstrap_interval, mcnemar, paired_bootstrap, wilson_interval
 from jaxcnn.metrics.probabilities import (
     Calibration,
@@ -65,14 +66,25 @@ from jaxcnn.metrics.sums import (
     true_class,
 )
 from jaxcnn.metrics.table import ClassificationReport, classification_report
+from jaxcnn.metrics.verification import (
+    Verification,
+    equal_error_rate,
+    identification,
+    pair_scores,
+    retrieval,
+    tar_at_far,
+    verification,
+)
 
 __all__ = [
     "Agreement", "AveragePrecision", "Calibration", "ClassificationReport", "Confusion", "Count", "Histograms",
-    "Interval", "McNemar", "Mean", "MultilabelConfusion", "Overlap", "PrecisionRecall", "R2", "Reliability",
-    "RiskCoverage", "Roc", "RootMean", "accuracy", "accuracy_of", "agreement", "average_precision", "balanced_accuracy",
-    "binned_scores", "bootstrap_interval", "box_iou", "brier", "calibration", "classification_report", "coco_scores",
-    "cohen_kappa", "components", "confusion", "count", "dice", "f1", "hausdorff95", "iou", "log_loss", "log_odds",
-    "mae", "matthews", "mcnemar", "mean", "multilabel_accuracy", "multilabel_confusion", "overlap", "paired_bootstrap",
-    "pr_auc", "pr_curve", "precision", "predicted_class", "psnr", "r2", "rand_fscore", "recall", "report",
-    "risk_coverage", "rmse", "roc_auc", "roc_curve", "ssim", "top_k", "true_class", "wilson_interval",
+    "Interval", "McNemar", "Mean", "MultilabelConfusion", "Overlap", "PairCosines", "PrecisionRecall", "R2",
+    "Reliability", "RiskCoverage", "Roc", "RootMean", "Verification", "accuracy", "accuracy_of", "agreement",
+    "average_precision", "balanced_accuracy", "binned_scores", "bootstrap_interval", "box_iou", "brier", "calibration",
+    "classification_report", "coco_scores", "cohen_kappa", "components", "confusion", "count", "dice",
+    "equal_error_rate", "f1", "hausdorff95", "identification", "iou", "log_loss", "log_odds", "mae", "matthews",
+    "mcnemar", "mean", "multilabel_accuracy", "multilabel_confusion", "overlap", "pair_cosines", "pair_scores",
+    "paired_bootstrap", "pr_auc", "pr_curve", "precision", "predicted_class", "psnr", "r2", "rand_fscore", "recall",
+    "report", "retrieval", "risk_coverage", "rmse", "roc_auc", "roc_curve", "ssim", "tar_at_far", "top_k", "true_class",
+    "verification", "wilson_interval",
 ]  # fmt: skip

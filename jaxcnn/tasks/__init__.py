@@ -2,6 +2,7 @@
 
 from jaxcnn.tasks.classification import classification, probabilities
 from jaxcnn.tasks.detection import detected, detection
+from jaxcnn.tasks.embedding import embedding, recall_validation
 from jaxcnn.tasks.model import from_model, prepare, training_pass
 from jaxcnn.tasks.pixels import expecting
 from jaxcnn.tasks.regression import regression
@@ -9,10 +10,11 @@ from jaxcnn.tasks.segmentation import segmentation
 from jaxcnn.tasks.tiles import predict_tiled
 
 TASKS = {
-    "classification": classification, "detection": detection, "regression": regression, "segmentation": segmentation,
+    "classification": classification, "detection": detection, "embedding": embedding, "regression": regression,
+    "segmentation": segmentation,
 }  # fmt: skip
 
 __all__ = [
-    "TASKS", "classification", "detected", "detection", "expecting", "from_model", "predict_tiled", "prepare",
-    "probabilities", "regression", "segmentation", "training_pass",
+    "TASKS", "classification", "detected", "detection", "embedding", "expecting", "from_model", "predict_tiled",
+    "prepare", "probabilities", "recall_validation", "regression", "segmentation", "training_pass",
 ]  # fmt: skip
