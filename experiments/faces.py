@@ -1,11 +1,11 @@
 """Learns vectors of faces and recognises people by them: `python -m experiments.faces orl_faces.zip`.
 
-Data: ORL, 40 people with 10 images of 92x112 pixels each, made at one laboratory (Samaria and Harter, 1994). The network
-learns with the loss of ArcFace (Deng et al., 2018, arXiv:1801.07698) from random weights. With `--protocol images`, half
-of each person's images are learned and enrolled, and the others are identified; Lawrence et al. (1997,
-doi:10.1109/72.554195) have an error of 3.8 %. With `--protocol people`, the last quarter of the people in a random order
-is never seen in training, and all pairs of their images are compared: the equal error rate. `--split` draws the halves
-or the people. With `--tune`, parts of the training rows take the place of the test rows, which are then not read.
+Data: ORL, 40 people with 10 images of 92x112 pixels each, made at one laboratory (Samaria and Harter, 1994). The
+network learns with the loss of ArcFace (Deng et al., 2018, arXiv:1801.07698) from random weights. With `--protocol
+images`, half of each person's images are learned and enrolled, and the others are identified; Lawrence et al. (1997,
+doi:10.1109/72.554195) have an error of 3.8 %. With `--protocol people`, a quarter of the people is never seen in
+training, and all pairs of their images are compared: the equal error rate. `--split` draws the halves or the people.
+With `--tune`, parts of the training rows take the place of the test rows, which are then not measured.
 README.md says what such a network must not be used for.
 """
 
@@ -90,7 +90,10 @@ def split(config: Config, rows: jc.data.Resident) -> jc.data.Splits:
     rng, label = np.random.default_rng([1, config.split]), rows.label
     if config.protocol == "images":
         order = [rng.permutation(np.flatnonzero(label == k)) for k in range(len(rows.classes))]
-        train, test = [k for one in order for k in one[: len(one) // 2]], [k for one in order for k in one[len(one) // 2 :]]
+        train, test = (
+            [k for one in order for k in one[: len(one) // 2]],
+            [k for one in order for k in one[len(one) // 2 :]],
+        )
         held = [one[0] for one in order]
     else:
         people = rng.permutation(len(rows.classes))
@@ -102,7 +105,9 @@ def split(config: Config, rows: jc.data.Resident) -> jc.data.Splits:
     if config.tune:
         train, test = np.setdiff1d(train, held), held
     train = np.sort(train)
-    return jc.data.Splits(*(rows.take(np.asarray(part)) for part in (train, test if config.tune else train, np.sort(test))))
+    return jc.data.Splits(
+        *(rows.take(np.asarray(part)) for part in (train, test if config.tune else train, np.sort(test)))
+    )
 
 
 def plan(config: Config) -> runs.Plan:

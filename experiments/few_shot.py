@@ -1,10 +1,11 @@
 """Tells new characters apart after one example of each: `python -m experiments.few_shot images_background_small1.zip`.
 
-Data: Omniglot's "background small 1" (Lake et al., 2015, doi:10.1126/science.aab3050): 136 characters of five alphabets,
-each drawn by 20 people. The method is the prototypical network (Snell et al., 2017, arXiv:1703.05175): in each episode,
-a query belongs to the character whose mean support vector is nearest. An episode of the test has five characters of one
-alphabet, which is not seen in training, with one example each. `--test` names that alphabet, and the one after it is for
-validation. In training, characters that are turned by quarters count as further characters, as in the paper.
+Data: Omniglot's "background small 1" (Lake et al., 2015, doi:10.1126/science.aab3050): 136 characters of five
+alphabets, each drawn by 20 people. The method is the prototypical network (Snell et al., 2017, arXiv:1703.05175): in
+each episode, a query belongs to the character whose mean support vector is nearest. An episode of the test has five
+characters of one alphabet, which is not seen in training, with one example each. `--test` names that alphabet, and the
+one after it is for validation. In training, characters that are turned by quarters count as further characters, as in
+the paper.
 """
 
 import dataclasses
@@ -164,11 +165,15 @@ def measure(loaded: runs.TrainedRun, data: jc.data.Episodes) -> dict[str, Any]:
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     """Evaluate or train, as the flags say; the accuracy is printed and written to few_shot.json in the run's folder."""
     if config.predict:
-        raise jc.InputError("--predict: a network of few shots needs examples; use jaxcnn search RUN IMAGE --index FILE")
+        raise jc.InputError(
+            "--predict: a network of few shots needs examples; use jaxcnn search RUN IMAGE --index FILE"
+        )
     if config.evaluate:
         folder = pathlib.Path(config.checkpoint)
         config, loaded = load_checkpoint("few_shot", config)
-        config = dataclasses.replace(config, **{k: loaded.config["settings"][k] for k in ("test", "side", "ways", "queries")})
+        config = dataclasses.replace(
+            config, **{k: loaded.config["settings"][k] for k in ("test", "side", "ways", "queries")}
+        )
         data = splits(config)
     else:
         config = dataclasses.replace(config, batch_size=config.ways * (1 + config.queries))

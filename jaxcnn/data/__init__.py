@@ -29,8 +29,8 @@ SOURCES = {
 }  # fmt: skip
 
 __all__ = [
-    "Batches", "Episodes", "Indexed", "Resident", "SOURCES", "Splits", "as_data", "centred", "coco", "coco_masks", "dataset",
-    "dense_format", "digits", "draw_boxes", "drawing", "folder", "idx", "image_box", "is_idx_folder", "letterbox",
-    "masks", "npz", "read_nifti", "read_volume", "stratified", "table", "tfds", "tfds_boxes", "tfds_masks",
+    "Batches", "Episodes", "Indexed", "Resident", "SOURCES", "Splits", "as_data", "centred", "coco", "coco_masks",
+    "dataset", "dense_format", "digits", "draw_boxes", "drawing", "folder", "idx", "image_box", "is_idx_folder",
+    "letterbox", "masks", "npz", "read_nifti", "read_volume", "stratified", "table", "tfds", "tfds_boxes", "tfds_masks",
     "unletterbox", "voc", "volumes", "write_nifti", "yolo",
 ]  # fmt: skip

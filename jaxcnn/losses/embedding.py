@@ -83,7 +83,7 @@ def batch_hard_triplet(
     rows = _Rows(embeddings, labels, row_mask)
     fixed, others = lax.stop_gradient((rows.own, rows.all))
     # the rounding of this product only matters between rows that are almost as far away
-    squared = jnp.square(others).sum(-1) - 2 * _products(fixed, others) + jnp.square(fixed).sum(-1)[:, None]
+    squared = jnp.square(others).sum(-1)[None] - 2 * _products(fixed, others)  # but for the same number in each row
     farthest = jnp.where(rows.positive, squared, -jnp.inf).argmax(1)
     nearest = jnp.where(rows.negative, squared, jnp.inf).argmin(1)
     gap = _distance(rows.own, rows.all[farthest]) - _distance(rows.own, rows.all[nearest])

@@ -34,7 +34,9 @@ class Verification(NamedTuple):
     tar: dict[float, tuple[float, float]]
 
 
-def pair_scores(embeddings: np.ndarray, labels: np.ndarray, measure: Measure = "cosine") -> tuple[np.ndarray, np.ndarray]:
+def pair_scores(
+    embeddings: np.ndarray, labels: np.ndarray, measure: Measure = "cosine"
+) -> tuple[np.ndarray, np.ndarray]:
     """Compare every row with every later row.
 
     Args:
@@ -241,7 +243,9 @@ def _vectors(name: str, x: np.ndarray, measure: str) -> np.ndarray:
         raise InputError(f"{name} of shape {x.shape}, {x.dtype}: must be numbers [N, D], at least one row")
     x = x.astype(np.float64)
     if not np.isfinite(x).all():
-        raise InputError(f"{name}: {int((~np.isfinite(x).all(1)).sum())} of {len(x)} rows are not finite; check the network")
+        raise InputError(
+            f"{name}: {int((~np.isfinite(x).all(1)).sum())} of {len(x)} rows are not finite; check the network"
+        )
     if measure == "cosine":
         x = x / np.maximum(np.sqrt(np.square(x).sum(-1, keepdims=True)), 1e-30)
     return x

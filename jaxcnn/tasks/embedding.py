@@ -28,7 +28,7 @@ class Embedded(NamedTuple):
     """What the losses and the metrics read: vectors `[B, D]`, and their cosines to the class vectors `[B, K]`."""
 
     embedding: Array
-    cosines: Array | None = None
+    cosines: Any = None
 
 
 def embedding(
@@ -107,7 +107,9 @@ def embedding(
     def predict(variables: Any, batch: Batch) -> Array:
         return base.predict(variables, batch).embedding
 
-    kept = base.metrics if loss in ("arcface", "prototypical") else {k: m for k, m in base.metrics.items() if k != "loss"}
+    kept = (
+        base.metrics if loss in ("arcface", "prototypical") else {k: m for k, m in base.metrics.items() if k != "loss"}
+    )
     shares = ("accuracy",) if "accuracy" in kept else ()
     shown = ("loss", best[0]) if "loss" in kept else (best[0],)
     return base._replace(
@@ -162,7 +164,7 @@ def _criterion(
             return losses.supervised_contrastive(vectors, label, row_mask(batch), temperature)
         return losses.prototypical(vectors, label, _support(batch), classes, row_mask(batch))[:2]
 
-    def shape(*sizes: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    def shape(*sizes: int, dtype: Any = jnp.float32) -> Any:
         return jax.ShapeDtypeStruct(sizes, dtype)
 
     # refuses options before anything is trained, and allocates nothing
@@ -177,9 +179,7 @@ def _nearest(outputs: Embedded, batch: Batch) -> Mean:
 
 def _query_accuracy(ways: int, outputs: Embedded, batch: Batch) -> Mean:
     """Share of the queries of an episode whose nearest prototype is that of their class."""
-    _, weights, logits = losses.prototypical(
-        outputs.embedding, batch["label"], _support(batch), ways, row_mask(batch)
-    )
+    _, weights, logits = losses.prototypical(outputs.embedding, batch["label"], _support(batch), ways, row_mask(batch))
     right = (logits.argmax(-1) == batch["label"]).astype(jnp.float32)
     return metrics.mean(jnp.where(jnp.isnan(logits).any(-1), jnp.nan, right), batch, weights)
 
@@ -250,7 +250,9 @@ def _check_form(rows: Batch) -> None:
     """Refuse labels that mix classes."""
     shape = np.shape(rows["label"]) if "label" in rows else (0,)
     if len(shape) > 1 and shape[1:] != (1,):
-        raise InputError(f"labels of shape {shape}: an embedding needs [N], one class per row; leave out mixup and such")
+        raise InputError(
+            f"labels of shape {shape}: an embedding needs [N], one class per row; leave out mixup and such"
+        )
 
 
 def _check_rows(classes: int, rows: Batch) -> None:
