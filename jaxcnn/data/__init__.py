@@ -2,6 +2,7 @@
 
 from jaxcnn.data import drawing
 from jaxcnn.data.anything import Batches, as_data, dataset
+from jaxcnn.data.blurring import blur_boxes, blur_file
 from jaxcnn.data.coco import coco
 from jaxcnn.data.coco_masks import coco_masks
 from jaxcnn.data.core import Indexed, Resident, Splits
@@ -29,8 +30,8 @@ SOURCES = {
 }  # fmt: skip
 
 __all__ = [
-    "Batches", "Episodes", "Indexed", "Resident", "SOURCES", "Splits", "as_data", "centred", "coco", "coco_masks",
-    "dataset", "dense_format", "digits", "draw_boxes", "drawing", "folder", "idx", "image_box", "is_idx_folder",
-    "letterbox", "masks", "npz", "read_nifti", "read_volume", "stratified", "table", "tfds", "tfds_boxes", "tfds_masks",
-    "unletterbox", "voc", "volumes", "write_nifti", "yolo",
+    "Batches", "Episodes", "Indexed", "Resident", "SOURCES", "Splits", "as_data", "blur_boxes", "blur_file", "centred",
+    "coco", "coco_masks", "dataset", "dense_format", "digits", "draw_boxes", "drawing", "folder", "idx", "image_box",
+    "is_idx_folder", "letterbox", "masks", "npz", "read_nifti", "read_volume", "stratified", "table", "tfds",
+    "tfds_boxes", "tfds_masks", "unletterbox", "voc", "volumes", "write_nifti", "yolo",
 ]  # fmt: skip
