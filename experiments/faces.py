@@ -48,10 +48,16 @@ class Config(settings.Settings):
     """cnn, resnet20 or another of jaxcnn.models.MODELS."""
     vector: int = 128
     """Length of the vectors."""
+    loss: str = "arcface"
+    """arcface, or contrastive, which compares the images of a batch (Khosla et al., 2020, arXiv:2004.11362)."""
     scale: float = 30.0
-    """Factor of the cosines in the loss."""
+    """Factor of the cosines in the loss of ArcFace."""
     margin: float = 0.3
-    """Margin of the angle, in radians."""
+    """Margin of the angle in the loss of ArcFace, in radians."""
+    dropout: float = 0.0
+    """Share of units dropped before the last layer, in [0, 1)."""
+    strength: float = 1.0
+    """Factor of the augmentation: rotation, scale, shift, brightness and contrast."""
     epochs: int = 150
     """Passes over the training rows."""
     batch_size: int = 40
@@ -115,20 +121,27 @@ def plan(config: Config) -> runs.Plan:
     settings.one_of("--protocol", config.protocol, PROTOCOLS)
     if not 32 <= config.height <= 1024 or config.vector < 2:
         raise jc.InputError(f"--height {config.height}, --vector {config.vector}: must be 32 to 1024, and at least 2")
+    settings.one_of("--loss", config.loss, ("arcface", "contrastive"))
+    if not 0 <= config.strength <= 4:
+        raise jc.InputError(f"--strength {config.strength}: must be in 0..4")
     rate, decay = jc.optim.check_rate(config.learning_rate), config.weight_decay
+    jc.layers.check_dropout(config.dropout)
     splits = split(config, load(config))
     image = splits.train.example()["image"]
-    options = common.pixel_statistics(splits.train) | {
-        "classes": len(splits.train.classes), "loss": "arcface", "scale": config.scale, "margin": config.margin,
-    }  # fmt: skip
+    options = common.pixel_statistics(splits.train) | {"classes": len(splits.train.classes), "loss": config.loss}
+    if config.loss == "arcface":
+        options |= {"scale": config.scale, "margin": config.margin}
+    dropped = {"dropout": config.dropout} if config.dropout else {}
     build = {
-        "model": common.model(config.model, config, num_classes=config.vector),
+        "model": common.model(config.model, config, num_classes=config.vector, **dropped),
         "task": {"name": "embedding", "options": options},
         "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
     }
+    s = config.strength
     change = jc.augment.compose(
-        jc.augment.flip, jc.augment.affine(degrees=8, scale=0.12, shift=0.06), jc.augment.color_jitter(0.25, 0.25)
-    )
+        jc.augment.flip, jc.augment.affine(degrees=8 * s, scale=0.12 * s, shear=0.05 * s, shift=0.05 * s),
+        jc.augment.color_jitter(0.25 * s, 0.25 * s),
+    )  # fmt: skip
 
     def optimizer(steps):
         return jc.optim.adamw(jc.optim.one_cycle(rate, steps=steps), weight_decay=decay)
