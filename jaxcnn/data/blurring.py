@@ -68,7 +68,7 @@ def blur_file(path: str | os.PathLike, boxes: Any, out: str | os.PathLike, stren
     """
     if pathlib.Path(out).suffix.lower() != ".png":
         raise InputError(f"{visible(out)}: the result is a PNG file; name it .png")
-    blurred = blur_boxes(read_image(path, 3), boxes, strength)
+    blurred = blur_boxes(read_image(pathlib.Path(path), 3), boxes, strength)
     try:
         files.write_bytes(out, png(blurred))
     except OSError as error:

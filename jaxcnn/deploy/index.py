@@ -123,7 +123,7 @@ def check_run(index: Index, run: str) -> None:
     """
     if index.run and run and index.run != run:
         raise InputError(
-            f"the index is of another run ({visible(index.run)[:12]}..., not {run[:12]}...); make it again with this one"
+            f"the index is of another run ({visible(index.run)[:12]}..., not {run[:12]}...); make it with this one"
         )
 
 

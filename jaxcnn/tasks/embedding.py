@@ -56,8 +56,9 @@ def embedding(
         classes: number of different labels, which are 0 to `classes` - 1; with `"prototypical"`, of one episode.
         loss: `"arcface"` (Deng et al., 2018) learns a vector for each class beside the model. `"triplet"` (Hermans et
             al., 2017) and `"contrastive"` (Khosla et al., 2020) compare the rows of a batch, on all devices; a batch
-            should have several rows of each class. `"prototypical"` (Snell et al., 2017) takes a batch as an episode,
-            in which `"support"` `[B]` is 1 for the support set; see `data.Episodes`.
+            should have several rows of each class, and with `accumulate(k)` only the rows of a part are compared.
+            `"prototypical"` (Snell et al., 2017) takes a batch as an episode, in which `"support"` `[B]` is 1 for the
+            support set; see `data.Episodes`.
         scale: factor of ArcFace's cosines.
         margin: of ArcFace, an angle in radians, by default 0.5; of `"triplet"`, a distance, by default the soft margin.
         temperature: of `"contrastive"`.

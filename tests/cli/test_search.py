@@ -68,7 +68,7 @@ def test_an_index_is_made_extended_and_searched(here, tmp_path, capsys, run):
     assert {frozenset(line["files"]) for line in lines} >= {frozenset((str(image), str(photos / "dog/copy.png")))}
     other = "embedder" if run == "classifier" else "classifier"
     line = refused(capsys, here / other, image, "--index", index)
-    assert "the index is of another run" in line and "make it again" in line
+    assert "the index is of another run" in line and "make it with this one" in line
 
 
 def test_duplicates_in_a_folder_need_no_index(here, tmp_path, capsys):
