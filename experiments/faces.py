@@ -155,11 +155,17 @@ def plan(config: Config) -> runs.Plan:
     )  # fmt: skip
 
 
+def vectors_of(loaded: runs.TrainedRun, rows: jc.data.Resident) -> np.ndarray:
+    """Return the sum of the vectors of each image and of its mirror image, whose direction counts."""
+    image = np.asarray(rows.arrays["image"])
+    return sum(runs.predict(loaded, {"image": x}) for x in (image, image[:, :, ::-1]))
+
+
 def measure(config: Config, loaded: runs.TrainedRun, data: jc.data.Splits) -> dict[str, float]:
     """Measure a network on the test rows: identification by the learned images, or verification of pairs."""
-    vectors, label = runs.predict(loaded, data.test), data.test.label
+    vectors, label = vectors_of(loaded, data.test), data.test.label
     if config.protocol == "images":
-        known = runs.predict(loaded, data.train)
+        known = vectors_of(loaded, data.train)
         found = jc.metrics.identification(known, data.train.label, vectors, label)
         return {"error": 1 - found["rank_1"], **found}
     found = jc.metrics.verification(*jc.metrics.pair_scores(vectors, label))
