@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "measure a run on its test rows, or on other data",
     "predict": "predict the class and its probability for image files",
     "report": "write a page and a model card per run; compare several runs",
+    "search": "find similar images or duplicates with a run, in an index of vectors",
     "explain": "draw what supports the predicted class of each image",
     "data": "describe a data set and draw examples",
     "models": "list the networks",

@@ -110,8 +110,21 @@ def draw(sampler: Callable[[Array, tuple[int, ...]], Array], key: Array, shape: 
 
 def row_keys(key: Array, n: int) -> Array:
     """Return a key for each of this device's `n` rows; it depends on the row's position in the global batch."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(row_numbers(n))
+
+
+def row_numbers(n: int) -> Array:
+    """Return the positions of this device's `n` rows in the global batch, `[n]`."""
     first = lax.axis_index(axes()) * n if bound() else 0
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(n))
+    return first + jnp.arange(n)
+
+
+def all_rows(tree: Any) -> Any:
+    """Return the rows of the global batch, on every device: leaf by leaf `[B, ...]` to `[devices * B, ...]`.
+
+    Gradients are exact: what the losses of other devices say about a row reaches the device that has the row.
+    """
+    return lax.all_gather(tree, axes(), tiled=True) if bound() else tree
 
 
 def previous(tree: Any) -> Any:

@@ -91,6 +91,8 @@ class Task(NamedTuple):
         monitor: the validation metric that decides which weights are the best, and `"min"` or `"max"`.
         figures: from names to functions that draw a picture from the test metrics and the names of the classes.
         shares: names of the metrics that are shares of the counted rows; their 95 % intervals are reported with them.
+        outputs: `(variables, batch) -> outputs` for the metrics in evaluation, where these need more than `predict`
+            returns; None: what `predict` returns.
 
     """
 
@@ -103,6 +105,7 @@ class Task(NamedTuple):
     monitor: tuple[str, str] = ("loss", "min")
     figures: Mapping[str, Figure] = types.MappingProxyType({})
     shares: tuple[str, ...] = ()
+    outputs: Callable[[Tree, Batch], Any] | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -2,10 +2,12 @@
 
 from jaxcnn.data import drawing
 from jaxcnn.data.anything import Batches, as_data, dataset
+from jaxcnn.data.blurring import blur_boxes, blur_file
 from jaxcnn.data.coco import coco
 from jaxcnn.data.coco_masks import coco_masks
 from jaxcnn.data.core import Indexed, Resident, Splits
 from jaxcnn.data.drawn_boxes import draw_boxes
+from jaxcnn.data.episodes import Episodes
 from jaxcnn.data.files import digits, npz
 from jaxcnn.data.folder import folder
 from jaxcnn.data.forecast import forecast, read_times
@@ -33,9 +35,9 @@ SOURCES = {
 }  # fmt: skip
 
 __all__ = [
-    "as_data", "Batches", "centred", "classes_format", "coco", "coco_masks", "dataset", "dense_format", "digits",
-    "draw_boxes", "drawing", "folder", "forecast", "idx", "image_box", "Indexed", "is_idx_folder",
-    "letterbox", "masks", "npz", "read_nifti", "read_sound", "read_times", "read_volume", "Resident", "series",
-    "sounds", "SOURCES", "Splits", "stratified", "table", "table_format", "texts", "tfds", "tfds_boxes", "tfds_masks",
-    "unletterbox", "voc", "volumes", "windows", "write_nifti", "yolo",
+    "as_data", "Batches", "blur_boxes", "blur_file", "centred", "classes_format", "coco", "coco_masks", "dataset",
+    "dense_format", "digits", "draw_boxes", "drawing", "Episodes", "folder", "forecast", "idx", "image_box", "Indexed",
+    "is_idx_folder", "letterbox", "masks", "npz", "read_nifti", "read_sound", "read_times", "read_volume", "Resident",
+    "series", "sounds", "SOURCES", "Splits", "stratified", "table", "table_format", "texts", "tfds", "tfds_boxes",
+    "tfds_masks", "unletterbox", "voc", "volumes", "windows", "write_nifti", "yolo",
 ]  # fmt: skip

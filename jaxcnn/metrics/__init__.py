@@ -26,6 +26,7 @@ from jaxcnn.metrics.curves import (
     roc_curve,
 )
 from jaxcnn.metrics.detection import box_iou, coco_scores
+from jaxcnn.metrics.embedding import PairCosines, pair_cosines
 from jaxcnn.metrics.forecast import forecast_metrics, naive_error, rolling_origin, seasonal_naive
 from jaxcnn.metrics.intervals import Interval, McNemar, bootstrap_interval, mcnemar, paired_bootstrap, wilson_interval
 from jaxcnn.metrics.probabilities import (
@@ -66,15 +67,25 @@ from jaxcnn.metrics.sums import (
     true_class,
 )
 from jaxcnn.metrics.table import ClassificationReport, classification_report
+from jaxcnn.metrics.verification import (
+    Verification,
+    equal_error_rate,
+    identification,
+    pair_scores,
+    retrieval,
+    tar_at_far,
+    verification,
+)
 
 __all__ = [
-    "Agreement", "AveragePrecision", "Calibration", "ClassificationReport", "Confusion", "Count", "Histograms",
-    "Interval", "McNemar", "Mean", "MultilabelConfusion", "Overlap", "PrecisionRecall", "R2", "Reliability",
-    "RiskCoverage", "Roc", "RootMean", "accuracy", "accuracy_of", "agreement", "average_precision", "balanced_accuracy",
-    "binned_scores", "bootstrap_interval", "box_iou", "brier", "calibration", "classification_report", "coco_scores",
-    "cohen_kappa", "components", "confusion", "count", "dice", "f1", "forecast_metrics", "hausdorff95", "iou",
-    "log_loss", "log_odds", "mae", "matthews", "mcnemar", "mean", "multilabel_accuracy", "multilabel_confusion",
-    "naive_error", "overlap", "paired_bootstrap", "pr_auc", "pr_curve", "precision", "predicted_class", "psnr", "r2",
-    "rand_fscore", "recall", "report", "risk_coverage", "rmse", "roc_auc", "roc_curve", "rolling_origin",
-    "seasonal_naive", "ssim", "top_k", "true_class", "wilson_interval",
+    "accuracy", "accuracy_of", "Agreement", "agreement", "average_precision", "AveragePrecision", "balanced_accuracy",
+    "binned_scores", "bootstrap_interval", "box_iou", "brier", "Calibration", "calibration", "classification_report",
+    "ClassificationReport", "coco_scores", "cohen_kappa", "components", "Confusion", "confusion", "Count", "count",
+    "dice", "equal_error_rate", "f1", "forecast_metrics", "hausdorff95", "Histograms", "identification", "Interval",
+    "iou", "log_loss", "log_odds", "mae", "matthews", "McNemar", "mcnemar", "Mean", "mean", "multilabel_accuracy",
+    "multilabel_confusion", "MultilabelConfusion", "naive_error", "Overlap", "overlap", "pair_cosines", "pair_scores",
+    "PairCosines", "paired_bootstrap", "pr_auc", "pr_curve", "precision", "PrecisionRecall", "predicted_class", "psnr",
+    "R2", "r2", "rand_fscore", "recall", "Reliability", "report", "retrieval", "risk_coverage", "RiskCoverage", "rmse",
+    "Roc", "roc_auc", "roc_curve", "rolling_origin", "RootMean", "seasonal_naive", "ssim", "tar_at_far", "top_k",
+    "true_class", "Verification", "verification", "wilson_interval",
 ]  # fmt: skip

@@ -114,6 +114,8 @@ def _check_image(build: Mapping[str, Any], where: str) -> None:
     if build.get("views") is not None:
         if build["task"]["name"] == "detection":
             refuse(where, "build.views", build["views"], "boxes of several views cannot be averaged; leave it out")
+        if build["task"]["name"] == "embedding":
+            refuse(where, "build.views", build["views"], "a mean of unit vectors has another length; leave it out")
         check_options(views_of(build["task"]["name"]), build["views"], f"{where}: build.views")
         if not 0 <= build["views"].get("shift", 0) < min(shape[:-1]):
             refuse(where, "build.views.shift", build["views"]["shift"], "must be at least 0 and smaller than the image")

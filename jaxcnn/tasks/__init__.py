@@ -2,6 +2,7 @@
 
 from jaxcnn.tasks.classification import classification, probabilities
 from jaxcnn.tasks.detection import detected, detection
+from jaxcnn.tasks.embedding import embedding, recall_validation
 from jaxcnn.tasks.forecasting import forecasting
 from jaxcnn.tasks.model import from_model, prepare, training_pass
 from jaxcnn.tasks.pixels import expecting
@@ -11,10 +12,10 @@ from jaxcnn.tasks.tiles import predict_tiled
 
 TASKS = {
     "classification": classification, "detection": detection, "forecasting": forecasting, "regression": regression,
-    "segmentation": segmentation,
+    "segmentation": segmentation, "embedding": embedding,
 }  # fmt: skip
 
 __all__ = [
-    "TASKS", "classification", "detected", "detection", "expecting", "forecasting", "from_model", "predict_tiled",
-    "prepare", "probabilities", "regression", "segmentation", "training_pass",
+    "classification", "detected", "detection", "embedding", "expecting", "forecasting", "from_model", "predict_tiled",
+    "prepare", "probabilities", "recall_validation", "regression", "segmentation", "TASKS", "training_pass",
 ]  # fmt: skip

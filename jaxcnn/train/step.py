@@ -170,7 +170,7 @@ def make_eval_step(task: Task) -> Step:
     """Return the evaluation step `(variables, batch) -> (variables, sums)`: the task's metrics, without padding."""
 
     def step(variables: Tree, batch: Batch) -> tuple[Tree, dict[str, MetricState]]:
-        outputs = task.predict(variables, batch)
+        outputs = (task.outputs or task.predict)(variables, batch)
         return variables, {name: metric(outputs, batch) for name, metric in task.metrics.items()}
 
     return _checked_by(task, step)

@@ -1,0 +1,20 @@
+"""What a trained network is used for: an index of vectors, and searches in it."""
+
+from jaxcnn.deploy.embed import Embedder, embed_files, embedder, images_in
+from jaxcnn.deploy.index import (
+    Index,
+    Match,
+    Verified,
+    enrol,
+    identify,
+    load_index,
+    near_duplicates,
+    save_index,
+    search,
+    verify,
+)
+
+__all__ = [
+    "Embedder", "Index", "Match", "Verified", "embed_files", "embedder", "enrol", "identify", "images_in", "load_index",
+    "near_duplicates", "save_index", "search", "verify",
+]  # fmt: skip
