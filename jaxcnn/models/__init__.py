@@ -7,6 +7,7 @@ from jaxcnn.models.adapt import Functional, from_functions, from_nnx
 from jaxcnn.models.alexnet import AlexNet, alexnet
 from jaxcnn.models.cct import CCT, cct_2_3x2_32, cct_7_3x1_32
 from jaxcnn.models.cnn import CNN, cnn
+from jaxcnn.models.cnn_gru import CNNGRU, cnn_gru
 from jaxcnn.models.convnext import ConvNeXt, convnext_small, convnext_tiny
 from jaxcnn.models.deeplab import DeepLabV3, deeplab_v3, deeplabv3_resnet50, deeplabv3_resnet101
 from jaxcnn.models.densenet import DenseNet, densenet121, densenet169
@@ -53,6 +54,7 @@ from jaxcnn.models.ssd300 import SSD300, ssd300_vgg16
 from jaxcnn.models.tutorial import Tutorial, tutorial
 from jaxcnn.models.unet import UNet, unet
 from jaxcnn.models.vgg import VGG, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
+from jaxcnn.models.video import C3D, R2Plus1D, c3d, cnn3d, r2plus1d_18
 from jaxcnn.models.vit import ViT, vit_small_patch16_224, vit_tiny_patch16_224
 from jaxcnn.models.zoo import MODELS, backbone
 
@@ -65,11 +67,14 @@ DETECTORS = {
     "faster_rcnn": faster_rcnn, "fasterrcnn_resnet50_fpn": fasterrcnn_resnet50_fpn, "fcos": fcos,
     "fcos_resnet50_fpn": fcos_resnet50_fpn, "ssd": ssd, "ssd300_vgg16": ssd300_vgg16,
 }  # fmt: skip
-NETWORKS = MODELS | SEGMENTERS | DETECTORS  # what a configuration may name, and weights are read into
+# networks for videos and volumes of one label
+VIDEO = {"c3d": c3d, "cnn3d": cnn3d, "cnn_gru": cnn_gru, "r2plus1d_18": r2plus1d_18}
+NETWORKS = MODELS | SEGMENTERS | DETECTORS | VIDEO  # what a configuration may name, and weights are read into
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] (the names of `NETWORKS`)
-    "CCT", "CNN", "DETECTORS", "FCN", "FCOS", "FPN", "MLP", "MODELS", "NETWORKS", "SEGMENTERS", "SSD", "SSD300", "VGG",
-    "AlexNet", "ConvNeXt", "DeepLabV3", "DenseNet", "FasterRCNN", "Functional", "GoogLeNet", "InceptionV3", "Inverted",
-    "LeNet5", "MobileNet", "Plain", "ResNet", "SpeedNet", "SqueezeNet", "Tutorial", "UNet", "ViT", "backbone",
-    "deeplab_v3", "fcn", "fold_batchnorm", "from_functions", "from_nnx", "whitening", *NETWORKS,
+    "C3D", "CCT", "CNN", "CNNGRU", "DETECTORS", "FCN", "FCOS", "FPN", "MLP", "MODELS", "NETWORKS", "SEGMENTERS", "SSD",
+    "SSD300", "VGG", "VIDEO", "AlexNet", "ConvNeXt", "DeepLabV3", "DenseNet", "FasterRCNN", "Functional", "GoogLeNet",
+    "InceptionV3", "Inverted", "LeNet5", "MobileNet", "Plain", "R2Plus1D", "ResNet", "SpeedNet", "SqueezeNet",
+    "Tutorial", "UNet", "ViT", "backbone", "deeplab_v3", "fcn", "fold_batchnorm", "from_functions", "from_nnx",
+    "whitening", *NETWORKS,
 ]  # fmt: skip
