@@ -65,14 +65,16 @@ from jaxcnn.metrics.sums import (
     true_class,
 )
 from jaxcnn.metrics.table import ClassificationReport, classification_report
+from jaxcnn.metrics.tracking import TrackScores, track_scores
 
 __all__ = [
     "Agreement", "AveragePrecision", "Calibration", "ClassificationReport", "Confusion", "Count", "Histograms",
     "Interval", "McNemar", "Mean", "MultilabelConfusion", "Overlap", "PrecisionRecall", "R2", "Reliability",
-    "RiskCoverage", "Roc", "RootMean", "accuracy", "accuracy_of", "agreement", "average_precision", "balanced_accuracy",
-    "binned_scores", "bootstrap_interval", "box_iou", "brier", "calibration", "classification_report", "coco_scores",
-    "cohen_kappa", "components", "confusion", "count", "dice", "f1", "hausdorff95", "iou", "log_loss", "log_odds",
-    "mae", "matthews", "mcnemar", "mean", "multilabel_accuracy", "multilabel_confusion", "overlap", "paired_bootstrap",
-    "pr_auc", "pr_curve", "precision", "predicted_class", "psnr", "r2", "rand_fscore", "recall", "report",
-    "risk_coverage", "rmse", "roc_auc", "roc_curve", "ssim", "top_k", "true_class", "wilson_interval",
+    "RiskCoverage", "Roc", "RootMean", "TrackScores", "accuracy", "accuracy_of", "agreement", "average_precision",
+    "balanced_accuracy", "binned_scores", "bootstrap_interval", "box_iou", "brier", "calibration",
+    "classification_report", "coco_scores", "cohen_kappa", "components", "confusion", "count", "dice", "f1",
+    "hausdorff95", "iou", "log_loss", "log_odds", "mae", "matthews", "mcnemar", "mean", "multilabel_accuracy",
+    "multilabel_confusion", "overlap", "paired_bootstrap", "pr_auc", "pr_curve", "precision", "predicted_class", "psnr",
+    "r2", "rand_fscore", "recall", "report", "risk_coverage", "rmse", "roc_auc", "roc_curve", "ssim", "top_k",
+    "track_scores", "true_class", "wilson_interval",
 ]  # fmt: skip
