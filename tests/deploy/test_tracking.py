@@ -44,9 +44,8 @@ def test_objects_that_cross_keep_their_numbers():
     truth = [(np.array([1, 2]), boxes) for boxes in video]
     got = track_scores([truth], [found])
     assert got.mota == 1.0 and got.switches == 0 and got.idf1 == 1.0
-    nearest = track_scores(
-        [truth], [[(np.array([1, 2]), boxes[::-1] if o else boxes) for boxes, o in zip(video, order)]]
-    )
+    named = [(np.array([1, 2]), boxes[::-1] if o else boxes) for boxes, o in zip(video, order, strict=True)]
+    nearest = track_scores([truth], [named])
     assert nearest.idf1 < 0.8  # the numbers of the order alone
 
 
