@@ -17,19 +17,20 @@ from jaxcnn.data.splitting import stratified
 from jaxcnn.data.table import table
 from jaxcnn.data.tfds_dense import tfds_boxes, tfds_masks
 from jaxcnn.data.tfds_source import tfds
+from jaxcnn.data.videos import videos
 from jaxcnn.data.voc import voc
 from jaxcnn.data.volumes import read_volume, volumes
 from jaxcnn.data.yolo import yolo
 
 SOURCES = {
     "coco": coco, "coco_masks": coco_masks, "csv": table, "digits": digits, "folder": folder, "idx": idx,
-    "masks": masks, "npz": npz, "tfds": tfds, "tfds_boxes": tfds_boxes, "tfds_masks": tfds_masks, "voc": voc,
-    "volumes": volumes, "yolo": yolo,
+    "masks": masks, "npz": npz, "tfds": tfds, "tfds_boxes": tfds_boxes, "tfds_masks": tfds_masks, "videos": videos,
+    "voc": voc, "volumes": volumes, "yolo": yolo,
 }  # fmt: skip
 
 __all__ = [
     "Batches", "Indexed", "Resident", "SOURCES", "Splits", "as_data", "centred", "coco", "coco_masks", "dataset",
     "dense_format", "digits", "draw_boxes", "drawing", "folder", "idx", "image_box", "is_idx_folder", "letterbox",
     "masks", "npz", "read_nifti", "read_volume", "stratified", "table", "tfds", "tfds_boxes", "tfds_masks",
-    "unletterbox", "voc", "volumes", "write_nifti", "yolo",
+    "unletterbox", "videos", "voc", "volumes", "write_nifti", "yolo",
 ]  # fmt: skip

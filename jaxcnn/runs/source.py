@@ -21,7 +21,7 @@ from jaxcnn.core.types import InputError
 from jaxcnn.data import SOURCES, Splits, dense_format, is_idx_folder
 from jaxcnn.runs.options import check_options
 
-FILES = ("coco", "coco_masks", "csv", "folder", "masks", "voc", "volumes", "yolo")  # sources of image files
+FILES = ("coco", "coco_masks", "csv", "folder", "masks", "videos", "voc", "volumes", "yolo")  # sources of image files
 LOCAL = (*FILES, "idx", "npz")  # sources with a path
 PLACES = ("path", "data_dir")  # options that locate the data
 RESERVED = ("cache", "on_bad", "download", "resident_bytes")  # options that a file must not set

@@ -9,7 +9,7 @@ import pytest
 from tests.faults import fuzz, readers
 
 QUICK = [  # which need no TensorFlow and no run
-    "coco", "folder", "folder-lenient", "groups", "idx", "image", "npz", "voc", "volumes", "weights", "yolo",
+    "coco", "folder", "folder-lenient", "groups", "idx", "image", "npz", "videos", "voc", "volumes", "weights", "yolo",
 ]  # fmt: skip
 
 
