@@ -79,7 +79,8 @@ class C3D(Video):
 
     def setup(self) -> None:
         """Make the layers."""
-        make = functools.partial(ConvNorm if self.batch_norm else Conv, kernel_size=(3, 3, 3), dtype=self.dtype)
+        kind: Any = ConvNorm if self.batch_norm else Conv
+        make = functools.partial(kind, kernel_size=(3, 3, 3), dtype=self.dtype)
         stages = zip(self.widths, self.convs, strict=True)
         self.stages = [[make(width) for _ in range(count)] for width, count in stages]
         self.dense = [Dense(width, dtype=self.dtype) for width in self.hidden]
