@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 import jaxcnn as jc
-from jaxcnn import InputError
+from jaxcnn import InputError, runs
 from jaxcnn.data import clips
+from jaxcnn.runs.source import read_described
 
 SIDE = 8
 
@@ -248,3 +249,13 @@ def test_video_files(end, folder):
     told = []
     jc.data.videos(folder, frames=3, size=8, on_bad=lambda line, n: told.append(line))
     assert all("film" in line and "\n" not in line for line in told)
+
+
+def test_a_run_reads_them_again_by_their_description(folder):
+    options = {"path": str(folder), "frames": 3, "size": [6, 5], "sampling": "even", "seed": 1}
+    described = runs.source("videos", options)
+    again = read_described(described)
+    np.testing.assert_array_equal(again.test.arrays["image"], jc.data.videos(**options).test.arrays["image"])
+    bad = runs.source("videos", options | {"frames": "many"})
+    with pytest.raises(InputError, match="source that this version cannot read .*frames"):
+        read_described(bad)
