@@ -17,7 +17,7 @@ FLOORS = {
 LAZY = {
     "tensorflow": {"data"}, "tensorflow_datasets": {"data"}, "sklearn": {"data"}, "PIL": {"data", "report"},
     "huggingface_hub": {"weights"}, "nibabel": {"data"}, "pydantic": {"core"}, "scipy": {"metrics", "losses", "data"},
-    "soundfile": {"data"},
+    "soundfile": {"data"}, "av": {"data"},
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from jaxcnn.data.table import table
 from jaxcnn.data.texts import texts
 from jaxcnn.data.tfds_dense import tfds_boxes, tfds_masks
 from jaxcnn.data.tfds_source import tfds
+from jaxcnn.data.videos import videos
 from jaxcnn.data.voc import voc
 from jaxcnn.data.volumes import read_volume, volumes
 from jaxcnn.data.yolo import yolo
@@ -31,7 +32,7 @@ from jaxcnn.data.yolo import yolo
 SOURCES = {
     "coco": coco, "coco_masks": coco_masks, "csv": table, "digits": digits, "folder": folder, "forecast": forecast,
     "idx": idx, "masks": masks, "npz": npz, "series": series, "sounds": sounds, "texts": texts, "tfds": tfds,
-    "tfds_boxes": tfds_boxes, "tfds_masks": tfds_masks, "voc": voc, "volumes": volumes, "yolo": yolo,
+    "tfds_boxes": tfds_boxes, "tfds_masks": tfds_masks, "videos": videos, "voc": voc, "volumes": volumes, "yolo": yolo,
 }  # fmt: skip
 
 __all__ = [
@@ -39,5 +40,5 @@ __all__ = [
     "dense_format", "digits", "draw_boxes", "drawing", "Episodes", "folder", "forecast", "idx", "image_box", "Indexed",
     "is_idx_folder", "letterbox", "masks", "npz", "read_nifti", "read_sound", "read_times", "read_volume", "Resident",
     "series", "sounds", "SOURCES", "Splits", "stratified", "table", "table_format", "texts", "tfds", "tfds_boxes",
-    "tfds_masks", "unletterbox", "voc", "volumes", "windows", "write_nifti", "yolo",
+    "tfds_masks", "unletterbox", "videos", "voc", "volumes", "windows", "write_nifti", "yolo",
 ]  # fmt: skip

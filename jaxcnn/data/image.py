@@ -85,7 +85,7 @@ def decode(
             part = shown(image.size if turn > 4 else image.size[::-1], size, resize, crop_ratio, window)
             part = drafted(image, part, window is None, turn > 4)
         with room(image):
-            plain = turned(_plain(image, mode, dark), turn)
+            plain = turned(in_eight_bits(image, mode, dark), turn)
             if size is not None:
                 part = part or shown(plain.size[::-1], size, resize, crop_ratio, window)
                 plain = cut(plain, part, size)
@@ -194,7 +194,7 @@ def turned(image: Any, turn: int) -> Any:
     return image if turn == 1 else image.transpose(ways[turn - 2])
 
 
-def _plain(image: Any, mode: str, dark: Callable[[int], None] | None) -> Any:
+def in_eight_bits(image: Any, mode: str, dark: Callable[[int], None] | None) -> Any:
     """Convert to 8-bit gray or RGB."""
     clear = image.info.get("transparency")
     if image.mode.startswith("I"):

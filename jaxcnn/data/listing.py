@@ -225,7 +225,7 @@ def _walk(top: pathlib.Path, above: set[Id], left: collections.Counter[str], kin
             left["link(s) to folders that hold them or are read already"] += 1
             continue
         seen.add(real)
-        for entry in sorted(_entries(here), key=lambda e: (e.is_symlink(), e.name)):
+        for entry in sorted(entries_of(here), key=lambda e: (e.is_symlink(), e.name)):
             file = here / entry.name
             try:
                 about = os.stat(file)
@@ -237,13 +237,14 @@ def _walk(top: pathlib.Path, above: set[Id], left: collections.Counter[str], kin
             elif not stat.S_ISREG(about.st_mode):
                 left["pipe(s), socket(s) or device(s)"] += 1
             elif file.suffix.lower() not in kind.endings:
-                left[_ending(file)] += 1
+                left[ending_of(file)] += 1
             elif found.setdefault(_id(about), file) != file:
                 left[f"further name(s) of {kind.name}s that are read"] += 1
     return found
 
 
-def _entries(folder: pathlib.Path) -> list[os.DirEntry[str]]:
+def entries_of(folder: pathlib.Path) -> list[os.DirEntry[str]]:
+    """Return what a folder holds, without hidden files and folders."""
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not _hidden(entry.name)]
@@ -258,18 +259,19 @@ def _hidden(name: str) -> bool:
 
 
 def _folders(root: pathlib.Path) -> tuple[str, ...]:
-    return tuple(sorted(entry.name for entry in _entries(root) if entry.is_dir()))
+    return tuple(sorted(entry.name for entry in entries_of(root) if entry.is_dir()))
 
 
 def _count_beside(root: pathlib.Path, left: collections.Counter[str], kind: Kind) -> None:
     """Count the files beside the folders of classes or parts."""
-    for entry in _entries(root):
+    for entry in entries_of(root):
         if not entry.is_dir():
             known = pathlib.PurePath(entry.name).suffix.lower() in kind.endings
-            left[f"{kind.name}(s) beside the class folders" if known else _ending(pathlib.PurePath(entry.name))] += 1
+            left[f"{kind.name}(s) beside the class folders" if known else ending_of(pathlib.PurePath(entry.name))] += 1
 
 
-def _ending(file: pathlib.PurePath) -> str:
+def ending_of(file: pathlib.PurePath) -> str:
+    """Return the ending of a file as messages name it."""
     ending = file.suffix.lower()
     if len(ending) > 12:
         return "with a long ending"

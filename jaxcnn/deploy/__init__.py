@@ -1,4 +1,4 @@
-"""What a trained network is used for: an index of vectors, and searches in it."""
+"""What a trained network is used for: an index of vectors with searches in it, and tracking."""
 
 from jaxcnn.deploy.embed import Embedder, embed_files, embedder, images_in
 from jaxcnn.deploy.index import (

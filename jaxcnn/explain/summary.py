@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxcnn import ops
 from jaxcnn.core.types import InputError
 from jaxcnn.explain import receptive_field
-from jaxcnn.models import MODELS
+from jaxcnn.models import MODELS, VIDEO
 
 MARK = "layer#"  # precedes the number of a call in scopes and names of outputs
 
@@ -104,9 +104,10 @@ def summary(name_or_model: str | nn.Module, input: Sequence[int]) -> Summary:
     rows of their own; the next row includes their reach.
 
     Args:
-        name_or_model: a name in `MODELS`, which takes its default options, or any Linen module that is called as
-            `model(x)` or `model(x, train=False)`.
-        input: `(height, width, channels)`, or with the batch before it.
+        name_or_model: a name in `MODELS` or `VIDEO`, which takes its default options, or any Linen module that is
+            called as `model(x)` or `model(x, train=False)`.
+        input: `(height, width, channels)`, for videos and volumes `(depth, height, width, channels)`, or with the batch
+            before it.
 
     Returns:
         Rows and totals; `str()` gives a table.
@@ -119,7 +120,7 @@ def summary(name_or_model: str | nn.Module, input: Sequence[int]) -> Summary:
 
     """
     model = _named(name_or_model) if isinstance(name_or_model, str) else name_or_model
-    x = jax.ShapeDtypeStruct(_batched(input), jnp.float32)
+    x = jax.ShapeDtypeStruct(_batched(input, len(getattr(model, "default_image", "HWC"))), jnp.float32)
     options: dict[str, Any] = {"train": False} if "train" in inspect.signature(model.__call__).parameters else {}
     calls: list[_Call] = []
     with ops.native_lowering():
@@ -132,20 +133,24 @@ def summary(name_or_model: str | nn.Module, input: Sequence[int]) -> Summary:
 
 
 def _named(name: str) -> nn.Module:
+    if name in VIDEO:
+        return VIDEO[name]()
     if name not in MODELS:
         close = difflib.get_close_matches(name, MODELS, 3) or sorted(MODELS)
         raise InputError(f"model={name!r}: not one of jaxcnn.models.MODELS; did you mean {' or '.join(close)}?")
     return MODELS[name]()
 
 
-def _batched(shape: Sequence[int]) -> tuple[int, ...]:
+def _batched(shape: Sequence[int], axes: int) -> tuple[int, ...]:
+    """Return a shape with the batch in front; `axes` is what an image of the model has, 4 for volumes."""
     whole = isinstance(shape, Sequence | np.ndarray) and all(isinstance(n, int | np.integer) and n > 0 for n in shape)
-    if not whole or len(shape) not in (3, 4):
+    axes = 4 if axes == 4 else 3
+    if not whole or len(shape) not in (axes, axes + 1):
+        names, such = ("depth, height", "(16, 112, 112, 3)") if axes == 4 else ("height", "(224, 224, 3)")
         raise InputError(
-            f"input={shape!r}: must be (height, width, channels), or (batch, height, width, channels), such as "
-            "(224, 224, 3)"
+            f"input={shape!r}: must be ({names}, width, channels), or (batch, {names}, width, channels), such as {such}"
         )
-    return (1,) * (4 - len(shape)) + tuple(map(int, shape))
+    return (1,) * (axes + 1 - len(shape)) + tuple(map(int, shape))
 
 
 def _noted(calls: list[_Call], unfinished: list[int], call: Any, args: Any, kwargs: Any, context: Any) -> Any:

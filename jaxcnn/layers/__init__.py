@@ -4,9 +4,10 @@ from jaxcnn.layers.blocks import CBAM, ConvNorm, SeparableConv, SqueezeExcite
 from jaxcnn.layers.core import KERNEL_INIT, Conv, ConvTranspose, Dense, Dropout, DropPath, check_dropout, check_image
 from jaxcnn.layers.network import Network, Staged, apply_block, check_side, feature_levels
 from jaxcnn.layers.norm import BatchNorm, GroupNorm, LayerNorm, LayerScale
+from jaxcnn.layers.recurrent import GRU, LSTM, Steps, steps_of
 
 __all__ = [
-    "CBAM", "KERNEL_INIT", "BatchNorm", "Conv", "ConvNorm", "ConvTranspose", "Dense", "DropPath", "Dropout",
-    "GroupNorm", "LayerNorm", "LayerScale", "Network", "SeparableConv", "SqueezeExcite", "Staged", "apply_block",
-    "check_dropout", "check_image", "check_side", "feature_levels",
+    "CBAM", "GRU", "KERNEL_INIT", "LSTM", "BatchNorm", "Conv", "ConvNorm", "ConvTranspose", "Dense", "DropPath",
+    "Dropout", "GroupNorm", "LayerNorm", "LayerScale", "Network", "SeparableConv", "SqueezeExcite", "Staged", "Steps",
+    "apply_block", "check_dropout", "check_image", "check_side", "feature_levels", "steps_of",
 ]  # fmt: skip

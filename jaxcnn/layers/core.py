@@ -21,8 +21,9 @@ KERNEL_INIT = nn.initializers.he_normal()
 def check_image(x: Array, ndim: int = 4) -> None:
     """Refuse an input with the wrong rank or dtype: models take floating-point `[B, *spatial, C]`."""
     if x.ndim != ndim:
+        first = "depth or time, " if ndim == 5 else ""
         raise InputError(
-            f"image shape {tuple(x.shape)}: must have {ndim} axes, [batch, height, width, channels]; "
+            f"image shape {tuple(x.shape)}: must have {ndim} axes, [batch, {first}height, width, channels]; "
             "add one with x[..., None]"
         )
     if not jnp.issubdtype(x.dtype, jnp.floating):

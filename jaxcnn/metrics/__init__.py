@@ -67,6 +67,7 @@ from jaxcnn.metrics.sums import (
     true_class,
 )
 from jaxcnn.metrics.table import ClassificationReport, classification_report
+from jaxcnn.metrics.tracking import TrackScores, track_scores
 from jaxcnn.metrics.verification import (
     Verification,
     equal_error_rate,
@@ -87,5 +88,5 @@ __all__ = [
     "PairCosines", "paired_bootstrap", "pr_auc", "pr_curve", "precision", "PrecisionRecall", "predicted_class", "psnr",
     "R2", "r2", "rand_fscore", "recall", "Reliability", "report", "retrieval", "risk_coverage", "RiskCoverage", "rmse",
     "Roc", "roc_auc", "roc_curve", "rolling_origin", "RootMean", "seasonal_naive", "ssim", "tar_at_far", "top_k",
-    "true_class", "Verification", "verification", "wilson_interval",
+    "track_scores", "TrackScores", "true_class", "Verification", "verification", "wilson_interval",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ from jaxcnn.models.adapt import Functional, from_functions, from_nnx
 from jaxcnn.models.alexnet import AlexNet, alexnet
 from jaxcnn.models.cct import CCT, cct_2_3x2_32, cct_7_3x1_32
 from jaxcnn.models.cnn import CNN, cnn
+from jaxcnn.models.cnn_gru import CNNGRU, cnn_gru
 from jaxcnn.models.convnext import ConvNeXt, convnext_small, convnext_tiny
 from jaxcnn.models.deeplab import DeepLabV3, deeplab_v3, deeplabv3_resnet50, deeplabv3_resnet101
 from jaxcnn.models.densenet import DenseNet, densenet121, densenet169
@@ -57,6 +58,7 @@ from jaxcnn.models.text_cnn import TextCNN, text_cnn
 from jaxcnn.models.tutorial import Tutorial, tutorial
 from jaxcnn.models.unet import UNet, unet
 from jaxcnn.models.vgg import VGG, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
+from jaxcnn.models.video import C3D, R2Plus1D, c3d, cnn3d, r2plus1d_18
 from jaxcnn.models.vit import ViT, vit_small_patch16_224, vit_tiny_patch16_224
 from jaxcnn.models.zoo import MODELS, backbone
 
@@ -73,14 +75,17 @@ TEXTS = {"text_cnn": text_cnn}  # networks for numbers of words or bytes
 # networks for time series [B, T, C], with a class for each series or with a forecast
 SERIES = {"inception_time": inception_time, "series_resnet": series_resnet, "tcn": tcn}
 SOUNDS = {"sound_cnn": sound_cnn, "wave_cnn": wave_cnn}  # networks for `"audio"` with `"length"`
+# networks for videos and volumes of one label
+VIDEO = {"c3d": c3d, "cnn3d": cnn3d, "cnn_gru": cnn_gru, "r2plus1d_18": r2plus1d_18}
 NETWORKS = (
-    MODELS | SEGMENTERS | DETECTORS | TEXTS | SERIES | SOUNDS
+    MODELS | SEGMENTERS | DETECTORS | TEXTS | SERIES | SOUNDS | VIDEO
 )  # what a configuration may name, and weights are read into
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] (the names of `NETWORKS`)
-    "AlexNet", "backbone", "CCT", "CNN", "ConvNeXt", "deeplab_v3", "DeepLabV3", "DenseNet", "DETECTORS", "FasterRCNN",
-    "FCN", "fcn", "FCOS", "fold_batchnorm", "FPN", "from_functions", "from_nnx", "Functional", "GoogLeNet",
-    "InceptionTime", "InceptionV3", "Inverted", "LeNet5", "MLP", "MobileNet", "MODELS", "NETWORKS", "Plain", "ResNet",
-    "SEGMENTERS", "SERIES", "SeriesResNet", "SoundCNN", "SOUNDS", "SpeedNet", "SqueezeNet", "SSD", "SSD300", "TCN",
-    "TextCNN", "TEXTS", "Tutorial", "UNet", "VGG", "ViT", "WaveCNN", "whitening", *NETWORKS,
+    "AlexNet", "backbone", "C3D", "CCT", "CNN", "CNNGRU", "ConvNeXt", "deeplab_v3", "DeepLabV3", "DenseNet",
+    "DETECTORS", "FasterRCNN", "FCN", "fcn", "FCOS", "fold_batchnorm", "FPN", "from_functions", "from_nnx",
+    "Functional", "GoogLeNet", "InceptionTime", "InceptionV3", "Inverted", "LeNet5", "MLP", "MobileNet", "MODELS",
+    "NETWORKS", "Plain", "R2Plus1D", "ResNet", "SEGMENTERS", "SERIES", "SeriesResNet", "SoundCNN", "SOUNDS", "SpeedNet",
+    "SqueezeNet", "SSD", "SSD300", "TCN", "TextCNN", "TEXTS", "Tutorial", "UNet", "VGG", "VIDEO", "ViT", "WaveCNN",
+    "whitening", *NETWORKS,
 ]  # fmt: skip

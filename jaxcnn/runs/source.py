@@ -22,7 +22,8 @@ from jaxcnn.data import SOURCES, Splits, classes_format, dense_format, is_idx_fo
 from jaxcnn.runs.options import check_options
 
 FILES = (  # sources that may leave files out
-    "coco", "coco_masks", "csv", "folder", "masks", "sounds", "texts", "voc", "volumes", "yolo",
+    "coco", "coco_masks", "csv", "folder", "masks", "sounds", "texts", "videos", "voc", "volumes",
+    "yolo",
 )  # fmt: skip
 LOCAL = (*FILES, "forecast", "idx", "npz", "series")  # sources with a path
 PLACES = ("path", "data_dir")  # options that locate the data

@@ -145,6 +145,27 @@ def read_volumes(folder):
     return _rows(jc.data.volumes(folder, size=8, validation_fraction=0.3, test_fraction=0.3))
 
 
+def make_videos(folder):
+    """Clips of each kind but video files, whose decoders are not ours: folders of frames, GIF, WebP and PNG."""
+    from PIL import Image
+
+    for i in range(12):
+        where = folder / "ab"[i % 2]
+        where.mkdir(parents=True, exist_ok=True)
+        frames = [Image.fromarray(x) for x in _images(12)[i : i + 1 + i % 4]] + [Image.fromarray(_images(1)[0])]
+        if i // 2 % 2:
+            (where / f"{i}").mkdir()
+            for n, frame in enumerate(frames):
+                frame.save(where / f"{i}" / f"{n}.png")
+        else:
+            end = ("gif", "webp", "png")[i // 2 % 3]
+            frames[0].save(where / f"{i}.{end}", save_all=True, append_images=frames[1:])
+
+
+def read_videos(folder, on_bad=None):
+    return _rows(jc.data.videos(folder, frames=3, size=8, validation_fraction=0.2, on_bad=on_bad))
+
+
 def make_idx(folder):
     folder.mkdir()
     for part, n in (("train", 20), ("t10k", 10)):
@@ -272,6 +293,7 @@ READERS = {
         Reader("yolo", boxes_on_disk.make_yolo, read_boxes("yolo"), special=_by_ending, weight=2),
         Reader("volumes", volumes_on_disk.make_volumes, read_volumes, special=_by_ending, weight=2),
         Reader("sounds", make_sounds, read_sounds, special=_by_ending, weight=2),
+        Reader("videos", make_videos, read_videos, special=_by_ending, weight=2),
         Reader("idx", make_idx, read_idx, special=_by_ending, weight=4),
         Reader("array_record", make_array_record, read_tfds, special=_by_ending, weight=2),
         Reader("tfrecord", make_tfrecord, read_tfds, special=_by_ending, weight=1),
