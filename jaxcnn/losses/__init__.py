@@ -4,8 +4,9 @@ from jaxcnn.losses.classification import binary_cross_entropy, cross_entropy
 from jaxcnn.losses.detection import box_loss, sigmoid_focal_loss, smooth_l1
 from jaxcnn.losses.regression import huber, squared_error
 from jaxcnn.losses.segmentation import boundary_weights, dice_loss, tversky_loss
+from jaxcnn.losses.sequences import ctc
 
 __all__ = [
-    "binary_cross_entropy", "boundary_weights", "box_loss", "cross_entropy", "dice_loss", "huber",
+    "binary_cross_entropy", "boundary_weights", "box_loss", "cross_entropy", "ctc", "dice_loss", "huber",
     "sigmoid_focal_loss", "smooth_l1", "squared_error", "tversky_loss",
 ]  # fmt: skip

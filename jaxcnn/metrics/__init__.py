@@ -51,6 +51,7 @@ from jaxcnn.metrics.scores import (
     report,
 )
 from jaxcnn.metrics.segmentation import Overlap, components, hausdorff95, overlap, rand_fscore
+from jaxcnn.metrics.sequences import character_error_rate, edit_distance, exact_match
 from jaxcnn.metrics.sums import (
     Confusion,
     MultilabelConfusion,
@@ -70,8 +71,10 @@ __all__ = [
     "Agreement", "AveragePrecision", "Calibration", "ClassificationReport", "Confusion", "Count", "Histograms",
     "Interval", "McNemar", "Mean", "MultilabelConfusion", "Overlap", "PrecisionRecall", "R2", "Reliability",
     "RiskCoverage", "Roc", "RootMean", "accuracy", "accuracy_of", "agreement", "average_precision", "balanced_accuracy",
-    "binned_scores", "bootstrap_interval", "box_iou", "brier", "calibration", "classification_report", "coco_scores",
-    "cohen_kappa", "components", "confusion", "count", "dice", "f1", "hausdorff95", "iou", "log_loss", "log_odds",
+    "binned_scores", "bootstrap_interval", "box_iou", "brier", "calibration", "character_error_rate",
+    "classification_report", "coco_scores",
+    "cohen_kappa", "components", "confusion", "count", "dice", "edit_distance",
+    "exact_match", "f1", "hausdorff95", "iou", "log_loss", "log_odds",
     "mae", "matthews", "mcnemar", "mean", "multilabel_accuracy", "multilabel_confusion", "overlap", "paired_bootstrap",
     "pr_auc", "pr_curve", "precision", "predicted_class", "psnr", "r2", "rand_fscore", "recall", "report",
     "risk_coverage", "rmse", "roc_auc", "roc_curve", "ssim", "top_k", "true_class", "wilson_interval",

@@ -50,6 +50,7 @@ from jaxcnn.models.speednet import SpeedNet, speednet, whitening
 from jaxcnn.models.squeezenet import SqueezeNet, squeezenet1_0, squeezenet1_1
 from jaxcnn.models.ssd import SSD, ssd
 from jaxcnn.models.ssd300 import SSD300, ssd300_vgg16
+from jaxcnn.models.text_line import TextLine, text_line
 from jaxcnn.models.tutorial import Tutorial, tutorial
 from jaxcnn.models.unet import UNet, unet
 from jaxcnn.models.vgg import VGG, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
@@ -65,11 +66,14 @@ DETECTORS = {
     "faster_rcnn": faster_rcnn, "fasterrcnn_resnet50_fpn": fasterrcnn_resnet50_fpn, "fcos": fcos,
     "fcos_resnet50_fpn": fcos_resnet50_fpn, "ssd": ssd, "ssd300_vgg16": ssd300_vgg16,
 }  # fmt: skip
-NETWORKS = MODELS | SEGMENTERS | DETECTORS  # what a configuration may name, and weights are read into
+# networks that read a string of symbols, with a blank or a symbol for each column
+READERS = {"text_line": text_line}
+NETWORKS = MODELS | SEGMENTERS | DETECTORS | READERS  # what a configuration may name, and weights are read into
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] (the names of `NETWORKS`)
-    "CCT", "CNN", "DETECTORS", "FCN", "FCOS", "FPN", "MLP", "MODELS", "NETWORKS", "SEGMENTERS", "SSD", "SSD300", "VGG",
-    "AlexNet", "ConvNeXt", "DeepLabV3", "DenseNet", "FasterRCNN", "Functional", "GoogLeNet", "InceptionV3", "Inverted",
-    "LeNet5", "MobileNet", "Plain", "ResNet", "SpeedNet", "SqueezeNet", "Tutorial", "UNet", "ViT", "backbone",
-    "deeplab_v3", "fcn", "fold_batchnorm", "from_functions", "from_nnx", "whitening", *NETWORKS,
+    "CCT", "CNN", "DETECTORS", "FCN", "FCOS", "FPN", "MLP", "MODELS", "NETWORKS", "READERS", "SEGMENTERS", "SSD",
+    "SSD300", "VGG", "AlexNet", "ConvNeXt", "DeepLabV3", "DenseNet", "FasterRCNN", "Functional", "GoogLeNet",
+    "InceptionV3", "Inverted", "LeNet5", "MobileNet", "Plain", "ResNet", "SpeedNet", "SqueezeNet", "TextLine",
+    "Tutorial", "UNet", "ViT", "backbone", "deeplab_v3", "fcn", "fold_batchnorm", "from_functions", "from_nnx",
+    "whitening", *NETWORKS,
 ]  # fmt: skip

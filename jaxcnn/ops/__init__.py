@@ -2,6 +2,7 @@
 
 from jaxcnn.ops import boxes
 from jaxcnn.ops.conv import conv, conv_transpose, depthwise_conv
+from jaxcnn.ops.ctc import Decoded, ctc_beam, ctc_greedy
 from jaxcnn.ops.native import native_lowering
 from jaxcnn.ops.pooled import conv_max_pool
 from jaxcnn.ops.pooling import adaptive_avg_pool, avg_pool, first_max, global_avg_pool, global_max_pool, max_pool
@@ -9,6 +10,7 @@ from jaxcnn.ops.resize import resize_linear
 from jaxcnn.ops.roi_align import roi_align
 
 __all__ = [
-    "adaptive_avg_pool", "avg_pool", "boxes", "conv", "conv_max_pool", "conv_transpose", "depthwise_conv", "first_max",
-    "global_avg_pool", "global_max_pool", "max_pool", "native_lowering", "resize_linear", "roi_align",
+    "Decoded", "adaptive_avg_pool", "avg_pool", "boxes", "conv", "conv_max_pool", "conv_transpose", "ctc_beam",
+    "ctc_greedy", "depthwise_conv", "first_max", "global_avg_pool", "global_max_pool", "max_pool", "native_lowering",
+    "resize_linear", "roi_align",
 ]  # fmt: skip
