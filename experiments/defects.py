@@ -40,8 +40,7 @@ def load(config: Any) -> Rows:
         raise jc.InputError(f"DATA: give the archive, as in python -m experiments.inspection {config.kind} DATA")
     if config.kind == "scratches":
         return _photos(config)
-    read = mednist.source(config) | {"seed": SPLIT_SEED}
-    parts = jc.data.folder(**read)
+    parts = jc.data.folder(**mednist.source(config))
     k = mednist.CLASSES.index(config.normal)
     train, valid = (np.asarray(x.arrays["image"])[x.label == k] for x in (parts.train, parts.valid))
     most = config.limit_examples or len(parts.test.label)

@@ -103,7 +103,11 @@ def measure(config: Config, loaded: runs.TrainedRun, rows: defects.Rows) -> dict
     score = defects.scorer(config.kind, loaded, rows.train)
     threshold = one_class.alarm_threshold(score(rows.valid), ALARMS)
     found = score(rows.test)
-    area = jc.metrics.bootstrap_interval(jc.metrics.roc_auc, found, rows.abnormal.astype(int), samples=500)
+
+    def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
+        return float(jc.metrics.roc_auc(scores, labels))
+
+    area = jc.metrics.bootstrap_interval(roc_auc, found, rows.abnormal.astype(int), samples=500)
     alarms, hits = (float((found[rows.abnormal == x] > threshold).mean()) for x in (False, True))
     return {
         "kind": config.kind, "normal": config.normal, "auroc": area.value, "auroc_interval": [area.low, area.high],
