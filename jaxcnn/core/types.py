@@ -19,6 +19,7 @@ Tree = Any  # a pytree of arrays
 #   "audio"  float [B, T] in -1..1, and "series" float [B, T, C]; 0 after the end
 #   "length" int [B], how much of a row of text, sound or series is not padding; absent: all of it
 #   "label"  int [B], float [B, K], int [B, H, W], ...
+#   "symbols" int [B, L], a string of symbols 0..K-1, -1 after its end
 #   "mask"   [B, H, W] or [B, H, W, K], a value per pixel
 #   "boxes"  float [B, N, 4], yxyx in 0..1, with "box_mask" [B, N], 1 for a box and 0 for padding; "box_label" int
 #             [B, N] in 0..K-1, without a class for the background; "box_crowd" [B, N], 1 for a region that neither has

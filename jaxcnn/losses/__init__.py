@@ -6,9 +6,10 @@ from jaxcnn.losses.embedding import arcface, batch_hard_triplet, prototypical, s
 from jaxcnn.losses.quantile import pinball
 from jaxcnn.losses.regression import huber, squared_error
 from jaxcnn.losses.segmentation import boundary_weights, dice_loss, tversky_loss
+from jaxcnn.losses.sequences import ctc
 
 __all__ = [
-    "arcface", "batch_hard_triplet", "binary_cross_entropy", "boundary_weights", "box_loss", "cross_entropy",
+    "arcface", "batch_hard_triplet", "binary_cross_entropy", "boundary_weights", "box_loss", "cross_entropy", "ctc",
     "dice_loss", "huber", "pinball", "prototypical", "sigmoid_focal_loss", "smooth_l1", "squared_error",
     "supervised_contrastive", "tversky_loss",
 ]  # fmt: skip

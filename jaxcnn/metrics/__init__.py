@@ -53,6 +53,7 @@ from jaxcnn.metrics.scores import (
     report,
 )
 from jaxcnn.metrics.segmentation import Overlap, components, hausdorff95, overlap, rand_fscore
+from jaxcnn.metrics.sequences import character_error_rate, edit_distance, exact_match
 from jaxcnn.metrics.sums import (
     Confusion,
     MultilabelConfusion,
@@ -80,13 +81,14 @@ from jaxcnn.metrics.verification import (
 
 __all__ = [
     "accuracy", "accuracy_of", "Agreement", "agreement", "average_precision", "AveragePrecision", "balanced_accuracy",
-    "binned_scores", "bootstrap_interval", "box_iou", "brier", "Calibration", "calibration", "classification_report",
-    "ClassificationReport", "coco_scores", "cohen_kappa", "components", "Confusion", "confusion", "Count", "count",
-    "dice", "equal_error_rate", "f1", "forecast_metrics", "hausdorff95", "Histograms", "identification", "Interval",
-    "iou", "log_loss", "log_odds", "mae", "matthews", "McNemar", "mcnemar", "Mean", "mean", "multilabel_accuracy",
-    "multilabel_confusion", "MultilabelConfusion", "naive_error", "Overlap", "overlap", "pair_cosines", "pair_scores",
-    "PairCosines", "paired_bootstrap", "pr_auc", "pr_curve", "precision", "PrecisionRecall", "predicted_class", "psnr",
-    "R2", "r2", "rand_fscore", "recall", "Reliability", "report", "retrieval", "risk_coverage", "RiskCoverage", "rmse",
-    "Roc", "roc_auc", "roc_curve", "rolling_origin", "RootMean", "seasonal_naive", "ssim", "tar_at_far", "top_k",
-    "track_scores", "TrackScores", "true_class", "Verification", "verification", "wilson_interval",
+    "binned_scores", "bootstrap_interval", "box_iou", "brier", "Calibration", "calibration", "character_error_rate",
+    "classification_report", "ClassificationReport", "coco_scores", "cohen_kappa", "components", "Confusion",
+    "confusion", "Count", "count", "dice", "edit_distance", "equal_error_rate", "exact_match", "f1", "forecast_metrics",
+    "hausdorff95", "Histograms", "identification", "Interval", "iou", "log_loss", "log_odds", "mae", "matthews",
+    "McNemar", "mcnemar", "Mean", "mean", "multilabel_accuracy", "multilabel_confusion", "MultilabelConfusion",
+    "naive_error", "Overlap", "overlap", "pair_cosines", "pair_scores", "PairCosines", "paired_bootstrap", "pr_auc",
+    "pr_curve", "precision", "PrecisionRecall", "predicted_class", "psnr", "R2", "r2", "rand_fscore", "recall",
+    "Reliability", "report", "retrieval", "risk_coverage", "RiskCoverage", "rmse", "Roc", "roc_auc", "roc_curve",
+    "rolling_origin", "RootMean", "seasonal_naive", "ssim", "tar_at_far", "top_k", "track_scores", "TrackScores",
+    "true_class", "Verification", "verification", "wilson_interval",
 ]  # fmt: skip

@@ -55,6 +55,7 @@ from jaxcnn.models.ssd import SSD, ssd
 from jaxcnn.models.ssd300 import SSD300, ssd300_vgg16
 from jaxcnn.models.tcn import TCN, tcn
 from jaxcnn.models.text_cnn import TextCNN, text_cnn
+from jaxcnn.models.text_line import TextLine, text_line
 from jaxcnn.models.tutorial import Tutorial, tutorial
 from jaxcnn.models.unet import UNet, unet
 from jaxcnn.models.vgg import VGG, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
@@ -77,15 +78,16 @@ SERIES = {"inception_time": inception_time, "series_resnet": series_resnet, "tcn
 SOUNDS = {"sound_cnn": sound_cnn, "wave_cnn": wave_cnn}  # networks for `"audio"` with `"length"`
 # networks for videos and volumes of one label
 VIDEO = {"c3d": c3d, "cnn3d": cnn3d, "cnn_gru": cnn_gru, "r2plus1d_18": r2plus1d_18}
-NETWORKS = (
-    MODELS | SEGMENTERS | DETECTORS | TEXTS | SERIES | SOUNDS | VIDEO
-)  # what a configuration may name, and weights are read into
+# networks that read a string of symbols, with a blank or a symbol for each column
+READERS = {"text_line": text_line}
+# what a configuration may name, and weights are read into
+NETWORKS = MODELS | SEGMENTERS | DETECTORS | TEXTS | SERIES | SOUNDS | VIDEO | READERS
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] (the names of `NETWORKS`)
     "AlexNet", "backbone", "C3D", "CCT", "CNN", "CNNGRU", "ConvNeXt", "deeplab_v3", "DeepLabV3", "DenseNet",
     "DETECTORS", "FasterRCNN", "FCN", "fcn", "FCOS", "fold_batchnorm", "FPN", "from_functions", "from_nnx",
     "Functional", "GoogLeNet", "InceptionTime", "InceptionV3", "Inverted", "LeNet5", "MLP", "MobileNet", "MODELS",
-    "NETWORKS", "Plain", "R2Plus1D", "ResNet", "SEGMENTERS", "SERIES", "SeriesResNet", "SoundCNN", "SOUNDS", "SpeedNet",
-    "SqueezeNet", "SSD", "SSD300", "TCN", "TextCNN", "TEXTS", "Tutorial", "UNet", "VGG", "VIDEO", "ViT", "WaveCNN",
-    "whitening", *NETWORKS,
+    "NETWORKS", "Plain", "R2Plus1D", "READERS", "ResNet", "SEGMENTERS", "SERIES", "SeriesResNet", "SoundCNN", "SOUNDS",
+    "SpeedNet", "SqueezeNet", "SSD", "SSD300", "TCN", "TextCNN", "TextLine", "TEXTS", "Tutorial", "UNet", "VGG",
+    "VIDEO", "ViT", "WaveCNN", "whitening", *NETWORKS,
 ]  # fmt: skip

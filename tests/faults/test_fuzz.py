@@ -9,8 +9,8 @@ import pytest
 from tests.faults import fuzz, readers
 
 QUICK = [  # which need no TensorFlow and no run
-    "coco", "folder", "folder-lenient", "groups", "idx", "image", "npz", "sounds", "videos", "voc", "volumes", "weights",
-    "yolo",
+    "coco", "folder", "folder-lenient", "groups", "idx", "image", "npz", "sounds", "videos", "voc", "volumes",
+    "weights", "yolo",
 ]  # fmt: skip
 
 

@@ -255,7 +255,7 @@ def test_bad_values_are_refused_in_one_line(words):
 
 
 def test_tasks_by_name():
-    assert set(TASKS) == {"classification", "detection", "regression", "segmentation"}
+    assert set(TASKS) == {"classification", "detection", "regression", "segmentation", "sequence"}
     assert TASKS["regression"] is regression
 
 
