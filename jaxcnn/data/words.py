@@ -108,4 +108,4 @@ def row_spans(row: np.ndarray, unit: str, words: Sequence[str]) -> list[tuple[st
     if unit == "bytes":
         text = (numbers - 1).astype(np.uint8).tobytes().decode("utf-8", "replace")
         return spans(text, unit, len(numbers))
-    return [(words[n - FIRST] if n >= FIRST else "?", i, i + 1) for i, n in enumerate(numbers.tolist())]
+    return [(str(words[n - FIRST]) if n >= FIRST else "?", i, i + 1) for i, n in enumerate(numbers.tolist())]

@@ -103,7 +103,7 @@ def text_cnn(num_classes: int = 2, words: int = 20_000, **options: Any) -> TextC
     return made
 
 
-def with_vectors(variables: Any, vectors: Array, found: Array) -> dict[str, Any]:
+def with_vectors(variables: Any, vectors: Any, found: Any) -> dict[str, Any]:
     """Return the variables of a `text_cnn` whose words begin with vectors that others have trained.
 
     Words without such a vector keep their random one, which is the same in both channels of `vectors="both"`.

@@ -196,7 +196,8 @@ def make(
         tested = {"name": rows.name, "part": rows.part, "own": rows.own}
     test["notes"] = _notes(summary, tested, found, count, [*(rows.notes if rows else ()), *measured["notes"]])
     every = [entry["row"] for entries in measured["chosen"].values() for entry in entries]
-    pixels = {row: {"image": picture(shown[row])} if row in (shown or {}) else {} for row in every}
+    pictures = {row: picture(image) for row, image in (shown or {}).items()}
+    pixels = {row: {"image": pictures[row]} if row in pictures else {} for row in every}
     if names is not None:
         pixels = {row: one | {"file": visible(names[row])} for row, one in pixels.items()}
     chosen = {
