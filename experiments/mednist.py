@@ -25,10 +25,10 @@ import jaxcnn as jc
 from experiments import archives, cli, common, inference, settings
 from experiments.explain import draw
 from jaxcnn import explain, runs
-from jaxcnn.cli.predict import pixels
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.runs.signals import Signals
+from jaxcnn.runs.single import pixels
 
 CLASSES = ("AbdomenCT", "BreastMRI", "CXR", "ChestCT", "Hand", "HeadCT")
 FILE = re.compile(rf"(?:.*/)?({'|'.join(CLASSES)})/(\w+\.jpe?g)", re.IGNORECASE)

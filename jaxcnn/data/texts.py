@@ -23,6 +23,7 @@ KIND = listing.Kind((".txt",), "text")
 LONGEST = {"words": 400, "bytes": 1600}  # of a row, where the user gives no length
 MOST = 50_000  # words of a vocabulary
 BYTES = 2**24  # of one file
+LOOKED_AT = 64  # values of a column that may be names of files
 log = logging.getLogger("jaxcnn")
 
 
@@ -144,6 +145,10 @@ def columns(found: Table, path: pathlib.Path, column: str | None = None, label: 
     pair = sorted(others, key=lambda name: -counts[name])
     clear = len(pair) == 2 and counts[pair[0]] > counts[pair[1]]
     text = column or (TEXT if TEXT in others else pair[0] if clear and label in (None, pair[1]) else "")
+    named = [name for name in others if _names_files(found.column(name))]
+    if named and not column and TEXT not in others:
+        line = f"no column 'file' in its header, and {visible(named[0])!r} has names of files; name that column 'file'"
+        raise InputError(f"{visible(path)}: {line}, or the column of texts 'text'")
     if not text:
         line = f"which of {', '.join(map(visible, others))} is the text"
         raise InputError(
@@ -152,6 +157,13 @@ def columns(found: Table, path: pathlib.Path, column: str | None = None, label: 
     rest = [name for name in others if name != text]
     named = [name for name in (LABEL, TARGET) if name in rest]
     return text, label or (named[0] if named else rest[0] if len(rest) == 1 else "")
+
+
+def _names_files(values: Sequence[str]) -> bool:
+    """Whether the first values look like names of files rather than like texts."""
+    some = values[:LOOKED_AT]
+    named = [value for value in some if " " not in value and pathlib.PurePath(value).suffix[1:].isalpha()]
+    return 2 * len(named) > len(some)
 
 
 def _table(path: pathlib.Path, task: Kind | None, column: str | None, label: str | None, on_bad: OnBad | None) -> _Rows:

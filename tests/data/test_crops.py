@@ -74,7 +74,7 @@ def test_a_jpeg_that_is_much_larger_is_decoded_smaller(tmp_path, turn, monkeypat
     exif[0x0112] = turn
     Image.fromarray(pixels).save(tmp_path / "x.jpg", quality=95, exif=exif)
     seen = []
-    monkeypatch.setattr(image, "_plain", lambda x, *_: seen.append(x.size) or x)
+    monkeypatch.setattr(image, "in_eight_bits", lambda x, *_: seen.append(x.size) or x)
     small = image.decode(tmp_path / "x.jpg", "RGB", (100, 100), resize="crop")
     window = image.decode(tmp_path / "x.jpg", "RGB", (50, 50), window=lambda h, w: crops.Window(h / 2, w / 2, 100, 100))
     monkeypatch.setattr(image, "drafted", lambda x, part, *_: part)

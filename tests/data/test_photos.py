@@ -312,8 +312,10 @@ def test_the_limit_is_pillows_own(tmp_path, monkeypatch):
 
 def test_large_images_are_decoded_one_after_another(tmp_path, monkeypatch):
     monkeypatch.setattr(image_file, "SMALL", 0), monkeypatch.setattr(image_file, "TOGETHER", 64)
-    most, plain = [], image_module._plain
-    monkeypatch.setattr(image_module, "_plain", lambda *given: most.append(image_file._decoding[0]) or plain(*given))
+    most, plain = [], image_module.in_eight_bits
+    monkeypatch.setattr(
+        image_module, "in_eight_bits", lambda *given: most.append(image_file._decoding[0]) or plain(*given)
+    )
     for name in "ab":
         (tmp_path / name).mkdir()
         for i in range(10):

@@ -52,7 +52,7 @@ def test_which_vectors_learn():
         variables = task.init(jax.random.key(0), {"text": TEXT})
         batch = {"text": TEXT, "label": label}
         loss = lambda params, batch=batch, task=task: task.loss(params, {}, batch, jax.random.key(1))[0].total
-        found = jax.grad(loss)(variables["params"])
+        found = jax.jit(jax.grad(loss))(variables["params"])
         tables = {name for name in ("trained", "frozen") if name in found}
         assert {name for name in tables if np.abs(found[name]["vectors"]).max() > 0} == learns
         assert all(not found[name]["vectors"][0].any() for name in tables)  # padding

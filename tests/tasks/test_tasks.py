@@ -255,7 +255,8 @@ def test_bad_values_are_refused_in_one_line(words):
 
 
 def test_tasks_by_name():
-    assert set(TASKS) == {"classification", "detection", "regression", "segmentation", "sequence"}
+    known = {"classification", "detection", "embedding", "forecasting", "regression", "segmentation", "sequence"}
+    assert set(TASKS) == known
     assert TASKS["regression"] is regression
 
 
