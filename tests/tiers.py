@@ -38,7 +38,6 @@ SLOW = {
     ),
     "test_layers::test_batch_norm_gradient_equals_automatic_differentiation": ("shape1-False", "shape2-True"),
     "test_tfds::test_a_record_of_another_kind": ("eps", "no image", "png"),
-    "test_chosen::test_the_logits_of_a_box": ("fcos",),
     "test_segmentation::test_it_learns_squares": ("2-sharded",),
     "test_explain::test_one_logit_is_explained_like_two": ("gradient", "grad_cam", "lrp"),
     "test_benchmarks::test_all_subjects_compute_the_same": ("3-D", "max_pool"),
@@ -97,6 +96,7 @@ WHOLE = {
     "test_augment_mix": ("test_the_same_under_jit_sharded_and_pmap",),
     "test_average_precision": ("test_parts_add_up_on_eight_devices",),
     "test_benchmarks": ("test_a_subject_that_fails_is_left_out", "test_ops"),
+    "test_chosen": ("test_the_logits_of_a_box",),
     "test_cli": (
         "test_a_run_reads_images_as_it_was_trained", "test_explain_draws_a_picture_per_file",
         "test_fine_tuning_begins_with_a_run", "test_idx_files_and_a_tfds_set_train",

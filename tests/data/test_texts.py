@@ -120,6 +120,10 @@ def test_what_is_refused(tmp_path):
     refused("unit='letters': must be 'words' or 'bytes'", texts, path, unit="letters")
     path.write_bytes("text,label\nschön,a\n".encode("latin-1"))
     refused("is not UTF-8; save it as CSV, UTF-8", texts, path)
+    names = [f"{i}.png,{k}" for i in range(9) for k in "ab"]
+    refused("no column 'file' in its header, and 'name' has names of files", texts, table(path, names, "name,label"))
+    scores = [f"text {i},0.{i % 2}" for i in range(30)]
+    assert texts(table(path, scores, "review,score")).train.classes == ("0.0", "0.1")  # numbers are no names of files
     reviews(path).write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # with a byte order mark
     assert texts(path).train.size == 17 and table_format(path) == "texts"
 
