@@ -1,12 +1,12 @@
 """Reads strings of digits, such as amounts on cheques: `python -m experiments.digit_strings FOLDER_OF_MNIST`.
 
 Data: strings of 1 to 8 digits that are composed from real digits of MNIST (its folder of IDX files is given), with
-varying scale, distance, baseline and slight overlap, on an image of 32x192 pixels. Strings to train on are drawn anew
-each time from the digits of the training file, strings to validate on from the part of them that is held out, and the
-2,000 strings of the test, of exactly five digits, from the digits of the test file, with a seed of their own. The
-network has no recurrence, only convolutions over the columns, and is trained with connectionist temporal classification
-(Graves et al., 2006, doi:10.1145/1143844.1143891). Measured are the share of strings that are read without an error,
-with an interval, and the character error rate, with the best symbol of each column and with a beam search.
+varying scale, distance, baseline and slight overlap, on an image of 32x192 pixels. Each epoch draws new training
+strings from most of the digits in the training file; the others make the validation strings. The test has 2,000 strings
+of exactly five digits from the test file, with a seed of their own. The network has no recurrence, only convolutions over
+the columns, and is trained with connectionist temporal classification (Graves et al., 2006,
+doi:10.1145/1143844.1143891). Measured are the share of strings that are read without an error, with an interval, and
+the character error rate, with the best symbol of each column and with a beam search.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ class Config(settings.Settings):
     data: tyro.conf.Positional[str] = ""
     """A folder of four IDX files, such as MNIST's."""
     strings: int = 20_000
-    """Strings in one epoch; each is drawn anew every time."""
+    """Strings in one epoch; new ones are drawn in each epoch."""
     test_strings: int = 2000
     """Strings to validate on, and to test on."""
     epochs: int = 15
@@ -69,7 +69,7 @@ def load(config: Config) -> jc.data.Splits:
         raise jc.InputError(f"{visible(config.data)}: must have ten classes of 28x28 gray pixels, as MNIST does")
     train, valid, test = (strings.Digits(part.arrays["image"][..., 0], part.label) for part in digits)
     return jc.data.Splits(
-        strings.rows(train, config.strings, (1, LONGEST), 0, anew=True),
+        strings.rows(train, config.strings, (1, LONGEST), 0, fresh=True),
         strings.rows(valid, config.test_strings, (1, LONGEST), 1),
         strings.rows(test, config.test_strings, (EXACTLY, EXACTLY), TEST_SEED),
     )

@@ -21,7 +21,7 @@ class Digits(NamedTuple):
     label: np.ndarray
 
 
-def rows(digits: Digits, size: int, lengths: tuple[int, int], seed: int, *, anew: bool = False) -> jc.data.Indexed:
+def rows(digits: Digits, size: int, lengths: tuple[int, int], seed: int, *, fresh: bool = False) -> jc.data.Indexed:
     """Return strings as rows: `"image"` uint8 `[HEIGHT, WIDTH, 1]` and `"symbols"` int32 `[longest]`, -1 after the end.
 
     Args:
@@ -29,7 +29,7 @@ def rows(digits: Digits, size: int, lengths: tuple[int, int], seed: int, *, anew
         size: number of rows.
         lengths: fewest and most digits of a string, all equally likely.
         seed: the rows are a function of it and of their number.
-        anew: draw each row anew every time that it is read for training.
+        fresh: whether training draws a new string each time it reads a row.
 
     """
 
@@ -43,7 +43,7 @@ def rows(digits: Digits, size: int, lengths: tuple[int, int], seed: int, *, anew
     def read_train(index: np.ndarray, seeds: np.ndarray) -> dict[str, np.ndarray]:
         return drawn(np.concatenate([np.full((len(index), 1), seed), seeds], -1))
 
-    return jc.data.Indexed(read, size, read_train=read_train if anew else None)
+    return jc.data.Indexed(read, size, read_train=read_train if fresh else None)
 
 
 def compose(digits: Digits, rng: np.random.Generator, lengths: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

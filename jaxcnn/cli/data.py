@@ -24,7 +24,7 @@ log = logging.getLogger("jaxcnn")
 
 
 @dataclasses.dataclass(frozen=True)
-class Data(flags.Augmentation, flags.Images):
+class Data(flags.Augmentation, flags.Images, flags.Texts):
     """Describe DATA: task, classes, counts, sizes, parts and unreadable files; draw some examples."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")] = ""
@@ -48,13 +48,15 @@ def main(arguments: Sequence[str]) -> int:
 
 def show(config: Data) -> Splits:
     """Print a description, draw examples, and return the parts."""
-    found = layouts.look(config.data, config.task, config.data_dir)
+    found = layouts.look(config.data, config.task, config.data_dir, config.text_column, config.label_column)
     say(f"{visible(config.data)}: {found.line}")
     skipped = Skipped()
     splits, _ = layouts.read(found, config, skipped)
     example = splits.train.example()
     if found.files:
         say(f"files    {_sizes(found)}")
+    if "text" in example:
+        return _texts(config, splits, skipped)
     say(f"images   {' x '.join(map(str, example['image'].shape[1:]))} {example['image'].dtype}")
     print(f"{'':<24}{'train':>9}{'validation':>12}{'test':>9}")
     print(f"{'rows':<24}{splits.train.size:>9,}{splits.valid.size:>12,}{splits.test.size:>9,}")
@@ -66,6 +68,17 @@ def show(config: Data) -> Splits:
         raise InputError(f"--output {visible(config.output)}: cannot be written; give another file")
     about = "training images, with and without augmentation" if example["image"].ndim == 4 else "slices of volumes"
     print(f"{visible(config.output)}: {len(rows['image'])} {about}", flush=True)
+    return splits
+
+
+def _texts(config: Data, splits: Splits, skipped: Skipped) -> Splits:
+    """Describe texts, of which no picture is drawn."""
+    known = f"{len(splits.train.words):,} different words" if splits.train.words else "bytes"
+    say(f"texts    rows of {splits.train.arrays['text'].shape[1]} {config.unit}, {known}")
+    print(f"{'':<24}{'train':>9}{'validation':>12}{'test':>9}")
+    print(f"{'rows':<24}{splits.train.size:>9,}{splits.valid.size:>12,}{splits.test.size:>9,}")
+    _counts(splits)
+    say(f"left out {skipped.examples} examples that cannot be read")
     return splits
 
 

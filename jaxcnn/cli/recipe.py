@@ -100,7 +100,9 @@ def plan(
         InputError: flags that do not fit the data or each other.
 
     """
-    for flag, given in (("--vectors", config.vectors), ("--text-column", config.text_column)):
+    unit = config.unit if config.unit != "words" else ""
+    columns = (("--text-column", config.text_column), ("--label-column", config.label_column))
+    for flag, given in (("--vectors", config.vectors), ("--unit", unit), *columns):
         if given:
             raise InputError(f"{flag} {given}: applies to texts; leave it out")
     image = splits.train.example()["image"]

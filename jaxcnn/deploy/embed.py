@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,8 @@ import numpy as np
 from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, Tree
-from jaxcnn.data.folder import ENDINGS, read_image
+from jaxcnn.data.folder import ENDINGS
+from jaxcnn.runs.single import pixels
 from jaxcnn.tasks import prepare
 from jaxcnn.train.checkpoint import digest, flatten
 
@@ -84,17 +85,7 @@ def embedder(loaded: Any) -> Embedder:
             raise InputError(f"the vector of image {row} has no direction or is not finite; check the weights")
         return found
 
-    return Embedder(embed, lambda path: _read(loaded.config, path), digest(flatten(loaded.variables)))
-
-
-def _read(config: Mapping[str, Any], path: str | os.PathLike) -> np.ndarray:
-    """Read an image in the form that a run was trained on."""
-    shape, dtype = config["build"]["image"]["shape"], np.dtype(config["build"]["image"]["dtype"])
-    how = (config.get("source") or {}).get("options", {})
-    image = read_image(
-        pathlib.Path(path), shape[-1], (shape[0], shape[1]), how.get("resize", "squash"), how.get("crop_ratio", 1.0)
-    )
-    return image if dtype == np.uint8 else (image / 255).astype(dtype)
+    return Embedder(embed, lambda path: pixels(loaded.config, pathlib.Path(path)), digest(flatten(loaded.variables)))
 
 
 def images_in(folder: str | os.PathLike) -> list[pathlib.Path]:

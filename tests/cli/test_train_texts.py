@@ -101,8 +101,15 @@ def test_flags_that_do_not_apply(tmp_path, capsys):
         (("--vectors", str(tmp_path / "nosuch.txt")), "nosuch.txt: cannot be read"),
     ):  # fmt: skip
         assert line in refused(capsys, "train", table, "--workdir", tmp_path / "runs", *flags)
-    line = refused(capsys, "train", "digits", "--vectors", "x.txt", "--workdir", tmp_path / "runs")
-    assert "--vectors x.txt: applies to texts" in line
+    for flags in (("--vectors", "x.txt"), ("--unit", "bytes"), ("--label-column", "x"), ("--text-column", "x")):
+        line = refused(capsys, "train", "digits", *flags, "--workdir", tmp_path / "runs")
+        assert f"{' '.join(flags)}: applies to texts" in line
+
+
+def test_texts_are_described(tmp_path, capsys):
+    assert main(["data", str(reviews(tmp_path / "a.csv", 4))]) == 0
+    out = capsys.readouterr().out
+    assert "rows of 4 words, " in out and "bad" in out and "good" in out
 
 
 def test_a_damaged_vocabulary_is_refused(trained, tmp_path):

@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 import jaxcnn as jc
 from jaxcnn import deploy
-from jaxcnn.deploy import index as indexing
+from jaxcnn.deploy import searching
 from jaxcnn.runs.load import TrainedRun
 
 
@@ -23,8 +23,8 @@ def unit(x):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of a few vectors, so that tiny indexes have several."""
-    monkeypatch.setattr(indexing, "BLOCK", 64)
-    monkeypatch.setattr(indexing, "QUERIES", 4)
+    monkeypatch.setattr(searching, "BLOCK", 64)
+    monkeypatch.setattr(searching, "QUERIES", 4)
 
 
 def numbered(vectors, **options):
@@ -35,7 +35,7 @@ def numbered(vectors, **options):
 @pytest.mark.parametrize("count, k", [(37, 5), (7, 7), (1, 1)])
 def test_search_is_exact(rng, small_blocks, measure, count, k):
     x, queries = rng.standard_normal((count, 6)), rng.standard_normal((9, 6))
-    scores, places = indexing.nearest(numbered(x, measure=measure), queries, k)
+    scores, places = searching.nearest(numbered(x, measure=measure), queries, k)
     if measure == "cosine":
         want = unit(queries) @ unit(x).T
     else:
@@ -49,7 +49,7 @@ def test_search_is_exact(rng, small_blocks, measure, count, k):
 def test_ties_are_in_order(rng, small_blocks, measure):
     x = rng.standard_normal((41, 8)).astype(np.float32)
     x[[0, 9, 17, 33, 40]] = x[20]
-    _, places = indexing.nearest(numbered(x, measure=measure), x[[20, 3]], 4)
+    _, places = searching.nearest(numbered(x, measure=measure), x[[20, 3]], 4)
     assert places[0].tolist() == [0, 9, 17, 20] and places[1, 0] == 3
 
 
