@@ -3,8 +3,8 @@
 Data: strings of 1 to 8 digits that are composed from real digits of MNIST (its folder of IDX files is given), with
 varying scale, distance, baseline and slight overlap, on an image of 32x192 pixels. Each epoch draws new training
 strings from most of the digits in the training file; the others make the validation strings. The test has 2,000 strings
-of exactly five digits from the test file, with a seed of their own. The network has no recurrence, only convolutions over
-the columns, and is trained with connectionist temporal classification (Graves et al., 2006,
+of exactly five digits from the test file, with a seed of their own. The network has no recurrence, only
+convolutions over the columns, and is trained with connectionist temporal classification (Graves et al., 2006,
 doi:10.1145/1143844.1143891). Measured are the share of strings that are read without an error, with an interval, and
 the character error rate, with the best symbol of each column and with a beam search.
 """
