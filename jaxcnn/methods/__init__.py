@@ -1,6 +1,8 @@
 """Training methods, one per file, that wrap a task, its loss or the training step."""
 
-from jaxcnn.methods import one_class, transfer
+from jaxcnn.methods import attacks, one_class, transfer
 from jaxcnn.methods.group_dro import group_dro
+from jaxcnn.methods.robustness import adversarial, attacked, mart, trades
+from jaxcnn.methods.square import square
 
-__all__ = ["group_dro", "one_class", "transfer"]
+__all__ = ["adversarial", "attacked", "attacks", "group_dro", "mart", "one_class", "square", "trades", "transfer"]

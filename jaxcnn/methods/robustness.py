@@ -1,0 +1,237 @@
+"""Accuracy under attack, and training that resists attacks."""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.core.types import Batch, InputError, Mean, Metric, Task, Tree, row_mask
+from jaxcnn.layers.norm import grown
+from jaxcnn.methods import attack_parts as parts
+from jaxcnn.methods.attacks import pgd
+
+Array = jax.Array
+
+
+def attacked(task: Task, attacks: Mapping[str, parts.Attack], *, seed: int = 0) -> Task:
+    """Wrap a task so that evaluation also measures accuracy under attacks: `evaluate(attacked(task, ...), ...)`.
+
+    Args:
+        task: a classification task, with one label per row, whose input is `"image"`.
+        attacks: from names of metrics to attacks; see `methods.attacks`.
+        seed: seed of the attacks' random draws. Every batch gets the same draws, and every row of a batch its own.
+
+    Returns:
+        The task with a metric for each attack, the accuracy on its images, and `"robust_accuracy"`, the share of rows
+        that are right without and under every attack. It monitors the highest `"robust_accuracy"`. Training and
+        predictions are unchanged.
+
+    Raises:
+        InputError: there are no attacks, or a name is that of another metric.
+
+    """
+    if not attacks:
+        raise InputError("attacks: is empty; give at least one, such as {'pgd': attacks.pgd(8 / 255)}")
+    if "accuracy" not in task.metrics:
+        raise InputError("attacked: the task has no metric 'accuracy'; use a task of tasks.classification")
+    if taken := sorted({*task.metrics, "robust_accuracy", "clean"} & set(attacks)):
+        raise InputError(f"attacks: {taken[0]!r} is the name of another metric; use another one")
+
+    def outputs(variables: Tree, batch: Batch) -> dict[str, Any]:
+        images, logits_of = pixels(batch), classifier(task, variables, batch)
+        worst = task.predict(variables, batch)
+        labels = true_labels(batch)
+        out = {"clean": (task.outputs or task.predict)(variables, batch)}
+        for name, attack in attacks.items():
+            key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+            changed = attack(logits_of, images, labels, key)
+            out[name] = task.predict(variables, {**batch, "image": changed})
+            worst = jnp.where((two(worst).argmax(-1) == labels)[:, None], out[name], worst)
+        return out | {"robust_accuracy": worst}
+
+    def of(metric: Metric, name: str) -> Metric:
+        def measured(found: Any, batch: Batch) -> Any:  # in training, what the loss gives: there is no attack then
+            return metric(found[name] if isinstance(found, dict) else found, batch)
+
+        return measured
+
+    names = (*attacks, "robust_accuracy")
+    measured = {name: of(metric, "clean") for name, metric in task.metrics.items()}
+    return task._replace(
+        outputs=outputs,
+        metrics=measured | {name: of(task.metrics["accuracy"], name) for name in names},
+        monitor=("robust_accuracy", "max"),
+        shares=(*task.shares, *names),
+    )
+
+
+def adversarial(task: Task, attack: parts.Attack) -> Task:
+    """Wrap a task so that it trains on attacked images instead of the given ones.
+
+    The attack sees the network as it predicts: norms use running statistics, and dropout is off. With
+    `attacks.pgd(eps, steps=1, step_size=1.25 * eps, early_stop=False)`, this is fast training, which can collapse
+    within an epoch to a network that resists its one step alone: validate with
+    `attacked(task, {"fgsm": ..., "pgd": ...})`, which keeps the weights from before, and compare both accuracies.
+
+    Args:
+        task: a classification task, with one label per row, whose input is `"image"`.
+        attack: such as `attacks.pgd(8 / 255, steps=10, early_stop=False)`.
+
+    Returns:
+        The task; in training, its metrics are those of the attacked images.
+
+    Reference: Madry et al., 2017, arXiv:1706.06083; Wong et al., 2020, arXiv:2001.03994 (fast training).
+
+    """
+
+    def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
+        own, inner = jax.random.split(key)
+        frozen = jax.lax.stop_gradient({"params": params, **grown(model_state)})
+        logits_of, images = classifier(task, frozen, batch), pixels(batch)
+        labels = true_labels(batch)
+        changed = jax.lax.stop_gradient(attack(logits_of, images, labels, own))
+        return task.loss(params, model_state, {**batch, "image": changed}, inner)
+
+    return task._replace(loss=loss)
+
+
+def trades(
+    task: Task,
+    eps: float,
+    *,
+    beta: float = 6.0,
+    norm: parts.Norm = "linf",
+    steps: int = 10,
+    step_size: float | None = None,
+) -> Task:
+    """Wrap a task so that it also learns to predict the same near an image as at the image: TRADES.
+
+    The loss is that of the given images plus `beta` times the Kullback-Leibler divergence of the prediction at the
+    nearby image where it differs most.
+
+    Args:
+        task: a classification task, with one label per row, whose input is `"image"`.
+        eps: largest distance from the image, as in `attacks.pgd`.
+        beta: weight of the divergence, at least 0.
+        norm: `"linf"` or `"l2"`.
+        steps: number of steps to the nearby image, at least 1.
+        step_size: length of a step; None is `2.5 * eps / steps`.
+
+    Returns:
+        The task; in training, its metrics are those of the given images.
+
+    Raises:
+        InputError: a value is outside its range.
+
+    Reference: Zhang et al., 2019, arXiv:1901.08573.
+
+    """
+    if not 0 <= beta < float("inf"):
+        raise InputError(f"beta={beta}: must be at least 0")
+    nearby = pgd(eps, norm=norm, steps=steps, step_size=step_size, loss=_against, early_stop=False)
+
+    def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
+        own, inner = jax.random.split(key)
+        frozen = jax.lax.stop_gradient({"params": params, **grown(model_state)})
+        logits_of, images = classifier(task, frozen, batch), pixels(batch)
+        changed = jax.lax.stop_gradient(nearby(logits_of, images, jax.nn.log_softmax(logits_of(images)), own))
+        mean, (outputs, state) = task.loss(params, model_state, batch, inner)
+        _, (near, state) = task.loss(params, state, {**batch, "image": changed}, inner)
+        values = divergence(jax.nn.log_softmax(two(outputs)), jax.nn.log_softmax(two(near)))
+        total = mean.total + beta * (values * _weights(batch)).sum()
+        return Mean(total, mean.weight), (outputs, state)
+
+    return task._replace(loss=loss)
+
+
+def mart(task: Task, attack: parts.Attack, *, beta: float = 5.0) -> Task:
+    """Wrap a task so that attacked images count more where the network is unsure of the given one: MART.
+
+    Args:
+        task: a classification task with at least two logits and one label per row, whose input is `"image"`.
+        attack: as in `adversarial`.
+        beta: weight of the divergence between both predictions, at least 0.
+
+    Returns:
+        The task; its loss takes the place of the task's, so class weights and smoothing of labels do not apply. In
+        training, its metrics are those of the attacked images.
+
+    Raises:
+        InputError: `beta` is below 0.
+
+    Reference: Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified Examples, 2020.
+
+    """
+    if not 0 <= beta < float("inf"):
+        raise InputError(f"beta={beta}: must be at least 0")
+
+    def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
+        own, inner = jax.random.split(key)
+        frozen = jax.lax.stop_gradient({"params": params, **grown(model_state)})
+        logits_of, images = classifier(task, frozen, batch), pixels(batch)
+        labels = true_labels(batch)
+        changed = jax.lax.stop_gradient(attack(logits_of, images, labels, own))
+        mean, (clean, state) = task.loss(params, model_state, batch, inner)
+        _, (outputs, state) = task.loss(params, state, {**batch, "image": changed}, inner)
+        before, after = jax.nn.log_softmax(two(clean)), jax.nn.log_softmax(two(outputs))
+        rival = jnp.exp(parts.others(after, labels).max(-1))
+        boosted = -parts.own(after, labels) - jnp.log1p(-jnp.minimum(rival, 1 - 1e-6))
+        unsure = 1 - jnp.exp(parts.own(before, labels))
+        values = boosted + beta * divergence(before, after) * unsure
+        weights = _weights(batch) * (labels >= 0)
+        # a label that is no class makes the task's own loss NaN, and this one with it
+        return Mean((values * weights).sum() + 0 * mean.total, weights.sum()), (outputs, state)
+
+    return task._replace(loss=loss)
+
+
+def divergence(log_p: Array, log_q: Array) -> Array:
+    """Return the Kullback-Leibler divergence of `q` from `p`, given logarithms `[B, K]`, as `[B]`."""
+    return (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
+
+
+def _against(logits: Array, log_p: Array) -> Array:
+    return divergence(log_p, jax.nn.log_softmax(logits))
+
+
+def classifier(task: Task, variables: Tree, batch: Batch) -> parts.LogitsOf:
+    """Return the function from images in 0..1 to a task's logits `[B, K]`; a single logit gives two, 0 and itself."""
+
+    def logits_of(images: Array) -> Array:
+        return two(task.predict(variables, {**batch, "image": images}))
+
+    return logits_of
+
+
+def two(logits: Array) -> Array:
+    """Return logits `[B, K]` with K at least 2."""
+    if logits.ndim != 2:
+        raise InputError(f"attacks need logits [B, K], and the task gives {list(logits.shape)}")
+    return jnp.concatenate([jnp.zeros_like(logits), logits], -1) if logits.shape[-1] == 1 else logits
+
+
+def pixels(batch: Batch) -> Array:
+    """Return the images of a batch, float32 in 0..1."""
+    if "image" not in batch:
+        raise InputError(f"the batch has no 'image', only {', '.join(sorted(batch))}; attacks change images")
+    image = jnp.asarray(batch["image"])
+    return image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image.astype(jnp.float32)
+
+
+def true_labels(batch: Batch) -> Array:
+    """Return the label of each row as an index, int32 `[B]`, whichever form it has; -1 where there is none."""
+    label = jnp.asarray(batch["label"])
+    label = label[:, 0] if label.ndim == 2 and label.shape[1] == 1 else label
+    if label.ndim == 1:
+        return (
+            jnp.round(label).astype(jnp.int32) if jnp.issubdtype(label.dtype, jnp.floating) else label.astype(jnp.int32)
+        )
+    if label.ndim != 2:
+        raise InputError(f"attacks need one label per row, and the labels have the shape {list(label.shape)}")
+    return jnp.where(label.max(-1) <= 0, -1, label.argmax(-1).astype(jnp.int32))
+
+
+def _weights(batch: Batch) -> Array:
+    return row_mask(batch) * batch.get("sample_weight", 1.0)

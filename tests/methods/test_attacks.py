@@ -1,0 +1,217 @@
+"""Attacks and robust training: hand-made cases, the relations that strong attacks keep, and equality over devices."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxcnn as jc
+from jaxcnn.methods import adversarial, attacked, attacks, mart, square, trades
+from jaxcnn.methods.attack_parts import difference
+from tests.small import Plain, distance, rows
+
+EPS = 0.1
+WEIGHTS = jnp.asarray(np.random.default_rng(0).normal(size=(12, 4)), jnp.float32)
+IMAGES = jnp.asarray(np.random.default_rng(1).uniform(size=(64, 2, 2, 3)), jnp.float32)
+LABELS = jnp.asarray(np.random.default_rng(2).integers(0, 4, 64))
+
+
+def linear(x):
+    return 2 * x.reshape(len(x), -1) @ WEIGHTS
+
+
+def curved(x):
+    return jnp.tanh(3 * x.reshape(len(x), -1) @ WEIGHTS) @ jnp.eye(4) + jnp.sin(9 * x.reshape(len(x), -1)[:, :4])
+
+
+def run(attack, logits_of, labels=None, seed=0):
+    labels = LABELS if labels is None else labels
+    return jax.jit(lambda x, y, key: attack(logits_of, x, y, key))(IMAGES, labels, jax.random.key(seed))
+
+
+def right(logits_of, x, labels=LABELS):
+    return np.asarray(logits_of(x).argmax(-1) == labels)
+
+
+ALL = {
+    "fgsm": attacks.fgsm(EPS),
+    "pgd": attacks.pgd(EPS, steps=10),
+    "restarts": attacks.pgd(EPS, steps=5, restarts=3, loss="dlr"),
+    "l2": attacks.pgd(EPS, norm="l2", steps=10),
+    "apgd": attacks.apgd(EPS, steps=20),
+    "apgd l2": attacks.apgd(EPS, norm="l2", steps=10, restarts=2, loss="dlr"),
+    "targets": attacks.apgd(EPS, steps=10, loss="dlr", targets=3),
+    "square": square(EPS, steps=100),
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_results_lie_within_the_distance_and_in_0_to_1(name):
+    found = run(ALL[name], curved)
+    change = np.asarray(found - IMAGES).reshape(64, -1)
+    size = np.linalg.norm(change, axis=1) if "l2" in name else np.abs(change).max(1)
+    assert size.max() <= EPS * (1 + 1e-5) and size.max() > 0.5 * EPS
+    assert 0 <= np.asarray(found).min() and np.asarray(found).max() <= 1
+    assert not (right(curved, found) & ~right(curved, IMAGES)).any() or name == "fgsm"
+
+
+def test_a_linear_network_is_attacked_as_well_as_it_can_be():
+    """Of two classes, the best change of a value is `eps` against the sign of the difference of its weights."""
+
+    def pair(x):
+        return linear(x)[:, :2]
+
+    labels = pair(IMAGES).argmax(-1)
+    gap = np.asarray(WEIGHTS[:, 1] - WEIGHTS[:, 0])[None] * np.where(np.asarray(labels) == 0, 1, -1)[:, None]
+    best = (np.asarray(IMAGES).reshape(64, -1) + EPS * np.sign(gap)).clip(0, 1).reshape(IMAGES.shape)
+    expected = right(pair, jnp.asarray(best), labels)
+    assert 0 < expected.mean() < 1
+    for attack in (attacks.fgsm(EPS), attacks.pgd(EPS, steps=10), attacks.apgd(EPS, steps=20), square(EPS, steps=600)):
+        found = run(attack, pair, labels)
+        np.testing.assert_array_equal(right(pair, found, labels), expected)
+    found = run(attacks.pgd(EPS, steps=10, targeted=True), pair, 1 - labels)
+    np.testing.assert_array_equal(right(pair, found, labels), expected)
+
+
+def test_more_steps_restarts_and_gradients_find_more():
+    def share(attack):
+        return right(curved, run(attack, curved, labels, 1), labels).mean()
+
+    labels = curved(IMAGES).argmax(-1)
+    few, many = share(attacks.pgd(EPS, steps=1)), share(attacks.pgd(EPS, steps=40, restarts=3))
+    assert many < few
+    assert share(attacks.apgd(EPS, steps=50)) <= few
+    assert share(square(EPS, steps=300)) >= many
+    assert share(attacks.pgd(1.0, steps=100, restarts=3)) == 0  # nothing resists any change
+
+
+def test_the_difference_of_logits_by_hand():
+    logits = jnp.array([[3.0, 1.0, 0.0, 2.0], [3.0, 1.0, 0.0, 2.0]])
+    np.testing.assert_allclose(difference(logits, jnp.array([0, 3])), [-1 / 2, 1 / 2], rtol=1e-6)
+    np.testing.assert_allclose(difference(100 * logits, jnp.array([0, 3])), [-1 / 2, 1 / 2], rtol=1e-6)
+
+
+def test_checkpoints_of_auto_pgd_are_those_of_the_paper():
+    assert attacks.checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
+
+
+def test_eps_0_changes_nothing():
+    for attack in (attacks.fgsm(0.0), attacks.pgd(0.0, norm="l2"), attacks.apgd(0.0, steps=5), square(0.0, steps=5)):
+        chex.assert_trees_all_equal(run(attack, curved), IMAGES)
+
+
+def measure(task, variables, data, batch_size):
+    step = jc.compile_step(jc.make_eval_step(task), "jit", donate=False)
+    return jc.evaluate(step, variables, data, batch_size=batch_size)
+
+
+@pytest.fixture(scope="module")
+def small():
+    data = rows(24)
+    task = jc.tasks.classification(Plain())
+    return data, task, task.init(jax.random.key(0), data.example())
+
+
+def test_accuracy_under_attack_counts_the_worst(small):
+    data, task, variables = small
+    named = {"fgsm": attacks.fgsm(0.02), "pgd": attacks.pgd(0.05, steps=3)}
+    found = measure(attacked(task, named), variables, data, batch_size=7)
+    assert found["robust_accuracy"] <= min(found["fgsm"], found["pgd"], found["accuracy"])
+    assert found["count"] == 24 and found["pgd"] < found["accuracy"]
+    plain = measure(task, variables, data, batch_size=7)
+    assert found["loss"] == pytest.approx(plain["loss"]) and found["accuracy"] == plain["accuracy"]
+    none = measure(attacked(task, {"fgsm": attacks.fgsm(0.0)}), variables, data, batch_size=7)
+    assert none["fgsm"] == none["robust_accuracy"] == plain["accuracy"]
+
+
+METHODS = {
+    "adversarial": lambda task: adversarial(task, attacks.pgd(0.2, steps=2, early_stop=False)),
+    "trades": lambda task: trades(task, 0.2, steps=2),
+    "mart": lambda task: mart(task, attacks.pgd(0.2, steps=2, early_stop=False)),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_without_a_distance_methods_are_what_they_wrap(small, name):
+    data, task, variables = small
+    batch = {k: jnp.asarray(v) for k, v in data.arrays.items()}
+    state = {k: v for k, v in variables.items() if k != "params"}
+    same = {
+        "adversarial": adversarial(task, attacks.pgd(0.0)),
+        "trades": trades(task, 0.0, steps=1),
+        "mart": mart(task, attacks.pgd(0.0, steps=1), beta=0.0),
+    }[name]
+    key = jax.random.key(3)
+    expected, _ = task.loss(variables["params"], state, batch, key)
+    found, _ = same.loss(variables["params"], state, batch, key)
+    if name == "mart":  # the boosted cross-entropy also pushes down the likeliest wrong class
+        p = np.asarray(jax.nn.softmax(task.predict(variables, batch)))
+        label = np.asarray(batch["label"])
+        rival = np.where(np.eye(p.shape[1], dtype=bool)[label], 0, p).max(1)
+        boosted = (-np.log(p[np.arange(24), label]) - np.log(1 - rival)).sum()
+        assert float(found.total) == pytest.approx(boosted, rel=1e-4) and float(found.weight) == 24
+    else:
+        chex.assert_trees_all_close(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_training_resists_more_than_without(small, name):
+    data, task, variables = small
+    batch = {k: jnp.asarray(v) for k, v in data.arrays.items()}
+    tx = optax.adam(1e-2)
+
+    def trained(task):
+        step = jax.jit(jc.make_train_step(task, tx))
+        state = jc.init_state(task, tx, data.example(), variables=variables)
+        for _ in range(60):
+            state, _ = step(state, batch)
+        return state.variables
+
+    measured = attacked(task, {"pgd": attacks.pgd(0.2, steps=5)})
+    plain, robust = (measure(measured, trained(t), data, batch_size=24)["pgd"] for t in (task, METHODS[name](task)))
+    assert robust > plain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("strategy", ["sharded", "pmap"])
+def test_the_same_on_eight_devices(small, name, strategy):
+    data, task, _ = small
+    task, tx = METHODS[name](task), optax.sgd(0.1)
+    out = []
+    for how, devices in (("jit", 1), (strategy, 8)):
+        run = jc.compile_step(jc.make_train_step(task, tx), how, devices)
+        out.append(jc.fit(run, jc.init_state(task, tx, data.example()), data, batch_size=24, steps=3).state.params)
+    assert distance(*out) < 1e-5
+    measured = attacked(task, {"pgd": attacks.pgd(0.05, steps=3), "square": square(0.05, steps=20)})
+    found = []
+    for how, devices in (("jit", 1), (strategy, 8)):
+        run = jc.compile_step(jc.make_eval_step(measured), how, devices, donate=False)
+        found.append(jc.evaluate(run, {"params": out[0]}, data, batch_size=24))
+    for key in ("count", "pgd", "square", "robust_accuracy"):
+        assert found[0][key] == found[1][key]
+
+
+@pytest.mark.parametrize(
+    "wrong, line",
+    [
+        (lambda t: attacks.pgd(-0.1), "eps=-0.1"),
+        (lambda t: attacks.pgd(8), "8/255"),
+        (lambda t: attacks.pgd(float("nan")), "eps=nan"),
+        (lambda t: attacks.pgd(0.1, norm="l1"), "norm='l1'"),
+        (lambda t: attacks.pgd(0.1, steps=0), "steps=0"),
+        (lambda t: attacks.pgd(0.1, restarts=2, random_start=False), "restarts=2"),
+        (lambda t: attacks.apgd(0.1, targets=3), "targets=3"),
+        (lambda t: attacks.apgd(0.1, loss="hinge"), "loss='hinge'"),
+        (lambda t: square(0.1, share=0.0), "share=0.0"),
+        (lambda t: attacked(t, {}), "is empty"),
+        (lambda t: attacked(t, {"loss": attacks.fgsm(0.1)}), "'loss'"),
+        (lambda t: trades(t, 0.1, beta=-1), "beta=-1"),
+    ],
+)
+def test_bad_values_are_one_line(small, wrong, line):
+    with pytest.raises(jc.InputError, match=line.replace("(", r"\(")) as caught:
+        wrong(small[1])
+    assert "\n" not in str(caught.value)
