@@ -1,0 +1,264 @@
+"""Differentially private training: gradients clipped per row with noise, rows drawn by Poisson sampling, accounting.
+
+The three parts belong together. The guarantee is for the presence of one row, and holds against everyone who does not
+know the seed, which decides both the rows of each batch and the noise: choose it at random and keep it secret.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.core.collectives import all_sum, leader
+from jaxcnn.core.types import Batch, InputError, MetricState, State, Step, Tree, named, rows
+from jaxcnn.data import Resident
+from jaxcnn.data.order import ALL, Shard, fill, padded
+from jaxcnn.parallel.compile import IndexedChunk
+from jaxcnn.train.step import Estimator, Gradient, Objective
+
+Array = jax.Array
+Accountant = Literal["rdp", "pld"]
+SAFETY = 8  # standard deviations of the size of a batch for which there is room
+
+
+def private(clip: float, noise: float, batch_size: int, *, parts: int = 1) -> Estimator:
+    """Estimate a gradient that hides each row: DP-SGD, an estimator for `make_train_step`.
+
+    The gradient of each row is scaled to a length of at most `clip`; their sum gets Gaussian noise of standard
+    deviation `noise * clip` in every value and is divided by `batch_size`, whatever the number of rows.
+
+    Args:
+        clip: largest length of a row's gradient, positive; infinite for none, which needs `noise=0`.
+        noise: standard deviation of the noise over `clip`, at least 0; see `noise_for`.
+        batch_size: rows of a batch, or their expected number with `poisson`, over all devices.
+        parts: the rows of a device are taken in this many parts, one after the other, to save memory.
+
+    Returns:
+        The estimator. It refuses models whose state mixes rows, such as batch normalisation.
+
+    Raises:
+        InputError: a value is outside its range; or (when traced) the model has a state, or `parts` does not divide the
+            rows per device.
+
+    Reference: Abadi et al., 2016, arXiv:1607.00133.
+
+    """
+    if not clip > 0:
+        raise InputError(f"clip={clip}: must be positive")
+    if not 0 <= noise < math.inf or noise and math.isinf(clip):
+        raise InputError(f"noise={noise}: must be at least 0, and 0 without clipping (clip={clip})")
+    for name, value in (("batch_size", batch_size), ("parts", parts)):
+        if value < 1:
+            raise InputError(f"{name}={value}: must be at least 1")
+
+    def estimator(objective: Objective) -> Gradient:
+        def one(params: Tree, model_state: Tree, row: Batch, key: Array) -> tuple[Tree, Any]:
+            row = jax.tree.map(lambda x: x[None], row)
+            slope, (_, _, sums) = jax.grad(objective, has_aux=True)(params, model_state, row, key)
+            length = jnp.sqrt(sum(jnp.vdot(g, g).astype(jnp.float32) for g in jax.tree.leaves(slope)))
+            share = jnp.where(length > clip, clip / jnp.maximum(length, 1e-30), 1.0)
+            return jax.tree.map(lambda g: (g * share).astype(g.dtype), slope), sums
+
+        def gradient(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Tree, Tree, Any]:
+            _check_state(model_state)
+            if rows(batch) % parts:
+                raise InputError(f"parts={parts}: must divide the {rows(batch)} rows per device")
+            inner, noises = jax.random.split(key)
+            each = jax.vmap(one, (None, None, 0, None))
+
+            def body(total: Tree, part: Batch) -> tuple[Tree, Any]:
+                found, sums = each(params, model_state, part, inner)
+                return jax.tree.map(lambda t, g: t + g.sum(0), total, found), _summed(sums)
+
+            split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), dict(batch))
+            total, sums = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, params), split)
+            return (
+                _noisy(all_sum(total), noise * clip if noise else 0.0, batch_size, noises),
+                model_state,
+                _summed(sums),
+            )
+
+        return gradient
+
+    return estimator
+
+
+def _summed(tree: Tree) -> Tree:
+    return jax.tree.map(lambda x: x.sum(0), tree)
+
+
+def _noisy(total: Tree, deviation: float, batch_size: int, key: Array) -> Tree:
+    leaves, form = jax.tree.flatten(total)
+    keys = jax.random.split(key, len(leaves))  # the same on every device, after the sum over devices
+    noise = [
+        deviation * jax.random.normal(k, x.shape, x.dtype) if deviation else 0.0
+        for k, x in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(form, [(x + n) / batch_size for x, n in zip(leaves, noise, strict=True)])
+
+
+def _check_state(model_state: Tree) -> None:
+    names = [name for name, _ in named(model_state)]
+    if names:
+        fix = "use GroupNorm or no norm, so that a row's gradient depends on that row alone"
+        raise InputError(f"private: the model has the state {names[0]}, which mixes rows; {fix}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Poisson(Resident):
+    """Rows in memory, of which each is in each training batch with the same probability, whatever the others do.
+
+    The probability is `batch_size / size`; batches have different numbers of rows, and are padded with `row_mask = 0`
+    to one size. A batch may be empty. Evaluation reads every row once.
+
+    Attributes: those of `Resident`.
+
+    """
+
+    def chunk(
+        self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, shard: Shard = ALL
+    ) -> IndexedChunk:
+        """Return training batches `start` to `start + count`, see `Data.chunk`.
+
+        Raises:
+            InputError: a batch would need every row, or more than there is room for (once in 10^14 batches).
+
+        """
+        del shard
+        if batch_size >= self.size:
+            raise InputError(f"batch_size={batch_size}: must be less than the {self.size} rows for Poisson sampling")
+        width = room(batch_size, self.size)
+        index, inside = np.zeros((count, width), np.int64), np.zeros((count, width), np.float32)
+        for i in range(count):
+            draws = np.random.default_rng([self.seed, start + i, 0xD9])
+            n = draws.binomial(self.size, batch_size / self.size)
+            if n > width:
+                raise InputError(
+                    f"batch_size={batch_size}: batch {start + i} has {n} rows, more than {width}; use a new seed"
+                )
+            index[i, :n], inside[i, :n] = draws.choice(self.size, n, replace=False), 1
+        index, more = padded(index, multiple)
+        inside = inside if more is None else np.pad(inside, ((0, 0), (0, index.shape[1] - width)))
+        return IndexedChunk(
+            dict(self.arrays), fill(index.astype(np.int32), capacity), fill(inside, capacity), np.int32(count)
+        )
+
+
+def room(batch_size: int, size: int) -> int:
+    """Return the number of rows for which a batch of Poisson sampling has room."""
+    return min(math.ceil(batch_size + SAFETY * math.sqrt(batch_size)) + SAFETY, size)
+
+
+def epsilon(noise: float, rate: float, steps: int, delta: float, accountant: Accountant = "rdp") -> float:
+    """Return the epsilon that DP-SGD with Poisson sampling has spent, for adding or removing one row.
+
+    Args:
+        noise: as in `private`, at least 0; 0 gives infinity.
+        rate: probability of a row to be in a batch, in [0, 1].
+        steps: number of updates, at least 0.
+        delta: in (0, 1), usually less than one over the number of rows.
+        accountant: `"rdp"` for Renyi differential privacy, or `"pld"` for the distribution of privacy loss, which is
+            tighter and slower.
+
+    Raises:
+        InputError: a value is outside its range, or dp-accounting is not installed.
+
+    Reference: Mironov et al., 2019, arXiv:1908.10530; Koskela et al., 2019, arXiv:1906.03049.
+
+    """
+    _check_budget(rate, delta, accountant)
+    if not 0 <= noise < math.inf or steps < 0:
+        raise InputError(f"noise={noise}, steps={steps}: must be finite and at least 0")
+    if not steps or not rate:
+        return 0.0
+    if not noise:
+        return math.inf
+    dp = _library()
+    return float(_accountant(accountant).compose(_event(dp, noise, rate, steps)).get_epsilon(delta))
+
+
+def noise_for(target: float, rate: float, steps: int, delta: float, accountant: Accountant = "rdp") -> float:
+    """Return the least noise with which training spends at most an epsilon of `target`.
+
+    Args:
+        target: epsilon, positive.
+        rate: as in `epsilon`, above 0.
+        steps: number of updates, at least 1.
+        delta: as in `epsilon`.
+        accountant: as in `epsilon`.
+
+    Raises:
+        InputError: a value is outside its range, or dp-accounting is not installed.
+
+    """
+    _check_budget(rate, delta, accountant)
+    if not 0 < target < math.inf or steps < 1 or not rate:
+        raise InputError(f"target={target}, rate={rate}, steps={steps}: must be positive")
+    dp = _library()
+    return float(
+        dp.calibrate_dp_mechanism(
+            functools.partial(_accountant, accountant),
+            lambda noise: _event(dp, noise, rate, steps),
+            target,
+            delta,
+            dp.LowerEndpointAndGuess(0.0, 1.0),
+            tol=1e-4,
+        )
+    )
+
+
+def with_epsilon(step: Step, spent: Callable[[int], float]) -> Step:
+    """Add the metric `"epsilon"`: what training has spent after the last step that was counted.
+
+    Args:
+        step: a training step.
+        spent: function from the number of updates to epsilon, such as a `partial` of `epsilon`.
+
+    """
+
+    class Spent(NamedTuple):
+        count: Any
+        places: Any
+
+        def compute(self) -> float:
+            n = int(self.count)
+            return spent(round(int(self.places) / n + (n - 1) / 2)) if n else 0.0  # of consecutive steps, the last
+
+    @functools.wraps(step)
+    def counted(state: State, batch: Batch) -> tuple[State, dict[str, MetricState]]:
+        state, sums = step(state, batch)
+        one = jnp.int32(leader())
+        return state, sums | {"epsilon": Spent(one, one * state.step)}
+
+    return counted
+
+
+def _check_budget(rate: float, delta: float, accountant: str) -> None:
+    if not 0 <= rate <= 1:
+        raise InputError(f"rate={rate}: must lie in 0..1, the batch size over the number of rows")
+    if not 0 < delta < 1:
+        raise InputError(f"delta={delta}: must be above 0 and below 1")
+    if accountant not in ("rdp", "pld"):
+        raise InputError(f"accountant={accountant!r}: must be 'rdp' or 'pld'")
+
+
+def _library() -> Any:
+    try:
+        import dp_accounting
+    except ImportError:
+        raise InputError("dp-accounting is not installed: pip install 'jaxcnn[privacy]'") from None
+    return dp_accounting
+
+
+def _event(dp: Any, noise: float, rate: float, steps: int) -> Any:
+    return dp.SelfComposedDpEvent(dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(noise)), steps)
+
+
+def _accountant(name: str) -> Any:
+    dp = _library()
+    return dp.rdp.RdpAccountant() if name == "rdp" else dp.pld.PLDAccountant(value_discretization_interval=1e-3)

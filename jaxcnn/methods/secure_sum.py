@@ -1,0 +1,81 @@
+"""Secure aggregation: a server learns the sum of what clients send, and nothing about one of them.
+
+Values become integers modulo 2^32. Each pair of clients shares a key, from which both draw the same masks; one adds
+them and the other subtracts them, so that they vanish in the sum, bit for bit. This is the arithmetic of Bonawitz et
+al. (2017, doi:10.1145/3133956.3133982) for clients that all answer; agreeing on keys and losing clients are not here.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.core.types import InputError, Tree
+
+Array = jax.Array
+BITS = 32
+
+
+def quantized(tree: Tree, scale: float, count: int) -> Tree:
+    """Return arrays as unsigned integers modulo 2^32, which a sum of `count` clients does not overflow.
+
+    Args:
+        tree: arrays of floats.
+        scale: largest absolute value that is kept; larger ones are cut off. A step is `scale * count / 2^31`.
+        count: number of clients, at least 1.
+
+    Raises:
+        InputError: `scale` or `count` is not positive.
+
+    """
+    step = _step(scale, count)
+
+    def whole(x: Array) -> Array:
+        return jnp.round(jnp.clip(x, -scale, scale) / step * (1 - 2**-24)).astype(jnp.int32).astype(jnp.uint32)
+
+    return jax.tree.map(whole, tree)
+
+
+def masked(tree: Tree, client: int, keys: Sequence[Array | None]) -> Tree:
+    """Add the masks of one client.
+
+    Args:
+        tree: unsigned integers, of `quantized`.
+        client: its number.
+        keys: the key that it shares with each client, in order; its own entry is not used.
+
+    Raises:
+        InputError: there is no such client.
+
+    """
+    if not 0 <= client < len(keys):
+        raise InputError(f"client={client}: must be from 0 to {len(keys) - 1}")
+    leaves, form = jax.tree.flatten(tree)
+    for other, key in enumerate(keys):
+        if other == client or key is None:
+            continue
+        drawn = [
+            jax.random.bits(k, x.shape, jnp.uint32)
+            for k, x in zip(jax.random.split(key, len(leaves)), leaves, strict=True)
+        ]
+        leaves = [x + m if client < other else x - m for x, m in zip(leaves, drawn, strict=True)]
+    return jax.tree.unflatten(form, leaves)
+
+
+def total(trees: Sequence[Tree], scale: float) -> Tree:
+    """Return the sum of what all clients sent, as floats.
+
+    Args:
+        trees: of `masked`, one per client.
+        scale: as in `quantized`.
+
+    """
+    added = jax.tree.map(lambda *x: sum(x[1:], x[0]), *trees)
+    step = _step(scale, len(trees))
+    return jax.tree.map(lambda x: x.astype(jnp.int32).astype(jnp.float32) * (step / (1 - 2**-24)), added)
+
+
+def _step(scale: float, count: int) -> float:
+    if not 0 < scale < float("inf") or count < 1:
+        raise InputError(f"scale={scale}, count={count}: must be positive")
+    return scale * count / 2 ** (BITS - 1)

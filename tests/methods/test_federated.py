@@ -1,0 +1,152 @@
+"""Federated learning: one client is plain training, averages by hand, partitions, and masks that vanish."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxcnn as jc
+from jaxcnn.methods import secure_sum
+from jaxcnn.methods.federated import by_group, bytes_per_round, clients, dirichlet, federated, iid, shards
+from tests.small import Plain, distance, rows
+
+
+@pytest.fixture(scope="module")
+def small():
+    data = rows(24)
+    task = jc.tasks.classification(Plain())
+    return data, task, task.init(jax.random.key(0), data.example())
+
+
+def fit(task, variables, data, tx, estimator, batch_size, steps, strategy="jit", devices=1):
+    run = jc.compile_step(jc.make_train_step(task, tx, estimator), strategy, devices)
+    state = jc.init_state(task, tx, data.example(), variables=variables)
+    return jc.fit(run, state, data, batch_size=batch_size, steps=steps)
+
+
+def test_one_client_with_one_update_is_a_step_of_sgd(small):
+    data, task, variables = small
+    tx = optax.sgd(1.0)
+    plain = fit(task, variables, data, optax.sgd(0.1), jc.plain, 24, 3).state.params
+    for options in ({}, {"proximal": 0.7}):  # at the server's parameters, the proximal term is 0
+        own = federated(optax.sgd(0.1), 24, batch_size=24, **options)
+        found = fit(task, variables, clients(data, [np.arange(24)]), tx, own, 1, 3).state.params
+        chex.assert_trees_all_close(found, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_the_server_takes_the_mean_weighted_by_rows(small):
+    data, task, variables = small
+    parts = [np.arange(4), np.arange(4, 16)]
+
+    def one(part):
+        own = data.take(part)
+        return fit(task, variables, own, optax.sgd(0.1), jc.plain, len(part), 2).state.params
+
+    expected = jax.tree.map(lambda a, b: (4 * a + 12 * b) / 16, *map(one, parts))
+    own = federated(optax.sgd(0.1), 12, batch_size=12, epochs=2)
+    result = fit(task, variables, clients(data, parts), optax.sgd(1.0), own, 2, 1)
+    chex.assert_trees_all_close(result.state.params, expected, rtol=1e-4, atol=1e-6)
+    assert result.history[-1]["train/count"] == 16
+
+
+@pytest.mark.slow
+def test_clients_learn_in_small_updates_and_proximal_terms_hold_them(small):
+    data, task, variables = small
+    held = clients(data, iid(24, 3))
+
+    def moved(**options):
+        own = federated(optax.sgd(0.1), 8, batch_size=3, epochs=4, **options)
+        result = fit(task, variables, held, optax.sgd(1.0), own, 3, 5)
+        change = jax.tree.map(lambda a, b: a - b, result.state.params, variables["params"])
+        return result.history[-1]["train/loss"], float(optax.tree.norm(change))
+
+    (loss, far), (_, near) = moved(), moved(proximal=5.0)
+    first = task.loss(variables["params"], {}, {k: jnp.asarray(v) for k, v in data.arrays.items()}, jax.random.key(0))[
+        0
+    ]
+    assert loss < first.compute() and near < 0.7 * far
+
+
+def test_changes_are_clipped_and_noisy(small):
+    data, task, variables = small
+    held = clients(data, iid(24, 4))
+
+    def change(**options):
+        own = federated(optax.sgd(1.0), 6, batch_size=6, **options)
+        params = fit(task, variables, held, optax.sgd(1.0), own, 4, 1).state.params
+        return jax.tree.map(lambda a, b: np.asarray(a - b), params, variables["params"])
+
+    assert float(optax.tree.norm(change(clip=0.01))) <= 0.01
+    noise = jax.tree.map(lambda a, b: a - b, change(clip=0.01, noise=100.0), change(clip=0.01))
+    flat = np.concatenate([x.ravel() for x in jax.tree.leaves(noise)])
+    assert flat.std() == pytest.approx(1.0 / 4, rel=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["sharded", "pmap"])
+def test_the_same_on_eight_devices(small, strategy):
+    data, task, variables = small
+    held = clients(data, iid(24, 6))
+    own = federated(optax.sgd(0.1), held.room, batch_size=2, epochs=2)
+    one, eight = (fit(task, variables, held, optax.sgd(1.0), own, 4, 3, *how) for how in (("jit", 1), (strategy, 8)))
+    assert distance(one.state.params, eight.state.params) < 1e-5
+    assert one.history[-1]["train/count"] == eight.history[-1]["train/count"] == 4 * 4 * 3
+
+
+def test_partitions_have_every_row_once():
+    label = np.arange(100) % 10
+    for parts in (iid(100, 7), shards(label, 10), dirichlet(label, 9, 0.1), by_group(label)):
+        assert sorted(np.concatenate(parts).tolist()) == list(range(100)) and min(map(len, parts)) > 0
+    assert max(len(np.unique(label[part])) for part in shards(label, 10)) <= 4
+    few = np.mean([len(np.unique(label[part])) for part in dirichlet(label, 9, 0.1)])
+    assert few < np.mean([len(np.unique(label[part])) for part in dirichlet(label, 9, 100.0)])
+    assert [label[part].tolist() for part in by_group(label)] == [[i] * 10 for i in range(10)]
+
+
+def test_rounds_depend_on_seed_and_number_alone(small):
+    held = clients(small[0], iid(24, 6))
+    some, later = held.chunk(4, 0, 5, 8), held.chunk(4, 3, 2, 8)
+    chex.assert_trees_all_equal(some.index[3:5], later.index[:2])
+    assert bytes_per_round({"w": jnp.zeros((3, 2)), "b": jnp.zeros(2, jnp.bfloat16)}, 10) == 2 * 10 * (24 + 4)
+
+
+def test_masks_vanish_in_the_sum_bit_for_bit():
+    count, draws = 5, np.random.default_rng(0)
+    updates = [{"w": jnp.asarray(draws.normal(size=(70, 30)), jnp.float32)} for _ in range(count)]
+    shared = {(i, j): jax.random.key(10 * i + j) for i in range(count) for j in range(i + 1, count)}
+    keys = [[None if i == j else shared[min(i, j), max(i, j)] for j in range(count)] for i in range(count)]
+    whole = [secure_sum.quantized(u, 4.0, count) for u in updates]
+    hidden = [secure_sum.masked(x, i, keys[i]) for i, x in enumerate(whole)]
+    plain, found = secure_sum.total(whole, 4.0), secure_sum.total(hidden, 4.0)
+    chex.assert_trees_all_equal(found, plain)
+    np.testing.assert_allclose(found["w"], sum(u["w"] for u in updates), atol=1e-6)
+    for x, h in zip(whole, hidden, strict=True):  # what is sent looks like nothing that is meant
+        assert abs(np.corrcoef(np.asarray(x["w"], float).ravel(), np.asarray(h["w"], float).ravel())[0, 1]) < 0.1
+    top = secure_sum.quantized({"w": jnp.full(3, 9.0)}, 4.0, 1)  # cut off, without overflow
+    np.testing.assert_allclose(secure_sum.total([top], 4.0)["w"], 4.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong, line",
+    [
+        (lambda d: federated(optax.sgd(0.1), 0), "rows_per_client=0"),
+        (lambda d: federated(optax.sgd(0.1), 8, proximal=-1), "proximal=-1"),
+        (lambda d: federated(optax.sgd(0.1), 8, noise=1.0), "0 without clipping"),
+        (lambda d: clients(d, []), "at least one row"),
+        (lambda d: clients(d, [[0], []]), "at least one row"),
+        (lambda d: clients(d, [[0, 24]]), "there are 24 rows"),
+        (lambda d: clients(d, [[0, 1], [1]]), "belongs to two clients"),
+        (lambda d: clients(d, [[0], [1]]).chunk(3, 0, 1, 1), "only 2 clients"),
+        (lambda d: iid(4, 5), "count=5"),
+        (lambda d: shards(np.zeros(4), 4), "count=8"),
+        (lambda d: dirichlet(np.zeros(4), 2, 0.0), "alpha=0.0"),
+        (lambda d: secure_sum.quantized({}, 0.0, 1), "scale=0.0"),
+        (lambda d: secure_sum.masked({}, 2, [None, None]), "client=2"),
+    ],
+)
+def test_bad_values_are_one_line(small, wrong, line):
+    with pytest.raises(jc.InputError, match=line) as caught:
+        wrong(small[0])
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,154 @@
+"""Private training: clipped rows by hand, noise, Poisson sampling, accounting against published values."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxcnn as jc
+from jaxcnn.methods.private import Poisson, epsilon, noise_for, private, room, with_epsilon
+from tests.small import Plain, distance, rows
+
+pytest.importorskip("dp_accounting")
+
+
+@pytest.fixture(scope="module")
+def small():
+    data = rows(24)
+    task = jc.tasks.classification(Plain())
+    return data, task, task.init(jax.random.key(0), data.example())
+
+
+def gradient(task, variables, batch, estimator, seed=0):
+    def objective(params, model_state, batch, key):
+        loss, (outputs, state) = task.loss(params, model_state, batch, key)
+        return loss.total, (state, loss.weight, {"loss": loss})
+
+    batch = {k: jnp.asarray(v) for k, v in batch.items()}
+    return jax.jit(estimator(objective))(variables["params"], {}, batch, jax.random.key(seed))
+
+
+def test_each_row_is_clipped_on_its_own(small):
+    data, task, variables = small
+    batch = {k: v[:6] for k, v in data.arrays.items()}
+    each = [gradient(task, variables, {k: v[i : i + 1] for k, v in batch.items()}, jc.plain)[0] for i in range(6)]
+    sizes = [float(optax.tree.norm(g)) for g in each]
+    clip = float(np.median(sizes))
+    expected = jax.tree.map(lambda *g: sum(x * min(1, clip / n) for x, n in zip(g, sizes, strict=True)) / 6, *each)
+    for parts in (1, 3):
+        found, _, sums = gradient(task, variables, batch, private(clip, 0.0, 6, parts=parts))
+        chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-7)
+        assert float(sums["loss"].weight) == 6
+
+
+def test_no_noise_and_no_clipping_is_the_plain_gradient(small):
+    data, task, variables = small
+    found = gradient(task, variables, data.arrays, private(math.inf, 0.0, 24))[0]
+    chex.assert_trees_all_close(found, gradient(task, variables, data.arrays, jc.plain)[0], rtol=1e-4, atol=1e-7)
+
+
+def test_padding_adds_nothing_and_the_divisor_stays(small):
+    data, task, variables = small
+    mask = np.array([1.0] * 10 + [0.0] * 14, np.float32)
+    found = gradient(task, variables, data.arrays | {"row_mask": mask}, private(0.1, 0.0, 24))[0]
+    some = gradient(task, variables, {k: v[:10] for k, v in data.arrays.items()}, private(0.1, 0.0, 24))[0]
+    chex.assert_trees_all_close(found, some, rtol=1e-4, atol=1e-8)
+    empty = gradient(task, variables, data.arrays | {"row_mask": 0 * mask}, private(0.1, 0.0, 24))[0]
+    assert float(optax.tree.norm(empty)) == 0
+
+
+def test_noise_has_its_deviation_and_another_draw_in_each_step(small):
+    data, task, variables = small
+    wanted = [
+        gradient(task, variables, data.arrays, private(0.5, n, 24), seed)[0] for n, seed in ((0, 0), (2, 0), (2, 1))
+    ]
+    flat = [np.concatenate([np.ravel(x) for x in jax.tree.leaves(g)]) for g in wanted]
+    noise = 24 * (flat[1] - flat[0])
+    assert noise.std() == pytest.approx(2 * 0.5, rel=0.1) and abs(noise.mean()) < 0.2
+    assert np.abs(np.corrcoef(noise, 24 * (flat[2] - flat[0]))[0, 1]) < 0.2
+
+
+def test_batch_normalisation_is_refused():
+    with pytest.raises(jc.InputError, match="batch_stats.* use GroupNorm"):
+        private(1.0, 1.0, 24)(lambda *_: None)({}, {"batch_stats": {"mean": jnp.zeros(3)}}, {}, jax.random.key(0))
+
+
+def test_poisson_batches_have_every_row_with_one_probability():
+    data = Poisson({"x": np.arange(50)}, seed=3)
+    chunk = data.chunk(10, 0, 400, 400)
+    inside = np.asarray(chunk.row_mask[:400]) > 0
+    picked = np.asarray(chunk.index[:400])
+    assert inside.shape[1] == room(10, 50) == 44
+    sizes = inside.sum(1)
+    assert abs(sizes.mean() - 10) < 0.5 and abs(sizes.var() - 10 * 0.8) < 1.5  # binomial
+    counts = np.bincount(picked[inside], minlength=50)
+    assert abs(counts.mean() - 80) < 5 and counts.min() > 40
+    assert all(len(set(p[m])) == m.sum() for p, m in zip(picked, inside, strict=True))  # no row twice
+    later = data.chunk(10, 7, 3, 400)
+    chex.assert_trees_all_equal(later.index[:3], chunk.index[7:10])  # a batch depends on seed and step alone
+    assert not np.array_equal(Poisson({"x": np.arange(50)}, seed=4).chunk(10, 0, 1, 1).index, chunk.index[:1])
+
+
+def test_empty_batches_are_steps_of_noise_alone():
+    small = rows(24)
+    data = Poisson(small.arrays, small.classes, seed=0)
+    task, tx = jc.tasks.classification(Plain()), optax.sgd(0.1)
+    step = with_epsilon(
+        jc.make_train_step(task, tx, private(1.0, 1.0, 1)), lambda steps: epsilon(1.0, 1 / 24, steps, 1e-3)
+    )
+    sizes = [int((np.asarray(data.chunk(1, i, 1, 1).row_mask) > 0).sum()) for i in range(8)]
+    assert 0 in sizes
+    result = jc.fit(jc.compile_step(step, "jit"), jc.init_state(task, tx, small.example()), data, batch_size=1, steps=8)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(result.state.params))
+    assert result.history[-1]["train/epsilon"] == pytest.approx(epsilon(1.0, 1 / 24, 8, 1e-3))
+
+
+def test_epsilon_is_that_of_published_tables():
+    """Abadi et al., 2016, section 5.2 and 3: q = 0.01, noise 4, 10,000 steps, delta 1e-5: 1.26 by moments."""
+    assert epsilon(4.0, 0.01, 10_000, 1e-5) == pytest.approx(1.26, abs=0.27) and epsilon(4.0, 0.01, 10_000, 1e-5) < 1.27
+    # the tutorial of TensorFlow Privacy: 60,000 rows, batches of 256, noise 1.1, 60 epochs, delta 1e-5
+    assert epsilon(1.1, 256 / 60_000, 60 * 60_000 // 256, 1e-5) == pytest.approx(2.6, abs=0.4)
+    assert epsilon(1.1, 0.01, 1000, 1e-5, "pld") < epsilon(1.1, 0.01, 1000, 1e-5)
+    assert epsilon(0.0, 0.1, 1, 1e-5) == math.inf and epsilon(1.0, 0.1, 0, 1e-5) == 0
+
+
+def test_the_noise_for_an_epsilon_spends_it():
+    noise = noise_for(3.0, 0.01, 1000, 1e-5)
+    assert epsilon(noise, 0.01, 1000, 1e-5) == pytest.approx(3.0, abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["sharded", "pmap"])
+def test_the_same_on_eight_devices(small, strategy):
+    data, task, _ = small
+    data, tx, out = Poisson(data.arrays, data.classes), optax.sgd(0.1), []
+    for how, devices in (("jit", 1), (strategy, 8)):
+        step = with_epsilon(jc.make_train_step(task, tx, private(0.5, 1.0, 12)), lambda steps: float(steps))
+        run = jc.compile_step(step, how, devices)
+        result = jc.fit(run, jc.init_state(task, tx, data.example()), data, batch_size=12, steps=3)
+        out.append((result.state.params, result.history[-1]["train/epsilon"]))
+    assert distance(out[0][0], out[1][0]) < 1e-5 and out[0][1] == out[1][1] == 3.0
+
+
+@pytest.mark.parametrize(
+    "wrong, line",
+    [
+        (lambda: private(0.0, 1.0, 8), "clip=0.0"),
+        (lambda: private(math.inf, 1.0, 8), "0 without clipping"),
+        (lambda: private(1.0, -1.0, 8), "noise=-1.0"),
+        (lambda: private(1.0, 1.0, 0), "batch_size=0"),
+        (lambda: Poisson({"x": np.arange(4)}).chunk(4, 0, 1, 1), "batch_size=4"),
+        (lambda: epsilon(1.0, 1.5, 10, 1e-5), "rate=1.5"),
+        (lambda: epsilon(1.0, 0.5, 10, 0.0), "delta=0.0"),
+        (lambda: epsilon(1.0, 0.5, 10, 1e-5, "prv"), "accountant='prv'"),
+        (lambda: noise_for(0.0, 0.5, 10, 1e-5), "target=0.0"),
+    ],
+)
+def test_bad_values_are_one_line(wrong, line):
+    with pytest.raises(jc.InputError, match=line) as caught:
+        wrong()
+    assert "\n" not in str(caught.value)
