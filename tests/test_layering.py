@@ -12,7 +12,7 @@ FLOORS = {
     "layers": 1, "losses": 1, "metrics": 1, "augment": 1, "optim": 1,
     "models": 2, "weights": 3, "tasks": 3,
     "parallel": 4, "train": 4, "data": 4,
-    "methods": 5, "explain": 5, "runs": 6, "report": 7, "deploy": 7, "cli": 8,
+    "methods": 5, "explain": 5, "runs": 6, "report": 7, "deploy": 7, "tune": 7, "cli": 8,
 }  # fmt: skip
 LAZY = {
     "tensorflow": {"data"}, "tensorflow_datasets": {"data"}, "sklearn": {"data"}, "PIL": {"data", "report"},

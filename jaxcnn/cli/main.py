@@ -11,6 +11,7 @@ from jaxcnn.version import __version__
 
 COMMANDS = {
     "train": "train a network on photos, a table, arrays or a TFDS set",
+    "tune": "search for the settings of a training, and train with the best",
     "evaluate": "measure a run on its test rows, or on other data",
     "predict": "predict the class and its probability for image files",
     "report": "write a page and a model card per run; compare several runs",

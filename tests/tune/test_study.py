@@ -1,0 +1,153 @@
+"""Studies: what is found, what ends early, what goes on after a kill, and which folders are refused."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import jaxcnn as jc
+from jaxcnn import tune
+from jaxcnn.cli.main import main
+from tests.small import learning, rows
+
+optuna = pytest.importorskip("optuna")
+RATE = {"rate": optuna.distributions.FloatDistribution(1e-6, 1e-1, log=True)}
+
+
+def plan_of(values, **changes):
+    data, task = rows(48), learning(dropout=0.0)
+
+    def optimizer(steps):
+        return jc.optim.adamw(jc.optim.constant(values["rate"]))
+
+    options = {"batch_size": 16, "epochs": 4, "strategy": "jit"} | changes
+    return jc.Plan(task, jc.data.Splits(data, data, data), optimizer, **options)
+
+
+def test_the_best_rate_is_found_and_the_study_goes_on(tmp_path):
+    lines = []
+    one = tune.search(plan_of, RATE, tmp_path, trials=5, sampler="random", pruner="none", log=lines.append)
+    assert len(one.rows) == len(lines) == 5 and {row["state"] for row in one.rows} == {"complete"}
+    assert one.value == min(row["value"] for row in one.rows) and one.metric == ("loss", "min")
+    values = sorted((row["rate"], row["value"]) for row in one.rows)
+    assert values[0][1] > one.value and one.best["rate"] > 1e-4  # a tiny rate learns nothing
+    assert one.importance == {"rate": pytest.approx(1)}
+    more = tune.search(plan_of, RATE, tmp_path, trials=6, sampler="random", pruner="none")
+    assert more.rows[:5] == one.rows and len(more.rows) == 6
+    assert tune.search(plan_of, RATE, tmp_path, trials=6).rows == more.rows  # nothing is left to do
+
+
+@pytest.mark.slow
+def test_trials_that_are_worse_end_early(tmp_path):
+    found = tune.search(plan_of, RATE, tmp_path, trials=12, sampler="random", pruner="halving")
+    ended = [row for row in found.rows if row["state"] == "pruned"]
+    assert ended and all(row["steps"] < 12 and row["value"] is None for row in ended)
+    assert found.number not in {row["number"] for row in ended}
+
+
+def test_a_trial_that_cannot_be_trained_fails_alone(tmp_path):
+    def some(values):
+        return plan_of(values, batch_size=0 if values["rate"] > 1e-3 else 16)
+
+    lines = []
+    found = tune.search(some, RATE, tmp_path, trials=4, sampler="random", pruner="none", log=lines.append)
+    assert {row["state"] for row in found.rows} == {"complete", "failed"} and found.best["rate"] <= 1e-3
+    assert any("batch_size=0" in line for line in lines)
+    with pytest.raises(jc.InputError, match="no trial of the study succeeded: batch_size=0"):
+        tune.search(lambda values: plan_of(values, batch_size=0), RATE, tmp_path / "none", trials=2)
+
+
+def test_a_stop_leaves_a_trial_that_is_tried_again(tmp_path):
+    calls = iter(range(1000))
+    with pytest.raises(jc.StoppedError):
+        tune.search(plan_of, RATE, tmp_path, trials=3, sampler="random", pruner="none", stop=lambda: next(calls) > 4)
+    found = tune.search(plan_of, RATE, tmp_path, trials=3, sampler="random", pruner="none")
+    assert len(found.rows) == 3 and len({row["rate"] for row in found.rows}) == 3
+
+
+def test_test_rows_are_never_read(tmp_path):
+    class Forbidden(jc.data.Resident):
+        def once(self, *args, **kwargs):
+            raise AssertionError("the test rows were read")
+
+    def some(values):
+        plan = plan_of(values)
+        test = Forbidden(dict(plan.data.test.arrays), plan.data.test.classes)
+        return jc.Plan(**{f: getattr(plan, f) for f in ("task", "optimizer", "batch_size", "epochs")},
+                       data=plan.data._replace(test=test))  # fmt: skip
+
+    assert np.isfinite(tune.search(some, RATE, tmp_path, trials=1).value)
+
+
+@pytest.mark.parametrize(
+    "change, line",
+    [
+        ({"space": {}}, "at least one setting"),
+        ({"trials": 0}, "trials=0"),
+        ({"seconds": -1}, "seconds=-1"),
+        ({"sampler": "grid"}, "sampler='grid'"),
+        ({"pruner": "median"}, "pruner='median'"),
+        ({"space": {"rate": optuna.distributions.FloatDistribution(0.1, 0.2)}}, "another space"),
+        ({"identity": "other rows"}, "another identity"),
+    ],
+)
+def test_other_studies_and_bad_values_are_refused(tmp_path_factory, change, line):
+    folder = tmp_path_factory.getbasetemp() / "one"
+    if not (folder / "journal.log").exists():
+        tune.search(plan_of, RATE, folder, trials=1)
+    with pytest.raises(jc.InputError, match=line) as caught:
+        tune.search(plan_of, **{"space": RATE, "folder": folder, "trials": 1} | change)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_journal_is_one_line(tmp_path):
+    tune.search(plan_of, RATE, tmp_path, trials=1)
+    path = tmp_path / "journal.log"
+    path.write_bytes(b'{"op_code": 4, "nonsense"\n' + path.read_bytes())
+    with pytest.raises(jc.InputError, match="is damaged"):
+        tune.search(plan_of, RATE, tmp_path, trials=2)
+
+
+@pytest.mark.slow
+def test_the_command_goes_on_after_a_kill_and_tests_once(tmp_path, capsys):
+    command = [sys.executable, "-m", "jaxcnn", "tune", "digits", "--smoke", "--study", "study", "--workdir", "runs"]
+    how = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2])}}
+    process = subprocess.Popen([*command, "--trials", "5"], **how, stdout=subprocess.DEVNULL)
+    journal = tmp_path / "study" / "journal.log"
+    for _ in range(600):
+        if journal.exists() and len(list((tmp_path / "study").glob("trial-*.lock"))) >= 2:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = list((tmp_path / "study").glob("trial-*.lock"))
+    done = subprocess.run([*command, "--trials", "5"], **how, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    trials = json.loads((tmp_path / "study" / "trials.json").read_text())
+    assert len(before) >= 2 and len(trials["rows"]) == 5 and (tmp_path / "study" / "trials.png").exists()
+    (run,) = (tmp_path / "runs").glob("*/summary.json")
+    assert json.loads(run.read_text())["test"]["count"] == 64
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (["--search", "momentum"], "--search 'momentum': unknown"),
+        (["--search", "dropout", "--dropout", "0.5"], "--dropout 0.5 fixes it"),
+        (["--models", "resnet999"], "'resnet999': unknown"),
+        (["--models", "cnn", "--model", "cnn"], "fixes the network"),
+        (["--resume", "x"], "give --study again"),
+        (["--sampler", "grid"], "sampler='grid'"),
+    ],
+)
+def test_bad_flags_are_one_line(tmp_path, capsys, monkeypatch, arguments, line):
+    monkeypatch.chdir(tmp_path)
+    assert main(["tune", "digits", "--smoke", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert line in error.replace("\n", " ").replace("         ", "") and "Traceback" not in error
