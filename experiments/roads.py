@@ -37,7 +37,7 @@ class Config(pixels.Config):
     """Height of the images that the network sees, before windows are cut; predictions are resized to the old size."""
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     """Channels of each level of the U-Net, from the image down."""
-    epochs: int = 240
+    epochs: int = 120
     """Passes over the training images, of which each gives one window."""
     dice: float = 0.5
     """Weight of the Dice loss beside the cross-entropy."""
