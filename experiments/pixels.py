@@ -42,6 +42,8 @@ class Config(settings.Settings):
     """Number of validations in a run."""
     views: bool = True
     """Average the final predictions over mirrored images."""
+    measure_test: bool = True
+    """Measure on the test images; if not, on those of validation, to choose among settings."""
     batch_size: int = 8
     """Rows in one update, over all devices."""
     eval_batch_size: int = 2
@@ -55,6 +57,7 @@ def plan(
     change: jc.augment.Transform,
     source: dict[str, Any],
     *,
+    windows: jc.augment.Transform | None = None,
     dims: int = 2,
     **options: Any,
 ) -> runs.Plan:
@@ -66,6 +69,7 @@ def plan(
         splits: images and masks.
         change: augmentation of the windows.
         source: how the rows were read, of `runs.source`.
+        windows: cuts a window from each training image; None for `config.crop` pixels at a random place.
         dims: number of spatial axes.
         **options: of `tasks.segmentation`.
 
@@ -73,6 +77,8 @@ def plan(
     rate, decay = jc.optim.check_rate(config.learning_rate), config.weight_decay
     if config.limit_examples:
         splits = jc.data.Splits(*(runs.limited(part, config.limit_examples) for part in splits))
+    if not config.measure_test:
+        splits = splits._replace(test=splits.valid)
     image, classes = splits.train.example()["image"], len(splits.train.classes)
     shape = {"widths": list(config.widths)} | ({"dims": dims} if dims != 2 else {})
     options |= {"dice": config.dice, **common.pixel_statistics(splits.train)}
@@ -82,7 +88,7 @@ def plan(
         "ema": config.ema,
         "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
     }
-    cropped = jc.augment.compose(jc.augment.pad_crop(0, size=config.crop), change)
+    cropped = jc.augment.compose(windows or jc.augment.pad_crop(0, size=config.crop), change)
 
     def optimizer(steps):
         return jc.optim.adamw(jc.optim.one_cycle(rate, steps=steps), weight_decay=decay)

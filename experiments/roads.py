@@ -12,6 +12,7 @@ import pathlib
 import re
 from typing import Any
 
+import jax
 import numpy as np
 
 import jaxcnn as jc
@@ -30,12 +31,20 @@ PICTURE = re.compile(r"CamVid/(train|val|test)(annot)?/([\w-]+\.png)")
 class Config(pixels.Config):
     """Train, evaluate or use a network that names what a driver sees."""
 
-    crop: int = 224
-    """Side of the windows that are cut at random from training images."""
+    crop: int = 160
+    """Side of the windows of training images."""
+    height: int = 180
+    """Height of the images that the network sees, before windows are cut; predictions are resized to the old size."""
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     """Channels of each level of the U-Net, from the image down."""
-    epochs: int = 80
+    epochs: int = 120
     """Passes over the training images, of which each gives one window."""
+    dice: float = 0.5
+    """Weight of the Dice loss beside the cross-entropy."""
+    zoom: tuple[float, float] = (0.25, 1.0)
+    """Smallest and largest share of an image that a window covers before it is resized."""
+    jitter: float = 0.4
+    """Strength of random changes of brightness, contrast and saturation."""
 
 
 PRESETS = {
@@ -59,14 +68,17 @@ def load(config: Config) -> jc.data.Splits:
 
 def source(config: Config) -> dict[str, Any]:
     """Return the arguments of `jc.data.masks`."""
-    return {"path": archives.folder_of("roads", config, place), "classes": CLASSES, "ignore_label": VOID}
+    folder, size = archives.folder_of("roads", config, place), [config.height, config.height * 4 // 3]
+    return {"path": folder, "classes": CLASSES, "ignore_label": VOID, "size": size}
 
 
 def plan(config: Config) -> runs.Plan:
     """Make the plan from the flags."""
-    change = jc.augment.compose(jc.augment.flip, jc.augment.color_jitter(0.3, 0.3, 0.3))
+    windows = jc.augment.random_resized_crop(config.crop, scale=config.zoom)
+    colors = jc.augment.color_jitter(config.jitter, config.jitter, config.jitter)
+    change = jc.augment.compose(jc.augment.flip, colors)
     read = runs.source("masks", source(config))
-    return pixels.plan("roads", config, load(config), change, read, ignore_label=VOID)
+    return pixels.plan("roads", config, load(config), change, read, windows=windows, ignore_label=VOID)
 
 
 def scores(predicted: Any, masks: Any) -> dict[str, Any]:
@@ -83,12 +95,21 @@ def scores(predicted: Any, masks: Any) -> dict[str, Any]:
 def named(config: Config, loaded: runs.TrainedRun, images: Any) -> np.ndarray:
     """Return the class of each pixel, `[N, H, W]`, of whole images, over both views of a scene and its mirror image."""
     views = jc.augment.pixel_views() if config.views else []
-    return pixels.shares(loaded, images, tile=np.shape(images)[1:3], views=views).argmax(-1).astype(np.uint8)
+    small = np.stack([resized(x / np.float32(255), (config.height, config.height * 4 // 3)) for x in images])
+    found = pixels.shares(loaded, small, tile=small.shape[1:3], views=views)
+    size = np.shape(images)[1:3]
+    return np.stack([resized(x, size).argmax(-1).astype(np.uint8) for x in found])
+
+
+def resized(image: Any, size: tuple[int, int]) -> np.ndarray:
+    """Resize `[H, W, C]` bilinearly, with antialiasing."""
+    return np.asarray(jax.image.resize(image, (*size, np.shape(image)[-1]), "linear"))
 
 
 def measure(config: Config, loaded: runs.TrainedRun, data: jc.data.Splits) -> dict[str, Any]:
     """Measure a network on the test images."""
-    arrays = data.test.arrays
+    whole = jc.data.masks(**source(config) | {"size": None})  # measured in the pixels of the files
+    arrays = (whole.test if config.measure_test else whole.valid).arrays
     return scores(named(config, loaded, arrays["image"]), arrays["mask"])
 
 
