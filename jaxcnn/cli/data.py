@@ -24,7 +24,7 @@ log = logging.getLogger("jaxcnn")
 
 
 @dataclasses.dataclass(frozen=True)
-class Data(flags.Augmentation, flags.Images, flags.Texts):
+class Data(flags.Augmentation, flags.Images, flags.Texts, flags.Sounds):
     """Describe DATA: task, classes, counts, sizes, parts and unreadable files; draw some examples."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")] = ""
@@ -48,7 +48,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def show(config: Data) -> Splits:
     """Print a description, draw examples, and return the parts."""
-    found = layouts.look(config.data, config.task, config.data_dir, config.text_column, config.label_column)
+    columns = (config.text_column, config.label_column, config.table)
+    found = layouts.look(config.data, config.task, config.data_dir, *columns)
     say(f"{visible(config.data)}: {found.line}")
     skipped = Skipped()
     splits, _ = layouts.read(found, config, skipped)
