@@ -120,7 +120,7 @@ def plan(config: Any, found: Found, splits: Splits, source: dict[str, Any], skip
         return augmented(step, change) if change else step
 
     made = runs.Plan(
-        task, splits, recipe.adamw(config), wrap=wrap, variables=variables, build=build, dataset=config.data, skipped=skipped,
-        source=source, validations=recipe.VALIDATIONS, best=config.best, unit=kind.unit,
+        task, splits, recipe.adamw(config), wrap=wrap, variables=variables, build=build, dataset=config.data,
+        skipped=skipped, source=source, validations=recipe.VALIDATIONS, best=config.best, unit=kind.unit,
     )  # fmt: skip
     return config, made

@@ -3,6 +3,7 @@
 The archives are those of Dau et al. (2019, arXiv:1810.07758) and Bagnall et al. (2018, arXiv:1811.00075).
 """
 
+import dataclasses
 import logging
 import pathlib
 import re
@@ -139,6 +140,29 @@ def unlabelled(
     rows = rows._replace(labels=["0"] * len(rows.series))
     arrays = _resident(rows, longest, ("0",), path, "interpolate", standardise).arrays
     return {name: arrays[name] for name in ("series", "length")}, rows.lines
+
+
+def fitted(data: Resident, steps: int, channels: int, name: str) -> Resident:
+    """Return series with padding up to a number of steps.
+
+    Args:
+        data: the series.
+        steps: steps of a row.
+        channels: channels of a series.
+        name: name of the data, for messages.
+
+    Raises:
+        InputError: a series is longer, or has other channels.
+
+    """
+    x, longest = data.arrays["series"], int(data.arrays["length"].max())
+    if x.shape[2] != channels:
+        raise InputError(f"{name}: series of {x.shape[2]} channels, and the run's have {channels}; give such series")
+    if longest > steps:
+        raise InputError(f"{name}: series of up to {longest} values, and the run's have {steps}; shorten them")
+    rows = np.zeros((len(x), steps, channels), np.float32)
+    rows[:, : min(x.shape[1], steps)] = x[:, :steps]
+    return dataclasses.replace(data, arrays={**data.arrays, "series": rows})
 
 
 def parts_of(path: pathlib.Path) -> dict[str, pathlib.Path]:

@@ -115,8 +115,8 @@ def usual_form(path: str | pathlib.Path, on_bad: OnBad | None = None) -> tuple[i
         on_bad: as for `sounds`, but nothing is counted.
 
     Returns:
-        The most frequent rate, at most 16,000 samples per second; and the seconds that 95 of 100 sounds do not exceed,
-        at most 10.
+        The most frequent rate, at most 16,000 samples per second; and the seconds of the longest sound or, where that
+        is above twice the seconds that 95 of 100 sounds do not exceed, these; at most 10.
 
     Raises:
         InputError: There is no sound, or one whose header cannot be read and `on_bad` is None.
@@ -133,7 +133,8 @@ def usual_form(path: str | pathlib.Path, on_bad: OnBad | None = None) -> tuple[i
     rate = min(max(rates, key=lambda one: (rates[one], -one)), USUAL_RATE)
     seconds = sorted(head.frames / head.rate for head in heads)
     usual = seconds[min(math.ceil(0.95 * len(seconds)), len(seconds)) - 1]
-    return rate, max(min(round(usual, 4), USUAL_SECONDS), 1 / rate)
+    usual = seconds[-1] if seconds[-1] <= 2 * usual else usual
+    return rate, max(min(math.ceil(usual * rate) / rate, USUAL_SECONDS), 1 / rate)
 
 
 class _Sounds:
