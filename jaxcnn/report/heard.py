@@ -1,6 +1,6 @@
-"""What supports the class of a sound, over time and frequency, or of a series, over time; for pages and pictures."""
+"""Sounds and series in pages and pictures: rows to see and to hear, and what supports their classes over time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,11 +10,64 @@ from jaxcnn.core.types import InputError
 from jaxcnn.explain import on_spectrogram
 from jaxcnn.explain.over_time import over_time
 from jaxcnn.explain.panels import METHODS, keyed, overlaid
+from jaxcnn.report.record import picture
 from jaxcnn.report.series import series_picture
-from jaxcnn.report.sound import spectrogram_picture
+from jaxcnn.report.sound import audio_uri, spectrogram_picture
+from jaxcnn.runs.single import rate_of
 
+SECONDS, ROOM = 10.0, 3 * 2**20  # most seconds of a sound in a page; most bytes of all its sounds, before base64
 OVER_TIME = "Covered spans of time (red for, blue against)"
 HEIGHT, WIDTH = 160, 480  # pixels of a picture
+
+
+def seen(config: Mapping[str, Any], row: np.ndarray, length: int, count: int) -> dict[str, str]:
+    """Return a sound or a series as the addresses of elements of a page.
+
+    Args:
+        config: content of the run's `config.json`.
+        row: a sound `[T]` or a series `[T, C]`.
+        length: steps that are no padding.
+        count: how many there are in the page; sounds take 4 MiB at most together, and each is 10 seconds or less.
+
+    Returns:
+        `"image"`, the spectrogram or the lines; and for a sound `"audio"`, and `"seconds"` if it is cut.
+
+    """
+    if row.ndim > 1:
+        return {"image": picture(series_picture(row[:length]), None)}
+    rate = rate_of(config)
+    most = min(SECONDS, ROOM / (2 * rate * max(count, 1)))
+    found = {"image": picture(spectrogram_picture(row[:length], rate), None)}
+    found["audio"] = audio_uri(row[:length], rate, seconds=most)
+    return found | ({"seconds": f"{most:.1f}"} if length > most * rate else {})
+
+
+def explained_rows(
+    loaded: Any, rows: Sequence[Mapping[str, np.ndarray]], names: Sequence[str], target: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Draw what supports the predicted classes of some rows of sounds or series.
+
+    Args:
+        loaded: result of `load_run`.
+        rows: the rows, `"audio"` or `"series"` with `"length"`.
+        names: a title for each.
+        target: their predicted classes.
+
+    Returns:
+        Dict from title to a picture `[h, w, 3]` uint8.
+
+    """
+    if not rows:
+        return {}
+    if "series" in rows[0]:
+        batch = {key: np.stack([row[key] for row in rows]) for key in ("series", "length")}
+        drawn = series_maps(loaded, batch["series"], batch["length"], target)
+        return {f"{name}. {OVER_TIME}": sheet for name, sheet in zip(names, drawn, strict=True)}
+    mapper, found = sound_mapper(loaded, rate_of(loaded.config)), {}
+    for row, name, label in zip(rows, names, np.asarray(target).tolist(), strict=True):
+        for title, sheet in mapper(row["audio"], int(row["length"]), label).items():
+            found[f"{name}. {title}"] = sheet
+    return found
 
 
 def sound_mapper(loaded: Any, rate: int) -> Callable[[np.ndarray, int, int], dict[str, np.ndarray]]:
@@ -39,7 +92,7 @@ def sound_mapper(loaded: Any, rate: int) -> Callable[[np.ndarray, int, int], dic
 
         return jax.jit(maps_of)
 
-    methods = {f"{title} (red for, blue against)": mapped(method) for title, method in METHODS.items()}
+    methods = {f"{title} over mel bands (red for, blue against)": mapped(method) for title, method in METHODS.items()}
 
     def draw(audio: np.ndarray, length: int, target: int) -> dict[str, np.ndarray]:
         found = {"Spectrogram": _sized(spectrogram_picture(audio[:length], rate, height=HEIGHT, width=WIDTH))}
