@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.cli.predict import described
@@ -65,7 +66,7 @@ def _sounds(loaded: Any, paths: Sequence[pathlib.Path], target: str) -> Iterator
         rows = list(outputs(path))
         line = next(averaged(loaded, iter(rows)))
         name = target or line["class"]
-        shares = np.asarray(probabilities(np.stack([logits for _, logits in rows]), head))[:, classes.index(name)]
+        shares = np.asarray(probabilities(jnp.stack([logits for _, logits in rows]), head))[:, classes.index(name)]
         (_, _, start, end), best = rows[int(shares.argmax())][0], float(shares.max())
         row = next(row for (begun, _), row in single.sound_rows(loaded.config, path) if begun == start)
         strips = mapper(row["audio"], int(row["length"]), classes.index(name))

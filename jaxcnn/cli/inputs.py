@@ -88,8 +88,8 @@ def plan(config: Any, found: Found, splits: Splits, source: dict[str, Any], skip
 
     """
     flags.refuse_others(config, found.kind)
-    kind, augmentation = KINDS[found.kind], config.augment if config.augment in ("photos", "digits") else ""
-    for flag, given in (("--weights", config.weights), ("--image-size", config.image_size), ("--augment", augmentation)):
+    kind, wanted = KINDS[found.kind], config.augment if config.augment in ("photos", "digits") else ""
+    for flag, given in (("--weights", config.weights), ("--image-size", config.image_size), ("--augment", wanted)):
         if given:
             raise InputError(f"{flag} {given}: applies to images, and these are {kind.unit}; leave it out")
     name = config.model or kind.usual

@@ -51,9 +51,7 @@ class Found(NamedTuple):
     files: bool = False
 
 
-def look(
-    name: str, task: str = "", data_dir: str = "", text: str = "", label: str = "", table: str = ""
-) -> Found:
+def look(name: str, task: str = "", data_dir: str = "", text: str = "", label: str = "", table: str = "") -> Found:
     """Find out what a user named, and which task that implies.
 
     Known layouts (images and masks, IDX files, parts, a CSV file beside images) are tried before a plain folder of

@@ -1,4 +1,4 @@
-"""`jaxcnn predict RUN FILES`: predict the class of each file, text or series, of each pixel, or of objects in images."""
+"""`jaxcnn predict RUN FILES`: predict the class of each file, text or series, of pixels, or of objects in an image."""
 
 import csv
 import dataclasses

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core.text import visible
@@ -59,7 +60,7 @@ def averaged(loaded: Any, outputs: Iterator[tuple[Window, np.ndarray]]) -> Itera
     head = loaded.config["build"]["task"]["options"].get("head", "softmax")
     for _, group in itertools.groupby(outputs, lambda pair: pair[0][0]):
         places, logits = zip(*group, strict=True)
-        shares = np.asarray(probabilities(np.stack(logits), head))  # [N, K]
+        shares = np.asarray(probabilities(jnp.stack(logits), head))  # [N, K]
         mean = np.average(shares, axis=0, weights=[end - start for _, _, start, end in places])
         each = {name: round(float(p), 6) for name, p in zip(classes, mean, strict=True)}
         best = classes[int(mean.argmax())]

@@ -36,8 +36,8 @@ class Train(
     """Train a network; the content of DATA chooses the task."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")] = ""
-    """A folder of classes or of images/ and masks/ (or of train/, val/, test/ with these), a .csv of file and label or
-    of text and label, an .npz, IDX files, or a TFDS name."""
+    """A folder of classes (images, sounds or texts) or of images/ and masks/ (or of train/, val/, test/ with these),
+    a .csv of file and label, of text and label, or of a series in each row, an .npz, IDX files, or a TFDS name."""
     task: str = ""
     """classification, multilabel, regression or segmentation, if two layouts fit DATA."""
     epochs: int | None = None

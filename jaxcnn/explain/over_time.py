@@ -24,9 +24,7 @@ class _Timed:
         return self.model.apply(variables, x, length=self.length, train=train)
 
 
-def over_time(
-    model: Any, variables: Tree, x: Any, length: Any = None, target: Any = None
-) -> np.ndarray:
+def over_time(model: Any, variables: Tree, x: Any, length: Any = None, target: Any = None) -> np.ndarray:
     """Measure how much each step of sounds or series speaks for a class (Zeiler and Fergus, 2013, arXiv:1311.2901).
 
     Spans of a twentieth of the row are covered one after another: with silence in a sound, and with the mean of each

@@ -209,8 +209,7 @@ def make(
     if names is not None:
         pixels = {row: {**one, "file": visible(names[row])} for row, one in pixels.items()}
     chosen = {
-        kind: [{**entry, **pixels.get(entry["row"], {})} for entry in some]
-        for kind, some in measured["chosen"].items()
+        kind: [{**entry, **pixels.get(entry["row"], {})} for entry in some] for kind, some in measured["chosen"].items()
     }
     chance = max(row["count"] for row in test["per_class"]) / test["metrics"]["count"]
     diagnosis = diagnose(run.lines, chance, summary.get("best_step"), (found, test["metrics"]["count"]))

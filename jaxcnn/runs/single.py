@@ -81,7 +81,7 @@ def sound_rows(config: Mapping[str, Any], path: pathlib.Path) -> Iterator[tuple[
         rows, lengths = windows(audio[first : first + (AT_ONCE - 1) * hop + size], size, hop)
         for k, (row, length) in enumerate(zip(rows, lengths, strict=True)):
             start = first + k * hop
-            yield (start / rate, (start + int(length)) / rate), {"audio": row, "length": np.int32(length)}
+            yield (start / rate, (start + int(length)) / rate), {"audio": row, "length": np.array(length, np.int32)}
         if first + (AT_ONCE - 1) * hop + size >= len(audio):
             return
 
@@ -115,7 +115,7 @@ def series_rows(config: Mapping[str, Any], path: pathlib.Path, label: str = "") 
             raise InputError(f"{visible(path)}: line {line}: {length} values, and the run's series have {steps}; {fix}")
         row = np.zeros((steps, channels), np.float32)
         row[:length] = x[:length]
-        yield f"{path}:{line}", {"series": row, "length": np.int32(length)}
+        yield f"{path}:{line}", {"series": row, "length": np.array(length, np.int32)}
 
 
 def text_row(config: Mapping[str, Any], text: str) -> Row:
