@@ -91,6 +91,12 @@ WHOLE = {
         "test_a_run_has_the_scores_of_detection", "test_evaluate_on_its_own_and_on_other_rows",
         "test_predictions_are_lines_and_a_table", "test_the_report_shows_failures_and_the_worst_images",
     ),
+    "test_train_signals": (
+        "test_a_stopped_run_goes_on_to_the_same_weights", "test_other_series_are_measured",
+        "test_other_sounds_are_measured", "test_raw_samples_on_eight_devices", "test_reports_show_and_play",
+        "test_series_are_explained", "test_series_are_predicted_with_or_without_labels",
+        "test_sounds_are_explained_over_time_and_frequency",
+    ),
     "test_train_masks": ("test_predictions_as_a_table", "test_the_report_shows_classes_and_the_worst_images"),
     "test_augment_detection": ("test_crops_of_images_without_boxes_and_boxes_that_nothing_suits",),
     "test_augment_mix": ("test_the_same_under_jit_sharded_and_pmap",),
