@@ -126,7 +126,7 @@ def show(config: Config, loaded: runs.TrainedRun) -> None:
     """Print the class and the probabilities of each series in the files of `--predict`, which have no labels."""
     classes = loaded.config["classes"]
     for path in map(pathlib.Path, config.predict):
-        shares = np.asarray(jc.tasks.probabilities(loaded.task.predict(loaded.variables, unlabelled(path))))
+        shares = np.asarray(jc.tasks.probabilities(loaded.task.predict(loaded.variables, unlabelled(path)[0])))
         for number, row in enumerate(shares.tolist()):
             answer = {"class": classes[int(np.argmax(row))], "probabilities": dict(zip(classes, row, strict=True))}
             print(files.to_json({"file": str(path), "series": number} | answer), flush=True)

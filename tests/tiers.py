@@ -269,6 +269,12 @@ WHOLE = {
         "test_a_pixel_is_explained", "test_predictions_as_a_table",
         "test_the_report_shows_classes_and_the_worst_images",
     ),
+    "test_train_signals": (
+        "test_a_stopped_run_goes_on_to_the_same_weights", "test_other_series_are_measured",
+        "test_other_sounds_are_measured", "test_raw_samples_on_eight_devices", "test_reports_show_and_play",
+        "test_series_are_explained", "test_series_are_predicted_with_or_without_labels",
+        "test_sounds_are_explained_over_time_and_frequency",
+    ),
     "test_train_volumes": ("test_a_run_and_its_measurements",),
     "test_transfer": (
         "test_gradual_unfreezing_resumes_exactly", "test_kept_statistics_are_used_and_stay",

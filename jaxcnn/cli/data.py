@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import tyro
 
-from jaxcnn.cli import command, flags, layouts, options, recipe
+from jaxcnn.cli import command, data_signals, flags, layouts, options, recipe
 from jaxcnn.cli.train import say
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
@@ -24,11 +24,12 @@ log = logging.getLogger("jaxcnn")
 
 
 @dataclasses.dataclass(frozen=True)
-class Data(flags.Augmentation, flags.Images, flags.Texts):
+class Data(flags.Augmentation, flags.Images, flags.Texts, flags.Sounds):
     """Describe DATA: task, classes, counts, sizes, parts and unreadable files; draw some examples."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")] = ""
-    """A folder of classes or of images/ and masks/, a .csv of file and label, an .npz, IDX files, or a TFDS name."""
+    """A folder of classes (images, sounds or texts) or of images/ and masks/, a .csv of files, texts or series with
+    their labels, an .npz, IDX files, or a TFDS name."""
     task: str = ""
     """classification, multilabel, regression or segmentation, if two layouts fit DATA."""
     validation_fraction: float = 0.1
@@ -48,20 +49,23 @@ def main(arguments: Sequence[str]) -> int:
 
 def show(config: Data) -> Splits:
     """Print a description, draw examples, and return the parts."""
-    found = layouts.look(config.data, config.task, config.data_dir, config.text_column, config.label_column)
+    columns = (config.text_column, config.label_column, config.table)
+    found = layouts.look(config.data, config.task, config.data_dir, *columns)
     say(f"{visible(config.data)}: {found.line}")
     skipped = Skipped()
-    splits, _ = layouts.read(found, config, skipped)
+    splits, source = layouts.read(found, config, skipped)
+    flags.refuse_others(config, found.kind)
     example = splits.train.example()
     if found.files:
         say(f"files    {_sizes(found)}")
-    if "text" in example:
-        return _texts(config, splits, skipped)
+    if found.kind in ("texts", "series", "sounds"):
+        say(_words(config, splits) if found.kind == "texts" else data_signals.summary(splits, source))
+        _parts(splits, skipped)
+        if found.kind != "texts":  # of texts no picture is drawn
+            data_signals.draw(splits, source, config.output)
+        return splits
     say(f"images   {' x '.join(map(str, example['image'].shape[1:]))} {example['image'].dtype}")
-    print(f"{'':<24}{'train':>9}{'validation':>12}{'test':>9}")
-    print(f"{'rows':<24}{splits.train.size:>9,}{splits.valid.size:>12,}{splits.test.size:>9,}")
-    _counts(splits)
-    say(f"left out {skipped.examples} examples that cannot be read")
+    _parts(splits, skipped)
     change = recipe.change(config, found, example["image"].shape[1:])
     rows = next(splits.train.once(min(EXAMPLES, splits.train.size))).at(0)
     if not plots.draw(pathlib.Path(config.output), draw, rows, change, splits.train, config.seed):
@@ -71,15 +75,18 @@ def show(config: Data) -> Splits:
     return splits
 
 
-def _texts(config: Data, splits: Splits, skipped: Skipped) -> Splits:
-    """Describe texts, of which no picture is drawn."""
+def _words(config: Data, splits: Splits) -> str:
+    """Describe the rows of texts."""
     known = f"{len(splits.train.words):,} different words" if splits.train.words else "bytes"
-    say(f"texts    rows of {splits.train.arrays['text'].shape[1]} {config.unit}, {known}")
+    return f"texts    rows of {splits.train.arrays['text'].shape[1]} {config.unit}, {known}"
+
+
+def _parts(splits: Splits, skipped: Skipped) -> None:
+    """Print the rows of each part and class, and how many examples are left out."""
     print(f"{'':<24}{'train':>9}{'validation':>12}{'test':>9}")
     print(f"{'rows':<24}{splits.train.size:>9,}{splits.valid.size:>12,}{splits.test.size:>9,}")
     _counts(splits)
     say(f"left out {skipped.examples} examples that cannot be read")
-    return splits
 
 
 def _sizes(found: layouts.Found) -> str:

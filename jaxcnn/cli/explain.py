@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 from jaxcnn import runs
-from jaxcnn.cli import command, explain_texts, flags, options, runtime
+from jaxcnn.cli import command, explain_texts, explain_time, flags, options, runtime
 from jaxcnn.cli.predict import described, endings, input_files
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
@@ -33,9 +33,12 @@ class Explain:
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
     """Folder of a run."""
     files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILES")] = ()
-    """Images, or folders of them; for a run on texts, .txt files, or a .csv with a column of texts."""
+    """Images or sounds, or folders of them; for a run on texts, .txt files, or a .csv with a column of texts; for a run
+    on series, a table with a series in each row."""
     text: tuple[str, ...] = ()
     """Texts to explain, for a run on texts."""
+    label_column: str = ""
+    """Column of labels in tables of series, which is left out: first, last or its name; by default there is none."""
     target: str = ""
     """The class to explain; by default the predicted class of each image, or of the pixel."""
     pixel: tuple[int, ...] = ()
@@ -68,6 +71,8 @@ def explain(config: Explain) -> list[pathlib.Path]:
     paths = input_files(config.files, endings(loaded.config))
     folder, made = pathlib.Path(config.output or pathlib.Path(config.run) / "explanations"), []
     folder.mkdir(parents=True, exist_ok=True)
+    if {"audio", "series"} & set(loaded.config["build"].get("inputs", {})):
+        return explain_time.explain(loaded, paths, config.target, folder, config.label_column)
     if "image" not in loaded.config["build"]:
         return explain_texts.explain(loaded, paths, config.text, config.target, folder)
     for path in paths:
@@ -115,6 +120,8 @@ def _task(config: Explain, loaded: Any) -> str:
         raise InputError(f"--box {config.box}: a run of {name} has no boxes; leave it out")
     if config.text and "text" not in loaded.config["build"].get("inputs", {}):
         raise InputError(f"--text {visible(config.text[0])[:40]!r}: the run is not on texts; give files")
+    if config.label_column and "series" not in loaded.config["build"].get("inputs", {}):
+        raise InputError(f"--label-column {visible(config.label_column)}: the run is not on series; leave it out")
     if name == "segmentation" and len(loaded.config["build"]["image"]["shape"]) == 4:
         raise InputError(f"{visible(config.run)}: a run on volumes; use jaxcnn.explain.at_pixel in Python")
     if config.box < 1:

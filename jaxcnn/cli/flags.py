@@ -14,18 +14,19 @@ POSITIVE = ("batch_size", "eval_batch_size", "accumulate", "model_devices", "kee
 PRECISIONS = {"float32": {}, "bf16": {"dtype": "bfloat16"}}
 NOT_NEGATIVE = (
     "epochs", "max_steps", "devices", "early_stopping", "limit_examples", "seed", "image_size", "processes",
-    "checkpoint_seconds",
+    "checkpoint_seconds", "rate", "seconds",
 )  # fmt: skip
 MOST = 2**31 - 1  # steps are int32
 # largest values of flags; others may be up to MOST
 LARGEST = {
     "seed": 2**32 - 1,  # JAX reads no more bits of it
     "image_size": 8192, "devices": 2**20, "model_devices": 2**20, "processes": 2**20, "process_id": 2**20,
-    "keep_best": 10_000, "seeds": 10_000, "widths": 65_536, "shift": 8192,
+    "rate": 48_000, "keep_best": 10_000, "seeds": 10_000, "widths": 65_536, "shift": 8192,
 }  # fmt: skip
 ON_NAN = ("stop", "skip", "rollback")
 ON_BAD_EXAMPLE = ("stop", "skip")
 RESIZE = ("squash", "crop", "pad")
+TABLES = ("texts", "series")
 AUGMENT = ("auto", "photos", "digits", "none")
 NO_MEMORY_FLAG = -1.0
 PLACE = {"coordinator", "processes", "process_id"}  # which process this is, given at each start of a run
@@ -156,7 +157,9 @@ class Texts:
     text_column: str = ""
     """Column of the texts in a .csv; by default text, or of two columns the one with more different values."""
     label_column: str = ""
-    """Column of their classes; by default label, or the other one."""
+    """Column of their classes, or of those of series (also first or last); by default label, or the other one."""
+    table: str = ""
+    """What the rows of a .csv are, texts or series, if its columns do not tell."""
     unit: str = "words"
     """What a text is divided into: words or bytes."""
     vectors: str = ""
@@ -164,11 +167,47 @@ class Texts:
 
 
 @dataclasses.dataclass(frozen=True)
+class Sounds:
+    """How sound files become rows."""
+
+    rate: int = 0
+    """Samples per second to which sounds are resampled; by default the most frequent rate, at most 16,000."""
+    seconds: float = 0.0
+    """Length of the rows, which longer sounds are cut to; by default that of nearly all sounds, at most 10."""
+
+
+# kinds of rows to which flags of `Texts` and `Sounds` apply
+APPLIES = {
+    "text_column": ("texts",), "label_column": ("texts", "series"), "table": ("texts", "series"), "unit": ("texts",),
+    "vectors": ("texts",), "rate": ("sounds",), "seconds": ("sounds",),
+}  # fmt: skip
+
+
+def refuse_others(config: Any, kind: str) -> None:
+    """Refuse flags that apply to other kinds of rows.
+
+    Args:
+        config: flags of the groups `Texts` and `Sounds`.
+        kind: `"texts"`, `"sounds"`, `"series"` or another source of rows.
+
+    Raises:
+        InputError: a flag is given that does not apply.
+
+    """
+    usual = {field.name: field.default for group in (Texts, Sounds) for field in dataclasses.fields(group)}
+    for name, kinds in APPLIES.items():
+        if kind not in kinds and getattr(config, name) != usual[name]:
+            flag, value = flag_of(name), getattr(config, name)
+            raise InputError(f"{flag} {value}: applies to {' and '.join(kinds)}; leave it out")
+
+
+@dataclasses.dataclass(frozen=True)
 class Network:
     """Which network to train, and from which weights."""
 
     model: str = ""
-    """A network of `jaxcnn models`; by default cnn up to 64 pixels a side, else resnet18, and text_cnn for texts."""
+    """A network of `jaxcnn models`; by default cnn up to 64 pixels a side, else resnet18; text_cnn for texts,
+    sound_cnn for sounds (or wave_cnn), inception_time for series (or series_resnet)."""
     weights: str = ""
     """Initial weights: imagenet, a file (.safetensors) or the folder of a run; by default random."""
     cifar_stem: bool = False
@@ -200,7 +239,8 @@ class Augmentation:
     """How training images are augmented."""
 
     augment: str = "auto"
-    """photos (flip and move), digits (rotate, scale, shear and move a little), none, or auto: chosen by the images."""
+    """photos (flip and move), digits (rotate, scale, shear and move a little), none, or auto: chosen by the images;
+    sounds then change in speed, time, noise and loudness, and parts of their spectrograms are masked."""
 
 
 def check_numbers(config: Any) -> None:
@@ -242,6 +282,8 @@ def check(config: Any) -> None:
     for name, values in (("resize", RESIZE), ("augment", AUGMENT)):
         if isinstance(has.get(name), str):
             known[name] = values
+    if has.get("table"):
+        known["table"] = TABLES
     for name in known.keys() & has.keys():
         one_of(flag_of(name), has[name], known[name])
     share = has.get("gpu_memory_fraction", NO_MEMORY_FLAG)

@@ -13,10 +13,13 @@ from jaxcnn.core.files import expanded
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import Splits, classes_format, dense_format, is_idx_folder, table_format
-from jaxcnn.data.formats import BOXES
+from jaxcnn.data.formats import BOXES, is_series
 from jaxcnn.data.image import head
 from jaxcnn.data.image_file import ENDINGS
 from jaxcnn.data.masks import MASKS
+from jaxcnn.data.series_table import series_label
+from jaxcnn.data.sound_file import ENDINGS as SOUNDS
+from jaxcnn.data.sounds import usual_form
 from jaxcnn.data.table import FILE, TARGET, kind_of
 from jaxcnn.data.table import read as read_table
 from jaxcnn.data.texts import LONGEST, columns
@@ -48,7 +51,7 @@ class Found(NamedTuple):
     files: bool = False
 
 
-def look(name: str, task: str = "", data_dir: str = "", text: str = "", label: str = "") -> Found:
+def look(name: str, task: str = "", data_dir: str = "", text: str = "", label: str = "", table: str = "") -> Found:
     """Find out what a user named, and which task that implies.
 
     Known layouts (images and masks, IDX files, parts, a CSV file beside images) are tried before a plain folder of
@@ -59,7 +62,8 @@ def look(name: str, task: str = "", data_dir: str = "", text: str = "", label: s
         task: the task, needed if two layouts fit; empty lets the data decide.
         data_dir: where TFDS data sets are prepared.
         text: column of the texts in a CSV file; empty lets the file decide.
-        label: column of their classes.
+        label: column of their classes, or of those of series.
+        table: what the rows of a CSV file are, `texts` or `series`; empty lets the file decide.
 
     Returns:
         The layout that fits.
@@ -75,10 +79,12 @@ def look(name: str, task: str = "", data_dir: str = "", text: str = "", label: s
     if task:
         one_of("--task", task, TASKS)
     path = expanded(name)
-    if path.is_dir():
+    if is_series(path):
+        found = [_series(path, label)]
+    elif path.is_dir():
         found = _in_folder(path)
     elif path.suffix.lower() == ".csv" and path.is_file():
-        found = [_csv(path, task, text, label)]
+        found = [_csv(path, task, text, label, table)]
     else:
         _refuse_slip(name, path)
         found = [_dense(path) or _named(name, data_dir)]
@@ -110,7 +116,11 @@ def _in_folder(path: pathlib.Path) -> list[Found]:
         known.append(Found("idx", {"path": str(path)}, "classification", "IDX files: classification"))
     names = {entry.name.lower(): entry for entry in sorted(path.iterdir()) if entry.is_dir()}
     parts = [name for name in ("train", "valid", "validation", "val", "test") if name in names]
-    if classes_format(path) == "texts":
+    if classes_format(path) == "sounds":
+        known.append(
+            Found("sounds", {"path": str(path)}, "classification", "sounds in folders of classes: classification")
+        )
+    elif classes_format(path) == "texts":
         known.append(
             Found("texts", {"path": str(path)}, "classification", "texts in folders of classes: classification")
         )
@@ -128,8 +138,8 @@ def _in_folder(path: pathlib.Path) -> list[Found]:
         if inside:
             what = f"only one class folder, {visible(inside[0])}/"
         raise InputError(
-            f"{visible(path)}: {what}; needs <class>/<image> for at least two classes, "
-            "images/ beside masks/, boxes of VOC, COCO or YOLO, or a CSV with a column 'file'"
+            f"{visible(path)}: {what}; needs <class>/<image, sound or text> for at least two "
+            "classes, images/ beside masks/, boxes of VOC, COCO or YOLO, or a CSV with a column 'file'"
         )
     about = f"photos: {len(inside)} classes in folders: classification"
     return [Found("folder", {"path": str(path)}, "classification", about, True)]
@@ -159,13 +169,23 @@ def _lists_images(path: pathlib.Path) -> bool:
         kind_of(found, path)
     except InputError as error:
         return "both fit" in str(error)
-    return os.path.isfile(path.parent / found.column(FILE)[0])
+    return os.path.isfile(path.parent / found.column(FILE)[0]) and not _is_sound(found.column(FILE)[0])
 
 
-def _csv(path: pathlib.Path, task: str, text: str = "", label: str = "") -> Found:
-    if table_format(path, text, label) == "texts":
+def _is_sound(name: str) -> bool:
+    return pathlib.PurePath(name).suffix.lower() in SOUNDS
+
+
+def _csv(path: pathlib.Path, task: str, text: str = "", label: str = "", table: str = "") -> Found:
+    kind = table_format(path, text, label, table)
+    if kind == "series":
+        return _series(path, series_label(path, label, table == "series"))
+    if kind == "texts":
         return _texts(path, task, text, label)
     found = read_table(path)
+    if _is_sound(found.column(FILE)[0]):
+        fix = "give a folder with a folder for each class"
+        raise InputError(f"{visible(path)}: lists sounds, which are read from folders of classes; {fix}")
     kind = task or kind_of(found, path)
     about = f"{visible(path.name)} with {len(found.rows):,} images: {kind}"
     return Found("csv", {"path": str(path), "task": kind}, kind, about, True)
@@ -178,6 +198,12 @@ def _texts(path: pathlib.Path, task: str, text: str, label: str) -> Found:
     about = f"{visible(path.name)} with {len(found.rows):,} texts, column {visible(column)!r}: {kind}"
     named = {"column": column} | ({"label": answer} if answer else {})
     return Found("texts", {"path": str(path), "task": kind, **named}, kind, about)
+
+
+def _series(path: pathlib.Path, label: str) -> Found:
+    at = {"label": label} if label and path.suffix.lower() != ".ts" else {}
+    about = f"series of {visible(path.name)}" + (f", labels in column {visible(label)!r}" if at else "")
+    return Found("series", {"path": str(path), **at}, "classification", f"{about}: classification")
 
 
 def _refuse_slip(name: str, path: pathlib.Path) -> None:
@@ -213,6 +239,8 @@ def read(found: Found, config: Any, skipped: Any = None, size: Any = None) -> tu
         options |= {"resize": config.resize} if config.resize != "squash" else {}
     elif config.resize != "squash":
         raise InputError(f"--resize {config.resize}: only image files are resized on reading; leave it out")
+    if found.kind == "sounds":
+        options |= _form(found, config)
     if found.kind == "texts":
         options |= {"unit": one_of("--unit", config.unit, LONGEST)}
     if config.image_size and found.kind in ("tfds", "volumes"):
@@ -226,6 +254,17 @@ def read(found: Found, config: Any, skipped: Any = None, size: Any = None) -> tu
         options |= {"size": PHOTO}  # images of many sizes
         splits = read_source(found.kind, options, on_bad)
     return splits, runs.source(found.kind, options)
+
+
+def _form(found: Found, config: Any) -> dict[str, Any]:
+    """Return rate and length of the rows of sounds, of the flags or else of the training sounds."""
+    rate, seconds = config.rate, config.seconds
+    if not rate or not seconds:
+        usual = usual_form(found.options["path"], (lambda *_: None) if config.on_bad_example == "skip" else None)
+        rate, seconds = rate or usual[0], seconds or usual[1]
+    line = "sounds are read at %s samples per second, in rows of %g seconds (--rate, --seconds)"
+    log.info(line, f"{rate:,}", seconds)
+    return {"rate": rate, "seconds": seconds}
 
 
 def side_of(found: Found) -> int | tuple[int, int] | None:

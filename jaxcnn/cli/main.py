@@ -10,10 +10,10 @@ from jaxcnn.core.text import visible
 from jaxcnn.version import __version__
 
 COMMANDS = {
-    "train": "train a network on photos, a table, arrays or a TFDS set",
+    "train": "train a network on photos, sounds, a table, arrays or a TFDS set",
     "tune": "search for the settings of a training, and train with the best",
     "evaluate": "measure a run on its test rows, or on other data",
-    "predict": "predict the class and its probability for image files",
+    "predict": "predict the class and its probability for files",
     "report": "write a page and a model card per run; compare several runs",
     "search": "find similar images or duplicates with a run, in an index of vectors",
     "explain": "draw what supports the predicted class of each image",

@@ -1,4 +1,4 @@
-"""`jaxcnn predict RUN FILES`: predict the class of each file or text, of each pixel, or of the objects in an image."""
+"""`jaxcnn predict RUN FILES`: predict the class of each file, text or series, of pixels, or of objects in an image."""
 
 import csv
 import dataclasses
@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -16,12 +16,14 @@ import numpy as np
 import tyro
 
 from jaxcnn import runs
-from jaxcnn.cli import command, flags, options, pictures, runtime
+from jaxcnn.cli import command, flags, options, pictures, predict_sounds, runtime
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data.folder import ENDINGS
 from jaxcnn.data.nifti import ENDINGS as VOLUMES
+from jaxcnn.data.series import SUFFIXES
+from jaxcnn.data.sound_file import ENDINGS as SOUNDS
 from jaxcnn.runs import single
 from jaxcnn.tasks import detected, probabilities
 
@@ -37,9 +39,12 @@ class Predict:
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
     """Folder of a run."""
     files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILES")] = ()
-    """Images, or folders of them; for a run on texts, .txt files, or a .csv with a column of texts."""
+    """Images or sounds, or folders of them; for a run on texts, .txt files, or a .csv with a column of texts; for a run
+    on series, a table with a series in each row."""
     text: tuple[str, ...] = ()
     """Texts to predict, for a run on texts."""
+    label_column: str = ""
+    """Column of labels in tables of series, which is left out: first, last or its name; by default there is none."""
     csv: str = ""
     """Write a table to this file instead: file, class, probability, and a column per class."""
     out: str = ""
@@ -75,8 +80,8 @@ def predict(config: Predict) -> list[dict[str, Any]]:
     draw = pictures.drawer(loaded, folder, paths, config.least_score)
     if config.out and draw is None:
         raise InputError(f"--out {visible(config.out)}: only segmentation and detection draw pictures; leave it out")
-    for file, outputs in _outputs(loaded, rows(loaded, paths, config.text, config.on_bad_example == "skip")):
-        found.append(described(loaded, file, outputs) if draw is None else draw(file, outputs))
+    for one in _predictions(config, loaded, paths, draw):
+        found.append(one)
         if not config.csv:
             print(files.to_json(found[-1]), flush=True)
     if config.csv:
@@ -85,9 +90,27 @@ def predict(config: Predict) -> list[dict[str, Any]]:
     return found
 
 
+def _predictions(
+    config: Predict, loaded: Any, paths: Sequence[pathlib.Path], draw: Callable[[str, Any], dict[str, Any]] | None
+) -> Iterator[dict[str, Any]]:
+    """Yield the prediction for each row, or for each file of sound."""
+    skip, inputs = config.on_bad_example == "skip", loaded.config["build"].get("inputs", {})
+    if config.label_column and "series" not in inputs:
+        line = "the run is not on series; leave it out"
+        raise InputError(f"--label-column {visible(config.label_column)}: {line}")
+    if "audio" in inputs and not config.text:
+        yield from predict_sounds.averaged(loaded, _outputs(loaded, predict_sounds.windows(loaded, paths, skip)))
+        return
+    for file, outputs in _outputs(loaded, rows(loaded, paths, config.text, skip, config.label_column)):
+        yield described(loaded, file, outputs) if draw is None else draw(file, outputs)
+
+
 def endings(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Return how the names of files end that a run predicts."""
-    return (*ENDINGS, *VOLUMES) if "image" in config["build"] else TEXTS
+    if "image" in config["build"]:
+        return (*ENDINGS, *VOLUMES)
+    inputs = config["build"]["inputs"]
+    return (*SOUNDS,) if "audio" in inputs else SUFFIXES if "series" in inputs else TEXTS
 
 
 def input_files(given: Sequence[str], ends: tuple[str, ...]) -> list[pathlib.Path]:
@@ -112,7 +135,7 @@ def input_files(given: Sequence[str], ends: tuple[str, ...]) -> list[pathlib.Pat
 
 
 def rows(
-    loaded: Any, paths: Sequence[pathlib.Path], texts: Sequence[str], skip: bool = False
+    loaded: Any, paths: Sequence[pathlib.Path], texts: Sequence[str], skip: bool = False, label: str = ""
 ) -> Iterator[tuple[str, single.Row]]:
     """Yield the rows of files and of texts, with their names.
 
@@ -121,6 +144,7 @@ def rows(
         paths: the files.
         texts: the texts.
         skip: whether a file that cannot be read is left out with a warning.
+        label: column of labels in tables of series.
 
     Raises:
         InputError: a file cannot be read, or is of another kind than the run's rows.
@@ -128,7 +152,7 @@ def rows(
     """
     for path in paths:
         try:
-            yield from single.rows_of(loaded.config, path)
+            yield from single.rows_of(loaded.config, path, label)
         except InputError as error:
             if not skip:
                 raise InputError(f"{error}; leave it out, or give --on-bad-example skip") from error
@@ -139,7 +163,7 @@ def rows(
         yield text, single.text_row(loaded.config, text)
 
 
-def _outputs(loaded: Any, found: Iterator[tuple[str, single.Row]]) -> Iterator[tuple[str, Any]]:
+def _outputs(loaded: Any, found: Iterator[tuple[Any, single.Row]]) -> Iterator[tuple[Any, Any]]:
     """Yield the name of each row with its prediction; rows are read a few at a time."""
     boxes = loaded.config["build"]["task"]["name"] == "detection"
 
@@ -199,7 +223,7 @@ def write(path: str, found: Sequence[dict[str, Any]]) -> None:
         found = ()
     for number, one in enumerate(found):
         each = one.get("probabilities") or one.get("shares") or one.get("millilitres") or {}
-        rest = {k: v for k, v in one.items() if k not in ("probabilities", "shares", "millilitres")}
+        rest = {k: v for k, v in one.items() if k not in ("probabilities", "shares", "millilitres", "windows")}
         plain = {k: ";".join(map(str, v)) if isinstance(v, list) else v for k, v in rest.items()}
         if not number:
             rows.writerow([*plain, *map(visible, each)])

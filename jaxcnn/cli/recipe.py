@@ -11,7 +11,7 @@ import optax
 
 from jaxcnn import augment, layers, optim, runs
 from jaxcnn.cli import planning, weights
-from jaxcnn.cli.flags import one_of
+from jaxcnn.cli.flags import one_of, refuse_others
 from jaxcnn.cli.layouts import SMALL, Found
 from jaxcnn.core.types import InputError, Step
 from jaxcnn.data import Splits
@@ -24,7 +24,7 @@ LEAST = 28  # smaller images are enlarged to this side on the device; the defaul
 UPDATES, MANY, VALIDATIONS = 300, 10_000, 20
 ROWS = {"detection": 8, "segmentation": 8, "volumes": 2}  # in one update, for few rows
 FOUND_UPDATES = 1500  # for detection
-RATES = {"cnn": 4e-3}
+RATES = {"cnn": 4e-3, "sound_cnn": 4e-3, "wave_cnn": 4e-3, "inception_time": 2e-3, "series_resnet": 2e-3}
 RATE = 1e-3
 FIT = {"detection": DETECTORS, "segmentation": SEGMENTERS}  # networks of a task; other tasks have those of MODELS
 USUAL = {"detection": "fcos", "segmentation": "unet"}
@@ -100,11 +100,7 @@ def plan(
         InputError: flags that do not fit the data or each other.
 
     """
-    unit = config.unit if config.unit != "words" else ""
-    columns = (("--text-column", config.text_column), ("--label-column", config.label_column))
-    for flag, given in (("--vectors", config.vectors), ("--unit", unit), *columns):
-        if given:
-            raise InputError(f"{flag} {given}: applies to texts; leave it out")
+    refuse_others(config, found.kind)
     image = splits.train.example()["image"]
     side, channels = min(image.shape[1:3]), image.shape[-1]
     if begin and channels != 3 and not os.path.isdir(config.weights):

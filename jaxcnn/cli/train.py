@@ -31,13 +31,13 @@ SMOKE = {"epochs": 1, "max_steps": 8, "batch_size": 16, "limit_examples": 64}
 @dataclasses.dataclass(frozen=True)
 class Train(
     flags.Saving, flags.Processes, flags.Machine, flags.Layout, flags.Update, flags.Augmentation, flags.Optimisation,
-    flags.Network, flags.Images, flags.Texts, flags.Rows, flags.Length,
+    flags.Network, flags.Images, flags.Texts, flags.Sounds, flags.Rows, flags.Length,
 ):  # fmt: skip
     """Train a network; the content of DATA chooses the task."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")] = ""
-    """A folder of classes or of images/ and masks/ (or of train/, val/, test/ with these), a .csv of file and label or
-    of text and label, an .npz, IDX files, or a TFDS name."""
+    """A folder of classes (images, sounds or texts) or of images/ and masks/ (or of train/, val/, test/ with these),
+    a .csv of file and label, of text and label, or of a series in each row, an .npz, IDX files, or a TFDS name."""
     task: str = ""
     """classification, multilabel, regression or segmentation, if two layouts fit DATA."""
     epochs: int | None = None
@@ -104,7 +104,8 @@ def train(
     recipe.check(config)
     with folders.named("--profile"):
         profile = background.Profile(config.profile)
-    found = layouts.look(config.data, config.task, config.data_dir, config.text_column, config.label_column)
+    columns = (config.text_column, config.label_column, config.table)
+    found = layouts.look(config.data, config.task, config.data_dir, *columns)
     chief = mesh.process_shard()[0] == 0
     say(f"{visible(config.data)}: {found.line}", chief)
     skipped = results.Skipped()

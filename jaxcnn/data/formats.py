@@ -5,9 +5,12 @@ import pathlib
 from collections.abc import Collection
 
 from jaxcnn.core.types import InputError
+from jaxcnn.data.cells import rows_of, separator_of
 from jaxcnn.data.image_file import ENDINGS
 from jaxcnn.data.masks import IMAGES, MASKS
 from jaxcnn.data.nifti import ENDINGS as VOLUMES
+from jaxcnn.data.series import SUFFIXES
+from jaxcnn.data.series_table import series_label
 from jaxcnn.data.sound_file import ENDINGS as SOUNDS
 from jaxcnn.data.table import FILE, read
 from jaxcnn.data.texts import columns
@@ -67,26 +70,46 @@ def classes_format(path: pathlib.Path) -> str:
     return max(kinds, key=lambda kind: sum(ending in kinds[kind] for ending in some))  # the first of equals
 
 
-def table_format(path: pathlib.Path, text: str = "", label: str = "") -> str:
-    """Return which function of `data.SOURCES` reads a CSV file: `"texts"`, or `"csv"` for images.
+def table_format(path: pathlib.Path, text: str = "", label: str = "", rows: str = "") -> str:
+    """Return which function of `data.SOURCES` reads a CSV file: `"series"`, `"texts"`, or `"csv"` for images.
 
     Args:
         path: the file.
         text: column of the texts that the user named.
         label: column of the labels that the user named.
+        rows: what the rows are, if the user says so: `"series"` or `"texts"`.
 
     Raises:
-        InputError: It is not clear which column is the text.
+        InputError: It is not clear what the rows are, or which column is the text.
 
     """
+    series = rows == "series" or not rows and not text and FILE not in first_line(path)
+    if series and series_label(path, label, rows == "series"):
+        return "series"
     try:
         found = read(path, None)
-    except InputError:  # reported when the file is read
-        return "csv"
-    if FILE in found.header and not text:
+    except InputError:
+        return rows or "csv"  # reported when the file is read
+    if FILE in found.header and not text and not rows:
         return "csv"
     columns(found, path, text or None, label or None)
     return "texts"
+
+
+def first_line(path: pathlib.Path) -> list[str]:
+    """Return the cells of the first line of a CSV file; none if it cannot be read."""
+    try:
+        found = rows_of(path, separator_of(path))
+    except InputError:  # reported when the file is read
+        return []
+    return [cell.strip() for cell in found[0][1]] if found else []
+
+
+def is_series(path: pathlib.Path) -> bool:
+    """Whether a path is a file of series by its ending, or a folder with a file whose name ends in `_TRAIN`."""
+    if path.is_dir():
+        return any(next(path.glob(f"*_TRAIN{end}"), None) for end in SUFFIXES)
+    return path.suffix.lower() in (".ts", ".tsv") and path.is_file()
 
 
 def _any(path: pathlib.Path | None, *patterns: str, parts: list[pathlib.Path] = []) -> bool:  # noqa: B006 (read only)

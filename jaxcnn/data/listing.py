@@ -12,6 +12,7 @@ from typing import NamedTuple
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
 from jaxcnn.data.image_file import ENDINGS
+from jaxcnn.data.sound_file import ENDINGS as SOUNDS
 
 TRAIN, VALID, TEST = ("train",), ("valid", "validation", "val"), ("test",)  # in upper or lower case
 # files and folders that operating systems and programs create, besides names that start with a dot
@@ -32,6 +33,7 @@ class Kind(NamedTuple):
 
 
 IMAGES = Kind(ENDINGS, "image")
+MEDIA = {"image": ENDINGS, "sound": SOUNDS}  # kinds that no class holds together
 
 
 def parts(path: pathlib.Path, left: collections.Counter[str], kind: Kind = IMAGES) -> dict[str, pathlib.Path]:
@@ -164,14 +166,15 @@ def images(
         Dict from file to label.
 
     Raises:
-        InputError: A class has no images, or a file is in two classes.
+        InputError: A class has no images, a file is in two classes, or images and sounds are in one set.
 
     """
+    inside: collections.Counter[str] = collections.Counter()
     _count_beside(root, left, kind)
     kept = {_id(os.stat(p)) for folder in above for p in (folder.resolve(), *folder.resolve().parents)}
     listed, owner, nested = {}, {}, []
     for k, name in enumerate(names):
-        mine = _walk(root / name, kept, left, kind)
+        mine = _walk(root / name, kept, inside, kind)
         if not mine:
             raise InputError(
                 f"{visible(root / name)}: no {kind.name}s ({' '.join(sorted(kind.endings))}); "
@@ -187,6 +190,8 @@ def images(
         nested.append({file.relative_to(root / name).parts[0] for file in mine.values() if file.parent != root / name})
         if any(file.parent == root / name for file in mine.values()):
             nested[-1] = set()
+    left.update(inside)
+    _refuse_mixture(root, inside, kind)
     both = set.intersection(*nested)
     if both:
         log.warning(
@@ -197,6 +202,17 @@ def images(
             ", ".join(map(visible, names[:LISTED])),
         )
     return listed
+
+
+def _refuse_mixture(root: pathlib.Path, inside: collections.Counter[str], kind: Kind) -> None:
+    """Refuse sounds in classes of images, and images in classes of sounds."""
+    for other, endings in MEDIA.items():
+        count = sum(n for ending, n in inside.items() if ending in endings)
+        if count and kind.name in MEDIA and other != kind.name:
+            raise InputError(
+                f"{visible(root)}: its classes have {kind.name}s and {count:,} {other}s; move one kind into a folder "
+                "of its own"
+            )
 
 
 def tell_left_out(path: pathlib.Path, left: collections.Counter[str]) -> None:

@@ -3,6 +3,7 @@
 The archives are those of Dau et al. (2019, arXiv:1810.07758) and Bagnall et al. (2018, arXiv:1811.00075).
 """
 
+import dataclasses
 import logging
 import pathlib
 import re
@@ -14,12 +15,12 @@ from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import cells
 from jaxcnn.data.core import Resident, Splits
+from jaxcnn.data.series_table import has_header, place_of
 from jaxcnn.data.splitting import cut
 
 log = logging.getLogger("jaxcnn")
 VALUES = 2**28  # most values of all series, padding included
 SUFFIXES = (".ts", ".tsv", ".csv", ".txt")
-HEADERS = {"label", "class", "target", "y"}
 Missing = Literal["interpolate", "refuse"]
 
 
@@ -101,16 +102,19 @@ def series(
     return Splits(train, valid, held["test"])
 
 
-def unlabelled(path: str | pathlib.Path, separator: str | None = None) -> dict[str, np.ndarray]:
-    """Read series without classes, to predict them.
+def unlabelled(
+    path: str | pathlib.Path, separator: str | None = None, *, label: str = "", standardise: bool = False
+) -> tuple[dict[str, np.ndarray], list[int]]:
+    """Read series to predict, with or without a column of labels, which are not looked at.
 
     Args:
-        path: a `.csv`, `.tsv` or `.txt` file without a header whose rows have values only, or a `.ts` file, whose
-            labels are not looked at.
+        path: a `.csv`, `.tsv` or `.txt` file, with or without a header, or a `.ts` file.
         separator: as in `series`.
+        label: column of labels, as in `series`; empty if rows have values only. `.ts` files have labels at the end.
+        standardise: as in `series`.
 
     Returns:
-        `"series"` float32 `[N, T, C]` and `"length"` int32 `[N]`; missing values are interpolated.
+        `"series"` float32 `[N, T, C]` and `"length"` int32 `[N]`; missing values are interpolated. And their lines.
 
     Raises:
         InputError: the file cannot be read or has a wrong value.
@@ -119,8 +123,13 @@ def unlabelled(path: str | pathlib.Path, separator: str | None = None) -> dict[s
     path = pathlib.Path(path).expanduser()
     if path.suffix.lower() == ".ts":
         rows = _read_ts(path)
+    elif label:
+        rows = _read_csv(path, label, separator)
     else:
         found = cells.rows_of(path, cells.separator_of(path, separator))
+        if found and has_header(found, "first", None):
+            log.info("%s: the first line has names of columns", visible(path))
+            found = found[1:]
         lines = [line for line, _ in found]
         rows = Rows([np.array(cells.numbers(row, path, line))[:, None] for line, row in found], [], lines)
     if not rows.series or len({x.shape[1] for x in rows.series}) > 1:
@@ -129,8 +138,31 @@ def unlabelled(path: str | pathlib.Path, separator: str | None = None) -> dict[s
     if len(rows.series) * longest * rows.series[0].shape[1] > VALUES:
         raise InputError(f"{visible(path)}: more than {VALUES:,} values with padding; cut the longest series")
     rows = rows._replace(labels=["0"] * len(rows.series))
-    arrays = _resident(rows, longest, ("0",), path, "interpolate", False).arrays
-    return {name: arrays[name] for name in ("series", "length")}
+    arrays = _resident(rows, longest, ("0",), path, "interpolate", standardise).arrays
+    return {name: arrays[name] for name in ("series", "length")}, rows.lines
+
+
+def fitted(data: Resident, steps: int, channels: int, name: str) -> Resident:
+    """Return series with padding up to a number of steps.
+
+    Args:
+        data: the series.
+        steps: steps of a row.
+        channels: channels of a series.
+        name: name of the data, for messages.
+
+    Raises:
+        InputError: a series is longer, or has other channels.
+
+    """
+    x, longest = data.arrays["series"], int(data.arrays["length"].max())
+    if x.shape[2] != channels:
+        raise InputError(f"{name}: series of {x.shape[2]} channels, and the run's have {channels}; give such series")
+    if longest > steps:
+        raise InputError(f"{name}: series of up to {longest} values, and the run's have {steps}; shorten them")
+    rows = np.zeros((len(x), steps, channels), np.float32)
+    rows[:, : min(x.shape[1], steps)] = x[:, :steps]
+    return dataclasses.replace(data, arrays={**data.arrays, "series": rows})
 
 
 def parts_of(path: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -176,17 +208,9 @@ def _read_csv(path: pathlib.Path, label: str, separator: str | None) -> Rows:
     rows = cells.rows_of(path, cells.separator_of(path, separator))
     if not rows:
         raise InputError(f"{visible(path)}: no rows; add some")
-    first = [cell.strip() for cell in rows[0][1]]
-    at = {"first": 0, "last": -1}.get(label, first.index(label) if label in first else None)
-    if at is None:
-        raise InputError(
-            f"{visible(path)}: no column {visible(label)!r} in its first line; give 'first', 'last' or its name"
-        )
-    own, others = first[at], first[: at % len(first)] + first[at % len(first) + 1 :]
-    headed = own.lower() in HEADERS or label not in ("first", "last")
-    headed = headed or bool(others) and all(cells.number(cell) is None for cell in others)
-    counted = len(others) > 3 and any(others == [str(i + k) for i in range(len(others))] for k in (0, 1))
-    headed = headed or counted and own not in {row[at % len(row)].strip() for _, row in rows[1:]}
+    first = rows[0][1]
+    at = place_of(label, first, path)
+    headed = has_header(rows, label, at)
     found = Rows([], [], [])
     for line, row in rows[headed:]:
         if len(row) < 2 or headed and len(row) > len(first) or at > 0 and len(row) <= at:

@@ -22,6 +22,7 @@ from jaxcnn.data.splitting import cut, parted
 KIND = listing.Kind(ENDINGS, "sound")
 LONGEST = 60.0  # seconds of the longest sound where `seconds` is not given
 MOST_SECONDS = 3600.0
+USUAL_RATE, USUAL_SECONDS = 16_000, 10.0  # most of what `usual_form` chooses
 FULL, SHARE = 0.999, 1e-3  # a sound is clipped if more than this share of its samples is at full scale
 log = logging.getLogger("jaxcnn")
 Longer = Literal["crop", "refuse"]
@@ -104,6 +105,36 @@ def sounds(
     if not all(isinstance(part, Resident) for part in held.values()):
         tell_same_files(found, visible(path))
     return splits
+
+
+def usual_form(path: str | pathlib.Path, on_bad: OnBad | None = None) -> tuple[int, float]:
+    """Return the rate and the length of rows that suit the training sounds of a folder, by their headers alone.
+
+    Args:
+        path: the folder, as for `sounds`.
+        on_bad: as for `sounds`, but nothing is counted.
+
+    Returns:
+        The most frequent rate, at most 16,000 samples per second; and the seconds of the longest sound or, where that
+        is above twice the seconds that 95 of 100 sounds do not exceed, these; at most 10.
+
+    Raises:
+        InputError: There is no sound, or one whose header cannot be read and `on_bad` is None.
+
+    """
+    path, left = pathlib.Path(path), collections.Counter[str]()
+    root = listing.parts(path, left, KIND)["train"]
+    files = listing.images(root, listing.classes(root, None, KIND), (path, root), left, KIND)
+    skipped: OnBad | None = None if on_bad is None else lambda line, examples: None
+    heads = [head for head in each(guarded(read_head, skipped, "sounds"), list(files)) if head]
+    if not heads:
+        raise InputError(f"{visible(root)}: no sound is readable; replace them")
+    rates = collections.Counter(head.rate for head in heads)
+    rate = min(max(rates, key=lambda one: (rates[one], -one)), USUAL_RATE)
+    seconds = sorted(head.frames / head.rate for head in heads)
+    usual = seconds[min(math.ceil(0.95 * len(seconds)), len(seconds)) - 1]
+    usual = seconds[-1] if seconds[-1] <= 2 * usual else usual
+    return rate, max(min(math.ceil(usual * rate) / rate, USUAL_SECONDS), 1 / rate)
 
 
 class _Sounds:

@@ -24,8 +24,10 @@ from jaxcnn.core.types import InputError, reason
 from jaxcnn.data import words
 from jaxcnn.explain import erasure
 from jaxcnn.explain.panels import explained
+from jaxcnn.report.heard import explained_rows, seen
 from jaxcnn.report.measure import EXPLAINED, probabilities
 from jaxcnn.report.page import number
+from jaxcnn.report.record import entries
 from jaxcnn.runs import TrainedRun, load_run, rows_to_measure
 from jaxcnn.runs.single import text_options
 
@@ -124,6 +126,8 @@ def one(folder: str, flags: Any, explain: Explain | None = None) -> tuple[dict[s
         pictures = explain(loaded, np.stack([shown[i] for i in rows]), predicted[rows])
     elif explain and "text" in test.example():
         pictures = _marked_texts(loaded, test, rows, predicted)
+    elif {"audio", "series"} & set(loaded.config["build"].get("inputs", {})):
+        shown, pictures = _signals(loaded, test, chosen, rows if explain else [], predicted)
     names = getattr(test, "names", None)
     if names and len(names) != len(tested.label):  # skipped rows would shift the names
         names = None
@@ -131,6 +135,19 @@ def one(folder: str, flags: Any, explain: Explain | None = None) -> tuple[dict[s
         name, run, measured, sha256=tested.sha256, shown=shown, explanations=pictures, rows=what, names=names or None
     )
     return made, predicted == tested.label
+
+
+def _signals(
+    loaded: TrainedRun, test: Any, chosen: Sequence[int], rows: Sequence[int], predicted: np.ndarray
+) -> tuple[dict[int, dict[str, str]], dict[str, np.ndarray]]:
+    """Return sounds or series to show by row, and pictures that explain some of them by title."""
+    kind = "audio" if "audio" in loaded.config["build"]["inputs"] else "series"
+    if not {kind, "length"} <= set(test.example()):
+        return {}, {}
+    found = entries(test, chosen, (kind, "length"))
+    shown = {i: seen(loaded.config, x[kind], int(x["length"]), len(found)) for i, x in found.items()}
+    names = [f"Row {i}, taken for {loaded.config['classes'][int(predicted[i])]}" for i in rows]
+    return shown, explained_rows(loaded, [found[i] for i in rows], names, np.asarray([predicted[i] for i in rows]))
 
 
 def _marked_texts(loaded: TrainedRun, test: Any, rows: Sequence[int], predicted: np.ndarray) -> dict[str, Any]:

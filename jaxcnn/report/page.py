@@ -1,6 +1,6 @@
 """The page of a run, from its report: one self-contained HTML file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxcnn.core.text import html as escape
@@ -239,18 +239,28 @@ def _calibration(report: dict[str, Any]) -> str:
 
 def _examples(report: dict[str, Any]) -> str:
     heads = {"mistakes": "Wrong with the highest confidence", "doubtful": "Right with the lowest confidence"}
-    out = ""
+    wide = bool({"audio", "series"} & set(report["build"].get("inputs", {})))
+    out, kinds, unit = "", "pictures signals" if wide else "pictures", "row" if wide else "image"
     for kind, head in heads.items():
         items = ""
         for e in report["examples"][kind]:
             true, guess, image = escape(e["true"]), escape(e["predicted"]), ""
             if "image" in e:
-                image = f'<img src="{escape(e["image"])}" alt="test image {e["row"]}, of class {true}">'
+                image = f'<img src="{escape(e["image"])}" alt="test {unit} {e["row"]}, of class {true}">'
             words = f"{true} taken for {guess}" if kind == "mistakes" else true
             place = escape(e["file"]) if "file" in e else f"row {e['row']}"
-            items += f"<li>{image}{words}<br>confidence {e['confidence']:.3f}, {place}</li>"
-        out += f"<h3>{head}</h3>" + (f'<ul class="pictures">{items}</ul>' if items else "<p>There are none.</p>")
+            items += f"<li>{image}{_played(e)}{words}<br>confidence {e['confidence']:.3f}, {place}</li>"
+        out += f"<h3>{head}</h3>" + (f'<ul class="{kinds}">{items}</ul>' if items else "<p>There are none.</p>")
     return out
+
+
+def _played(example: Mapping[str, Any]) -> str:
+    """Return the element that plays a sound; empty for other rows."""
+    if "audio" not in example:
+        return ""
+    cut = f" (the first {escape(example['seconds'])} s)" if "seconds" in example else ""
+    label = f"test sound {example['row']}{cut}"
+    return f'<audio controls preload="none" src="{escape(example["audio"])}" aria-label="{label}"></audio>{cut}'
 
 
 def _explanations(report: dict[str, Any]) -> str:
@@ -260,6 +270,9 @@ def _explanations(report: dict[str, Any]) -> str:
         about = "What each word speaks for: the change of the log-odds when it is left out; red for, blue against."
         each = (f"<h3>{escape(e['title'])}</h3>{marked(e['words'])}" for e in report["explanations"])
         return f"<p>{about}</p>{''.join(each)}"
+    if {"audio", "series"} & set(report["build"].get("inputs", {})):
+        about = "The first of the examples above, and what supports the predicted class; each is scaled on its own."
+        return f'<p>{about}</p><div class="plots explained">{"".join(map(_figure, report["explanations"]))}</div>'
     first = [e["predicted"] for kind in ("mistakes", "doubtful") for e in report["examples"][kind]][:EXPLAINED]
     names = f", for {', '.join(first)}"
     titles = [escape(e["title"] + ("" if e["title"] == "Images" else names)) for e in report["explanations"]]
@@ -271,6 +284,11 @@ def _explanations(report: dict[str, Any]) -> str:
         "The first of the examples above, in order, and what supports the predicted class; each is scaled on its own."
     )
     return f'<p>{about}</p><div class="plots explained">{"".join(each)}</div>'
+
+
+def _figure(one: Mapping[str, Any]) -> str:
+    name = escape(one["title"])
+    return f'<figure><p class="name">{name}</p><img src="{escape(one["image"])}" alt="{name}"></figure>'
 
 
 def _groups(report: dict[str, Any]) -> str:

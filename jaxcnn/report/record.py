@@ -128,13 +128,20 @@ def columns(test: Any) -> list[str]:
 
 def images(test: Any, rows: Sequence[int]) -> dict[int, np.ndarray]:
     """Return a dict from row number to image `[H, W, C]`, empty if rows have none; reading stops at the last one."""
-    wanted, seen, found = set(rows if "image" in test.example() else ()), 0, {}
+    if "image" not in test.example():
+        return {}
+    return {i: row["image"] for i, row in entries(test, rows, ("image",)).items()}
+
+
+def entries(test: Any, rows: Sequence[int], names: Sequence[str]) -> dict[int, dict[str, np.ndarray]]:
+    """Return a dict from row number to arrays of the row by name; reading stops at the last row."""
+    wanted, seen, found = set(rows), 0, {}
     for chunk in test.once(256) if wanted else ():
         for k in range(int(chunk.count)):
             batch = chunk.at(k)
             true = np.flatnonzero(np.asarray(batch["row_mask"]) > 0)
             here = [i for i in wanted if seen <= i < seen + len(true)]
-            found |= {i: np.asarray(batch["image"][true[i - seen]]) for i in here}
+            found |= {i: {name: np.asarray(batch[name][true[i - seen]]) for name in names} for i in here}
             seen += len(true)
         if len(found) == len(wanted):
             break
@@ -170,7 +177,7 @@ def make(
     measured: Mapping[str, Any],
     *,
     sha256: str = "",
-    shown: Mapping[int, np.ndarray] | None = None,
+    shown: Mapping[int, np.ndarray | Mapping[str, str]] | None = None,
     explanations: Mapping[str, Any] | None = None,
     rows: Rows | None = None,
     names: Sequence[str] | None = None,
@@ -182,7 +189,8 @@ def make(
         run: content of its files.
         measured: result of `measure` on the test set.
         sha256: digest of the test rows, which identifies runs measured on the same rows.
-        shown: dict from row number to image, for the rows in `"chosen"`; None for no images.
+        shown: dict from row number to image, for the rows in `"chosen"`, or to addresses of elements of a page, such as
+            those of `heard.heard`; None for neither.
         explanations: dict from title to picture `[H, W, C]` uint8, or to words with their weights.
         rows: the rows that were measured; None for the run's own test rows.
         names: names of the test rows, such as their files; None if they have none.
@@ -195,14 +203,13 @@ def make(
     if rows is not None:
         tested = {"name": rows.name, "part": rows.part, "own": rows.own}
     test["notes"] = _notes(summary, tested, found, count, [*(rows.notes if rows else ()), *measured["notes"]])
-    every = [entry["row"] for entries in measured["chosen"].values() for entry in entries]
-    pictures = {row: picture(image) for row, image in (shown or {}).items()}
-    pixels = {row: {"image": pictures[row]} if row in pictures else {} for row in every}
+    every = [entry["row"] for some in measured["chosen"].values() for entry in some]
+    seen = {row: x if isinstance(x, Mapping) else {"image": picture(x)} for row, x in (shown or {}).items()}
+    pixels: dict[int, Mapping[str, str]] = {row: seen.get(row, {}) for row in every}
     if names is not None:
-        pixels = {row: one | {"file": visible(names[row])} for row, one in pixels.items()}
+        pixels = {row: {**one, "file": visible(names[row])} for row, one in pixels.items()}
     chosen = {
-        kind: [entry | pixels.get(entry["row"], {}) for entry in entries]
-        for kind, entries in measured["chosen"].items()
+        kind: [{**entry, **pixels.get(entry["row"], {})} for entry in some] for kind, some in measured["chosen"].items()
     }
     chance = max(row["count"] for row in test["per_class"]) / test["metrics"]["count"]
     diagnosis = diagnose(run.lines, chance, summary.get("best_step"), (found, test["metrics"]["count"]))

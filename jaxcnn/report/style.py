@@ -76,6 +76,9 @@ td.text { max-width: 60ch; overflow-wrap: anywhere; }
 .pictures.wide { grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); }
 .pictures.wide img { width: 49%; height: auto; image-rendering: auto; }
 .pictures.wide.one img { width: 100%; }
+.pictures.signals { grid-template-columns: repeat(auto-fill, minmax(min(100%, 240px), 1fr)); }
+.pictures.signals img { width: 100%; }
+audio { display: block; width: 100%; height: 36px; }
 .pictures li { font-size: .85rem; line-height: 1.35; }
 .explained img { max-width: 100%; height: auto; display: block; }
 .words { line-height: 1.9; }

@@ -13,8 +13,10 @@ from jaxcnn.core.types import InputError
 from jaxcnn.data import Splits
 from jaxcnn.data.folder import class_names
 from jaxcnn.data.table import read as read_table
+from jaxcnn.runs import other_rows
 from jaxcnn.runs.match import in_columns, matched, table
-from jaxcnn.runs.source import ASK, NAME, PLACES, OnBad, described, expanded, find, read, read_described
+from jaxcnn.runs.other_rows import check_kind, kind_at
+from jaxcnn.runs.source import ASK, NAME, PLACES, OnBad, described, expanded, read, read_described
 from jaxcnn.train.checkpoint import digest
 
 DENSE = {  # source to task
@@ -137,7 +139,7 @@ def rows_to_measure(
 
     """
     how = described(config)
-    kind = (how or {}).get("name") if place is None else find(place)[0]
+    kind = (how or {}).get("name") if place is None else kind_at(how, place, None)[0]
     if data_dir is not None and kind != "tfds":
         raise InputError(
             f"data_dir={visible(data_dir)} (--data-dir): only TFDS sets are looked for there; "
@@ -160,7 +162,7 @@ def _own_at(
         _check_own(config, used)
         line = "The training rows are not those of the run: the data, or the way in which they are read, changed."
         return Rows((splits if whole else used).test, name, True, "test part", () if _same(config, used) else (line,))
-    kind, options = find(place, data_dir)
+    kind, options = kind_at(how, place, data_dir)
     if kind != how["name"] or kind == "tfds" and options["name"] != how["options"].get("name"):
         return None
     if (
@@ -206,15 +208,15 @@ def _same(config: Mapping[str, Any], splits: Splits) -> bool:
 
 def _other(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None, on_bad: OnBad | None) -> Rows:
     """Read rows of other data to evaluate the run on."""
-    kind, options = find(place, data_dir)
+    kind, options = kind_at(how, place, data_dir)
     task = config["build"]["task"]["name"] if config["build"] else None
     if task and DENSE.get(kind) != (task if task in DENSE.values() else None):
         line = f"a run of {task} is not measured on such data ({kind}); give data of its own kind"
         raise InputError(f"{visible(place)}: {line}")
-    if config["build"] is not None and (kind == "texts") != (how.get("name") == "texts"):
-        ours = how.get("name") or "other data"
-        line = f"a run on {ours} is not measured on such data ({kind}); give data of its own kind"
-        raise InputError(f"{visible(place)}: {line}")
+    if config["build"] is not None:
+        check_kind(kind, how, place)
+    if kind in ("series", "sounds") and config["build"] is not None and config["classes"]:
+        return _signals(kind, config, how, place, str(options["path"]), on_bad)
     if kind == "texts":
         return _texts(config, how, place, options, on_bad)
     if kind == "csv" and config["build"] is not None:
@@ -283,6 +285,19 @@ def _texts(config: Any, how: Mapping[str, Any], place: str, options: Mapping[str
     return Rows(data, place, False, part, (note,) if note else ())
 
 
+def _signals(kind: str, config: Any, how: Mapping[str, Any], place: str, path: str, on_bad: OnBad | None) -> Rows:
+    """Read the test part of other sounds or series, or all of them if there is none."""
+    if kind == "series":
+        data, part, note = other_rows.series(config, how, place, path)
+        _not_the_runs_own(how, place, part)
+    else:
+        root, part = _root(pathlib.Path(path))
+        part = part.replace("all images", "all sounds")
+        _not_the_runs_own(how, place, part)
+        data, note = other_rows.sounds(config, root, place, on_bad)
+    return Rows(data, place, False, part, (note,) if note else ())
+
+
 def _listed(config: Any, how: Mapping[str, Any], place: str, options: Mapping[str, Any], on_bad: OnBad | None) -> Rows:
     """Read the test rows of a CSV file, or all its rows if it has no test rows."""
     (height, width, channels), task = config["build"]["image"]["shape"], config["build"]["task"]
@@ -328,7 +343,7 @@ def _root(path: pathlib.Path) -> tuple[pathlib.Path, str]:
 def _not_the_runs_own(how: Mapping[str, Any], place: str, part: str) -> None:
     """Refuse to measure on all images of the training folder: most of them are training rows."""
     before = how.get("options", {}).get("path")
-    whole = part in ("all images", "all texts") or part.lower().startswith("train/")
+    whole = part.startswith("all ") or part.lower().startswith("train/")
     if whole and isinstance(before, str) and os.path.realpath(before) == os.path.realpath(expanded(place)):
         raise InputError(
             f"{visible(place)}: the run was trained on images of this folder, which has changed since, so that its "

@@ -1,4 +1,4 @@
-"""One row from a file or a text, in the form in which a run read its training rows."""
+"""One row from a file or a text, or the rows of a sound or of a table, in the form of a run's training rows."""
 
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -8,20 +8,26 @@ import numpy as np
 
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
-from jaxcnn.data import centred, read_volume, table_format, words
+from jaxcnn.data import centred, read_sound, read_volume, table_format, windows, words
 from jaxcnn.data.folder import read_image
+from jaxcnn.data.formats import first_line
+from jaxcnn.data.series import SUFFIXES, unlabelled
+from jaxcnn.data.series_table import ENDS
+from jaxcnn.data.sound_file import check_rate
 from jaxcnn.data.table import read as read_table
 from jaxcnn.data.texts import columns, read_text
 
 Row = dict[str, np.ndarray]
+AT_ONCE = 32  # windows of a sound that are in memory
 
 
-def rows_of(config: Mapping[str, Any], path: pathlib.Path) -> Iterator[tuple[str, Row]]:
-    """Yield the rows of a file with their names; only a CSV file of texts has more than one.
+def rows_of(config: Mapping[str, Any], path: pathlib.Path, label: str = "") -> Iterator[tuple[str, Row]]:
+    """Yield the rows of a file with their names; only a table of texts or of series has more than one.
 
     Args:
         config: content of a run's `config.json`.
         path: the file.
+        label: column of labels of series, as for `series_rows`.
 
     Raises:
         InputError: The file cannot be read, or is of another kind than the run's rows.
@@ -30,6 +36,8 @@ def rows_of(config: Mapping[str, Any], path: pathlib.Path) -> Iterator[tuple[str
     if "text" in config["build"].get("inputs", {}):
         for name, text in read_texts(config, path):
             yield name, text_row(config, text)
+    elif "series" in config["build"].get("inputs", {}):
+        yield from series_rows(config, path, label)
     else:
         yield str(path), row_of(config, path)
 
@@ -44,6 +52,70 @@ def row_of(config: Mapping[str, Any], path: pathlib.Path) -> Row:
     if "image" in config["build"]:
         return {"image": pixels(config, path)}
     raise InputError(f"{visible(path)}: rows with {', '.join(config['build']['inputs'])} are read in Python only")
+
+
+def rate_of(config: Mapping[str, Any]) -> int:
+    """Return the samples per second of a run's sounds.
+
+    Raises:
+        InputError: Nothing says them.
+
+    """
+    rate = _options(config).get("rate") or config["build"]["model"]["options"].get("rate")
+    if rate is None:
+        raise InputError("config.json: does not say how many samples per second the sounds have; train with rate=")
+    check_rate(rate)
+    return rate
+
+
+def sound_rows(config: Mapping[str, Any], path: pathlib.Path) -> Iterator[tuple[tuple[float, float], Row]]:
+    """Yield the rows of a sound of any length: windows that overlap by half, with the seconds of their start and end.
+
+    Raises:
+        InputError: The file cannot be read.
+
+    """
+    rate, (size,) = rate_of(config), config["build"]["inputs"]["audio"]["shape"]
+    audio, hop = read_sound(path, rate), max(size // 2, 1)
+    for first in range(0, max(len(audio) - size, 0) + hop, AT_ONCE * hop):
+        rows, lengths = windows(audio[first : first + (AT_ONCE - 1) * hop + size], size, hop)
+        for k, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            start = first + k * hop
+            yield (start / rate, (start + int(length)) / rate), {"audio": row, "length": np.array(length, np.int32)}
+        if first + (AT_ONCE - 1) * hop + size >= len(audio):
+            return
+
+
+def series_rows(config: Mapping[str, Any], path: pathlib.Path, label: str = "") -> Iterator[tuple[str, Row]]:
+    """Yield the series of a file with their lines.
+
+    Args:
+        config: content of a run's `config.json`.
+        path: the file.
+        label: column of labels, which is left out: `"first"`, `"last"` or a name in the header. By default rows have
+            values only, unless the header has the name that the run's labels had.
+
+    Raises:
+        InputError: The file cannot be read, or a series is longer than those of the run or has other channels.
+
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{visible(path)}: the run is on series; give a file {', '.join(SUFFIXES)}")
+    how, (steps, channels) = _options(config), config["build"]["inputs"]["series"]["shape"]
+    known = how.get("label", "")
+    if not label and known not in ENDS and path.suffix.lower() != ".ts":
+        label = known if known in first_line(path) else ""
+    found, lines = unlabelled(path, label=label, standardise=bool(how.get("standardise")))
+    if found["series"].shape[2] != channels:
+        have = found["series"].shape[2]
+        raise InputError(f"{visible(path)}: series of {have} channels, and the run's have {channels}; give such series")
+    for x, length, line in zip(found["series"], found["length"], lines, strict=True):
+        if length > steps:
+            fix = "shorten it" + (", or name the column of labels with --label-column" if not label else "")
+            raise InputError(f"{visible(path)}: line {line}: {length} values, and the run's series have {steps}; {fix}")
+        row = np.zeros((steps, channels), np.float32)
+        row[:length] = x[:length]
+        yield f"{path}:{line}", {"series": row, "length": np.array(length, np.int32)}
 
 
 def text_row(config: Mapping[str, Any], text: str) -> Row:

@@ -19,6 +19,7 @@ from jaxcnn.core.paths import cache_folder
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import SOURCES, Splits, classes_format, dense_format, is_idx_folder, table_format
+from jaxcnn.data.formats import is_series
 from jaxcnn.runs.options import check_options
 
 FILES = (  # sources that may leave files out
@@ -105,7 +106,7 @@ def find(dataset: str, data_dir: str | None = None) -> tuple[str, dict[str, Any]
         return "digits", {}
     if path.suffix == ".npz":
         return "npz", here
-    if path.suffix.lower() in (".ts", ".tsv") and path.is_file():
+    if is_series(path):
         return "series", here
     if path.suffix.lower() == ".csv" and path.is_file():
         return table_format(path), here
