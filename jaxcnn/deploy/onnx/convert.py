@@ -40,9 +40,7 @@ def trace(function: Callable[..., Any], inputs: Mapping[str, Any], outputs: Sequ
         )
     lacking = sorted(_unknown(closed))
     if lacking:
-        raise InputError(
-            f"{', '.join(lacking)}: no form in ONNX here; change the model, or export it to stablehlo"
-        )
+        raise InputError(f"{', '.join(lacking)}: no form in ONNX here; change the model, or export it to stablehlo")
     g = Graph()
     g.batch = batch
     for name, aval in inputs.items():

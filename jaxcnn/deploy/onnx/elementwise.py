@@ -21,15 +21,20 @@ LOGICAL = {"and": "And", "or": "Or", "xor": "Xor", "not": "Not"}
 
 
 def common_axes(values: Sequence[Value], rank: int) -> Axes:
-    """Return the order of axes in which most of the elements already lie."""
-    best, most = tuple(range(rank)), 0
-    for value in values:
-        if value.constant is not None or len(value.shape) != rank:
-            continue
-        long = sum(not same(n, 1) for n in value.sizes)
-        if long > most:
-            best, most = value.axes, long
-    return best
+    """Return the order of axes for values that are read together: of those with the most elements, one.
+
+    Images lie channels first if one of them does, because the next convolution wants that; everything else in JAX's
+    order if one of them does, because the next product of matrices wants that.
+    """
+    usual = tuple(range(rank))
+    held = [v for v in values if v.constant is None and len(v.shape) == rank]
+    if not held:
+        return usual
+    long = [sum(not same(n, 1) for n in v.sizes) for v in held]
+    orders = [v.axes for v, n in zip(held, long, strict=True) if n == max(long)]
+    if rank < 4:
+        return usual if usual in orders else orders[0]
+    return next((axes for axes in orders if axes != usual), usual)
 
 
 def apply(g: Graph, values: Sequence[Value], like: Any, make: Callable[..., str]) -> Value:
@@ -43,6 +48,10 @@ def apply(g: Graph, values: Sequence[Value], like: Any, make: Callable[..., str]
     for value in values:
         if value.constant is not None and value.constant.size == 1:
             names.append(g.store(value.constant.reshape(())))
+        elif value.constant is not None:
+            array = value.constant.transpose(axes if value.constant.ndim == rank else range(value.constant.ndim))
+            ones = next(i for i, n in enumerate(array.shape) if n != 1)
+            names.append(g.store(array.reshape(array.shape[ones:])))  # axes in front are added by broadcasting
         else:
             names.append(g.tensor(value, axes if len(value.shape) == rank else None, whole=False))
     sizes = [1] * rank
@@ -88,8 +97,9 @@ def _integer_pow(g: Graph, eqn: Any, values: list[Value]) -> list[Value]:
     power, (x,) = eqn.params["y"], values
 
     def make(name: str) -> str:
-        if power == 2:
-            return g.emit("Mul", name, name)
+        if power in (2, 3):  # much faster than Pow
+            square = g.emit("Mul", name, name)
+            return square if power == 2 else g.emit("Mul", square, name)
         return g.emit("Pow", name, g.store(np.asarray(power, x.dtype)))
 
     return [apply(g, values, eqn.outvars[0].aval, make)]

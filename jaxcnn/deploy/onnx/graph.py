@@ -82,6 +82,7 @@ class Graph:
         self.inputs: list[tuple[str, Value]] = []
         self.outputs: list[str] = []
         self.results: dict[str, Value] = {}
+        self.reduced: dict[str, tuple[Node, Axes, list[int]]] = {}  # by result: order of the axes before, axes gone
         self.batch: Any = None  # the symbolic dimension, if there is one
         self._known: dict[Any, str] = {}
         self._count = 0
@@ -102,8 +103,11 @@ class Graph:
 
     def several(self, op: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
         """Append a node with several outputs and return their names."""
-        first = self.emit(op, *inputs, outputs=outputs, **attributes)
-        return next(node.outputs for node in self.nodes if first in node.outputs)
+        return self.node(self.emit(op, *inputs, outputs=outputs, **attributes)).outputs
+
+    def node(self, name: str) -> Node:
+        """Return the node that makes a tensor."""
+        return next(node for node in reversed(self.nodes) if name in node.outputs)
 
     def store(self, array: Any, dtype: Any = None) -> str:
         """Return the name of a constant tensor, which is stored once."""

@@ -7,7 +7,7 @@ import numpy as np
 from jaxcnn.core.types import InputError
 from jaxcnn.deploy.onnx.elementwise import Rule
 from jaxcnn.deploy.onnx.graph import Graph, Value, same
-from jaxcnn.deploy.onnx.shapes import cut, laid, reshaped
+from jaxcnn.deploy.onnx.shapes import cut, laid, reshaped, transposed
 
 
 def _gather(g: Graph, eqn: Any, values: list[Value]) -> list[Value]:
@@ -17,6 +17,9 @@ def _gather(g: Graph, eqn: Any, values: list[Value]) -> list[Value]:
         d.operand_batching_dims
     ):  # fmt: skip
         return [_one_slice(g, x, index, out, d, sizes)]
+    grid = _grid(x, index, d, sizes)
+    if grid is not None:
+        return [_strided(g, x, grid, out, d)]
     whole = [a for a in range(len(x.shape)) if same(sizes[a], x.shape[a]) and a not in d.start_index_map]
     picked = [int(a) for a in d.start_index_map]
     if any(int(sizes[a]) != 1 for a in picked) or len(whole) + len(picked) + len(d.operand_batching_dims) != len(
@@ -57,6 +60,43 @@ def _one_slice(g: Graph, x: Value, index: Value, out: Any, d: Any, sizes: Any) -
     like = type("Like", (), {"shape": tuple(sizes), "dtype": x.dtype})
     piece = cut(g, x, like, starts, ends, [1] * len(starts))
     return reshaped(g, piece, out)  # drops the axes of the index
+
+
+def _grid(x: Value, index: Value, d: Any, sizes: Any) -> dict[int, np.ndarray] | None:
+    """Return the places along each axis, where known indices are a grid with equal steps and its axes stay in order."""
+    if index.constant is None or d.operand_batching_dims or any(int(sizes[a]) != 1 for a in d.start_index_map):
+        return None
+    places = np.broadcast_to(index.constant, index.shape)
+    picked = [int(a) for a in d.start_index_map]
+    if len(index.shape) - 1 != len(picked) or picked != sorted(picked) or list(d.collapsed_slice_dims) != picked:
+        return None
+    found = {}
+    for k, axis in enumerate(picked):
+        along = places[..., k]
+        row = np.moveaxis(along, k, 0).reshape(along.shape[k], -1)[:, 0]
+        shape = [-1 if i == k else 1 for i in range(len(picked))]
+        steps = np.diff(row)
+        same_everywhere = (along == row.reshape(shape)).all()
+        if not same_everywhere or row.min() < 0 or row.max() >= x.shape[axis]:
+            return None
+        if len(steps) and (steps.min() < 1 or steps.min() != steps.max()):
+            return None
+        found[axis] = row
+    return found
+
+
+def _strided(g: Graph, x: Value, grid: dict[int, np.ndarray], out: Any, d: Any) -> Value:
+    """Take a grid of places as a slice with steps."""
+    rank, before = len(x.shape), [a for a in range(len(out.shape)) if a not in d.offset_dims]
+    starts, ends, steps, shape = [0] * rank, list(x.shape), [1] * rank, list(x.shape)
+    for axis, row in grid.items():
+        starts[axis], ends[axis] = int(row[0]), int(row[-1]) + 1
+        steps[axis], shape[axis] = int(row[1] - row[0]) if len(row) > 1 else 1, len(row)
+    like = type("Like", (), {"shape": tuple(shape), "dtype": x.dtype})
+    piece = cut(g, x, like, starts, ends, steps)
+    rest = iter(d.offset_dims)
+    to = [before[list(grid).index(a)] if a in grid else int(next(rest)) for a in range(rank)]
+    return transposed(piece, [to.index(a) for a in range(rank)], out)
 
 
 def _inside(g: Graph, index: Value, sizes: list[Any]) -> Value:

@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.deploy.onnx.elementwise import Rule
-from jaxcnn.deploy.onnx.graph import Graph, Value, same
+from jaxcnn.deploy.onnx.graph import Graph, Value, numbers, same
+
+# a factor, the axes to sum over, those of the batch, and the others
+Operand = tuple[Value, Sequence[int], Sequence[int], Sequence[int]]
 
 
 def _dot_general(g: Graph, eqn: Any, values: list[Value]) -> list[Value]:
@@ -14,14 +17,25 @@ def _dot_general(g: Graph, eqn: Any, values: list[Value]) -> list[Value]:
     (left, right), out = values, eqn.outvars[0].aval
     (sum_left, sum_right), (batch_left, batch_right) = eqn.params["dimension_numbers"]
     free_left, free_right = _rest(left, sum_left, batch_left), _rest(right, sum_right, batch_right)
-    if not batch_left and right.constant is None and left.constant is not None and len(free_left) == 1:
-        # the constant matrix goes to the right, so that the other operand keeps its axes together
-        swapped = [*range(len(free_left), len(out.shape)), *range(len(free_left))]
-        made = _multiplied(g, right, left, sum_right, sum_left, (), (), free_right, free_left, out, swapped)
-        return [made]
-    order = list(range(len(out.shape)))
-    sums, batches = (sum_left, sum_right), (batch_left, batch_right)
-    return [_multiplied(g, left, right, *sums, *batches, free_left, free_right, out, order)]
+    straight = ((left, sum_left, batch_left, free_left), (right, sum_right, batch_right, free_right))
+    turned = straight[::-1]
+    batch, first = len(batch_left), len(free_left)
+    if _moved(*turned) < _moved(*straight):
+        order = [*range(batch), *range(batch + first, len(out.shape)), *range(batch, batch + first)]
+        return [_multiplied(g, *turned, out, order)]
+    return [_multiplied(g, *straight, out, list(range(len(out.shape))))]
+
+
+def _moved(left: Operand, right: Operand) -> float:
+    """Return how many elements must be moved before a product, the elements of one row for a symbolic batch."""
+    total = 0.0
+    for (x, sums, batch, free), last in ((left, True), (right, False)):
+        wanted = (*batch, *free, *sums) if last else (*batch, *sums, *free)
+        if x.constant is not None:  # a matrix is read fastest from the right
+            total += 0.5 * last
+        elif [a for a in wanted if not same(x.sizes[a], 1)] != [a for a in x.axes if not same(x.sizes[a], 1)]:
+            total += numbers(x.shape)
+    return total
 
 
 def _rest(x: Value, *taken: Sequence[int]) -> list[int]:
@@ -29,11 +43,9 @@ def _rest(x: Value, *taken: Sequence[int]) -> list[int]:
     return [a for a in range(len(x.shape)) if a not in used]
 
 
-def _multiplied(
-    g: Graph, left: Value, right: Value, sum_left: Sequence[int], sum_right: Sequence[int], batch_left: Sequence[int],
-    batch_right: Sequence[int], free_left: Sequence[int], free_right: Sequence[int], out: Any, order: Sequence[int],
-) -> Value:  # fmt: skip
+def _multiplied(g: Graph, one: Operand, other: Operand, out: Any, order: Sequence[int]) -> Value:
     """Return the product; `order[i]` is the axis of the result at place i of batch, free left and free right."""
+    (left, sum_left, batch_left, free_left), (right, sum_right, batch_right, free_right) = one, other
     a = g.tensor(left, (*batch_left, *free_left, *sum_left))
     b = g.tensor(right, (*batch_right, *sum_right, *free_right))
     plain = len(sum_left) == 1 and len(free_right) == 1 and (len(free_left) == 1 if batch_left else bool(free_left))

@@ -26,6 +26,7 @@ def reduced(g: Graph, op: str, x: Value, axes: list[int], out: Any) -> Value:
         made = g.emit(op, name, g.store(places, np.int64), keepdims=0)
     else:
         made = g.emit(op, name, axes=places, keepdims=0)
+    g.reduced[made] = g.node(made), order, axes
     return g.made(made, out, tuple(kept.index(a) for a in order if a in kept), [x.sizes[a] for a in kept])
 
 

@@ -18,8 +18,17 @@ def _broadcast(g: Graph, eqn: Any, values: list[Value]) -> list[Value]:
         sizes[place] = x.sizes[axis]
     if x.constant is not None:
         return [constant(x.constant.reshape(sizes), out.shape)]
-    order = [int(places[a]) for a in x.axes]
-    return [with_ones(g, x, out, order, sizes)]
+    return [inserted(g, x, out, [int(a) for a in places], sizes)]
+
+
+def inserted(g: Graph, x: Value, out: Any, places: Sequence[int], sizes: Sequence[Any]) -> Value:
+    """Return a value with axes of size 1 between its own, which go to `places`."""
+    if x.name in g.reduced:
+        node, order, gone = g.reduced[x.name]
+        if len(order) == len(out.shape) and list(places) == [a for a in range(len(order)) if a not in gone]:
+            kept = g.emit(node.op, *node.inputs, **{**node.attributes, "keepdims": 1})
+            return g.made(kept, out, order, sizes)
+    return with_ones(g, x, out, [places[a] for a in x.axes], sizes)
 
 
 def with_ones(g: Graph, x: Value, out: Any, order: Sequence[int], sizes: Sequence[Any]) -> Value:
@@ -94,6 +103,7 @@ def _in_place(g: Graph, x: Value, out: Any, groups: list[tuple[list[int], list[i
         long = [order[a] for a in left if not same(x.sizes[a], 1)]
         if long and long != list(range(long[0], long[0] + len(long))):
             return None
+
     # the place of a group is that of its first long axis; groups of ones keep theirs, new ones go last
     def place(group: tuple[list[int], list[int]]) -> float:
         long = [order[a] for a in group[0] if not same(x.sizes[a], 1)]
@@ -148,7 +158,7 @@ def _expand_dims(g: Graph, eqn: Any, values: list[Value]) -> list[Value]:
         sizes[at] = x.sizes[axis]
     if x.constant is not None:
         return [constant(x.constant.reshape(sizes), out.shape)]
-    return [with_ones(g, x, out, [places[a] for a in x.axes], sizes)]
+    return [inserted(g, x, out, places, sizes)]
 
 
 def laid(x: Value, rank: int) -> Axes:
