@@ -165,7 +165,7 @@ def _rows(loaded: Any, made: Program, rows: int | Mapping[str, Any]) -> tuple[di
             read = next(iter(data.once(data.size))).at(0)
             return {name: np.asarray(read[name])[: data.size] for name in made.inputs}, f"{found.name}, {found.part}"
         except (InputError, OSError, AttributeError, KeyError) as error:
-            random = f"random rows, since the run's data cannot be read ({program.why(error)})"
+            random = f"random rows, since the run's data cannot be read ({program.why(error).split(';')[0]})"
     entries = loaded.config["build"] if isinstance(loaded, TrainedRun) else None
     shapes = dict(made.inputs)
     if entries and "image" in entries:
@@ -215,6 +215,8 @@ def _checked(
     count = len(next(iter(rows.values())))
     compiled = jax.jit(made.function)
     ours = agreement.in_batches(lambda x: jax.tree.map(np.asarray, compiled(x)), rows, [batch or min(count, 16)])
+    if wrong := [name for name, x in ours.items() if x.dtype.kind == "f" and not np.isfinite(x).all()]:
+        raise InputError(f"the run itself gives {wrong[0]} that are not finite for {source}; nothing was written")
     try:
         theirs = agreement.in_batches(written.run, rows, [batch] if batch else BATCHES)
     except Exception as error:  # of the other runtime

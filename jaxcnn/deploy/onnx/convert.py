@@ -103,7 +103,8 @@ def convert(g: Graph, traced: Any, values: Sequence[Value]) -> list[Value]:
 
 
 def _constant(array: Any) -> Value:
-    return constant(np.asarray(array))
+    array = np.asarray(array)
+    return constant(array.astype(jax.dtypes.canonicalize_dtype(array.dtype)))  # Python's numbers have 64 bits
 
 
 def _computed(eqn: Any, values: Sequence[Value]) -> list[Value] | None:

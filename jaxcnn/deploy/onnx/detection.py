@@ -57,7 +57,10 @@ def _per_class(g: Graph, score: str, kind: str) -> str:
 
 
 def _roi_align(g: Graph, eqn: Any, values: list[Value]) -> list[Value]:
-    """Sample every box from every level, and take the level that it belongs to."""
+    """Sample every box from every level, and take the level that it belongs to.
+
+    ONNX has zeros more than a pixel outside a map, where ours repeat its border, so a border is repeated once.
+    """
     p, out = eqn.params, eqn.outvars[0].aval
     (boxes, level, *maps), count = values, int(values[0].shape[1])
     if p["mapped"]:
@@ -75,8 +78,9 @@ def _roi_align(g: Graph, eqn: Any, values: list[Value]) -> list[Value]:
     for i, x in enumerate(maps):
         high, wide = (float(n) for n in x.shape[1:3])
         scaled = g.emit("Mul", order, g.store([wide, high, wide, high], np.float32))
+        bordered = g.emit("Pad", g.tensor(x, (0, 3, 1, 2)), g.store([0, 0, 0, 0, 0, 0, 1, 1], np.int64), mode="edge")
         found = g.emit(
-            "RoiAlign", g.tensor(x, (0, 3, 1, 2)), scaled, image, output_height=height, output_width=width,
+            "RoiAlign", bordered, scaled, image, output_height=height, output_width=width,
             sampling_ratio=p["samples"], spatial_scale=1.0, mode="avg",
             coordinate_transformation_mode="half_pixel" if p["aligned"] else "output_half_pixel",
         )  # fmt: skip

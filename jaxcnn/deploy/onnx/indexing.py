@@ -54,7 +54,9 @@ def _one_slice(g: Graph, x: Value, index: Value, out: Any, d: Any, sizes: Any) -
     starts: list[Any] = [0] * len(x.shape)
     for axis, place in found.items():
         if not isinstance(x.shape[axis], int):
-            raise InputError("gather along the batch has no form here; export with a fixed batch")
+            if int(place) or not (same(sizes[axis], x.shape[axis]) or same(sizes[axis], 1)):
+                raise InputError("gather along the batch has no form here; export with a fixed batch")
+            continue
         starts[axis] = min(max(int(place), 0), x.shape[axis] - int(sizes[axis]))
     ends = [n if same(m, n) else a + m for a, n, m in zip(starts, x.shape, sizes, strict=True)]
     like = type("Like", (), {"shape": tuple(sizes), "dtype": x.dtype})
