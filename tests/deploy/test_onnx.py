@@ -11,6 +11,7 @@ from jax import export, lax
 import jaxcnn as jc
 from jaxcnn import InputError, ops
 from jaxcnn.deploy import onnx
+from tests.fixtures import pseudo
 
 CONVS = {
     "strides": {"strides": 2},
@@ -41,12 +42,12 @@ def check(function, *shapes, rows=3, tolerance=2e-6, low=-1.0, high=1.0):
     x = [rng.uniform(low, high, (rows, *shape)).astype(np.float32) for shape in shapes]
     made = graph(function, *shapes)
     session = onnx.session(onnx.to_bytes(made, {}), threads=1)
-    for some in ([a[:1] for a in x], x):  # any number of rows
-        with ops.native_lowering():
-            ours = np.asarray(function(*map(jnp.asarray, some)))
-        got = onnx.run(session, {f"x{i}": a for i, a in enumerate(some)})["y"]
-        assert got.shape == ours.shape and got.dtype == ours.dtype
-        np.testing.assert_allclose(got, ours, rtol=0, atol=tolerance * max(np.abs(ours).max(), 1e-6))
+    with ops.native_lowering():  # compiled in less time
+        ours = np.asarray(jax.jit(function)(*x))
+    for count in (1, rows):  # any number of rows
+        got = onnx.run(session, {f"x{i}": a[:count] for i, a in enumerate(x)})["y"]
+        assert got.shape == ours[:count].shape and got.dtype == ours.dtype
+        np.testing.assert_allclose(got, ours[:count], rtol=0, atol=tolerance * max(np.abs(ours).max(), 1e-6))
     return collections.Counter(node.op for node in made.nodes)
 
 
@@ -72,13 +73,13 @@ def test_pooling_is_one_node_each():
         (lambda x: ops.max_pool(x, 3, strides=2, padding=1), "MaxPool"),
         (lambda x: ops.max_pool(x, 2, ceil=True), "MaxPool"),
         (lambda x: ops.avg_pool(x, 3, strides=1, padding="SAME"), "AveragePool"),
-        (ops.global_avg_pool, "GlobalAveragePool"),
+        (lambda x: ops.global_avg_pool(ops.max_pool(x)), "GlobalAveragePool"),
         (ops.global_max_pool, "ReduceMax"),
         (lambda x: ops.resize_linear(x, (7, 20)), "Resize"),
     ]
     for function, kind in pools:
         counts = check(function, (9, 11, 3))
-        assert counts[kind] == 1 and set(counts) <= {kind, "Transpose", "Flatten", "Reshape", "Shape", "Gather", "Concat"}
+        assert counts[kind] == 1 and set(counts) <= {kind, "MaxPool", "Transpose", "Flatten", "Reshape", "Shape", "Gather", "Concat"}
 
 
 @pytest.mark.parametrize("scale, left", [(1.0, 0), (-1.0, 1)])
@@ -131,7 +132,7 @@ MOVES = {
     "sorted": lambda x: lax.top_k(x, 2)[0] + lax.top_k(x, 2)[1],
     "einsum": lambda x: jnp.einsum("bhwc,bkwc->bwhk", x, x),
     "matrices": lambda x: jnp.einsum("hk,bhwc->bkwc", kernel(3, 5), x) + 1,
-    "repeated": lambda x: jnp.broadcast_to(x[:, :1], x.shape) @ jnp.ones((3, 2)) + x.sum(),
+    "repeated": lambda x: jnp.broadcast_to(x[:, :1], x.shape) @ jnp.ones((3, 2)),
 }
 
 
@@ -183,11 +184,9 @@ def test_suppression_and_roi_align():
 def test_small_networks(name):
     (*sides, channels), options = SMALL[name]
     model = jc.models.MODELS[name](num_classes=7, **options)
-    variables = jax.jit(lambda key, x: model.init(key, x, train=False))(jax.random.key(0), jnp.ones((1, *sides, channels)))
-    noise = np.random.default_rng(0)
-    variables = jax.tree.map(lambda x: x + 0.1 * noise.random(x.shape, np.float32), variables)
+    variables = pseudo.variables(model, (*sides, channels))
     counts = check(lambda x: model.apply(variables, x, train=False), (*sides, channels), tolerance=1e-5)
-    assert not set(counts) & {"Sub", "BatchNormalization", "Identity", "Expand"} - {"Expand"}
+    assert not set(counts) & {"Sub", "BatchNormalization", "Identity"}
     if name in ("resnet20", "mobilenet_v2"):
         assert counts["Transpose"] == 1 and counts["Conv"] >= 19 and counts["Gemm"] == 1
         assert set(counts) <= {"Transpose", "Conv", "Relu", "Clip", "Add", "Slice", "Pad", "GlobalAveragePool",
@@ -195,7 +194,7 @@ def test_small_networks(name):
 
 
 def test_what_has_no_form_is_named_in_one_line():
-    with pytest.raises(InputError, match=r"^linalg\w*|^cholesky, triangular_solve|^sort") as error:
+    with pytest.raises(InputError, match="^sort: ") as error:
         graph(lambda x: jnp.sort(x, 1), (4,))
     assert "no form in ONNX" in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(InputError, match="while"):
