@@ -15,7 +15,7 @@ from jaxcnn.core.types import (
     Step,
     Task,
 )
-from jaxcnn.deploy.export import export
+from jaxcnn.deploy.exporting import export
 from jaxcnn.explain import summary
 from jaxcnn.methods import transfer
 from jaxcnn.parallel import compile_step

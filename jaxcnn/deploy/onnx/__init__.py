@@ -3,6 +3,6 @@
 from jaxcnn.deploy.onnx.convert import trace
 from jaxcnn.deploy.onnx.graph import OPSET, Graph
 from jaxcnn.deploy.onnx.model import run, session, to_bytes
-from jaxcnn.deploy.onnx.simplify import simplify
+from jaxcnn.deploy.onnx.passes import simplify
 
 __all__ = ["OPSET", "Graph", "run", "session", "simplify", "to_bytes", "trace"]
