@@ -15,6 +15,7 @@ from jaxcnn.core.types import (
     Step,
     Task,
 )
+from jaxcnn.deploy.exporting import export
 from jaxcnn.explain import summary
 from jaxcnn.methods import transfer
 from jaxcnn.parallel import compile_step
@@ -47,7 +48,7 @@ from jaxcnn.weights import load_weights, save_weights
 __all__ = [
     "Batch", "Count", "DivergedError", "Fit", "InputError", "Interrupted", "Mean", "Metric", "Plan", "CompiledStep",
     "State", "Step", "StoppedError", "MetricState", "Task", "Update", "__version__", "accumulate", "augment",
-    "augmented", "collect", "compile_step", "data", "evaluate", "explain", "fit", "init_state", "layers",
+    "augmented", "collect", "compile_step", "data", "evaluate", "explain", "export", "fit", "init_state", "layers",
     "load_run", "load_weights", "losses", "make_eval_step", "make_train_step", "methods", "metrics", "models",
     "ops", "optim", "plain", "protocol", "runs", "save_run", "save_weights", "skip_nonfinite", "start_ema",
     "stream", "summary", "tasks", "timed_evaluate", "train_run", "transfer", "types", "updates", "with_ema",

@@ -17,7 +17,7 @@ FLOORS = {
 LAZY = {
     "tensorflow": {"data"}, "tensorflow_datasets": {"data"}, "sklearn": {"data"}, "PIL": {"data", "report"},
     "huggingface_hub": {"weights"}, "nibabel": {"data"}, "pydantic": {"core"}, "scipy": {"metrics", "losses", "data"},
-    "soundfile": {"data"}, "av": {"data"},
+    "soundfile": {"data"}, "av": {"data"}, "onnx": {"deploy"}, "onnxruntime": {"deploy"}, "openvino": {"deploy"},
 }  # fmt: skip
 
 
@@ -107,7 +107,8 @@ def test_heavy_imports_are_lazy():
 
 
 def test_import_leaves_heavy_packages_alone():
-    heavy = ("tensorflow", "matplotlib", "nibabel", "sklearn", "PIL", "tensorflow_datasets", "soundfile")
+    heavy = ("tensorflow", "matplotlib", "nibabel", "sklearn", "PIL", "tensorflow_datasets", "soundfile", "onnx",
+             "onnxruntime")
     code = f"import sys, jaxcnn; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert out.stdout.strip() == "[]"

@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": "predict the class and its probability for files",
     "report": "write a page and a model card per run; compare several runs",
     "search": "find similar images or duplicates with a run, in an index of vectors",
+    "export": "write a run for another runtime: ONNX, StableHLO, LiteRT and others",
     "explain": "draw what supports the predicted class of each image",
     "data": "describe a data set and draw examples",
     "models": "list the networks",

@@ -63,7 +63,7 @@ class RPN(nn.Module):
         conv = make(next(iter(levels.values())).shape[-1], (3, 3), dtype=self.dtype, name="conv")
         logits, deltas = make(per_place, (1, 1), name="logits"), make(4 * per_place, (1, 1), name="deltas")
         found = [promote_float32(nn.relu(conv(x))) for x in levels.values()]
-        b = len(found[0])
+        b = found[0].shape[0]
         anchors = pyramid_anchors({i: x.shape[1:3] for i, x in levels.items()}, image, self.sizes, self.ratios)
         joined = np.concatenate(list(anchors.values()))
         return {

@@ -113,14 +113,14 @@ class SSD(Network):
         del train
         maps = [promote_float32(x) for x in features.values()]
         logits, deltas = (
-            jnp.concatenate([layer(x).reshape(len(x), -1, n) for layer, x in zip(layers, maps, strict=True)], 1)
+            jnp.concatenate([layer(x).reshape(x.shape[0], -1, n) for layer, x in zip(layers, maps, strict=True)], 1)
             for layers, n in ((self.logits, self.num_classes + 1), (self.deltas, 4))
         )
         anchors = self.anchors([x.shape[1:3] for x in maps])
         return {
             "logits": logits,
             "deltas": deltas,
-            "anchors": jnp.broadcast_to(jnp.asarray(anchors), (len(logits), *anchors.shape)),
+            "anchors": jnp.broadcast_to(jnp.asarray(anchors), (logits.shape[0], *anchors.shape)),
         }
 
     def anchors(self, grids: Sequence[Grid]) -> np.ndarray:

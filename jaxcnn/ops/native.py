@@ -12,6 +12,7 @@ from jaxcnn.ops.geometry import Geometry
 
 Array = jax.Array
 _native_only = jax.make_user_context(False)  # part of the key by which JAX knows what it has traced and compiled
+_whole = jax.make_user_context(False)
 
 
 @contextlib.contextmanager
@@ -29,6 +30,21 @@ def native_lowering() -> Iterator[None]:
 def is_native() -> bool:
     """Whether what is traced now is left to XLA."""
     return bool(_native_only.value)
+
+
+@contextlib.contextmanager
+def whole_operations() -> Iterator[None]:
+    """Trace pooling, resizing, suppression and RoIAlign to one equation each, for those who translate the program.
+
+    The equations compute the same as what is traced outside of this context, but have no derivatives.
+    """
+    with _whole(True):
+        yield
+
+
+def is_whole() -> bool:
+    """Whether what is traced now is to stay one equation per operation."""
+    return bool(_whole.value)
 
 
 def once(function: Callable[..., Any], *arrays: Array) -> Any:

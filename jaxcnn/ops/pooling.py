@@ -11,8 +11,8 @@ from jax import lax
 
 from jaxcnn.core.types import InputError
 from jaxcnn.ops.geometry import Geometry, check_floating, is_known, resolve_padding, settle_padding, to_tuple
-from jaxcnn.ops.native import is_native
-from jaxcnn.ops.primitives import bind
+from jaxcnn.ops.native import is_native, is_whole
+from jaxcnn.ops.primitives import bind, primitive
 from jaxcnn.ops.windows import MAX, TILE_SUMS, Window, side_by_side, window_max, window_sum
 
 Array = jax.Array
@@ -58,6 +58,8 @@ def avg_pool(
     """Mean over windows; padded zeros count, as in Flax and in PyTorch's default. Arguments as for `max_pool`."""
     size, g = checked_window(x, window, strides, padding)
     wide, g = settle_padding(x.astype(jnp.promote_types(x.dtype, jnp.float32)), g)
+    if is_whole():
+        return bind(MEAN, wide, window=(size, g)).astype(x.dtype)
     if side_by_side((size, g)) and not is_native():
         whole = (n - n % k for n, k in zip(x.shape[1:-1], size, strict=True))
         total = bind(TILE_SUMS, lax.slice(wide, (0,) * x.ndim, (x.shape[0], *whole, x.shape[-1])), window=size)
@@ -171,6 +173,8 @@ def first_max(x: Array, axis: int) -> Array:
 
     """
     axis %= x.ndim
+    if is_whole():
+        return x.max(axis)
     chosen = lax.argmax(lax.stop_gradient(x), axis, jnp.int32)
     mask = lax.broadcasted_iota(jnp.int32, x.shape, axis) == jnp.expand_dims(chosen, axis)
     return jnp.where(mask, x, 0).sum(axis)
@@ -194,6 +198,13 @@ def checked_window(x: Any, window: Any, strides: Any = None, padding: Any = "VAL
     if ceil:
         pads = tuple(_hanging(n, k, s, p) for n, k, s, p in zip(x.shape[1:-1], size, steps, pads, strict=True))
     return size, Geometry(steps, pads, (1,) * rank)
+
+
+def _mean(x: Array, window: Window) -> Array:
+    return window_sum(x, window) / math.prod(window[0])
+
+
+MEAN = primitive("avg_pool", _mean, _mean)  # traced in `whole_operations` alone
 
 
 def _hanging(n: int, window: int, stride: int, pads: tuple[int, int]) -> tuple[int, int]:

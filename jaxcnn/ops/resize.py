@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import jax
 
 from jaxcnn.core.types import InputError
+from jaxcnn.ops.native import is_whole
+from jaxcnn.ops.primitives import bind, primitive
 
 Array = jax.Array
 
@@ -29,4 +31,11 @@ def resize_linear(x: Array, sizes: Sequence[int]) -> Array:
         raise InputError(f"sizes={tuple(sizes)}: must have {x.ndim - 2} numbers, one for each axis of {tuple(x.shape)}")
     if tuple(sizes) == x.shape[1:-1]:
         return x
+    return bind(LINEAR, x, sizes=tuple(sizes)) if is_whole() else _linear(x, tuple(sizes))
+
+
+def _linear(x: Array, sizes: tuple[int, ...]) -> Array:
     return jax.image.resize(x, (x.shape[0], *sizes, x.shape[-1]), "linear", antialias=False)
+
+
+LINEAR = primitive("resize_linear", _linear, _linear)  # traced in `whole_operations` alone

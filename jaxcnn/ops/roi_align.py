@@ -16,6 +16,7 @@ from jax import lax
 
 from jaxcnn.core.types import InputError
 from jaxcnn.ops.geometry import check_floating, to_tuple
+from jaxcnn.ops.native import is_whole
 from jaxcnn.ops.primitives import bind, fold_rows, linear, primitive
 
 Array = jax.Array
@@ -60,13 +61,25 @@ def roi_align(
     boxes = jnp.asarray(boxes, jnp.float32)
     sound = jnp.isfinite(boxes).all(-1)
     boxes = lax.stop_gradient(jnp.where(sound[..., None], boxes, 0))
+    if is_whole():
+        kinds = jnp.zeros(boxes.shape[:2], jnp.int32) if level is None else level.clip(0, len(maps) - 1)
+        how = {"cells": cells, "samples": sampling_ratio, "aligned": aligned}
+        found = bind(WHOLE, boxes, kinds, *maps, **how)
+        return jnp.where(sound[..., None, None, None], found, 0)
+    return _sampled(maps, boxes, sound, level, cells, sampling_ratio, aligned)
+
+
+def _sampled(
+    maps: Sequence[Array], boxes: Array, sound: Array, level: Array | None, cells: Any, samples: int, aligned: bool
+) -> Array:
+    """Return what `roi_align` returns, for boxes that are finite."""
     first = np.cumsum([0, *(m.shape[1] * m.shape[2] for m in maps)])[:-1]  # place of each map among all
     start, high, wide = (
         jnp.asarray(values)[jnp.zeros(boxes.shape[:2], jnp.int32) if level is None else level.clip(0, len(maps) - 1)]
         for values in (first, [m.shape[1] for m in maps], [m.shape[2] for m in maps])
     )
     (y, down), (x, right) = (
-        _taps(boxes[..., i], boxes[..., i + 2], n, cells[i], sampling_ratio, aligned)
+        _taps(boxes[..., i], boxes[..., i + 2], n, cells[i], samples, aligned)
         for i, n in enumerate((high, wide))
     )
     y = start[..., None, None] + y * wide[..., None, None]
@@ -162,3 +175,10 @@ SAMPLE = primitive(
 SCATTER = primitive("roi_align_scatter", _scatter, _scatter_in_turn, fold=_fold)
 linear(SAMPLE, {0: lambda ct, x, *taps, mapped: bind(SCATTER, ct, *taps, pixels=x.shape[mapped + 1], mapped=mapped)})
 linear(SCATTER, {0: lambda ct, dy, *taps, pixels, mapped: bind(SAMPLE, ct, *taps, mapped=mapped)})
+
+
+def _whole(boxes: Array, level: Array, *maps: Array, cells: Any, samples: int, aligned: bool) -> Array:
+    return _sampled(maps, boxes, jnp.isfinite(boxes).all(-1), level, cells, samples, aligned)
+
+
+WHOLE = primitive("roi_align_boxes", _whole, _whole)  # traced in `whole_operations` alone

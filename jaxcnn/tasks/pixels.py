@@ -1,7 +1,8 @@
 """Checks of images: their layout, their range, and the shape that a trained network expects."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jaxcnn.core.types import Batch, InputError, Task, accept, align
 Array = jax.Array
 CHANNELS = (1, 3, 4)  # of photographs
 ROUNDING = 1e-3  # tolerance around 0..1
+_any_range = jax.make_user_context(False)
 MARGIN = 0.5  # wider in a compiled program: augmentation may add noise, while a wrong scale is further off
 
 
@@ -75,6 +77,13 @@ def blanked(outputs: Any, image: Array) -> Any:
     return jax.tree.map(marked, outputs)
 
 
+@contextlib.contextmanager
+def any_range() -> Iterator[None]:
+    """Trace predictions without the mark for pixels outside 0..1, for images that are normalised already."""
+    with _any_range(True):
+        yield
+
+
 def strict(task: Task) -> Task:
     """Make a task refuse images that are out of range; where they are traced, it predicts NaN."""
 
@@ -89,7 +98,8 @@ def strict(task: Task) -> Task:
         if concrete(image):
             check_image(batch)
             return task.predict(variables, batch)
-        return blanked(task.predict(variables, batch), image)
+        outputs = task.predict(variables, batch)
+        return outputs if _any_range.value else blanked(outputs, image)
 
     predict.check = check_image
     return task._replace(loss=loss, predict=predict)

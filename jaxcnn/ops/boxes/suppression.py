@@ -8,6 +8,8 @@ from jax import lax
 
 from jaxcnn.core.types import InputError
 from jaxcnn.ops.boxes.overlap import checked, corners, over_union, wide
+from jaxcnn.ops.native import is_whole
+from jaxcnn.ops.primitives import bind, primitive
 
 Array = jax.Array
 
@@ -61,8 +63,25 @@ def nms(
     if boxes.shape[0] == 0:
         return Selected(*(jnp.zeros(max_outputs, dtype) for dtype in (jnp.int32, scores.dtype, bool)))
     able = jnp.isfinite(boxes).all(-1) if mask is None else jnp.isfinite(boxes).all(-1) & (mask > 0)
-    sides = corners(lax.stop_gradient(jnp.where(able[:, None], boxes, 0)))
+    boxes = lax.stop_gradient(jnp.where(able[:, None], boxes, 0))
     left = lax.stop_gradient(jnp.where(able & (scores > score_threshold), scores, -jnp.inf))  # -inf: out of the race
+    how = {"iou_threshold": iou_threshold, "score_threshold": score_threshold, "soft": soft, "number": max_outputs}
+    if is_whole() and soft is None:
+        kinds = jnp.zeros(scores.shape, jnp.int32) if classes is None else classes
+        index, found = bind(CHOSEN, boxes, left, kinds, **how)
+    else:
+        index, found = _chosen(boxes, left, classes, **how)
+    kept = found > -jnp.inf
+    index = jnp.where(kept, index, 0)
+    return Selected(index, jnp.where(kept, scores[index] if soft is None else found, 0), kept)
+
+
+def _chosen(
+    boxes: Array, left: Array, classes: Array | None, *, iou_threshold: float, score_threshold: float,
+    soft: float | None, number: int,
+) -> list[Array]:  # fmt: skip
+    """Return which boxes are kept, best first, and their scores; -inf past the end."""
+    sides, able = corners(boxes), left > -jnp.inf
 
     def keep(left: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
         best = left.argmax().astype(jnp.int32)
@@ -73,10 +92,10 @@ def nms(
         out = (rivals & (overlap > iou_threshold)) | (jnp.arange(len(left)) == best) | ~(decayed > score_threshold)
         return jnp.where(out, -jnp.inf, decayed), (best, left[best])
 
-    index, found = lax.scan(keep, left, None, max_outputs)[1]
-    kept = found > -jnp.inf
-    index = jnp.where(kept, index, 0)
-    return Selected(index, jnp.where(kept, scores[index] if soft is None else found, 0), kept)
+    return list(lax.scan(keep, left, None, number)[1])
+
+
+CHOSEN = primitive("nms", _chosen, _chosen, several=True)  # traced in `whole_operations` alone
 
 
 def _check_nms(

@@ -1,0 +1,67 @@
+"""`jaxcnn export RUN --to onnx`: write a run for another runtime, checked on real rows."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from jaxcnn import deploy, runs
+from jaxcnn.cli import command, flags, options
+from jaxcnn.core import files
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError
+from jaxcnn.deploy.exporters import EXPORTERS
+from jaxcnn.deploy.program import PREPROCESSING
+
+log = logging.getLogger("jaxcnn")
+NAME = "export"
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a run for another runtime, and print the result of the check as one line of JSON."""
+
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
+    """Folder of a run."""
+    to: str = "onnx"
+    """The format: onnx, stablehlo (JAX on CPU, CUDA and TPU), openvino, savedmodel (TensorFlow), or litert."""
+    out: str = ""
+    """Where the program goes; by default exported/model in the run's folder, with the ending of the format."""
+    preprocessing: str = "inside"
+    """Whether the program itself scales, resizes and normalises pixels (inside), or whoever calls it (outside)."""
+    batch: int = 0
+    """Rows per batch; 0 for any number, or 1 for litert."""
+    rows: int = 64
+    """How many rows of the run's test data the check takes."""
+    tolerance: float = 1e-4
+    """Largest difference from the run that the check accepts, relative to the largest output."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Export, and return the exit code."""
+    return command.run(lambda: write(options.parse(Export, NAME, arguments)), f"jaxcnn {NAME}", options.WIDTH)
+
+
+def write(config: Export) -> dict[str, Any]:
+    """Export a run, print what the check found, and return the report."""
+    if not config.run:
+        raise InputError("RUN: give the folder of a run, as in jaxcnn export RUN --to onnx")
+    flags.one_of("--to", config.to, tuple(EXPORTERS))
+    flags.one_of("--preprocessing", config.preprocessing, PREPROCESSING)
+    if config.batch < 0:
+        raise InputError(f"--batch {config.batch}: must be at least 1, or 0 for any number")
+    if runs.load.read_config(config.run)["build"] is None:
+        raise InputError(
+            f"{visible(config.run)}: its model is your own; export it with jaxcnn.export(RUN, task=...) in Python"
+        )
+    made = deploy.export(
+        config.run, config.to, config.out or None, preprocessing=config.preprocessing, batch=config.batch or None,
+        rows=config.rows, tolerance=config.tolerance,
+    )  # fmt: skip
+    check = made.report["check"]
+    if "random" in check["source"]:
+        log.warning("checked on %s", visible(check["source"]))
+    print(files.to_json({"file": str(made.path), "bytes": made.report["bytes"], **check}), flush=True)
+    return made.report

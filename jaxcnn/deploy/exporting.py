@@ -1,0 +1,233 @@
+"""Exporting a run: files in a format of another runtime, checked on real rows before they are called done."""
+
+import contextlib
+import datetime
+import hashlib
+import os
+import pathlib
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxcnn.core import files
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError, Task
+from jaxcnn.deploy import agreement, program
+from jaxcnn.deploy.exporters import EXPORTERS, FIXED, Written
+from jaxcnn.deploy.program import Program
+from jaxcnn.runs import load_run, rows_to_measure
+from jaxcnn.runs.load import TrainedRun
+
+TOLERANCE = 1e-4  # of the largest output
+AGREED = 0.99  # least agreement of detections, which change places where scores are almost equal
+BATCHES = [1, 3, 16]  # rows of the first batches of the check, and of those that follow
+MOST_BYTES = 2**28  # of the rows of the check
+TOKENS = 2  # random integers are below this, so that any vocabulary has them
+
+
+class Exported(NamedTuple):
+    """What an export has written.
+
+    Attributes:
+        path: the program: a file, or for a SavedModel a folder.
+        report: content of the JSON file beside it.
+
+    """
+
+    path: pathlib.Path
+    report: dict[str, Any]
+
+
+def export(
+    run: str | os.PathLike | TrainedRun | Program,
+    to: str,
+    path: str | os.PathLike | None = None,
+    *,
+    preprocessing: str = "inside",
+    batch: int | None = None,
+    rows: int | Mapping[str, Any] = 64,
+    tolerance: float = TOLERANCE,
+    task: Task | None = None,
+) -> Exported:
+    """Export a run for another runtime, and check the result on rows before it is put in its place.
+
+    Beside the program lies a JSON file of the same name with `.json` at its end: what the program expects and returns,
+    the class names, the digests of the files, and the result of the check. An older export of the same name is
+    replaced; if anything fails, it stays, and nothing else is left behind.
+
+    Args:
+        run: folder of a run, result of `load_run`, or a `Program`.
+        to: `"stablehlo"` (JAX; CPU, CUDA and TPU in one file), `"onnx"`, `"openvino"`, `"savedmodel"` or `"litert"`.
+        path: where the program goes; its ending is that of the format. By default `exported/model` in the run's folder.
+        preprocessing: whether scaling, resizing and normalising pixels is part of the program (`"inside"`), or what
+            calls it does that (`"outside"`).
+        batch: number of rows of a batch; None for any number, or 1 where the format needs a number.
+        rows: how many rows of the run's own test data the check takes, at least 1; or the rows themselves, arrays
+            `[N, ...]` by name, as the run was trained on them. Where the run's data cannot be read, random rows are
+            taken, and the report says so.
+        tolerance: largest difference that the check accepts, relative to the largest output, above 0.
+        task: as in `load_run`.
+
+    Returns:
+        The path and the report.
+
+    Raises:
+        InputError: a value is out of range, the program has no form in this format, a package is missing, or the check
+            fails.
+
+    """
+    _check_options(to, preprocessing, batch, rows, tolerance)
+    folder = None if isinstance(run, TrainedRun | Program) else pathlib.Path(run)
+    if folder is None and path is None:
+        raise InputError("path=None: must be given, since the run has no folder here")
+    loaded = load_run(folder, task) if folder is not None else run
+    made = loaded if isinstance(loaded, Program) else program.of_run(loaded, preprocessing)  # pyright: ignore[reportArgumentType]
+    target = pathlib.Path(path) if path is not None else pathlib.Path(folder or ".") / "exported" / "model"
+    given, source = _rows(loaded, made, rows)
+    if isinstance(loaded, TrainedRun) and preprocessing == "outside":
+        given = {name: np.asarray(x) for name, x in program.prepared(loaded, given).items()}
+    with _beside(target) as part:
+        stem = _stem(target, to)
+        written = EXPORTERS[to](made, part, stem, batch)
+        report = _report(made, to, batch, written, part)
+        report["check"] = _checked(made, written, given, source, batch or (1 if to in FIXED else None), tolerance)
+        last = f"{written.files[0]}.json"
+        files.write_json(part / last, report)
+        for name in (*written.files, last):
+            _put(part / name, target.parent / name)
+    return Exported(target.parent / written.files[0], report)
+
+
+def _check_options(to: str, preprocessing: str, batch: Any, rows: Any, tolerance: float) -> None:
+    if to not in EXPORTERS:
+        raise InputError(f"to={visible(to)!r}: must be one of {', '.join(EXPORTERS)}")
+    if preprocessing not in program.PREPROCESSING:
+        raise InputError(f"preprocessing={preprocessing!r}: must be one of {', '.join(program.PREPROCESSING)}")
+    if batch is not None and (not isinstance(batch, int) or not 1 <= batch <= 2**16):
+        raise InputError(f"batch={batch}: must be 1 to {2**16:,}, or None for any number of rows")
+    if isinstance(rows, int) and not 1 <= rows <= 2**16:
+        raise InputError(f"rows={rows}: must be 1 to {2**16:,}")
+    if not 0 < tolerance < np.inf:
+        raise InputError(f"tolerance={tolerance}: must be above 0")
+
+
+def _stem(target: pathlib.Path, to: str) -> str:
+    """Return the name of the program without the ending of its format."""
+    endings = {"stablehlo": ".stablehlo", "onnx": ".onnx", "openvino": ".xml", "litert": ".tflite"}
+    stem = target.name.removesuffix(endings.get(to, ""))
+    if not stem or stem in (".", ".."):
+        raise InputError(f"{visible(target)}: must end in a name for the program")
+    return f"{stem}_savedmodel" if to == "savedmodel" and target.name == "model" else stem
+
+
+@contextlib.contextmanager
+def _beside(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Make a folder beside a path, and remove it in the end."""
+    part = target.parent / f".{secrets.token_hex(8)}.part"
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{visible(target)}: cannot be written ({program.why(error)}); give another path") from error
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _put(made: pathlib.Path, place: pathlib.Path) -> None:
+    """Move a file or a folder to its place; what is there goes."""
+    try:
+        if place.is_dir() and not place.is_symlink():
+            if not made.is_dir():
+                raise InputError(f"{visible(place)}: is a folder; give another path")
+            os.replace(place, made.parent / f"old_{place.name}")
+        os.replace(made, place)
+    except OSError as error:
+        raise InputError(f"{visible(place)}: cannot be written ({program.why(error)}); give another path") from error
+
+
+def _rows(loaded: Any, made: Program, rows: int | Mapping[str, Any]) -> tuple[dict[str, np.ndarray], str]:
+    """Return rows for the check, and where they are from."""
+    if not isinstance(rows, int):
+        given = {name: np.asarray(rows[name]) for name in made.inputs if name in rows}
+        if lacking := [name for name in made.inputs if name not in given]:
+            raise InputError(f"rows: have no {lacking[0]!r}; the program reads {', '.join(made.inputs)}")
+        return given, "given rows"
+    random = "random rows"
+    if isinstance(loaded, TrainedRun):
+        try:
+            found = rows_to_measure(loaded.config)
+            data = found.data.take(np.arange(min(rows, found.data.size)))
+            read = next(iter(data.once(data.size))).at(0)
+            return {name: np.asarray(read[name])[: data.size] for name in made.inputs}, f"{found.name}, {found.part}"
+        except (InputError, OSError, AttributeError, KeyError) as error:
+            random = f"random rows, since the run's data cannot be read ({program.why(error).split(';')[0]})"
+    entries = loaded.config["build"] if isinstance(loaded, TrainedRun) else None
+    shapes = dict(made.inputs)
+    if entries and "image" in entries:
+        shapes["image"] = jax.ShapeDtypeStruct(tuple(entries["image"]["shape"]), entries["image"]["dtype"])
+    return {name: _random(x, min(rows, 16), name) for name, x in shapes.items()}, random
+
+
+def _random(row: Any, count: int, name: str) -> np.ndarray:
+    made, shape = np.random.default_rng(0), (count, *row.shape)
+    dtype = np.dtype(row.dtype)
+    if dtype == np.uint8:
+        return made.integers(0, 256, shape, dtype)
+    if dtype.kind in "iu":
+        top = 1 + (TOKENS - 1) if name != "length" else 1
+        return made.integers(1, top + 1, shape).astype(dtype)
+    return made.random(shape, np.float32).astype(dtype)
+
+
+def _report(made: Program, to: str, batch: int | None, written: Written, part: pathlib.Path) -> dict[str, Any]:
+    """Return what is known before the check."""
+
+    def rows(shapes: Mapping[str, Any]) -> dict[str, Any]:
+        size = batch or written.about.get("batch", "any")
+        return {k: {"shape": [size, *x.shape], "dtype": str(np.dtype(x.dtype))} for k, x in shapes.items()}
+
+    return {
+        "format": to, **made.about, "inputs": rows(made.inputs), "outputs": rows(made.outputs()), **written.about,
+        "batch": batch or written.about.get("batch", "any"), "bytes": sum(_bytes(part / name) for name in written.files),
+        "sha256": {name: _digest(part / name) for name in written.files if (part / name).is_file()},
+        "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+
+
+def _bytes(path: pathlib.Path) -> int:
+    return sum(p.stat().st_size for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file())
+
+
+def _digest(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checked(
+    made: Program, written: Written, rows: Mapping[str, Any], source: str, batch: int | None, tolerance: float
+) -> dict[str, Any]:
+    """Run both programs on the rows, and refuse the exported one if it differs."""
+    count = len(next(iter(rows.values())))
+    compiled = jax.jit(made.function)
+    ours = agreement.in_batches(lambda x: jax.tree.map(np.asarray, compiled(x)), rows, [batch or min(count, 16)])
+    if wrong := [name for name, x in ours.items() if x.dtype.kind == "f" and not np.isfinite(x).all()]:
+        raise InputError(f"the run itself gives {wrong[0]} that are not finite for {source}; nothing was written")
+    try:
+        theirs = agreement.in_batches(written.run, rows, [batch] if batch else BATCHES)
+    except Exception as error:  # of the other runtime
+        raise InputError(f"the exported program does not run ({program.why(error)}); nothing was written") from error
+    if lacking := [name for name in ours if name not in theirs]:
+        raise InputError(f"the exported program has no output {lacking[0]!r}; nothing was written")
+    found = agreement.compare(ours, theirs)
+    detects = "boxes" in found
+    passed = found["agreement"] >= AGREED if detects else found["largest_difference"] <= tolerance
+    if not passed:
+        limit = f"agreement at least {AGREED}" if detects else f"a difference of {tolerance:g} at most"
+        shown = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in found.items())
+        raise InputError(f"the exported program differs from the run ({shown}; {limit}); nothing was written")
+    return {"rows": count, "source": source, **found, "tolerance": tolerance}

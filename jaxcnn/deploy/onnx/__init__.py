@@ -1,0 +1,8 @@
+"""ONNX files of programs: a map from the operations of a traced function to those of ONNX, and a smaller graph."""
+
+from jaxcnn.deploy.onnx.convert import trace
+from jaxcnn.deploy.onnx.graph import OPSET, Graph
+from jaxcnn.deploy.onnx.model import run, session, to_bytes
+from jaxcnn.deploy.onnx.passes import simplify
+
+__all__ = ["OPSET", "Graph", "run", "session", "simplify", "to_bytes", "trace"]

@@ -1,0 +1,226 @@
+"""`jaxcnn export` and `jc.export`: what the files hold, where they run, the check, and what is refused."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import jaxcnn as jc
+from jaxcnn import InputError
+from jaxcnn.cli.main import main
+from jaxcnn.deploy import agreement, exporters, onnx, program
+from jaxcnn.deploy.exporters import EXPORTERS, Written
+from tests.fixtures import pseudo
+from tests.models.test_models import SIDES, SIZE, ZOO
+
+OPTIONS = {"mean": [0.1], "std": [0.3], "size": [10, 10]}
+ALONE = """
+import sys
+from jax import export, numpy as jnp
+program = export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
+assert program.platforms == ("cpu", "cuda", "tpu") and not [m for m in sys.modules if m.startswith("jaxcnn")]
+x = jnp.arange(5 * 64, dtype=jnp.uint8).reshape(5, 8, 8, 1)
+print(program.call({"image": x})["logits"].ravel().tolist())
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run on the digits that scikit-learn contains, not trained, whose rows are read again."""
+    train, valid, test = jc.data.digits(seed=0)
+    shape = list(train.example()["image"].shape[1:])
+    build = {
+        "model": {"name": "cnn", "options": {"num_classes": 10, "widths": [3, 4]}},
+        "task": {"name": "classification", "options": OPTIONS},
+        "image": {"shape": shape, "dtype": "uint8"},
+    }  # fmt: skip
+    made = jc.runs.build(build)[1]
+    variables = pseudo.variables(jc.models.cnn(widths=(3, 4)), (10, 10, 1))
+    splits = jc.data.Splits(train, valid, test)
+    place = tmp_path_factory.mktemp("export") / "run"
+    jc.save_run(place, made, variables, splits, batch_size=2, build=build, source=jc.runs.source("digits", {"seed": 0}))
+    return place
+
+
+def left(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.mark.parametrize("to, ending", [("onnx", "onnx"), ("stablehlo", "stablehlo")])
+def test_a_run_is_exported_and_checked_on_its_own_rows(folder, tmp_path, to, ending):
+    made = jc.export(folder, to, tmp_path / "digits")
+    assert left(tmp_path) == sorted([f"digits.{ending}", f"digits.{ending}.json"])
+    report = json.loads((tmp_path / f"digits.{ending}.json").read_text())
+    assert report == json.loads(json.dumps(made.report)) and report["batch"] == "any"
+    check = report["check"]
+    assert check["rows"] == 64 and check["source"] == "digits, test part" or check["source"].endswith("test part")
+    assert 0 <= check["largest_difference"] < 1e-5 and check["agreement"] == 1
+    assert report["classes"] == [str(i) for i in range(10)] and report["task"] == "classification"
+    assert report["inputs"] == {"image": {"shape": ["any", 8, 8, 1], "dtype": "uint8"}}
+    assert report["bytes"] == (tmp_path / f"digits.{ending}").stat().st_size
+    images = np.arange(5 * 64, dtype=np.uint8).reshape(5, 8, 8, 1)
+    loaded = jc.load_run(folder)
+    ours = np.asarray(loaded.task.predict(loaded.variables, {"image": images}))
+    if to == "onnx":
+        session = onnx.session((tmp_path / "digits.onnx").read_bytes())
+        assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == report["classes"]
+        assert session.get_modelmeta().custom_metadata_map["preprocessing"] == "inside"
+        theirs = onnx.run(session, {"image": images})["logits"]
+    else:
+        out = subprocess.run(
+            [sys.executable, "-c", ALONE, str(made.path)], capture_output=True, text=True, check=True, cwd=tmp_path
+        )
+        theirs = np.reshape(json.loads(out.stdout), ours.shape)
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5 * np.abs(ours).max())
+
+
+def test_preprocessing_outside_gets_what_the_network_gets(folder, tmp_path):
+    made = jc.export(folder, "onnx", tmp_path / "digits", preprocessing="outside", rows=5)
+    assert made.report["inputs"] == {"image": {"shape": ["any", 10, 10, 1], "dtype": "float32"}}
+    assert made.report["pixels"] == {"scale": 1 / 255, **OPTIONS} and made.report["check"]["rows"] == 5
+    loaded = jc.load_run(folder)
+    images = np.arange(2 * 64, dtype=np.uint8).reshape(2, 8, 8, 1)
+    ours = np.asarray(loaded.task.predict(loaded.variables, {"image": images}))
+    given = {"image": np.asarray(program.prepared(loaded, {"image": images})["image"])}
+    theirs = onnx.run(onnx.session(made.path.read_bytes()), given)["logits"]
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5 * np.abs(ours).max())
+
+
+def test_a_check_that_fails_leaves_what_was_there(folder, tmp_path, monkeypatch):
+    jc.export(folder, "onnx", tmp_path / "digits", rows=3)
+    before = (tmp_path / "digits.onnx").read_bytes()
+
+    def wrong(made, part, stem, batch):
+        (part / "digits.onnx").write_bytes(b"wrong")
+        return Written(("digits.onnx",), lambda x: {"logits": np.ones((len(x["image"]), 10), np.float32)}, {})
+
+    monkeypatch.setitem(EXPORTERS, "onnx", wrong)
+    with pytest.raises(InputError, match="differs from the run .* nothing was written"):
+        jc.export(folder, "onnx", tmp_path / "digits", rows=3)
+    assert left(tmp_path) == ["digits.onnx", "digits.onnx.json"] and (tmp_path / "digits.onnx").read_bytes() == before
+    monkeypatch.setitem(EXPORTERS, "onnx", lambda *_: Written(("digits.onnx",), lambda x: 1 / 0, {}))
+    with pytest.raises(InputError, match="does not run"):
+        jc.export(folder, "onnx", tmp_path / "other", rows=3)
+    assert left(tmp_path) == ["digits.onnx", "digits.onnx.json"]
+
+
+def test_rows_that_are_given_and_weights_that_are_not_finite(folder, tmp_path):
+    loaded = jc.load_run(folder)
+    rows = {"image": np.zeros((4, 8, 8, 1), np.uint8)}
+    made = jc.export(loaded, "onnx", tmp_path / "digits", rows=rows, batch=3)
+    assert made.report["check"]["source"] == "given rows" and made.report["inputs"]["image"]["shape"][0] == 3
+    broken = loaded._replace(variables=jax.tree.map(lambda x: x * np.nan, loaded.variables))
+    with pytest.raises(InputError, match="logits that are not finite"):
+        jc.export(broken, "onnx", tmp_path / "broken", rows=rows)
+    with pytest.raises(InputError, match="rows: have no 'image'"):
+        jc.export(loaded, "onnx", tmp_path / "broken", rows={"label": np.zeros(3)})
+    with pytest.raises(InputError, match="path=None"):
+        jc.export(loaded, "onnx")
+    assert left(tmp_path) == ["digits.onnx", "digits.onnx.json"]
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        ([], "RUN: give the folder"),
+        (["RUN", "--to", "onxx"], "did you mean 'onnx'?"),
+        (["RUN", "--preprocessing", "in"], "did you mean 'inside'?"),
+        (["RUN", "--batch", "-1"], "--batch -1"),
+        (["RUN", "--rows", "0"], "rows=0: must be 1"),
+        (["RUN", "--tolerance", "0"], "tolerance=0"),
+        (["RUN", "--out", "OUT/file/model"], "cannot be written"),
+        (["nowhere"], "not a run's folder"),
+    ],
+)
+def test_what_is_refused_on_the_command_line(folder, tmp_path, capsys, arguments, line):
+    (tmp_path / "file").write_text("")
+    given = [a.replace("RUN", str(folder)).replace("OUT", str(tmp_path)) for a in arguments]
+    assert main(["export", *given]) == 2
+    assert line in " ".join(capsys.readouterr().err.split()) and not (folder / "exported").exists()
+
+
+def test_detections_are_matched_in_any_order_of_equal_scores():
+    boxes = np.array([[[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0, 0, 0, 0]]], np.float32)
+    ours = {
+        "boxes": boxes, "scores": np.array([[0.9, 0.9, 0]], np.float32), "labels": np.array([[1, 2, 0]]),
+        "box_mask": np.array([[True, True, False]]),
+    }  # fmt: skip
+    turned = {name: x[:, [1, 0, 2]] for name, x in ours.items()}
+    assert agreement.compare(ours, turned)["agreement"] == 1
+    assert agreement.compare(ours, {**turned, "labels": ours["labels"]})["agreement"] == 0
+    fewer = {**ours, "box_mask": np.array([[True, False, False]])}
+    assert agreement.compare(ours, fewer)["agreement"] == pytest.approx(2 / 3)
+    nan = {"logits": np.array([[np.nan, 1.0]])}
+    assert agreement.compare({"logits": np.ones((1, 2))}, nan)["largest_difference"] == np.inf
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["openvino", "savedmodel", "litert"])
+@pytest.mark.parametrize("preprocessing", ["inside", "outside"])
+def test_other_formats(folder, tmp_path, to, preprocessing):
+    pytest.importorskip("openvino" if to == "openvino" else "tensorflow")
+    made = jc.export(folder, to, tmp_path / "digits", preprocessing=preprocessing)
+    assert made.report["check"]["largest_difference"] < 1e-5 and made.report["batch"] == (1 if to == "litert" else "any")
+    again = jc.export(folder, to, tmp_path / "digits", preprocessing=preprocessing, batch=2, rows=5)  # replaces the first
+    assert again.report["batch"] == 2 and not [name for name in left(tmp_path) if name.endswith(".part")]
+
+
+def differs(made, name, to="onnx", folder=None, rows=3):
+    """Return what `compare` finds for a program and its export."""
+    written = EXPORTERS[to](made, folder, name, None)
+    x = {k: np.random.default_rng(0).random((rows, *v.shape), np.float32) for k, v in made.inputs.items()}
+    ours = jax.tree.map(np.asarray, jax.jit(made.function)(x))
+    return agreement.compare(ours, agreement.in_batches(written.run, x, [1, 2]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZOO)
+def test_every_kind_of_network(name, tmp_path):
+    model, side = ZOO[name](10), SIDES.get(name, SIZE)
+    made = program.of_model(model, pseudo.variables(model, (side, side, 3)), (side, side, 3))
+    for to in ("onnx", "stablehlo"):
+        assert differs(made, "a", to, tmp_path)["largest_difference"] < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", jc.models.DETECTORS)
+def test_detectors(name, tmp_path):
+    side = 300 if name == "ssd300_vgg16" else 128
+    model = jc.models.DETECTORS[name](num_classes=3, **({"width": 0.25} if name == "ssd300_vgg16" else {}))
+    variables = pseudo.variables(model, (side, side, 3))
+
+    def function(batch):
+        return model.detections(model.apply(variables, batch["image"], train=False))
+
+    made = program.Program(function, {"image": jax.ShapeDtypeStruct((side, side, 3), np.float32)}, {})
+    found = differs(made, "a", folder=tmp_path)
+    assert found["agreement"] > 0.98 and found["boxes"] > 5
+    nodes = [node.op for node in exporters.graph_of(made, None).nodes]
+    assert nodes.count("NonMaxSuppression") == (2 if "faster" in name or "fasterrcnn" in name else 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("name", ["unet", "fcn_resnet50", "deeplabv3_resnet50"])
+def test_segmentation(name, dims, tmp_path):
+    if name != "unet" and dims != 2:
+        pytest.skip("networks of two dimensions")
+    shape = (*[32] * dims, 3)
+    options = {"dims": dims, "encoder": "plain"} if name == "unet" and dims != 2 else {}
+    model = jc.models.SEGMENTERS[name](num_classes=3, **options)
+    made = program.of_model(model, pseudo.variables(model, shape), shape)
+    assert differs(made, "a", folder=tmp_path)["largest_difference"] < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*jc.models.SERIES, *jc.models.VIDEO, *jc.models.READERS])
+def test_series_videos_and_readers(name, tmp_path):
+    model = jc.models.NETWORKS[name](num_classes=3) if name != "tcn" else jc.models.tcn()
+    shape = {"c3d": (16, 112, 112, 3), "r2plus1d_18": (8, 32, 32, 3), "cnn3d": (8, 32, 32, 3)}.get(
+        name, model.default_image
+    )
+    made = program.of_model(model, pseudo.variables(model, shape), shape)
+    assert differs(made, "a", folder=tmp_path)["largest_difference"] < 1e-4
