@@ -8,6 +8,7 @@ unfinished points.
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import tyro
@@ -15,6 +16,7 @@ import tyro
 import jaxcnn as jc
 from experiments import cli, common, folders, settings, transfer
 from experiments.studies import core
+from jaxcnn import runs
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.data.folder import class_names
@@ -60,12 +62,7 @@ PRESETS = {"smoke": {"epochs": 1, "max_steps": 4, "seeds": 2, "per_class": (4, 8
 
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
     """Train the unfinished points, and write the figures and their curve to the folder."""
-    if config.evaluate or config.predict:
-        raise jc.InputError("--evaluate and --predict: give one of the runs in the folder to experiments.transfer")
-    if config.seeds < 1 or not config.per_class:
-        raise jc.InputError(
-            f"--seeds {config.seeds}, {len(config.per_class)} numbers for --per-class: needs at least one of each"
-        )
+    check(config)
     own = {"folder", "classes", "model", "cifar_stem", "image_size", "weights"}
     shared = {f.name for f in dataclasses.fields(settings.Settings)} | own
     base = transfer.Config(**{name: getattr(config, name) for name in shared} | {"epochs": None, "resume": False})
@@ -82,21 +79,53 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
     weights = config.weights or trained(begin, plan.data, folder / "pretrained", signals)["checkpoint"]
     base = dataclasses.replace(base, weights=weights)
     splits = plan.data if config.weights else transfer.load(base, base.image_size or transfer.origin(base).size)
+    points = measured(config, base, splits, folder, signals)
+    return report(folder, points)
+
+
+def check(config: Any) -> None:
+    """Refuse flags that a curve has no use for."""
+    if config.evaluate or config.predict:
+        raise jc.InputError("--evaluate and --predict: give one of the runs in the folder to experiments.transfer")
+    if config.seeds < 1 or not config.per_class:
+        raise jc.InputError(
+            f"--seeds {config.seeds}, {len(config.per_class)} numbers for --per-class: needs at least one of each"
+        )
+
+
+def measured(
+    config: Any, base: transfer.Config, splits: jc.data.Splits, folder: pathlib.Path, signals: Signals,
+    change: Callable[[runs.Plan], runs.Plan] = lambda plan: plan,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Train every point, in each mode with the same rows, and return their accuracies on the test rows.
+
+    Args:
+        config: flags with `per_class` and `seeds`.
+        base: flags of the runs, with `weights`.
+        splits: their data.
+        folder: receives a folder for each point.
+        signals: checked between dispatches.
+        change: changes the plan of a point where there is no flag.
+
+    """
     points: list[dict[str, Any]] = []
     for n in config.per_class:
         few = [transfer.few(splits, dataclasses.replace(base, per_class=n, seed=seed)) for seed in range(config.seeds)]
         for mode in MODES:
             for seed, part in enumerate(few):
                 run = dataclasses.replace(base, per_class=n, seed=seed, train=mode, learning_rate=RATES[mode])
-                found = trained(run, part, folder / f"{mode}-{n}-{seed}", signals)
+                found = trained(run, part, folder / f"{mode}-{n}-{seed}", signals, change)
                 row = {"train": mode, "per_class": n, "seed": seed, "accuracy": found["test"]["accuracy"]}
                 points.append(row | {name: found[name] for name in ("steps", "train_seconds", "checkpoint")})
-                where = f"{MODES[mode][0]}, {n} images per class, seed {seed}"
+                where = f"{MODES[mode][0]}, {n} per class, seed {seed}"
                 print(f"{where}: test accuracy {row['accuracy']:.4f}", flush=True)
-    return report(folder, points)
+    return points
 
 
-def trained(config: transfer.Config, splits: jc.data.Splits, folder: pathlib.Path, signals: Signals) -> dict[str, Any]:
+def trained(
+    config: transfer.Config, splits: jc.data.Splits, folder: pathlib.Path, signals: Signals,
+    change: Callable[[runs.Plan], runs.Plan] = lambda plan: plan,
+) -> dict[str, Any]:  # fmt: skip
     """Return the summary of a run; train it if there is none.
 
     Args:
@@ -104,18 +133,19 @@ def trained(config: transfer.Config, splits: jc.data.Splits, folder: pathlib.Pat
         splits: its data.
         folder: folder that holds the run, or receives it.
         signals: checked between dispatches.
+        change: changes the plan where there is no flag.
 
     """
 
     def train(workdir: str) -> dict[str, Any]:
         here = dataclasses.replace(config, workdir=workdir)
-        return transfer.train(here, transfer.plan(here, splits), signals, [])
+        return transfer.train(here, change(transfer.plan(here, splits)), signals, [])
 
     return core.trained(folder, train)
 
 
-def report(folder: pathlib.Path, points: list[dict[str, Any]]) -> dict[str, Any]:
-    """Print a table, and write the table, the points and a plot."""
+def report(folder: pathlib.Path, points: list[dict[str, Any]], unit: str = "images") -> dict[str, Any]:
+    """Print a table, and write the table, the points and a plot; `unit` names the rows."""
     sizes, rows = list(dict.fromkeys(p["per_class"] for p in points)), []
     for mode, (name, *_) in MODES.items():
         cells = [[p["accuracy"] for p in points if (p["train"], p["per_class"]) == (mode, n)] for n in sizes]
@@ -127,14 +157,14 @@ def report(folder: pathlib.Path, points: list[dict[str, Any]]) -> dict[str, Any]
     found = {"points": points, "table": rows}
     files.write_json(folder / "summary.json", found)
     print(
-        f"images per class: {' '.join(map(str, sizes))}; mean and deviation over seeds; {visible(folder)}", flush=True
+        f"{unit} per class: {' '.join(map(str, sizes))}; mean and deviation over seeds; {visible(folder)}", flush=True
     )
-    plots.draw(folder / "curve.png", plot, rows)
+    plots.draw(folder / "curve.png", plot, rows, unit)
     return found
 
 
-def plot(rows: list[dict[str, Any]]) -> Any:
-    """Plot test accuracy against labelled images per class, one line per way of training, readable without colour."""
+def plot(rows: list[dict[str, Any]], unit: str) -> Any:
+    """Plot test accuracy against labelled rows per class, one line per way of training, readable without colour."""
     figure = plots.new_figure(6, 4)
     panel = figure.subplots()
     for row in rows:
@@ -142,7 +172,7 @@ def plot(rows: list[dict[str, Any]]) -> Any:
         panel.errorbar(
             row["per_class"], row["mean"], row["deviation"], color=colour, marker=marker, capsize=3, label=name
         )
-    panel.set(xscale="log", xlabel="labelled images per class", ylabel="test accuracy")
+    panel.set(xscale="log", xlabel=f"labelled {unit} per class", ylabel="test accuracy")
     panel.set_xticks(rows[0]["per_class"], rows[0]["per_class"])
     panel.minorticks_off()
     panel.grid(alpha=0.3)

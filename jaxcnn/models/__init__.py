@@ -17,6 +17,7 @@ from jaxcnn.models.fcn import FCN, fcn, fcn_resnet50, fcn_resnet101
 from jaxcnn.models.fcos import FCOS, fcos, fcos_resnet50_fpn
 from jaxcnn.models.fold import fold_batchnorm
 from jaxcnn.models.fpn import FPN
+from jaxcnn.models.fusion import BRANCHES, Fusion, fusion
 from jaxcnn.models.googlenet import GoogLeNet, googlenet
 from jaxcnn.models.inception import InceptionV3, inception_v3
 from jaxcnn.models.lenet import LeNet5, lenet5
@@ -80,14 +81,15 @@ SOUNDS = {"sound_cnn": sound_cnn, "wave_cnn": wave_cnn}  # networks for `"audio"
 VIDEO = {"c3d": c3d, "cnn3d": cnn3d, "cnn_gru": cnn_gru, "r2plus1d_18": r2plus1d_18}
 # networks that read a string of symbols, with a blank or a symbol for each column
 READERS = {"text_line": text_line}
+FUSIONS = {"fusion": fusion}  # networks of several inputs
 # what a configuration may name, and weights are read into
-NETWORKS = MODELS | SEGMENTERS | DETECTORS | TEXTS | SERIES | SOUNDS | VIDEO | READERS
+NETWORKS = MODELS | SEGMENTERS | DETECTORS | TEXTS | SERIES | SOUNDS | VIDEO | READERS | FUSIONS
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] (the names of `NETWORKS`)
-    "AlexNet", "backbone", "C3D", "CCT", "CNN", "CNNGRU", "ConvNeXt", "deeplab_v3", "DeepLabV3", "DenseNet",
+    "AlexNet", "backbone", "BRANCHES", "C3D", "CCT", "CNN", "CNNGRU", "ConvNeXt", "deeplab_v3", "DeepLabV3", "DenseNet",
     "DETECTORS", "FasterRCNN", "FCN", "fcn", "FCOS", "fold_batchnorm", "FPN", "from_functions", "from_nnx",
-    "Functional", "GoogLeNet", "InceptionTime", "InceptionV3", "Inverted", "LeNet5", "MLP", "MobileNet", "MODELS",
-    "NETWORKS", "Plain", "R2Plus1D", "READERS", "ResNet", "SEGMENTERS", "SERIES", "SeriesResNet", "SoundCNN", "SOUNDS",
-    "SpeedNet", "SqueezeNet", "SSD", "SSD300", "TCN", "TextCNN", "TextLine", "TEXTS", "Tutorial", "UNet", "VGG",
-    "VIDEO", "ViT", "WaveCNN", "whitening", *NETWORKS,
+    "Functional", "Fusion", "FUSIONS", "GoogLeNet", "InceptionTime", "InceptionV3", "Inverted", "LeNet5", "MLP",
+    "MobileNet", "MODELS", "NETWORKS", "Plain", "R2Plus1D", "READERS", "ResNet", "SEGMENTERS", "SERIES", "SeriesResNet",
+    "SoundCNN", "SOUNDS", "SpeedNet", "SqueezeNet", "SSD", "SSD300", "TCN", "TextCNN", "TextLine", "TEXTS", "Tutorial",
+    "UNet", "VGG", "VIDEO", "ViT", "WaveCNN", "whitening", *NETWORKS,
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Networks for images of one label by name; names follow torchvision or, for networks that it lacks, timm."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -63,12 +63,16 @@ MODELS = {
 }  # fmt: skip
 
 
-def backbone(network: Body) -> nn.Module:
-    """Return a network whose `features` another one builds on.
+def backbone(
+    network: Body, table: Mapping[str, Callable[..., Any]] | None = None, where: str = "jaxcnn.models.MODELS"
+) -> nn.Module:
+    """Return a network that another one builds on.
 
     Args:
-        network: a name in `MODELS`, which takes its default options; `{"name": NAME, "options": {...}}`, which a run's
+        network: a name in `table`, which takes its default options; `{"name": NAME, "options": {...}}`, which a run's
             `config.json` can hold; or a Linen module.
+        table: the networks that can be named; by default `MODELS`.
+        where: name of the table, for messages.
 
     Raises:
         InputError: no such name, or another key.
@@ -80,7 +84,8 @@ def backbone(network: Body) -> nn.Module:
     name, options = described.pop("name", None), described.pop("options", {})
     if described or not isinstance(name, str):
         raise InputError(f'{network!r}: must be a name, a network, or {{"name": NAME, "options": {{...}}}}')
-    if name not in MODELS:
-        close = difflib.get_close_matches(name, MODELS, 3) or sorted(MODELS)
-        raise InputError(f"{name!r}: not one of jaxcnn.models.MODELS; did you mean {' or '.join(close)}?")
-    return MODELS[name](**options)
+    known = MODELS if table is None else table
+    if name not in known:
+        close = difflib.get_close_matches(name, known, 3) or sorted(known)
+        raise InputError(f"{name!r}: not one of {where}; did you mean {' or '.join(close)}?")
+    return known[name](**options)

@@ -8,8 +8,9 @@ from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from jaxcnn import augment
 from jaxcnn.core.schema import fitted
+from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
-from jaxcnn.models import MODELS, NETWORKS
+from jaxcnn.models import BRANCHES, MODELS, NETWORKS
 from jaxcnn.runs.options import Number, check_options, leaves, refuse
 from jaxcnn.tasks import TASKS
 
@@ -66,9 +67,7 @@ def check_build(build: Mapping[str, Any], where: str, classes: int | None = None
             refuse(where, f"build.{kind}.name", name, f"this version of jaxcnn has no such {kind}; update it")
         check_options(table[name], build[kind]["options"], f"{where}: build.{kind}.options", leave=("model",))
     _check_sizes(build["model"]["options"], f"{where}: build.model.options")
-    for name, value in build["model"]["options"].items():
-        if isinstance(value, Mapping):
-            _check_body(value, f"{where}: build.model.options.{name}")
+    _check_inside(build["model"]["options"], f"{where}: build.model.options")
     if not 0 <= (build.get("ema") or 0) < 1:
         refuse(where, "build.ema", build["ema"], "must be at least 0 and below 1")
     if "inputs" in build:
@@ -126,13 +125,26 @@ def _check_image(build: Mapping[str, Any], where: str) -> None:
         refuse(where, "build.task.options.resize", build["task"]["options"]["resize"], f"more than {PIXELS:,} values")
 
 
-def _check_body(body: Mapping[str, Any], where: str) -> None:
-    """Check the description of a network inside another one."""
+def _check_inside(options: Mapping[str, Any], where: str) -> None:
+    """Check the descriptions of networks inside another one: that of its body, or those of its branches."""
+    for name, value in options.items():
+        if name == "branches" and isinstance(value, Mapping):
+            for branch, body in value.items():
+                _check_body(body, f"{where}.branches.{visible(branch)[:80]}", BRANCHES)
+        elif name != "takes" and isinstance(value, Mapping):
+            _check_body(value, f"{where}.{name}", MODELS)
+
+
+def _check_body(body: Any, where: str, table: Mapping[str, Callable[..., Any]]) -> None:
+    """Check the description of a network inside another one; one that is only named has the usual options."""
+    if isinstance(body, str):
+        body = {"name": body, "options": {}}
     fitted(Named, body, where)
-    if body["name"] not in MODELS:
+    if body["name"] not in table:
         refuse(where, "name", body["name"], "this version of jaxcnn has no such model; update it")
-    check_options(MODELS[body["name"]], body["options"], f"{where}.options")
+    check_options(table[body["name"]], body["options"], f"{where}.options")
     _check_sizes(body["options"], f"{where}.options")
+    _check_inside(body["options"], f"{where}.options")
 
 
 def _check_sizes(options: Mapping[str, Any], where: str) -> None:

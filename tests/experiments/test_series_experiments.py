@@ -26,6 +26,14 @@ def waves(rows, seed):
     return "\n".join(lines)
 
 
+def air():
+    """Seven hundred weeks of a table like that of the carbon dioxide, with gaps."""
+    days = np.datetime64("1990-01-06") + 7 * np.arange(700)
+    values = np.sin(np.arange(700) * 2 * np.pi / 52) + np.arange(700) / 300
+    lines = [f"{d},{v if i % 50 else ''}" for i, (d, v) in enumerate(zip(days, values, strict=True))]
+    return "\n".join(["date,co2", *lines])
+
+
 def test_the_nearest_series():
     a, b = np.array([[0.0, 1, 2, 2], [5, 5, 5, 5]]), np.array([[0.0, 0, 1, 2], [5, 5, 5, 4]])
     np.testing.assert_allclose(series.warped(a, b)[0, 0], 0)  # the same shape, one step later
@@ -45,10 +53,7 @@ def test_a_run(name, tmp_path):
         files = {f"{where}_TRAIN.ts": waves(20, 0), f"{where}_TEST.ts": waves(8, 1), "aeon/x.py": ""}
         (tmp_path / "new.csv").write_text("1,2,3,4\n4,3,2\n")
     else:
-        days = np.datetime64("1990-01-06") + 7 * np.arange(700)
-        values = np.sin(np.arange(700) * 2 * np.pi / 52) + np.arange(700) / 300
-        lines = [f"{d},{v if i % 50 else ''}" for i, (d, v) in enumerate(zip(days, values, strict=True))]
-        files = {"statsmodels/datasets/co2/co2.csv": "\n".join(["date,co2", *lines])}
+        files = {"statsmodels/datasets/co2/co2.csv": air()}
         (tmp_path / "new.csv").write_text(files["statsmodels/datasets/co2/co2.csv"])
     flags = ["--unpacked", tmp_path / "data", "--workdir", tmp_path / "runs"]
     out, _ = run(wheel(tmp_path / "a.whl", files), "--smoke", *flags, name=name)

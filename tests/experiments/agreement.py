@@ -1,0 +1,115 @@
+"""What tests of experiments on several devices share: training, evaluation, and a kill beside an undisturbed run."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import jaxcnn as jc
+from jaxcnn import runs
+from tests.experiments.test_experiments import folder, run, start
+from tests.faults.fault_injection import after, committed
+from tests.small import distance
+
+STEPS, ROWS = 20, 13  # rows do not divide among eight devices
+STRATEGIES = ("sharded", "pmap")
+
+
+def shortened(plan, rows=24):
+    """The first rows of each part in memory; episodes stay what they are."""
+
+    def few(part):
+        if isinstance(part, jc.data.Episodes):
+            return part
+        part = runs.limited(part, rows) if part.size > rows else part
+        if isinstance(part, jc.data.Resident):
+            return part
+        return jc.data.Resident(dict(part.read(np.arange(part.size))), part.classes)
+
+    return dataclasses.replace(plan, data=jc.data.Splits(*map(few, plan.data)))
+
+
+def batch_of(data):
+    """Rows of a batch that divides among eight devices; an episode has rows of its own."""
+    return data.width if isinstance(data, jc.data.Episodes) else 8
+
+
+def trained(plan, strategy, devices, steps):
+    """The state after some steps of SGD, and the loss of each step."""
+    tx = jc.optim.sgd(1e-3, momentum=0.9)  # Adam divides gradients near zero by their own size
+    step = jc.compile_step(plan.wrap(jc.make_train_step(plan.task, tx)), strategy, devices)
+    data = plan.data.train
+    state = step.put(jax.jit(lambda rows: jc.init_state(plan.task, tx, rows))(data.example()))
+    size, data, losses = batch_of(data), data.put(step.replicate), []
+    for at in range(steps):
+        state, sums = step.call(state, data.chunk(size, at, 1, 1, step.parts))
+        losses.append(float(jax.device_get(sums["loss"]).compute()))
+    return jax.device_get(state), losses
+
+
+def training_agrees(train, strategy):
+    """Compare one step and many; `train` is `trained` of one plan, which may remember what it returned."""
+    (one, _), (many, _) = (train(*how, 1) for how in (("jit", 1), (strategy, 8)))
+    assert distance(one.params, many.params) < 1e-5
+    (_, one), (_, many) = (train(*how, STEPS) for how in (("jit", 1), (strategy, 8)))
+    np.testing.assert_allclose(many, one, rtol=1e-3)
+
+
+def evaluation_agrees(plan, variables, strategy):
+    """Compare every metric of the same variables on rows that do not divide among the devices."""
+    data, found = plan.data.test, []
+    data = data if isinstance(data, jc.data.Episodes) else data.take(np.arange(min(ROWS, data.size)))
+    for how in (("jit", 1), (strategy, 8)):
+        step = jc.compile_step(jc.make_eval_step(plan.task), *how, donate=False)
+        found.append(jc.evaluate(step, variables, data, batch_size=8))
+    one, many = found
+    assert one["count"] == many["count"] > 0 and one.keys() == many.keys()
+    if not isinstance(data, jc.data.Episodes):
+        assert one["count"] == data.size
+    for key in one:
+        np.testing.assert_allclose(many[key], one[key], rtol=1e-5, atol=1e-5, err_msg=key)
+
+
+def resumes_after_a_kill(name, flags, place):
+    """Kill a run in the middle, resume it, and compare it with one that was not killed."""
+    run(*flags, "--workdir", place / "whole", name=name)
+    process = start(*flags, "--workdir", place / "killed", name=name)
+    while not [step for step in committed(place / "killed") if step >= 3] and process.poll() is None:
+        after(process, 0.01)
+    process.kill()
+    process.communicate()
+    assert not (folder(place / "killed") / "summary.json").exists()
+    run("--resume", "--workdir", place / "killed", name=name)
+    whole, killed = (json.loads((folder(place / x) / "summary.json").read_text()) for x in ("whole", "killed"))
+    assert whole["params_sha256"] == killed["params_sha256"] and whole["test"] == killed["test"]
+
+
+def tests_of(cases, plan):
+    """Return the tests that training and evaluation agree, for the experiments of a file.
+
+    Args:
+        cases: their names.
+        plan: `(name, place) -> plan`, which skips where there are no data.
+
+    """
+    made = functools.cache(plan)
+
+    @functools.cache
+    def train(name, place, strategy, devices, steps):
+        return trained(made(name, place), strategy, devices, steps)
+
+    @pytest.mark.parametrize("strategy", STRATEGIES)
+    @pytest.mark.parametrize("name", cases)
+    def test_training_agrees(name, strategy, place):
+        training_agrees(functools.partial(train, name, place), strategy)
+
+    @pytest.mark.parametrize("strategy", STRATEGIES)
+    @pytest.mark.parametrize("name", cases)
+    def test_evaluation_agrees(name, strategy, place):
+        state, _ = train(name, place, "jit", 1, STEPS)
+        evaluation_agrees(made(name, place), state.variables, strategy)
+
+    return test_training_agrees, test_evaluation_agrees
