@@ -160,8 +160,9 @@ def space_of(config: Tune) -> dict[str, Any]:
         "batch_size": distributions.CategoricalDistribution((32, 64, 128)),
         "augment": distributions.CategoricalDistribution(flags.AUGMENT[1:]),
     }
-    space = {flags.one_of("--search", name.replace("-", "_"), known): None for name in config.search}
-    for name in space:
+    space: dict[str, Any] = {}
+    for one in config.search:
+        name = flags.one_of("--search", one.replace("-", "_"), known)
         space[name], given = known[name], getattr(config, name)
         if given != getattr(Tune, name):
             raise InputError(f"--search {name}: {flags.flag_of(name)} {given} fixes it; leave one of them out")

@@ -6,7 +6,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import filelock
 import numpy as np
@@ -17,8 +17,6 @@ from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, State, reason
 from jaxcnn.train import DivergedError, StoppedError, fit, timed_evaluate
 
-Sampler = Literal["tpe", "random", "qmc"]
-Pruner = Literal["hyperband", "halving", "none"]
 SAMPLERS, PRUNERS = ("tpe", "random", "qmc"), ("hyperband", "halving", "none")
 JOURNAL, DESCRIPTION = "journal.log", "study.json"
 
@@ -52,8 +50,8 @@ def search(
     *,
     trials: int = 20,
     seconds: float | None = None,
-    sampler: Sampler = "tpe",
-    pruner: Pruner = "hyperband",
+    sampler: str = "tpe",
+    pruner: str = "hyperband",
     seed: int = 0,
     identity: Any = None,
     log: Callable[[str], None] = lambda line: None,

@@ -262,7 +262,8 @@ NUMBERS = "0.5,0.1,0.7,0.2"
         (f"a,{NUMBERS}\nb,{NUMBERS}\na,{NUMBERS}\n", {}, "first"), (f"{NUMBERS},a\n{NUMBERS},b\n", {}, "last"),
         (f"1,{NUMBERS}\n2,{NUMBERS}\n1,{NUMBERS}\n2,{NUMBERS}\n", {}, "first"),
         (f"{NUMBERS},1\n{NUMBERS},2\n{NUMBERS},1.0\n", {}, "last"),
-        (f"y,0,1,2,3\n7,{NUMBERS}\n8,{NUMBERS}\n", {}, "y"), (f"a;{NUMBERS}\nb;{NUMBERS}\n".replace(",", ";"), {}, "first"),
+        (f"y,0,1,2,3\n7,{NUMBERS}\n8,{NUMBERS}\n", {}, "y"),
+        (f"a;{NUMBERS}\nb;{NUMBERS}\n".replace(",", ";"), {}, "first"),
         ("a,1,2,,4\nb,1,?,3,4\n", {}, "first"), ("a,1,2,3,4\nb,1,2\n", {}, "first"),
         ("1,2,3,1\n2,3,4,2\n1,2,3,1\n", {"label": "last"}, "last"),
         ("w,h,species\n1,2,a\n2,3,b\n", {"table": "series"}, "last"),
@@ -379,7 +380,7 @@ def test_reports_show_and_play(heard, watched, capsys):
 
 
 def test_the_sounds_of_a_page_are_bounded():
-    from jaxcnn.report.heard import seen
+    from jaxcnn.cli.heard import seen
 
     config = {"source": {"options": {"rate": 16000}}}
     audio = np.random.default_rng(0).uniform(-1, 1, 20 * 16000).astype(np.float32)

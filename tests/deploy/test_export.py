@@ -163,8 +163,12 @@ def test_detections_are_matched_in_any_order_of_equal_scores():
 def test_other_formats(folder, tmp_path, to, preprocessing):
     pytest.importorskip("openvino" if to == "openvino" else "tensorflow")
     made = jc.export(folder, to, tmp_path / "digits", preprocessing=preprocessing)
-    assert made.report["check"]["largest_difference"] < 1e-5 and made.report["batch"] == (1 if to == "litert" else "any")
-    again = jc.export(folder, to, tmp_path / "digits", preprocessing=preprocessing, batch=2, rows=5)  # replaces the first
+    assert made.report["check"]["largest_difference"] < 1e-5 and made.report["batch"] == (
+        1 if to == "litert" else "any"
+    )
+    again = jc.export(
+        folder, to, tmp_path / "digits", preprocessing=preprocessing, batch=2, rows=5
+    )  # replaces the first
     assert again.report["batch"] == 2 and not [name for name in left(tmp_path) if name.endswith(".part")]
 
 
