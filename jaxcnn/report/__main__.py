@@ -24,7 +24,8 @@ from jaxcnn.core.types import InputError, reason
 from jaxcnn.data import words
 from jaxcnn.explain import erasure
 from jaxcnn.explain.panels import explained
-from jaxcnn.report.heard import explained_rows, seen
+from jaxcnn.explain.signals import explained_rows
+from jaxcnn.report.heard import seen
 from jaxcnn.report.measure import EXPLAINED, probabilities
 from jaxcnn.report.page import number
 from jaxcnn.report.record import entries

@@ -262,7 +262,8 @@ NUMBERS = "0.5,0.1,0.7,0.2"
         (f"a,{NUMBERS}\nb,{NUMBERS}\na,{NUMBERS}\n", {}, "first"), (f"{NUMBERS},a\n{NUMBERS},b\n", {}, "last"),
         (f"1,{NUMBERS}\n2,{NUMBERS}\n1,{NUMBERS}\n2,{NUMBERS}\n", {}, "first"),
         (f"{NUMBERS},1\n{NUMBERS},2\n{NUMBERS},1.0\n", {}, "last"),
-        (f"y,0,1,2,3\n7,{NUMBERS}\n8,{NUMBERS}\n", {}, "y"), (f"a;{NUMBERS}\nb;{NUMBERS}\n".replace(",", ";"), {}, "first"),
+        (f"y,0,1,2,3\n7,{NUMBERS}\n8,{NUMBERS}\n", {}, "y"),
+        (f"a;{NUMBERS}\nb;{NUMBERS}\n".replace(",", ";"), {}, "first"),
         ("a,1,2,,4\nb,1,?,3,4\n", {}, "first"), ("a,1,2,3,4\nb,1,2\n", {}, "first"),
         ("1,2,3,1\n2,3,4,2\n1,2,3,1\n", {"label": "last"}, "last"),
         ("w,h,species\n1,2,a\n2,3,b\n", {"table": "series"}, "last"),
@@ -322,7 +323,7 @@ def test_signals_are_described(tmp_path, capsys):
 
 
 def test_pictures_of_series():
-    from jaxcnn.report.series import series_picture
+    from jaxcnn.data.drawn_series import series_picture
 
     sheet = series_picture(np.array([0.0, 1.0, 0.0]), np.array([1.0, 0.0, -1.0]), height=32, width=30)
     assert sheet.shape == (32, 30, 3) and sheet.dtype == np.uint8
@@ -374,7 +375,7 @@ def test_reports_show_and_play(heard, watched, capsys):
         assert main(["report", str(folder)]) == 0
     page, other = ((folder / "report.html").read_text() for folder in (heard, watched))
     played = re.findall(r'<audio controls preload="none" src="data:audio/wav;base64,', page)
-    assert len(played) == 4 and "mel bands (red for, blue against)" in page and "<script" not in page
+    assert len(played) == 4 and "Spectrogram in mel bands" in page and "<script" not in page
     assert "<audio" not in other and "Covered spans of time" in other
 
 
