@@ -9,7 +9,7 @@ import numpy as np
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import Splits
-from jaxcnn.report.series import series_picture
+from jaxcnn.data.drawn_series import series_picture
 from jaxcnn.report.sound import spectrogram_picture
 from jaxcnn.runs import plots
 from jaxcnn.tasks.figures import new_figure

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.cli.heard import OVER_TIME, series_maps, sound_mapper
 from jaxcnn.cli.predict import described
 from jaxcnn.cli.predict_sounds import averaged, windows
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
+from jaxcnn.explain.signals import OVER_TIME, series_maps, sound_mapper
 from jaxcnn.runs import plots, single
 from jaxcnn.tasks import probabilities
 from jaxcnn.tasks.figures import new_figure
@@ -55,7 +55,7 @@ def explain(
 def _sounds(loaded: Any, paths: Sequence[pathlib.Path], target: str) -> Iterator[Drawn]:
     """Explain the window of each file that has the class most clearly."""
     classes, head = loaded.config["classes"], loaded.config["build"]["task"]["options"].get("head", "softmax")
-    run, mapper = jax.jit(loaded.task.predict), sound_mapper(loaded, single.rate_of(loaded.config))
+    run, mapper = jax.jit(loaded.task.predict), sound_mapper(loaded)
 
     def outputs(path: pathlib.Path) -> Iterator[Any]:
         for place, row in windows(loaded, [path]):

@@ -18,13 +18,14 @@ import jax
 import numpy as np
 
 from jaxcnn import report
-from jaxcnn.cli.heard import explained_rows, seen
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
 from jaxcnn.data import words
 from jaxcnn.explain import erasure
 from jaxcnn.explain.panels import explained
+from jaxcnn.explain.signals import explained_rows
+from jaxcnn.report.heard import seen
 from jaxcnn.report.measure import EXPLAINED, probabilities
 from jaxcnn.report.page import number
 from jaxcnn.report.record import entries

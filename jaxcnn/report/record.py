@@ -204,8 +204,8 @@ def make(
         tested = {"name": rows.name, "part": rows.part, "own": rows.own}
     test["notes"] = _notes(summary, tested, found, count, [*(rows.notes if rows else ()), *measured["notes"]])
     every = [entry["row"] for some in measured["chosen"].values() for entry in some]
-    seen = {row: x if isinstance(x, Mapping) else {"image": picture(x)} for row, x in (shown or {}).items()}
-    pixels: dict[int, Mapping[str, str]] = {row: seen.get(row, {}) for row in every}
+    shown_as = {row: x if isinstance(x, Mapping) else {"image": picture(x)} for row, x in (shown or {}).items()}
+    pixels: dict[int, Mapping[str, str]] = {row: shown_as.get(row, {}) for row in every}
     if names is not None:
         pixels = {row: {**one, "file": visible(names[row])} for row, one in pixels.items()}
     chosen = {

@@ -323,7 +323,7 @@ def test_signals_are_described(tmp_path, capsys):
 
 
 def test_pictures_of_series():
-    from jaxcnn.report.series import series_picture
+    from jaxcnn.data.drawn_series import series_picture
 
     sheet = series_picture(np.array([0.0, 1.0, 0.0]), np.array([1.0, 0.0, -1.0]), height=32, width=30)
     assert sheet.shape == (32, 30, 3) and sheet.dtype == np.uint8
@@ -375,12 +375,12 @@ def test_reports_show_and_play(heard, watched, capsys):
         assert main(["report", str(folder)]) == 0
     page, other = ((folder / "report.html").read_text() for folder in (heard, watched))
     played = re.findall(r'<audio controls preload="none" src="data:audio/wav;base64,', page)
-    assert len(played) == 4 and "mel bands (red for, blue against)" in page and "<script" not in page
+    assert len(played) == 4 and "Spectrogram in mel bands" in page and "<script" not in page
     assert "<audio" not in other and "Covered spans of time" in other
 
 
 def test_the_sounds_of_a_page_are_bounded():
-    from jaxcnn.cli.heard import seen
+    from jaxcnn.report.heard import seen
 
     config = {"source": {"options": {"rate": 16000}}}
     audio = np.random.default_rng(0).uniform(-1, 1, 20 * 16000).astype(np.float32)

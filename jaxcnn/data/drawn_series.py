@@ -1,4 +1,4 @@
-"""Series in reports: lines over time, on a background that shows what speaks for a class and what against it."""
+"""Pictures of series: lines over time, on a background that shows what speaks for a class and what against it."""
 
 import numpy as np
 

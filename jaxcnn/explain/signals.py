@@ -1,4 +1,4 @@
-"""Sounds and series in pages and pictures: rows to see and to hear, and what supports their classes over time."""
+"""Pictures of what supports the class of a sound, over time and frequency, or of a series, over time."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,39 +7,13 @@ import jax
 import numpy as np
 
 from jaxcnn.core.types import InputError
-from jaxcnn.explain import on_spectrogram
+from jaxcnn.data.drawn_series import series_picture
 from jaxcnn.explain.over_time import over_time
 from jaxcnn.explain.panels import METHODS, keyed, overlaid
-from jaxcnn.report.record import picture
-from jaxcnn.report.series import series_picture
-from jaxcnn.report.sound import audio_uri, spectrogram_picture
-from jaxcnn.runs.single import rate_of
+from jaxcnn.explain.sound import on_spectrogram
 
-SECONDS, ROOM = 10.0, 3 * 2**20  # most seconds of a sound in a page; most bytes of all its sounds, before base64
 OVER_TIME = "Covered spans of time (red for, blue against)"
 HEIGHT, WIDTH = 160, 480  # pixels of a picture
-
-
-def seen(config: Mapping[str, Any], row: np.ndarray, length: int, count: int) -> dict[str, str]:
-    """Return a sound or a series as the addresses of elements of a page.
-
-    Args:
-        config: content of the run's `config.json`.
-        row: a sound `[T]` or a series `[T, C]`.
-        length: steps that are no padding.
-        count: how many there are in the page; sounds take 4 MiB at most together, and each is 10 seconds or less.
-
-    Returns:
-        `"image"`, the spectrogram or the lines; and for a sound `"audio"`, and `"seconds"` if it is cut.
-
-    """
-    if row.ndim > 1:
-        return {"image": picture(series_picture(row[:length]), None)}
-    rate = rate_of(config)
-    most = min(SECONDS, ROOM / (2 * rate * max(count, 1)))
-    found = {"image": picture(spectrogram_picture(row[:length], rate), None)}
-    found["audio"] = audio_uri(row[:length], rate, seconds=most)
-    return found | ({"seconds": f"{most:.1f}"} if length > most * rate else {})
 
 
 def explained_rows(
@@ -63,24 +37,23 @@ def explained_rows(
         batch = {key: np.stack([row[key] for row in rows]) for key in ("series", "length")}
         drawn = series_maps(loaded, batch["series"], batch["length"], target)
         return {f"{name}. {OVER_TIME}": sheet for name, sheet in zip(names, drawn, strict=True)}
-    mapper, found = sound_mapper(loaded, rate_of(loaded.config)), {}
+    mapper, found = sound_mapper(loaded), {}
     for row, name, label in zip(rows, names, np.asarray(target).tolist(), strict=True):
         for title, sheet in mapper(row["audio"], int(row["length"]), label).items():
             found[f"{name}. {title}"] = sheet
     return found
 
 
-def sound_mapper(loaded: Any, rate: int) -> Callable[[np.ndarray, int, int], dict[str, np.ndarray]]:
+def sound_mapper(loaded: Any) -> Callable[[np.ndarray, int, int], dict[str, np.ndarray]]:
     """Return a function that draws what supports a class in one sound.
 
     Args:
         loaded: result of `load_run`, of a run on sounds.
-        rate: samples per second.
 
     Returns:
         A function of a row `[T]`, its samples that are sound and a class from 0. It returns a dict from title to
-        `[h, w, 3]` uint8, time to the right: the spectrogram, and per method that works for the network a map over its
-        own one. A network without a spectrogram has a map over time alone.
+        `[h, w, 3]` uint8, time to the right: the spectrogram of the network, and per method that works for it a map
+        over that. A network without a spectrogram has a map over time alone.
 
     """
     model, variables = loaded.model, loaded.variables
@@ -92,10 +65,10 @@ def sound_mapper(loaded: Any, rate: int) -> Callable[[np.ndarray, int, int], dic
 
         return jax.jit(maps_of)
 
-    methods = {f"{title} over mel bands (red for, blue against)": mapped(method) for title, method in METHODS.items()}
+    methods = {f"{title} (red for, blue against)": mapped(method) for title, method in METHODS.items()}
 
     def draw(audio: np.ndarray, length: int, target: int) -> dict[str, np.ndarray]:
-        found = {"Spectrogram": _sized(spectrogram_picture(audio[:length], rate, height=HEIGHT, width=WIDTH))}
+        found: dict[str, np.ndarray] = {}
         if not hasattr(model, "of_spectrogram"):
             weights = over_time(model, variables, audio[None], [length], target)[0, :length]
             found[OVER_TIME] = keyed(series_picture(audio[:length], weights, height=HEIGHT, width=WIDTH))
@@ -109,8 +82,9 @@ def sound_mapper(loaded: Any, rate: int) -> Callable[[np.ndarray, int, int], dic
             frames = max(round(image.shape[1] * length / len(audio)), 1)  # without those of padding
             level = image[:, :frames, :, 0]
             level = (level - level.min()) / max(float(np.ptp(level)), 1e-12)
-            drawn = overlaid(maps[:, :frames], np.repeat(level[..., None], 3, -1))[0].transpose(1, 0, 2)[::-1]
-            found[title] = keyed(_sized((drawn * 255).round().astype(np.uint8)))
+            grey = np.repeat(level[..., None], 3, -1)
+            found.setdefault("Spectrogram in mel bands, the highest above", _turned(grey[0]))
+            found[title] = keyed(_turned(overlaid(maps[:, :frames], grey)[0]))
         return found
 
     return draw
@@ -136,7 +110,8 @@ def series_maps(loaded: Any, series: np.ndarray, length: np.ndarray, target: np.
     ]
 
 
-def _sized(image: np.ndarray) -> np.ndarray:
-    """Repeat the pixels of a picture so that it has the usual height and width."""
+def _turned(image: np.ndarray) -> np.ndarray:
+    """Turn a picture in 0..1 from time downwards to time to the right, in the usual size, uint8."""
+    image = (image * 255).round().astype(np.uint8).transpose(1, 0, 2)[::-1]
     rows, columns = (np.arange(n) * m // n for n, m in zip((HEIGHT, WIDTH), image.shape[:2], strict=True))
     return image[rows][:, columns]
