@@ -112,7 +112,7 @@ def _computed(eqn: Any, values: Sequence[Value]) -> list[Value] | None:
     """Compute an equation of constants; None if its shapes are symbolic and it does not act on each element."""
     sizes = [v.constant.shape for v in values if v.constant is not None]
     alike = eqn.primitive.name in elementwise.RULES
-    arrays = [v.constant for v in values]
+    arrays: list[Any] = [v.constant for v in values]
     if not all(isinstance(n, int) for v in eqn.outvars for n in v.aval.shape) and not alike:
         return None
     if alike:
