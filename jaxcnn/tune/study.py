@@ -168,8 +168,7 @@ def train(plan: runs.Plan, report: Callable[[dict[str, Any]], None], stop: Calla
     """
     ready = runs.prepare(plan)
     plan, splits = ready.plan, ready.splits
-    rows = splits.train.size
-    if dataclasses.is_dataclass(splits.train):
+    if dataclasses.is_dataclass(ready.splits.train):
         splits = splits._replace(train=dataclasses.replace(splits.train, seed=plan.seed))
     steps = plan.steps or 0
 
@@ -180,7 +179,7 @@ def train(plan: runs.Plan, report: Callable[[dict[str, Any]], None], stop: Calla
 
     fitted = fit(
         ready.run, ready.state, splits.train, batch_size=plan.batch_size, steps=steps,
-        every=max(rows / plan.batch_size, steps / plan.validations if plan.validations else 0),
+        every=max(splits.train.size / plan.batch_size, steps / plan.validations if plan.validations else 0),
         validate=validate, log=report, stop=stop,
     )  # fmt: skip
     if int(fitted.state.step) < steps:  # without a folder, `fit` returns where it stopped

@@ -17,7 +17,7 @@ def _dot_general(g: Graph, eqn: Any, values: list[Value]) -> list[Value]:
     (left, right), out = values, eqn.outvars[0].aval
     (sum_left, sum_right), (batch_left, batch_right) = eqn.params["dimension_numbers"]
     free_left, free_right = _rest(left, sum_left, batch_left), _rest(right, sum_right, batch_right)
-    straight: Any = ((left, sum_left, batch_left, free_left), (right, sum_right, batch_right, free_right))
+    straight: list[Any] = [(left, sum_left, batch_left, free_left), (right, sum_right, batch_right, free_right)]
     turned = straight[::-1]
     batch, first = len(batch_left), len(free_left)
     if _moved(*turned) < _moved(*straight):
