@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
-from jaxcnn.core.files import opened
+from jaxcnn.core.files import Memory, opened
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
 from jaxcnn.data.orientation import orientation
@@ -52,11 +52,11 @@ _quiet, _readers = threading.Lock(), [0]
 
 
 @contextlib.contextmanager
-def opened_image(path: pathlib.Path, pixels: bool = False) -> Iterator[tuple[Any, int]]:
+def opened_image(path: pathlib.Path | Memory, pixels: bool = False) -> Iterator[tuple[Any, int]]:
     """Open an image within the limits, and give it with how it is to be turned, 1 to 8 as in EXIF.
 
     Args:
-        path: of the file.
+        path: of the file, or a file in memory.
         pixels: whether the caller decodes the image, and not only its head.
 
     Raises:
@@ -80,7 +80,7 @@ def opened_image(path: pathlib.Path, pixels: bool = False) -> Iterator[tuple[Any
         raise InputError(f"{visible(path)}: not a readable image ({why}); replace or remove it") from error
 
 
-def _format(begin: bytes, path: pathlib.Path) -> str:
+def _format(begin: bytes, path: pathlib.Path | Memory) -> str:
     """Name the format that a file has by its first bytes."""
     found = next((name for name, (_, start) in FORMATS.items() if re.match(start, begin, re.DOTALL)), None)
     if found is None and path.suffix.lower() == ".tga" and begin:
