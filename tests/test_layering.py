@@ -17,7 +17,8 @@ FLOORS = {
 LAZY = {
     "tensorflow": {"data"}, "tensorflow_datasets": {"data"}, "sklearn": {"data"}, "PIL": {"data", "report"},
     "huggingface_hub": {"weights"}, "nibabel": {"data"}, "pydantic": {"core"}, "scipy": {"metrics", "losses", "data"},
-    "soundfile": {"data"}, "av": {"data"},
+    "soundfile": {"data"}, "av": {"data"}, "uvicorn": {"deploy"}, "starlette": {"deploy"},
+    "python_multipart": {"deploy"}, "prometheus_client": {"deploy"},
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "report": "write a page and a model card per run; compare several runs",
     "search": "find similar images or duplicates with a run, in an index of vectors",
     "explain": "draw what supports the predicted class of each image",
+    "serve": "answer over HTTP, with a page for people",
     "data": "describe a data set and draw examples",
     "models": "list the networks",
 }

@@ -51,6 +51,10 @@ _turn, _decoding = threading.Condition(), [0]
 _quiet, _readers = threading.Lock(), [0]
 
 
+class TooLargeError(InputError):
+    """An image of more pixels than are read."""
+
+
 @contextlib.contextmanager
 def opened_image(path: pathlib.Path | Memory, pixels: bool = False) -> Iterator[tuple[Any, int]]:
     """Open an image within the limits, and give it with how it is to be turned, 1 to 8 as in EXIF.
@@ -74,7 +78,8 @@ def opened_image(path: pathlib.Path | Memory, pixels: bool = False) -> Iterator[
                 yield image, orientation(image, file)
     except InputError as error:
         name = visible(path)
-        raise InputError(str(error) if str(error).startswith(name) else f"{name}: {error}") from error
+        line = str(error) if str(error).startswith(name) else f"{name}: {error}"
+        raise (TooLargeError if isinstance(error, TooLargeError) else InputError)(line) from error
     except Exception as error:  # a damaged file raises whatever its decoder stumbles over
         why = getattr(error, "strerror", None) or visible(reason(error))
         raise InputError(f"{visible(path)}: not a readable image ({why}); replace or remove it") from error
@@ -136,7 +141,7 @@ def _check_size(image: Any) -> None:
             if width < 1 or height < 1
             else "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS"
         )
-        raise InputError(f"{width} x {height} pixels, {why}; {fix}")
+        raise (TooLargeError if large else InputError)(f"{width} x {height} pixels, {why}; {fix}")
 
 
 def _check_scans(image: Any, file: IO[bytes]) -> None:
