@@ -11,12 +11,13 @@ import tyro
 
 from jaxcnn import runs
 from jaxcnn.cli import command, explain_texts, explain_time, flags, options, runtime
-from jaxcnn.cli.predict import described, endings, input_files
+from jaxcnn.cli.predict import endings, input_files
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data.folder import read_image
 from jaxcnn.data.stored import shown_place
+from jaxcnn.deploy.answers import described
 from jaxcnn.explain import at_box, at_pixel, coarsest, prepared
 from jaxcnn.explain.panels import explained
 from jaxcnn.runs import plots, single

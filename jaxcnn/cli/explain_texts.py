@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.cli.predict import described
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import words
+from jaxcnn.deploy.answers import described
 from jaxcnn.explain import erasure
 from jaxcnn.report.markup import document, marked
 from jaxcnn.runs.single import read_texts, text_options, text_row

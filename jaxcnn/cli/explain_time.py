@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.cli.predict import described
 from jaxcnn.cli.predict_sounds import averaged, windows
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
+from jaxcnn.deploy.answers import described
 from jaxcnn.explain.signals import OVER_TIME, series_maps, sound_mapper
 from jaxcnn.runs import plots, single
 from jaxcnn.tasks import probabilities

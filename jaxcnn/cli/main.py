@@ -18,6 +18,7 @@ COMMANDS = {
     "search": "find similar images or duplicates with a run, in an index of vectors",
     "export": "write a run for another runtime: ONNX, StableHLO, LiteRT and others",
     "explain": "draw what supports the predicted class of each image",
+    "serve": "answer over HTTP, with a page for people",
     "data": "describe a data set and draw examples",
     "models": "list the networks",
 }

@@ -9,11 +9,11 @@ import numpy as np
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
-from jaxcnn.data import centred, draw_boxes, drawing, image_box, unletterbox, write_nifti
+from jaxcnn.data import centred, draw_boxes, drawing, write_nifti
 from jaxcnn.data.folder import read_image
 from jaxcnn.data.nifti import ENDINGS as VOLUMES
 from jaxcnn.data.nifti import read_head
-from jaxcnn.data.stored import UNKNOWN, stored_classes
+from jaxcnn.deploy import answers
 
 Draw = Callable[[str, Any], dict[str, Any]]
 
@@ -70,20 +70,15 @@ def _segmented(loaded: Any, file: str, scores: np.ndarray, place: pathlib.Path) 
         place: path of the pictures without the ending.
 
     """
-    classes, how = loaded.config["classes"], (loaded.config.get("source") or {}).get("options", {})
-    if not np.isfinite(scores).all():
-        raise InputError(f"{visible(file)}: the outputs are not finite; check the weights")
     image = read_image(file, 3)
-    mask = stored_classes(scores, image.shape[:2], how.get("resize", "squash"), how.get("crop_ratio", 1.0))
-    colours = drawing.palette(len(classes))
+    found = answers.mask_of(loaded, file, scores, (image.shape[0], image.shape[1]))
+    colours = drawing.palette(len(loaded.config["classes"]))
     written = {
-        f"{place}.png": drawing.indexed_png(mask, colours),
-        f"{place}_overlay.png": drawing.png(drawing.overlay(image, mask, colours=colours)),
+        f"{place}.png": drawing.indexed_png(found.mask, colours),
+        f"{place}_overlay.png": drawing.png(drawing.overlay(image, found.mask, colours=colours)),
     }
     _write(written)
-    counts = np.bincount(mask[mask != UNKNOWN], minlength=len(classes))
-    shares = {name: round(float(n), 6) for name, n in zip(classes, counts / max(counts.sum(), 1), strict=True)}
-    return {"file": file, "mask": f"{place}.png", "overlay": f"{place}_overlay.png", "shares": shares}
+    return {"file": file, "mask": f"{place}.png", "overlay": f"{place}_overlay.png", "shares": found.shares}
 
 
 def _labelled(loaded: Any, file: str, scores: np.ndarray, place: pathlib.Path) -> dict[str, Any]:
@@ -123,22 +118,12 @@ def _detected(loaded: Any, file: str, found: Any, place: pathlib.Path, least_sco
         least_score: boxes with lower scores are left out.
 
     """
-    classes, how = loaded.config["classes"], (loaded.config.get("source") or {}).get("options", {})
-    kept = (found["box_mask"] > 0) & (found["scores"] >= least_score)
-    boxes, scores, labels = (np.asarray(found[name])[kept] for name in ("boxes", "scores", "labels"))
-    if not (np.isfinite(boxes).all() and np.isfinite(found["scores"]).all()):
-        raise InputError(f"{visible(file)}: the outputs are not finite; check the weights")
     image = read_image(file, 3)
     sides = (image.shape[0], image.shape[1])
-    frame = image_box(sides, tuple(loaded.config["build"]["image"]["shape"][:2]), how.get("resize", "pad"))
-    pixels = unletterbox(boxes, np.array(sides), frame)
-    shares = {"boxes": pixels / np.tile(sides, 2), "scores": scores, "labels": labels}
-    _write({f"{place}.png": drawing.png(draw_boxes(image, shares, classes))})
-    objects = [
-        {"class": classes[int(k)], "score": round(float(p), 6), "box": [round(float(x), 2) for x in box[[1, 0, 3, 2]]]}
-        for box, p, k in zip(pixels, scores, labels, strict=True)
-    ]
-    return {"file": file, "picture": f"{place}.png", "objects": objects}
+    one = answers.objects_of(loaded, file, found, sides, least_score)
+    shares = {"boxes": one.boxes / np.tile(sides, 2), "scores": one.scores, "labels": one.labels}
+    _write({f"{place}.png": drawing.png(draw_boxes(image, shares, loaded.config["classes"]))})
+    return {"file": file, "picture": f"{place}.png", "objects": one.objects}
 
 
 def _write(contents: dict[str, bytes]) -> None:

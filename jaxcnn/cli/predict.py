@@ -10,9 +10,6 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import tyro
 
 from jaxcnn import runs
@@ -24,11 +21,12 @@ from jaxcnn.data.folder import ENDINGS
 from jaxcnn.data.nifti import ENDINGS as VOLUMES
 from jaxcnn.data.series import SUFFIXES
 from jaxcnn.data.sound_file import ENDINGS as SOUNDS
+from jaxcnn.deploy import outputs
+from jaxcnn.deploy.answers import LEAST_SCORE, described
 from jaxcnn.runs import single
-from jaxcnn.tasks import detected, probabilities
 
 log = logging.getLogger("jaxcnn")
-NAME, AT_ONCE = "predict", 32
+NAME = "predict"
 TEXTS = (".txt", ".csv")
 
 
@@ -49,8 +47,10 @@ class Predict:
     """Write a table to this file instead: file, class, probability, and a column per class."""
     out: str = ""
     """Folder for pictures of segmentation and detection; by default predictions/ in the run's folder."""
-    least_score: float = 0.25
+    least_score: float = LEAST_SCORE
     """Lowest score of a box, in 0..1."""
+    together: bool = False
+    """Compute the files of a batch together: up to three times as fast, but digits at the end then depend on it."""
     on_bad_example: str = "stop"
     """What to do when an image cannot be read: stop, or skip it with a warning."""
     compilation_cache: str = ""
@@ -99,10 +99,12 @@ def _predictions(
         line = "the run is not on series; leave it out"
         raise InputError(f"--label-column {visible(config.label_column)}: {line}")
     if "audio" in inputs and not config.text:
-        yield from predict_sounds.averaged(loaded, _outputs(loaded, predict_sounds.windows(loaded, paths, skip)))
+        windows = predict_sounds.windows(loaded, paths, skip)
+        yield from predict_sounds.averaged(loaded, _outputs(loaded, windows, config.together))
         return
-    for file, outputs in _outputs(loaded, rows(loaded, paths, config.text, skip, config.label_column)):
-        yield described(loaded, file, outputs) if draw is None else draw(file, outputs)
+    given = rows(loaded, paths, config.text, skip, config.label_column)
+    for file, one in _outputs(loaded, given, config.together):
+        yield described(loaded, file, one) if draw is None else draw(file, one)
 
 
 def endings(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -163,47 +165,13 @@ def rows(
         yield text, single.text_row(loaded.config, text)
 
 
-def _outputs(loaded: Any, found: Iterator[tuple[Any, single.Row]]) -> Iterator[tuple[Any, Any]]:
+def _outputs(loaded: Any, found: Iterator[tuple[Any, single.Row]], together: bool) -> Iterator[tuple[Any, Any]]:
     """Yield the name of each row with its prediction; rows are read a few at a time."""
-    boxes = loaded.config["build"]["task"]["name"] == "detection"
-
-    def outputs_of(variables: Any, batch: Mapping[str, Any]) -> Any:
-        found = loaded.task.predict(variables, batch)
-        return detected(found) if boxes else found
-
-    run = jax.jit(outputs_of)
-    most, width = 1 if len(loaded.config["build"].get("image", {}).get("shape", ())) == 4 else AT_ONCE, 0
+    run = outputs.outputs(loaded, together)
+    most, width = 1 if len(loaded.config["build"].get("image", {}).get("shape", ())) == 4 else outputs.AT_ONCE, 0
     while some := list(itertools.islice(found, most)):
         width = most if width else len(some)  # one compiled program serves all batches
-        batch = {k: np.zeros((width, *x.shape), x.dtype) for k, x in some[0][1].items()}
-        for i, (_, row) in enumerate(some):
-            for k, x in row.items():
-                batch[k][i] = x
-        outputs = jax.tree.map(np.asarray, run(loaded.variables, batch))
-        for i, (name, _) in enumerate(some):
-            yield name, jax.tree.map(lambda x: x[i], outputs)  # noqa: B023 (used at once)
-
-
-def described(loaded: Any, file: str, outputs: np.ndarray) -> dict[str, Any]:
-    """Return the prediction for one image as plain values.
-
-    Args:
-        loaded: the run.
-        file: name of the image file.
-        outputs: outputs of the model, `[K]`.
-
-    """
-    classes, task = loaded.config["classes"], loaded.config["build"]["task"]
-    if task["name"] != "classification" or not classes:
-        values = [round(float(x), 6) for x in outputs]
-        return {"file": file, "value": values[0]} if len(values) == 1 else {"file": file, "values": values}
-    head = task["options"].get("head", "softmax")
-    found = np.asarray(probabilities(jnp.asarray(outputs[None]), head))[0]
-    each = {name: round(float(p), 6) for name, p in zip(classes, found, strict=True)}
-    if head == "multilabel":
-        return {"file": file, "labels": [name for name, p in each.items() if p > 0.5], "probabilities": each}
-    best = classes[int(found.argmax())]
-    return {"file": file, "class": best, "probability": each[best], "probabilities": each}
+        yield from zip((name for name, _ in some), run([row for _, row in some], width), strict=True)
 
 
 def write(path: str, found: Sequence[dict[str, Any]]) -> None:

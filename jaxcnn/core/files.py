@@ -13,7 +13,7 @@ import secrets
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,22 @@ from jaxcnn.core.types import InputError, reason
 
 Path = str | os.PathLike
 TEXT_LIMIT = 64 * 2**20  # bytes of a text file that is read whole
+
+
+class Memory(NamedTuple):
+    """A file that is in memory and nowhere else, such as an upload; its name is for messages and is never opened."""
+
+    name: str
+    data: bytes
+
+    @property
+    def suffix(self) -> str:
+        """The ending of its name."""
+        return pathlib.PurePath(self.name).suffix
+
+    def __str__(self) -> str:
+        """Return its name."""
+        return self.name
 
 
 def expanded(path: Path, fix: str = "give the whole path") -> pathlib.Path:
@@ -46,7 +62,7 @@ def expanded(path: Path, fix: str = "give the whole path") -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def opened(path: Path, limit: int | None = None) -> Iterator[io.BufferedReader]:
+def opened(path: Path | Memory, limit: int | None = None) -> Iterator[io.BufferedReader]:
     """Open a regular file for reading; links are followed.
 
     Reading a pipe or a device could make the program wait, or never end.
@@ -60,6 +76,13 @@ def opened(path: Path, limit: int | None = None) -> Iterator[io.BufferedReader]:
         OSError: it cannot be opened; the error has the system's reason.
 
     """
+    if isinstance(path, Memory):
+        if limit is not None and len(path.data) > limit:
+            raise InputError(
+                f"{visible(path)}: {len(path.data):,} bytes, more than the {limit:,} that are read of such a file"
+            )
+        yield io.BufferedReader(io.BytesIO(path.data))  # pyright: ignore[reportArgumentType] (it reads as raw files do)
+        return
     handle = os.open(
         path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxcnn.core.files import Memory
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import crops, listing
@@ -121,13 +122,13 @@ def class_names(path: str | pathlib.Path) -> tuple[str, ...]:
 
 
 def read_image(
-    path: str | pathlib.Path, channels: int, size: tuple[int, int] | None = None, resize: Resize = "squash",
+    path: str | pathlib.Path | Memory, channels: int, size: tuple[int, int] | None = None, resize: Resize = "squash",
     crop_ratio: float = 1.0,
 ) -> np.ndarray:  # fmt: skip
     """Read one image for a model, as a viewer shows it, see `jaxcnn.data.image.decode`.
 
     Args:
-        path: path of the file.
+        path: path of the file, or a file in memory.
         channels: 1 for gray; otherwise RGB.
         size: height and width to which the image is resized; None to keep its size.
         resize: how the image is resized.
@@ -140,7 +141,7 @@ def read_image(
         InputError: The file is not a readable image.
 
     """
-    path = pathlib.Path(path)
+    path = path if isinstance(path, Memory) else pathlib.Path(path)
 
     def tell(top: int) -> None:
         log.warning("%s: 16 bits, but no value above %d, of 65,535: it is read nearly black", visible(path), top)

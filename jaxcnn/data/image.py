@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from jaxcnn.core.files import Memory
 from jaxcnn.data.crops import Choose, Sides, Window, central, whole
 from jaxcnn.data.image_file import BITS, opened_image, room
 
@@ -33,7 +34,7 @@ class Head(NamedTuple):
     deep: bool
 
 
-def head(path: pathlib.Path) -> Head:
+def head(path: pathlib.Path | Memory) -> Head:
     """Read what an image is from the head of its file.
 
     Raises:
@@ -49,7 +50,7 @@ def head(path: pathlib.Path) -> Head:
 
 
 def decode(
-    path: pathlib.Path,
+    path: pathlib.Path | Memory,
     mode: str,
     size: Sides | None,
     dark: Callable[[int], None] | None = None,

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
-from jaxcnn.core.files import opened
+from jaxcnn.core.files import Memory, opened
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
 from jaxcnn.data.orientation import orientation
@@ -51,12 +51,16 @@ _turn, _decoding = threading.Condition(), [0]
 _quiet, _readers = threading.Lock(), [0]
 
 
+class TooLargeError(InputError):
+    """An image of more pixels than are read."""
+
+
 @contextlib.contextmanager
-def opened_image(path: pathlib.Path, pixels: bool = False) -> Iterator[tuple[Any, int]]:
+def opened_image(path: pathlib.Path | Memory, pixels: bool = False) -> Iterator[tuple[Any, int]]:
     """Open an image within the limits, and give it with how it is to be turned, 1 to 8 as in EXIF.
 
     Args:
-        path: of the file.
+        path: of the file, or a file in memory.
         pixels: whether the caller decodes the image, and not only its head.
 
     Raises:
@@ -74,13 +78,14 @@ def opened_image(path: pathlib.Path, pixels: bool = False) -> Iterator[tuple[Any
                 yield image, orientation(image, file)
     except InputError as error:
         name = visible(path)
-        raise InputError(str(error) if str(error).startswith(name) else f"{name}: {error}") from error
+        line = str(error) if str(error).startswith(name) else f"{name}: {error}"
+        raise (TooLargeError if isinstance(error, TooLargeError) else InputError)(line) from error
     except Exception as error:  # a damaged file raises whatever its decoder stumbles over
         why = getattr(error, "strerror", None) or visible(reason(error))
         raise InputError(f"{visible(path)}: not a readable image ({why}); replace or remove it") from error
 
 
-def _format(begin: bytes, path: pathlib.Path) -> str:
+def _format(begin: bytes, path: pathlib.Path | Memory) -> str:
     """Name the format that a file has by its first bytes."""
     found = next((name for name, (_, start) in FORMATS.items() if re.match(start, begin, re.DOTALL)), None)
     if found is None and path.suffix.lower() == ".tga" and begin:
@@ -136,7 +141,7 @@ def _check_size(image: Any) -> None:
             if width < 1 or height < 1
             else "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS"
         )
-        raise InputError(f"{width} x {height} pixels, {why}; {fix}")
+        raise (TooLargeError if large else InputError)(f"{width} x {height} pixels, {why}; {fix}")
 
 
 def _check_scans(image: Any, file: IO[bytes]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.core.files import Memory
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import centred, read_sound, read_volume, table_format, windows, words
@@ -42,7 +43,7 @@ def rows_of(config: Mapping[str, Any], path: pathlib.Path, label: str = "") -> I
         yield str(path), row_of(config, path)
 
 
-def row_of(config: Mapping[str, Any], path: pathlib.Path) -> Row:
+def row_of(config: Mapping[str, Any], path: pathlib.Path | Memory) -> Row:
     """Return the row of a file, an array for each entry that the network gets.
 
     Raises:
@@ -161,10 +162,12 @@ def read_texts(config: Mapping[str, Any], path: pathlib.Path) -> Iterator[tuple[
         yield f"{path}:{line}", text
 
 
-def pixels(config: Mapping[str, Any], path: pathlib.Path) -> np.ndarray:
+def pixels(config: Mapping[str, Any], path: pathlib.Path | Memory) -> np.ndarray:
     """Read an image or a volume."""
     shape, how = config["build"]["image"]["shape"], _options(config)
     if len(shape) == 4:
+        if isinstance(path, Memory):
+            raise InputError(f"{visible(path)}: volumes are read from files; use jaxcnn predict")
         low, high = how.get("percentiles") or (0.5, 99.5)
         voxels = read_volume(path, percentiles=(low, high))
         return centred(voxels, tuple(max(n, m) for n, m in zip(shape, voxels.shape, strict=True)))  # nothing is cut

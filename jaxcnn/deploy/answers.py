@@ -1,0 +1,115 @@
+"""What a run's outputs for one row say, as plain values: classes, numbers, the mask of an image, or its objects."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError
+from jaxcnn.data import image_box, unletterbox
+from jaxcnn.data.stored import UNKNOWN, stored_classes
+from jaxcnn.tasks import probabilities
+
+LEAST_SCORE = 0.25  # of a box
+
+
+def described(loaded: Any, file: str, outputs: np.ndarray) -> dict[str, Any]:
+    """Return the prediction for one row as plain values.
+
+    Args:
+        loaded: the run.
+        file: name of the row's file.
+        outputs: outputs of the model, `[K]`.
+
+    """
+    classes, task = loaded.config["classes"], loaded.config["build"]["task"]
+    if task["name"] != "classification" or not classes:
+        values = [round(float(x), 6) for x in outputs]
+        return {"file": file, "value": values[0]} if len(values) == 1 else {"file": file, "values": values}
+    head = task["options"].get("head", "softmax")
+    found = np.asarray(probabilities(jnp.asarray(outputs[None]), head))[0]
+    each = {name: round(float(p), 6) for name, p in zip(classes, found, strict=True)}
+    if head == "multilabel":
+        return {"file": file, "labels": [name for name, p in each.items() if p > 0.5], "probabilities": each}
+    best = classes[int(found.argmax())]
+    return {"file": file, "class": best, "probability": each[best], "probabilities": each}
+
+
+class Mask(NamedTuple):
+    """The classes of an image's pixels, uint8 `[H, W]`, and each class's share of the pixels that have one."""
+
+    mask: np.ndarray
+    shares: dict[str, float]
+
+
+def mask_of(loaded: Any, file: str, scores: np.ndarray, sides: tuple[int, int]) -> Mask:
+    """Return the mask of an image in the pixels of its file.
+
+    Args:
+        loaded: the run.
+        file: name of the image file.
+        scores: logits of the network, `[h, w, K]`.
+        sides: height and width of the file, as a viewer shows it.
+
+    Raises:
+        InputError: the scores are not finite.
+
+    """
+    classes, how = loaded.config["classes"], _options(loaded)
+    if not np.isfinite(scores).all():
+        raise InputError(f"{visible(file)}: the outputs are not finite; check the weights")
+    mask = stored_classes(scores, sides, how.get("resize", "squash"), how.get("crop_ratio", 1.0))
+    counts = np.bincount(mask[mask != UNKNOWN], minlength=len(classes))
+    shares = {name: round(float(n), 6) for name, n in zip(classes, counts / max(counts.sum(), 1), strict=True)}
+    return Mask(mask, shares)
+
+
+class Objects(NamedTuple):
+    """The objects of an image.
+
+    Attributes:
+        boxes: `[N, 4]`, yxyx in pixels of the file.
+        scores: `[N]`, in 0..1.
+        labels: `[N]`, from 0.
+        objects: the same as plain values, with boxes as left, top, right, bottom.
+
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    objects: list[dict[str, Any]]
+
+
+def objects_of(loaded: Any, file: str, found: Any, sides: tuple[int, int], least_score: float = LEAST_SCORE) -> Objects:
+    """Return the objects of an image in the pixels of its file.
+
+    Args:
+        loaded: the run.
+        file: name of the image file.
+        found: detections of the image, `"boxes"` `[M, 4]` and so on.
+        sides: height and width of the file, as a viewer shows it.
+        least_score: boxes with lower scores are left out.
+
+    Raises:
+        InputError: the boxes or scores are not finite.
+
+    """
+    classes, how = loaded.config["classes"], _options(loaded)
+    kept = (found["box_mask"] > 0) & (found["scores"] >= least_score)
+    boxes, scores, labels = (np.asarray(found[name])[kept] for name in ("boxes", "scores", "labels"))
+    if not (np.isfinite(boxes).all() and np.isfinite(found["scores"]).all()):
+        raise InputError(f"{visible(file)}: the outputs are not finite; check the weights")
+    frame = image_box(sides, tuple(loaded.config["build"]["image"]["shape"][:2]), how.get("resize", "pad"))
+    pixels = unletterbox(boxes, np.array(sides), frame)
+    objects = [
+        {"class": classes[int(k)], "score": round(float(p), 6), "box": [round(float(x), 2) for x in box[[1, 0, 3, 2]]]}
+        for box, p, k in zip(pixels, scores, labels, strict=True)
+    ]
+    return Objects(pixels, scores, labels, objects)
+
+
+def _options(loaded: Any) -> dict[str, Any]:
+    """Return the options with which the run's data were read."""
+    return (loaded.config.get("source") or {}).get("options", {})

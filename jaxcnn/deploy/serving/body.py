@@ -1,0 +1,175 @@
+"""The body of a request, as a list of files in memory or of texts; nothing is written to disk."""
+
+import asyncio
+import base64
+import binascii
+from typing import Any, NamedTuple
+
+from jaxcnn.core.files import Memory, parse_json
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError
+from jaxcnn.deploy.serving.limits import Limits, RefusedError
+
+NAMES = {"image": ("file", "files", "image", "images"), "text": ("text", "texts")}
+LONGEST_NAME = 200  # characters of the name of a file that are kept
+
+
+class Asked(NamedTuple):
+    """What a request asks about.
+
+    Attributes:
+        things: files in memory, or texts.
+        options: further fields, such as `"target"`.
+
+    """
+
+    things: list[Memory | str]
+    options: dict[str, str]
+
+
+async def read(request: Any, limits: Limits) -> bytes:
+    """Return the body of a request.
+
+    Raises:
+        RefusedError: it is too large (413), or takes too long (408).
+
+    """
+    size = request.headers.get("content-length", "0")
+    if size.isdigit() and int(size) > limits.bytes:
+        raise RefusedError(413, f"a body of {int(size):,} bytes; at most {limits.bytes:,} are read")
+    parts, total = [], 0
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for part in request.stream():
+                total += len(part)
+                if total > limits.bytes:
+                    raise RefusedError(
+                        413, f"a body of more than {limits.bytes:,} bytes, which is the most that is read"
+                    )
+                parts.append(part)
+    except TimeoutError:
+        raise RefusedError(408, f"the body did not arrive within {limits.body_seconds:g} seconds") from None
+    return b"".join(parts)
+
+
+async def asked(request: Any, limits: Limits, field: str, options: tuple[str, ...] = ()) -> Asked:
+    """Return what a request asks about.
+
+    Args:
+        request: of Starlette.
+        limits: the limits of the server.
+        field: what the run's rows are, `"image"` or `"text"`.
+        options: names of further fields that the request may have.
+
+    Raises:
+        RefusedError: the body is too large (413), too slow (408), of an unknown type (415), or cannot be used (422).
+
+    """
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        found = await _multipart(request, limits, field, options)
+    elif kind == "application/json":
+        found = _json(await read(request, limits), field, options)
+    elif field == "image" and (kind.startswith("image/") or kind == "application/octet-stream"):
+        found = Asked([Memory("body", await read(request, limits))], {})
+    elif field == "text" and kind == "text/plain":
+        found = Asked([_decoded(await read(request, limits))], {})
+    else:
+        also = "image/*" if field == "image" else "text/plain"
+        raise RefusedError(
+            415, f"content-type {visible(kind)[:80]!r}; send multipart/form-data, application/json or {also}"
+        )
+    if not found.things:
+        raise RefusedError(422, f"nothing to predict; give at least one {field}")
+    if len(found.things) > limits.rows:
+        raise RefusedError(413, f"{len(found.things)} rows; at most {limits.rows} are taken in one request")
+    for one in found.things:
+        if isinstance(one, str) and len(one) > limits.characters:
+            raise RefusedError(413, f"a text of {len(one):,} characters; at most {limits.characters:,} are read")
+    return found
+
+
+async def _multipart(request: Any, limits: Limits, field: str, options: tuple[str, ...]) -> Asked:
+    from python_multipart.exceptions import FormParserError
+    from starlette.datastructures import UploadFile
+    from starlette.formparsers import MultiPartException, MultiPartParser
+
+    class InMemory(MultiPartParser):
+        spool_max_size = 0  # of a SpooledTemporaryFile: never onto disk
+
+    body = await read(request, limits)
+
+    async def stream() -> Any:
+        yield body
+
+    try:
+        parser = InMemory(
+            request.headers, stream(), max_files=limits.rows, max_fields=limits.rows + len(options),
+            max_part_size=4 * limits.characters,
+        )  # fmt: skip
+        form = await parser.parse()
+    except MultiPartException as error:
+        status = 413 if "exceeded" in error.message or "Too many" in error.message else 422
+        raise RefusedError(status, f"multipart/form-data: {visible(error.message)[:200]}") from error
+    except (FormParserError, KeyError, ValueError, LookupError) as error:
+        raise RefusedError(422, "multipart/form-data: malformed; give a boundary and complete parts") from error
+    things, more = list[Memory | str](), dict[str, str]()
+    for name, value in form.multi_items():
+        if name in NAMES[field] and isinstance(value, UploadFile):
+            content, label = await value.read(), (value.filename or name)[:LONGEST_NAME]
+            things.append(Memory(label, content) if field == "image" else _decoded(content))
+        elif name in NAMES[field] and field == "text" and isinstance(value, str):
+            things.append(value)
+        elif name in options and isinstance(value, str):
+            more[name] = value
+        else:
+            raise _unknown(name, field, options)
+    return Asked(things, more)
+
+
+def _json(body: bytes, field: str, options: tuple[str, ...]) -> Asked:
+    try:
+        found = parse_json(body, "the body")
+    except (InputError, UnicodeDecodeError) as error:
+        raise RefusedError(422, visible(error)[:200]) from error
+    if not isinstance(found, dict):
+        raise RefusedError(422, f'the body must be an object, such as {{"{field}": "..."}}')
+    things, more = list[Memory | str](), dict[str, str]()
+    for name, value in found.items():
+        if name in options and isinstance(value, str):
+            more[name] = value
+            continue
+        if name not in NAMES[field]:
+            raise _unknown(name, field, options)
+        some = value if isinstance(value, list) else [value]
+        if not all(isinstance(one, str) for one in some):
+            raise RefusedError(422, f"{name}: must be a string, or a list of strings")
+        for one in some:
+            number = len(things) + 1
+            things.append(one if field == "text" else Memory(f"{name} {number}", _from_base64(one, f"{name} {number}")))
+    if any(isinstance(one, str) and _unpaired(one) for one in things):
+        raise RefusedError(422, "a text with half of a surrogate pair; send Unicode")
+    return Asked(things, more)
+
+
+def _from_base64(text: str, name: str) -> bytes:
+    try:
+        return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RefusedError(422, f"{name}: not base64 (RFC 4648); encode the bytes of the file") from error
+
+
+def _decoded(content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RefusedError(422, f"a text that is not UTF-8 (byte {error.start:,})") from error
+
+
+def _unpaired(text: str) -> bool:
+    return any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def _unknown(name: Any, field: str, options: tuple[str, ...]) -> RefusedError:
+    known = ", ".join((NAMES[field][0], *options))
+    return RefusedError(422, f"field {visible(name)[:80]!r}: unknown or of the wrong kind; use {known}")
