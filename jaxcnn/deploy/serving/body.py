@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+from collections.abc import AsyncGenerator
 from typing import Any, NamedTuple
 
 from jaxcnn.core.files import Memory, parse_json
@@ -99,7 +100,7 @@ async def _multipart(request: Any, limits: Limits, field: str, options: tuple[st
 
     body = await read(request, limits)
 
-    async def stream() -> Any:
+    async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
     try:

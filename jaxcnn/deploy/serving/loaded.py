@@ -40,7 +40,7 @@ class Served(NamedTuple):
     explain: Explain | None
 
 
-def check(path: str | os.PathLike) -> TrainedRun:
+def check(path: str | pathlib.Path) -> TrainedRun:
     """Load a run, and refuse one that cannot be served.
 
     Raises:
