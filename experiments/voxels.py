@@ -52,10 +52,17 @@ class Config:
     """Highest value of the one-cycle schedule of AdamW."""
     widths: tuple[int, ...] = (8, 16, 32)
     """Channels of the stages of the network."""
+    trees: int = 300
+    """Trees of the forest."""
     turns: bool = True
     """Turn training rows about the vertical by quarters; otherwise only mirror and shift them."""
     measure_test: bool = True
     """Measure on the test rows; otherwise on the validation rows alone, to choose settings."""
+    smoke: bool = False
+    """A run of a few seconds: one draw of few rows, few steps, a narrow network."""
+
+
+SMOKE = {"draws": 1, "per_class": 4, "steps": 2, "widths": (2, 2), "trees": 10}
 
 
 def grids(path: pathlib.Path) -> np.ndarray:
@@ -145,19 +152,20 @@ def linear(rows: dict[str, np.ndarray], valid: dict[str, np.ndarray]) -> Any:
     return lambda image: best.predict(flat(image))
 
 
-def forest(rows: dict[str, np.ndarray], seed: int) -> Any:
+def forest(rows: dict[str, np.ndarray], seed: int, trees: int) -> Any:
     """Fit a random forest."""
     from sklearn.ensemble import RandomForestClassifier
 
-    image, made = rows["image"], RandomForestClassifier(300, random_state=seed)
+    image, made = rows["image"], RandomForestClassifier(trees, random_state=seed)
     made.fit(image.reshape(len(image), -1), rows["label"])
     return lambda image: made.predict(image.reshape(len(image), -1))
 
 
 def main(config: Config) -> dict[str, Any]:
     """Measure all three on every draw, and print the draws and their means."""
-    if min(config.draws, config.steps, config.batch_size) < 1:
-        raise jc.InputError("--draws, --steps and --batch-size: must be at least 1")
+    config = dataclasses.replace(config, **SMOKE) if config.smoke else config
+    if min(config.draws, config.steps, config.batch_size, config.trees) < 1:
+        raise jc.InputError("--draws, --steps, --batch-size and --trees: must be at least 1")
     classes = parts(config)
     valid, test = (joined([one[part] for one in classes]) for part in ("valid", "test"))
     measured = test if config.measure_test else valid
@@ -167,7 +175,8 @@ def main(config: Config) -> dict[str, Any]:
     for seed in range(config.draws):
         rng = np.random.default_rng(seed)
         rows = joined([one["pool"][rng.permutation(len(one["pool"]))[: config.per_class]] for one in classes])
-        each = {"network": network.fitted(rows, seed), "linear": linear(rows, valid), "forest": forest(rows, seed)}
+        each = {"network": network.fitted(rows, seed), "linear": linear(rows, valid)}
+        each["forest"] = forest(rows, seed, config.trees)
         scores = {
             name + end: float((predict(image) == measured["label"]).mean())
             for end, image in (("", measured["image"]), (" turned", turned))

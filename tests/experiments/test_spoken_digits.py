@@ -16,8 +16,11 @@ SPEAKERS = ("george", "theo")
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """Tones whose height is the digit."""
-    top = tmp_path_factory.mktemp("digits")
+    return tones(tmp_path_factory.mktemp("digits"))
+
+
+def tones(top):
+    """Write an archive of tones whose height is the digit."""
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(top / "fsdd.zip", "w") as made:
         made.writestr("recordings/README.md", "of no use")

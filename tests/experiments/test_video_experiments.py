@@ -15,13 +15,17 @@ from tests.experiments.test_experiments import run
 
 @pytest.fixture(scope="module")
 def mnist(tmp_path_factory):
-    """Blobs instead of digits, in the files of MNIST."""
-    folder, rng = tmp_path_factory.mktemp("mnist"), np.random.default_rng(0)
-    for part, n in (("train", 60), ("t10k", 20)):
+    return blobs(tmp_path_factory.mktemp("mnist"))
+
+
+def blobs(folder, train=60, test=20):
+    """Write blobs instead of digits, in the files of MNIST."""
+    rng = np.random.default_rng(0)
+    for part, n in (("train", train), ("t10k", test)):
         image = np.zeros((n, 28, 28), np.uint8)
         high, wide = rng.integers(8, 22, (2, n))
         for i in range(n):
-            image[i, 14 - high[i] // 2 : 14 + high[i] // 2, 14 - wide[i] // 2 : 14 + wide[i] // 2] = 150 + i
+            image[i, 14 - high[i] // 2 : 14 + high[i] // 2, 14 - wide[i] // 2 : 14 + wide[i] // 2] = 150 + i % 100
         raw = struct.pack(">IIII", 0x803, n, 28, 28) + image.tobytes()
         (folder / f"{part}-images-idx3-ubyte").write_bytes(raw)
         raw = struct.pack(">II", 0x801, n) + bytes(i % 10 for i in range(n))
@@ -154,7 +158,7 @@ def test_a_run_of_tracks(mnist, tmp_path):
 def test_a_run_of_voxels(tmp_path):
     for name in voxels.CLASSES:
         grids(tmp_path, name)
-    out, _ = run(tmp_path, "--draws", 1, "--steps", 3, "--per-class", 4, "--widths", 2, 2, name="voxels")
+    out, _ = run(tmp_path, "--smoke", name="voxels")
     assert '"network - linear"' in out
 
 

@@ -1,0 +1,78 @@
+"""Smoke runs, as a user starts them, of experiments whose other tests start none; the data are invented."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from experiments import defects, mednist
+from tests.experiments.test_embeddings import encoded
+from tests.experiments.test_experiments import folder, run
+from tests.experiments.test_spoken_digits import tones
+from tests.experiments.test_video_experiments import blobs
+
+pytestmark = pytest.mark.slow
+
+
+def reviews(place):
+    for name, word in (("pos", "fine"), ("neg", "dull")):
+        lines = [f"a {word} film number {i % 7}" for i in range(120)]
+        (place / f"rt-polarity.{name}").write_text("\n".join(lines), "latin-1")
+    return place
+
+
+def pictures(place, classes, parts=("",), side=32, channels=3, kind="jpeg"):
+    rng, path = np.random.default_rng(0), place / "pictures.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for part in parts:
+            for k, name in enumerate(classes):
+                for i in range(16):
+                    pixels = (20 * k + rng.integers(0, 60, (side, side, channels))).squeeze()
+                    archive.writestr(f"{part}{name}/{i:04}.{kind}", encoded(pixels, "JPEG"))
+    return path
+
+
+def medical(place):
+    return pictures(place, mednist.CLASSES, side=64, channels=1)
+
+
+def photos(place):
+    return pictures(place, defects.PHOTOS, ("train/", "test/"), kind="jpg")
+
+
+def heard(place):
+    pytest.importorskip("soundfile")
+    return tones(place)
+
+
+# name of the experiment, where its data come from, further flags, and what its last line has
+CASES = {
+    "sentiment": ("sentiment", (reviews,), (), None),
+    "mednist": ("mednist", (medical,), (), "ece"),
+    "inspection mednist": ("inspection", ("mednist", medical), ("--normal", "Hand"), "auroc"),
+    "inspection scratches": ("inspection", ("scratches", photos), (), "auroc"),
+    "digit_strings": ("digit_strings", (blobs,), (), "exact_match"),
+    "fusion": ("fusion", (lambda place: blobs(place, 2500, 500), heard), (), "both"),
+    "fusion alone": ("fusion", (lambda place: blobs(place, 2500, 500), heard), ("--only", "sound"), "sound"),
+    "cross_modal": ("cross_modal", (photos, heard), ("--per-class", 2), None),
+}
+UNPACKED = ("sentiment", "mednist", "inspection", "fusion", "cross_modal")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_smoke(case, tmp_path):
+    name, data, flags, key = CASES[case]
+    (tmp_path / "given").mkdir()
+    data = [one if isinstance(one, str) else one(tmp_path / "given") for one in data]
+    flags = [*flags, *(["--unpacked", tmp_path / "data"] if name in UNPACKED else [])]
+    out, _ = run(*data, "--smoke", "--workdir", tmp_path / "runs", *flags, name=name)
+    path = folder(tmp_path / "runs")
+    assert (path / "summary.json").exists()
+    if key:
+        values = json.loads(out.strip().splitlines()[-1])
+        assert 0 <= values[key] <= 1 and values == json.loads((path / f"{name}.json").read_text())
+    if name == "fusion":
+        assert ("image" in values) == (case == "fusion")
+        again, _ = run("--evaluate", "--checkpoint", path, "--limit-examples", 16, name=name)
+        assert json.loads(again.strip().splitlines()[-1])[key] == pytest.approx(values[key])
