@@ -107,8 +107,17 @@ def test_heavy_imports_are_lazy():
 
 
 def test_import_leaves_heavy_packages_alone():
-    heavy = ("tensorflow", "matplotlib", "nibabel", "sklearn", "PIL", "tensorflow_datasets", "soundfile", "onnx",
-             "onnxruntime")
+    heavy = (
+        "tensorflow",
+        "matplotlib",
+        "nibabel",
+        "sklearn",
+        "PIL",
+        "tensorflow_datasets",
+        "soundfile",
+        "onnx",
+        "onnxruntime",
+    )
     code = f"import sys, jaxcnn; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert out.stdout.strip() == "[]"

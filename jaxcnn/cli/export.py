@@ -52,7 +52,7 @@ def write(config: Export) -> dict[str, Any]:
     flags.one_of("--preprocessing", config.preprocessing, PREPROCESSING)
     if config.batch < 0:
         raise InputError(f"--batch {config.batch}: must be at least 1, or 0 for any number")
-    if runs.load.read_config(config.run)["build"] is None:
+    if runs.read_config(config.run)["build"] is None:
         raise InputError(
             f"{visible(config.run)}: its model is your own; export it with jaxcnn.export(RUN, task=...) in Python"
         )

@@ -193,7 +193,8 @@ def _report(made: Program, to: str, batch: int | None, written: Written, part: p
 
     return {
         "format": to, **made.about, "inputs": rows(made.inputs), "outputs": rows(made.outputs()), **written.about,
-        "batch": batch or written.about.get("batch", "any"), "bytes": sum(_bytes(part / name) for name in written.files),
+        "batch": batch or written.about.get("batch", "any"),
+        "bytes": sum(_bytes(part / name) for name in written.files),
         "sha256": {name: _digest(part / name) for name in written.files if (part / name).is_file()},
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }  # fmt: skip

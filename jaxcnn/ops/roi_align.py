@@ -79,8 +79,7 @@ def _sampled(
         for values in (first, [m.shape[1] for m in maps], [m.shape[2] for m in maps])
     )
     (y, down), (x, right) = (
-        _taps(boxes[..., i], boxes[..., i + 2], n, cells[i], samples, aligned)
-        for i, n in enumerate((high, wide))
+        _taps(boxes[..., i], boxes[..., i + 2], n, cells[i], samples, aligned) for i, n in enumerate((high, wide))
     )
     y = start[..., None, None] + y * wide[..., None, None]
     down = jnp.where(sound[..., None, None], down, 0)

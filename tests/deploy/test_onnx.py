@@ -79,7 +79,16 @@ def test_pooling_is_one_node_each():
     ]
     for function, kind in pools:
         counts = check(function, (9, 11, 3))
-        assert counts[kind] == 1 and set(counts) <= {kind, "MaxPool", "Transpose", "Flatten", "Reshape", "Shape", "Gather", "Concat"}
+        assert counts[kind] == 1 and set(counts) <= {
+            kind,
+            "MaxPool",
+            "Transpose",
+            "Flatten",
+            "Reshape",
+            "Shape",
+            "Gather",
+            "Concat",
+        }
 
 
 @pytest.mark.parametrize("scale, left", [(1.0, 0), (-1.0, 1)])

@@ -207,8 +207,8 @@ def mean(view: View, node: Node) -> bool:
         return False
     axes = [int(a) for a in g.constants[total.inputs[1]]]
     shape = g.shapes.get(total.inputs[0], ())
-    sizes = [shape[a] if a < len(shape) else None for a in axes]
-    if not all(isinstance(n, int) for n in sizes) or math.prod(sizes) != found[1]:  # pyright: ignore[reportArgumentType]
+    sizes = [shape[a] for a in axes if a < len(shape) and isinstance(shape[a], int)]
+    if len(sizes) < len(axes) or math.prod(sizes) != found[1]:
         return False
     _replace(g, node, "ReduceMean", [total.inputs[0]], axes=axes, keepdims=total.attributes["keepdims"])
     return True
@@ -384,7 +384,7 @@ def layer_norm(view: View, node: Node) -> bool:
 
 def _moments(view: View, centred: str, inverse: str) -> tuple[str, int, float] | None:
     """Return x, axis and epsilon if `centred` is x minus its mean, and `inverse` one over its deviation."""
-    g, sub, one_over = view.g, view.made.get(centred), view.made.get(inverse)
+    sub, one_over = view.made.get(centred), view.made.get(inverse)
     average = view.made.get(sub.inputs[1]) if sub is not None and sub.op == "Sub" else None
     root = view.made.get(one_over.inputs[0]) if one_over is not None and one_over.op == "Reciprocal" else None
     wide = view.made.get(root.inputs[0]) if root is not None and root.op == "Sqrt" else None

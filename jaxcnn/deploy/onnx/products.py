@@ -18,7 +18,7 @@ def _dot_general(g: Graph, eqn: Any, values: list[Value]) -> list[Value]:
     (sum_left, sum_right), (batch_left, batch_right) = eqn.params["dimension_numbers"]
     free_left, free_right = _rest(left, sum_left, batch_left), _rest(right, sum_right, batch_right)
     straight = ((left, sum_left, batch_left, free_left), (right, sum_right, batch_right, free_right))
-    turned = straight[::-1]
+    turned = straight[1], straight[0]
     batch, first = len(batch_left), len(free_left)
     if _moved(*turned) < _moved(*straight):
         order = [*range(batch), *range(batch + first, len(out.shape)), *range(batch, batch + first)]

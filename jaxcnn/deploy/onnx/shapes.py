@@ -209,7 +209,7 @@ def _rev(g: Graph, eqn: Any, values: list[Value]) -> list[Value]:
     (x,), turned = values, {int(d) for d in eqn.params["dimensions"]}
     out = eqn.outvars[0].aval
     if x.constant is not None:
-        return [constant(np.flip(x.constant, [d for d in turned if x.constant.shape[d] > 1]), out.shape)]
+        return [constant(np.flip(x.constant, tuple(d for d in turned if x.constant.shape[d] > 1)), out.shape)]
     starts = [-1 if a in turned else 0 for a in range(len(x.shape))]
     ends = [np.iinfo(np.int64).min if a in turned else n for a, n in enumerate(x.shape)]
     return [cut(g, x, out, starts, ends, [-1 if a in turned else 1 for a in range(len(x.shape))])]
