@@ -48,12 +48,14 @@ def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def _detections(ours: Outputs, theirs: Outputs) -> dict[str, Any]:
-    """Match the boxes of each image; boxes of almost equal scores may change places."""
+    """Match the boxes of each image; boxes of almost equal scores may change places, or push each other out."""
     right = count = 0
     largest = 0.0
     for one, other in ((ours, theirs), (theirs, ours)):
         for i in range(len(one["scores"])):
             kept = np.flatnonzero(one["box_mask"][i] > 0)
+            if len(kept) == one["box_mask"].shape[1]:  # others may be the last ones of a full list
+                kept = kept[one["scores"][i] > one["scores"][i].min() + NEAR]
             count += len(kept)
             for k in kept:
                 near = _match({n: x[i] for n, x in other.items()}, *(one[n][i, k] for n in FOUND[:3]))

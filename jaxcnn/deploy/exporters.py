@@ -17,7 +17,6 @@ from jaxcnn import ops
 from jaxcnn.core import files
 from jaxcnn.core.types import InputError
 from jaxcnn.deploy import onnx
-from jaxcnn.deploy.onnx.model import require
 from jaxcnn.deploy.program import Program, why
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -62,8 +61,8 @@ def to_stablehlo(program: Program, folder: pathlib.Path, stem: str, batch: int |
     again = export.deserialize(bytearray(files.read_bytes(folder / name)))
 
     def run(inputs: Mapping[str, Any]) -> Outputs:
-        called: Any = again.call({k: jnp.asarray(v) for k, v in inputs.items()})
-        return {k: np.asarray(v) for k, v in called.items()}
+        found: Any = again.call({k: jnp.asarray(v) for k, v in inputs.items()})
+        return {k: np.asarray(v) for k, v in found.items()}
 
     return Written((name,), run, {"platforms": list(PLATFORMS)})
 
@@ -77,7 +76,7 @@ def _no_symbol(batch: int | None, error: Exception) -> str:
 def graph_of(program: Program, batch: int | None) -> onnx.Graph:
     """Return the ONNX graph of a program."""
     size, rows = symbolic(program, batch)
-    require("onnx")
+    onnx.require("onnx")
     try:
         graph = onnx.trace(program.function, rows, list(program.outputs()), size if batch is None else None)
     except InputError:
@@ -89,7 +88,7 @@ def graph_of(program: Program, batch: int | None) -> onnx.Graph:
 
 def to_onnx(program: Program, folder: pathlib.Path, stem: str, batch: int | None) -> Written:
     """Write an ONNX file of opset 17 with its metadata; `onnx.checker` checks it, and ONNX Runtime runs it."""
-    require("onnxruntime")
+    onnx.require("onnxruntime")
     graph = graph_of(program, batch)
     texts = {k: v if isinstance(v, str) else files.to_json(v) for k, v in program.about.items()}
     data, name = onnx.to_bytes(graph, texts), f"{stem}.onnx"

@@ -191,10 +191,10 @@ def _report(made: Program, to: str, batch: int | None, written: Written, part: p
         size = batch or written.about.get("batch", "any")
         return {k: {"shape": [size, *x.shape], "dtype": str(np.dtype(x.dtype))} for k, x in shapes.items()}
 
-    size = sum(_bytes(part / name) for name in written.files)
     return {
         "format": to, **made.about, "inputs": rows(made.inputs), "outputs": rows(made.outputs()), **written.about,
-        "batch": batch or written.about.get("batch", "any"), "bytes": size,
+        "batch": batch or written.about.get("batch", "any"),
+        "bytes": sum(_bytes(part / name) for name in written.files),
         "sha256": {name: _digest(part / name) for name in written.files if (part / name).is_file()},
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }  # fmt: skip

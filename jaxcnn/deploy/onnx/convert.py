@@ -14,8 +14,8 @@ from jaxcnn.deploy.onnx import detection, elementwise, indexing, products, reduc
 from jaxcnn.deploy.onnx.graph import Graph, Value, constant
 
 RULES: dict[str, elementwise.Rule] = {
-    **detection.RULES, **elementwise.RULES, **indexing.RULES, **products.RULES, **reductions.RULES, **shapes.RULES,
-    **spatial.RULES,
+    **detection.RULES, **elementwise.RULES, **indexing.RULES, **products.RULES, **reductions.RULES,
+    **shapes.RULES, **spatial.RULES,
 }  # fmt: skip
 LAZY = {"broadcast_in_dim", "iota", "reshape", "transpose", "squeeze", "expand_dims", "slice", "stop_gradient", "copy"}
 LONGEST_LOOP = 512  # steps of a loop that is unrolled
@@ -110,16 +110,16 @@ def _constant(array: Any) -> Value:
 
 def _computed(eqn: Any, values: Sequence[Value]) -> list[Value] | None:
     """Compute an equation of constants; None if its shapes are symbolic and it does not act on each element."""
-    sizes = [v.constant.shape for v in values if v.constant is not None]
     alike = eqn.primitive.name in elementwise.RULES
-    arrays: list[Any] = [v.constant for v in values]
+    arrays = [v.constant for v in values if v.constant is not None]
+    sizes = [x.shape for x in arrays]
     if not all(isinstance(n, int) for v in eqn.outvars for n in v.aval.shape) and not alike:
         return None
     if alike:
         full = np.broadcast_shapes(*(s for s in sizes if s)) if any(sizes) else ()
         arrays = [np.broadcast_to(a, full) if np.ndim(a) else a for a in arrays]
     else:
-        arrays = [np.broadcast_to(v.constant, v.shape) for v in values]  # pyright: ignore[reportCallIssue, reportArgumentType]
+        arrays = [np.broadcast_to(x, v.shape) for x, v in zip(arrays, values, strict=True)]
     with jax.ensure_compile_time_eval(), ops.native_lowering():
         out = eqn.primitive.bind(*arrays, **eqn.primitive.get_bind_params(eqn.params))
     found = out if eqn.primitive.multiple_results else [out]

@@ -207,8 +207,8 @@ def mean(view: View, node: Node) -> bool:
         return False
     axes = [int(a) for a in g.constants[total.inputs[1]]]
     shape = g.shapes.get(total.inputs[0], ())
-    sizes: list[Any] = [shape[a] if a < len(shape) else None for a in axes]
-    if not all(isinstance(n, int) for n in sizes) or math.prod(sizes) != found[1]:
+    sizes = [shape[a] for a in axes if a < len(shape) and isinstance(shape[a], int)]
+    if len(sizes) < len(axes) or math.prod(sizes) != found[1]:
         return False
     _replace(g, node, "ReduceMean", [total.inputs[0]], axes=axes, keepdims=total.attributes["keepdims"])
     return True

@@ -17,12 +17,13 @@ def _dot_general(g: Graph, eqn: Any, values: list[Value]) -> list[Value]:
     (left, right), out = values, eqn.outvars[0].aval
     (sum_left, sum_right), (batch_left, batch_right) = eqn.params["dimension_numbers"]
     free_left, free_right = _rest(left, sum_left, batch_left), _rest(right, sum_right, batch_right)
-    one, other = (left, sum_left, batch_left, free_left), (right, sum_right, batch_right, free_right)
+    straight = ((left, sum_left, batch_left, free_left), (right, sum_right, batch_right, free_right))
+    turned = straight[1], straight[0]
     batch, first = len(batch_left), len(free_left)
-    if _moved(other, one) < _moved(one, other):
+    if _moved(*turned) < _moved(*straight):
         order = [*range(batch), *range(batch + first, len(out.shape)), *range(batch, batch + first)]
-        return [_multiplied(g, other, one, out, order)]
-    return [_multiplied(g, one, other, out, list(range(len(out.shape))))]
+        return [_multiplied(g, *turned, out, order)]
+    return [_multiplied(g, *straight, out, list(range(len(out.shape))))]
 
 
 def _moved(left: Operand, right: Operand) -> float:
