@@ -92,7 +92,6 @@ async def asked(request: Any, limits: Limits, field: str, options: tuple[str, ..
 
 async def _multipart(request: Any, limits: Limits, field: str, options: tuple[str, ...]) -> Asked:
     from python_multipart.exceptions import FormParserError
-    from starlette.datastructures import UploadFile
     from starlette.formparsers import MultiPartException, MultiPartParser
 
     class InMemory(MultiPartParser):
@@ -103,17 +102,26 @@ async def _multipart(request: Any, limits: Limits, field: str, options: tuple[st
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
+    parser = InMemory(
+        request.headers, stream(), max_files=limits.rows, max_fields=limits.rows + len(options),
+        max_part_size=4 * limits.characters,
+    )  # fmt: skip
     try:
-        parser = InMemory(
-            request.headers, stream(), max_files=limits.rows, max_fields=limits.rows + len(options),
-            max_part_size=4 * limits.characters,
-        )  # fmt: skip
-        form = await parser.parse()
+        return await _parts(await parser.parse(), field, options)
     except MultiPartException as error:
         status = 413 if "exceeded" in error.message or "Too many" in error.message else 422
         raise RefusedError(status, f"multipart/form-data: {visible(error.message)[:200]}") from error
-    except (FormParserError, KeyError, ValueError, LookupError) as error:
+    except (FormParserError, LookupError, ValueError) as error:
         raise RefusedError(422, "multipart/form-data: malformed; give a boundary and complete parts") from error
+    finally:
+        for file in parser._files_to_close_on_error:  # a form does not know parts that were cut off
+            file.close()
+
+
+async def _parts(form: Any, field: str, options: tuple[str, ...]) -> Asked:
+    """Sort the parts of a form into things and options."""
+    from starlette.datastructures import UploadFile
+
     things, more = list[Memory | str](), dict[str, str]()
     for name, value in form.multi_items():
         if name in NAMES[field] and isinstance(value, UploadFile):

@@ -60,7 +60,7 @@ def check(path: str | pathlib.Path) -> TrainedRun:
     return run
 
 
-def prepare(path: str | os.PathLike, limits: Limits, together: bool = False) -> Served:
+def prepare(path: str | pathlib.Path, limits: Limits, together: bool = False) -> Served:
     """Load a run, compile everything that a request can need, and try it.
 
     Args:
