@@ -150,7 +150,7 @@ def rows(held: Digits, config: Config, seed: int, repeats: int) -> jc.data.Index
         held: images and recordings of one part.
         config: the flags.
         seed: pairs and noise of a row are a function of it and of the row's number.
-        repeats: pairs of each recording; 0 for one whose image and noise training draws anew each time.
+        repeats: pairs of each recording; 0 for one, whose image and noise training draws again each time.
 
     """
     clips, fixed = len(held.heard), partners(held, repeats) if repeats else None

@@ -5,7 +5,7 @@ import pathlib
 import shlex
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import tyro
@@ -14,6 +14,7 @@ from jaxcnn import runs
 from jaxcnn.cli import command, flags, folders, inputs, layouts, options, planning, rate, recipe, terminal, weights
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
+from jaxcnn.data import Splits
 from jaxcnn.parallel import mesh
 from jaxcnn.runs import background, plots, results
 from jaxcnn.runs.described import entries_of
@@ -104,19 +105,10 @@ def train(
     recipe.check(config)
     with folders.named("--profile"):
         profile = background.Profile(config.profile)
-    columns = (config.text_column, config.label_column, config.table)
-    found = layouts.look(config.data, config.task, config.data_dir, *columns)
     chief = mesh.process_shard()[0] == 0
-    say(f"{visible(config.data)}: {found.line}", chief)
-    skipped = results.Skipped()
-    begin = weights.origin(config)
-    splits, source = layouts.read(found, config, skipped, begin.size if begin else None)
+    rows = read(config, chief)
     name = runs.read_config(config.workdir)["data"]["name"] if config.resume else config.data
-    config = _absolute(config)
-    if found.kind in inputs.KINDS:
-        config, plan = inputs.plan(config, found, splits, source, skipped)
-    else:
-        config, plan = recipe.plan(config, found, splits, source, skipped, begin)
+    config, plan = planned(_absolute(config), rows)
     plan = dataclasses.replace(plan, dataset=name)
     curve = None
     if config.lr_find:
@@ -129,7 +121,7 @@ def train(
     opened.append(folder)
     if chief and curve:
         plots.draw(folder / "learning_rates.png", rate.draw, curve)
-    for line in header(ready, found, folder) if chief else ():
+    for line in header(ready, rows.found, folder) if chief else ():
         say(line)
     summary = runs.train_prepared(
         ready, folder, signals=signals, profile=profile, began=began, tell=False, columns=options.WIDTH
@@ -137,6 +129,32 @@ def train(
     if chief:
         _finish(ready, folder, summary)
     return summary
+
+
+class Given(NamedTuple):
+    """The data that a command names, and the weights that it begins with."""
+
+    found: layouts.Found
+    splits: Splits
+    source: dict[str, Any]
+    skipped: results.Skipped
+    begin: Any
+
+
+def read(config: Train, chief: bool = True) -> Given:
+    """Find and read the data that the flags name; the chief says what they are."""
+    columns = (config.text_column, config.label_column, config.table)
+    found = layouts.look(config.data, config.task, config.data_dir, *columns)
+    say(f"{visible(config.data)}: {found.line}", chief)
+    skipped, begin = results.Skipped(), weights.origin(config)
+    return Given(found, *layouts.read(found, config, skipped, begin.size if begin else None), skipped, begin)
+
+
+def planned(config: Train, given: Given) -> tuple[Any, runs.Plan]:
+    """Return the flags with the defaults that suit the data, and the plan."""
+    if given.found.kind in inputs.KINDS:
+        return inputs.plan(config, *given[:4])
+    return recipe.plan(config, *given)
 
 
 def _absolute(config: Train) -> Train:

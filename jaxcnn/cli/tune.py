@@ -4,17 +4,14 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from jaxcnn import runs
-from jaxcnn.cli import command, flags, folders, inputs, layouts, options, planning, recipe, weights
+from jaxcnn.cli import command, flags, folders, options, planning, recipe
 from jaxcnn.cli import train as trained
 from jaxcnn.core import files
-from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
-from jaxcnn.runs import plots, results
+from jaxcnn.runs import plots
 from jaxcnn.runs.ready import data_digest
 from jaxcnn.runs.signals import Signals
 
@@ -27,16 +24,9 @@ SHOWN = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Tune(
-    flags.Saving, flags.Processes, flags.Machine, flags.Layout, flags.Update, flags.Augmentation, flags.Optimisation,
-    flags.Network, flags.Images, flags.Texts, flags.Rows, flags.Length,
-):  # fmt: skip
+class Tune(trained.Train):
     """Search for settings on validation rows; then train with the best ones, and test once."""
 
-    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")] = ""
-    """What `jaxcnn train` takes."""
-    task: str = ""
-    """classification, multilabel, regression or segmentation, if two layouts fit DATA."""
     trials: int = 20
     """Trials of the whole study, those that ended early included."""
     minutes: float = 0.0
@@ -51,16 +41,8 @@ class Tune(
     """How values are chosen: tpe, random or qmc."""
     pruner: str = "hyperband"
     """Which trials end early: hyperband, halving or none."""
-    epochs: int | None = None
-    """Passes over the training rows in each trial; by default as in `jaxcnn train`."""
-    batch_size: int | None = None
-    """Rows in one update; by default as in `jaxcnn train`."""
-    workdir: str = trained.FOLDER
-    """Parent folder of the final run."""
     resume: str = ""
     """Not for studies: give --study again."""
-    smoke: bool = False
-    """Few rows and few steps."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -109,24 +91,15 @@ def tune(
 
     recipe.check(config)
     space = space_of(config)
-    found = layouts.look(config.data, config.task, config.data_dir, config.text_column, config.label_column)
-    trained.say(f"{visible(config.data)}: {found.line}")
-    skipped = results.Skipped()
-    begin = weights.origin(config)
-    splits, source = layouts.read(found, config, skipped, begin.size if begin else None)
+    rows = trained.read(config)
 
     def plan_of(values: dict[str, Any]) -> runs.Plan:
-        one = dataclasses.replace(config, **values)
-        if found.kind in inputs.KINDS:
-            one, plan = inputs.plan(one, found, splits, source, skipped)
-        else:
-            one, plan = recipe.plan(one, found, splits, source, skipped, begin)
-        return planning.planned(NAME, one, plan)
+        return planning.planned(NAME, *trained.planned(dataclasses.replace(config, **values), rows))
 
     with signals.while_training():
         trials = search.search(
             plan_of, space, config.study, trials=config.trials, seconds=60 * config.minutes or None,
-            sampler=config.sampler, pruner=config.pruner, seed=config.seed, identity=identity(config, splits),
+            sampler=config.sampler, pruner=config.pruner, seed=config.seed, identity=identity(config, rows.splits),
             log=trained.say, stop=signals.stop,
         )  # fmt: skip
     folder = pathlib.Path(config.study)
@@ -135,7 +108,7 @@ def tune(
     settings = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in trials.best.items())
     trained.say(f"best of {len(trials.rows)} trials: {settings} (validation {trials.metric[0]} {trials.value:.4g})")
     fields = {field.name for field in dataclasses.fields(trained.Train)}
-    final = trained.Train(**{k: v for k, v in dataclasses.asdict(config).items() if k in fields} | trials.best)
+    final = trained.Train(**{name: getattr(config, name) for name in fields} | trials.best)
     return trained.train(final, signals, opened, arguments, began)
 
 

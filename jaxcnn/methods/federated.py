@@ -19,6 +19,7 @@ from jaxcnn.core.collectives import all_sum, row_numbers
 from jaxcnn.core.types import Batch, InputError, Tree, row_mask, rows
 from jaxcnn.data import Resident
 from jaxcnn.data.order import ALL, Shard, fill
+from jaxcnn.methods.private import check_state, noisy
 from jaxcnn.parallel.compile import IndexedChunk
 from jaxcnn.train.step import Estimator, Gradient, Objective
 
@@ -38,7 +39,7 @@ def federated(
     """Estimate the gradient as the mean change of the clients of a batch, weighted by their rows.
 
     Args:
-        tx: the clients' optimiser, which begins each round anew; plain SGD in the papers.
+        tx: the clients' optimiser, whose state is new in each round; plain SGD in the papers.
         rows_per_client: room for rows of a client, `Clients.room`; a batch has the rows of one client after another.
         batch_size: rows in a client's update; those of the last one of an epoch may be fewer.
         epochs: passes of a client over its rows in a round.
@@ -47,14 +48,16 @@ def federated(
         clip: largest length of a client's change; infinite for none.
         noise: standard deviation of the noise in the sum of the changes, over `clip`. With it, every client counts
             alike, which is privacy for users (McMahan et al., 2017, arXiv:1710.06963); a batch must then have the rows
-            of the same number of clients in each round.
+            of the same number of clients in each round, and the model no running statistics. What this spends is not
+            accounted for here.
 
     Returns:
         The estimator. Its metrics are those of the clients' last epoch. Running statistics are averaged like the
         parameters.
 
     Raises:
-        InputError: a value is outside its range; or (when traced) the rows of a device are not those of whole clients.
+        InputError: a value is outside its range; or (when traced) the rows of a device are not those of whole clients,
+            or a model with a state gets noise.
 
     """
     for name, value in (("rows_per_client", rows_per_client), ("batch_size", batch_size), ("epochs", epochs)):
@@ -103,6 +106,8 @@ def federated(
                 raise InputError(
                     f"rows_per_client={rows_per_client}: does not divide the {rows(batch)} rows per device"
                 )
+            if noise:
+                check_state(model_state)
             count = rows(batch) // rows_per_client
             held = {**batch, "row_mask": row_mask(batch)}
             each = jax.tree.map(lambda x: x.reshape(count, rows_per_client, *x.shape[1:]), held)
@@ -122,7 +127,7 @@ def federated(
             zero = jax.tree.map(jnp.zeros_like, (params, model_state, jnp.zeros(())))
             (change, state, weight), sums = jax.lax.scan(one, zero, (each, keys))
             change, state, weight = all_sum((change, state, weight))
-            change = _noisy(change, noise * clip if noise else 0.0, noises)
+            change = noisy(change, noise * clip if noise else 0.0, noises)
             share = 1 / jnp.maximum(weight, 1e-9)
             state = jax.tree.map(lambda s, old: jnp.where(weight > 0, s * share, old), state, model_state)
             return jax.tree.map(lambda c: c * share, change), state, jax.tree.map(lambda x: x.sum(0), sums)
@@ -137,15 +142,6 @@ def _clipped(change: Tree, clip: float) -> Tree:
         return change
     length = jnp.sqrt(sum(jnp.vdot(c, c) for c in jax.tree.leaves(change)))
     return jax.tree.map(lambda c: c * jnp.minimum(1, clip / jnp.maximum(length, 1e-30)), change)
-
-
-def _noisy(total: Tree, deviation: float, key: Array) -> Tree:
-    if not deviation:
-        return total
-    leaves, form = jax.tree.flatten(total)
-    keys = jax.random.split(key, len(leaves))
-    noise = [deviation * jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(form, [x + n for x, n in zip(leaves, noise, strict=True)])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 The three parts belong together. The guarantee is for the presence of one row, and holds against everyone who does not
 know the seed, which decides both the rows of each batch and the noise: choose it at random and keep it secret.
+It is for the parameters: metrics that are logged beside them are exact, and are not to be published.
 """
 
 import dataclasses
@@ -65,7 +66,7 @@ def private(clip: float, noise: float, batch_size: int, *, parts: int = 1) -> Es
             return jax.tree.map(lambda g: (g * share).astype(g.dtype), slope), sums
 
         def gradient(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Tree, Tree, Any]:
-            _check_state(model_state)
+            check_state(model_state)
             if rows(batch) % parts:
                 raise InputError(f"parts={parts}: must divide the {rows(batch)} rows per device")
             inner, noises = jax.random.split(key)
@@ -77,11 +78,8 @@ def private(clip: float, noise: float, batch_size: int, *, parts: int = 1) -> Es
 
             split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), dict(batch))
             total, sums = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, params), split)
-            return (
-                _noisy(all_sum(total), noise * clip if noise else 0.0, batch_size, noises),
-                model_state,
-                _summed(sums),
-            )
+            total = noisy(all_sum(total), noise * clip if noise else 0.0, noises)
+            return jax.tree.map(lambda g: g / batch_size, total), model_state, _summed(sums)
 
         return gradient
 
@@ -92,17 +90,25 @@ def _summed(tree: Tree) -> Tree:
     return jax.tree.map(lambda x: x.sum(0), tree)
 
 
-def _noisy(total: Tree, deviation: float, batch_size: int, key: Array) -> Tree:
+def noisy(total: Tree, deviation: float, key: Array) -> Tree:
+    """Add Gaussian noise to the arrays of a sum over all devices, on each of them the same.
+
+    Args:
+        total: arrays of floats.
+        deviation: standard deviation, at least 0; 0 adds nothing.
+        key: random key, the same on every device.
+
+    """
+    if not deviation:
+        return total
     leaves, form = jax.tree.flatten(total)
-    keys = jax.random.split(key, len(leaves))  # the same on every device, after the sum over devices
-    noise = [
-        deviation * jax.random.normal(k, x.shape, x.dtype) if deviation else 0.0
-        for k, x in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(form, [(x + n) / batch_size for x, n in zip(leaves, noise, strict=True)])
+    keys = jax.random.split(key, len(leaves))
+    noise = [deviation * jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(form, [x + n for x, n in zip(leaves, noise, strict=True)])
 
 
-def _check_state(model_state: Tree) -> None:
+def check_state(model_state: Tree) -> None:
+    """Raise `InputError` for a model with a state, which noise in the gradient does not hide."""
     names = [name for name, _ in named(model_state)]
     if names:
         fix = "use GroupNorm or no norm, so that a row's gradient depends on that row alone"

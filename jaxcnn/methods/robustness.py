@@ -88,10 +88,7 @@ def adversarial(task: Task, attack: parts.Attack) -> Task:
 
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
         own, inner = jax.random.split(key)
-        frozen = jax.lax.stop_gradient({"params": params, **grown(model_state)})
-        logits_of, images = classifier(task, frozen, batch), pixels(batch)
-        labels = true_labels(batch)
-        changed = jax.lax.stop_gradient(attack(logits_of, images, labels, own))
+        changed = _changed(task, attack, params, model_state, batch, own)
         return task.loss(params, model_state, {**batch, "image": changed}, inner)
 
     return task._replace(loss=loss)
@@ -169,10 +166,7 @@ def mart(task: Task, attack: parts.Attack, *, beta: float = 5.0) -> Task:
 
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
         own, inner = jax.random.split(key)
-        frozen = jax.lax.stop_gradient({"params": params, **grown(model_state)})
-        logits_of, images = classifier(task, frozen, batch), pixels(batch)
-        labels = true_labels(batch)
-        changed = jax.lax.stop_gradient(attack(logits_of, images, labels, own))
+        changed, labels = _changed(task, attack, params, model_state, batch, own), true_labels(batch)
         mean, (clean, state) = task.loss(params, model_state, batch, inner)
         _, (outputs, state) = task.loss(params, state, {**batch, "image": changed}, inner)
         before, after = jax.nn.log_softmax(two(clean)), jax.nn.log_softmax(two(outputs))
@@ -185,6 +179,13 @@ def mart(task: Task, attack: parts.Attack, *, beta: float = 5.0) -> Task:
         return Mean((values * weights).sum() + 0 * mean.total, weights.sum()), (outputs, state)
 
     return task._replace(loss=loss)
+
+
+def _changed(task: Task, attack: parts.Attack, params: Tree, model_state: Tree, batch: Batch, key: Array) -> Array:
+    """Return the attacked images of a training batch; no gradient flows through the attack."""
+    frozen = jax.lax.stop_gradient({"params": params, **grown(model_state)})
+    logits_of = classifier(task, frozen, batch)
+    return jax.lax.stop_gradient(attack(logits_of, pixels(batch), true_labels(batch), key))
 
 
 def divergence(log_p: Array, log_q: Array) -> Array:

@@ -105,10 +105,10 @@ def search(
     while seconds is None or time.perf_counter() - began < seconds:
         with filelock.FileLock(folder / "next.lock"):
             _retry_dead(optuna, study, folder)
-            begun = study.get_trials(deepcopy=False)
-            if len(begun) - sum(bool(one.user_attrs.get("again")) for one in begun) >= trials:
+            known = study.get_trials(deepcopy=False)
+            if sum(_counts(one) for one in known) >= trials:
                 break
-            study.sampler = _sampler(optuna, sampler, seed, len(begun))
+            study.sampler = _sampler(optuna, sampler, seed, len(known))
             trial = study.ask(dict(space))
             held = filelock.FileLock(folder / f"trial-{trial.number}.lock")
             held.acquire()
@@ -271,6 +271,11 @@ def _retry_dead(optuna: Any, study: Any, folder: pathlib.Path) -> None:
         study._storage.set_trial_user_attr(trial._trial_id, "again", True)
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         study.enqueue_trial(trial.params)
+
+
+def _counts(trial: Any) -> bool:
+    """Whether a trial is one of the study's: not one that waits to begin, nor one that another replaces."""
+    return trial.state.name != "WAITING" and not trial.user_attrs.get("again")
 
 
 def _sampler(optuna: Any, name: str, seed: int, number: int) -> Any:

@@ -84,6 +84,12 @@ def test_changes_are_clipped_and_noisy(small):
     assert flat.std() == pytest.approx(1.0 / 4, rel=0.15)
 
 
+def test_noise_beside_running_statistics_is_refused():
+    own = federated(optax.sgd(0.1), 2, clip=1.0, noise=1.0)
+    with pytest.raises(jc.InputError, match="batch_stats.* use GroupNorm"):
+        own(lambda *_: None)({}, {"batch_stats": {"mean": jnp.zeros(3)}}, {"x": jnp.zeros(4)}, jax.random.key(0))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["sharded", "pmap"])
 def test_the_same_on_eight_devices(small, strategy):

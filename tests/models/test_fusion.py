@@ -1,4 +1,4 @@
-"""A network of several inputs: what is absent changes nothing, either is dropped in training, and mistakes are said."""
+"""A network of several inputs: what is absent changes nothing, training drops either, and mistakes are refused."""
 
 import functools
 

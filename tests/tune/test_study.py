@@ -71,6 +71,35 @@ def test_a_stop_leaves_a_trial_that_is_tried_again(tmp_path):
     assert len(found.rows) == 3 and len({row["rate"] for row in found.rows}) == 3
 
 
+def test_the_last_trial_of_a_study_is_tried_again_too(tmp_path):
+    how = {"sampler": "random", "pruner": "none"}
+    with pytest.raises(jc.StoppedError):
+        tune.search(plan_of, RATE, tmp_path, trials=1, stop=lambda: True, **how)
+    assert len(tune.search(plan_of, RATE, tmp_path, trials=1, **how).rows) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_extend_one_study(tmp_path):
+    program = "from jaxcnn import tune; from tests.tune.test_study import RATE, plan_of; import sys; "
+    program += "tune.search(plan_of, RATE, sys.argv[1], trials=8, sampler='random', pruner='none')"
+    how = {"env": os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2])}}
+    both = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], **how) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    found = tune.search(plan_of, RATE, tmp_path, trials=8)
+    assert [row["number"] for row in found.rows] == list(range(8))
+    assert len({row["rate"] for row in found.rows}) == 8
+
+
+def test_the_command_searches_trains_and_tests_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["tune", "digits", "--smoke", "--trials", "1"]) == 0, capsys.readouterr().err
+    (summary,) = tmp_path.glob("runs/*/summary.json")
+    trials, result = json.loads((tmp_path / "study/trials.json").read_text()), json.loads(summary.read_text())
+    assert len(trials["rows"]) == 1 and result["test"]["count"] == 64 and result["experiment"] == "train"
+    settings = json.loads(summary.with_name("config.json").read_text())["settings"]
+    assert settings["learning_rate"] == trials["best"]["learning_rate"]
+
+
 def test_test_rows_are_never_read(tmp_path):
     class Forbidden(jc.data.Resident):
         def once(self, *args, **kwargs):
