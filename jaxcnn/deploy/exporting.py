@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import os
 import pathlib
@@ -214,7 +215,7 @@ def _checked(
 ) -> dict[str, Any]:
     """Run both programs on the rows, and refuse the exported one if it differs."""
     count = len(next(iter(rows.values())))
-    compiled = jax.jit(made.function)
+    compiled = functools.partial(jax.jit(made.function), made.variables)
     ours = agreement.in_batches(lambda x: jax.tree.map(np.asarray, compiled(x)), rows, [batch or min(count, 16)])
     if wrong := [name for name, x in ours.items() if x.dtype.kind == "f" and not np.isfinite(x).all()]:
         raise InputError(f"the run itself gives {wrong[0]} that are not finite for {source}; nothing was written")
