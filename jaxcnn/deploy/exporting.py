@@ -231,5 +231,6 @@ def _checked(
     if not passed:
         limit = f"agreement at least {AGREED}" if detects else f"a difference of {tolerance:g} at most"
         shown = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in found.items())
-        raise InputError(f"the exported program differs from the run ({shown}; {limit}); nothing was written")
+        fix = "" if detects else "; a run in bfloat16 becomes float32: give a larger tolerance, such as 0.01"
+        raise InputError(f"the exported program differs from the run ({shown}; {limit}): nothing was written{fix}")
     return {"rows": count, "source": source, **found, "tolerance": tolerance}

@@ -98,7 +98,7 @@ def test_a_check_that_fails_leaves_what_was_there(folder, tmp_path, monkeypatch)
         return Written(("digits.onnx",), lambda x: {"logits": np.ones((len(x["image"]), 10), np.float32)}, {})
 
     monkeypatch.setitem(EXPORTERS, "onnx", wrong)
-    with pytest.raises(InputError, match="differs from the run .* nothing was written"):
+    with pytest.raises(InputError, match="differs from the run .*: nothing was written"):
         jc.export(folder, "onnx", tmp_path / "digits", rows=3)
     assert left(tmp_path) == ["digits.onnx", "digits.onnx.json"] and (tmp_path / "digits.onnx").read_bytes() == before
     monkeypatch.setitem(EXPORTERS, "onnx", lambda *_: Written(("digits.onnx",), lambda x: 1 / 0, {}))
