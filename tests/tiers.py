@@ -63,6 +63,7 @@ SLOW = {
     "test_series_networks::test_derivatives_agree_in_both_modes_and_reach_every_parameter": ("tcn",),
     "test_video::test_shapes_and_gradients": ("cnn3d",),
     "test_models::test_zero_init_makes_blocks_the_identity": ("False",),
+    "test_onnx::test_small_networks": ("cnn", "lenet5", "tutorial", "resnet20"),
     "test_ops::test_pool_and_gradient_equal_reduce_window": ("avg",),
     "test_ops_derivatives::test_conv": ("3-d",),
     "test_ops_derivatives::test_pool": ("mean-uneven",),

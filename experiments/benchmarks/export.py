@@ -6,6 +6,7 @@ output, how often the classes agree, the bytes of the file, and the seconds that
 """
 
 import dataclasses
+import functools
 import pathlib
 import tempfile
 import time
@@ -59,7 +60,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     for name in config.networks or known:
         made = _program(name)
         x = {"image": _images(config, next(iter(made.inputs.values())).shape)}
-        compiled = jax.jit(made.function)
+        compiled = functools.partial(jax.jit(made.function), made.variables)
         ours = agreement.in_batches(lambda rows: jax.tree.map(np.asarray, compiled(rows)), x, [config.rows])  # noqa: B023 (used at once)
         for to in config.formats:
             found.append({"network": name, "format": to, **_measured(made, to, x, ours)})
@@ -77,7 +78,11 @@ def _program(name: str) -> program.Program:
     made = program.of_model(model, variables, shape)
     if name not in FOUND:
         return made
-    return made._replace(function=lambda batch: model.detections(model.apply(variables, batch["image"], train=False)))
+
+    def function(variables: Any, batch: Any) -> Any:
+        return model.detections(model.apply(variables, batch["image"], train=False))
+
+    return made._replace(function=function)
 
 
 def _variables(model: Any, shape: tuple[int, ...]) -> Any:

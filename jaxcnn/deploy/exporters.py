@@ -51,7 +51,7 @@ def to_stablehlo(program: Program, folder: pathlib.Path, stem: str, batch: int |
     """Write a program that JAX alone can run, on CPUs, NVIDIA GPUs and TPUs: `jax.export.deserialize(...).call`."""
     _, rows = symbolic(program, batch)
     try:
-        made = export.export(jax.jit(program.function), platforms=PLATFORMS)(rows)
+        made = export.export(jax.jit(program.closed), platforms=PLATFORMS)(rows)
     except InputError:
         raise
     except Exception as error:  # a program that needs its sizes raises errors of many kinds
@@ -78,7 +78,7 @@ def graph_of(program: Program, batch: int | None) -> onnx.Graph:
     size, rows = symbolic(program, batch)
     onnx.require("onnx")
     try:
-        graph = onnx.trace(program.function, rows, list(program.outputs()), size if batch is None else None)
+        graph = onnx.trace(program.closed, rows, list(program.outputs()), size if batch is None else None)
     except InputError:
         raise
     except Exception as error:
@@ -149,7 +149,7 @@ def _saved(program: Program, path: pathlib.Path, batch: int | None, tensorflow: 
               for k, x in rows.items()}  # fmt: skip
     signature = {k: tensorflow.TensorSpec([batch, *x.shape], x.dtype, name=k) for k, x in rows.items()}
     try:
-        made = jax2tf.convert(program.function, polymorphic_shapes=[shapes], with_gradient=False)
+        made = jax2tf.convert(program.closed, polymorphic_shapes=[shapes], with_gradient=False)
         module = tensorflow.Module()
         module.f = tensorflow.function(made, autograph=False, input_signature=[signature])
         tensorflow.saved_model.save(module, str(path), signatures={"serving_default": module.f})

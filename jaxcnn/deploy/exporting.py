@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import os
 import pathlib
@@ -214,7 +215,7 @@ def _checked(
 ) -> dict[str, Any]:
     """Run both programs on the rows, and refuse the exported one if it differs."""
     count = len(next(iter(rows.values())))
-    compiled = jax.jit(made.function)
+    compiled = functools.partial(jax.jit(made.function), made.variables)
     ours = agreement.in_batches(lambda x: jax.tree.map(np.asarray, compiled(x)), rows, [batch or min(count, 16)])
     if wrong := [name for name, x in ours.items() if x.dtype.kind == "f" and not np.isfinite(x).all()]:
         raise InputError(f"the run itself gives {wrong[0]} that are not finite for {source}; nothing was written")
@@ -230,5 +231,6 @@ def _checked(
     if not passed:
         limit = f"agreement at least {AGREED}" if detects else f"a difference of {tolerance:g} at most"
         shown = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in found.items())
-        raise InputError(f"the exported program differs from the run ({shown}; {limit}); nothing was written")
+        fix = "" if detects else "; a run in bfloat16 becomes float32: give a larger tolerance, such as 0.01"
+        raise InputError(f"the exported program differs from the run ({shown}; {limit}): nothing was written{fix}")
     return {"rows": count, "source": source, **found, "tolerance": tolerance}

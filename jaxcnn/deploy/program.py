@@ -1,4 +1,4 @@
-"""What is exported: a pure function of arrays by name, with the weights inside, and what a reader must know of it."""
+"""What is exported: a pure function of arrays by name, its weights, and what a reader must know of it."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -30,19 +30,25 @@ class Program(NamedTuple):
     """A program to export.
 
     Attributes:
-        function: from arrays `[B, ...]` by name to arrays `[B, ...]` by name; pure, with the weights inside.
+        function: from the variables and arrays `[B, ...]` by name to arrays `[B, ...]` by name; pure.
+        variables: the weights.
         inputs: shape of a row and dtype of each input, by name.
         about: what the files say of it: version, task, class names, how pixels must be prepared.
 
     """
 
-    function: Callable[[Arrays], dict[str, Array]]
+    function: Callable[[Tree, Arrays], dict[str, Array]]
+    variables: Tree
     inputs: dict[str, jax.ShapeDtypeStruct]
     about: dict[str, Any]
 
+    def closed(self, batch: Arrays) -> dict[str, Array]:
+        """Compute the outputs, with the weights as constants of the program."""
+        return self.function(self.variables, batch)
+
     def outputs(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Return shape of a row and dtype of each output, by name."""
-        found = jax.eval_shape(self.function, self.batch(1))
+        found = jax.eval_shape(self.function, self.variables, self.batch(1))
         return {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in found.items()}
 
     def batch(self, rows: Any) -> dict[str, jax.ShapeDtypeStruct]:
@@ -61,11 +67,12 @@ def of_model(model: Any, variables: Tree, shape: Sequence[int], dtype: Any = "fl
 
     """
 
-    def function(batch: Arrays) -> dict[str, Array]:
+    def function(variables: Tree, batch: Arrays) -> dict[str, Array]:
         return _named(promote_float32(model.apply(variables, batch["image"], train=False)), "logits")
 
     row = jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
-    return Program(function, {"image": row}, {"jaxcnn": __version__, "task": "model", "preprocessing": "outside"})
+    about = {"jaxcnn": __version__, "task": "model", "preprocessing": "outside"}
+    return Program(function, variables, {"image": row}, about)
 
 
 def of_run(loaded: TrainedRun, preprocessing: str = "inside") -> Program:
@@ -96,8 +103,8 @@ def of_run(loaded: TrainedRun, preprocessing: str = "inside") -> Program:
         about["head"] = description["task"]["options"].get("head", "softmax") if task == "classification" else None
     if preprocessing == "inside":
         about["pixels"] = "as stored: uint8 0..255, or floats 0..1" if "image" in rows else None
-        function = functools.partial(_predicted, loaded.task.predict, loaded.variables, task)
-        return Program(function, rows, _stated(about))
+        function = functools.partial(_predicted, loaded.task.predict, task)
+        return Program(function, loaded.variables, rows, _stated(about))
     if description is None or "image" not in rows:
         raise InputError("preprocessing='outside': only runs on images that config.json describes; use 'inside'")
     return _outside(loaded, description, rows, about)
@@ -116,13 +123,13 @@ def _outside(loaded: TrainedRun, description: Mapping[str, Any], rows: Any, abou
     about["pixels"] = {"scale": 1 / 255 if rows["image"].dtype == jnp.uint8 else 1.0, "mean": 0.0, "std": 1.0, **how}
     about["stored"] = {"shape": list(rows["image"].shape), "dtype": str(rows["image"].dtype)}
     row = jax.ShapeDtypeStruct(image.shape[1:], image.dtype)
-    function = functools.partial(_predicted, task.predict, loaded.variables, description["task"]["name"])
+    function = functools.partial(_predicted, task.predict, description["task"]["name"])
 
-    def trusting(batch: Arrays) -> dict[str, Array]:
+    def trusting(variables: Tree, batch: Arrays) -> dict[str, Array]:
         with any_range():
-            return function(batch)
+            return function(variables, batch)
 
-    return Program(trusting, {**rows, "image": row}, _stated(about))
+    return Program(trusting, loaded.variables, {**rows, "image": row}, _stated(about))
 
 
 def prepared(loaded: TrainedRun, batch: Arrays) -> dict[str, Array]:
@@ -145,7 +152,7 @@ def _stated(about: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in about.items() if value is not None}
 
 
-def _predicted(predict: Callable[..., Any], variables: Tree, task: str, batch: Arrays) -> dict[str, Array]:
+def _predicted(predict: Callable[..., Any], task: str, variables: Tree, batch: Arrays) -> dict[str, Array]:
     outputs = predict(variables, batch)
     if task == "detection":
         outputs = detected(outputs)

@@ -1,6 +1,7 @@
 """An ONNX graph in the making: nodes, constants, and values that may lie in another order of axes than JAX's."""
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -114,7 +115,7 @@ class Graph:
         if np.asarray(array).dtype == jnp.bfloat16:
             array = np.asarray(array, np.float32)
         array = np.ascontiguousarray(array, dtype) if np.ndim(array) else np.asarray(array, dtype)
-        key = (array.shape, array.dtype.str, array.tobytes())
+        key = (array.shape, array.dtype.str, hashlib.blake2b(array.reshape(-1).view(np.uint8)).digest())
         if key not in self._known:
             name = self.fresh("constant")
             self.constants[name], self._known[key] = array, name
