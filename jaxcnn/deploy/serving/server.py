@@ -113,6 +113,7 @@ def _process(
     if before is not None:
         before()
     lines: list[str] = []
+    came = [0]
     servers: list[Any] = []
 
     def failed(line: str) -> None:
@@ -120,7 +121,8 @@ def _process(
         servers[0].should_exit = True
 
     config = uvicorn.Config(
-        make(wait=one_of, failed=failed), http=patient(limits), loop="asyncio", ws="none", lifespan="on",
+        _counted(make(wait=one_of, failed=failed), came), http=patient(limits), loop="asyncio", ws="none",
+        lifespan="on",
         log_config=None, log_level="error", access_log=False, server_header=False, proxy_headers=False,
         limit_concurrency=limits.connections, h11_max_incomplete_event_size=HEAD, timeout_keep_alive=15,
         timeout_graceful_shutdown=int(limits.seconds + limits.body_seconds) + GRACE,
@@ -133,7 +135,17 @@ def _process(
             raise SystemExit(UNREADY) from error
     if lines:
         raise InputError(lines[0])
-    log.info("stopped: %d requests were answered", servers[0].server_state.total_requests)
+    log.info("stopped: %d requests came, %d were answered", came[0], servers[0].server_state.total_requests)
+
+
+def _counted(app: Any, came: list[int]) -> Any:
+    """Count the requests that come."""
+
+    async def call(scope: Any, receive: Any, send: Any) -> None:
+        came[0] += scope["type"] == "http"
+        await app(scope, receive, send)
+
+    return call
 
 
 @contextlib.contextmanager
@@ -171,7 +183,7 @@ def _several(
                         continue
                     if one.exitcode == UNREADY:
                         raise InputError("a process could not begin; its line is above")
-                    log.warning("process %d ended with code %s: starts again", one.pid, one.exitcode)
+                    log.warning("process %d ended (%s): starts again", one.pid, one.exitcode)
                     _dead(one.pid)
                     time.sleep(AGAIN)
                     processes[i] = start()
