@@ -4,10 +4,12 @@ import contextlib
 import functools
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -76,7 +78,7 @@ def serve(
     listening = _listen(place.host, place.port)
     make = functools.partial(application, path, limits, token=token, together=together, watch=watch)
     host, port = listening.getsockname()[:2]
-    log.info("listens at http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    log.info("starts at http://%s:%d", f"[{host}]" if ":" in host else host, port)
     try:
         if place.workers == 1:
             _process(make, listening, limits, before, False)
@@ -208,10 +210,21 @@ def _dead(pid: int) -> None:
 
 def _worker(make: Callable[..., Any], listening: socket.socket, limits: Limits, before: Any) -> None:
     """Serve in one of several processes."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the first process passes it on
     try:
         _process(make, listening, limits, before, True)
     except InputError as error:
         log.error("%s", error)
         raise SystemExit(UNREADY) from error
+
+
+def _end_with_parent() -> None:
+    """Stop this process when the one that started it is gone, however it ended."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
