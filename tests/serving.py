@@ -24,11 +24,8 @@ CLASSES = ("bee", "cat", "dog")
 def build(shape, task="classification", model="cnn", options=None, **more):
     sizes = {"cnn": {"num_classes": 3, "widths": [3, 4]}, "unet": {"num_classes": 3, "widths": [4, 8]}}
     image = {"image": {"shape": list(shape), "dtype": "uint8"}}
-    return {
-        "model": {"name": model, "options": sizes.get(model, {}) | (options or {})},
-        "task": {"name": task, "options": more},
-        **image,
-    }
+    return {"model": {"name": model, "options": sizes.get(model, {}) | (options or {})},
+            "task": {"name": task, "options": more}, **image}  # fmt: skip
 
 
 def save(folder, about, classes=CLASSES, seed=0):
@@ -42,12 +39,9 @@ def save(folder, about, classes=CLASSES, seed=0):
         key, np.zeros((2, len(classes)), np.float32) if many else np.zeros(2, np.int32)
     )
     if name == "detection":
-        rows = {
-            "image": rows["image"],
-            "boxes": np.zeros((2, 1, 4), np.float32),
-            "box_label": np.zeros((2, 1), np.int32),
-            "box_mask": np.zeros((2, 1), np.float32),
-        }
+        rows = {"image": rows["image"], "boxes": np.zeros((2, 1, 4), np.float32), "box_label": np.zeros((2, 1),
+        np.int32),
+                "box_mask": np.zeros((2, 1), np.float32)}  # fmt: skip
     variables = task.init(jax.random.key(seed), rows)
     variables = jax.tree.map(lambda x: x * 3 if x.ndim > 1 else x, variables)
     jc.save_run(folder, task, variables, jc.data.Resident(rows, classes), batch_size=2, build=about)
@@ -119,16 +113,9 @@ def serving(path, limits=None, **options):
     limits = limits or Limits()
     app = application(str(path), limits, **options)
     config = uvicorn.Config(
-        app,
-        http=patient(limits),
-        loop="asyncio",
-        ws="none",
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        h11_max_incomplete_event_size=65536,
-        lifespan="on",
-    )
+        app, http=patient(limits), loop="asyncio", ws="none", log_config=None, server_header=False, proxy_headers=False,
+        h11_max_incomplete_event_size=65536, lifespan="on",
+    )  # fmt: skip
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     server = uvicorn.Server(config)
     listening = socket.socket()

@@ -243,7 +243,7 @@ WHOLE = {
         "test_columns_after_the_end_of_a_series_are_blank", "test_metrics_by_hand_and_without_padding",
         "test_padding_rows_change_nothing",
     ),
-    "test_serving": ("test_boxes_are_those_of_predict",),
+    "test_serve": ("test_boxes_are_those_of_predict", "test_numbers_and_several_labels"),
     "test_spectrogram": ("test_steps_longer_than_a_frame",),
     "test_ssd": ("test_it_learns_a_few_rectangles", "test_one_device_equals_eight"),
     "test_studies": ("test_variants_against_each_other",),

@@ -4,10 +4,12 @@ import contextlib
 import functools
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -76,7 +78,7 @@ def serve(
     listening = _listen(place.host, place.port)
     make = functools.partial(application, path, limits, token=token, together=together, watch=watch)
     host, port = listening.getsockname()[:2]
-    log.info("listens at http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    log.info("starts at http://%s:%d", f"[{host}]" if ":" in host else host, port)
     try:
         if place.workers == 1:
             _process(make, listening, limits, before, False)
@@ -113,6 +115,7 @@ def _process(
     if before is not None:
         before()
     lines: list[str] = []
+    came = [0]
     servers: list[Any] = []
 
     def failed(line: str) -> None:
@@ -120,7 +123,8 @@ def _process(
         servers[0].should_exit = True
 
     config = uvicorn.Config(
-        make(wait=one_of, failed=failed), http=patient(limits), loop="asyncio", ws="none", lifespan="on",
+        _counted(make(wait=one_of, failed=failed), came), http=patient(limits), loop="asyncio", ws="none",
+        lifespan="on",
         log_config=None, log_level="error", access_log=False, server_header=False, proxy_headers=False,
         limit_concurrency=limits.connections, h11_max_incomplete_event_size=HEAD, timeout_keep_alive=15,
         timeout_graceful_shutdown=int(limits.seconds + limits.body_seconds) + GRACE,
@@ -133,7 +137,17 @@ def _process(
             raise SystemExit(UNREADY) from error
     if lines:
         raise InputError(lines[0])
-    log.info("stopped: %d requests were answered", servers[0].server_state.total_requests)
+    log.info("stopped: %d requests came, %d were answered", came[0], servers[0].server_state.total_requests)
+
+
+def _counted(app: Any, came: list[int]) -> Any:
+    """Count the requests that come."""
+
+    async def call(scope: Any, receive: Any, send: Any) -> None:
+        came[0] += scope["type"] == "http"
+        await app(scope, receive, send)
+
+    return call
 
 
 @contextlib.contextmanager
@@ -171,7 +185,7 @@ def _several(
                         continue
                     if one.exitcode == UNREADY:
                         raise InputError("a process could not begin; its line is above")
-                    log.warning("process %d ended with code %s: starts again", one.pid, one.exitcode)
+                    log.warning("process %d ended (%s): starts again", one.pid, one.exitcode)
                     _dead(one.pid)
                     time.sleep(AGAIN)
                     processes[i] = start()
@@ -196,10 +210,21 @@ def _dead(pid: int) -> None:
 
 def _worker(make: Callable[..., Any], listening: socket.socket, limits: Limits, before: Any) -> None:
     """Serve in one of several processes."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the first process passes it on
     try:
         _process(make, listening, limits, before, True)
     except InputError as error:
         log.error("%s", error)
         raise SystemExit(UNREADY) from error
+
+
+def _end_with_parent() -> None:
+    """Stop this process when the one that started it is gone, however it ended."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)

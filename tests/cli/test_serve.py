@@ -99,9 +99,8 @@ def test_numbers_and_several_labels(tmp_path, capsys):
             assert made.ask("GET", "/about")[1]["draw"]
             if name == "numbers":
                 assert made.files(image, path="/explain") == (
-                    422,
-                    {"error": "a run of regression is not explained here; use jaxcnn explain"},
-                )
+                    422, {"error": "a run of regression is not explained here; use jaxcnn explain"},
+                )  # fmt: skip
 
 
 def test_a_mask_is_that_of_predict(tmp_path, capsys):
@@ -170,80 +169,53 @@ def test_what_is_refused(server):
     multipart = {"content-type": "multipart/form-data; boundary=x1x"}
     body, _ = form(("file", "a.png", good))
     cases = [
-        (good[:60], {"content-type": "image/png"}, 422),
-        (b"", {"content-type": "image/png"}, 422),
-        (b"<svg/>", {"content-type": "image/svg+xml"}, 422),
-        (good, {"content-type": "text/html"}, 415),
+        (good[:60], {"content-type": "image/png"}, 422), (b"", {"content-type": "image/png"}, 422),
+        (b"<svg/>", {"content-type": "image/svg+xml"}, 422), (good, {"content-type": "text/html"}, 415),
         (good, {}, 415),
         (bomb(30_000, 30_000), {"content-type": "image/png"}, 413),
         (bomb(1100, 1000), {"content-type": "image/png"}, 413),
-        (bomb(0, 5), {"content-type": "image/png"}, 422),
-        (bytes(200_001), {"content-type": "image/png"}, 413),
-        (body[:40], multipart, 422),
-        (body[:-12], multipart, 422),
-        (body, {"content-type": "multipart/form-data"}, 422),
-        (b"", multipart, 422),
-        (form(("wrong", "a.png", good))[0], multipart, 422),
+        (bomb(0, 5), {"content-type": "image/png"}, 422), (bytes(200_001), {"content-type": "image/png"}, 413),
+        (body[:40], multipart, 422), (body[:-12], multipart, 422), (body, {"content-type": "multipart/form-data"}, 422),
+        (b"", multipart, 422), (form(("wrong", "a.png", good))[0], multipart, 422),
         (form(("file", "text"))[0], multipart, 422),
-        (form(("target", "dog"))[0], multipart, 422),
-        (form(*[("file", "a.png", good)] * 5)[0], multipart, 413),
-        (form(*[("file", "x")] * 50)[0], multipart, 413),
-        (form(*[("text", "x" * 500_000)])[0], multipart, 413),
+        (form(("target", "dog"))[0], multipart, 422), (form(*[("file", "a.png", good)] * 5)[0], multipart, 413),
+        (form(*[("file", "x")] * 50)[0], multipart, 413), (form(*[("text", "x" * 500_000)])[0], multipart, 413),
         (b"--x1x\r\ncontent-disposition: form-data\r\n\r\n\r\n--x1x--", multipart, 422),
-        (b"--x1x\r\nno colon\r\n\r\n--x1x--", multipart, 422),
-        (b"\r\n" * 1000, multipart, 422),
-        ("{", JSON, 422),
-        ("[]", JSON, 422),
-        ("null", JSON, 422),
-        (b"\xff\xfe", JSON, 422),
-        ("[" * 100_000, JSON, 422),
-        ('{"image": 5}', JSON, 422),
-        ('{"image": []}', JSON, 422),
-        ('{"image": "?"}', JSON, 422),
+        (b"--x1x\r\nno colon\r\n\r\n--x1x--", multipart, 422), (b"\r\n" * 1000, multipart, 422),
+        ("{", JSON, 422), ("[]", JSON, 422), ("null", JSON, 422), (b"\xff\xfe", JSON, 422), ("[" * 100_000, JSON, 422),
+        ('{"image": 5}', JSON, 422), ('{"image": []}', JSON, 422), ('{"image": "?"}', JSON, 422),
         ('{"image": ""}', JSON, 422),
-        ('{"text": "x"}', JSON, 422),
-        (json.dumps({"image": [text] * 5}), JSON, 413),
+        ('{"text": "x"}', JSON, 422), (json.dumps({"image": [text] * 5}), JSON, 413),
         ('{"image": {"a": 1}}', JSON, 422),
-        (json.dumps({"image": text, "more": 1}), JSON, 422),
-        ('{"a": %s}' % ("9" * 9000), JSON, 422),
-        ('{"image": "é"}'.encode(), JSON, 422),
-        ('{"image": NaN}', JSON, 422),
-    ]
+        (json.dumps({"image": text, "more": 1}), JSON, 422), ('{"a": %s}' % ("9" * 9000), JSON, 422),
+        ('{"image": "é"}'.encode(), JSON, 422), ('{"image": NaN}', JSON, 422),
+    ]  # fmt: skip
     for content, headers, status in cases:
         found = server.ask("POST", "/predict", content, headers)
         assert found[0] == status and "\n" not in found[1]["error"], (content[:60], headers, found)
     for method, path, status in (
-        ("GET", "/predict", 405),
-        ("DELETE", "/", 405),
-        ("GET", "/nosuch", 404),
-        ("GET", "/page/../../x", 404),
-        ("GET", "/%2e%2e/%2e%2e/etc/passwd", 404),
-        ("POST", "/health", 405),
-    ):
+        ("GET", "/predict", 405), ("DELETE", "/", 405), ("GET", "/nosuch", 404), ("GET", "/page/../../x", 404),
+        ("GET", "/%2e%2e/%2e%2e/etc/passwd", 404), ("POST", "/health", 405),
+    ):  # fmt: skip
         assert server.ask(method, path)[0] == status
     assert server.files(good)[0] == 200
 
 
 def test_hostile_connections(server):
     good = png(0)
+    start = b"POST /predict HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: image/png\r\n"
     head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: {len(good)}\r\n".encode()
     for data, status in (
         (b"GET /health HTTP/1.1\r\nhost: x\r\nx: " + b"a" * 1_000_000 + b"\r\n\r\n", b"400"),
         (b"\x16\x03\x01\x02\x00\r\n\r\n", b"400"),
         (b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\n\r\n", b"400"),
-        (
-            b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
-            b"400",
-        ),
-        (head + b"\r\n" + good[:50], b"408"),
-        (b"GET /health HTTP/1.1\r\nhost: x\r\n", b"408"),
-        (b"", b"408"),
-    ):
+        (start + b"transfer-encoding: chunked\r\n\r\nzz\r\n", b"400"),
+        (head + b"\r\n" + good[:50], b"408"), (b"GET /health HTTP/1.1\r\nhost: x\r\n", b"408"), (b"", b"408"),
+    ):  # fmt: skip
         got = server.send(data)
         assert got.startswith(b"HTTP/1.1 " + status) or status == b"400" and not got, (data[:60], got[:100])
     chunked = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (good[:100], good[100:])) + b"0\r\n\r\n"
-    start = b"POST /predict HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: image/png\r\n"
     assert server.send(start + b"transfer-encoding: chunked\r\n\r\n" + chunked).startswith(b"HTTP/1.1 200")
     endless = b"10000\r\n" + bytes(65536) + b"\r\n"
     assert server.send(start + b"transfer-encoding: chunked\r\n\r\n" + endless * 4).startswith(b"HTTP/1.1 413")
@@ -337,21 +309,17 @@ def test_flags_and_runs_that_are_refused(run, tmp_path, capsys, monkeypatch):
         build((8, 8, 8, 1), "segmentation", "unet", {"dims": 3, "num_classes": 3, "widths": [2, 2]}),
     )
     for arguments, line in (
-        ((), "RUN: give the folder of a run"),
-        ((tmp_path,), "not a run's folder"),
+        ((), "RUN: give the folder of a run"), ((tmp_path,), "not a run's folder"),
         ((run, "--port", 70000), "--port 70000"),
-        ((run, "--workers", 0), "--workers 0"),
-        ((run, "--watch", 0.01), "--watch 0.01"),
+        ((run, "--workers", 0), "--workers 0"), ((run, "--watch", 0.01), "--watch 0.01"),
         ((run, "--batch", 0), "batch=0"),
         ((run, "--max-rows", 500), "rows=500: must be at most queue=256"),
         ((run, "--host", "no.such.host.invalid"), "--host"),
         ((run, "--token-file", tmp_path / "none"), "cannot be read"),
         ((run, "--token-file", tmp_path / "short"), "at least 16"),
-        ((run, "--token-file", tmp_path / "spaces"), "without spaces"),
-        ((volumes,), "volumes are not served"),
-        ((run, "--seconds", "nan"), "--seconds nan"),
-        ((run, "--token", "x"), "no such flag"),
-    ):
+        ((run, "--token-file", tmp_path / "spaces"), "without spaces"), ((volumes,), "volumes are not served"),
+        ((run, "--seconds", "nan"), "--seconds nan"), ((run, "--token", "x"), "no such flag"),
+    ):  # fmt: skip
         assert line in refused(*arguments), arguments
     monkeypatch.setenv("JAXCNN_TOKEN", "")
     assert "JAXCNN_TOKEN: a token must be" in refused(run)
