@@ -136,6 +136,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
     base = transfer.Config(**shared | {"epochs": None, "resume": False, "augment": True, "folder": "spectrograms"})
     splits = spectrograms(config)
     first = dataclasses.replace(base, model=config.model or ("" if config.weights else "cnn"), weights=config.weights)
+    transfer.few(splits, dataclasses.replace(base, per_class=max(config.per_class)))  # refuse it before pretraining
     folder = folders.open_folder(
         "cross_modal", config, transfer.plan(first, splits), splits, common.data_digest(splits.train)
     )

@@ -57,7 +57,7 @@ class Config(settings.Settings):
     """Channels of the stages of either branch."""
     vector: int = 64
     """Numbers that describe an image or a sound."""
-    epochs: int = 20
+    epochs: int = 12
     """Passes over the training recordings."""
     batch_size: int = 64
     """Rows in one update, over all devices."""
@@ -69,7 +69,7 @@ class Config(settings.Settings):
     """Share of units dropped before the last layer, in [0, 1)."""
     ema: float = 0.99
     """Decay of the average of the weights that is validated and tested; 0 uses the weights themselves."""
-    validations: int = 5
+    validations: int = 4
     """Number of validations in a run."""
 
 
@@ -193,6 +193,8 @@ def load(config: Config) -> jc.data.Splits:
 def plan(config: Config) -> runs.Plan:
     """Make the plan from the flags."""
     settings.one_of("--only", config.only, INPUTS)
+    if not 1 <= config.vector <= 4096:
+        raise jc.InputError(f"--vector {config.vector}: must be 1 to 4,096")
     rate, decay = jc.optim.check_rate(config.learning_rate), config.weight_decay
     widths, alone = list(config.widths), config.only != "both"
     sound = {"rate": spoken_digits.RATE, "time_masks": 2, "mel_masks": 2}
@@ -221,25 +223,24 @@ def plan(config: Config) -> runs.Plan:
     )  # fmt: skip
 
 
-def given(data: jc.data.Indexed, present: Sequence[int]) -> jc.data.Indexed:
-    """Return the same rows, of which the network gets only the inputs that are present."""
+def given(data: jc.data.Indexed, names: Sequence[str]) -> jc.data.Indexed:
+    """Return the rows once for each name in `INPUTS`, with only these inputs; all rows of the first name come first."""
+    present = np.array([INPUTS[name] for name in names], np.float32)
 
     def read(index: np.ndarray) -> dict[str, np.ndarray]:
-        found = dict(data.read(index))
-        return found | {"present": np.tile(np.array(present, np.float32), (len(index), 1))}
+        return dict(data.read(index % data.size)) | {"present": present[index // data.size]}
 
-    return dataclasses.replace(data, read=read)
+    return dataclasses.replace(data, read=read, size=data.size * len(names), label=None, read_train=None)
 
 
 def measure(config: Config, loaded: runs.TrainedRun, data: jc.data.Indexed) -> dict[str, Any]:
     """Return the accuracy with both inputs and with either alone, of those that the network was trained with."""
+    names = list(INPUTS) if config.only == "both" else [config.only]
+    options = {"keep": ["label"], "batch_size": config.eval_batch_size}
+    logits, kept = jc.collect(loaded.task.predict, loaded.variables, given(data, names), **options)
+    right = (logits.argmax(-1) == kept["label"]).reshape(len(names), -1).mean(1)
     found: dict[str, Any] = {"noise": config.noise, "snr": config.snr, "only": config.only, "count": data.size}
-    for name, present in INPUTS.items():
-        if config.only in ("both", name):
-            options = {"keep": ["label"], "batch_size": config.eval_batch_size}
-            logits, kept = jc.collect(loaded.task.predict, loaded.variables, given(data, present), **options)
-            found[name] = float((logits.argmax(-1) == kept["label"]).mean())
-    return found
+    return found | {name: float(share) for name, share in zip(names, right, strict=True)}
 
 
 def show(config: Config, loaded: runs.TrainedRun) -> list[dict[str, Any]]:

@@ -91,6 +91,10 @@ def check(config: Any) -> None:
         raise jc.InputError(
             f"--seeds {config.seeds}, {len(config.per_class)} numbers for --per-class: needs at least one of each"
         )
+    if min(config.per_class) < 2:
+        raise jc.InputError(
+            f"--per-class {min(config.per_class)}: must be at least 2, because one row is for validation"
+        )
 
 
 def measured(

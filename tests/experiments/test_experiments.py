@@ -43,7 +43,10 @@ def start(*arguments, name="mnist", devices=1, env=None):
 
 def run(*arguments, code=0, **options):
     process = start(*arguments, **options)
-    out, err = process.communicate(timeout=300)
+    try:
+        out, err = process.communicate(timeout=900)
+    finally:
+        process.kill()
     assert process.returncode == code, f"exit code {process.returncode}, not {code}\n{out}\n{err}"
     assert "Traceback" not in out + err
     return out, err
