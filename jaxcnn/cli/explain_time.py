@@ -1,5 +1,6 @@
 """`jaxcnn explain` for runs on sounds and on series: a picture of what supports the class, over time."""
 
+import itertools
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.cli.predict import predicted
 from jaxcnn.cli.predict_sounds import averaged, windows
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
@@ -55,15 +57,9 @@ def explain(
 def _sounds(loaded: Any, paths: Sequence[pathlib.Path], target: str) -> Iterator[Drawn]:
     """Explain the window of each file that has the class most clearly."""
     classes, head = loaded.config["classes"], loaded.config["build"]["task"]["options"].get("head", "softmax")
-    run, mapper = jax.jit(loaded.task.predict), sound_mapper(loaded)
-
-    def outputs(path: pathlib.Path) -> Iterator[Any]:
-        for place, row in windows(loaded, [path]):
-            batch = {name: np.asarray(x)[None] for name, x in row.items()}
-            yield place, np.asarray(run(loaded.variables, batch))[0]
-
-    for path in paths:
-        rows = list(outputs(path))
+    mapper = sound_mapper(loaded)
+    for number, group in itertools.groupby(predicted(loaded, windows(loaded, paths), False), lambda pair: pair[0][0]):
+        path, rows = paths[number], list(group)
         line = next(averaged(loaded, iter(rows)))
         name = target or line["class"]
         shares = np.asarray(probabilities(jnp.stack([logits for _, logits in rows]), head))[:, classes.index(name)]

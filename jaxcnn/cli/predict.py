@@ -100,10 +100,10 @@ def _predictions(
         raise InputError(f"--label-column {visible(config.label_column)}: {line}")
     if "audio" in inputs and not config.text:
         windows = predict_sounds.windows(loaded, paths, skip)
-        yield from predict_sounds.averaged(loaded, _outputs(loaded, windows, config.together))
+        yield from predict_sounds.averaged(loaded, predicted(loaded, windows, config.together))
         return
     given = rows(loaded, paths, config.text, skip, config.label_column)
-    for file, one in _outputs(loaded, given, config.together):
+    for file, one in predicted(loaded, given, config.together):
         yield described(loaded, file, one) if draw is None else draw(file, one)
 
 
@@ -165,7 +165,7 @@ def rows(
         yield text, single.text_row(loaded.config, text)
 
 
-def _outputs(loaded: Any, found: Iterator[tuple[Any, single.Row]], together: bool) -> Iterator[tuple[Any, Any]]:
+def predicted(loaded: Any, found: Iterator[tuple[Any, single.Row]], together: bool) -> Iterator[tuple[Any, Any]]:
     """Yield the name of each row with its prediction; rows are read a few at a time."""
     run = outputs.outputs(loaded, together)
     most, width = 1 if len(loaded.config["build"].get("image", {}).get("shape", ())) == 4 else outputs.AT_ONCE, 0

@@ -108,7 +108,8 @@ def first_line(path: pathlib.Path) -> list[str]:
 def is_series(path: pathlib.Path) -> bool:
     """Whether a path is a file of series by its ending, or a folder with a file whose name ends in `_TRAIN`."""
     if path.is_dir():
-        return any(next(path.glob(f"*_TRAIN{end}"), None) for end in SUFFIXES)
+        found = [file for end in SUFFIXES for file in path.glob(f"*_TRAIN{end}")]
+        return any(file.suffix.lower() != ".csv" or FILE not in first_line(file) for file in found)
     return path.suffix.lower() in (".ts", ".tsv") and path.is_file()
 
 

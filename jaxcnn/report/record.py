@@ -122,8 +122,9 @@ def predict(loaded: TrainedRun, test: Any, *, batch_size: int = 256) -> Tested:
 
 
 def columns(test: Any) -> list[str]:
-    """Return the names of the arrays of a data set that have one value per row, without its labels."""
-    return [name for name, x in test.example().items() if name not in ("label", "row_mask") and np.ndim(x) == 1]
+    """Return the names of the arrays of a data set that have one value per row, without its labels and lengths."""
+    own = ("label", "length", "row_mask")
+    return [name for name, x in test.example().items() if name not in own and np.ndim(x) == 1]
 
 
 def images(test: Any, rows: Sequence[int]) -> dict[int, np.ndarray]:

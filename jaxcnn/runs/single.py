@@ -103,8 +103,8 @@ def series_rows(config: Mapping[str, Any], path: pathlib.Path, label: str = "") 
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{visible(path)}: the run is on series; give a file {', '.join(SUFFIXES)}")
     how, (steps, channels) = _options(config), config["build"]["inputs"]["series"]["shape"]
-    known = how.get("label", "")
-    if not label and known not in ENDS and path.suffix.lower() != ".ts":
+    known = how.get("label")
+    if not label and isinstance(known, str) and known not in ENDS and path.suffix.lower() != ".ts":
         label = known if known in first_line(path) else ""
     found, lines = unlabelled(path, label=label, standardise=bool(how.get("standardise")))
     if found["series"].shape[2] != channels:
