@@ -3,10 +3,11 @@
 Data: the Free Spoken Digit Dataset, 3,000 recordings of the digits by six speakers at 8,000 Hz. In the official split,
 recordings 0 to 4 of each speaker and digit are the test part; 5 to 9 are for validation here, and the others for
 training. `--held-out SPEAKER` tests on all recordings of a speaker whom the network never heard, and validates on
-recordings 0 to 4 of the others. The network is `models.sound_cnn` on mel spectrograms, with speed, shift, noise and
-SpecAugment (Park et al., 2019, arXiv:1904.08779); `--model wave_cnn` is M5 on the samples (Dai et al., 2016,
-arXiv:1610.00087). Sounds are read up to one second, which 20 of the 3,000 exceed. `--predict` takes files of any
-length, and averages windows of a second.
+recordings 0 to 4 of the others; with `--tune`, that speaker is left out, and the next one takes the place of the test,
+to choose settings. The network is `models.sound_cnn` on mel spectrograms, with speed, shift, noise and SpecAugment
+(Park et al., 2019, arXiv:1904.08779); `--model wave_cnn` is M5 on the samples (Dai et al., 2016, arXiv:1610.00087).
+Sounds are read up to one second, which 20 of the 3,000 exceed. `--predict` takes files of any length, and averages
+windows of a second.
 """
 
 import dataclasses
@@ -40,6 +41,8 @@ class Config(settings.Settings):
     """Folder into which the archive is unpacked; by default checkpoints/data/spoken_digits."""
     held_out: str = ""
     """Speaker to test on, whom the network does not hear: george, jackson, lucas, nicolas, theo or yweweler."""
+    tune: bool = False
+    """Leave the speaker of --held-out out altogether, and test on the next one in the list, to choose settings."""
     model: str = "sound_cnn"
     """sound_cnn or wave_cnn."""
     normalise: str = "clip"
@@ -73,15 +76,23 @@ def source(config: Config) -> dict[str, Any]:
         settings.one_of("--held-out", config.held_out, SPEAKERS)
     if config.held_out and config.data and files.expanded(config.data).is_dir():
         raise jc.InputError(f"--held-out {config.held_out}: needs the archive, because a folder has parts of its own")
+    if config.tune and not config.held_out:
+        raise jc.InputError("--tune: needs --held-out; the official split has a validation part")
+    tested = config.held_out
+    if config.tune:
+        tested = SPEAKERS[(SPEAKERS.index(config.held_out) + 1) % len(SPEAKERS)]
 
     def place(name: str) -> str | None:
-        if not (found := FILE.fullmatch(name)):
+        found = FILE.fullmatch(name)
+        if not found or (config.tune and found[3] == config.held_out):
             return None
-        early, number = found[3] == config.held_out if config.held_out else int(found[4]) < 5, int(found[4])
-        part = "test" if early else "valid" if number < (5 if config.held_out else 10) else "train"
+        number = int(found[4])
+        test = found[3] == tested if tested else number < 5
+        part = "test" if test else "valid" if number < (5 if tested else 10) else "train"
         return f"{part}/{found[2]}/{found[1]}"
 
-    top = pathlib.Path(config.unpacked or "checkpoints/data/spoken_digits") / (config.held_out or "official")
+    top = pathlib.Path(config.unpacked or "checkpoints/data/spoken_digits")
+    top = top / (f"{config.held_out}{'-tune' * config.tune}" or "official")
     path = archives.folder_of("spoken_digits", dataclasses.replace(config, unpacked=str(top)), place)
     return {"path": str(path), "rate": RATE, "seconds": 1.0}
 

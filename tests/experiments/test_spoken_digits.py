@@ -47,6 +47,14 @@ def test_the_official_split(archive, tmp_path):
     assert splits.train.arrays["audio"].shape == (12, 8000)
 
 
+def test_settings_are_chosen_without_the_speaker_of_the_test(archive, tmp_path):
+    found, splits = parts(archive, tmp_path, held_out="yweweler", tune=True)
+    assert found[2] == sorted(f"george_{n}" for n in (0, 4, 5, 9, 10, 11)) and splits.test.size == 18
+    assert found[:2] == [[f"theo_{n}" for n in (10, 11, 5, 9)], ["theo_0", "theo_4"]]
+    with pytest.raises(jc.InputError, match="--tune: needs --held-out"):
+        parts(archive, tmp_path, tune=True)
+
+
 def test_a_speaker_is_held_out(archive, tmp_path):
     found, splits = parts(archive, tmp_path, held_out="theo")
     assert found[2] == sorted(f"theo_{n}" for n in (0, 4, 5, 9, 10, 11)) and splits.test.size == 18
