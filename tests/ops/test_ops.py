@@ -14,8 +14,8 @@ from jax import lax
 from jax.test_util import check_grads
 
 from jaxcnn import InputError, ops
-from jaxcnn.ops.geometry import Geometry, resolve_padding, to_tuple
-from jaxcnn.ops.lowering import im2col, space_to_depth, winograd
+from jaxcnn.ops.geometry import Geometry, out_sizes, resolve_padding, to_tuple
+from jaxcnn.ops.lowering import im2col, slabs, space_to_depth, table, winograd
 from jaxcnn.ops.lowering.record import Case
 from jaxcnn.ops.native import native_forward, native_input_grad, native_kernel_grad, once
 
@@ -163,6 +163,31 @@ def test_large_channels_reach_winograd():
         x, w, _, g = operands(name)
         assert winograd.suits(Case(x.shape, w.shape, jnp.float32, g))
         assert not winograd.suits(Case(x.shape, w.shape, jnp.float64, g))
+
+
+@pytest.mark.parametrize("padding", ["SAME", ((0, 2), (1, 1), (2, 0))], ids=["same", "uneven"])
+def test_large_volumes_become_slabs(padding, monkeypatch):
+    rng = np.random.default_rng(2)
+    x, w = rng.normal(size=(2, 11, 9, 10, 8)), rng.normal(size=(3, 3, 3, 8, 16))
+    g = geometry(x.shape, w.shape[:3], padding=padding)
+    dy = rng.normal(size=(2, *out_sizes(x.shape[1:-1], w.shape[:-2], g), 16))
+    monkeypatch.setattr(slabs, "SLAB_BYTES", winograd.volume_bytes(dy.shape, w.shape) // 3)
+    a, b, c = (jnp.asarray(z, jnp.float32) for z in (x, w, dy))
+    whole, gradient = slabs.lowerings(table.WHOLE)
+    assert whole.forward and whole.kernel_grad and gradient.input_grad
+    found = whole.forward(a, b, g), gradient.input_grad(c, b, g, x.shape), whole.kernel_grad(a, c, g, w.shape)
+    for actual, expected in zip(found, loop(x, w, dy, g), strict=True):
+        assert error(actual, expected) < 3e-5
+
+
+def test_only_volumes_larger_than_the_cache_become_slabs():
+    whole, gradient = slabs.lowerings(table.WHOLE)
+    shape, kernel = (2, 48, 48, 48, 16), (3, 3, 3, 16, 16)
+    case = Case(shape, kernel, jnp.float32, geometry(shape, kernel[:3]))
+    assert whole.suits(case) and gradient.suits(case)
+    few, strided = (2, 8, 48, 48, 16), geometry(shape, kernel[:3], strides=(2, 1, 1))
+    for other in ({"image": few}, {"geometry": strided}, {"image": shape[1:], "kernel": kernel[1:]}):
+        assert not whole.suits(case._replace(**other)) and not gradient.suits(case._replace(**other))
 
 
 def test_windows_of_whole_strides_become_blocks():

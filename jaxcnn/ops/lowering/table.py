@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 
 from jaxcnn.ops.geometry import Geometry
-from jaxcnn.ops.lowering import depthwise, direct, groups, im2col, matmul, space_to_depth, volumes, winograd
+from jaxcnn.ops.lowering import depthwise, direct, groups, im2col, matmul, slabs, space_to_depth, volumes, winograd
 from jaxcnn.ops.lowering.record import Case, Convolution, Lowering, Shape
 
 Array = jax.Array
@@ -41,6 +41,7 @@ TABLE: tuple[Lowering, ...] = (
     matmul.LOWERING,
     depthwise.LOWERING,
     groups.lowering(WHOLE),
+    *slabs.lowerings(WHOLE),
     winograd.FORWARD,
     winograd.KERNEL_GRAD,
     winograd.INPUT_GRAD,

@@ -172,6 +172,11 @@ def _rows(count: Any, out: tuple[int, ...], kernels: Array) -> int:
     return count if few or large else -(-CHUNK_BYTES // row)
 
 
+def volume_bytes(out: Shape, kernel: Shape) -> int:
+    """Bytes of the tiles of one volume, of a result `[B, D', H', W', K]` and a kernel `[depth, 3, 3, C, K]`."""
+    return _row_bytes(out[1:-1], kernel[0] * kernel[-2] + kernel[-1])
+
+
 def _row_bytes(out: tuple[int, ...], channels: int) -> int:
     """Bytes of one row's tiles on both sides of the product."""
     return 144 * out[0] * math.prod(-(-n // 4) for n in out[1:]) * channels
