@@ -10,7 +10,7 @@ import optax
 
 from jaxcnn.core import files
 from jaxcnn.core.schema import fitted
-from jaxcnn.core.types import Figure, InputError, Step, Task, Tree
+from jaxcnn.core.types import Figure, InputError, State, Step, Task, Tree
 from jaxcnn.data import Splits
 from jaxcnn.parallel.compile import choose_devices, resolve
 from jaxcnn.parallel.mesh import Device, Rule
@@ -43,6 +43,7 @@ class Plan:
         epochs: passes over the training rows; ignored if `steps` is given.
         seed: seed of the parameters, the order of the rows, dropout and augmentation.
         wrap: function that wraps the training step.
+        begin: function that completes the first state, if `wrap` needs it, such as `methods.scaffold.start_controls`.
         grads: estimator of the gradients, such as `train.accumulate(4)`.
         ema: decay of the moving average of the weights, in [0, 1); the average is validated and tested. 0 disables it.
         on_nan: action when the loss is not finite: `"stop"`, `"skip"` (skip the batch), or `"rollback"` (return to the
@@ -83,6 +84,7 @@ class Plan:
     epochs: float = 10
     seed: int = 0
     wrap: Callable[[Step], Step] = unchanged
+    begin: Callable[[State], State] = unchanged
     grads: Estimator = plain
     ema: float = 0.0
     on_nan: str = "stop"

@@ -61,7 +61,7 @@ def prepare(plan: Plan) -> Ready:
         step = skip_nonfinite(step) if plan.on_nan == "skip" else step
 
         def begin(batch: Any, variables: Any) -> State:
-            state = init_state(plan.task, tx, batch, plan.seed, variables)
+            state = plan.begin(init_state(plan.task, tx, batch, plan.seed, variables))
             return start_ema(state) if plan.ema else state
 
         state = jax.jit(begin, compiler_options=_once())(splits.train.example(), plan.variables)

@@ -9,7 +9,8 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn.methods import secure_sum
-from jaxcnn.methods.federated import by_group, bytes_per_round, clients, dirichlet, federated, iid, shards
+from jaxcnn.methods.clients import by_group, clients, dirichlet, iid, shards
+from jaxcnn.methods.federated import bytes_per_round, federated
 from tests.small import Plain, distance, rows
 
 

@@ -1,0 +1,160 @@
+"""Rows that belong to clients, for federated learning: batches of whole clients, and partitions of rows."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxcnn.core.types import InputError
+from jaxcnn.data import Resident
+from jaxcnn.data.order import ALL, Shard, fill
+from jaxcnn.parallel.compile import IndexedChunk
+
+
+@dataclasses.dataclass(frozen=True)
+class Clients(Resident):
+    """Rows in memory that belong to clients. A batch has the rows of `batch_size` clients, drawn without repetition.
+
+    Each client has room for `room` rows in a batch; the rest is padding with `row_mask = 0`. The column `"client"` has
+    the number of each row's client, or -1. Evaluation reads every row once, whosever it is.
+
+    Attributes:
+        parts: the numbers of the rows of each client; made by `clients`.
+
+    """
+
+    parts: tuple[np.ndarray, ...] = ()
+
+    @property
+    def room(self) -> int:
+        """The number of rows of the largest client."""
+        return max(len(part) for part in self.parts)
+
+    def chunk(
+        self, batch_size: int, start: int, count: int, capacity: int, multiple: int = 1, shard: Shard = ALL
+    ) -> IndexedChunk:
+        """Return the batches of the rounds `start` to `start + count`, see `Data.chunk`; `batch_size` counts clients.
+
+        Raises:
+            InputError: there are not that many clients.
+
+        """
+        del shard
+        if batch_size > len(self.parts):
+            raise InputError(f"batch_size={batch_size}: there are only {len(self.parts)} clients")
+        room = self.room
+        index = np.zeros((count, batch_size, room), np.int64)
+        inside = np.zeros((count, batch_size, room), np.float32)
+        for i in range(count):
+            chosen = np.random.default_rng([self.seed, start + i, 0xFED]).permutation(len(self.parts))[:batch_size]
+            for j, who in enumerate(chosen):
+                index[i, j, : len(self.parts[who])], inside[i, j, : len(self.parts[who])] = self.parts[who], 1
+        more = -batch_size % multiple  # whole clients of padding, so that devices share them evenly
+        index, inside = (np.pad(x, ((0, 0), (0, more), (0, 0))).reshape(count, -1) for x in (index, inside))
+        return IndexedChunk(
+            dict(self.arrays), fill(index.astype(np.int32), capacity), fill(inside, capacity), np.int32(count)
+        )
+
+
+def clients(data: Resident, parts: Sequence[Any]) -> Clients:
+    """Give the rows of a data set to clients.
+
+    Args:
+        data: a data set in memory.
+        parts: the numbers of the rows of each client, such as `shards` returns; no row twice.
+
+    Raises:
+        InputError: a client has no rows, a row does not exist, or it belongs to two clients.
+
+    """
+    parts = tuple(np.asarray(part, np.int64) for part in parts)
+    if not parts or not all(part.ndim == 1 and len(part) for part in parts):
+        raise InputError("parts: every client needs the numbers of at least one row")
+    every = np.concatenate(parts)
+    if every.min() < 0 or every.max() >= data.size:
+        raise InputError(f"parts: row numbers from {every.min()} to {every.max()}; there are {data.size} rows")
+    if len(np.unique(every)) < len(every):
+        raise InputError("parts: a row belongs to two clients; each may have one")
+    fields: dict[str, Any] = {f.name: getattr(data, f.name) for f in dataclasses.fields(Resident)}
+    number = np.full(data.size, -1, np.int32)
+    for who, part in enumerate(parts):
+        number[part] = who
+    fields["arrays"] = {**data.arrays, "client": number}
+    return Clients(**fields, parts=parts)
+
+
+def iid(size: int, count: int, *, seed: int = 0) -> list[np.ndarray]:
+    """Divide `size` rows at random into `count` parts of equal size, within one row.
+
+    Raises:
+        InputError: there are more clients than rows, or none.
+
+    """
+    _check_count(size, count)
+    return np.array_split(np.random.default_rng(seed).permutation(size), count)
+
+
+def shards(label: Any, count: int, *, each: int = 2, seed: int = 0) -> list[np.ndarray]:
+    """Sort rows by label, cut them into `count * each` equal pieces, and give each client `each` of them at random.
+
+    With 2 pieces, most clients have rows of two classes (McMahan et al., 2016).
+
+    Args:
+        label: int `[N]`.
+        count: number of clients.
+        each: pieces of a client.
+        seed: of the draw.
+
+    Raises:
+        InputError: there are more pieces than rows, or none.
+
+    """
+    label = np.asarray(label)
+    _check_count(len(label), count * each)
+    pieces = np.array_split(np.argsort(label, kind="stable"), count * each)
+    order = np.random.default_rng(seed).permutation(len(pieces)).reshape(count, each)
+    return [np.concatenate([pieces[i] for i in own]) for own in order]
+
+
+def dirichlet(label: Any, count: int, alpha: float, *, seed: int = 0) -> list[np.ndarray]:
+    """Divide the rows of each class over clients in shares from a Dirichlet distribution.
+
+    Args:
+        label: int `[N]`.
+        count: number of clients. Those that get no row get one from the client with the most.
+        alpha: concentration, positive: small for clients with few classes, large for equal shares.
+        seed: of the draw.
+
+    Raises:
+        InputError: there are more clients than rows, or `alpha` is not positive.
+
+    Reference: Hsu et al., 2019, arXiv:1909.06335.
+
+    """
+    label, draws = np.asarray(label), np.random.default_rng(seed)
+    _check_count(len(label), count)
+    if not 0 < alpha < math.inf:
+        raise InputError(f"alpha={alpha}: must be positive")
+    parts: list[list[int]] = [[] for _ in range(count)]
+    for one in np.unique(label):
+        found = draws.permutation(np.flatnonzero(label == one))
+        ends = np.cumsum(draws.dirichlet(np.full(count, alpha)))[:-1]
+        for part, more in zip(parts, np.split(found, (ends * len(found)).astype(int)), strict=True):
+            part.extend(more.tolist())
+    for part in parts:
+        if not part:
+            part.append(max(parts, key=len).pop())
+    return [np.array(part) for part in parts]
+
+
+def by_group(group: Any) -> list[np.ndarray]:
+    """Make one client of each value of a column `[N]`, such as the writer or the speaker."""
+    group = np.asarray(group)
+    return [np.flatnonzero(group == value) for value in np.unique(group)]
+
+
+def _check_count(size: int, count: int) -> None:
+    if not 1 <= count <= size:
+        raise InputError(f"count={count}: must be from 1 to the {size} rows")
