@@ -44,13 +44,15 @@ class Config(settings.Settings):
     """Numbers of a word's vector."""
     maps: int = 100
     """Kernels for each of the windows of 3, 4 and 5 words."""
-    dropout: float = 0.5
+    scale: float = 0.05
+    """Word vectors begin uniform in -scale..scale."""
+    dropout: float = 0.6
     """Share of units dropped before the last layer."""
-    epochs: int = 5
+    epochs: int = 3
     """Passes over the training rows."""
     batch_size: int = 50
     """Rows in one update, over all devices."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """Highest value of the one-cycle schedule of AdamW."""
     weight_decay: float = 1e-2
     """Weight decay of kernels; biases have none."""
@@ -118,7 +120,7 @@ def plan(config: Config) -> runs.Plan:
         raise jc.InputError(f"--fold {config.fold}: must be 0 to {FOLDS - 1}")
     rate, decay, read = jc.optim.check_rate(config.learning_rate), config.weight_decay, source(config)
     splits = jc.data.texts(**read)
-    options = {"words": len(splits.train.words) + 2, "width": config.width, "maps": config.maps}
+    options = {"words": len(splits.train.words) + 2, "width": config.width, "maps": config.maps, "scale": config.scale}
     build = {
         "model": common.model("text_cnn", config, num_classes=2, dropout=config.dropout, **options),
         "task": {"name": "classification", "options": {"field": "text"}},
@@ -130,7 +132,7 @@ def plan(config: Config) -> runs.Plan:
 
     return runs.Plan(
         runs.build(build)[1], splits, optimizer, build=build, dataset=f"sentiment-{config.fold}", unit="texts",
-        source=runs.source("texts", read),
+        source=runs.source("texts", read), monitor="accuracy", mode="max",
     )  # fmt: skip
 
 

@@ -61,8 +61,8 @@ class Config(settings.Settings):
     """Share of units dropped before the last layer, in [0, 1)."""
     ema: float = 0.99
     """Decay of the average of the weights that is validated and tested; 0 uses the weights themselves."""
-    augment: bool = True
-    """Change speed, time, noise and loudness of the training sounds, and mask their spectrograms."""
+    strength: float = 1.0
+    """Factor of the augmentation: speed, place in time, noise and masks of the spectrogram; 0 for none."""
     validations: int = 10
     """Number of validations in a run."""
 
@@ -100,11 +100,13 @@ def source(config: Config) -> dict[str, Any]:
 def plan(config: Config) -> runs.Plan:
     """Make the plan from the flags."""
     settings.one_of("--model", config.model, MODELS)
+    if not 0 <= config.strength <= 2:
+        raise jc.InputError(f"--strength {config.strength}: must be in 0..2")
     rate, decay = jc.optim.check_rate(config.learning_rate), config.weight_decay
     options: dict[str, Any] = {"dropout": config.dropout}
     if config.model == "sound_cnn":
         options |= {"rate": RATE, "normalise": config.normalise, "widths": list(config.widths)}
-        options |= {"time_masks": 2, "mel_masks": 2} if config.augment else {}
+        options |= {"time_masks": round(2 * config.strength), "mel_masks": round(2 * config.strength)}
     jc.models.SOUNDS[config.model](**options)  # refuse bad values before data are read
     skipped, read = settings.Skipped(), source(config)
     splits = jc.data.sounds(**read, on_bad=skipped if config.on_bad_example == "skip" else None)
@@ -118,15 +120,17 @@ def plan(config: Config) -> runs.Plan:
             for name in ("audio", "length")
         },
     }
+    s = config.strength
     change = jc.augment.compose(
-        jc.augment.speed((0.8, 1.25)), jc.augment.time_shift(800), jc.augment.add_noise((10, 40)), jc.augment.gain()
-    )
+        jc.augment.speed((0.8**s, 1.25**s)), jc.augment.time_shift(round(800 * s)),
+        jc.augment.add_noise((30 - 20 * s, 60 - 20 * s)), jc.augment.gain(),
+    )  # fmt: skip
 
     def optimizer(steps: int) -> Any:
         return jc.optim.adamw(jc.optim.one_cycle(rate, steps=steps), weight_decay=decay)
 
     def wrap(step: Any) -> Any:
-        return jc.augmented(step, change) if config.augment else step
+        return jc.augmented(step, change) if s else step
 
     return runs.Plan(
         runs.build(build)[1], splits, optimizer, wrap=wrap, ema=config.ema, build=build, dataset="spoken_digits",

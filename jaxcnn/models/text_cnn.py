@@ -12,7 +12,6 @@ from jaxcnn.core.types import InputError
 from jaxcnn.layers import Conv, Dense, Dropout, Network
 
 Array = jax.Array
-INIT = nn.initializers.uniform(0.5)  # 0..0.5; shifted to -0.25..0.25 below, as in the paper's program
 
 
 class Vectors(nn.Module):
@@ -21,12 +20,14 @@ class Vectors(nn.Module):
     words: int
     width: int
     frozen: bool = False
+    scale: float = 0.25
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Map int `[B, T]` to `[B, T, width]`; a number that is no word gives NaN."""
-        table = self.param("vectors", lambda *given: INIT(*given) - 0.25, (self.words, self.width), jnp.float32)
+        init = nn.initializers.uniform(2 * self.scale)
+        table = self.param("vectors", lambda *given: init(*given) - self.scale, (self.words, self.width), jnp.float32)
         table = jax.lax.stop_gradient(table) if self.frozen else table
         found = jnp.take(table, x, axis=0, mode="fill", fill_value=jnp.nan)
         found = jnp.where((x < 0)[..., None], jnp.nan, found)  # which `take` counts from the end
@@ -42,6 +43,7 @@ class TextCNN(Network):
     windows: Sequence[int] = (3, 4, 5)
     maps: int = 100
     vectors: str = "trained"
+    scale: float = 0.25
     dropout: float = 0.5
     dtype: Any = None
 
@@ -51,7 +53,7 @@ class TextCNN(Network):
         """Make the layers."""
         kinds = {"trained": (False,), "frozen": (True,), "both": (False, True)}[self.vectors]
         self.channels = [
-            Vectors(self.words, self.width, frozen, self.dtype, name="frozen" if frozen else "trained")
+            Vectors(self.words, self.width, frozen, self.scale, self.dtype, name="frozen" if frozen else "trained")
             for frozen in kinds
         ]
         self.convs = [
@@ -92,7 +94,9 @@ def text_cnn(num_classes: int = 2, words: int = 20_000, **options: Any) -> TextC
         words: how many numbers there are: those of `data.words.vocabulary` and two more, or 257 for bytes.
         **options: `width` (of the vectors, 300), `windows` (words that a kernel sees, 3, 4 and 5), `maps` (kernels per
             window, 100), `vectors` (`"trained"`, `"frozen"`, or `"both"`, two channels of the same vectors of which one
-            is trained), `dropout` (0.5), `dtype`.
+            is trained), `scale` (vectors begin uniform in -scale..scale; 0.25, as in the paper's program, which suits
+            vectors of others beside them; with random vectors alone, 0.05 is right more often), `dropout` (0.5),
+            `dtype`.
 
     """
     made = TextCNN(num_classes, words, **options)
@@ -100,6 +104,8 @@ def text_cnn(num_classes: int = 2, words: int = 20_000, **options: Any) -> TextC
         raise InputError(f"vectors={made.vectors!r}: must be 'trained', 'frozen' or 'both'")
     if min(made.words, made.width, made.maps, *made.windows) < 1 or not made.windows:
         raise InputError("words, width, maps and windows: must be at least 1")
+    if not 0 < made.scale < float("inf"):
+        raise InputError(f"scale={made.scale}: must be positive")
     return made
 
 

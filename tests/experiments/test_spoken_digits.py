@@ -80,7 +80,7 @@ def test_refused(archive, tmp_path):
 @pytest.mark.parametrize("model", ["sound_cnn", "wave_cnn"])
 def test_a_run_is_trained_evaluated_and_used(archive, tmp_path, model):
     flags = ("--unpacked", str(tmp_path / "data"), "--workdir", str(tmp_path / "runs"), "--model", model)
-    run("spoken_digits", str(archive), "--smoke", "--no-augment", *flags)
+    run("spoken_digits", str(archive), "--smoke", "--strength", "0", *flags)
     place = folder(tmp_path / "runs")
     values = json.loads(run("spoken_digits", "--evaluate", "--checkpoint", str(place))[0].splitlines()[-1])
     assert values["count"] == 12 and values["own_test_data"]
