@@ -35,7 +35,7 @@ class Config:
     rows: int = 1000
     """Rows, of which each network gets a random half."""
     networks: int = 32
-    """Networks of each kind, an even number of at least 4."""
+    """Networks of each kind, an even number of at least 6."""
     width: int = 64
     """Hidden units of a network."""
     epochs: int = 60
@@ -66,8 +66,8 @@ class Config:
 
 def check(config: Config) -> None:
     """Refuse numbers that cannot be used."""
-    if config.networks < 4 or config.networks % 2:
-        raise jc.InputError(f"--networks {config.networks}: must be even and at least 4")
+    if config.networks < 6 or config.networks % 2:
+        raise jc.InputError(f"--networks {config.networks}: must be even and at least 6")
     for name in ("rows", "width", "epochs", "batch_size", "private_epochs", "test_rows"):
         if getattr(config, name) < 1:
             raise jc.InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: must be at least 1")

@@ -9,6 +9,7 @@ Reference: Cohen et al., 2019, arXiv:1902.02918.
 
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ import numpy as np
 from jaxcnn.core.collectives import draw
 from jaxcnn.core.types import Batch, InputError, Tree
 from jaxcnn.methods.robustness import pixels, two
+from jaxcnn.metrics.intervals import least_share
 
 Array = jax.Array
 Predict = Callable[[Tree, Batch], Array]
@@ -158,16 +160,11 @@ def certify(
 
 
 def certificate(label: int, votes: int, n: int, sigma: float, alpha: float) -> Certificate:
-    """Return the certificate of a class that got `votes` of `n` votes; see `certify`.
-
-    The bound is that of Clopper and Pearson (1934).
-    """
-    from scipy.special import betaincinv, ndtri
-
-    least = float(betaincinv(votes, n - votes + 1, alpha)) if votes else 0.0
+    """Return the certificate of a class that got `votes` of `n` votes; see `certify`."""
+    least = least_share(votes, n, alpha)
     if least <= 0.5:
         return Certificate(ABSTAIN, 0.0, least)
-    return Certificate(label, float(sigma * ndtri(least)), least)
+    return Certificate(label, sigma * NormalDist().inv_cdf(least), least)
 
 
 def certified_accuracy(certificates: list[Certificate], labels: Any, radii: Any) -> np.ndarray:

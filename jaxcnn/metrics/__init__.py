@@ -29,7 +29,15 @@ from jaxcnn.metrics.curves import (
 from jaxcnn.metrics.detection import box_iou, coco_scores
 from jaxcnn.metrics.embedding import PairCosines, pair_cosines
 from jaxcnn.metrics.forecast import forecast_metrics, naive_error, rolling_origin, seasonal_naive
-from jaxcnn.metrics.intervals import Interval, McNemar, bootstrap_interval, mcnemar, paired_bootstrap, wilson_interval
+from jaxcnn.metrics.intervals import (
+    Interval,
+    McNemar,
+    bootstrap_interval,
+    least_share,
+    mcnemar,
+    paired_bootstrap,
+    wilson_interval,
+)
 from jaxcnn.metrics.probabilities import (
     Calibration,
     Histograms,
@@ -85,8 +93,8 @@ __all__ = [
     "binned_scores", "bootstrap_interval", "box_iou", "brier", "Calibration", "calibration", "character_error_rate",
     "classification_report", "ClassificationReport", "coco_scores", "cohen_kappa", "components", "Confusion",
     "confusion", "CorruptionError", "Count", "count", "dice", "edit_distance", "equal_error_rate", "exact_match", "f1",
-    "forecast_metrics", "hausdorff95", "Histograms", "identification", "Interval", "iou", "log_loss", "log_odds", "mae",
-    "matthews", "McNemar", "mcnemar", "Mean", "mean", "mean_corruption_error", "multilabel_accuracy",
+    "forecast_metrics", "hausdorff95", "Histograms", "identification", "Interval", "iou", "least_share", "log_loss",
+    "log_odds", "mae", "matthews", "McNemar", "mcnemar", "Mean", "mean", "mean_corruption_error", "multilabel_accuracy",
     "multilabel_confusion", "MultilabelConfusion", "naive_error", "Overlap", "overlap", "pair_cosines", "pair_scores",
     "PairCosines", "paired_bootstrap", "pr_auc", "pr_curve", "precision", "PrecisionRecall", "predicted_class", "psnr",
     "R2", "r2", "rand_fscore", "recall", "Reliability", "report", "retrieval", "risk_coverage", "RiskCoverage", "rmse",

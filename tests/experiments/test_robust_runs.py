@@ -21,7 +21,7 @@ def mnist(tmp_path_factory):
 def test_membership(mnist, tmp_path):
     pytest.importorskip("dp_accounting")
     config = membership.Config(
-        str(mnist), rows=60, networks=4, width=8, epochs=3, batch_size=8, private_epochs=1, delta=1e-2,
+        str(mnist), rows=60, networks=6, width=8, epochs=3, batch_size=8, private_epochs=1, delta=1e-2,
         workdir=str(tmp_path / "out"),
     )  # fmt: skip
     found = membership.main(config)
@@ -72,7 +72,7 @@ def test_checks_of_a_network_say_what_they_saw():
 
 @pytest.mark.parametrize("method", robust.METHODS)
 def test_a_row_that_is_wrong_anyway_does_not_resist(method):
-    config = robust.settled(robust.Config("mnist", "somewhere", method=method))
+    config = robust.settled(robust.Config(name="mnist", data="somewhere", method=method))
     task = robust.METHOD_OF[method](jc.tasks.classification(jc.models.mlp(num_classes=4, widths=(4,))), config)
     assert ("robust_accuracy" in task.metrics) == (method != "none")
     image = np.random.default_rng(0).random((6, 8, 8, 1), np.float32)
@@ -89,12 +89,12 @@ def test_a_row_that_is_wrong_anyway_does_not_resist(method):
 @pytest.mark.parametrize(
     "wrong, line",
     [
-        (lambda: robust.settled(robust.Config("svhn", "x")), "NAME 'svhn'"),
-        (lambda: robust.settled(robust.Config("mnist", "x", method="free")), "--method 'free'"),
-        (lambda: robust.settled(robust.Config("mnist")), "DATA: give the place"),
-        (lambda: robust.settled(robust.Config("mnist", "x", epsilon=8.0)), "--epsilon 8.0"),
-        (lambda: robust.settled(robust.Config("mnist", "x", ramp=2.0)), "--ramp 2.0"),
-        (lambda: robust.settled(robust.Config("mnist", "x", square_steps=0)), "--square-steps 0"),
+        (lambda: robust.settled(robust.Config(name="svhn", data="x")), "NAME 'svhn'"),
+        (lambda: robust.settled(robust.Config(name="mnist", data="x", method="free")), "--method 'free'"),
+        (lambda: robust.settled(robust.Config(name="mnist")), "DATA: give the place"),
+        (lambda: robust.settled(robust.Config(name="mnist", data="x", epsilon=8.0)), "--epsilon 8.0"),
+        (lambda: robust.settled(robust.Config(name="mnist", data="x", ramp=2.0)), "--ramp 2.0"),
+        (lambda: robust.settled(robust.Config(name="mnist", data="x", square_steps=0)), "--square-steps 0"),
         (lambda: private_mnist.plan(private_mnist.Config()), "DATA: give the folder"),
         (lambda: private_mnist.plan(private_mnist.Config(data="x", clip=0.0)), "clip=0.0"),
         (lambda: membership.check(membership.Config("x", networks=5)), "--networks 5"),

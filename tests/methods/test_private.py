@@ -143,6 +143,19 @@ def test_the_noise_for_an_epsilon_spends_it():
     assert epsilon(noise, 0.01, 1000, 1e-5) == pytest.approx(3.0, abs=0.01)
 
 
+@pytest.mark.parametrize("strategy", ["sharded", "pmap"])
+def test_rows_of_convolutions_are_clipped_alike_on_eight_devices(strategy):
+    """Gradients per row of a convolution whose rows are divided among devices."""
+    data, out = rows(24), []
+    model = jc.models.plain(num_classes=4, widths=(4,), pools=1, hidden=4, activation="tanh")
+    task, tx = jc.tasks.classification(model), optax.sgd(1.0)
+    for how, devices in (("jit", 1), (strategy, 8)):
+        run = jc.compile_step(jc.make_train_step(task, tx, private(0.05, 0.0, 24, parts=2)), how, devices)
+        out.append(jc.fit(run, jc.init_state(task, tx, data.example()), data, batch_size=24, steps=2).state.params)
+    begun = jc.init_state(task, tx, data.example()).params
+    assert distance(begun, out[0]) > 1e-3 and distance(*out) < 1e-5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["sharded", "pmap"])
 def test_the_same_on_eight_devices(small, strategy):
