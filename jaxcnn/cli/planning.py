@@ -14,7 +14,7 @@ from jaxcnn.models import NETWORKS
 from jaxcnn.parallel import mesh
 from jaxcnn.parallel.compile import compile_step
 from jaxcnn.runs.plan import MOST_STEPS, layout
-from jaxcnn.train import accumulate, with_norm
+from jaxcnn.train import accumulate, plain, with_norm
 
 
 def planned(name: str, config: Any, plan: runs.Plan) -> runs.Plan:
@@ -29,7 +29,7 @@ def planned(name: str, config: Any, plan: runs.Plan) -> runs.Plan:
         InputError: accumulation that does not divide the batch, too many steps, or unavailable devices.
 
     """
-    data, grads = plan.data, accumulate(config.accumulate)
+    data, grads = plan.data, accumulate(config.accumulate) if plan.grads is plain else plan.grads
     if config.limit_examples:
         data = Splits(*(runs.limited(part, config.limit_examples) for part in data))
     unit = "images" if plan.unit == "rows" else plan.unit

@@ -6,6 +6,7 @@ from jaxcnn.data.blurring import blur_boxes, blur_file
 from jaxcnn.data.coco import coco
 from jaxcnn.data.coco_masks import coco_masks
 from jaxcnn.data.core import Indexed, Resident, Splits
+from jaxcnn.data.corruptions import CORRUPTIONS, corrupt, corrupted
 from jaxcnn.data.drawn_boxes import draw_boxes
 from jaxcnn.data.episodes import Episodes
 from jaxcnn.data.files import digits, npz
@@ -36,9 +37,10 @@ SOURCES = {
 }  # fmt: skip
 
 __all__ = [
-    "as_data", "Batches", "blur_boxes", "blur_file", "centred", "classes_format", "coco", "coco_masks", "dataset",
-    "dense_format", "digits", "draw_boxes", "drawing", "Episodes", "folder", "forecast", "idx", "image_box", "Indexed",
-    "is_idx_folder", "letterbox", "masks", "npz", "read_nifti", "read_sound", "read_times", "read_volume", "Resident",
-    "series", "sounds", "SOURCES", "Splits", "stratified", "table", "table_format", "texts", "tfds", "tfds_boxes",
-    "tfds_masks", "unletterbox", "videos", "voc", "volumes", "windows", "write_nifti", "yolo",
+    "as_data", "Batches", "blur_boxes", "blur_file", "centred", "classes_format", "coco", "coco_masks", "corrupt",
+    "corrupted", "CORRUPTIONS", "dataset", "dense_format", "digits", "draw_boxes", "drawing", "Episodes", "folder",
+    "forecast", "idx", "image_box", "Indexed", "is_idx_folder", "letterbox", "masks", "npz", "read_nifti", "read_sound",
+    "read_times", "read_volume", "Resident", "series", "sounds", "SOURCES", "Splits", "stratified", "table",
+    "table_format", "texts", "tfds", "tfds_boxes", "tfds_masks", "unletterbox", "videos", "voc", "volumes", "windows",
+    "write_nifti", "yolo",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core.collectives import all_sum, leader
-from jaxcnn.core.types import Batch, InputError, MetricState, State, Step, Tree, named, rows
+from jaxcnn.core.types import Batch, InputError, MetricState, State, Step, Tree, named, row_mask, rows
 from jaxcnn.data import Resident
 from jaxcnn.data.order import ALL, Shard, fill, padded
 from jaxcnn.parallel.compile import IndexedChunk
@@ -37,14 +37,14 @@ def private(clip: float, noise: float, batch_size: int, *, parts: int = 1) -> Es
         clip: largest length of a row's gradient, positive; infinite for none, which needs `noise=0`.
         noise: standard deviation of the noise over `clip`, at least 0; see `noise_for`.
         batch_size: rows of a batch, or their expected number with `poisson`, over all devices.
-        parts: the rows of a device are taken in this many parts, one after the other, to save memory.
+        parts: the rows of a device are taken in this many parts, one after the other, to save memory; the last part may
+            be padded.
 
     Returns:
         The estimator. It refuses models whose state mixes rows, such as batch normalisation.
 
     Raises:
-        InputError: a value is outside its range; or (when traced) the model has a state, or `parts` does not divide the
-            rows per device.
+        InputError: a value is outside its range; or (when traced) the model has a state.
 
     Reference: Abadi et al., 2016, arXiv:1607.00133.
 
@@ -67,8 +67,6 @@ def private(clip: float, noise: float, batch_size: int, *, parts: int = 1) -> Es
 
         def gradient(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Tree, Tree, Any]:
             check_state(model_state)
-            if rows(batch) % parts:
-                raise InputError(f"parts={parts}: must divide the {rows(batch)} rows per device")
             inner, noises = jax.random.split(key)
             each = jax.vmap(one, (None, None, 0, None))
 
@@ -76,14 +74,22 @@ def private(clip: float, noise: float, batch_size: int, *, parts: int = 1) -> Es
                 found, sums = each(params, model_state, part, inner)
                 return jax.tree.map(lambda t, g: t + g.sum(0), total, found), _summed(sums)
 
-            split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), dict(batch))
-            total, sums = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, params), split)
+            total, sums = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, params), _divided(batch, parts))
             total = noisy(all_sum(total), noise * clip if noise else 0.0, noises)
             return jax.tree.map(lambda g: g / batch_size, total), model_state, _summed(sums)
 
         return gradient
 
     return estimator
+
+
+def _divided(batch: Batch, parts: int) -> Batch:
+    """Return a batch in parts of equal size, `[parts, n, ...]`, padded with rows that do not count."""
+    more = -rows(batch) % parts
+    if more:
+        batch = {**batch, "row_mask": row_mask(batch)}
+        batch = jax.tree.map(lambda x: jnp.pad(x, ((0, more), *[(0, 0)] * (x.ndim - 1))), batch)
+    return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), dict(batch))
 
 
 def _summed(tree: Tree) -> Tree:

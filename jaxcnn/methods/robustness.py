@@ -1,5 +1,6 @@
 """Accuracy under attack, and training that resists attacks."""
 
+import functools
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +8,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.core.types import Batch, InputError, Mean, Metric, Task, Tree, row_mask
+from jaxcnn.core.types import (
+    Batch,
+    InputError,
+    Mean,
+    Metric,
+    MetricState,
+    State,
+    Step,
+    Task,
+    Tree,
+    align,
+    row_mask,
+    rows,
+)
 from jaxcnn.layers.norm import grown
 from jaxcnn.methods import attack_parts as parts
 from jaxcnn.methods.attacks import pgd
@@ -133,7 +147,8 @@ def trades(
         own, inner = jax.random.split(key)
         frozen = jax.lax.stop_gradient({"params": params, **grown(model_state)})
         logits_of, images = classifier(task, frozen, batch), pixels(batch)
-        changed = jax.lax.stop_gradient(nearby(logits_of, images, jax.nn.log_softmax(logits_of(images)), own))
+        changed = nearby(logits_of, images, jax.nn.log_softmax(logits_of(images)), own)
+        changed = jax.lax.stop_gradient(_shortened(images, changed, batch))
         mean, (outputs, state) = task.loss(params, model_state, batch, inner)
         _, (near, state) = task.loss(params, state, {**batch, "image": changed}, inner)
         values = divergence(jax.nn.log_softmax(two(outputs)), jax.nn.log_softmax(two(near)))
@@ -184,8 +199,44 @@ def mart(task: Task, attack: parts.Attack, *, beta: float = 5.0) -> Task:
 def _changed(task: Task, attack: parts.Attack, params: Tree, model_state: Tree, batch: Batch, key: Array) -> Array:
     """Return the attacked images of a training batch; no gradient flows through the attack."""
     frozen = jax.lax.stop_gradient({"params": params, **grown(model_state)})
-    logits_of = classifier(task, frozen, batch)
-    return jax.lax.stop_gradient(attack(logits_of, pixels(batch), true_labels(batch), key))
+    images, logits_of = pixels(batch), classifier(task, frozen, batch)
+    changed = attack(logits_of, images, true_labels(batch), key)
+    return jax.lax.stop_gradient(_shortened(images, changed, batch))
+
+
+def ramped(step: Step, steps: int) -> Step:
+    """Let the attacks of training grow in the first updates: in update t, changes are `t / steps` as long.
+
+    Networks that begin with the whole change of a large distance, such as 0.3 on MNIST, may not begin to learn.
+
+    Args:
+        step: a training step of a task of `adversarial`, `trades` or `mart`.
+        steps: number of updates after which attacks are whole, at least 0; 0 changes nothing.
+
+    Returns:
+        The step, whose batches have the entry `"strength"` `[B]`, in 0..1, by which changes are multiplied.
+
+    Raises:
+        InputError: `steps` is below 0.
+
+    """
+    if steps < 0:
+        raise InputError(f"steps={steps}: must be at least 0")
+    if not steps:
+        return step
+
+    @functools.wraps(step)
+    def grown_to(state: State, batch: Batch) -> tuple[State, dict[str, MetricState]]:
+        share = jnp.minimum(1.0, state.step.astype(jnp.float32) / steps)
+        return step(state, {**batch, "strength": jnp.full(rows(batch), share)})
+
+    return grown_to
+
+
+def _shortened(images: Array, changed: Array, batch: Batch) -> Array:
+    if "strength" not in batch:
+        return changed
+    return images + align(batch["strength"], images) * (changed - images)
 
 
 def divergence(log_p: Array, log_q: Array) -> Array:

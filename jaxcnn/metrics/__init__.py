@@ -15,6 +15,7 @@ The same rules hold for every metric:
 
 from jaxcnn.core.types import Count, Mean
 from jaxcnn.metrics.average_precision import AveragePrecision, average_precision
+from jaxcnn.metrics.corruption import CorruptionError, mean_corruption_error
 from jaxcnn.metrics.curves import (
     PrecisionRecall,
     RiskCoverage,
@@ -28,7 +29,15 @@ from jaxcnn.metrics.curves import (
 from jaxcnn.metrics.detection import box_iou, coco_scores
 from jaxcnn.metrics.embedding import PairCosines, pair_cosines
 from jaxcnn.metrics.forecast import forecast_metrics, naive_error, rolling_origin, seasonal_naive
-from jaxcnn.metrics.intervals import Interval, McNemar, bootstrap_interval, mcnemar, paired_bootstrap, wilson_interval
+from jaxcnn.metrics.intervals import (
+    Interval,
+    McNemar,
+    bootstrap_interval,
+    least_share,
+    mcnemar,
+    paired_bootstrap,
+    wilson_interval,
+)
 from jaxcnn.metrics.probabilities import (
     Calibration,
     Histograms,
@@ -83,12 +92,12 @@ __all__ = [
     "accuracy", "accuracy_of", "Agreement", "agreement", "average_precision", "AveragePrecision", "balanced_accuracy",
     "binned_scores", "bootstrap_interval", "box_iou", "brier", "Calibration", "calibration", "character_error_rate",
     "classification_report", "ClassificationReport", "coco_scores", "cohen_kappa", "components", "Confusion",
-    "confusion", "Count", "count", "dice", "edit_distance", "equal_error_rate", "exact_match", "f1", "forecast_metrics",
-    "hausdorff95", "Histograms", "identification", "Interval", "iou", "log_loss", "log_odds", "mae", "matthews",
-    "McNemar", "mcnemar", "Mean", "mean", "multilabel_accuracy", "multilabel_confusion", "MultilabelConfusion",
-    "naive_error", "Overlap", "overlap", "pair_cosines", "pair_scores", "PairCosines", "paired_bootstrap", "pr_auc",
-    "pr_curve", "precision", "PrecisionRecall", "predicted_class", "psnr", "R2", "r2", "rand_fscore", "recall",
-    "Reliability", "report", "retrieval", "risk_coverage", "RiskCoverage", "rmse", "Roc", "roc_auc", "roc_curve",
-    "rolling_origin", "RootMean", "seasonal_naive", "ssim", "tar_at_far", "top_k", "track_scores", "TrackScores",
-    "true_class", "Verification", "verification", "wilson_interval",
+    "confusion", "CorruptionError", "Count", "count", "dice", "edit_distance", "equal_error_rate", "exact_match", "f1",
+    "forecast_metrics", "hausdorff95", "Histograms", "identification", "Interval", "iou", "least_share", "log_loss",
+    "log_odds", "mae", "matthews", "McNemar", "mcnemar", "Mean", "mean", "mean_corruption_error", "multilabel_accuracy",
+    "multilabel_confusion", "MultilabelConfusion", "naive_error", "Overlap", "overlap", "pair_cosines", "pair_scores",
+    "PairCosines", "paired_bootstrap", "pr_auc", "pr_curve", "precision", "PrecisionRecall", "predicted_class", "psnr",
+    "R2", "r2", "rand_fscore", "recall", "Reliability", "report", "retrieval", "risk_coverage", "RiskCoverage", "rmse",
+    "Roc", "roc_auc", "roc_curve", "rolling_origin", "RootMean", "seasonal_naive", "ssim", "tar_at_far", "top_k",
+    "track_scores", "TrackScores", "true_class", "Verification", "verification", "wilson_interval",
 ]  # fmt: skip

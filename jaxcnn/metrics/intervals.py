@@ -52,6 +52,26 @@ def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, f
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def least_share(successes: int, count: int, alpha: float = 0.05) -> float:
+    """Lower bound of a share, which is too high with a chance of at most `alpha` (Clopper and Pearson, 1934).
+
+    Args:
+        successes: number of successes, 0 to `count`.
+        count: number of trials, at least 1.
+        alpha: in (0, 1); half of it is that of a two-sided interval.
+
+    Raises:
+        InputError: a value is outside its range.
+
+    """
+    from scipy.special import betaincinv
+
+    if not 0 <= successes <= count or count < 1 or not 0 < alpha < 1:
+        given = f"successes={successes}, count={count}, alpha={alpha}"
+        raise InputError(f"{given}: must be 0 to count, at least 1, and above 0 and below 1")
+    return float(betaincinv(successes, count - successes + 1, alpha)) if successes else 0.0
+
+
 def bootstrap_interval(
     statistic: Statistic,
     *arrays: Any,

@@ -1,6 +1,6 @@
 """A plain stack of convolutions with exchangeable parts, to study effects of depth, pooling, activation and norm."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -29,6 +29,9 @@ class Plain(Network):
     activation: str = "relu"
     batch_norm: bool = False
     dropout: float = 0.0
+    widths: Sequence[int] = ()
+    kernel_size: int = 3
+    hidden: int = 0
     dtype: Any = None
 
     default_image = (28, 28, 1)
@@ -36,19 +39,25 @@ class Plain(Network):
     @property
     def smallest(self) -> int:
         """Side of the smallest image that leaves a pixel after the last pooling."""
-        return 2 ** min(self.pools, self.depth)
+        return 2 ** min(self.pools, len(self.channels))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each convolution."""
+        return tuple(self.widths) or (self.width,) * self.depth
 
     def setup(self) -> None:
         """Make the layers."""
         if self.pool not in POOLS or self.activation not in ACTIVATIONS:
             given = f"pool={self.pool!r}, activation={self.activation!r}"
             raise InputError(f"{given}: must be one of {', '.join(POOLS)}, and one of {', '.join(ACTIVATIONS)}")
-        init = ACTIVATIONS[self.activation][1]
+        init, window = ACTIVATIONS[self.activation][1], (self.kernel_size,) * 2
         self.convs = [
-            Conv(self.width, (3, 3), use_bias=not self.batch_norm, dtype=self.dtype, kernel_init=init)
-            for _ in range(self.depth)
+            Conv(width, window, use_bias=not self.batch_norm, pool=self._fused(i), dtype=self.dtype, kernel_init=init)
+            for i, width in enumerate(self.channels)
         ]
-        self.norms = [BatchNorm(dtype=self.dtype) for _ in range(self.depth if self.batch_norm else 0)]
+        self.norms = [BatchNorm(dtype=self.dtype) for _ in self.channels] if self.batch_norm else []
+        self.dense = Dense(self.hidden, dtype=self.dtype, kernel_init=init) if self.hidden else None
         self.drop = Dropout(self.dropout)
         self.logits = Dense(self.num_classes, kernel_init=nn.initializers.lecun_normal())
 
@@ -59,14 +68,20 @@ class Plain(Network):
         for i, conv in enumerate(self.convs):
             x = conv(x)
             x = activate(self.norms[i](x, train=train, mask=row_mask) if self.batch_norm else x)
-            x = POOLS[self.pool](x, 2) if i < self.pools else x
+            x = POOLS[self.pool](x, 2) if i < self.pools and self._fused(i) == 1 else x
             out[f"stage{i + 1}"] = x
         return out
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:
         """Return logits `[B, num_classes]` from all positions of the last stage."""
-        x = promote_float32(features[f"stage{self.depth}"])
-        return self.logits(self.drop(x.reshape(x.shape[0], -1), train=train))
+        x = features[f"stage{len(self.channels)}"]
+        x = x.reshape(x.shape[0], -1)
+        x = ACTIVATIONS[self.activation][0](self.dense(x)) if self.dense else x
+        return self.logits(self.drop(promote_float32(x), train=train))
+
+    def _fused(self, i: int) -> int:
+        """Return the side of the pooling in a convolution: a maximum before a rising activation is the same, faster."""
+        return 2 if self.pool == "max" and not self.batch_norm and i < self.pools else 1
 
 
 def plain(num_classes: int = 10, **options: Any) -> Plain:
@@ -76,7 +91,9 @@ def plain(num_classes: int = 10, **options: Any) -> Plain:
         num_classes: number of logits.
         **options: `depth` (number of convolutions, 3), `width` (channels of each, 32), `pool` ("max" or "average"),
             `pools` (number of convolutions with pooling, 3), `activation` ("relu", "sigmoid" or "tanh"), `batch_norm`
-            before the activation, `dropout` before the last layer, `dtype`.
+            before the activation, `dropout` before the last layer, `widths` (channels of each convolution, instead of
+            `depth` and `width`), `kernel_size` (3), `hidden` (units of a dense layer before the last one; 0 for none),
+            `dtype`.
 
     """
     return Plain(num_classes, **options)

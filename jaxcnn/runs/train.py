@@ -213,7 +213,8 @@ def _leave(
 ) -> None:  # fmt: skip
     """Print the result, write the log and the summary, and only then draw, which may fail."""
     values, step = summary["test"], int(fitted.best.step)
-    if missing := [name for name in plan.shown if name not in values]:
+    trained = {k.removeprefix("train/") for k in (fitted.history[-1] if fitted.history else ())}
+    if missing := [name for name in plan.shown if name not in values and name not in trained]:
         log.warning(
             "headline: %s is not measured; the metrics are %s", visible(missing[0]), visible(", ".join(scalars(values)))
         )
@@ -273,6 +274,7 @@ def _summary(ready: Ready, fitted: Fit) -> dict[str, Any]:
     plan, run, rows = ready.plan, ready.run, ready.splits.train.size
     steps, best_step = int(fitted.state.step), int(fitted.best.step)
     train_seconds = sum(row["seconds"] for row in fitted.history)
+    last = scalars(fitted.history[-1]) if fitted.history else {}
     best = scalars(next((row for row in fitted.history if row["step"] == best_step), {}))
     return {
         "experiment": plan.name,
@@ -289,6 +291,7 @@ def _summary(ready: Ready, fitted: Fit) -> dict[str, Any]:
         "train_seconds": train_seconds,
         f"{plan.unit}_per_second": steps * plan.batch_size / train_seconds if train_seconds else None,
         "best_step": best_step,
+        "train": {k.removeprefix("train/"): v for k, v in last.items() if k.startswith("train/")},
         "validation": {k.removeprefix("validation/"): v for k, v in best.items() if k.startswith("validation/")},
         "skipped_examples": plan.skipped.examples,
         "skipped_batches": round(sum(row.get("train/skipped", 0) for row in fitted.history)),

@@ -56,8 +56,11 @@ CASES = {
     "fusion": ("fusion", (lambda place: blobs(place, 2500, 500), heard), (), "both"),
     "fusion alone": ("fusion", (lambda place: blobs(place, 2500, 500), heard), ("--only", "sound"), "sound"),
     "cross_modal": ("cross_modal", (photos, heard), ("--per-class", 2), None),
+    "robust mnist": ("robust", ("mnist", blobs), (), None),
+    "robust cifar10": ("robust", ("cifar10", photos), ("--method", "fast"), None),
+    "private_mnist": ("private_mnist", (blobs,), (), "accuracy"),
 }
-UNPACKED = ("sentiment", "mednist", "inspection", "fusion", "cross_modal")
+UNPACKED = ("sentiment", "mednist", "inspection", "fusion", "cross_modal", "robust")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -72,6 +75,16 @@ def test_smoke(case, tmp_path):
     if key:
         values = json.loads(out.strip().splitlines()[-1])
         assert 0 <= values[key] <= 1 and values == json.loads((path / f"{name}.json").read_text())
+    if name == "robust":
+        values = json.loads((path / "robust.json").read_text())
+        assert values["worst"]["accuracy"] <= min(one["accuracy"] for one in values["attacks"].values())
+        assert set(values["checks"]["by_steps"]) == {"1", "10", "40", "100"} and "collapsed" in values["overfitting"]
+        again, _ = run("--evaluate", "--checkpoint", path, "--rows", 8, "--checked", 0, "--square-steps", 2,
+                       "--steps", 1, "--auto-steps", 1, name=name)  # fmt: skip
+        assert json.loads(again.strip().splitlines()[-1])["count"] == 8
+    if name == "private_mnist":
+        assert values["epsilon"] <= 3.0 and values["noise"] > 0
+        assert json.loads((path / "summary.json").read_text())["train"]["epsilon"] == pytest.approx(values["epsilon"])
     if name == "fusion":
         assert ("image" in values) == (case == "fusion")
         again, _ = run("--evaluate", "--checkpoint", path, "--limit-examples", 16, name=name)

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import jaxcnn as jc
-from jaxcnn.methods import adversarial, attacked, attacks, mart, square, trades
+from jaxcnn.methods import adversarial, attacked, attacks, mart, ramped, square, trades
 from jaxcnn.methods.attack_parts import difference
 from tests.small import Plain, distance, rows
 
@@ -174,6 +174,31 @@ def test_training_resists_more_than_without(small, name):
     assert robust > plain
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_attacks_grow_in_the_first_updates(small, name):
+    data, task, variables = small
+    image, tx = 0.35 + 0.3 * jnp.asarray(data.arrays["image"], jnp.float32) / 255, optax.sgd(0.1)
+    batch = {"image": image, "label": jnp.asarray(data.arrays["label"])}  # no change leaves 0..1
+    # the whole change at a third of the strength is that of a third of the distance for one step of signs
+    whole = {
+        "adversarial": lambda eps: adversarial(task, attacks.fgsm(eps)),
+        "trades": lambda eps: trades(task, eps, steps=1),
+        "mart": lambda eps: mart(task, attacks.fgsm(eps)),
+    }[name]
+    begin = jc.init_state(task, tx, data.example(), variables=variables)
+
+    def after(task, at, steps):
+        step = jax.jit(ramped(jc.make_train_step(task, tx), steps))
+        return step(begin.replace(step=jnp.int32(at)), batch)[0].params
+
+    plain = jax.jit(jc.make_train_step(whole(0.0), tx))(begin, batch)[0].params
+    chex.assert_trees_all_close(after(whole(0.3), 0, 6), plain, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(after(whole(0.3), 6, 6), after(whole(0.3), 6, 0), rtol=1e-6)
+    assert distance(after(whole(0.3), 3, 6), plain) > 1e-4
+    if name != "trades":  # its start is random
+        chex.assert_trees_all_close(after(whole(0.3), 2, 6), after(whole(0.1), 2, 0), rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("strategy", ["sharded", "pmap"])
@@ -209,6 +234,7 @@ def test_the_same_on_eight_devices(small, name, strategy):
         (lambda t: attacked(t, {}), "is empty"),
         (lambda t: attacked(t, {"loss": attacks.fgsm(0.1)}), "'loss'"),
         (lambda t: trades(t, 0.1, beta=-1), "beta=-1"),
+        (lambda t: ramped(lambda state, batch: (state, {}), -1), "steps=-1"),
     ],
 )
 def test_bad_values_are_one_line(small, wrong, line):

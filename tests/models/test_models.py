@@ -130,6 +130,13 @@ PARAMETERS = [  # name, classes, options, image, the published number or one wor
     ("mobilenet_v3_small", 1000, {}, COLOUR, 2_542_856),
     ("plain", 10, {}, GRAY, 320 + 2 * 9_248 + dense(288, CLASSES)),
     ("plain", 10, {"depth": 5, "batch_norm": True}, GRAY, 288 + 4 * 9_216 + 5 * 64 + dense(288, CLASSES)),
+    (
+        "plain",
+        10,
+        {"widths": (32, 64), "kernel_size": 5, "pools": 2, "hidden": 1024},
+        GRAY,
+        832 + 51_264 + dense(3136, 1024, CLASSES),  # of Madry et al., 2017
+    ),
     ("resnet101", 1000, {}, COLOUR, 44_549_160),
     ("resnet152", 1000, {}, COLOUR, 60_192_808),
     ("resnet18", 1000, {}, COLOUR, 11_689_512),

@@ -1,0 +1,251 @@
+"""Trains networks that resist attacks, and attacks them: `python -m experiments.robust mnist DATA`.
+
+Data: MNIST's IDX files with changes of up to 0.3 in the maximum norm and the network of Madry et al. (2017,
+arXiv:1706.06083: 88.8 to 89.6 % under attack), or the photos of CIFAR-10 in an archive or a folder, with 8/255 and the
+speed network. `--method` chooses PGD training, TRADES (Zhang et al., 2019, arXiv:1901.08573), fast training (Wong et
+al., 2020, arXiv:2001.03994), MART or usual training. The weights are those of the best validation under a short attack.
+
+Measured is the accuracy under each of five attacks and under the worst of them per image (`experiments.attacking`), on
+all test images of MNIST and on 1,000 of CIFAR-10, beside checks for gradients that mislead attacks.
+"""
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import optax
+import tyro
+
+import jaxcnn as jc
+from experiments import archives, attacking, cli, common, inference, settings
+from jaxcnn import runs
+from jaxcnn.core import files
+from jaxcnn.core.text import visible
+from jaxcnn.methods import attacks
+from jaxcnn.runs.signals import Signals
+
+METHODS = ("pgd", "trades", "fast", "mart", "none")
+MADRY = {"widths": [32, 64], "kernel_size": 5, "hidden": 1024}
+RECIPES: dict[str, dict[str, Any]] = {
+    "mnist": {
+        "epsilon": 0.3, "epochs": 6, "learning_rate": 1e-3, "weight_decay": 0.0, "rows": 10_000, "train_steps": 5,
+    },
+    "cifar10": {
+        "epsilon": 8 / 255, "epochs": 12, "learning_rate": 4e-3, "weight_decay": 1e-2, "rows": 1000, "train_steps": 7,
+    },
+}  # fmt: skip
+FILE = re.compile(r"(?:.*/)?(train|test)/(\w+)/(\w+\.(?:jpg|png))")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(settings.Settings):
+    """Train, attack or use a network that resists attacks."""
+
+    name: tyro.conf.Positional[str] = "mnist"
+    """mnist or cifar10."""
+    data: tyro.conf.Positional[str] = ""
+    """Folder of MNIST's IDX files; or the archive of CIFAR-10, or a folder with train/<class>/* and test/<class>/*."""
+    unpacked: str = ""
+    """Folder into which the archive is unpacked; by default checkpoints/data/cifar10."""
+    method: str = "pgd"
+    """How to train: pgd, trades, fast, mart or none."""
+    epsilon: float | None = None
+    """Largest change of a pixel, in 0..1; by default 0.3 for mnist and 8/255 for cifar10."""
+    epochs: int | None = None
+    """Passes over the training rows; by default 6 for mnist and 12 for cifar10."""
+    learning_rate: float | None = None
+    """Highest value of the one-cycle schedule of AdamW; by default 1e-3 for mnist and 4e-3 for cifar10."""
+    weight_decay: float | None = None
+    """Weight decay of kernels; by default 0 for mnist and 1e-2 for cifar10."""
+    train_steps: int | None = None
+    """Steps of the attack in training, except of method fast, which has one; by default 5 for mnist and 7 for cifar10."""
+    ramp: float = 0.3
+    """Share of the updates after which the attacks of training are whole, in 0..1."""
+    beta: float = 6.0
+    """Weight of the divergence of trades and mart."""
+    widths: tuple[int, ...] = (32, 64, 128)
+    """Channels of the stages of the speed network for cifar10."""
+    ema: float = 0.99
+    """Decay of the average of the weights that is validated and tested; 0 uses the weights themselves."""
+    validation_fraction: float = 0.02
+    """Share of the training rows that is held out for validation."""
+    rows: int | None = None
+    """Test images to attack; by default all of mnist and 1,000 of cifar10."""
+    steps: int = 40
+    """Steps of PGD in the measurement."""
+    restarts: int = 1
+    """Starts of PGD in the measurement."""
+    auto_steps: int = 100
+    """Steps of Auto-PGD in the measurement."""
+    square_steps: int = 500
+    """Squares that the Square Attack tries in the measurement."""
+    checked: int = 500
+    """Attacked images on which the checks are made; 0 for no checks."""
+
+
+PRESETS = {
+    "smoke": {
+        "epochs": 1, "max_steps": 2, "batch_size": 8, "limit_examples": 16, "ema": 0.0, "widths": (4, 4),
+        "train_steps": 1, "steps": 2, "auto_steps": 2, "square_steps": 4, "checked": 8,
+    }
+}  # fmt: skip
+
+
+def settled(config: Config) -> Config:
+    """Return the flags with the values of the recipe where none is given."""
+    settings.one_of("NAME", config.name, RECIPES)
+    settings.one_of("--method", config.method, METHODS)
+    usual = {key: value for key, value in RECIPES[config.name].items() if getattr(config, key) is None}
+    config = dataclasses.replace(config, **usual)
+    if not config.data:
+        raise jc.InputError(
+            f"DATA: give the place of the images, as in python -m experiments.robust {config.name} DATA"
+        )
+    if not 0 < config.epsilon <= 1:
+        raise jc.InputError(f"--epsilon {config.epsilon}: must be above 0 and at most 1, for pixels in 0..1")
+    if not 0 <= config.ramp <= 1:
+        raise jc.InputError(f"--ramp {config.ramp}: must be in 0..1")
+    for key in ("rows", "steps", "restarts", "auto_steps", "square_steps", "train_steps"):
+        if getattr(config, key) < 1:
+            raise jc.InputError(f"--{key.replace('_', '-')} {getattr(config, key)}: must be at least 1")
+    return config
+
+
+def place(name: str) -> str | None:
+    """Return where a file of the archive of CIFAR-10 goes: `train/cat/0042.jpg`."""
+    found = FILE.fullmatch(name)
+    return f"{found[1]}/{found[2]}/{found[3]}" if found else None
+
+
+def load(config: Config) -> tuple[jc.data.Splits, dict[str, Any]]:
+    """Read the data, and return how they were read."""
+    held = {"validation_fraction": config.validation_fraction}
+    if config.name == "mnist":
+        read = {"path": str(files.expanded(config.data))} | held
+        return jc.data.idx(**read), runs.source("idx", read)
+    read = {"path": str(archives.folder_of("cifar10", config, place)), "channels": 3} | held
+    return jc.data.folder(**read), runs.source("folder", read)
+
+
+def plan(config: Config) -> runs.Plan:
+    """Make the plan from the flags."""
+    rate, decay = jc.optim.check_rate(config.learning_rate), config.weight_decay
+    attacking.attacks_of(config)  # refuse bad values before data are read
+    splits, source = load(config)
+    image, classes = splits.train.example()["image"], len(splits.train.classes)
+    pixels: dict[str, Any] = {}
+    if config.name == "mnist":
+        model = common.model("plain", config, num_classes=classes, pools=2, **MADRY)
+    else:
+        pixels = common.pixel_statistics(splits.train)
+        model = common.model("speednet", config, num_classes=classes, widths=list(config.widths))
+        some = splits.train.chunk(min(1000, splits.train.size), 0, 1, 1).at(0)["image"]
+        model["options"]["whitening"] = jc.models.whitening(jc.tasks.prepare(some, **pixels))
+    build = {
+        "model": model, "task": {"name": "classification", "options": pixels}, "ema": config.ema,
+        "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
+    }  # fmt: skip
+    task, total = runs.build(build)[1], steps_of(config, splits.train.size)
+
+    def optimizer(steps: int) -> optax.GradientTransformation:
+        return jc.optim.adamw(jc.optim.one_cycle(rate, steps=steps), weight_decay=decay)
+
+    return runs.Plan(
+        METHOD_OF[config.method](task, config), splits, optimizer, wrap=wrap_of(config, total), ema=config.ema,
+        build=build, dataset=config.name, source=source,
+        headline=("loss", "accuracy") if config.method == "none" else ("accuracy", "fgsm", "pgd"),
+    )  # fmt: skip
+
+
+def steps_of(config: Config, size: int) -> int:
+    """Return the number of updates of a run."""
+    size = min(size, config.limit_examples or size)
+    total = -(-config.epochs * size // min(config.batch_size, size))
+    return min(total, config.max_steps) if config.max_steps else total
+
+
+def measured(task: jc.Task, config: Config) -> jc.Task:
+    """Let validation measure a task under one step and under ten, so that fast training that collapses is seen."""
+    short = {"fgsm": attacks.fgsm(config.epsilon), "pgd": attacks.pgd(config.epsilon, steps=10)}
+    return jc.methods.attacked(task, short)
+
+
+def trained_on(task: jc.Task, config: Config, steps: int) -> attacks.Attack:
+    """Return the attack of training; a single step is longer than the distance, as in fast training."""
+    size = 1.25 * config.epsilon if steps == 1 else None
+    return attacks.pgd(config.epsilon, steps=steps, step_size=size, early_stop=False)
+
+
+METHOD_OF: dict[str, Callable[[jc.Task, Config], jc.Task]] = {
+    "none": lambda task, config: task,
+    "pgd": lambda task, config: measured(
+        jc.methods.adversarial(task, trained_on(task, config, config.train_steps)), config
+    ),
+    "fast": lambda task, config: measured(jc.methods.adversarial(task, trained_on(task, config, 1)), config),
+    "trades": lambda task, config: measured(
+        jc.methods.trades(task, config.epsilon, beta=config.beta, steps=config.train_steps), config
+    ),
+    "mart": lambda task, config: measured(
+        jc.methods.mart(task, trained_on(task, config, config.train_steps), beta=config.beta), config
+    ),
+}
+
+
+def wrap_of(config: Config, steps: int) -> Callable[[jc.Step], jc.Step]:
+    """Return what wraps the training step: growing attacks, and for photos mirrored and shifted images."""
+    ramp = round(config.ramp * steps)
+
+    def wrap(step: jc.Step) -> jc.Step:
+        step = jc.methods.ramped(step, ramp)
+        if config.name == "mnist":
+            return step
+        return jc.augmented(step, jc.augment.compose(jc.augment.flip, jc.augment.pad_crop(4)))
+
+    return wrap
+
+
+def overfitting(folder: pathlib.Path) -> dict[str, Any]:
+    """Return by how much the accuracy under one step exceeds that under ten, in any validation and the last one.
+
+    Catastrophic overfitting is a network that resists its one step alone.
+    """
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if line["split"] == "validation" and "fgsm" in line]
+    gaps = [line["fgsm"] - line["pgd"] for line in lines]
+    return {"largest_gap": max(gaps), "last_gap": gaps[-1], "collapsed": max(gaps) > 0.3} if gaps else {}
+
+
+def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
+    """Train, or only attack `--checkpoint`, as the flags say; the accuracies of a new run go into robust.json."""
+    if config.predict:
+        return inference.predict(config)
+    if config.evaluate:
+        folder, loaded = pathlib.Path(config.checkpoint), jc.load_run(config.checkpoint)
+        if loaded.config["experiment"] != "robust":
+            raise jc.InputError(f"--checkpoint {visible(config.checkpoint)}: a run of {loaded.config['experiment']}")
+        saved = loaded.config["settings"]
+        same = {key: saved[key] for key in ("name", "method", "unpacked")}
+        config = settled(dataclasses.replace(config, data=config.data or saved["data"], **same))
+        data = load(config)[0].test
+    else:
+        config = settled(config)
+        made = plan(config)
+        if not common.train("robust", config, made, signals, opened):  # another process has the results
+            return None
+        folder, data = opened[-1], made.data.test
+        loaded = jc.load_run(folder)
+    values = {"name": config.name, "method": config.method, "epsilon": config.epsilon}
+    rows = min(config.rows, config.limit_examples or config.rows)
+    values |= attacking.measure(config, loaded, data if rows >= data.size else runs.limited(data, rows))
+    values["overfitting"] = overfitting(folder)
+    if not config.evaluate:
+        files.write_json(folder / "robust.json", values)
+    print(files.to_json(values), flush=True)
+    return values
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, "robust", PRESETS)

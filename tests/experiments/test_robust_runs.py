@@ -1,0 +1,109 @@
+"""Membership inference and common corruptions as a user starts them, and their bad input; the data are invented."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import jaxcnn as jc
+from experiments import attacking, corruptions, membership, private_mnist, robust
+from jaxcnn.core import files
+from tests.experiments.test_experiments import folder, run
+from tests.experiments.test_video_experiments import blobs
+
+
+@pytest.fixture(scope="module")
+def mnist(tmp_path_factory):
+    return blobs(tmp_path_factory.mktemp("mnist"), 80, 20)
+
+
+def test_membership(mnist, tmp_path):
+    pytest.importorskip("dp_accounting")
+    config = membership.Config(
+        str(mnist), rows=60, networks=6, width=8, epochs=3, batch_size=8, private_epochs=1, delta=1e-2,
+        workdir=str(tmp_path / "out"),
+    )  # fmt: skip
+    found = membership.main(config)
+    assert json.loads((tmp_path / "out/membership.json").read_text()) == json.loads(files.to_json(found))
+    assert found["overfit"]["epsilon"] is None and 0 < found["private"]["epsilon"] <= 3
+    for kind in ("overfit", "private"):
+        for one in found[kind]["attacks"].values():
+            assert 0 <= one["auc_interval"][0] <= one["auc"] <= one["auc_interval"][1] <= 1
+
+
+def test_batches_are_those_of_a_network(mnist):
+    config = membership.Config(str(mnist), rows=60, batch_size=8, seed=1)
+    inside = np.random.default_rng(0).random((4, 60)) < 0.5
+    for hidden in (False, True):
+        index, mask = membership.batches(config, inside, 5, hidden)
+        assert index.shape == mask.shape and index.shape[:2] == (5, 4)
+        for s in range(4):
+            assert inside[s][index[:, s][mask[:, s] > 0]].all()
+        sizes = mask.sum(-1)
+        assert (sizes == 8).all() != hidden and abs(sizes.mean() - 8) < 3
+
+
+@pytest.mark.slow
+def test_corruptions_of_a_run(mnist, tmp_path):
+    run("--smoke", "--dataset", mnist, "--workdir", tmp_path / "runs", name="mnist")
+    place = str(folder(tmp_path / "runs"))
+    found = corruptions.main(corruptions.Config(place, baseline=place, rows=8, only=("gaussian_noise", "contrast")))
+    assert found["count"] == 8 and set(found["corrupted"]) == {"gaussian_noise", "contrast"}
+    assert found["mean_corruption_error"]["mean"] == pytest.approx(1)
+    assert json.loads((folder(tmp_path / "runs") / "corruptions.json").read_text())["clean"] == found["clean"]
+
+
+def test_checks_of_a_network_say_what_they_saw():
+    class Flags:
+        epsilon = 0.1
+
+    def accuracy(values):
+        left = iter(values)
+        return lambda attack, name: next(left)
+
+    found = {"square": {"accuracy": 0.5}} | {name: {"accuracy": 0.4} for name in attacking.WHITE}
+    good = attacking.checks(Flags, found, accuracy([0.6, 0.5, 0.45, 0.455, 0.0]))
+    assert good["black_box_is_weaker"] and good["more_steps_are_stronger"] and good["unbounded_reaches_zero"]
+    found["square"]["accuracy"] = 0.3
+    bad = attacking.checks(Flags, found, accuracy([0.6, 0.5, 0.45, 0.5, 0.1]))
+    assert not any(bad[k] for k in ("black_box_is_weaker", "more_steps_are_stronger", "unbounded_reaches_zero"))
+
+
+@pytest.mark.parametrize("method", robust.METHODS)
+def test_a_row_that_is_wrong_anyway_does_not_resist(method):
+    config = robust.settled(robust.Config(name="mnist", data="somewhere", method=method))
+    task = robust.METHOD_OF[method](jc.tasks.classification(jc.models.mlp(num_classes=4, widths=(4,))), config)
+    assert ("robust_accuracy" in task.metrics) == (method != "none")
+    image = np.random.default_rng(0).random((6, 8, 8, 1), np.float32)
+    batch = {"image": image, "label": np.arange(6, dtype=np.int32) % 4}
+    variables = task.init(jax.random.key(0), batch)
+    plain = np.asarray(attacking.resists(task, None)(variables, batch))
+    held = np.asarray(attacking.resists(task, lambda f, x, y, key: x)(variables, batch))
+    np.testing.assert_array_equal(plain, held)
+    # an attack that shows another image that is right does not help
+    right = np.asarray(attacking.resists(task, lambda f, x, y, key: 0 * x)(variables, batch))
+    assert not (right & ~plain).any()
+
+
+@pytest.mark.parametrize(
+    "wrong, line",
+    [
+        (lambda: robust.settled(robust.Config(name="svhn", data="x")), "NAME 'svhn'"),
+        (lambda: robust.settled(robust.Config(name="mnist", data="x", method="free")), "--method 'free'"),
+        (lambda: robust.settled(robust.Config(name="mnist")), "DATA: give the place"),
+        (lambda: robust.settled(robust.Config(name="mnist", data="x", epsilon=8.0)), "--epsilon 8.0"),
+        (lambda: robust.settled(robust.Config(name="mnist", data="x", ramp=2.0)), "--ramp 2.0"),
+        (lambda: robust.settled(robust.Config(name="mnist", data="x", square_steps=0)), "--square-steps 0"),
+        (lambda: private_mnist.plan(private_mnist.Config()), "DATA: give the folder"),
+        (lambda: private_mnist.plan(private_mnist.Config(data="x", clip=0.0)), "clip=0.0"),
+        (lambda: membership.check(membership.Config("x", networks=5)), "--networks 5"),
+        (lambda: membership.check(membership.Config("x", rows=60, batch_size=40)), "--batch-size 40"),
+        (lambda: corruptions.main(corruptions.Config("x", only=("rain",))), "--only rain"),
+        (lambda: corruptions.main(corruptions.Config("nowhere")), "not a run's folder"),
+    ],
+)
+def test_bad_values_are_one_line(wrong, line):
+    with pytest.raises(jc.InputError, match=line) as caught:
+        wrong()
+    assert "\n" not in str(caught.value)
