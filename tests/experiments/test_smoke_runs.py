@@ -56,8 +56,10 @@ CASES = {
     "fusion": ("fusion", (lambda place: blobs(place, 2500, 500), heard), (), "both"),
     "fusion alone": ("fusion", (lambda place: blobs(place, 2500, 500), heard), ("--only", "sound"), "sound"),
     "cross_modal": ("cross_modal", (photos, heard), ("--per-class", 2), None),
+    "continual mnist": ("continual", ("mnist", "digits"), ("--method", "derpp"), None),
+    "continual cifar10": ("continual", ("cifar10", photos), ("--scenario", "domain", "--method", "si"), None),
 }
-UNPACKED = ("sentiment", "mednist", "inspection", "fusion", "cross_modal")
+UNPACKED = ("sentiment", "mednist", "inspection", "fusion", "cross_modal", "continual")
 
 
 @pytest.mark.parametrize("case", CASES)
