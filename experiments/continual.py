@@ -4,7 +4,8 @@ Split-MNIST and Split-CIFAR have two classes per task, in their order. The scena
 (2019, arXiv:1904.07734): `task` (which task a row belongs to is known), `domain` (first or second class of its task,
 which is not known) and `class` (which of the ten classes). The methods are `naive` (train on one task after another),
 `joint` (train on the rows of all tasks so far), `ewc`, `si`, `lwf`, `replay` and `derpp`; see `jaxcnn.methods`. All ten
-logits take part in the loss of every task of `class`, and the optimiser's state is kept from task to task.
+logits take part in the loss of every task of `class`, and the optimiser's state is kept from task to task. In batches
+with kept rows, every task so far has as many rows as the new one.
 
 After each task, the accuracy is measured on the test rows of every task, with the last weights. The bytes of memory are
 those that a method keeps when the last task is over. `--resume` goes on at the task that was broken off.
@@ -53,7 +54,7 @@ class Config(settings.Settings):
     """task, domain or class."""
     method: str = "naive"
     """naive, joint, ewc, si, lwf, replay or derpp."""
-    steps: int = 500
+    steps: int = 300
     """Updates in each task."""
     learning_rate: float = 1e-3
     """Learning rate of Adam, which is constant."""
@@ -63,7 +64,7 @@ class Config(settings.Settings):
     """Weight of what ewc, si and lwf hold on to; by default what was best on validation rows."""
     temperature: float = 2.0
     """Temperature of lwf."""
-    fisher_rows: int = 1000
+    fisher_rows: int = 500
     """Rows of a task from which ewc computes the Fisher information."""
     per_class: int = 100
     """Rows of each class that replay and derpp keep."""
@@ -201,7 +202,8 @@ def learn(own: Setup, folder: pathlib.Path, signals: Signals) -> dict[str, Any]:
     start, matrix = measured(state), []
     for t in range(tasks):
         now = np.concatenate([continual.rows_of(rows, k) for k in range(0 if config.method == "joint" else t, t + 1)])
-        data = replay.replay(rows, now, kept.rows, outputs=kept.outputs)
+        share = t / (t + 1) if t else 0.5  # every task has as many rows in a batch
+        data = replay.replay(rows, now, kept.rows, share=share, outputs=kept.outputs)
         with signals.while_training():
             fitted = jc.fit(
                 run, state, data, batch_size=min(config.batch_size, len(now)), steps=config.steps * (t + 1),
