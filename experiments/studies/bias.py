@@ -1,7 +1,8 @@
 """Plants a bias in digits, finds and reduces it: `python -m experiments.studies.bias --dataset mnist`.
 
 Nearly all training images of a digit have the same colour, while test images have any colour, so that a network that
-learns the colour fails on them (coloured MNIST as in Nam et al., 2020, arXiv:2007.02561). Reweighting and group DRO
+learns the colour fails on them (coloured MNIST as in Nam et al., 2020, arXiv:2007.02561). Colour images, such as those
+of CIFAR-10, are seen through a filter of that colour. Reweighting and group DRO
 (Sagawa et al., 2020, arXiv:1911.08731) know for each training image whether its colour is the usual one. No network
 gets this information for test images.
 """
@@ -60,10 +61,11 @@ class Config(core.Config):
 
 
 def coloured(splits: jc.data.Splits, usual: float, seed: int = 0) -> dict[str, np.ndarray]:
-    """Colour gray images, with a bias in the training images and without one in the test images.
+    """Colour images, with a bias in the training images and without one in the test images.
 
     Args:
-        splits: gray images `[N, H, W, 1]` of K classes, uint8; validation rows are left out.
+        splits: gray images `[N, H, W, 1]` of K classes, uint8, or colour images `[N, H, W, 3]`, which are seen through
+            a filter of that colour; validation rows are left out.
         usual: share of the training images that have the colour of their class; the others have a different colour.
         seed: seed of the colours.
 
@@ -116,8 +118,10 @@ def planted(config: Config) -> str | pathlib.Path:
     example = splits.train.example()
     if set(COLUMNS) <= set(example):
         return config.dataset
-    if example["image"].shape[-1] != 1 or example["image"].dtype != np.uint8 or not hasattr(splits.train, "arrays"):
-        raise jc.InputError(f"--dataset {config.dataset}: needs gray images, uint8 and held in memory, to colour them")
+    if example["image"].dtype != np.uint8 or not hasattr(splits.train, "arrays"):
+        raise jc.InputError(
+            f"--dataset {config.dataset}: needs images that are uint8 and held in memory, to colour them"
+        )
     if not 1 / len(splits.train.classes) < config.usual < 1:
         least = f"{1 / len(splits.train.classes):.3g}, which is no bias"
         raise jc.InputError(

@@ -117,6 +117,33 @@ def class_weights(label: np.ndarray, num_classes: int, power: float = 1.0) -> np
     return raw * count.sum() / (raw * count).sum()
 
 
+def logit_adjustment(label: np.ndarray, num_classes: int, tau: float = 1.0) -> np.ndarray:
+    """Return what `tasks.classification(logit_adjustment=)` adds to logits: `tau` times the log share of each class.
+
+    Subtracted from the logits of a network that was trained without it, the same numbers have a similar effect.
+
+    Args:
+        label: class of each row, int `[N]`.
+        num_classes: number of classes, K.
+        tau: 1 suits the mean accuracy over classes, 0 changes nothing.
+
+    Returns:
+        Float64 `[K]`.
+
+    Raises:
+        InputError: `tau` is not a finite number of at least 0, a class has no rows, or the labels are not whole numbers
+            from 0 to `num_classes` - 1.
+
+    Reference:
+        Menon et al., Long-tail learning via logit adjustment, 2020, arXiv:2007.07314.
+
+    """
+    if not 0 <= tau < float("inf"):
+        raise InputError(f"tau={tau}: must be a number of at least 0")
+    count = _counts(whole(label, num_classes), num_classes)
+    return tau * np.log(count / count.sum())
+
+
 def balanced(label: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
     """Return row numbers that oversample each class to the size of the largest class.
 
@@ -175,5 +202,5 @@ def _counts(label: np.ndarray, num_classes: int) -> np.ndarray:
 
 __all__ = [
     "Reject", "Threshold", "balanced", "best_threshold", "class_weights", "cross_validate", "grouped", "kfold",
-    "reject", "stratified", "temperature",
+    "logit_adjustment", "reject", "stratified", "temperature",
 ]  # fmt: skip

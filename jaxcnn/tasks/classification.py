@@ -28,6 +28,7 @@ def classification(
     label_smoothing: float = 0.0,
     focal: float = 0.0,
     class_weights: Sequence[float] | None = None,
+    logit_adjustment: Sequence[float] | None = None,
     mean: float | Sequence[float] = 0.0,
     std: float | Sequence[float] = 1.0,
     size: tuple[int, int] | None = None,
@@ -54,6 +55,9 @@ def classification(
         focal: gamma of the focal loss, at least 0. It gives less weight to rows that are already right; 0 is
             cross-entropy.
         class_weights: weight of each class; the loss becomes a weighted mean (`"softmax"` and `"sigmoid"` only).
+        logit_adjustment: what the loss adds to the logit of each class, such as `protocol.logit_adjustment` returns:
+            with the logarithms of the classes' shares, predictions suit classes that are equally frequent (Menon et
+            al., 2020, arXiv:2007.07314; `"softmax"` and `"sigmoid"` only).
         mean: mean of the training pixels, in 0..1: one number or one per channel. It is saved with the run.
         std: standard deviation of the training pixels, in the same form.
         size: height and width to which images are resized on the device; None keeps theirs.
@@ -89,6 +93,7 @@ def classification(
         raise InputError(f"model={kind}: has no num_classes, the number of its logits; give the module such a field")
     classes = 2 if head == "sigmoid" else model.num_classes
     _check(model, head, label_smoothing, class_weights, classes, auxiliary)
+    shift = _shift(logit_adjustment, head, loss, classes)
     if not 0 <= focal < float("inf"):
         raise InputError(f"focal={focal}: must be at least 0")
     _check_loss(loss, head, target_threshold)
@@ -97,6 +102,7 @@ def classification(
 
     def criterion(logits: Array, batch: Batch) -> tuple[Array, Array]:
         label = batch["label"]
+        logits = logits if shift is None else logits + shift
         if loss == "binary_cross_entropy":
             shares = label if label.ndim == 2 else jax.nn.one_hot(label, classes)
             shown = shares if target_threshold is None else (shares > target_threshold).astype(jnp.float32)
@@ -184,6 +190,20 @@ def _check(
         raise InputError(f"class_weights={class_weights}: does not work with several labels per row; use None")
     if class_weights is not None and (len(class_weights) != classes or min(class_weights) < 0):
         raise InputError(f"class_weights={class_weights}: must be {classes} numbers, none of them negative")
+
+
+def _shift(logit_adjustment: Sequence[float] | None, head: str, loss: str, classes: int) -> Array | None:
+    """Return what is added to logits `[B, K]` as `[1, K]`; for one logit, the difference of both classes."""
+    if logit_adjustment is None:
+        return None
+    if head == "multilabel" or loss != "cross_entropy":
+        raise InputError(
+            f"logit_adjustment={logit_adjustment}: needs one label per row and loss='cross_entropy'; use None"
+        )
+    values = np.asarray(logit_adjustment, np.float32)
+    if values.shape != (classes,) or not np.isfinite(values).all():
+        raise InputError(f"logit_adjustment={logit_adjustment}: must be {classes} finite numbers")
+    return jnp.asarray(values[1:] - values[:1] if head == "sigmoid" else values)[None]
 
 
 def _check_loss(loss: str, head: str, target_threshold: float | None) -> None:

@@ -61,6 +61,10 @@ CASES = {
     "private_mnist": ("private_mnist", (blobs,), (), "accuracy"),
 }
 UNPACKED = ("sentiment", "mednist", "inspection", "fusion", "cross_modal", "robust")
+    "continual mnist": ("continual", ("mnist", "digits"), ("--method", "derpp"), None),
+    "continual cifar10": ("continual", ("cifar10", photos), ("--scenario", "domain", "--method", "si"), None),
+}
+UNPACKED = ("sentiment", "mednist", "inspection", "fusion", "cross_modal", "continual")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -15,7 +15,18 @@ import pytest
 from PIL import Image
 
 import jaxcnn as jc
-from experiments.studies import attention, bias, core, depth, gradients, parameters, pooling, regularisation, shift
+from experiments.studies import (
+    attention,
+    bias,
+    core,
+    depth,
+    gradients,
+    imbalance,
+    parameters,
+    pooling,
+    regularisation,
+    shift,
+)
 from experiments.studies.core import Variant
 
 SIGNALS = types.SimpleNamespace(stop=lambda: False, while_training=contextlib.nullcontext)
@@ -189,6 +200,70 @@ def test_bad_input_of_the_planted_bias(tmp_path, flags, line):
     with pytest.raises(jc.InputError, match=line):
         bias.main(bias.Config(**{"dataset": "digits", "workdir": str(tmp_path / "new")} | flags), SIGNALS, [])
     assert not list(tmp_path.iterdir())
+
+
+def test_colour_images_are_filtered():
+    pixels = np.full((40, 2, 2, 3), 200, np.uint8)
+    part = jc.data.Resident({"image": pixels, "label": np.arange(40, dtype=np.int32) % 2}, ("a", "b"))
+    found = bias.coloured(jc.data.Splits(part, part, part), 0.8)
+    hues = {tuple(image[0, 0]) for image in found["x_train"]}
+    assert found["x_train"].shape == pixels.shape and hues == {(200, 0, 0), (0, 200, 200)}
+
+
+def test_a_class_is_made_rare():
+    splits = jc.data.digits()
+    found = imbalance.imbalanced(splits, 3, 20)
+    others = sum((part.label != 3).sum() for part in splits[:2])
+    assert found["y_train"].sum() == others // 20 and (found["y_train"] == 0).sum() == others
+    np.testing.assert_array_equal(found["y_test"], splits.test.label == 3)
+    rare = found["x_train"][found["y_train"] == 1].reshape(others // 20, -1)
+    label = np.concatenate([part.label for part in splits[:2]])
+    pool = np.concatenate([part.arrays["image"] for part in splits[:2]]).reshape(len(label), -1)
+    rows = [np.flatnonzero((pool == image).all(1))[0] for image in rare]
+    assert (label[rows] == 3).all() and len(set(rows)) == len(rows)
+    for rare_class, ratio, line in ((10, 20, "--rare 10"), (3, 0, "--ratio 0"), (3, 2000, "--ratio 2000")):
+        with pytest.raises(jc.InputError, match=line):
+            imbalance.imbalanced(splits, rare_class, ratio)
+
+
+def test_differences_are_paired_by_seed():
+    def row(name, values):
+        return {"variant": name, "runs": [dict.fromkeys(imbalance.COMPARED, x) for x in values]}
+
+    found = imbalance.gains([row("as it is", [0.1, 0.5]), row("weights", [0.2, 0.7]), row("focal", [0.0, 0.6])])
+    assert [one["above"] for one in found] == [2, 2, 2, 1, 1, 1] and found[0]["mean"] == pytest.approx(0.15)
+    assert [one["variant"] for one in found[::3]] == ["weights", "focal"] and found[3]["mean"] == pytest.approx(0.0)
+
+
+@pytest.mark.slow
+def test_a_rare_class(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        imbalance, "VARIANTS",
+        {name: v._replace(options={"width": 4, "depth": 1}) for name, v in imbalance.VARIANTS.items()},
+    )  # fmt: skip
+    config = imbalance.Config(
+        dataset="digits", seeds=1, max_steps=2, batch_size=8, devices=1, ratio=12, workdir=str(tmp_path)
+    )
+    opened = []
+    found = imbalance.main(config, SIGNALS, opened)
+    assert [row["variant"] for row in found["table"]] == list(imbalance.VARIANTS)
+    run = found["table"][0]["runs"][0]
+    loaded = jc.load_run(run["checkpoint"])
+    test = jc.data.digits().test
+    logits, _ = jc.collect(loaded.task.predict, loaded.variables, test)
+    score, label = logits[:, 1].astype(float) - logits[:, 0], test.label == 9
+    from sklearn.metrics import average_precision_score, f1_score, recall_score
+
+    assert run["PR area"] == pytest.approx(average_precision_score(label, score))
+    assert run["recall"] == pytest.approx(recall_score(label, score >= 0))
+    assert run["F1"] == pytest.approx(f1_score(label, score >= 0))
+    task = jc.load_run(found["table"][4]["runs"][0]["checkpoint"]).config["build"]["task"]["options"]
+    assert task["logit_adjustment"] == pytest.approx(np.log([12 / 13, 1 / 13]).tolist(), rel=0.05)
+    assert json.loads((opened[0] / "summary.json").read_text())["paired"] == found["paired"]
+    (opened[0] / "summary.json").unlink()
+    data = next(tmp_path.glob("rare-digits-*.npz"))
+    again = dataclasses.replace(config, resume=True, workdir=str(opened[0]), dataset=str(data))
+    assert imbalance.main(again, SIGNALS, [opened[0]])["table"] == found["table"]
 
 
 @pytest.mark.slow

@@ -90,6 +90,12 @@ def test_class_weights_are_those_of_scikit_learn(rng):
     jc.tasks.classification(jc.models.mlp(num_classes=5), class_weights=protocol.class_weights(label, 5))
 
 
+def test_logit_adjustment_is_the_logarithm_of_the_shares():
+    label = np.array([0] * 6 + [1] * 3 + [2])
+    np.testing.assert_allclose(protocol.logit_adjustment(label, 3), np.log([0.6, 0.3, 0.1]))
+    np.testing.assert_allclose(protocol.logit_adjustment(label, 3, 0.5), 0.5 * np.log([0.6, 0.3, 0.1]))
+
+
 def test_balanced_rows(rng):
     label = np.repeat([0, 1, 2], [50, 7, 1])
     rows = protocol.balanced(label, 3, seed=0)
@@ -162,6 +168,8 @@ LABEL = np.array([0, 1, 0, 1])
         (lambda: protocol.kfold(LABEL, 1, 0), "folds=1: must be at least 2, and at most the 4 rows"),
         (lambda: protocol.kfold(LABEL, 3, 0, LABEL), "folds=3: must be at least 2, and at most the 2 groups"),
         (lambda: protocol.class_weights(LABEL, 3), "no row is of class 2"),
+        (lambda: protocol.logit_adjustment(LABEL, 3), "no row is of class 2"),
+        (lambda: protocol.logit_adjustment(LABEL, 2, -1.0), "tau=-1.0: must be a number of at least 0"),
         (lambda: protocol.balanced(LABEL, 1, 0), "1 among the labels of 1 classes"),
         (lambda: protocol.best_threshold(np.ones(4), np.ones(4)), "all 4 are 1; a threshold needs rows of both"),
         (lambda: protocol.best_threshold(np.full(4, np.nan), LABEL), "without NaN"),

@@ -113,6 +113,33 @@ def test_class_weights_make_a_weighted_mean():
     )
 
 
+def test_logit_adjustment_is_in_the_loss_alone():
+    task = classification(Echo(), logit_adjustment=[LOG3, 0.0, -LOG2])
+    moved = np.asarray(LOGITS, np.float32) + np.array([LOG3, 0.0, -LOG2], np.float32)
+    expected = np.log(np.exp(moved).sum(-1)) - moved[np.arange(len(moved)), [0, 2, 0]]
+    given = batch(LOGITS, [0, 2, 0])
+    assert loss(task, given).compute() == pytest.approx(expected.mean(), rel=1e-5)
+    chex.assert_trees_all_close(
+        task.predict({"params": {"gain": jnp.ones(())}}, given), jnp.asarray(LOGITS, jnp.float32)
+    )
+    # one logit is the difference of two
+    single = classification(Echo(1), head="sigmoid", logit_adjustment=[0.5, -1.0])
+    double = classification(Echo(2), logit_adjustment=[0.5, -1.0])
+    one, two = batch([[1.5], [-2.0]], [1, 0]), batch([[0.0, 1.5], [0.0, -2.0]], [1, 0])
+    assert loss(single, one).compute() == pytest.approx(loss(double, two).compute(), rel=1e-6)
+    shares = np.array([0.7, 0.2, 0.1])  # the loss is least where the adjusted prediction is that of the shares
+    log_shares = np.log(shares)
+    even = batch(np.zeros((10, 3)), [0] * 7 + [1] * 2 + [2])
+    slope = jax.grad(
+        lambda bias: (
+            classification(Echo(), logit_adjustment=log_shares.tolist())
+            .metrics["loss"](jnp.zeros((10, 3)) + bias[None], even)
+            .total
+        )
+    )(jnp.zeros(3))
+    np.testing.assert_allclose(slope, 0, atol=1e-5)
+
+
 def test_label_smoothing():
     value = loss(classification(Echo(), label_smoothing=0.3), batch(LOGITS[:1], [0])).compute()
     assert value == pytest.approx(0.8 * LOG2 + 0.2 * 2 * LOG2, rel=1e-6)
@@ -240,6 +267,9 @@ BAD = {
     "class_weights=[1.0, 2.0]": lambda: classification(Echo(), class_weights=[1.0, 2.0]),
     "class_weights=[1.0, -2.0, 1.0]": lambda: classification(Echo(), class_weights=[1.0, -2.0, 1.0]),
     "class_weights=[1.0, 1.0]": lambda: classification(Echo(2), head="multilabel", class_weights=[1.0, 1.0]),
+    "logit_adjustment=[1.0, 2.0]": lambda: classification(Echo(), logit_adjustment=[1.0, 2.0]),
+    "logit_adjustment=[0.0, nan]": lambda: classification(Echo(2), logit_adjustment=[0.0, float("nan")]),
+    "logit_adjustment=[0.0, 1.0]": lambda: classification(Echo(2), head="multilabel", logit_adjustment=[0.0, 1.0]),
     "image shape (4, 4, 1)": lambda: prepare(jnp.zeros((4, 4, 1))),
     "image dtype int32": lambda: prepare(jnp.zeros((1, 4, 4, 1), jnp.int32)),
     "mean=[0.1, 0.2, 0.3]": lambda: prepare(jnp.zeros((1, 4, 4, 1)), mean=[0.1, 0.2, 0.3]),
