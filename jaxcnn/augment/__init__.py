@@ -4,8 +4,9 @@ Transforms that only move pixels keep the dtype; those that interpolate or blend
 the batch follow every spatial transform (see `SpatialTargets`).
 """
 
-from jaxcnn.augment.color import color_jitter
-from jaxcnn.augment.core import Transform, compose, on_field, one_of
+from jaxcnn.augment.blur import gaussian_blur
+from jaxcnn.augment.color import color_jitter, grayscale
+from jaxcnn.augment.core import Transform, compose, on_field, one_of, sometimes
 from jaxcnn.augment.crops import box_crop, scale_jitter
 from jaxcnn.augment.erase import cutout, erase, pixel_dropout
 from jaxcnn.augment.geometry import affine, flip, flip_vertical, pad_crop, random_resized_crop, shift
@@ -25,8 +26,8 @@ from jaxcnn.augment.test_time import (
 
 __all__ = [
     "PixelView", "SpatialTargets", "Transform", "add_noise", "affine", "box_crop", "color_jitter", "compose", "cutmix",
-    "cutout", "erase", "flip", "flip_vertical", "gain", "mask_spectrogram", "mirrored", "mixup", "mosaic", "moved",
-    "on_field", "one_of", "pad_crop", "pixel_dropout", "pixel_views", "rand_augment", "random_resized_crop",
-    "scale_jitter", "shift", "spec_augment", "speed", "test_time_augmentation", "test_time_views", "time_shift",
-    "trivial_augment",
+    "cutout", "erase", "flip", "flip_vertical", "gain", "gaussian_blur", "grayscale", "mask_spectrogram", "mirrored",
+    "mixup", "mosaic", "moved", "on_field", "one_of", "pad_crop", "pixel_dropout", "pixel_views", "rand_augment",
+    "random_resized_crop", "scale_jitter", "shift", "sometimes", "spec_augment", "speed", "test_time_augmentation",
+    "test_time_views", "time_shift", "trivial_augment",
 ]  # fmt: skip

@@ -7,7 +7,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.augment.core import Range, Transform, as_float, check_range, each_row, height_width, on_field
+from jaxcnn.augment.core import (
+    Range,
+    Transform,
+    as_float,
+    check_range,
+    each_row,
+    height_width,
+    on_field,
+    sometimes,
+)
 from jaxcnn.core.collectives import draw
 from jaxcnn.core.types import Batch, InputError
 
@@ -54,6 +63,33 @@ def color_jitter(
         return {**batch, "image": each_row(functools.partial(_adjusted, used), batch["image"], order, amounts)}
 
     return on_field(change, field)
+
+
+def grayscale(probability: float = 0.2, field: str = "image") -> Transform:
+    """Take the colour from each image with a probability; the number of channels stays.
+
+    Args:
+        probability: in [0, 1].
+        field: the entry of the batch that holds the pixels.
+
+    Returns:
+        A transform of `image` `[B, H, W, 1 or 3]`, uint8 0..255 or float 0..1, to float 0..1.
+
+    Raises:
+        InputError: the probability is out of range, or the image does not have 1 or 3 channels.
+
+    """
+
+    def change(key: Array, batch: Batch) -> Batch:
+        del key
+        image = batch["image"]
+        check_channels(image)
+        if image.shape[-1] == 1:
+            return batch
+        grey = 0.2989 * image[..., :1] + 0.587 * image[..., 1:2] + 0.114 * image[..., 2:]
+        return {**batch, "image": jnp.broadcast_to(grey, image.shape)}
+
+    return sometimes(change, probability, field)
 
 
 def planes(change: Callable[[Array, Array], Array], image: Array, amount: Array) -> Array:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.core.types import Batch, InputError
+from jaxcnn.core.collectives import draw
+from jaxcnn.core.types import Batch, InputError, align
 
 Array = jax.Array
 Transform = Callable[[Array, Batch], Batch]
@@ -87,6 +88,41 @@ def one_of(*changes: Transform, field: str = "image") -> Transform:
         )
 
     return on_field(change, field)
+
+
+def sometimes(change: Transform, probability: float, field: str = "image") -> Transform:
+    """Apply a transform to each row with a probability; the other rows stay.
+
+    Args:
+        change: a transform that keeps the shapes of all entries.
+        probability: in [0, 1].
+        field: the entry of the batch that it gets as `"image"`, see `on_field`.
+
+    Returns:
+        A transform whose image is float 0..1.
+
+    Raises:
+        InputError: the probability is out of range; or (when applied) the transform changes a shape.
+
+    """
+    if not 0 <= probability <= 1:
+        raise InputError(f"probability={probability}: must be in 0..1")
+
+    def maybe(key: Array, batch: Batch) -> Batch:
+        use, choose = jax.random.split(key)
+        batch = {**batch, "image": as_float(batch["image"])}
+        out = change(use, batch)
+        chosen = draw(uniform, choose, batch["image"].shape[:1]) < probability
+
+        def pick(name: str) -> Array:
+            new, old = out[name], batch[name]
+            if new.shape != old.shape:
+                raise InputError(f"sometimes: the transform changes {name!r} from {old.shape} to {new.shape}")
+            return jnp.where(align(chosen, old), new, old)
+
+        return {**out, **{name: pick(name) for name in batch}}
+
+    return on_field(maybe, field)
 
 
 def as_float(image: Array) -> Array:

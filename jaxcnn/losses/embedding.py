@@ -17,6 +17,7 @@ from jaxcnn.losses.classification import cross_entropy
 
 Array = jax.Array
 OUTSIDE = 1e-2  # how far a cosine may be outside -1..1, by rounding in bfloat16
+SHORTEST = 1e-24  # squared length below which a vector has no direction
 SQUARED_SINE = 1e-6  # below it, the angle to the class vector counts as 0 or pi
 
 
@@ -124,6 +125,62 @@ def supervised_contrastive(
     return values, (count > 0).astype(values.dtype)
 
 
+def nt_xent(
+    first: Array, second: Array, row_mask: Array | None = None, temperature: float = 0.5
+) -> tuple[Array, Array]:
+    """Contrast both views of each row with all other views of the batch: NT-Xent, the loss of SimCLR.
+
+    The candidates are the views of all rows on all devices. A view is compared by the cosine, so vectors need no
+    particular length.
+
+    Reference: Chen et al., 2020, arXiv:2002.05709, equation 1.
+
+    Args:
+        first: vectors of one view of each row, `[B, D]`.
+        second: vectors of the other view of the same rows, `[B, D]`.
+        row_mask: `[B]`, 0 for padding; None for no padding.
+        temperature: by which cosines are divided, above 0.
+
+    Returns:
+        Values `[B]` in nats, the mean over both views of a row, and weights `[B]`, 0 for padding.
+
+    Raises:
+        InputError: a shape is wrong, or a value is out of range.
+
+    """
+    _check_views(first, second)
+    count = first.shape[0]
+    known = jnp.ones((count, 1), bool) if row_mask is None else row_mask[:, None] > 0
+    both = [_unit(jnp.where(known, x, 0)) for x in (first, second)]  # padding may hold anything
+    views = jnp.stack(both, 1).reshape(2 * count, -1)  # [2 B, D], the views of a row together
+    number = jnp.repeat(row_numbers(count), 2)
+    mask = None if row_mask is None else jnp.repeat(row_mask, 2)
+    values, weights = supervised_contrastive(views, number, mask, temperature)
+    return values.reshape(count, 2).mean(1), weights.reshape(count, 2)[:, 0]
+
+
+def negative_cosine(predicted: Array, target: Array) -> Array:
+    """Return the negative cosine between two vectors per row; no gradient flows through the second.
+
+    SimSiam takes the mean of both directions: the prediction from one view, and the projection of the other.
+
+    Reference: Chen and He, 2020, arXiv:2011.10566, equation 1.
+
+    Args:
+        predicted: `[B, D]`.
+        target: `[B, D]`.
+
+    Returns:
+        `[B]`, from -1 to 1.
+
+    Raises:
+        InputError: a shape is wrong.
+
+    """
+    _check_views(predicted, target)
+    return -(_unit(predicted) * lax.stop_gradient(_unit(target))).sum(-1)
+
+
 def prototypical(
     embeddings: Array, labels: Array, support: Array, ways: int, row_mask: Array | None = None
 ) -> tuple[Array, Array, Array]:
@@ -183,6 +240,17 @@ class _Rows:
         pairs = self.known[:, None] & known[None] & (row_numbers(count)[:, None] != number[None])
         same = labels[:, None] == label[None]
         self.positive, self.negative = pairs & same, pairs & ~same
+
+
+def _check_views(first: Array, second: Array) -> None:
+    if first.ndim != 2 or first.shape != second.shape:
+        raise InputError(f"views of shapes {first.shape} and {second.shape}: must both be [B, D]")
+
+
+def _unit(x: Array) -> Array:
+    """Divide rows by their lengths; a row of zeros stays."""
+    x = _wide(x)
+    return x * lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), SHORTEST))
 
 
 def _check_labels(labels: Array, count: int) -> None:

@@ -103,7 +103,7 @@ def inputs(example: Mapping[str, Any]) -> dict[str, Any]:
 
 def data_digest(data: Any) -> str | None:
     """SHA-256 of the rows in memory; None for data that are read as needed."""
-    return digest(data.arrays) if hasattr(data, "arrays") else None
+    return digest(getattr(data, "every_array", data.arrays)) if hasattr(data, "arrays") else None
 
 
 def _once() -> dict[str, Any] | None:

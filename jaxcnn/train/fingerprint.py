@@ -130,7 +130,8 @@ def _known(make: Callable[[], Any]) -> Any:
 
 def _data(data: Any) -> str | None:
     """Digest the rows in memory, or the facts about streamed rows that are known without reading them."""
-    if isinstance(arrays := getattr(data, "arrays", None), Mapping):
+    arrays = getattr(data, "every_array", getattr(data, "arrays", None))
+    if isinstance(arrays, Mapping):
         total = hashlib.sha256()
         for name in sorted(arrays):
             if not mesh.whole_here(arrays[name]):

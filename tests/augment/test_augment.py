@@ -45,6 +45,7 @@ CHANGES = {
     "shift": augment.shift(2),
     "flip": augment.flip,
     "affine": augment.affine(degrees=20, scale=0.2, shear=0.1, shift=0.1),
+    "sometimes": augment.sometimes(augment.gaussian_blur(3, (0.5, 2.0)), 0.5),
     "compose": augment.compose(augment.flip, augment.shift(1), augment.affine(degrees=5)),
 }
 

@@ -8,11 +8,13 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
+from scipy.ndimage import gaussian_filter
 
 from jaxcnn import InputError, augment
 from jaxcnn.augment import color, policy
 
 KEY = jax.random.key(7)
+IMAGE = np.zeros((1, 4, 4, 1))
 
 
 def fast(change):
@@ -69,6 +71,24 @@ def test_jitter_does_its_changes_in_an_order_of_each_image(rng):
     far = np.abs(out[:, None] - np.stack(possible)[None]).max((2, 3, 4))  # [24 rows, 24 orders]
     assert far.min(1).max() < 2e-6
     assert len(set(far.argmin(1))) > 8
+
+
+def test_blur_is_that_of_scipy(rng):
+    image = images(rng)
+    out = fast(augment.gaussian_blur(5, (1.3, 1.3)))(KEY, {"image": image})["image"]
+    want = gaussian_filter(image / 255.0, 1.3, mode="mirror", radius=2, axes=(1, 2))
+    np.testing.assert_allclose(out, want, atol=2e-6)
+    drawn = fast(augment.gaussian_blur(5, (0.1, 2.0)))(KEY, {"image": np.repeat(image[:1], 8, 0)})["image"]
+    assert len(np.unique(drawn.reshape(8, -1), axis=0)) == 8
+
+
+def test_some_rows_lose_their_colour(rng):
+    image = np.repeat(images(rng)[:1], 400, 0)
+    out = fast(augment.grayscale(0.25))(KEY, {"image": image})["image"]
+    without = np.broadcast_to(grey(image / 255.0), image.shape)
+    changed = np.abs(out - without).max((1, 2, 3)) < 2e-6
+    assert 0.15 < changed.mean() < 0.35
+    np.testing.assert_allclose(out[~changed], image[~changed] / 255.0, atol=1e-6)
 
 
 def test_jitter_draws_factors():
@@ -241,6 +261,17 @@ def test_pixel_dropout_takes_whole_pixels_and_another_share_of_each_image():
     "change, words",
     [
         (lambda: augment.color_jitter(brightness=-0.1), "brightness=-0.1"),
+        (lambda: augment.grayscale(1.5), "probability=1.5"),
+        (lambda: augment.gaussian_blur(4), "kernel_size=4"),
+        (lambda: augment.gaussian_blur(3, (0.0, 1.0)), r"sigma=\(0.0, 1.0\)"),
+        (
+            lambda: jax.eval_shape(augment.gaussian_blur(9), KEY, {"image": np.zeros((1, 4, 4, 1))}),
+            "kernel_size=9: too large",
+        ),
+        (
+            lambda: jax.eval_shape(augment.sometimes(augment.random_resized_crop(3), 0.5), KEY, {"image": IMAGE}),
+            "changes 'image'",
+        ),
         (lambda: augment.color_jitter(brightness=float("inf")), r"brightness=\(0.0, inf\)"),
         (lambda: augment.color_jitter(contrast=(1.2, 0.8)), r"contrast=\(1.2, 0.8\)"),
         (lambda: augment.color_jitter(saturation=(-1, 1)), r"saturation=\(-1, 1\)"),

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from jaxcnn import InputError
-from jaxcnn.losses import arcface, batch_hard_triplet, prototypical, supervised_contrastive
+from jaxcnn.losses import (
+    arcface,
+    batch_hard_triplet,
+    negative_cosine,
+    nt_xent,
+    prototypical,
+    supervised_contrastive,
+)
 
 LABEL = np.array([0, 1, 0, 2, 1, 3, 0, 0])
 MASK = np.array([1, 1, 1, 1, 1, 1, 1, 0], np.float32)
@@ -100,6 +107,26 @@ def test_contrast_is_the_definition(rng):
             assert float(values[i]) == pytest.approx(want, rel=1e-4)
 
 
+def test_views_are_contrasted_with_all_others(rng):
+    """Algorithm 1 of Chen et al., 2020, view by view."""
+    first, second = rng.standard_normal((2, 8, 5))
+    run = jax.jit(nt_xent, static_argnums=3)
+    values, weights = run(*(jnp.asarray(x, jnp.float32) for x in (first, second)), jnp.asarray(MASK), 0.2)
+    z, known = unit(np.stack([first, second], 1).reshape(16, 5)), np.repeat(MASK, 2) > 0
+    cosine = np.exp(z @ z.T / 0.2)
+    each = [-np.log(cosine[i, i ^ 1] / sum(cosine[i, k] for k in range(16) if k != i and known[k])) for i in range(14)]
+    np.testing.assert_allclose(values[:7], np.reshape(each, (7, 2)).mean(1), rtol=1e-4)
+    assert weights.tolist() == MASK.tolist()
+
+
+def test_predicted_views_are_compared_by_cosine_with_a_fixed_target(rng):
+    p, z = rng.standard_normal((2, 6, 5)).astype(np.float32)
+    values, slopes = jax.jit(jax.value_and_grad(lambda p, z: negative_cosine(p, z).sum(), (0, 1)))(p, z)
+    assert float(values) == pytest.approx(-(unit(p) * unit(z)).sum(), rel=1e-5)
+    assert (np.asarray(slopes[1]) == 0).all() and (np.asarray(slopes[0]) != 0).any()
+    assert np.isfinite(np.asarray(jax.grad(lambda p: negative_cosine(p, z).sum())(0 * p))).all()
+
+
 def test_episodes_are_the_definition(rng):
     x, label = vectors(rng, 9), np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])
     support = np.array([1, 1, 0] * 3)
@@ -116,6 +143,11 @@ def contrast(x, label, mask):
     return supervised_contrastive(x, label, mask)
 
 
+def views(x, label, mask):
+    del label
+    return nt_xent(x, x[:, ::-1], mask)
+
+
 def triplet(x, label, mask):
     return batch_hard_triplet(x, label, mask)
 
@@ -125,7 +157,7 @@ def episode(x, label, mask):
     return prototypical(x, label, support, 4, mask)[:2]
 
 
-@pytest.mark.parametrize("loss", [contrast, triplet, episode])
+@pytest.mark.parametrize("loss", [contrast, triplet, episode, views])
 def test_padding_is_neither_anchor_nor_candidate(rng, loss):
     x = vectors(rng)
     x[7] = x[0]
@@ -145,7 +177,7 @@ def test_padding_is_neither_anchor_nor_candidate(rng, loss):
         assert float(short) == pytest.approx(float(value), rel=1e-6)
 
 
-@pytest.mark.parametrize("loss", [contrast, triplet])
+@pytest.mark.parametrize("loss", [contrast, triplet, views])
 def test_equal_rows_and_lonely_rows_have_finite_slopes(loss):
     def total(x, label, mask):
         values, weights = loss(x, label, mask)
@@ -157,9 +189,9 @@ def test_equal_rows_and_lonely_rows_have_finite_slopes(loss):
         assert np.isfinite(float(value)) and np.isfinite(np.asarray(slope)).all()
 
 
-@pytest.mark.parametrize("name", ["contrast", "triplet", "episode"])
+@pytest.mark.parametrize("name", ["contrast", "triplet", "episode", "views"])
 def test_slopes_are_those_of_differences(rng, name):
-    loss = {"contrast": contrast, "triplet": triplet, "episode": episode}[name]
+    loss = {"contrast": contrast, "triplet": triplet, "episode": episode, "views": views}[name]
     x, direction = vectors(rng), rng.standard_normal((8, 5))
     with jax.enable_x64(True):
         args = jnp.asarray(LABEL), jnp.asarray(MASK)
@@ -175,10 +207,10 @@ def test_slopes_are_those_of_differences(rng, name):
     assert slope == pytest.approx(rise, rel=1e-5, abs=1e-8)
 
 
-@pytest.mark.parametrize("name", ["contrast", "triplet", "episode"])
+@pytest.mark.parametrize("name", ["contrast", "triplet", "episode", "views"])
 def test_devices_see_the_whole_batch(rng, name):
     """Value and gradient of shared parameters, on one device and on four."""
-    loss = {"contrast": contrast, "triplet": triplet}.get(name)
+    loss = {"contrast": contrast, "triplet": triplet, "views": views}.get(name)
     x, weight = vectors(rng), jnp.asarray(rng.standard_normal((5, 3)), jnp.float32)
     support = np.array([1, 1, 0, 1, 0, 1, 0, 0], np.float32)
 
@@ -212,6 +244,9 @@ def test_devices_see_the_whole_batch(rng, name):
         (lambda: batch_hard_triplet(jnp.zeros(3), jnp.zeros(3, jnp.int32)), r"must be \[B, D\]"),
         (lambda: supervised_contrastive(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), None, 0), "temperature=0"),
         (lambda: supervised_contrastive(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), jnp.ones(3)), "row_mask of shape"),
+        (lambda: nt_xent(jnp.zeros((2, 3)), jnp.zeros((3, 3))), "views of shapes"),
+        (lambda: nt_xent(jnp.ones((2, 3)), jnp.ones((2, 3)), None, -1.0), "temperature=-1.0"),
+        (lambda: negative_cosine(jnp.zeros(3), jnp.zeros(3)), r"must both be \[B, D\]"),
         (lambda: prototypical(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), jnp.zeros(3), 2), "support of shape"),
     ],
 )

@@ -1,0 +1,242 @@
+"""Active learning: which rows to label next, from probabilities, from samples of dropout, or from vectors.
+
+Scores are higher for rows that are more useful. `highest` and `k_centre` return row numbers, and `rounds` is the loop
+of labelling and training.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxcnn.core.types import Batch, FrozenState, InputError, Task, Tree
+from jaxcnn.train.evaluation import collect
+
+Array = jax.Array
+TOLERANCE = 1e-3  # how far the sum of probabilities may be from 1
+BLOCK = 2048  # rows whose distances are computed at once
+
+
+def least_confidence(probabilities: Any) -> np.ndarray:
+    """Return 1 - the probability of the likeliest class, `[N]`.
+
+    Args:
+        probabilities: `[N, K]`, rows that sum to 1.
+
+    Raises:
+        InputError: the array is not one of probabilities.
+
+    """
+    return 1 - _checked(probabilities).max(-1)
+
+
+def margin(probabilities: Any) -> np.ndarray:
+    """Return 1 - the difference of the two likeliest classes, `[N]`; arguments as in `least_confidence`."""
+    top = np.sort(_checked(probabilities), -1)
+    return 1 - (top[:, -1] - top[:, -2])
+
+
+def entropy(probabilities: Any) -> np.ndarray:
+    """Return the entropy in nats, `[N]`; arguments as in `least_confidence`."""
+    return _entropy(_checked(probabilities))
+
+
+def bald(samples: Any) -> np.ndarray:
+    """Return the mutual information in nats between a row's class and the network, `[N]`.
+
+    It is high where each sample is sure and samples disagree: the entropy of the mean minus the mean of the entropies.
+
+    Args:
+        samples: `[N, S, K]`, probabilities by S networks, such as those that dropout draws; see `dropout_samples`.
+
+    Raises:
+        InputError: the array is not one of probabilities.
+
+    References: Houlsby et al., 2011, arXiv:1112.5745; Gal et al., 2017, arXiv:1703.02910.
+
+    """
+    found = _checked(samples, 3)
+    return np.maximum(_entropy(found.mean(1)) - _entropy(found).mean(1), 0)
+
+
+def highest(scores: Any, count: int, *, taken: Sequence[int] | np.ndarray = ()) -> np.ndarray:
+    """Return the rows with the highest scores, the highest first; of equal scores, the lower number first.
+
+    Args:
+        scores: `[N]`.
+        count: number of rows, at least 0; fewer are returned where there are fewer.
+        taken: rows that are left out, such as those with a label.
+
+    Raises:
+        InputError: a score is NaN, or a number is out of range.
+
+    """
+    scores = np.asarray(scores, np.float64)
+    if scores.ndim != 1 or np.isnan(scores).any():
+        raise InputError(f"scores of shape {scores.shape}: must be [N], without NaN")
+    free = _free(len(scores), count, taken)
+    return free[np.argsort(-scores[free], kind="stable")][:count]
+
+
+def at_random(size: int, count: int, *, taken: Sequence[int] | np.ndarray = (), seed: int = 0) -> np.ndarray:
+    """Return rows drawn at random without repetition; arguments as in `highest`, of `size` rows."""
+    return np.random.default_rng(seed).permutation(_free(size, count, taken))[:count]
+
+
+def k_centre(
+    vectors: Any, count: int, *, taken: Sequence[int] | np.ndarray = (), first: int | None = None
+) -> np.ndarray:
+    """Return rows that cover the others: each is the one farthest from all rows that are taken or chosen before.
+
+    The largest distance of a row to the nearest chosen one is at most twice the smallest possible (Gonzalez, 1985).
+
+    Args:
+        vectors: `[N, D]`, such as the features of a network. Distances are Euclidean.
+        count: as in `highest`.
+        taken: rows that count as chosen already, such as those with a label.
+        first: row to begin with where none is taken; by default the one nearest to the mean.
+
+    Returns:
+        Row numbers in the order of the choice; of equally far rows, the lower number.
+
+    Raises:
+        InputError: a vector is not finite, or a number is out of range.
+
+    Reference: Sener and Savarese, 2018, arXiv:1708.00489 (its greedy algorithm).
+
+    """
+    x = np.asarray(vectors, np.float32)
+    if x.ndim != 2 or not np.isfinite(x).all():
+        raise InputError(f"vectors of shape {x.shape}: must be finite, [N, D]")
+    free = _free(len(x), count, taken)
+    count, taken, chosen = min(count, len(free)), np.asarray(taken, np.int64), list[int]()
+    if first is not None and not (0 <= first < len(x)):
+        raise InputError(f"first={first}: must be the number of one of the {len(x)} rows")
+    nearest = np.full(len(x), np.inf, np.float32)
+    for row in taken:
+        np.minimum(nearest, _squared(x, x[row]), out=nearest)
+    nearest[taken] = -1
+    while len(chosen) < count:
+        start = not chosen and not len(taken)
+        begin = int(_squared(x, x.mean(0)).argmin()) if first is None else first
+        row = begin if start else int(nearest.argmax())
+        chosen.append(row)
+        np.minimum(nearest, _squared(x, x[row]), out=nearest)
+        nearest[row] = -1
+    return np.array(chosen, np.int64)
+
+
+def dropout_samples(
+    task: Task, variables: Tree, data: Any, samples: int = 20, *, seed: int = 0, batch_size: int = 256
+) -> np.ndarray:
+    """Return the probabilities of every row by networks from which dropout takes units, for `bald`.
+
+    Norms use their running statistics. The same units are drawn for every batch.
+
+    Args:
+        task: a classification task with at least two logits.
+        variables: variables of its model, which has dropout.
+        data: the rows; their labels do not matter, but must be there.
+        samples: number of networks, at least 2.
+        seed: seed of the draws.
+        batch_size: rows per batch.
+
+    Returns:
+        float32 `[N, samples, K]`.
+
+    Raises:
+        InputError: fewer than two samples, or the network has no dropout: all samples are equal.
+
+    Reference: Gal and Ghahramani, 2016, arXiv:1506.02142.
+
+    """
+    if samples < 2:
+        raise InputError(f"samples={samples}: must be at least 2")
+
+    def predict(variables: Tree, batch: Batch) -> Array:
+        params, state = variables["params"], {k: v for k, v in variables.items() if k != "params"}
+
+        def one(key: Array) -> Array:
+            return jax.nn.softmax(task.loss(params, FrozenState(state), batch, key)[1][0], -1)
+
+        return jax.lax.map(one, jax.random.split(jax.random.key(seed), samples)).swapaxes(0, 1)
+
+    found, _ = collect(predict, variables, data, batch_size=batch_size)
+    if len(found) and (found == found[:, :1]).all():
+        raise InputError("dropout_samples: all samples are equal; give a network with dropout, such as dropout=0.5")
+    return found
+
+
+class Round(NamedTuple):
+    """One round of active learning: its number from 0, the rows with a label so far, and what training returned."""
+
+    number: int
+    labelled: np.ndarray
+    result: Any
+
+
+def rounds(
+    train: Callable[[np.ndarray], Any], choose: Callable[[Any, np.ndarray], Any], labelled: Any, count: int
+) -> Iterator[Round]:
+    """Train, choose rows to label, and train again with these; a generator that you may leave at any time.
+
+    Args:
+        train: function from the numbers of the rows with a label, ascending, to a result, such as variables. It asks
+            whoever has the labels.
+        choose: function from the result and the labelled rows to the numbers of further rows.
+        labelled: rows with a label at first.
+        count: number of rounds, at least 1.
+
+    Yields:
+        A `Round` for each training.
+
+    Raises:
+        InputError: no rounds, or `choose` returned a row twice, or one that has a label.
+
+    """
+    if count < 1:
+        raise InputError(f"count={count}: must be at least 1")
+    rows = np.unique(np.asarray(labelled, np.int64))
+    for number in range(count):
+        result = train(rows)
+        yield Round(number, rows, result)
+        if number == count - 1:
+            return
+        more = np.asarray(choose(result, rows), np.int64).reshape(-1)
+        joined = np.unique(np.concatenate([rows, more]))
+        if len(joined) < len(rows) + len(more):
+            raise InputError("choose: returned a row twice, or one that has a label; leave out the rows in `taken`")
+        rows = joined
+
+
+def _free(size: int, count: int, taken: Any) -> np.ndarray:
+    """Return the numbers of the rows that are not taken."""
+    taken = np.asarray(taken)
+    if count < 0:
+        raise InputError(f"count={count}: must be at least 0")
+    if taken.size and not (np.issubdtype(taken.dtype, np.integer) and taken.min() >= 0 and taken.max() < size):
+        raise InputError(f"taken: must be numbers of rows, integers from 0 to {size - 1}")
+    inside = np.ones(size, bool)
+    inside[taken.astype(np.int64)] = False
+    return np.flatnonzero(inside)
+
+
+def _squared(x: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Return squared distances to one point, `[N]`, by differences, which are exact for equal rows."""
+    parts = [np.square(x[i : i + BLOCK] - centre).sum(1) for i in range(0, len(x), BLOCK)]
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def _entropy(p: np.ndarray) -> np.ndarray:
+    return -(p * np.log(np.where(p > 0, p, 1))).sum(-1)
+
+
+def _checked(probabilities: Any, axes: int = 2) -> np.ndarray:
+    p = np.asarray(probabilities, np.float64)
+    form = "[N, K]" if axes == 2 else "[N, S, K]"
+    if p.ndim != axes or p.shape[-1] < 2:
+        raise InputError(f"probabilities of shape {p.shape}: must be {form} with at least two classes")
+    if not ((p >= 0).all() and (np.abs(p.sum(-1) - 1) < TOLERANCE).all()):
+        raise InputError("probabilities: must be at least 0, and sum to 1 over the classes; take the softmax of logits")
+    return p
