@@ -27,6 +27,7 @@ from tests.serving import build, save, started
 
 pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+WAIT = 180_000  # milliseconds that a page has for what a test waits for
 FORMS = ("served", "page", "html")
 READ = """async ([data, shape, how]) => {
   const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
@@ -34,7 +35,7 @@ READ = """async ([data, shape, how]) => {
 }"""
 
 
-def arc(x, y, wide, high, start, end, count=14):
+def arc(x, y, wide, high, start, end, count=10):
     """Points of an ellipse, by angles in turns from the top, clockwise."""
     turns = 2 * np.pi * np.linspace(start, end, count)
     return [(x + wide * np.sin(a), y - high * np.cos(a)) for a in turns]
@@ -42,7 +43,7 @@ def arc(x, y, wide, high, start, end, count=14):
 
 # two ways to write each digit, strokes in 0..1
 DIGITS = {
-    0: [[arc(0.5, 0.5, 0.2, 0.33, 0, 1, 30)], [arc(0.5, 0.5, 0.27, 0.3, 0.9, -0.12, 30)]],
+    0: [[arc(0.5, 0.5, 0.2, 0.33, 0, 1, 30)], [arc(0.5, 0.5, 0.27, 0.3, 0.9, -0.12, 16)]],
     1: [[[(0.5, 0.18), (0.5, 0.5), (0.5, 0.84)]], [[(0.42, 0.3), (0.56, 0.16), (0.5, 0.5), (0.45, 0.84)]]],
     2: [
         [[(0.3, 0.3), (0.35, 0.2), (0.5, 0.15), (0.64, 0.22), (0.66, 0.36), (0.55, 0.55), (0.3, 0.82), (0.72, 0.82)]],
@@ -66,7 +67,7 @@ DIGITS = {
     6: [
         [[(0.6, 0.15), (0.45, 0.3), (0.36, 0.55), (0.38, 0.76), (0.52, 0.84), (0.66, 0.74), (0.64, 0.58), (0.5, 0.52),
           (0.38, 0.62)]],
-        [[(0.56, 0.14), (0.4, 0.4)] + arc(0.5, 0.66, 0.17, 0.17, -0.28, -1.15, 20)],
+        [[(0.56, 0.14), (0.4, 0.4)] + arc(0.5, 0.66, 0.17, 0.17, -0.28, -1.15, 13)],
     ],
     7: [
         [[(0.3, 0.18), (0.7, 0.18), (0.58, 0.5), (0.46, 0.85)]],
@@ -75,21 +76,23 @@ DIGITS = {
     8: [
         [[(0.62, 0.24), (0.5, 0.16), (0.38, 0.26), (0.46, 0.42), (0.62, 0.58), (0.64, 0.75), (0.5, 0.84), (0.37, 0.74),
           (0.42, 0.56), (0.58, 0.42), (0.63, 0.28), (0.6, 0.22)]],
-        [arc(0.5, 0.31, 0.15, 0.15, 0.5, 1.5, 20), arc(0.5, 0.65, 0.19, 0.19, 0, 1, 20)],
+        [arc(0.5, 0.31, 0.15, 0.15, 0.5, 1.5, 13), arc(0.5, 0.65, 0.19, 0.19, 0, 1, 13)],
     ],
     9: [
         [[(0.64, 0.3), (0.52, 0.17), (0.38, 0.26), (0.4, 0.42), (0.54, 0.47), (0.65, 0.32), (0.64, 0.55),
           (0.58, 0.85)]],
-        [arc(0.48, 0.33, 0.17, 0.17, 0.2, -0.8, 20) + [(0.65, 0.45), (0.64, 0.84)]],
+        [arc(0.48, 0.33, 0.17, 0.17, 0.2, -0.8, 13) + [(0.65, 0.45), (0.64, 0.84)]],
     ],
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """A run on MNIST, from part of an epoch."""
+    """A run on MNIST, from part of an epoch, or the one that JAXCNN_DIGITS names."""
     from tests.conftest import SHARED
 
+    if given := os.environ.get("JAXCNN_DIGITS"):
+        return pathlib.Path(given)
     if not (SHARED / "mnist").is_dir():
         pytest.skip("MNIST is not here")
     folder = tmp_path_factory.mktemp("digits")
@@ -140,39 +143,41 @@ def files_of(folder):
         thread.join()
 
 
-@contextlib.contextmanager
-def address(form, run, folder, request):
-    """Give the address of the page of a run in one of its forms."""
+@pytest.fixture(scope="module", params=FORMS)
+def place(request, digits, tmp_path_factory):
+    """A form of the page of the digits, and its address."""
+    form = request.param
     if form == "served":
-        with started(run) as made:
+        with started(digits) as made:
             made.server.ready()
-            yield f"http://127.0.0.1:{made.server.port}/"
+            yield form, f"http://127.0.0.1:{made.server.port}/"
         return
-    given = ["export", str(run), "--to", form, "--out", str(folder / "digits"), "--rows", "8"]
-    assert main([*given, "--runtime", request.getfixturevalue("runtime")]) == 0
+    folder, given = tmp_path_factory.mktemp(form), ["--runtime", request.getfixturevalue("runtime"), "--rows", "8"]
+    assert main(["export", str(digits), "--to", form, "--out", str(folder / "digits"), *given]) == 0
     if form == "html":
-        yield (folder / "digits.html").as_uri()
+        yield form, (folder / "digits.html").as_uri()
     else:
         with files_of(folder / "digits") as where:
-            yield where
+            yield form, where
 
 
-@pytest.fixture(params=FORMS)
-def opened(request, digits, browser, tmp_path):
-    """The page of the digits, with what went wrong on it, and what it asked for."""
-    with address(request.param, digits, tmp_path, request) as where:
-        with contextlib.closing(browser.new_page(viewport={"width": 360, "height": 740})) as page:
-            errors, asked = [], []
-            page.on("request", lambda one: asked.append(one.url))
-            page.on("console", lambda one: errors.append(one.text) if one.type in ("error", "warning") else None)
-            page.on("pageerror", lambda one: errors.append(str(one)))
-            page.goto(where)
-            page.wait_for_selector("#draw:not([hidden])")
-            yield request.param, page
-            assert not errors
-            assert all(url.startswith((where.rpartition("/")[0], "blob:", "data:")) for url in asked)
-            if request.param == "html":
-                assert [url for url in asked if not url.startswith(("blob:", "data:"))] == [where]
+@pytest.fixture
+def opened(place, browser):
+    """The page of the digits; what went wrong on it, and what it asked for, is looked at in the end."""
+    form, where = place
+    with contextlib.closing(browser.new_page(viewport={"width": 360, "height": 740})) as page:
+        page.set_default_timeout(WAIT)
+        errors, asked = [], []
+        page.on("request", lambda one: asked.append(one.url))
+        page.on("console", lambda one: errors.append(one.text) if one.type in ("error", "warning") else None)
+        page.on("pageerror", lambda one: errors.append(str(one)))
+        page.goto(where)
+        page.wait_for_selector("#draw:not([hidden])")
+        yield form, page
+        assert not errors
+        assert all(url.startswith((where.rpartition("/")[0], "blob:", "data:")) for url in asked)
+        if form == "html":
+            assert [url for url in asked if not url.startswith(("blob:", "data:"))] == [where]
 
 
 def draw(page, strokes):
@@ -186,7 +191,7 @@ def draw(page, strokes):
 
 
 def answered(page):
-    page.wait_for_function("document.getElementById('status').textContent.startsWith('The network says')")
+    page.wait_for_selector("#status:has-text('The network says')")
 
 
 def predicted(capsys, run, *paths):
@@ -209,11 +214,10 @@ def test_digits_are_recognised_with_the_scores_of_predict(opened, digits, tmp_pa
         digit = number % 10
         draw(page, DIGITS[digit][number // 10])
         answered(page)
-        page.click("#send")  # the answer to all strokes
-        page.wait_for_function("document.getElementById('status').textContent === 'Asking the network.' || true")
+        page.click("#send")
+        page.evaluate("new Promise((done) => at('seen').toBlob(async (b) => done(await predict([b]))))")  # the last one
         png = page.evaluate("at('seen').toDataURL('image/png')").partition(",")[2]
         found = page.evaluate("new Promise((done) => at('seen').toBlob(async (b) => done(await predictions([b]))))")
-        page.wait_for_timeout(300)
         paths.append(tmp_path / f"{number}.png")
         paths[-1].write_bytes(base64.b64decode(png))
         given.append(found["predictions"][0])
@@ -245,7 +249,7 @@ def test_everything_is_reached_by_keyboard_alone(opened, digits, tmp_path, capsy
             page.wait_for_selector("article h3:has-text('1,')")
         if order[-1] == "clear":
             page.keyboard.press("Enter")
-            page.wait_for_function("!document.querySelector('article')")
+            page.wait_for_selector("article", state="detached")
         if order[-1] == "file":
             with page.expect_file_chooser() as chosen:
                 page.keyboard.press("Enter")
@@ -287,8 +291,9 @@ def alone(browser, runtime, tmp_path):
         out = tmp_path / f"{len(pages)}"
         assert main(["export", str(run), "--to", "html", "--out", str(out), "--runtime", runtime, "--rows", "4"]) == 0
         pages.append(browser.new_page())
+        pages[-1].set_default_timeout(WAIT)
         pages[-1].goto(out.with_name(f"{out.name}.html").as_uri())
-        pages[-1].wait_for_function("about !== null")
+        pages[-1].wait_for_selector("#photo:not([hidden])")
         return pages[-1]
 
     yield open_page
@@ -346,7 +351,7 @@ def test_other_answers(alone, tmp_path, capsys, kind):
             np.testing.assert_allclose(mine, values, 1e-5, 2e-6)
     (tmp_path / "b.png").write_bytes(b"no image")
     page.set_input_files("#file", tmp_path / "b.png")
-    page.wait_for_function("document.getElementById('status').className === 'bad'")
+    page.wait_for_selector("#status.bad")
     assert page.text_content("#status") == "b.png: not an image that this browser reads"
 
 
@@ -359,5 +364,5 @@ def test_a_folder_from_disk_says_how_to_open_it(browser, runtime, tmp_path):
     ]  # fmt: skip
     with contextlib.closing(browser.new_page()) as page:
         page.goto((made.path / "index.html").as_uri())
-        page.wait_for_function("document.getElementById('status').className === 'bad'")
+        page.wait_for_selector("#status.bad")
         assert "python -m http.server" in page.text_content("#status")
