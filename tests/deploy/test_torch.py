@@ -12,6 +12,8 @@ from jaxcnn import InputError
 from jaxcnn.cli.main import main
 from jaxcnn.deploy import formats
 from jaxcnn.deploy.torch.layers import SMALL
+from jaxcnn.deploy.torch.published import published
+from jaxcnn.weights.by_path import flat
 from jaxcnn.weights.tables import TABLES
 from tests.fixtures import pseudo
 from tests.serving import build, save
@@ -31,7 +33,6 @@ NETWORKS = {
     "resnet18 for CIFAR": ("resnet18", (16, 16, 1), {"cifar_stem": True}),
     "gray mobilenet": ("mobilenet_v3_small", (32, 32, 1), {}),
 }  # fmt: skip
-QUICK = ("cnn", "lenet5", "lenet5 of another size", "mlp", "plain", "plain with norms", "speednet", "tutorial")
 
 
 @pytest.fixture(scope="module")
@@ -158,11 +159,26 @@ def test_torch_that_is_not_installed(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TABLES if not name.startswith(("faster", "fcos", "ssd"))])
-def test_every_network_with_a_twin(torch, tmp_path, name):
+def test_the_weights_of_every_network_with_a_twin_load(torch, name):
+    """That logits are equal is shown for some networks here, and for the tables of names by the tests of weights."""
+    library = pytest.importorskip(next(iter(TABLES[name])))
+    side = 299 if name == "inception_v3" else 224
+    model = jc.models.NETWORKS[name](num_classes=3)
+    values = {k: np.asarray(x) for k, x in flat(pseudo.variables(model, (side, side, 3))).items()}
+    twin = published(name, model, values, (side, side, 3))
+    names = {twin.library: library, "torchvision": library, "nn": torch.nn}
+    exec("\n".join(twin.made), names)
+    names["network"].load_state_dict({k: torch.from_numpy(np.array(x)) for k, x in twin.tensors.items()})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v2", "densenet121", "convnext_tiny", "fcn_resnet50", "seresnet18", "vit_tiny_patch16_224"]
+)
+def test_some_networks_with_a_twin(torch, tmp_path, name):
     library = next(iter(TABLES[name]))
     pytest.importorskip(library)
-    dense = name.startswith(("fcn", "deeplab"))
-    side = 299 if name == "inception_v3" else 224 if name.startswith("vit") else 64
+    side, dense = 224 if name.startswith("vit") else 64, name.startswith("fcn")
     loaded = run_of(tmp_path / "run", name, (side, side, 3), {}, "segmentation" if dense else "classification")
     made = jc.export(loaded, "torch", tmp_path / "net", rows=3)
     assert made.report["check"]["largest_difference"] < 1e-4 and library in made.report

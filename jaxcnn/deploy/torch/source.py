@@ -17,8 +17,7 @@ import pathlib
 
 import torch
 {imports}from torch import nn
-from torch.nn import functional  # noqa: F401
-
+{functional}
 RUN, STEP = {run}, {step}
 CLASSES = {classes}
 '''
@@ -69,14 +68,16 @@ def source(twin: Twin, about: Mapping[str, Any], shape: Sequence[int], returns: 
     inside = about["preprocessing"] == "inside"
     takes = (INSIDE if inside else OUTSIDE).format(c=channels, h=height, w=width)
     imports = "" if twin.library == "torch" else f"import {twin.library}\n"
+    parts = f"\n{twin.parts.rstrip()}\n" if twin.parts else ""
+    steps = _steps(shape, how, inside)
+    functional = "from torch.nn import functional\n" if "functional." in parts + "".join(steps) else ""
     head = HEAD.format(
         version=__version__, takes=takes, imports=imports, run=ascii(about.get("run", "model")), step=about["step"],
-        classes=ascii(list(about["classes"] or ())),
+        classes=ascii(list(about["classes"] or ())), functional=functional,
     )  # fmt: skip
-    parts = f"\n{twin.parts.rstrip()}\n" if twin.parts else ""
     body = NETWORK.format(
         made=_indented(twin.made), mean=_list(how.get("mean", 0.0)), std=_list(how.get("std", 1.0)), returns=returns,
-        steps=_indented(_steps(shape, how, inside)), picked=twin.picked,
+        steps=_indented(steps), picked=twin.picked,
     )  # fmt: skip
     return head + parts + body
 
