@@ -5,7 +5,12 @@ import http.client
 import io
 import json
 import logging
+import os
+import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -19,6 +24,7 @@ from jaxcnn.deploy.serving.app import application
 from jaxcnn.deploy.serving.protocol import patient
 
 CLASSES = ("bee", "cat", "dog")
+SERVE = (sys.executable, "-c", "from jaxcnn.cli.main import main; raise SystemExit(main())", "serve")
 
 
 def build(shape, task="classification", model="cnn", options=None, **more):
@@ -128,3 +134,49 @@ def serving(path, limits=None, **options):
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive()
+
+
+class Process:
+    """A server in a process of its own, and the lines that it prints."""
+
+    def __init__(self, *arguments):
+        self.lines = []
+        environment = {**os.environ, "XLA_FLAGS": ""}
+        self.process = subprocess.Popen(
+            [*SERVE, *map(str, arguments)], stderr=subprocess.PIPE, text=True, env=environment
+        )
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+        found = self.wait_for(r"starts at http://127.0.0.1:(\d+)")
+        self.server = Server(int(found[1]))
+
+    def _read(self):
+        self.lines += iter(self.process.stderr.readline, "")
+
+    def wait_for(self, pattern, seconds=120):
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and self.process.poll() is None:
+            if found := re.search(pattern, " ".join(" ".join(self.lines).split())):
+                return found
+            time.sleep(0.05)
+        raise AssertionError(self.lines)
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(120)
+        self.thread.join()
+        return code, " ".join(" ".join(self.lines).split())
+
+
+@contextlib.contextmanager
+def started(*arguments):
+    """Serve in a process."""
+    made = Process(*arguments, "--port", 0)
+    try:
+        yield made
+    finally:
+        if made.process.poll() is None:
+            made.process.kill()
+            made.process.wait()
+        made.thread.join()
+        made.process.stderr.close()

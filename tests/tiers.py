@@ -64,6 +64,8 @@ SLOW = {
     "test_video::test_shapes_and_gradients": ("cnn3d",),
     "test_models::test_zero_init_makes_blocks_the_identity": ("False",),
     "test_onnx::test_small_networks": ("cnn", "lenet5", "tutorial", "resnet20"),
+    "test_torch::test_outputs_and_gradients_are_those_of_the_run": ("lenet5]", "plain with", "tutorial", "resnet18 "),
+    "test_torch::test_images_are_resized_as_by_the_run": ("shape1-size1-30-bicubic",),
     "test_ops::test_pool_and_gradient_equal_reduce_window": ("avg",),
     "test_ops_derivatives::test_conv": ("3-d",),
     "test_ops_derivatives::test_pool": ("mean-uneven",),

@@ -12,7 +12,7 @@ from jaxcnn.cli import command, flags, options
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
-from jaxcnn.deploy.exporters import EXPORTERS
+from jaxcnn.deploy.formats import EXPORTERS
 from jaxcnn.deploy.program import PREPROCESSING
 
 log = logging.getLogger("jaxcnn")
@@ -26,7 +26,8 @@ class Export:
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
     """Folder of a run."""
     to: str = "onnx"
-    """The format: onnx, stablehlo (JAX on CPU, CUDA and TPU), openvino, savedmodel (TensorFlow), or litert."""
+    """The format: onnx, stablehlo (JAX on CPU, CUDA and TPU), openvino, savedmodel (TensorFlow), litert, or a page on
+    which the network runs in a browser: page (a folder for any web server) or html (one file that opens from disk)."""
     out: str = ""
     """Where the program goes; by default exported/model in the run's folder, with the ending of the format."""
     preprocessing: str = "inside"
@@ -37,6 +38,8 @@ class Export:
     """How many rows of the run's test data the check takes."""
     tolerance: float = 1e-4
     """Largest difference from the run that the check accepts, relative to the largest output."""
+    runtime: str = ""
+    """Folder of npm's package onnxruntime-web, for page and html."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -58,7 +61,7 @@ def write(config: Export) -> dict[str, Any]:
         )
     made = deploy.export(
         config.run, config.to, config.out or None, preprocessing=config.preprocessing, batch=config.batch or None,
-        rows=config.rows, tolerance=config.tolerance,
+        rows=config.rows, tolerance=config.tolerance, runtime=config.runtime or None,
     )  # fmt: skip
     check = made.report["check"]
     if "random" in check["source"]:

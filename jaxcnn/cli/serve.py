@@ -13,6 +13,7 @@ from jaxcnn.cli import command, options, runtime
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
+from jaxcnn.deploy.serving.limits import Limits
 
 NAME, TOKEN = "serve", "JAXCNN_TOKEN"
 MOST_TOKEN, LEAST_TOKEN = 4096, 16  # bytes
@@ -36,29 +37,29 @@ class Serve:
     """Processes, each with the network in its own memory."""
     token_file: str = ""
     """File with a token that requests must carry, as Authorization: Bearer TOKEN."""
-    batch: int = 32
+    batch: int = Limits.batch
     """Most images or texts in one call of the compiled program."""
-    batch_ms: float = 2.0
+    batch_ms: float = Limits.batch_ms
     """Milliseconds that an image waits for others."""
     together: bool = False
     """Compute a batch at once: up to three times as fast, but digits at the end then depend on the batch."""
     watch: float = 2.0
     """Look for a newer run or checkpoint every N seconds; 0 for never."""
-    max_bytes: int = 20 * 2**20
+    max_bytes: int = Limits.bytes
     """Most bytes of a request; 413 beyond."""
-    max_pixels: int = 25_000_000
+    max_pixels: int = Limits.pixels
     """Most pixels of an image; 413 beyond."""
-    max_rows: int = 32
+    max_rows: int = Limits.rows
     """Most images or texts of a request; 413 beyond."""
-    max_queue: int = 256
+    max_queue: int = Limits.queue
     """Most images or texts in a process at once; 503 beyond."""
-    per_client: int = 128
+    per_client: int = Limits.per_client
     """Most images or texts of one address in a process at once, 0 for any number; 429 beyond."""
-    seconds: float = 30.0
+    seconds: float = Limits.seconds
     """Longest time from a complete request to its answer; 503 beyond."""
-    body_seconds: float = 15.0
+    body_seconds: float = Limits.body_seconds
     """Longest time for the head, and for the body, of a request to arrive; 408 beyond."""
-    connections: int = 512
+    connections: int = Limits.connections
     """Most open connections of a process; 503 beyond."""
     compilation_cache: str = ""
     """Folder for compiled programs; by default the user's cache folder, off for none."""
@@ -86,7 +87,7 @@ def serve(config: Serve) -> None:
         raise InputError(f"--workers {config.workers}: must be from 1 to 256")
     if not (config.watch == 0 or 0.1 <= config.watch <= 86_400):
         raise InputError(f"--watch {config.watch}: must be 0, or from 0.1 to 86400 seconds")
-    limits = serving.Limits(
+    limits = Limits(
         bytes=config.max_bytes, pixels=config.max_pixels, rows=config.max_rows, queue=config.max_queue,
         per_client=config.per_client, seconds=config.seconds, body_seconds=config.body_seconds,
         connections=config.connections, batch=config.batch, batch_ms=config.batch_ms,

@@ -4,6 +4,7 @@ import functools
 import importlib
 import os
 import pathlib
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -38,7 +39,7 @@ class Written(NamedTuple):
     about: dict[str, Any]
 
 
-Exporter = Callable[[Program, pathlib.Path, str, int | None], Written]
+Exporter = Callable[..., Written]  # of program, folder, name without ending, rows of a batch; pages also take `runtime`
 
 
 def symbolic(program: Program, batch: int | None) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:
@@ -99,7 +100,7 @@ def to_onnx(program: Program, folder: pathlib.Path, stem: str, batch: int | None
 
 def to_openvino(program: Program, folder: pathlib.Path, stem: str, batch: int | None) -> Written:
     """Write OpenVINO's two files, converted from the ONNX file; they are run in float32."""
-    openvino = _required("openvino", "openvino")
+    openvino = _openvino()
     written, core = to_onnx(program, folder, stem, batch), openvino.Core()
     model = core.read_model(str(folder / written.files[0]))  # convert_model would send statistics
     for name, value in program.about.items():
@@ -114,6 +115,22 @@ def to_openvino(program: Program, folder: pathlib.Path, stem: str, batch: int | 
         return {name: np.asarray(found[name]) for name in program.outputs()}
 
     return Written(names, run, {"openvino": openvino.__version__, "opset": onnx.OPSET})
+
+
+def _openvino() -> Any:
+    """Import OpenVINO without its package of telemetry.
+
+    That one sends usage data when it is imported, from a process that it forks beside JAX's threads. Without it,
+    OpenVINO takes a stand-in of its own that does nothing.
+    """
+    telemetry = "openvino_telemetry"
+    if "openvino" in sys.modules or telemetry in sys.modules:
+        return _required("openvino", "openvino")
+    sys.modules[telemetry] = None  # pyright: ignore[reportArgumentType] (importing it then fails)
+    try:
+        return _required("openvino", "openvino")
+    finally:
+        del sys.modules[telemetry]
 
 
 def _tensorflow() -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,8 @@ from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, Task
 from jaxcnn.deploy import agreement, program
-from jaxcnn.deploy.exporters import EXPORTERS, FIXED, Written
+from jaxcnn.deploy.exporters import Written
+from jaxcnn.deploy.formats import ENDINGS, EXPORTERS, FIXED, FOLDERS, PAGES
 from jaxcnn.deploy.program import Program
 from jaxcnn.runs import load_run, rows_to_measure
 from jaxcnn.runs.load import TrainedRun
@@ -53,6 +54,7 @@ def export(
     rows: int | Mapping[str, Any] = 64,
     tolerance: float = TOLERANCE,
     task: Task | None = None,
+    runtime: str | os.PathLike | None = None,
 ) -> Exported:
     """Export a run for another runtime, and check the result on rows before it is put in its place.
 
@@ -62,7 +64,9 @@ def export(
 
     Args:
         run: folder of a run, result of `load_run`, or a `Program`.
-        to: `"stablehlo"` (JAX; CPU, CUDA and TPU in one file), `"onnx"`, `"openvino"`, `"savedmodel"` or `"litert"`.
+        to: `"stablehlo"` (JAX; CPU, CUDA and TPU in one file), `"onnx"`, `"openvino"`, `"savedmodel"`, `"litert"`;
+            `"page"` or `"html"`: a page on which the network runs in a browser, without a server's program, as a folder
+            for a web server or as one file that a browser opens from disk.
         path: where the program goes; its ending is that of the format. By default `exported/model` in the run's folder.
         preprocessing: whether scaling, resizing and normalising pixels is part of the program (`"inside"`), or what
             calls it does that (`"outside"`).
@@ -72,6 +76,7 @@ def export(
             taken, and the report says so.
         tolerance: largest difference that the check accepts, relative to the largest output, above 0.
         task: as in `load_run`.
+        runtime: folder of npm's package onnxruntime-web, for `"page"` and `"html"`.
 
     Returns:
         The path and the report.
@@ -82,18 +87,23 @@ def export(
 
     """
     _check_options(to, preprocessing, batch, rows, tolerance)
+    if runtime is not None and to not in PAGES:
+        raise InputError(f"runtime={visible(runtime)}: only for {' and '.join(PAGES)}; leave it out")
     folder = None if isinstance(run, TrainedRun | Program) else pathlib.Path(run)
     if folder is None and path is None:
         raise InputError("path=None: must be given, since the run has no folder here")
     loaded = load_run(folder, task) if folder is not None else run
     made = loaded if isinstance(loaded, Program) else program.of_run(loaded, preprocessing)  # pyright: ignore[reportArgumentType]
+    if folder is not None:
+        made = made._replace(about={"run": folder.resolve().name, **made.about})
     target = pathlib.Path(path) if path is not None else pathlib.Path(folder or ".") / "exported" / "model"
     given, source = _rows(loaded, made, rows)
     if isinstance(loaded, TrainedRun) and preprocessing == "outside":
         given = {name: np.asarray(x) for name, x in program.prepared(loaded, given).items()}
     with _beside(target) as part:
         stem = _stem(target, to)
-        written = EXPORTERS[to](made, part, stem, batch)
+        more = {"runtime": runtime} if to in PAGES else {}
+        written = EXPORTERS[to](made, part, stem, batch, **more)
         report = _report(made, to, batch, written, part)
         report["check"] = _checked(made, written, given, source, batch or (1 if to in FIXED else None), tolerance)
         last = f"{written.files[0]}.json"
@@ -118,11 +128,10 @@ def _check_options(to: str, preprocessing: str, batch: Any, rows: Any, tolerance
 
 def _stem(target: pathlib.Path, to: str) -> str:
     """Return the name of the program without the ending of its format."""
-    endings = {"stablehlo": ".stablehlo", "onnx": ".onnx", "openvino": ".xml", "litert": ".tflite"}
-    stem = target.name.removesuffix(endings.get(to, ""))
+    stem = target.name.removesuffix(ENDINGS.get(to, ""))
     if not stem or stem in (".", ".."):
         raise InputError(f"{visible(target)}: must end in a name for the program")
-    return f"{stem}_savedmodel" if to == "savedmodel" and target.name == "model" else stem
+    return f"{stem}_{to}" if to in FOLDERS and target.name == "model" else stem
 
 
 @contextlib.contextmanager
@@ -195,14 +204,16 @@ def _report(made: Program, to: str, batch: int | None, written: Written, part: p
     return {
         "format": to, **made.about, "inputs": rows(made.inputs), "outputs": rows(made.outputs()), **written.about,
         "batch": batch or written.about.get("batch", "any"),
-        "bytes": sum(_bytes(part / name) for name in written.files),
-        "sha256": {name: _digest(part / name) for name in written.files if (part / name).is_file()},
+        "bytes": sum(path.stat().st_size for path in _files(part, written.files)),
+        "sha256": {path.relative_to(part).as_posix(): _digest(path) for path in _files(part, written.files)},
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
 
 
-def _bytes(path: pathlib.Path) -> int:
-    return sum(p.stat().st_size for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file())
+def _files(part: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path]:
+    """Return all files of these names, and in folders of these names."""
+    found = [p for name in names for p in ([part / name] if (part / name).is_file() else (part / name).rglob("*"))]
+    return sorted(p for p in found if p.is_file())
 
 
 def _digest(path: pathlib.Path) -> str:

@@ -23,6 +23,7 @@ NAMES = {
     "classification": "logits", "embedding": "embedding", "forecasting": "forecast", "regression": "values",
     "segmentation": "logits", "sequences": "logits",
 }  # fmt: skip
+READING = ("resize", "crop_ratio")  # how image files become images of the stored shape, see `data.image.decode`
 PREPARED = ("mean", "std", "size", "resize", "interpolation")  # options of `prepare` that a task has
 
 
@@ -34,6 +35,7 @@ class Program(NamedTuple):
         variables: the weights.
         inputs: shape of a row and dtype of each input, by name.
         about: what the files say of it: version, task, class names, how pixels must be prepared.
+        build: how a run describes its model and task; None for a program of another origin.
 
     """
 
@@ -41,6 +43,7 @@ class Program(NamedTuple):
     variables: Tree
     inputs: dict[str, jax.ShapeDtypeStruct]
     about: dict[str, Any]
+    build: Mapping[str, Any] | None = None
 
     def closed(self, batch: Arrays) -> dict[str, Array]:
         """Compute the outputs, with the weights as constants of the program."""
@@ -98,13 +101,15 @@ def of_run(loaded: TrainedRun, preprocessing: str = "inside") -> Program:
         "jaxcnn": __version__, "task": task, "classes": list(loaded.config["classes"]), "step": loaded.step,
         "preprocessing": preprocessing if "image" in rows else "none",
     }  # fmt: skip
+    how = (loaded.config.get("source") or {}).get("options", {})
+    about["reading"] = {k: how[k] for k in READING if k in how} or None
     if description:
         about["model"] = description["model"]["name"]
         about["head"] = description["task"]["options"].get("head", "softmax") if task == "classification" else None
     if preprocessing == "inside":
         about["pixels"] = "as stored: uint8 0..255, or floats 0..1" if "image" in rows else None
         function = functools.partial(_predicted, loaded.task.predict, task)
-        return Program(function, loaded.variables, rows, _stated(about))
+        return Program(function, loaded.variables, rows, _stated(about), description)
     if description is None or "image" not in rows:
         raise InputError("preprocessing='outside': only runs on images that config.json describes; use 'inside'")
     return _outside(loaded, description, rows, about)
@@ -129,7 +134,7 @@ def _outside(loaded: TrainedRun, description: Mapping[str, Any], rows: Any, abou
         with any_range():
             return function(variables, batch)
 
-    return Program(trusting, loaded.variables, {**rows, "image": row}, _stated(about))
+    return Program(trusting, loaded.variables, {**rows, "image": row}, _stated(about), description)
 
 
 def prepared(loaded: TrainedRun, batch: Arrays) -> dict[str, Array]:

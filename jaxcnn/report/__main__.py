@@ -67,6 +67,8 @@ def write_all(flags: Any, explain: Explain | None = explained) -> None:
     reports, correct = [], []
     for folder in flags.runs:
         made, right = one(folder, flags, explain)
+        made["exported"], notes = report.exported(folder)
+        made["test"]["notes"] += notes
         reports.append(made)
         correct.append(right)
         write(pathlib.Path(folder), made)

@@ -144,7 +144,7 @@ def test_what_speaks_for_a_class(server):
 
 
 def test_a_page_that_asks_nobody_else(server):
-    for path in ("/", "/docs", "/page.js", "/page.css", "/drawing.js", "/docs.js"):
+    for path in ("/", "/docs", "/page.js", "/page.css", "/drawing.js", "/server.js", "/docs.js"):
         status, content = server.ask("GET", path)
         assert status == 200 and "default-src 'none'" in server.headers["content-security-policy"]
         assert not re.search(rb"(?:src|href|url|import|fetch)[^\n]{0,4}[\"'(]\s*(?:https?:)?//", content), path

@@ -12,7 +12,8 @@ import jaxcnn as jc
 from jaxcnn import InputError
 from jaxcnn.cli.main import main
 from jaxcnn.deploy import agreement, exporters, onnx, program
-from jaxcnn.deploy.exporters import EXPORTERS, Written
+from jaxcnn.deploy.exporters import Written
+from jaxcnn.deploy.formats import EXPORTERS
 from tests.fixtures import pseudo
 from tests.models.test_models import SIDES, SIZE, ZOO
 
@@ -170,6 +171,22 @@ def test_other_formats(folder, tmp_path, to, preprocessing):
         folder, to, tmp_path / "digits", preprocessing=preprocessing, batch=2, rows=5
     )  # replaces the first
     assert again.report["batch"] == 2 and not [name for name in left(tmp_path) if name.endswith(".part")]
+
+
+WITHOUT = """
+import sys
+from jaxcnn.deploy.exporters import _openvino
+assert _openvino().Core and "openvino_telemetry" not in sys.modules
+from openvino.tools.ovc import telemetry_utils
+print(telemetry_utils.tm.__name__)
+"""
+
+
+@pytest.mark.slow
+def test_openvino_is_imported_without_its_telemetry():
+    pytest.importorskip("openvino")
+    out = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "openvino.tools.ovc.telemetry_stub"
 
 
 def differs(made, name, to="onnx", folder=None, rows=3):

@@ -1,9 +1,11 @@
 "use strict";
-// The page of a served run: draw, choose an image or write a text, and see what the network answers.
+// The page of a run: draw, choose an image or write a text, and see what the network answers. The script after this one
+// says how it is asked, in this browser or over HTTP: describe(), predictions(blobs, text), explanation(blob, text) and
+// unready(error).
 
 const at = (id) => document.getElementById(id);
 const SHOWN = 10; // classes with bars
-let about = null, token = "", asked = 0;
+let about = null, asked = 0;
 
 function element(tag, text, parent, kind) {
   const made = document.createElement(tag);
@@ -18,30 +20,16 @@ function say(line, bad = false) {
   at("status").className = bad ? "bad" : "";
 }
 
-async function ask(path, body, type) {
-  const headers = {};
-  if (token) headers.Authorization = `Bearer ${token}`;
-  if (type) headers["Content-Type"] = type;
-  const how = { method: body === undefined ? "GET" : "POST", body, headers, cache: "no-store", credentials: "omit" };
-  const answer = await fetch(path, how);
-  const found = await answer.json().catch(() => ({ error: `${answer.status} ${answer.statusText}` }));
-  if (answer.status === 401) at("access").hidden = false;
-  if (!answer.ok) throw new Error(found.error || `${answer.status}`);
-  return found;
-}
-
 async function begin() {
   try {
-    about = await ask("about");
+    about = await describe();
   } catch (error) {
     say(error.message, true);
     at("about").textContent = "";
-    if (at("access").hidden) setTimeout(begin, 2000); // it is still compiling, or away
-    else at("token").focus();
+    unready(error);
     return;
   }
   say("");
-  at("access").hidden = true;
   const classes = about.classes.length ? `, ${about.classes.length} classes` : "";
   at("title").textContent = `${about.task[0].toUpperCase()}${about.task.slice(1)}`;
   at("about").textContent = `Run ${about.run}, step ${about.step}${classes}.`;
@@ -52,7 +40,8 @@ async function begin() {
 
 function bars(parent, values, colours, percent = true) {
   const list = element("ol", "", parent, "bars");
-  const entries = Object.entries(values).map(([name, value], i) => ({ name, value, i }));
+  // a browser sorts names that are numbers
+  const entries = Object.entries(values).map(([name, value]) => ({ name, value, i: about.classes.indexOf(name) }));
   entries.sort((a, b) => b.value - a.value);
   entries.slice(0, SHOWN).forEach(({ name, value, i }, rank) => {
     const item = element("li", "", list, rank ? "" : "best");
@@ -130,7 +119,7 @@ function explainer(card, blob, text) {
   button.addEventListener("click", async () => {
     button.disabled = true;
     try {
-      const found = blob ? await ask("explain", blob, type(blob)) : await ask("explain", text, "text/plain");
+      const found = await explanation(blob, text);
       place.replaceChildren();
       element("p", `${found.method}: red speaks for ${found.explained}, blue against it.`, place, "small");
       if (found.picture) {
@@ -157,16 +146,11 @@ function words(place, found) {
   }
 }
 
-const type = (blob) => (blob.type.startsWith("image/") ? blob.type : "application/octet-stream");
-
 async function predict(blobs, text) {
   const number = ++asked;
   say("Asking the network.");
   try {
-    const form = new FormData();
-    if (text !== undefined) form.append("text", text);
-    else for (const blob of blobs) form.append("file", blob, blob.name || "drawing.png");
-    const found = await ask("predict", form);
+    const found = await predictions(blobs, text);
     if (number !== asked) return; // a later question has been asked
     const cards = found.predictions.map((one, i) => show(one, blobs && blobs[i], text));
     at("answers").replaceChildren(...cards);
@@ -193,11 +177,6 @@ function send() {
   at("seen").toBlob((blob) => predict([blob]), "image/png");
 }
 
-at("access").addEventListener("submit", (event) => {
-  event.preventDefault();
-  token = at("token").value;
-  begin();
-});
 const clear = drawable(at("pad"), preview, send);
 at("clear").addEventListener("click", () => { clear(); say(""); at("answers").replaceChildren(); });
 at("send").addEventListener("click", send);
@@ -214,4 +193,3 @@ document.addEventListener("drop", (event) => {
   document.body.classList.remove("over");
   images(event.dataTransfer.files);
 });
-begin();

@@ -1,0 +1,39 @@
+"""What a network is in PyTorch: how it is made there, and its weights by the names that it has there."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxcnn.weights.tensors import Tensors
+
+Values = Mapping[str, np.ndarray]  # our variables by path
+
+
+class Twin(NamedTuple):
+    """A network in PyTorch.
+
+    Attributes:
+        library: `"torchvision"`, `"timm"`, or `"torch"` alone.
+        made: lines of Python that set `network`.
+        tensors: its state dict.
+        parts: what the lines need besides the library, as Python.
+        picked: what is taken of its outputs, as Python after the call.
+
+    """
+
+    library: str
+    made: tuple[str, ...]
+    tensors: Tensors
+    parts: str = ""
+    picked: str = ""
+
+
+def counters(tensors: Tensors) -> Tensors:
+    """Return the counter of batches that each batch norm of PyTorch has; nothing depends on it."""
+    end = "running_mean"
+    return {f"{k.removesuffix(end)}num_batches_tracked": np.zeros((), np.int64) for k in tensors if k.endswith(end)}
+
+
+class Unknown(Exception):  # noqa: N818 (an answer, not an error)
+    """The network has no twin; the text says why."""
