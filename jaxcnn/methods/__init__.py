@@ -1,22 +1,30 @@
 """Training methods, one per file, that wrap a task, its loss or the training step."""
 
-from jaxcnn.methods import (<<<<<<< HEAD, <<<<<<< HEAD
-    clients, =======
-    consolidation, >>>>>>> 1e85c619202c97de5dfbe9844befa8a26f7ee9a8
-    transfer, active, attacks, continual, federated, membership, one_class, private, replay, scaffold, secure_sum, smoothing, transfer)
-from jaxcnn.methods.fixmatch import (SemiSupervised, fixmatch, semi_supervised)
-from jaxcnn.methods.group_dro import (group_dro)
-from jaxcnn.methods.robustness import (adversarial, attacked, mart, ramped, trades)
-from jaxcnn.methods.self_supervised import (encoder, simclr, simsiam, standard_views)
-from jaxcnn.methods.square import (square)
+from jaxcnn.methods import (
+    active,
+    attacks,
+    clients,
+    consolidation,
+    continual,
+    federated,
+    membership,
+    one_class,
+    private,
+    replay,
+    scaffold,
+    secure_sum,
+    smoothing,
+    transfer,
+)
+from jaxcnn.methods.fixmatch import SemiSupervised, fixmatch, semi_supervised
+from jaxcnn.methods.group_dro import group_dro
+from jaxcnn.methods.robustness import adversarial, attacked, mart, ramped, trades
+from jaxcnn.methods.self_supervised import encoder, simclr, simsiam, standard_views
+from jaxcnn.methods.square import square
 
 __all__ = [
-    "<<<<<<< HEAD", "<<<<<<< HEAD
-    clients", "=======
-    consolidation",
-    ">>>>>>> 1e85c619202c97de5dfbe9844befa8a26f7ee9a8
-    transfer", "active", "adversarial", "attacked", "attacks",
-    "continual", "encoder", "federated", "fixmatch", "group_dro", "mart", "membership", "one_class", "private",
-    "ramped", "replay", "scaffold", "secure_sum", "semi_supervised", "SemiSupervised", "simclr", "simsiam",
-    "smoothing", "square", "standard_views", "trades", "transfer",
+    "active", "adversarial", "attacked", "attacks", "clients", "consolidation", "continual", "encoder", "federated",
+    "fixmatch", "group_dro", "mart", "membership", "one_class", "private", "ramped", "replay", "scaffold",
+    "secure_sum", "semi_supervised", "SemiSupervised", "simclr", "simsiam", "smoothing", "square", "standard_views",
+    "trades", "transfer",
 ]  # fmt: skip

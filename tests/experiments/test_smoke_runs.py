@@ -59,12 +59,10 @@ CASES = {
     "robust mnist": ("robust", ("mnist", blobs), (), None),
     "robust cifar10": ("robust", ("cifar10", photos), ("--method", "fast"), None),
     "private_mnist": ("private_mnist", (blobs,), (), "accuracy"),
-}
-UNPACKED = ("sentiment", "mednist", "inspection", "fusion", "cross_modal", "robust")
     "continual mnist": ("continual", ("mnist", "digits"), ("--method", "derpp"), None),
     "continual cifar10": ("continual", ("cifar10", photos), ("--scenario", "domain", "--method", "si"), None),
 }
-UNPACKED = ("sentiment", "mednist", "inspection", "fusion", "cross_modal", "continual")
+UNPACKED = ("sentiment", "mednist", "inspection", "fusion", "cross_modal", "robust", "continual")
 
 
 @pytest.mark.parametrize("case", CASES)
