@@ -61,7 +61,7 @@ class Config(settings.Settings):
     weight_decay: float | None = None
     """Weight decay of kernels; by default 0 for mnist and 1e-2 for cifar10."""
     train_steps: int | None = None
-    """Steps of the attack in training, except of method fast, which has one; by default 5 for mnist and 7 for cifar10."""
+    """Steps of the attack in training, except of fast, which has one; by default 5 for mnist and 7 for cifar10."""
     ramp: float = 0.3
     """Share of the updates after which the attacks of training are whole, in 0..1."""
     beta: float = 6.0

@@ -59,6 +59,7 @@ CASES = {
     "robust mnist": ("robust", ("mnist", blobs), (), None),
     "robust cifar10": ("robust", ("cifar10", photos), ("--method", "fast"), None),
     "private_mnist": ("private_mnist", (blobs,), (), "accuracy"),
+    "federated": ("federated", (blobs,), ("--method", "scaffold", "--partition", "classes"), "accuracy"),
     "continual mnist": ("continual", ("mnist", "digits"), ("--method", "derpp"), None),
     "continual cifar10": ("continual", ("cifar10", photos), ("--scenario", "domain", "--method", "si"), None),
 }
