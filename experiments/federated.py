@@ -1,8 +1,8 @@
 """Learns handwritten digits on many clients whose rows stay where they are: `python -m experiments.federated MNIST`.
 
 Data: MNIST's IDX files. The training rows are given to `--clients` clients: at random (`--partition iid`), two classes
-to most of them (`classes`), or by a Dirichlet distribution (`dirichlet`). In a round, `--each` clients train on their own
-rows, and the server averages what they learnt: FedAvg (McMahan et al., 2016, arXiv:1602.05629), FedProx (Li et al.,
+to most of them (`classes`), or by a Dirichlet distribution (`dirichlet`). In a round, `--each` clients train on their
+own rows, and the server averages what they learnt: FedAvg (McMahan et al., 2016, arXiv:1602.05629), FedProx (Li et al.,
 2018, arXiv:1812.06127), FedAdam (Reddi et al., 2020, arXiv:2003.00295) or SCAFFOLD (Karimireddy et al., 2019,
 arXiv:1910.06378). The network is that of McMahan et al., who reached 99 % of the test rows after 20 rounds with random
 rows and 350 with two classes a client: 10 of 100 clients a round, 5 epochs, batches of 10.
