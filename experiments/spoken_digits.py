@@ -134,7 +134,7 @@ def plan(config: Config) -> runs.Plan:
 
     return runs.Plan(
         runs.build(build)[1], splits, optimizer, wrap=wrap, ema=config.ema, build=build, dataset="spoken_digits",
-        skipped=skipped, source=runs.source("sounds", read), validations=config.validations,
+        unit="sounds", skipped=skipped, source=runs.source("sounds", read), validations=config.validations,
     )  # fmt: skip
 
 
