@@ -4,8 +4,8 @@ Data: CamVid (Brostow et al., 2009, doi:10.1016/j.patrec.2008.04.005) with the e
 (Badrinarayanan et al., 2015, arXiv:1511.00561), every sixth image: 62 to train on, 17 to validate on and 39 to test on,
 480x360 pixels; pixels of class 11 have no label. Measured are the mean IoU of the classes and the IoU of the road.
 `python -m experiments.baselines roads camvid_every6th.zip` has what this must be better than. Predictions are drawn
-with the lines of the lane, which are fitted to bright pixels of the predicted road and not scored. Over three seeds, the
-mean IoU is 0.375 ± 0.002 (a random forest has 0.267) and that of the road 0.810 ± 0.008, in 18 minutes on one core.
+with the lines of the lane, which are fitted to bright pixels of the predicted road and not scored. Over three seeds,
+the mean IoU is 0.375 ± 0.002 (a random forest has 0.267) and that of the road 0.810 ± 0.008, in 18 minutes on one core.
 """
 
 import dataclasses
