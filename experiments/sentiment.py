@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 import jaxcnn as jc
-from experiments import cli, common, inference, settings
+from experiments import cli, common, folders, inference, settings
 from experiments.studies.core import spread, trained
 from jaxcnn import runs
 from jaxcnn.cli import predict
@@ -136,21 +136,25 @@ def plan(config: Config) -> runs.Plan:
     )  # fmt: skip
 
 
-def every_fold(config: Config, signals: Signals) -> dict[str, Any]:
-    """Train and test every fold, or read the results of those that are finished, and return their mean."""
-    found, root = [], pathlib.Path(config.workdir or "checkpoints/sentiment")
-    root.mkdir(parents=True, exist_ok=True)
+def every_fold(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:
+    """Train and test every fold, and return their mean; `--resume` keeps the folds that are finished."""
+    first = plan(dataclasses.replace(config, fold=0))
+    made = common.planned("sentiment", config, first)
+    digest = common.data_digest(made.data.train)
+    folder, found = folders.open_folder("sentiment", config, made, made.data, digest), []
+    opened.append(folder)
     for fold in range(FOLDS):
-        own = dataclasses.replace(config, fold=fold)
+        own = dataclasses.replace(config, fold=fold, resume=False)
 
         def train(workdir: str, own: Config = own) -> dict[str, Any]:
             return common.train("sentiment", dataclasses.replace(own, workdir=workdir), plan(own), signals, [])
 
-        found.append(trained(root / f"fold-{fold}", train)["test"]["accuracy"])
+        found.append(trained(folder / f"fold-{fold}", train)["test"]["accuracy"])
         print(f"fold {fold}: test accuracy {found[-1]:.4f}", flush=True)
-    over = spread(found)
-    print(f"test accuracy {over['mean']:.4f}, deviation {over['deviation']:.4f} over {FOLDS} folds", flush=True)
-    return {"accuracy": over, "folds": found}
+    over = {"accuracy": spread(found), "folds": found}
+    files.write_json(folder / "summary.json", over)
+    print(files.to_json(over), flush=True)
+    return over
 
 
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
@@ -160,7 +164,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     if config.predict:
         return predict.predict(predict.Predict(run=config.checkpoint, text=config.predict))
     if config.fold < 0:
-        return every_fold(config, signals)
+        return every_fold(config, signals, opened)
     return common.train("sentiment", config, plan(config), signals, opened)
 
 

@@ -92,3 +92,19 @@ def test_smoke(case, tmp_path):
         assert ("image" in values) == (case == "fusion")
         again, _ = run("--evaluate", "--checkpoint", path, "--limit-examples", 16, name=name)
         assert json.loads(again.strip().splitlines()[-1])[key] == pytest.approx(values[key])
+
+
+@pytest.mark.slow
+def test_finished_folds_are_kept_and_other_settings_refused(tmp_path):
+    data, flags = reviews(tmp_path), ("--smoke", "--fold", "-1", "--unpacked", tmp_path / "data")
+    first, _ = run(data, *flags, "--workdir", tmp_path / "runs", name="sentiment")
+    path = folder(tmp_path / "runs")
+    values = json.loads(first.strip().splitlines()[-1])
+    assert len(values["folds"]) == 10 and values == json.loads((path / "summary.json").read_text())
+    (path / "summary.json").unlink()
+    resumed = ("--resume", "--workdir", path)
+    again, _ = run(data, *flags, *resumed, name="sentiment")
+    assert json.loads(again.strip().splitlines()[-1]) == values
+    (path / "summary.json").unlink()
+    _, error = run(data, *flags, *resumed, "--maps", 5, name="sentiment", code=2)
+    assert "maps" in error
