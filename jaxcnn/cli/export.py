@@ -35,8 +35,13 @@ class Export:
     """Rows per batch; 0 for any number, or 1 for litert."""
     rows: int = 64
     """How many rows of the run's test data the check takes."""
-    tolerance: float = 1e-4
-    """Largest difference from the run that the check accepts, relative to the largest output."""
+    tolerance: float | None = None
+    """Largest difference from the run that the check accepts, relative to the largest output; by default 1e-4. With
+    --int8, the largest share of rows whose class may differ; by default 0.05."""
+    int8: bool = False
+    """Compute in 8-bit integers (onnx alone), with ranges chosen on training rows of the run."""
+    calibration: int = 512
+    """How many training rows choose the ranges of --int8."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -58,7 +63,7 @@ def write(config: Export) -> dict[str, Any]:
         )
     made = deploy.export(
         config.run, config.to, config.out or None, preprocessing=config.preprocessing, batch=config.batch or None,
-        rows=config.rows, tolerance=config.tolerance,
+        rows=config.rows, tolerance=config.tolerance, int8=config.int8, calibration=config.calibration,
     )  # fmt: skip
     check = made.report["check"]
     if "random" in check["source"]:
