@@ -40,6 +40,13 @@ class Export:
     """Largest difference from the run that the check accepts, relative to the largest output."""
     runtime: str = ""
     """Folder of npm's package onnxruntime-web, for page and html."""
+    tolerance: float | None = None
+    """Largest difference from the run that the check accepts, relative to the largest output; by default 1e-4. With
+    --int8, the largest share of rows whose class may differ; by default 0.05."""
+    int8: bool = False
+    """Compute in 8-bit integers (onnx alone), with ranges chosen on training rows of the run."""
+    calibration: int = 512
+    """How many training rows choose the ranges of --int8."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -62,6 +69,7 @@ def write(config: Export) -> dict[str, Any]:
     made = deploy.export(
         config.run, config.to, config.out or None, preprocessing=config.preprocessing, batch=config.batch or None,
         rows=config.rows, tolerance=config.tolerance, runtime=config.runtime or None,
+        rows=config.rows, tolerance=config.tolerance, int8=config.int8, calibration=config.calibration,
     )  # fmt: skip
     check = made.report["check"]
     if "random" in check["source"]:

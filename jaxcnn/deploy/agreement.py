@@ -30,11 +30,12 @@ def compare(ours: Outputs, theirs: Outputs) -> dict[str, Any]:
     found: dict[str, Any] = {"largest_difference": float(max(different))}
     for name in SCORES:
         if name in ours and ours[name].ndim > 1:
-            found["agreement"] = float((_classes(ours[name]) == _classes(theirs[name])).mean())
+            found["agreement"] = float((classes(ours[name]) == classes(theirs[name])).mean())
     return found
 
 
-def _classes(logits: np.ndarray) -> np.ndarray:
+def classes(logits: np.ndarray) -> np.ndarray:
+    """Return the class of each row or pixel; a single logit decides between two."""
     return logits > 0 if logits.shape[-1] == 1 else logits.argmax(-1)
 
 

@@ -84,7 +84,7 @@ def graph_of(program: Program, batch: int | None) -> onnx.Graph:
         raise
     except Exception as error:
         raise InputError(_no_symbol(batch, error)) from error
-    return onnx.simplify(graph)
+    return onnx.to_integers(onnx.simplify(graph))
 
 
 def to_onnx(program: Program, folder: pathlib.Path, stem: str, batch: int | None) -> Written:

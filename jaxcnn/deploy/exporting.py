@@ -20,7 +20,10 @@ from jaxcnn.core.types import InputError, Task
 from jaxcnn.deploy import agreement, program
 from jaxcnn.deploy.exporters import Written
 from jaxcnn.deploy.formats import ENDINGS, EXPORTERS, FIXED, FOLDERS, PAGES
+from jaxcnn.deploy import agreement, integers, program
+from jaxcnn.deploy.exporters import EXPORTERS, FIXED, Written
 from jaxcnn.deploy.program import Program
+from jaxcnn.methods.quantise import GRIDS
 from jaxcnn.runs import load_run, rows_to_measure
 from jaxcnn.runs.load import TrainedRun
 
@@ -52,9 +55,11 @@ def export(
     preprocessing: str = "inside",
     batch: int | None = None,
     rows: int | Mapping[str, Any] = 64,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     task: Task | None = None,
     runtime: str | os.PathLike | None = None,
+    int8: bool = False,
+    calibration: int | Mapping[str, Any] = integers.ROWS,
 ) -> Exported:
     """Export a run for another runtime, and check the result on rows before it is put in its place.
 
@@ -74,9 +79,15 @@ def export(
         rows: how many rows of the run's own test data the check takes, at least 1; or the rows themselves, arrays
             `[N, ...]` by name, as the run was trained on them. Where the run's data cannot be read, random rows are
             taken, and the report says so.
-        tolerance: largest difference that the check accepts, relative to the largest output, above 0.
+        tolerance: largest difference that the check accepts, relative to the largest output, above 0; by default 1e-4.
+            With `int8`, the largest share of rows whose class may differ, or where there are no classes the largest
+            difference; by default 0.05.
         task: as in `load_run`.
         runtime: folder of npm's package onnxruntime-web, for `"page"` and `"html"`.
+        int8: write a program that computes in 8-bit integers (`"onnx"` alone). Its check compares it with the run and
+            with the simulation in JAX, and measures the accuracy of both where the rows have labels.
+        calibration: how many of the run's training rows choose the grids of `int8`; or the rows themselves. Grids that
+            the variables hold stay (`methods.quantise`).
 
     Returns:
         The path and the report.
@@ -86,9 +97,11 @@ def export(
             fails.
 
     """
+    tolerance = (integers.TOLERANCE if int8 else TOLERANCE) if tolerance is None else tolerance
     _check_options(to, preprocessing, batch, rows, tolerance)
     if runtime is not None and to not in PAGES:
         raise InputError(f"runtime={visible(runtime)}: only for {' and '.join(PAGES)}; leave it out")
+    _check_int8(to, int8, calibration)
     folder = None if isinstance(run, TrainedRun | Program) else pathlib.Path(run)
     if folder is None and path is None:
         raise InputError("path=None: must be given, since the run has no folder here")
@@ -96,21 +109,44 @@ def export(
     made = loaded if isinstance(loaded, Program) else program.of_run(loaded, preprocessing)  # pyright: ignore[reportArgumentType]
     if folder is not None:
         made = made._replace(about={"run": folder.resolve().name, **made.about})
+    plain = loaded if isinstance(loaded, Program) else program.of_run(loaded, preprocessing)  # pyright: ignore[reportArgumentType]
     target = pathlib.Path(path) if path is not None else pathlib.Path(folder or ".") / "exported" / "model"
-    given, source = _rows(loaded, made, rows)
-    if isinstance(loaded, TrainedRun) and preprocessing == "outside":
-        given = {name: np.asarray(x) for name, x in program.prepared(loaded, given).items()}
+    outside = isinstance(loaded, TrainedRun) and preprocessing == "outside"
+    made = _in_integers(loaded, plain, calibration, outside) if int8 else plain
+    given, source = _rows(loaded, plain, rows)
+    given = _prepared(loaded, given) if outside else given
     with _beside(target) as part:
         stem = _stem(target, to)
         more = {"runtime": runtime} if to in PAGES else {}
         written = EXPORTERS[to](made, part, stem, batch, **more)
         report = _report(made, to, batch, written, part)
-        report["check"] = _checked(made, written, given, source, batch or (1 if to in FIXED else None), tolerance)
+        size = batch or (1 if to in FIXED else None)
+        report["check"] = _checked(plain, made, written, given, source, size, tolerance)
         last = f"{written.files[0]}.json"
         files.write_json(part / last, report)
         for name in (*written.files, last):
             _put(part / name, target.parent / name)
     return Exported(target.parent / written.files[0], report)
+
+
+def _in_integers(loaded: Any, plain: Program, calibration: int | Mapping[str, Any], outside: bool) -> Program:
+    rows = calibration if isinstance(calibration, Mapping) else {}
+    if not rows and GRIDS not in plain.variables:
+        if not isinstance(loaded, TrainedRun):
+            raise InputError("calibration: a program has no data; give its training rows, calibration={'image': ...}")
+        rows = integers.training_rows(loaded, int(calibration))  # pyright: ignore[reportArgumentType]
+    return integers.quantised(plain, _prepared(loaded, rows) if outside and rows else rows)
+
+
+def _prepared(loaded: Any, rows: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(x) for name, x in program.prepared(loaded, rows).items()}
+
+
+def _check_int8(to: str, int8: bool, calibration: Any) -> None:
+    if int8 and to not in integers.FORMATS:
+        raise InputError(f"int8=True: to={to!r} has no form in integers here; use {', '.join(integers.FORMATS)}")
+    if isinstance(calibration, int) and not 1 <= calibration <= 2**16:
+        raise InputError(f"calibration={calibration}: must be 1 to {2**16:,} training rows")
 
 
 def _check_options(to: str, preprocessing: str, batch: Any, rows: Any, tolerance: float) -> None:
@@ -163,17 +199,17 @@ def _put(made: pathlib.Path, place: pathlib.Path) -> None:
 def _rows(loaded: Any, made: Program, rows: int | Mapping[str, Any]) -> tuple[dict[str, np.ndarray], str]:
     """Return rows for the check, and where they are from."""
     if not isinstance(rows, int):
-        given = {name: np.asarray(rows[name]) for name in made.inputs if name in rows}
-        if lacking := [name for name in made.inputs if name not in given]:
+        if lacking := [name for name in made.inputs if name not in rows]:
             raise InputError(f"rows: have no {lacking[0]!r}; the program reads {', '.join(made.inputs)}")
-        return given, "given rows"
+        return {name: np.asarray(rows[name]) for name in (*made.inputs, "label") if name in rows}, "given rows"
     random = "random rows"
     if isinstance(loaded, TrainedRun):
         try:
             found = rows_to_measure(loaded.config)
             data = found.data.take(np.arange(min(rows, found.data.size)))
             read = next(iter(data.once(data.size))).at(0)
-            return {name: np.asarray(read[name])[: data.size] for name in made.inputs}, f"{found.name}, {found.part}"
+            wanted = (*made.inputs, *(["label"] if "label" in read else []))
+            return {name: np.asarray(read[name])[: data.size] for name in wanted}, f"{found.name}, {found.part}"
         except (InputError, OSError, AttributeError, KeyError) as error:
             random = f"random rows, since the run's data cannot be read ({program.why(error).split(';')[0]})"
     entries = loaded.config["build"] if isinstance(loaded, TrainedRun) else None
@@ -222,12 +258,13 @@ def _digest(path: pathlib.Path) -> str:
 
 
 def _checked(
-    made: Program, written: Written, rows: Mapping[str, Any], source: str, batch: int | None, tolerance: float
-) -> dict[str, Any]:
-    """Run both programs on the rows, and refuse the exported one if it differs."""
+    plain: Program, made: Program, written: Written, rows: Mapping[str, Any], source: str, batch: int | None,
+    tolerance: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Run the programs on the rows, and refuse the exported one if it differs."""
+    label, rows = rows.get("label"), {name: rows[name] for name in plain.inputs}
     count = len(next(iter(rows.values())))
-    compiled = functools.partial(jax.jit(made.function), made.variables)
-    ours = agreement.in_batches(lambda x: jax.tree.map(np.asarray, compiled(x)), rows, [batch or min(count, 16)])
+    ours = _outputs(plain, rows, batch or min(count, 16))
     if wrong := [name for name, x in ours.items() if x.dtype.kind == "f" and not np.isfinite(x).all()]:
         raise InputError(f"the run itself gives {wrong[0]} that are not finite for {source}; nothing was written")
     try:
@@ -236,6 +273,9 @@ def _checked(
         raise InputError(f"the exported program does not run ({program.why(error)}); nothing was written") from error
     if lacking := [name for name in ours if name not in theirs]:
         raise InputError(f"the exported program has no output {lacking[0]!r}; nothing was written")
+    if made is not plain:
+        simulated = _outputs(made, rows, batch or min(count, 16))
+        return {"rows": count, "source": source, **integers.check(ours, simulated, theirs, label, tolerance)}
     found = agreement.compare(ours, theirs)
     detects = "boxes" in found
     passed = found["agreement"] >= AGREED if detects else found["largest_difference"] <= tolerance
@@ -245,3 +285,8 @@ def _checked(
         fix = "" if detects else "; a run in bfloat16 becomes float32: give a larger tolerance, such as 0.01"
         raise InputError(f"the exported program differs from the run ({shown}; {limit}): nothing was written{fix}")
     return {"rows": count, "source": source, **found, "tolerance": tolerance}
+
+
+def _outputs(made: Program, rows: Mapping[str, Any], size: int) -> agreement.Outputs:
+    compiled = functools.partial(jax.jit(made.function), made.variables)
+    return agreement.in_batches(lambda x: jax.tree.map(np.asarray, compiled(x)), rows, [size])

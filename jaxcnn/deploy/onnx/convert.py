@@ -10,12 +10,12 @@ import numpy as np
 from jaxcnn import ops
 from jaxcnn.core import jaxprs
 from jaxcnn.core.types import InputError
-from jaxcnn.deploy.onnx import detection, elementwise, indexing, products, reductions, shapes, spatial
+from jaxcnn.deploy.onnx import detection, elementwise, indexing, integers, products, reductions, shapes, spatial
 from jaxcnn.deploy.onnx.graph import Graph, Value, constant
 
 RULES: dict[str, elementwise.Rule] = {
-    **detection.RULES, **elementwise.RULES, **indexing.RULES, **products.RULES, **reductions.RULES,
-    **shapes.RULES, **spatial.RULES,
+    **detection.RULES, **elementwise.RULES, **indexing.RULES, **integers.RULES, **products.RULES,
+    **reductions.RULES, **shapes.RULES, **spatial.RULES,
 }  # fmt: skip
 LAZY = {"broadcast_in_dim", "iota", "reshape", "transpose", "squeeze", "expand_dims", "slice", "stop_gradient", "copy"}
 LONGEST_LOOP = 512  # steps of a loop that is unrolled
