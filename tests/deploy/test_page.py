@@ -39,15 +39,19 @@ class Parsed(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.inside = [], []
+        self.tags, self.inside, self.open = [], [], False
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
+        self.open = tag in ("script", "style")
+
+    def handle_endtag(self, tag):
+        self.open = False
 
     def handle_data(self, data):
-        if self.tags and self.tags[-1][0] in ("script", "style"):
+        if self.open:
             self.inside.append((*self.tags[-1], data))
 
     def policy(self):

@@ -1,6 +1,7 @@
 "use strict";
-// From a picture to the pixels of a training row, as the library reads files: gray or colour in 8 bits, and resized with
-// a triangle as wide as the reduction. Sums have the rounding of Pillow, so that pixels are equal to the last bit.
+// From a picture to the pixels of a training row, as the library reads files: gray or colour in 8 bits, and resized
+// with a triangle as wide as the reduction, in whole numbers as Pillow does it: first along rows, then along columns.
+// Versions of Pillow that sometimes begin with columns give values that differ by 1.
 
 const BITS = 22; // of the weights of a sum
 const GAP = 3; // a larger reduction begins with means over whole blocks
@@ -69,7 +70,8 @@ function along(plane, axis, low, high, size) { // axis 0 for columns
   return { width: wide, height: tall, values: out };
 }
 
-function reduced(plane, across, down, [left, top, right, bottom]) { // means over blocks; those at the end may be smaller
+// Means over blocks; those at the end may be smaller.
+function reduced(plane, across, down, [left, top, right, bottom]) {
   const wide = Math.ceil((right - left) / across), tall = Math.ceil((bottom - top) / down);
   const out = new Uint8Array(wide * tall);
   for (let y = 0; y < tall; y++) {
