@@ -16,7 +16,7 @@ import functools
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import tyro
@@ -54,6 +54,9 @@ class Config(settings.Settings):
     """task, domain or class."""
     method: str = "naive"
     """naive, joint, ewc, si, lwf, replay or derpp."""
+    model: str = ""
+    """By default an MLP for mnist (two layers of 400, as in the paper) and plain for cifar10; another network without
+    options, such as lenet5."""
     steps: int = 300
     """Updates in each task."""
     learning_rate: float = 1e-3
@@ -72,6 +75,8 @@ class Config(settings.Settings):
     """Weight of the outputs of kept rows in derpp."""
     beta: float = 1.0
     """Weight of the labels of kept rows in derpp."""
+    shift: int = 0
+    """Move training images by up to this number of pixels."""
     measure_test: bool = True
     """Measure on the test rows; if not, on those of validation, to choose among settings."""
     gradient_norm: bool = False
@@ -93,6 +98,7 @@ class Setup(NamedTuple):
         kinds: their classes before the scenario changed them, `[N]`.
         tests: the rows to measure on, one data set per task.
         table: which classes belong to which task, `[T, K]`.
+        classes: number of logits.
 
     """
 
@@ -104,6 +110,7 @@ class Setup(NamedTuple):
     kinds: np.ndarray
     tests: Sequence[Any]
     table: np.ndarray
+    classes: int
 
 
 def check(config: Config) -> None:
@@ -138,7 +145,7 @@ def plan(config: Config) -> runs.Plan:
     name, splits, source = load(config)
     groups = continual.divided(len(splits.train.classes), config.per_task)
     classes = config.per_task if config.scenario == "domain" else len(splits.train.classes)
-    network, options = NETWORKS[config.kind]
+    network, options = (config.model, {}) if config.model else NETWORKS[config.kind]
     image = splits.train.example()["image"]
     build = {
         "model": common.model(network, config, num_classes=classes, **options),
@@ -157,7 +164,8 @@ def setup(config: Config, made: runs.Plan) -> Setup:
     """Divide the rows into tasks, and wrap the task and the optimiser as the method asks."""
     groups = continual.divided(len(made.data.train.classes), config.per_task)
     parts = made.data if config.measure_test else made.data._replace(test=made.data.valid)
-    train, test = (continual.sequence(part, groups, config.scenario) for part in (parts.train, parts.test))
+    scenario = cast(continual.Scenario, config.scenario)
+    train, test = (continual.sequence(part, groups, scenario) for part in (parts.train, parts.test))
     train, table = dataclasses.replace(train, seed=config.seed), continual.head_table(groups)
     tests = [test.take(continual.rows_of(test, t)) for t in range(len(groups))]
     strength = config.strength
@@ -174,7 +182,7 @@ def setup(config: Config, made: runs.Plan) -> Setup:
         task = consolidation.lwf(task, heads=count, strength=strength, temperature=config.temperature)
     elif config.method == "derpp":
         task = replay.derpp(task, config.alpha, config.beta)
-    return Setup(config, made, task, tx, train, made.data.train.label, tests, table)
+    return Setup(config, made, task, tx, train, made.data.train.label, tests, table, len(train.classes))
 
 
 class Kept(NamedTuple):
@@ -189,11 +197,11 @@ def learn(own: Setup, folder: pathlib.Path, signals: Signals) -> dict[str, Any]:
     config, rows = own.config, own.train
     compiled = functools.partial(common.compiled, config=config)
     step = jc.make_train_step(own.task, own.tx, own.plan.grads)
+    step = jc.augmented(step, jc.augment.shift(config.shift)) if config.shift else step
     run = compiled(jc.skip_nonfinite(step) if config.on_nan == "skip" else step)
     ev = compiled(jc.make_eval_step(own.task), donate=False)
     state, tasks = jc.init_state(own.task, own.tx, rows.example(), config.seed), len(own.table)
-    width = own.plan.build["model"]["options"]["num_classes"]
-    kept = Kept(np.empty(0, np.int64), np.zeros((0, width), np.float32) if config.method == "derpp" else None)
+    kept = Kept(np.empty(0, np.int64), np.zeros((0, own.classes), np.float32) if config.method == "derpp" else None)
 
     def measured(state: Any) -> list[float]:
         size = config.eval_batch_size
@@ -230,7 +238,7 @@ def remember(own: Setup, state: Any, kept: Kept, t: int) -> tuple[Any, Kept]:
         heads = {
             "task": own.table * (tasks <= t)[:, None],
             "domain": np.ones((1, config.per_task)),
-            "class": own.table[: t + 1].any(0)[None],
+            "class": own.table[: t + 1].max(0, keepdims=True),
         }
         return consolidation.lwf_after_task(state, heads[config.scenario]), kept
     if config.method in ("replay", "derpp"):

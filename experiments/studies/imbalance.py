@@ -11,7 +11,7 @@ import dataclasses
 import io
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -34,8 +34,9 @@ def option(**options: Any) -> Any:
     def change(plan: runs.Plan) -> runs.Plan:
         label = plan.data.train.label
         given = {name: value(label) if callable(value) else value for name, value in options.items()}
-        task = plan.build["task"]
-        build = plan.build | {"task": task | {"options": task["options"] | given}}
+        before = cast(dict[str, Any], plan.build)
+        task = before["task"]
+        build = before | {"task": task | {"options": task["options"] | given}}
         return dataclasses.replace(plan, build=build, task=runs.build(build)[1], best=False)
 
     return change
@@ -175,7 +176,7 @@ def thinned(config: Config) -> pathlib.Path:
     path = pathlib.Path(config.workdir) / f"rare-{pathlib.Path(name).stem}-{digest}-{config.rare}-{config.ratio}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     packed = io.BytesIO()
-    np.savez_compressed(packed, **arrays)
+    np.savez_compressed(packed, **cast(dict[str, Any], arrays))
     files.write_bytes(path, packed.getvalue())
     return path
 

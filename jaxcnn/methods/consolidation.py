@@ -6,7 +6,7 @@ the first task there is nothing to hold on to, and the methods change nothing.
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -138,7 +138,7 @@ def fisher(
         row = {name: x for name, x in jax.tree.map(lambda x: x[None], row).items() if name != "sample_weight"}
 
         def value(params: Tree) -> Array:
-            return task.metrics["loss"](outputs_of({**variables, "params": params}, row), row).total
+            return cast(Mean, task.metrics["loss"](outputs_of({**variables, "params": params}, row), row)).total
 
         return jax.tree.map(jnp.square, jax.grad(value)(variables["params"]))
 
@@ -199,15 +199,15 @@ def synaptic(tx: optax.GradientTransformation, strength: float) -> optax.Gradien
     def init(params: Tree) -> SynapticState:
         return SynapticState(tx.init(params), _zeros(params), jax.tree.map(jnp.copy, params), _zeros(params))
 
-    def update(grads: Tree, state: SynapticState, params: Tree = None) -> tuple[Tree, SynapticState]:
+    def update(updates: Tree, state: Any, params: Tree = None) -> tuple[Tree, SynapticState]:
         if params is None:
-            raise InputError("synaptic: update needs the parameters, update(grads, state, params)")
+            raise InputError("synaptic: update needs the parameters, update(updates, state, params)")
         pull = jax.tree.map(
-            lambda g, f, p, a: g + 2 * strength * f * (p - a), grads, state.importance, params, state.anchor
+            lambda g, f, p, a: g + 2 * strength * f * (p - a), updates, state.importance, params, state.anchor
         )
-        updates, inner = tx.update(pull, state.inner, params)
-        path = jax.tree.map(lambda w, g, u: w - g * u, state.path, grads, updates)
-        return updates, state._replace(inner=inner, path=path)
+        changes, inner = tx.update(pull, state.inner, params)
+        path = jax.tree.map(lambda w, g, c: w - g * c, state.path, updates, changes)
+        return changes, state._replace(inner=inner, path=path)
 
     return optax.GradientTransformation(init, update)
 

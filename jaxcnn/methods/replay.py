@@ -5,7 +5,7 @@ What is kept is a list of row numbers, so all tasks can share arrays and one com
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +111,8 @@ def replay(data: Resident, current: Any, memory: Any = (), *, share: float = 0.5
         held = np.zeros((data.size, outputs.shape[1]), np.float32)
         held[memory] = outputs
         arrays[OUTPUTS] = held
-    fields = {f.name: getattr(data, f.name) for f in dataclasses.fields(Resident)} | {"arrays": arrays}
+    fields: dict[str, Any] = {f.name: getattr(data, f.name) for f in dataclasses.fields(Resident)}
+    fields["arrays"] = arrays
     return Replay(**fields, current=tuple(current.tolist()), memory=tuple(memory.tolist()), share=share)
 
 
@@ -210,7 +211,8 @@ def derpp(task: Task, alpha: float, beta: float) -> Task:
             raise InputError(f"derpp: outputs of shape {outputs.shape}, and {then.shape} were kept; must be alike")
         own = batch.get("sample_weight", 1.0)
         new, again = (
-            task.metrics["loss"](outputs, {**batch, "sample_weight": member * own}) for member in (1 - old, old)
+            cast(Mean, task.metrics["loss"](outputs, {**batch, "sample_weight": member * own}))
+            for member in (1 - old, old)
         )
         kept = old * row_mask(batch)
         gap = jnp.where(kept[:, None] > 0, outputs - then, 0)
