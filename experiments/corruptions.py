@@ -70,11 +70,11 @@ def main(config: Config) -> dict[str, Any]:
     found = measure(config, config.checkpoint, names)
     if config.baseline:
         other = measure(config, config.baseline, names)
-        errors = [{k: [1 - x for x in v] for k, v in one["corrupted"].items()} for one in (found, other)]
+        ours, theirs = ({k: [1 - x for x in v] for k, v in one["corrupted"].items()} for one in (found, other))
         clean = (1 - found["clean"], 1 - other["clean"])
         found["baseline"] = other
-        found["mean_corruption_error"] = jc.metrics.mean_corruption_error(*errors)._asdict()
-        found["relative"] = jc.metrics.mean_corruption_error(*errors, clean=clean)._asdict()
+        found["mean_corruption_error"] = jc.metrics.mean_corruption_error(ours, theirs)._asdict()
+        found["relative"] = jc.metrics.mean_corruption_error(ours, theirs, clean=clean)._asdict()
     files.write_json(pathlib.Path(config.checkpoint) / "corruptions.json", found)
     print(files.to_json(found), flush=True)
     return found

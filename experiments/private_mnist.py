@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from typing import Any
+from typing import Any, cast
 
 import optax
 import tyro
@@ -80,7 +80,7 @@ def spending(config: Config, size: int) -> dict[str, Any]:
     rate = config.batch_size / size
     steps = math.ceil(config.epochs * size / config.batch_size)
     steps = min(steps, config.max_steps) if config.max_steps else steps
-    noise = private.noise_for(config.epsilon, rate, steps, config.delta, config.accountant)
+    noise = private.noise_for(config.epsilon, rate, steps, config.delta, cast(private.Accountant, config.accountant))
     return {"noise": noise, "rate": rate, "steps": steps, "delta": config.delta, "accountant": config.accountant}
 
 
@@ -88,10 +88,12 @@ def plan(config: Config) -> tuple[runs.Plan, dict[str, Any]]:
     """Make the plan from the flags, and return it with the result of `spending`."""
     if not config.data:
         raise jc.InputError("DATA: give the folder of the IDX files, as in python -m experiments.private_mnist DATA")
-    rate, read = jc.optim.check_rate(config.learning_rate), {"path": str(files.expanded(config.data))}
+    rate = jc.optim.check_rate(config.learning_rate)
     sgd = functools.partial(jc.optim.sgd, momentum=config.momentum)
     hidden = functools.partial(private.private, config.clip, batch_size=config.batch_size, parts=config.parts)
-    sgd(rate), hidden(0.0)  # refuse bad values before data are read
+    for make, value in ((sgd, rate), (hidden, 0.0)):
+        make(value)  # refuse bad values before data are read
+    read: dict[str, Any] = {"path": str(files.expanded(config.data))}
     read |= {"validation_fraction": config.validation_fraction}
     splits = jc.data.idx(**read)
     splits = splits._replace(train=private.Poisson(splits.train.arrays, splits.train.classes))

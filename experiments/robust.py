@@ -31,10 +31,10 @@ METHODS = ("pgd", "trades", "fast", "mart", "none")
 MADRY = {"widths": [32, 64], "kernel_size": 5, "hidden": 1024}
 RECIPES: dict[str, dict[str, Any]] = {
     "mnist": {
-        "epsilon": 0.3, "epochs": 6, "learning_rate": 1e-3, "weight_decay": 0.0, "rows": 10_000, "train_steps": 5,
+        "epsilon": 0.3, "epochs": 6, "learning_rate": 1e-3, "rows": 10_000, "train_steps": 5,
     },
     "cifar10": {
-        "epsilon": 8 / 255, "epochs": 12, "learning_rate": 4e-3, "weight_decay": 1e-2, "rows": 1000, "train_steps": 7,
+        "epsilon": 8 / 255, "epochs": 12, "learning_rate": 4e-3, "rows": 1000, "train_steps": 7,
     },
 }  # fmt: skip
 FILE = re.compile(r"(?:.*/)?(train|test)/(\w+)/(\w+\.(?:jpg|png))")
@@ -52,16 +52,20 @@ class Config(settings.Settings):
     """Folder into which the archive is unpacked; by default checkpoints/data/cifar10."""
     method: str = "pgd"
     """How to train: pgd, trades, fast, mart or none."""
-    epsilon: float | None = None
+    epsilon: float = 0.0
     """Largest change of a pixel, in 0..1; by default 0.3 for mnist and 8/255 for cifar10."""
-    epochs: int | None = None
+    epochs: int = 0
     """Passes over the training rows; by default 6 for mnist and 12 for cifar10."""
-    learning_rate: float | None = None
+    learning_rate: float = 0.0
     """Highest value of the one-cycle schedule of AdamW; by default 1e-3 for mnist and 4e-3 for cifar10."""
     weight_decay: float | None = None
     """Weight decay of kernels; by default 0 for mnist and 1e-2 for cifar10."""
     train_steps: int | None = None
     """Steps of the attack in training, except of fast, which has one; by default 5 for mnist and 7 for cifar10."""
+    weight_decay: float = 1e-2
+    """Weight decay of kernels; biases and norm scales have none."""
+    train_steps: int = 0
+    """Steps of the attack in training, but one for method fast; by default 5 for mnist and 7 for cifar10."""
     ramp: float = 0.3
     """Share of the updates after which the attacks of training are whole, in 0..1."""
     beta: float = 6.0
@@ -72,7 +76,7 @@ class Config(settings.Settings):
     """Decay of the average of the weights that is validated and tested; 0 uses the weights themselves."""
     validation_fraction: float = 0.02
     """Share of the training rows that is held out for validation."""
-    rows: int | None = None
+    rows: int = 0
     """Test images to attack; by default all of mnist and 1,000 of cifar10."""
     steps: int = 40
     """Steps of PGD in the measurement."""
@@ -98,7 +102,7 @@ def settled(config: Config) -> Config:
     """Return the flags with the values of the recipe where none is given."""
     settings.one_of("NAME", config.name, RECIPES)
     settings.one_of("--method", config.method, METHODS)
-    usual = {key: value for key, value in RECIPES[config.name].items() if getattr(config, key) is None}
+    usual = {key: value for key, value in RECIPES[config.name].items() if not getattr(config, key)}
     config = dataclasses.replace(config, **usual)
     if not config.data:
         raise jc.InputError(
@@ -122,9 +126,9 @@ def place(name: str) -> str | None:
 
 def load(config: Config) -> tuple[jc.data.Splits, dict[str, Any]]:
     """Read the data, and return how they were read."""
-    held = {"validation_fraction": config.validation_fraction}
+    held: dict[str, Any] = {"validation_fraction": config.validation_fraction}
     if config.name == "mnist":
-        read = {"path": str(files.expanded(config.data))} | held
+        read: dict[str, Any] = {"path": str(files.expanded(config.data))} | held
         return jc.data.idx(**read), runs.source("idx", read)
     read = {"path": str(archives.folder_of("cifar10", config, place)), "channels": 3} | held
     return jc.data.folder(**read), runs.source("folder", read)

@@ -46,7 +46,7 @@ def glass_blur(
     x = ndimage.gaussian_filter(x, (sigma, sigma, 0))
     places = np.indices(x.shape[:2])
     for _ in range(times):
-        moved = places + rng.integers(-reach, reach + 1, places.shape)
+        moved = places + rng.integers(-reach, reach, places.shape)  # never by `reach` itself, as published
         rows, columns = (m.clip(0, n - 1) for m, n in zip(moved, x.shape, strict=False))
         x = x[rows, columns]
     return ndimage.gaussian_filter(x, (sigma, sigma, 0))
@@ -183,7 +183,8 @@ def _zoomed(x: np.ndarray, zoom: float) -> np.ndarray:
     from scipy import ndimage
 
     middle = (np.array(x.shape[:2]) - 1) / 2
-    matrix, offset = np.diag([1 / zoom, 1 / zoom, 1]), np.append(middle * (1 - 1 / zoom), 0)
+    matrix = np.diag([1 / zoom, 1 / zoom, 1])
+    offset: Any = np.append(middle * (1 - 1 / zoom), 0)  # SciPy's stubs know a single number only
     return ndimage.affine_transform(x, matrix, offset, order=1, mode="nearest")
 
 
