@@ -56,8 +56,9 @@ CASES = {
     "fusion": ("fusion", (lambda place: blobs(place, 2500, 500), heard), (), "both"),
     "fusion alone": ("fusion", (lambda place: blobs(place, 2500, 500), heard), ("--only", "sound"), "sound"),
     "cross_modal": ("cross_modal", (photos, heard), ("--per-class", 2), None),
+    "few_labels": ("few_labels", (photos,), ("--methods", "probe", "fixmatch", "active"), None),
 }
-UNPACKED = ("sentiment", "mednist", "inspection", "fusion", "cross_modal")
+UNPACKED = ("sentiment", "mednist", "inspection", "fusion", "cross_modal", "few_labels")
 
 
 @pytest.mark.parametrize("case", CASES)
