@@ -150,15 +150,20 @@ def planned(label: str, config: mnist.Config, variant: Variant, study: Config) -
     )
 
 
-def trained(folder: pathlib.Path, train: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+def trained(folder: pathlib.Path, train: Callable[[str], dict[str, Any]], form: Any = None) -> dict[str, Any]:
     """Return the summary of the run in a folder; if there is none, `train(workdir)` makes it and prints to a file.
+
+    Args:
+        folder: folder that holds the run, or receives it.
+        train: `workdir -> summary`.
+        form: type of the summary; by default `Summary`.
 
     Raises:
         InputError: the summary in the folder is damaged or not that of a run.
 
     """
     for path in folder.glob("*/summary.json"):
-        summary = fitted(Summary, files.read_json(path), str(path))
+        summary = fitted(form or Summary, files.read_json(path), str(path))
         return summary | {"checkpoint": str(path.parent)}  # the folder may have moved
     folder.mkdir(exist_ok=True)
     with files.appending(folder / "log.txt") as file:

@@ -19,6 +19,7 @@ COMMANDS = {
     "export": "write a run for another runtime: ONNX, StableHLO, LiteRT and others",
     "explain": "draw what supports the predicted class of each image",
     "serve": "answer over HTTP, with a page for people",
+    "label": "label images at a local page, the most useful ones first",
     "data": "describe a data set and draw examples",
     "models": "list the networks",
 }

@@ -15,11 +15,13 @@ NONE = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}  # a file sy
 log = logging.getLogger("jaxcnn")
 
 
-def lock(folder: pathlib.Path) -> Any:
+def lock(folder: pathlib.Path, name: str = NAME, busy: str = "") -> Any:
     """Lock a folder. The operating system releases the lock when the process ends, if nothing else does earlier.
 
     Args:
-        folder: an existing folder. The lock is the file `.lock` in it, which is never deleted.
+        folder: an existing folder. The lock is a file in it, which is never deleted.
+        name: of that file.
+        busy: what to say when the lock is held; empty for that another process trains into the folder.
 
     Returns:
         An object with a `release()` method, or None, with a warning, if the file system does not support locks.
@@ -31,7 +33,7 @@ def lock(folder: pathlib.Path) -> Any:
     """
     from filelock import FileLock, Timeout
 
-    path = folder / NAME
+    path = folder / name
     try:
         there = path.lstat()
         if not stat.S_ISREG(there.st_mode) or there.st_nlink > 1:  # filelock would empty a linked file
@@ -43,14 +45,15 @@ def lock(folder: pathlib.Path) -> Any:
         held.acquire()
     except Timeout:
         raise InputError(
-            f"workdir={visible(folder)}: another process is training into it; "
+            busy
+            or f"workdir={visible(folder)}: another process is training into it; "
             "wait until it has ended, or give a different workdir"
         ) from None
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno not in NONE:
             raise
         log.warning(
-            "%s cannot be locked (%s): make sure that only one process trains into it", visible(folder), reason(error)
+            "%s cannot be locked (%s): make sure that only one process writes into it", visible(folder), reason(error)
         )
         return None
     return held

@@ -104,7 +104,7 @@ def application(
             state.pool.shutdown(cancel_futures=True)
 
     def route(where: str, handler: Callable[..., Awaitable[Any]], methods: tuple[str, ...], free: bool = False) -> Any:
-        return Route(where, _answered(state, where, handler, free), methods=list(methods))
+        return Route(where, answered(state, where, handler, free), methods=list(methods))
 
     routes = [
         route("/predict", _predict, ("POST",)), route("/explain", _explain, ("POST",)),
@@ -115,7 +115,7 @@ def application(
 
     async def other(request: Any, error: Any) -> Any:
         state.counts.requests.labels("other", error.status_code).inc()
-        return _json(error.status_code, {"error": error.detail}, dict(error.headers or {}))
+        return reply(error.status_code, {"error": error.detail}, dict(error.headers or {}))
 
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: other})
 
@@ -151,8 +151,16 @@ def _computed(found: Counts, rows: int, seconds: float) -> None:
     found.rows.inc(rows)
 
 
-def _answered(state: State, where: str, handler: Callable[..., Awaitable[Any]], free: bool) -> Callable[..., Any]:
-    """Wrap a handler: ask for the token, turn errors into answers, and count."""
+def answered(state: Any, where: str, handler: Callable[..., Awaitable[Any]], free: bool) -> Callable[..., Any]:
+    """Wrap a handler: ask for the token, turn errors into answers, and count.
+
+    Args:
+        state: has `token` and `counts`; the handler gets it before the request.
+        where: the path.
+        handler: `(state, request) -> answer`.
+        free: whether the path needs no token.
+
+    """
     from starlette.requests import ClientDisconnect
 
     async def call(request: Any) -> Any:
@@ -167,11 +175,11 @@ def _answered(state: State, where: str, handler: Callable[..., Awaitable[Any]], 
                 more["retry-after"] = str(error.after)
             if error.status in (401, 408, 413, 415):  # what is left of the body is not read
                 more["connection"] = "close"
-            answer = _json(error.status, {"error": str(error)}, more)
+            answer = reply(error.status, {"error": str(error)}, more)
         except ClientDisconnect:
-            answer = _json(400, {"error": "the body was cut off"})
+            answer = reply(400, {"error": "the body was cut off"})
         except MemoryError:
-            answer = _json(503, {"error": "out of memory; try again"}, {"retry-after": "5"})
+            answer = reply(503, {"error": "out of memory; try again"}, {"retry-after": "5"})
         state.counts.requests.labels(where, answer.status_code).inc()
         state.counts.seconds.labels(where).observe(time.perf_counter() - start)
         return answer
@@ -185,7 +193,8 @@ def _allowed(request: Any, token: str) -> bool:
     return not token or kind.lower() == "bearer" and same
 
 
-def _json(status: int, value: Any, more: dict[str, str] | None = None) -> Any:
+def reply(status: int, value: Any, more: dict[str, str] | None = None) -> Any:
+    """Return an answer of JSON with a status and further headers."""
     from starlette.responses import Response
 
     return Response(files.to_json(value), status, pages.HEADERS | (more or {}), "application/json")
@@ -244,7 +253,7 @@ async def _predict(state: State, request: Any) -> Any:
             return [answering.answer(served, one, found, sides, least) for one, found, (_, sides) in each]
 
         found = await asyncio.get_running_loop().run_in_executor(state.pool, answers)
-    return _json(200, {"run": served.name, "step": served.run.step, "predictions": found})
+    return reply(200, {"run": served.name, "step": served.run.step, "predictions": found})
 
 
 def _least_score(served: loaded.Served, given: Any) -> float:
@@ -282,19 +291,19 @@ async def _explain(state: State, request: Any) -> Any:
             more = await loop.run_in_executor(state.pool, served.explain, rows[0][0], classes.index(target), text)
     finally:
         state.explaining -= 1
-    return _json(200, found | {"explained": target} | more)
+    return reply(200, found | {"explained": target} | more)
 
 
 async def _about(state: State, request: Any) -> Any:
     """Answer `/about`."""
-    return _json(200, answering.about(_ready(state), state.limits))
+    return reply(200, answering.about(_ready(state), state.limits))
 
 
 async def _health(state: State, request: Any) -> Any:
     """Answer `/health`."""
     if state.served is None:
-        return _json(503, {"status": "compiling"}, {"retry-after": "1"})
-    return _json(200, {"status": "ready", "run": state.served.name, "step": state.served.run.step})
+        return reply(503, {"status": "compiling"}, {"retry-after": "1"})
+    return reply(200, {"status": "ready", "run": state.served.name, "step": state.served.run.step})
 
 
 async def _metrics(state: State, request: Any) -> Any:
@@ -307,7 +316,7 @@ async def _metrics(state: State, request: Any) -> Any:
 
 async def _openapi(state: State, request: Any) -> Any:
     """Answer `/openapi.json`."""
-    return _json(200, openapi.document(state.limits, bool(state.token)))
+    return reply(200, openapi.document(state.limits, bool(state.token)))
 
 
 def _page(content: bytes, kind: str) -> Callable[..., Awaitable[Any]]:

@@ -75,21 +75,26 @@ def serve(
     """
     missing()
     loaded.check(path)
-    listening = _listen(place.host, place.port)
+    listening = listen(place.host, place.port)
     make = functools.partial(application, path, limits, token=token, together=together, watch=watch)
     host, port = listening.getsockname()[:2]
     log.info("starts at http://%s:%d", f"[{host}]" if ":" in host else host, port)
     try:
         if place.workers == 1:
-            _process(make, listening, limits, before, False)
+            run_here(make, listening, limits, before, False)
         else:
             _several(make, listening, limits, before, place.workers)
     finally:
         listening.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Open the socket that all processes accept connections from."""
+def listen(host: str, port: int) -> socket.socket:
+    """Open the socket that all processes accept connections from.
+
+    Raises:
+        InputError: the address cannot be listened at.
+
+    """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listening = socket.socket(family)
@@ -104,10 +109,22 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _process(
+def run_here(
     make: Callable[..., Any], listening: socket.socket, limits: Limits, before: Callable[[], None] | None, one_of: bool
 ) -> None:
-    """Serve in this process until a signal comes."""
+    """Serve in this process until a signal comes.
+
+    Args:
+        make: `(wait=, failed=) -> application`, see `app.application`.
+        listening: the socket.
+        limits: the limits.
+        before: called first; None for nothing.
+        one_of: whether this process is one of several.
+
+    Raises:
+        InputError: the application called `failed`.
+
+    """
     import uvicorn
 
     from jaxcnn.deploy.serving.protocol import patient
@@ -216,7 +233,7 @@ def _worker(make: Callable[..., Any], listening: socket.socket, limits: Limits, 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the first process passes it on
     try:
-        _process(make, listening, limits, before, True)
+        run_here(make, listening, limits, before, True)
     except InputError as error:
         log.error("%s", error)
         raise SystemExit(UNREADY) from error

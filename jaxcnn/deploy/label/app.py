@@ -1,0 +1,326 @@
+"""The page at which people label images, and its paths; it listens at loopback alone and asks for a token."""
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import importlib.resources
+import io
+import logging
+import pathlib
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxcnn.core import files
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError
+from jaxcnn.data.image import decode, head
+from jaxcnn.deploy.embed import images_in
+from jaxcnn.deploy.label import labels as kept
+from jaxcnn.deploy.label.order import Order, check_run, ordered
+from jaxcnn.deploy.serving import body, pages
+from jaxcnn.deploy.serving.app import answered, reply
+from jaxcnn.deploy.serving.counts import Counts, counts
+from jaxcnn.deploy.serving.limits import Limits, RefusedError
+from jaxcnn.deploy.serving.server import listen, missing, run_here
+from jaxcnn.runs import load_run
+from jaxcnn.train.lock import lock
+
+log = logging.getLogger("jaxcnn")
+HOST, SHOWN = "127.0.0.1", 1024  # where it listens; longest side of an image as it is sent
+MOST_CLASSES = 1000
+LIMITS = Limits(bytes=64 * 1024, connections=64)
+PAGE = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/label.js": ("label.js", "text/javascript; charset=utf-8"),
+    "/label.css": ("label.css", "text/css; charset=utf-8"),
+}
+
+
+@dataclasses.dataclass
+class Session:
+    """What the handlers share.
+
+    Attributes:
+        images: files of the images.
+        names: their names in the CSV file.
+        order: in which they are shown.
+        classes: names of the classes, in the order of their keys.
+        labels: the labels so far.
+        token: that a request must carry.
+        counts: the metrics.
+        skipped: numbers of images that are not shown again until the program starts anew.
+        done: numbers of images that were labelled or skipped, with the label before, the latest last.
+
+    """
+
+    images: list[pathlib.Path]
+    names: list[str]
+    order: Order
+    classes: list[str]
+    labels: kept.Labels
+    token: str
+    counts: Counts
+    skipped: set[int] = dataclasses.field(default_factory=set)
+    done: list[tuple[int, str | None]] = dataclasses.field(default_factory=list)
+
+
+def label(
+    folder: str, *, output: str = "", classes: Sequence[str] = (), run: str = "", order: str = "auto", seed: int = 0,
+    port: int = 0, token: str = "", before: Callable[[], None] | None = None,
+) -> None:  # fmt: skip
+    """Ask people for labels of the images in a folder, at a page of this machine, until SIGTERM or Ctrl-C.
+
+    Each label is written before it is answered, so that a kill loses nothing.
+
+    Args:
+        folder: folder of images, at any depth.
+        output: CSV file for the labels, which may have some already; by default `labels.csv` in the folder.
+        classes: names of the classes; those of the file and of the run come after them, and people can add more.
+        run: folder of a classification run that suggests classes and orders the images; empty for none.
+        order: see `ordered`.
+        seed: seed of random orders.
+        port: port to listen at; 0 for any that is free.
+        token: that requests must carry; by default a new one, which is part of the address that is logged.
+        before: called before a run is loaded.
+
+    Raises:
+        InputError: a value cannot be used, another process labels into the file, or a package is missing.
+
+    """
+    missing()
+    top = files.expanded(folder)
+    if not top.is_dir():
+        raise InputError(f"{visible(folder)}: no such folder; give a folder of images")
+    path = files.expanded(output) if output else top / "labels.csv"
+    with locked(path):
+        session = begin(str(top), path, classes=classes, run=run, order=order, seed=seed, token=token, before=before)
+        listening = listen(HOST, port)
+        listening.listen()  # a browser that is faster than the server waits
+        where = f"http://{HOST}:{listening.getsockname()[1]}/#{session.token}"
+        log.info("%d images, %d with a label in %s", len(session.images), _labelled(session), visible(path))
+        log.info("label at %s", where)
+        try:
+            run_here(functools.partial(application, session), listening, LIMITS, None, False)
+        finally:
+            listening.close()
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Any:
+    """Hold the lock of a CSV file.
+
+    Raises:
+        InputError: another process has it, or its folder does not exist.
+
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise InputError(f"--output {visible(path)}: there is no folder {visible(folder)}; give another file")
+    try:
+        held = lock(
+            folder, f".{path.name}.lock", f"--output {visible(path)}: another process writes labels to it; end it first"
+        )
+    except OSError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"--output {visible(path)}: cannot be written ({error.strerror}); give another file"
+        ) from error
+    try:
+        yield
+    finally:
+        if held is not None:
+            held.release()
+
+
+def begin(
+    folder: str, path: pathlib.Path, *, classes: Sequence[str] = (), run: str = "", order: str = "auto",
+    seed: int = 0, token: str = "", before: Callable[[], None] | None = None,
+) -> Session:  # fmt: skip
+    """Read the images, the labels and the run, and decide the order; arguments as in `label`.
+
+    Raises:
+        InputError: see `label`.
+
+    """
+    known = kept.read(path)
+    images, names, left = kept.names_in(path, images_in(folder))
+    if left:
+        log.warning("%d images are left out: their names do not fit into a CSV file; rename them", left)
+    if before is not None:
+        before()
+    loaded, own = None, ()
+    if run:
+        loaded = load_run(run)
+        own = check_run(loaded, run)
+    listed = list(dict.fromkeys([*map(kept.checked_class, classes), *own, *known.rows.values()]))
+    if len(listed) > MOST_CLASSES:
+        raise InputError(f"--classes: {len(listed)} classes; at most {MOST_CLASSES} can be shown")
+    taken = [i for i, name in enumerate(names) if name in known.rows]
+    found = ordered(images, taken, order, loaded, seed, log.warning)
+    if found.shares is not None:  # in the order of the classes that are listed
+        shares = np.zeros((len(images), len(listed)), np.float32)
+        shares[:, [listed.index(name) for name in own]] = found.shares
+        found = found._replace(shares=shares)
+    return Session(images, names, found, listed, known, token or secrets.token_urlsafe(24), counts())
+
+
+def application(session: Session, **options: Any) -> Any:
+    """Return the ASGI application of a session."""
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.routing import Route
+
+    del options
+    here = importlib.resources.files("jaxcnn.deploy.label") / "page"
+    static = {where: ((here / name).read_bytes(), kind) for where, (name, kind) in PAGE.items()}
+    static["/page.css"] = pages.read()["/page.css"]
+
+    def route(where: str, handler: Any, method: str, free: bool = False) -> Any:
+        return Route(where, answered(session, where, handler, free), methods=[method])
+
+    async def other(request: Any, error: Any) -> Any:
+        return reply(error.status_code, {"error": error.detail}, dict(error.headers or {}))
+
+    routes = [
+        route("/next", _next, "GET"), route("/image/{number}", _image, "GET"), route("/label", _label, "POST"),
+        route("/undo", _undo, "POST"), route("/class", _class, "POST"),
+        *(route(where, _static(*page), "GET", True) for where, page in static.items()),
+    ]  # fmt: skip
+    return Starlette(routes=routes, exception_handlers={HTTPException: other})
+
+
+def _static(content: bytes, kind: str) -> Any:
+    async def handler(session: Session, request: Any) -> Any:
+        from starlette.responses import Response
+
+        return Response(content, 200, pages.HEADERS | {"content-type": kind})
+
+    return handler
+
+
+def _labelled(session: Session) -> int:
+    return sum(name in session.labels.rows for name in session.names)
+
+
+def _shown(session: Session, number: int | None = None) -> dict[str, Any]:
+    """Return what the page shows: an image, by default the next one, and how far the work is."""
+    if number is None:
+        free = (i for i in session.order.rows.tolist() if i not in session.skipped)
+        number = next((i for i in free if session.names[i] not in session.labels.rows), None)
+    done = _labelled(session)
+    out: dict[str, Any] = {
+        "classes": session.classes, "labelled": done, "images": len(session.images), "order": session.order.name,
+        "skipped": len(session.skipped), "can_undo": bool(session.done), "output": visible(session.labels.path),
+    }  # fmt: skip
+    if number is None:
+        return out | {"number": None}
+    shares = session.order.shares
+    suggested = {} if shares is None else dict(zip(session.classes, shares[number].tolist(), strict=False))
+    return out | {"number": number, "file": visible(session.names[number]), "suggested": suggested}
+
+
+async def _next(session: Session, request: Any) -> Any:
+    """Answer `/next`."""
+    return reply(200, _shown(session))
+
+
+async def _image(session: Session, request: Any) -> Any:
+    """Answer `/image/NUMBER` with a PNG that every browser shows."""
+    from starlette.responses import Response
+
+    number = _number(session, request.path_params["number"])
+    try:
+        content = await asyncio.to_thread(_png, session.images[number])
+    except (InputError, OSError) as error:
+        raise RefusedError(422, f"{visible(error)[:300]}; skip it") from error
+    return Response(content, 200, pages.HEADERS | {"content-type": "image/png"})
+
+
+def _png(path: pathlib.Path) -> bytes:
+    from PIL import Image
+
+    about = head(path)
+    times = min(1.0, SHOWN / max(about.size))
+    size = None if times == 1 else (max(round(about.size[0] * times), 1), max(round(about.size[1] * times), 1))
+    pixels, made = decode(path, "L" if about.gray else "RGB", size), io.BytesIO()
+    Image.fromarray(pixels[..., 0] if about.gray else pixels).save(made, "PNG", compress_level=1)
+    return made.getvalue()
+
+
+async def _label(session: Session, request: Any) -> Any:
+    """Answer `/label`: give an image a class, or skip it, and show the next one."""
+    asked = await _fields(request, {"number", "label"})
+    number, name = _number(session, asked.get("number")), asked.get("label")
+    if name is not None and name not in session.classes:
+        raise RefusedError(422, f"class {visible(name)[:80]!r}: is not listed; add it first")
+    before = session.labels.rows.get(session.names[number])
+    if name is None:
+        session.skipped.add(number)
+    else:
+        _write(session, number, name)
+        session.skipped.discard(number)
+    session.done.append((number, before))
+    return reply(200, _shown(session))
+
+
+async def _undo(session: Session, request: Any) -> Any:
+    """Answer `/undo`: take back the latest label or skip, and show its image again."""
+    await _fields(request, set())
+    if not session.done:
+        raise RefusedError(422, "nothing to take back since the program started")
+    number, before = session.done[-1]
+    if session.labels.rows.get(session.names[number]) != before:
+        _write(session, number, before)
+    session.done.pop()
+    session.skipped.discard(number)
+    return reply(200, _shown(session, number))
+
+
+async def _class(session: Session, request: Any) -> Any:
+    """Answer `/class`: add a class."""
+    name = (await _fields(request, {"name"})).get("name")
+    try:
+        name = kept.checked_class(name.strip() if isinstance(name, str) else "")
+    except InputError as error:
+        raise RefusedError(422, str(error)) from error
+    if name not in session.classes:
+        if len(session.classes) >= MOST_CLASSES:
+            raise RefusedError(422, f"{MOST_CLASSES} classes are the most that can be shown")
+        session.classes.append(name)
+    return reply(200, {"classes": session.classes})
+
+
+def _write(session: Session, number: int, name: str | None) -> None:
+    """Write the labels with one changed; they stay as they were where that fails."""
+    changed = kept.changed(session.labels, session.names[number], name)
+    try:
+        kept.write(changed)
+    except OSError as error:
+        line = f"{visible(session.labels.path)}: cannot be written ({error.strerror}); nothing was changed"
+        raise RefusedError(507, line) from error
+    session.labels = changed
+
+
+async def _fields(request: Any, allowed: set[str]) -> dict[str, Any]:
+    """Return the JSON object of a request."""
+    content = await body.read(request, LIMITS)
+    try:
+        found = files.parse_json(content, "the body") if content else {}
+    except (InputError, UnicodeDecodeError) as error:
+        raise RefusedError(422, visible(error)[:200]) from error
+    if not isinstance(found, dict) or set(found) - allowed:
+        raise RefusedError(422, f"the body must be a JSON object with {', '.join(sorted(allowed)) or 'nothing'}")
+    return found
+
+
+def _number(session: Session, given: Any) -> int:
+    """Return the number of an image."""
+    text = str(given) if not isinstance(given, bool) else ""
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) >= len(session.images):
+        raise RefusedError(422, f"number {visible(text)[:20]!r}: must be from 0 to {len(session.images) - 1}")
+    return int(text)
