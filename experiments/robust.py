@@ -58,10 +58,6 @@ class Config(settings.Settings):
     """Passes over the training rows; by default 6 for mnist and 12 for cifar10."""
     learning_rate: float = 0.0
     """Highest value of the one-cycle schedule of AdamW; by default 1e-3 for mnist and 4e-3 for cifar10."""
-    weight_decay: float | None = None
-    """Weight decay of kernels; by default 0 for mnist and 1e-2 for cifar10."""
-    train_steps: int | None = None
-    """Steps of the attack in training, except of fast, which has one; by default 5 for mnist and 7 for cifar10."""
     weight_decay: float = 1e-2
     """Weight decay of kernels; biases and norm scales have none."""
     train_steps: int = 0

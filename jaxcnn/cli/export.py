@@ -36,8 +36,6 @@ class Export:
     """Rows per batch; 0 for any number, or 1 for litert."""
     rows: int = 64
     """How many rows of the run's test data the check takes."""
-    tolerance: float = 1e-4
-    """Largest difference from the run that the check accepts, relative to the largest output."""
     runtime: str = ""
     """Folder of npm's package onnxruntime-web, for page and html."""
     tolerance: float | None = None
@@ -68,8 +66,8 @@ def write(config: Export) -> dict[str, Any]:
         )
     made = deploy.export(
         config.run, config.to, config.out or None, preprocessing=config.preprocessing, batch=config.batch or None,
-        rows=config.rows, tolerance=config.tolerance, runtime=config.runtime or None,
-        rows=config.rows, tolerance=config.tolerance, int8=config.int8, calibration=config.calibration,
+        rows=config.rows, tolerance=config.tolerance, runtime=config.runtime or None, int8=config.int8,
+        calibration=config.calibration,
     )  # fmt: skip
     check = made.report["check"]
     if "random" in check["source"]:

@@ -17,11 +17,9 @@ import numpy as np
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, Task
-from jaxcnn.deploy import agreement, program
+from jaxcnn.deploy import agreement, integers, program
 from jaxcnn.deploy.exporters import Written
 from jaxcnn.deploy.formats import ENDINGS, EXPORTERS, FIXED, FOLDERS, PAGES
-from jaxcnn.deploy import agreement, integers, program
-from jaxcnn.deploy.exporters import EXPORTERS, FIXED, Written
 from jaxcnn.deploy.program import Program
 from jaxcnn.methods.quantise import GRIDS
 from jaxcnn.runs import load_run, rows_to_measure

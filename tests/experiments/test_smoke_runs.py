@@ -62,11 +62,9 @@ CASES = {
     "federated": ("federated", (blobs,), ("--method", "scaffold", "--partition", "classes"), "accuracy"),
     "continual mnist": ("continual", ("mnist", "digits"), ("--method", "derpp"), None),
     "continual cifar10": ("continual", ("cifar10", photos), ("--scenario", "domain", "--method", "si"), None),
-}
-UNPACKED = ("sentiment", "mednist", "inspection", "fusion", "cross_modal", "robust", "continual")
     "few_labels": ("few_labels", (photos,), ("--methods", "probe", "fixmatch", "active"), None),
 }
-UNPACKED = ("sentiment", "mednist", "inspection", "fusion", "cross_modal", "few_labels")
+UNPACKED = ("sentiment", "mednist", "inspection", "fusion", "cross_modal", "robust", "continual", "few_labels")
 
 
 @pytest.mark.parametrize("case", CASES)
