@@ -5,6 +5,7 @@ Data: the 10,662 sentences of MR (Pang and Lee, 2005, arXiv:cs/0506075), in the 
 who measured 76.1 %. Measured is the accuracy over ten folds: each is the test part once, a tenth of the others is for
 validation, and the words have numbers by their frequency in the rest. `python -m experiments.baselines sentiment
 FOLDER` has what plain logistic regression gives.
+Over the ten folds it is 76.8 % ± 1.5, in four minutes on one core.
 """
 
 import csv
