@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +82,7 @@ def fixmatch(
         counted = row_mask(batch)[:, None] * jnp.ones(sure.shape[:2])
         values = cross_entropy(learned.reshape(-1, each.shape[2]), sure.argmax(-1).reshape(-1)).reshape(counted.shape)
         total = jnp.where(counted * (sure.max(-1) >= threshold) > 0, values, 0).sum()
-        mean = task.metrics["loss"](logits, own)
+        mean = cast(Mean, task.metrics["loss"](logits, own))
         labelled, others = all_sum(jax.lax.stop_gradient((mean.weight, counted.sum())))  # one mean for each kind of row
         value = Mean(mean.total + weight * labelled / jnp.maximum(others, 1) * total, mean.weight)
         return value, (Matched(logits, sure.max(-1)), state)

@@ -7,7 +7,6 @@ The encoder is any model; its last layer is the first layer of the projection an
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +15,7 @@ from jaxcnn import augment, losses
 from jaxcnn.augment.core import as_float
 from jaxcnn.core import collectives
 from jaxcnn.core.types import Batch, FrozenState, InputError, Mean, Task, Tree, row_mask, rows
-from jaxcnn.layers import BatchNorm, Dense
+from jaxcnn.layers import DenseNorms
 from jaxcnn.models.adapt import accepted
 from jaxcnn.tasks import pixels
 from jaxcnn.tasks.model import from_model, prepare, training_pass
@@ -113,7 +112,7 @@ def simclr(
     def criterion(outputs: Projected, batch: Batch) -> tuple[Array, Array]:
         return losses.nt_xent(outputs.first, outputs.second, row_mask(batch), temperature)
 
-    projection = _Layers((width,), after=True)
+    projection = DenseNorms((width,), after=True)
     task = _siamese(_Siamese(model, projection, None), view, criterion, mean, std, {"width": width})
     return task._replace(metrics={k: m for k, m in task.metrics.items() if k != "loss"})
 
@@ -148,7 +147,7 @@ def simsiam(
         values = (losses.negative_cosine(p, b) + losses.negative_cosine(q, a)) / 2
         return values, jnp.ones_like(values)
 
-    siamese = _Siamese(model, _Layers((width, width), after=True), _Layers((hidden, width), before=False))
+    siamese = _Siamese(model, DenseNorms((width, width), after=True), DenseNorms((hidden, width), before=False))
     return _siamese(siamese, view, criterion, mean, std, {"width": width, "hidden": hidden})
 
 
@@ -166,34 +165,10 @@ def encoder(variables: Tree) -> Tree:
     return _part(variables, "encoder")
 
 
-class _Layers(nn.Module):
-    """Dense layers with norms, on the outputs of another layer.
-
-    Attributes:
-        widths: of the layers.
-        before: whether a norm and an activation come before the first layer.
-        after: whether a norm, without an activation, comes after the last.
-
-    """
-
-    widths: Sequence[int]
-    before: bool = True
-    after: bool = False
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> Array:
-        for i, width in enumerate(self.widths):
-            if i or self.before:
-                x = nn.relu(BatchNorm(name=f"norm{i}")(x, train=train, mask=row_mask))
-            last = i == len(self.widths) - 1
-            x = Dense(width, use_bias=last and not self.after, name=f"dense{i}")(x)
-        return BatchNorm(name="norm")(x, train=train, mask=row_mask) if self.after else x
-
-
 class _Siamese:
     """Encoder, projection and perhaps a predictor, applied to both views of each row; outputs are `Projected`."""
 
-    def __init__(self, model: Any, projection: nn.Module, predictor: nn.Module | None):
+    def __init__(self, model: Any, projection: DenseNorms, predictor: DenseNorms | None):
         if not isinstance(getattr(model, "num_classes", None), int) or model.num_classes < 2:
             found = getattr(model, "num_classes", None)
             raise InputError(f"num_classes={found} of the model: must be the width of a hidden layer, such as 512")

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import functools
 import importlib.resources
-import io
 import logging
 import pathlib
 import secrets
@@ -17,6 +16,7 @@ import numpy as np
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
+from jaxcnn.data import drawing
 from jaxcnn.data.image import decode, head
 from jaxcnn.deploy.embed import images_in
 from jaxcnn.deploy.label import labels as kept
@@ -30,7 +30,7 @@ from jaxcnn.runs import load_run
 from jaxcnn.train.lock import lock
 
 log = logging.getLogger("jaxcnn")
-HOST, SHOWN = "127.0.0.1", 1024  # where it listens; longest side of an image as it is sent
+HOST, SHOWN = "127.0.0.1", 800  # where it listens; longest side of an image as it is sent
 MOST_CLASSES = 1000
 LIMITS = Limits(bytes=64 * 1024, connections=64)
 PAGE = {
@@ -242,14 +242,10 @@ async def _image(session: Session, request: Any) -> Any:
 
 
 def _png(path: pathlib.Path) -> bytes:
-    from PIL import Image
-
     about = head(path)
     times = min(1.0, SHOWN / max(about.size))
     size = None if times == 1 else (max(round(about.size[0] * times), 1), max(round(about.size[1] * times), 1))
-    pixels, made = decode(path, "L" if about.gray else "RGB", size), io.BytesIO()
-    Image.fromarray(pixels[..., 0] if about.gray else pixels).save(made, "PNG", compress_level=1)
-    return made.getvalue()
+    return drawing.png(decode(path, "RGB", size))
 
 
 async def _label(session: Session, request: Any) -> Any:

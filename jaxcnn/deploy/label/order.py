@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core.text import visible
@@ -136,7 +137,7 @@ def _by_run(
                 say(str(error))
         if not rows:
             continue
-        shares[kept] = np.asarray(probabilities(np.stack(call(rows, AT_ONCE)), head))
+        shares[kept] = np.asarray(probabilities(jnp.asarray(np.stack(call(rows, AT_ONCE))), head))
         if use is not None:
             batch = np.stack([row["image"] for row in rows] + [rows[0]["image"]] * (AT_ONCE - len(rows)))
             part = use.embed(batch)[: len(rows)]
