@@ -1,4 +1,4 @@
-"""Blocks of networks: convolution with norm and activation, separable convolution, channel and spatial attention."""
+"""Blocks of networks: layers with norm and activation, separable convolution, channel and spatial attention."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import ops
-from jaxcnn.layers.core import Conv
+from jaxcnn.layers.core import Conv, Dense
 from jaxcnn.layers.norm import BatchNorm
 
 Array = jax.Array
@@ -134,3 +134,28 @@ class CBAM(nn.Module):
 def _places(mask: Array | None) -> Array | None:
     """Return the mask if it covers positions; a mask of whole rows does not."""
     return None if mask is None or mask.ndim < 2 else mask
+
+
+class DenseNorms(nn.Module):
+    """Dense layers with batch norms, on the outputs `[B, C]` of another layer, such as the projection of SimCLR.
+
+    Attributes:
+        widths: of the layers.
+        before: whether a norm and an activation come before the first layer.
+        after: whether a norm, without an activation, comes after the last.
+
+    """
+
+    widths: Sequence[int]
+    before: bool = True
+    after: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> Array:
+        """Map `[B, C]` to `[B, widths[-1]]`; `row_mask` `[B]` is 0 for padding."""
+        for i, width in enumerate(self.widths):
+            if i or self.before:
+                x = nn.relu(BatchNorm(name=f"norm{i}")(x, train=train, mask=row_mask))
+            last = i == len(self.widths) - 1
+            x = Dense(width, use_bias=last and not self.after, name=f"dense{i}")(x)
+        return BatchNorm(name="norm")(x, train=train, mask=row_mask) if self.after else x

@@ -15,7 +15,7 @@ from jaxcnn import augment, losses
 from jaxcnn.augment.core import as_float
 from jaxcnn.core import collectives
 from jaxcnn.core.types import Batch, FrozenState, InputError, Mean, Task, Tree, row_mask, rows
-from jaxcnn.layers.projection import Projection
+from jaxcnn.layers import DenseNorms
 from jaxcnn.models.adapt import accepted
 from jaxcnn.tasks import pixels
 from jaxcnn.tasks.model import from_model, prepare, training_pass
@@ -112,7 +112,7 @@ def simclr(
     def criterion(outputs: Projected, batch: Batch) -> tuple[Array, Array]:
         return losses.nt_xent(outputs.first, outputs.second, row_mask(batch), temperature)
 
-    projection = Projection((width,), after=True)
+    projection = DenseNorms((width,), after=True)
     task = _siamese(_Siamese(model, projection, None), view, criterion, mean, std, {"width": width})
     return task._replace(metrics={k: m for k, m in task.metrics.items() if k != "loss"})
 
@@ -147,7 +147,7 @@ def simsiam(
         values = (losses.negative_cosine(p, b) + losses.negative_cosine(q, a)) / 2
         return values, jnp.ones_like(values)
 
-    siamese = _Siamese(model, Projection((width, width), after=True), Projection((hidden, width), before=False))
+    siamese = _Siamese(model, DenseNorms((width, width), after=True), DenseNorms((hidden, width), before=False))
     return _siamese(siamese, view, criterion, mean, std, {"width": width, "hidden": hidden})
 
 
@@ -168,7 +168,7 @@ def encoder(variables: Tree) -> Tree:
 class _Siamese:
     """Encoder, projection and perhaps a predictor, applied to both views of each row; outputs are `Projected`."""
 
-    def __init__(self, model: Any, projection: Projection, predictor: Projection | None):
+    def __init__(self, model: Any, projection: DenseNorms, predictor: DenseNorms | None):
         if not isinstance(getattr(model, "num_classes", None), int) or model.num_classes < 2:
             found = getattr(model, "num_classes", None)
             raise InputError(f"num_classes={found} of the model: must be the width of a hidden layer, such as 512")

@@ -30,7 +30,7 @@ from jaxcnn.runs import load_run
 from jaxcnn.train.lock import lock
 
 log = logging.getLogger("jaxcnn")
-HOST, SHOWN = "127.0.0.1", 1024  # where it listens; longest side of an image as it is sent
+HOST, SHOWN = "127.0.0.1", 800  # where it listens; longest side of an image as it is sent
 MOST_CLASSES = 1000
 LIMITS = Limits(bytes=64 * 1024, connections=64)
 PAGE = {
@@ -245,7 +245,7 @@ def _png(path: pathlib.Path) -> bytes:
     about = head(path)
     times = min(1.0, SHOWN / max(about.size))
     size = None if times == 1 else (max(round(about.size[0] * times), 1), max(round(about.size[1] * times), 1))
-    return drawing.png(decode(path, "L" if about.gray else "RGB", size))
+    return drawing.png(decode(path, "RGB", size))
 
 
 async def _label(session: Session, request: Any) -> Any:

@@ -137,7 +137,7 @@ def _by_run(
                 say(str(error))
         if not rows:
             continue
-        shares[kept] = np.asarray(probabilities(jnp.stack(call(rows, AT_ONCE)), head))
+        shares[kept] = np.asarray(probabilities(jnp.asarray(np.stack(call(rows, AT_ONCE))), head))
         if use is not None:
             batch = np.stack([row["image"] for row in rows] + [rows[0]["image"]] * (AT_ONCE - len(rows)))
             part = use.embed(batch)[: len(rows)]
