@@ -103,7 +103,7 @@ def as_html(report: Mapping[str, Any]) -> str:
         state = max((part["state"] for part in one["files"]), key=STATES.index, default=STATES[0])
         about = [f"{FOLDER}/{one['name']}", one["format"], str(len(one["files"])), f"{one['bytes'] / 1024:,.0f}", state]
         rows.append([escape(cell) for cell in (*about, *_measured(one))])
-    return f"<p>{ABOUT} MODEL_CARD.md has the digests.</p>" + table("Exports", SHORT, rows, (1, 4, 7))
+    return f"<p>{ABOUT} MODEL_CARD.md has the digests.</p>" + table("Exports", SHORT, rows, (1, 7))
 
 
 def as_markdown(report: Mapping[str, Any]) -> str:
