@@ -18,6 +18,8 @@ FOLDER = "exported"
 MOST, LARGEST = 40, 2**20  # reports of exports that are read, and bytes of one
 PARTS = 200  # most files of one export
 HEAD = ("file", "format", "SHA-256", "state", "largest difference", "agreement", "rows")
+SHORT = ("export", "format", "files", "KiB", "state", "largest difference", "agreement", "rows")
+STATES = ("unchanged", "missing", "changed")  # the worst last
 ABOUT = (
     "The largest difference is relative to the largest output; it and the agreement of the classes were measured on "
     "rows when the files were written, and the files were compared with their digests when this was made."
@@ -46,7 +48,7 @@ def exported(folder: str | pathlib.Path) -> tuple[list[dict[str, Any]], list[str
         folder: of the run.
 
     Returns:
-        For each export a dict of plain values, whose `"files"` have a name, a digest and a state (`"as exported"`,
+        For each export a dict of plain values, whose `"files"` have a name, a digest and a state (`"unchanged"`,
         `"changed"` or `"missing"`); and a line for each report that cannot be read.
 
     """
@@ -71,7 +73,8 @@ def _entry(path: pathlib.Path, report: _Report) -> dict[str, Any]:
     for name, digest in list(report["sha256"].items())[:PARTS]:
         parts.append({"name": name, "sha256": digest, "state": _state(path.parent, name, digest)})
     return {
-        "format": report["format"], "bytes": report["bytes"], "made": report["made"], "files": parts,
+        "name": path.name.removesuffix(".json"), "format": report["format"], "bytes": report["bytes"],
+        "made": report["made"], "files": parts,
         "rows": check["rows"], "source": check["source"], "largest_difference": check["largest_difference"],
         "agreement": check.get("agreement"),
     }  # fmt: skip
@@ -83,32 +86,32 @@ def _state(folder: pathlib.Path, name: str, digest: str) -> str:
         return "missing"
     try:
         with files.opened(folder / name) as file:
-            return "as exported" if hashlib.file_digest(file, "sha256").hexdigest() == digest else "changed"
+            return "unchanged" if hashlib.file_digest(file, "sha256").hexdigest() == digest else "changed"
     except (OSError, InputError, ValueError):
         return "missing"
 
 
-def _rows(found: list[dict[str, Any]], short: int) -> list[list[str]]:
-    """Return the cells of a table, plain, a line for each file; what is measured stands at the first of an export."""
-    lines = []
-    for one in found:
-        agreement = "" if one["agreement"] is None else f"{one['agreement']:.4f}"
-        measured = [f"{one['largest_difference']:.1e}", agreement, f"{one['rows']:,d} ({one['source']})"]
-        for i, part in enumerate(one["files"]):
-            digest = part["sha256"][:short]
-            first = measured if not i else ["", "", ""]
-            lines.append([f"{FOLDER}/{part['name']}", one["format"], digest, part["state"], *first])
-    return lines
+def _measured(one: Mapping[str, Any]) -> list[str]:
+    agreement = "" if one["agreement"] is None else f"{one['agreement']:.4f}"
+    return [f"{one['largest_difference']:.1e}", agreement, f"{one['rows']:,d} ({one['source']})"]
 
 
 def as_html(report: Mapping[str, Any]) -> str:
-    """Return the exports as HTML."""
-    rows = [[escape(cell) for cell in row] for row in _rows(report["exported"], 16)]
-    return f"<p>{ABOUT} MODEL_CARD.md has the whole digests.</p>" + table("Exports", HEAD, rows, (1, 2, 3, 6))
+    """Return the exports as HTML, a line for each."""
+    rows = []
+    for one in report["exported"]:
+        state = max((part["state"] for part in one["files"]), key=STATES.index, default=STATES[0])
+        about = [f"{FOLDER}/{one['name']}", one["format"], str(len(one["files"])), f"{one['bytes'] / 1024:,.0f}", state]
+        rows.append([escape(cell) for cell in (*about, *_measured(one))])
+    return f"<p>{ABOUT} MODEL_CARD.md has the digests.</p>" + table("Exports", SHORT, rows, (1, 7))
 
 
 def as_markdown(report: Mapping[str, Any]) -> str:
-    """Return the exports as Markdown."""
+    """Return the exports as Markdown, a line for each file; what was measured stands at the first of an export."""
     lines = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
-    lines += [f"| {' | '.join(map(markdown, row))} |" for row in _rows(report["exported"], 64)]
+    for one in report["exported"]:
+        for i, part in enumerate(one["files"]):
+            cells = [f"{FOLDER}/{part['name']}", one["format"], part["sha256"], part["state"]]
+            cells += ["", "", ""] if i else _measured(one)
+            lines.append(f"| {' | '.join(map(markdown, cells))} |")
     return "\n".join(lines) + f"\n\n{ABOUT}"

@@ -32,11 +32,13 @@ def test_files_are_listed_with_their_digests_and_whether_they_are_the_same(tmp_p
     (tmp_path / "exported" / "gone.onnx").unlink()
     found, notes = exported(tmp_path)
     assert not notes and [one["files"][0]["name"] for one in found] == ["gone.onnx", "model.onnx", "other.onnx"]
-    assert [one["files"][0]["state"] for one in found] == ["missing", "as exported", "changed"]
+    assert [one["files"][0]["state"] for one in found] == ["missing", "unchanged", "changed"]
     assert [one["agreement"] for one in found] == [1.0, 1.0, None] and found[1]["largest_difference"] == 3e-7
     whole = as_markdown({"exported": found})
     assert hashlib.sha256(CONTENT).hexdigest() in whole and "3.0e-07" in whole and "random rows" in whole
-    assert hashlib.sha256(CONTENT).hexdigest()[:16] in as_html({"exported": found})
+    shown = as_html({"exported": found})
+    assert all(f"exported/{one['name']}" in shown and one["files"][0]["state"] in shown for one in found)
+    assert [one["name"] for one in found] == ["gone.onnx", "model.onnx", "other.onnx"] and "3.0e-07" in shown
     assert exported(tmp_path / "nowhere") == ([], [])
 
 
@@ -65,7 +67,7 @@ def test_names_that_lead_out_of_the_folder_are_not_followed(tmp_path):
         tmp_path, sha256={"../secret": digest, str(tmp_path / "secret"): digest, "a\0b": digest, "model.onnx": digest}
     )
     found, _ = exported(tmp_path)
-    assert [one["state"] for one in found[0]["files"]] == ["missing"] * 3 + ["as exported"]
+    assert [one["state"] for one in found[0]["files"]] == ["missing"] * 3 + ["unchanged"]
 
 
 def test_what_stands_in_a_report_is_no_markup(tmp_path):
