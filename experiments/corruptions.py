@@ -74,7 +74,11 @@ def main(config: Config) -> dict[str, Any]:
         clean = (1 - found["clean"], 1 - other["clean"])
         found["baseline"] = other
         found["mean_corruption_error"] = jc.metrics.mean_corruption_error(ours, theirs)._asdict()
-        found["relative"] = jc.metrics.mean_corruption_error(ours, theirs, clean=clean)._asdict()
+        try:
+            found["relative"] = jc.metrics.mean_corruption_error(ours, theirs, clean=clean)._asdict()
+        except jc.InputError as error:  # a corruption that costs the baseline nothing
+            found["relative"] = None
+            print(f"no relative error: {error}", flush=True)
     files.write_json(pathlib.Path(config.checkpoint) / "corruptions.json", found)
     print(files.to_json(found), flush=True)
     return found

@@ -9,7 +9,6 @@ import pytest
 import jaxcnn as jc
 from experiments import attacking, corruptions, membership, private_mnist, robust
 from jaxcnn.core import files
-from tests.experiments.test_experiments import folder, run
 from tests.experiments.test_video_experiments import blobs
 
 
@@ -44,14 +43,35 @@ def test_batches_are_those_of_a_network(mnist):
         assert (sizes == 8).all() != hidden and abs(sizes.mean() - 8) < 3
 
 
-@pytest.mark.slow
 def test_corruptions_of_a_run(mnist, tmp_path):
-    run("--smoke", "--dataset", mnist, "--workdir", tmp_path / "runs", name="mnist")
-    place = str(folder(tmp_path / "runs"))
-    found = corruptions.main(corruptions.Config(place, baseline=place, rows=8, only=("gaussian_noise", "contrast")))
-    assert found["count"] == 8 and set(found["corrupted"]) == {"gaussian_noise", "contrast"}
+    splits = jc.data.idx(str(mnist))
+    build = {
+        "model": {"name": "mlp", "options": {"num_classes": 10, "widths": [4]}},
+        "task": {"name": "classification", "options": {}}, "image": {"shape": [28, 28, 1], "dtype": "uint8"},
+    }  # fmt: skip
+    task = jc.runs.build(build)[1]
+    variables, source = (
+        task.init(jax.random.key(0), splits.train.example()),
+        jc.runs.source("idx", {"path": str(mnist)}),
+    )
+    jc.save_run(tmp_path / "run", task, variables, splits, batch_size=8, build=build, source=source)
+    place, only = str(tmp_path / "run"), ("gaussian_noise", "contrast")
+    found = corruptions.main(corruptions.Config(place, baseline=place, rows=8, only=only))
+    assert found["count"] == 8 and set(found["corrupted"]) == set(only)
     assert found["mean_corruption_error"]["mean"] == pytest.approx(1)
-    assert json.loads((folder(tmp_path / "runs") / "corruptions.json").read_text())["clean"] == found["clean"]
+    assert files.read_json(tmp_path / "run/corruptions.json")["clean"] == found["clean"]
+    with pytest.raises(jc.InputError, match="must classify images"):
+        corruptions.measure(corruptions.Config(place), wrong_kind(tmp_path, build, splits), only)
+
+
+def wrong_kind(folder, build, splits):
+    """Write a run of a network that regresses."""
+    build = build | {"task": {"name": "regression", "options": {}}}
+    build["model"] = {"name": "mlp", "options": {"num_classes": 1, "widths": [4]}}
+    task = jc.runs.build(build)[1]
+    variables = task.init(jax.random.key(0), splits.train.example())
+    jc.save_run(folder / "other", task, variables, splits, batch_size=8, build=build)
+    return str(folder / "other")
 
 
 def test_checks_of_a_network_say_what_they_saw():
