@@ -68,13 +68,15 @@ def training_agrees(plan, one, strategy, *, chosen=False):
         one: `trained` on one device.
         strategy: of eight devices.
         chosen: whether the loss chooses some of the boxes by their rank (hard negatives, proposals), so that rounding
-            alone leads to another training; every step then begins at the same state.
+            alone leads to another training. Every step then begins at the same state, and in one step of ten, a box
+            that stands beside a bound may fall on its other side, so that the loss differs by up to 1e-2.
 
     """
     many = trained(plan, strategy, 8, one[0] if chosen else None)
     for at in range(STEPS if chosen else 1):
         assert distance(one[0][at + 1].params, many[0][at + 1].params) < 1e-5, at
-    np.testing.assert_allclose(many[1], one[1], rtol=1e-3)
+    np.testing.assert_allclose(many[1], one[1], rtol=1e-2 if chosen else 1e-3)
+    assert np.isclose(many[1], one[1], rtol=1e-3).mean() >= (0.9 if chosen else 1)
 
 
 def evaluation_agrees(plan, variables, strategy):
