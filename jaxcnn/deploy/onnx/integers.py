@@ -17,6 +17,7 @@ Q, DQ = "QuantizeLinear", "DequantizeLinear"
 LAYERS = {"Conv": 0, "Gemm": 1, "MatMul": 1}  # and the axis of the channels that they make
 ORDERED = ("Relu", "Clip", Q)  # what rises with its input, so that a maximum may come before or after
 MOVES = ("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+FACTORS = ("Div", "Mul", "Sigmoid")
 OFF = 1e-2  # largest distance from a whole number of a kernel that was rounded, in steps
 MOST_BIAS = 2.0**30
 
@@ -51,6 +52,7 @@ def to_integers(g: Graph) -> Graph:
     for node in list(g.nodes):
         if node.op in LAYERS:
             _layer(g, node)
+    _read_once(g)
     return g
 
 
@@ -67,6 +69,25 @@ def _drop_repeated(g: Graph) -> None:
     for op in (DQ, Q):
         g.nodes = [node for node in g.nodes if node.op != op or set(node.outputs) & read]
         read = {name for node in g.nodes for name in node.inputs} | set(g.outputs)
+
+
+def _read_once(g: Graph) -> None:
+    """Give functions of several nodes, such as GELU, an input that is not from `DequantizeLinear` itself.
+
+    ONNX Runtime copies that node for each of its readers, and then no longer sees that they read the same.
+    """
+    view = View(g)
+    for node in [node for node in g.nodes if node.op == DQ]:
+        name, readers = node.outputs[0], view.readers.get(node.outputs[0], [])
+        if len({id(reader) for reader in readers}) < 2 or any(reader.op not in FACTORS for reader in readers):
+            continue
+        held = g.fresh("Clip")
+        g.shapes[held] = g.shapes.get(name, ())
+        widest = np.finfo(np.float32)
+        bounds = [g.store(np.float32(n)) for n in (widest.min, widest.max)]
+        for reader in readers:
+            reader.inputs = [held if n == name else n for n in reader.inputs]
+        g.nodes.insert(g.nodes.index(node) + 1, Node("Clip", [name, *bounds], [held], {}))
 
 
 def _swapped(g: Graph) -> bool:
