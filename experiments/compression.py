@@ -123,7 +123,8 @@ def check(config: Config) -> None:
 def begun(config: Config, folder: pathlib.Path, seed: int) -> Base:
     """Train or load the base network."""
     module, options, epochs = CASES[config.case]
-    place = config.data if config.case == "mnist" else str(archives.folder_of("compression", config, _inside))
+    own = f"compression-{config.case}"  # a folder of its own for what an archive holds
+    place = config.data if config.case == "mnist" else str(archives.folder_of(own, config, _inside))
     options = options | {"dataset": place, "seed": seed} | (SMOKE if config.smoke else {})
     if config.widths and config.case == "cifar10":
         options["widths"] = config.widths

@@ -49,6 +49,7 @@ def to_integers(g: Graph) -> Graph:
     _drop_repeated(g)
     while _swapped(g):
         pass
+    _share(g)
     for node in list(g.nodes):
         if node.op in LAYERS:
             _layer(g, node)
@@ -69,6 +70,25 @@ def _drop_repeated(g: Graph) -> None:
     for op in (DQ, Q):
         g.nodes = [node for node in g.nodes if node.op != op or set(node.outputs) & read]
         read = {name for node in g.nodes for name in node.inputs} | set(g.outputs)
+
+
+def _share(g: Graph) -> None:
+    """Let all readers of a maximum of rounded values, which is on their grid, read it as integers."""
+    view = View(g)
+    for pool in [node for node in g.nodes if node.op == "MaxPool" and node.outputs[0] not in g.outputs]:
+        source, readers = view.made.get(pool.inputs[0]), view.readers.get(pool.outputs[0], [])
+        if source is None or source.op != DQ:
+            continue
+        rounded = next((node for node in readers if node.op == Q and node.inputs[1:] == source.inputs[1:]), None)
+        if rounded is None:
+            continue
+        back = next(node for node in view.readers[rounded.outputs[0]] if node.op == DQ)
+        for reader in readers:
+            if reader is not rounded:
+                reader.inputs = [back.outputs[0] if n == pool.outputs[0] else n for n in reader.inputs]
+        for node in (back, rounded):  # before all readers
+            g.nodes.remove(node)
+            g.nodes.insert(g.nodes.index(pool) + 1, node)
 
 
 def _read_once(g: Graph) -> None:
@@ -98,9 +118,8 @@ def _swapped(g: Graph) -> bool:
     view = View(g)
     for second in g.nodes:
         name = second.inputs[0] if second.inputs else ""
-        first = (
-            view.only(name, "MaxPool") if second.op in ORDERED else view.only(name, DQ) if second.op in MOVES else None
-        )
+        before = "MaxPool" if second.op in ORDERED else DQ if second.op in MOVES else ""
+        first = view.only(name, before)
         source = view.made.get(first.inputs[0]) if first is not None else None
         if first is None or source is None or first.op == "MaxPool" and source.op not in ("Conv", *ORDERED[:2]):
             continue
@@ -128,9 +147,8 @@ def _layer(g: Graph, node: Node) -> None:
     if np.abs(whole - np.round(whole)).max(initial=0) > OFF:
         return  # a kernel that is not a layer's
     bias = g.constants[rest[0]].reshape(-1) if rest else np.zeros_like(step)
-    step = np.maximum(step, np.abs(bias) / (g.constants[of_input] * MOST_BIAS)).astype(
-        np.float32
-    )  # of almost nothing but bias
+    least = np.abs(bias) / (g.constants[of_input] * MOST_BIAS)  # where there is almost nothing but bias
+    step = np.maximum(step, least).astype(np.float32)
     whole = np.round(kernel / step.reshape(shape)).astype(np.int8)
     inputs = [x, _restored(g, node, whole, step, axis)]
     if rest:
