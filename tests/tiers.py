@@ -39,6 +39,10 @@ SLOW = {
         "roc_auc, classes", "scores, classes", "confusion", "matthews", "brier of two", "cohen_kappa",
         "pr_auc, classes",
     ),
+    "test_integers::test_the_file_computes_in_integers_what_the_simulation_says": ("cnn",),
+    "test_integers::test_a_run_is_exported_in_integers_and_measured": ("inside",),
+    "test_prune::test_a_narrower_network_computes_the_same_without_channels_that_are_zero": ("cnn", "resnet20"),
+    "test_quantise::test_convolutions_of_networks_read_and_make_what_is_rounded": ("cnn", "speednet"),
     "test_layers::test_batch_norm_gradient_equals_automatic_differentiation": ("shape1-False", "shape2-True"),
     "test_tfds::test_a_record_of_another_kind": ("eps", "no image", "png"),
     "test_explain::test_one_logit_is_explained_like_two": ("gradient", "grad_cam", "lrp"),
@@ -109,6 +113,7 @@ WHOLE = {
         "test_mistakes_in_reports_name_their_files", "test_resume_goes_on_and_refuses_another_result",
         "test_several_labels_and_numbers_train", "test_the_range_test_finds_a_rate_and_draws_it",
     ),
+    "test_compression": ("test_all_variants_are_trained_and_measured",),
     "test_dense_weights": ("test_weights_are_read_with_and_without_the_auxiliary_head",),
     "test_detection": ("test_200_cases_equal_pycocotools",),
     "test_detection_task": (

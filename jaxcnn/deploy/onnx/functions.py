@@ -96,6 +96,49 @@ def gelu(view: View, node: Node) -> bool:
     return False
 
 
+def gelu_tanh(view: View, node: Node) -> bool:
+    """Write the tanh form of GELU in the order of factors that ONNX Runtime makes one node of (arXiv:1606.08415)."""
+    g = view.g
+    for x, share in (node.inputs, node.inputs[::-1]) if node.op == "Mul" else ():
+        chain = ("Mul", 0.5), ("Add", 1.0), ("Tanh", None), ("Mul", math.sqrt(2 / math.pi))
+        name = share
+        for op, value in chain:
+            made = view.only(name, op)
+            found = None if made is None else (made.inputs[0], 0.0) if value is None else view.scalar(made, value)
+            if found is None:
+                break
+            name = found[0]
+        else:
+            if _is_cubic(view, name, x):
+                break
+    else:
+        return False
+    half, one, root, cubic = (g.store(np.float32(n)) for n in (0.5, 1.0, math.sqrt(2 / math.pi), 0.044715))
+    names = [g.fresh(op) for op in ("Mul", "Mul", "Add", "Mul", "Mul", "Tanh", "Add", "Mul")]
+    for name in names:
+        g.shapes[name] = g.shapes.get(x, ())
+    inputs = [
+        [x, cubic], [names[0], x], [names[1], one], [x, root], [names[2], names[3]], [names[4]], [names[5], one],
+        [x, half],
+    ]  # fmt: skip
+    at = g.nodes.index(node)
+    g.nodes[at:at] = [Node(n.partition("_")[0], i, [n], {}) for n, i in zip(names, inputs, strict=True)]
+    replaced(g, node, "Mul", [names[6], names[7]])
+    return True
+
+
+def _is_cubic(view: View, name: str, x: str) -> bool:
+    """Whether a tensor is `x + 0.044715 x**3`."""
+    total = view.only(name, "Add")
+    other = next((n for n in total.inputs if n != x), None) if total is not None and x in total.inputs else None
+    part = view.only(other, "Mul") if other is not None else None
+    cube = view.scalar(part, 0.044715) if part is not None else None
+    product = view.only(cube[0], "Mul") if cube is not None else None
+    square = next((n for n in product.inputs if n != x), None) if product is not None and x in product.inputs else None
+    made = view.only(square, "Mul") if square is not None else None
+    return made is not None and made.inputs == [x, x]
+
+
 def softmax(view: View, node: Node) -> bool:
     """Name `exp(x - m) / sum(exp(x - m))` what it is, for any m that is the same along the axis of the sum."""
     g = view.g

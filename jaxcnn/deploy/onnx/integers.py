@@ -17,6 +17,7 @@ Q, DQ = "QuantizeLinear", "DequantizeLinear"
 LAYERS = {"Conv": 0, "Gemm": 1, "MatMul": 1}  # and the axis of the channels that they make
 ORDERED = ("Relu", "Clip", Q)  # what rises with its input, so that a maximum may come before or after
 MOVES = ("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+FACTORS = ("Div", "Mul", "Sigmoid")
 OFF = 1e-2  # largest distance from a whole number of a kernel that was rounded, in steps
 MOST_BIAS = 2.0**30
 
@@ -48,9 +49,11 @@ def to_integers(g: Graph) -> Graph:
     _drop_repeated(g)
     while _swapped(g):
         pass
+    _share(g)
     for node in list(g.nodes):
         if node.op in LAYERS:
             _layer(g, node)
+    _read_once(g)
     return g
 
 
@@ -69,6 +72,44 @@ def _drop_repeated(g: Graph) -> None:
         read = {name for node in g.nodes for name in node.inputs} | set(g.outputs)
 
 
+def _share(g: Graph) -> None:
+    """Let all readers of a maximum of rounded values, which is on their grid, read it as integers."""
+    view = View(g)
+    for pool in [node for node in g.nodes if node.op == "MaxPool" and node.outputs[0] not in g.outputs]:
+        source, readers = view.made.get(pool.inputs[0]), view.readers.get(pool.outputs[0], [])
+        if source is None or source.op != DQ:
+            continue
+        rounded = next((node for node in readers if node.op == Q and node.inputs[1:] == source.inputs[1:]), None)
+        if rounded is None:
+            continue
+        back = next(node for node in view.readers[rounded.outputs[0]] if node.op == DQ)
+        for reader in readers:
+            if reader is not rounded:
+                reader.inputs = [back.outputs[0] if n == pool.outputs[0] else n for n in reader.inputs]
+        for node in (back, rounded):  # before all readers
+            g.nodes.remove(node)
+            g.nodes.insert(g.nodes.index(pool) + 1, node)
+
+
+def _read_once(g: Graph) -> None:
+    """Give functions of several nodes, such as GELU, an input that is not from `DequantizeLinear` itself.
+
+    ONNX Runtime copies that node for each of its readers, and then no longer sees that they read the same.
+    """
+    view = View(g)
+    for node in [node for node in g.nodes if node.op == DQ]:
+        name, readers = node.outputs[0], view.readers.get(node.outputs[0], [])
+        if len({id(reader) for reader in readers}) < 2 or any(reader.op not in FACTORS for reader in readers):
+            continue
+        held = g.fresh("Clip")
+        g.shapes[held] = g.shapes.get(name, ())
+        widest = np.finfo(np.float32)
+        bounds = [g.store(np.float32(n)) for n in (widest.min, widest.max)]
+        for reader in readers:
+            reader.inputs = [held if n == name else n for n in reader.inputs]
+        g.nodes.insert(g.nodes.index(node) + 1, Node("Clip", [name, *bounds], [held], {}))
+
+
 def _swapped(g: Graph) -> bool:
     """Let what rises with its input come before the max pooling of a convolution, and moves before `DequantizeLinear`.
 
@@ -77,9 +118,8 @@ def _swapped(g: Graph) -> bool:
     view = View(g)
     for second in g.nodes:
         name = second.inputs[0] if second.inputs else ""
-        first = (
-            view.only(name, "MaxPool") if second.op in ORDERED else view.only(name, DQ) if second.op in MOVES else None
-        )
+        before = "MaxPool" if second.op in ORDERED else DQ if second.op in MOVES else ""
+        first = view.only(name, before)
         source = view.made.get(first.inputs[0]) if first is not None else None
         if first is None or source is None or first.op == "MaxPool" and source.op not in ("Conv", *ORDERED[:2]):
             continue
@@ -107,9 +147,8 @@ def _layer(g: Graph, node: Node) -> None:
     if np.abs(whole - np.round(whole)).max(initial=0) > OFF:
         return  # a kernel that is not a layer's
     bias = g.constants[rest[0]].reshape(-1) if rest else np.zeros_like(step)
-    step = np.maximum(step, np.abs(bias) / (g.constants[of_input] * MOST_BIAS)).astype(
-        np.float32
-    )  # of almost nothing but bias
+    least = np.abs(bias) / (g.constants[of_input] * MOST_BIAS)  # where there is almost nothing but bias
+    step = np.maximum(step, least).astype(np.float32)
     whole = np.round(kernel / step.reshape(shape)).astype(np.int8)
     inputs = [x, _restored(g, node, whole, step, axis)]
     if rest:

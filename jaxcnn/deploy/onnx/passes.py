@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from jaxcnn.deploy.onnx.functions import clip, gelu, hard_sigmoid, hard_swish, layer_norm, softmax
+from jaxcnn.deploy.onnx.functions import clip, gelu, gelu_tanh, hard_sigmoid, hard_swish, layer_norm, softmax
 from jaxcnn.deploy.onnx.graph import Graph, Node
 from jaxcnn.deploy.onnx.view import Pass, View, replaced
 
@@ -218,6 +218,6 @@ def transposes(view: View, node: Node) -> bool:
 
 
 PASSES: tuple[Pass, ...] = (
-    clip, hard_swish, hard_sigmoid, hard_swish, gelu, fold_affine, mean, global_pool, softmax,
+    clip, hard_swish, hard_sigmoid, hard_swish, gelu, gelu_tanh, fold_affine, mean, global_pool, softmax,
     layer_norm, transposes, batch_norm, gemm, reshapes,
 )  # fmt: skip
