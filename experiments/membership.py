@@ -113,18 +113,19 @@ def trained(config: Config, rows: dict[str, np.ndarray], inside: np.ndarray, hid
         spent = private.epsilon(noise, rate, steps, config.delta, "pld")
         grads = private.private(config.clip, noise, most, parts=8)
     step, (index, mask) = jc.make_train_step(task, tx, grads), batches(config, inside, steps, hidden)
-    states = [jc.init_state(task, tx, {k: x[:1] for k, x in rows.items()}, config.seed + i) for i in range(len(inside))]
+    example, seeds = {k: x[:1] for k, x in rows.items()}, config.seed + jnp.arange(len(inside))
 
     @jax.jit
-    def run(states: jc.State, rows: dict[str, Array], index: Array, mask: Array) -> jc.State:
+    def run(seeds: Array, rows: dict[str, Array], index: Array, mask: Array) -> jc.State:
+        states = jax.vmap(lambda seed: jc.init_state(task, tx, example, seed))(seeds)
+
         def update(states: jc.State, now: tuple[Array, Array]) -> tuple[jc.State, None]:
             some = {k: x[now[0]] for k, x in rows.items()} | {"row_mask": now[1]}
             return jax.vmap(step)(states, some)[0], None
 
         return jax.lax.scan(update, states, (index, mask))[0]
 
-    states = run(jax.tree.map(lambda *x: jnp.stack(x), *states), rows, index, mask)
-    return task, states.variables, spent
+    return task, run(seeds, rows, index, mask).variables, spent
 
 
 def attack(config: Config, logits: np.ndarray, label: np.ndarray, inside: np.ndarray) -> dict[str, Any]:
@@ -154,13 +155,11 @@ def measure(config: Config, splits: jc.data.Splits, hidden: bool) -> dict[str, A
     rows = {k: np.asarray(x)[pick] for k, x in splits.train.arrays.items()}
     inside = membership.membership(config.networks, len(pick), config.seed)
     task, variables, spent = trained(config, rows, inside, hidden)
-    predict = jax.jit(jax.vmap(task.predict, (0, None)))
+    predict = jax.jit(lambda networks, rows: jax.lax.map(lambda one: task.predict(one, rows), networks))
     logits = np.asarray(predict(variables, rows))
     right = logits.argmax(-1) == rows["label"]
     test = {k: np.asarray(x)[: config.test_rows] for k, x in splits.test.arrays.items()}
-    tested = [
-        (np.asarray(jax.jit(task.predict)(one, test)).argmax(-1) == test["label"]).mean() for one in each(variables)
-    ]
+    tested = (np.asarray(predict(variables, test)).argmax(-1) == test["label"]).mean(1)
     found = {
         "train_accuracy": float((right * inside).sum() / inside.sum()), "test_accuracy": float(np.mean(tested)),
         "test_deviation": float(np.std(tested, ddof=1)), "epsilon": spent,
@@ -169,12 +168,6 @@ def measure(config: Config, splits: jc.data.Splits, hidden: bool) -> dict[str, A
     if spent is not None:
         found["highest_tpr"] = membership.highest_tpr(spent, config.delta, config.fpr)
     return found
-
-
-def each(variables: Any) -> list[Any]:
-    """Return the variables of each network."""
-    count = len(jax.tree.leaves(variables)[0])
-    return [jax.tree.map(lambda x: x[i], variables) for i in range(count)]  # noqa: B023 (used at once)
 
 
 def main(config: Config) -> dict[str, Any]:
