@@ -25,7 +25,7 @@ SERVE = (sys.executable, "-c", "from jaxcnn.cli.main import main; raise SystemEx
 
 
 @dataclasses.dataclass(frozen=True)
-class Load:
+class Config:
     """Measure throughput and latency of jaxcnn serve, and the growth of its memory."""
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
@@ -100,7 +100,7 @@ def memory(pid: int) -> float:
     return int(found[1]) / 1024 if found else float("nan")
 
 
-def measure(config: Load) -> list[dict[str, Any]]:
+def measure(config: Config) -> list[dict[str, Any]]:
     """Start the server, load it at each rate, and print a table."""
     if not config.run or config.requests < len(config.rates) + 1 or config.clients < 1:
         raise InputError("RUN, --requests, --clients: give a run's folder, some requests and at least one client")
@@ -145,4 +145,4 @@ def measure(config: Load) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(lambda: measure(options.parse(Load, "load", sys.argv[1:])), "serving"))
+    raise SystemExit(command.run(lambda: measure(options.parse(Config, "load", sys.argv[1:])), "serving"))

@@ -104,10 +104,9 @@ def export(
     if folder is None and path is None:
         raise InputError("path=None: must be given, since the run has no folder here")
     loaded = load_run(folder, task) if folder is not None else run
-    made = loaded if isinstance(loaded, Program) else program.of_run(loaded, preprocessing)  # pyright: ignore[reportArgumentType]
-    if folder is not None:
-        made = made._replace(about={"run": folder.resolve().name, **made.about})
     plain = loaded if isinstance(loaded, Program) else program.of_run(loaded, preprocessing)  # pyright: ignore[reportArgumentType]
+    if folder is not None:
+        plain = plain._replace(about={"run": folder.resolve().name, **plain.about})
     target = pathlib.Path(path) if path is not None else pathlib.Path(folder or ".") / "exported" / "model"
     outside = isinstance(loaded, TrainedRun) and preprocessing == "outside"
     made = _in_integers(loaded, plain, calibration, outside) if int8 else plain
