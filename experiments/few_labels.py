@@ -16,12 +16,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import optax
 import tyro
 from typing_extensions import TypedDict
 
 import jaxcnn as jc
 from experiments import archives, cli, common, folders, settings
+from experiments import few_labels_plans as plans
 from experiments.defects import PHOTOS
 from experiments.studies import core
 from jaxcnn import runs
@@ -41,7 +41,6 @@ METHODS = {
     "active": ("active labels", "#009E73", "v"),
 }
 SCORES = {"margin": active.margin, "entropy": active.entropy, "confidence": active.least_confidence}
-WIDTH = 256  # of the hidden layer of SimCLR's projection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,98 +116,6 @@ def read(config: Config) -> tuple[jc.data.Resident, jc.data.Resident]:
     return jc.data.Resident(pool, splits.train.classes), splits.test
 
 
-def build(config: Config, pool: jc.data.Resident) -> dict[str, Any]:
-    """Return the description of the network and its task."""
-    image = pool.arrays["image"]
-    return {
-        "model": common.model(config.model, config, num_classes=len(pool.classes)),
-        "task": {"name": "classification", "options": common.pixel_statistics(pool)},
-        "ema": 0, "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
-    }  # fmt: skip
-
-
-def adamw(rate: float, steps: int) -> optax.GradientTransformation:
-    """Return the optimiser of all trainings."""
-    return jc.optim.adamw(jc.optim.one_cycle(rate, steps=steps), weight_decay=5e-2)
-
-
-def weak() -> jc.augment.Transform:
-    """Return the usual changes: mirrored, and moved by up to four pixels."""
-    return jc.augment.compose(jc.augment.flip, jc.augment.pad_crop(4, "reflect"))
-
-
-def supervised(config: Config, about: dict[str, Any], rows: jc.data.Resident, test: jc.data.Resident) -> runs.Plan:
-    """Return the plan of a training from labelled rows alone."""
-
-    def wrap(step):
-        return jc.augmented(step, weak())
-
-    return runs.Plan(
-        runs.build(about)[1], jc.data.Splits(rows, rows, test), functools.partial(adamw, 3e-3), wrap=wrap, build=about,
-        dataset="cifar10", validations=4, best=False, unit="images",
-    )  # fmt: skip
-
-
-def simclr(config: Config, pool: jc.data.Resident, about: dict[str, Any]) -> jc.Task:
-    """Return the task of the pretraining."""
-    options = about["model"]["options"] | {"num_classes": WIDTH}
-    model = jc.models.MODELS[config.model](**options)
-    view = jc.methods.standard_views(tuple(pool.arrays["image"].shape[1:3]))
-    return jc.methods.simclr(model, view, **about["task"]["options"])
-
-
-def pretraining(config: Config, about: dict[str, Any], pool: jc.data.Resident) -> runs.Plan:
-    """Return the plan of SimCLR on all images."""
-    some = pool.take(np.arange(min(512, pool.size)))
-    return runs.Plan(
-        simclr(config, pool, about), jc.data.Splits(pool, some, some), functools.partial(adamw, 3e-3),
-        dataset="cifar10", validations=4, best=False, unit="images",
-    )  # fmt: skip
-
-
-def begun(plan: runs.Plan, learned: Any, probe: bool) -> runs.Plan:
-    """Let a plan begin with a pretrained encoder, of which a probe trains the last layer alone.
-
-    Args:
-        plan: of the training.
-        learned: variables of SimCLR.
-        probe: whether the rest stays as it is.
-
-    """
-    model, task = runs.build(plan.build)
-    shape = tuple(plan.build["image"]["shape"])
-    start = jc.init_state(task, optax.identity(), plan.data.train.example(), plan.seed).variables
-    variables = jc.transfer.load_pretrained(start, jc.methods.encoder(learned))
-    if not probe:
-        return dataclasses.replace(plan, variables=variables, optimizer=functools.partial(adamw, 1e-3))
-    parts = jc.transfer.groups(model, shape)
-    frozen = [pattern for part, patterns in parts.items() if part != "head" for pattern in patterns]
-    head = jc.transfer.head_task(model, task, shape)
-    head = head._replace(loss=jc.transfer.stop_gradient_on(jc.transfer.keep_stats(head.loss), frozen))
-
-    def inputs(batch):
-        return jc.tasks.prepare(batch["image"], **plan.build["task"]["options"])
-
-    def cached(splits: jc.data.Splits) -> jc.data.Splits:
-        return jc.data.Splits(*(jc.transfer.cached(model, variables, part, inputs) for part in splits))
-
-    return dataclasses.replace(
-        plan, task=head, variables=variables, prepare=cached, wrap=lambda step: step,
-        optimizer=lambda steps: jc.optim.freeze(adamw(1e-2, steps), frozen),
-    )  # fmt: skip
-
-
-def semi_supervised(config: Config, plan: runs.Plan, pool: jc.data.Resident) -> runs.Plan:
-    """Turn a plan into one of FixMatch, with all images beside the labelled ones."""
-    strong = jc.augment.compose(weak(), jc.augment.rand_augment(), jc.augment.cutout(16))
-    task = jc.methods.fixmatch(plan.task, weak(), strong, threshold=config.threshold)
-    data = jc.methods.semi_supervised(plan.data.train, pool, ratio=config.ratio)
-    ema = 0.99
-    return dataclasses.replace(
-        plan, task=task, data=plan.data._replace(train=data), ema=ema, build=plan.build | {"ema": ema}
-    )
-
-
 Train = Callable[..., dict[str, Any]]
 
 
@@ -223,12 +130,12 @@ def measured(
         learned, before = None, 0.0
         if {"probe", "finetune"} & set(config.methods):
             size = (config.pretraining_updates, min(config.pretraining_batch_size, pool.size))
-            found = train(pretraining(config, about, pool), f"simclr-{seed}", *size, form=Pretrained)
-            learned = jc.load_run(found["checkpoint"], task=simclr(config, pool, about)).variables
+            found = train(plans.pretraining(config, about, pool), f"simclr-{seed}", *size, form=Pretrained)
+            learned = jc.load_run(found["checkpoint"], task=plans.simclr(config, pool, about)).variables
             before = found["train_seconds"]
         for n in config.labels:
             few = jc.transfer.few_shot_subset(pool, n, seed)
-            plan = supervised(config, about, few, test)
+            plan = plans.supervised(config, about, few, test)
             for method in config.methods:
                 size, name = (config.updates, config.batch_size), f"{method}-{n}-{seed}"
                 if method == "active":
@@ -237,12 +144,12 @@ def measured(
                     chosen, more = plan, 0.0
                     if method == "random":
                         rows = active.at_random(pool.size, n * len(pool.classes), seed=seed)
-                        chosen = supervised(config, about, pool.take(np.sort(rows)), test)
+                        chosen = plans.supervised(config, about, pool.take(np.sort(rows)), test)
                     elif method == "fixmatch":
-                        chosen = semi_supervised(config, plan, pool)
+                        chosen = plans.semi_supervised(config, plan, pool)
                         size = (config.fixmatch_updates, config.fixmatch_batch_size)
                     elif method != "scratch":
-                        chosen, more = begun(plan, learned, method == "probe"), before
+                        chosen, more = plans.begun(plan, learned, method == "probe"), before
                     row = train(chosen, name, *size)
                     seconds = row["train_seconds"] + more
                 point = {"method": method, "per_class": n, "seed": seed, "accuracy": row["test"]["accuracy"]}
@@ -264,7 +171,7 @@ def _active(
 
     def learn(rows: np.ndarray) -> dict[str, Any]:
         name = f"active-{n}-{seed}-{len(rows)}"
-        plan = supervised(config, about, pool.take(rows), test)
+        plan = plans.supervised(config, about, pool.take(rows), test)
         return train(plan, name, config.updates, min(config.batch_size, len(rows)))
 
     def choose(found: dict[str, Any], rows: np.ndarray) -> np.ndarray:
@@ -290,7 +197,7 @@ def _trained(
     config: Config, folder: pathlib.Path, signals: Signals, plan: runs.Plan, name: str, steps: int, batch_size: int,
     form: Any = core.Summary,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return the summary of a run of so many updates; train it if there is none."""
+    """Return the summary of a finished run; if there is none, train for this number of updates."""
     steps = min(steps, config.max_steps) if config.max_steps else steps
     batch_size = min(batch_size, plan.data.train.size)
     epochs = -(-steps * batch_size // plan.data.train.size)
@@ -361,9 +268,9 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[s
     """Train the unfinished points, and write the figures and their curve to the folder."""
     check(config)
     pool, test = read(config)
-    about = build(config, pool)
+    about = plans.build(config, pool)
     most = jc.transfer.few_shot_subset(pool, max(config.labels), config.seed)  # refused before anything is trained
-    plan = supervised(config, about, most, test)
+    plan = plans.supervised(config, about, most, test)
     folder = folders.open_folder("few_labels", config, plan, plan.data, common.data_digest(pool))
     opened.append(folder)
     return report(folder, config, measured(config, about, pool, test, folder, signals))

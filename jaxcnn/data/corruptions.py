@@ -1,10 +1,10 @@
 """The fifteen common corruptions of ImageNet-C at five strengths, for images of any size, on the host.
 
 `corrupted` wraps a data set for evaluation; `corrupt` changes one image. Both depend only on the seed and the number of
-the row. Strengths are the published ones: up to 85 pixels those of CIFAR-10-C, whose lengths are shares of 32 pixels,
-and from there on those of ImageNet-C, with shares of 224. The code is this library's own, so single images differ from
-the published files: frost is synthesised (there, it is pasted from photos), fog is a sum of smooth noise of many sizes,
-and glass looks up its pixels at random places instead of exchanging neighbours one after the other.
+the row. Strengths follow CIFAR-10-C up to 85 pixels, with lengths as shares of 32 pixels, and from there on ImageNet-C,
+with shares of 224; they have not been compared with the published files. The code is this library's own, so single
+images differ from these files: frost is synthesised (there, it is pasted from photos), fog is a sum of smooth noise of
+many sizes, and glass looks up its pixels at random places instead of exchanging neighbours one after the other.
 
 Reference: Hendrycks and Dietterich, 2019, arXiv:1903.12261.
 """

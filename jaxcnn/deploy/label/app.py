@@ -52,7 +52,7 @@ class Session:
         labels: the labels so far.
         token: that a request must carry.
         counts: the metrics.
-        skipped: numbers of images that are not shown again until the program starts anew.
+        skipped: numbers of images that were skipped; they are shown again after a restart.
         done: numbers of images that were labelled or skipped, with the label before, the latest last.
 
     """
