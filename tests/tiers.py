@@ -158,7 +158,7 @@ WHOLE = {
         "test_true_boxes_join_the_sample_and_a_quarter_of_it_are_objects",
     ),
     "test_fcn": (
-        "test_branches_by_hand", 
+        "test_branches_by_hand",
         "test_it_learns_with_the_auxiliary_loss_and_keeps_padding_out",
     ),
     "test_fcos": ("test_places_in_a_crowd_count_neither_way",),
