@@ -9,6 +9,7 @@ rows; the same command goes on where it stopped.
 
 import dataclasses
 import functools
+import json
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.deploy.integers import drawn
 from jaxcnn.methods.distil import TEACHER
+from jaxcnn.train.checkpoint import digest
 
 LOWER = 0.25  # learning rate of a variant over that of the base
 
@@ -94,6 +96,7 @@ def main(config: Config) -> dict[str, Any]:
     folder, found = pathlib.Path(config.workdir or f"checkpoints/compression/{config.case}"), []
     for seed in range(config.seeds):
         base = begun(config, folder, seed)
+        check_folder(config, folder, base)
         rows = drawn(base.plan.data.train, config.calibration)
         found.append(compression_table.measured(variants(config, base, rows), base.plan.data.test, seed))
     made = compression_table.table(found)
@@ -120,6 +123,19 @@ def check(config: Config) -> None:
         raise jc.InputError("--widths: is for mnist and cifar10; leave it out")
 
 
+def check_folder(config: Config, folder: pathlib.Path, base: Base) -> None:
+    """Refuse a folder whose variants have other settings, data or another base than those that are asked for."""
+    named = ("data", "workdir", "unpacked", "seeds", "sparsities", "low_rank", "run")  # parts of names, and places
+    own = {name: value for name, value in dataclasses.asdict(config).items() if name not in named}
+    own |= {"rows_sha256": common.data_digest(base.plan.data.train)}
+    own |= {"base": config.run and digest(base.loaded.variables)}
+    path = folder / "settings.json"
+    if path.exists() and files.read_json(path) != json.loads(files.to_json(own)):
+        raise jc.InputError(f"--workdir {visible(folder)}: has variants of other settings; give another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, own)
+
+
 def begun(config: Config, folder: pathlib.Path, seed: int) -> Base:
     """Train or load the base network."""
     module, options, epochs = CASES[config.case]
@@ -129,6 +145,9 @@ def begun(config: Config, folder: pathlib.Path, seed: int) -> Base:
     if config.widths and config.case == "cifar10":
         options["widths"] = config.widths
     epochs = config.epochs or (runs.read_config(config.run)["settings"].get("epochs", epochs) if config.run else epochs)
+    if config.run:
+        saved = runs.read_config(config.run)["settings"]
+        options |= {name: saved[name] for name in ("learning_rate", "batch_size") if name in saved}
     flags = module.Config(**options | {"epochs": epochs})
     plan = module.plan(flags)
     if config.widths and config.case == "mnist":
@@ -136,6 +155,9 @@ def begun(config: Config, folder: pathlib.Path, seed: int) -> Base:
     plan = common.planned(f"compression_{config.case}", flags, plan)
     if config.run:
         loaded = jc.load_run(config.run)
+        rows = loaded.config["data"].get("sha256")
+        if rows is not None and rows != common.data_digest(plan.data.train):
+            raise jc.InputError(f"--run {visible(config.run)}: was trained on other rows than those of DATA")
         plan = _built(plan, loaded.config["build"])
     else:
         print(f"base, seed {seed}", flush=True)

@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 
 import jaxcnn as jc
-from experiments import command
+from experiments import command, common
 from jaxcnn import runs
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
@@ -53,7 +53,8 @@ def measure(config: Config, folder: str, names: tuple[str, ...]) -> dict[str, An
     def accuracy(rows: Any) -> float:
         return float(jc.evaluate(run, loaded.variables, rows, batch_size=config.eval_batch_size)["accuracy"])
 
-    found: dict[str, Any] = {"count": data.size, "clean": accuracy(data), "corrupted": {}}
+    found: dict[str, Any] = {"count": data.size, "rows_sha256": common.data_digest(data), "clean": accuracy(data)}
+    found["corrupted"] = {}
     for name in names:
         values = [accuracy(jc.data.corrupted(data, name, s, seed=config.seed)) for s in SEVERITIES]
         found["corrupted"][name] = values
@@ -70,6 +71,8 @@ def main(config: Config) -> dict[str, Any]:
     found = measure(config, config.checkpoint, names)
     if config.baseline:
         other = measure(config, config.baseline, names)
+        if (other["count"], other["rows_sha256"]) != (found["count"], found["rows_sha256"]):
+            raise jc.InputError(f"--baseline {visible(config.baseline)}: was tested on other rows; give --data")
         ours, theirs = ({k: [1 - x for x in v] for k, v in one["corrupted"].items()} for one in (found, other))
         clean = (1 - found["clean"], 1 - other["clean"])
         found["baseline"] = other

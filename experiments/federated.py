@@ -66,6 +66,8 @@ class Config(settings.Settings):
     """Channels of each convolution."""
     hidden: int = 512
     """Units of the dense layer before the last one."""
+    train_images: int = 0
+    """Use at most N rows of each part; 0 for all."""
     target: float = 0.99
     """Validation accuracy to count the rounds to, in (0, 1]."""
     validation_fraction: float = 1 / 12
@@ -74,7 +76,7 @@ class Config(settings.Settings):
 
 PRESETS = {
     "smoke": {
-        "clients": 4, "each": 2, "rounds": 2, "local_epochs": 1, "limit_examples": 40, "widths": (4,), "hidden": 4,
+        "clients": 4, "each": 2, "rounds": 2, "local_epochs": 1, "train_images": 40, "widths": (4,), "hidden": 4,
         "validation_fraction": 0.2,
     }
 }  # fmt: skip
@@ -91,11 +93,13 @@ def plan(config: Config) -> runs.Plan:
         raise jc.InputError(f"{line}: must be at least 1, and no more clients in a round than there are")
     if not 0 < config.target <= 1 or config.server_rate < 0:
         raise jc.InputError(f"--target {config.target}, --server-rate {config.server_rate}: must be in (0, 1] and >= 0")
+    if config.limit_examples or config.max_steps not in (0, config.rounds):
+        raise jc.InputError("--limit-examples, --max-steps: use --train-images and --rounds")
     rate = jc.optim.check_rate(config.learning_rate)
     read = {"path": str(files.expanded(config.data)), "validation_fraction": config.validation_fraction}
     splits = jc.data.idx(**read)
-    if config.limit_examples:
-        splits = jc.data.Splits(*(runs.limited(part, config.limit_examples) for part in splits))
+    if config.train_images:
+        splits = jc.data.Splits(*(runs.limited(part, config.train_images) for part in splits))
     held = clients.clients(splits.train, PARTITIONS[config.partition](config, splits.train.label))
     local = {"batch_size": config.local_batch, "epochs": config.local_epochs}
     more: dict[str, Any] = {}
@@ -124,7 +128,7 @@ def plan(config: Config) -> runs.Plan:
     return runs.Plan(
         runs.build(build)[1], splits._replace(train=held), server, grads=grads, build=build, dataset="mnist",
         source=runs.source("idx", read), monitor="accuracy", mode="max",
-        validations=config.rounds, **more,
+        every=1, **more,
     )  # fmt: skip
 
 
@@ -144,7 +148,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     if config.predict:
         return inference.predict(config)
     made = plan(config)
-    own = dataclasses.replace(config, batch_size=config.each, max_steps=config.rounds, limit_examples=0)
+    own = dataclasses.replace(config, batch_size=config.each, max_steps=config.rounds, epochs=config.rounds)
     summary = common.train("federated", own, made, signals, opened)
     if not summary:  # another process has the results
         return None
@@ -152,7 +156,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     sent = federated.bytes_per_round(params, config.each) * (2 if config.method == "scaffold" else 1)
     rounds = reached(opened[-1], config.target)
     values = {
-        "method": config.method, "partition": config.partition, "rounds": config.rounds, "target": config.target,
+        "method": config.method, "partition": config.partition, "rounds": summary["steps"], "target": config.target,
         "rounds_to_target": rounds, "bytes_per_round": sent, "bytes_to_target": rounds and rounds * sent,
         "accuracy": summary["test"]["accuracy"], "count": summary["test"]["count"],
     }  # fmt: skip

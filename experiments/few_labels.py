@@ -149,7 +149,7 @@ def measured(
                         chosen = plans.semi_supervised(config, plan, pool)
                         size = (config.fixmatch_updates, config.fixmatch_batch_size)
                     elif method != "scratch":
-                        chosen, more = plans.begun(plan, learned, method == "probe"), before
+                        chosen, more = plans.begun(plan, learned, method == "probe", seed), before
                     row = train(chosen, name, *size)
                     seconds = row["train_seconds"] + more
                 point = {"method": method, "per_class": n, "seed": seed, "accuracy": row["test"]["accuracy"]}
@@ -165,9 +165,8 @@ def _active(
 ) -> tuple[dict[str, Any], float]:  # fmt: skip
     """Train round after round, each with labels that the network before asked for; return the last and all seconds."""
     total = n * len(pool.classes)
-    sizes = np.linspace(total / 2, total, config.rounds).round().astype(int)
-    if config.rounds == 1:
-        sizes = np.array([total])
+    first = total / 2 if config.rounds > 1 else total
+    sizes = np.unique(np.linspace(first, total, config.rounds).round().astype(int))
 
     def learn(rows: np.ndarray) -> dict[str, Any]:
         name = f"active-{n}-{seed}-{len(rows)}"
@@ -188,8 +187,8 @@ def _active(
         scores = SCORES[config.acquisition](np.asarray(jc.tasks.probabilities(logits)))
         return active.highest(scores, more, taken=rows)
 
-    first = active.at_random(pool.size, int(sizes[0]), seed=seed)
-    found = [one.result for one in active.rounds(learn, choose, first, config.rounds)]
+    begun = active.at_random(pool.size, int(sizes[0]), seed=seed)
+    found = [one.result for one in active.rounds(learn, choose, begun, len(sizes))]
     return found[-1], sum(one["train_seconds"] for one in found)
 
 
@@ -257,11 +256,15 @@ def check(config: Config) -> None:
     for name in config.methods:
         settings.one_of("--methods", name, METHODS)
     settings.one_of("--acquisition", config.acquisition, (*SCORES, "coreset"))
-    counted = {name: getattr(config, name) for name in ("seeds", "rounds", "updates", "photos", "ratio")}
+    names = (
+        "seeds", "rounds", "updates", "pretraining_updates", "fixmatch_updates", "batch_size",
+        "pretraining_batch_size", "fixmatch_batch_size", "photos", "ratio",
+    )  # fmt: skip
+    counted = {name: getattr(config, name) for name in names}
     counted |= {"labels": min(config.labels, default=0), "methods": len(config.methods)}
     for name, value in counted.items():
         if value < 1:
-            raise jc.InputError(f"--{name} {value}: must be at least 1")
+            raise jc.InputError(f"--{name.replace('_', '-')} {value}: must be at least 1")
 
 
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> dict[str, Any]:

@@ -63,18 +63,19 @@ def pretraining(config: Any, about: dict[str, Any], pool: jc.data.Resident) -> r
     )  # fmt: skip
 
 
-def begun(plan: runs.Plan, learned: Any, probe: bool) -> runs.Plan:
+def begun(plan: runs.Plan, learned: Any, probe: bool, seed: int) -> runs.Plan:
     """Let a plan begin with a pretrained encoder, of which a probe trains the last layer alone.
 
     Args:
         plan: of the training.
         learned: variables of SimCLR.
         probe: whether the rest stays as it is.
+        seed: of the last layer.
 
     """
     model, task = runs.build(plan.build)
     shape = tuple(plan.build["image"]["shape"])
-    start = jc.init_state(task, optax.identity(), plan.data.train.example(), plan.seed).variables
+    start = jc.init_state(task, optax.identity(), plan.data.train.example(), seed).variables
     variables = jc.transfer.load_pretrained(start, jc.methods.encoder(learned))
     if not probe:
         return dataclasses.replace(plan, variables=variables, optimizer=functools.partial(adamw, 1e-3))

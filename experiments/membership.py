@@ -175,7 +175,7 @@ def main(config: Config) -> dict[str, Any]:
     check(config)
     splits, folder = jc.data.idx(str(files.expanded(config.data))), pathlib.Path(config.workdir)
     config = dataclasses.replace(config, rows=min(config.rows, splits.train.size))
-    found: dict[str, Any] = {"rows": config.rows, "networks": config.networks, "seed": config.seed}
+    found: dict[str, Any] = {"settings": dataclasses.asdict(config)}
     for name, hidden in (("overfit", False), ("private", True)):
         found[name] = measure(config, splits, hidden)
         print(f"{name}: {files.to_json(found[name])}", flush=True)

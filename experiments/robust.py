@@ -228,7 +228,8 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
             raise jc.InputError(f"--checkpoint {visible(config.checkpoint)}: a run of {loaded.config['experiment']}")
         saved = loaded.config["settings"]
         same = {key: saved[key] for key in ("name", "method", "unpacked")}
-        config = settled(dataclasses.replace(config, data=config.data or saved["data"], **same))
+        same |= {"data": config.data or saved["data"], "epsilon": config.epsilon or saved["epsilon"]}
+        config = settled(dataclasses.replace(config, **same))
         data = load(config)[0].test
     else:
         config = settled(config)

@@ -54,6 +54,7 @@ class Plan:
         patience: stop after this many validations without an improvement; None to train to the end.
         best: whether to test the best weights by `monitor`, not the last ones.
         validations: most validations (each with a save) in the run; 0 to validate once per epoch.
+        every: updates from one validation to the next, instead of an epoch; 0 for an epoch.
         keep_best: number of best checkpoints to keep, besides the newest two.
         save_seconds: save every N seconds; None to save only at validations.
         eval_batch_size: rows per batch in evaluation; it affects speed, not the result.
@@ -94,6 +95,7 @@ class Plan:
     patience: int | None = None
     best: bool = True
     validations: int = 0
+    every: int = 0
     keep_best: int = 1
     save_seconds: float | None = 300.0
     eval_batch_size: int = 256
@@ -137,6 +139,8 @@ def check(plan: Plan) -> None:
     """
     if plan.batch_size < 1:
         raise InputError(f"batch_size={plan.batch_size}: must be at least 1")
+    if plan.every < 0:
+        raise InputError(f"every={plan.every}: must be at least 0")
     if not 0 <= plan.ema < 1:
         raise InputError(f"ema={plan.ema}: must be at least 0 and below 1")
     if plan.on_nan not in ON_NAN:

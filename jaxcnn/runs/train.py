@@ -162,7 +162,7 @@ def _fit(
     """Train. `first` receives the time of the first step; only a process with `lines` shows and logs anything."""
     plan, splits, steps = ready.plan, ready.splits, cast(int, ready.plan.steps)  # `prepare` has set the steps
     screen = Screen(steps, plan.batch_size, plan.shown, plan.unit, columns) if lines and show else None
-    every, (monitor, mode) = splits.train.size / plan.batch_size, plan.watched
+    every, (monitor, mode) = plan.every or splits.train.size / plan.batch_size, plan.watched
     stop = signals.stop if signals else None
 
     def validate(state: State) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -85,3 +86,23 @@ def test_all_variants_are_trained_and_measured(tmp_path, capsys):
     again = compression.main(config)  # trains nothing
     assert sorted(p.stat().st_mtime for p in tmp_path.rglob("checkpoints/*")) == before
     assert [row["seeds"][0]["accuracy"] for row in again["table"]] == [r["seeds"][0]["accuracy"] for r in made["table"]]
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path):
+    splits = jc.data.digits(seed=0)
+    base = compression.Base(
+        SimpleNamespace(data=splits), SimpleNamespace(variables={"params": {"w": np.ones(3)}}), 1, None, tmp_path
+    )
+    config = compression.Config(case="mnist", data="x", workdir=str(tmp_path))
+    compression.check_folder(config, tmp_path, base)
+    compression.check_folder(dataclasses.replace(config, sparsities=(0.5,)), tmp_path, base)  # more variants
+    with pytest.raises(jc.InputError, match="has variants of other settings"):
+        compression.check_folder(dataclasses.replace(config, features=2.0), tmp_path, base)
+    other = base._replace(loaded=SimpleNamespace(variables={"params": {"w": np.zeros(3)}}))
+    ran = dataclasses.replace(config, run="RUN")
+    with pytest.raises(jc.InputError, match="has variants of other settings"):
+        compression.check_folder(ran, tmp_path, base)
+    (tmp_path / "settings.json").unlink()
+    compression.check_folder(ran, tmp_path, base)
+    with pytest.raises(jc.InputError, match="has variants of other settings"):
+        compression.check_folder(ran, tmp_path, other)

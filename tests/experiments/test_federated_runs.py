@@ -24,14 +24,16 @@ def test_clients_have_what_the_partition_says(tmp_path):
     config = federated.Config(data=data, clients=5, each=2, method="scaffold", partition="classes")
     made = federated.plan(config)
     held = made.data.train
-    assert len(held.parts) == 5 and sum(map(len, held.parts)) == held.size == 275 and made.validations == 30
+    assert len(held.parts) == 5 and sum(map(len, held.parts)) == held.size == 275 and made.every == 1
     assert set(made.begin(jc.init_state(made.task, made.optimizer(1), held.example())).extras) == {"scaffold"}
 
 
 @pytest.mark.parametrize("wrong, line", [
     ({"method": "fedsgd"}, "--method 'fedsgd'"), ({"partition": "all"}, "--partition 'all'"),
     ({"each": 6}, "--each 6, --clients 5"), ({"rounds": 0}, "--rounds 0"), ({"target": 1.5}, "--target 1.5"),
-    ({"data": ""}, "DATA: give the folder"), ({"clients": 1000}, "count=1000"), ({"alpha": 0.0}, "alpha=0.0"),
+    ({"data": ""}, "DATA: give the folder"),
+    ({"limit_examples": 9}, "use --train-images"), ({"max_steps": 3}, "--rounds"),
+    ({"clients": 1000}, "count=1000"), ({"alpha": 0.0}, "alpha=0.0"),
 ])  # fmt: skip
 def test_refused(tmp_path, wrong, line):
     given = {"data": str(blobs(tmp_path, 60, 20)), "clients": 5, "each": 2, "partition": "dirichlet"}

@@ -86,6 +86,9 @@ def test_smoke(case, tmp_path):
         again, _ = run("--evaluate", "--checkpoint", path, "--rows", 8, "--checked", 0, "--square-steps", 2,
                        "--steps", 1, "--auto-steps", 1, name=name)  # fmt: skip
         assert json.loads(again.strip().splitlines()[-1])["count"] == 8
+    if name == "federated":
+        lines = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
+        assert [line["step"] for line in lines if line["split"] == "validation"] == [1, 2] and values["rounds"] == 2
     if name == "private_mnist":
         assert values["epsilon"] <= 3.0 and values["noise"] > 0
         assert json.loads((path / "summary.json").read_text())["train"]["epsilon"] == pytest.approx(values["epsilon"])

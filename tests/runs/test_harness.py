@@ -137,6 +137,13 @@ def test_the_screen_and_the_result_show_the_headline(tmp_path, capsys):
     assert re.match(rf"test r2 \S+ mae \S+ on 40 rows, {tmp_path}/run$", shown[-1])
 
 
+def test_validations_come_as_often_as_is_said(tmp_path):
+    folder = tmp_path / "run"
+    jc.train_run(plan(steps=5, every=2, validations=0), folder, show=False)
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    assert [line["step"] for line in lines if line["split"] == "validation"] == [2, 4, 5]
+
+
 def test_a_headline_that_is_not_measured_is_said(tmp_path, capsys, caplog):
     jc.train_run(plan(steps=2, headline=("acuracy",)), tmp_path / "run")
     assert re.match(r"test loss \S+ on 40 rows", capsys.readouterr().out.splitlines()[-1])
@@ -186,6 +193,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         ({"name": "a b"}, "name='a b': must begin with a letter"),
         ({"figures": {"../x": print}}, "figures: '../x' is also a file name"),
         ({"steps": -1}, "steps=-1: must be from 0 to"),
+        ({"every": -1}, "every=-1: must be at least 0"),
     ],
 )
 def test_plans_that_cannot_be_trained(tmp_path, options, line):

@@ -8,6 +8,7 @@ import importlib.resources
 import logging
 import pathlib
 import secrets
+import urllib.parse
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -100,7 +101,7 @@ def label(
         session = begin(str(top), path, classes=classes, run=run, order=order, seed=seed, token=token, before=before)
         listening = listen(HOST, port)
         listening.listen()  # a browser that is faster than the server waits
-        where = f"http://{HOST}:{listening.getsockname()[1]}/#{session.token}"
+        where = f"http://{HOST}:{listening.getsockname()[1]}/#{urllib.parse.quote(session.token, safe='')}"
         log.info("%d images, %d with a label in %s", len(session.images), _labelled(session), visible(path))
         log.info("label at %s", where)
         try:
@@ -156,7 +157,7 @@ def begin(
     loaded, own = None, ()
     if run:
         loaded = load_run(run)
-        own = check_run(loaded, run)
+        own = tuple(map(kept.checked_class, check_run(loaded, run)))
     listed = list(dict.fromkeys([*map(kept.checked_class, classes), *own, *known.rows.values()]))
     if len(listed) > MOST_CLASSES:
         raise InputError(f"--classes: {len(listed)} classes; at most {MOST_CLASSES} can be shown")
