@@ -23,7 +23,7 @@ from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.deploy.integers import drawn
 from jaxcnn.methods.distil import TEACHER
-from jaxcnn.train.checkpoint import digest
+from jaxcnn.train.flat import digest, flatten
 
 LOWER = 0.25  # learning rate of a variant over that of the base
 
@@ -128,7 +128,7 @@ def check_folder(config: Config, folder: pathlib.Path, base: Base) -> None:
     named = ("data", "workdir", "unpacked", "seeds", "sparsities", "low_rank", "run")  # parts of names, and places
     own = {name: value for name, value in dataclasses.asdict(config).items() if name not in named}
     own |= {"rows_sha256": common.data_digest(base.plan.data.train)}
-    own |= {"base": config.run and digest(base.loaded.variables)}
+    own |= {"base": config.run and digest(flatten(base.loaded.variables))}
     path = folder / "settings.json"
     if path.exists() and files.read_json(path) != json.loads(files.to_json(own)):
         raise jc.InputError(f"--workdir {visible(folder)}: has variants of other settings; give another folder")
