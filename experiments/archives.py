@@ -1,10 +1,11 @@
 """Unpacks the files that an experiment needs from an archive, once."""
 
 import pathlib
+import re
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jaxcnn as jc
 from jaxcnn.core import files
@@ -13,7 +14,24 @@ from jaxcnn.core.types import reason
 
 LARGEST = 2**26  # bytes of a file in an archive
 Place = Callable[[str], str | None]  # name in an archive -> path below the folder, or None to leave it out
+PHOTOS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10 = re.compile(rf"(?:.*/)?((train|test)/({'|'.join(PHOTOS)})/(\d{{4}})\.(?:jpg|png))")
 BROKEN = (OSError, zipfile.BadZipFile, tarfile.TarError, RuntimeError, EOFError)
+
+
+class Photo(NamedTuple):
+    """An image of CIFAR-10's archive: its place `train/cat/0042.jpg`, and the parts of that."""
+
+    place: str
+    part: str
+    kind: str
+    number: str
+
+
+def photo(name: str) -> Photo | None:
+    """Return what a name in the archive of CIFAR-10 says, or None if it is not that of an image."""
+    found = CIFAR10.fullmatch(name)
+    return Photo(*found.groups()) if found else None
 
 
 def folder_of(name: str, config: Any, place: Place) -> pathlib.Path:

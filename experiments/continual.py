@@ -14,7 +14,6 @@ those that a method keeps when the last task is over. `--resume` goes on at the 
 import dataclasses
 import functools
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -23,14 +22,12 @@ import tyro
 
 import jaxcnn as jc
 from experiments import archives, cli, common, folders, mnist, settings
-from experiments.defects import PHOTOS
 from jaxcnn import runs
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.methods import consolidation, continual, replay
 from jaxcnn.runs.signals import Signals
 
-FILE = re.compile(rf"(?:.*/)?((?:train|test)/(?:{'|'.join(PHOTOS)})/\w+\.(?:jpg|png))")
 METHODS = ("naive", "joint", "ewc", "si", "lwf", "replay", "derpp")
 NETWORKS = {"mnist": ("mlp", {"widths": [400, 400]}), "cifar10": ("plain", {"width": 64, "pools": 3})}
 # ewc in domain: the best of 1e2, 1e3 and 1e4 on validation rows; the others were not compared
@@ -132,7 +129,9 @@ def load(config: Config) -> tuple[str, jc.data.Splits, dict[str, Any]]:
     """Read the rows, from an archive of CIFAR-10 where one is given."""
     place = config.data
     if config.kind == "cifar10" and files.expanded(place).is_file():
-        place = str(archives.folder_of("continual", config, lambda name: (m := FILE.fullmatch(name)) and m[1]))
+        place = str(
+            archives.folder_of("continual", config, lambda name: (found := archives.photo(name)) and found.place)
+        )
     chosen = mnist.Config(dataset=place, validation_fraction=config.validation_fraction)
     name, splits, source = mnist.load(chosen)
     if not all(hasattr(part, "arrays") for part in splits):

@@ -13,7 +13,6 @@ Every point is a run of `experiments.transfer`; `--resume` trains only the unfin
 
 import dataclasses
 import pathlib
-import re
 from typing import Any
 
 import jax
@@ -22,14 +21,12 @@ import tyro
 
 import jaxcnn as jc
 from experiments import archives, cli, common, folders, settings, spoken_digits, transfer, transfer_curve
-from experiments.defects import PHOTOS
 from experiments.studies.core import spread
 from jaxcnn import runs
 from jaxcnn.core import files
 from jaxcnn.runs.plan import unchanged
 from jaxcnn.runs.signals import Signals
 
-FILE = re.compile(rf"(?:.*/)?((?:train|test)/(?:{'|'.join(PHOTOS)})/(\d{{4}})\.(?:jpg|png))")
 HOP, MIDDLE, SPREAD = 125, 128, 48  # samples; the pixel of value 0, and pixels per deviation
 SHIFT = 4  # pixels that training spectrograms are moved by, in time and in frequency
 
@@ -70,8 +67,8 @@ def photos(config: Config) -> str:
     """Return the folder of photos, unpacked where an archive is given."""
 
     def place(name: str) -> str | None:
-        found = FILE.fullmatch(name)
-        return found[1] if found and int(found[2]) < config.photos else None
+        found = archives.photo(name)
+        return found.place if found and int(found.number) < config.photos else None
 
     if not 1 <= config.photos <= 5000:
         raise jc.InputError(f"--photos {config.photos}: must be 1 to 5000")

@@ -1,7 +1,6 @@
 """Normal and abnormal images for `experiments.inspection`, the scratches that are drawn into photos, and the scores."""
 
 import pathlib
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,10 +15,8 @@ from jaxcnn.core.text import visible
 from jaxcnn.data.folder import read_image
 from jaxcnn.methods import one_class
 
-PHOTOS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-KINDS = {"mednist": mednist.CLASSES, "scratches": PHOTOS}
+KINDS = {"mednist": mednist.CLASSES, "scratches": archives.PHOTOS}
 HELD_OUT, SPLIT_SEED, SCRATCH_SEED = 0.1, 0, 20261129
-FILE = re.compile(rf"(?:.*/)?(train|test)/({'|'.join(PHOTOS)})/(\w+\.(?:jpg|png))")
 
 
 class Rows(NamedTuple):
@@ -50,8 +47,8 @@ def load(config: Any) -> Rows:
 
 def _photos(config: Any) -> Rows:
     def place(name: str) -> str | None:
-        found = FILE.fullmatch(name)
-        return f"{found[1]}/{found[2]}/{found[3]}" if found and found[2] == config.normal else None
+        found = archives.photo(name)
+        return found.place if found and found.kind == config.normal else None
 
     root, images = archives.folder_of("scratches", config, place), {}
     for part in ("train", "test"):

@@ -11,7 +11,6 @@ earlier rounds included. `--resume` trains only the unfinished points.
 import dataclasses
 import functools
 import pathlib
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,6 @@ from typing_extensions import TypedDict
 import jaxcnn as jc
 from experiments import archives, cli, common, folders, settings
 from experiments import few_labels_plans as plans
-from experiments.defects import PHOTOS
 from experiments.studies import core
 from jaxcnn import runs
 from jaxcnn.core import files
@@ -31,7 +29,6 @@ from jaxcnn.methods import active
 from jaxcnn.runs import plots
 from jaxcnn.runs.signals import Signals
 
-FILE = re.compile(rf"(?:.*/)?((train|test)/(?:{'|'.join(PHOTOS)})/(\d{{4}})\.(?:jpg|png))")
 METHODS = {
     "scratch": ("from scratch", "#000000", "o"),
     "probe": ("SimCLR, linear probe", "#0072B2", "s"),
@@ -105,8 +102,8 @@ def read(config: Config) -> tuple[jc.data.Resident, jc.data.Resident]:
     """Return the images to learn from, with all labels, and the test images."""
 
     def place(name: str) -> str | None:
-        found = FILE.fullmatch(name)
-        return found[1] if found and (found[2] == "test" or int(found[3]) < config.photos) else None
+        found = archives.photo(name)
+        return found.place if found and (found.part == "test" or int(found.number) < config.photos) else None
 
     top = pathlib.Path(config.unpacked or "checkpoints/data/few_labels") / f"cifar10-{config.photos}"
     path = archives.folder_of("few_labels", dataclasses.replace(config, unpacked=str(top)), place)

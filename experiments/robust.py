@@ -12,7 +12,6 @@ all test images of MNIST and on 1,000 of CIFAR-10, beside checks for gradients t
 import dataclasses
 import json
 import pathlib
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +36,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "epsilon": 8 / 255, "epochs": 12, "learning_rate": 4e-3, "rows": 1000, "train_steps": 7,
     },
 }  # fmt: skip
-FILE = re.compile(r"(?:.*/)?(train|test)/(\w+)/(\w+\.(?:jpg|png))")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,8 +114,8 @@ def settled(config: Config) -> Config:
 
 def place(name: str) -> str | None:
     """Return where a file of the archive of CIFAR-10 goes: `train/cat/0042.jpg`."""
-    found = FILE.fullmatch(name)
-    return f"{found[1]}/{found[2]}/{found[3]}" if found else None
+    found = archives.photo(name)
+    return found.place if found else None
 
 
 def load(config: Config) -> tuple[jc.data.Splits, dict[str, Any]]:

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from experiments import defects, mednist
+from experiments import archives, mednist
 from tests.experiments.test_embeddings import encoded
 from tests.experiments.test_experiments import folder, run
 from tests.experiments.test_spoken_digits import tones
@@ -38,7 +38,7 @@ def medical(place):
 
 
 def photos(place):
-    return pictures(place, defects.PHOTOS, ("train/", "test/"), kind="jpg")
+    return pictures(place, archives.PHOTOS, ("train/", "test/"), kind="jpg")
 
 
 def heard(place):
