@@ -14,6 +14,7 @@ from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 
 BYTES = 2**30  # most bytes of a file
+CELL = 2**24  # most characters of a cell
 MISSING = {"", "?", "na", "n/a", "nan", "null", "none"}  # in lower case
 SEPARATORS = (",", ";", "\t")
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
@@ -34,7 +35,8 @@ def text_of(path: pathlib.Path) -> str:
             raise InputError(f"{visible(path)}: more than {BYTES:,} bytes; divide it")
         return found.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{visible(path)}: is not UTF-8; save it as CSV, UTF-8") from error
+        line = 1 + error.object[: error.start].count(b"\n")
+        raise InputError(f"{visible(path)}: is not UTF-8 (line {line}); save it as CSV, UTF-8") from error
     except OSError as error:
         if isinstance(error, InputError):
             raise
@@ -49,17 +51,25 @@ def rows_of(path: pathlib.Path, separator: str = ",") -> list[tuple[int, list[st
         separator: the character between cells.
 
     Raises:
-        InputError: as `text_of`; or the file is not a CSV file.
+        InputError: as `text_of`; or the file is not a CSV file, or a cell has more than `CELL` characters.
 
     """
     found = []
     rows = csv.reader(io.StringIO(text_of(path), newline=""), delimiter=separator, strict=True)
+    usual = csv.field_size_limit(CELL)
     try:
         for row in rows:
             if row:
                 found.append((rows.line_num, row))
     except csv.Error as error:
+        if "field larger" in str(error):
+            line = f"line {rows.line_num}: a cell of more than {CELL:,} characters"
+            raise InputError(
+                f"{visible(path)}: {line}; a quote may be open above; close it, or shorten the text"
+            ) from None
         raise InputError(f"{visible(path)}: is not a CSV file ({error}); save it as CSV, UTF-8") from error
+    finally:
+        csv.field_size_limit(usual)
     return found
 
 

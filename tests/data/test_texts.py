@@ -1,12 +1,13 @@
 """Texts from CSV files and folders, their words and bytes as numbers, and vectors of words from files."""
 
+import csv
 import logging
 
 import numpy as np
 import pytest
 
 import jaxcnn as jc
-from jaxcnn.data import words
+from jaxcnn.data import cells, words
 from jaxcnn.data.formats import classes_format, table_format
 from jaxcnn.data.texts import texts
 from jaxcnn.data.vectors import read_vectors
@@ -107,6 +108,15 @@ def test_long_texts_and_copies_are_told(tmp_path, caplog):
     assert "1 of 1 test texts are among the training texts too" in caplog.text
 
 
+def test_a_text_of_a_million_characters(tmp_path, monkeypatch):
+    before = csv.field_size_limit()
+    splits = texts(table(tmp_path / "a.csv", [f"{'word ' * 200_000}{i},{i % 2}" for i in range(10)]), length=3)
+    assert splits.train.arrays["text"].shape[1] == 3
+    monkeypatch.setattr(cells, "CELL", 100_000)
+    refused("line 2: a cell of more than 100,000 characters", texts, tmp_path / "a.csv")
+    assert csv.field_size_limit() == before
+
+
 def test_what_is_refused(tmp_path):
     path = tmp_path / "a.csv"
     refused("line 3: no text; add it", texts, table(path, ["x,a", ",b", "y,a"]))
@@ -119,7 +129,7 @@ def test_what_is_refused(tmp_path):
     refused("2 values for 3 columns", texts, table(path, ["a,b"], "text,label,split"))
     refused("unit='letters': must be 'words' or 'bytes'", texts, path, unit="letters")
     path.write_bytes("text,label\nschön,a\n".encode("latin-1"))
-    refused("is not UTF-8; save it as CSV, UTF-8", texts, path)
+    refused(r"is not UTF-8 .line \d+.; save it as CSV, UTF-8", texts, path)
     names = [f"{i}.png,{k}" for i in range(9) for k in "ab"]
     refused("no column 'file' in its header, and 'name' has names of files", texts, table(path, names, "name,label"))
     scores = [f"text {i},0.{i % 2}" for i in range(30)]
