@@ -5,9 +5,11 @@ mirrored or not, an image was changed (Golan and El-Yaniv, 2018, arXiv:1805.1091
 features to those of normal images. Without `--normal`, each kind is the normal one in turn.
 
 `scratches`: photos of one class of CIFAR-10 are normal. Half of the test photos get a drawn scratch: a thin, curved,
-bright or dark line of varying strength, one to two pixels wide. These scratches are made up. Training never sees one:
-it pastes straight strips of a photo elsewhere into the same photo, a little brighter or darker (CutPaste, Li et al.,
-2021, arXiv:2104.04015), and a U-Net learns to mark them. Its map shows where the defect is (`--predict`).
+bright or dark line of varying strength, one to two pixels wide. These scratches are made up. Training draws marks of
+another rule into photos (`jaxcnn.methods.one_class.cut_paste`, after CutPaste, Li et al., 2021, arXiv:2104.04015):
+strips at any angle, bent, up to three pixels wide, of even strength; seven in ten are brighter or darker than what was
+there, the others hold another part of the photo. So it knows that defects are thin lines, but sees none of the test. A
+U-Net learns to mark them, and its map shows where the defect is (`--predict`).
 
 Measured is the area under the ROC curve on the test images, with an interval, and the shares of normal and of abnormal
 images above a threshold that lets 5 % of the normal validation images pass it. MedNIST is no medical task here, and

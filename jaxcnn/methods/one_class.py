@@ -164,21 +164,31 @@ def cut_paste(
     length: Range = (0.2, 0.8),
     width: Range = (0.03, 0.12),
     brightness: float = 0.4,
+    bend: float = 0.0,
+    own: float = 0.0,
+    smooth: bool = False,
 ) -> Transform:
     """Paste a strip of an image elsewhere into the same image, and mark it in `"mask"`: the scar of CutPaste.
 
-    A strip is straight, lies at any angle, and holds what the image has at another place, brighter or darker. Several
-    are pasted by `compose(cut_paste(), cut_paste())`; their masks are joined.
+    A strip lies at any angle, and holds what the image has at another place, brighter or darker. Several are pasted by
+    `compose(cut_paste(), cut_paste())`; their masks are joined. With `bend`, `own` and `smooth` strips look like
+    scratches.
 
     Args:
         probability: share of the images that get a strip.
         length: shortest and longest strip, in shares of the shorter side.
-        width: thinnest and thickest strip, in the same unit.
+        width: thinnest and thickest strip, in the same unit; none is thinner than a pixel.
         brightness: largest change of the strip's pixels, in 0..1.
+        bend: how far the middle of a strip lies from the line through its ends, at most, in the same unit; 0 for
+            straight strips.
+        own: share of the strips that hold the pixels of their own place, by at least a quarter of `brightness` brighter
+            or darker.
+        smooth: blend the pixels at a strip's edge by the share of them that it covers.
 
     Returns:
         A transform of `"image"` `[B, H, W, C]`, uint8 or float; it keeps the dtype. `"mask"` `[B, H, W]`, int32, is 1
-        where a strip lies; where the batch has one, its other pixels stay.
+        where a strip lies, of smooth ones where it covers more than half of a pixel; where the batch has one, its other
+        pixels stay.
 
     Raises:
         InputError: a value is out of range.
@@ -191,36 +201,43 @@ def cut_paste(
     check_probability(probability)
     check_range("length", length, 0, 2)
     check_range("width", width, 0, 1)
-    if not 0 <= brightness <= 1:
-        raise InputError(f"brightness={brightness}: must be in 0..1")
+    for name, value in (("brightness", brightness), ("bend", bend), ("own", own)):
+        if not 0 <= value <= 1:
+            raise InputError(f"{name}={value}: must be in 0..1")
 
     def change(key: Array, batch: Batch) -> Batch:
         image = jnp.asarray(batch["image"])
         high, wide = height_width(image)
-        drawn = draw(uniform, key, (image.shape[0], 9)).T
-        strip = _strip(drawn[:5], high, wide, length, width) & (drawn[5] < probability)[:, None, None]
+        drawn = draw(uniform, key, (image.shape[0], 11)).T
+        cover = _strip(drawn, high, wide, length, width, bend) * (drawn[5] < probability)[:, None, None]
+        cover = cover if smooth else (cover > 0.5).astype(jnp.float32)
         # never the same place: between a quarter and three quarters of the image away
-        down, right = ((high * (0.25 + 0.5 * drawn[6])).astype(jnp.int32), (wide * (0.25 + 0.5 * drawn[7])))
-        other = jax.vmap(lambda x, dy, dx: jnp.roll(x, (dy, dx), (0, 1)))(image, down, right.astype(jnp.int32))
-        moved = as_float(other) + ((2 * drawn[8] - 1) * brightness)[:, None, None, None]
-        moved = moved.clip(0, 1)
-        pasted = jnp.round(moved * 255).astype(image.dtype) if image.dtype == jnp.uint8 else moved.astype(image.dtype)
-        mask = strip.astype(jnp.int32)
+        moves = (jnp.array([high, wide])[:, None] * (0.25 + 0.5 * drawn[6:8])).astype(jnp.int32)
+        stays, light = drawn[10] < own, 2 * drawn[8] - 1
+        moves, light = jnp.where(stays, 0, moves), jnp.where(stays, 0.25 * jnp.sign(light) + 0.75 * light, light)
+        strip = as_float(jax.vmap(lambda x, move: jnp.roll(x, move, (0, 1)))(image, moves.T))
+        strip = (strip + (brightness * light)[:, None, None, None]).clip(0, 1)
+        found = as_float(image) + cover[..., None] * (strip - as_float(image))
+        found = jnp.round(found * 255).astype(image.dtype) if image.dtype == jnp.uint8 else found.astype(image.dtype)
+        mask = (cover > 0.5).astype(jnp.int32)
         mask = jnp.maximum(mask, jnp.asarray(batch["mask"]).astype(jnp.int32)) if "mask" in batch else mask
-        return {**batch, "image": jnp.where(strip[..., None], pasted, image), "mask": mask}
+        return {**batch, "image": jnp.where(cover[..., None] > 0, found, image), "mask": mask}
 
     return change
 
 
-def _strip(drawn: Array, high: int, wide: int, length: Range, width: Range) -> Array:
-    """Whether each pixel lies in the strip of its row, bool `[B, H, W]`, from five uniform numbers `[5, B]`."""
+def _strip(drawn: Array, high: int, wide: int, length: Range, width: Range, bend: float) -> Array:
+    """Return the share of each pixel that the strip of its row covers, `[B, H, W]`, from uniform numbers `[11, B]`."""
     side, (y, x) = min(high, wide), jnp.meshgrid(jnp.arange(high), jnp.arange(wide), indexing="ij")
     top, left, angle = drawn[0] * high, drawn[1] * wide, drawn[2] * math.pi
-    long = (length[0] + drawn[3] * (length[1] - length[0])) * side
+    half = (length[0] + drawn[3] * (length[1] - length[0])) * side / 2
     thick = jnp.maximum((width[0] + drawn[4] * (width[1] - width[0])) * side, 1.0)
-    cos, sin, long, thick = (v[:, None, None] for v in (jnp.cos(angle), jnp.sin(angle), long, thick))
+    bow = (2 * drawn[9] - 1) * bend * side
+    cos, sin, half, thick, bow = (v[:, None, None] for v in (jnp.cos(angle), jnp.sin(angle), half, thick, bow))
     dy, dx = y[None] + 0.5 - top[:, None, None], x[None] + 0.5 - left[:, None, None]
-    return (jnp.abs(dx * cos + dy * sin) <= long / 2) & (jnp.abs(dy * cos - dx * sin) <= thick / 2)
+    along, across = dx * cos + dy * sin, dy * cos - dx * sin
+    across = across - bow * ((along / jnp.maximum(half, 0.5)) ** 2 - 0.5)
+    return (thick / 2 + 0.5 - jnp.abs(across)).clip(0, 1) * (half + 0.5 - jnp.abs(along)).clip(0, 1)
 
 
 def map_score(maps: Any, share: float = 0.01) -> np.ndarray:

@@ -33,6 +33,24 @@ def test_strips_are_marked_and_nothing_else_changes(rng):
     assert (np.asarray(twice["mask"]) >= mask).all() and np.asarray(twice["mask"]).sum() > mask.sum()
 
 
+def test_strips_like_scratches(rng):
+    image = jnp.full((64, 32, 32, 3), 0.5)
+    options = {"probability": 1.0, "length": (0.6, 0.6), "width": (0.0, 0.0), "brightness": 0.4, "own": 1.0}
+    found = one_class.cut_paste(**options, bend=0.3, smooth=True)(jax.random.key(0), {"image": image})
+    change = np.abs(np.asarray(found["image"]) - 0.5)[..., 0]
+    assert change.max() <= 0.4 + 1e-6 and (change.max((1, 2))[change.any((1, 2))] > 0.05).all()
+    assert len(np.unique(change[0].round(4))) > 3  # partly covered pixels are blended
+    marked = np.asarray(found["mask"]) == 1
+    assert (change > 0.5 * change.max((1, 2), keepdims=True))[marked & (change > 0)].all() and change[marked].all()
+    straight = one_class.cut_paste(**options)(jax.random.key(0), {"image": image})
+    assert {len(np.unique(x.round(4))) for x in np.asarray(straight["image"])} <= {1, 2}
+
+    def bow(mask):  # the smallest singular value: how far pixels lie from their best line
+        return [np.linalg.svd(p - p.mean(0))[1][-1] / len(p) ** 0.5 for p in map(np.argwhere, mask) if len(p) > 12]
+
+    assert np.mean(bow(np.asarray(found["mask"]))) > 2 * np.mean(bow(np.asarray(straight["mask"])))
+
+
 def test_the_dirichlet_fit_finds_its_parameters(rng):
     true = np.array([[2.0, 5.0, 1.0], [0.5, 0.5, 3.0]])
     draws = np.stack([rng.dirichlet(alpha, 4000) for alpha in true], 1)
@@ -64,6 +82,8 @@ BAD = {
     "features of shape (3,): must be finite": lambda: one_class.fit_bank(np.zeros(3)),
     "neighbours=9": lambda: one_class.nearest_score(one_class.fit_bank(np.eye(3)), np.eye(3), 9),
     "brightness=2": lambda: one_class.cut_paste(brightness=2),
+    "bend=2": lambda: one_class.cut_paste(bend=2),
+    "own=-0.5": lambda: one_class.cut_paste(own=-0.5),
     "probability=-1": lambda: one_class.cut_paste(probability=-1),
     "length=(0.9, 0.2)": lambda: one_class.cut_paste(length=(0.9, 0.2)),
     "share=0": lambda: one_class.map_score(np.zeros((1, 2, 2)), 0),
