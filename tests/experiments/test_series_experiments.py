@@ -40,7 +40,7 @@ def test_the_nearest_series():
     np.testing.assert_allclose(series.warped(a, b)[1, 1], 1)
     rows = {"series": np.concatenate([a, b])[..., None].astype(np.float32), "label": np.array([0, 1, 0, 1])}
     part = jc.data.Resident(rows)
-    assert series.nearest(jc.data.Splits(part.take([0]), part.take([1]), part.take([2, 3]))) == {
+    assert series.nearest(jc.data.Splits(part.take([0, 1]), part.take([1]), part.take([2, 3]))) == {
         "nearest": 1.0, "nearest_dtw": 1.0,
     }  # fmt: skip
 
@@ -51,7 +51,7 @@ def test_a_run(name, tmp_path):
     if name == "series":
         where = "aeon/datasets/data/ItalyPowerDemand/ItalyPowerDemand"
         files = {f"{where}_TRAIN.ts": waves(20, 0), f"{where}_TEST.ts": waves(8, 1), "aeon/x.py": ""}
-        (tmp_path / "new.csv").write_text("1,2,3,4\n4,3,2\n")
+        (tmp_path / "new.csv").write_text("1,2,3,5\n4,3,2\n")
     else:
         files = {"statsmodels/datasets/co2/co2.csv": air()}
         (tmp_path / "new.csv").write_text(files["statsmodels/datasets/co2/co2.csv"])
