@@ -118,6 +118,7 @@ def check(config: Config) -> None:
     settings.one_of("KIND", config.kind, NETWORKS)
     settings.one_of("--scenario", config.scenario, continual.SCENARIOS)
     settings.one_of("--method", config.method, METHODS)
+    settings.unused(config, "epochs", "max_steps", "early_stopping", instead="use --steps, the updates in each task")
     for flag, value in (("--steps", config.steps), ("--fisher-rows", config.fisher_rows)):
         if value < 1:
             raise jc.InputError(f"{flag} {value}: must be at least 1")

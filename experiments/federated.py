@@ -93,8 +93,11 @@ def plan(config: Config) -> runs.Plan:
         raise jc.InputError(f"{line}: must be at least 1, and no more clients in a round than there are")
     if not 0 < config.target <= 1 or config.server_rate < 0:
         raise jc.InputError(f"--target {config.target}, --server-rate {config.server_rate}: must be in (0, 1] and >= 0")
-    if config.limit_examples or config.max_steps not in (0, config.rounds):
-        raise jc.InputError("--limit-examples, --max-steps: use --train-images and --rounds")
+    given = config  # as a resumed run has them
+    if (config.max_steps, config.epochs, config.batch_size) == (config.rounds, config.rounds, config.each):
+        given = dataclasses.replace(config, max_steps=0, epochs=Config.epochs, batch_size=Config.batch_size)
+    use = "use --train-images, --rounds, --local-epochs, --each and --local-batch"
+    settings.unused(given, "limit_examples", "max_steps", "epochs", "batch_size", instead=use)
     rate = jc.optim.check_rate(config.learning_rate)
     read = {"path": str(files.expanded(config.data)), "validation_fraction": config.validation_fraction}
     splits = jc.data.idx(**read)

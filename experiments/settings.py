@@ -26,6 +26,13 @@ class Settings(flags.Saving, flags.Processes, flags.Machine, flags.Layout, flags
     """A run of a few seconds: few rows, few steps."""
 
 
+def unused(config: Settings, *names: str, instead: str) -> None:
+    """Refuse flags that an experiment does not read and that were changed; `instead` says what to use."""
+    for name in names:
+        if getattr(config, name) != getattr(type(config)(), name):
+            raise jc.InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: has no effect here; {instead}")
+
+
 def check(config: Settings) -> None:
     """Refuse impossible numbers before anything starts."""
     flags.check(config)

@@ -82,6 +82,7 @@ def test_replay_forgets_less_and_joint_training_least(tmp_path):
         ({"scenario": "clas"}, "--scenario 'clas': unknown; did you mean 'class'?"),
         ({"method": "ecw"}, "--method 'ecw': unknown"),
         ({"steps": 0}, "--steps 0: must be at least 1"),
+        ({"early_stopping": 2}, "--early-stopping 2: has no effect here; use --steps"),
         ({"per_task": 3}, "per_task=3: must divide the 10 classes"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
         ({"method": "lwf", "temperature": 0.0}, "temperature=0.0"),

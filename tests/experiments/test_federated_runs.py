@@ -32,7 +32,7 @@ def test_clients_have_what_the_partition_says(tmp_path):
     ({"method": "fedsgd"}, "--method 'fedsgd'"), ({"partition": "all"}, "--partition 'all'"),
     ({"each": 6}, "--each 6, --clients 5"), ({"rounds": 0}, "--rounds 0"), ({"target": 1.5}, "--target 1.5"),
     ({"data": ""}, "DATA: give the folder"),
-    ({"limit_examples": 9}, "use --train-images"), ({"max_steps": 3}, "--rounds"),
+    ({"limit_examples": 9}, "use --train-images"), ({"max_steps": 3}, "--rounds"), ({"batch_size": 9}, "--each"),
     ({"clients": 1000}, "count=1000"), ({"alpha": 0.0}, "alpha=0.0"),
 ])  # fmt: skip
 def test_refused(tmp_path, wrong, line):
