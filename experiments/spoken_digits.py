@@ -47,6 +47,8 @@ class Config(settings.Settings):
     """sound_cnn or wave_cnn."""
     normalise: str = "clip"
     """Normalisation of spectrograms: clip, bands or running; see models.sound_cnn."""
+    mels: int = 40
+    """Mel bands of sound_cnn."""
     widths: tuple[int, ...] = (16, 32, 64)
     """Channels of the stages of sound_cnn."""
     epochs: int = 40
@@ -62,7 +64,9 @@ class Config(settings.Settings):
     ema: float = 0.99
     """Decay of the average of the weights that is validated and tested; 0 uses the weights themselves."""
     strength: float = 0.5
-    """Factor of the augmentation: speed, place in time, noise and masks of the spectrogram; 0 for none."""
+    """Factor of the augmentation: speed, place in time and noise; 0 for none."""
+    masks: int = 1
+    """Masks of time and of bands in the spectrograms of training."""
     validations: int = 10
     """Number of validations in a run."""
 
@@ -105,8 +109,8 @@ def plan(config: Config) -> runs.Plan:
     rate, decay = jc.optim.check_rate(config.learning_rate), config.weight_decay
     options: dict[str, Any] = {"dropout": config.dropout}
     if config.model == "sound_cnn":
-        options |= {"rate": RATE, "normalise": config.normalise, "widths": list(config.widths)}
-        options |= {"time_masks": round(2 * config.strength), "mel_masks": round(2 * config.strength)}
+        options |= {"rate": RATE, "n_mels": config.mels, "normalise": config.normalise, "widths": list(config.widths)}
+        options |= {"time_masks": config.masks, "mel_masks": config.masks}
     jc.models.SOUNDS[config.model](**options)  # refuse bad values before data are read
     skipped, read = settings.Skipped(), source(config)
     splits = jc.data.sounds(**read, on_bad=skipped if config.on_bad_example == "skip" else None)
