@@ -46,11 +46,11 @@ class Config:
     """Number of draws of training rows."""
     per_class: int = 20
     """Training rows of each class in a draw."""
-    steps: int = 150
+    steps: int = 300
     """Updates of the network in a draw."""
     batch_size: int = 20
     """Rows in one update."""
-    learning_rate: float = 5e-3
+    learning_rate: float = 2e-3
     """Highest value of the one-cycle schedule of AdamW."""
     widths: tuple[int, ...] = (8, 16, 32)
     """Channels of the stages of the network."""
@@ -141,7 +141,7 @@ class Network:
         rate = jc.optim.one_cycle(jc.optim.check_rate(config.learning_rate), steps=config.steps)
         self.tx = jc.optim.adamw(rate, weight_decay=1e-2)
         mirror = jc.augment.flip if not config.turns else turned_at_random
-        step = jc.augmented(jc.make_train_step(self.task, self.tx), jc.augment.compose(jc.augment.pad_crop(2), mirror))
+        step = jc.augmented(jc.make_train_step(self.task, self.tx), jc.augment.compose(jc.augment.pad_crop(1), mirror))
         mean = jc.augment.test_time_augmentation(self.task.predict, views(config.turns), over="softmax")
         self.run, self.logits = jc.compile_step(step), jax.jit(mean)
 
