@@ -80,11 +80,11 @@ def test_refused(archive, tmp_path):
 @pytest.mark.parametrize("model", ["sound_cnn", "wave_cnn"])
 def test_a_run_is_trained_evaluated_and_used(archive, tmp_path, model):
     flags = ("--unpacked", str(tmp_path / "data"), "--workdir", str(tmp_path / "runs"), "--model", model)
-    run("spoken_digits", str(archive), "--smoke", "--strength", "0", *flags)
+    run(archive, "--smoke", "--strength", "0", *flags, name="spoken_digits")
     place = folder(tmp_path / "runs")
-    values = json.loads(run("spoken_digits", "--evaluate", "--checkpoint", str(place))[0].splitlines()[-1])
+    values = json.loads(run("--evaluate", "--checkpoint", place, name="spoken_digits")[0].splitlines()[-1])
     assert values["count"] == 12 and values["own_test_data"]
     long = tmp_path / "long.flac"
     sf.write(long, np.tile(0.3 * np.sin(np.arange(44_100) * 0.1), (2, 1)).T, 22_050)
-    answers = run("spoken_digits", "--predict", str(long), "--checkpoint", str(place))[0].splitlines()
+    answers = run("--predict", long, "--checkpoint", place, name="spoken_digits")[0].splitlines()
     assert json.loads(answers[-1])["windows"] == 3 and json.loads(answers[-1])["class"] in "012"
