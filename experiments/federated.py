@@ -93,11 +93,9 @@ def plan(config: Config) -> runs.Plan:
         raise jc.InputError(f"{line}: must be at least 1, and no more clients in a round than there are")
     if not 0 < config.target <= 1 or config.server_rate < 0:
         raise jc.InputError(f"--target {config.target}, --server-rate {config.server_rate}: must be in (0, 1] and >= 0")
-    given = config  # as a resumed run has them
-    if (config.max_steps, config.epochs, config.batch_size) == (config.rounds, config.rounds, config.each):
-        given = dataclasses.replace(config, max_steps=0, epochs=Config.epochs, batch_size=Config.batch_size)
     use = "use --train-images, --rounds, --local-epochs, --each and --local-batch"
-    settings.unused(given, "limit_examples", "max_steps", "epochs", "batch_size", instead=use)
+    saved = {"max_steps": config.rounds, "epochs": config.rounds, "batch_size": config.each}
+    settings.unused(config, "limit_examples", *saved, instead=use, saved=saved)
     rate = jc.optim.check_rate(config.learning_rate)
     read = {"path": str(files.expanded(config.data)), "validation_fraction": config.validation_fraction}
     splits = jc.data.idx(**read)

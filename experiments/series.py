@@ -4,9 +4,10 @@ Data: ItalyPowerDemand (24 hours of power demand, from October to March or from 
 and ArrowHead (outlines of projectile points of three classes; 36) of the UCR archive (Dau et al., 2019,
 arXiv:1810.07758) with its split, which the Python package aeon has inside: `pip download --no-deps aeon==1.6.0`. The
 network is one InceptionTime (Ismail Fawaz et al., 2020, arXiv:1909.04939), trained on all training series for a fixed
-number of epochs. It must be better than the nearest training series, by the Euclidean distance (`nearest`) and by
-dynamic time warping (`nearest_dtw`), measured beside it. With `--tune`, a fifth of the training series, drawn with a
-fixed seed, takes the place of the test series, which are then not measured.
+number of epochs; what a run prints as validation is measured on these same series. It must be better than the nearest
+training series, by the Euclidean distance (`nearest`) and by dynamic time warping (`nearest_dtw`), measured beside it.
+With `--tune`, a fifth of the training series, drawn with a fixed seed, takes the place of the test series, which are
+then not measured.
 """
 
 import dataclasses

@@ -1,6 +1,8 @@
 """The flags of every experiment: the groups of the library, and the flags that only experiments have."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jaxcnn as jc
 from jaxcnn.cli import flags
@@ -26,11 +28,20 @@ class Settings(flags.Saving, flags.Processes, flags.Machine, flags.Layout, flags
     """A run of a few seconds: few rows, few steps."""
 
 
-def unused(config: Settings, *names: str, instead: str) -> None:
-    """Refuse flags that an experiment does not read and that were changed; `instead` says what to use."""
+def unused(config: Settings, *names: str, instead: str, saved: Mapping[str, Any] | None = None) -> None:
+    """Refuse flags that an experiment does not read and that were changed.
+
+    Args:
+        config: the flags.
+        names: of the fields.
+        instead: what the message tells the user to do.
+        saved: values that the experiment writes into the settings of its runs, which a resumed run has.
+
+    """
     for name in names:
-        if getattr(config, name) != getattr(type(config)(), name):
-            raise jc.InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: has no effect here; {instead}")
+        value = getattr(config, name)
+        if value not in (getattr(type(config)(), name), (saved or {}).get(name)):
+            raise jc.InputError(f"--{name.replace('_', '-')} {value}: has no effect here; {instead}")
 
 
 def check(config: Settings) -> None:
