@@ -118,6 +118,8 @@ def split(config: Config, rows: jc.data.Resident) -> jc.data.Splits:
 
 def plan(config: Config) -> runs.Plan:
     """Make the plan from the flags."""
+    if not config.tune:  # nothing is held out
+        settings.unused(config, "early_stopping", instead="give --epochs, or choose with --tune")
     settings.one_of("--protocol", config.protocol, PROTOCOLS)
     if not 32 <= config.height <= 1024 or config.vector < 2:
         raise jc.InputError(f"--height {config.height}, --vector {config.vector}: must be 32 to 1024, and at least 2")

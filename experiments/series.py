@@ -75,6 +75,8 @@ def source(config: Config) -> dict[str, Any]:
 
 def plan(config: Config) -> runs.Plan:
     """Make the plan from the flags."""
+    if not config.tune:  # nothing is held out
+        settings.unused(config, "early_stopping", instead="give --epochs, or choose with --tune")
     rate, decay, read = jc.optim.check_rate(config.learning_rate), config.weight_decay, source(config)
     splits = jc.data.series(**read)
     valid, test = (splits.valid, splits.valid) if config.tune else (splits.train, splits.test)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from experiments import forecast, series
+from experiments import faces, forecast, series
 from tests.experiments.test_experiments import folder, run
 
 
@@ -71,6 +71,12 @@ def test_a_run(name, tmp_path):
         assert len(lines) == 2 and set(lines[0]["probabilities"]) == {"1", "2"}
     else:
         assert list(lines[0]["quantiles"]) == ["0.1", "0.5", "0.9"] and len(lines[0]["quantiles"]["0.5"]) == 52
+
+
+@pytest.mark.parametrize("module", [series, faces])
+def test_without_held_out_rows_nothing_stops_early(module):
+    with pytest.raises(jc.InputError, match="--early-stopping 2: has no effect here; give --epochs"):
+        module.plan(module.Config(early_stopping=2))
 
 
 def test_only_known_files_are_unpacked():
