@@ -34,7 +34,7 @@ def build(shape, task="classification", model="cnn", options=None, **more):
             "task": {"name": task, "options": more}, **image}  # fmt: skip
 
 
-def save(folder, about, classes=CLASSES, seed=0):
+def save(folder, about, classes=CLASSES, seed=0, scale=3):
     """Save a run whose weights are random, with predictions that differ from image to image."""
     task = jc.runs.build(about)[1]
     shape, name = about["image"]["shape"], about["task"]["name"]
@@ -48,8 +48,10 @@ def save(folder, about, classes=CLASSES, seed=0):
         rows = {"image": rows["image"], "boxes": np.zeros((2, 1, 4), np.float32), "box_label": np.zeros((2, 1),
         np.int32),
                 "box_mask": np.zeros((2, 1), np.float32)}  # fmt: skip
+    if name == "sequence":
+        rows["symbols"] = rows.pop(key)[:, None]
     variables = task.init(jax.random.key(seed), rows)
-    variables = jax.tree.map(lambda x: x * 3 if x.ndim > 1 else x, variables)
+    variables = jax.tree.map(lambda x: x * scale if x.ndim > 1 else x, variables)
     jc.save_run(folder, task, variables, jc.data.Resident(rows, classes), batch_size=2, build=about)
     return folder
 

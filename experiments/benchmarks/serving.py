@@ -21,6 +21,7 @@ import tyro
 from jaxcnn.cli import command, options
 from jaxcnn.core.types import InputError
 
+IDLE = 10  # seconds after which a connection is not used again
 SERVE = (sys.executable, "-c", "from jaxcnn.cli.main import main; raise SystemExit(main())", "serve")
 
 
@@ -44,7 +45,9 @@ class Config:
 
 async def ask(port: int, request: bytes, kept: list[Any]) -> int:
     """Send a request over one of the open connections or a new one, and return the status."""
-    reader, writer = kept.pop() if kept else await asyncio.open_connection("127.0.0.1", port)
+    while kept and time.perf_counter() - kept[0][2] > IDLE:  # the server is about to close it
+        kept.pop(0)[1].close()
+    reader, writer = kept.pop()[:2] if kept else await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
     await writer.drain()
     head = await reader.readuntil(b"\r\n\r\n")
@@ -53,7 +56,7 @@ async def ask(port: int, request: bytes, kept: list[Any]) -> int:
     if b"connection: close" in head.lower():
         writer.close()
     else:
-        kept.append((reader, writer))
+        kept.append((reader, writer, time.perf_counter()))
     return int(head.split(b" ", 2)[1])
 
 
@@ -67,7 +70,8 @@ async def load(port: int, request: bytes, count: int, rate: float, clients: int)
             codes.append(await ask(port, request, kept))
         except (OSError, EOFError):
             codes.append(0)
-        seconds.append(time.perf_counter() - due)
+        if codes[-1] == 200:  # a refusal is quick
+            seconds.append(time.perf_counter() - due)
 
     async def client(times: int) -> None:
         for _ in range(times):
@@ -83,9 +87,9 @@ async def load(port: int, request: bytes, count: int, rate: float, clients: int)
     else:
         await asyncio.gather(*(client(count // clients) for _ in range(clients)))
     wall = time.perf_counter() - begin
-    for _, writer in kept:
+    for _, writer, _ in kept:
         writer.close()
-    p50, p95, p99 = 1e3 * np.quantile(seconds, (0.5, 0.95, 0.99))
+    p50, p95, p99 = 1e3 * np.quantile(seconds or [np.nan], (0.5, 0.95, 0.99))
     return {
         "rate": rate, "clients": clients if not rate else "open", "requests": len(codes),
         "answered": codes.count(200), "busy": sum(code in (429, 503) for code in codes),
@@ -95,9 +99,10 @@ async def load(port: int, request: bytes, count: int, rate: float, clients: int)
 
 
 def memory(pid: int) -> float:
-    """Return the resident memory of a process in MiB."""
+    """Return the resident memory of a process and of those it has started, in MiB."""
     found = re.search(r"VmRSS:\s+(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text())
-    return int(found[1]) / 1024 if found else float("nan")
+    started = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(found[1]) / 1024 + sum(map(memory, map(int, started))) if found else float("nan")
 
 
 def measure(config: Config) -> list[dict[str, Any]]:

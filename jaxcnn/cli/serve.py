@@ -47,6 +47,8 @@ class Serve:
     """Look for a newer run or checkpoint every N seconds; 0 for never."""
     max_bytes: int = Limits.bytes
     """Most bytes of a request; 413 beyond."""
+    max_memory: int = Limits.memory
+    """Most bytes of all requests in a process at once; 503 beyond."""
     max_pixels: int = Limits.pixels
     """Most pixels of an image; 413 beyond."""
     max_rows: int = Limits.rows
@@ -88,8 +90,8 @@ def serve(config: Serve) -> None:
     if not (config.watch == 0 or 0.1 <= config.watch <= 86_400):
         raise InputError(f"--watch {config.watch}: must be 0, or from 0.1 to 86400 seconds")
     limits = Limits(
-        bytes=config.max_bytes, pixels=config.max_pixels, rows=config.max_rows, queue=config.max_queue,
-        per_client=config.per_client, seconds=config.seconds, body_seconds=config.body_seconds,
+        bytes=config.max_bytes, memory=config.max_memory, pixels=config.max_pixels, rows=config.max_rows,
+        queue=config.max_queue, per_client=config.per_client, seconds=config.seconds, body_seconds=config.body_seconds,
         connections=config.connections, batch=config.batch, batch_ms=config.batch_ms,
     )  # fmt: skip
     serving.serve(

@@ -9,7 +9,7 @@ from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import image_box, unletterbox
 from jaxcnn.data.stored import UNKNOWN, stored_classes
-from jaxcnn.tasks import probabilities
+from jaxcnn.tasks import decoded, probabilities
 
 LEAST_SCORE = 0.25  # of a box
 
@@ -20,12 +20,21 @@ def described(loaded: Any, file: str, outputs: np.ndarray) -> dict[str, Any]:
     Args:
         loaded: the run.
         file: name of the row's file.
-        outputs: outputs of the model, `[K]`.
+        outputs: outputs of the model: `[K]`, of a sequence `[T, 1 + K]`.
+
+    Raises:
+        InputError: the outputs are not finite.
 
     """
     classes, task = loaded.config["classes"], loaded.config["build"]["task"]
+    if not np.isfinite(outputs).all():
+        raise InputError(f"{visible(file)}: the outputs are not finite; check the weights")
+    if task["name"] == "sequence":
+        symbols, score = (np.asarray(x)[0] for x in decoded(jnp.asarray(outputs[None])))
+        found = [classes[k] if classes else int(k) for k in symbols if k >= 0]
+        return {"file": file, "symbols": found, "probability": round(float(np.exp(score)), 6)}
     if task["name"] != "classification" or not classes:
-        values = [round(float(x), 6) for x in outputs]
+        values = np.round(np.asarray(outputs, np.float64), 6).tolist()
         return {"file": file, "value": values[0]} if len(values) == 1 else {"file": file, "values": values}
     head = task["options"].get("head", "softmax")
     found = np.asarray(probabilities(jnp.asarray(outputs[None]), head))[0]

@@ -112,8 +112,9 @@ def export(
     made = _in_integers(loaded, plain, calibration, outside) if int8 else plain
     given, source = _rows(loaded, plain, rows)
     given = _prepared(loaded, given) if outside else given
+    stem = _stem(target, to)
+    _check_place(target.parent / stem, to)
     with _beside(target) as part:
-        stem = _stem(target, to)
         more = {"runtime": runtime} if to in PAGES else {}
         written = EXPORTERS[to](made, part, stem, batch, **more)
         report = _report(made, to, batch, written, part)
@@ -165,6 +166,18 @@ def _stem(target: pathlib.Path, to: str) -> str:
     if not stem or stem in (".", ".."):
         raise InputError(f"{visible(target)}: must end in a name for the program")
     return f"{stem}_{to}" if to in FOLDERS and target.name == "model" else stem
+
+
+def _check_place(place: pathlib.Path, to: str) -> None:
+    """Refuse to replace a folder with anything in it that no export of this format has made."""
+    if to not in FOLDERS or not place.is_dir() or not any(place.iterdir()):
+        return
+    try:
+        made = files.read_json(place.with_name(f"{place.name}.json"))["format"]
+    except (InputError, OSError, KeyError, TypeError):
+        made = None
+    if made != to:
+        raise InputError(f"{visible(place)}: is a folder that no export to {to} made; give a path that is free")
 
 
 @contextlib.contextmanager
@@ -275,6 +288,10 @@ def _checked(
         return {"rows": count, "source": source, **integers.check(ours, simulated, theirs, label, tolerance)}
     found = agreement.compare(ours, theirs)
     detects = "boxes" in found
+    if detects and not found["boxes"]:
+        raise InputError(
+            f"the run finds no object in {source}: nothing was compared or written; give rows with objects"
+        )
     passed = found["agreement"] >= AGREED if detects else found["largest_difference"] <= tolerance
     if not passed:
         limit = f"agreement at least {AGREED}" if detects else f"a difference of {tolerance:g} at most"

@@ -21,7 +21,7 @@ Arrays = Mapping[str, Any]
 PREPROCESSING = ("inside", "outside")
 NAMES = {
     "classification": "logits", "embedding": "embedding", "forecasting": "forecast", "regression": "values",
-    "segmentation": "logits", "sequences": "logits",
+    "segmentation": "logits", "sequence": "logits",
 }  # fmt: skip
 READING = ("resize", "crop_ratio")  # how image files become images of the stored shape, see `data.image.decode`
 PREPARED = ("mean", "std", "size", "resize", "interpolation")  # options of `prepare` that a task has

@@ -3,6 +3,7 @@
 References: Denton et al., 2014, arXiv:1404.0736; Zhang et al., 2015, arXiv:1505.06798 (the two layers as here).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ Array = jax.Array
 DOWN, UP = "down", "up"  # the parts of a kernel: [*window, C, rank] and [*1, rank, K]
 
 
-def factorised(model: Any, variables: Tree, energy: float = 0.9) -> tuple[Functional, Tree]:
+def factorised(model: Any, variables: Tree, energy: float = 0.9, keep: Sequence[str] = ()) -> tuple[Functional, Tree]:
     """Replace kernels by two parts of low rank, where that takes fewer weights.
 
     The rank of a layer is the smallest whose singular values hold the share `energy` of the sum of squares. The parts
@@ -28,18 +29,24 @@ def factorised(model: Any, variables: Tree, energy: float = 0.9) -> tuple[Functi
         model: a Linen module whose layers are `layers.Conv` and `layers.Dense`.
         variables: its trained variables.
         energy: share of the sum of squares that stays, in (0, 1].
+        keep: layers that stay whole, as `"up_1"` or `"stage1.conv"`: transposed convolutions, those in groups, and
+            layers of other libraries have no form of low rank here.
 
     Returns:
         `(model, variables)`: a model for tasks, which is called like the given one, and its variables.
 
     Raises:
-        InputError: the share is out of range, or no layer would have fewer weights.
+        InputError: the share is out of range, there is no layer of a name in `keep`, or no layer would have fewer
+            weights. A layer without a form of low rank is refused when the model is called.
 
     """
     if not 0 < energy <= 1:
         raise InputError(f"energy={energy}: must be above 0 and at most 1")
     flat = by_path(variables["params"])
     kernels = {path[:-1]: np.asarray(x) for path, x in flat.items() if path[-1] == "kernel" and x.ndim > 1}
+    for name in keep:
+        if kernels.pop(tuple(name.split(".")), None) is None:
+            raise InputError(f"keep: {name!r} is no layer with a kernel; use {', '.join('.'.join(p) for p in kernels)}")
     ranks = {path: rank for path, x in kernels.items() if (rank := _rank(x, energy))}
     if not ranks:
         raise InputError(f"energy={energy}: no layer has fewer weights with this share; give a lower one")
@@ -85,19 +92,17 @@ def _split(variables: dict[str, Tree], ranks: dict[Path, int]) -> dict[str, Tree
 def _in_two(call: Call) -> Any:
     """Compute a layer whose kernel has two parts."""
     module = call.module
-    is_layer = isinstance(module, Conv | Dense) and call.method == "__call__"
-    own: Any = module.variables.get("params", {}) if is_layer else {}
-    if not isinstance(module, Conv | Dense) or DOWN not in own:
+    own: Any = module.variables.get("params", {}) if call.method == "__call__" else {}
+    if DOWN not in own:
         return call.run(*call.arguments, **call.keywords)
+    if not isinstance(module, Conv | Dense) or getattr(module, "groups", 1) != 1:
+        name = ".".join(module.path)
+        raise InputError(f"{name}: {type(module).__name__} has no form of low rank here; give keep=({name!r},)")
     (x,), last = call.arguments, {name: value for name, value in own.items() if name not in (DOWN, UP)}
     whole: dict[str, Any] = {"dtype": module.dtype, "use_bias": False}
     if isinstance(module, Dense):
         first, second = Dense(own[DOWN].shape[-1], **whole), module.clone(parent=None, name=None)
     else:
-        if module.groups != 1:
-            raise InputError(
-                f"{'.'.join(module.path)}: a convolution in {module.groups} groups has no low-rank form here"
-            )
         place = {"strides": module.strides, "padding": module.padding, "dilation": module.dilation}
         first = Conv(own[DOWN].shape[-1], module.kernel_size, **place, **whole)
         ones = (1,) * len(module.kernel_size)

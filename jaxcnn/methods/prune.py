@@ -37,7 +37,9 @@ def magnitude(params: Tree, sparsity: float | Array, scope: Scope = "network") -
     """
     if scope not in SCOPES:
         raise InputError(f"scope={scope!r}: must be 'network' or 'layer'")
-    if isinstance(sparsity, int | float) and not 0 <= sparsity < 1:
+    if not isinstance(sparsity, jax.core.Tracer):
+        sparsity = float(sparsity)
+    if isinstance(sparsity, float) and not 0 <= sparsity < 1:
         raise InputError(f"sparsity={sparsity}: must be at least 0 and below 1")
     kernels = [p for name, p in named(params) if is_kernel(name, p)]
     if not kernels:
@@ -63,9 +65,9 @@ def gradual(step: Step, final: float, *, begin: int, end: int, every: int = 100,
 
     After step t between `begin` and `end`, the sparsity is `final * (1 - ((end - t) / (end - begin)) ** 3)`: much at
     first, while there are many weights that do not matter, and little in the end. It is raised every `every` steps and
-    in step `end`. Weights that are zero before a step stay zero, so begin with a trained network, in which no kernel is
-    initialised with zeros. Average weights (`with_ema`) outside of this wrapper fill in again what is pruned:
-    fine-tune without them.
+    in step `end`, or in the first one after it that is not skipped. Weights that are zero before a step stay zero, so
+    begin with a trained network, in which no kernel is initialised with zeros. Average weights (`with_ema`) outside of
+    this wrapper fill in again what is pruned: fine-tune without them.
 
     Args:
         step: a training step.
@@ -88,6 +90,12 @@ def gradual(step: Step, final: float, *, begin: int, end: int, every: int = 100,
     if scope not in SCOPES:
         raise InputError(f"scope={scope!r}: must be 'network' or 'layer'")
 
+    def lacking(params: Tree) -> Array:
+        """Return whether fewer weights are zero than in the end: in step `end`, or later if that one was skipped."""
+        kernels = [p for name, p in named(params) if is_kernel(name, p)]
+        zero = sum(jnp.sum(p == 0) for p in kernels)
+        return zero + len(kernels) < final * sum(p.size for p in kernels)  # the shares of layers are rounded down
+
     @functools.wraps(step)
     def pruned(state: State, batch: Batch) -> tuple[State, dict[str, MetricState]]:
         new, sums = step(state, batch)
@@ -97,7 +105,7 @@ def gradual(step: Step, final: float, *, begin: int, end: int, every: int = 100,
         ]
         params = jax.tree.unflatten(jax.tree.structure(new.params), held)
         t = new.step
-        now = ((t > begin) & (t < end) & ((t - begin) % every == 0)) | (t == end)
+        now = ((t > begin) & (t < end) & ((t - begin) % every == 0)) | (t >= end) & lacking(params)
         left = (end - t.astype(jnp.float32)) / (end - begin)
         share = final * (1 - jnp.clip(left, 0, 1) ** 3)
         params = jax.lax.cond(now, lambda p: magnitude(p, share, scope), lambda p: p, params)
@@ -112,7 +120,7 @@ def _sizes(p: Array) -> Array:
 
 def _threshold(sizes: Array, share: float | Array) -> Array:
     """Return the largest of the share of sizes that go; below all of them if none does."""
-    if isinstance(share, int | float):
+    if isinstance(share, float):
         count = math.floor(share * sizes.size)
         return jnp.sort(sizes)[count - 1] if count else jnp.float32(-1)
     count = jnp.floor(share * sizes.size).astype(jnp.int32)

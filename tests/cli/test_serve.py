@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import struct
 import time
 import zlib
@@ -140,6 +141,9 @@ def test_what_speaks_for_a_class(server):
     assert other["explained"] == "dog"
     body, headers = form(("file", "a.png", png(0)), ("target", "cow"))
     assert server.ask("POST", "/explain", body, headers) == (422, {"error": "target 'cow': no such class"})
+    raw = {"content-type": "image/png"}
+    assert server.ask("POST", "/explain?target=dog", png(0), raw)[1]["explained"] == "dog"
+    assert server.ask("POST", "/explain?tarjet=dog", png(0), raw)[0] == 422
     assert server.files(png(0), png(1), path="/explain")[0] == 413
 
 
@@ -189,6 +193,7 @@ def test_what_is_refused(server):
         ('{"image": {"a": 1}}', JSON, 422),
         (json.dumps({"image": text, "more": 1}), JSON, 422), ('{"a": %s}' % ("9" * 9000), JSON, 422),
         ('{"image": "é"}'.encode(), JSON, 422), ('{"image": NaN}', JSON, 422),
+        (json.dumps({"image": [""] * 40_000}), JSON, 413),
     ]  # fmt: skip
     for content, headers, status in cases:
         found = server.ask("POST", "/predict", content, headers)
@@ -236,6 +241,61 @@ def test_a_full_queue_and_a_greedy_client(run):
     with serving(run, Limits(seconds=0.1, batch_ms=2000)) as made:
         status, found = made.files(image)
         assert status == 503 and "no answer within 0.1 seconds" in found["error"] and made.headers["retry-after"]
+
+
+def test_bodies_have_room_until_they_are_answered(run):
+    image = png(0)
+    with serving(run, Limits(bytes=2000, memory=3 * len(image), batch_ms=500, rows=1)) as made:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(made.files, [image] * 8))
+        assert {status for status, _ in found} == {200, 503}
+        assert any("bytes of other requests" in one.get("error", "") for _, one in found)
+        assert made.files(image)[0] == 200
+
+
+def test_a_newer_run_whose_outputs_are_not_finite_does_not_take_over(run, tmp_path, capsys):
+    wrong = save(tmp_path / "wrong", build((24, 24, 3)), scale=np.nan)
+    os.symlink(run, tmp_path / "link")
+    with serving(tmp_path / "link", watch=0.1) as made:
+        os.symlink(wrong, tmp_path / "next")
+        os.replace(tmp_path / "next", tmp_path / "link")
+        until = time.monotonic() + 60
+        while b'jaxcnn_reloads_total{result="failed"} 1.0' not in made.ask("GET", "/metrics")[1]:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        assert made.files(png(0))[1]["run"] == run.name
+    assert main(["predict", str(wrong), *map(str, written(tmp_path, [png(0)]))]) == 2
+    assert "not finite" in capsys.readouterr().err
+
+
+def test_a_run_that_is_still_copied_is_served_once_it_is_whole(run, tmp_path):
+    other, there = save(tmp_path / "other", build((24, 24, 3)), seed=5), tmp_path / "there"
+    late = min((other / "checkpoints").rglob("manifest.ocdbt"), key=lambda p: len(p.parts))
+    shutil.copytree(other, there)
+    missing = there / late.relative_to(other)
+    missing.unlink()
+    os.symlink(run, tmp_path / "link")
+    with serving(tmp_path / "link", watch=0.1) as made:
+        os.symlink(there, tmp_path / "next")
+        os.replace(tmp_path / "next", tmp_path / "link")
+        until = time.monotonic() + 60
+        while b'jaxcnn_reloads_total{result="failed"} 1.0' not in made.ask("GET", "/metrics")[1]:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        shutil.copy(late, missing)
+        while made.files(png(0))[1]["run"] != "there":
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+
+def test_a_reader_of_lines_gives_symbols(tmp_path, capsys):
+    about = build((16, 24, 1), "sequence", "text_line", {"num_classes": 3, "widths": [2, 2, 2, 2], "line_width": 4})
+    folder, image = save(tmp_path / "run", about), png(1, (16, 24), 1)
+    known = without(predicted(capsys, folder, *written(tmp_path, [image])))
+    with serving(folder) as made:
+        status, found = made.files(image)
+    assert status == 200 and without(found["predictions"]) == known
+    assert set(known[0]["symbols"]) <= set(CLASSES) and 0 < known[0]["probability"] <= 1
 
 
 def test_a_token(run):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -106,6 +107,37 @@ def test_a_check_that_fails_leaves_what_was_there(folder, tmp_path, monkeypatch)
     with pytest.raises(InputError, match="does not run"):
         jc.export(folder, "onnx", tmp_path / "other", rows=3)
     assert left(tmp_path) == ["digits.onnx", "digits.onnx.json"]
+
+
+def test_a_folder_of_other_files_is_never_replaced(folder, tmp_path, monkeypatch):
+    def writes(made, part, stem, batch):
+        (part / stem).mkdir()
+        (part / stem / "model").write_bytes(b"model")
+        run = lambda x: {"logits": np.asarray(made.closed(x)["logits"])}
+        return Written((stem,), run, {})
+
+    monkeypatch.setitem(EXPORTERS, "savedmodel", writes)
+    (tmp_path / "models").mkdir()
+    jc.export(folder, "savedmodel", tmp_path / "models", rows=3)  # an empty folder, then one of the same format
+    jc.export(folder, "savedmodel", tmp_path / "models", rows=3)
+    assert left(tmp_path / "models") == ["model"]
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers/thesis.txt").write_text("years")
+    with pytest.raises(InputError, match="papers: is a folder that no export to savedmodel made"):
+        jc.export(folder, "savedmodel", tmp_path / "papers", rows=3)
+    assert left(tmp_path / "papers") == ["thesis.txt"] and left(tmp_path) == ["models", "models.json", "papers"]
+
+
+def test_detections_without_objects_are_no_check(tmp_path, monkeypatch):
+    def function(variables, batch):
+        count = len(batch["image"])
+        found = {"boxes": jnp.zeros((count, 5, 4)), "scores": jnp.zeros((count, 5)), "box_mask": jnp.zeros((count, 5))}
+        return {**found, "labels": jnp.zeros((count, 5), jnp.int32)}
+
+    made = program.Program(function, {}, {"image": jax.ShapeDtypeStruct((4, 4, 3), np.float32)}, {})
+    monkeypatch.setitem(EXPORTERS, "onnx", lambda made, part, stem, batch: Written((), made.closed, {}))
+    with pytest.raises(InputError, match="finds no object in random rows"):
+        jc.export(made, "onnx", tmp_path / "a")
 
 
 def test_rows_that_are_given_and_weights_that_are_not_finite(folder, tmp_path):

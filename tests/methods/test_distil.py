@@ -130,7 +130,20 @@ def test_low_rank_is_the_best_approximation_and_trains():
     fitted = jc.fit(jc.compile_step(jc.make_train_step(t, tx), "jit"), state, data, batch_size=16, steps=4, log=None)
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), parts, fitted.state.variables)
     assert min(jax.tree.leaves(moved)) > 0
+    with pytest.raises(InputError, match="'nosuch' is no layer"):
+        factorised(model, variables, 0.6, keep=["nosuch"])
+    assert factorised(model, variables, 0.6, keep=["logits"])[1]["params"]["logits"].keys() == {"kernel", "bias"}
     with pytest.raises(InputError, match="energy=0"):
         factorised(model, variables, 0)
     with pytest.raises(InputError, match="no layer has fewer"):
         factorised(model, variables, 1.0)
+
+
+def test_layers_without_a_form_of_low_rank_are_named():
+    model = jc.models.unet(num_classes=2, widths=(8, 16))
+    variables, x = pseudo.variables(model, (16, 16, 1)), np.zeros((1, 16, 16, 1), np.float32)
+    small, parts = factorised(model, variables, 0.3)
+    with pytest.raises(InputError, match=r"up_0: \w+ has no form of low rank here; give keep=\('up_0',\)"):
+        small.apply(parts, x, train=False)
+    small, parts = factorised(model, variables, 0.3, keep=["up_0"])
+    assert small.apply(parts, x, train=False).shape == (1, 16, 16, 2)

@@ -55,9 +55,27 @@ def test_sparsity_rises_by_the_cube_and_stays():
         assert found == pytest.approx(share, abs=0.01), (k, seen)
 
 
+def test_the_last_pruning_comes_later_if_its_step_is_skipped():
+    t, data, tx = task(), rows(64), optax.sgd(1e-2)
+    inner = jc.make_train_step(t, tx)
+
+    def fails(state, batch):
+        new, sums = inner(state, batch)
+        return new.replace(params=jax.tree.map(lambda p: jnp.where(state.step == 3, jnp.nan, p), new.params)), sums
+
+    step = jax.jit(jc.train.skip_nonfinite(prune.gradual(fails, 0.8, begin=0, end=4, every=4)))
+    state, seen = jc.init_state(t, tx, data.example()), []
+    for k in range(6):
+        state, _ = step(state, data.chunk(32, k, 1, 1).at(0))
+        seen.append(prune.sparsity(state.params))
+    assert seen[:4] == [0] * 4 and seen[4] == seen[5] == pytest.approx(0.8, abs=0.01)
+
+
 @pytest.mark.parametrize(
     "make, line",
     [
+        (lambda: prune.magnitude({"kernel": jnp.ones((2, 2))}, np.float32(1.5)), "sparsity=1.5"),
+        (lambda: prune.magnitude({"kernel": jnp.ones((2, 2))}, jnp.float32(-1)), "sparsity=-1.0"),
         (lambda: prune.magnitude({"kernel": jnp.ones((2, 2))}, 1.0), "sparsity=1.0"),
         (lambda: prune.magnitude({"kernel": jnp.ones((2, 2))}, 0.5, "all"), "scope='all'"),
         (lambda: prune.magnitude({"bias": jnp.ones(2)}, 0.5), "no kernels"),

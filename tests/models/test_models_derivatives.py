@@ -39,9 +39,7 @@ THIN = {
 }
 FEWER = ("convnext_tiny", "densenet121", "googlenet", "plain", "squeezenet1_1")
 WHOLE = {
-    f"whole_{name}": functools.partial(
-        make, **next((few for start, few in THIN.items() if name.startswith(start)), {})
-    )
+    f"whole_{name}": functools.partial(make, **next((few for start, few in THIN.items() if name.startswith(start)), {}))
     for name, make in MODELS.items()
     if name not in ZOO or name in FEWER
 }
@@ -97,9 +95,7 @@ def test_forward_mode_and_hessian_vector_products(name):
         def forward(params):
             return jax.jvp(lambda p: jax.value_and_grad(loss)(p, image), (params,), (along,))[1]
 
-        at = jax.jit(
-            lambda t: loss(jax.tree.map(lambda p, d: p + t * d, params, along), image), compiler_options=QUICK
-        )
+        at = jax.jit(lambda t: loss(jax.tree.map(lambda p, d: p + t * d, params, along), image), compiler_options=QUICK)
         slope, own = jax.jit(forward, compiler_options=QUICK)(params)
         difference = (at(step) - at(-step)) / (2 * step)
         with ops.native_lowering():

@@ -64,9 +64,9 @@ def answer(
         if served.task == "detection":
             one = answers.objects_of(served.run, name, outputs, sides, least_score)
             return {"file": name, "size": list(sides), "objects": one.objects}
+        return answers.described(served.run, name, outputs)
     except InputError as error:
         raise RefusedError(503, visible(error)) from error
-    return answers.described(served.run, name, outputs)
 
 
 def about(served: Served, limits: Limits) -> dict[str, Any]:

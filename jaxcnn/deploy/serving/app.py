@@ -8,7 +8,7 @@ import hmac
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 from jaxcnn.core import files
@@ -34,6 +34,7 @@ class State:
         together: see `deploy.outputs.outputs`.
         watch: seconds between looks for a newer run; 0 for never.
         counts: the metrics.
+        bodies: the bytes of all requests.
         served: the run that answers; None until it is ready.
         batches: the queue; it exists while the application runs.
         pool: threads that decode images.
@@ -46,6 +47,7 @@ class State:
     together: bool
     watch: float
     counts: Counts
+    bodies: body.Bodies
     served: loaded.Served | None = None
     batches: Any = None
     pool: Any = None
@@ -72,7 +74,7 @@ def application(
     from starlette.exceptions import HTTPException
     from starlette.routing import Route
 
-    state = State(path, limits, token, together, watch, counts())
+    state = State(path, limits, token, together, watch, counts(), body.Bodies(limits.memory))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -206,11 +208,17 @@ def _ready(state: State) -> loaded.Served:
     return state.served
 
 
-async def _read(state: State, served: loaded.Served, request: Any, options: tuple[str, ...], most: int) -> body.Asked:
-    asked = await body.asked(request, state.limits, served.field, options)
-    if len(asked.things) > most:
-        raise RefusedError(413, f"{len(asked.things)} rows; give {most}")
-    return asked
+@contextlib.asynccontextmanager
+async def _read(
+    state: State, served: loaded.Served, request: Any, options: tuple[str, ...], most: int
+) -> AsyncIterator[body.Asked]:
+    """Read what a request asks about, and hold its place in the queue, for a limited time."""
+    with state.bodies.held() as take:
+        asked = await body.asked(request, state.limits, served.field, options, take)
+        if len(asked.things) > most:
+            raise RefusedError(413, f"{len(asked.things)} rows; give {most}")
+        async with _within(state, request, len(asked.things)):
+            yield asked
 
 
 @contextlib.asynccontextmanager
@@ -244,8 +252,7 @@ async def _predict(state: State, request: Any) -> Any:
     """Answer `/predict`."""
     served = _ready(state)
     least = _least_score(served, request.query_params)
-    asked = await _read(state, served, request, (), state.limits.rows)
-    async with _within(state, request, len(asked.things)):
+    async with _read(state, served, request, (), state.limits.rows) as asked:
         rows, outputs = await _outputs(state, served, asked.things)
 
         def answers() -> list[dict[str, Any]]:
@@ -274,24 +281,34 @@ async def _explain(state: State, request: Any) -> Any:
     served = _ready(state)
     if served.explain is None:
         raise RefusedError(422, f"a run of {served.task} is not explained here; use jaxcnn explain")
-    asked = await _read(state, served, request, ("target",), 1)
-    if state.explaining >= EXPLAINED:
-        raise RefusedError(503, "busy with other explanations; try again", 2)
-    classes, thing = served.run.config["classes"], asked.things[0]
-    state.explaining += 1
-    try:
-        async with _within(state, request, 1):
+    if unknown := sorted(set(request.query_params) - {"target"}):
+        raise RefusedError(422, f"parameter {visible(unknown[0])[:80]!r}: unknown; leave it out")
+    classes = served.run.config["classes"]
+    async with _read(state, served, request, ("target",), 1) as asked:
+        with _explaining(state):
+            thing = asked.things[0]
             rows, outputs = await _outputs(state, served, [thing])
             found = answering.answer(served, thing, outputs[0], (0, 0))
-            target = asked.options.get("target") or max(found["probabilities"], key=found["probabilities"].get)
+            given = asked.options | dict(request.query_params)
+            target = given.get("target") or max(found["probabilities"], key=found["probabilities"].get)
             if target not in classes:
                 raise RefusedError(422, f"target {visible(target)[:80]!r}: no such class")
             text = thing if isinstance(thing, str) else ""
             loop = asyncio.get_running_loop()
             more = await loop.run_in_executor(state.pool, served.explain, rows[0][0], classes.index(target), text)
+    return reply(200, found | {"explained": target} | more)
+
+
+@contextlib.contextmanager
+def _explaining(state: State) -> Iterator[None]:
+    """Count an explanation as long as it takes."""
+    if state.explaining >= EXPLAINED:
+        raise RefusedError(503, "busy with other explanations; try again", 2)
+    state.explaining += 1
+    try:
+        yield
     finally:
         state.explaining -= 1
-    return reply(200, found | {"explained": target} | more)
 
 
 async def _about(state: State, request: Any) -> Any:

@@ -3,7 +3,9 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncGenerator
+import contextlib
+import functools
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from jaxcnn.core.files import Memory, parse_json
@@ -28,11 +30,45 @@ class Asked(NamedTuple):
     options: dict[str, str]
 
 
-async def read(request: Any, limits: Limits) -> bytes:
+class Bodies:
+    """Counts the bytes of all bodies in the process, which stay until their requests are answered."""
+
+    def __init__(self, most: int) -> None:
+        """Keep the limit.
+
+        Args:
+            most: bytes at once.
+
+        """
+        self.most, self.inside = most, 0
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Callable[[int], None]]:
+        """Give a function that takes bytes, or refuses them (503); all are free again in the end."""
+        mine = 0
+
+        def take(count: int) -> None:
+            nonlocal mine
+            if self.inside + count > self.most:
+                raise RefusedError(503, f"busy: {self.inside:,} bytes of other requests wait; try again", 2)
+            self.inside, mine = self.inside + count, mine + count
+
+        try:
+            yield take
+        finally:
+            self.inside -= mine
+
+
+async def read(request: Any, limits: Limits, take: Callable[[int], None] = lambda _: None) -> bytes:
     """Return the body of a request.
 
+    Args:
+        request: of Starlette.
+        limits: the limits of the server.
+        take: see `Bodies.held`.
+
     Raises:
-        RefusedError: it is too large (413), or takes too long (408).
+        RefusedError: it is too large (413), takes too long (408), or there are too many bodies (503).
 
     """
     size = request.headers.get("content-length", "0")
@@ -42,6 +78,7 @@ async def read(request: Any, limits: Limits) -> bytes:
     try:
         async with asyncio.timeout(limits.body_seconds):
             async for part in request.stream():
+                take(len(part))
                 total += len(part)
                 if total > limits.bytes:
                     raise RefusedError(
@@ -53,7 +90,9 @@ async def read(request: Any, limits: Limits) -> bytes:
     return b"".join(parts)
 
 
-async def asked(request: Any, limits: Limits, field: str, options: tuple[str, ...] = ()) -> Asked:
+async def asked(
+    request: Any, limits: Limits, field: str, options: tuple[str, ...], take: Callable[[int], None]
+) -> Asked:
     """Return what a request asks about.
 
     Args:
@@ -61,20 +100,23 @@ async def asked(request: Any, limits: Limits, field: str, options: tuple[str, ..
         limits: the limits of the server.
         field: what the run's rows are, `"image"` or `"text"`.
         options: names of further fields that the request may have.
+        take: see `Bodies.held`.
 
     Raises:
-        RefusedError: the body is too large (413), too slow (408), of an unknown type (415), or cannot be used (422).
+        RefusedError: the body is too large (413), too slow (408), of an unknown type (415), or cannot be used (422), or
+            there are too many (503).
 
     """
+    body = functools.partial(read, request, limits, take)
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        found = await _multipart(request, limits, field, options)
+        found = await _multipart(request, await body(), limits, field, options)
     elif kind == "application/json":
-        found = _json(await read(request, limits), field, options)
+        found = await asyncio.to_thread(_json, await body(), limits, field, options)  # a large one takes its time
     elif field == "image" and (kind.startswith("image/") or kind == "application/octet-stream"):
-        found = Asked([Memory("body", await read(request, limits))], {})
+        found = Asked([Memory("body", await body())], {})
     elif field == "text" and kind == "text/plain":
-        found = Asked([_decoded(await read(request, limits))], {})
+        found = Asked([_decoded(await body())], {})
     else:
         also = "image/*" if field == "image" else "text/plain"
         raise RefusedError(
@@ -82,22 +124,25 @@ async def asked(request: Any, limits: Limits, field: str, options: tuple[str, ..
         )
     if not found.things:
         raise RefusedError(422, f"nothing to predict; give at least one {field}")
-    if len(found.things) > limits.rows:
-        raise RefusedError(413, f"{len(found.things)} rows; at most {limits.rows} are taken in one request")
-    for one in found.things:
-        if isinstance(one, str) and len(one) > limits.characters:
-            raise RefusedError(413, f"a text of {len(one):,} characters; at most {limits.characters:,} are read")
+    _within(found.things, limits)
     return found
 
 
-async def _multipart(request: Any, limits: Limits, field: str, options: tuple[str, ...]) -> Asked:
+def _within(things: Sequence[Any], limits: Limits) -> None:
+    """Refuse too many things, and too long texts."""
+    if len(things) > limits.rows:
+        raise RefusedError(413, f"{len(things)} rows; at most {limits.rows} are taken in one request")
+    for one in things:
+        if isinstance(one, str) and len(one) > limits.characters:
+            raise RefusedError(413, f"a text of {len(one):,} characters; at most {limits.characters:,} are read")
+
+
+async def _multipart(request: Any, body: bytes, limits: Limits, field: str, options: tuple[str, ...]) -> Asked:
     from python_multipart.exceptions import FormParserError
     from starlette.formparsers import MultiPartException, MultiPartParser
 
     class InMemory(MultiPartParser):
         spool_max_size = 0  # of a SpooledTemporaryFile: never onto disk
-
-    body = await read(request, limits)
 
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
@@ -136,7 +181,7 @@ async def _parts(form: Any, field: str, options: tuple[str, ...]) -> Asked:
     return Asked(things, more)
 
 
-def _json(body: bytes, field: str, options: tuple[str, ...]) -> Asked:
+def _json(body: bytes, limits: Limits, field: str, options: tuple[str, ...]) -> Asked:
     try:
         found = parse_json(body, "the body")
     except (InputError, UnicodeDecodeError) as error:
@@ -153,6 +198,7 @@ def _json(body: bytes, field: str, options: tuple[str, ...]) -> Asked:
         some = value if isinstance(value, list) else [value]
         if not all(isinstance(one, str) for one in some):
             raise RefusedError(422, f"{name}: must be a string, or a list of strings")
+        _within([*things, *some] if field == "text" else [None] * (len(things) + len(some)), limits)
         for one in some:
             number = len(things) + 1
             things.append(one if field == "text" else Memory(f"{name} {number}", _from_base64(one, f"{name} {number}")))
@@ -176,7 +222,11 @@ def _decoded(content: bytes) -> str:
 
 
 def _unpaired(text: str) -> bool:
-    return any("\ud800" <= c <= "\udfff" for c in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _unknown(name: Any, field: str, options: tuple[str, ...]) -> RefusedError:

@@ -11,6 +11,7 @@ class Limits:
 
     Attributes:
         bytes: of the body of a request; 413.
+        memory: bytes of the bodies of all requests at once; 503.
         pixels: of an image, known from its head before it is decoded; 413.
         rows: images or texts of a request; 413.
         characters: of a text; 413.
@@ -25,6 +26,7 @@ class Limits:
     """
 
     bytes: int = 20 * 2**20
+    memory: int = 512 * 2**20
     pixels: int = 25_000_000
     rows: int = 32
     characters: int = 100_000
@@ -49,6 +51,10 @@ class Limits:
                 least = 0.1
             if not least <= value <= 2**31 - 1:
                 raise InputError(f"{field.name}={value}: must be at least {least}, and at most 2,147,483,647")
+        if self.bytes > self.memory:
+            raise InputError(
+                f"bytes={self.bytes}: must be at most memory={self.memory}, or a full request never gets in"
+            )
         if self.rows > self.queue or 0 < self.per_client < self.rows:
             raise InputError(
                 f"rows={self.rows}: must be at most queue={self.queue} and per_client={self.per_client}, "

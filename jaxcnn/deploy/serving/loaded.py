@@ -90,11 +90,15 @@ def prepare(path: str | pathlib.Path, limits: Limits, together: bool = False) ->
 
 
 def signature(path: str | os.PathLike) -> str:
-    """Return what changes when a link leads to another run, or a run has another checkpoint or configuration."""
+    """Return what changes when a link leads to another run, or a file of a run's checkpoints or configuration changes.
+
+    A copy that is not complete yet has another signature than the complete one.
+    """
     where = pathlib.Path(os.path.realpath(path))
     try:
-        about = (where / "config.json").stat()
-        steps = sorted(one.name for one in (where / "checkpoints").iterdir() if one.name.isdigit())
+        steps = sorted(one for one in (where / "checkpoints").iterdir() if one.name.isdigit())
+        paths = [where / "config.json", *(one for step in steps for one in sorted(step.rglob("*")))]
+        found = [(str(one), one.stat()) for one in paths]
     except OSError:
         return ""
-    return json.dumps([str(where), about.st_ino, about.st_mtime_ns, about.st_size, steps])
+    return json.dumps([[name, about.st_ino, about.st_mtime_ns, about.st_size] for name, about in found])

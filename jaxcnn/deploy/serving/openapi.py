@@ -35,7 +35,12 @@ def document(limits: Limits, token: bool) -> dict[str, Any]:
                     "description": "Lowest score of a box, in detection.",
                 }],
             }},
-            "/explain": {"post": _post("What speaks for the class of one image or text", "One row.", True)},
+            "/explain": {"post": _post("What speaks for the class of one image or text", "One row.", True) | {
+                "parameters": [{
+                    "name": "target", "in": "query", "schema": {"type": "string"},
+                    "description": "The class to explain; by default the likeliest.",
+                }],
+            }},
             "/about": {"get": _get("The run, its classes, and what it takes", True)},
             "/metrics": {"get": _get("Metrics in the text format of Prometheus", True)},
             "/health": {"get": _get("200 once the programs are compiled, 503 before", False)},
@@ -88,6 +93,7 @@ def _schemas() -> dict[str, Any]:
         "file": {"type": "string"}, "class": {"type": "string"}, "probability": {"type": "number"},
         "probabilities": share, "labels": {"type": "array", "items": {"type": "string"}}, "value": {"type": "number"},
         "values": {"type": "array", "items": {"type": "number"}}, "shares": share,
+        "symbols": {"type": "array", "description": "The names of the symbols of a sequence, or their numbers."},
         "mask": {"type": "string", "description": "A PNG in base64; the value of a pixel is its class, 255 for none."},
         "size": {"type": "array", "items": {"type": "integer"}, "description": "Height and width of the file."},
         "objects": {"type": "array", "items": thing},

@@ -193,20 +193,22 @@ def _several(
             one.start()
             return one
 
-        processes = [start() for _ in range(workers)]
+        processes, again = [start() for _ in range(workers)], False
         try:
             while not stop:
                 time.sleep(0.1)
                 for i, one in enumerate(processes):
                     if one.is_alive() or stop:
                         continue
-                    if one.exitcode == UNREADY:
+                    if one.exitcode == UNREADY and not again:
                         raise InputError("a process could not begin; its line is above")
                     log.warning("process %d ended (%s): starts again", one.pid, one.exitcode)
+                    again = True
                     _dead(one.pid)
                     time.sleep(AGAIN)
                     processes[i] = start()
         finally:
+            listening.close()  # or connections would wait here for a process that is gone
             for one in processes:
                 if one.is_alive():
                     one.terminate()
