@@ -15,6 +15,15 @@ Range = tuple[float, float]
 ATTEMPTS = 10  # to draw a rectangle that fits, as in torchvision
 
 
+def mixing(change: Transform, *parts: Transform) -> Transform:
+    """Mark a transform in which a row depends on other rows, or that is made of `parts` of which one has the mark.
+
+    `train.augmented` refuses it for private training.
+    """
+    change.mixes = not parts or any(getattr(one, "mixes", False) for one in parts)  # pyright: ignore[reportFunctionMemberAccess]
+    return change
+
+
 def compose(*changes: Transform) -> Transform:
     """Apply several transforms in turn, each with its own key."""
 
@@ -23,7 +32,7 @@ def compose(*changes: Transform) -> Transform:
             batch = one(jax.random.fold_in(key, i), batch)
         return batch
 
-    return change
+    return mixing(change, *changes) if changes else change
 
 
 def check_field(batch: Batch, field: str) -> None:
@@ -55,7 +64,7 @@ def on_field(change: Transform, field: str) -> Transform:
         out[field] = out.pop("image")
         return {**out, "image": batch["image"]} if "image" in batch else out
 
-    return renamed
+    return mixing(renamed, change)
 
 
 def one_of(*changes: Transform, field: str = "image") -> Transform:
@@ -87,7 +96,7 @@ def one_of(*changes: Transform, field: str = "image") -> Transform:
             jax.random.randint(choose, (), 0, len(changes)), [branch(one) for one in changes], use, dict(batch)
         )
 
-    return on_field(change, field)
+    return on_field(mixing(change, *changes), field)
 
 
 def sometimes(change: Transform, probability: float, field: str = "image") -> Transform:
@@ -122,7 +131,7 @@ def sometimes(change: Transform, probability: float, field: str = "image") -> Tr
 
         return {**out, **{name: pick(name) for name in batch}}
 
-    return on_field(maybe, field)
+    return on_field(mixing(maybe, change), field)
 
 
 def as_float(image: Array) -> Array:

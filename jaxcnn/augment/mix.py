@@ -12,7 +12,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.augment.core import Transform, as_float, height_width, on_field
+from jaxcnn.augment.core import Transform, as_float, height_width, mixing, on_field
 from jaxcnn.augment.erase import inside
 from jaxcnn.augment.spatial import maps
 from jaxcnn.core.collectives import draw, previous
@@ -50,7 +50,7 @@ def mixup(alpha: float = 0.2, *, num_classes: int | None = None, field: str = "i
 
         return {**batch, **{name: blend(own[name], other[name]) for name in own}}
 
-    return on_field(change, field)
+    return on_field(mixing(change), field)
 
 
 def cutmix(alpha: float = 1.0, *, num_classes: int | None = None, field: str = "image") -> Transform:
@@ -94,7 +94,7 @@ def cutmix(alpha: float = 1.0, *, num_classes: int | None = None, field: str = "
             out["label"] = align(share, own["label"]) * own["label"] + align(1 - share, own["label"]) * other["label"]
         return out
 
-    return on_field(change, field)
+    return on_field(mixing(change), field)
 
 
 def _check(alpha: float, num_classes: int | None) -> None:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.augment import resample
-from jaxcnn.augment.core import Range, Transform, as_float, check_range, height_width, on_field, uniform
+from jaxcnn.augment.core import Range, Transform, as_float, check_range, height_width, mixing, on_field, uniform
 from jaxcnn.augment.erase import check_probability
 from jaxcnn.augment.spatial import FOLLOW, SpatialTargets, area, check, check_boxes, clipped, maps
 from jaxcnn.core.collectives import draw, previous
@@ -90,7 +90,7 @@ def mosaic(
             out[name] = jnp.where(align(mixed, joined), joined, rows[0][name])
         return out | _boxes(rows, axes, mixed, sizes, max_boxes, follow.visible) if "boxes" in batch else out
 
-    return on_field(change, field)
+    return on_field(mixing(change), field)
 
 
 def _of_boxes(name: str, batch: Batch) -> bool:

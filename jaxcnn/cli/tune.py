@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import filelock
+
 from jaxcnn import runs
 from jaxcnn.cli import command, flags, folders, options, planning, recipe
 from jaxcnn.cli import train as trained
@@ -83,7 +85,7 @@ def tune(
         began: start time by `time.perf_counter()`.
 
     Returns:
-        The content of `summary.json` of the final run.
+        The content of `summary.json` of the final run; empty where another process of the study makes it.
 
     """
     from jaxcnn import tune as search
@@ -109,7 +111,12 @@ def tune(
     trained.say(f"best of {len(trials.rows)} trials: {settings} (validation {trials.metric[0]} {trials.value:.4g})")
     fields = {field.name for field in dataclasses.fields(trained.Train)}
     final = trained.Train(**{name: getattr(config, name) for name in fields} | trials.best)
-    return trained.train(final, signals, opened, arguments, began)
+    try:
+        with filelock.FileLock(folder / "final.lock", blocking=False):
+            return trained.train(final, signals, opened, arguments, began)
+    except filelock.Timeout:
+        trained.say("another process of the study trains with these settings and tests")
+        return {}
 
 
 def space_of(config: Tune) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from jaxcnn.data.anything import as_data
 from jaxcnn.data.core import Indexed
 
 Change = Callable[..., np.ndarray]  # (x [H, W, C] in 0..1, rng, length of a pixel, *strength) -> the same form
+ROUNDING = 1e-3  # tolerance around 0..1
 SMALL, LARGE = 32, 224  # sides for which the strengths were published
 Strengths = tuple[tuple[Any, ...], ...]
 
@@ -71,7 +72,7 @@ def corrupt(image: Any, name: str, severity: int, *, seed: int = 0, row: int = 0
         The image, uint8.
 
     Raises:
-        InputError: an unknown name, a severity outside 1..5, or another form of image.
+        InputError: an unknown name, a severity outside 1..5, another form of image, or floats outside 0..1.
 
     """
     _check(name, severity)
@@ -79,6 +80,10 @@ def corrupt(image: Any, name: str, severity: int, *, seed: int = 0, row: int = 0
     if image.ndim != 3 or image.shape[-1] not in (1, 3) or not (image.dtype == np.uint8 or image.dtype.kind == "f"):
         raise InputError(f"image of shape {image.shape}, {image.dtype}: must be [H, W, 1 or 3], uint8 or float 0..1")
     x = image.astype(np.float64) / (255 if image.dtype == np.uint8 else 1)
+    if not (x.min() >= -ROUNDING and x.max() <= 1 + ROUNDING):
+        raise InputError(
+            f"a float image from {x.min():g} to {x.max():g}: must be in 0..1; divide by 255, or give uint8"
+        )
     change, small, large = _TABLE[name]
     side = math.sqrt(x.shape[0] * x.shape[1])
     strengths, published = (small, SMALL) if side < math.sqrt(SMALL * LARGE) else (large, LARGE)

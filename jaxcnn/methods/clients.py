@@ -27,6 +27,17 @@ class Clients(Resident):
 
     parts: tuple[np.ndarray, ...] = ()
 
+    def take(self, index: np.ndarray) -> "Clients":
+        """Return these rows, each with its client; clients without any of them are left out.
+
+        Raises:
+            InputError: no row belongs to a client.
+
+        """
+        some = super().take(index)
+        owner = np.asarray(some.arrays["client"])
+        return clients(some, [np.flatnonzero(owner == who) for who in np.unique(owner[owner >= 0])])
+
     @property
     def room(self) -> int:
         """The number of rows of the largest client."""

@@ -94,6 +94,7 @@ def federated(
 
         return gradient
 
+    estimator.private = bool(noise)  # pyright: ignore[reportFunctionMemberAccess] (see `train.step.make_train_step`)
     return estimator
 
 
@@ -126,10 +127,10 @@ def local_training(
     def client(
         params: Tree, model_state: Tree, batch: Batch, key: Array, correction: Tree | None = None
     ) -> tuple[Tree, Tree, Any, Array]:
-        def update(carry: Any, now: tuple[Array, Array]) -> tuple[Any, Any]:
-            (own, state, opt, done), (index, key) = carry, now
+        def update(carry: Any, now: tuple[Array, Array, Array]) -> tuple[Any, Any]:
+            (own, state, opt, done), (index, inside, key) = carry, now
             some = {k: x[index] for k, x in batch.items()}
-            some["row_mask"] = some["row_mask"] * (jnp.arange(batch_size) < rows_per_client)
+            some["row_mask"] = some["row_mask"] * inside
             slope, (new, weight, sums) = jax.grad(objective, has_aux=True)(own, state, some, key)
             slope = jax.tree.map(lambda g, p, q: g / jnp.maximum(weight, 1e-9) + proximal * (p - q), slope, own, params)
             slope = slope if correction is None else jax.tree.map(jnp.add, slope, correction)
@@ -142,8 +143,9 @@ def local_training(
             order, steps = jax.random.split(key)
             # rows first, in random order, and padding last
             place = jnp.argsort(jax.random.uniform(order, (rows_per_client,)) + 2 * (batch["row_mask"] == 0))
-            place = jnp.pad(place, (0, updates * batch_size - rows_per_client), constant_values=rows_per_client - 1)
-            carry, sums = jax.lax.scan(update, carry, (place.reshape(updates, -1), jax.random.split(steps, updates)))
+            place = jnp.pad(place, (0, updates * batch_size - rows_per_client)).reshape(updates, -1)
+            inside = (jnp.arange(place.size) < rows_per_client).reshape(place.shape)
+            carry, sums = jax.lax.scan(update, carry, (place, inside, jax.random.split(steps, updates)))
             return carry, jax.tree.map(lambda x: x.sum(0), sums)
 
         first = (params, model_state, tx.init(params), jnp.zeros((), jnp.int32))

@@ -41,7 +41,8 @@ def private(clip: float, noise: float, batch_size: int, *, parts: int = 1) -> Es
             be padded.
 
     Returns:
-        The estimator. It refuses models whose state mixes rows, such as batch normalisation.
+        The estimator. It refuses models whose state mixes rows, such as batch normalisation; its steps refuse
+        transforms that mix rows, such as mixup, and `skip_nonfinite`, whose choice of steps depends on the rows.
 
     Raises:
         InputError: a value is outside its range; or (when traced) the model has a state.
@@ -80,6 +81,7 @@ def private(clip: float, noise: float, batch_size: int, *, parts: int = 1) -> Es
 
         return gradient
 
+    estimator.private = True  # pyright: ignore[reportFunctionMemberAccess] (see `train.step.make_train_step`)
     return estimator
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.augment.core import as_float
+from jaxcnn.core.collectives import all_sum
 from jaxcnn.core.types import (
     Batch,
     InputError,
@@ -152,8 +154,9 @@ def trades(
         mean, (outputs, state) = task.loss(params, model_state, batch, inner)
         _, (near, state) = task.loss(params, state, {**batch, "image": changed}, inner)
         values = divergence(jax.nn.log_softmax(two(outputs)), jax.nn.log_softmax(two(near)))
-        total = mean.total + beta * (values * _weights(batch)).sum()
-        return Mean(total, mean.weight), (outputs, state)
+        weight, count = all_sum((mean.weight, _weights(batch).sum()))
+        share = beta * weight / jnp.maximum(count, 1e-9)  # the task may weight its rows, or leave some out
+        return Mean(mean.total + share * (values * _weights(batch)).sum(), mean.weight), (outputs, state)
 
     return task._replace(loss=loss)
 
@@ -185,6 +188,7 @@ def mart(task: Task, attack: parts.Attack, *, beta: float = 5.0) -> Task:
         mean, (clean, state) = task.loss(params, model_state, batch, inner)
         _, (outputs, state) = task.loss(params, state, {**batch, "image": changed}, inner)
         before, after = jax.nn.log_softmax(two(clean)), jax.nn.log_softmax(two(outputs))
+        labels = jnp.where(labels < after.shape[-1], labels, -1)  # of rows that the task leaves out
         rival = jnp.exp(parts.others(after, labels).max(-1))
         boosted = -parts.own(after, labels) - jnp.log1p(-jnp.minimum(rival, 1 - 1e-6))
         unsure = 1 - jnp.exp(parts.own(before, labels))
@@ -200,7 +204,8 @@ def _changed(task: Task, attack: parts.Attack, params: Tree, model_state: Tree, 
     """Return the attacked images of a training batch; no gradient flows through the attack."""
     frozen = jax.lax.stop_gradient({"params": params, **grown(model_state)})
     images, logits_of = pixels(batch), classifier(task, frozen, batch)
-    changed = attack(logits_of, images, true_labels(batch), key)
+    labels, classes = true_labels(batch), jax.eval_shape(logits_of, images).shape[-1]
+    changed = attack(logits_of, images, jnp.where(labels < classes, labels, -1), key)
     return jax.lax.stop_gradient(_shortened(images, changed, batch))
 
 
@@ -265,11 +270,10 @@ def two(logits: Array) -> Array:
 
 
 def pixels(batch: Batch) -> Array:
-    """Return the images of a batch, float32 in 0..1."""
+    """Return the images of a batch, float32 in 0..1; refuse integers that are not uint8."""
     if "image" not in batch:
         raise InputError(f"the batch has no 'image', only {', '.join(sorted(batch))}; attacks change images")
-    image = jnp.asarray(batch["image"])
-    return image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image.astype(jnp.float32)
+    return as_float(jnp.asarray(batch["image"])).astype(jnp.float32)
 
 
 def true_labels(batch: Batch) -> Array:

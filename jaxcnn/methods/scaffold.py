@@ -61,6 +61,7 @@ def scaffold(learning_rate: float, rows_per_client: int, *, batch_size: int = 10
             each, keys = by_client(batch, rows_per_client, key)
             there = each["row_mask"].max(1)  # [clients], 0 for one that is padding
             who = jnp.where(each["row_mask"] > 0, each["client"], 0).max(1)
+            there = jnp.where(who < len(jax.tree.leaves(table)[0]), there, jnp.nan)  # a trace cannot refuse
 
             def one(total: Any, now: Any) -> tuple[Any, Any]:
                 some, key, there, who = now
@@ -91,7 +92,7 @@ def scaffold(learning_rate: float, rows_per_client: int, *, batch_size: int = 10
 def start_controls(count: int) -> Callable[[State], State]:
     """Return a function that adds control variates of zero for `count` clients to a state.
 
-    They take the memory of `count + 1` networks.
+    They take the memory of `count + 1` networks. With fewer than there are clients, the parameters become NaN.
 
     Raises:
         InputError: `count` is less than 1.

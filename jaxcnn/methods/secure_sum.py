@@ -9,11 +9,13 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
-from jaxcnn.core.types import InputError, Tree
+from jaxcnn.core.types import InputError, Tree, named
 
 Array = jax.Array
 BITS = 32
+FLOAT = 2.0**31 - 128  # the largest float32 below 2^31
 
 
 def quantized(tree: Tree, scale: float, count: int) -> Tree:
@@ -21,17 +23,22 @@ def quantized(tree: Tree, scale: float, count: int) -> Tree:
 
     Args:
         tree: arrays of floats.
-        scale: largest absolute value that is kept; larger ones are cut off. A step is `scale * count / 2^31`.
-        count: number of clients, at least 1.
+        scale: largest absolute value that is kept; larger ones are cut off. A step is about `scale * count / 2^31`.
+        count: number of clients, from 1 to 2^31 - 1.
 
     Raises:
-        InputError: `scale` or `count` is not positive.
+        InputError: `scale` or `count` is out of range, or a value is NaN (compiled, it becomes 0).
 
     """
-    step = _step(scale, count)
+    step, most = _step(scale, count), _most(count)
+    for name, x in named(tree):
+        if not isinstance(x, Tracer) and jnp.isnan(x).any():
+            raise InputError(f"{name}: is NaN; a client whose training failed must not send")
 
     def whole(x: Array) -> Array:
-        return jnp.round(jnp.clip(x, -scale, scale) / step * (1 - 2**-24)).astype(jnp.int32).astype(jnp.uint32)
+        steps = jnp.round(jnp.clip(jnp.nan_to_num(x), -scale, scale) / step)
+        # float32 has few digits for the largest integers, and 2^31 is none
+        return jnp.clip(jnp.clip(steps, -FLOAT, FLOAT).astype(jnp.int32), -most, most).astype(jnp.uint32)
 
     return jax.tree.map(whole, tree)
 
@@ -72,10 +79,15 @@ def total(trees: Sequence[Tree], scale: float) -> Tree:
     """
     added = jax.tree.map(lambda *x: sum(x[1:], x[0]), *trees)
     step = _step(scale, len(trees))
-    return jax.tree.map(lambda x: x.astype(jnp.int32).astype(jnp.float32) * (step / (1 - 2**-24)), added)
+    return jax.tree.map(lambda x: x.astype(jnp.int32).astype(jnp.float32) * step, added)
+
+
+def _most(count: int) -> int:
+    """Return the largest integer of a client."""
+    return (2 ** (BITS - 1) - 1) // count
 
 
 def _step(scale: float, count: int) -> float:
-    if not 0 < scale < float("inf") or count < 1:
-        raise InputError(f"scale={scale}, count={count}: must be positive")
-    return scale * count / 2 ** (BITS - 1)
+    if not 0 < scale < float("inf") or not 1 <= count < 2 ** (BITS - 1):
+        raise InputError(f"scale={scale}, count={count}: must be positive, and count below 2^31")
+    return scale / _most(count)

@@ -20,6 +20,7 @@ from jaxcnn.core.collectives import draw
 from jaxcnn.core.types import Batch, InputError, Tree
 from jaxcnn.methods.robustness import pixels, two
 from jaxcnn.metrics.intervals import least_share
+from jaxcnn.tasks.pixels import check_range
 
 Array = jax.Array
 Predict = Callable[[Tree, Batch], Array]
@@ -77,6 +78,7 @@ def counter(
 
     Returns:
         The function `(variables, row, key, count) -> int [K]`, for a batch of one row and any number of noisy images.
+        Images whose logits are not finite count for no class.
 
     Raises:
         InputError: a value is outside its range.
@@ -96,6 +98,7 @@ def counter(
                 predict(variables, {**_repeated(row, batch_size), "image": (image + sigma * noise).clip(0, 1)})
             )
             here = jax.nn.one_hot(logits.argmax(-1), logits.shape[-1], dtype=jnp.int32)
+            here *= jnp.isfinite(logits).all(-1, keepdims=True)
             return total + (here * (i * batch_size + jnp.arange(batch_size) < count)[:, None]).sum(0)
 
         classes = jax.eval_shape(lambda: two(predict(variables, row))).shape[-1]
@@ -140,7 +143,7 @@ def certify(
         A certificate for each image.
 
     Raises:
-        InputError: a value is outside its range, or the images are not `[N, H, W, C]`.
+        InputError: a value is outside its range, or the images are not `[N, H, W, C]`, uint8 or float 0..1.
 
     """
     if n0 < 1 or n < 1:
@@ -150,6 +153,7 @@ def certify(
     images = np.asarray(images)
     if images.ndim != 4:
         raise InputError(f"images of shape {images.shape}: must be [N, H, W, C]; add an axis for one with image[None]")
+    check_range(images)
     counts, found = counter(predict, sigma, batch_size=batch_size), []
     for i, image in enumerate(images):
         choose, bound = jax.random.split(jax.random.fold_in(jax.random.key(seed), i))
@@ -179,12 +183,14 @@ def certified_accuracy(certificates: list[Certificate], labels: Any, radii: Any)
         `[R]`.
 
     Raises:
-        InputError: the numbers of images differ, there are none, or a radius is below 0.
+        InputError: the numbers of images differ, there are none, or a radius or a label is below 0.
 
     """
     labels, radii = np.asarray(labels), np.atleast_1d(np.asarray(radii, np.float64))
     if labels.shape != (len(certificates),) or not len(certificates):
         raise InputError(f"{len(certificates)} certificates, labels {labels.shape}: must be as many, at least one")
+    if not (labels >= 0).all():
+        raise InputError(f"labels: {labels.min()} is below 0; leave out images without a label")
     if not (radii >= 0).all():
         raise InputError(f"radii={radii.tolist()}: must be at least 0")
     right = np.array([c.label for c in certificates]) == labels

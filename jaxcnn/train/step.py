@@ -163,6 +163,7 @@ def make_train_step(task: Task, tx: optax.GradientTransformation, grads: Estimat
         params = optax.apply_updates(state.params, updates)
         return state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state), sums
 
+    step.private = getattr(grads, "private", False)  # pyright: ignore[reportFunctionMemberAccess]
     return _checked_by(task, step)
 
 
@@ -192,7 +193,12 @@ def augmented(step: Step, change: Callable[[Array, Batch], Batch]) -> Step:
     Returns:
         The step with augmentation.
 
+    Raises:
+        InputError: the step hides each row (`methods.private`), and the transform mixes rows.
+
     """
+    if getattr(step, "private", False) and getattr(change, "mixes", False):
+        raise InputError("augmented: the transform mixes rows, which private training cannot hide; leave it out")
 
     @functools.wraps(step)
     def changed(state: State, batch: Batch) -> tuple[State, dict[str, MetricState]]:
@@ -205,7 +211,13 @@ def skip_nonfinite(step: Step) -> Step:
     """Skip each update that would make the loss or the parameters NaN or infinite. Only the step counter changes.
 
     The metric `"skipped"` counts these batches; no other metric includes them.
+
+    Raises:
+        InputError: the step hides each row (`methods.private`); which steps are skipped would tell of the rows.
+
     """
+    if getattr(step, "private", False):
+        raise InputError("on_nan='skip': tells of the rows that private training hides; use 'stop'")
 
     @functools.wraps(step)
     def guarded(state: State, batch: Batch) -> tuple[State, dict[str, MetricState]]:

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import pathlib
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from jaxcnn.train import DivergedError, StoppedError, fit, timed_evaluate
 
 SAMPLERS, PRUNERS = ("tpe", "random", "qmc"), ("hyperband", "halving", "none")
 JOURNAL, DESCRIPTION = "journal.log", "study.json"
+WAIT = 0.5  # seconds between looks at the last trials of other processes
 
 
 class Trials(NamedTuple):
@@ -61,7 +63,7 @@ def search(
 
     A trial trains a plan and is measured at each of its validations; where others were better at the same step, it is
     ended early. A study that was stopped or killed goes on where it was: a trial that did not finish is tried again
-    with the same values. Several processes may extend one study at the same time.
+    with the same values. Several processes may extend one study at the same time, and end when its last trial ends.
 
     Args:
         plan_of: function from the values of a trial, a dict with the names of `space`, to its plan. Each call must use
@@ -106,15 +108,22 @@ def search(
         with filelock.FileLock(folder / "next.lock"):
             _retry_dead(optuna, study, folder)
             known = study.get_trials(deepcopy=False)
-            if sum(_counts(one) for one in known) >= trials:
-                break
-            study.sampler = _sampler(optuna, sampler, seed, len(known))
-            trial = study.ask(dict(space))
-            held = filelock.FileLock(folder / f"trial-{trial.number}.lock")
-            held.acquire()
-        with contextlib.ExitStack() as stack:
-            stack.callback(held.release)
-            log(_run(optuna, study, trial, plan_of, metric, stop))
+            more = sum(_counts(one) for one in known) < trials
+            if more:
+                study.sampler = _sampler(optuna, sampler, seed, len(known))
+                trial = study.ask(dict(space))
+                held = filelock.FileLock(folder / f"trial-{trial.number}.lock")
+                held.acquire()
+        if more:
+            with contextlib.ExitStack() as stack:
+                stack.callback(held.release)
+                log(_run(optuna, study, trial, plan_of, metric, stop))
+        elif any(one.state.name == "RUNNING" for one in known):  # elsewhere; the last trials may be the best
+            if stop and stop():
+                raise StoppedError(0)
+            time.sleep(WAIT)
+        else:
+            break
     return found(study, metric, optuna)
 
 
@@ -280,9 +289,12 @@ def _counts(trial: Any) -> bool:
 
 def _sampler(optuna: Any, name: str, seed: int, number: int) -> Any:
     """Return the sampler for one trial; its draws depend on the trial's number, not on the process."""
-    if name == "qmc":  # counts its points in the study
-        return optuna.samplers.QMCSampler(seed=seed, warn_independent_sampling=False)
     own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    if name == "qmc":  # counts its points in the study; the first values and classes are drawn
+        drawn = optuna.samplers.RandomSampler(seed=own)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.QMCSampler(seed=seed, independent_sampler=drawn, warn_independent_sampling=False)
     if name == "random":
         return optuna.samplers.RandomSampler(seed=own)
     return optuna.samplers.TPESampler(seed=own, n_startup_trials=5)

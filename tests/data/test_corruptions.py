@@ -126,6 +126,7 @@ def test_mean_corruption_error():
         (lambda: corrupt(photo(8)[..., 0], "fog", 1), r"\(8, 8\)"),
         (lambda: corrupt(photo(8).astype(int), "fog", 1), "int64"),
         (lambda: corrupted({"label": np.zeros(3)}, "fog", 1).example(), "no 'image'"),
+        (lambda: corrupt(photo(8).astype(np.float32), "fog", 1), "must be in 0..1"),
         (lambda: mean_corruption_error({"a": [0.1]}, {"b": [0.1]}), "in one of them alone"),
         (lambda: mean_corruption_error({"a": [10.0]}, {"a": [20.0]}), "not in percent"),
         (lambda: mean_corruption_error({"a": [0.1]}, {"a": [0.0]}), "makes no mistakes"),

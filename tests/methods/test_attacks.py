@@ -156,6 +156,26 @@ def test_without_a_distance_methods_are_what_they_wrap(small, name):
         chex.assert_trees_all_close(found, expected, rtol=1e-6)
 
 
+def test_rows_that_the_task_leaves_out_change_no_weight(small):
+    data, task, variables = small
+    ignoring = jc.tasks.classification(Plain(), ignore_label=255)
+    batch = {k: jnp.asarray(v) for k, v in data.arrays.items()}
+    few = batch | {"label": jnp.where(jnp.arange(24) < 3, batch["label"], 255)}
+    state, key = {k: v for k, v in variables.items() if k != "params"}, jax.random.key(3)
+
+    def added(beta):
+        mean, _ = trades(ignoring, 0.1, beta=beta, steps=1).loss(variables["params"], state, few, key)
+        assert float(mean.weight) == 3
+        return float(mean.total / mean.weight)
+
+    mean, _ = trades(task, 0.1, beta=6.0, steps=1).loss(variables["params"], state, batch, key)
+    plain, _ = task.loss(variables["params"], state, batch, key)
+    assert added(6.0) - added(0.0) == pytest.approx(float((mean.total - plain.total) / 24), rel=0.05)
+    other = METHODS["mart"](ignoring).loss(variables["params"], state, few, key)[0]
+    three = METHODS["mart"](task).loss(variables["params"], state, {k: v[:3] for k, v in batch.items()}, key)[0]
+    assert float(other.weight) == 3 and np.isfinite(float(other.total)) and float(three.weight) == 3
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_training_resists_more_than_without(small, name):
     data, task, variables = small

@@ -52,6 +52,34 @@ def test_the_server_takes_the_mean_weighted_by_rows(small):
     assert result.history[-1]["train/count"] == 16
 
 
+def test_updates_that_are_not_full_count_no_row_twice(small):
+    data, task, variables = small
+    own = federated(optax.sgd(0.1), 8, batch_size=3, epochs=2)
+    result = fit(task, variables, clients(data, iid(24, 3)), optax.sgd(1.0), own, 3, 1)
+    assert result.history[-1]["train/count"] == 24
+
+    def one(part):  # every row has the same gradient, so that the order does not matter
+        params = variables["params"]
+        for _ in range(6):
+            run = jc.compile_step(jc.make_train_step(task, optax.sgd(0.1)), "jit")
+            state = jc.init_state(task, optax.sgd(0.1), data.example(), variables={"params": params})
+            params = jc.fit(run, state, data.take(part[:1]), batch_size=1, steps=1).state.params
+        return params
+
+    alike = data.take(np.zeros(8, int))
+    found = fit(task, variables, clients(alike, [np.arange(8)]), optax.sgd(1.0), own, 1, 1).state.params
+    chex.assert_trees_all_close(found, one(np.array([0])), rtol=1e-4, atol=1e-6)
+
+
+def test_some_rows_of_clients_keep_their_clients(small):
+    held = clients(small[0], [np.arange(4), np.arange(4, 16), np.arange(20, 24)])
+    some = held.take(np.array([22, 5, 6, 20, 18]))
+    assert [part.tolist() for part in some.parts] == [[1, 2], [0, 3]]
+    assert some.arrays["client"].tolist() == [1, 0, 0, 1, -1]
+    with pytest.raises(jc.InputError, match="at least one row"):
+        held.take(np.array([18]))
+
+
 @pytest.mark.slow
 def test_clients_learn_in_small_updates_and_proximal_terms_hold_them(small):
     data, task, variables = small
@@ -133,6 +161,10 @@ def test_masks_vanish_in_the_sum_bit_for_bit():
         assert abs(np.corrcoef(np.asarray(x["w"], float).ravel(), np.asarray(h["w"], float).ravel())[0, 1]) < 0.1
     top = secure_sum.quantized({"w": jnp.full(3, 9.0)}, 4.0, 1)  # cut off, without overflow
     np.testing.assert_allclose(secure_sum.total([top], 4.0)["w"], 4.0, rtol=1e-6)
+    for count in (2, 3, 256, 1000, 2000):
+        for value in (1.0, -1.0):
+            all_ = [secure_sum.quantized({"w": jnp.full(1, value)}, 1.0, count)] * count
+            np.testing.assert_allclose(secure_sum.total(all_, 1.0)["w"], value * count, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +182,7 @@ def test_masks_vanish_in_the_sum_bit_for_bit():
         (lambda d: shards(np.zeros(4), 4), "count=8"),
         (lambda d: dirichlet(np.zeros(4), 2, 0.0), "alpha=0.0"),
         (lambda d: secure_sum.quantized({}, 0.0, 1), "scale=0.0"),
+        (lambda d: secure_sum.quantized({"w": jnp.full(2, jnp.nan)}, 1.0, 1), "w: is NaN"),
         (lambda d: secure_sum.masked({}, 2, [None, None]), "client=2"),
     ],
 )

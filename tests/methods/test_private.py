@@ -78,6 +78,18 @@ def test_batch_normalisation_is_refused():
         private(1.0, 1.0, 24)(lambda *_: None)({}, {"batch_stats": {"mean": jnp.zeros(3)}}, {}, jax.random.key(0))
 
 
+def test_steps_refuse_what_would_tell_of_a_row(small):
+    _, task, _ = small
+    step = with_epsilon(jc.make_train_step(task, optax.sgd(0.1), private(1.0, 1.0, 8)), float)
+    change = jc.augment
+    for mixes in (change.mixup(), change.compose(change.flip, change.cutmix()), change.one_of(change.mixup())):
+        with pytest.raises(jc.InputError, match="mixes rows"):
+            jc.augmented(step, mixes)
+        jc.augmented(jc.make_train_step(task, optax.sgd(0.1)), mixes)
+    with pytest.raises(jc.InputError, match="on_nan='skip'"):
+        jc.train.skip_nonfinite(jc.augmented(step, change.compose(change.flip)))
+
+
 def test_poisson_batches_have_every_row_with_one_probability():
     data = Poisson({"x": np.arange(50)}, seed=3)
     chunk = data.chunk(10, 0, 400, 400)

@@ -77,6 +77,11 @@ def test_an_image_does_not_depend_on_those_beside_it():
     assert certify(linear, 0.0, (images * 255).astype(np.uint8), SIGMA, n=500)[0].label == alone[0].label
 
 
+def test_outputs_that_are_not_finite_are_no_votes():
+    found = certify(lambda v, batch: linear(v, batch) * jnp.nan, 0.0, placed(0.1), SIGMA, n=100)
+    assert found[0].label == ABSTAIN and found[0].radius == 0
+
+
 def test_certified_accuracy_counts_right_answers_that_reach_far_enough():
     found = [smoothing.Certificate(*c) for c in ((1, 0.5, 0.9), (0, 0.9, 0.9), (ABSTAIN, 0.0, 0.4), (2, 0.2, 0.6))]
     np.testing.assert_allclose(certified_accuracy(found, [1, 1, 0, 2], [0.0, 0.2, 0.3, 1.0]), [0.5, 0.5, 0.25, 0.0])
@@ -112,6 +117,9 @@ def test_training_with_noise_is_the_same_on_eight_devices(strategy):
         (lambda: certify(linear, 0.0, placed(0.1), 0.1, alpha=1.0), "alpha=1.0"),
         (lambda: certify(linear, 0.0, placed(0.1)[0], 0.1), "image.None."),
         (lambda: certify(linear, 0.0, placed(0.1), 0.1, batch_size=0), "batch_size=0"),
+        (lambda: certify(linear, 0.0, placed(0.1) * 255, 0.1), "floats must be in 0..1"),
+        (lambda: certify(linear, 0.0, (placed(0.1) * 255).astype(int), 0.1), "must be uint8"),
+        (lambda: certified_accuracy([certificate(0, 5, 5, 1.0, 0.1)], [-1], [0.1]), "-1 is below 0"),
         (lambda: certified_accuracy([], [], [0.1]), "0 certificates"),
         (lambda: certified_accuracy([certificate(0, 5, 5, 1.0, 0.1)], [0], [-1.0]), "radii="),
     ],

@@ -1,11 +1,13 @@
 """Studies: what is found, what ends early, what goes on after a kill, and which folders are refused."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -69,6 +71,34 @@ def test_a_stop_leaves_a_trial_that_is_tried_again(tmp_path):
         tune.search(plan_of, RATE, tmp_path, trials=3, sampler="random", pruner="none", stop=lambda: next(calls) > 4)
     found = tune.search(plan_of, RATE, tmp_path, trials=3, sampler="random", pruner="none")
     assert len(found.rows) == 3 and len({row["rate"] for row in found.rows}) == 3
+
+
+def test_a_sequence_of_sobol_goes_on_after_a_failure(tmp_path):
+    calls = iter(range(100))
+
+    def some(values):  # the first plan of a study only tells what is measured
+        return plan_of(values, batch_size=0 if next(calls) == 1 else 16, epochs=1)
+
+    space = RATE | {"kind": optuna.distributions.CategoricalDistribution(tuple("abcd"))}
+    found = tune.search(some, space, tmp_path, trials=6, sampler="qmc", pruner="none")
+    assert [row["state"] for row in found.rows] == ["failed"] + ["complete"] * 5
+    assert len({row["rate"] for row in found.rows}) == 6 and len({row["kind"] for row in found.rows}) > 1
+
+
+def test_a_study_ends_when_the_last_trial_elsewhere_does(tmp_path):
+    how, began, free = {"sampler": "random", "pruner": "none"}, threading.Event(), threading.Event()
+
+    def slow(values):
+        if threading.current_thread() is not threading.main_thread():
+            began.set()
+            assert free.wait(60)
+        return plan_of(values, epochs=1)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        one = pool.submit(tune.search, slow, RATE, tmp_path, trials=1, **how)
+        assert began.wait(60)
+        free.set()
+        assert one.result(60).rows == tune.search(plan_of, RATE, tmp_path, trials=1, **how).rows
 
 
 def test_the_last_trial_of_a_study_is_tried_again_too(tmp_path):
