@@ -11,6 +11,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxcnn.core.types import Batch, InputError, MetricState, State, Step, Tree, named
 from jaxcnn.optim.decay import is_kernel
@@ -37,7 +38,7 @@ def magnitude(params: Tree, sparsity: float | Array, scope: Scope = "network") -
     """
     if scope not in SCOPES:
         raise InputError(f"scope={scope!r}: must be 'network' or 'layer'")
-    if not isinstance(sparsity, jax.core.Tracer):
+    if not isinstance(sparsity, Tracer):
         sparsity = float(sparsity)
     if isinstance(sparsity, float) and not 0 <= sparsity < 1:
         raise InputError(f"sparsity={sparsity}: must be at least 0 and below 1")
@@ -93,7 +94,7 @@ def gradual(step: Step, final: float, *, begin: int, end: int, every: int = 100,
     def lacking(params: Tree) -> Array:
         """Return whether fewer weights are zero than in the end: in step `end`, or later if that one was skipped."""
         kernels = [p for name, p in named(params) if is_kernel(name, p)]
-        zero = sum(jnp.sum(p == 0) for p in kernels)
+        zero = jnp.sum(jnp.stack([jnp.sum(p == 0) for p in kernels]))
         return zero + len(kernels) < final * sum(p.size for p in kernels)  # the shares of layers are rounded down
 
     @functools.wraps(step)
