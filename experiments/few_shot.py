@@ -166,7 +166,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     """Evaluate or train, as the flags say; the accuracy is printed and written to few_shot.json in the run's folder."""
     if config.predict:
         raise jc.InputError(
-            "--predict: a network of few shots needs examples; use jaxcnn search RUN IMAGE --index FILE"
+            "--predict: a network of few shots needs examples; compute vectors with jaxcnn.runs.predict, white on black"
         )
     if config.evaluate:
         folder = pathlib.Path(config.checkpoint)

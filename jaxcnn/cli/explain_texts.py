@@ -40,6 +40,7 @@ def explain(loaded: Any, paths: Sequence[pathlib.Path], texts: Sequence[str], ta
         raise InputError(f"--text {visible(wrong[0])[:80]}: is a file; give it before --text")
     named = [pair for path in paths for pair in read_texts(loaded.config, path)] + [(text[:60], text) for text in texts]
     for name, text in named:
+        text = text.strip()
         row = text_row(loaded.config, text)["text"]
         found = described(loaded, name, np.asarray(loaded.task.predict(loaded.variables, {"text": row[None]}))[0])
         chosen = target or max(found["probabilities"], key=found["probabilities"].get)

@@ -42,7 +42,8 @@ class Predict:
     text: tuple[str, ...] = ()
     """Texts to predict, for a run on texts."""
     label_column: str = ""
-    """Column of labels in tables of series, which is left out: first, last or its name; by default there is none."""
+    """Column of labels in tables of series, which is left out: first, last, its name, or none; by default there is
+    none."""
     csv: str = ""
     """Write a table to this file instead: file, class, probability, and a column per class."""
     out: str = ""

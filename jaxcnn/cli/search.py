@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -104,20 +105,39 @@ def _index(config: Search, use: deploy.Embedder, unreadable: Callable[[str], Non
         except InputError as error:
             raise InputError(f"--index {visible(config.index)}: {error}") from error
     before = 0 if index is None else len(index.names)
-    for folder in config.add:
-        there = set() if index is None else set(index.files)
-        paths = [path for path in deploy.images_in(folder) if str(path) not in there]
+    written = pathlib.Path(config.index).stat().st_mtime if index is not None and config.add else 0.0
+    fresh = 0
+    for folder in map(pathlib.Path, config.add):
+        there = set() if index is None else {os.path.abspath(name) for name in index.files if name}
+        given = [pathlib.Path(os.path.abspath(path)) for path in deploy.images_in(folder)]
+        paths = [path for path in given if str(path) not in there or path.stat().st_ctime >= written]
         if paths:
             vectors, found = deploy.embed_files(use, paths, unreadable=unreadable)
-            names = [_name(pathlib.Path(name).relative_to(folder)) for name in found]
-            index = deploy.enrol(index, vectors, names, files=found, run=use.run)
+            names = [_name(pathlib.Path(name).relative_to(os.path.abspath(folder))) for name in found]
+            index = deploy.enrol(_without(index, found), vectors, names, files=found, run=use.run)
+            fresh += len(found)
     if index is None:
         raise InputError("--add: no images")
-    if len(index.names) > before:
+    if fresh:
         deploy.save_index(index, config.index)
     if config.add:
-        log.warning("%s: %d images, %d of them new", visible(config.index), len(index.names), len(index.names) - before)
+        new = len(index.names) - before
+        log.warning(
+            "%s: %d images, %d of them new, %d read again", visible(config.index), len(index.names), new, fresh - new
+        )
     return index
+
+
+def _without(index: deploy.Index | None, paths: Sequence[str]) -> deploy.Index | None:
+    """Return an index without the images at these paths, whose files have changed; None if none is left."""
+    if index is None:
+        return None
+    gone = set(paths)
+    kept = [i for i, name in enumerate(index.files) if not name or os.path.abspath(name) not in gone]
+    if not kept:
+        return None
+    names, places = (tuple(values[i] for i in kept) for values in (index.names, index.files))
+    return index._replace(vectors=index.vectors[kept], names=names, files=places)
 
 
 def _duplicates(

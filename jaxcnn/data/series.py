@@ -194,6 +194,8 @@ def _read(path: pathlib.Path, label: str, separator: str | None) -> Rows:
 def _label(text: str, path: pathlib.Path, line: int) -> str:
     """Return a label without quotes and spaces; `1.0e+00` of older files is 1."""
     text = text.strip().strip("'\"")
+    if re.fullmatch(r"[+-]?0\d+", text):  # a name, such as 007, which is not 7
+        return text
     value = None if cells.is_missing(text) else cells.number(text)
     if value is None:
         return "" if cells.is_missing(text) else text

@@ -22,6 +22,7 @@ TEXT = "text"
 KIND = listing.Kind((".txt",), "text")
 LONGEST = {"words": 400, "bytes": 1600}  # of a row, where the user gives no length
 MOST = 50_000  # words of a vocabulary
+MOST_UNKNOWN = 0.5  # share of unknown words about which nothing is said
 BYTES = 2**24  # of one file
 LOOKED_AT = 64  # values of a column that may be names of files
 log = logging.getLogger("jaxcnn")
@@ -106,6 +107,11 @@ def texts(
     known = [rows.texts[i] for i in chosen.train]
     if unit == "words" and vocabulary is None:
         vocabulary = words.vocabulary(known, least=least, most=most)
+        if (size := sum(map(len, vocabulary)) + len(vocabulary)) > words.ROOM:
+            raise InputError(
+                f"{visible(path)}: a vocabulary of {size:,} characters; at most {words.ROOM:,} are kept: unit='bytes' "
+                "(--unit bytes) needs none, and a higher least= or a lower most= gives a smaller one"
+            )
     vocabulary = tuple(vocabulary or ())
     length = length or _length(known, unit)
 
@@ -117,6 +123,8 @@ def texts(
 
     splits = Splits(*map(part, chosen))
     _tell(splits, rows.texts, unit, length, visible(path))
+    if unit == "words":
+        _tell_unknown(splits, visible(path))
     return splits
 
 
@@ -170,10 +178,7 @@ def _table(path: pathlib.Path, task: Kind | None, column: str | None, label: str
     """Read the texts of a CSV file."""
     found = read_table(path, None)
     text, answer = columns(found, path, column, label)
-    header = [FILE if name == text else name for name in found.header]
-    if answer and answer not in (LABEL, TARGET):
-        header = [LABEL if name == answer else name for name in header]
-    found = found._replace(header=header)
+    found = _renamed(found, text, answer, path)
     good = []
     for i, one in enumerate(found.column(FILE)):
         if one:
@@ -189,6 +194,19 @@ def _table(path: pathlib.Path, task: Kind | None, column: str | None, label: str
     parts = assigned(found, path) if SPLIT in found.header else {"train": np.arange(len(good))}
     strings = found.column(FILE)
     return _Rows(strings, [one[:80] for one in strings], values, names, parts)
+
+
+def _renamed(found: Table, text: str, answer: str, path: pathlib.Path) -> Table:
+    """Return the columns of texts, answers and parts, with the names that tables of files have."""
+    names = {text: FILE, SPLIT: SPLIT}
+    if answer:
+        names[answer] = answer if answer in (LABEL, TARGET) else LABEL
+    else:  # several columns are the answer
+        names |= {name: name for name in found.header if name not in names}
+        if FILE in found.header and text != FILE:
+            raise InputError(f"{visible(path)}: a label named {FILE!r}; rename its column")
+    kept = [i for i, name in enumerate(found.header) if name in names]
+    return Table([names[found.header[i]] for i in kept], [[row[i] for i in kept] for row in found.rows], found.lines)
 
 
 def _folder(path: pathlib.Path, classes: Sequence[str] | None, on_bad: OnBad | None) -> _Rows:
@@ -257,3 +275,14 @@ def _tell(splits: Splits, strings: Sequence[str], unit: Unit, length: int, name:
         copies = sum(row.tobytes() in seen for row in data.arrays[TEXT])
         if copies:
             log.warning("%s: %d of %d %s texts are among the training texts too", name, copies, data.size, part)
+
+
+def _tell_unknown(splits: Splits, name: str) -> None:
+    """Log that most words of a part are unknown: those of languages without spaces are whole clauses."""
+    for part, data in (("test", splits.test), ("validation", splits.valid)):
+        numbers = data.arrays[TEXT]
+        share = (numbers == words.UNKNOWN).sum() / max((numbers != words.PAD).sum(), 1)
+        if share > MOST_UNKNOWN:
+            log.warning(
+                "%s: %d %% of the %s words are unknown; try unit='bytes' (--unit bytes)", name, 100 * share, part
+            )

@@ -47,7 +47,8 @@ def embedder(loaded: Any) -> Embedder:
         loaded: result of `load_run`.
 
     Raises:
-        InputError: the run's model or task is your own, is not for images of two dimensions, or has no features.
+        InputError: the run's model or task is your own, is not for images of two dimensions, has no features, or
+            compares vectors by their Euclidean distance.
 
     """
     build = loaded.config["build"]
@@ -60,6 +61,11 @@ def embedder(loaded: Any) -> Embedder:
     name, options = build["task"]["name"], build["task"]["options"]
     if name != "embedding" and not callable(getattr(loaded.model, "features", None)):
         raise InputError(f"model={type(loaded.model).__name__}: has no features(); train with task='embedding'")
+    if name == "embedding" and options.get("unit") is False:
+        raise InputError(
+            "the run compares vectors by their Euclidean distance (unit=False), not by their cosine: compute them with "
+            "jaxcnn.runs.predict, and give them to enrol(measure='euclidean')"
+        )
     how = {k: options[k] for k in KNOWN if options.get(k) is not None}
 
     def vectors(variables: Tree, image: Array) -> Array:

@@ -23,7 +23,7 @@ NAMES = {
     "classification": "logits", "embedding": "embedding", "forecasting": "forecast", "regression": "values",
     "segmentation": "logits", "sequence": "logits",
 }  # fmt: skip
-READING = ("resize", "crop_ratio")  # how image files become images of the stored shape, see `data.image.decode`
+READING = ("resize", "crop_ratio", "rate", "standardise", "unit")  # how files become rows, see the readers of `data`
 PREPARED = ("mean", "std", "size", "resize", "interpolation")  # options of `prepare` that a task has
 
 
@@ -103,6 +103,8 @@ def of_run(loaded: TrainedRun, preprocessing: str = "inside") -> Program:
     }  # fmt: skip
     how = (loaded.config.get("source") or {}).get("options", {})
     about["reading"] = {k: how[k] for k in READING if k in how} or None
+    if loaded.config.get("words"):
+        about["words"] = loaded.config["words"].split(" ")  # word i has the number i + 2; 0 pads, 1 is an unknown word
     if description:
         about["model"] = description["model"]["name"]
         about["head"] = description["task"]["options"].get("head", "softmax") if task == "classification" else None

@@ -50,13 +50,14 @@ class Steps(NamedTuple):
         return self if self.mask is None else self._replace(mask=self.mask[:, ::strides])
 
 
-def steps_of(x: Array, length: Array | None, row_mask: Array | None) -> Steps:
+def steps_of(x: Array, length: Array | None, row_mask: Array | None, least: int = 0) -> Steps:
     """Find which steps of `x` `[B, T, ...]` count.
 
     Args:
         x: the array.
-        length: int `[B]`, 0 to T: how many steps from the first one count; None for all.
+        length: int `[B]`, `least` to T: how many steps from the first one count; None for all.
         row_mask: `[B]`, 0 for rows of which no step counts; None for none.
+        least: lowest length; those of rows that do not count may be lower.
 
     Raises:
         InputError: `length` has another shape, is not of integers, or, outside of compiled programs, is out of range.
@@ -71,12 +72,15 @@ def steps_of(x: Array, length: Array | None, row_mask: Array | None) -> Steps:
             "one per row"
         )
     most = x.shape[1]
-    if not isinstance(length, Tracer) and isinstance(most, int):
-        wrong = np.asarray(length)[(np.asarray(length) < 0) | (np.asarray(length) > most)]
+    short = length < least
+    if row_mask is not None:
+        short &= (row_mask > 0) | (length < 0)
+    if not isinstance(short, Tracer) and isinstance(most, int):
+        wrong = np.asarray(length)[np.asarray(short | (length > most))]
         if wrong.size:
-            raise InputError(f"length={wrong[0]}: must be 0 to {most}, the number of steps in x")
+            raise InputError(f"length={wrong[0]}: must be {least} to {most}, the number of steps in x")
     inside = jnp.arange(most)[None] < length[:, None]
-    return Steps(inside if rows is None else inside & rows, (length >= 0) & (length <= most))
+    return Steps(inside if rows is None else inside & rows, ~short & (length <= most))
 
 
 def _aligned(mask: Array, x: Array) -> Array:

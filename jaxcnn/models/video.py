@@ -55,7 +55,7 @@ class Video(Network):
         """
         check_image(x, 5)
         logits = self.head(self.features(x, train=train, row_mask=row_mask, length=length), train=train)
-        return steps_of(x, length, row_mask).mark(logits)
+        return steps_of(x, length, row_mask, 1).mark(logits)
 
 
 def mean_of_steps(x: Array, steps: Steps) -> Array:

@@ -64,8 +64,8 @@ def stft(audio: Array, *, n_fft: int = 256, hop: int = 80, centred: bool = True)
         audio: `[B, T]`, floats.
         n_fft: samples of a frame; any number, not only powers of 2.
         hop: samples from one frame to the next.
-        centred: put the middle of frame `i` at sample `i * hop`, with zeros around the sound, as librosa and torchaudio
-            do; otherwise frame `i` begins there, and only whole frames count.
+        centred: put the middle of frame `i` at sample `i * hop`, with zeros around the sound, as librosa does;
+            otherwise frame `i` begins there, and only whole frames count.
 
     Returns:
         Complex `[B, frames, n_fft // 2 + 1]`, not scaled.

@@ -60,9 +60,13 @@ def _as_read(
         raise InputError(f"its config.json does not say how the data were read{older}; {fix}")
     if elsewhere:
         how["options"] = {key: value for key, value in how["options"].items() if key not in PLACES}
+    more: dict[str, Any] = {}
+    if how["name"] == "texts" and config["build"] is not None:  # the run's words, whatever its texts are now
+        more = {"length": config["build"]["inputs"]["text"]["shape"][0]}
+        more |= {"vocabulary": config["words"].split(" ")} if config.get("words") else {}
     if on_bad is None and settings.get("on_bad_example") == "skip":
         on_bad = _leave_out
-    return read_described(how, place, on_bad)
+    return read_described(how, place, on_bad, more)
 
 
 def _as_used(config: Mapping[str, Any], splits: Splits) -> Splits:

@@ -62,7 +62,7 @@ def series(config: Mapping[str, Any], how: Mapping[str, Any], place: str, path: 
     """
     ours, own, at = tuple(config["classes"]), how["options"], pathlib.Path(path)
     kept = {k: own[k] for k in ("missing", "standardise", "separator") if k in own}
-    if at.suffix.lower() == ".csv":
+    if at.suffix.lower() != ".ts":
         label = own.get("label", "")
         kept["label"] = label if label in ENDS else series_label(at, "", True)
     splits = read("series", {"path": path, **kept, "validation_fraction": 0.0, "test_fraction": 0.0})

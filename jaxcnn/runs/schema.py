@@ -10,12 +10,12 @@ from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 from jaxcnn.core.schema import fitted
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
-from jaxcnn.data.words import FIRST
+from jaxcnn.data.words import FIRST, ROOM
 from jaxcnn.runs.described import CLASSES, NAMED, Build, Entry, check_build, check_entries
 from jaxcnn.runs.options import Number, refuse
 
 FORMAT = 1  # value of "format" in config.json, if it has one
-DEPTH, INTEGER, TEXT = 32, 2**63, 2**20  # upper bounds: levels of nesting, absolute value of an integer, characters
+DEPTH, INTEGER, TEXT = 32, 2**63, ROOM  # upper bounds: levels of nesting, absolute value of an integer, characters
 LARGEST = 1e39  # bound on a finite logged value; float32 values beyond it are infinite
 PICTURE = re.compile(r"[\w-]{1,100}", re.ASCII)  # names of figures, which are also file names
 SHOWN = 50  # most metrics or pictures

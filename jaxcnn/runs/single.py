@@ -1,6 +1,7 @@
 """One row from a file or a text, or the rows of a sound or of a table, in the form of a run's training rows."""
 
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -93,23 +94,26 @@ def series_rows(config: Mapping[str, Any], path: pathlib.Path, label: str = "") 
     Args:
         config: content of a run's `config.json`.
         path: the file.
-        label: column of labels, which is left out: `"first"`, `"last"` or a name in the header. By default rows have
-            values only, unless the header has the name that the run's labels had.
+        label: column of labels, which is left out: `"first"`, `"last"` or a name in the header; `"none"` if rows have
+            values only. By default they have values only, unless the header has the name that the run's labels had.
 
     Raises:
-        InputError: The file cannot be read, or a series is longer than those of the run or has other channels.
+        InputError: The file cannot be read, a series is longer than those of the run or has other channels, or it is
+            not clear whether a column has labels.
 
     """
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{visible(path)}: the run is on series; give a file {', '.join(SUFFIXES)}")
     how, (steps, channels) = _options(config), config["build"]["inputs"]["series"]["shape"]
-    known = how.get("label")
-    if not label and isinstance(known, str) and known not in ENDS and path.suffix.lower() != ".ts":
+    known, said, label = how.get("label", "first"), bool(label), "" if label == "none" else label
+    if not said and isinstance(known, str) and known not in ENDS and path.suffix.lower() != ".ts":
         label = known if known in first_line(path) else ""
     found, lines = unlabelled(path, label=label, standardise=bool(how.get("standardise")))
     if found["series"].shape[2] != channels:
         have = found["series"].shape[2]
         raise InputError(f"{visible(path)}: series of {have} channels, and the run's have {channels}; give such series")
+    if not said and known in ENDS and path.suffix.lower() != ".ts" and found["length"].max() < steps:
+        _check_ends(config, unlabelled(path)[0], known, path)
     for x, length, line in zip(found["series"], found["length"], lines, strict=True):
         if length > steps:
             fix = "shorten it" + (", or name the column of labels with --label-column" if not label else "")
@@ -117,6 +121,17 @@ def series_rows(config: Mapping[str, Any], path: pathlib.Path, label: str = "") 
         row = np.zeros((steps, channels), np.float32)
         row[:length] = x[:length]
         yield f"{path}:{line}", {"series": row, "length": np.array(length, np.int32)}
+
+
+def _check_ends(config: Mapping[str, Any], found: Mapping[str, np.ndarray], end: str, path: pathlib.Path) -> None:
+    """Refuse series that are shorter than the run's and have, where it had labels, nothing but names of classes."""
+    numbers = {np.float32(name) for name in config["classes"] if re.fullmatch(r"[+-]?\d+", name)}
+    at = np.zeros_like(found["length"]) if end == "first" else found["length"] - 1
+    if set(found["series"][np.arange(len(at)), at, 0]) <= numbers:
+        raise InputError(
+            f"{visible(path)}: the {end} value of every series is the name of a class, as labels are; give "
+            f"--label-column {end}, or none if it is a value"
+        )
 
 
 def text_row(config: Mapping[str, Any], text: str) -> Row:
@@ -128,7 +143,7 @@ def text_row(config: Mapping[str, Any], text: str) -> Row:
     """
     if "text" not in config["build"].get("inputs", {}):
         raise InputError(f"{visible(text)[:40]!r}: the run is not on texts; give files")
-    if not text.strip():
+    if not (text := text.strip()):
         raise InputError("a text without a character; give one with words")
     how = text_options(config)
     return {"text": words.encode_row(text, how["unit"], how["vocabulary"], how["length"])}

@@ -151,7 +151,10 @@ def described(config: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"name": "tfds", "options": options | {"name": name, "size": size}} if NAME.fullmatch(name) else None
 
 
-def read_described(described: Mapping[str, Any], place: str | None = None, on_bad: OnBad | None = None) -> Splits:
+def read_described(
+    described: Mapping[str, Any], place: str | None = None, on_bad: OnBad | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> Splits:  # fmt: skip
     """Read data by their description.
 
     Args:
@@ -159,6 +162,7 @@ def read_described(described: Mapping[str, Any], place: str | None = None, on_ba
         place: present location of the data, from the user; None to follow the path in the description, which is only
             possible if this user made the run.
         on_bad: called with a message and a count for each unreadable item, which is then left out; None to raise.
+        more: options that the caller has from elsewhere, such as the run's vocabulary.
 
     Raises:
         InputError: The description is invalid, its path is not trusted, or the data are not there.
@@ -175,6 +179,7 @@ def read_described(described: Mapping[str, Any], place: str | None = None, on_ba
         _check(name, options)
     except InputError as error:
         raise InputError(f"its config.json has a source that this version cannot read ({error})") from error
+    options |= more or {}
     where, ours = next((options[k] for k in PLACES if options.get(k)), None), made_here(described)
     if place is not None:
         options["data_dir" if name == "tfds" else "path"] = place

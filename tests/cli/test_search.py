@@ -71,6 +71,20 @@ def test_an_index_is_made_extended_and_searched(here, tmp_path, capsys, run):
     assert "the index is of another run" in line and "make it with this one" in line
 
 
+def test_a_file_that_was_replaced_is_read_again(here, tmp_path, capsys, monkeypatch):
+    shutil.copytree(here / "photos", tmp_path / "photos")
+    index, run = tmp_path / "a.safetensors", here / "embedder"
+    answer(capsys, run, "--add", tmp_path / "photos", "--index", index)
+    monkeypatch.chdir(tmp_path)
+    _, err = answer(capsys, run, "--add", "photos", "--index", index)
+    assert "10 images, 0 of them new, 0 read again" in err
+    image = tmp_path / "photos/bee/0.png"
+    shutil.copy(here / "photos/dog/2.png", image)
+    lines, err = answer(capsys, run, "photos/bee/0.png", "--add", "photos", "--index", index, "--k", 2)
+    assert "10 images, 0 of them new, 1 read again" in err
+    assert str(image) in {one["file"] for one in lines[0]["nearest"]} and lines[0]["nearest"][0]["score"] > 0.99999
+
+
 def test_duplicates_in_a_folder_need_no_index(here, tmp_path, capsys):
     lines, err = answer(capsys, here / "classifier", here / "photos", "--duplicates", 0.999999)
     assert lines[0]["score"] > 0.9999 and "of 10 images" in err

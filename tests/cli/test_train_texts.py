@@ -69,6 +69,32 @@ def test_texts_and_files_are_predicted(trained, tmp_path, capsys):
     assert "a text without a character" in refused(capsys, "predict", trained, "--text", " ")
 
 
+def test_a_changed_training_text_changes_no_word_of_the_run(tmp_path, capsys):
+    rows = [
+        f"{x} {i},{k},{'test' if i > 12 else 'train'}"
+        for i in range(16)
+        for k, some in (("bad", BAD), ("good", GOOD))
+        for x in some
+    ]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(["text,label,split", *rows]) + "\n", "utf-8")
+    flags = ("--epochs", "12", "--batch-size", "16", "--devices", "1", "--learning-rate", "5e-3")
+    assert main(["train", str(path), "--workdir", str(tmp_path / "runs"), *flags]) == 0
+    run = next((tmp_path / "runs").iterdir())
+    before = answer(capsys, "evaluate", run)[-1]
+    path.write_text(
+        path.read_text().replace("great film 1,", "film of other words 1,").replace("tedious mess 2,", "x y z 2,")
+    )
+    after = answer(capsys, "evaluate", run)[-1]
+    assert before["accuracy"] == after["accuracy"] == 1 and before["loss"] == after["loss"]
+
+
+def test_a_text_is_the_same_from_a_file_and_from_the_command_line(tmp_path):
+    config = {"words": "", "build": {"inputs": {"text": {"shape": [12]}}}, "source": {"options": {"unit": "bytes"}}}
+    row = jc.runs.single.text_row(config, "  good\n")["text"]
+    np.testing.assert_array_equal(row, jc.runs.single.text_row(config, "good")["text"])
+
+
 def test_words_are_explained(trained, capsys):
     found = answer(capsys, "explain", trained, "--text", "a great film", "a tedious film", "--target", "good")
     assert max(found[0]["words"], key=found[0]["words"].get) == "great" and "tedious" not in found[1]["words"]

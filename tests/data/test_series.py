@@ -35,6 +35,7 @@ def everything(splits):
 READ = {
     "numbers": (rows("1,1,2,3", "2,4,5,6"), {"1": [1, 2, 3], "2": [4, 5, 6]}),
     "floats as labels": (rows("1.0e+00,1,2,3", "2.0e+00,4,5,6"), {"1": [1, 2, 3], "2": [4, 5, 6]}),
+    "names of figures": (rows("01,1,2,3", "1,4,5,6"), {"01": [1, 2, 3], "1": [4, 5, 6]}),
     "text and quotes": (rows('"a, b",1,2', "'c',3,4"), {"a, b": [1, 2], "c": [3, 4]}),
     "a mark at the start": ("\ufeff" + rows("a,1,2", "b,3,4"), {"a": [1, 2], "b": [3, 4]}),
     "semicolons": (rows("a;1;2", "b;3;4"), {"a": [1, 2], "b": [3, 4]}),

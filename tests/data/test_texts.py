@@ -83,6 +83,29 @@ def test_a_column_of_parts_and_other_names_of_columns(tmp_path):
     assert several.train.classes == ("rude", "long") and several.train.arrays["label"].shape[1] == 2
 
 
+def test_columns_that_are_chosen_are_not_those_of_the_same_name(tmp_path):
+    rows = [f"text {i},{'ham' if i % 2 else 'spam'},{'good' if i % 3 else 'bad'}" for i in range(20)]
+    path = table(tmp_path / "a.csv", rows, "text,label,sentiment")
+    assert texts(path, label="sentiment").train.classes == ("bad", "good")
+    assert texts(path).train.classes == ("ham", "spam")
+    rows = [f"doc{i}.txt,some words {i},{i % 2}" for i in range(20)]
+    found = texts(table(tmp_path / "b.csv", rows, "file,review,label"), column="review").train
+    assert set(found.words) >= {"some", "words"} and found.names[0].startswith("some words")
+    rows = [f"doc,words {i},{i % 2}" for i in range(20)]
+    both = table(tmp_path / "c.csv", rows, "file,text,rude")
+    refused("a label named 'file'; rename", texts, both, label="", task="multilabel")
+
+
+def test_languages_without_spaces_are_told(tmp_path, caplog, monkeypatch):
+    with caplog.at_level(logging.WARNING, "jaxcnn"):
+        texts(table(tmp_path / "a.csv", [f"{chr(0x4E00 + i) * 9},{i % 2}" for i in range(40)]))
+        texts(reviews(tmp_path / "b.csv"))
+    assert "100 % of the test words are unknown; try unit='bytes'" in caplog.text
+    assert not [line for line in caplog.messages if "b.csv" in line and "unknown" in line]
+    monkeypatch.setattr(words, "ROOM", 20)
+    refused("a vocabulary of [0-9]+ characters; at most 20 are kept: unit='bytes'", texts, tmp_path / "b.csv")
+
+
 def test_a_folder_of_texts(tmp_path):
     for part in ("train", "test"):
         for name, some in (("neg", BAD), ("pos", GOOD)):

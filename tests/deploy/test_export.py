@@ -140,6 +140,19 @@ def test_detections_without_objects_are_no_check(tmp_path, monkeypatch):
         jc.export(made, "onnx", tmp_path / "a")
 
 
+def test_a_program_of_texts_says_which_number_a_word_has(tmp_path):
+    build = {
+        "model": {"name": "text_cnn", "options": {"num_classes": 2, "words": 5, "width": 4, "maps": 3}},
+        "task": {"name": "classification", "options": {"field": "text"}},
+        "inputs": {"text": {"shape": [5], "dtype": "int32"}},
+    }  # fmt: skip
+    made = jc.runs.build(build)[1]
+    rows = {"text": np.ones((2, 5), np.int32), "label": np.zeros(2, np.int32)}
+    data = jc.data.Resident(rows, ("bad", "good"), words=("good", "bad", "film"))
+    jc.save_run(tmp_path / "run", made, made.init(jax.random.key(0), rows), data, batch_size=2, build=build)
+    assert program.of_run(jc.load_run(tmp_path / "run")).about["words"] == ["good", "bad", "film"]
+
+
 def test_rows_that_are_given_and_weights_that_are_not_finite(folder, tmp_path):
     loaded = jc.load_run(folder)
     rows = {"image": np.zeros((4, 8, 8, 1), np.uint8)}

@@ -201,3 +201,17 @@ def test_files_become_vectors_and_duplicates_are_found(rng, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(jc.InputError, match="no images in this folder"):
         deploy.near_duplicates(tmp_path / "empty", 0.9, use)
+
+
+def test_a_run_that_compares_by_distance_gives_no_cosines(tmp_path):
+    build = {
+        "model": {"name": "cnn", "options": {"num_classes": 3, "widths": [3, 4]}},
+        "task": {"name": "embedding", "options": {"classes": 3, "loss": "prototypical", "unit": False}},
+        "image": {"shape": [24, 24, 3], "dtype": "uint8"},
+    }  # fmt: skip
+    made = jc.runs.build(build)[1]
+    rows = {"image": np.zeros((2, 24, 24, 3), np.uint8), "label": np.zeros(2, np.int32)}
+    data = jc.data.Resident(rows, ("a", "b", "c"))
+    jc.save_run(tmp_path / "run", made, made.init(jax.random.key(0), rows), data, batch_size=2, build=build)
+    with pytest.raises(jc.InputError, match="Euclidean distance .unit=False., not by their cosine"):
+        deploy.embedder(jc.load_run(tmp_path / "run"))

@@ -102,8 +102,13 @@ def test_c3d_with_hidden_layers_ignores_what_lies_behind_the_length():
 @pytest.mark.parametrize("name", ["cnn3d", "cnn_gru"])
 def test_a_length_out_of_range_is_refused_or_nan(name):
     model, variables = made(name)
-    with pytest.raises(InputError, match="length=6: must be 0 to 5, the number of steps in x"):
-        model.apply(variables, clips(), length=jnp.array([6, 1, 1]))
+    for wrong in (6, 0):
+        with pytest.raises(InputError, match=f"length={wrong}: must be [01] to 5, the number of steps in x"):
+            model.apply(variables, clips(), length=jnp.array([wrong, 1, 1]))
+    y = jax.jit(lambda n: model.apply(variables, clips(), length=n))(jnp.array([0, 1, 1]))
+    assert np.isnan(y[0]).all() and np.isfinite(y[1:]).all()
+    rows = jnp.array([0.0, 1, 1])  # padding may have no length
+    assert np.isfinite(model.apply(variables, clips(), length=jnp.array([0, 1, 1]), row_mask=rows)[1:]).all()
     y = jax.jit(lambda n: model.apply(variables, clips(), length=n))(jnp.array([6, 1, 1]))
     assert np.isnan(y[0]).all() and np.isfinite(y[1:]).all()
 

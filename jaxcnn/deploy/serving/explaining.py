@@ -73,7 +73,7 @@ def _text(run: Any) -> Explain:
     compiled = jax.jit(lambda variables, x: run.task.predict(variables, {"text": x}))
 
     def explain(row: Row, target: int, text: str) -> dict[str, Any]:
-        spans = words.spans(text, how["unit"], how["length"])[:WORDS]
+        spans = words.spans(text.strip(), how["unit"], how["length"])[:WORDS]
         rows = np.repeat(row["text"][None], WORDS + 1, 0)
         for n, (_, start, stop) in enumerate(spans, 1):
             rows[n, start:stop] = fill
