@@ -1,7 +1,7 @@
 """Test-time augmentation: average the outputs of a model over several views of each image."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -96,6 +96,8 @@ def _check_outputs(outputs: Any, view: View, batch: Batch) -> None:
     """Refuse outputs per pixel that would be averaged where they are, and others that would be moved."""
     moves = isinstance(view, PixelView)
     field = view.field if moves else "image"
+    if isinstance(outputs, Mapping) and "boxes" in outputs:
+        raise InputError("outputs have boxes: those of a mirrored image lie elsewhere, and cannot be averaged")
     if field not in batch:
         return
     for leaf in jax.tree.leaves(outputs):

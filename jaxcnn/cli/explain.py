@@ -21,6 +21,7 @@ from jaxcnn.deploy.answers import described
 from jaxcnn.explain import at_box, at_pixel, coarsest, prepared
 from jaxcnn.explain.panels import explained
 from jaxcnn.runs import plots, single
+from jaxcnn.runs.described import reading
 from jaxcnn.tasks import detected
 from jaxcnn.tasks.figures import new_figure
 
@@ -140,12 +141,12 @@ def _image(config: Explain, loaded: Any, path: pathlib.Path, image: np.ndarray) 
 
 
 def _pixel(config: Explain, loaded: Any, path: pathlib.Path, image: np.ndarray) -> One:
-    classes, how = loaded.config["classes"], (loaded.config.get("source") or {}).get("options", {})
+    classes = loaded.config["classes"]
     scores = np.asarray(loaded.task.predict(loaded.variables, {"image": image}))[0]
     sides = read_image(path, 3).shape[:2]
     place = config.pixel[::-1] or tuple(n // 2 for n in sides)
     try:
-        at = shown_place(place, sides, scores.shape[:2], how.get("resize", "squash"), how.get("crop_ratio", 1.0))
+        at = shown_place(place, sides, scores.shape[:2], *reading(loaded.config))
     except InputError as error:
         raise InputError(f"--pixel: {visible(path)}: {error}") from error
     shares = np.asarray(jax.nn.softmax(scores[at]))

@@ -146,8 +146,9 @@ class Images:
     """Where TFDS data sets are prepared; by default TFDS_DATA_DIR, else TFDS's own folder."""
     image_size: int = 0
     """Side to which images are resized; by default 128 for photos, while small images keep theirs."""
-    resize: str = "squash"
-    """How to resize: squash (ignore the shape), crop (keep it, cut out the middle) or pad (keep it, add black)."""
+    resize: str = ""
+    """How to resize: squash (ignore the shape), crop (keep it, cut out the middle) or pad (keep it, add black); by
+    default pad for boxes and squash for others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,7 +281,7 @@ def check(config: Any) -> None:
         raise InputError(f"--validation-fraction {config.validation_fraction}: must be above 0 and below 1")
     known = {"strategy": STRATEGIES, "precision": PRECISIONS, "on_nan": ON_NAN, "on_bad_example": ON_BAD_EXAMPLE}
     for name, values in (("resize", RESIZE), ("augment", AUGMENT)):
-        if isinstance(has.get(name), str):
+        if has.get(name) or name == "augment" and isinstance(has.get(name), str):
             known[name] = values
     if has.get("table"):
         known["table"] = TABLES

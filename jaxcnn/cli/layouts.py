@@ -236,8 +236,8 @@ def read(found: Found, config: Any, skipped: Any = None, size: Any = None) -> tu
     options = found.options | {"validation_fraction": config.validation_fraction}
     if found.files:
         options |= {"size": config.image_size or size or side_of(found)}
-        options |= {"resize": config.resize} if config.resize != "squash" else {}
-    elif config.resize != "squash":
+        options |= {"resize": config.resize} if config.resize else {}
+    elif config.resize:
         raise InputError(f"--resize {config.resize}: only image files are resized on reading; leave it out")
     if found.kind == "sounds":
         options |= _form(found, config)

@@ -1,5 +1,6 @@
 """Pictures of what a run predicts for image files, in the pixels of the file: masks, or boxes with their classes."""
 
+import itertools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -52,11 +53,11 @@ def drawer(loaded: Any, folder: str, paths: Sequence[pathlib.Path], least_score:
 
 def _names(paths: Sequence[pathlib.Path]) -> dict[str, str]:
     """Return a name for the pictures of each file: its own without the ending, and a number if others share it."""
-    names, used = {}, dict[str, int]()
+    names: dict[str, str] = {}
     for path in paths:
         stem = path.name.removesuffix(".gz").removesuffix(".nii") if path.name.endswith(VOLUMES) else path.stem
-        used[stem] = used.get(stem, 0) + 1
-        names[str(path)] = stem if used[stem] == 1 else f"{stem}_{used[stem]}"
+        given = (stem if n == 1 else f"{stem}_{n}" for n in itertools.count(1))
+        names[str(path)] = next(name for name in given if name not in names.values())
     return names
 
 

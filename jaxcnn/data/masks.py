@@ -10,7 +10,7 @@ import numpy as np
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, sides
-from jaxcnn.data.image import Resize, head
+from jaxcnn.data.image import Resize, head, turned
 from jaxcnn.data.image_file import ENDINGS, opened_image, room
 from jaxcnn.data.listing import TEST, TRAIN, VALID
 from jaxcnn.data.pixel_labels import resized, rows, stated_size
@@ -159,6 +159,12 @@ class _Pairs:
             log.info("the masks have the values 0 and 255: these are the classes 0 and 1")
             return [0, 255]
         used -= {self.ignore}
+        if classes is None and 2 * len(used) < max(used, default=0) + 1:
+            some = ", ".join(map(str, sorted(used)[:10]))
+            raise InputError(
+                f"the masks have the values {some}, and most of those between occur nowhere: give values=, the value "
+                "of each class, or number the classes 0, 1, 2"
+            )
         return list(range(len(classes) if classes is not None else max(used, default=0) + 1))
 
     def _values(self, path: pathlib.Path) -> np.ndarray:
@@ -199,7 +205,10 @@ def value_table(values: Values, ignore_label: int) -> dict[Any, int]:
 
 def _pixels(path: pathlib.Path) -> np.ndarray:
     """Read a mask: values of gray or of a palette `[H, W]`, or colours `[H, W, 3]`."""
-    with opened_image(path, pixels=True) as (image, _), room(image):
+    with opened_image(path, pixels=True) as (image, turn), room(image):
+        if image.format == "JPEG":
+            raise InputError(f"{visible(path)}: a JPEG changes the values of a mask; save it as PNG")
+        image = image if image.format == "TIFF" else turned(image, turn)  # Pillow turns a TIFF when it loads it
         if image.mode in ("L", "P"):
             return np.asarray(image)
         if image.mode == "1":

@@ -200,7 +200,7 @@ class _Volumes:
     def name(self, classes: Sequence[str] | None) -> None:
         """Find the classes; pairs whose labels are not readable are left out."""
         if classes is None:
-            classes = _stated(self.top / "dataset.json")
+            classes = class_names(self.top)
         if classes is None:
             pairs = list(self.heads)
             most = each(guarded(self._largest, self.on_bad), pairs)
@@ -315,8 +315,9 @@ def _scaled(voxels: np.ndarray, finite: np.ndarray, percentiles: tuple[float, fl
     return np.clip(shifted / (high - low), 0, 1).astype(np.float32)
 
 
-def _stated(file: pathlib.Path) -> tuple[str, ...] | None:
+def class_names(path: str | pathlib.Path) -> tuple[str, ...] | None:
     """Return the names of the classes in the `dataset.json` of Medical Decathlon or nnU-Net; None if there are none."""
+    file = pathlib.Path(path) / "dataset.json"
     found = read_json(file) if file.is_file() else None
     labels = found.get("labels") if isinstance(found, dict) else None
     if not isinstance(labels, dict):
@@ -326,4 +327,8 @@ def _stated(file: pathlib.Path) -> tuple[str, ...] | None:
         named = {str(v): k for k, v in named.items()}
     if sorted(named) != sorted(map(str, range(len(named)))) or not all(isinstance(v, str) for v in named.values()):
         raise InputError(f"{visible(file)}: labels are not numbered from 0; correct them, or give classes=")
+    if "ignore" in named.values():
+        raise InputError(
+            f"{visible(file)}: the label 'ignore' is no class; give its voxels the value 255, and take it out of labels"
+        )
     return tuple(named[str(i)] for i in range(len(named)))

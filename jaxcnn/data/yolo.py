@@ -1,5 +1,6 @@
 """YOLO: one text file per image, with a line `class cx cy w h` per object, in shares of the image as it is shown."""
 
+import functools
 import logging
 import math
 import pathlib
@@ -18,6 +19,7 @@ from jaxcnn.data.reader import guarded
 from jaxcnn.data.splitting import tested
 
 BYTES = 2**24  # most bytes of a text file
+BESIDE = 0.1  # how far points of a polygon may lie outside the image, in shares
 SHARE = 10  # a larger number is no share, but pixels
 IMAGES, LABELS = "images", "labels"
 CLASSES, YAML = ("classes.txt", "obj.names", "labels/classes.txt"), ("data.yaml", "data.yml", "dataset.yaml")
@@ -79,8 +81,9 @@ def yolo(
     if not top.is_dir():
         raise InputError(f"{visible(top)}: {'not a' if top.exists() else 'no such'} folder")
     found = tested(_parts(top), top)
-    names = tuple(classes) if classes is not None else _class_names(top)
-    read = guarded(_annotation, on_bad)
+    names = tuple(classes) if classes is not None else class_names(top)
+    pose = any("kpt_shape" in _text(top / name) for name in YAML if (top / name).is_file())
+    read = guarded(functools.partial(_annotation, pose=pose), on_bad)
     pairs = {part: _pairs(images, labels, on_bad) for part, (images, labels) in found.items()}
     if any(pairs.values()) and all(text is None for some in pairs.values() for _, text in some):
         raise InputError(f"{visible(top)}: no text file has the name of an image; check {LABELS}/")
@@ -146,15 +149,17 @@ def _files(place: pathlib.Path, endings: set[str]) -> Files:
     return found
 
 
-def _annotation(image: pathlib.Path, file: pathlib.Path | None, names: tuple[str, ...] | None) -> Annotation:
-    """Read a text file."""
+def _annotation(
+    image: pathlib.Path, file: pathlib.Path | None, names: tuple[str, ...] | None, *, pose: bool
+) -> Annotation:
+    """Read a text file; with `pose`, points follow each box, which are left out."""
     rows, labels = [], []
     lines = [] if file is None else _text(file).splitlines()
     for i, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            label, box = _object(line.split())
+            label, box = _object(line.split()[:5] if pose else line.split())
         except InputError as error:
             raise InputError(f"{visible(file)}: line {i}: {error}") from None
         if names is not None and label >= len(names):
@@ -181,6 +186,8 @@ def _object(words: list[str]) -> tuple[int, tuple[float, float, float, float]]:
     if len(numbers) == 4:
         x, y, width, height = numbers
         return int(label), (y - height / 2, x - width / 2, y + height / 2, x + width / 2)
+    if any(not -BESIDE <= n <= 1 + BESIDE for n in numbers if n == n):
+        raise InputError("the points of a polygon must lie in 0 to 1; for points of a pose, data.yaml needs kpt_shape")
     xs, ys = numbers[::2], numbers[1::2]
     if any(n != n for n in numbers):  # min and max would pass over NaN
         return int(label), (math.nan, math.nan, math.nan, math.nan)
@@ -194,8 +201,9 @@ def _text(file: pathlib.Path) -> str:
         raise InputError(f"{visible(file)}: cannot be read ({reason(error)}); replace it") from error
 
 
-def _class_names(top: pathlib.Path) -> tuple[str, ...] | None:
-    """Return the names of the classes from a file; None if there is none."""
+def class_names(path: str | pathlib.Path) -> tuple[str, ...] | None:
+    """Return the names of the classes from a file of a data set; None if there is none."""
+    top = pathlib.Path(path)
     for name in YAML:
         if (top / name).is_file():
             return _yaml_names(top / name)

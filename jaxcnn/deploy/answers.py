@@ -9,6 +9,7 @@ from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import image_box, unletterbox
 from jaxcnn.data.stored import UNKNOWN, stored_classes
+from jaxcnn.runs.described import reading
 from jaxcnn.tasks import decoded, probabilities
 
 LEAST_SCORE = 0.25  # of a box
@@ -65,10 +66,10 @@ def mask_of(loaded: Any, file: str, scores: np.ndarray, sides: tuple[int, int]) 
         InputError: the scores are not finite.
 
     """
-    classes, how = loaded.config["classes"], _options(loaded)
+    classes = loaded.config["classes"]
     if not np.isfinite(scores).all():
         raise InputError(f"{visible(file)}: the outputs are not finite; check the weights")
-    mask = stored_classes(scores, sides, how.get("resize", "squash"), how.get("crop_ratio", 1.0))
+    mask = stored_classes(scores, sides, *reading(loaded.config))
     counts = np.bincount(mask[mask != UNKNOWN], minlength=len(classes))
     shares = {name: round(float(n), 6) for name, n in zip(classes, counts / max(counts.sum(), 1), strict=True)}
     return Mask(mask, shares)
@@ -105,20 +106,15 @@ def objects_of(loaded: Any, file: str, found: Any, sides: tuple[int, int], least
         InputError: the boxes or scores are not finite.
 
     """
-    classes, how = loaded.config["classes"], _options(loaded)
+    classes = loaded.config["classes"]
     kept = (found["box_mask"] > 0) & (found["scores"] >= least_score)
     boxes, scores, labels = (np.asarray(found[name])[kept] for name in ("boxes", "scores", "labels"))
     if not (np.isfinite(boxes).all() and np.isfinite(found["scores"]).all()):
         raise InputError(f"{visible(file)}: the outputs are not finite; check the weights")
-    frame = image_box(sides, tuple(loaded.config["build"]["image"]["shape"][:2]), how.get("resize", "pad"))
+    frame = image_box(sides, tuple(loaded.config["build"]["image"]["shape"][:2]), reading(loaded.config)[0])
     pixels = unletterbox(boxes, np.array(sides), frame)
     objects = [
         {"class": classes[int(k)], "score": round(float(p), 6), "box": [round(float(x), 2) for x in box[[1, 0, 3, 2]]]}
         for box, p, k in zip(pixels, scores, labels, strict=True)
     ]
     return Objects(pixels, scores, labels, objects)
-
-
-def _options(loaded: Any) -> dict[str, Any]:
-    """Return the options with which the run's data were read."""
-    return (loaded.config.get("source") or {}).get("options", {})

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import InputError, Tree, reason
-from jaxcnn.runs.described import entries_of
+from jaxcnn.runs.described import entries_of, reading
 from jaxcnn.runs.load import TrainedRun, build
 from jaxcnn.tasks import detected, prepare
 from jaxcnn.tasks.pixels import any_range
@@ -102,7 +102,10 @@ def of_run(loaded: TrainedRun, preprocessing: str = "inside") -> Program:
         "preprocessing": preprocessing if "image" in rows else "none",
     }  # fmt: skip
     how = (loaded.config.get("source") or {}).get("options", {})
-    about["reading"] = {k: how[k] for k in READING if k in how} or None
+    about["reading"] = {k: how[k] for k in READING if k in how}
+    if task == "detection":
+        about["reading"]["resize"] = reading(loaded.config)[0]
+    about["reading"] = about["reading"] or None
     if loaded.config.get("words"):
         about["words"] = loaded.config["words"].split(" ")  # word i has the number i + 2; 0 pads, 1 is an unknown word
     if description:

@@ -75,8 +75,8 @@ def _counts(loaded: TrainedRun, data: Any, classes: int, batch_size: int) -> np.
 
     def counted(variables: Any, batch: Mapping[str, Any]) -> Any:
         best = loaded.task.predict(variables, batch).argmax(-1)
-        true = batch[key].astype(jnp.int32)
-        pair = jnp.where(true < classes, true * classes + best, classes**2)
+        true = batch[key].astype(jnp.int32).reshape(best.shape)
+        pair = jnp.where((true >= 0) & (true < classes), true * classes + best, classes**2)
         one = jnp.arange(pair.shape[0])[:, None] * (classes**2 + 1) + pair.reshape(pair.shape[0], -1)
         flat = jnp.zeros(pair.shape[0] * (classes**2 + 1), jnp.int32).at[one.reshape(-1)].add(1)
         return flat.reshape(pair.shape[0], -1)[:, :-1].reshape(-1, classes, classes)

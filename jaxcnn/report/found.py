@@ -126,16 +126,18 @@ def judge(guess: Boxes, truth: Boxes) -> Judged:
     sure = guess["scores"] >= LEAST
     order = np.argsort(-guess["scores"][sure], kind="stable")
     boxes, labels = guess["boxes"][sure][order], guess["labels"][sure][order]
-    overlap, taken, kinds = box_iou(boxes, truth["boxes"]), np.zeros(len(truth["labels"]), bool), []
+    crowd = truth["iscrowd"]
+    overlap = box_iou(boxes, truth["boxes"], crowd)
+    taken, kinds = np.zeros(len(crowd), bool), []
     for i, label in enumerate(labels.tolist()):
         own = truth["labels"] == label
-        same, other = (np.where(who, overlap[i], 0.0) for who in (own, ~own))
-        if truth["iscrowd"][overlap[i] >= OVERLAP].any():
-            continue
+        same, other, many = (np.where(who, overlap[i], 0.0) for who in (own & ~crowd, ~own & ~crowd, own & crowd))
         free = np.where(taken, 0.0, same)
         if free.max(initial=0) >= OVERLAP:
             taken[free.argmax()] = True
             kinds.append(("right", label))
+        elif many.max(initial=0) >= OVERLAP:
+            continue
         elif same.max(initial=0) >= OVERLAP:
             kinds.append(("doubled", label))
         elif other.max(initial=0) >= OVERLAP:
@@ -153,16 +155,21 @@ def _pr(guesses: Sequence[Boxes], truths: Sequence[Boxes], label: int) -> list[l
         own, true = guess["labels"] == label, (truth["labels"] == label) & ~truth["iscrowd"]
         total += int(true.sum())
         order = np.argsort(-guess["scores"][own], kind="stable")
-        overlap, taken = box_iou(guess["boxes"][own][order], truth["boxes"][true]), np.zeros(int(true.sum()), bool)
-        for one in overlap:
+        boxes, taken = guess["boxes"][own][order], np.zeros(int(true.sum()), bool)
+        many = truth["boxes"][(truth["labels"] == label) & truth["iscrowd"]]
+        crowded = box_iou(boxes, many, np.ones(len(many), bool)).max(1, initial=0) >= OVERLAP
+        for one, inside, score in zip(
+            box_iou(boxes, truth["boxes"][true]), crowded, guess["scores"][own][order], strict=True
+        ):
             free = np.where(taken, 0.0, one)
             hit = free.max(initial=0) >= OVERLAP
             taken[free.argmax() if hit else slice(0)] = True
-            right.append(hit)
-        scores.append(guess["scores"][own][order])
+            if hit or not inside:
+                right.append(hit)
+                scores.append(score)
     if not total or not right:
         return []
-    order = np.argsort(-np.concatenate(scores), kind="stable")
+    order = np.argsort(-np.array(scores), kind="stable")
     hits = np.cumsum(np.array(right)[order])
     points = np.stack([hits / total, hits / np.arange(1, len(hits) + 1)], 1)
     keep = np.unique(np.linspace(0, len(points) - 1, min(len(points), POINTS)).astype(int))

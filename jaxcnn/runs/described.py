@@ -164,6 +164,13 @@ def _check_sizes(options: Mapping[str, Any], where: str) -> None:
         raise InputError(f"{where}: {layers:,} layers; must be {LAYERS} at most")
 
 
+def reading(config: Mapping[str, Any]) -> tuple[Any, float]:
+    """Return how a run's image files become rows: `resize` and `crop_ratio`, as its reader took them."""
+    how = (config.get("source") or {}).get("options", {})
+    boxes = config["build"]["task"]["name"] == "detection"  # whose readers pad by default
+    return how.get("resize", "pad" if boxes else "squash"), how.get("crop_ratio", 1.0)
+
+
 def views_of(task: str) -> Callable[..., Any]:
     """Return the function that makes the views of a task's images over which outputs are averaged."""
     return augment.pixel_views if task == "segmentation" else augment.test_time_views

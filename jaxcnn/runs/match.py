@@ -65,9 +65,10 @@ def matched(data: Any, classes: tuple[str, ...], numbers: np.ndarray | None, cha
     def change(rows: Batch) -> dict[str, Any]:
         out = _with_channels(rows, channels)
         if numbers is not None:
-            label = np.asarray(rows["label"])
-            known = (label >= 0) & (label < len(numbers))
-            out["label"] = np.where(known, numbers[np.where(known, label, 0)], label).astype(label.dtype)
+            for key in {"label", "box_label", "mask"} & set(rows):
+                label = np.asarray(rows[key])
+                known = (label >= 0) & (label < len(numbers))
+                out[key] = np.where(known, numbers[np.where(known, label, 0)], label).astype(label.dtype)
         return out
 
     if isinstance(data, Resident):

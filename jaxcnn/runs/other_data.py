@@ -11,6 +11,8 @@ from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data.folder import class_names
 from jaxcnn.data.table import read as read_table
+from jaxcnn.data.volumes import class_names as names_of_volumes
+from jaxcnn.data.yolo import class_names as names_of_yolo
 from jaxcnn.runs import other_rows
 from jaxcnn.runs.match import in_columns, matched, table
 from jaxcnn.runs.other_rows import check_kind, kind_at
@@ -70,7 +72,7 @@ def rows(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None, 
     *sides, channels = config["build"]["image"]["shape"]
     ours, part = tuple(config["classes"]), "test part"
     if kind in DENSE:
-        data, part, numbers, note = *_dense(kind, config, how, options, on_bad), None, ""
+        data, part, numbers, note = _dense(kind, config, how, options, on_bad)
     elif kind == "folder":
         root, part = _root(pathlib.Path(options["path"]))
         _not_the_runs_own(how, place, part)
@@ -92,16 +94,24 @@ def rows(config: Any, how: Mapping[str, Any], place: str, data_dir: str | None, 
 
 def _dense(
     kind: str, config: Any, how: Mapping[str, Any], options: Mapping[str, Any], on_bad: OnBad | None
-) -> tuple[Any, str]:
+) -> tuple[Any, str, np.ndarray | None, str]:
     """Read images with masks or boxes of the run's classes: the test part, or all images if there are no parts."""
+    ours, numbers, note = tuple(config["classes"]), None, ""
+    stated = {"yolo": names_of_yolo, "volumes": names_of_volumes}.get(kind, lambda _: None)(options["path"])
+    if stated is not None:  # labels are numbers of these
+        numbers, note = table(stated, ours, visible(options["path"]))
     own = ("percentiles",) if kind == "volumes" else ("values", "resize")
     kept = {k: v for k, v in how.get("options", {}).items() if k in ("ignore_label", *own)}
-    more = {"classes": config["classes"], "size": config["build"]["image"]["shape"][:-1], "test_fraction": 0.0}
+    more = {
+        "classes": ours if stated is None else stated,
+        "size": config["build"]["image"]["shape"][:-1],
+        "test_fraction": 0.0,
+    }
     splits = read(kind, {**options, **kept, **more, "validation_fraction": 0.0}, on_bad)
     if splits.test.size:
-        return splits.test, "test part"
+        return splits.test, "test part", numbers, note
     _not_the_runs_own(how, str(options["path"]), "all images")
-    return splits.train, "all images"
+    return splits.train, "all images", numbers, note
 
 
 def _texts(config: Any, how: Mapping[str, Any], place: str, options: Mapping[str, Any], on_bad: OnBad | None) -> Rows:

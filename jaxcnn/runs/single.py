@@ -18,6 +18,7 @@ from jaxcnn.data.series_table import ENDS
 from jaxcnn.data.sound_file import check_rate
 from jaxcnn.data.table import read as read_table
 from jaxcnn.data.texts import columns, read_text
+from jaxcnn.runs.described import reading
 
 Row = dict[str, np.ndarray]
 AT_ONCE = 32  # windows of a sound that are in memory
@@ -186,7 +187,7 @@ def pixels(config: Mapping[str, Any], path: pathlib.Path | Memory) -> np.ndarray
         low, high = how.get("percentiles") or (0.5, 99.5)
         voxels = read_volume(path, percentiles=(low, high))
         return centred(voxels, tuple(max(n, m) for n, m in zip(shape, voxels.shape, strict=True)))  # nothing is cut
-    image = read_image(path, shape[-1], tuple(shape[:2]), how.get("resize", "squash"), how.get("crop_ratio", 1.0))
+    image = read_image(path, shape[-1], tuple(shape[:2]), *reading(config))
     dtype = np.dtype(config["build"]["image"]["dtype"])
     return image if dtype == np.uint8 else (image / 255).astype(dtype)
 

@@ -1,6 +1,7 @@
 """Detection from the command line: training on boxes in three formats, other data, pictures, and the report."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import jaxcnn as jc
 from jaxcnn.cli import layouts, pictures, recipe
 from jaxcnn.cli.main import main
 from jaxcnn.data import dense_format
-from jaxcnn.report.found import judge
+from jaxcnn.deploy.answers import objects_of
+from jaxcnn.report.found import _pr, judge
 
 FEW = ("--max-steps", "4", "--batch-size", "4", "--devices", "1")
 LIGHT = {"backbone": "resnet20", "width": 8, "depth": 1, "levels": [2], "extra": 0, "max_detections": 10}
@@ -119,6 +121,40 @@ def test_evaluate_on_its_own_and_on_other_rows(trained, tmp_path, capsys):
     assert own["own_test_data"] and own["ap50"] == json.loads((trained / "summary.json").read_text())["test"]["ap50"]
     other = answer(capsys, "evaluate", trained, yolo(tmp_path / "b"), "--devices", 1)[0]
     assert not other["own_test_data"] and other["count"] == 4
+    loaded = jc.load_run(trained)
+    names = jc.runs.rows_to_measure(loaded.config, str(tmp_path / "b")).data
+    (tmp_path / "b/classes.txt").write_text("red\ngreen\n")  # the same numbers now mean the other class
+    turned = jc.runs.rows_to_measure(loaded.config, str(tmp_path / "b")).data
+    there = names.arrays["box_mask"] > 0
+    np.testing.assert_array_equal(turned.arrays["box_label"][there], 1 - names.arrays["box_label"][there])
+    (tmp_path / "b/classes.txt").write_text("red\nblue\n")
+    assert main(["evaluate", str(trained), str(tmp_path / "b")]) == 2
+    assert "2 classes (red, blue), and the run has 2 (green, red)" in capsys.readouterr().err
+
+
+def test_prediction_reads_an_image_as_training_did(tmp_path):
+    rng = np.random.default_rng(0)
+    voc(tmp_path / "a", 1)
+    image = Image.fromarray(rng.integers(0, 256, (40, 90, 3)).astype(np.uint8))
+    image.save(tmp_path / "a/JPEGImages/00.png")
+    text = (tmp_path / "a/Annotations/00.xml").read_text()
+    text = text.replace(f"<width>{SIZE[1]}</width><height>{SIZE[0]}", "<width>90</width><height>40")
+    (tmp_path / "a/Annotations/00.xml").write_text(text)
+    for more in ({}, {"resize": "squash"}, {"resize": "pad"}):
+        data = jc.data.voc(tmp_path / "a", size=64, validation_fraction=0.0, test_fraction=0.0, **more).train
+        shape = list(data.example()["image"].shape[1:])
+        config = {
+            "build": {"image": {"shape": shape, "dtype": "uint8"}, "task": {"name": "detection"}},
+            "source": {"options": more}, "classes": ["green", "red"],
+        }  # fmt: skip
+        read = jc.runs.single.pixels(config, tmp_path / "a/JPEGImages/00.png")
+        np.testing.assert_array_equal(read, next(iter(data.once(1))).at(0)["image"][0])
+        there = {k: np.asarray(v)[0] for k, v in next(iter(data.once(1))).at(0).items()}
+        found = {"boxes": there["boxes"], "labels": there["box_label"], "box_mask": there["box_mask"]}
+        found["scores"] = there["box_mask"] * 1.0
+        run = jc.runs.TrainedRun(config, None, None, None, 0)
+        boxes = [one["box"] for one in objects_of(run, "x", found, (40, 90)).objects]
+        assert boxes[0] == pytest.approx(next(scenes(1, 0))[2][0][1:], abs=0.1)
 
 
 def test_boxes_return_to_the_pixels_of_the_file(tmp_path):
@@ -181,6 +217,16 @@ def test_failures_by_kind():
         ("right", 0), ("doubled", 0), ("wrong class", 1), ("wrong place", 1), ("nothing there", 0),
         ("missed", 0), ("missed", 1), ("missed", 0),
     ]  # fmt: skip
+    crowd = {
+        "boxes": np.array([[0, 0, 100, 100], [0, 0, 10, 10.0]]), "labels": np.array([0, 1]),
+        "iscrowd": np.array([True, False]),
+    }  # fmt: skip
+    inside = {"boxes": np.array([[50, 50, 60, 60], [0, 0, 10, 10], [20, 20, 30, 30.0]]), "labels": np.array([0, 1, 1])}
+    inside["scores"] = np.array([0.9, 0.8, 0.7])  # in a crowd of its class; right; in a crowd of another class
+    assert judge(inside, crowd).kinds == [("right", 1), ("nothing there", 1)]
+    own = {**crowd, "labels": np.array([1, 1])}
+    points = _pr([inside], [own], 1)
+    assert points == [[1.0, 1.0]]
     assert judge(guess, truth).wrong == 7
     nothing = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, int), "iscrowd": np.zeros(0, bool)}
     assert judge(guess, nothing).wrong == 6 and judge({**nothing, "scores": np.zeros(0)}, truth).wrong == 4
@@ -198,3 +244,9 @@ def test_what_does_not_fit_is_one_line(here, tmp_path, capsys, more, line):
     assert main(["train", str(here), "--workdir", str(tmp_path), *more]) == 2
     found = capsys.readouterr().err.strip().splitlines()[-1]
     assert line in found and "Traceback" not in found
+
+
+def test_pictures_of_several_files_have_names_of_their_own():
+    paths = [pathlib.Path(name) for name in ("a/f.jpg", "b/f.jpg", "b/f_2.jpg", "c/f.nii.gz", "c/f_2.png")]
+    names = pictures._names(paths)
+    assert list(names.values()) == ["f", "f_2", "f_2_2", "f_3", "f_2_3"]

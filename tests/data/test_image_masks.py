@@ -70,6 +70,34 @@ def test_black_and_white(tmp_path, label, values):
     np.testing.assert_array_equal(read.arrays["mask"], ~region if values == [255, 0] else region)
 
 
+def test_values_that_are_no_numbers_of_classes(tmp_path, label):
+    for i, one in enumerate(label == 1):
+        pair(tmp_path / "a", str(i), np.where(one, 128, 0))
+    with pytest.raises(InputError, match="the masks have the values 0, 128, and most .*: give values="):
+        whole(tmp_path / "a")
+    assert whole(tmp_path / "a", values=[0, 128]).classes == ("0", "1")
+    save(tmp_path / "b/images/0.png", np.zeros((8, 12, 3)))
+    save(tmp_path / "b/masks/0.jpg", np.zeros((8, 12)))
+    with pytest.raises(InputError, match="0.jpg: a JPEG changes the values of a mask; save it as PNG"):
+        whole(tmp_path / "b")
+
+
+def test_a_mask_is_turned_as_its_image(tmp_path):
+    from PIL import Image
+
+    ramp = np.zeros((8, 12), np.uint8)
+    ramp[:2] = 1
+    for kind, pixels in (("images", np.stack([ramp * 255] * 3, -1)), ("masks", ramp)):
+        (tmp_path / kind).mkdir()
+        for i in range(2):
+            made = Image.fromarray(pixels)
+            made.getexif()[0x0112] = 3
+            made.save(tmp_path / kind / f"{i}.png", exif=made.getexif())
+    read = whole(tmp_path).arrays
+    np.testing.assert_array_equal(read["mask"][0], ramp[::-1])
+    np.testing.assert_array_equal(read["image"][0, ..., 0] > 127, read["mask"][0] == 1)
+
+
 def test_palettes_colours_and_void(tmp_path, label):
     colours = np.array([[0, 0, 0], [200, 0, 0], [0, 0, 9]])
     void = np.where(np.arange(12) < 2, 255, label)

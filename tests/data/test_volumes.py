@@ -142,6 +142,13 @@ def test_parts_and_names_of_classes(tmp_path):
         volumes(tmp_path / "b")
 
 
+def test_an_ignored_label_is_no_class(tmp_path):
+    pair(tmp_path, "v0", (4, 4, 4), 0)
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "tumor": 1, "ignore": 2}}')
+    with pytest.raises(InputError, match="the label 'ignore' is no class; give its voxels the value 255"):
+        whole(tmp_path)
+
+
 def test_names_of_the_only_channel(tmp_path):
     make_volumes(tmp_path)
     for file in list((tmp_path / "imagesTr").iterdir()):

@@ -108,6 +108,17 @@ def test_polygons_become_boxes(tmp_path):
     np.testing.assert_allclose(boxes, wanted, atol=1e-5)
 
 
+def test_points_of_a_pose_are_left_out(tmp_path):
+    points = " .45 .4 2" * 12
+    with pytest.raises(InputError, match="line 1: the points of a polygon must lie in 0 to 1.*kpt_shape"):
+        with_text(tmp_path / "a", f"0 .5 .5 .2 .4{points}\n")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/data.yaml").write_text("names: [person, dog]\nkpt_shape: [12, 3]\n")
+    pose = with_text(tmp_path / "b", f"0 .5 .5 .2 .4{points}\n").arrays
+    (tmp_path / "c").mkdir()
+    np.testing.assert_array_equal(pose["boxes"], with_text(tmp_path / "c", "0 .5 .5 .2 .4\n").arrays["boxes"])
+
+
 @pytest.mark.parametrize(
     "line, message",
     [

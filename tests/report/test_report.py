@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import html.parser
 import importlib
 import json
@@ -11,6 +12,7 @@ import shutil
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -20,7 +22,7 @@ import jaxcnn as jc
 from experiments import binary, cifar10, mnist, transfer
 from jaxcnn import report, runs
 from jaxcnn.explain.panels import explained, strip, tinted
-from jaxcnn.report import svg
+from jaxcnn.report import dense, svg
 from jaxcnn.report.__main__ import command, main
 from jaxcnn.report.style import CSS
 from tests.small import Plain, rows
@@ -616,3 +618,14 @@ def test_ticks_are_round_and_inside():
         found = svg.ticks(low, high)
         assert 2 <= len(found) <= 8 and low - 1e-12 <= found[0] and found[-1] <= high * (1 + 1e-9)
         assert len({round((b - a) / (high - low), 6) for a, b in zip(found, found[1:], strict=False)}) == 1
+
+
+def test_pixels_without_a_label_are_in_no_cell():
+    logits = jnp.eye(2)[jnp.array([[[0, 1], [1, 1]], [[0, 1], [1, 1]]])]
+    task = types.SimpleNamespace(predict=lambda variables, batch: logits)
+    loaded = types.SimpleNamespace(task=task, variables={})
+    mask = np.array([[[0, 1], [1, -1]], [[0, 1], [255, -1]]], np.int32)
+    data = jc.data.Resident({"image": np.zeros((2, 2, 2, 1), np.uint8), "mask": mask}, ("a", "b"))
+    for labels in (mask, mask[..., None]):
+        held = dataclasses.replace(data, arrays={**data.arrays, "mask": labels})
+        assert dense._counts(loaded, held, 2, 2).tolist() == [[[1, 0], [0, 2]], [[1, 0], [0, 1]]]

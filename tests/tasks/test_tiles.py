@@ -197,6 +197,12 @@ def test_views_undo_themselves(options, shape, count, rng):
     [
         (lambda b: augment.test_time_augmentation(pointwise, augment.test_time_views())(1.0, b), "use pixel_views"),
         (
+            lambda b: augment.test_time_augmentation(
+                lambda v, b: {"boxes": jnp.zeros((len(b["image"]), 5, 4))}, augment.test_time_views()
+            )(1.0, b),
+            "outputs have boxes",
+        ),
+        (
             lambda b: augment.test_time_augmentation(lambda v, b: b["image"].mean((1, 2)), augment.pixel_views())(1, b),
             "are not per pixel; use test_time_views",
         ),
