@@ -191,7 +191,7 @@ def _drawn(
 
 def classes(report: Mapping[str, Any]) -> str:
     """Return the scores and failures of the classes as HTML."""
-    about = "Average precision by the rules of COCO, in pixels of the files"
+    about = "Average precision by the rules of COCO, in pixels of the files; small, medium and large are areas of boxes"
     out = table(about, ("measure", "value"), [(escape(k), number(k, v)) for k, v in report["coco"].items()])
     rows = [
         (escape(r["class"]), f"{r['count']:,d}", number("ap", r["ap"]), *(f"{r[kind]:,d}" for kind in KINDS))
