@@ -4,7 +4,6 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 import jaxcnn as jc
 
@@ -13,7 +12,6 @@ SCALES = (0.8, 1.1)  # of a digit's 28 pixels; of a string as a whole, of which 
 GAPS = (-2, 6)  # pixels between two digits; below 0 they overlap
 JITTER = 3  # pixels that a digit may lie above or below the middle
 INK = 32  # darkest value that is part of a digit
-TURN, STRETCH, SHEAR, BEND = 0.2, 0.1, 0.2, 1.5  # radians, shares, and pixels, of the digits of a training string
 
 
 class Digits(NamedTuple):
@@ -31,31 +29,28 @@ def rows(digits: Digits, size: int, lengths: tuple[int, int], seed: int, *, fres
         size: number of rows.
         lengths: fewest and most digits of a string, all equally likely.
         seed: the rows are a function of it and of their number.
-        fresh: whether training draws a new string, of digits that are `bent`, each time it reads a row.
+        fresh: whether training draws a new string each time it reads a row.
 
     """
 
-    def drawn(seeds: np.ndarray, *, bend: bool = False) -> dict[str, np.ndarray]:
-        found = [compose(digits, np.random.default_rng(s), lengths, bend=bend) for s in seeds]
+    def drawn(seeds: np.ndarray) -> dict[str, np.ndarray]:
+        found = [compose(digits, np.random.default_rng(s), lengths) for s in seeds]
         return {"image": np.stack([x for x, _ in found]), "symbols": np.stack([x for _, x in found])}
 
     def read(index: np.ndarray) -> dict[str, np.ndarray]:
         return drawn(np.stack([np.full(len(index), seed), index], -1))
 
     def read_train(index: np.ndarray, seeds: np.ndarray) -> dict[str, np.ndarray]:
-        return drawn(np.concatenate([np.full((len(index), 1), seed), seeds], -1), bend=True)
+        return drawn(np.concatenate([np.full((len(index), 1), seed), seeds], -1))
 
     return jc.data.Indexed(read, size, read_train=read_train if fresh else None)
 
 
-def compose(
-    digits: Digits, rng: np.random.Generator, lengths: tuple[int, int], *, bend: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one string: its image `[HEIGHT, WIDTH, 1]` and its digits `[longest]`; `bend` deforms each of them."""
+def compose(digits: Digits, rng: np.random.Generator, lengths: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one string: its image `[HEIGHT, WIDTH, 1]` and its digits `[longest]`."""
     count = int(rng.integers(lengths[0], lengths[1] + 1))
     chosen, scale = rng.integers(0, len(digits.image), count), rng.uniform(*SCALES)
-    images = [bent(digits.image[i], rng) if bend else digits.image[i] for i in chosen]
-    inks = [ink(x, scale * rng.uniform(0.9, 1.1)) for x in images]
+    inks = [ink(digits.image[i], scale * rng.uniform(0.9, 1.1)) for i in chosen]
     gaps = rng.integers(GAPS[0], GAPS[1] + 1, count - 1)
     wide = sum(x.shape[1] for x in inks) + gaps.sum()
     while wide > WIDTH:  # the widest distances shrink until the string fits
@@ -72,21 +67,6 @@ def compose(
     symbols = np.full(lengths[1], -1, np.int32)
     symbols[:count] = digits.label[chosen]
     return canvas.round().astype(np.uint8)[..., None], symbols
-
-
-def bent(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turn, stretch, shear and smoothly bend a digit `[28, 28]` at random, as Simard et al. (2003) did."""
-    turn, shear, (high, wide) = (
-        rng.uniform(-TURN, TURN),
-        rng.uniform(-SHEAR, SHEAR),
-        1 + rng.uniform(-STRETCH, STRETCH, 2),
-    )
-    rows, columns = np.mgrid[:28, :28] - 13.5
-    smooth = weights(5, 28)
-    down, right = (smooth @ rng.uniform(-BEND, BEND, (5, 5)) @ smooth.T for _ in range(2))
-    y = (np.cos(turn) * rows - np.sin(turn) * columns) * high
-    x = (np.sin(turn) * rows + np.cos(turn) * columns) * wide + shear * y
-    return ndimage.map_coordinates(image, [y + 13.5 + down, x + 13.5 + right], order=1)
 
 
 def ink(image: np.ndarray, scale: float) -> np.ndarray:
