@@ -120,6 +120,9 @@ def sometimes(change: Transform, probability: float, field: str = "image") -> Tr
     def maybe(key: Array, batch: Batch) -> Batch:
         use, choose = jax.random.split(key)
         batch = {**batch, "image": as_float(batch["image"])}
+        if "boxes" in batch and "box_mask" not in batch:  # transforms add it, for boxes that leave the image
+            sides = batch["boxes"][..., 2:] - batch["boxes"][..., :2]
+            batch["box_mask"] = (sides > 0).all(-1).astype(jnp.float32)
         out = change(use, batch)
         chosen = draw(uniform, choose, batch["image"].shape[:1]) < probability
 

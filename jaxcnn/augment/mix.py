@@ -31,7 +31,7 @@ def mixup(alpha: float = 0.2, *, num_classes: int | None = None, field: str = "i
 
     Returns:
         A transform of `image` `[B, ...]`, uint8 0..255 or float 0..1, to float 0..1, and of `label`, integers `[B]` or
-        numbers in 0..1 `[B, K]`, to float32 `[B, K]`.
+        numbers in 0..1 `[B, K]`, to float32 `[B, K]`. Numbers to predict, `target` `[B]` or `[B, K]`, are blended too.
 
     Raises:
         InputError: a negative alpha, integer labels without `num_classes`, or a batch with boxes or masks.
@@ -66,7 +66,7 @@ def cutmix(alpha: float = 1.0, *, num_classes: int | None = None, field: str = "
 
     Returns:
         A transform of `image` `[B, H, W, C]`, uint8 or float, which keeps its dtype, and of `label`, integers `[B]` or
-        numbers in 0..1 `[B, K]`, to float32 `[B, K]`.
+        numbers in 0..1 `[B, K]`, to float32 `[B, K]`. Numbers to predict, `target` `[B]` or `[B, K]`, are blended too.
 
     Raises:
         InputError: a negative alpha, integer labels without `num_classes`, or a batch with boxes.
@@ -89,9 +89,9 @@ def cutmix(alpha: float = 1.0, *, num_classes: int | None = None, field: str = "
             return jnp.where(pasted if a.ndim == 4 else pasted[..., 0], b, a)
 
         out = {**batch, **{name: paste(own[name], other[name]) for name in ("image", *follow)}}
-        if "label" not in follow and "label" in batch:
-            share = jnp.where(mixed, 1 - high * wide / (h * w), 1)
-            out["label"] = align(share, own["label"]) * own["label"] + align(1 - share, own["label"]) * other["label"]
+        share = jnp.where(mixed, 1 - high * wide / (h * w), 1)
+        for name in {"label", "target"} & set(own) - set(follow):
+            out[name] = align(share, own[name]) * own[name] + align(1 - share, own[name]) * other[name]
         return out
 
     return on_field(mixing(change), field)
@@ -109,6 +109,8 @@ def _pair(batch: Batch, num_classes: int | None, name: str) -> tuple[Batch, Batc
     if "boxes" in batch:
         raise InputError(f"{name}: cannot mix boxes; leave it out for detection")
     own, present = {k: batch[k] for k in ("image", "mask", "label") if k in batch}, row_mask(batch) > 0
+    if "target" in batch and "target" not in maps(batch):  # numbers are blended as shares of classes are
+        own["target"] = jnp.asarray(batch["target"], jnp.float32)
     if "label" in own and "label" not in maps(batch):
         single = jnp.shape(own["label"])[1:] in ((), (1,))
         own["label"] = probabilities(own["label"], num_classes, name)

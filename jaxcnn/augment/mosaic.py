@@ -72,6 +72,8 @@ def mosaic(
         sizes, dense = height_width(batch["image"]), maps(batch)
         if "label" in batch and "label" not in dense:
             raise InputError("mosaic: four images cannot share a label [B]; leave it out of the batch, or the mosaic")
+        if "target" in batch and "target" not in dense:
+            raise InputError("mosaic: four images cannot share a target [B]; leave the mosaic out")
         if "boxes" in batch:
             check_boxes(batch)
         drawn = draw(uniform, key, (batch["image"].shape[0], 8))

@@ -49,7 +49,7 @@ class Length:
     batch_size: int = 128
     """Rows in one update, over all devices."""
     early_stopping: int = 0
-    """Stop after N epochs without a better validation loss; 0 for never."""
+    """Stop after N epochs without a better validation loss, and take the best weights; 0 for never."""
     seed: int = 0
     """Seed of the parameters, the order of the rows, dropout and augmentation; splits do not depend on it."""
 

@@ -245,6 +245,8 @@ def read(found: Found, config: Any, skipped: Any = None, size: Any = None) -> tu
         options |= {"unit": one_of("--unit", config.unit, LONGEST)}
     if config.image_size and found.kind in ("tfds", "volumes"):
         options |= {"size": config.image_size}
+    elif config.image_size and found.kind in ("npz", "idx", "digits"):
+        raise InputError(f"--image-size {config.image_size}: images in {found.kind} keep their size; leave it out")
     on_bad = skipped if config.on_bad_example == "skip" else None
     try:
         splits = read_source(found.kind, options, on_bad)

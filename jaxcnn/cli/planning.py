@@ -49,6 +49,9 @@ def planned(name: str, config: Any, plan: runs.Plan) -> runs.Plan:
         raise InputError(
             f"--epochs {config.epochs}: {steps:,} updates, but a run has at most {MOST_STEPS:,}; give --max-steps"
         )
+    if plan.patience and plan.validations:  # of the flag in epochs, between which there may be no validation
+        each = max(1.0, steps * batch / data.train.size / plan.validations)
+        plan = dataclasses.replace(plan, patience=math.ceil(plan.patience / each))
     return dataclasses.replace(plan, steps=steps, epochs=config.epochs)
 
 

@@ -184,7 +184,7 @@ def targets(data: Any) -> np.ndarray:
     if hasattr(data, "arrays"):
         return np.asarray(data.arrays["target"], np.float64)
     batches = (chunk.at(k) for chunk in data.once(256) for k in range(int(chunk.count)))
-    return np.concatenate([np.asarray(batch["target"], np.float64) for batch in batches])
+    return np.concatenate([np.asarray(b["target"], np.float64)[np.asarray(b["row_mask"]) > 0] for b in batches])
 
 
 def _class_weights(given: str, data: Any) -> list[float]:

@@ -95,6 +95,8 @@ def deletion_insertion(
 
 def blurred(image: Array, sigma: float) -> Array:
     """Blur images `[B, H, W, C]` with a Gaussian of `sigma` pixels; border pixels are repeated outside."""
+    if not 0 < sigma < np.inf:
+        raise InputError(f"sigma={sigma}: must be positive")
     reach = max(int(3 * sigma), 1)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     kernel = (weights / weights.sum())[:, None, None, None]

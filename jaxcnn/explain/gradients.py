@@ -211,7 +211,7 @@ def integrated_gradients(
     mean = lax.scan(step, jnp.zeros_like(image), shares)[0] / steps
     relevance = mean * (image - start)
     difference = chosen(outputs, target) - chosen(logits(model, variables, start), target)
-    return Integrated(relevance, difference, relevance.sum((1, 2, 3)) - difference)
+    return Integrated(relevance, difference, relevance.sum(tuple(range(1, relevance.ndim))) - difference)
 
 
 def guided_backprop(model: Any, variables: Tree, image: Array, target: Target = None) -> Array:

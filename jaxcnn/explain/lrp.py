@@ -55,7 +55,7 @@ class Relevance(NamedTuple):
     @property
     def residual(self) -> Array:
         """Return what is lost on the way, `[B]`: only rounding."""
-        return self.logit - self.relevance.sum((1, 2, 3)) - self.biases - self.absorbed
+        return self.logit - self.relevance.sum(tuple(range(1, self.relevance.ndim))) - self.biases - self.absorbed
 
 
 def lrp(

@@ -51,17 +51,19 @@ def over_time(model: Any, variables: Tree, x: Any, length: Any = None, target: A
     steps = np.full(len(x), x.shape[1]) if length is None else np.asarray(length)
     if steps.shape != (len(x),) or steps.min() < 1 or steps.max() > x.shape[1]:
         raise InputError(f"length={length}: must be 1 to {x.shape[1]} for each of {len(x)} rows")
-    window, flat = max(x.shape[1] // SPANS, 1), x.ndim == 2
+    flat = x.ndim == 2
     chosen = [None] * len(x) if target is None else np.broadcast_to(np.asarray(target), len(x)).tolist()
 
-    def fall(variables: Tree, row: Array, length: Array, fill: Array, target: Array | None) -> Array:
+    def fall(window: int, variables: Tree, row: Array, length: Array, fill: Array, target: Array | None) -> Array:
         timed = _Timed(model, length, flat)
         return occlusion(timed, variables, row, target, window=(window, 1), fill=fill)[0, :, 0]
 
-    run, out = jax.jit(fall), np.zeros(x.shape[:2], np.float32)
+    run, out = jax.jit(fall, static_argnums=0), np.zeros(x.shape[:2], np.float32)
     for i, (row, n, one) in enumerate(zip(x, steps.tolist(), chosen, strict=True)):
         fill = np.zeros(1, np.float32) if flat else row[:n].mean(0)
         label = None if one is None else jnp.full(1, one, jnp.int32)
-        found = run(variables, row.reshape(1, len(row), 1, -1), jnp.full(1, n, jnp.int32), fill, label)
+        found = run(
+            max(n // SPANS, 1), variables, row.reshape(1, len(row), 1, -1), jnp.full(1, n, jnp.int32), fill, label
+        )
         out[i, :n] = np.asarray(found)[:n]
     return out

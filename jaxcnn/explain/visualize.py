@@ -190,6 +190,8 @@ def linear_probe(
 
     """
     train_label, test_label = np.asarray(train_label), np.asarray(test_label)
+    if min(train_label.min(initial=0), test_label.min(initial=0)) < 0:
+        raise InputError("a label is below 0; leave out rows whose class is not known")
     if set(train) != set(test):
         raise InputError(f"train has the layers {', '.join(train)} and test {', '.join(test)}: give the same for both")
     answers = np.eye(int(max(train_label.max(), test_label.max())) + 1)[train_label]

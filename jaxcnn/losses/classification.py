@@ -27,9 +27,12 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0, fo
         `[...]`, in nats.
 
     Raises:
-        InputError: the labels have the wrong shape.
+        InputError: the labels have the wrong shape, an option is out of range, or there is one logit.
 
     """
+    _check(label_smoothing, focal)
+    if logits.shape[-1] == 1:
+        raise InputError("one logit: its softmax is 1 whatever it is; use binary_cross_entropy, or two logits")
     logits, whole = _wide(logits), jnp.issubdtype(labels.dtype, jnp.integer)
     _same("labels", labels, logits.shape[:-1] if whole else logits.shape)
     if not whole:
@@ -65,9 +68,10 @@ def binary_cross_entropy(logits: Array, labels: Array, label_smoothing: float = 
         `[...]`, in nats.
 
     Raises:
-        InputError: the labels have the wrong shape.
+        InputError: the labels have the wrong shape, or an option is out of range.
 
     """
+    _check(label_smoothing, focal)
     _same("labels", labels, logits.shape)
     labels = labels.astype(jnp.float32)
     good = (labels >= -ROUNDING) & (labels <= 1 + ROUNDING)
@@ -78,6 +82,11 @@ def binary_cross_entropy(logits: Array, labels: Array, label_smoothing: float = 
         yes, no = jax.nn.log_sigmoid(_wide(logits)), jax.nn.log_sigmoid(-_wide(logits))
         values = -(labels * jnp.exp(focal * no) * yes + (1 - labels) * jnp.exp(focal * yes) * no).mean(-1)
     return jnp.where(good.all(-1), values, jnp.nan)
+
+
+def _check(label_smoothing: float, focal: float) -> None:
+    if not 0 <= label_smoothing <= 1 or not 0 <= focal < float("inf"):
+        raise InputError(f"label_smoothing={label_smoothing}, focal={focal}: must be in 0..1, and at least 0")
 
 
 def _same(name: str, array: Array, shape: tuple[int, ...]) -> None:

@@ -128,17 +128,23 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> RiskCoverage:
         does not matter.
 
     Raises:
-        InputError: there are no rows, a confidence or loss is NaN, or a shape is wrong.
+        InputError: there are no rows, a confidence or loss is NaN, a loss is negative, `correct` has integers, or a
+            shape is wrong.
 
     """
     confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct)
+    if correct.dtype.kind not in "bf":
+        raise InputError(f"correct of dtype {correct.dtype}: must be bool, or the losses as floats; use correct == 1")
     wrong = (~correct).astype(np.float64) if correct.dtype == bool else correct.astype(np.float64)
     if confidence.ndim != 1 or wrong.shape != confidence.shape:
         raise InputError(f"confidence of shape {confidence.shape}, correct of shape {wrong.shape}: must be [N] and [N]")
     _sound(confidence, "confidence")
     _sound(wrong, "correct")
+    if wrong.min(initial=0) < 0:
+        raise InputError(f"correct: the loss {wrong.min():g} is negative; must be at least 0")
     order = np.argsort(-confidence, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(confidence[order])), len(order) - 1)
+    falling = confidence[order]
+    ends = np.append(np.flatnonzero(falling[1:] != falling[:-1]), len(order) - 1)
     sizes = np.diff(ends, prepend=-1)
     losses = np.diff(np.cumsum(wrong[order])[ends], prepend=0.0) / sizes  # the mean within each group of ties
     answered = np.arange(1, len(order) + 1)

@@ -29,6 +29,8 @@ def forecast_metrics(quantiles: Sequence[float], *, mase: bool = False) -> dict[
         for every observed step.
 
     """
+    if 0.5 not in quantiles:
+        raise InputError(f"quantiles={tuple(quantiles)}: must have 0.5, the forecast itself")
     middle = tuple(quantiles).index(0.5)
 
     def measured(measure: Callable[[Array, Array], Array]) -> Metric:
@@ -95,8 +97,9 @@ def seasonal_naive(history: np.ndarray, horizon: int, period: int = 1) -> np.nda
         raise InputError(
             f"period={period}, horizon={horizon}, {history.shape[-1]} steps: must be at least 1, and at least a season"
         )
-    seasons = history.shape[-1] // period
-    table = history[..., history.shape[-1] - seasons * period :].reshape(*history.shape[:-1], seasons, period)
+    seasons = -(-history.shape[-1] // period)  # the first one may lack its beginning
+    before = [(0, 0)] * (history.ndim - 1) + [(seasons * period - history.shape[-1], 0)]
+    table = np.pad(history, before, constant_values=np.nan).reshape(*history.shape[:-1], seasons, period)
     last = table[..., 0, :]
     for season in range(1, seasons):
         last = np.where(np.isnan(table[..., season, :]), last, table[..., season, :])

@@ -197,8 +197,9 @@ def inception_v3(num_classes: int = 1000, **options: Any) -> InceptionV3:
 
     Args:
         num_classes: number of logits.
-        **options: `aux` (an auxiliary head, for `tasks.classification(auxiliary=...)`), `dropout` before the last layer
-            (0.5), `norm`, `remat` (less memory in training, more time), `dtype`.
+        **options: `aux` (an auxiliary head, for `tasks.classification(auxiliary=...)`, which needs images of about
+            299x299), `dropout` before the last layer (0.5), `norm`, `remat` (less memory in training, more time),
+            `dtype`.
 
     """
     return InceptionV3(num_classes, **options)

@@ -104,8 +104,10 @@ class ViT(Network):
         x = self.drop(x + positions.astype(x.dtype), train=train)
         for i, block in enumerate(self.blocks, 1):
             x = apply_block(block, x, train=train, row_mask=row_mask, remat=self.remat)
-            if 4 * i % self.depth == 0:
-                out[f"stage{4 * i // self.depth}"] = x[:, 1:].reshape(b, h, w, c)
+            if 4 * i % self.depth == 0:  # the patches lie on the way to the logits, for explanations
+                own, patches = x[:, :1], x[:, 1:].reshape(b, h, w, c)
+                out[f"stage{4 * i // self.depth}"] = patches
+                x = jnp.concatenate([own, patches.reshape(b, h * w, c)], 1)
         return out | {"last": x}
 
     def head(self, features: dict[str, Array], *, train: bool = False) -> Array:

@@ -30,7 +30,8 @@ def paired(reports: Sequence[dict[str, Any]], correct: Sequence[np.ndarray | Non
     """
     out = []
     for (i, a), (j, b) in itertools.combinations(enumerate(correct), 2):
-        if a is not None and b is not None and reports[i]["test"]["sha256"] == reports[j]["test"]["sha256"]:
+        same = reports[i]["test"]["sha256"] == reports[j]["test"]["sha256"] != ""
+        if a is not None and b is not None and same:
             out.append({"first": i, "second": j, **mcnemar(a, b)._asdict()})
     return out
 

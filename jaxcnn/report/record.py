@@ -118,7 +118,11 @@ def predict(loaded: TrainedRun, test: Any, *, batch_size: int = 256) -> Tested:
     logits, kept = collect(loaded.task.predict, loaded.variables, test, keep=("label", *names), batch_size=batch_size)
     held = {k: x for k, x in getattr(test, "arrays", {}).items() if k in ("image", "text", "audio", "series")}
     rows = {"label": kept["label"]} | {k: np.asarray(x) for k, x in held.items()}
-    return Tested(logits, kept["label"], {name: kept[name] for name in names}, digest(rows))
+    files = getattr(test, "names", None)
+    if not held and files:  # rows that are read as needed are known by their files
+        rows["names"] = np.frombuffer("\n".join(files).encode("utf-8", "surrogateescape"), np.uint8)
+    known = digest(rows) if len(rows) > 1 else ""
+    return Tested(logits, kept["label"], {name: kept[name] for name in names}, known)
 
 
 def columns(test: Any) -> list[str]:
@@ -213,7 +217,8 @@ def make(
         kind: [{**entry, **pixels.get(entry["row"], {})} for entry in some] for kind, some in measured["chosen"].items()
     }
     chance = max(row["count"] for row in test["per_class"]) / test["metrics"]["count"]
-    diagnosis = diagnose(run.lines, chance, summary.get("best_step"), (found, test["metrics"]["count"]))
+    own = chance if rows is None or rows.own else 0.0  # classes of other data say nothing of the training
+    diagnosis = diagnose(run.lines, own, summary.get("best_step"), (found, test["metrics"]["count"]))
     curves = [{key: line[key] for key in CURVE if key in line} for line in few(run.lines)]
     return plain({
         "format": FORMAT,

@@ -51,7 +51,8 @@ class Plan:
         variables: initial variables; None to initialise them randomly.
         monitor: validation metric that decides which weights are the best; by default the task's.
         mode: whether the lowest (`"min"`) or the highest (`"max"`) value is best; by default the task's.
-        patience: stop after this many validations without an improvement; None to train to the end.
+        patience: stop after this many validations without an improvement, and take the best weights; None to train to
+            the end.
         best: whether to test the best weights by `monitor`, not the last ones.
         validations: most validations (each with a save) in the run; 0 to validate once per epoch.
         every: updates from one validation to the next, instead of an epoch; 0 for an epoch.

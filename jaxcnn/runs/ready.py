@@ -81,7 +81,9 @@ def describe(plan: Plan, splits: Splits, sha256: str | None) -> dict[str, Any]:
 
     """
     versions = {package: metadata.version(package) for package in ("jax", "flax", "optax", "orbax-checkpoint", "numpy")}
-    own = {} if plan.build else {"ema": plan.ema, "inputs": inputs(splits.train.example())}
+    own: dict[str, Any] = {"ema": plan.ema} if plan.ema or not plan.build else {}
+    if not plan.build:
+        own["inputs"] = inputs(splits.train.example())
     if words := getattr(splits.train, "words", ()):
         own["words"] = " ".join(words)
     return {

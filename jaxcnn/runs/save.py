@@ -83,7 +83,7 @@ def save_run(
     config = describe(plan, splits, data_digest(splits.train)) | {"settings": {"batch_size": batch_size, "seed": seed}}
     ema = isinstance(state, State) and "ema" in state.extras
     names = list(splits.train.classes if classes is None else classes)
-    config |= {"classes": names} | ({} if build else {"ema": float(ema)})
+    config |= {"classes": names} | ({"ema": float(ema)} if ema or not build else {})
     folders.begin(folder, config)
     try:
         _save(folder, state, step)

@@ -114,7 +114,10 @@ def classification(
             return values, batch["answer_known"] / classes
         else:
             values = losses.binary_cross_entropy(logits, _answers(label, head), label_smoothing, focal)
-        return values, jnp.ones_like(values) if weights is None else weights[metrics.true_class(batch)]
+        if weights is None:
+            return values, jnp.ones_like(values)
+        mixed = label.ndim == 2 and label.shape[1] == len(weights)  # each class has its share of the weight
+        return values, (label * weights[None]).sum(-1) if mixed else weights[metrics.true_class(batch)]
 
     measured: dict[str, Metric] = {"accuracy": _multilabel_accuracy}
     if head != "multilabel":

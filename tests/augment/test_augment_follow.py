@@ -10,6 +10,15 @@ from PIL import Image
 from jaxcnn import InputError, augment
 from jaxcnn.augment import resample
 
+
+def test_rows_that_are_not_chosen_keep_their_boxes():
+    box = np.array([[[0.4, 0.4, 0.6, 0.6], [0, 0, 0, 0]]] * 6, np.float32)
+    batch = {"image": np.zeros((6, 16, 16, 1), np.float32), "boxes": box, "box_label": np.zeros((6, 2), np.int32)}
+    out = augment.sometimes(augment.affine(shift=1.0), 0.0)(jax.random.key(0), batch)
+    np.testing.assert_array_equal(out["box_mask"], [[1, 0]] * 6)
+    np.testing.assert_array_equal(out["boxes"], box)
+
+
 KEY = jax.random.key(5)
 ALL = augment.SpatialTargets(visible=0)
 H, W, B = 24, 20, 16

@@ -61,6 +61,16 @@ def test_cutmix_labels_match_the_pixels(dtype):
     assert len(set(sizes)) > 12 and 0.1 < partner.mean() < 0.4
 
 
+@pytest.mark.parametrize("change", [augment.mixup(1.0), augment.cutmix(1.0)])
+def test_numbers_are_mixed_like_pixels(change):
+    b = 60
+    given = {"image": numbered(b)["image"], "target": np.arange(b, dtype=np.float32)}
+    out = fast(change)(KEY, given)
+    np.testing.assert_allclose(out["target"], out["image"].mean((1, 2, 3)) * b, atol=1e-3)
+    with pytest.raises(InputError, match="cannot share a target"):
+        augment.mosaic()(KEY, given)
+
+
 def test_cutmix_pastes_labels_of_pixels():
     image = np.arange(4.0)[:, None, None, None] * np.ones((1, 6, 6, 1)) / 4
     out = fast(augment.cutmix())(KEY, {"image": image, "label": (image[..., 0] * 4).astype(np.int32)})

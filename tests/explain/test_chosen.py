@@ -103,6 +103,17 @@ def test_what_is_no_box():
         explain.at_box(models.lenet5(), np.zeros((1, 4)), np.zeros(1, int))
 
 
+@pytest.mark.parametrize("dims", [1, 3])
+def test_relevance_of_series_and_volumes_adds_up(dims):
+    def model(variables, x, train=False):
+        return jnp.stack([(x**2).sum(tuple(range(1, x.ndim))), x.sum(tuple(range(1, x.ndim)))], -1)
+
+    made = jc.models.from_functions(lambda key, x: {"params": {}}, model, num_classes=2)
+    x = jnp.linspace(0, 1, 2 * 4**dims).reshape(2, *[4] * dims, 1)
+    found = jc.explain.integrated_gradients(made, {"params": {}}, x, target=0, steps=128)
+    assert found.error.shape == (2,) and np.abs(np.asarray(found.error)).max() < 1e-2
+
+
 @pytest.mark.parametrize("resize, ratio", [("squash", 1.0), ("pad", 1.0), ("crop", 0.8)])
 def test_a_pixel_of_the_file_is_found_in_the_row(resize, ratio):
     sides, row = (60, 100), (24, 32)

@@ -49,6 +49,25 @@ def test_relevance_adds_up(network):
     np.testing.assert_allclose(found.relevance.sum((1, 2, 3)), found.difference, atol=gap)
 
 
+class _Steps:
+    """A network that reads the steps 10 to 14 alone."""
+
+    num_classes = 2
+
+    def apply(self, variables, x, train=False, length=None):
+        total = x[:, 10:15].sum((1, 2)) if x.ndim == 3 else x[:, 10:15].sum(1)
+        return jnp.stack([total, -total], -1)
+
+
+def test_a_map_over_time_does_not_depend_on_padding():
+    x = np.ones((1, 100), np.float32)
+    longer = np.concatenate([x, np.zeros((1, 1900), np.float32)], 1)
+    alone = explain.over_time(_Steps(), {}, x, target=0)
+    padded = explain.over_time(_Steps(), {}, longer, np.array([100]), target=0)
+    np.testing.assert_allclose(padded[:, :100], alone, atol=1e-6)
+    assert alone[0, 10:15].sum() > 0.5 * alone.sum()
+
+
 def test_networks_without_a_spectrogram():
     with pytest.raises(InputError, match="WaveCNN has no spectrogram"):
         explain.on_spectrogram(models.wave_cnn(), {}, jnp.zeros((1, 100)))

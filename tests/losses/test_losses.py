@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import losses
+from jaxcnn import InputError, losses
+from jaxcnn.losses.classification import binary_cross_entropy, cross_entropy
 
 LOGITS = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]))
 
@@ -91,3 +92,13 @@ def test_leading_axes_and_low_precision(rng):
     chex.assert_shape(values, (2, 3, 4))
     assert values.dtype == jnp.float32
     chex.assert_trees_all_close(values, losses.cross_entropy(logits, jax.nn.one_hot(labels, 5)), rtol=1e-6)
+
+
+def test_options_out_of_range_are_refused():
+    logits, labels = jnp.zeros((2, 3)), jnp.array([0, 1])
+    for options in ({"label_smoothing": 1.5}, {"label_smoothing": -0.1}, {"focal": -2.0}):
+        for loss, given in ((cross_entropy, labels), (binary_cross_entropy, jnp.zeros((2, 3)))):
+            with pytest.raises(InputError, match="must be in 0..1, and at least 0"):
+                loss(logits, given, **options)
+    with pytest.raises(InputError, match="use binary_cross_entropy"):
+        cross_entropy(logits[:, :1], labels)

@@ -89,6 +89,13 @@ def test_risk_coverage_by_definition(rng):
 def test_risk_of_losses_and_bad_confidences():
     assert metrics.risk_coverage(np.array([0.9, 0.5]), np.array([0.25, 0.75])).risk.tolist() == [0.25, 0.5]
     assert metrics.risk_coverage(np.array([0.9, 0.5]), np.array([1, 0]) == 1).area == 0.25
+    with pytest.raises(InputError, match="must be bool, or the losses as floats"):
+        metrics.risk_coverage(np.array([0.9, 0.5]), np.array([1, 0]))
+    with pytest.raises(InputError, match="the loss -1 is negative"):
+        metrics.risk_coverage(np.array([0.9, 0.5]), np.array([1.0, -1.0]))
+    sure = np.array([np.inf, np.inf, 1.0])
+    for order in ([0, 1, 2], [1, 0, 2]):
+        assert metrics.risk_coverage(sure, np.array([True, False, True])[order]).risk[0] == 0.5
     with pytest.raises(InputError, match="confidence: 1 of 2 are NaN"):
         metrics.risk_coverage(np.array([0.9, np.nan]), np.array([True, True]))
     with pytest.raises(InputError, match=r"confidence of shape \(2,\), correct of shape \(3,\)"):

@@ -22,8 +22,9 @@ import jaxcnn as jc
 from experiments import binary, cifar10, mnist, transfer
 from jaxcnn import report, runs
 from jaxcnn.explain.panels import explained, strip, tinted
-from jaxcnn.report import dense, svg
+from jaxcnn.report import dense, record, svg
 from jaxcnn.report.__main__ import command, main
+from jaxcnn.report.compare import paired
 from jaxcnn.report.style import CSS
 from tests.small import Plain, rows
 
@@ -629,3 +630,17 @@ def test_pixels_without_a_label_are_in_no_cell():
     for labels in (mask, mask[..., None]):
         held = dataclasses.replace(data, arrays={**data.arrays, "mask": labels})
         assert dense._counts(loaded, held, 2, 2).tolist() == [[[1, 0], [0, 2]], [[1, 0], [0, 1]]]
+
+
+def test_rows_that_are_read_as_needed_are_known_by_their_files():
+    task = types.SimpleNamespace(predict=lambda variables, batch: jnp.zeros((len(batch["label"]), 2)))
+    loaded = types.SimpleNamespace(task=task, variables={})
+
+    def streamed(names):
+        read = lambda index: {"image": np.zeros((len(index), 2, 2, 1), np.uint8), "label": index.astype(np.int32) % 2}
+        return record.predict(loaded, jc.data.Indexed(read, 4, ("a", "b"), names=names)).sha256
+
+    assert streamed(tuple("abcd")) == streamed(tuple("abcd")) != streamed(tuple("efgh"))
+    assert streamed(None) == ""
+    reports, right = [{"test": {"sha256": ""}}] * 2, [np.array([True, False])] * 2
+    assert paired(reports, right) == [] and len(paired([{"test": {"sha256": "x"}}] * 2, right)) == 1

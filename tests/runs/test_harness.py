@@ -395,3 +395,9 @@ def test_a_plan_whose_run_cannot_be_loaded_is_refused(own):
     ):  # fmt: skip
         refused(line, check, dataclasses.replace(made, **change))
     check(dataclasses.replace(made, build=build | {"image": image}))
+
+
+def test_average_weights_are_loaded_whatever_the_build_says(tmp_path):
+    summary = jc.train_run(plan(ema=0.9), tmp_path / "run", show=False)
+    again = runs.evaluate(jc.load_run(tmp_path / "run"), DATA.test)
+    assert again["mae"] == pytest.approx(summary["test"]["mae"], rel=1e-6)

@@ -102,6 +102,12 @@ def test_from_six_classes_on_there_is_top_5():
     assert "top_5" not in classification(Echo(5)).metrics
 
 
+def test_class_weights_of_mixed_labels_are_their_shares():
+    task = classification(Echo(2), class_weights=[1.0, 9.0])
+    label = jnp.array([[0.6, 0.4], [0.4, 0.6], [1, 0]])
+    assert loss(task, batch(jnp.zeros((3, 2)), label)).weight == pytest.approx(4.2 + 5.8 + 1)
+
+
 def test_class_weights_make_a_weighted_mean():
     task = classification(Echo(), class_weights=[3.0, 1.0, 0.5])
     total = loss(task, batch(LOGITS, [0, 2, 0]))
