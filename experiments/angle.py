@@ -82,8 +82,9 @@ def plan(config: Config) -> runs.Plan:
     name, splits = load(config)
     image = splits.train.example()["image"]
     target = {"center": 0.0, "scale": config.angles / 3**0.5, "limits": [-config.angles, config.angles]}
+    target |= common.pixel_statistics(splits.train) | ({"size": [28, 28]} if max(image.shape[1:3]) < 28 else {})
     build = {
-        "model": model, "task": {"name": "regression", "options": target | common.pixel_statistics(splits.train)},
+        "model": model, "task": {"name": "regression", "options": target},
         "ema": config.ema, "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
     }  # fmt: skip
 

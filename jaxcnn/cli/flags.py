@@ -145,7 +145,8 @@ class Images:
     data_dir: str = ""
     """Where TFDS data sets are prepared; by default TFDS_DATA_DIR, else TFDS's own folder."""
     image_size: int = 0
-    """Side to which images are resized; by default 128 for photos, while small images keep theirs."""
+    """Side to which images are resized; by default 128 for photos, at most 256 in their shape with masks or boxes;
+    small images keep theirs."""
     resize: str = ""
     """How to resize: squash (ignore the shape), crop (keep it, cut out the middle) or pad (keep it, add black); by
     default pad for boxes and squash for others."""
@@ -222,7 +223,8 @@ class Optimisation:
     """How the network learns."""
 
     learning_rate: float = 0.0
-    """Peak of the one-cycle schedule of AdamW; by default 4e-3 for cnn, else 1e-3."""
+    """Peak of the one-cycle schedule of AdamW; by default 4e-3 for cnn and networks of sounds, 2e-3 for those of
+    series, else 1e-3."""
     lr_find: bool = False
     """First try rising learning rates, draw the loss, and use a tenth of the rate where it is lowest."""
     weight_decay: float = 1e-2
@@ -281,7 +283,7 @@ def check(config: Any) -> None:
         raise InputError(f"--validation-fraction {config.validation_fraction}: must be above 0 and below 1")
     known = {"strategy": STRATEGIES, "precision": PRECISIONS, "on_nan": ON_NAN, "on_bad_example": ON_BAD_EXAMPLE}
     for name, values in (("resize", RESIZE), ("augment", AUGMENT)):
-        if has.get(name) or name == "augment" and isinstance(has.get(name), str):
+        if isinstance(has.get(name), str) and (has[name] or name == "augment"):
             known[name] = values
     if has.get("table"):
         known["table"] = TABLES

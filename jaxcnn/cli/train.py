@@ -40,11 +40,12 @@ class Train(
     """A folder of classes (images, sounds or texts) or of images/ and masks/ (or of train/, val/, test/ with these),
     a .csv of file and label, of text and label, or of a series in each row, an .npz, IDX files, or a TFDS name."""
     task: str = ""
-    """classification, multilabel, regression or segmentation, if two layouts fit DATA."""
+    """classification, multilabel, regression, segmentation or detection, if two layouts fit DATA."""
     epochs: int | None = None
-    """Passes over the training rows; by default 10, or more if needed for 300 updates."""
+    """Passes over the training rows; by default 10, or more if needed for 300 updates (1,500 for boxes)."""
     batch_size: int | None = None
-    """Rows in one update; by default 32, or 128 from 10,000 training rows on."""
+    """Rows in one update; by default 32, 8 with masks or boxes and 2 for volumes, four times that from 10,000 training
+    rows on."""
     workdir: str = FOLDER
     """Parent folder of the runs."""
     resume: str = ""
