@@ -145,11 +145,9 @@ class Images:
     data_dir: str = ""
     """Where TFDS data sets are prepared; by default TFDS_DATA_DIR, else TFDS's own folder."""
     image_size: int = 0
-    """Side to which images are resized; by default 128 for photos, at most 256 in their shape with masks or boxes;
-    small images keep theirs."""
+    """Side to which images are resized; by default 128 for photos, while small images keep theirs."""
     resize: str = ""
-    """How to resize: squash (ignore the shape), crop (keep it, cut out the middle) or pad (keep it, add black); by
-    default pad for boxes and squash for others."""
+    """How to resize: squash (the default), crop (cut out the middle) or pad (add black; the default for boxes)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,8 +221,7 @@ class Optimisation:
     """How the network learns."""
 
     learning_rate: float = 0.0
-    """Peak of the one-cycle schedule of AdamW; by default 4e-3 for cnn and networks of sounds, 2e-3 for those of
-    series, else 1e-3."""
+    """Peak of the one-cycle schedule of AdamW; by default 1e-3, for small networks up to 4e-3."""
     lr_find: bool = False
     """First try rising learning rates, draw the loss, and use a tenth of the rate where it is lowest."""
     weight_decay: float = 1e-2

@@ -42,10 +42,9 @@ class Train(
     task: str = ""
     """classification, multilabel, regression, segmentation or detection, if two layouts fit DATA."""
     epochs: int | None = None
-    """Passes over the training rows; by default 10, or more if needed for 300 updates (1,500 for boxes)."""
+    """Passes over the training rows; by default 10, or more for 300 updates (boxes: 1,500)."""
     batch_size: int | None = None
-    """Rows in one update; by default 32, 8 with masks or boxes and 2 for volumes, four times that from 10,000 training
-    rows on."""
+    """Rows in one update; by default 32 (8 with masks or boxes), or four times that from 10,000 rows on."""
     workdir: str = FOLDER
     """Parent folder of the runs."""
     resume: str = ""
