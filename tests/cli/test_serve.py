@@ -253,16 +253,21 @@ def test_bodies_have_room_until_they_are_answered(run):
         assert made.files(image)[0] == 200
 
 
+def led_to_what_fails(server, link, place):
+    """Let a link lead to a run, and wait until the server could not load it."""
+    os.symlink(place, link.with_name("next"))
+    os.replace(link.with_name("next"), link)
+    until = time.monotonic() + 60
+    while b'jaxcnn_reloads_total{result="failed"} 1.0' not in server.ask("GET", "/metrics")[1]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
 def test_a_newer_run_whose_outputs_are_not_finite_does_not_take_over(run, tmp_path, capsys):
     wrong = save(tmp_path / "wrong", build((24, 24, 3)), scale=np.nan)
     os.symlink(run, tmp_path / "link")
     with serving(tmp_path / "link", watch=0.1) as made:
-        os.symlink(wrong, tmp_path / "next")
-        os.replace(tmp_path / "next", tmp_path / "link")
-        until = time.monotonic() + 60
-        while b'jaxcnn_reloads_total{result="failed"} 1.0' not in made.ask("GET", "/metrics")[1]:
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        led_to_what_fails(made, tmp_path / "link", wrong)
         assert made.files(png(0))[1]["run"] == run.name
     assert main(["predict", str(wrong), *map(str, written(tmp_path, [png(0)]))]) == 2
     assert "not finite" in capsys.readouterr().err
@@ -276,13 +281,9 @@ def test_a_run_that_is_still_copied_is_served_once_it_is_whole(run, tmp_path):
     missing.unlink()
     os.symlink(run, tmp_path / "link")
     with serving(tmp_path / "link", watch=0.1) as made:
-        os.symlink(there, tmp_path / "next")
-        os.replace(tmp_path / "next", tmp_path / "link")
-        until = time.monotonic() + 60
-        while b'jaxcnn_reloads_total{result="failed"} 1.0' not in made.ask("GET", "/metrics")[1]:
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        led_to_what_fails(made, tmp_path / "link", there)
         shutil.copy(late, missing)
+        until = time.monotonic() + 60
         while made.files(png(0))[1]["run"] != "there":
             assert time.monotonic() < until
             time.sleep(0.05)
