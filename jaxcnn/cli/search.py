@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -105,7 +106,7 @@ def _index(config: Search, use: deploy.Embedder, unreadable: Callable[[str], Non
         except InputError as error:
             raise InputError(f"--index {visible(config.index)}: {error}") from error
     before = 0 if index is None else len(index.names)
-    written = pathlib.Path(config.index).stat().st_mtime if index is not None and config.add else 0.0
+    written = pathlib.Path(config.index).stat().st_mtime if index is not None and config.add else math.inf
     fresh = 0
     for folder in map(pathlib.Path, config.add):
         there = set() if index is None else {os.path.abspath(name) for name in index.files if name}

@@ -1,5 +1,6 @@
 """`jaxcnn tune DATA`: search for the settings of `jaxcnn train`, and train with the best ones."""
 
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -111,12 +112,15 @@ def tune(
     trained.say(f"best of {len(trials.rows)} trials: {settings} (validation {trials.metric[0]} {trials.value:.4g})")
     fields = {field.name for field in dataclasses.fields(trained.Train)}
     final = trained.Train(**{name: getattr(config, name) for name in fields} | trials.best)
+    lock = filelock.FileLock(folder / "final.lock", blocking=False)
     try:
-        with filelock.FileLock(folder / "final.lock", blocking=False):
-            return trained.train(final, signals, opened, arguments, began)
+        lock.acquire()
     except filelock.Timeout:
-        trained.say("another process of the study trains with these settings and tests")
+        trained.say("another process trains and tests with these settings")
         return {}
+    with contextlib.ExitStack() as stack:
+        stack.callback(lock.release)
+        return trained.train(final, signals, opened, arguments, began)
 
 
 def space_of(config: Tune) -> dict[str, Any]:

@@ -159,11 +159,11 @@ class _Pairs:
             log.info("the masks have the values 0 and 255: these are the classes 0 and 1")
             return [0, 255]
         used -= {self.ignore}
-        if classes is None and 2 * len(used) < max(used, default=0) + 1:
+        if classes is None and used and 2 * len(used) < max(used) + 1:
             some = ", ".join(map(str, sorted(used)[:10]))
             raise InputError(
-                f"the masks have the values {some}, and most of those between occur nowhere: give values=, the value "
-                "of each class, or number the classes 0, 1, 2"
+                f"the masks have the values {some}, and most values in between never occur: give values=, the "
+                "value of each class, or number the classes 0, 1, 2"
             )
         return list(range(len(classes) if classes is not None else max(used, default=0) + 1))
 
@@ -207,7 +207,7 @@ def _pixels(path: pathlib.Path) -> np.ndarray:
     """Read a mask: values of gray or of a palette `[H, W]`, or colours `[H, W, 3]`."""
     with opened_image(path, pixels=True) as (image, turn), room(image):
         if image.format == "JPEG":
-            raise InputError(f"{visible(path)}: a JPEG changes the values of a mask; save it as PNG")
+            raise InputError(f"{visible(path)}: JPEG compression changes the values of a mask; save it as PNG")
         image = image if image.format == "TIFF" else turned(image, turn)  # Pillow turns a TIFF when it loads it
         if image.mode in ("L", "P"):
             return np.asarray(image)

@@ -13,7 +13,7 @@ PAD, UNKNOWN = 0, 1
 SPACE = 33  # number of the byte of a space
 FIRST = 2  # number of the most frequent word
 LONGEST = 2**20  # characters of a text that are looked at
-ROOM = 2**20  # characters of a vocabulary, with spaces between its words, for which a run's folder has room
+ROOM = 2**20  # most characters of a vocabulary, joined by spaces, that config.json can hold
 # a word, an English ending that negates or shortens, or one mark
 TOKEN = re.compile(r"n't\b|'(?:s|m|re|ve|ll|d)\b|(?:(?!n't\b)\w)+|[^\w\s]")
 

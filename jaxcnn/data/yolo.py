@@ -82,7 +82,7 @@ def yolo(
         raise InputError(f"{visible(top)}: {'not a' if top.exists() else 'no such'} folder")
     found = tested(_parts(top), top)
     names = tuple(classes) if classes is not None else class_names(top)
-    pose = any("kpt_shape" in _text(top / name) for name in YAML if (top / name).is_file())
+    pose = any(re.search(r"^kpt_shape\s*:", _text(top / name), re.M) for name in YAML if (top / name).is_file())
     read = guarded(functools.partial(_annotation, pose=pose), on_bad)
     pairs = {part: _pairs(images, labels, on_bad) for part, (images, labels) in found.items()}
     if any(pairs.values()) and all(text is None for some in pairs.values() for _, text in some):
@@ -152,7 +152,7 @@ def _files(place: pathlib.Path, endings: set[str]) -> Files:
 def _annotation(
     image: pathlib.Path, file: pathlib.Path | None, names: tuple[str, ...] | None, *, pose: bool
 ) -> Annotation:
-    """Read a text file; with `pose`, points follow each box, which are left out."""
+    """Read a text file; with `pose`, the keypoints after each box are ignored."""
     rows, labels = [], []
     lines = [] if file is None else _text(file).splitlines()
     for i, line in enumerate(lines, 1):
@@ -187,7 +187,7 @@ def _object(words: list[str]) -> tuple[int, tuple[float, float, float, float]]:
         x, y, width, height = numbers
         return int(label), (y - height / 2, x - width / 2, y + height / 2, x + width / 2)
     if any(not -BESIDE <= n <= 1 + BESIDE for n in numbers if n == n):
-        raise InputError("the points of a polygon must lie in 0 to 1; for points of a pose, data.yaml needs kpt_shape")
+        raise InputError("the points of a polygon must lie in 0 to 1; keypoints need kpt_shape in data.yaml")
     xs, ys = numbers[::2], numbers[1::2]
     if any(n != n for n in numbers):  # min and max would pass over NaN
         return int(label), (math.nan, math.nan, math.nan, math.nan)

@@ -169,7 +169,7 @@ def _stem(target: pathlib.Path, to: str) -> str:
 
 
 def _check_place(place: pathlib.Path, to: str) -> None:
-    """Refuse to replace a folder with anything in it that no export of this format has made."""
+    """Refuse to replace a folder that was not written by an export to this format, unless it is empty."""
     if to not in FOLDERS or not place.is_dir() or not any(place.iterdir()):
         return
     try:
@@ -177,7 +177,7 @@ def _check_place(place: pathlib.Path, to: str) -> None:
     except (InputError, OSError, KeyError, TypeError):
         made = None
     if made != to:
-        raise InputError(f"{visible(place)}: is a folder that no export to {to} made; give a path that is free")
+        raise InputError(f"{visible(place)}: is a folder that was not written by an export to {to}; give another path")
 
 
 @contextlib.contextmanager
@@ -290,7 +290,7 @@ def _checked(
     detects = "boxes" in found
     if detects and not found["boxes"]:
         raise InputError(
-            f"the run finds no object in {source}: nothing was compared or written; give rows with objects"
+            f"the run finds no object in {source}: nothing was compared or written; give rows= with objects"
         )
     passed = found["agreement"] >= AGREED if detects else found["largest_difference"] <= tolerance
     if not passed:

@@ -29,15 +29,15 @@ def factorised(model: Any, variables: Tree, energy: float = 0.9, keep: Sequence[
         model: a Linen module whose layers are `layers.Conv` and `layers.Dense`.
         variables: its trained variables.
         energy: share of the sum of squares that stays, in (0, 1].
-        keep: layers that stay whole, as `"up_1"` or `"stage1.conv"`: transposed convolutions, those in groups, and
-            layers of other libraries have no form of low rank here.
+        keep: layers that stay whole, such as `"up_1"` or `"stage1.conv"`. Transposed and grouped convolutions and
+            layers of other libraries cannot be factorised.
 
     Returns:
         `(model, variables)`: a model for tasks, which is called like the given one, and its variables.
 
     Raises:
-        InputError: the share is out of range, there is no layer of a name in `keep`, or no layer would have fewer
-            weights. A layer without a form of low rank is refused when the model is called.
+        InputError: the share is out of range, `keep` names no layer, or no layer would have fewer weights. A layer
+            that cannot be factorised is refused when the model is called.
 
     """
     if not 0 < energy <= 1:
@@ -97,7 +97,7 @@ def _in_two(call: Call) -> Any:
         return call.run(*call.arguments, **call.keywords)
     if not isinstance(module, Conv | Dense) or getattr(module, "groups", 1) != 1:
         name = ".".join(module.path)
-        raise InputError(f"{name}: {type(module).__name__} has no form of low rank here; give keep=({name!r},)")
+        raise InputError(f"{name}: {type(module).__name__} cannot be factorised; give keep=({name!r},)")
     (x,), last = call.arguments, {name: value for name, value in own.items() if name not in (DOWN, UP)}
     whole: dict[str, Any] = {"dtype": module.dtype, "use_bias": False}
     if isinstance(module, Dense):

@@ -92,7 +92,7 @@ def gradual(step: Step, final: float, *, begin: int, end: int, every: int = 100,
         raise InputError(f"scope={scope!r}: must be 'network' or 'layer'")
 
     def lacking(params: Tree) -> Array:
-        """Return whether fewer weights are zero than in the end: in step `end`, or later if that one was skipped."""
+        """Return whether the final sparsity is not reached yet, as when step `end` was skipped."""
         kernels = [p for name, p in named(params) if is_kernel(name, p)]
         zero = jnp.sum(jnp.stack([jnp.sum(p == 0) for p in kernels]))
         return zero + len(kernels) < final * sum(p.size for p in kernels)  # the shares of layers are rounded down

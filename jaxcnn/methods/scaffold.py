@@ -92,7 +92,7 @@ def scaffold(learning_rate: float, rows_per_client: int, *, batch_size: int = 10
 def start_controls(count: int) -> Callable[[State], State]:
     """Return a function that adds control variates of zero for `count` clients to a state.
 
-    They take the memory of `count + 1` networks. With fewer than there are clients, the parameters become NaN.
+    They take the memory of `count + 1` networks. If there are more clients, the parameters become NaN.
 
     Raises:
         InputError: `count` is less than 1.

@@ -78,7 +78,7 @@ def counter(
 
     Returns:
         The function `(variables, row, key, count) -> int [K]`, for a batch of one row and any number of noisy images.
-        Images whose logits are not finite count for no class.
+        Noisy images whose logits are not finite count for no class.
 
     Raises:
         InputError: a value is outside its range.

@@ -217,7 +217,7 @@ def make(
         kind: [{**entry, **pixels.get(entry["row"], {})} for entry in some] for kind, some in measured["chosen"].items()
     }
     chance = max(row["count"] for row in test["per_class"]) / test["metrics"]["count"]
-    own = chance if rows is None or rows.own else 0.0  # classes of other data say nothing of the training
+    own = chance if rows is None or rows.own else 0.0  # the classes of other data say nothing about the training
     diagnosis = diagnose(run.lines, own, summary.get("best_step"), (found, test["metrics"]["count"]))
     curves = [{key: line[key] for key in CURVE if key in line} for line in few(run.lines)]
     return plain({

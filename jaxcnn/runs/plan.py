@@ -185,7 +185,7 @@ def settled(plan: Plan) -> tuple[Plan, tuple[str, ...]]:
     if batch % parts:
         notes.append(
             f"batch_size={batch}: padded to {-(-batch // parts) * parts} rows for {parts} devices; "
-            "padded rows count nowhere"
+            "the padding is ignored"
         )
     steps = math.ceil(plan.epochs * plan.data.train.size / batch) if plan.steps is None else plan.steps
     if not 0 <= steps <= MOST_STEPS:

@@ -125,12 +125,12 @@ def series_rows(config: Mapping[str, Any], path: pathlib.Path, label: str = "") 
 
 
 def _check_ends(config: Mapping[str, Any], found: Mapping[str, np.ndarray], end: str, path: pathlib.Path) -> None:
-    """Refuse series that are shorter than the run's and have, where it had labels, nothing but names of classes."""
+    """Refuse series whose first or last values are all class names: they may be labels."""
     numbers = {np.float32(name) for name in config["classes"] if re.fullmatch(r"[+-]?\d+", name)}
     at = np.zeros_like(found["length"]) if end == "first" else found["length"] - 1
     if set(found["series"][np.arange(len(at)), at, 0]) <= numbers:
         raise InputError(
-            f"{visible(path)}: the {end} value of every series is the name of a class, as labels are; give "
+            f"{visible(path)}: the {end} value of every series is a class name, so it may be a label; give "
             f"--label-column {end}, or none if it is a value"
         )
 

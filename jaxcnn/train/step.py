@@ -163,6 +163,7 @@ def make_train_step(task: Task, tx: optax.GradientTransformation, grads: Estimat
         params = optax.apply_updates(state.params, updates)
         return state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state), sums
 
+    # wrappers that would void a privacy guarantee ask for this
     step.private = getattr(grads, "private", False)  # pyright: ignore[reportFunctionMemberAccess]
     return _checked_by(task, step)
 
@@ -194,11 +195,11 @@ def augmented(step: Step, change: Callable[[Array, Batch], Batch]) -> Step:
         The step with augmentation.
 
     Raises:
-        InputError: the step hides each row (`methods.private`), and the transform mixes rows.
+        InputError: the step is differentially private (`methods.private`), and the transform mixes rows.
 
     """
     if getattr(step, "private", False) and getattr(change, "mixes", False):
-        raise InputError("augmented: the transform mixes rows, which private training cannot hide; leave it out")
+        raise InputError("augmented: the transform mixes rows, which voids the privacy guarantee; leave it out")
 
     @functools.wraps(step)
     def changed(state: State, batch: Batch) -> tuple[State, dict[str, MetricState]]:
@@ -213,11 +214,11 @@ def skip_nonfinite(step: Step) -> Step:
     The metric `"skipped"` counts these batches; no other metric includes them.
 
     Raises:
-        InputError: the step hides each row (`methods.private`); which steps are skipped would tell of the rows.
+        InputError: the step is differentially private (`methods.private`): skipping depends on the rows.
 
     """
     if getattr(step, "private", False):
-        raise InputError("on_nan='skip': tells of the rows that private training hides; use 'stop'")
+        raise InputError("on_nan='skip': depends on the rows, which voids the privacy guarantee; use 'stop'")
 
     @functools.wraps(step)
     def guarded(state: State, batch: Batch) -> tuple[State, dict[str, MetricState]]:

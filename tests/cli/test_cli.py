@@ -1,6 +1,7 @@
 """The `jaxcnn` command: each subcommand on tiny data, files with their names, and errors in one line."""
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from jaxcnn.cli import layouts, options, rate, recipe, weights
+from jaxcnn.cli import layouts, options, planning, rate, recipe, weights
 from jaxcnn.cli.main import COMMANDS, main
 from jaxcnn.cli.train import SHOWN, Train
 from jaxcnn.data import image as image_files
@@ -403,6 +404,29 @@ def test_defaults_make_300_updates():
     assert (config.epochs, config.batch_size, config.learning_rate) == (148, 32, 4e-3) and 148 * 65 / 32 >= 300
     assert recipe.settled(Train(), 60_000, "resnet18").batch_size == 128
     assert recipe.settled(Train(epochs=2), 65, "cnn").epochs == 2
+
+
+def test_patience_is_in_epochs_between_validations():
+    data = jc.data.Resident({"image": np.zeros((64, 8, 8, 1), np.uint8), "label": np.arange(64) % 2}, ("a", "b"))
+    plan = jc.Plan(jc.tasks.classification(jc.models.mlp(2)), jc.data.Splits(data, data, data), lambda steps: None)
+    for validations, patience in ((20, 2), (None, 6)):  # every fifth epoch, and every epoch
+        some = dataclasses.replace(plan, validations=validations)
+        config = Train(epochs=100, batch_size=32, early_stopping=6)
+        assert planning.planned("train", config, some).patience == patience
+
+
+def test_targets_of_rows_that_are_read_as_needed_are_those_of_the_rows():
+    def read(index):
+        return {"image": np.zeros((len(index), 2, 2, 1), np.uint8), "target": np.where(index == 0, 100.0, 0.0)}
+
+    found = recipe.targets(jc.data.Indexed(read, 257))
+    assert len(found) == 257 and found.sum() == 100
+
+
+def test_images_in_memory_have_no_other_size(tmp_path):
+    np.savez(tmp_path / "a.npz", image=np.zeros((40, 8, 8, 1), np.uint8), label=np.arange(40) % 2)
+    with pytest.raises(jc.InputError, match="--image-size 64: images in npz keep their size"):
+        layouts.read(layouts.look(str(tmp_path / "a.npz")), Train(image_size=64))
 
 
 def test_photos_are_mirrored_and_digits_are_not(monkeypatch):

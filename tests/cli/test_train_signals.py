@@ -252,7 +252,7 @@ def test_labels_of_a_table_without_a_header_stay_labels(tmp_path, capsys):
     lines = [[i % 2, *np.sin((0.25 + 0.6 * (i % 2)) * np.arange(12) + 6 * rng.random()).round(4)] for i in range(6)]
     first = written(tmp_path / "b.tsv", "\n".join("\t".join(map(str, x)) for x in lines))
     line = refused(capsys, "predict", run, first)
-    assert "the first value of every series is the name of a class" in line
+    assert "the first value of every series is a class name" in line
     labelled = answer(capsys, "predict", run, first, "--label-column", "first")
     assert len(labelled) == 6 and answer(capsys, "predict", run, first, "--label-column", "none") != labelled
     assert answer(capsys, "evaluate", run, first)[0]["count"] == 6

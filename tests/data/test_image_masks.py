@@ -78,7 +78,7 @@ def test_values_that_are_no_numbers_of_classes(tmp_path, label):
     assert whole(tmp_path / "a", values=[0, 128]).classes == ("0", "1")
     save(tmp_path / "b/images/0.png", np.zeros((8, 12, 3)))
     save(tmp_path / "b/masks/0.jpg", np.zeros((8, 12)))
-    with pytest.raises(InputError, match="0.jpg: a JPEG changes the values of a mask; save it as PNG"):
+    with pytest.raises(InputError, match="0.jpg: JPEG compression changes the values of a mask; save it as PNG"):
         whole(tmp_path / "b")
 
 

@@ -115,6 +115,9 @@ def test_points_of_a_pose_are_left_out(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b/data.yaml").write_text("names: [person, dog]\nkpt_shape: [12, 3]\n")
     pose = with_text(tmp_path / "b", f"0 .5 .5 .2 .4{points}\n").arrays
+    (tmp_path / "b/data.yaml").write_text("names: [person, dog]  # no kpt_shape: here\n")
+    with pytest.raises(InputError, match="points of a polygon"):
+        whole(tmp_path / "b")
     (tmp_path / "c").mkdir()
     np.testing.assert_array_equal(pose["boxes"], with_text(tmp_path / "c", "0 .5 .5 .2 .4\n").arrays["boxes"])
 

@@ -123,7 +123,7 @@ def test_a_folder_of_other_files_is_never_replaced(folder, tmp_path, monkeypatch
     assert left(tmp_path / "models") == ["model"]
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers/thesis.txt").write_text("years")
-    with pytest.raises(InputError, match="papers: is a folder that no export to savedmodel made"):
+    with pytest.raises(InputError, match="papers: is a folder that was not written by an export to savedmodel"):
         jc.export(folder, "savedmodel", tmp_path / "papers", rows=3)
     assert left(tmp_path / "papers") == ["thesis.txt"] and left(tmp_path) == ["models", "models.json", "papers"]
 

@@ -143,7 +143,7 @@ def test_layers_without_a_form_of_low_rank_are_named():
     model = jc.models.unet(num_classes=2, widths=(8, 16))
     variables, x = pseudo.variables(model, (16, 16, 1)), np.zeros((1, 16, 16, 1), np.float32)
     small, parts = factorised(model, variables, 0.3)
-    with pytest.raises(InputError, match=r"up_0: \w+ has no form of low rank here; give keep=\('up_0',\)"):
+    with pytest.raises(InputError, match=r"up_0: \w+ cannot be factorised; give keep=\('up_0',\)"):
         small.apply(parts, x, train=False)
     small, parts = factorised(model, variables, 0.3, keep=["up_0"])
     assert small.apply(parts, x, train=False).shape == (1, 16, 16, 2)

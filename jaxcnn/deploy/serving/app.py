@@ -301,7 +301,7 @@ async def _explain(state: State, request: Any) -> Any:
 
 @contextlib.contextmanager
 def _explaining(state: State) -> Iterator[None]:
-    """Count an explanation as long as it takes."""
+    """Count an explanation while it is computed."""
     if state.explaining >= EXPLAINED:
         raise RefusedError(503, "busy with other explanations; try again", 2)
     state.explaining += 1

@@ -5,7 +5,7 @@ import base64
 import binascii
 import contextlib
 import functools
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any, NamedTuple
 
 from jaxcnn.core.files import Memory, parse_json
@@ -31,7 +31,7 @@ class Asked(NamedTuple):
 
 
 class Bodies:
-    """Counts the bytes of all bodies in the process, which stay until their requests are answered."""
+    """Limits the bytes of all request bodies in the process; each stays in memory until it is answered."""
 
     def __init__(self, most: int) -> None:
         """Keep the limit.
@@ -44,7 +44,7 @@ class Bodies:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Callable[[int], None]]:
-        """Give a function that takes bytes, or refuses them (503); all are free again in the end."""
+        """Yield a function that reserves bytes or refuses them (503); they are released at the end."""
         mine = 0
 
         def take(count: int) -> None:
@@ -124,17 +124,16 @@ async def asked(
         )
     if not found.things:
         raise RefusedError(422, f"nothing to predict; give at least one {field}")
-    _within(found.things, limits)
+    _check_rows(len(found.things), limits)
+    for one in found.things:
+        if isinstance(one, str) and len(one) > limits.characters:
+            raise RefusedError(413, f"a text of {len(one):,} characters; at most {limits.characters:,} are read")
     return found
 
 
-def _within(things: Sequence[Any], limits: Limits) -> None:
-    """Refuse too many things, and too long texts."""
-    if len(things) > limits.rows:
-        raise RefusedError(413, f"{len(things)} rows; at most {limits.rows} are taken in one request")
-    for one in things:
-        if isinstance(one, str) and len(one) > limits.characters:
-            raise RefusedError(413, f"a text of {len(one):,} characters; at most {limits.characters:,} are read")
+def _check_rows(count: int, limits: Limits) -> None:
+    if count > limits.rows:
+        raise RefusedError(413, f"{count} rows; at most {limits.rows} are taken in one request")
 
 
 async def _multipart(request: Any, body: bytes, limits: Limits, field: str, options: tuple[str, ...]) -> Asked:
@@ -198,7 +197,7 @@ def _json(body: bytes, limits: Limits, field: str, options: tuple[str, ...]) -> 
         some = value if isinstance(value, list) else [value]
         if not all(isinstance(one, str) for one in some):
             raise RefusedError(422, f"{name}: must be a string, or a list of strings")
-        _within([*things, *some] if field == "text" else [None] * (len(things) + len(some)), limits)
+        _check_rows(len(things) + len(some), limits)  # before each of them is decoded
         for one in some:
             number = len(things) + 1
             things.append(one if field == "text" else Memory(f"{name} {number}", _from_base64(one, f"{name} {number}")))
