@@ -60,7 +60,7 @@ class Config(settings.Settings):
     """Learning rate of Adam, which is constant."""
     per_task: int = 2
     """Classes in a task; divides their number."""
-    strength: float = -1.0
+    strength: float | None = None
     """Weight of what ewc, si and lwf hold on to; by default 1e3 for ewc (1e4 in class) and 1 for the others,
     of which only ewc in domain was chosen on validation rows."""
     temperature: float = 2.0
@@ -119,6 +119,8 @@ def check(config: Config) -> None:
     settings.one_of("--scenario", config.scenario, continual.SCENARIOS)
     settings.one_of("--method", config.method, METHODS)
     settings.unused(config, "epochs", "max_steps", "early_stopping", instead="use --steps, the updates in each task")
+    if config.strength is not None and not 0 <= config.strength < float("inf"):
+        raise jc.InputError(f"--strength {config.strength}: must be at least 0")
     for flag, value in (("--steps", config.steps), ("--fisher-rows", config.fisher_rows)):
         if value < 1:
             raise jc.InputError(f"{flag} {value}: must be at least 1")
@@ -169,9 +171,9 @@ def setup(config: Config, made: runs.Plan) -> Setup:
     train, test = (continual.sequence(part, groups, scenario) for part in (parts.train, parts.test))
     train, table = dataclasses.replace(train, seed=config.seed), continual.head_table(groups)
     tests = [test.take(continual.rows_of(test, t)) for t in range(len(groups))]
-    strength = config.strength
-    if config.method in STRENGTHS and strength < 0:
-        strength = STRENGTHS[config.method][config.scenario]
+    strength = (
+        STRENGTHS.get(config.method, {}).get(config.scenario, 0.0) if config.strength is None else config.strength
+    )
     task, tx = made.task, made.optimizer(config.steps)
     task = continual.heads(task, table) if config.scenario == "task" else task
     if config.method == "ewc":

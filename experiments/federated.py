@@ -7,11 +7,16 @@ own rows, and the server averages what they learnt: FedAvg (McMahan et al., 2016
 arXiv:1910.06378). The network is that of McMahan et al., who reached 99 % of the test rows after 20 rounds with random
 rows and 350 with two classes a client: 10 of 100 clients a round, 5 epochs, batches of 10.
 
+With `--epsilon`, clients are hidden, with all their rows (McMahan et al., 2017, arXiv:1710.06963): they are drawn by
+Poisson sampling, what they learnt is clipped, and the sum gets noise. With `--secure`, the server adds integers under
+masks and sees the change of no client (Bonawitz et al., 2017, doi:10.1145/3133956.3133982).
+
 Measured are the rounds until the validation rows are right as often as `--target`, the bytes that were sent until then,
 and the accuracy on the test rows with the weights that are best on the validation rows.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any
@@ -23,7 +28,7 @@ import jaxcnn as jc
 from experiments import cli, common, inference, settings
 from jaxcnn import runs
 from jaxcnn.core import files
-from jaxcnn.methods import clients, federated, scaffold
+from jaxcnn.methods import clients, federated, private, scaffold
 from jaxcnn.runs.signals import Signals
 
 METHODS = ("fedavg", "fedprox", "fedadam", "scaffold")
@@ -60,6 +65,14 @@ class Config(settings.Settings):
     """Learning rate of the server; by default 1, and 0.003 for fedadam."""
     proximal: float = 0.1
     """Weight of the proximal term of fedprox."""
+    epsilon: float = 0.0
+    """Epsilon that all rounds may spend to hide each client; 0 hides none. It holds while --seed is secret."""
+    delta: float = 1e-3
+    """Chance with which that may fail; below one over the number of clients."""
+    clip: float = 1.0
+    """With --epsilon, the largest length of a client's change."""
+    secure: float = 0.0
+    """Add changes up to this value as integers under masks; 0 adds the changes themselves."""
     alpha: float = 0.5
     """Concentration of --partition dirichlet."""
     widths: tuple[int, ...] = (32, 64)
@@ -91,6 +104,10 @@ def plan(config: Config) -> runs.Plan:
     if not 1 <= config.each <= config.clients or config.rounds < 1:
         line = f"--each {config.each}, --clients {config.clients}, --rounds {config.rounds}"
         raise jc.InputError(f"{line}: must be at least 1, and no more clients in a round than there are")
+    if config.method == "scaffold" and (config.epsilon or config.secure):
+        raise jc.InputError("--method scaffold: sends more than a change; --epsilon and --secure need another method")
+    if config.epsilon and config.each >= config.clients:
+        raise jc.InputError(f"--each {config.each}: with --epsilon, must be less than the {config.clients} clients")
     if not 0 < config.target <= 1 or config.server_rate < 0:
         raise jc.InputError(f"--target {config.target}, --server-rate {config.server_rate}: must be in (0, 1] and >= 0")
     use = "use --train-images, --rounds, --local-epochs, --each and --local-batch"
@@ -101,15 +118,23 @@ def plan(config: Config) -> runs.Plan:
     splits = jc.data.idx(**read)
     if config.train_images:
         splits = jc.data.Splits(*(runs.limited(part, config.train_images) for part in splits))
-    held = clients.clients(splits.train, PARTITIONS[config.partition](config, splits.train.label))
+    parts = PARTITIONS[config.partition](config, splits.train.label)
+    held = clients.clients(splits.train, parts, poisson=config.epsilon > 0)
     local = {"batch_size": config.local_batch, "epochs": config.local_epochs}
     more: dict[str, Any] = {}
+    if config.epsilon:
+        noise = noise_of(config)
+        local |= {"clip": config.clip, "noise": noise, "expected": config.each}
+        spent = functools.partial(spent_after, config, noise)
+        more = {
+            "wrap": lambda step: private.with_epsilon(step, spent), "headline": ("loss", "accuracy", "epsilon"),
+        }  # fmt: skip
     if config.method == "scaffold":
         more = {"wrap": scaffold.with_controls, "begin": scaffold.start_controls(config.clients)}
         grads = scaffold.scaffold(rate, held.room, **local)
     else:
         proximal = config.proximal if config.method == "fedprox" else 0.0
-        grads = federated.federated(optax.sgd(rate), held.room, proximal=proximal, **local)
+        grads = federated.federated(optax.sgd(rate), held.room, proximal=proximal, secure=config.secure, **local)
     image = splits.train.example()["image"]
     build = {
         "model": common.model(
@@ -131,6 +156,16 @@ def plan(config: Config) -> runs.Plan:
         source=runs.source("idx", read), monitor="accuracy", mode="max",
         every=1, **more,
     )  # fmt: skip
+
+
+def noise_of(config: Config) -> float:
+    """Return the noise with which all rounds spend `--epsilon`, over `--clip`."""
+    return private.noise_for(config.epsilon, config.each / config.clients, config.rounds, config.delta)
+
+
+def spent_after(config: Config, noise: float, rounds: int) -> float:
+    """Return the epsilon that the first rounds have spent."""
+    return private.epsilon(noise, config.each / config.clients, rounds, config.delta)
 
 
 def reached(folder: pathlib.Path, target: float) -> int | None:
@@ -161,6 +196,9 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
         "rounds_to_target": rounds, "bytes_per_round": sent, "bytes_to_target": rounds and rounds * sent,
         "accuracy": summary["test"]["accuracy"], "count": summary["test"]["count"],
     }  # fmt: skip
+    if config.epsilon:
+        values |= {"noise": noise_of(config), "epsilon": spent_after(config, noise_of(config), summary["steps"])}
+        values |= {"delta": config.delta, "clip": config.clip}
     files.write_json(opened[-1] / "federated.json", values)
     print(files.to_json(values), flush=True)
     return values

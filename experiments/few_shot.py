@@ -4,8 +4,8 @@ Data: Omniglot's "background small 1" (Lake et al., 2015, doi:10.1126/science.aa
 alphabets, each drawn by 20 people. The method is the prototypical network (Snell et al., 2017, arXiv:1703.05175): in
 each episode, a query belongs to the character whose mean support vector is nearest. An episode of the test has five
 characters of one alphabet, which is not seen in training, with one example each. `--test` names that alphabet, and the
-one after it is for validation. In training, characters that are turned by quarters count as further characters, as in
-the paper.
+one after it is for validation; `--refit` then trains on all alphabets but that of the test. In training, characters
+that are turned by quarters count as further characters, as in the paper.
 """
 
 import dataclasses
@@ -40,6 +40,8 @@ class Config(settings.Settings):
     """Alphabet to test on; by default the first. The next one is for validation, the others for training."""
     side: int = 28
     """Side that images are resized to."""
+    refit: bool = False
+    """Train on the alphabet of validation too, with flags that were chosen with it, and test the last weights."""
     width: int = 64
     """Channels of each of the four convolutions, and length of the vectors."""
     ways: int = 20
@@ -110,7 +112,7 @@ def splits(config: Config) -> jc.data.Splits:
     test = config.test or names[0]
     settings.one_of("--test", test, names)
     valid = names[(names.index(test) + 1) % len(names)]
-    rest = [rows[name] for name in names if name not in (test, valid)]
+    rest = [rows[name] for name in names if name != test and (config.refit or name != valid)]
     train = turned({key: np.concatenate([one[key] for one in rest]) for key in rest[0]}, config.one_alphabet)
     five = {"ways": 5, "shots": 1, "queries": 15}
     return jc.data.Splits(
@@ -144,7 +146,7 @@ def plan(config: Config) -> runs.Plan:
 
     return runs.Plan(
         runs.build(build)[1], parts, optimizer, wrap=wrap, ema=config.ema, build=build, dataset="omniglot",
-        validations=config.validations,
+        validations=config.validations, best=not config.refit,
     )  # fmt: skip
 
 
@@ -172,7 +174,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
         folder = pathlib.Path(config.checkpoint)
         config, loaded = load_checkpoint("few_shot", config)
         config = dataclasses.replace(
-            config, **{k: loaded.config["settings"][k] for k in ("test", "side", "ways", "queries")}
+            config, **{k: loaded.config["settings"][k] for k in ("test", "side", "refit", "ways", "queries")}
         )
         data = splits(config)
     else:
@@ -182,7 +184,8 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
             return None
         folder, data = opened[-1], made.data
         loaded = jc.load_run(folder)
-    values = {**measure(loaded, data.test), "validation_accuracy": measure(loaded, data.valid)["accuracy"]}
+    values = measure(loaded, data.test)
+    values |= {} if config.refit else {"validation_accuracy": measure(loaded, data.valid)["accuracy"]}
     files.write_json(folder / "few_shot.json", values)
     print(files.to_json(values), flush=True)
     return values

@@ -73,6 +73,12 @@ def check(config: Config) -> None:
             raise jc.InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: must be at least 1")
     if config.batch_size >= config.rows // 2:
         raise jc.InputError(f"--batch-size {config.batch_size}: must be below {config.rows // 2}, a network's rows")
+    if not 0 < config.fpr < 1:
+        raise jc.InputError(f"--fpr {config.fpr}: must be above 0 and below 1")
+    for rate in (config.learning_rate, config.private_rate):
+        jc.optim.check_rate(rate)
+    private.private(config.clip, 0.0, config.batch_size)
+    private.noise_for(config.epsilon, config.batch_size / (config.rows // 2), 1, config.delta)
 
 
 def batches(config: Config, inside: np.ndarray, steps: int, hidden: bool) -> tuple[np.ndarray, np.ndarray]:

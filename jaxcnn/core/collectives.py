@@ -26,6 +26,7 @@ except ImportError:  # an axis with an unexpected name then goes unnoticed
 AXIS = "data"
 Array = jax.Array
 _named: contextvars.ContextVar[tuple[Any, ...] | None] = contextvars.ContextVar("named", default=None)
+_part: contextvars.ContextVar[tuple[Any, int] | None] = contextvars.ContextVar("part", default=None)
 
 
 @contextlib.contextmanager
@@ -45,6 +46,23 @@ def over(*names: Any) -> Iterator[None]:
         yield
     finally:
         _named.reset(token)
+
+
+@contextlib.contextmanager
+def part(index: Any, count: int) -> Iterator[None]:
+    """Trace for one part of a batch by itself, such as a row, with the random draws that it has in the whole batch.
+
+    Args:
+        index: number of the part, which may be traced.
+        count: number of parts, all of the same size.
+
+    """
+    token = _part.set((index, count))
+    try:
+        with over():
+            yield
+    finally:
+        _part.reset(token)
 
 
 def axes() -> tuple[Any, ...]:
@@ -102,10 +120,11 @@ def draw(sampler: Callable[[Array, tuple[int, ...]], Array], key: Array, shape: 
         shape: of this device's part; the first axis is the row.
 
     """
-    if not bound():
+    place = _place()
+    if place is None:
         return sampler(key, shape)
-    whole = sampler(key, (lax.axis_size(axes()) * shape[0], *shape[1:]))
-    return lax.dynamic_slice_in_dim(whole, lax.axis_index(axes()) * shape[0], shape[0])
+    index, count = place
+    return lax.dynamic_slice_in_dim(sampler(key, (count * shape[0], *shape[1:])), index * shape[0], shape[0])
 
 
 def row_keys(key: Array, n: int) -> Array:
@@ -115,8 +134,21 @@ def row_keys(key: Array, n: int) -> Array:
 
 def row_numbers(n: int) -> Array:
     """Return the positions of this device's `n` rows in the global batch, `[n]`."""
-    first = lax.axis_index(axes()) * n if bound() else 0
-    return first + jnp.arange(n)
+    place = _place()
+    return (0 if place is None else place[0] * n) + jnp.arange(n)
+
+
+def row_count(n: int) -> int:
+    """Return the number of rows of the global batch, of which this device has `n`."""
+    place = _place()
+    return n if place is None else place[1] * n
+
+
+def _place() -> tuple[Any, int] | None:
+    """Return the number of the part of the batch that is being traced, and of how many; None for the whole batch."""
+    if bound():
+        return lax.axis_index(axes()), lax.axis_size(axes())
+    return _part.get()
 
 
 def all_rows(tree: Any) -> Any:

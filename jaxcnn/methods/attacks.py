@@ -105,6 +105,7 @@ def pgd(
             return one(key)[0]
         return parts.best_of(one, jax.random.split(key, restarts), images)[0]
 
+    attack.targeted = targeted  # pyright: ignore[reportFunctionMemberAccess] (see `robustness.check_untargeted`)
     return attack
 
 

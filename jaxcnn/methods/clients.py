@@ -10,6 +10,7 @@ import numpy as np
 from jaxcnn.core.types import InputError
 from jaxcnn.data import Resident
 from jaxcnn.data.order import ALL, Shard, fill
+from jaxcnn.methods import private
 from jaxcnn.parallel.compile import IndexedChunk
 
 
@@ -17,15 +18,20 @@ from jaxcnn.parallel.compile import IndexedChunk
 class Clients(Resident):
     """Rows in memory that belong to clients. A batch has the rows of `batch_size` clients, drawn without repetition.
 
+    With `poisson`, each client is in each batch with the same probability instead, `batch_size` over the number of
+    clients, whatever the others do, as the privacy of clients needs.
+
     Each client has room for `room` rows in a batch; the rest is padding with `row_mask = 0`. The column `"client"` has
     the number of each row's client, or -1. Evaluation reads every row once, whosever it is.
 
     Attributes:
         parts: the numbers of the rows of each client; made by `clients`.
+        poisson: whether clients are drawn by Poisson sampling.
 
     """
 
     parts: tuple[np.ndarray, ...] = ()
+    poisson: bool = False
 
     def take(self, index: np.ndarray) -> "Clients":
         """Return these rows, each with its client; clients without any of them are left out.
@@ -36,7 +42,8 @@ class Clients(Resident):
         """
         some = super().take(index)
         owner = np.asarray(some.arrays["client"])
-        return clients(some, [np.flatnonzero(owner == who) for who in np.unique(owner[owner >= 0])])
+        parts = [np.flatnonzero(owner == who) for who in np.unique(owner[owner >= 0])]
+        return clients(some, parts, poisson=self.poisson)
 
     @property
     def room(self) -> int:
@@ -49,32 +56,39 @@ class Clients(Resident):
         """Return the batches of the rounds `start` to `start + count`, see `Data.chunk`; `batch_size` counts clients.
 
         Raises:
-            InputError: there are not that many clients.
+            InputError: there are not that many clients, or Poisson sampling needs every one or more than there is room
+                for (once in 10^14 batches).
 
         """
         del shard
-        if batch_size > len(self.parts):
-            raise InputError(f"batch_size={batch_size}: there are only {len(self.parts)} clients")
+        if batch_size > len(self.parts) - self.poisson:
+            most = len(self.parts) - self.poisson
+            raise InputError(f"batch_size={batch_size}: there are {len(self.parts)} clients; give at most {most}")
         room = self.room
-        index = np.zeros((count, batch_size, room), np.int64)
-        inside = np.zeros((count, batch_size, room), np.float32)
+        width = private.room(batch_size, len(self.parts)) if self.poisson else batch_size
+        index = np.zeros((count, width, room), np.int64)
+        inside = np.zeros((count, width, room), np.float32)
         for i in range(count):
-            chosen = np.random.default_rng([self.seed, start + i, 0xFED]).permutation(len(self.parts))[:batch_size]
-            for j, who in enumerate(chosen):
+            draws = np.random.default_rng([self.seed, start + i, 0xFED])
+            n = draws.binomial(len(self.parts), batch_size / len(self.parts)) if self.poisson else batch_size
+            if n > width:
+                raise InputError(f"batch_size={batch_size}: round {start + i} has {n} clients; use a new seed")
+            for j, who in enumerate(draws.permutation(len(self.parts))[:n]):
                 index[i, j, : len(self.parts[who])], inside[i, j, : len(self.parts[who])] = self.parts[who], 1
-        more = -batch_size % multiple  # whole clients of padding, so that devices share them evenly
+        more = -width % multiple  # whole clients of padding, so that devices share them evenly
         index, inside = (np.pad(x, ((0, 0), (0, more), (0, 0))).reshape(count, -1) for x in (index, inside))
         return IndexedChunk(
             dict(self.arrays), fill(index.astype(np.int32), capacity), fill(inside, capacity), np.int32(count)
         )
 
 
-def clients(data: Resident, parts: Sequence[Any]) -> Clients:
+def clients(data: Resident, parts: Sequence[Any], *, poisson: bool = False) -> Clients:
     """Give the rows of a data set to clients.
 
     Args:
         data: a data set in memory.
         parts: the numbers of the rows of each client, such as `shards` returns; no row twice.
+        poisson: draw the clients of a batch by Poisson sampling, see `Clients`.
 
     Raises:
         InputError: a client has no rows, a row does not exist, or it belongs to two clients.
@@ -93,7 +107,7 @@ def clients(data: Resident, parts: Sequence[Any]) -> Clients:
     for who, part in enumerate(parts):
         number[part] = who
     fields["arrays"] = {**data.arrays, "client": number}
-    return Clients(**fields, parts=parts)
+    return Clients(**fields, parts=parts, poisson=poisson)
 
 
 def iid(size: int, count: int, *, seed: int = 0) -> list[np.ndarray]:

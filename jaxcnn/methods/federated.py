@@ -5,6 +5,7 @@ is the estimator whose gradient is the mean change of the clients, with the sign
 FedAvg (McMahan et al., 2016, arXiv:1602.05629), and with Adam FedAdam (Reddi et al., 2020, arXiv:2003.00295).
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcnn.core.collectives import all_sum, row_numbers
-from jaxcnn.core.types import Batch, InputError, Tree, row_mask, rows
-from jaxcnn.methods.private import check_state, noisy
+from jaxcnn.core.collectives import all_sum, over, row_count, row_numbers
+from jaxcnn.core.types import Batch, InputError, Mean, Tree, row_mask, rows
+from jaxcnn.methods import secure_sum
+from jaxcnn.methods.private import check_sampling, check_state, noisy
 from jaxcnn.train.step import Estimator, Gradient, Objective
 
 Array = jax.Array
@@ -30,8 +32,15 @@ def federated(
     proximal: float = 0.0,
     clip: float = math.inf,
     noise: float = 0.0,
+    expected: int = 0,
+    secure: float = 0.0,
 ) -> Estimator:
     """Estimate the gradient as the mean change of the clients of a batch, weighted by their rows.
+
+    With noise, a whole client is hidden, with all its rows (McMahan et al., 2017, arXiv:1710.06963): changes are
+    clipped, clients count alike, and their sum gets noise and is divided by `expected`, whatever the number of clients.
+    `private.epsilon(noise, expected / clients, rounds, delta)` is what it spends, if clients are drawn by Poisson
+    sampling: `methods.clients(..., poisson=True)`.
 
     Args:
         tx: the clients' optimiser, whose state is new in each round; plain SGD in the papers.
@@ -40,11 +49,12 @@ def federated(
         epochs: passes of a client over its rows in a round.
         proximal: weight of half the squared distance from the server's parameters in the clients' loss: FedProx (Li et
             al., 2018, arXiv:1812.06127); 0 is FedAvg.
-        clip: largest length of a client's change; infinite for none.
-        noise: standard deviation of the noise in the sum of the changes, over `clip`. With it, every client counts
-            alike, which is privacy for users (McMahan et al., 2017, arXiv:1710.06963); a batch must then have the rows
-            of the same number of clients in each round, and the model no running statistics. What this spends is not
-            accounted for here.
+        clip: largest length of a client's change; infinite for none. With it, a change that is not finite counts as 0.
+        noise: standard deviation of the noise in the sum of the changes, over `clip`.
+        expected: expected number of clients of a round, which noise needs.
+        secure: 0, or the largest change that the sum needs to hold: the server then adds integers under the masks of
+            `methods.secure_sum`, which vanish in the sum, and larger changes are cut off. The metric `"cut"` is the
+            share of values that were.
 
     Returns:
         The estimator. Its metrics are those of the clients' last epoch. Running statistics are averaged like the
@@ -52,7 +62,8 @@ def federated(
 
     Raises:
         InputError: a value is outside its range; or (when traced) the rows of a device are not those of whole clients,
-            or a model with a state gets noise.
+            a model with running statistics gets noise or masks, or there is noise and clients are not drawn by Poisson
+            sampling.
 
     """
     for name, value in (("rows_per_client", rows_per_client), ("batch_size", batch_size), ("epochs", epochs)):
@@ -64,31 +75,44 @@ def federated(
         raise InputError(f"clip={clip}: must be positive")
     if not 0 <= noise < math.inf or noise and math.isinf(clip):
         raise InputError(f"noise={noise}: must be at least 0, and 0 without clipping (clip={clip})")
+    if expected < 0 or noise and not expected:
+        raise InputError(f"expected={expected}: must be the expected number of clients of a round, which noise needs")
+    if not 0 <= secure < math.inf:
+        raise InputError(f"secure={secure}: must be the largest change of a value, or 0")
 
     def estimator(objective: Objective) -> Gradient:
         client = local_training(objective, tx, rows_per_client, batch_size, epochs, proximal)
 
         def gradient(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Tree, Tree, Any]:
-            if noise:
+            if noise or secure:
                 check_state(model_state)
-            inner, noises = jax.random.split(key)
+            inner, noises, masks = jax.random.split(key, 3)
             each, keys = by_client(batch, rows_per_client, inner)
+            count = row_count(len(keys))
+            if noise:
+                check_sampling(count, expected, "clients", "methods.clients(..., poisson=True)")
+            hidden = functools.partial(_hidden, secure, count, masks)
 
             def one(total: Any, now: Any) -> tuple[Any, Any]:
-                some, key = now
+                some, key, number = now
                 own, state, sums = client(params, model_state, some, key)[:3]
                 change = jax.tree.map(lambda p, q: p - q, params, own)  # a gradient points upwards
-                weight = some["row_mask"].sum()
+                weight = some["row_mask"].mean()
                 weight = (weight > 0).astype(jnp.float32) if noise else weight
-                change = _clipped(change, clip)
-                more = jax.tree.map(lambda x: weight * x, (change, state, jnp.ones(())))
-                return jax.tree.map(jnp.add, total, more), sums
+                sent = jax.tree.map(lambda x: weight * x, (_clipped(change, clip), state, jnp.ones(())))
+                if secure:
+                    sums = sums | {"cut": _cut(sent[0], secure)}
+                    sent = hidden(sent, number)
+                return jax.tree.map(jnp.add, total, sent), sums
 
             zero = jax.tree.map(jnp.zeros_like, (params, model_state, jnp.zeros(())))
-            (change, state, weight), sums = jax.lax.scan(one, zero, (each, keys))
-            change, state, weight = all_sum((change, state, weight))
+            zero = jax.tree.map(lambda x: x.astype(jnp.uint32), zero) if secure else zero
+            total, sums = jax.lax.scan(one, zero, (each, keys, row_numbers(len(keys))))
+            change, state, weight = all_sum(total)
+            if secure:
+                change, weight = secure_sum.floats(change, secure, count), secure_sum.floats(weight, 1.0, count)
             change = noisy(change, noise * clip if noise else 0.0, noises)
-            share = 1 / jnp.maximum(weight, 1e-9)
+            share = 1 / expected if noise else 1 / jnp.maximum(weight, 1e-9)
             state = jax.tree.map(lambda s, old: jnp.where(weight > 0, s * share, old), state, model_state)
             return jax.tree.map(lambda c: c * share, change), state, jax.tree.map(lambda x: x.sum(0), sums)
 
@@ -96,6 +120,21 @@ def federated(
 
     estimator.private = bool(noise)  # pyright: ignore[reportFunctionMemberAccess] (see `train.step.make_train_step`)
     return estimator
+
+
+def _hidden(scale: float, count: int, key: Array, sent: tuple[Tree, Tree, Array], client: Array) -> Any:
+    """Return what a client sends as integers under its masks: the change, no state, and the weight."""
+    change, state, weight = sent
+    whole = (secure_sum.quantized(change, scale, count), secure_sum.quantized(weight, 1.0, count))
+    change, weight = secure_sum.masked_in_pairs(whole, client, count, key)
+    return change, state, weight
+
+
+def _cut(change: Tree, scale: float) -> Mean:
+    """Return the share of values whose absolute value is above `scale`."""
+    leaves = jax.tree.leaves(change)
+    above = jnp.float32(sum((jnp.abs(x) > scale).sum() for x in leaves))
+    return Mean(above, jnp.float32(sum(x.size for x in leaves)))
 
 
 def local_training(
@@ -131,7 +170,8 @@ def local_training(
             (own, state, opt, done), (index, inside, key) = carry, now
             some = {k: x[index] for k, x in batch.items()}
             some["row_mask"] = some["row_mask"] * inside
-            slope, (new, weight, sums) = jax.grad(objective, has_aux=True)(own, state, some, key)
+            with over():  # rows of other clients, on whatever device, change nothing
+                slope, (new, weight, sums) = jax.grad(objective, has_aux=True)(own, state, some, key)
             slope = jax.tree.map(lambda g, p, q: g / jnp.maximum(weight, 1e-9) + proximal * (p - q), slope, own, params)
             slope = slope if correction is None else jax.tree.map(jnp.add, slope, correction)
             change, later = tx.update(slope, opt, own)
@@ -173,7 +213,8 @@ def _clipped(change: Tree, clip: float) -> Tree:
     if math.isinf(clip):
         return change
     length = jnp.sqrt(sum(jnp.vdot(c, c) for c in jax.tree.leaves(change)))
-    return jax.tree.map(lambda c: c * jnp.minimum(1, clip / jnp.maximum(length, 1e-30)), change)
+    share = jnp.minimum(1, clip / jnp.maximum(length, 1e-30))
+    return jax.tree.map(lambda c: jnp.where(jnp.isfinite(length), c * share, 0), change)
 
 
 def bytes_per_round(params: Tree, count: int) -> int:

@@ -8,6 +8,7 @@ It is for the parameters: metrics that are logged beside them are exact, and are
 import dataclasses
 import functools
 import math
+import zlib
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core.collectives import all_sum, leader
+from jaxcnn.core.collectives import all_sum, leader, part, row_count, row_numbers
 from jaxcnn.core.types import Batch, InputError, MetricState, State, Step, Tree, named, row_mask, rows
 from jaxcnn.data import Resident
 from jaxcnn.data.order import ALL, Shard, fill, padded
@@ -31,7 +32,8 @@ def private(clip: float, noise: float, batch_size: int, *, parts: int = 1) -> Es
     """Estimate a gradient that hides each row: DP-SGD, an estimator for `make_train_step`.
 
     The gradient of each row is scaled to a length of at most `clip`; their sum gets Gaussian noise of standard
-    deviation `noise * clip` in every value and is divided by `batch_size`, whatever the number of rows.
+    deviation `noise * clip` in every value and is divided by `batch_size`, whatever the number of rows. A row whose
+    gradient is not finite adds nothing.
 
     Args:
         clip: largest length of a row's gradient, positive; infinite for none, which needs `noise=0`.
@@ -45,7 +47,8 @@ def private(clip: float, noise: float, batch_size: int, *, parts: int = 1) -> Es
         transforms that mix rows, such as mixup, and `skip_nonfinite`, whose choice of steps depends on the rows.
 
     Raises:
-        InputError: a value is outside its range; or (when traced) the model has a state.
+        InputError: a value is outside its range; or (when traced) the model has a state, or there is noise and batches
+            do not have the rows of `Poisson` at this size, for which alone `epsilon` holds.
 
     Reference: Abadi et al., 2016, arXiv:1607.00133.
 
@@ -59,23 +62,32 @@ def private(clip: float, noise: float, batch_size: int, *, parts: int = 1) -> Es
             raise InputError(f"{name}={value}: must be at least 1")
 
     def estimator(objective: Objective) -> Gradient:
-        def one(params: Tree, model_state: Tree, row: Batch, key: Array) -> tuple[Tree, Any]:
+        def one(count: int, params: Tree, model_state: Tree, row: Batch, number: Array, key: Array) -> tuple[Tree, Any]:
             row = jax.tree.map(lambda x: x[None], row)
-            slope, (_, _, sums) = jax.grad(objective, has_aux=True)(params, model_state, row, key)
+            with part(number, count):  # dropout masks are those of the row in the batch
+                slope, (_, _, sums) = jax.grad(objective, has_aux=True)(params, model_state, row, key)
+            if math.isinf(clip):
+                return slope, sums
             length = jnp.sqrt(sum(jnp.vdot(g, g).astype(jnp.float32) for g in jax.tree.leaves(slope)))
             share = jnp.where(length > clip, clip / jnp.maximum(length, 1e-30), 1.0)
-            return jax.tree.map(lambda g: (g * share).astype(g.dtype), slope), sums
+            slope = jax.tree.map(lambda g: jnp.where(jnp.isfinite(length), g * share, 0).astype(g.dtype), slope)
+            return slope, sums
 
         def gradient(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Tree, Tree, Any]:
             check_state(model_state)
-            inner, noises = jax.random.split(key)
-            each = jax.vmap(one, (None, None, 0, None))
+            n, count = rows(batch), row_count(rows(batch))
+            if noise:
+                check_sampling(count, batch_size, "rows", "methods.private.Poisson")
+            noises = jax.random.fold_in(key, zlib.crc32(b"noise"))  # the loss has the key that it has without noise
+            each = jax.vmap(functools.partial(one, count), (None, None, 0, 0, None))
 
-            def body(total: Tree, part: Batch) -> tuple[Tree, Any]:
-                found, sums = each(params, model_state, part, inner)
+            def body(total: Tree, some: tuple[Batch, Array]) -> tuple[Tree, Any]:
+                found, sums = each(params, model_state, *some, key)
                 return jax.tree.map(lambda t, g: t + g.sum(0), total, found), _summed(sums)
 
-            total, sums = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, params), _divided(batch, parts))
+            numbers = jnp.pad(row_numbers(n), (0, -n % parts)).reshape(parts, -1)
+            zero = jax.tree.map(jnp.zeros_like, params)
+            total, sums = jax.lax.scan(body, zero, (_divided(batch, parts), numbers))
             total = noisy(all_sum(total), noise * clip if noise else 0.0, noises)
             return jax.tree.map(lambda g: g / batch_size, total), model_state, _summed(sums)
 
@@ -83,6 +95,22 @@ def private(clip: float, noise: float, batch_size: int, *, parts: int = 1) -> Es
 
     estimator.private = True  # pyright: ignore[reportFunctionMemberAccess] (see `train.step.make_train_step`)
     return estimator
+
+
+def check_sampling(count: int, expected: int, what: str, fix: str) -> None:
+    """Raise `InputError` for a batch that Poisson sampling does not draw.
+
+    Args:
+        count: of rows or clients in the batch, padding included.
+        expected: their expected number.
+        what: `"rows"` or `"clients"`.
+        fix: what draws them.
+
+    """
+    most = room(expected, count) + jax.device_count()  # padded to a multiple of the devices
+    if not expected < count < most:
+        line = f"batches have {count} {what}, which Poisson sampling of {expected} does not draw"
+        raise InputError(f"private: {line}; use {fix}, and the same batch_size={expected} in fit")
 
 
 def _divided(batch: Batch, parts: int) -> Batch:

@@ -45,11 +45,13 @@ def attacked(task: Task, attacks: Mapping[str, parts.Attack], *, seed: int = 0) 
         predictions are unchanged.
 
     Raises:
-        InputError: there are no attacks, or a name is that of another metric.
+        InputError: there are no attacks, one is targeted, or a name is that of another metric.
 
     """
     if not attacks:
         raise InputError("attacks: is empty; give at least one, such as {'pgd': attacks.pgd(8 / 255)}")
+    for attack in attacks.values():
+        check_untargeted(attack)
     if "accuracy" not in task.metrics:
         raise InputError("attacked: the task has no metric 'accuracy'; use a task of tasks.classification")
     if taken := sorted({*task.metrics, "robust_accuracy", "clean"} & set(attacks)):
@@ -98,9 +100,13 @@ def adversarial(task: Task, attack: parts.Attack) -> Task:
     Returns:
         The task; in training, its metrics are those of the attacked images.
 
+    Raises:
+        InputError: the attack is targeted.
+
     Reference: Madry et al., 2017, arXiv:1706.06083; Wong et al., 2020, arXiv:2001.03994 (fast training).
 
     """
+    check_untargeted(attack)
 
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
         own, inner = jax.random.split(key)
@@ -174,13 +180,14 @@ def mart(task: Task, attack: parts.Attack, *, beta: float = 5.0) -> Task:
         training, its metrics are those of the attacked images.
 
     Raises:
-        InputError: `beta` is below 0.
+        InputError: `beta` is below 0, or the attack is targeted.
 
     Reference: Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified Examples, 2020.
 
     """
     if not 0 <= beta < float("inf"):
         raise InputError(f"beta={beta}: must be at least 0")
+    check_untargeted(attack)
 
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
         own, inner = jax.random.split(key)
@@ -198,6 +205,13 @@ def mart(task: Task, attack: parts.Attack, *, beta: float = 5.0) -> Task:
         return Mean((values * weights).sum() + 0 * mean.total, weights.sum()), (outputs, state)
 
     return task._replace(loss=loss)
+
+
+def check_untargeted(attack: parts.Attack) -> None:
+    """Raise `InputError` for a targeted attack: given the true labels, it would help the network."""
+    if getattr(attack, "targeted", False):
+        fix = "make it with targeted=False, or call it yourself with the classes to reach"
+        raise InputError(f"attack: is targeted, and would be given the true labels to reach; {fix}")
 
 
 def _changed(task: Task, attack: parts.Attack, params: Tree, model_state: Tree, batch: Batch, key: Array) -> Array:

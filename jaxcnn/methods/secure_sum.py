@@ -59,8 +59,10 @@ def masked(tree: Tree, client: int, keys: Sequence[Array | None]) -> Tree:
         raise InputError(f"client={client}: must be from 0 to {len(keys) - 1}")
     leaves, form = jax.tree.flatten(tree)
     for other, key in enumerate(keys):
-        if other == client or key is None:
+        if other == client:
             continue
+        if key is None:
+            raise InputError(f"keys: client {client} shares none with client {other}, whose masks would not vanish")
         drawn = [
             jax.random.bits(k, x.shape, jnp.uint32)
             for k, x in zip(jax.random.split(key, len(leaves)), leaves, strict=True)
@@ -69,16 +71,52 @@ def masked(tree: Tree, client: int, keys: Sequence[Array | None]) -> Tree:
     return jax.tree.unflatten(form, leaves)
 
 
-def total(trees: Sequence[Tree], scale: float) -> Tree:
+def masked_in_pairs(tree: Tree, client: Array | int, count: int, key: Array) -> Tree:
+    """Add the masks of one client of a simulation, in which the keys of all pairs come from one.
+
+    Args:
+        tree: unsigned integers, of `quantized`.
+        client: its number, which may be traced.
+        count: number of clients.
+        key: of the round.
+
+    """
+    leaves, form = jax.tree.flatten(tree)
+
+    def add(other: Array, leaves: list[Array]) -> list[Array]:
+        pair = jax.random.fold_in(jax.random.fold_in(key, jnp.minimum(client, other)), jnp.maximum(client, other))
+        sign = jnp.where(other == client, 0, jnp.where(client < other, 1, -1)).astype(jnp.uint32)
+        keys = jax.random.split(pair, len(leaves))
+        return [x + sign * jax.random.bits(k, x.shape, jnp.uint32) for k, x in zip(keys, leaves, strict=True)]
+
+    return jax.tree.unflatten(form, jax.lax.fori_loop(0, count, add, leaves))
+
+
+def total(trees: Sequence[Tree], scale: float, count: int) -> Tree:
     """Return the sum of what all clients sent, as floats.
 
     Args:
         trees: of `masked`, one per client.
         scale: as in `quantized`.
+        count: as in `quantized`.
+
+    Raises:
+        InputError: a client is missing, so that masks do not vanish, or `scale` or `count` is out of range.
 
     """
-    added = jax.tree.map(lambda *x: sum(x[1:], x[0]), *trees)
-    step = _step(scale, len(trees))
+    if len(trees) != count:
+        raise InputError(f"trees: {len(trees)} clients of count={count}; the sum needs what every client sent")
+    return floats(jax.tree.map(lambda *x: sum(x[1:], x[0]), *trees), scale, count)
+
+
+def floats(added: Tree, scale: float, count: int) -> Tree:
+    """Return the sum of integers of `count` clients as floats.
+
+    Raises:
+        InputError: `scale` or `count` is out of range.
+
+    """
+    step = _step(scale, count)
     return jax.tree.map(lambda x: x.astype(jnp.int32).astype(jnp.float32) * step, added)
 
 

@@ -143,7 +143,7 @@ def fit(
     train = as_data(train)
     check(train, batch_size, steps, every)
     _check_monitor(monitor, mode, patience)
-    check_saving(save_seconds, keep_best, on_nan)
+    check_saving(save_seconds, keep_best, on_nan, run)
     options = Options(monitor, mode, patience, save_seconds, keep_best, on_nan, stop)
     with opened(run, state, train, batch_size, steps, every, workdir, options) as session:
         if session.going_on() and not session.record.history:

@@ -120,6 +120,7 @@ def accumulate(k: int) -> Estimator:
 def with_norm(estimator: Estimator) -> Estimator:
     """Add the metric `"gradient_norm"`: the global norm of the gradient, averaged over steps."""
 
+    @functools.wraps(estimator)  # whatever the step is to know of the estimator
     def measured(objective: Objective) -> Gradient:
         inner = estimator(objective)
 

@@ -96,7 +96,7 @@ def updates(
     """
     train = as_data(train)
     check(train, batch_size, steps, every)
-    check_saving(save_seconds, 1, on_nan)
+    check_saving(save_seconds, 1, on_nan, run)
     options = Options(save_seconds=save_seconds, on_nan=on_nan, stop=stop)
     return _updates(opened(run, state, train, batch_size, steps, every, workdir, options))
 
@@ -245,16 +245,17 @@ def check(train: Any, batch_size: int, steps: int, every: float | None) -> None:
         raise InputError(f"every={every}: must be at least 1")
 
 
-def check_saving(save_seconds: float | None, keep_best: int, on_nan: str) -> None:
+def check_saving(save_seconds: float | None, keep_best: int, on_nan: str, run: CompiledStep) -> None:
     """Check the arguments about saving.
 
     Args:
         save_seconds: seconds between saves, at least 0, or None.
         keep_best: number of best checkpoints to keep, at least 1.
         on_nan: `"stop"` or `"rollback"`.
+        run: the compiled training step.
 
     Raises:
-        InputError: an argument is out of range.
+        InputError: an argument is out of range, or a private step is to leave out batches because of their rows.
 
     """
     if save_seconds is not None and save_seconds < 0:
@@ -263,3 +264,5 @@ def check_saving(save_seconds: float | None, keep_best: int, on_nan: str) -> Non
         raise InputError(f"keep_best={keep_best}: must be at least 1")
     if on_nan not in ("stop", "rollback"):
         raise InputError(f"on_nan={on_nan!r}: must be 'stop' or 'rollback'")
+    if on_nan == "rollback" and getattr(run.step, "private", False):
+        raise InputError("on_nan='rollback': depends on the rows, which voids the privacy guarantee; use 'stop'")

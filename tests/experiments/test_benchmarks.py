@@ -349,6 +349,7 @@ def test_a_worker_that_ends_says_why():
 def test_watching_a_command():
     code = (
         "import sys; print('one', flush=True); x = bytearray(64 << 20); "
+        "import time; time.sleep(0.5); "
         'print(\'{"event": "epoch", "n": 2}\', flush=True); print(\'end\')'
     )
     done = watch([sys.executable, "-c", code])

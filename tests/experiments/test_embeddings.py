@@ -105,6 +105,8 @@ def test_the_alphabet_of_the_test_is_not_learned(characters, tmp_path):
     image = train.held["image"]
     np.testing.assert_array_equal(image[85], np.rot90(image[0]))  # 5 characters of 17 images come before
     assert test.ways == 5 and test.queries == 15 and image.mean() < 60  # white on black
+    refit = few_shot.splits(few_shot.dataclasses.replace(config, refit=True))[0]
+    assert set((np.asarray(refit.held["group"]) % 1000).tolist()) == {0, 2}
     mixed = few_shot.splits(few_shot.dataclasses.replace(config, one_alphabet=False))[0]
     assert set(mixed.held["group"].tolist()) == {0}
 

@@ -28,11 +28,23 @@ def test_clients_have_what_the_partition_says(tmp_path):
     assert set(made.begin(jc.init_state(made.task, made.optimizer(1), held.example())).extras) == {"scaffold"}
 
 
+def test_hidden_clients_are_drawn_and_accounted(tmp_path):
+    made = federated.plan(federated.Config(data=str(blobs(tmp_path, 300, 20)), clients=40, each=2, epsilon=2.0))
+    assert made.data.train.poisson and made.grads.private and "epsilon" in made.headline
+    config = federated.Config(clients=40, each=2, epsilon=2.0, rounds=7)
+    noise = federated.noise_of(config)
+    assert federated.spent_after(config, noise, 7) == pytest.approx(2.0, abs=0.01)
+    assert federated.spent_after(config, noise, 3) < 1.9
+
+
 @pytest.mark.parametrize("wrong, line", [
     ({"method": "fedsgd"}, "--method 'fedsgd'"), ({"partition": "all"}, "--partition 'all'"),
     ({"each": 6}, "--each 6, --clients 5"), ({"rounds": 0}, "--rounds 0"), ({"target": 1.5}, "--target 1.5"),
     ({"data": ""}, "DATA: give the folder"),
     ({"limit_examples": 9}, "use --train-images"), ({"max_steps": 3}, "--rounds"), ({"batch_size": 9}, "--each"),
+    ({"method": "scaffold", "secure": 1.0}, "--epsilon and --secure need another method"),
+    ({"epsilon": 1.0, "each": 5}, "--each 5: with --epsilon"), ({"epsilon": -1.0}, "target=-1.0"),
+    ({"epsilon": 1.0, "clip": 0.0}, "clip=0.0"), ({"secure": -1.0}, "secure=-1.0"),
     ({"clients": 1000}, "count=1000"), ({"alpha": 0.0}, "alpha=0.0"),
 ])  # fmt: skip
 def test_refused(tmp_path, wrong, line):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from experiments import attacking, corruptions, membership, private_mnist, robust
+from experiments import attacking, continual, corruptions, membership, private_mnist, robust
 from jaxcnn.core import files
 from tests.experiments.test_video_experiments import blobs
 
@@ -119,6 +119,10 @@ def test_a_row_that_is_wrong_anyway_does_not_resist(method):
         (lambda: private_mnist.plan(private_mnist.Config(data="x", clip=0.0)), "clip=0.0"),
         (lambda: membership.check(membership.Config("x", networks=5)), "--networks 5"),
         (lambda: membership.check(membership.Config("x", rows=60, batch_size=40)), "--batch-size 40"),
+        (lambda: membership.check(membership.Config("x", fpr=2.0)), "--fpr 2.0"),
+        (lambda: membership.check(membership.Config("x", epsilon=-1.0)), "target=-1.0"),
+        (lambda: membership.check(membership.Config("x", clip=0.0)), "clip=0.0"),
+        (lambda: continual.check(continual.Config(kind="mnist", data="x", strength=-5.0)), "--strength -5.0"),
         (lambda: corruptions.main(corruptions.Config("x", only=("rain",))), "--only rain"),
         (lambda: corruptions.main(corruptions.Config("nowhere")), "not a run's folder"),
     ],

@@ -6,12 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import stats
 
 import jaxcnn as jc
 from jaxcnn.methods import secure_sum
 from jaxcnn.methods.clients import by_group, clients, dirichlet, iid, shards
 from jaxcnn.methods.federated import bytes_per_round, federated
 from tests.small import Plain, distance, rows
+from tests.small import task as small_task
 
 
 @pytest.fixture(scope="module")
@@ -108,26 +110,89 @@ def test_changes_are_clipped_and_noisy(small):
         return jax.tree.map(lambda a, b: np.asarray(a - b), params, variables["params"])
 
     assert float(optax.tree.norm(change(clip=0.01))) <= 0.01
-    noise = jax.tree.map(lambda a, b: a - b, change(clip=0.01, noise=100.0), change(clip=0.01))
-    flat = np.concatenate([x.ravel() for x in jax.tree.leaves(noise)])
-    assert flat.std() == pytest.approx(1.0 / 4, rel=0.15)
+    broken = clients(jc.data.Resident(data.arrays | {"weight": np.full(24, np.inf, np.float32)}), iid(24, 4))
+    own = federated(optax.sgd(1.0), 6, batch_size=6, clip=0.01)
+    begin = jc.init_state(task, optax.sgd(1.0), data.example(), variables=variables)
+    step = jax.jit(jc.make_train_step(weighted(task), optax.sgd(1.0), own))
+    after = step(begin, {k: v[:24] for k, v in broken.arrays.items()})[0].params
+    chex.assert_trees_all_equal(after, begin.params)
 
 
-def test_noise_beside_running_statistics_is_refused():
-    own = federated(optax.sgd(0.1), 2, clip=1.0, noise=1.0)
-    with pytest.raises(jc.InputError, match="batch_stats.* use GroupNorm"):
-        own(lambda *_: None)({}, {"batch_stats": {"mean": jnp.zeros(3)}}, {"x": jnp.zeros(4)}, jax.random.key(0))
+def weighted(task):
+    def loss(params, model_state, batch, key):
+        found, rest = task.loss(params, model_state, batch, key)
+        return found._replace(total=found.total * batch["weight"].sum()), rest
+
+    return task._replace(loss=loss)
+
+
+def test_clients_of_poisson_sampling_are_hidden(small):
+    data, task, variables = small
+    held = clients(data, iid(24, 12), poisson=True)
+    chunk = held.chunk(4, 0, 300, 300)
+    there = np.asarray(chunk.row_mask[:300]).reshape(300, -1, held.room).max(2)
+    assert there.shape[1] == 12 and abs(there.sum(1).mean() - 4) < 0.4 and abs(there.sum(1).var() - 8 / 3) < 0.8
+    options = {"batch_size": 2, "clip": 0.01, "expected": 4}
+
+    def after(noise, **more):
+        own = federated(optax.sgd(1.0), held.room, noise=noise, **options | more)
+        params = fit(task, variables, held, optax.sgd(1.0), own, 4, 1).state.params
+        change = jax.tree.map(lambda a, b: np.ravel(a - b), params, variables["params"])
+        return np.concatenate(jax.tree.leaves(change))
+
+    noise = after(100.0) - after(1e-9)
+    assert noise.std() == pytest.approx(100 * 0.01 / 4, rel=0.15)
+    sampled = there[0].sum()
+    assert np.linalg.norm(after(1e-9)) <= sampled * 0.01 / 4 * 1.001  # divided by the expected number
+    with pytest.raises(jc.InputError, match="batches have 12 clients, which Poisson sampling of 12 does not draw"):
+        fit(task, variables, clients(data, iid(24, 12)), optax.sgd(1.0),
+            federated(optax.sgd(1.0), 2, noise=1.0, clip=1.0, expected=12), 12, 1)  # fmt: skip
+
+
+def test_noise_or_masks_beside_running_statistics_are_refused():
+    for options in ({"clip": 1.0, "noise": 1.0, "expected": 2}, {"secure": 1.0}):
+        own = federated(optax.sgd(0.1), 2, **options)
+        with pytest.raises(jc.InputError, match="batch_stats.* use GroupNorm"):
+            own(lambda *_: None)({}, {"batch_stats": {"mean": jnp.zeros(3)}}, {"x": jnp.zeros(4)}, jax.random.key(0))
+
+
+def test_rounds_under_masks_are_those_without(small):
+    data, task, variables = small
+    held, tx = clients(data, iid(23, 4)), optax.sgd(1.0)
+    plain, masked, small_scale = (
+        fit(task, variables, held, tx, federated(optax.sgd(0.1), held.room, secure=scale), 3, 2)
+        for scale in (0.0, 1.0, 1e-3)
+    )
+    chex.assert_trees_all_close(masked.state.params, plain.state.params, atol=1e-6)
+    assert masked.history[-1]["train/cut"] == 0 < small_scale.history[-1]["train/cut"] <= 1
+
+
+def test_masks_of_a_simulation_vanish_and_one_alone_is_uniform():
+    key, values = jax.random.key(0), jnp.arange(40_000, dtype=jnp.uint32).reshape(2, -1)
+    hidden = [secure_sum.masked_in_pairs({"w": values}, i, 4, key)["w"] for i in range(4)]
+    chex.assert_trees_all_equal(sum(hidden[1:], hidden[0]), 4 * values)
+    for one in hidden:
+        counts = np.bincount(np.asarray(one).ravel() >> 24, minlength=256)
+        assert stats.chisquare(counts).pvalue > 1e-4
+    assert stats.chisquare(np.bincount(np.asarray(values).ravel() >> 24, minlength=256)).pvalue < 1e-9
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["sharded", "pmap"])
-def test_the_same_on_eight_devices(small, strategy):
-    data, task, variables = small
-    held = clients(data, iid(24, 6))
-    own = federated(optax.sgd(0.1), held.room, batch_size=2, epochs=2)
-    one, eight = (fit(task, variables, held, optax.sgd(1.0), own, 4, 3, *how) for how in (("jit", 1), (strategy, 8)))
-    assert distance(one.state.params, eight.state.params) < 1e-5
-    assert one.history[-1]["train/count"] == eight.history[-1]["train/count"] == 4 * 4 * 3
+def test_the_same_on_eight_devices(strategy):
+    data, task = rows(24), small_task(dropout=0.5)  # with batch norm, whose statistics are of one client's rows
+    variables, held = task.init(jax.random.key(0), data.example()), clients(data, iid(24, 6))
+    for secure in (0.0, 1.0):
+        task = task if not secure else jc.tasks.classification(Plain())
+        variables = task.init(jax.random.key(0), data.example())
+        own = federated(optax.sgd(0.1), held.room, batch_size=2, epochs=2, secure=secure)
+        one, eight = (
+            fit(task, variables, held, optax.sgd(1.0), own, 4, 3, *how) for how in (("jit", 1), (strategy, 8))
+        )
+        assert distance(one.state.params, eight.state.params) < 1e-5
+        if not secure:
+            assert distance(one.state.model_state, eight.state.model_state) < 1e-5
+        assert one.history[-1]["train/count"] == eight.history[-1]["train/count"] == 4 * 4 * 3
 
 
 def test_partitions_have_every_row_once():
@@ -154,17 +219,17 @@ def test_masks_vanish_in_the_sum_bit_for_bit():
     keys = [[None if i == j else shared[min(i, j), max(i, j)] for j in range(count)] for i in range(count)]
     whole = [secure_sum.quantized(u, 4.0, count) for u in updates]
     hidden = [secure_sum.masked(x, i, keys[i]) for i, x in enumerate(whole)]
-    plain, found = secure_sum.total(whole, 4.0), secure_sum.total(hidden, 4.0)
+    plain, found = secure_sum.total(whole, 4.0, count), secure_sum.total(hidden, 4.0, count)
     chex.assert_trees_all_equal(found, plain)
     np.testing.assert_allclose(found["w"], sum(u["w"] for u in updates), atol=1e-6)
     for x, h in zip(whole, hidden, strict=True):  # what is sent looks like nothing that is meant
         assert abs(np.corrcoef(np.asarray(x["w"], float).ravel(), np.asarray(h["w"], float).ravel())[0, 1]) < 0.1
     top = secure_sum.quantized({"w": jnp.full(3, 9.0)}, 4.0, 1)  # cut off, without overflow
-    np.testing.assert_allclose(secure_sum.total([top], 4.0)["w"], 4.0, rtol=1e-6)
+    np.testing.assert_allclose(secure_sum.total([top], 4.0, 1)["w"], 4.0, rtol=1e-6)
     for count in (2, 3, 256, 1000, 2000):
         for value in (1.0, -1.0):
             all_ = [secure_sum.quantized({"w": jnp.full(1, value)}, 1.0, count)] * count
-            np.testing.assert_allclose(secure_sum.total(all_, 1.0)["w"], value * count, rtol=1e-5)
+            np.testing.assert_allclose(secure_sum.total(all_, 1.0, count)["w"], value * count, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +242,12 @@ def test_masks_vanish_in_the_sum_bit_for_bit():
         (lambda d: clients(d, [[0], []]), "at least one row"),
         (lambda d: clients(d, [[0, 24]]), "there are 24 rows"),
         (lambda d: clients(d, [[0, 1], [1]]), "belongs to two clients"),
-        (lambda d: clients(d, [[0], [1]]).chunk(3, 0, 1, 1), "only 2 clients"),
+        (lambda d: clients(d, [[0], [1]]).chunk(3, 0, 1, 1), "give at most 2"),
+        (lambda d: clients(d, [[0], [1]], poisson=True).chunk(2, 0, 1, 1), "give at most 1"),
+        (lambda d: federated(optax.sgd(0.1), 8, clip=1.0, noise=1.0), "expected=0"),
+        (lambda d: federated(optax.sgd(0.1), 8, secure=-1.0), "secure=-1.0"),
+        (lambda d: secure_sum.total([{"w": jnp.zeros(1, jnp.uint32)}], 1.0, 2), "1 clients of count=2"),
+        (lambda d: secure_sum.masked({}, 0, [None, None]), "shares none with client 1"),
         (lambda d: iid(4, 5), "count=5"),
         (lambda d: shards(np.zeros(4), 4), "count=8"),
         (lambda d: dirichlet(np.zeros(4), 2, 0.0), "alpha=0.0"),

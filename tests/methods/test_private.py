@@ -52,6 +52,24 @@ def test_no_noise_and_no_clipping_is_the_plain_gradient(small):
     chex.assert_trees_all_close(found, gradient(task, variables, data.arrays, jc.plain)[0], rtol=1e-4, atol=1e-7)
 
 
+def test_dropout_is_that_of_the_batch():
+    data, task = rows(24), jc.tasks.classification(jc.models.mlp(num_classes=4, widths=(8,), dropout=0.5))
+    variables = task.init(jax.random.key(0), data.example())
+    plain = gradient(task, variables, data.arrays, jc.plain)[0]
+    for parts in (1, 5):
+        found = gradient(task, variables, data.arrays, private(math.inf, 0.0, 24, parts=parts))[0]
+        chex.assert_trees_all_close(found, plain, rtol=1e-4, atol=1e-7)
+
+
+def test_a_row_whose_gradient_is_not_finite_adds_nothing(small):
+    data, task, variables = small
+    good = data.arrays | {"image": data.arrays["image"] / np.float32(255)}
+    bad = good | {"image": np.where(np.arange(24)[:, None, None, None] == 3, np.float32(np.inf), good["image"])}
+    mask = {"row_mask": (np.arange(24) != 3).astype(np.float32)}
+    found, some = (gradient(task, variables, x, private(0.1, 0.0, 24))[0] for x in (bad, good | mask))
+    chex.assert_trees_all_close(found, some, rtol=1e-4, atol=1e-8)
+
+
 def test_padding_adds_nothing_and_the_divisor_stays(small):
     data, task, variables = small
     mask = np.array([1.0] * 10 + [0.0] * 14, np.float32)
@@ -65,12 +83,12 @@ def test_padding_adds_nothing_and_the_divisor_stays(small):
 def test_noise_has_its_deviation_and_another_draw_in_each_step(small):
     data, task, variables = small
     wanted = [
-        gradient(task, variables, data.arrays, private(0.5, n, 24), seed)[0] for n, seed in ((0, 0), (2, 0), (2, 1))
+        gradient(task, variables, data.arrays, private(0.5, n, 12), seed)[0] for n, seed in ((0, 0), (2, 0), (2, 1))
     ]
     flat = [np.concatenate([np.ravel(x) for x in jax.tree.leaves(g)]) for g in wanted]
-    noise = 24 * (flat[1] - flat[0])
+    noise = 12 * (flat[1] - flat[0])
     assert noise.std() == pytest.approx(2 * 0.5, rel=0.1) and abs(noise.mean()) < 0.2
-    assert np.abs(np.corrcoef(noise, 24 * (flat[2] - flat[0]))[0, 1]) < 0.2
+    assert np.abs(np.corrcoef(noise, 12 * (flat[2] - flat[0]))[0, 1]) < 0.2
 
 
 def test_batch_normalisation_is_refused():
@@ -80,7 +98,7 @@ def test_batch_normalisation_is_refused():
 
 def test_steps_refuse_what_would_tell_of_a_row(small):
     _, task, _ = small
-    step = with_epsilon(jc.make_train_step(task, optax.sgd(0.1), private(1.0, 1.0, 8)), float)
+    step = with_epsilon(jc.make_train_step(task, optax.sgd(0.1), jc.with_norm(private(1.0, 1.0, 8))), float)
     change = jc.augment
     for mixes in (change.mixup(), change.compose(change.flip, change.cutmix()), change.one_of(change.mixup())):
         with pytest.raises(jc.InputError, match="mixes rows"):
@@ -88,6 +106,13 @@ def test_steps_refuse_what_would_tell_of_a_row(small):
         jc.augmented(jc.make_train_step(task, optax.sgd(0.1)), mixes)
     with pytest.raises(jc.InputError, match="on_nan='skip'"):
         jc.train.skip_nonfinite(jc.augmented(step, change.compose(change.flip)))
+    run, begin = jc.compile_step(step, "jit"), jc.init_state(task, optax.sgd(0.1), small[0].example())
+    with pytest.raises(jc.InputError, match="on_nan='rollback'"):
+        jc.fit(run, begin, small[0], batch_size=8, steps=1, on_nan="rollback")
+    # 24 rows of a shuffled batch, and of one that is drawn for another epsilon
+    for data, size in ((small[0], 8), (Poisson(rows(200).arrays), 60)):
+        with pytest.raises(jc.InputError, match="Poisson sampling of 8 does not draw; use methods.private.Poisson"):
+            jc.fit(run, begin, data, batch_size=size, steps=1)
 
 
 def test_poisson_batches_have_every_row_with_one_probability():
@@ -159,7 +184,7 @@ def test_the_noise_for_an_epsilon_spends_it():
 def test_rows_of_convolutions_are_clipped_alike_on_eight_devices(strategy):
     """Gradients per row of a convolution whose rows are divided among devices."""
     data, out = rows(24), []
-    model = jc.models.plain(num_classes=4, widths=(4,), pools=1, hidden=4, activation="tanh")
+    model = jc.models.plain(num_classes=4, widths=(4,), pools=1, hidden=4, activation="tanh", dropout=0.5)
     task, tx = jc.tasks.classification(model), optax.sgd(1.0)
     for how, devices in (("jit", 1), (strategy, 8)):
         run = jc.compile_step(jc.make_train_step(task, tx, private(0.05, 0.0, 24, parts=2)), how, devices)
