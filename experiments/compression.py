@@ -4,7 +4,7 @@ It trains the base network with the recipe of `experiments.mnist`, `cifar10` (th
 `imagenet` (ResNet-18 on 128 pixels), or takes `--run`. Each variant is fine-tuned from it for a quarter of its epochs:
 8-bit integers with and without training that sees the rounding, pruned weights, half of the filters with and without a
 teacher. Every variant becomes an ONNX file, which ONNX Runtime runs on the whole test set. Nothing is chosen on test
-rows; the same command goes on where it stopped.
+rows; the same command goes on where it stopped. `jaxcnn report RUN` of a base network shows its table.
 """
 
 import dataclasses
@@ -99,6 +99,8 @@ def main(config: Config) -> dict[str, Any]:
         check_folder(config, folder, base)
         rows = drawn(base.plan.data.train, config.calibration)
         found.append(compression_table.measured(variants(config, base, rows), base.plan.data.test, seed))
+        place = pathlib.Path(config.run or folder / f"base-{seed}")
+        files.write_json(place / "compression.json", compression_table.for_report(found[-1]))
     made = compression_table.table(found)
     files.write_text(folder / "table.md", made["text"] + "\n")
     files.write_json(folder / "summary.json", {name: value for name, value in made.items() if name != "text"})

@@ -3,6 +3,7 @@
 import time
 import zlib
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
@@ -66,6 +67,12 @@ def measured(variants: Mapping[str, Variant], test: Any, seed: int) -> dict[str,
             "many": _percentiles(times[name][TOGETHER]),
         }  # fmt: skip
     return {"seed": seed, "rows": len(label), "variants": values, "right": {n: a == label for n, a in answers.items()}}
+
+
+def for_report(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the results of a seed as `jaxcnn report` shows them with the run."""
+    rows = [{"name": name, **values} for name, values in found["variants"].items()]
+    return {"rows": found["rows"], "runtime": f"ONNX Runtime {version('onnxruntime')}", "variants": rows}
 
 
 def _file(one: Variant) -> bytes:

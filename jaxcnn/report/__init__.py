@@ -2,6 +2,7 @@
 
 from jaxcnn.report.card import card
 from jaxcnn.report.compare import compare, paired
+from jaxcnn.report.compressed import compressed
 from jaxcnn.report.dense import segmentation, segments
 from jaxcnn.report.diagnosis import diagnose
 from jaxcnn.report.exported import exported
@@ -14,7 +15,7 @@ from jaxcnn.report.slices import by_group, read_groups
 from jaxcnn.report.sound import audio_uri, spectrogram_picture
 
 __all__ = [
-    "audio_uri", "by_group", "card", "classifies", "columns", "compare", "detection", "diagnose", "exported", "finds",
-    "Finished", "general", "images", "make", "measure", "page", "paired", "picture", "predict", "read_finished",
-    "read_groups", "segmentation", "segments", "spectrogram_picture", "Tested",
+    "audio_uri", "by_group", "card", "classifies", "columns", "compare", "compressed", "detection", "diagnose",
+    "exported", "finds", "Finished", "general", "images", "make", "measure", "page", "paired", "picture", "predict",
+    "read_finished", "read_groups", "segmentation", "segments", "spectrogram_picture", "Tested",
 ]  # fmt: skip

@@ -68,7 +68,8 @@ def write_all(flags: Any, explain: Explain | None = explained) -> None:
     for folder in flags.runs:
         made, right = one(folder, flags, explain)
         made["exported"], notes = report.exported(folder)
-        made["test"]["notes"] += notes
+        made["compression"], more = report.compressed(folder)
+        made["test"]["notes"] += notes + more
         reports.append(made)
         correct.append(right)
         write(pathlib.Path(folder), made)

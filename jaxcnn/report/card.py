@@ -3,6 +3,7 @@
 from typing import Any
 
 from jaxcnn.core.text import markdown
+from jaxcnn.report import compressed
 from jaxcnn.report.exported import as_markdown
 from jaxcnn.report.general import KIND
 from jaxcnn.report.page import NAMES, VERDICTS, interval, number, tested, worst
@@ -30,6 +31,8 @@ def card(report: dict[str, Any]) -> str:
         sections |= {"Factors": NONE_COMPARED, "Metrics": "As the task defines them; the run measured them itself."}
     if report.get("exported"):
         sections["Exported files"] = as_markdown(report)
+    if report.get("compression"):
+        sections["Compression"] = compressed.as_markdown(report)
     body = "".join(f"\n## {name}\n\n{text.strip()}\n" for name, text in sections.items())
     return f"# Model card: {markdown(report['run'])}\n{body}"
 

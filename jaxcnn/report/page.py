@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxcnn.core.text import html as escape
-from jaxcnn.report import dense, found, svg
+from jaxcnn.report import compressed, dense, found, svg
 from jaxcnn.report.exported import as_html
 from jaxcnn.report.general import KIND, pictures
 from jaxcnn.report.markup import (
@@ -56,6 +56,8 @@ def page(report: dict[str, Any]) -> str:
 def _document(report: dict[str, Any], sections: dict[str, str]) -> str:
     if report.get("exported"):
         sections = {**sections, "Exports": as_html(report)}
+    if report.get("compression"):
+        sections = {**sections, "Compression": compressed.as_html(report)}
     about = f"run {report['run']} of {report['experiment']}, data {report['data']['name']}"
     if not tested(report)["own"]:
         about += f", measured on other data: {tested(report)['name']}"

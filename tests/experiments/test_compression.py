@@ -13,13 +13,15 @@ from experiments import compression, compression_table
 from experiments.compression import Config
 from experiments.compression_table import Variant
 from jaxcnn import InputError
+from jaxcnn.core.files import to_json
 from jaxcnn.deploy import program, quantised
+from jaxcnn.report import compressed
 from tests.fixtures import pseudo
 
 CONFIG = Config("mnist", "digits", smoke=True, epochs=4, sparsities=(0.5,), low_rank=0.5, widths=(4, 8), calibration=16)
 
 
-def test_a_table_has_what_onnx_runtime_answers_on_all_rows():
+def test_a_table_has_what_onnx_runtime_answers_on_all_rows(tmp_path):
     pytest.importorskip("onnxruntime")
     model, shape = jc.models.cnn(num_classes=4, widths=(16, 32)), (12, 12, 1)
     made = program.of_model(model, pseudo.variables(model, shape), shape)
@@ -37,6 +39,9 @@ def test_a_table_has_what_onnx_runtime_answers_on_all_rows():
     assert plain["weights"] == 5 * 5 * 16 + 3 * 3 * 16 * 32 + 64 * 4
     assert all(0 < p50 <= p95 for one in found["variants"].values() for p50, p95 in (one["one"], one["many"]))
     made = compression_table.table([found, found])
+    (tmp_path / "compression.json").write_text(to_json(compression_table.for_report(found)))
+    shown, notes = compressed(tmp_path)
+    assert not notes and [one["name"] for one in shown["variants"]] == list(names) and shown["rows"] == 70
     row = made["text"].splitlines()[2].split(" | ")
     assert row[0] == "| float32" and row[1] == f"{100 * plain['accuracy']:.2f} % ± 0.00" and len(made["table"]) == 3
     only = (found["right"]["filters halved, distilled"] & ~found["right"]["filters halved"]).sum()
