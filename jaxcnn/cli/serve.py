@@ -51,12 +51,14 @@ class Serve:
     """Most bytes of all requests in a process at once; 503 beyond."""
     max_pixels: int = Limits.pixels
     """Most pixels of an image; 413 beyond."""
+    max_sound: float = Limits.sound_seconds
+    """Most seconds of a sound; 413 beyond."""
     max_rows: int = Limits.rows
-    """Most images or texts of a request; 413 beyond."""
+    """Most images, sounds or texts of a request; 413 beyond."""
     max_queue: int = Limits.queue
-    """Most images or texts in a process at once; 503 beyond."""
+    """Most images, sounds or texts in a process at once; 503 beyond."""
     per_client: int = Limits.per_client
-    """Most images or texts of one address in a process at once, 0 for any number; 429 beyond."""
+    """Most images, sounds or texts of one address in a process at once, 0 for any number; 429 beyond."""
     seconds: float = Limits.seconds
     """Longest time from a complete request to its answer; 503 beyond."""
     body_seconds: float = Limits.body_seconds
@@ -92,7 +94,7 @@ def serve(config: Serve) -> None:
     limits = Limits(
         bytes=config.max_bytes, memory=config.max_memory, pixels=config.max_pixels, rows=config.max_rows,
         queue=config.max_queue, per_client=config.per_client, seconds=config.seconds, body_seconds=config.body_seconds,
-        connections=config.connections, batch=config.batch, batch_ms=config.batch_ms,
+        connections=config.connections, batch=config.batch, batch_ms=config.batch_ms, sound_seconds=config.max_sound,
     )  # fmt: skip
     serving.serve(
         config.run, Place(config.host, config.port, config.workers), limits, token=token(config.token_file),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.core.files import opened
+from jaxcnn.core.files import Memory, opened
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
 
@@ -58,11 +58,11 @@ def soundfile() -> Any:
     return soundfile
 
 
-def read_sound(path: str | pathlib.Path, rate: int, *, seconds: float | None = None) -> np.ndarray:
+def read_sound(path: str | pathlib.Path | Memory, rate: int, *, seconds: float | None = None) -> np.ndarray:
     """Read a sound file of any length, such as one to predict; needs `pip install soundfile`.
 
     Args:
-        path: path of a `.wav` or `.flac` file.
+        path: path of a `.wav` or `.flac` file, or one in memory.
         rate: samples per second to which it is resampled.
         seconds: read only the beginning of a longer file; None for the whole file.
 
@@ -80,7 +80,7 @@ def read_sound(path: str | pathlib.Path, rate: int, *, seconds: float | None = N
     return _attempt(path, lambda file, found: _samples(path, file, found, rate, seconds))
 
 
-def read_head(path: str | pathlib.Path) -> SoundHead:
+def read_head(path: str | pathlib.Path | Memory) -> SoundHead:
     """Read the header of a file.
 
     Raises:
@@ -130,7 +130,7 @@ def resampled_length(frames: int, rate: int, target: int) -> int:
     return -(-frames * target // rate)
 
 
-def _attempt(path: str | pathlib.Path, read: Any) -> Any:
+def _attempt(path: str | pathlib.Path | Memory, read: Any) -> Any:
     """Open a file and call `read(file, decoder)`; errors become one line that names the file."""
     library = soundfile()
     try:
@@ -146,7 +146,7 @@ def _attempt(path: str | pathlib.Path, read: Any) -> Any:
         ) from error
 
 
-def _check_mark(path: str | pathlib.Path, file: Any) -> None:
+def _check_mark(path: str | pathlib.Path | Memory, file: Any) -> None:
     """Refuse what is neither WAV nor FLAC, and a WAV file that is shorter than its header states."""
     start, size = file.read(8), file.seek(0, 2)
     file.seek(0)
@@ -162,7 +162,7 @@ def _check_mark(path: str | pathlib.Path, file: Any) -> None:
             )
 
 
-def _head(path: str | pathlib.Path, found: Any) -> SoundHead:
+def _head(path: str | pathlib.Path | Memory, found: Any) -> SoundHead:
     head = SoundHead(int(found.frames), int(found.samplerate), int(found.channels))
     if not RATES[0] <= head.rate <= RATES[1]:
         raise InputError(
@@ -175,7 +175,7 @@ def _head(path: str | pathlib.Path, found: Any) -> SoundHead:
     return head
 
 
-def _samples(path: str | pathlib.Path, file: Any, found: Any, rate: int, seconds: float | None) -> np.ndarray:
+def _samples(path: str | pathlib.Path | Memory, file: Any, found: Any, rate: int, seconds: float | None) -> np.ndarray:
     del file
     head = _head(path, found)
     # a filter of the resampling reaches ten samples of the lower rate to each side
@@ -208,7 +208,7 @@ def _blocks(found: Any, most: int) -> Iterator[np.ndarray]:
             yield block[:, 0] if block.shape[1] == 1 else block.mean(1, dtype=np.float32)
 
 
-def _bounded(path: str | pathlib.Path, audio: np.ndarray) -> np.ndarray:
+def _bounded(path: str | pathlib.Path | Memory, audio: np.ndarray) -> np.ndarray:
     bad = int(audio.size - np.isfinite(audio).sum())
     if bad:
         raise InputError(f"{visible(path)}: {bad:,} of {audio.size:,} samples are not finite; replace or remove it")

@@ -1,5 +1,6 @@
 """What a run's outputs for one row say, as plain values: classes, numbers, the mask of an image, or its objects."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -44,6 +45,42 @@ def described(loaded: Any, file: str, outputs: np.ndarray) -> dict[str, Any]:
         return {"file": file, "labels": [name for name, p in each.items() if p > 0.5], "probabilities": each}
     best = classes[int(found.argmax())]
     return {"file": file, "class": best, "probability": each[best], "probabilities": each}
+
+
+def sound_described(
+    loaded: Any, file: str, places: Sequence[tuple[float, float]], outputs: Sequence[np.ndarray]
+) -> dict[str, Any]:
+    """Return the prediction for a sound as plain values: the mean of its windows, weighted by their lengths.
+
+    Args:
+        loaded: the run.
+        file: name of the sound's file.
+        places: start and end of each window in seconds.
+        outputs: outputs of the model for each window, `[K]`.
+
+    Returns:
+        `"file"`, `"class"`, `"probability"` and `"probabilities"`; and for several windows `"windows"`, with the
+        seconds of `"start"` and `"end"`, the `"class"` and its `"probability"`.
+
+    Raises:
+        InputError: the outputs are not finite.
+
+    """
+    classes = loaded.config["classes"]
+    if not np.isfinite(outputs).all():
+        raise InputError(f"{visible(file)}: the outputs are not finite; check the weights")
+    head = loaded.config["build"]["task"]["options"].get("head", "softmax")
+    shares = np.asarray(probabilities(jnp.stack(outputs), head))  # [N, K]
+    mean = np.average(shares, axis=0, weights=[end - start for start, end in places])
+    each = {name: round(float(p), 6) for name, p in zip(classes, mean, strict=True)}
+    best = classes[int(mean.argmax())]
+    found = {"file": file, "class": best, "probability": each[best], "probabilities": each}
+    if len(places) > 1:
+        found["windows"] = [
+            {"start": round(start, 3), "end": round(end, 3), "class": classes[k], "probability": round(float(p), 6)}
+            for (start, end), k, p in zip(places, shares.argmax(1), shares.max(1), strict=True)
+        ]
+    return found
 
 
 class Mask(NamedTuple):

@@ -71,7 +71,7 @@ def rate_of(config: Mapping[str, Any]) -> int:
     return rate
 
 
-def sound_rows(config: Mapping[str, Any], path: pathlib.Path) -> Iterator[tuple[tuple[float, float], Row]]:
+def sound_rows(config: Mapping[str, Any], path: pathlib.Path | Memory) -> Iterator[tuple[tuple[float, float], Row]]:
     """Yield the rows of a sound of any length: windows that overlap by half, with the seconds of their start and end.
 
     Raises:

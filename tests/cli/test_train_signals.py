@@ -1,5 +1,6 @@
 """Sounds and series from the command line: training, prediction, measuring, explanation, the report, refusals."""
 
+import base64
 import csv
 import json
 import re
@@ -12,6 +13,8 @@ import pytest
 import jaxcnn as jc
 from jaxcnn.cli import layouts
 from jaxcnn.cli.main import main
+from jaxcnn.deploy.serving import Limits
+from tests.serving import serving
 
 RATE, PARTS = 4000, ("low", "high")
 
@@ -113,6 +116,34 @@ def test_a_sound_of_any_length_rate_and_form_is_predicted(heard, tmp_path, capsy
     assert windows[1]["start"] == round(size // 2 / RATE, 3) and windows[0]["end"] == round(size / RATE, 3)
     assert windows[0]["class"] == "low" and long["class"] == windows[-1]["class"] == "high"
     assert loud["class"] == "low" and "windows" not in short and np.isfinite(still["probability"])
+
+
+def test_a_server_answers_sounds_as_predict_does(heard, tmp_path, capsys):
+    import soundfile as sf
+
+    rng, paths = np.random.default_rng(2), [tmp_path / "long.wav", tmp_path / "short.flac"]
+    sf.write(paths[0], np.concatenate([tone(0, 0.4, rng), tone(1, 0.3, rng)]), RATE)
+    sf.write(paths[1], tone(1, 0.05, rng), RATE)
+    known = [{k: v for k, v in one.items() if k != "file"} for one in answer(capsys, "predict", heard, *paths)]
+    sounds = [path.read_bytes() for path in paths]
+    with serving(heard, Limits(sound_seconds=1.0, rows=4, queue=8, per_client=4)) as server:
+        about = server.ask("GET", "/about")[1]
+        assert about["takes"] == "audio" and not about["explains"] and about["limits"]["sound_seconds"] == 1
+        status, both = server.files(*sounds)
+        body = json.dumps({"audio": [base64.b64encode(one).decode() for one in sounds]})
+        also = server.ask("POST", "/predict", body, {"content-type": "application/json"})[1]
+        raw = server.ask("POST", "/predict", sounds[1], {"content-type": "audio/flac"})[1]
+        for found in (both, also):
+            assert [{k: v for k, v in one.items() if k != "file"} for one in found["predictions"]] == known
+        assert status == 200 and raw["predictions"][0]["class"] == "high" and len(known[0]["windows"]) > 2
+        sf.write(tmp_path / "longer.wav", np.zeros(RATE + 40), RATE)
+        assert server.files((tmp_path / "longer.wav").read_bytes()) == (
+            413, {"error": "0.png: 1.0 seconds; at most 1 are read"}
+        )  # fmt: skip
+        assert server.files(sounds[0][:-100])[0] == server.files(b"text")[0] == 422
+        assert server.ask("POST", "/explain", sounds[0], {"content-type": "audio/wav"})[0] == 422
+        assert server.ask("POST", "/predict", sounds[0], {"content-type": "image/png"})[0] == 415
+        assert b'id="sound"' in server.ask("GET", "/")[1]
 
 
 def test_many_windows_are_those_of_the_whole_sound(heard, tmp_path):

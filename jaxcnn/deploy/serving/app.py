@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hmac
+import itertools
 import logging
 import os
 import time
@@ -236,16 +237,19 @@ async def _within(state: State, request: Any, rows: int) -> AsyncIterator[None]:
         state.counts.inside.set(state.batches.inside)
 
 
-async def _outputs(state: State, served: loaded.Served, things: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Return rows with their sides, and the outputs of the network for them."""
+async def _outputs(
+    state: State, served: loaded.Served, things: list[Any]
+) -> tuple[list[answering.Thing], list[list[Any]]]:
+    """Return what the things are for the network, and its outputs for the rows of each."""
     loop = asyncio.get_running_loop()
-    read = [loop.run_in_executor(state.pool, answering.row_of, served, one, state.limits) for one in things]
+    reading = [loop.run_in_executor(state.pool, answering.thing_of, served, one, state.limits) for one in things]
     try:
-        rows = await asyncio.gather(*read)
+        read = await asyncio.gather(*reading)
     finally:
-        for one in read:
+        for one in reading:
             one.cancel()
-    return rows, await state.batches.outputs(served, [row for row, _ in rows])
+    found = iter(await state.batches.outputs(served, [row for one in read for row in one.rows]))
+    return read, [list(itertools.islice(found, len(one.rows))) for one in read]
 
 
 async def _predict(state: State, request: Any) -> Any:
@@ -253,11 +257,11 @@ async def _predict(state: State, request: Any) -> Any:
     served = _ready(state)
     least = _least_score(served, request.query_params)
     async with _read(state, served, request, (), state.limits.rows) as asked:
-        rows, outputs = await _outputs(state, served, asked.things)
+        read, outputs = await _outputs(state, served, asked.things)
 
         def answers() -> list[dict[str, Any]]:
-            each = zip(asked.things, outputs, rows, strict=True)
-            return [answering.answer(served, one, found, sides, least) for one, found, (_, sides) in each]
+            each = zip(asked.things, read, outputs, strict=True)
+            return [answering.answer(served, str(one), about, found, least) for one, about, found in each]
 
         found = await asyncio.get_running_loop().run_in_executor(state.pool, answers)
     return reply(200, {"run": served.name, "step": served.run.step, "predictions": found})
@@ -287,15 +291,15 @@ async def _explain(state: State, request: Any) -> Any:
     async with _read(state, served, request, ("target",), 1) as asked:
         with _explaining(state):
             thing = asked.things[0]
-            rows, outputs = await _outputs(state, served, [thing])
-            found = answering.answer(served, thing, outputs[0], (0, 0))
+            read, outputs = await _outputs(state, served, [thing])
+            found = answering.answer(served, str(thing), read[0], outputs[0])
             given = asked.options | dict(request.query_params)
             target = given.get("target") or max(found["probabilities"], key=found["probabilities"].get)
             if target not in classes:
                 raise RefusedError(422, f"target {visible(target)[:80]!r}: no such class")
             text = thing if isinstance(thing, str) else ""
             loop = asyncio.get_running_loop()
-            more = await loop.run_in_executor(state.pool, served.explain, rows[0][0], classes.index(target), text)
+            more = await loop.run_in_executor(state.pool, served.explain, read[0].rows[0], classes.index(target), text)
     return reply(200, found | {"explained": target} | more)
 
 

@@ -13,7 +13,10 @@ from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.deploy.serving.limits import Limits, RefusedError
 
-NAMES = {"image": ("file", "files", "image", "images"), "text": ("text", "texts")}
+NAMES = {
+    "image": ("file", "files", "image", "images"), "audio": ("file", "files", "audio", "sound", "sounds"),
+    "text": ("text", "texts"),
+}  # fmt: skip
 LONGEST_NAME = 200  # characters of the name of a file that are kept
 
 
@@ -98,7 +101,7 @@ async def asked(
     Args:
         request: of Starlette.
         limits: the limits of the server.
-        field: what the run's rows are, `"image"` or `"text"`.
+        field: what the run's rows are, `"image"`, `"audio"` or `"text"`.
         options: names of further fields that the request may have.
         take: see `Bodies.held`.
 
@@ -113,12 +116,12 @@ async def asked(
         found = await _multipart(request, await body(), limits, field, options)
     elif kind == "application/json":
         found = await asyncio.to_thread(_json, await body(), limits, field, options)  # a large one takes its time
-    elif field == "image" and (kind.startswith("image/") or kind == "application/octet-stream"):
+    elif field != "text" and (kind.startswith(f"{field}/") or kind == "application/octet-stream"):
         found = Asked([Memory("body", await body())], {})
     elif field == "text" and kind == "text/plain":
         found = Asked([_decoded(await body())], {})
     else:
-        also = "image/*" if field == "image" else "text/plain"
+        also = "text/plain" if field == "text" else f"{field}/*"
         raise RefusedError(
             415, f"content-type {visible(kind)[:80]!r}; send multipart/form-data, application/json or {also}"
         )
@@ -170,7 +173,7 @@ async def _parts(form: Any, field: str, options: tuple[str, ...]) -> Asked:
     for name, value in form.multi_items():
         if name in NAMES[field] and isinstance(value, UploadFile):
             content, label = await value.read(), (value.filename or name)[:LONGEST_NAME]
-            things.append(Memory(label, content) if field == "image" else _decoded(content))
+            things.append(_decoded(content) if field == "text" else Memory(label, content))
         elif name in NAMES[field] and field == "text" and isinstance(value, str):
             things.append(value)
         elif name in options and isinstance(value, str):

@@ -24,14 +24,15 @@ def explainer(run: Any, field: str) -> Explain | None:
 
     Args:
         run: result of `load_run`.
-        field: `"image"` or `"text"`.
+        field: `"image"`, `"audio"` or `"text"`.
 
     Returns:
         `(row, class from 0, the text) -> answer`: the name of the method and a PNG in base64, or the words with the
         change of the class's log-odds when each is left out. None if no method suits the run.
 
     """
-    if run.config["build"]["task"]["name"] != "classification" or not run.config["classes"]:
+    sounds = field == "audio"
+    if sounds or run.config["build"]["task"]["name"] != "classification" or not run.config["classes"]:
         return None
     return _image(run) if field == "image" else _text(run)
 

@@ -13,7 +13,8 @@ class Limits:
         bytes: of the body of a request; 413.
         memory: bytes of the bodies of all requests at once; 503.
         pixels: of an image, known from its head before it is decoded; 413.
-        rows: images or texts of a request; 413.
+        sound_seconds: of a sound; 413.
+        rows: images, sounds or texts of a request; 413.
         characters: of a text; 413.
         queue: rows in the server at once, of all clients; 503.
         per_client: rows in the server at once, of one address, 0 for any number; 429.
@@ -28,6 +29,7 @@ class Limits:
     bytes: int = 20 * 2**20
     memory: int = 512 * 2**20
     pixels: int = 25_000_000
+    sound_seconds: float = 60.0
     rows: int = 32
     characters: int = 100_000
     queue: int = 256
@@ -47,7 +49,7 @@ class Limits:
         """
         for field in dataclasses.fields(self):
             value, least = getattr(self, field.name), 0 if field.name in ("per_client", "batch_ms") else 1
-            if field.name in ("seconds", "body_seconds"):
+            if field.name in ("seconds", "body_seconds", "sound_seconds"):
                 least = 0.1
             if not least <= value <= 2**31 - 1:
                 raise InputError(f"{field.name}={value}: must be at least {least}, and at most 2,147,483,647")

@@ -14,7 +14,9 @@ from jaxcnn.deploy.answers import described
 from jaxcnn.deploy.outputs import Row, outputs, width_within
 from jaxcnn.deploy.serving.explaining import Explain, explainer
 from jaxcnn.deploy.serving.limits import Limits
-from jaxcnn.runs import TrainedRun, load_run
+from jaxcnn.runs import TrainedRun, load_run, single
+
+FIELDS = ("image", "audio", "text")
 
 
 class Served(NamedTuple):
@@ -24,7 +26,7 @@ class Served(NamedTuple):
         run: the loaded run.
         name: of its folder.
         task: of its task.
-        field: what a row is: `"image"` or `"text"`.
+        field: what is asked about: `"image"`, `"audio"` or `"text"`.
         compute: rows to their outputs, at most `width` at once; compiled.
         width: rows of one call.
         explain: what speaks for the class of a row; None for tasks without it.
@@ -53,10 +55,13 @@ def check(path: str | pathlib.Path) -> TrainedRun:
         raise InputError(
             f"{visible(path)}: its model is your own; serve it with jaxcnn.load_run(RUN, task=...) in Python"
         )
-    image = build.get("image", {}).get("shape", ())
-    if len(image) != 3 and "text" not in build.get("inputs", {}):
+    image, inputs = build.get("image", {}).get("shape", ()), set(build.get("inputs", {}))
+    sounds = inputs == {"audio", "length"} and build["task"]["name"] == "classification"
+    if len(image) != 3 and inputs != {"text"} and not sounds:
         what = "volumes" if len(image) == 4 else f"rows with {', '.join(build.get('inputs', build))}"
-        raise InputError(f"{visible(path)}: {what} are not served; only images and texts are")
+        raise InputError(f"{visible(path)}: {what} are not served; only images, sounds with classes, and texts are")
+    if sounds:
+        single.rate_of(run.config)
     return run
 
 
@@ -75,9 +80,11 @@ def prepare(path: str | pathlib.Path, limits: Limits, together: bool = False) ->
     where = pathlib.Path(os.path.realpath(path))
     run = check(where)
     build = run.config["build"]
-    field = "image" if "image" in build else "text"
-    about = build["image"] if field == "image" else build["inputs"]["text"]
-    row = {field: np.zeros(about["shape"], about["dtype"])}
+    inputs = {"image": build["image"]} if "image" in build else build["inputs"]
+    field = next(name for name in FIELDS if name in inputs)
+    row = {name: np.zeros(about["shape"], about["dtype"]) for name, about in inputs.items()}
+    if "length" in row:
+        row["length"] += len(row["audio"])
     width, call = width_within(run, row, limits.batch), outputs(run, together)
     found = call([row], width)[0]
     task = build["task"]["name"]

@@ -8,7 +8,7 @@ from jaxcnn.version import __version__
 ERRORS = {
     "401": "the token is missing or wrong",
     "408": "the body did not arrive in time",
-    "413": "the body, an image or a text is too large, or there are too many rows",
+    "413": "the body, an image, a sound or a text is too large, or there are too many rows",
     "415": "the content type is not taken",
     "422": "the body cannot be used; the line says why",
     "429": "this client has too many rows in the server",
@@ -29,7 +29,7 @@ def document(limits: Limits, token: bool) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "jaxcnn", "version": __version__, "description": "Predictions of a trained network."},
         "paths": {
-            "/predict": {"post": _post("Predict images or texts", rows, False) | {
+            "/predict": {"post": _post("Predict images, sounds or texts", rows, False) | {
                 "parameters": [{
                     "name": "least_score", "in": "query", "schema": {"type": "number", "minimum": 0, "maximum": 1},
                     "description": "Lowest score of a box, in detection.",
@@ -59,12 +59,13 @@ def _post(summary: str, about: str, target: bool) -> dict[str, Any]:
     file = {"type": "array", "items": {"type": "string", "format": "binary"}}
     texts = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
     json = {
-        "image": texts | {"description": "Image files in base64."}, "text": texts | {"description": "Texts."}, **more
+        "image": texts | {"description": "Image files in base64."}, "text": texts | {"description": "Texts."},
+        "audio": texts | {"description": "WAV or FLAC files in base64."}, **more,
     }  # fmt: skip
     content = {
         "multipart/form-data": {"schema": {"type": "object", "properties": {"file": file, "text": texts, **more}}},
         "application/json": {"schema": {"type": "object", "properties": json, "additionalProperties": False}},
-        "image/*": {"schema": {"type": "string", "format": "binary"}},
+        **{f"{kind}/*": {"schema": {"type": "string", "format": "binary"}} for kind in ("image", "audio")},
         "text/plain": {"schema": {"type": "string"}},
     }
     answer = "Explanation" if target else "Predictions"
@@ -97,6 +98,7 @@ def _schemas() -> dict[str, Any]:
         "mask": {"type": "string", "description": "A PNG in base64; the value of a pixel is its class, 255 for none."},
         "size": {"type": "array", "items": {"type": "integer"}, "description": "Height and width of the file."},
         "objects": {"type": "array", "items": thing},
+        "windows": {"type": "array", "description": "Start, end, class and probability of each part of a long sound."},
     }  # fmt: skip
     prediction = {
         "type": "object",

@@ -34,6 +34,7 @@ async function begin() {
   at("title").textContent = `${about.task[0].toUpperCase()}${about.task.slice(1)}`;
   at("about").textContent = `Run ${about.run}, step ${about.step}${classes}.`;
   at("photo").hidden = about.takes !== "image";
+  at("sound").hidden = about.takes !== "audio";
   at("text").hidden = about.takes !== "text";
   at("draw").hidden = !about.draw;
 }
@@ -90,13 +91,29 @@ function picture(parent, blob, found) {
   if (found.objects) boxes(view, found);
 }
 
+function sound(parent, blob, found) {
+  const player = element("audio", "", parent);
+  player.controls = true;
+  player.src = URL.createObjectURL(blob);
+  player.setAttribute("aria-label", `Your sound ${found.file}`);
+}
+
+function parts(parent, windows) {
+  const list = element("ol", "", parent, "windows");
+  for (const one of windows) {
+    const share = `${(one.probability * 100).toFixed(2)} %`;
+    element("li", `${one.start.toFixed(2)} to ${one.end.toFixed(2)} s: ${one.class}, ${share}`, list);
+  }
+}
+
 function show(found, blob, text) {
   const card = element("article");
   element("h2", blob ? found.file : text.slice(0, 80), card);
-  if (blob) picture(card, blob, found);
+  if (blob) (about.takes === "audio" ? sound : picture)(card, blob, found);
   if (found.class) element("h3", `${found.class}, ${(found.probability * 100).toFixed(2)} %`, card);
   if (found.labels) element("h3", found.labels.length ? found.labels.join(", ") : "no label", card);
   if (found.probabilities) bars(card, found.probabilities);
+  if (found.windows) parts(card, found.windows);
   if (found.shares) {
     element("h3", "Shares of the pixels", card);
     bars(card, found.shares, about.colours);
@@ -161,9 +178,10 @@ async function predict(blobs, text) {
   }
 }
 
-function images(given) {
-  const some = [...given].filter((file) => file.type.startsWith("image/") || file.name);
-  if (some.length && about && about.takes === "image") predict(some);
+function chosen(given) {
+  if (!about || about.takes === "text") return;
+  const some = [...given].filter((file) => file.type.startsWith(`${about.takes}/`) || file.name);
+  if (some.length) predict(some);
 }
 
 function preview() {
@@ -180,16 +198,17 @@ function send() {
 const clear = drawable(at("pad"), preview, send);
 at("clear").addEventListener("click", () => { clear(); say(""); at("answers").replaceChildren(); });
 at("send").addEventListener("click", send);
-at("file").addEventListener("change", (event) => images(event.target.files));
+at("file").addEventListener("change", (event) => chosen(event.target.files));
+at("sound-file").addEventListener("change", (event) => chosen(event.target.files));
 at("read").addEventListener("click", () => predict(null, at("words").value));
 at("words").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) predict(null, at("words").value);
 });
-document.addEventListener("paste", (event) => images(event.clipboardData.files));
+document.addEventListener("paste", (event) => chosen(event.clipboardData.files));
 document.addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("over"); });
 document.addEventListener("dragleave", () => document.body.classList.remove("over"));
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("over");
-  images(event.dataTransfer.files);
+  chosen(event.dataTransfer.files);
 });
