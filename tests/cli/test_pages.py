@@ -283,6 +283,31 @@ def test_it_suits_narrow_and_wide_light_and_dark_screens(opened):
             page.screenshot(path=f"{folder}/{form}-{width}-{scheme}.png", full_page=True)
 
 
+def test_sounds_are_chosen_played_and_named(browser, tmp_path, capsys):
+    from tests.cli.test_train_signals import RATE, tone, tones, train
+
+    sf = pytest.importorskip("soundfile")
+    run = train(tones(tmp_path / "tones"), tmp_path, "--augment", "none")
+    sf.write(tmp_path / "high.wav", tone(1, 0.4, np.random.default_rng(0)), RATE)
+    (known,) = predicted(capsys, run, tmp_path / "high.wav")
+    with started(run) as made, contextlib.closing(browser.new_page(viewport={"width": 320, "height": 700})) as page:
+        made.server.ready()
+        errors = []
+        page.on("console", lambda one: errors.append(one.text) if one.type in ("error", "warning") else None)
+        page.goto(f"http://127.0.0.1:{made.server.port}/")
+        page.wait_for_selector("#sound:not([hidden])")
+        with page.expect_file_chooser() as chosen:
+            page.focus("#sound-file")
+            page.keyboard.press("Enter")
+        chosen.value.set_files(tmp_path / "high.wav")
+        answered(page)
+        assert page.locator("article h3").first.text_content() == f"high, {100 * known['probability']:.2f} %"
+        assert bars(page) == {k: f"{100 * p:.2f} %" for k, p in known["probabilities"].items()}
+        assert page.locator("ol.windows li").count() == len(known["windows"]) > 1
+        page.wait_for_function("document.querySelector('article audio').duration > 0.39")  # it can be played
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth") and not errors
+
+
 @pytest.fixture
 def alone(browser, runtime, tmp_path):
     """A function from a run to its page, as one file."""
