@@ -7,6 +7,7 @@ from jaxcnn.methods import (
     consolidation,
     continual,
     federated,
+    flower,
     membership,
     one_class,
     private,
@@ -29,7 +30,7 @@ from jaxcnn.methods.square import square
 
 __all__ = [
     "active", "adversarial", "attacked", "attacks", "clients", "consolidation", "continual", "distilled", "encoder",
-    "factorised", "federated", "fixmatch", "group_dro", "mart", "membership", "narrowed", "one_class", "private",
-    "prune", "quantise", "ramped", "replay", "scaffold", "secure_sum", "semi_supervised", "SemiSupervised", "simclr",
-    "simsiam", "smoothing", "square", "standard_views", "trades", "transfer",
+    "factorised", "federated", "fixmatch", "flower", "group_dro", "mart", "membership", "narrowed", "one_class",
+    "private", "prune", "quantise", "ramped", "replay", "scaffold", "secure_sum", "semi_supervised", "SemiSupervised",
+    "simclr", "simsiam", "smoothing", "square", "standard_views", "trades", "transfer",
 ]  # fmt: skip

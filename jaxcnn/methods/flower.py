@@ -1,0 +1,110 @@
+"""The clients of `methods.federated` for real networks of machines: behind Flower (flwr), which sends and averages.
+
+A client is the function that the simulation runs, on the rows of one machine. Flower's server and its strategies, such
+as FedAvg, take the place of the server's optimiser. It needs `pip install flwr`, whose versions of some packages are
+older than those of `jaxcnn[serve]`: use an environment of its own.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from jaxcnn.core.types import InputError, Task, Tree, compute, named, scalars
+from jaxcnn.data import Resident
+from jaxcnn.methods.federated import federated
+from jaxcnn.parallel.compile import compile_step
+from jaxcnn.train.evaluation import evaluate
+from jaxcnn.train.step import init_state, make_eval_step, make_train_step
+
+
+def arrays(variables: Tree) -> list[np.ndarray]:
+    """Return the variables of a network as Flower sends them: arrays in a fixed order, running statistics included."""
+    return [np.asarray(x) for _, x in named(variables)]
+
+
+def variables_of(sent: Sequence[np.ndarray], like: Tree) -> Tree:
+    """Return arrays that were sent as variables.
+
+    Args:
+        sent: of `arrays`.
+        like: variables of the same network.
+
+    Raises:
+        InputError: there are more or fewer arrays, or one has another shape or values that are not finite.
+
+    """
+    known = named(like)
+    if len(sent) != len(known):
+        raise InputError(f"parameters: {len(sent)} arrays, and the network has {len(known)}; use the same network")
+    for (name, x), new in zip(known, sent, strict=True):
+        if new.shape != x.shape:
+            raise InputError(f"parameters: {name} has shape {new.shape}, not {x.shape}; use the same network")
+        if not np.isfinite(new).all():
+            raise InputError(f"parameters: {name} is not finite; a client's training failed")
+    leaves = [np.asarray(new, x.dtype) for new, (_, x) in zip(sent, known, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def client(
+    task: Task,
+    tx: optax.GradientTransformation,
+    train: Resident,
+    held: Resident | None = None,
+    *,
+    batch_size: int = 10,
+    epochs: int = 1,
+    proximal: float = 0.0,
+    seed: int = 0,
+) -> Any:
+    """Make a client of Flower, for `flwr.client.start_client` or a `ClientApp`.
+
+    Args:
+        task: the task.
+        tx: the client's optimiser, whose state is new in each round.
+        train: the rows of this client.
+        held: rows on which the server's parameters are measured; by default the training rows.
+        batch_size: rows in an update.
+        epochs: passes over the rows in a round.
+        proximal: as in `federated`.
+        seed: of the order of the rows and of dropout; clients need different ones.
+
+    Returns:
+        A `flwr.client.NumPyClient`. Its `fit` returns the metrics of the last epoch, its `evaluate` those of the task.
+
+    Raises:
+        InputError: a value is outside its range, or flwr is not installed.
+
+    """
+    try:
+        from flwr.client import NumPyClient
+    except ImportError:
+        raise InputError("flwr is not installed: pip install flwr, in an environment of its own") from None
+    server = optax.sgd(1.0)  # what the client learnt becomes its parameters
+    local = federated(tx, train.size, batch_size=batch_size, epochs=epochs, proximal=proximal)
+    step = jax.jit(make_train_step(task, server, local))
+    first = init_state(task, server, train.example(), seed)
+    measure = compile_step(make_eval_step(task), "jit", 1, donate=False)
+    rows = {name: np.asarray(x) for name, x in train.arrays.items()}
+
+    class Client(NumPyClient):
+        rounds = 0
+
+        def get_parameters(self, config: Any) -> list[np.ndarray]:
+            return arrays(first.variables)
+
+        def fit(self, parameters: list[np.ndarray], config: Any) -> tuple[list[np.ndarray], int, dict[str, Any]]:
+            given = dict(variables_of(parameters, first.variables))
+            state = first.replace(step=np.int32(self.rounds), params=given.pop("params"), model_state=given)
+            state, sums = step(state, rows)
+            self.rounds += 1
+            return arrays(state.variables), train.size, scalars(compute(jax.device_get(sums)))
+
+        def evaluate(self, parameters: list[np.ndarray], config: Any) -> tuple[float, int, dict[str, Any]]:
+            data = train if held is None else held
+            found = evaluate(measure, variables_of(parameters, first.variables), data)
+            return float(found["loss"]), data.size, scalars(found)
+
+    return Client()

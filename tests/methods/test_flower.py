@@ -1,0 +1,95 @@
+"""A client behind Flower: what is sent, one round against the simulation, and two processes on loopback."""
+
+import pathlib
+import socket
+import subprocess
+import sys
+
+import chex
+import jax
+import numpy as np
+import optax
+import pytest
+
+import jaxcnn as jc
+from jaxcnn.methods import flower
+from jaxcnn.methods.clients import clients
+from jaxcnn.methods.federated import federated
+from tests.small import Plain, rows, task
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def test_what_is_sent_are_all_variables():
+    variables = task().init(jax.random.key(0), rows(8).example())
+    sent = flower.arrays(variables)
+    assert len(sent) == len(jax.tree.leaves(variables)) and "batch_stats" in variables
+    chex.assert_trees_all_equal(flower.variables_of(sent, variables), variables)
+    for wrong, line in (
+        (sent[1:], "the network has"), ([sent[0][None], *sent[1:]], "has shape"),
+        ([np.full_like(sent[0], np.nan), *sent[1:]], "is not finite"),
+    ):  # fmt: skip
+        with pytest.raises(jc.InputError, match=line):
+            flower.variables_of(wrong, variables)
+
+
+@pytest.mark.slow
+def test_a_round_is_that_of_the_simulation():
+    pytest.importorskip("flwr")
+    data, made, tx = rows(24), jc.tasks.classification(Plain()), optax.sgd(0.1)
+    parts = [np.arange(8), np.arange(8, 24)]
+    each = [flower.client(made, tx, data.take(part), batch_size=24, epochs=2, seed=1) for part in parts]
+    begun = each[0].get_parameters({})
+    results = [one.fit(begun, {}) for one in each]
+    assert [n for _, n, _ in results] == [8, 16] and results[0][2]["count"] == 8
+    mean = [(8 * a + 16 * b) / 24 for a, b in zip(*(sent for sent, _, _ in results), strict=True)]
+    own = federated(tx, 16, batch_size=24, epochs=2)
+    run = jc.compile_step(jc.make_train_step(made, optax.sgd(1.0), own), "jit", 1)
+    state = jc.init_state(made, optax.sgd(1.0), data.example(), 1)
+    state = jc.fit(run, state, clients(data, parts), batch_size=2, steps=1).state
+    chex.assert_trees_all_close(flower.arrays(state.variables), mean, rtol=1e-4, atol=1e-6)
+    loss, count, values = each[1].evaluate(mean, {})
+    assert count == 16 and values["loss"] == pytest.approx(loss) and 0 <= values["accuracy"] <= 1
+
+
+CLIENT = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import numpy as np, optax
+from flwr.client import start_client
+import jaxcnn as jc
+from jaxcnn.methods import flower
+from tests.small import rows, task
+data, who = rows(96), int(sys.argv[2])
+client = flower.client(task(), optax.sgd(0.1), data.take(np.arange(48 * who, 48 * who + 48)), data, epochs=2, seed=who)
+start_client(server_address=sys.argv[1], client=client.to_client(), insecure=True, max_wait_time=60)
+"""
+SERVER = """
+import sys, warnings
+warnings.simplefilter("ignore")
+from flwr.server import ServerConfig, start_server
+from flwr.server.strategy import FedAvg
+mean = lambda found: {"accuracy": sum(n * v["accuracy"] for n, v in found) / sum(n for n, _ in found)}
+plan = FedAvg(min_fit_clients=2, min_evaluate_clients=2, min_available_clients=2, evaluate_metrics_aggregation_fn=mean)
+done = start_server(server_address=sys.argv[1], config=ServerConfig(num_rounds=4), strategy=plan)
+print("accuracies", [value for _, value in done.metrics_distributed["accuracy"]])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_learn_together():
+    pytest.importorskip("flwr")
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        place = f"127.0.0.1:{there.getsockname()[1]}"
+    how = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    begun = [subprocess.Popen([sys.executable, "-c", SERVER, place], **how)]
+    try:
+        begun += [subprocess.Popen([sys.executable, "-c", CLIENT, place, str(who)], **how) for who in (0, 1)]
+        texts = [one.communicate(timeout=300)[0] for one in begun]
+    finally:
+        for one in begun:
+            one.kill()
+    assert [one.returncode for one in begun] == [0, 0, 0], texts
+    found = next(line for line in texts[0].splitlines() if line.startswith("accuracies"))
+    accuracies = [float(x) for x in found.removeprefix("accuracies [").removesuffix("]").split(",")]
+    assert len(accuracies) == 4 and accuracies[-1] > 0.9
