@@ -4,8 +4,9 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
+from jaxcnn.core.ranges import Choice, Range
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.parallel.compile import STRATEGIES
@@ -14,7 +15,7 @@ POSITIVE = ("batch_size", "eval_batch_size", "accumulate", "model_devices", "kee
 PRECISIONS = {"float32": {}, "bf16": {"dtype": "bfloat16"}}
 NOT_NEGATIVE = (
     "epochs", "max_steps", "devices", "early_stopping", "limit_examples", "seed", "image_size", "processes",
-    "checkpoint_seconds", "rate", "seconds",
+    "checkpoint_seconds", "rate", "seconds", "depth", "width", "kernel_size",
 )  # fmt: skip
 MOST = 2**31 - 1  # steps are int32
 # largest values of flags; others may be up to MOST
@@ -22,6 +23,7 @@ LARGEST = {
     "seed": 2**32 - 1,  # JAX reads no more bits of it
     "image_size": 8192, "devices": 2**20, "model_devices": 2**20, "processes": 2**20, "process_id": 2**20,
     "rate": 48_000, "keep_best": 10_000, "seeds": 10_000, "widths": 65_536, "shift": 8192,
+    "depth": 512, "width": 65_536, "kernel_size": 255,
 }  # fmt: skip
 ON_NAN = ("stop", "skip", "rollback")
 ON_BAD_EXAMPLE = ("stop", "skip")
@@ -70,7 +72,7 @@ class Rows:
 class Update:
     """How an update is computed."""
 
-    precision: str = "float32"
+    precision: Annotated[str, Choice(tuple(PRECISIONS))] = "float32"
     """What the network computes in: float32 or bf16 (bfloat16; parameters, statistics and losses stay float32)."""
     accumulate: int = 1
     """Compute the gradient of a batch in N parts, one after the other, to save memory."""
@@ -212,23 +214,35 @@ class Network:
     """Initial weights: imagenet, a file (.safetensors) or the folder of a run; by default random."""
     cifar_stem: bool = False
     """The network's variant for images of about 32x32, if it has one."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Range(0.0, 0.6)] = 0.0
     """Share of units dropped before the last layer, in [0, 1)."""
+    depth: Annotated[int, Range(1, 6)] = 0
+    """Number of convolutions, for --model plain; by default the network's own."""
+    width: Annotated[int, Range(8, 64, 8)] = 0
+    """Channels of the convolutions, for plain, cell and others; by default the network's own."""
+    kernel_size: Annotated[int, Choice((3, 5, 7))] = 0
+    """Side of the kernels, for plain; by default the network's own."""
+    operations: tuple[str, ...] = ()
+    """Operations on the six edges of --model cell: zero, skip, conv1, conv3 or pool; by default the network's own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimisation:
     """How the network learns."""
 
-    learning_rate: float = 0.0
+    learning_rate: Annotated[float, Range(1e-4, 3e-2)] = 0.0
     """Peak of the one-cycle schedule of AdamW; by default 1e-3, for small networks up to 4e-3."""
     lr_find: bool = False
     """First try rising learning rates, draw the loss, and use a tenth of the rate where it is lowest."""
-    weight_decay: float = 1e-2
+    momentum: Annotated[float, Range(0.8, 0.98)] = 0.9
+    """Decay of the mean of the gradients in AdamW, in [0, 1)."""
+    weight_decay: Annotated[float, Range(1e-4, 0.3)] = 1e-2
     """Weight decay of kernels; biases and norm scales have none."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Range(0.0, 0.2)] = 0.0
     """Share of the label spread over all classes, in [0, 1)."""
-    class_weights: str = ""
+    ema: Annotated[float, Choice((0.0, 0.9, 0.99, 0.999))] = 0.0
+    """Decay of the average of the weights that is validated and tested, in [0, 1); 0 uses the weights themselves."""
+    class_weights: Annotated[str, Choice(("", "balanced"))] = ""
     """Weights of the classes in the loss: balanced, or numbers w1,w2,... in order of class."""
     best: bool = False
     """Test the weights with the lowest validation loss instead of the last ones, which have seen the whole schedule."""
@@ -238,7 +252,7 @@ class Optimisation:
 class Augmentation:
     """How training images are augmented."""
 
-    augment: str = "auto"
+    augment: Annotated[str, Choice(AUGMENT[1:])] = "auto"
     """photos (flip and move), digits (rotate, scale, shear and move a little), none, or auto: chosen by the images;
     sounds then change in speed, time, noise and loudness, and parts of their spectrograms are masked."""
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import optax
 
 from jaxcnn import augment, runs
-from jaxcnn.cli import flags, planning, recipe
+from jaxcnn.cli import flags, planning, recipe, weights
 from jaxcnn.cli.layouts import Found
 from jaxcnn.core import files
 from jaxcnn.core.types import InputError, Step
@@ -97,8 +97,11 @@ def plan(config: Any, found: Found, splits: Splits, source: dict[str, Any], skip
         raise InputError(f"--model {name}: is not for {kind.unit}; use one of {', '.join(sorted(kind.networks))}")
     change = kind.change(source) if kind.change and config.augment == "auto" else None
     config, vectors = recipe.settled(config, splits.train.size, name, found.kind), None
-    options = kind.options(splits, source, name) | ({"dropout": config.dropout} if config.dropout else {})
+    options = kind.options(splits, source, name) | weights.form_of(config, name)
+    options |= {"dropout": config.dropout} if config.dropout else {}
     options |= MASKS if change and name == "sound_cnn" else {}
+    if config.vectors and config.width:
+        raise InputError(f"--width {config.width}: --vectors {config.vectors} have their own width; leave it out")
     if config.vectors:
         vectors = read_vectors(files.expanded(config.vectors), getattr(splits.train, "words", ()))
         options["width"] = vectors[0].shape[1]
@@ -108,7 +111,7 @@ def plan(config: Any, found: Found, splits: Splits, source: dict[str, Any], skip
     build = {
         "model": planning.model(name, config, num_classes=outputs, **options),
         "task": recipe.task_of(config, found, splits, rows),
-        "ema": 0,
+        "ema": config.ema,
         "inputs": {key: one for key, one in inputs(example).items() if key in entries},
     }
     _, task = runs.build(build)
@@ -122,5 +125,6 @@ def plan(config: Any, found: Found, splits: Splits, source: dict[str, Any], skip
     made = runs.Plan(
         task, splits, recipe.adamw(config), wrap=wrap, variables=variables, build=build, dataset=config.data,
         skipped=skipped, source=source, validations=recipe.VALIDATIONS, best=config.best, unit=kind.unit,
+        ema=config.ema,
     )  # fmt: skip
     return config, made

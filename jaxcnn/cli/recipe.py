@@ -58,6 +58,10 @@ def check(config: Any) -> None:
         optim.check_rate(config.learning_rate)
     if not 0 <= config.label_smoothing < 1:
         raise InputError(f"--label-smoothing {config.label_smoothing}: must be at least 0 and below 1")
+    if not 0 <= config.ema < 1:
+        raise InputError(f"--ema {config.ema}: must be at least 0 and below 1")
+    if not 0 <= config.momentum < 1:
+        raise InputError(f"--momentum {config.momentum}: must be at least 0 and below 1")
     optim.adamw(1.0, weight_decay=config.weight_decay)
 
 
@@ -115,13 +119,13 @@ def plan(
         pixels.pop("size", None)
     if not begin and name == "cnn" and side < LEAST:
         pixels |= {"size": [LEAST, LEAST]}
-    options = begin.options if begin else weights.form_of(config, name) | (VOLUMES if deep else OPTIONS.get(name, {}))
+    options = begin.options if begin else (VOLUMES if deep else OPTIONS.get(name, {})) | weights.form_of(config, name)
     options = options | ({"dropout": config.dropout} if config.dropout else {})
     outputs = 1 if found.task == "regression" else len(splits.train.classes)
     build = {
         "model": planning.model(name, config, num_classes=outputs, **options),
         "task": task_of(config, found, splits, pixels),
-        "ema": 0,
+        "ema": config.ema,
         "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
     }
     _, task = runs.build(build)
@@ -135,6 +139,7 @@ def plan(
     made = runs.Plan(
         task, splits, adamw(config), wrap=_wrap(config, found, image.shape[1:]), build=build, dataset=config.data,
         skipped=skipped, variables=variables, source=source, validations=VALIDATIONS, best=config.best,
+        ema=config.ema,
     )  # fmt: skip
     return config, made
 
@@ -151,7 +156,8 @@ def adamw(config: Any) -> Callable[[int], optax.GradientTransformation]:
     """Return a function from the number of steps to the optimiser: AdamW with a one-cycle schedule."""
 
     def make(steps: int) -> optax.GradientTransformation:
-        return optim.adamw(optim.one_cycle(config.learning_rate, steps=steps), weight_decay=config.weight_decay)
+        rate = optim.one_cycle(config.learning_rate, steps=steps)
+        return optim.adamw(rate, b1=config.momentum, weight_decay=config.weight_decay)
 
     return make
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from jaxcnn.core import memory
 from jaxcnn.core.files import writable
 from jaxcnn.core.paths import cache_folder, for_now, prune
 
@@ -61,8 +62,7 @@ def too_little(error: BaseException, config: Any) -> str | None:
 def out_of_memory(error: BaseException, config: Any) -> str | None:
     """Suggest a fix if an error means that memory ran out; None for other errors."""
     wanted = re.search(r"allocat\w*\D{0,20}(\d[\d.]* ?(?:[KMGT]i?B|bytes))", str(error))
-    signs = ("RESOURCE_EXHAUSTED", "Out of memory", "Cannot allocate memory", "std::bad_alloc")
-    if not (isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)):
+    if not memory.ran_out(error):
         return None
     asked = f", {wanted[1]} more requested" if wanted else ""
     where = f" at --batch-size {config.batch_size}" if hasattr(config, "batch_size") else ""

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import tyro
 
 from jaxcnn import runs
 from jaxcnn.cli import command, flags, folders, inputs, layouts, options, planning, rate, recipe, terminal, weights
+from jaxcnn.core.ranges import Choice
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import Splits
@@ -43,7 +44,7 @@ class Train(
     """classification, multilabel, regression, segmentation or detection, if two layouts fit DATA."""
     epochs: int | None = None
     """Passes over the training rows; by default 10, or more for 300 updates (boxes: 1,500)."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, Choice((32, 64, 128))] = None
     """Rows in one update; by default 32 (8 with masks or boxes), or four times that from 10,000 rows on."""
     workdir: str = FOLDER
     """Parent folder of the runs."""
@@ -87,7 +88,12 @@ def _parse(arguments: Sequence[str]) -> Train:
 
 
 def train(
-    config: Train, signals: Signals, opened: list[pathlib.Path], arguments: Sequence[str], began: float
+    config: Train,
+    signals: Signals,
+    opened: list[pathlib.Path],
+    arguments: Sequence[str],
+    began: float,
+    begun: Callable[[pathlib.Path], None] = lambda folder: None,
 ) -> dict[str, Any]:
     """Train into a new folder, or resume a run.
 
@@ -97,6 +103,7 @@ def train(
         opened: receives the folder of the run.
         arguments: the command line, saved with the run.
         began: start time by `time.perf_counter()`.
+        begun: called with the folder of the run before the first update.
 
     Returns:
         The content of `summary.json`.
@@ -119,6 +126,7 @@ def train(
     place = str(_folder(config, ready, arguments)) if chief else ""
     folder = pathlib.Path(mesh.broadcast_text(place))
     opened.append(folder)
+    begun(folder)
     if chief and curve:
         plots.draw(folder / "learning_rates.png", rate.draw, curve)
     for line in header(ready, rows.found, folder) if chief else ():

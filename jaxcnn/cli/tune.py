@@ -1,22 +1,25 @@
 """`jaxcnn tune DATA`: search for the settings of `jaxcnn train`, and train with the best ones."""
 
+import collections
 import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import filelock
 
 from jaxcnn import runs
-from jaxcnn.cli import command, flags, folders, options, planning, recipe
+from jaxcnn import tune as search
+from jaxcnn.cli import command, flags, folders, options, planning, recipe, spaces, winner
 from jaxcnn.cli import train as trained
 from jaxcnn.core import files
 from jaxcnn.core.types import InputError
 from jaxcnn.runs import plots
 from jaxcnn.runs.ready import data_digest
 from jaxcnn.runs.signals import Signals
+from jaxcnn.tune import cells, pictures
 
 NAME = "tune"
 SEARCHED = ("learning_rate", "weight_decay")
@@ -31,13 +34,14 @@ class Tune(trained.Train):
     """Search for settings on validation rows; then train with the best ones, and test once."""
 
     trials: int = 20
-    """Trials of the whole study, those that ended early included."""
+    """Trials of the whole study, those that ended early included; with --search cell, cells to measure."""
     minutes: float = 0.0
     """Begin no trial after this time; 0 for no limit."""
     study: str = "study"
     """Folder of the study. One that exists is continued, by several processes at a time if you like."""
     search: tuple[str, ...] = SEARCHED
-    """Settings to search for: learning_rate, weight_decay, dropout, label_smoothing, batch_size, augment."""
+    """Settings to search for, of those whose flags have a range: learning_rate, momentum, dropout, ema, depth ...;
+    name=low:high or name=a,b,c states other values. Or cell: the operations of a network of cells."""
     models: tuple[str, ...] = ()
     """Networks to choose from, of those that `jaxcnn models` lists."""
     sampler: str = "tpe"
@@ -89,29 +93,46 @@ def tune(
         The content of `summary.json` of the final run; empty where another process of the study makes it.
 
     """
-    from jaxcnn import tune as search
-    from jaxcnn.tune import pictures
-
     recipe.check(config)
-    space = space_of(config)
+    cell = spaces.names(config) == [spaces.CELL]
+    if cell:
+        _check_cell(config)
+    space = {} if cell else spaces.space_of(config)
+    config = dataclasses.replace(config, model=spaces.CELL) if cell else config
     rows = trained.read(config)
+    folder = pathlib.Path(config.study)
+    how = {
+        "trials": config.trials, "seconds": 60 * config.minutes or None, "sampler": config.sampler,
+        "seed": config.seed, "identity": identity(config, rows.splits), "log": trained.say, "stop": signals.stop,
+    }  # fmt: skip
 
     def plan_of(values: dict[str, Any]) -> runs.Plan:
         return planning.planned(NAME, *trained.planned(dataclasses.replace(config, **values), rows))
 
     with signals.while_training():
-        trials = search.search(
-            plan_of, space, config.study, trials=config.trials, seconds=60 * config.minutes or None,
-            sampler=config.sampler, pruner=config.pruner, seed=config.seed, identity=identity(config, rows.splits),
-            log=trained.say, stop=signals.stop,
-        )  # fmt: skip
-    folder = pathlib.Path(config.study)
-    files.write_json(folder / "trials.json", trials._asdict())
-    plots.draw(folder / "trials.png", pictures.draw, trials)
-    settings = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in trials.best.items())
-    trained.say(f"best of {len(trials.rows)} trials: {settings} (validation {trials.metric[0]} {trials.value:.4g})")
+        if cell:
+            plan = plan_of({})
+            stated = budget(config, plan, cell)
+            trials = cells.search(plan, folder, **how)
+            best: dict[str, Any] = {"operations": cells.operations_of(trials.best)}
+        else:
+            if "augment" in space:  # some rows are augmented in one way only
+                space = spaces.space_of(config, rows.found.kind)
+            stated = budget(config, plan_of(search.middle(space)), cell)
+            trials = search.search(plan_of, space, folder, pruner=config.pruner, **how)
+            best = trials.best
+    _told(folder, trials)
+    about = {
+        "name": folder.absolute().name, "trials": dict(collections.Counter(row["state"] for row in trials.rows)),
+        "updates": trials.updates, "seconds": trials.seconds, "budget": stated, "metric": list(trials.metric),
+        "best": trials.number, "value": trials.value, "importance": trials.importance,
+    }  # fmt: skip
     fields = {field.name for field in dataclasses.fields(trained.Train)}
-    final = trained.Train(**{name: getattr(config, name) for name in fields} | trials.best)
+    final = trained.Train(**{name: getattr(config, name) for name in fields} | best)
+
+    def train(flags_: trained.Train, begun: Callable[[pathlib.Path], None]) -> dict[str, Any]:
+        return trained.train(flags_, signals, opened, arguments, began, begun)
+
     lock = filelock.FileLock(folder / "final.lock", blocking=False)
     try:
         lock.acquire()
@@ -120,49 +141,44 @@ def tune(
         return {}
     with contextlib.ExitStack() as stack:
         stack.callback(lock.release)
-        return trained.train(final, signals, opened, arguments, began)
+        return winner.final(final, trials, about, folder, train)
 
 
-def space_of(config: Tune) -> dict[str, Any]:
-    """Return Optuna's distributions of the settings to search for.
+def _check_cell(config: Tune) -> None:
+    """Refuse flags beside `--search cell` that fix what it searches, or that it does not use."""
+    cells.library()
+    fixed = {"model": config.model if config.model != spaces.CELL else "", "models": config.models}
+    for name, value in (fixed | {"operations": config.operations, "weights": config.weights}).items():
+        if value:
+            given = " ".join(value) if isinstance(value, tuple) else value
+            raise InputError(f"--search cell: {flags.flag_of(name)} {given} fixes the network; leave one of them out")
 
-    Raises:
-        InputError: an unknown setting, one that has a fixed value too, or Optuna is not installed.
 
-    """
-    try:
-        from optuna import distributions
-    except ImportError:
-        raise InputError("optuna is not installed: pip install 'jaxcnn[tune]'") from None
+def budget(config: Tune, plan: runs.Plan, cell: bool) -> str:
+    """Print the budget of a study before it begins, and return it."""
+    steps = runs.settled(plan)[0].steps or 0
+    epochs = f"{plan.epochs:g} epoch{'' if plan.epochs == 1 else 's'}"
+    each = f"{config.trials} trials of at most {epochs} (about {steps:,} updates)"
+    if cell:
+        each = f"{config.trials} cells after {cells.TIMES * steps:,} updates with shared weights"
+    how = config.sampler if cell or config.pruner == "none" else f"{config.sampler} with {config.pruner}"
+    late = f", none begun after {config.minutes:g} minutes" if config.minutes else ""
+    stated = f"{each}{late}, {how}, then one training with the best"
+    trained.say(f"budget   {stated}")
+    return stated
 
-    number = distributions.FloatDistribution
-    known: dict[str, Any] = {
-        "learning_rate": number(1e-4, 3e-2, log=True),
-        "weight_decay": number(1e-4, 0.3, log=True),
-        "dropout": number(0.0, 0.6),
-        "label_smoothing": number(0.0, 0.2),
-        "batch_size": distributions.CategoricalDistribution((32, 64, 128)),
-        "augment": distributions.CategoricalDistribution(flags.AUGMENT[1:]),
-    }
-    space: dict[str, Any] = {}
-    for one in config.search:
-        name = flags.one_of("--search", one.replace("-", "_"), known)
-        space[name], given = known[name], getattr(config, name)
-        if given != getattr(Tune, name):
-            raise InputError(f"--search {name}: {flags.flag_of(name)} {given} fixes it; leave one of them out")
-    if config.models:
-        if config.model:
-            raise InputError(f"--models: --model {config.model} fixes the network; leave one of them out")
-        for name in config.models:
-            recipe.check(dataclasses.replace(config, model=name))
-        space["model"] = distributions.CategoricalDistribution(tuple(dict.fromkeys(config.models)))
-    if not space:
-        raise InputError("--search: name at least one setting, or give --models")
-    return space
+
+def _told(folder: pathlib.Path, trials: search.Trials) -> None:
+    """Write what was found into the folder of the study, and print the best."""
+    files.write_json(folder / "trials.json", trials._asdict())
+    plots.draw(folder / "trials.png", pictures.draw, trials)
+    settings = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in trials.best.items())
+    trained.say(f"spent    {len(trials.rows)} trials, {trials.updates:,} updates, {trials.seconds:,.0f} s")
+    trained.say(f"best of {len(trials.rows)} trials: {settings} (validation {trials.metric[0]} {trials.value:.4g})")
 
 
 def identity(config: Tune, splits: Any) -> dict[str, Any]:
     """Return what a study belongs to: the rows, and the flags that every trial shares."""
-    own = {"trials", "minutes", "study", "search", "models", "sampler", "pruner", *config.search, "profile"}
+    own = {"trials", "minutes", "study", "search", "models", "sampler", "pruner", "profile", *spaces.names(config)}
     kept = {k: v for k, v in dataclasses.asdict(config).items() if k not in own | flags.MAY_CHANGE}
     return {"flags": kept, "rows": [part.size for part in splits], "sha256": data_digest(splits.train)}

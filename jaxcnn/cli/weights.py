@@ -6,13 +6,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.cli.flags import one_of
+from jaxcnn.cli.flags import flag_of, one_of
 from jaxcnn.core.types import InputError
 from jaxcnn.models import MODELS, NETWORKS
+from jaxcnn.models.cell import check_operations
 from jaxcnn.runs import load_run
 from jaxcnn.weights import load_weights
 
 OWN_OPTIONS = ("num_classes", "dropout", "dtype", "remat")  # not taken over from the pretrained network
+SHAPE = ("depth", "width", "kernel_size")  # flags that are options of the networks which have them
 IMAGENET, DEFAULT = "imagenet", "resnet18"
 # repositories of timm on the Hugging Face Hub; the Hub names each file by its SHA-256, which is checked
 HUB = {
@@ -87,6 +89,11 @@ def origin(config: Any, channels: int = 3) -> Origin | None:
         raise InputError(
             f"--model {config.model}: --weights {config.weights} is a run of {model['name']}; leave --model out"
         )
+    for flag, given in form_of(config, model["name"]).items():
+        if model["options"].get(flag) != given:
+            raise InputError(
+                f"{flag_of(flag)} {given}: the network of --weights {config.weights} is fixed; leave it out"
+            )
     options = {k: v for k, v in model["options"].items() if k not in OWN_OPTIONS}
     pixels = {k: task["options"][k] for k in ("mean", "std", "size") if task["options"].get(k) is not None}
     return Origin(model["name"], options, pixels, tuple(image["shape"][:2]), found.variables)
@@ -125,4 +132,20 @@ def form_of(config: Any, name: str) -> dict[str, Any]:
     one_of("--model", name, NETWORKS)
     if config.cifar_stem and not hasattr(NETWORKS[name](), "cifar_stem"):
         raise InputError(f"--cifar-stem: {name} has no such variant; leave it out")
-    return {"cifar_stem": True} if config.cifar_stem else {}
+    form: dict[str, Any] = {"cifar_stem": True} if config.cifar_stem else {}
+    for option in SHAPE:
+        value = getattr(config, option)
+        if value and not takes(name, option):
+            given, able = f"{flag_of(option)} {value}", [known for known in MODELS if takes(known, option)]
+            raise InputError(f"{given}: {name} has no such option; leave it out, or use one of {', '.join(able)}")
+        form |= {option: value} if value else {}
+    if config.operations:
+        if name != "cell":
+            raise InputError(f"--operations {' '.join(config.operations)}: {name} has none; use --model cell")
+        form["operations"] = list(check_operations(config.operations))
+    return form
+
+
+def takes(name: str, option: str) -> bool:
+    """Whether a network has an option that is a whole number, as `width` is for some and a factor for others."""
+    return type(getattr(NETWORKS[name](), option, None)) is int

@@ -6,6 +6,7 @@ Names follow torchvision or, for networks that it lacks, timm.
 from jaxcnn.models.adapt import Functional, from_functions, from_nnx
 from jaxcnn.models.alexnet import AlexNet, alexnet
 from jaxcnn.models.cct import CCT, cct_2_3x2_32, cct_7_3x1_32
+from jaxcnn.models.cell import CellNet, cell
 from jaxcnn.models.cnn import CNN, cnn
 from jaxcnn.models.cnn_gru import CNNGRU, cnn_gru
 from jaxcnn.models.convnext import ConvNeXt, convnext_small, convnext_tiny
@@ -86,8 +87,8 @@ FUSIONS = {"fusion": fusion}  # networks of several inputs
 NETWORKS = MODELS | SEGMENTERS | DETECTORS | TEXTS | SERIES | SOUNDS | VIDEO | READERS | FUSIONS
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] (the names of `NETWORKS`)
-    "AlexNet", "backbone", "BRANCHES", "C3D", "CCT", "CNN", "CNNGRU", "ConvNeXt", "deeplab_v3", "DeepLabV3", "DenseNet",
-    "DETECTORS", "FasterRCNN", "FCN", "fcn", "FCOS", "fold_batchnorm", "FPN", "from_functions", "from_nnx",
+    "AlexNet", "backbone", "BRANCHES", "C3D", "CCT", "CellNet", "CNN", "CNNGRU", "ConvNeXt", "deeplab_v3", "DeepLabV3",
+    "DenseNet", "DETECTORS", "FasterRCNN", "FCN", "fcn", "FCOS", "fold_batchnorm", "FPN", "from_functions", "from_nnx",
     "Functional", "Fusion", "FUSIONS", "GoogLeNet", "InceptionTime", "InceptionV3", "Inverted", "LeNet5", "MLP",
     "MobileNet", "MODELS", "NETWORKS", "Plain", "R2Plus1D", "READERS", "ResNet", "SEGMENTERS", "SERIES", "SeriesResNet",
     "SoundCNN", "SOUNDS", "SpeedNet", "SqueezeNet", "SSD", "SSD300", "TCN", "TextCNN", "TextLine", "TEXTS", "Tutorial",

@@ -9,6 +9,7 @@ import flax.linen as nn
 from jaxcnn.core.types import InputError
 from jaxcnn.models.alexnet import alexnet
 from jaxcnn.models.cct import cct_2_3x2_32, cct_7_3x1_32
+from jaxcnn.models.cell import cell
 from jaxcnn.models.cnn import cnn
 from jaxcnn.models.convnext import convnext_small, convnext_tiny
 from jaxcnn.models.densenet import densenet121, densenet169
@@ -44,7 +45,7 @@ from jaxcnn.models.vit import vit_small_patch16_224, vit_tiny_patch16_224
 Body = str | Mapping[str, Any] | nn.Module  # what `backbone` accepts
 MODELS = {
     "alexnet": alexnet, "cbam_resnet18": cbam_resnet18, "cbam_resnet20": cbam_resnet20, "cct_2_3x2_32": cct_2_3x2_32,
-    "cct_7_3x1_32": cct_7_3x1_32, "cnn": cnn,
+    "cct_7_3x1_32": cct_7_3x1_32, "cell": cell, "cnn": cnn,
     "convnext_small": convnext_small, "convnext_tiny": convnext_tiny, "densenet121": densenet121,
     "densenet169": densenet169,
     "efficientnet_b0": efficientnet_b0, "efficientnet_b1": efficientnet_b1, "efficientnet_b2": efficientnet_b2,

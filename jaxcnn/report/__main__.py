@@ -69,7 +69,8 @@ def write_all(flags: Any, explain: Explain | None = explained) -> None:
         made, right = one(folder, flags, explain)
         made["exported"], notes = report.exported(folder)
         made["compression"], more = report.compressed(folder)
-        made["test"]["notes"] += notes + more
+        made["study"], others = report.study(folder)
+        made["test"]["notes"] += notes + more + others
         reports.append(made)
         correct.append(right)
         write(pathlib.Path(folder), made)

@@ -7,6 +7,7 @@ from jaxcnn.report import compressed
 from jaxcnn.report.exported import as_markdown
 from jaxcnn.report.general import KIND
 from jaxcnn.report.page import NAMES, VERDICTS, interval, number, tested, worst
+from jaxcnn.report.study import study_as_markdown
 
 
 def card(report: dict[str, Any]) -> str:
@@ -29,6 +30,8 @@ def card(report: dict[str, Any]) -> str:
     }  # fmt: skip
     if report.get("kind") == KIND:
         sections |= {"Factors": NONE_COMPARED, "Metrics": "As the task defines them; the run measured them itself."}
+    if report.get("study"):
+        sections["Search for the settings"] = study_as_markdown(report)
     if report.get("exported"):
         sections["Exported files"] = as_markdown(report)
     if report.get("compression"):

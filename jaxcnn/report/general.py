@@ -49,7 +49,7 @@ def general(name: str, run: Finished, folder: str | pathlib.Path) -> dict[str, A
         return isinstance(value, int | float) and not isinstance(value, bool)
 
     curves = [{k: line[k] for k in keys if k in line and (k == "split" or number(line[k]))} for line in few(run.lines)]
-    pictures, notes = _pictures(pathlib.Path(folder), shown["figures"])
+    pictures, notes = read_pictures(pathlib.Path(folder), shown["figures"])
     training = {key: value for key, value in summary.items() if key not in NOT_TRAINING}
     build = config["build"] or {}
     return plain({
@@ -86,8 +86,18 @@ def _split(test: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return {k: v for k, v in whole.items() if not k.endswith("_interval")}, known
 
 
-def _pictures(folder: pathlib.Path, names: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
-    """Read the pictures that the task drew; note those that cannot be read."""
+def read_pictures(folder: pathlib.Path, names: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
+    """Read pictures of a run's folder.
+
+    Args:
+        folder: of the run.
+        names: of the pictures, without their ending.
+
+    Returns:
+        For each picture that exists a dict with its title and its `data:` address, and a note for each one that cannot
+        be read.
+
+    """
     from PIL import Image
 
     found, notes = [], []

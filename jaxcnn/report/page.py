@@ -21,6 +21,7 @@ from jaxcnn.report.markup import (
     worst,
 )
 from jaxcnn.report.measure import EXPLAINED
+from jaxcnn.report.study import study_as_html
 
 PLOTS = 8  # most metrics drawn by epoch
 SMALLEST = 1e-30  # smaller plotted values count as 0, because an axis needs room for its ticks
@@ -54,6 +55,8 @@ def page(report: dict[str, Any]) -> str:
 
 
 def _document(report: dict[str, Any], sections: dict[str, str]) -> str:
+    if report.get("study"):
+        sections = {**sections, "Search": study_as_html(report)}
     if report.get("exported"):
         sections = {**sections, "Exports": as_html(report)}
     if report.get("compression"):

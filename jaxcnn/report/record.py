@@ -26,7 +26,8 @@ from jaxcnn.train.evaluation import collect
 from jaxcnn.version import __version__
 
 CURVE = ("split", "step", "epoch", "loss", "accuracy", "count", "learning_rate")
-NOT_TRAINING = ("test", "validation", "checkpoint", "first_step_at")  # keys of summary.json with a place elsewhere
+# keys of summary.json with a place elsewhere
+NOT_TRAINING = ("test", "validation", "checkpoint", "first_step_at", "study")
 SIDE, LINES = 96, 400  # largest side of a picture in pixels; most lines of curves kept per split
 NEEDED = ("parameters", "steps", "epochs", "seed", "train_seconds")  # of summary.json
 NOTES = 20  # most notes kept: data with many classes may have one per class

@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxcnn.tasks.figures import new_figure
-from jaxcnn.tune.study import Trials
+from jaxcnn.tune.trials import Trials
 
 
 def draw(trials: Trials) -> Any:

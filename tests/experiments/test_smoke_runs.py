@@ -63,8 +63,10 @@ CASES = {
     "continual mnist": ("continual", ("mnist", "digits"), ("--method", "derpp"), None),
     "continual cifar10": ("continual", ("cifar10", photos), ("--scenario", "domain", "--method", "si"), None),
     "few_labels": ("few_labels", (photos,), ("--methods", "probe", "fixmatch", "active"), None),
+    "studies.search": ("studies.search", (photos,), (), None),
 }
 UNPACKED = ("sentiment", "mednist", "inspection", "fusion", "cross_modal", "robust", "continual", "few_labels")
+UNPACKED += ("studies.search",)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -67,6 +67,7 @@ ZOO = {name: MODELS[name] for name in ("cnn", "lenet5", "mlp", "tutorial")} | {
     "bottlenecks": functools.partial(ResNet, blocks=(1, 1, 1, 1), bottleneck=True, width=8),
     "cbam_resnet20": functools.partial(ResNet, attention=resnet.cbam, **CIFAR),
     "cct_2_3x2_32": functools.partial(MODELS["cct_2_3x2_32"], width=32),
+    "cell": functools.partial(MODELS["cell"], width=8, operations=("conv3", "pool", "conv1", "skip", "zero", "conv3")),
     "convnext_tiny": functools.partial(
         MODELS["convnext_tiny"], blocks=(1, 1, 1, 1), widths=(8, 16, 24, 32), layer_scale=1.0
     ),
@@ -105,6 +106,9 @@ PARAMETERS = [  # name, classes, options, image, the published number or one wor
     ("cbam_resnet20", 10, {}, TINY, 269_722 + 3 * sum(cbam_size(n, 8) for n in (16, 32, 64))),
     ("cct_2_3x2_32", 10, {}, TINY, 283_722),
     ("cct_7_3x1_32", 10, {}, TINY, 3_760_138),
+    # by hand: three 3x3 convolutions and three norms in each cell
+    ("cell", 10, {}, TINY, 464 + sum(27 * n**2 + 6 * n for n in (16, 32, 64)) + 4672 + 18_560 + dense(64, CLASSES)),
+    ("cell", 10, {"operations": ("conv1",) * 6, "width": 8}, GRAY, 88 + 6 * 1344 + 6 * 56 + 1184 + 4672 + 330),
     ("cnn", 10, {}, GRAY, cnn_size(MODELS["cnn"]().widths)),
     ("convnext_small", 1000, {}, COLOUR, 50_223_688),
     ("convnext_tiny", 1000, {}, COLOUR, 28_589_128),
@@ -354,7 +358,14 @@ FROM = {
 }
 FROM |= {
     name: (side, {})
-    for name, side in {"alexnet": 63, "cnn": 24, "convnext_tiny": 32, "densenet121": 29, "vgg11_bn": 32}.items()
+    for name, side in {
+        "alexnet": 63,
+        "cell": 4,
+        "cnn": 24,
+        "convnext_tiny": 32,
+        "densenet121": 29,
+        "vgg11_bn": 32,
+    }.items()
 }
 FROM |= {"resnet20": (3, {})}  # side of the smallest image
 FROM |= {f"{name} small": (5, {"cifar_stem": True}) for name in ("mobilenet_v1", "resnet18", "bottlenecks")}

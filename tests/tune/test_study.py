@@ -10,12 +10,16 @@ import sys
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 
 import jaxcnn as jc
 from jaxcnn import tune
+from jaxcnn.cli import recipe, weights
+from jaxcnn.cli import train as trained
 from jaxcnn.cli.main import main
+from jaxcnn.tune import cells
 from tests.small import learning, rows
 
 optuna = pytest.importorskip("optuna")
@@ -130,6 +134,63 @@ def test_the_command_searches_trains_and_tests_once(tmp_path, capsys, monkeypatc
     assert settings["learning_rate"] == trials["best"]["learning_rate"]
 
 
+@pytest.mark.slow
+def test_the_command_answers_from_its_summary_and_reports_the_study(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["tune", "digits", "--smoke", "--trials", "2", "--search", "momentum", "ema", "--model", "mlp"]
+    assert main(command) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "budget 2 trials of at most 1 epoch (about 4 updates), tpe with hyperband" in out
+    assert "spent 2 trials, 8 updates" in out
+    assert main(command) == 0
+    assert "no trial was added: nothing is trained or tested again" in " ".join(capsys.readouterr().out.split())
+    (path,) = tmp_path.glob("runs/*/summary.json")
+    summary = json.loads(path.read_text())
+    assert summary["test_reads"] == 1 and summary["study"]["name"] == "study" and summary["study"]["updates"] == 8
+    settings = json.loads(path.with_name("config.json").read_text())
+    assert (
+        settings["settings"]["momentum"] == json.loads((tmp_path / "study/trials.json").read_text())["best"]["momentum"]
+    )
+    assert settings["build"]["ema"] == settings["settings"]["ema"]
+    assert main(["report", str(path.parent)]) == 0
+    page = (path.parent / "report.html").read_text()
+    assert "Study study: 2 trials (2 complete)" in page and "Budget: 2 trials" in page
+    assert "Study study: 2 trials" in (path.parent / "MODEL_CARD.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_command_searches_cells(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["tune", "digits", "--smoke", "--trials", "3", "--search", "cell"]) == 0, capsys.readouterr().err
+    assert "3 cells after 16 updates with shared weights" in " ".join(capsys.readouterr().out.split())
+    (path,) = tmp_path.glob("runs/*/config.json")
+    model = json.loads(path.read_text())["build"]["model"]
+    best = json.loads((tmp_path / "study/trials.json").read_text())["best"]
+    assert model["name"] == "cell" and model["options"]["operations"] == list(cells.operations_of(best))
+    assert json.loads(path.with_name("summary.json").read_text())["study"]["updates"] == 16
+
+
+@pytest.mark.parametrize("name, options", [("plain", {"depth": 2, "width": 8, "kernel_size": 5}), ("cnn", {})])
+def test_flags_give_networks_their_form(name, options):
+    config = trained.Train(model=name, **options)
+    assert weights.form_of(config, name) == options
+    made = jc.models.MODELS[name](3, **options)
+    assert name == "cnn" or (made.channels == (8, 8) and made.kernel_size == 5)
+
+
+def test_momentum_reaches_the_optimizer():
+    grads = {"kernel": jax.numpy.ones((2, 2))}
+
+    def moved(momentum):
+        tx = recipe.adamw(trained.Train(learning_rate=1e-2, momentum=momentum))(10)
+        state = tx.init(grads)
+        for factor in (1.0, -1.0):  # the mean of the gradients decides which way the second update goes
+            change, state = tx.update(jax.tree.map(lambda x, f=factor: f * x, grads), state, grads)
+        return float(change["kernel"][0, 0])
+
+    assert abs(moved(0.98)) < 0.1 * moved(0.0)
+
+
 def test_test_rows_are_never_read(tmp_path):
     class Forbidden(jc.data.Resident):
         def once(self, *args, **kwargs):
@@ -150,6 +211,7 @@ def test_test_rows_are_never_read(tmp_path):
         ({"space": {}}, "at least one setting"),
         ({"trials": 0}, "trials=0"),
         ({"seconds": -1}, "seconds=-1"),
+        ({"updates": 0}, "updates=0"),
         ({"sampler": "grid"}, "sampler='grid'"),
         ({"pruner": "median"}, "pruner='median'"),
         ({"space": {"rate": optuna.distributions.FloatDistribution(0.1, 0.2)}}, "another space"),
@@ -197,7 +259,11 @@ def test_the_command_goes_on_after_a_kill_and_tests_once(tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, line",
     [
-        (["--search", "momentum"], "--search 'momentum': unknown"),
+        (["--search", "moment"], "--search 'moment': unknown"),
+        (["--search", "epochs"], "--search epochs: has no values to search"),
+        (["--search", "cell", "--model", "cnn"], "--search cell: --model cnn fixes the network"),
+        (["--model", "cnn", "--depth", "3"], "--depth 3: cnn has no such option"),
+        (["--momentum", "1"], "--momentum 1.0: must be at least 0 and below 1"),
         (["--search", "dropout", "--dropout", "0.5"], "--dropout 0.5 fixes it"),
         (["--models", "resnet999"], "'resnet999': unknown"),
         (["--models", "cnn", "--model", "cnn"], "fixes the network"),

@@ -1,0 +1,152 @@
+"""The folder of a study: a journal that a cut line does not end, what the study is about, and trials that died."""
+
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import filelock
+
+from jaxcnn.core import files
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError, reason
+from jaxcnn.tune.trials import shown
+
+JOURNAL, DESCRIPTION = "journal.log", "study.json"
+MOST_DEATHS = 2  # of the process of one trial, before the trial counts as failed
+BLOCK = 2**16  # bytes read at a time
+PRUNERS = {
+    "hyperband": "HyperbandPruner", "halving": "SuccessiveHalvingPruner", "none": "NopPruner",
+}  # fmt: skip
+
+
+class MendingLock(NamedTuple):
+    """Optuna's lock on a journal, under which a line that was cut off is removed before anything is appended to it.
+
+    Attributes:
+        path: the journal.
+        held: Optuna's own lock.
+        log: receives a line if something was removed.
+
+    """
+
+    path: str
+    held: Any
+    log: Callable[[str], None]
+
+    def acquire(self) -> bool:
+        """Wait for the lock, and remove what was cut off."""
+        self.held.acquire()
+        try:
+            if lost := mend(self.path):
+                line = f"the last line was cut off, and its {lost} bytes are removed; the study goes on"
+                self.log(f"{visible(self.path)}: {line}")
+        except BaseException:
+            self.held.release()
+            raise
+        return True
+
+    def release(self) -> None:
+        """Release the lock."""
+        self.held.release()
+
+
+def mend(path: str | pathlib.Path) -> int:
+    """Cut a file after its last newline, and return the number of bytes that were removed."""
+    with open(path, "r+b") as file:
+        end = at = file.seek(0, os.SEEK_END)
+        while at > 0:
+            begin = max(at - BLOCK, 0)
+            file.seek(begin)
+            here = file.read(at - begin).rfind(b"\n")
+            if here >= 0:
+                at = begin + here + 1
+                break
+            at = begin
+        if at < end:
+            file.truncate(at)
+            os.fsync(file.fileno())
+    return end - at
+
+
+def opened(optuna: Any, folder: pathlib.Path, metric: tuple[str, str], pruner: str, log: Callable[[str], None]) -> Any:
+    """Open or begin the study in a folder.
+
+    Raises:
+        InputError: the journal is damaged elsewhere than in its last line.
+
+    """
+    journal = optuna.storages.journal
+    path = str(folder / JOURNAL)
+    # a lock by opening files also holds where a file system has no symbolic links
+    lock = MendingLock(path, journal.JournalFileOpenLock(path), log)
+    backend = journal.JournalFileBackend(path, lock_obj=lock)
+    lock.acquire()
+    lock.release()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # `log` says what happens
+    try:
+        return optuna.create_study(
+            storage=journal.JournalStorage(backend), pruner=getattr(optuna.pruners, PRUNERS[pruner])(),
+            study_name="study", direction="minimize" if metric[1] == "min" else "maximize", load_if_exists=True,
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise InputError(f"{visible(folder / JOURNAL)}: is damaged ({reason(error)}); give another folder") from None
+
+
+def described(
+    folder: pathlib.Path, space: Mapping[str, Any], metric: tuple[str, str], identity: Any, optuna: Any
+) -> None:
+    """Write what the study is about, or refuse a folder that has another study.
+
+    Raises:
+        InputError: the study in the folder has another space, metric or identity.
+
+    """
+    known = {k: optuna.distributions.distribution_to_json(d) for k, d in space.items()}
+    content = files.plain({"space": known, "metric": list(metric), "identity": identity})
+    path = folder / DESCRIPTION
+    if path.exists():
+        before = files.read_json(path)
+        for name, value in content.items():
+            if not isinstance(before, dict) or before.get(name) != value:
+                raise InputError(f"{visible(folder)}: has a study with another {name}; give another folder")
+    elif (folder / JOURNAL).exists():
+        raise InputError(f"{visible(folder)}: has a journal, but no {DESCRIPTION}; give another folder")
+    else:
+        files.write_json(path, content)
+
+
+def retry_dead(optuna: Any, study: Any, folder: pathlib.Path, log: Callable[[str], None]) -> None:
+    """Begin trials again whose process is gone: nobody holds their lock. One that died twice has failed.
+
+    The system may end a process that needs too much memory, and then does so again. A process that was asked to stop
+    has not died.
+    """
+    states = optuna.trial.TrialState
+    for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+        lock = lock_of(folder, trial.number, blocking=False)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            continue
+        lock.release()
+        deaths = trial.user_attrs.get("deaths", 0) + (not trial.user_attrs.get("stopped"))
+        if deaths >= MOST_DEATHS:
+            error = "its process died twice, perhaps for lack of memory"
+            study._storage.set_trial_user_attr(trial._trial_id, "error", error)
+            study.tell(trial.number, state=states.FAIL)
+            log(f"trial {trial.number}: failed: {error} ({shown(trial.params)})")
+            continue
+        study._storage.set_trial_user_attr(trial._trial_id, "again", True)
+        study.tell(trial.number, state=states.FAIL)
+        study.enqueue_trial(trial.params, user_attrs={"deaths": deaths})
+
+
+def lock_of(folder: pathlib.Path, number: int, blocking: bool = True) -> Any:
+    """Return the lock that a process holds while it runs a trial."""
+    return filelock.FileLock(folder / f"trial-{number}.lock", blocking=blocking)
+
+
+def counts(trial: Any) -> bool:
+    """Whether a trial is one of the study's: not one that waits to begin, nor one that another replaces."""
+    return trial.state.name != "WAITING" and not trial.user_attrs.get("again")
