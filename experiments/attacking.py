@@ -52,31 +52,46 @@ def share(right: np.ndarray) -> dict[str, Any]:
     return {"accuracy": value, "interval": list(jc.metrics.wilson_interval(value, len(right)))}
 
 
-def measure(config: Any, loaded: runs.TrainedRun, data: Any) -> dict[str, Any]:
-    """Attack the rows with each attack, and return accuracies with intervals, and the checks.
+def outcomes(config: Any, loaded: runs.TrainedRun, data: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return which rows are right, and which are right without and with each attack, by name; `[N]` each.
 
     Args:
-        config: flags with `epsilon`, `steps`, `restarts`, `auto_steps`, `square_steps`, `checked`, `eval_batch_size`.
+        config: flags with `epsilon`, `steps`, `restarts`, `auto_steps`, `square_steps`, `eval_batch_size`.
         loaded: the run.
         data: the rows.
 
     """
+    plain = right(config, loaded, data, None, "clean")
+    return plain, {name: right(config, loaded, data, attack, name) for name, attack in attacks_of(config).items()}
 
-    def right(attack: attacks.Attack | None, rows: Any, name: str) -> np.ndarray:
-        began = time.perf_counter()
-        predict = resists(loaded.task, attack)
-        found, _ = jc.collect(predict, loaded.variables, rows, batch_size=config.eval_batch_size)
-        print(f"{name}: {found.mean():.4f} of {len(found):,} ({time.perf_counter() - began:.0f} s)", flush=True)
-        return found
 
-    plain = right(None, data, "clean")
-    each = {name: right(attack, data, name) for name, attack in attacks_of(config).items()}
-    found: dict[str, Any] = {"count": data.size, "clean": share(plain)}
+def right(config: Any, loaded: runs.TrainedRun, data: Any, attack: attacks.Attack | None, name: str) -> np.ndarray:
+    """Return which rows are right without and with an attack, `[N]`, and print their share."""
+    began = time.perf_counter()
+    predict = resists(loaded.task, attack)
+    found, _ = jc.collect(predict, loaded.variables, data, batch_size=config.eval_batch_size)
+    print(f"{name}: {found.mean():.4f} of {len(found):,} ({time.perf_counter() - began:.0f} s)", flush=True)
+    return found
+
+
+def measure(config: Any, loaded: runs.TrainedRun, data: Any) -> dict[str, Any]:
+    """Attack the rows with each attack, and return accuracies with intervals, and the checks.
+
+    Args:
+        config: flags as for `outcomes`, and `checked`.
+        loaded: the run.
+        data: the rows.
+
+    """
+    plain, each = outcomes(config, loaded, data)
+    found: dict[str, Any] = {"count": data.size, "norm": "linf", "clean": share(plain)}
     found |= {"attacks": {name: share(rows) for name, rows in each.items()}}
     found["worst"] = share(np.all(list(each.values()), axis=0))
     if config.checked > 0:
         some = data if config.checked >= data.size else runs.limited(data, config.checked)
-        found["checks"] = checks(config, found["attacks"], lambda attack, name: right(attack, some, name).mean())
+        found["checks"] = checks(
+            config, found["attacks"], lambda attack, name: right(config, loaded, some, attack, name).mean()
+        )
     return found
 
 

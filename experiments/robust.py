@@ -3,14 +3,17 @@
 Data: MNIST's IDX files with changes of up to 0.3 in the maximum norm and the network of Madry et al. (2017,
 arXiv:1706.06083: 88.8 to 89.6 % under attack), or the photos of CIFAR-10 in an archive or a folder, with 8/255 and the
 speed network. `--method` chooses PGD training, TRADES (Zhang et al., 2019, arXiv:1901.08573), fast training (Wong et
-al., 2020, arXiv:2001.03994), MART or usual training. The weights are those of the best validation under a short attack.
+al., 2020, arXiv:2001.03994), MART, Gaussian noise (for `--certify`) or usual training. The weights are those of the
+best validation under a short attack, or under the noise.
 
 Measured is the accuracy under each of five attacks and under the worst of them per image (`experiments.attacking`), on
-all test images of MNIST and on 1,000 of CIFAR-10, beside checks for gradients that mislead attacks.
+all test images of MNIST and on 1,000 of CIFAR-10, beside checks for gradients that mislead attacks. `--certify N` adds
+the certified accuracy of randomised smoothing on N test images (`experiments.certifying`).
 """
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -19,14 +22,15 @@ import optax
 import tyro
 
 import jaxcnn as jc
-from experiments import archives, attacking, cli, common, inference, settings
+from experiments import archives, attacking, certifying, cli, common, inference, settings
 from jaxcnn import runs
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
-from jaxcnn.methods import attacks
+from jaxcnn.methods import attacks, smoothing
 from jaxcnn.runs.signals import Signals
 
-METHODS = ("pgd", "trades", "fast", "mart", "none")
+METHODS = ("pgd", "trades", "fast", "mart", "noise", "none")
+HEADLINES = {"none": ("loss", "accuracy"), "noise": ("accuracy", "noisy")}
 MADRY = {"widths": [32, 64], "kernel_size": 5, "hidden": 1024}
 RECIPES: dict[str, dict[str, Any]] = {
     "mnist": {
@@ -49,7 +53,7 @@ class Config(settings.Settings):
     unpacked: str = ""
     """Folder into which the archive is unpacked; by default checkpoints/data/cifar10."""
     method: str = "pgd"
-    """How to train: pgd, trades, fast, mart or none."""
+    """How to train: pgd, trades, fast, mart, noise (Gaussian, of --sigma) or none."""
     epsilon: float = 0.0
     """Largest change of a pixel, in 0..1; by default 0.3 for mnist and 8/255 for cifar10."""
     epochs: int = 0
@@ -82,12 +86,26 @@ class Config(settings.Settings):
     """Squares that the Square Attack tries in the measurement."""
     checked: int = 500
     """Attacked images on which the checks are made; 0 for no checks."""
+    attack: bool = True
+    """Measure under attacks; without, only the certificates of --certify are made."""
+    certify: int = 0
+    """Certify N test images, drawn at random, by randomised smoothing; 0 for none."""
+    sigma: float = 0.0
+    """Standard deviation of the noise of --method noise and of --certify, for pixels in 0..1; by default that of the
+    run's training, or 0.25."""
+    radii: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    """Euclidean distances at which the certified accuracy is given."""
+    certify_samples: int = 10_000
+    """Noisy versions of each image that bound its certificate."""
+    alpha: float = 1e-3
+    """Chance that a certificate is wrong."""
 
 
 PRESETS = {
     "smoke": {
         "epochs": 1, "max_steps": 2, "batch_size": 8, "limit_examples": 16, "ema": 0.0, "widths": (4, 4),
         "train_steps": 1, "steps": 2, "auto_steps": 2, "square_steps": 4, "checked": 8,
+        "certify": 2, "certify_samples": 16,
     }
 }  # fmt: skip
 
@@ -106,7 +124,18 @@ def settled(config: Config) -> Config:
         raise jc.InputError(f"--epsilon {config.epsilon}: must be above 0 and at most 1, for pixels in 0..1")
     if not 0 <= config.ramp <= 1:
         raise jc.InputError(f"--ramp {config.ramp}: must be in 0..1")
-    for key in ("rows", "steps", "restarts", "auto_steps", "square_steps", "train_steps"):
+    if not 0 <= config.sigma < math.inf:
+        raise jc.InputError(f"--sigma {config.sigma}: must be above 0, for pixels in 0..1, or 0 for the default")
+    if config.certify < 0:
+        raise jc.InputError(f"--certify {config.certify}: must be at least 1, or 0 for no certificates")
+    if not config.attack and not config.certify:
+        raise jc.InputError("--no-attack: leaves nothing to measure; give --certify N too")
+    if not config.radii or not all(0 <= radius < math.inf for radius in config.radii):
+        raise jc.InputError(f"--radii {' '.join(map(str, config.radii))}: give at least one, each at least 0")
+    if not 0 < config.alpha < 1:
+        raise jc.InputError(f"--alpha {config.alpha}: must be above 0 and below 1")
+    config = dataclasses.replace(config, sigma=config.sigma or certifying.SIGMA)
+    for key in ("rows", "steps", "restarts", "auto_steps", "square_steps", "train_steps", "certify_samples"):
         if getattr(config, key) < 1:
             raise jc.InputError(f"--{key.replace('_', '-')} {getattr(config, key)}: must be at least 1")
     return config
@@ -154,7 +183,7 @@ def plan(config: Config) -> runs.Plan:
     return runs.Plan(
         METHOD_OF[config.method](task, config), splits, optimizer, wrap=wrap_of(config, total), ema=config.ema,
         build=build, dataset=config.name, source=source,
-        headline=("loss", "accuracy") if config.method == "none" else ("accuracy", "fgsm", "pgd"),
+        headline=HEADLINES.get(config.method, ("accuracy", "fgsm", "pgd")),
     )  # fmt: skip
 
 
@@ -179,6 +208,7 @@ def trained_on(task: jc.Task, config: Config, steps: int) -> attacks.Attack:
 
 METHOD_OF: dict[str, Callable[[jc.Task, Config], jc.Task]] = {
     "none": lambda task, config: task,
+    "noise": lambda task, config: jc.methods.attacked(task, {"noisy": certifying.noise(config.sigma)}),
     "pgd": lambda task, config: measured(
         jc.methods.adversarial(task, trained_on(task, config, config.train_steps)), config
     ),
@@ -193,14 +223,14 @@ METHOD_OF: dict[str, Callable[[jc.Task, Config], jc.Task]] = {
 
 
 def wrap_of(config: Config, steps: int) -> Callable[[jc.Step], jc.Step]:
-    """Return what wraps the training step: growing attacks, and for photos mirrored and shifted images."""
+    """Return what wraps the training step: growing attacks, noise, and for photos mirrored and shifted images."""
     ramp = round(config.ramp * steps)
+    photos = [] if config.name == "mnist" else [jc.augment.flip, jc.augment.pad_crop(4)]
+    noise = [smoothing.gaussian_noise(config.sigma)] if config.method == "noise" else []
 
     def wrap(step: jc.Step) -> jc.Step:
         step = jc.methods.ramped(step, ramp)
-        if config.name == "mnist":
-            return step
-        return jc.augmented(step, jc.augment.compose(jc.augment.flip, jc.augment.pad_crop(4)))
+        return jc.augmented(step, jc.augment.compose(*photos, *noise)) if photos or noise else step
 
     return wrap
 
@@ -216,6 +246,14 @@ def overfitting(folder: pathlib.Path) -> dict[str, Any]:
     return {"largest_gap": max(gaps), "last_gap": gaps[-1], "collapsed": max(gaps) > 0.3} if gaps else {}
 
 
+def measured_on(config: Config, loaded: runs.TrainedRun, data: Any) -> dict[str, Any]:
+    """Return the accuracies under attacks on as many of the rows as the flags say."""
+    if not config.attack:
+        return {}
+    rows = min(config.rows, config.limit_examples or config.rows)
+    return attacking.measure(config, loaded, data if rows >= data.size else runs.limited(data, rows))
+
+
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     """Train, or only attack `--checkpoint`, as the flags say; the accuracies of a new run go into robust.json."""
     if config.predict:
@@ -227,6 +265,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
         saved = loaded.config["settings"]
         same = {key: saved[key] for key in ("name", "method", "unpacked")}
         same |= {"data": config.data or saved["data"], "epsilon": config.epsilon or saved["epsilon"]}
+        same["sigma"] = config.sigma or (saved["sigma"] if saved["method"] == "noise" else 0.0)
         config = settled(dataclasses.replace(config, **same))
         data = load(config)[0].test
     else:
@@ -237,9 +276,13 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
         folder, data = opened[-1], made.data.test
         loaded = jc.load_run(folder)
     values = {"name": config.name, "method": config.method, "epsilon": config.epsilon}
-    rows = min(config.rows, config.limit_examples or config.rows)
-    values |= attacking.measure(config, loaded, data if rows >= data.size else runs.limited(data, rows))
+    values |= measured_on(config, loaded, data)
     values["overfitting"] = overfitting(folder)
+    if config.certify:
+        saved = loaded.config["settings"]
+        trained = saved["sigma"] if config.method == "noise" else 0.0
+        values["certified"] = certifying.certified(config, loaded, data, trained)
+        files.write_json(folder / "certified.json", values["certified"])
     if not config.evaluate:
         files.write_json(folder / "robust.json", values)
     print(files.to_json(values), flush=True)

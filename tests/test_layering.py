@@ -16,7 +16,8 @@ FLOORS = {
 }  # fmt: skip
 LAZY = {
     "tensorflow": {"data"}, "tensorflow_datasets": {"data"}, "sklearn": {"data"}, "PIL": {"data", "report"},
-    "huggingface_hub": {"weights"}, "nibabel": {"data"}, "pydantic": {"core"}, "scipy": {"metrics", "losses", "data"},
+    "huggingface_hub": {"weights"}, "nibabel": {"data"}, "pydantic": {"core"},
+    "scipy": {"metrics", "losses", "data", "methods"},
     "soundfile": {"data"}, "av": {"data"}, "onnx": {"deploy"}, "onnxruntime": {"deploy"}, "openvino": {"deploy"},
     "uvicorn": {"deploy"}, "starlette": {"deploy"},
     "python_multipart": {"deploy"}, "prometheus_client": {"deploy"},

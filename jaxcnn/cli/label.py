@@ -30,10 +30,19 @@ class Label:
     run: str = ""
     """Folder of a classification run that suggests classes and orders the images."""
     order: str = "auto"
-    """What comes first: what --run is least sure of (margin, entropy or confidence), images that cover the others
-    (coreset, by the features of --run or by pixels), or random; auto is margin with --run, and coreset without."""
+    """What comes first: what --run is least sure of (margin, entropy or confidence), what its dropout disagrees on
+    (bald), images that cover the others (coreset, by the features of --run or by pixels), or random; auto is margin
+    with --run, and coreset without."""
+    diverse: bool = False
+    """Let images that follow each other differ: of the ten times as many that come first, those farthest apart."""
+    renew: int = 0
+    """After every N labels, order the images anew by a linear head on the features of --run, which learns from all
+    labels and suggests classes; 0 for never."""
+    reject: float | None = None
+    """Let --run answer what it is sure of: at most this share of its answers is wrong on its validation rows, 0..1.
+    These are marked in the file (column by: model); the others go to people first."""
     seed: int = 0
-    """Seed of random orders."""
+    """Seed of random orders and of dropout."""
     port: int = 0
     """Port to listen at, for this machine alone; 0 for any that is free."""
     token_file: str = ""
@@ -63,6 +72,7 @@ def ask(config: Label) -> None:
     flags.one_of("--order", config.order, ORDERS)
     label(
         config.data, output=config.output, classes=config.classes, run=config.run, order=config.order, seed=config.seed,
-        port=config.port, token=token(config.token_file),
+        renew=config.renew, diverse=config.diverse, reject=config.reject, port=config.port,
+        token=token(config.token_file),
         before=functools.partial(runtime.keep_programs, config.compilation_cache),
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Active learning: which rows to label next, from probabilities, from samples of dropout, or from vectors.
 
-Scores are higher for rows that are more useful. `highest` and `k_centre` return row numbers, and `rounds` is the loop
-of labelling and training.
+Scores are higher for rows that are more useful. `highest` and `k_centre` return row numbers, `linear_head` learns from
+the labels so far in a moment, and `rounds` is the loop of labelling and training.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +15,7 @@ from jaxcnn.train.evaluation import collect
 
 Array = jax.Array
 TOLERANCE = 1e-3  # how far the sum of probabilities may be from 1
+LEAST = 1e-3  # probability of a class that a prior does not know
 BLOCK = 2048  # rows whose distances are computed at once
 
 
@@ -166,6 +167,64 @@ def dropout_samples(
     if len(found) and (found == found[:, :1]).all():
         raise InputError("dropout_samples: all samples are equal; give a network with dropout, such as dropout=0.5")
     return found
+
+
+def linear_head(
+    vectors: Any, labelled: Any, label: Any, num_classes: int, *, prior: Any = None, penalty: float = 1.0
+) -> np.ndarray:
+    """Return the probabilities of all rows by logistic regression on frozen features, trained on a few labels.
+
+    With a `prior`, the regression learns what to add to its logarithms, which with few labels is little.
+
+    Args:
+        vectors: features of all rows, `[N, D]`; they are centred and scaled here.
+        labelled: numbers of the rows with a label, `[M]`, at least one.
+        label: their classes, `[M]`.
+        num_classes: K, at least 2.
+        prior: probabilities of all rows, `[N, K]`, such as those of the network that made the features; a class that it
+            does not know may have 0. None for equal ones.
+        penalty: half of it is multiplied with the sum of squared weights, and added to the sum of the losses; above 0.
+
+    Returns:
+        float64 `[N, K]`.
+
+    Raises:
+        InputError: the shapes do not fit, a value is not finite, or a number is out of range.
+
+    """
+    import scipy.optimize
+    import scipy.special
+
+    x, rows, y = np.asarray(vectors, np.float64), np.asarray(labelled, np.int64), np.asarray(label, np.int64)
+    if x.ndim != 2 or not np.isfinite(x).all():
+        raise InputError(f"vectors of shape {x.shape}: must be finite, [N, D]")
+    if num_classes < 2 or not 0 < penalty < np.inf:
+        raise InputError(f"num_classes={num_classes}, penalty={penalty}: must be at least 2, and above 0")
+    if rows.ndim != 1 or y.shape != rows.shape or not len(rows) or rows.min() < 0 or rows.max() >= len(x):
+        raise InputError(
+            f"labelled {rows.shape}, label {y.shape}: must be [M], at least one, rows from 0 to {len(x) - 1}"
+        )
+    if y.min() < 0 or y.max() >= num_classes:
+        raise InputError(
+            f"label: must be from 0 to {num_classes - 1}, and one is {y.min() if y.min() < 0 else y.max()}"
+        )
+    p = np.ones((len(x), num_classes)) if prior is None else np.asarray(prior, np.float64)
+    if p.shape != (len(x), num_classes) or not (p >= 0).all():
+        raise InputError(f"prior of shape {p.shape}: must be [{len(x)}, {num_classes}], at least 0")
+    x = x - x.mean(0)
+    x = x / max(float(np.sqrt(np.square(x).sum(1).mean())), 1e-12)
+    x, offset = np.concatenate([x, np.ones((len(x), 1))], 1), np.log(np.maximum(p, LEAST))
+    seen, wanted = x[rows], np.eye(num_classes)[y]
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        w = flat.reshape(x.shape[1], num_classes)
+        log_p = scipy.special.log_softmax(offset[rows] + seen @ w, -1)
+        slope = seen.T @ (np.exp(log_p) - wanted) + penalty * w
+        return float(-(log_p * wanted).sum() + penalty / 2 * np.square(w).sum()), slope.reshape(-1)
+
+    begin = np.zeros(x.shape[1] * num_classes)
+    found = scipy.optimize.minimize(objective, begin, jac=True, method="L-BFGS-B", options={"maxiter": 300})
+    return scipy.special.softmax(offset + x @ found.x.reshape(x.shape[1], num_classes), -1)
 
 
 class Round(NamedTuple):

@@ -13,7 +13,9 @@ import pytest
 import jaxcnn as jc
 from jaxcnn.deploy.label import labels as kept
 from jaxcnn.deploy.label.app import LIMITS, application, begin, label, locked
-from jaxcnn.deploy.label.order import check_run, ordered
+from jaxcnn.deploy.label.order import check_run, ordered, spread
+from jaxcnn.deploy.label.renewal import decided
+from jaxcnn.methods import active
 from tests.serving import CLASSES, Server, build, png, save
 
 pytest.importorskip("starlette")
@@ -183,6 +185,143 @@ def test_a_run_suggests_classes_and_orders_images(folder, tmp_path_factory):
     assert sorted(cover.tolist()) == free
 
 
+@pytest.fixture(scope="module")
+def dropping(tmp_path_factory):
+    """A run whose network has dropout."""
+    about = build((24, 24, 3), model="lenet5", options={"num_classes": 3, "dropout": 0.5})
+    return save(tmp_path_factory.mktemp("run") / "run", about, scale=1)
+
+
+def test_images_on_which_dropout_disagrees_come_first(folder, dropping):
+    session = begin(str(folder), folder / "labels.csv", run=str(dropping), order="bald", seed=3, token=TOKEN)
+    loaded = jc.load_run(dropping)
+    image = np.stack([jc.runs.single.pixels(loaded.config, path) for path in session.images])
+    rows = jc.data.Resident({"image": image, "label": np.zeros(6, np.int32)}, CLASSES)
+    scores = active.bald(active.dropout_samples(loaded.task, loaded.variables, rows, 20, seed=3, batch_size=6))
+    assert session.order.name == "bald" and session.order.rows.tolist() == np.argsort(-scores).tolist()
+    assert session.order.shares is not None  # the run suggests a class too
+
+
+def test_images_that_follow_each_other_differ():
+    """Two useful heaps and a useless one: by score alone, the first heap comes first; and so do not its copies here."""
+    rng = np.random.default_rng(0)
+    heaps = np.eye(3)[np.repeat([0, 1, 2], 20)] + 0.01 * rng.normal(size=(60, 3))
+    scores = np.repeat([1.0, 0.9, 0.0], 20) + 0.001 * rng.random(60)
+    found = spread(scores, heaps, [], [], 4)
+    assert sorted(found.tolist()) == list(range(60))
+    assert set(found[:2] // 20) == {0, 1} and found[0] == scores.argmax()
+    assert not set(found[:4]) & set(range(40, 60)) and set(active.highest(scores, 4) // 20) == {0}
+    taken = spread(scores, heaps, [0, 1], [21], 3)  # the first heap has labels, so that the other one is far from them
+    assert taken[0] // 20 == 1 and not set(taken) & {0, 1, 21}
+
+
+def test_labels_renew_the_order(folder, tmp_path_factory):
+    run = save(tmp_path_factory.mktemp("run") / "run", build((24, 24, 3)))
+    path = folder / "labels.csv"
+    session = begin(str(folder), path, run=str(run), renew=2, diverse=True, token=TOKEN)
+    assert session.order.vectors.shape[0] == 6 and session.options.different == 2
+    before = session.order.shares.copy()
+    with page_of(session) as page:
+        first = page.get("/next")[1]
+        assert first["renewed"] == 0
+        page.post("/class", name="owl")
+        second = page.post("/label", number=first["number"], label="owl")[1]
+        assert second["renewed"] == 0 and "owl" not in second["suggested"]
+        third = page.post("/label", number=second["number"], label="dog")[1]
+        assert third["renewed"] == 1 and set(third["suggested"]) == {*CLASSES, "owl"}
+        head = active.linear_head(
+            session.order.vectors,
+            [first["number"], second["number"]],
+            [3, 2],
+            4,
+            prior=np.pad(before, ((0, 0), (0, 1))),
+        )
+        np.testing.assert_allclose(session.order.shares, head, atol=1e-6)
+        assert (
+            session.order.shares[first["number"], 3] > 1e-3 and session.order.rows.tolist().count(third["number"]) == 1
+        )
+        left = {*range(6)} - {first["number"], second["number"]}
+        assert set(session.order.rows[:4].tolist()) == left
+        page.post("/undo")
+        assert page.get("/next")[1]["number"] == third["number"] and session.labelled == 1
+        session.skipped |= left  # what was taken back is still shown
+        assert page.get("/next")[1]["number"] == second["number"]
+        session.skipped -= left
+        fourth = page.post("/label", number=second["number"], label="owl")[1]
+        assert fourth["renewed"] == 1  # one class alone teaches nothing
+    path.write_text(path.read_text().replace("owl", "cat", 1))
+    again = begin(str(folder), path, run=str(run), renew=50, token=TOKEN)
+    assert again.renewed == 1 and page_numbers(again) == 4
+
+
+def page_numbers(session):
+    """How many images are left to show."""
+    return sum(not session.labels.person(session.names[i]) for i in session.order.rows)
+
+
+def rows_of_a_run(shape, count=60):
+    rng = np.random.default_rng(1)
+    return rng.integers(0, 256, (count, *shape)).astype(np.uint8)
+
+
+def test_a_run_answers_what_it_is_sure_of(folder, tmp_path, tmp_path_factory, monkeypatch):
+    """The threshold is that of the validation rows; the answers are marked, and shown after the others."""
+    from jaxcnn.deploy.label import renewal
+
+    run = save(tmp_path_factory.mktemp("run") / "run", build((24, 24, 3)))
+    loaded, images = jc.load_run(run), rows_of_a_run((24, 24, 3))
+    p = np.asarray(jc.tasks.probabilities(loaded.task.predict(loaded.variables, {"image": images})))
+    middle = 0.87  # some of the images lie on either side
+    label = np.where(p.max(1) >= middle, p.argmax(1), (p.argmax(1) + 1) % 3).astype(np.int32)  # right if it is sure
+    rows = jc.data.Resident({"image": images, "label": label}, CLASSES)
+    monkeypatch.setattr(renewal, "read_data", lambda config: jc.data.Splits(rows, rows, rows))
+    path = folder / "labels.csv"
+    path.write_text("file,label\n3.png,cat\n")
+    session = begin(str(folder), path, run=str(run), reject=0.0, token=TOKEN)
+    sure = {
+        name: session.classes[share.argmax()]
+        for name, share in zip(session.names, session.shares, strict=True)
+        if share.max() >= np.float32(middle) - 1e-6 and name != "3.png"
+    }
+    assert 0 < len(sure) < 5, "the images of the test do not suit"
+    written = kept.read(path)
+    assert written.rows == {"3.png": "cat"} | sure and written.model == set(sure) and written.marked
+    assert path.read_text().startswith("file,label,by\n3.png,cat,person\n")
+    asked = []
+    with page_of(session) as page:
+        found = page.get("/next")[1]
+        assert found["labelled"] == 1 and found["by_model"] == len(sure)
+        while found["answer"] is None:
+            asked.append(found["file"])
+            found = page.post("/label", number=found["number"], label="dog")[1]
+        assert not set(asked) & set(sure) and len(asked) == 5 - len(sure) and found["answer"] == sure[found["file"]]
+        name, number = found["file"], found["number"]
+        found = page.post("/label", number=number, label="bee")[1]
+        assert kept.read(path).rows[name] == "bee" and name not in kept.read(path).model
+        found = page.post("/undo")[1]
+        assert found["number"] == number and found["answer"] == sure[name] and name in kept.read(path).model
+        page.post("/label", number=number, label=None)
+        assert kept.read(path).model == set(sure)  # an answer that is skipped stays
+    splits = jc.data.table(path, size=8, validation_fraction=0.34, test_fraction=0.34)
+    assert sum(part.size for part in splits) == 6
+    people = {name: label for name, label in kept.read(path).rows.items() if name not in sure}
+    monkeypatch.setattr(renewal, "read_data", lambda config: jc.data.Splits(rows, wrong_rows(rows, p), rows))
+    begin(str(folder), path, run=str(run), reject=0.0, token=TOKEN)  # earlier answers go, those of people stay
+    assert kept.read(path).rows == people and not kept.read(path).model
+
+
+def wrong_rows(rows, p):
+    label = ((p.argmax(1) + 1) % 3).astype(np.int32)
+    return jc.data.Resident({**rows.arrays, "label": label}, CLASSES)
+
+
+def test_a_run_without_validation_rows_answers_nothing(tmp_path):
+    run = save(tmp_path / "run", build((24, 24, 3)))
+    with pytest.raises(jc.InputError, match="--reject 0.1: the run's validation rows cannot be read") as caught:
+        decided(jc.load_run(run), np.full((2, 3), 1 / 3), frozenset(), 0.1)
+    assert "\n" not in str(caught.value)
+
+
 def test_orders_without_a_run(folder):
     (folder / "broken.png").write_bytes(b"no image")
     images = sorted(p for p in folder.rglob("*.png"))
@@ -209,6 +348,7 @@ def test_one_process_at_a_time(folder):
         ("file,label\na.png,x\na.png,y\n", "line 3: a.png comes twice"),
         ("file,label\na.png,\n", "line 2: class ''"),
         ("name\na.png\n", "no column 'file'"),
+        ("file,label,by\na.png,x,person\nb.png,x,Bob\n", "line 3: by 'Bob': must be person or model"),
     ],
 )
 def test_files_that_are_not_continued(tmp_path, content, line):
@@ -225,9 +365,12 @@ def test_runs_that_give_no_image_a_class_are_refused(about):
         check_run(loaded, "R")
 
 
-def test_bad_arguments_are_one_line(folder, capsys):
+def test_bad_arguments_are_one_line(folder, tmp_path_factory, capsys):
     from jaxcnn.cli.main import main
 
+    run = str(save(tmp_path_factory.mktemp("run") / "run", build((24, 24, 3))))
+    pair = str(save(tmp_path_factory.mktemp("run") / "run", build((24, 24, 3), options={"num_classes": 1},
+                                                                  head="sigmoid"), ("a", "b")))  # fmt: skip
     (folder / "labels.csv").write_text("")
     for flags, line in (
         ([], "DATA: give a folder"),
@@ -238,6 +381,17 @@ def test_bad_arguments_are_one_line(folder, capsys):
         ([str(folder), "--classes", " a"], "class ' a'"),
         ([str(folder), "--output", str(folder / "none" / "x.csv")], "there is no folder"),
         ([str(folder), "--run", str(folder)], "not a run's folder"),
+        ([str(folder), "--order", "bald"], "--order bald: needs the predictions of a run"),
+        ([str(folder), "--order", "bald", "--run", run], "has no dropout; train with --dropout 0.5"),
+        ([str(folder), "--order", "bald", "--run", pair], "needs a logit for each class"),
+        ([str(folder), "--renew", "-1"], "--renew -1: must be at least 1"),
+        ([str(folder), "--renew", "5"], "--renew 5: needs the features"),
+        ([str(folder), "--renew", "5", "--run", run, "--order", "bald"], "--renew 5: goes with --order entropy"),
+        ([str(folder), "--diverse"], "--diverse: needs the features"),
+        ([str(folder), "--diverse", "--run", run, "--order", "random"], "--diverse: goes with --order entropy"),
+        ([str(folder), "--reject", "0.1"], "--reject 0.1: needs the features or predictions"),
+        ([str(folder), "--reject", "2", "--run", run], "--reject 2.0: must be from 0 to 1"),
+        ([str(folder), "--reject", "0.1", "--run", run], "the run's validation rows cannot be read"),
     ):
         assert main(["label", *flags]) == 2
         said = " ".join(capsys.readouterr().err.split())

@@ -27,6 +27,9 @@ NETWORKS = {
     "plain with norms": (
         "plain", (20, 16, 3), {"width": 5, "pool": "average", "activation": "tanh", "batch_norm": True}
     ),
+    "plain with a hidden layer": (
+        "plain", (28, 28, 1), {"widths": [3, 4], "kernel_size": 5, "pools": 2, "hidden": 6, "activation": "tanh"}
+    ),
     "speednet": ("speednet", (32, 32, 3), {"widths": [4, 6, 5]}),
     "tutorial": ("tutorial", (28, 28, 1), {}),
     "resnet18": ("resnet18", (40, 32, 3), {"width": 64}),

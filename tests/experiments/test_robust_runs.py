@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from experiments import attacking, continual, corruptions, membership, private_mnist, robust
+from experiments import attacking, certifying, continual, corruptions, membership, private_mnist, robust
 from jaxcnn.core import files
+from jaxcnn.methods import smoothing
 from tests.experiments.test_video_experiments import blobs
 
 
@@ -90,6 +91,62 @@ def test_checks_of_a_network_say_what_they_saw():
     assert not any(bad[k] for k in ("black_box_is_weaker", "more_steps_are_stronger", "unbounded_reaches_zero"))
 
 
+def brightness_run(rows):
+    """A run that tells bright images from dark ones, and data of which one label in ten is wrong."""
+    task = jc.tasks.classification(jc.models.mlp(num_classes=2, widths=(2,)))
+    image = np.full((rows, 8, 8, 1), 0.25, np.float32)
+    image[1::2] = 0.75
+    label = (np.arange(rows) % 2).astype(np.int32)
+    label[::10] = 1 - label[::10]
+    data = jc.data.Resident({"image": image, "label": label}, ("dark", "bright"))
+    variables = task.init(jax.random.key(0), data.example())
+    slope = np.stack([-np.ones(64), np.ones(64)], 1).astype(np.float32)
+    params = variables["params"]  # each of the two hidden units is the logit of its class, where it is above 0
+    params["hidden_0"] = {"kernel": slope, "bias": np.array([32.0, -32.0], np.float32)}
+    params["logits"] = {"kernel": np.eye(2, dtype=np.float32), "bias": np.zeros(2, np.float32)}
+    return jc.runs.TrainedRun({}, None, task, variables, 0), data
+
+
+def test_certificates_of_a_run(capsys):
+    """The smoothed answer never changes here, so each radius is that of all votes, and one row in ten is wrong."""
+    config = robust.Config(certify=20, sigma=0.1, certify_samples=200, radii=(0.5, 0.0, 0.1))
+    loaded, data = brightness_run(40)
+    found = certifying.certified(config, loaded, data, 0.0)
+    most = smoothing.certificate(0, 200, 200, 0.1, 1e-3).radius
+    assert 0.1 < most < 0.5 and found["mean_radius"] == pytest.approx(most)
+    wrong = jc.runs.limited(data, 20).arrays
+    share = float(np.mean((np.asarray(wrong["image"])[:, 0, 0, 0] > 0.5) == np.asarray(wrong["label"])))
+    assert [one["radius"] for one in found["radii"]] == [0.0, 0.1, 0.5] and 0 < share < 1
+    assert [one["accuracy"] for one in found["radii"]] == pytest.approx([share, share, 0.0])
+    low, high = found["radii"][0]["interval"]
+    assert low < share < high and (found["count"], found["of"], found["abstained"]) == (20, 40, 0)
+    said = capsys.readouterr().out
+    assert "sigma 0.1 (trained without noise), 20 of 40 images" in said and "0.0 % at 0.5; abstained from 0" in said
+    unsure = robust.Config(certify=4, sigma=50.0, certify_samples=20)
+    assert certifying.certified(unsure, loaded, data, 0.25)["abstained"] == 4
+
+
+def test_noise_of_validation_is_that_of_training():
+    images = np.full((4, 32, 32, 1), 0.5, np.float32)
+    given = np.asarray(certifying.noise(0.1)(None, images, None, jax.random.key(0)))
+    trained = np.asarray(smoothing.gaussian_noise(0.1)(jax.random.key(1), {"image": images})["image"])
+    assert np.std(given) == pytest.approx(0.1, rel=0.05) == pytest.approx(np.std(trained), rel=0.05)
+    config = robust.settled(robust.Config(name="mnist", data="x", method="noise", ramp=0.0))
+    seen = []
+
+    def step(state, batch):
+        seen.append(np.asarray(batch["image"]))
+        return state, {}
+
+    state = jc.init_state(
+        jc.tasks.classification(jc.models.mlp(num_classes=2)),
+        jc.optim.sgd(0.1),
+        {"image": images, "label": np.zeros(4, np.int32)},
+    )
+    robust.wrap_of(config, 10)(step)(state, {"image": images})
+    assert np.std(seen[0]) == pytest.approx(certifying.SIGMA, rel=0.1)
+
+
 @pytest.mark.parametrize("method", robust.METHODS)
 def test_a_row_that_is_wrong_anyway_does_not_resist(method):
     config = robust.settled(robust.Config(name="mnist", data="somewhere", method=method))
@@ -115,6 +172,12 @@ def test_a_row_that_is_wrong_anyway_does_not_resist(method):
         (lambda: robust.settled(robust.Config(name="mnist", data="x", epsilon=8.0)), "--epsilon 8.0"),
         (lambda: robust.settled(robust.Config(name="mnist", data="x", ramp=2.0)), "--ramp 2.0"),
         (lambda: robust.settled(robust.Config(name="mnist", data="x", square_steps=0)), "--square-steps 0"),
+        (lambda: robust.settled(robust.Config(name="mnist", data="x", certify=-1)), "--certify -1"),
+        (lambda: robust.settled(robust.Config(name="mnist", data="x", sigma=-0.5)), "--sigma -0.5"),
+        (lambda: robust.settled(robust.Config(name="mnist", data="x", radii=(0.5, -1.0))), "--radii 0.5 -1.0"),
+        (lambda: robust.settled(robust.Config(name="mnist", data="x", alpha=1.0)), "--alpha 1.0"),
+        (lambda: robust.settled(robust.Config(name="mnist", data="x", attack=False)), "--no-attack: leaves nothing"),
+        (lambda: robust.settled(robust.Config(name="mnist", data="x", certify_samples=0)), "--certify-samples 0"),
         (lambda: private_mnist.plan(private_mnist.Config()), "DATA: give the folder"),
         (lambda: private_mnist.plan(private_mnist.Config(data="x", clip=0.0)), "clip=0.0"),
         (lambda: membership.check(membership.Config("x", networks=5)), "--networks 5"),

@@ -57,6 +57,7 @@ CASES = {
     "fusion alone": ("fusion", (lambda place: blobs(place, 2500, 500), heard), ("--only", "sound"), "sound"),
     "cross_modal": ("cross_modal", (photos, heard), ("--per-class", 2), None),
     "robust mnist": ("robust", ("mnist", blobs), (), None),
+    "robust with noise": ("robust", ("mnist", blobs), ("--method", "noise"), None),
     "robust cifar10": ("robust", ("cifar10", photos), ("--method", "fast"), None),
     "private_mnist": ("private_mnist", (blobs,), (), "accuracy"),
     "federated": ("federated", (blobs,), ("--method", "scaffold", "--partition", "classes"), "accuracy"),
@@ -85,9 +86,14 @@ def test_smoke(case, tmp_path):
         values = json.loads((path / "robust.json").read_text())
         assert values["worst"]["accuracy"] <= min(one["accuracy"] for one in values["attacks"].values())
         assert set(values["checks"]["by_steps"]) == {"1", "10", "40", "100"} and "collapsed" in values["overfitting"]
+        certified = json.loads((path / "certified.json").read_text())
+        assert certified == values["certified"] and (certified["sigma"], certified["count"]) == (0.25, 2)
         again, _ = run("--evaluate", "--checkpoint", path, "--rows", 8, "--checked", 0, "--square-steps", 2,
                        "--steps", 1, "--auto-steps", 1, name=name)  # fmt: skip
         assert json.loads(again.strip().splitlines()[-1])["count"] == 8
+        flags = ("--no-attack", "--certify", 1, "--sigma", 0.5, "--certify-samples", 8)
+        run("--evaluate", "--checkpoint", path, *flags, name=name)
+        assert json.loads((path / "certified.json").read_text())["sigma"] == 0.5
     if name == "federated":
         lines = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
         assert [line["step"] for line in lines if line["split"] == "validation"] == [1, 2] and values["rounds"] == 2

@@ -108,3 +108,55 @@ def test_bad_values_are_one_line(wrong, line):
     with pytest.raises(jc.InputError, match=line) as caught:
         wrong()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_linear_head_is_logistic_regression(given):
+    """Without a prior, scikit-learn has the same; with one, the objective has its minimum there."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(0)
+    vectors, rows, label = rng.normal(size=(40, 5)), np.arange(3, 40, 2), rng.integers(0, 3, 19)
+    prior = rng.dirichlet(np.ones(3), 40) if given else None
+    found = active.linear_head(vectors, rows, label, 3, prior=prior, penalty=0.5)
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-9)
+    x = vectors - vectors.mean(0)
+    x = np.concatenate([x / np.sqrt((x**2).sum(1).mean()), np.ones((40, 1))], 1)
+    if not given:
+        oracle = linear_model.LogisticRegression(C=2.0, fit_intercept=False, tol=1e-8, max_iter=1000)
+        np.testing.assert_allclose(found, oracle.fit(x[rows], label).predict_proba(x), atol=1e-4)
+        return
+    w = np.linalg.lstsq(x, np.log(found) - np.log(np.maximum(prior, active.LEAST)), rcond=None)[0]
+    w -= w.mean(1, keepdims=True)  # the part that changes no probability
+    slope = x[rows].T @ (found[rows] - np.eye(3)[label]) + 0.5 * w
+    np.testing.assert_allclose(slope, 0, atol=2e-3)
+
+
+def test_a_linear_head_begins_with_the_prior_and_ends_with_the_labels():
+    vectors = np.concatenate([np.eye(2)] * 50)
+    wrong = np.tile([0.03, 0.97], (100, 1))  # of every row
+    wrong[::2] = [0.97, 0.03]
+    label = np.tile([1, 0], 50)
+    some, all_ = (
+        active.linear_head(vectors, np.arange(n), label[:n], 3, prior=np.pad(wrong, ((0, 0), (0, 1)))) for n in (2, 100)
+    )
+    assert (some.argmax(1) != label).all() and (all_.argmax(1) == label).all()
+    assert (some[:, 2] < 0.01).all()  # a class without labels that the prior does not know
+
+
+@pytest.mark.parametrize(
+    "change, line",
+    [
+        ({"vectors": np.full((4, 2), np.nan)}, "vectors of shape"),
+        ({"labelled": []}, "at least one"),
+        ({"labelled": [0, 4]}, "rows from 0 to 3"),
+        ({"label": [0, 3]}, "label: must be from 0 to 2, and one is 3"),
+        ({"num_classes": 1}, "num_classes=1"),
+        ({"penalty": 0.0}, "penalty=0.0"),
+        ({"prior": np.ones((4, 2))}, "prior of shape"),
+    ],
+)
+def test_what_a_linear_head_refuses(change, line):
+    given = {"vectors": np.eye(4, 2), "labelled": [0, 1], "label": [0, 1], "num_classes": 3} | change
+    with pytest.raises(jc.InputError, match=line) as caught:
+        active.linear_head(**given)
+    assert "\n" not in str(caught.value)

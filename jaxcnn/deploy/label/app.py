@@ -2,37 +2,29 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
 import importlib.resources
 import logging
 import pathlib
-import secrets
 import urllib.parse
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import numpy as np
 
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import drawing
 from jaxcnn.data.image import decode, head
-from jaxcnn.deploy.embed import images_in
 from jaxcnn.deploy.label import labels as kept
-from jaxcnn.deploy.label.order import Order, check_run, ordered
+from jaxcnn.deploy.label.session import MOST_CLASSES, Session, begin, renew_order
 from jaxcnn.deploy.serving import body, pages
 from jaxcnn.deploy.serving.app import answered, reply
-from jaxcnn.deploy.serving.counts import Counts, counts
 from jaxcnn.deploy.serving.limits import Limits, RefusedError
 from jaxcnn.deploy.serving.server import listen, missing, run_here
-from jaxcnn.runs import load_run
 from jaxcnn.train.lock import lock
 
 log = logging.getLogger("jaxcnn")
 HOST, SHOWN = "127.0.0.1", 800  # where it listens; longest side of an image as it is sent
-MOST_CLASSES = 1000
 LIMITS = Limits(bytes=64 * 1024, connections=64)
 PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -41,37 +33,10 @@ PAGE = {
 }
 
 
-@dataclasses.dataclass
-class Session:
-    """What the handlers share.
-
-    Attributes:
-        images: files of the images.
-        names: their names in the CSV file.
-        order: in which they are shown.
-        classes: names of the classes, in the order of their keys.
-        labels: the labels so far.
-        token: that a request must carry.
-        counts: the metrics.
-        skipped: numbers of images that were skipped; they are shown again after a restart.
-        done: numbers of images that were labelled or skipped, with the label before, the latest last.
-
-    """
-
-    images: list[pathlib.Path]
-    names: list[str]
-    order: Order
-    classes: list[str]
-    labels: kept.Labels
-    token: str
-    counts: Counts
-    skipped: set[int] = dataclasses.field(default_factory=set)
-    done: list[tuple[int, str | None]] = dataclasses.field(default_factory=list)
-
-
 def label(
     folder: str, *, output: str = "", classes: Sequence[str] = (), run: str = "", order: str = "auto", seed: int = 0,
-    port: int = 0, token: str = "", before: Callable[[], None] | None = None,
+    renew: int = 0, diverse: bool = False, reject: float | None = None, port: int = 0, token: str = "",
+    before: Callable[[], None] | None = None,
 ) -> None:  # fmt: skip
     """Ask people for labels of the images in a folder, at a page of this machine, until SIGTERM or Ctrl-C.
 
@@ -84,6 +49,11 @@ def label(
         run: folder of a classification run that suggests classes and orders the images; empty for none.
         order: see `ordered`.
         seed: seed of random orders.
+        renew: after this many labels, a linear head on the run's features learns from all of them, orders the other
+            images anew and suggests their classes; 0 for never.
+        diverse: let images that follow each other differ, see `order.spread`.
+        reject: highest share of wrong answers, on the run's validation rows, at which the run itself answers images:
+            those that it answers are written, marked, and shown last; None to ask people for all images.
         port: port to listen at; 0 for any that is free.
         token: that requests must carry; by default a new one, which is part of the address that is logged.
         before: called before a run is loaded.
@@ -98,11 +68,14 @@ def label(
         raise InputError(f"{visible(folder)}: no such folder; give a folder of images")
     path = files.expanded(output) if output else top / "labels.csv"
     with locked(path):
-        session = begin(str(top), path, classes=classes, run=run, order=order, seed=seed, token=token, before=before)
+        session = begin(
+            str(top), path, classes=classes, run=run, order=order, seed=seed, renew=renew, diverse=diverse,
+            reject=reject, token=token, before=before,
+        )  # fmt: skip
         listening = listen(HOST, port)
         listening.listen()  # a browser that is faster than the server waits
         where = f"http://{HOST}:{listening.getsockname()[1]}/#{urllib.parse.quote(session.token, safe='')}"
-        log.info("%d images, %d with a label in %s", len(session.images), _labelled(session), visible(path))
+        log.info("%d images, %d with a label in %s", len(session.images), session.labelled, visible(path))
         log.info("label at %s", where)
         try:
             run_here(functools.partial(application, session), listening, LIMITS, None, False)
@@ -136,38 +109,6 @@ def locked(path: pathlib.Path) -> Any:
     finally:
         if held is not None:
             held.release()
-
-
-def begin(
-    folder: str, path: pathlib.Path, *, classes: Sequence[str] = (), run: str = "", order: str = "auto",
-    seed: int = 0, token: str = "", before: Callable[[], None] | None = None,
-) -> Session:  # fmt: skip
-    """Read the images, the labels and the run, and decide the order; arguments as in `label`.
-
-    Raises:
-        InputError: see `label`.
-
-    """
-    known = kept.read(path)
-    images, names, left = kept.names_in(path, images_in(folder))
-    if left:
-        log.warning("%d images are left out: their names do not fit into a CSV file; rename them", left)
-    if before is not None:
-        before()
-    loaded, own = None, ()
-    if run:
-        loaded = load_run(run)
-        own = tuple(map(kept.checked_class, check_run(loaded, run)))
-    listed = list(dict.fromkeys([*map(kept.checked_class, classes), *own, *known.rows.values()]))
-    if len(listed) > MOST_CLASSES:
-        raise InputError(f"--classes: {len(listed)} classes; at most {MOST_CLASSES} can be shown")
-    taken = [i for i, name in enumerate(names) if name in known.rows]
-    found = ordered(images, taken, order, loaded, seed, log.warning)
-    if found.shares is not None:  # in the order of the classes that are listed
-        shares = np.zeros((len(images), len(listed)), np.float32)
-        shares[:, [listed.index(name) for name in own]] = found.shares
-        found = found._replace(shares=shares)
-    return Session(images, names, found, listed, known, token or secrets.token_urlsafe(24), counts())
 
 
 def application(session: Session, **options: Any) -> Any:
@@ -204,25 +145,20 @@ def _static(content: bytes, kind: str) -> Any:
     return handler
 
 
-def _labelled(session: Session) -> int:
-    return sum(name in session.labels.rows for name in session.names)
-
-
 def _shown(session: Session, number: int | None = None) -> dict[str, Any]:
     """Return what the page shows: an image, by default the next one, and how far the work is."""
-    if number is None:
-        free = (i for i in session.order.rows.tolist() if i not in session.skipped)
-        number = next((i for i in free if session.names[i] not in session.labels.rows), None)
-    done = _labelled(session)
+    number = session.next() if number is None else number
     out: dict[str, Any] = {
-        "classes": session.classes, "labelled": done, "images": len(session.images), "order": session.order.name,
-        "skipped": len(session.skipped), "can_undo": bool(session.done), "output": visible(session.labels.path),
+        "classes": session.classes, "labelled": session.labelled, "images": len(session.images),
+        "order": session.order.name, "skipped": len(session.skipped), "can_undo": bool(session.done),
+        "output": visible(session.labels.path), "by_model": session.answered, "renewed": session.renewed,
     }  # fmt: skip
     if number is None:
         return out | {"number": None}
-    shares = session.order.shares
+    shares, name = session.order.shares, session.names[number]
     suggested = {} if shares is None else dict(zip(session.classes, shares[number].tolist(), strict=False))
-    return out | {"number": number, "file": visible(session.names[number]), "suggested": suggested}
+    answer = session.labels.rows[name] if name in session.labels.model else None
+    return out | {"number": number, "file": visible(name), "suggested": suggested, "answer": answer}
 
 
 async def _next(session: Session, request: Any) -> Any:
@@ -255,13 +191,16 @@ async def _label(session: Session, request: Any) -> Any:
     number, name = _number(session, asked.get("number")), asked.get("label")
     if name is not None and name not in session.classes:
         raise RefusedError(422, f"class {visible(name)[:80]!r}: is not listed; add it first")
-    before = session.labels.rows.get(session.names[number])
+    before = session.at(number)
     if name is None:
         session.skipped.add(number)
     else:
-        _write(session, number, name)
+        _write(session, number, (name, kept.PERSON))
         session.skipped.discard(number)
+        session.given += 1
     session.done.append((number, before))
+    if session.options.renew and session.given >= session.options.renew:
+        await asyncio.to_thread(renew_order, session)
     return reply(200, _shown(session))
 
 
@@ -271,8 +210,9 @@ async def _undo(session: Session, request: Any) -> Any:
     if not session.done:
         raise RefusedError(422, "nothing to take back since the program started")
     number, before = session.done[-1]
-    if session.labels.rows.get(session.names[number]) != before:
+    if session.at(number) != before:
         _write(session, number, before)
+        session.given = max(session.given - 1, 0)
     session.done.pop()
     session.skipped.discard(number)
     return reply(200, _shown(session, number))
@@ -292,9 +232,9 @@ async def _class(session: Session, request: Any) -> Any:
     return reply(200, {"classes": session.classes})
 
 
-def _write(session: Session, number: int, name: str | None) -> None:
-    """Write the labels with one changed; they stay as they were where that fails."""
-    changed = kept.changed(session.labels, session.names[number], name)
+def _write(session: Session, number: int, label: tuple[str, str] | None) -> None:
+    """Write the labels with one changed, a class and who gave it; they stay as they were where that fails."""
+    changed = kept.changed(session.labels, session.names[number], *(label or (None, kept.PERSON)))
     try:
         kept.write(changed)
     except OSError as error:

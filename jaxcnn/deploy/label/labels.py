@@ -1,11 +1,14 @@
-"""The labels that people gave, in a CSV file with the columns `file` and `label`, as `data.table` reads it."""
+"""The labels that people gave, in a CSV file with the columns `file` and `label`, as `data.table` reads it.
+
+Where a run has answered some of the images, a third column, `by`, says `person` or `model`.
+"""
 
 import csv
 import io
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
@@ -14,7 +17,8 @@ from jaxcnn.data.table import FILE, LABEL
 from jaxcnn.data.table import read as read_table
 
 LONGEST = 100  # characters of the name of a class
-HEADER = (FILE, LABEL)
+HEADER, BY = (FILE, LABEL), "by"
+PERSON, MODEL = "person", "model"
 
 
 class Labels(NamedTuple):
@@ -23,28 +27,38 @@ class Labels(NamedTuple):
     Attributes:
         path: of the file.
         rows: from paths, relative to the folder of the file, to names of classes, in the order of the file.
+        model: the paths whose class is the answer of a run.
+        marked: whether the file has the column `by`.
 
     """
 
     path: pathlib.Path
     rows: Mapping[str, str]
+    model: frozenset[str] = frozenset()
+    marked: bool = False
+
+    def person(self, name: str) -> bool:
+        """Whether a person gave the label of a file."""
+        return name in self.rows and name not in self.model
 
 
 def read(path: str | os.PathLike) -> Labels:
     """Read the labels of a file; there are none if it does not exist, or has only its header.
 
     Raises:
-        InputError: the file is no CSV file with these two columns alone, has a file twice, or a label is not the name
-            of a class.
+        InputError: the file is no CSV file with these columns alone, has a file twice, a label is not the name of a
+            class, or it was given by someone other than `person` or `model`.
 
     """
     path = pathlib.Path(path)
-    if not path.exists() or files.read_bytes(path).strip() in (b"", b"file,label"):
-        return Labels(path, {})
+    content = files.read_bytes(path).strip() if path.exists() else b""
+    if content in (b"", b"file,label", b"file,label,by"):
+        return Labels(path, {}, marked=content.endswith(b"by"))
     table = read_table(path)
-    if sorted(table.header) != sorted(HEADER):
+    if sorted(set(table.header) - {BY}) != sorted(HEADER):
         has = ", ".join(map(visible, table.header))
         raise InputError(f"{visible(path)}: has the columns {has}; labels go to a file with file and label alone")
+    marked = BY in table.header
     rows: dict[str, str] = {}
     for name, label, line in zip(table.column(FILE), table.column(LABEL), table.lines, strict=True):
         if name in rows:
@@ -55,15 +69,34 @@ def read(path: str | os.PathLike) -> Labels:
             rows[name] = checked_class(label)
         except InputError as error:
             raise InputError(f"{visible(path)}: line {line}: {error}") from error
-    return Labels(path, rows)
+    return Labels(path, rows, _answered(path, table) if marked else frozenset(), marked)
 
 
-def changed(labels: Labels, name: str, label: str | None) -> Labels:
+def _answered(path: pathlib.Path, table: Any) -> frozenset[str]:
+    """Return the paths that a run has answered."""
+    model = set()
+    for name, by, line in zip(table.column(FILE), table.column(BY), table.lines, strict=True):
+        if by not in (PERSON, MODEL):
+            raise InputError(f"{visible(path)}: line {line}: by {visible(by)[:80]!r}: must be {PERSON} or {MODEL}")
+        if by == MODEL:
+            model.add(name)
+    return frozenset(model)
+
+
+def changed(labels: Labels, name: str, label: str | None, by: str = PERSON) -> Labels:
     """Return the labels with that of one file, or without it."""
     rows = {**labels.rows, name: label or ""}
     if label is None:
         del rows[name]
-    return labels._replace(rows=rows)
+    model = labels.model - {name} | ({name} if label is not None and by == MODEL else set())
+    return labels._replace(rows=rows, model=frozenset(model), marked=labels.marked or bool(model))
+
+
+def answered(labels: Labels, found: Mapping[str, str]) -> Labels:
+    """Return the labels of people, with the answers of a run for other files in place of earlier answers."""
+    rows = {name: label for name, label in labels.rows.items() if name not in labels.model}
+    more = {name: label for name, label in found.items() if name not in rows}
+    return labels._replace(rows={**rows, **more}, model=frozenset(more), marked=labels.marked or bool(more))
 
 
 def write(labels: Labels) -> None:
@@ -75,8 +108,10 @@ def write(labels: Labels) -> None:
     """
     made = io.StringIO(newline="")
     writer = csv.writer(made, lineterminator="\n")
-    writer.writerow(HEADER)
-    writer.writerows(labels.rows.items())
+    writer.writerow((*HEADER, BY) if labels.marked else HEADER)
+    for name, label in labels.rows.items():
+        by = (MODEL if name in labels.model else PERSON,) if labels.marked else ()
+        writer.writerow((name, label, *by))
     files.write_bytes(labels.path, made.getvalue().encode())
 
 

@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,27 +26,48 @@ TAKEN = ("torch", "torchvision", "timm", "safetensors", "pathlib")  # a file of 
 OWN = ", ".join(SMALL)
 
 
-def to_torch(program: Program, folder: pathlib.Path, stem: str, batch: int | None) -> Written:
-    """Write a file of Python with an `nn.Module`, and its weights as safetensors with PyTorch's names."""
+class Rendered(NamedTuple):
+    """A run as it is in PyTorch: the text of the file of Python, and its twin."""
+
+    text: str
+    twin: Twin
+
+
+def rendered(program: Program, stem: str) -> Rendered:
+    """Return what `to_torch` writes for a program; PyTorch is not needed.
+
+    Args:
+        program: the program of a run.
+        stem: name of the files, without endings.
+
+    Raises:
+        InputError: the program has no form in PyTorch here, or the name hides a package.
+
+    """
     build_of, about = program.build, program.about
     if build_of is None:
         raise InputError("a model without a run's description has no form in torch here; export it to onnx")
     _check(build_of, about, stem)
-    torch = _imported("torch")
     name = build_of["model"]["name"]
     how = {k: v for k, v in build_of["task"]["options"].items() if k in PREPARED and v is not None}
     stored = tuple(program.inputs["image"].shape)
     size = how.get("size") if about["preprocessing"] == "inside" else None
     twin = _twin(name, build_of, program.variables, (*size, stored[2]) if size else stored)
-    if twin.library != "torch":
-        _imported(twin.library)
     dense = about["task"] == "segmentation"
     last = next(iter(program.outputs().values())).shape[-1]
     returns = f"logits [B, {last}{', H, W' if dense else ''}]"
-    text = source(twin, about, stored, returns, how if about["preprocessing"] == "inside" else {})
+    return Rendered(source(twin, about, stored, returns, how if about["preprocessing"] == "inside" else {}), twin)
+
+
+def to_torch(program: Program, folder: pathlib.Path, stem: str, batch: int | None) -> Written:
+    """Write a file of Python with an `nn.Module`, and its weights as safetensors with PyTorch's names."""
+    text, twin = rendered(program, stem)
+    torch = _imported("torch")
+    if twin.library != "torch":
+        _imported(twin.library)
     names = f"{stem}.py", f"{stem}.safetensors"
     files.write_text(folder / names[0], text)
-    _write(folder / names[1], twin, about)
+    _write(folder / names[1], twin, program.about)
     network = _loaded(folder / names[0], twin)
     output = next(iter(program.outputs()))
 
@@ -114,4 +135,4 @@ def _imported(package: str) -> Any:
         raise InputError(f"{package} is not installed ({why(error)}); pip install {package}") from error
 
 
-__all__ = ["to_torch"]
+__all__ = ["Rendered", "rendered", "to_torch"]

@@ -112,10 +112,14 @@ def _mlp(model: Any, values: Values, variables: Any, shape: Sequence[int]) -> tu
 
 def _plain(model: Any, values: Values, variables: Any, shape: Sequence[int]) -> tuple[list[Layer], str]:
     layers, pool = [], {"max": "nn.MaxPool2d(2)", "average": "nn.AvgPool2d(2)"}[model.pool]
-    for i in range(model.depth):
+    activation = _alone(ACTIVATIONS[model.activation])
+    for i in range(len(model.channels)):
         layers += [_conv(values, f"convs_{i}", True), *([_norm(values, f"norms_{i}")] if model.batch_norm else [])]
-        layers += _alone(ACTIVATIONS[model.activation], *([pool] if i < model.pools else []))
-    return [*layers, *_alone("nn.Flatten()"), _dense(values, "logits", _last(model, variables, shape))], ""
+        layers += [*activation, *_alone(*([pool] if i < model.pools else []))]
+    layers, last = [*layers, *_alone("nn.Flatten()")], _last(model, variables, shape)
+    if model.hidden:
+        return [*layers, _dense(values, "dense", last), *activation, _dense(values, "logits")], ""
+    return [*layers, _dense(values, "logits", last)], ""
 
 
 def _speednet(model: Any, values: Values, variables: Any, shape: Sequence[int]) -> tuple[list[Layer], str]:

@@ -66,7 +66,10 @@ function list() {
 
 function tell() {
   const skipped = now.skipped ? `, ${now.skipped} skipped` : "";
-  at("progress").textContent = `${now.labelled} of ${now.images} labelled${skipped}; written to ${now.output}.`;
+  const model = now.by_model ? `, ${now.by_model} with the model's answer` : "";
+  const renewed = now.renewed ? `; order renewed ${now.renewed === 1 ? "once" : `${now.renewed} times`}` : "";
+  const done = `${now.labelled} of ${now.images} labelled${model}${skipped}`;
+  at("progress").textContent = `${done}; written to ${now.output}${renewed}.`;
 }
 
 async function show(found) {
@@ -88,6 +91,7 @@ async function show(found) {
     }
     at("image").alt = `Image ${now.file}`;
     at("image").src = URL.createObjectURL(await (await ask(`image/${now.number}`)).blob());
+    if (now.answer) say(`The model's answer is ${now.answer}. It stays in the file unless you give another one.`);
     if (!now.classes.length) at("name").focus();
   } finally {
     tell(); // the answer counts also where the next image cannot be read
