@@ -1,8 +1,9 @@
-"""Exports every network and measures how far the files are from it: `python -m experiments.benchmarks.export`.
+"""Exports networks or runs and measures how far the files are from them: `python -m experiments.benchmarks.export`.
 
-The weights are random numbers of the size that trained ones have, so that every network can be measured; images are
-photos of a folder, or noise. A line of JSON for each network and format has the largest difference over the largest
-output, how often the classes agree, the bytes of the file, and the seconds that the export took.
+A network by name has random weights of the size that trained ones have, so that each can be measured; its images are
+photos of a folder, or noise. The folder of a run has trained weights, and the rows are test rows of its own data. A
+line of JSON for each network and format has the largest difference over the largest output, how often the classes
+agree, the bytes of the files, and the seconds that the export took, or what went wrong.
 """
 
 import dataclasses
@@ -21,73 +22,128 @@ from experiments import command
 from jaxcnn.core import files
 from jaxcnn.data.folder import read_image
 from jaxcnn.deploy import agreement, images_in, program
-from jaxcnn.deploy.exporters import EXPORTERS
+from jaxcnn.deploy.formats import EXPORTERS, PAGES
+from jaxcnn.deploy.rows import random_rows, rows_for
+from jaxcnn.runs.load import TrainedRun, example
 
-DENSE = {  # name: network, image
-    "unet": (lambda: jc.models.unet(num_classes=2), (128, 128, 3)),
-    "unet of volumes": (lambda: jc.models.unet(num_classes=2, dims=3, widths=(16, 32, 64)), (32, 32, 32, 1)),
-}
-FOUND = {name: (lambda made=made: made(num_classes=5), (256, 256, 3)) for name, made in jc.models.DETECTORS.items()}
-FOUND["ssd300_vgg16"] = (FOUND["ssd300_vgg16"][0], (300, 300, 3))
+Rows = dict[str, np.ndarray]
+FORMATS = [name for name in EXPORTERS if name not in PAGES]  # pages hold the ONNX file
+AT_ONCE = 16  # rows of a batch
+DENSE = {"unet": (128, 128, 3), "ssd300_vgg16": (300, 300, 3), "unet of volumes": (32, 32, 32, 1)}  # images
+OPTIONS = {
+    "text_cnn": {"num_classes": 2, "words": 1000}, "unet of volumes": {"num_classes": 2, "dims": 3,
+    "widths": [16, 32, 64]}, "tcn": {}, "fusion": {"num_classes": 10}, "sound_cnn": {"num_classes": 10},
+    "wave_cnn": {"num_classes": 10},
+}  # fmt: skip
 BOXES = ("deltas", "offsets", "distances")  # layers whose outputs are sides of boxes, which are small
+AUDIO = {"audio": ((8000,), "float32"), "length": ((), "int32")}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Export networks and compare the files with them."""
+    """Export networks or runs, and compare the files with them."""
 
     networks: tuple[str, ...] = ()
-    """Names of networks, by default all for images, U-Net and the detectors."""
+    """Names of networks, and folders of runs; by default all networks."""
     formats: tuple[str, ...] = ("onnx", "stablehlo")
-    """Formats: onnx, stablehlo, openvino, savedmodel, litert."""
+    """Formats: onnx, stablehlo, openvino, savedmodel, litert, torch."""
     images: str = ""
-    """Folder of photos; by default noise."""
+    """Folder of photos for networks by name; by default noise. Runs have their own data."""
     rows: int = 4
-    """Images per network."""
+    """Rows per network or run."""
     json: str = ""
     """Write all results to this file."""
 
 
 def main(config: Config) -> list[dict[str, Any]]:
     """Measure, print a line for each network and format, and return them."""
-    known = {**dict.fromkeys(jc.models.MODELS), **DENSE, **FOUND}
-    for name in (*config.networks, *config.formats):
-        if name not in (*known, *EXPORTERS):
-            raise jc.InputError(f"{name!r}: must be one of {', '.join((*known, *EXPORTERS))}")
+    known = [*jc.models.NETWORKS, "unet of volumes"]
+    for name in config.formats:
+        if name not in FORMATS:
+            raise jc.InputError(f"--formats {name}: must be one of {', '.join(FORMATS)}")
+    for name in config.networks:
+        if name not in known and not pathlib.Path(name).is_dir():
+            raise jc.InputError(f"--networks {name}: no folder of a run; must be one, or one of {', '.join(known)}")
     if config.rows < 1:
         raise jc.InputError(f"--rows {config.rows}: must be at least 1")
-    found = []
+    found: list[dict[str, Any]] = []
+
+    def add(one: dict[str, Any]) -> None:
+        found.append(one)
+        print(files.to_json(one), flush=True)
+        if config.json:
+            files.write_json(config.json, found)
+
     for name in config.networks or known:
-        made = _program(name)
-        x = {"image": _images(config, next(iter(made.inputs.values())).shape)}
-        compiled = functools.partial(jax.jit(made.function), made.variables)
-        ours = agreement.in_batches(lambda rows: jax.tree.map(np.asarray, compiled(rows)), x, [config.rows])  # noqa: B023 (used at once)
+        try:
+            made, rows, about = _run(name, config.rows) if name not in known else _network(name, config)
+            ours = _computed(made, rows)
+        except Exception as error:  # such as memory; the others are measured all the same
+            add({"network": name, "error": program.why(error)})
+            continue
         for to in config.formats:
-            found.append({"network": name, "format": to, **_measured(made, to, x, ours)})
-            print(files.to_json(found[-1]), flush=True)
-            if config.json:
-                files.write_json(config.json, found)
+            add({"network": name, "format": to, **about, **_measured(made, to, rows, ours)})
     return found
 
 
-def _program(name: str) -> program.Program:
-    make, shape = (DENSE | FOUND).get(name, (None, None))
-    model = jc.models.MODELS[name]() if make is None else make()
-    shape = tuple(getattr(model, "default_image", (224, 224, 3))) if shape is None else shape
-    variables = _variables(model, shape)
-    made = program.of_model(model, variables, shape)
-    if name not in FOUND:
-        return made
-
-    def function(variables: Any, batch: Any) -> Any:
-        return model.detections(model.apply(variables, batch["image"], train=False))
-
-    return made._replace(function=function)
+def _run(folder: str, count: int) -> tuple[program.Program, Rows, dict[str, Any]]:
+    """Return the program of a run, test rows of its data, and what the result says of them."""
+    loaded = jc.load_run(folder)
+    made = program.of_run(loaded)
+    rows, source = rows_for(loaded, made, count)
+    if source.startswith("random"):
+        raise jc.InputError(f"{source.removeprefix('random rows, since ')}; a run is measured on its own rows")
+    about = {"model": loaded.config["build"]["model"]["name"], "step": loaded.step, "source": source}
+    return made, {name: rows[name] for name in made.inputs}, about
 
 
-def _variables(model: Any, shape: tuple[int, ...]) -> Any:
+def _network(name: str, config: Config) -> tuple[program.Program, Rows, dict[str, Any]]:
+    """Return the program of a network with random weights, and photos or noise."""
+    build = described(name)
+    model, task = jc.runs.build(build)
+    config_of = {"build": build, "classes": [], "source": None}
+    made = program.of_run(
+        TrainedRun(config_of, model, task, _variables(task, example(build)), 0),
+        "outside" if "image" in build else "inside",
+    )
+    rows = random_rows(made.inputs, config.rows)
+    rows = {name: np.resize(x, (config.rows, *x.shape[1:])) for name, x in rows.items()}
+    if "image" in rows:
+        rows["image"] = _images(config, rows["image"].shape[1:])
+    return made, rows, {}
+
+
+def described(name: str) -> dict[str, Any]:
+    """Return how a run describes a network of this name, with a task that it suits."""
+    table, models = name.split(" ")[0], jc.models
+    detects, dense = table in models.DETECTORS, table in models.SEGMENTERS
+    options = OPTIONS.get(name, {"num_classes": 5} if detects else {"num_classes": 2} if dense else {})
+    model = models.NETWORKS[table](**options)
+    shape = DENSE.get(name, (256, 256, 3) if detects else (128, 128, 3) if dense else ())
+    shape = tuple(shape or getattr(model, "default_image", (224, 224, 3)))
+    task, how, inputs = "classification", {}, {}
+    if detects or dense or table in models.READERS:
+        task = "detection" if detects else "segmentation" if dense else "sequence"
+    if table in models.VIDEO:
+        how = {"dims": 3}
+    elif table in models.SERIES:
+        task, how = "forecasting" if table == "tcn" else task, {"field": "series"}
+        inputs = {"series": ((shape[0], 1 if table == "tcn" else shape[1]), "float32")}  # tcn also gets a mask
+    elif table in models.TEXTS:
+        how, inputs = {"field": "text"}, {"text": (shape, "int32")}
+    elif table in models.SOUNDS:
+        how, inputs = {"field": "audio", "also": ["length"]}, AUDIO
+    elif table in models.FUSIONS:
+        how, shape = {"field": "image", "also": ["audio", "length", "present"]}, (28, 28, 1)
+        inputs = {**AUDIO, "present": ((2,), "float32")}
+    entries = {key: {"shape": list(x), "dtype": dtype} for key, (x, dtype) in inputs.items()}
+    image = {} if inputs and table not in models.FUSIONS else {"image": {"shape": list(shape), "dtype": "float32"}}
+    made = {"model": {"name": table, "options": options}, "task": {"name": task, "options": how}}
+    return {**made, **image, **({"inputs": entries} if entries else {})}
+
+
+def _variables(task: Any, rows: Rows) -> Any:
     """Make variables without computing anything; a function of the names and shapes."""
-    image = np.zeros((1, *shape), np.float32)
 
     def one(path: Any, x: Any) -> np.ndarray:
         name = ".".join(str(getattr(key, "key", key)) for key in path)
@@ -98,8 +154,7 @@ def _variables(model: Any, shape: tuple[int, ...]) -> Any:
         size *= 0.05 if any(part in name for part in BOXES) else 1
         return (size * random.standard_normal(x.shape)).astype(np.float32)
 
-    like = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
-    return jax.tree_util.tree_map_with_path(one, like)
+    return jax.tree_util.tree_map_with_path(one, jax.eval_shape(lambda key: task.init(key, rows), jax.random.key(0)))
 
 
 def _images(config: Config, shape: tuple[int, ...]) -> np.ndarray:
@@ -113,19 +168,25 @@ def _images(config: Config, shape: tuple[int, ...]) -> np.ndarray:
     return np.stack(rows) / 127.5 - 1
 
 
-def _measured(made: program.Program, to: str, x: dict[str, np.ndarray], ours: Any) -> dict[str, Any]:
-    """Export a program for batches of any size, and compare."""
-    start = time.perf_counter()
+def _computed(made: program.Program, rows: Rows) -> agreement.Outputs:
+    compiled = functools.partial(jax.jit(made.function), made.variables)
+    size = min(len(next(iter(rows.values()))), AT_ONCE)
+    return agreement.in_batches(lambda x: jax.tree.map(np.asarray, compiled(x)), rows, [size])
+
+
+def _measured(made: program.Program, to: str, rows: Rows, ours: Any) -> dict[str, Any]:
+    """Export a program for batches of any size, and compare; what a runtime cannot do is an error of one line."""
+    start, count = time.perf_counter(), len(next(iter(rows.values())))
     with tempfile.TemporaryDirectory() as folder:
         try:
             written = EXPORTERS[to](made, pathlib.Path(folder), "network", None)
             seconds = time.perf_counter() - start
-            sizes = [written.about["batch"]] if "batch" in written.about else [1, max(len(x["image"]) - 1, 1)]
-            found = agreement.compare(ours, agreement.in_batches(written.run, x, sizes))
-        except jc.InputError as error:
-            return {"error": str(error)}
+            sizes = [written.about["batch"]] if "batch" in written.about else [1, min(max(count - 1, 1), AT_ONCE)]
+            found = agreement.compare(ours, agreement.in_batches(written.run, rows, sizes))
+        except Exception as error:  # of other runtimes, of many kinds
+            return {"error": program.why(error)}
         size = sum(p.stat().st_size for p in pathlib.Path(folder).rglob("*") if p.is_file())
-    return {**found, "rows": len(x["image"]), "bytes": size, "seconds": round(seconds, 1)}
+    return {**found, "rows": count, "bytes": size, "seconds": round(seconds, 1)}
 
 
 if __name__ == "__main__":

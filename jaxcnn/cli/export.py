@@ -17,6 +17,11 @@ from jaxcnn.deploy.program import PREPROCESSING
 
 log = logging.getLogger("jaxcnn")
 NAME = "export"
+FLAGS = {
+    "path": "--out", **{name: flags.flag_of(name) for name in (
+        "to", "preprocessing", "batch", "rows", "tolerance", "runtime", "int8", "calibration", "data", "data_dir",
+    )},
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +31,16 @@ class Export:
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
     """Folder of a run."""
     to: str = "onnx"
-    """The format: onnx, stablehlo (JAX on CPU, CUDA and TPU), openvino, savedmodel (TensorFlow), litert, or a page on
-    which the network runs in a browser: page (a folder for any web server) or html (one file that opens from disk)."""
+    """The format: onnx, stablehlo (JAX on CPU, CUDA and TPU), openvino, savedmodel (TensorFlow), litert, torch (a
+    file of Python and its weights), or a page on which the network runs in a browser: page (a folder for any web
+    server) or html (one file that opens from disk)."""
     out: str = ""
-    """Where the program goes; by default exported/model in the run's folder, with the ending of the format."""
+    """Where the program goes; a folder, or a path that ends in /, holds it as model. By default exported/model in the
+    run's folder, with the ending of the format (model_int8 with --int8)."""
+    data: str = ""
+    """The new place of the run's own data, or other data of the same classes for the check."""
+    data_dir: str = ""
+    """Where TFDS data sets are prepared."""
     preprocessing: str = "inside"
     """Whether the program itself scales, resizes and normalises pixels (inside), or whoever calls it (outside)."""
     batch: int = 0
@@ -64,11 +75,12 @@ def write(config: Export) -> dict[str, Any]:
         raise InputError(
             f"{visible(config.run)}: its model is your own; export it with jaxcnn.export(RUN, task=...) in Python"
         )
-    made = deploy.export(
-        config.run, config.to, config.out or None, preprocessing=config.preprocessing, batch=config.batch or None,
-        rows=config.rows, tolerance=config.tolerance, runtime=config.runtime or None, int8=config.int8,
-        calibration=config.calibration,
-    )  # fmt: skip
+    with options.naming(FLAGS):
+        made = deploy.export(
+            config.run, config.to, config.out or None, preprocessing=config.preprocessing, batch=config.batch or None,
+            rows=config.rows, tolerance=config.tolerance, runtime=config.runtime or None, int8=config.int8,
+            calibration=config.calibration, data=config.data or None, data_dir=config.data_dir or None,
+        )  # fmt: skip
     check = made.report["check"]
     if "random" in check["source"]:
         log.warning("checked on %s", visible(check["source"]))

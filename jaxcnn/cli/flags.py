@@ -17,6 +17,7 @@ NOT_NEGATIVE = (
     "epochs", "max_steps", "devices", "early_stopping", "limit_examples", "seed", "image_size", "processes",
     "checkpoint_seconds", "rate", "seconds", "depth", "width", "kernel_size",
 )  # fmt: skip
+FEW = 10  # choices that a message lists
 MOST = 2**31 - 1  # steps are int32
 # largest values of flags; others may be up to MOST
 LARGEST = {
@@ -319,11 +320,13 @@ def one_of(flag: str, value: str, known: Iterable[str]) -> str:
         known: values that are allowed.
 
     Raises:
-        InputError: the value is unknown; the message names the nearest known one.
+        InputError: the value is unknown; the message names the nearest known one, or all if they are few.
 
     """
+    known = list(known)
     if value not in known:
         near = difflib.get_close_matches(value, known, 1, 0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"such as {sorted(known)[0]!r}"
+        hint = f"must be one of {', '.join(known)}" if len(known) <= FEW else f"such as {sorted(known)[0]!r}"
+        hint = f"did you mean {near[0]!r}?" if near else hint
         raise InputError(f"{flag} {visible(value)!r}: unknown; {hint}")
     return value

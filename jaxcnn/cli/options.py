@@ -8,7 +8,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, get_type_hints
 
 import tyro
@@ -114,3 +114,23 @@ def _narrow() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def naming(names: Mapping[str, str]) -> Iterator[None]:
+    """Let errors of the library name flags instead of its arguments: `rows=1000` becomes `--rows 1000`.
+
+    Args:
+        names: flags by the names of arguments.
+
+    """
+    pattern = re.compile(rf"(?<![\w\-/.])({'|'.join(map(re.escape, names))})=('[^']*'|[^\s,;:()]*)(?: \(--[\w-]+\))?")
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = names[found[1]], found[2].strip("'")
+        return name if value in ("", "True") else f"no {name}" if value == "None" else f"{name} {value}"
+
+    try:
+        yield
+    except InputError as error:
+        raise InputError(pattern.sub(flag, str(error))) from error

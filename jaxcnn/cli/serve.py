@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxcnn.cli import command, options, runtime
+from jaxcnn.cli import command, flags, options, runtime
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
@@ -17,6 +17,12 @@ from jaxcnn.deploy.serving.limits import Limits
 
 NAME, TOKEN = "serve", "JAXCNN_TOKEN"
 MOST_TOKEN, LEAST_TOKEN = 4096, 16  # bytes
+# limits by the fields of the flags that give them
+LIMITS = {
+    "bytes": "max_bytes", "memory": "max_memory", "pixels": "max_pixels", "rows": "max_rows", "queue": "max_queue",
+    "sound_seconds": "max_sound",
+    **{name: name for name in ("per_client", "seconds", "body_seconds", "connections", "batch", "batch_ms")},
+}  # fmt: skip
 SHOWN = ("run", "host", "port", "workers", "token_file", "batch", "batch_ms")
 
 
@@ -91,11 +97,8 @@ def serve(config: Serve) -> None:
         raise InputError(f"--workers {config.workers}: must be from 1 to 256")
     if not (config.watch == 0 or 0.1 <= config.watch <= 86_400):
         raise InputError(f"--watch {config.watch}: must be 0, or from 0.1 to 86400 seconds")
-    limits = Limits(
-        bytes=config.max_bytes, memory=config.max_memory, pixels=config.max_pixels, rows=config.max_rows,
-        queue=config.max_queue, per_client=config.per_client, seconds=config.seconds, body_seconds=config.body_seconds,
-        connections=config.connections, batch=config.batch, batch_ms=config.batch_ms, sound_seconds=config.max_sound,
-    )  # fmt: skip
+    with options.naming({name: flags.flag_of(flag) for name, flag in LIMITS.items()}):
+        limits = Limits(**{name: getattr(config, flag) for name, flag in LIMITS.items()})
     serving.serve(
         config.run, Place(config.host, config.port, config.workers), limits, token=token(config.token_file),
         together=config.together, watch=config.watch,

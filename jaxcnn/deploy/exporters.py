@@ -15,7 +15,7 @@ import numpy as np
 from jax import export
 
 from jaxcnn import ops
-from jaxcnn.core import files
+from jaxcnn.core import files, jaxprs
 from jaxcnn.core.types import InputError
 from jaxcnn.deploy import onnx
 from jaxcnn.deploy.program import Program, why
@@ -169,13 +169,15 @@ def _saved(program: Program, path: pathlib.Path, batch: int | None, tensorflow: 
         made = jax2tf.convert(program.closed, polymorphic_shapes=[shapes], with_gradient=False)
         module = tensorflow.Module()
         module.f = tensorflow.function(made, autograph=False, input_signature=[signature])
-        tensorflow.saved_model.save(module, str(path), signatures={"serving_default": module.f})
+        with ops.without_top_k():  # which TensorFlow does not know in the form that JAX gives it
+            tensorflow.saved_model.save(module, str(path), signatures={"serving_default": module.f})
     except Exception as error:
         raise InputError(f"TensorFlow cannot write the program ({why(error)}); export it to onnx") from error
 
 
 def to_litert(program: Program, folder: pathlib.Path, stem: str, batch: int | None) -> Written:
     """Write a LiteRT (TensorFlow Lite) file, through a SavedModel and TensorFlow's converter; the batch is fixed."""
+    _check_sorts(program, batch or 1)
     tensorflow, jax2tf = _tensorflow()
     size, path, name = batch or 1, folder / f"{stem}.saved", f"{stem}.tflite"
     with ops.native_lowering(), ops.whole_operations():
@@ -194,6 +196,15 @@ def to_litert(program: Program, folder: pathlib.Path, stem: str, batch: int | No
         return {k: np.asarray(v) for k, v in runner(**{k: np.asarray(v) for k, v in inputs.items()}).items()}
 
     return Written((name,), run, {"tensorflow": tensorflow.__version__, "batch": size})
+
+
+def _check_sorts(program: Program, batch: int) -> None:
+    """Refuse what the converter to LiteRT does not know."""
+    used = jaxprs.primitives(jax.make_jaxpr(program.closed)(program.batch(batch)))
+    if lacking := sorted(used & {"sort", "top_k"}):
+        raise InputError(
+            f"litert has no form of {' and '.join(lacking)}, which detectors and forecasts use; export to onnx"
+        )
 
 
 EXPORTERS: dict[str, Exporter] = {

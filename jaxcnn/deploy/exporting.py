@@ -1,14 +1,11 @@
 """Exporting a run: files in a format of another runtime, checked on real rows before they are called done."""
 
-import contextlib
 import datetime
 import functools
 import hashlib
 import os
 import pathlib
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,19 +14,18 @@ import numpy as np
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, Task
-from jaxcnn.deploy import agreement, integers, program
+from jaxcnn.deploy import agreement, integers, places, program
 from jaxcnn.deploy.exporters import Written
-from jaxcnn.deploy.formats import ENDINGS, EXPORTERS, FIXED, FOLDERS, PAGES
+from jaxcnn.deploy.formats import EXPORTERS, FIXED, PAGES
 from jaxcnn.deploy.program import Program
+from jaxcnn.deploy.rows import rows_for
 from jaxcnn.methods.quantise import GRIDS
-from jaxcnn.runs import load_run, rows_to_measure
+from jaxcnn.runs import load_run
 from jaxcnn.runs.load import TrainedRun
 
 TOLERANCE = 1e-4  # of the largest output
 AGREED = 0.99  # least agreement of detections, which change places where scores are almost equal
 BATCHES = [1, 3, 16]  # rows of the first batches of the check, and of those that follow
-MOST_BYTES = 2**28  # of the rows of the check
-TOKENS = 2  # random integers are below this, so that any vocabulary has them
 
 
 class Exported(NamedTuple):
@@ -58,19 +54,24 @@ def export(
     runtime: str | os.PathLike | None = None,
     int8: bool = False,
     calibration: int | Mapping[str, Any] = integers.ROWS,
+    data: str | None = None,
+    data_dir: str | None = None,
 ) -> Exported:
     """Export a run for another runtime, and check the result on rows before it is put in its place.
 
     Beside the program lies a JSON file of the same name with `.json` at its end: what the program expects and returns,
-    the class names, the digests of the files, and the result of the check. An older export of the same name is
-    replaced; if anything fails, it stays, and nothing else is left behind.
+    the class names, the digests of the files, and the result of the check. An older export of the same name and format
+    is replaced; if anything fails, it stays, and nothing else is left behind. Other files are never replaced.
 
     Args:
         run: folder of a run, result of `load_run`, or a `Program`.
         to: `"stablehlo"` (JAX; CPU, CUDA and TPU in one file), `"onnx"`, `"openvino"`, `"savedmodel"`, `"litert"`;
-            `"page"` or `"html"`: a page on which the network runs in a browser, without a server's program, as a folder
-            for a web server or as one file that a browser opens from disk.
-        path: where the program goes; its ending is that of the format. By default `exported/model` in the run's folder.
+            `"torch"`: a file of Python with an `nn.Module`, and its weights; `"page"` or `"html"`: a page on which the
+            network runs in a browser, without a server's program, as a folder for a web server or as one file that a
+            browser opens from disk.
+        path: where the program goes; its ending is that of the format. A path that ends in a slash, or for a format of
+            files an existing folder, is the folder in which it is called `model`. By default `exported/model` in the
+            run's folder, or `exported/model_int8`.
         preprocessing: whether scaling, resizing and normalising pixels is part of the program (`"inside"`), or what
             calls it does that (`"outside"`).
         batch: number of rows of a batch; None for any number, or 1 where the format needs a number.
@@ -86,6 +87,8 @@ def export(
             with the simulation in JAX, and measures the accuracy of both where the rows have labels.
         calibration: how many of the run's training rows choose the grids of `int8`; or the rows themselves. Grids that
             the variables hold stay (`methods.quantise`).
+        data: where the run's data are now, or for the check other data of the same classes; None for where they were.
+        data_dir: where TFDS sets are prepared.
 
     Returns:
         The path and the report.
@@ -107,32 +110,33 @@ def export(
     plain = loaded if isinstance(loaded, Program) else program.of_run(loaded, preprocessing)  # pyright: ignore[reportArgumentType]
     if folder is not None:
         plain = plain._replace(about={"run": folder.resolve().name, **plain.about})
-    target = pathlib.Path(path) if path is not None else pathlib.Path(folder or ".") / "exported" / "model"
+    place, stem = places.target(path, folder, to, int8)
+    places.check(place, to, stem)
     outside = isinstance(loaded, TrainedRun) and preprocessing == "outside"
-    made = _in_integers(loaded, plain, calibration, outside) if int8 else plain
-    given, source = _rows(loaded, plain, rows)
+    given, source = rows_for(loaded, plain, rows, data, data_dir)
     given = _prepared(loaded, given) if outside else given
-    stem = _stem(target, to)
-    _check_place(target.parent / stem, to)
-    with _beside(target) as part:
+    made = _in_integers(loaded, plain, calibration, outside, data or data_dir) if int8 else plain
+    with places.beside(place) as part:
         more = {"runtime": runtime} if to in PAGES else {}
         written = EXPORTERS[to](made, part, stem, batch, **more)
         report = _report(made, to, batch, written, part)
         size = batch or (1 if to in FIXED else None)
         report["check"] = _checked(plain, made, written, given, source, size, tolerance)
-        last = f"{written.files[0]}.json"
-        files.write_json(part / last, report)
-        for name in (*written.files, last):
-            _put(part / name, target.parent / name)
-    return Exported(target.parent / written.files[0], report)
+        about = f"{written.files[0]}.json"
+        files.write_json(part / about, report)
+        places.check(place, to, stem)  # again, after minutes
+        places.put(part, place, (about, *written.files))
+    return Exported(place / written.files[0], report)
 
 
-def _in_integers(loaded: Any, plain: Program, calibration: int | Mapping[str, Any], outside: bool) -> Program:
+def _in_integers(
+    loaded: Any, plain: Program, calibration: int | Mapping[str, Any], outside: bool, data: str | None
+) -> Program:
     rows = calibration if isinstance(calibration, Mapping) else {}
     if not rows and GRIDS not in plain.variables:
         if not isinstance(loaded, TrainedRun):
             raise InputError("calibration: a program has no data; give its training rows, calibration={'image': ...}")
-        rows = integers.training_rows(loaded, int(calibration))  # pyright: ignore[reportArgumentType]
+        rows = integers.training_rows(loaded, int(calibration), place=data)  # pyright: ignore[reportArgumentType]
     return integers.quantised(plain, _prepared(loaded, rows) if outside and rows else rows)
 
 
@@ -158,86 +162,6 @@ def _check_options(to: str, preprocessing: str, batch: Any, rows: Any, tolerance
         raise InputError(f"rows={rows}: must be 1 to {2**16:,}")
     if not 0 < tolerance < np.inf:
         raise InputError(f"tolerance={tolerance}: must be above 0")
-
-
-def _stem(target: pathlib.Path, to: str) -> str:
-    """Return the name of the program without the ending of its format."""
-    stem = target.name.removesuffix(ENDINGS.get(to, ""))
-    if not stem or stem in (".", ".."):
-        raise InputError(f"{visible(target)}: must end in a name for the program")
-    return f"{stem}_{to}" if to in FOLDERS and target.name == "model" else stem
-
-
-def _check_place(place: pathlib.Path, to: str) -> None:
-    """Refuse to replace a folder that was not written by an export to this format, unless it is empty."""
-    if to not in FOLDERS or not place.is_dir() or not any(place.iterdir()):
-        return
-    try:
-        made = files.read_json(place.with_name(f"{place.name}.json"))["format"]
-    except (InputError, OSError, KeyError, TypeError):
-        made = None
-    if made != to:
-        raise InputError(f"{visible(place)}: is a folder that was not written by an export to {to}; give another path")
-
-
-@contextlib.contextmanager
-def _beside(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Make a folder beside a path, and remove it in the end."""
-    part = target.parent / f".{secrets.token_hex(8)}.part"
-    try:
-        part.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"{visible(target)}: cannot be written ({program.why(error)}); give another path") from error
-    try:
-        yield part
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _put(made: pathlib.Path, place: pathlib.Path) -> None:
-    """Move a file or a folder to its place; what is there goes."""
-    try:
-        if place.is_dir() and not place.is_symlink():
-            if not made.is_dir():
-                raise InputError(f"{visible(place)}: is a folder; give another path")
-            os.replace(place, made.parent / f"old_{place.name}")
-        os.replace(made, place)
-    except OSError as error:
-        raise InputError(f"{visible(place)}: cannot be written ({program.why(error)}); give another path") from error
-
-
-def _rows(loaded: Any, made: Program, rows: int | Mapping[str, Any]) -> tuple[dict[str, np.ndarray], str]:
-    """Return rows for the check, and where they are from."""
-    if not isinstance(rows, int):
-        if lacking := [name for name in made.inputs if name not in rows]:
-            raise InputError(f"rows: have no {lacking[0]!r}; the program reads {', '.join(made.inputs)}")
-        return {name: np.asarray(rows[name]) for name in (*made.inputs, "label") if name in rows}, "given rows"
-    random = "random rows"
-    if isinstance(loaded, TrainedRun):
-        try:
-            found = rows_to_measure(loaded.config)
-            data = found.data.take(np.arange(min(rows, found.data.size)))
-            read = next(iter(data.once(data.size))).at(0)
-            wanted = (*made.inputs, *(["label"] if "label" in read else []))
-            return {name: np.asarray(read[name])[: data.size] for name in wanted}, f"{found.name}, {found.part}"
-        except (InputError, OSError, AttributeError, KeyError) as error:
-            random = f"random rows, since the run's data cannot be read ({program.why(error).split(';')[0]})"
-    entries = loaded.config["build"] if isinstance(loaded, TrainedRun) else None
-    shapes = dict(made.inputs)
-    if entries and "image" in entries:
-        shapes["image"] = jax.ShapeDtypeStruct(tuple(entries["image"]["shape"]), entries["image"]["dtype"])
-    return {name: _random(x, min(rows, 16), name) for name, x in shapes.items()}, random
-
-
-def _random(row: Any, count: int, name: str) -> np.ndarray:
-    made, shape = np.random.default_rng(0), (count, *row.shape)
-    dtype = np.dtype(row.dtype)
-    if dtype == np.uint8:
-        return made.integers(0, 256, shape, dtype)
-    if dtype.kind in "iu":
-        top = 1 + (TOKENS - 1) if name != "length" else 1
-        return made.integers(1, top + 1, shape).astype(dtype)
-    return made.random(shape, np.float32).astype(dtype)
 
 
 def _report(made: Program, to: str, batch: int | None, written: Written, part: pathlib.Path) -> dict[str, Any]:
@@ -290,7 +214,7 @@ def _checked(
     detects = "boxes" in found
     if detects and not found["boxes"]:
         raise InputError(
-            f"the run finds no object in {source}: nothing was compared or written; give rows= with objects"
+            f"the run finds no object in {source}: nothing was compared or written; give more rows, or some with one"
         )
     passed = found["agreement"] >= AGREED if detects else found["largest_difference"] <= tolerance
     if not passed:

@@ -13,3 +13,15 @@ ENDINGS = {
     "torch": ".py",
 }  # fmt: skip
 FOLDERS = ("savedmodel", "page")  # formats that are folders, whose usual names say their format
+SIDES = {"openvino": (".bin",), "torch": (".safetensors",)}  # endings of further files of a program
+
+
+def files_of(to: str, stem: str) -> tuple[str, ...]:
+    """Return the names of what an exporter writes, the program first.
+
+    Args:
+        to: the format.
+        stem: name of the program without its ending.
+
+    """
+    return (stem + ENDINGS.get(to, ""), *(stem + ending for ending in SIDES.get(to, ())))

@@ -39,22 +39,28 @@ def quantised(made: Program, rows: Mapping[str, Any]) -> Program:
     return made._replace(function=quantise.simulated(made.function), variables=variables, about=about)
 
 
-def training_rows(loaded: TrainedRun, count: int = ROWS, seed: int = 0) -> dict[str, np.ndarray]:
+def training_rows(
+    loaded: TrainedRun, count: int = ROWS, seed: int = 0, place: str | None = None
+) -> dict[str, np.ndarray]:
     """Return some training rows of a run, without augmentation.
 
     Args:
         loaded: result of `load_run`.
         count: how many at most, at least 1.
         seed: draws them.
+        place: where the run's data are now, as in `read_data`; None for where they were.
 
     Raises:
         InputError: the run's data cannot be read again.
 
     """
     try:
-        train = read_data(loaded.config).train
+        train = read_data(loaded.config, place).train
     except (InputError, OSError) as error:
-        raise InputError(f"calibration: the run's data cannot be read ({why(error)}); give calibration=rows") from error
+        reason = why(error).split(";")[0]
+        raise InputError(
+            f"calibration: the run's training rows cannot be read ({reason}); say where they are with data=PLACE"
+        ) from error
     return drawn(train, count, seed)
 
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from jaxcnn import ops
 from jaxcnn.core.types import Batch
 from jaxcnn.losses import binary_cross_entropy, box_loss, sigmoid_focal_loss
 from jaxcnn.ops import boxes as box_ops
@@ -157,7 +157,7 @@ def _candidates(level: Mapping[str, Array], most: int) -> tuple[Array, Array, Ar
     """Return boxes, scores and labels `[B, n, ...]` of the best pairs of a place and a class."""
     b, classes = level["logits"].shape[0], level["logits"].shape[-1]
     scores = jnp.sqrt(jax.nn.sigmoid(level["logits"]) * jax.nn.sigmoid(level["centerness"])[..., None]).reshape(b, -1)
-    scores, index = lax.top_k(scores, min(most, scores.shape[1]))
+    scores, index = ops.top_k(scores, min(most, scores.shape[1]))
     place = (index // classes)[..., None]
     anchors, distances = (
         jnp.take_along_axis(level[name].reshape(b, -1, 4), place, 1) for name in ("anchors", "distances")

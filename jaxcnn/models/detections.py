@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcnn import ops
 from jaxcnn.core.types import InputError, align
 from jaxcnn.layers import feature_levels
 from jaxcnn.ops import boxes as box
@@ -91,7 +92,7 @@ def best_boxes(
     label = jnp.repeat(jnp.arange(classes, dtype=jnp.int32), most)
 
     def one(boxes: Array, scores: Array) -> dict[str, Array]:
-        best, index = jax.lax.top_k(scores.T, most)  # [K, most]
+        best, index = ops.top_k(scores.T, most)  # [K, most]
         if boxes.ndim == 2:
             found = boxes[index]
         else:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcnn import losses
+from jaxcnn import losses, ops
 from jaxcnn.core.precision import promote_float32
 from jaxcnn.layers import Conv
 from jaxcnn.models import matching
@@ -93,7 +93,7 @@ def propose(
     starts = np.cumsum([0, *counts])[:-1]
     best, index, level = [], [], []
     for i, (start, count) in enumerate(zip(starts, counts, strict=True)):
-        values, places = lax.top_k(logits[:, start : start + count], min(candidates, count))
+        values, places = ops.top_k(logits[:, start : start + count], min(candidates, count))
         best.append(values)
         index.append(places + start)
         level.append(np.full(values.shape[1], i, np.int32))

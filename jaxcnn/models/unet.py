@@ -138,8 +138,10 @@ def _fitted(x: Array, sides: Sequence[int] | None) -> Array:
             "have half the pixels of the one before"
         )
     x = x[(slice(None), *(slice(n) for n in sides))]
-    short = [(0, n - m) for n, m in zip(sides, x.shape[1:-1], strict=True)]
-    return jnp.pad(x, ((0, 0), *short, (0, 0)), mode="edge") if any(n for _, n in short) else x
+    for axis, n in enumerate(sides, 1):
+        if x.shape[axis] < n:
+            x = jnp.concatenate([x, jax.lax.slice_in_dim(x, x.shape[axis] - 1, None, axis=axis)], axis)
+    return x
 
 
 def unet(num_classes: int = 2, encoder: Body | None = None, **options: Any) -> UNet:

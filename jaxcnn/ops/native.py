@@ -13,6 +13,7 @@ from jaxcnn.ops.geometry import Geometry
 Array = jax.Array
 _native_only = jax.make_user_context(False)  # part of the key by which JAX knows what it has traced and compiled
 _whole = jax.make_user_context(False)
+_no_top_k = jax.make_user_context(False)
 
 
 @contextlib.contextmanager
@@ -45,6 +46,33 @@ def whole_operations() -> Iterator[None]:
 def is_whole() -> bool:
     """Whether what is traced now is to stay one equation per operation."""
     return bool(_whole.value)
+
+
+@contextlib.contextmanager
+def without_top_k() -> Iterator[None]:
+    """Trace `top_k` to a sort, for runtimes that do not know the operation, such as TensorFlow's."""
+    with _no_top_k(True):
+        yield
+
+
+def top_k(x: Array, k: int) -> tuple[Array, Array]:
+    """Return the k largest values along the last axis and their places, the largest first; `lax.top_k`.
+
+    Args:
+        x: `[..., N]`.
+        k: how many, at most N.
+
+    Returns:
+        `[..., k]` and int32 `[..., k]`; of equal values, the first one in `x` comes first, and NaN is the largest.
+
+    """
+    if not _no_top_k.value:
+        values, places = lax.top_k(x, k)
+        return values, places
+    # ascending and stable from the end, so that read backwards equal values have the order of `x`
+    places = lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    values, places = lax.sort((jnp.flip(x, -1), jnp.flip(places, -1)), num_keys=1, is_stable=True)
+    return jnp.flip(values, -1)[..., :k], jnp.flip(places, -1)[..., :k]
 
 
 def once(function: Callable[..., Any], *arrays: Array) -> Any:

@@ -67,7 +67,9 @@ def write_all(flags: Any, explain: Explain | None = explained) -> None:
     reports, correct = [], []
     for folder in flags.runs:
         made, right = one(folder, flags, explain)
-        made["exported"], notes = report.exported(folder)
+        training = made["training"]
+        best = training.get("best_step")
+        made["exported"], notes = report.exported(folder, training["steps"] if best is None else best)
         made["compression"], more = report.compressed(folder)
         made["study"], others = report.study(folder)
         made["test"]["notes"] += notes + more + others

@@ -121,7 +121,7 @@ def rows_to_measure(
     if data_dir is not None and kind != "tfds":
         raise InputError(
             f"data_dir={visible(data_dir)} (--data-dir): only TFDS sets are looked for there; "
-            "name other data with --dataset"
+            "name other data with place= (--data, or --dataset with --evaluate)"
         )
     own = _own_at(config, how, place, data_dir, whole, on_bad) if place is None or how is not None else None
     if own is not None:

@@ -201,7 +201,7 @@ def test_an_unknown_command(capsys):
         (("PHOTOS", "--epochs", "many"), "--epochs 'many': must be a whole number; see jaxcnn train --help"),
         (("PHOTOS", "more"), "more: unexpected argument; leave it out; see jaxcnn train --help"),
         (("PHOTOS", "--batch-size", "0"), "--batch-size 0: must be at least 1"),
-        (("PHOTOS", "--resize", "stretch"), "--resize 'stretch': unknown; such as 'crop'"),
+        (("PHOTOS", "--resize", "stretch"), "--resize 'stretch': unknown; must be one of squash, crop, pad"),
         (("PHOTOS", "--task", "regression"), "PHOTOS: --task regression does not fit: photos: 3 classes in folders"),
         (("PHOTOS", "--class-weights", "1,2"), "--class-weights 1,2: must be balanced, or 3 numbers w1,w2,..."),
         (

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import struct
 import time
 import zlib
@@ -220,11 +221,29 @@ def test_hostile_connections(server):
     ):  # fmt: skip
         got = server.send(data)
         assert got.startswith(b"HTTP/1.1 " + status) or status == b"400" and not got, (data[:60], got[:100])
+        if got:
+            head, _, content = got.partition(b"\r\n\r\n")
+            assert b"content-type: application/json" in head.lower() and json.loads(content)["error"], got
     chunked = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (good[:100], good[100:])) + b"0\r\n\r\n"
     assert server.send(start + b"transfer-encoding: chunked\r\n\r\n" + chunked).startswith(b"HTTP/1.1 200")
     endless = b"10000\r\n" + bytes(65536) + b"\r\n"
     assert server.send(start + b"transfer-encoding: chunked\r\n\r\n" + endless * 4).startswith(b"HTTP/1.1 413")
     assert server.files(good)[0] == 200
+
+
+def test_too_many_connections_are_told_in_json(run):
+    with serving(run, Limits(connections=2)) as made:
+        with socket.create_connection(("127.0.0.1", made.port)):
+            status, found = made.ask("GET", "/health")
+        assert status == 503 and "2 connections are open" in found["error"] and made.headers["retry-after"]
+        made.ready()
+
+
+def test_a_client_cannot_write_to_the_terminal(server, caplog):
+    content, headers = form(("file", "a.png", png(0)))
+    for broken in (content.replace(b"content-disp", b"c\x1b[31mREAD-ME\r\n"), content.replace(b"--x1x", b"--x1y")):
+        assert server.ask("POST", "/predict", broken, headers)[0] == 422
+    assert not [record for record in caplog.records if record.name.startswith("python_multipart")]
 
 
 def test_a_full_queue_and_a_greedy_client(run):
@@ -373,8 +392,9 @@ def test_flags_and_runs_that_are_refused(run, tmp_path, capsys, monkeypatch):
         ((), "RUN: give the folder of a run"), ((tmp_path,), "not a run's folder"),
         ((run, "--port", 70000), "--port 70000"),
         ((run, "--workers", 0), "--workers 0"), ((run, "--watch", 0.01), "--watch 0.01"),
-        ((run, "--batch", 0), "batch=0"),
-        ((run, "--max-rows", 500), "rows=500: must be at most queue=256"),
+        ((run, "--batch", 0), "serve: --batch 0: must be at least 1"),
+        ((run, "--max-memory", 100), "--max-bytes 20971520: must be at most --max-memory 100, or"),
+        ((run, "--max-rows", 500), "serve: --max-rows 500: must be at most --max-queue 256 and --per-client 128,"),
         ((run, "--host", "no.such.host.invalid"), "--host"),
         ((run, "--token-file", tmp_path / "none"), "cannot be read"),
         ((run, "--token-file", tmp_path / "short"), "at least 16"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxcnn as jc
-from jaxcnn import InputError
+from jaxcnn import InputError, ops
 from jaxcnn.cli.main import main
 from jaxcnn.deploy import agreement, exporters, onnx, program
 from jaxcnn.deploy.exporters import Written
@@ -173,10 +173,19 @@ def test_rows_that_are_given_and_weights_that_are_not_finite(folder, tmp_path):
     [
         ([], "RUN: give the folder"),
         (["RUN", "--to", "onxx"], "did you mean 'onnx'?"),
+        (["RUN", "--to", "foo"], "must be one of stablehlo, onnx, litert, savedmodel, openvino, torch, page, html"),
         (["RUN", "--preprocessing", "in"], "did you mean 'inside'?"),
         (["RUN", "--batch", "-1"], "--batch -1"),
-        (["RUN", "--rows", "0"], "rows=0: must be 1"),
-        (["RUN", "--tolerance", "0"], "tolerance=0"),
+        (["RUN", "--rows", "0"], "export: --rows 0: must be 1"),
+        (["RUN", "--tolerance", "0"], "export: --tolerance 0.0: must"),
+        (["RUN", "--calibration", "0", "--int8"], "export: --calibration 0: must"),
+        (["RUN", "--to", "stablehlo", "--int8"], "export: --int8: --to stablehlo has no form in integers"),
+        (["RUN", "--runtime", "x"], "export: --runtime x: only for page and html"),
+        (["RUN", "--to", "html"], "export: no --runtime: a page needs"),
+        (["RUN", "--out", "out.tflite"], "export: --out out.tflite: .tflite is the ending of litert, not of onnx"),
+        (["RUN", "--out", "OUT/..", "--to", "savedmodel"], "must end in a name"),
+        (["RUN", "--data", "OUT/nowhere"], "nowhere: no such file or folder"),
+        (["RUN", "--data-dir", "OUT"], ": only TFDS sets are looked for there; name other data with place= (--data"),
         (["RUN", "--out", "OUT/file/model"], "cannot be written"),
         (["nowhere"], "not a run's folder"),
     ],
@@ -186,6 +195,42 @@ def test_what_is_refused_on_the_command_line(folder, tmp_path, capsys, arguments
     given = [a.replace("RUN", str(folder)).replace("OUT", str(tmp_path)) for a in arguments]
     assert main(["export", *given]) == 2
     assert line in " ".join(capsys.readouterr().err.split()) and not (folder / "exported").exists()
+
+
+def test_data_that_were_moved_are_named_by_a_flag(tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    arrays = {f"x_{part}": rng.integers(0, 256, (40, 8, 8, 1), np.uint8) for part in ("train", "test")}
+    arrays |= {f"y_{part}": np.arange(40) % 2 for part in ("train", "test")}
+    np.savez(tmp_path / "rows.npz", **arrays)
+    train, valid, test = jc.data.npz(tmp_path / "rows.npz", seed=0)
+    build = {
+        "model": {"name": "cnn", "options": {"num_classes": 2, "widths": [3, 4]}},
+        "task": {"name": "classification", "options": {}}, "image": {"shape": [8, 8, 1], "dtype": "uint8"},
+    }  # fmt: skip
+    source = jc.runs.source("npz", {"path": str(tmp_path / "rows.npz"), "seed": 0})
+    jc.save_run(
+        tmp_path / "run", jc.runs.build(build)[1], pseudo.variables(jc.models.cnn(2, widths=(3, 4)), (8, 8, 1)),
+        jc.data.Splits(train, valid, test), batch_size=2, build=build, source=source,
+    )  # fmt: skip
+    (tmp_path / "rows.npz").rename(tmp_path / "moved.npz")
+    export = ["export", str(tmp_path / "run"), "--rows", "4"]
+    assert main(export) == 0 and "random rows" in capsys.readouterr().out
+    assert main([*export, "--int8"]) == 2
+    assert "say where they are with --data PLACE" in " ".join(capsys.readouterr().err.split())
+    assert main([*export, "--data", str(tmp_path / "moved.npz")]) == 0
+    assert "test part" in capsys.readouterr().out
+    assert main([*export, "--int8", "--data", str(tmp_path / "moved.npz"), "--tolerance", "1"]) == 0
+    about = json.loads((tmp_path / "run/exported/model_int8.onnx.json").read_text())
+    assert about["precision"] == "int8" and {"accuracy", "float32_accuracy"} <= set(about["check"])
+    plain = json.loads((tmp_path / "run/exported/model.onnx.json").read_text())  # beside it, as it was
+    assert "precision" not in plain and (tmp_path / "run/exported/model.onnx").is_file()
+
+
+def test_help_names_all_formats(capsys):
+    assert main(["export", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in EXPORTERS) and "--data-dir" in shown
 
 
 def test_detections_are_matched_in_any_order_of_equal_scores():
@@ -251,6 +296,15 @@ def test_every_kind_of_network(name, tmp_path):
         assert differs(made, "a", to, tmp_path)["largest_difference"] < 1e-4
 
 
+def test_litert_refuses_sorts_at_once(tmp_path):
+    shapes = {"x": jax.ShapeDtypeStruct((5,), np.float32)}
+    for function, name in ((lambda x: jnp.sort(x, -1), "sort"), (lambda x: ops.top_k(x, 2)[0], "top_k")):
+        made = program.Program(lambda _, batch, function=function: {"y": function(batch["x"])}, {}, shapes, {})
+        with pytest.raises(InputError, match=f"^litert has no form of {name}, .*; export to onnx$"):
+            jc.export(made, "litert", tmp_path / "a")
+    assert not left(tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", jc.models.DETECTORS)
 def test_detectors(name, tmp_path):
@@ -269,6 +323,9 @@ def test_detectors(name, tmp_path):
     assert found["agreement"] > 0.98 and found["boxes"] > 5
     nodes = [node.op for node in exporters.graph_of(made, None).nodes]
     assert nodes.count("NonMaxSuppression") == (2 if "faster" in name or "fasterrcnn" in name else 1)
+    pytest.importorskip("tensorflow")
+    found = differs(made, "b", "savedmodel", folder=tmp_path)
+    assert found["agreement"] > 0.98 and found["boxes"] > 5
 
 
 @pytest.mark.slow

@@ -176,7 +176,7 @@ def test_a_run_is_exported_in_integers_and_measured(folder, tmp_path, preprocess
 def test_what_is_refused(folder, tmp_path, capsys):
     loaded = jc.load_run(folder)
     assert main(["export", str(folder), "--int8", "--to", "stablehlo"]) == 2
-    assert "to='stablehlo' has no form in integers" in capsys.readouterr().err
+    assert "--int8: --to stablehlo has no form in integers" in capsys.readouterr().err
     with pytest.raises(InputError, match="calibration=0"):
         jc.export(loaded, "onnx", tmp_path / "a", int8=True, calibration=0)
     made = program.of_run(loaded)

@@ -116,8 +116,8 @@ def test_the_command_says_how_to_get_what_is_missing(run, runtime, tmp_path, cap
     )
     place = runtime / "node_modules" / "onnxruntime-web"
     given = "--to", "html", "--runtime", str(place)
-    assert "batch=3: the page predicts one image at a time" in said(*given, "--batch", "3")
-    assert "preprocessing='outside'" in said(*given, "--preprocessing", "outside")
+    assert "export: --batch 3: the page predicts one image at a time" in said(*given, "--batch", "3")
+    assert "export: --preprocessing outside: the page" in said(*given, "--preprocessing", "outside")
     (place / "dist" / page.SCRIPT).write_text("if ('</SCRIPT>') {}")
     assert "export the run to page instead of html" in said(*given)
     (place / "dist" / page.SCRIPT).write_bytes(b"\xff")

@@ -555,3 +555,16 @@ def test_image_and_kernel_of_two_dtypes_are_refused():
         ops.conv(jnp.ones(SHAPE), jnp.ones((3, 3, 4, 4), jnp.bfloat16))
     with pytest.raises(InputError, match="kernel .* is int32"):
         ops.conv(jnp.ones(SHAPE), jnp.ones((3, 3, 4, 4), jnp.int32))
+
+
+def test_top_k_as_a_sort_is_top_k():
+    x = np.random.default_rng(0).integers(0, 9, (4, 3, 40)).astype(np.float32)  # with equal values
+    x[0, 0, 7] = np.nan
+    for array in (x, np.nan_to_num(x).astype(np.int32)):
+        expected = lax.top_k(array, 5)
+        with ops.without_top_k():
+            found = jax.jit(ops.top_k, static_argnums=1)(array, 5)
+            assert "top_k" not in str(jax.make_jaxpr(ops.top_k, static_argnums=1)(array, 5)).split("name=")[0]
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_array_equal(ours, theirs)

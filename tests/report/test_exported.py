@@ -76,3 +76,20 @@ def test_what_stands_in_a_report_is_no_markup(tmp_path):
     assert "<script" not in as_html({"exported": found})
     shown = as_markdown({"exported": found})
     assert "<script>" not in shown.replace("\\<script\\>", "") and "\\| x" in shown
+
+
+def test_integers_and_weights_of_another_step_are_named(tmp_path):
+    check = {"rows": 9, "source": "test part", "largest_difference": 0.1, "agreement": 0.99}
+    measured = check | {"accuracy": 0.9701, "float32_accuracy": 0.9712}
+    write(tmp_path, "int8.onnx", precision="int8", check=measured, step=7)
+    write(tmp_path, step=9)
+    write(tmp_path, "older.onnx")  # says nothing of its step
+    found, notes = exported(tmp_path, 9)
+    assert not notes and [one["other_step"] for one in found] == [7, None, None]
+    shown = [line for line in as_markdown({"exported": found}).splitlines() if "exported/" in line]
+    assert "| onnx, int8 |" in shown[0] and "unchanged, but of step 7, not the measured one" in shown[0]
+    assert "0.9701 (float32: 0.9712)" in shown[0].replace("\\", "")
+    assert "| onnx |" in shown[1] and "| unchanged |" in shown[1] and "| unchanged |" in shown[2]
+    page = as_html({"exported": found})
+    assert "onnx, int8" in page and "0.9701 (float32: 0.9712)" in page and page.count("but of step 7") == 1
+    assert [one["other_step"] for one in exported(tmp_path)[0]] == [None] * 3

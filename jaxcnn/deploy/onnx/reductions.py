@@ -1,9 +1,10 @@
-"""Sums and maxima along axes, the places of maxima, and the best few."""
+"""Sums and maxima along axes, the places of maxima, the best few, and values in order."""
 
 from typing import Any
 
 import numpy as np
 
+from jaxcnn.core.types import InputError
 from jaxcnn.deploy.onnx.elementwise import Rule, element_type
 from jaxcnn.deploy.onnx.graph import Graph, Value
 from jaxcnn.deploy.onnx.shapes import laid
@@ -62,6 +63,21 @@ def _top_k(g: Graph, eqn: Any, values: list[Value]) -> list[Value]:
     return [g.made(found, best), g.made(g.emit("Cast", places, to=element_type(index.dtype)), index)]
 
 
+def _sort(g: Graph, eqn: Any, values: list[Value]) -> list[Value]:
+    """Sort one array, ascending, as the least K of K values."""
+    axis, out = int(eqn.params["dimension"]), eqn.outvars[0].aval
+    if len(values) > 1:
+        raise InputError("sort of several arrays at once (argsort) has no form here; use top_k")
+    if not isinstance(out.shape[axis], int):
+        raise InputError("sort along the batch has no form here; export with a fixed batch")
+    order = laid(values[0], len(out.shape))
+    count = g.store([out.shape[axis]], np.int64)
+    found, _ = g.several(
+        "TopK", g.tensor(values[0], order), count, outputs=2, axis=order.index(axis), largest=0, sorted=1
+    )
+    return [g.made(found, out, order)]
+
+
 def _cumsum(g: Graph, eqn: Any, values: list[Value]) -> list[Value]:
     (x,), order = values, laid(values[0], len(values[0].shape))
     axis = g.store(np.int64(order.index(eqn.params["axis"])))
@@ -72,5 +88,6 @@ def _cumsum(g: Graph, eqn: Any, values: list[Value]) -> list[Value]:
 RULES: dict[str, Rule] = {
     "argmax": _place("ArgMax"), "argmin": _place("ArgMin"), "cumsum": _cumsum, "reduce_and": _logical("ReduceMin"),
     "reduce_max": _reduce("ReduceMax"), "reduce_min": _reduce("ReduceMin"), "reduce_or": _logical("ReduceMax"),
-    "reduce_prod": _reduce("ReduceProd"), "reduce_sum": _reduce("ReduceSum"), "top_k": _top_k,
+    "reduce_prod": _reduce("ReduceProd"), "reduce_sum": _reduce("ReduceSum"), "sort": _sort,
+    "top_k": _top_k,
 }  # fmt: skip

@@ -183,9 +183,19 @@ def cut(g: Graph, x: Value, out: Any, starts: Sequence[Any], ends: Sequence[Any]
     if not axes:
         return Value(tuple(out.shape), np.dtype(out.dtype), x.name, x.axes, sizes)
     places = [x.axes.index(a) for a in axes]
-    bounds = [g.store([limit[a] for a in axes], np.int64) for limit in (starts, ends)]
+    bounds = [g.store([_bound(limit[a], x.shape[a]) for a in axes], np.int64) for limit in (starts, ends)]
     name = g.emit("Slice", x.name, *bounds, g.store(places, np.int64), g.store([steps[a] for a in axes], np.int64))
     return g.made(name, out, x.axes, sizes)
+
+
+def _bound(limit: Any, size: Any) -> int:
+    """Return a bound of a slice as ONNX takes it: one that depends on the batch is counted from the end."""
+    if isinstance(limit, int | np.integer):
+        return int(limit)
+    left = limit - size
+    if not isinstance(left, int):
+        raise InputError(f"a slice at {limit} has no form here; export with a fixed batch")
+    return left if left else np.iinfo(np.int64).max
 
 
 def _slice(g: Graph, eqn: Any, values: list[Value]) -> list[Value]:
@@ -230,7 +240,11 @@ def _concatenate(g: Graph, eqn: Any, values: list[Value]) -> list[Value]:
 
 
 def joined(g: Graph, values: Sequence[Value], axis: int, out: Any) -> Value:
-    """Put values one after another along an axis."""
+    """Put values one after another along an axis; those without elements are left out, which ONNX may not hold."""
+    kept = [v for v in values if not any(same(n, 0) for n in v.shape)] or list(values[:1])
+    if len(kept) == 1:
+        return kept[0]
+    values = kept
     axes = common_axes(values, len(out.shape))
     names = [g.tensor(v, axes) for v in values]
     return g.made(g.emit("Concat", *names, axis=axes.index(axis)), out, axes)

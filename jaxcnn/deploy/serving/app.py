@@ -76,6 +76,8 @@ def application(
     from starlette.routing import Route
 
     state = State(path, limits, token, together, watch, counts(), body.Bodies(limits.memory))
+    # it would log what a client sends, and a client gets the same as an answer
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:

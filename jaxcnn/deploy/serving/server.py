@@ -143,7 +143,7 @@ def run_here(
         _counted(make(wait=one_of, failed=failed), came), http=patient(limits), loop="asyncio", ws="none",
         lifespan="on",
         log_config=None, log_level="error", access_log=False, server_header=False, proxy_headers=False,
-        limit_concurrency=limits.connections, h11_max_incomplete_event_size=HEAD, timeout_keep_alive=15,
+        h11_max_incomplete_event_size=HEAD, timeout_keep_alive=15,
         timeout_graceful_shutdown=int(limits.seconds + limits.body_seconds) + GRACE,
     )  # fmt: skip
     servers.append(uvicorn.Server(config))

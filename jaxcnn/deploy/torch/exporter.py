@@ -84,7 +84,9 @@ def to_torch(program: Program, folder: pathlib.Path, stem: str, batch: int | Non
 def _check(build_of: Mapping[str, Any], about: Mapping[str, Any], stem: str) -> None:
     """Refuse runs that have no form in PyTorch here."""
     if about["task"] not in TASKS or len(build_of.get("image", {}).get("shape", ())) != 3:
-        raise InputError(f"torch is for {' and '.join(TASKS)} of images, not {about['task']}; use onnx")
+        what = f"{about['task']} of {', '.join(build_of.get('inputs') or ['volumes'])}"
+        what = about["task"] if about["task"] not in TASKS else what
+        raise InputError(f"torch is for {' and '.join(TASKS)} of images, not {what}; use onnx")
     if build_of.get("views"):
         raise InputError("torch: the run averages over views of the images, which the file has not; use onnx")
     if stem in TAKEN or not stem.isidentifier():
