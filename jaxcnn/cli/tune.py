@@ -40,8 +40,7 @@ class Tune(trained.Train):
     study: str = "study"
     """Folder of the study. One that exists is continued, by several processes at a time if you like."""
     search: tuple[str, ...] = SEARCHED
-    """Settings to search for, of those whose flags have a range: learning_rate, momentum, dropout, ema, depth ...;
-    name=low:high or name=a,b,c states other values. Or cell: the operations of a network of cells."""
+    """Settings whose flags have a range, such as depth; name=low:high or name=a,b,c states another; or cell."""
     models: tuple[str, ...] = ()
     """Networks to choose from, of those that `jaxcnn models` lists."""
     sampler: str = "tpe"

@@ -134,7 +134,7 @@ def form_of(config: Any, name: str) -> dict[str, Any]:
         raise InputError(f"--cifar-stem: {name} has no such variant; leave it out")
     form: dict[str, Any] = {"cifar_stem": True} if config.cifar_stem else {}
     for option in SHAPE:
-        value = getattr(config, option)
+        value = getattr(config, option, 0)  # experiments do not have these flags
         if value and not takes(name, option):
             given, able = f"{flag_of(option)} {value}", [known for known in MODELS if takes(known, option)]
             raise InputError(f"{given}: {name} has no such option; leave it out, or use one of {', '.join(able)}")
