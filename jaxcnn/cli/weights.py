@@ -139,10 +139,10 @@ def form_of(config: Any, name: str) -> dict[str, Any]:
             given, able = f"{flag_of(option)} {value}", [known for known in MODELS if takes(known, option)]
             raise InputError(f"{given}: {name} has no such option; leave it out, or use one of {', '.join(able)}")
         form |= {option: value} if value else {}
-    if config.operations:
+    if operations := getattr(config, "operations", ()):
         if name != "cell":
-            raise InputError(f"--operations {' '.join(config.operations)}: {name} has none; use --model cell")
-        form["operations"] = list(check_operations(config.operations))
+            raise InputError(f"--operations {' '.join(operations)}: {name} has none; use --model cell")
+        form["operations"] = list(check_operations(operations))
     return form
 
 
