@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import types
 
 import jax
 import numpy as np
@@ -37,7 +38,7 @@ def batch_of(data):
     return data.width if isinstance(data, jc.data.Episodes) else 8
 
 
-def trained(plan, strategy, devices, along=None):
+def trained(plan, strategy, devices, along=None, rate=1e-3):
     """The state before and after each of some steps of SGD, and the loss of each step.
 
     Args:
@@ -45,9 +46,10 @@ def trained(plan, strategy, devices, along=None):
         strategy: of `compile_step`.
         devices: number of devices.
         along: states at which the steps begin; by default, each begins where the one before ended.
+        rate: learning rate.
 
     """
-    tx = jc.optim.sgd(1e-3, momentum=0.9)  # Adam divides gradients near zero by their own size
+    tx = jc.optim.sgd(rate, momentum=0.9)  # Adam divides gradients near zero by their own size
     step = jc.compile_step(plan.wrap(jc.make_train_step(plan.task, tx)), strategy, devices, donate=False)
     data = plan.data.train
     states = [jax.device_get(jax.jit(lambda rows: jc.init_state(plan.task, tx, rows))(data.example()))]
@@ -60,7 +62,7 @@ def trained(plan, strategy, devices, along=None):
     return states, losses
 
 
-def training_agrees(plan, one, strategy, *, chosen=False):
+def training_agrees(plan, one, strategy, *, chosen=False, rate=1e-3):
     """Compare the parameters after one step, and the losses of many.
 
     Args:
@@ -70,9 +72,10 @@ def training_agrees(plan, one, strategy, *, chosen=False):
         chosen: whether the loss chooses some of the boxes by their rank (hard negatives, proposals), so that rounding
             alone leads to another training. Every step then begins at the same state, and in one step of ten, a box
             that stands beside a bound may fall on its other side, so that the loss differs by up to 1e-2.
+        rate: learning rate, with which `one` was trained.
 
     """
-    many = trained(plan, strategy, 8, one[0] if chosen else None)
+    many = trained(plan, strategy, 8, one[0] if chosen else None, rate)
     for at in range(STEPS if chosen else 1):
         assert distance(one[0][at + 1].params, many[0][at + 1].params) < 1e-5, at
     np.testing.assert_allclose(many[1], one[1], rtol=1e-2 if chosen else 1e-3)
@@ -109,22 +112,24 @@ def resumes_after_a_kill(name, flags, place):
     assert whole["params_sha256"] == killed["params_sha256"] and whole["test"] == killed["test"]
 
 
-def tests_of(cases, plan, chosen=()):
+def tests_of(cases, plan, chosen=(), rates=types.MappingProxyType({})):
     """Return the tests that training and evaluation agree, for the experiments of a file.
 
     Args:
         cases: their names.
         plan: `(name, place) -> plan`, which skips where there are no data.
         chosen: names of those whose loss chooses, see `training_agrees`.
+        rates: learning rates by name; a loss that is a sum over symbols needs a lower one.
 
     """
     made = functools.cache(plan)
-    alone = functools.cache(lambda name, place: trained(made(name, place), "jit", 1))
+    rate = {name: rates.get(name, 1e-3) for name in cases}
+    alone = functools.cache(lambda name, place: trained(made(name, place), "jit", 1, rate=rate[name]))
 
     @pytest.mark.parametrize("strategy", STRATEGIES)
     @pytest.mark.parametrize("name", cases)
     def test_training_agrees(name, strategy, place):
-        training_agrees(made(name, place), alone(name, place), strategy, chosen=name in chosen)
+        training_agrees(made(name, place), alone(name, place), strategy, chosen=name in chosen, rate=rate[name])
 
     @pytest.mark.parametrize("strategy", STRATEGIES)
     @pytest.mark.parametrize("name", cases)
