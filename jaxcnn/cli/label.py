@@ -36,8 +36,8 @@ class Label:
     diverse: bool = False
     """Let images that follow each other differ: of the ten times as many that come first, those farthest apart."""
     renew: int = 0
-    """After every N labels, order the images anew by a linear head on the features of --run, which learns from all
-    labels and suggests classes; 0 for never."""
+    """After every N labels, train a linear head on the features of --run with all labels; it sorts the remaining images
+    again and suggests classes. 0 for never."""
     reject: float | None = None
     """Let --run answer what it is sure of: at most this share of its answers is wrong on its validation rows, 0..1.
     These are marked in the file (column by: model); the others go to people first."""

@@ -117,7 +117,7 @@ def tune(
         else:
             if "augment" in space:  # some rows are augmented in one way only
                 space = spaces.space_of(config, rows.found.kind)
-            stated = budget(config, plan_of(search.middle(space)), cell)
+            stated = budget(config, plan_of(search.some_values(space)), cell)
             trials = search.search(plan_of, space, folder, pruner=config.pruner, **how)
             best = trials.best
     _told(folder, trials)

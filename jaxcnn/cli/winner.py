@@ -48,13 +48,15 @@ def final(config: trained.Train, trials: Trials, about: dict[str, Any], study: p
         The content of `summary.json` of the run.
 
     Raises:
-        InputError: the record of the final runs is damaged.
+        InputError: the record of the final runs is damaged, or names a run with other settings.
 
     """
     entries = _read(study)
     last = entries[-1] if entries else None
     place, reads = _place(study, last), sum(entry["tested"] for entry in entries)
     same = last is not None and last["number"] == trials.number
+    if last and same and (place / "config.json").exists():
+        _check_settings(place, config, trials)
     if last and same and (place / "summary.json").exists():
         added = len(trials.rows) - last["trials"]
         news = f"{added} trials were added, and none is better" if added else "no trial was added"
@@ -83,6 +85,15 @@ def final(config: trained.Train, trials: Trials, about: dict[str, Any], study: p
     summary = train(config, begun)
     begun(folders[0], True)
     return _noted(folders[0], summary, trials, about, reads + 1)
+
+
+def _check_settings(place: pathlib.Path, config: trained.Train, trials: Trials) -> None:
+    """Refuse a run that was not trained with the best settings: the record may be of other folders."""
+    saved = runs.read_config(place)["settings"]
+    for name in trials.best:
+        if hasattr(config, name) and saved.get(name) != files.plain(getattr(config, name)):
+            line = f"{visible(place)}: named in {FINAL}, but its {name} is not that of trial {trials.number}"
+            raise InputError(f"{line}; remove {FINAL} from the study's folder, or give another --study")
 
 
 def _noted(

@@ -191,6 +191,8 @@ def linear_head(
     Raises:
         InputError: the shapes do not fit, a value is not finite, or a number is out of range.
 
+    Reference: Cox, The Regression Analysis of Binary Sequences, 1958; the prior is an offset of the logits.
+
     """
     import scipy.optimize
     import scipy.special

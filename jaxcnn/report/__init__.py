@@ -13,11 +13,10 @@ from jaxcnn.report.page import page
 from jaxcnn.report.record import Finished, Tested, columns, images, make, picture, predict, read_finished
 from jaxcnn.report.slices import by_group, read_groups
 from jaxcnn.report.sound import audio_uri, spectrogram_picture
-from jaxcnn.report.study import study, study_as_html, study_as_markdown
+from jaxcnn.report.study import study
 
 __all__ = [
     "audio_uri", "by_group", "card", "classifies", "columns", "compare", "compressed", "detection", "diagnose",
     "exported", "finds", "Finished", "general", "images", "make", "measure", "page", "paired", "picture", "predict",
-    "read_finished", "read_groups", "segmentation", "segments", "spectrogram_picture", "study", "study_as_html",
-    "study_as_markdown", "Tested",
+    "read_finished", "read_groups", "segmentation", "segments", "spectrogram_picture", "study", "Tested",
 ]  # fmt: skip

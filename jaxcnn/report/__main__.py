@@ -26,8 +26,8 @@ from jaxcnn.explain import erasure
 from jaxcnn.explain.panels import explained
 from jaxcnn.explain.signals import explained_rows
 from jaxcnn.report.heard import seen
+from jaxcnn.report.markup import number
 from jaxcnn.report.measure import EXPLAINED, probabilities
-from jaxcnn.report.page import number
 from jaxcnn.report.record import entries
 from jaxcnn.runs import TrainedRun, load_run, rows_to_measure
 from jaxcnn.runs.single import text_options

@@ -3,10 +3,10 @@
 from typing import Any
 
 from jaxcnn.core.text import markdown
-from jaxcnn.report import compressed
-from jaxcnn.report.exported import as_markdown
+from jaxcnn.report.compressed import compressed_as_markdown
+from jaxcnn.report.exported import exported_as_markdown
 from jaxcnn.report.general import KIND
-from jaxcnn.report.page import NAMES, VERDICTS, interval, number, tested, worst
+from jaxcnn.report.markup import NAMES, VERDICTS, interval, number, tested, worst
 from jaxcnn.report.study import study_as_markdown
 
 
@@ -33,9 +33,9 @@ def card(report: dict[str, Any]) -> str:
     if report.get("study"):
         sections["Search for the settings"] = study_as_markdown(report)
     if report.get("exported"):
-        sections["Exported files"] = as_markdown(report)
+        sections["Exported files"] = exported_as_markdown(report)
     if report.get("compression"):
-        sections["Compression"] = compressed.as_markdown(report)
+        sections["Compression"] = compressed_as_markdown(report)
     body = "".join(f"\n## {name}\n\n{text.strip()}\n" for name, text in sections.items())
     return f"# Model card: {markdown(report['run'])}\n{body}"
 

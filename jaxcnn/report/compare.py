@@ -11,7 +11,8 @@ from jaxcnn.core.text import html as escape
 from jaxcnn.core.text import visible
 from jaxcnn.metrics import mcnemar
 from jaxcnn.report import svg
-from jaxcnn.report.page import NAMES, VERDICTS, document, interval, number, series_of, table, tested
+from jaxcnn.report.markup import NAMES, VERDICTS, document, interval, number, table, tested
+from jaxcnn.report.page import series_of
 
 # settings that do not change the result
 WHERE = {"workdir", "checkpoint", "resume", "evaluate", "predict", "compilation_cache", "profile"}

@@ -71,14 +71,14 @@ def _about(found: Mapping[str, Any]) -> str:
     return f"Each variant is an ONNX file; {found['runtime']} ran it on {found['rows']:,d} test rows with one thread."
 
 
-def as_html(report: Mapping[str, Any]) -> str:
+def compressed_as_html(report: Mapping[str, Any]) -> str:
     """Return the variants as HTML, a line for each."""
     found = report["compression"]
     rows = [[escape(cell) for cell in _cells(one)] for one in found["variants"]]
     return f"<p>{escape(_about(found))}</p>" + table("Variants", HEAD, rows, (1, len(HEAD) - 1))
 
 
-def as_markdown(report: Mapping[str, Any]) -> str:
+def compressed_as_markdown(report: Mapping[str, Any]) -> str:
     """Return the variants as Markdown, a line for each."""
     found = report["compression"]
     lines = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]

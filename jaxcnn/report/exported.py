@@ -117,7 +117,7 @@ def _measured(one: Mapping[str, Any]) -> list[str]:
     return [f"{one['largest_difference']:.1e}", agreement, accuracy, f"{one['rows']:,d} ({one['source']})"]
 
 
-def as_html(report: Mapping[str, Any]) -> str:
+def exported_as_html(report: Mapping[str, Any]) -> str:
     """Return the exports as HTML, a line for each."""
     rows = []
     for one in report["exported"]:
@@ -128,7 +128,7 @@ def as_html(report: Mapping[str, Any]) -> str:
     return f"<p>{ABOUT} MODEL_CARD.md has the digests.</p>" + table("Exports", SHORT, rows, (1, 8))
 
 
-def as_markdown(report: Mapping[str, Any]) -> str:
+def exported_as_markdown(report: Mapping[str, Any]) -> str:
     """Return the exports as Markdown, a line for each file; what was measured stands at the first of an export."""
     lines = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
     for one in report["exported"]:

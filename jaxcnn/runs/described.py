@@ -19,15 +19,8 @@ AXES = 8  # most axes of a row
 IMAGES = ("uint8", "float16", "float32", "float64")
 DTYPES = (*IMAGES, "bfloat16", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 NAMED = ("classification", "detection", "segmentation")  # tasks whose logits are the classes by name
-COUNTED = (
-    "depth",
-    "blocks",
-    "cells",
-    "convs",
-    "fires",
-    "layers",
-    "widths",
-)  # model options that determine the number of layers
+# model options that determine the number of layers
+COUNTED = ("depth", "blocks", "cells", "convs", "fires", "layers", "widths")
 
 
 class Named(TypedDict):

@@ -83,7 +83,7 @@ def search(
         train(plan_of(values), report, ended)
 
     return extend(
-        measure, plan_of(middle(space)).watched, space, folder, trials=trials, seconds=seconds, updates=updates,
+        measure, plan_of(some_values(space)).watched, space, folder, trials=trials, seconds=seconds, updates=updates,
         sampler=sampler, pruner=pruner, seed=seed, identity=identity, log=log, stop=stop,
     )  # fmt: skip
 
@@ -238,7 +238,7 @@ def train(plan: runs.Plan, report: Callable[[dict[str, Any]], None], stop: Calla
         raise StoppedError(int(fitted.state.step))
 
 
-def middle(space: Mapping[str, Any]) -> dict[str, Any]:
+def some_values(space: Mapping[str, Any]) -> dict[str, Any]:
     """Return some values of a space, for a plan that says what is measured, and how long it takes."""
     return {k: d.choices[0] if hasattr(d, "choices") else d.low for k, d in space.items()}
 

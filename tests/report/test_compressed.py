@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jaxcnn.report import compressed
-from jaxcnn.report.compressed import as_html, as_markdown
+from jaxcnn.report.compressed import compressed_as_html, compressed_as_markdown
 
 ONE = {
     "name": "int8 | <b>", "accuracy": 0.9912, "agreement": 0.5, "weights": 1234, "bytes": 4096, "zipped": 2048,
@@ -19,7 +19,7 @@ def test_variants_are_lines_of_the_report(tmp_path):
     (tmp_path / "compression.json").write_text(json.dumps(TABLE))
     found, notes = compressed(tmp_path)
     assert found == TABLE and not notes
-    page, card = as_html({"compression": found}), as_markdown({"compression": found})
+    page, card = compressed_as_html({"compression": found}), compressed_as_markdown({"compression": found})
     for text in ("99.12 %", "50.00 %", "1,234", "0.25, 0.5", "10,000"):
         assert text in page and text in card
     assert "int8 | &lt;b&gt;" in page and "int8 \\| " in card

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from jaxcnn.report import exported
-from jaxcnn.report.exported import as_html, as_markdown
+from jaxcnn.report.exported import exported_as_html, exported_as_markdown
 
 CONTENT = b"an exported program"
 
@@ -34,9 +34,9 @@ def test_files_are_listed_with_their_digests_and_whether_they_are_the_same(tmp_p
     assert not notes and [one["files"][0]["name"] for one in found] == ["gone.onnx", "model.onnx", "other.onnx"]
     assert [one["files"][0]["state"] for one in found] == ["missing", "unchanged", "changed"]
     assert [one["agreement"] for one in found] == [1.0, 1.0, None] and found[1]["largest_difference"] == 3e-7
-    whole = as_markdown({"exported": found})
+    whole = exported_as_markdown({"exported": found})
     assert hashlib.sha256(CONTENT).hexdigest() in whole and "3.0e-07" in whole and "random rows" in whole
-    shown = as_html({"exported": found})
+    shown = exported_as_html({"exported": found})
     assert all(f"exported/{one['name']}" in shown and one["files"][0]["state"] in shown for one in found)
     assert [one["name"] for one in found] == ["gone.onnx", "model.onnx", "other.onnx"] and "3.0e-07" in shown
     assert exported(tmp_path / "nowhere") == ([], [])
@@ -73,8 +73,8 @@ def test_names_that_lead_out_of_the_folder_are_not_followed(tmp_path):
 def test_what_stands_in_a_report_is_no_markup(tmp_path):
     write(tmp_path, format="<script>alert(1)</script> | x")
     found, _ = exported(tmp_path)
-    assert "<script" not in as_html({"exported": found})
-    shown = as_markdown({"exported": found})
+    assert "<script" not in exported_as_html({"exported": found})
+    shown = exported_as_markdown({"exported": found})
     assert "<script>" not in shown.replace("\\<script\\>", "") and "\\| x" in shown
 
 
@@ -86,10 +86,10 @@ def test_integers_and_weights_of_another_step_are_named(tmp_path):
     write(tmp_path, "older.onnx")  # says nothing of its step
     found, notes = exported(tmp_path, 9)
     assert not notes and [one["other_step"] for one in found] == [7, None, None]
-    shown = [line for line in as_markdown({"exported": found}).splitlines() if "exported/" in line]
+    shown = [line for line in exported_as_markdown({"exported": found}).splitlines() if "exported/" in line]
     assert "| onnx, int8 |" in shown[0] and "unchanged, but of step 7, not the measured one" in shown[0]
     assert "0.9701 (float32: 0.9712)" in shown[0].replace("\\", "")
     assert "| onnx |" in shown[1] and "| unchanged |" in shown[1] and "| unchanged |" in shown[2]
-    page = as_html({"exported": found})
+    page = exported_as_html({"exported": found})
     assert "onnx, int8" in page and "0.9701 (float32: 0.9712)" in page and page.count("but of step 7") == 1
     assert [one["other_step"] for one in exported(tmp_path)[0]] == [None] * 3

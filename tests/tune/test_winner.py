@@ -8,6 +8,7 @@ import jaxcnn as jc
 from jaxcnn import report
 from jaxcnn.cli import winner
 from jaxcnn.cli.train import Train
+from jaxcnn.report.study import study_as_html, study_as_markdown
 from jaxcnn.tune import Trials
 
 ABOUT = {
@@ -31,7 +32,7 @@ def trainer(root, stop=False):
     def train(config, begun):
         folder = root / (config.resume or f"runs/{len(calls)}")
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text("{}")
+        (folder / "config.json").write_text(json.dumps({"dropout": config.dropout}))
         calls.append((config.dropout, config.resume))
         begun(folder)
         if stop:
@@ -49,7 +50,11 @@ def trainer(root, stop=False):
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(winner.runs, "read_config", lambda folder: {"task": {"headline": ["accuracy"]}})
+
+    def read(folder):
+        return {"task": {"headline": ["accuracy"]}, "settings": json.loads((folder / "config.json").read_text())}
+
+    monkeypatch.setattr(winner.runs, "read_config", read)
     (tmp_path / "study").mkdir()
     return tmp_path
 
@@ -92,7 +97,7 @@ def test_a_run_that_was_stopped_is_resumed(place, capsys):
     found = final(place, train, trials())
     assert calls == [(0.1, "runs/0")] and found["test_reads"] == 1
     assert "is resumed" in capsys.readouterr().out
-    with pytest.raises(jc.StoppedError):  # another winner begins anew, and nothing was tested twice
+    with pytest.raises(jc.StoppedError):  # another winner starts a new run, and nothing was tested twice
         final(place, trainer(place / "x", stop=True)[0], trials(4, number=2))
     assert len(json.loads((place / "study/final.json").read_text())) == 2
 
@@ -112,12 +117,21 @@ def test_a_damaged_record_is_one_line(place):
     assert "\n" not in str(caught.value)
 
 
+def test_a_record_of_a_run_with_other_settings_is_one_line(place):
+    train, calls = trainer(place)
+    final(place, train, trials())
+    (place / "runs/0/config.json").write_text('{"dropout": 0.3}')
+    with pytest.raises(jc.InputError, match="0: named in final.json, but its dropout is not that of trial 1"):
+        final(place, train, trials())
+    assert len(calls) == 1
+
+
 def test_a_report_shows_the_study(place):
     final(place, trainer(place)[0], trials())
     found, notes = report.study(place / "runs/0")
     assert found and not notes and found["budget"] == "3 trials, tpe" and len(found["pictures"]) == 1
-    page = report.study_as_html({"study": found})
-    card = report.study_as_markdown({"study": found}).replace("\\", "")
+    page = study_as_html({"study": found})
+    card = study_as_markdown({"study": found}).replace("\\", "")
     for text in (page, card):
         assert "3 trials (2 complete, 1 failed), 300 updates, 12 s" in text and "0.7500" in text and "once" in text
     assert "data:image/png" in page and "out of memory (99 &lt;b&gt;" in page and "<b>bytes" not in page

@@ -18,8 +18,8 @@ from jaxcnn.data.image import decode, head
 from jaxcnn.deploy.label import labels as kept
 from jaxcnn.deploy.label.session import MOST_CLASSES, Session, begin, renew_order
 from jaxcnn.deploy.serving import body, pages
-from jaxcnn.deploy.serving.app import answered, reply
 from jaxcnn.deploy.serving.limits import Limits, RefusedError
+from jaxcnn.deploy.serving.replies import answered, reply
 from jaxcnn.deploy.serving.server import listen, missing, run_here
 from jaxcnn.train.lock import lock
 
@@ -49,8 +49,8 @@ def label(
         run: folder of a classification run that suggests classes and orders the images; empty for none.
         order: see `ordered`.
         seed: seed of random orders.
-        renew: after this many labels, a linear head on the run's features learns from all of them, orders the other
-            images anew and suggests their classes; 0 for never.
+        renew: after this many labels, a linear head on the run's features is trained on all of them, sorts the
+            remaining images again and suggests their classes; 0 for never.
         diverse: let images that follow each other differ, see `order.spread`.
         reject: highest share of wrong answers, on the run's validation rows, at which the run itself answers images:
             those that it answers are written, marked, and shown last; None to ask people for all images.

@@ -1,4 +1,4 @@
-"""What labels change: a linear head on a run's features orders and suggests anew; and what the run may decide."""
+"""What labels change: a linear head on a run's features updates order and suggestions; and what the run may decide."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -180,7 +180,7 @@ def _answered(
 
 
 def renew_order(session: Session) -> None:
-    """Order the images anew by what people have labelled; the order stays as it was where that fails."""
+    """Update the order of the images from the labels so far; if that fails, the order stays as it was."""
     session.given = 0
     if session.shares is None:
         return

@@ -1,24 +1,22 @@
-"""The ASGI application: its paths, who may ask, and how every answer is given."""
+"""The ASGI application: its paths, and what each of them does."""
 
 import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
-import hmac
 import itertools
 import logging
 import os
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
-from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.deploy.answers import LEAST_SCORE
 from jaxcnn.deploy.serving import answering, body, loaded, openapi, pages
 from jaxcnn.deploy.serving.batching import Batches
 from jaxcnn.deploy.serving.counts import Counts, counts, text
 from jaxcnn.deploy.serving.limits import Limits, RefusedError
+from jaxcnn.deploy.serving.replies import answered, reply
 
 log = logging.getLogger("jaxcnn")
 EXPLAINED = 4  # explanations that wait or are computed at once
@@ -156,55 +154,6 @@ def _computed(found: Counts, rows: int, seconds: float) -> None:
     found.rows.inc(rows)
 
 
-def answered(state: Any, where: str, handler: Callable[..., Awaitable[Any]], free: bool) -> Callable[..., Any]:
-    """Wrap a handler: ask for the token, turn errors into answers, and count.
-
-    Args:
-        state: has `token` and `counts`; the handler gets it before the request.
-        where: the path.
-        handler: `(state, request) -> answer`.
-        free: whether the path needs no token.
-
-    """
-    from starlette.requests import ClientDisconnect
-
-    async def call(request: Any) -> Any:
-        start, more = time.perf_counter(), {}
-        try:
-            if not free and not _allowed(request, state.token):
-                more = {"www-authenticate": "Bearer"}
-                raise RefusedError(401, "give the server's token, as in Authorization: Bearer TOKEN")
-            answer = await handler(state, request)
-        except RefusedError as error:
-            if error.after:
-                more["retry-after"] = str(error.after)
-            if error.status in (401, 408, 413, 415):  # what is left of the body is not read
-                more["connection"] = "close"
-            answer = reply(error.status, {"error": str(error)}, more)
-        except ClientDisconnect:
-            answer = reply(400, {"error": "the body was cut off"})
-        except MemoryError:
-            answer = reply(503, {"error": "out of memory; try again"}, {"retry-after": "5"})
-        state.counts.requests.labels(where, answer.status_code).inc()
-        state.counts.seconds.labels(where).observe(time.perf_counter() - start)
-        return answer
-
-    return call
-
-
-def _allowed(request: Any, token: str) -> bool:
-    kind, _, given = request.headers.get("authorization", "").partition(" ")
-    same = hmac.compare_digest(given.strip().encode("latin-1", "replace"), token.encode())  # in constant time
-    return not token or kind.lower() == "bearer" and same
-
-
-def reply(status: int, value: Any, more: dict[str, str] | None = None) -> Any:
-    """Return an answer of JSON with a status and further headers."""
-    from starlette.responses import Response
-
-    return Response(files.to_json(value), status, pages.HEADERS | (more or {}), "application/json")
-
-
 def _ready(state: State) -> loaded.Served:
     if state.served is None:
         raise RefusedError(503, "the programs are being compiled; try again", 1)
@@ -250,8 +199,11 @@ async def _outputs(
     finally:
         for one in reading:
             one.cancel()
-    found = iter(await state.batches.outputs(served, [row for one in read for row in one.rows]))
-    return read, [list(itertools.islice(found, len(one.rows))) for one in read]
+    rows, found = [row for one in read for row in one.rows], []
+    for start in range(0, len(rows), served.width):  # a long sound has many rows: others get between them
+        found += await state.batches.outputs(served, rows[start : start + served.width])
+    each = iter(found)
+    return read, [list(itertools.islice(each, len(one.rows))) for one in read]
 
 
 async def _predict(state: State, request: Any) -> Any:
