@@ -156,10 +156,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
     for i, row in enumerate(rows):
         mark = "**" if i in best else ""
-        energy = "not measurable" if row["mj"] is None else f"{row['mj']:.3g}"
+        memory, energy = ("not measurable" if row[k] is None else f"{row[k]:.3g}" for k in ("mib", "mj"))
         cells = (
             f"{mark}{row['network']}{mark}", row["file"], f"{100 * row['accuracy']:.2f} %", f"{row['flop'] / 1e6:.1f}",
-            f"{row['bytes'] / 1024:,.0f}", ", ".join(f"{t:.3g}" for t in row["ms"]), f"{row['mib']:.1f}", energy,
+            f"{row['bytes'] / 1024:,.0f}", ", ".join(f"{t:.3g}" for t in row["ms"]), memory, energy,
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     text = f"Bold: on the Pareto front of accuracy and median latency. {rows[0]['rows']:,} test images, one core."

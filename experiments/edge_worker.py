@@ -39,9 +39,12 @@ def litert(path: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
     return lambda image: runner(image=image)["logits"]
 
 
-def memory() -> float:
-    """Return the resident memory of this process in MiB."""
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+def memory() -> float | None:
+    """Return the resident memory of this process in MiB, or None where the system does not tell."""
+    try:
+        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return None
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
@@ -72,7 +75,8 @@ def main(kind: str, path: pathlib.Path, images: int) -> dict[str, Any]:
         start = time.perf_counter()
         run(image[i : i + 1])
         times.append(1e3 * (time.perf_counter() - start))
-    after, used = energy(), memory() - before
+    after, later = energy(), memory()
+    used = None if before is None or later is None else later - before
     counted = len(times[WARM:])
     spent = None if joules is None or after is None or not counted else 1e3 * (after - joules) / counted
     answers = [int(run(image[i : i + 1])[0].argmax()) for i in range(len(image))]

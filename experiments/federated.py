@@ -197,7 +197,8 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
         "accuracy": summary["test"]["accuracy"], "count": summary["test"]["count"],
     }  # fmt: skip
     if config.epsilon:
-        values |= {"noise": noise_of(config), "epsilon": spent_after(config, noise_of(config), summary["steps"])}
+        noise = noise_of(config)
+        values |= {"noise": noise, "epsilon": spent_after(config, noise, summary["steps"])}
         values |= {"delta": config.delta, "clip": config.clip}
     files.write_json(opened[-1] / "federated.json", values)
     print(files.to_json(values), flush=True)

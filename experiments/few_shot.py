@@ -41,7 +41,8 @@ class Config(settings.Settings):
     side: int = 28
     """Side that images are resized to."""
     refit: bool = False
-    """Train on the alphabet of validation too, with flags that were chosen with it, and test the last weights."""
+    """Train on the alphabet of validation too, with flags that were chosen with it, and test the last weights. The one
+    validation, at the end, is then of characters that were learned."""
     width: int = 64
     """Channels of each of the four convolutions, and length of the vectors."""
     ways: int = 20
@@ -146,7 +147,7 @@ def plan(config: Config) -> runs.Plan:
 
     return runs.Plan(
         runs.build(build)[1], parts, optimizer, wrap=wrap, ema=config.ema, build=build, dataset="omniglot",
-        validations=config.validations, best=not config.refit,
+        validations=1 if config.refit else config.validations, best=not config.refit,
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ def test_the_front_is_what_nothing_beats(tmp_path):
     rows = [row("a", 1.0, 0.5), row("b", 2.0, 0.4), row("c", 2.0, 0.7), row("d", 3.0, 0.7), row("e", 1.0, 0.5)]
     assert edge.front(rows) == [0, 2, 4]
     lines = edge.table(rows).splitlines()
-    assert lines[2].startswith("| **a** | ONNX int8 | 50.00 % | 2.5 | 4 | 1, 2 | 3.0 | not measurable |")
+    assert lines[2].startswith("| **a** | ONNX int8 | 50.00 % | 2.5 | 4 | 1, 2 | 3 | not measurable |")
     assert lines[3].startswith("| b |") and "no energy counters" in lines[-1]
     assert "no energy counters" not in edge.table([row("a", 1.0, 0.5, 0.25)])
     edge.draw(rows, tmp_path / "front.png")
