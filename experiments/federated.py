@@ -126,9 +126,7 @@ def plan(config: Config) -> runs.Plan:
         noise = noise_of(config)
         local |= {"clip": config.clip, "noise": noise, "expected": config.each}
         spent = functools.partial(spent_after, config, noise)
-        more = {
-            "wrap": lambda step: private.with_epsilon(step, spent), "headline": ("loss", "accuracy", "epsilon"),
-        }  # fmt: skip
+        more = {"wrap": lambda step: private.with_epsilon(step, spent)}
     if config.method == "scaffold":
         more = {"wrap": scaffold.with_controls, "begin": scaffold.start_controls(config.clients)}
         grads = scaffold.scaffold(rate, held.room, **local)
@@ -145,6 +143,8 @@ def plan(config: Config) -> runs.Plan:
         "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
     }  # fmt: skip
 
+    shown = ("loss", "accuracy", *["epsilon"] * (config.epsilon > 0), *["cut"] * (config.secure > 0))
+
     def server(steps: int) -> optax.GradientTransformation:
         del steps
         if config.method == "fedadam":
@@ -154,7 +154,7 @@ def plan(config: Config) -> runs.Plan:
     return runs.Plan(
         runs.build(build)[1], splits._replace(train=held), server, grads=grads, build=build, dataset="mnist",
         source=runs.source("idx", read), monitor="accuracy", mode="max",
-        every=1, **more,
+        headline=shown, every=1, **more,
     )  # fmt: skip
 
 
