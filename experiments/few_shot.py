@@ -174,9 +174,8 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     if config.evaluate:
         folder = pathlib.Path(config.checkpoint)
         config, loaded = load_checkpoint("few_shot", config)
-        config = dataclasses.replace(
-            config, **{k: loaded.config["settings"][k] for k in ("test", "side", "refit", "ways", "queries")}
-        )
+        saved, own = loaded.config["settings"], ("test", "side", "refit", "ways", "queries")
+        config = dataclasses.replace(config, **{k: saved[k] for k in own if k in saved})  # older runs have fewer
         data = splits(config)
     else:
         config = dataclasses.replace(config, batch_size=config.ways * (1 + config.queries))

@@ -54,7 +54,7 @@ def federated(
         expected: expected number of clients of a round, which noise needs.
         secure: 0, or the largest change that the sum needs to hold: the server then adds integers under the masks of
             `methods.secure_sum`, which vanish in the sum, and larger changes are cut off. The metric `"cut"` is the
-            share of values that were.
+            share of values that were, or that are NaN and count as 0.
 
     Returns:
         The estimator. Its metrics are those of the clients' last epoch. Running statistics are averaged like the
@@ -131,9 +131,9 @@ def _hidden(scale: float, count: int, key: Array, sent: tuple[Tree, Tree, Array]
 
 
 def _cut(change: Tree, scale: float) -> Mean:
-    """Return the share of values whose absolute value is above `scale`."""
+    """Return the share of values whose absolute value is above `scale`, or no number."""
     leaves = jax.tree.leaves(change)
-    above = jnp.float32(sum((jnp.abs(x) > scale).sum() for x in leaves))
+    above = jnp.float32(sum((~(jnp.abs(x) <= scale)).sum() for x in leaves))
     return Mean(above, jnp.float32(sum(x.size for x in leaves)))
 
 

@@ -75,9 +75,11 @@ def client(
         A `flwr.client.NumPyClient`. Its `fit` returns the metrics of the last epoch, its `evaluate` those of the task.
 
     Raises:
-        InputError: a value is outside its range, or flwr is not installed.
+        InputError: a value is outside its range, the rows are not in memory, or flwr is not installed.
 
     """
+    if not isinstance(train, Resident):
+        raise InputError(f"train={type(train).__name__}: must be rows in memory, jc.data.Resident; take fewer of them")
     try:
         from flwr.client import NumPyClient
     except ImportError:

@@ -11,7 +11,7 @@ from scipy import stats
 import jaxcnn as jc
 from jaxcnn.methods import secure_sum
 from jaxcnn.methods.clients import by_group, clients, dirichlet, iid, shards
-from jaxcnn.methods.federated import bytes_per_round, federated
+from jaxcnn.methods.federated import _cut, bytes_per_round, federated
 from tests.small import Plain, distance, rows
 from tests.small import task as small_task
 
@@ -165,6 +165,7 @@ def test_rounds_under_masks_are_those_without(small):
     )
     chex.assert_trees_all_close(masked.state.params, plain.state.params, atol=1e-6)
     assert masked.history[-1]["train/cut"] == 0 < small_scale.history[-1]["train/cut"] <= 1
+    assert _cut({"w": jnp.array([0.5, -2.0, jnp.nan, jnp.inf])}, 1.0).compute() == 0.75
 
 
 def test_masks_of_a_simulation_vanish_and_one_alone_is_uniform():

@@ -33,6 +33,11 @@ def test_what_is_sent_are_all_variables():
             flower.variables_of(wrong, variables)
 
 
+def test_rows_must_be_in_memory():
+    with pytest.raises(jc.InputError, match="train=dict: must be rows in memory"):
+        flower.client(task(), optax.sgd(0.1), {"image": np.zeros((2, 8, 8, 1))})
+
+
 @pytest.mark.slow
 def test_a_round_is_that_of_the_simulation():
     pytest.importorskip("flwr")
