@@ -47,7 +47,8 @@ def volumes(
 
     Rows have `"image"` `[D, H, W, 1]`, float32 in 0..1, and `"mask"` `[D, H, W]`, uint8; from foot to head, from back
     to front, from left to right, whatever the order in the file; `"image_size"` `[3]`, the shape in the file, and
-    `"spacing"` `[3]`, millimetres per voxel, both in this order. Volumes are not resampled. To write a prediction for a
+    `"spacing"` `[3]`, millimetres per voxel, both in this order. Volumes are not resampled; labels whose affine
+    puts them elsewhere than their image are paired by voxel, and told in the log. To write a prediction for a
     row, `write_nifti(path, centred(prediction, image_size), like=file)`, with the file in `names`.
 
     Args:
@@ -183,7 +184,7 @@ class _Volumes:
         self.mended: dict[str, int] = {}
         pairs = [pair for some in listed.values() for pair in some]
         found = each(guarded(_heads, on_bad), pairs)
-        self.heads: dict[Pair, Head] = {pair: head for pair, head in zip(pairs, found, strict=True) if head}
+        self.heads: dict[Pair, Head] = {pair: both[0] for pair, both in zip(pairs, found, strict=True) if both}
         if not self.heads:
             raise InputError(f"{visible(top)}: no pair of volume and labels is readable; replace them")
         shapes = [head.shape for head in self.heads.values()]
@@ -196,6 +197,11 @@ class _Volumes:
         if smaller:
             line = "%s: %d of %d volumes are larger than size=%s, and are cut"
             log.warning(line, visible(top), smaller, len(shapes), self.size)
+        gaps = [(pair[1].name, *both) for pair, both in zip(pairs, found, strict=True) if both]
+        moved = [name for name, head, gap in gaps if gap > min(head.spacing)]
+        if moved:
+            line = "%s: %d label volumes are elsewhere than their image by their affine, and are paired by voxel: %s"
+            log.warning(line, visible(top), len(moved), visible(", ".join(moved[:3])))
 
     def name(self, classes: Sequence[str] | None) -> None:
         """Find the classes; pairs whose labels are not readable are left out."""
@@ -265,8 +271,8 @@ class _Volumes:
             self.mended = {}
 
 
-def _heads(pair: Pair) -> Head:
-    """Return the header of an image, whose labels must fit."""
+def _heads(pair: Pair) -> tuple[Head, float]:
+    """Return the header of an image, whose labels must fit, and how far from it the labels are, in millimetres."""
     image, labels = map(read_head, pair)
     if image.shape != labels.shape:
         raise InputError(
@@ -276,7 +282,8 @@ def _heads(pair: Pair) -> Head:
         raise InputError(
             f"{visible(pair[1])}: its affine has another orientation or spacing than that of its image; correct one"
         )
-    return image
+    gap = np.abs(image.header.get_best_affine() - labels.header.get_best_affine())[:3]
+    return image, float((gap @ [*(n - 1 for n in image.header.get_data_shape()[:3]), 1]).max())  # at the last voxel
 
 
 def _image(path: pathlib.Path, percentiles: tuple[float, float]) -> tuple[np.ndarray, int]:

@@ -302,13 +302,15 @@ def test_without_nibabel(tmp_path, monkeypatch):
         whole(tmp_path)
 
 
-def test_one_affine_may_be_that_of_another_origin(tmp_path):
-    """The origin does not change where the voxels of a label belong."""
+def test_labels_of_another_origin_are_paired_by_voxel_and_told(tmp_path, caplog):
     pair(tmp_path, "v0", (4, 4, 4), 0)
     moved = np.eye(4)
+    pair(tmp_path, "v1", (4, 4, 4), 1)
+    assert whole(tmp_path).size == 2 and "elsewhere" not in caplog.text
     moved[:3, 3] = 1.5
     write(tmp_path / "labelsTr/v0.nii.gz", stored(tmp_path / "labelsTr/v0.nii.gz"), moved)
-    assert whole(tmp_path).size == 1 and nifti.read_head(tmp_path / "labelsTr/v0.nii.gz").shape == (4, 4, 4)
+    assert whole(tmp_path).size == 2 and nifti.read_head(tmp_path / "labelsTr/v0.nii.gz").shape == (4, 4, 4)
+    assert "1 label volumes are elsewhere than their image" in caplog.text and "v0.nii.gz" in caplog.text
 
 
 def test_a_volume_without_labels(tmp_path, caplog):
