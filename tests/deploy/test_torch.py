@@ -1,6 +1,8 @@
 """`jaxcnn export RUN --to torch`: the file runs in PyTorch, gives our outputs and gradients, and what is refused."""
 
 import importlib.util
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -164,18 +166,19 @@ def test_torch_that_is_not_installed(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", [name for name in TABLES if not name.startswith(("faster", "fcos", "ssd"))])
 def test_every_network_with_a_twin_has_its_tensors(torch, name):
     """That logits are equal is shown for some networks here, and for the tables of names by the tests of weights."""
-    library = pytest.importorskip(next(iter(TABLES[name])))
+    pytest.importorskip(next(iter(TABLES[name])))
     side = 299 if name == "inception_v3" else 224
     model = jc.models.NETWORKS[name](num_classes=3)
     like = shapes(model, (side, side, 3))
     twin = published(
         name, model, {k: np.broadcast_to(np.float32(0), x.shape) for k, x in like.items()}, (side, side, 3)
     )
-    names = {twin.library: library, "nn": torch.nn}
+    names = {"torch": torch, "nn": torch.nn}
     with torch.device("meta"):
-        exec("\n".join(twin.made), names)
+        exec("\n".join([twin.parts, *twin.made]), names)
+        logits = names["network"].eval()(torch.zeros(1, 3, side, side))
     wanted = {k: tuple(x.shape) for k, x in names["network"].state_dict().items()}
-    assert {k: x.shape for k, x in twin.tensors.items()} == wanted
+    assert {k: x.shape for k, x in twin.tensors.items()} == wanted and logits.shape[:2] == (1, 3)
 
 
 @pytest.mark.slow
@@ -189,6 +192,9 @@ def test_some_networks_with_a_twin(torch, tmp_path, name):
     loaded = run_of(tmp_path / "run", name, (side, side, 3), {}, "segmentation" if dense else "classification")
     made = jc.export(loaded, "torch", tmp_path / "net", rows=3)
     assert made.report["check"]["largest_difference"] < 1e-4 and library in made.report
+    alone = f"import sys; sys.modules['{library}'] = None; import net; print(sum(1 for _ in net.load().parameters()))"
+    count = subprocess.run([sys.executable, "-c", alone], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert int(count.stdout) == len(jax.tree.leaves(loaded.variables["params"]))
 
 
 @pytest.mark.slow

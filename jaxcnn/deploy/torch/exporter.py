@@ -14,7 +14,7 @@ from jaxcnn.core.types import InputError
 from jaxcnn.deploy.exporters import Written
 from jaxcnn.deploy.program import PREPARED, Program, why
 from jaxcnn.deploy.torch.layers import SMALL, small
-from jaxcnn.deploy.torch.published import published
+from jaxcnn.deploy.torch.published import imported, published
 from jaxcnn.deploy.torch.source import source
 from jaxcnn.deploy.torch.twin import Twin, Unknown
 from jaxcnn.runs.load import build
@@ -34,7 +34,7 @@ class Rendered(NamedTuple):
 
 
 def rendered(program: Program, stem: str) -> Rendered:
-    """Return what `to_torch` writes for a program; PyTorch is not needed.
+    """Return what `to_torch` writes for a program; for the library's own small networks, PyTorch is not needed.
 
     Args:
         program: the program of a run.
@@ -62,9 +62,7 @@ def rendered(program: Program, stem: str) -> Rendered:
 def to_torch(program: Program, folder: pathlib.Path, stem: str, batch: int | None) -> Written:
     """Write a file of Python with an `nn.Module`, and its weights as safetensors with PyTorch's names."""
     text, twin = rendered(program, stem)
-    torch = _imported("torch")
-    if twin.library != "torch":
-        _imported(twin.library)
+    torch = imported("torch")
     names = f"{stem}.py", f"{stem}.safetensors"
     files.write_text(folder / names[0], text)
     _write(folder / names[1], twin, program.about)
@@ -128,13 +126,6 @@ def _loaded(path: pathlib.Path, twin: Twin) -> Any:
         return module.load()
     except Exception as error:  # of another library, such as shapes that do not fit
         raise InputError(f"{twin.library} has no network with these options ({why(error)}); use onnx") from error
-
-
-def _imported(package: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise InputError(f"{package} is not installed ({why(error)}); pip install {package}") from error
 
 
 __all__ = ["Rendered", "rendered", "to_torch"]

@@ -1,21 +1,16 @@
-"""Networks that torchvision or timm have too: their constructors, and our weights by their names."""
+"""Networks that torchvision or timm have too: traced there, with our weights by the names that they have there."""
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
+from jaxcnn.core.types import InputError
+from jaxcnn.deploy.program import why
+from jaxcnn.deploy.torch.traced import written
 from jaxcnn.deploy.torch.twin import Twin, Unknown, Values, counters
 from jaxcnn.weights.layout import to_theirs
 from jaxcnn.weights.tables import TABLES, names
 
-FIRST = '''
-def with_channels(network, channels):
-    """Give the first convolution another number of channels."""
-    name, old = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
-    options = {"bias": old.bias is not None, "groups": old.groups, "dilation": old.dilation}
-    new = nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding, **options)
-    parent, _, last = name.rpartition(".")
-    setattr(network.get_submodule(parent), last, new)
-'''
 DENSE = ("fcn_", "deeplabv3_")  # beginnings of the names of networks with a class for each pixel
 
 
@@ -29,6 +24,7 @@ def published(name: str, model: Any, values: Values, shape: Sequence[int]) -> Tw
         shape: height, width and channels of the images that it gets.
 
     Raises:
+        InputError: the library, or PyTorch, is not installed.
         Unknown: no library has the network with these options.
 
     """
@@ -40,35 +36,53 @@ def published(name: str, model: Any, values: Values, shape: Sequence[int]) -> Tw
         if called is None:
             continue
         tensors = {called[path]: to_theirs(x, path, called[path], table) for path, x in values.items()}
-        make = _timm if library == "timm" else _torchvision
-        return make(name, model, tensors | counters(tensors), shape)
+        made = written(library, _network(library, name, model, shape))
+        return Twin(library, ("network = Traced()",), tensors | counters(tensors), made)
     raise Unknown(f"neither torchvision nor timm has {name} with these options")
 
 
-def _torchvision(name: str, model: Any, tensors: Any, shape: Sequence[int]) -> Twin:
-    options = {"weights": None, "num_classes": model.num_classes}
+def imported(package: str) -> Any:
+    """Import a package, or say how to install it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise InputError(f"{package} is not installed ({why(error)}); pip install {package}") from error
+
+
+def _network(library: str, name: str, model: Any, shape: Sequence[int]) -> Any:
+    """Return the library's network, without values."""
+    torch, package = imported("torch"), imported(library)
+    options = _of_timm(name, model, shape) if library == "timm" else _of_torchvision(name, model)
+    with torch.device("meta"):
+        made = package.create_model(name, **options) if library == "timm" else package.models.get_model(name, **options)
+        if getattr(model, "cifar_stem", False):
+            made.conv1 = torch.nn.Conv2d(shape[2], model.width, 3, 1, 1, bias=False)
+            made.maxpool = torch.nn.Identity()
+        elif shape[2] != 3 and library == "torchvision":
+            _with_channels(torch.nn, made, shape[2])
+    return made
+
+
+def _of_torchvision(name: str, model: Any) -> dict[str, Any]:
+    options: dict[str, Any] = {"weights": None, "num_classes": model.num_classes}
     if name in ("googlenet", "inception_v3"):
         options |= {"aux_logits": bool(model.aux), "transform_input": False, "init_weights": False}
-    dense = name.startswith(DENSE)
-    if dense:
+    if name.startswith(DENSE):
         options |= {"weights_backbone": None, "aux_loss": bool(model.aux)}
     if any(dilated := getattr(model, "replace_stride_with_dilation", ())):
         options["replace_stride_with_dilation"] = list(dilated)
-    given = "".join(f", {key}={value!r}" for key, value in options.items())
-    made, parts = [f'network = torchvision.models.get_model("{name}"{given})'], ""
-    if getattr(model, "cifar_stem", False):
-        made += [f"network.conv1 = nn.Conv2d({shape[2]}, {model.width}, 3, 1, 1, bias=False)"]
-        made += ["network.maxpool = nn.Identity()"]
-    elif shape[2] != 3:
-        made, parts = [*made, f"with_channels(network, {shape[2]})"], FIRST
-    return Twin("torchvision", tuple(made), tensors, parts, '["out"]' if dense else "")
+    return options
 
 
-def _timm(name: str, model: Any, tensors: Any, shape: Sequence[int]) -> Twin:
-    more = f", img_size={tuple(shape[:2])}" if name.startswith("vit_") else ""
-    given = f"pretrained=False, num_classes={model.num_classes}, in_chans={shape[2]}{more}"
-    made = [f'network = timm.create_model("{name}", {given})']
-    if getattr(model, "cifar_stem", False):
-        made += [f"network.conv1 = nn.Conv2d({shape[2]}, {model.width}, 3, 1, 1, bias=False)"]
-        made += ["network.maxpool = nn.Identity()"]
-    return Twin("timm", tuple(made), tensors)
+def _of_timm(name: str, model: Any, shape: Sequence[int]) -> dict[str, Any]:
+    sides = {"img_size": tuple(shape[:2])} if name.startswith("vit_") else {}
+    return {"pretrained": False, "num_classes": model.num_classes, "in_chans": shape[2], **sides}
+
+
+def _with_channels(nn: Any, network: Any, channels: int) -> None:
+    """Give the first convolution another number of channels."""
+    path, old = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
+    options = {"bias": old.bias is not None, "groups": old.groups, "dilation": old.dilation}
+    new = nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding, **options)
+    parent, _, last = path.rpartition(".")
+    setattr(network.get_submodule(parent), last, new)

@@ -16,7 +16,7 @@ The weights lie beside this file, with the same name and the ending .safetensors
 import pathlib
 
 import torch
-{imports}from torch import nn
+from torch import nn
 {functional}
 RUN, STEP = {run}, {step}
 CLASSES = {classes}
@@ -36,7 +36,7 @@ class Network(nn.Module):
     def forward(self, image):
         """Return {returns}."""
 {steps}
-        return self.network(image){picked}
+        return self.network(image)
 
 
 def load(weights=None, device="cpu"):
@@ -67,17 +67,16 @@ def source(twin: Twin, about: Mapping[str, Any], shape: Sequence[int], returns: 
     height, width, channels = shape
     inside = about["preprocessing"] == "inside"
     takes = (INSIDE if inside else OUTSIDE).format(c=channels, h=height, w=width)
-    imports = "" if twin.library == "torch" else f"import {twin.library}\n"
     parts = f"\n{twin.parts.rstrip()}\n" if twin.parts else ""
     steps = _steps(shape, how, inside)
-    functional = "from torch.nn import functional\n" if "functional." in parts + "".join(steps) else ""
+    functional = "from torch.nn import functional\n" if " functional." in parts + "".join(steps) else ""
     head = HEAD.format(
-        version=__version__, takes=takes, imports=imports, run=ascii(about.get("run", "model")), step=about["step"],
+        version=__version__, takes=takes, run=ascii(about.get("run", "model")), step=about["step"],
         classes=ascii(list(about["classes"] or ())), functional=functional,
     )  # fmt: skip
     body = NETWORK.format(
         made=_indented(twin.made), mean=_list(how.get("mean", 0.0)), std=_list(how.get("std", 1.0)), returns=returns,
-        steps=_indented(steps), picked=twin.picked,
+        steps=_indented(steps),
     )  # fmt: skip
     return head + parts + body
 

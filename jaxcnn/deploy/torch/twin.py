@@ -14,11 +14,11 @@ class Twin(NamedTuple):
     """A network in PyTorch.
 
     Attributes:
-        library: `"torchvision"`, `"timm"`, or `"torch"` alone.
+        library: the library that has this network, `"torchvision"` or `"timm"`; `"torch"` for one written layer by
+            layer. The file needs torch alone either way.
         made: lines of Python that set `network`.
         tensors: its state dict.
-        parts: what the lines need besides the library, as Python.
-        picked: what is taken of its outputs, as Python after the call.
+        parts: what the lines need besides torch, as Python.
 
     """
 
@@ -26,7 +26,6 @@ class Twin(NamedTuple):
     made: tuple[str, ...]
     tensors: Tensors
     parts: str = ""
-    picked: str = ""
 
 
 def counters(tensors: Tensors) -> Tensors:
