@@ -1,5 +1,6 @@
 """`jaxcnn serve` in this process: answers of every task, limits, the token, metrics, a newer run, hostile requests."""
 
+import asyncio
 import base64
 import concurrent.futures
 import io
@@ -20,6 +21,7 @@ import jaxcnn as jc
 from jaxcnn.cli.main import main
 from jaxcnn.deploy.outputs import outputs
 from jaxcnn.deploy.serving import Limits
+from jaxcnn.deploy.serving.server import listen
 from tests.serving import CLASSES, build, form, png, save, serving
 
 JSON = {"content-type": "application/json"}
@@ -229,6 +231,26 @@ def test_hostile_connections(server):
     endless = b"10000\r\n" + bytes(65536) + b"\r\n"
     assert server.send(start + b"transfer-encoding: chunked\r\n\r\n" + endless * 4).startswith(b"HTTP/1.1 413")
     assert server.files(good)[0] == 200
+
+
+def test_answers_are_sent_at_once():
+    """Without TCP_NODELAY the body of an answer waits for 40 ms until the client confirms the head."""
+
+    async def accepted(listening):
+        found = asyncio.get_running_loop().create_future()
+
+        def come(_, writer):
+            found.set_result(writer)
+
+        async with await asyncio.start_server(come, sock=listening):
+            _, client = await asyncio.open_connection(*listening.getsockname())
+            server = await found
+            delay = server.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            client.close()
+            server.close()
+        return delay
+
+    assert asyncio.run(accepted(listen("127.0.0.1", 0)))
 
 
 def test_too_many_connections_are_told_in_json(run):
