@@ -2,6 +2,7 @@
 
 import itertools
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,8 +17,8 @@ from jaxcnn.methods.robustness import classifier, pixels, true_labels
 
 Array = jax.Array
 CHECK_STEPS = (1, 10, 40, 100)
-TOLERANCE = 0.01  # by how much chance may raise the accuracy under more steps
-WHITE = ("fgsm", "pgd", "apgd_ce", "apgd_dlr")
+TOLERANCE = 0.01  # by how much chance may raise the accuracy under more steps, or lower that of the black box
+WHITE = ("fgsm", "pgd", "apgd_ce", "apgd_dlr", "apgd_targeted")
 
 
 def attacks_of(config: Any) -> dict[str, attacks.Attack]:
@@ -28,19 +29,23 @@ def attacks_of(config: Any) -> dict[str, attacks.Attack]:
         "pgd": attacks.pgd(eps, steps=config.steps, restarts=config.restarts),
         "apgd_ce": attacks.apgd(eps, steps=config.auto_steps),
         "apgd_dlr": attacks.apgd(eps, steps=config.auto_steps, loss="dlr"),
+        "apgd_targeted": attacks.apgd(eps, steps=config.auto_steps, loss="dlr", targets=config.targets),
         "square": jc.methods.square(eps, steps=config.square_steps),
     }
 
 
-def resists(task: Task, attack: attacks.Attack | None, seed: int = 0) -> Callable[[Tree, Batch], Array]:
-    """Return the function `(variables, batch) -> [B]` that is True where a row is right without and with an attack."""
+def resists(task: Task, attack: attacks.Attack | None, name: str = "") -> Callable[[Tree, Batch], Array]:
+    """Return the function `(variables, batch) -> [B]` that is True where a row is right without and with an attack.
+
+    Random draws depend on the name of the attack.
+    """
 
     def right(variables: Tree, batch: Batch) -> Array:
         images, labels, logits_of = pixels(batch), true_labels(batch), classifier(task, variables, batch)
         plain = logits_of(images).argmax(-1) == labels
         if attack is None:
             return plain
-        changed = attack(logits_of, images, labels, jax.random.key(seed))
+        changed = attack(logits_of, images, labels, jax.random.key(zlib.crc32(name.encode())))
         return plain & (logits_of(changed).argmax(-1) == labels)
 
     return right
@@ -56,7 +61,7 @@ def outcomes(config: Any, loaded: runs.TrainedRun, data: Any) -> tuple[np.ndarra
     """Return which rows are right, and which are right without and with each attack, by name; `[N]` each.
 
     Args:
-        config: flags with `epsilon`, `steps`, `restarts`, `auto_steps`, `square_steps`, `eval_batch_size`.
+        config: flags with `epsilon`, `steps`, `restarts`, `auto_steps`, `targets`, `square_steps`, `eval_batch_size`.
         loaded: the run.
         data: the rows.
 
@@ -68,7 +73,7 @@ def outcomes(config: Any, loaded: runs.TrainedRun, data: Any) -> tuple[np.ndarra
 def right(config: Any, loaded: runs.TrainedRun, data: Any, attack: attacks.Attack | None, name: str) -> np.ndarray:
     """Return which rows are right without and with an attack, `[N]`, and print their share."""
     began = time.perf_counter()
-    predict = resists(loaded.task, attack)
+    predict = resists(loaded.task, attack, name)
     found, _ = jc.collect(predict, loaded.variables, data, batch_size=config.eval_batch_size)
     print(f"{name}: {found.mean():.4f} of {len(found):,} ({time.perf_counter() - began:.0f} s)", flush=True)
     return found
@@ -115,7 +120,7 @@ def checks(
     values = list(steps.values())
     falling = all(more <= fewer + TOLERANCE for fewer, more in itertools.pairwise(values))
     return {
-        "black_box": black, "white_box": white, "black_box_is_weaker": black >= white,
+        "black_box": black, "white_box": white, "black_box_is_weaker": black >= white - TOLERANCE,
         "by_steps": steps, "more_steps_are_stronger": falling,
         "unbounded": free, "unbounded_reaches_zero": free == 0,
     }  # fmt: skip

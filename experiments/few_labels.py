@@ -1,8 +1,9 @@
 """Learns with few labels: `python -m experiments.few_labels cifar10_jpeg.tar.gz --labels 10 25 100 --seeds 3`.
 
 10,000 training images of CIFAR-10 are there, of which 10, 25 or 100 per class have a label. A small network learns from
-these alone (from scratch), with the others (SimCLR and then a linear probe or fine-tuning; FixMatch), or with as many
-labels that are chosen otherwise: at random from all images, or by what the network is least sure of (active learning).
+these alone (from scratch; also as long as FixMatch, with its strong changes), with the others (SimCLR and then a linear
+probe or fine-tuning; FixMatch), or with as many labels that are chosen otherwise: at random from all images, or by what
+the network is least sure of (active learning).
 Each point is a training of its own, tested once on the whole test set at the end of a fixed schedule; nothing is chosen
 by validation, for which a user with so few labels has no rows. The table has the minutes of training, pretraining and
 earlier rounds included. `--resume` trains only the unfinished points.
@@ -31,6 +32,7 @@ from jaxcnn.runs.signals import Signals
 
 METHODS = {
     "scratch": ("from scratch", "#000000", "o"),
+    "strong": ("from scratch, strong changes", "#CC79A7", "P"),
     "probe": ("SimCLR, linear probe", "#0072B2", "s"),
     "finetune": ("SimCLR, fine-tuned", "#56B4E9", "D"),
     "fixmatch": ("FixMatch", "#D55E00", "^"),
@@ -49,7 +51,7 @@ class Config(settings.Settings):
     unpacked: str = ""
     """Folder into which an archive is unpacked; by default checkpoints/data/few_labels."""
     methods: tuple[str, ...] = tuple(METHODS)
-    """Of scratch, probe, finetune, fixmatch, random and active."""
+    """Of scratch, strong, probe, finetune, fixmatch, random and active."""
     photos: int = 1000
     """Most training images of each class, with and without a label."""
     labels: tuple[int, ...] = (10, 25, 100)
@@ -142,6 +144,9 @@ def measured(
                     if method == "random":
                         rows = active.at_random(pool.size, n * len(pool.classes), seed=seed)
                         chosen = plans.supervised(config, about, pool.take(np.sort(rows)), test)
+                    elif method == "strong":  # as long as FixMatch, and with its changes of images
+                        chosen = plans.supervised(config, about, few, test, plans.strong)
+                        size = (config.fixmatch_updates, config.batch_size)
                     elif method == "fixmatch":
                         chosen = plans.semi_supervised(config, plan, pool)
                         size = (config.fixmatch_updates, config.fixmatch_batch_size)
@@ -217,7 +222,7 @@ def report(folder: pathlib.Path, config: Config, points: list[dict[str, Any]]) -
                 row.setdefault(key, []).append(found[key])
         cells = zip(row["mean"], row["deviation"], row["minutes"], strict=True)
         line = "".join(f"{mean:>9.4f} +- {deviation:.4f} ({minutes:.1f})" for mean, deviation, minutes in cells)
-        print(f"{METHODS[method][0]:<22}{line}", flush=True)
+        print(f"{METHODS[method][0]:<30}{line}", flush=True)
         rows.append(row)
     found = {"points": points, "table": rows}
     files.write_json(folder / "summary.json", found)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from experiments import common
 from jaxcnn import runs
 
 WIDTH = 256  # of the hidden layer of SimCLR's projection
+EMA = 0.99  # of the weights, in every training but SimCLR's
 
 
 def build(config: Any, pool: jc.data.Resident) -> dict[str, Any]:
@@ -20,7 +22,7 @@ def build(config: Any, pool: jc.data.Resident) -> dict[str, Any]:
     return {
         "model": common.model(config.model, config, num_classes=len(pool.classes)),
         "task": {"name": "classification", "options": common.pixel_statistics(pool)},
-        "ema": 0, "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
+        "ema": EMA, "image": {"shape": list(image.shape[1:]), "dtype": str(image.dtype)},
     }  # fmt: skip
 
 
@@ -34,15 +36,23 @@ def weak() -> jc.augment.Transform:
     return jc.augment.compose(jc.augment.flip, jc.augment.pad_crop(4, "reflect"))
 
 
-def supervised(config: Any, about: dict[str, Any], rows: jc.data.Resident, test: jc.data.Resident) -> runs.Plan:
-    """Return the plan of a training from labelled rows alone."""
+def strong() -> jc.augment.Transform:
+    """Return the strong changes of FixMatch: two operations of any strength, and a square that is gray."""
+    return jc.augment.compose(weak(), jc.augment.rand_augment(2, None), jc.augment.cutout(16, value=0.5))
+
+
+def supervised(
+    config: Any, about: dict[str, Any], rows: jc.data.Resident, test: jc.data.Resident,
+    changes: Callable[[], jc.augment.Transform] = weak,
+) -> runs.Plan:  # fmt: skip
+    """Return the plan of a training from labelled rows alone; like all others, it tests an average of the weights."""
 
     def wrap(step):
-        return jc.augmented(step, weak())
+        return jc.augmented(step, changes())
 
     return runs.Plan(
         runs.build(about)[1], jc.data.Splits(rows, rows, test), functools.partial(adamw, 3e-3), wrap=wrap, build=about,
-        dataset="cifar10", validations=4, best=False, unit="images",
+        dataset="cifar10", validations=4, best=False, unit="images", ema=EMA,
     )  # fmt: skip
 
 
@@ -98,10 +108,6 @@ def begun(plan: runs.Plan, learned: Any, probe: bool, seed: int) -> runs.Plan:
 
 def semi_supervised(config: Any, plan: runs.Plan, pool: jc.data.Resident) -> runs.Plan:
     """Turn a plan into one of FixMatch, with all images beside the labelled ones."""
-    strong = jc.augment.compose(weak(), jc.augment.rand_augment(), jc.augment.cutout(16))
-    task = jc.methods.fixmatch(plan.task, weak(), strong, threshold=config.threshold)
+    task = jc.methods.fixmatch(plan.task, weak(), strong(), threshold=config.threshold)
     data = jc.methods.semi_supervised(plan.data.train, pool, ratio=config.ratio)
-    ema = 0.99
-    return dataclasses.replace(
-        plan, task=task, data=plan.data._replace(train=data), ema=ema, build=plan.build | {"ema": ema}
-    )
+    return dataclasses.replace(plan, task=task, data=plan.data._replace(train=data))

@@ -119,7 +119,7 @@ def trained(config: Config, rows: dict[str, np.ndarray], inside: np.ndarray, hid
         spent = private.epsilon(noise, rate, steps, config.delta, "pld")
         grads = private.private(config.clip, noise, most, parts=8)
     step, (index, mask) = jc.make_train_step(task, tx, grads), batches(config, inside, steps, hidden)
-    example, seeds = {k: x[:1] for k, x in rows.items()}, config.seed + jnp.arange(len(inside))
+    example, seeds = {k: x[:1] for k, x in rows.items()}, 1000 * config.seed + jnp.arange(len(inside))
 
     @jax.jit
     def run(seeds: Array, rows: dict[str, Array], index: Array, mask: Array) -> jc.State:

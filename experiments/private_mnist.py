@@ -58,7 +58,7 @@ class Config(settings.Settings):
     validation_fraction: float = 0.05
     """Share of the training rows that is held out for validation."""
     parts: int = 16
-    """Gradients of rows are computed in this many parts of a batch, to save memory; must divide its room."""
+    """Gradients of rows are computed in this many parts of a batch, to save memory; the last is filled up."""
 
 
 PRESETS = {

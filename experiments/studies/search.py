@@ -87,18 +87,20 @@ def plan_of(config: Config, data: jc.data.Splits, about: dict[str, Any], values:
     given = Values(**values)
     model, task = about["model"], about["task"]
     described = about | {
+        "ema": 0,
         "model": model | {"options": model["options"] | {"dropout": given.dropout}},
         "task": task | {"options": task["options"] | {"label_smoothing": given.label_smoothing}},
     }
 
     def optimizer(steps: int) -> Any:
-        rate = jc.optim.one_cycle(given.learning_rate, steps=steps)
+        # a short rise: what is measured first is not the rise alone
+        rate = jc.optim.one_cycle(given.learning_rate, steps=steps, warmup=steps // 10)
         return jc.optim.adamw(rate, b1=given.momentum, weight_decay=given.weight_decay)
 
     plan = runs.Plan(
         runs.build(described)[1], data, optimizer, build=described, dataset="cifar10", unit="images", best=False,
         wrap=(lambda step: jc.augmented(step, weak())) if given.augment else (lambda step: step),
-        validations=config.validations, monitor="accuracy", mode="max",
+        every=math.ceil(config.updates / config.validations), monitor="accuracy", mode="max",
     )  # fmt: skip
     return planned(NAME, flags_of(config, data, given.batch_size), plan)
 

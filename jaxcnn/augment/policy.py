@@ -58,17 +58,18 @@ def trivial_augment(*, follow: SpatialTargets = FOLLOW, field: str = "image") ->
 
 def rand_augment(
     ops: int = 2,
-    magnitude: int = 9,
+    magnitude: int | None = 9,
     *,
     probability: float = 1.0,
     follow: SpatialTargets = FOLLOW,
     field: str = "image",
 ) -> Transform:
-    """Apply several random operations to each image, all at one strength (Cubuk et al., 2019, arXiv:1909.13719).
+    """Apply several random operations to each image (Cubuk et al., 2019, arXiv:1909.13719).
 
     Args:
         ops: number of operations per image.
-        magnitude: the strength, 0..30.
+        magnitude: the strength of all operations, 0..30; None draws one for each operation and image, as FixMatch does
+            (Sohn et al., 2020, arXiv:2001.07685).
         probability: with which an operation is applied to an image at all, in [0, 1].
         follow: how masks and boxes follow.
         field: the entry of the batch that holds the pixels.
@@ -83,19 +84,19 @@ def rand_augment(
     """
     if ops < 0:
         raise InputError(f"ops={ops}: must be at least 0")
-    if magnitude not in range(BINS):
-        raise InputError(f"magnitude={magnitude}: must be an integer in 0..{BINS - 1}")
+    if magnitude is not None and magnitude not in range(BINS):
+        raise InputError(f"magnitude={magnitude}: must be an integer in 0..{BINS - 1}, or None for random ones")
     if not 0 <= probability <= 1:
         raise InputError(f"probability={probability}: must be in 0..1")
     check(follow)
 
     def change(key: Array, batch: Batch) -> Batch:
         h, w = height_width(batch["image"])
-        op, _, sign = _drawn(key, batch["image"].shape[0])
+        op, strength, sign = _drawn(key, batch["image"].shape[0])
         if probability < 1:
             op = jnp.where(draw(uniform, jax.random.fold_in(key, 3), op.shape) < probability, op, OPS.index("identity"))
         table = _table(shear=0.3, move=(150 / 331 * h, 150 / 331 * w), degrees=30.0, blend=0.9, bits=4)
-        return apply(batch, op, table[op, magnitude] * sign, follow)
+        return apply(batch, op, table[op, strength if magnitude is None else magnitude] * sign, follow)
 
     several = compose(*[change] * ops)
     return on_field(lambda key, batch: several(key, {**batch, "image": as_float(batch["image"])}), field)

@@ -32,7 +32,7 @@ def defocus_blur(x: np.ndarray, rng: np.random.Generator, pixel: float, radius: 
     radius, soft = radius * pixel, soft * pixel
     reach = math.ceil(radius + 3 * soft) + 1
     places = np.hypot(*np.mgrid[-reach : reach + 1, -reach : reach + 1])
-    disk = ndimage.gaussian_filter(np.clip(radius + 0.5 - places, 0, 1), soft)
+    disk = ndimage.gaussian_filter(np.clip(1 + 3 * (radius - places), 0, 1), soft)  # hard at the published radii
     return _filtered(x, disk)
 
 
@@ -89,7 +89,8 @@ def frost(x: np.ndarray, rng: np.random.Generator, pixel: float, kept: float, we
 def fog(x: np.ndarray, rng: np.random.Generator, pixel: float, amount: float, decay: float) -> np.ndarray:
     """Add smooth noise, and scale to the former maximum."""
     top = x.max()
-    return (x + amount * _smooth(rng, x.shape[:2], decay)[..., None]) * top / (top + amount)
+    noise = _smooth(rng, x.shape[:2], decay**2)  # published is the decay of a length that is squared
+    return (x + amount * noise[..., None]) * top / (top + amount)
 
 
 def brightness(x: np.ndarray, rng: np.random.Generator, pixel: float, more: float) -> np.ndarray:
@@ -166,10 +167,10 @@ def _filtered(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def _streak(length: float, sigma: float, angle: float) -> np.ndarray:
-    """Return the kernel of a line from the middle, which fades like a Gaussian."""
-    reach = max(math.ceil(length), 1)
+    """Return the kernel of a line from the middle, twice as long as `length`, which fades like a Gaussian."""
+    reach = max(math.ceil(2 * length), 1)
     kernel = np.zeros((2 * reach + 1,) * 2)
-    far = np.linspace(0, length, 8 * reach + 1)
+    far = np.linspace(0, 2 * length, 8 * reach + 1)
     weight = np.exp(-0.5 * (far / max(sigma, 1e-3)) ** 2)
     for y, x, w in zip(reach + far * math.sin(angle), reach + far * math.cos(angle), weight, strict=True):
         top, left = min(int(y), 2 * reach - 1), min(int(x), 2 * reach - 1)

@@ -146,6 +146,9 @@ def shards(label: Any, count: int, *, each: int = 2, seed: int = 0) -> list[np.n
 def dirichlet(label: Any, count: int, alpha: float, *, seed: int = 0) -> list[np.ndarray]:
     """Divide the rows of each class over clients in shares from a Dirichlet distribution.
 
+    Clients get different numbers of rows. Hsu et al. (2019, arXiv:1909.06335) draw a mix of classes for each client, of
+    the same size, so that the same `alpha` means something else there.
+
     Args:
         label: int `[N]`.
         count: number of clients. Those that get no row get one from the client with the most.
@@ -155,7 +158,7 @@ def dirichlet(label: Any, count: int, alpha: float, *, seed: int = 0) -> list[np
     Raises:
         InputError: there are more clients than rows, or `alpha` is not positive.
 
-    Reference: Hsu et al., 2019, arXiv:1909.06335.
+    Reference: Yurochkin et al., 2019, arXiv:1905.12022.
 
     """
     label, draws = np.asarray(label), np.random.default_rng(seed)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.core.collectives import all_sum
 from jaxcnn.core.types import Batch, InputError, Mean, Task, Tree, row_mask
 from jaxcnn.layers.calls import Call, changed_calls
 from jaxcnn.methods.robustness import divergence, two
@@ -82,6 +83,8 @@ def distilled(
         if features:
             values = values + features * _distance(ours, jax.lax.stop_gradient(theirs), names)
         added = jnp.where(weights == 0, 0, values * weights).sum()  # padding may hold anything
+        total, count = all_sum(jax.lax.stop_gradient((mean.weight, weights.sum())))  # the task may weight its rows
+        added = added * total / jnp.where(count > 0, count, 1)
         value = Mean((1 - weight) * mean.total + added, mean.weight)
         return value, (outputs, kept({**changed, TEACHER: fixed}))
 

@@ -42,8 +42,8 @@ def fixmatch(
     Args:
         task: a classification task with at least two logits whose input is `field` alone. Auxiliary heads do not learn.
         weak: changes the image that gives the class, such as `compose(flip, pad_crop(4, "reflect"))`.
-        strong: changes the image that learns it, such as `compose(weak, rand_augment(), cutout(16))`; the size of the
-            images must stay.
+        strong: changes the image that learns it, such as `compose(weak, rand_augment(2, None), cutout(16, value=0.5))`;
+            the size of the images must stay.
         weight: of the loss of the rows without a label, at least 0. 0 is training on the labelled rows alone.
         threshold: least probability of a class that is learned, above 0 and at most 1.
         field: the entry of the batch that holds the pixels.

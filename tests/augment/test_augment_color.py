@@ -183,6 +183,18 @@ def test_policies_give_images(make, channels, dtype, rng):
     assert 1 <= same.sum() < 20
 
 
+def test_strengths_of_rand_augment_are_drawn(rng):
+    """Images that are moved are moved by one distance, or by one of their own each."""
+    image = np.full((400, 64, 64, 1), 255, np.uint8)
+
+    def borders(magnitude):
+        out = np.asarray(fast(augment.rand_augment(1, magnitude))(KEY, {"image": image})["image"])[..., 0]
+        rows = [(x == 0).all(1).sum() for x in out]  # rows that moving up or down leaves black
+        return {int(n) for n in rows if 0 < n < 64}  # 64: inverted colours
+
+    assert borders(9) == {8} and len(borders(None)) > 10 and max(borders(None)) > 20
+
+
 def test_rand_augment_of_nothing_is_the_identity(rng):
     image = np.asarray(images(rng))
     np.testing.assert_allclose(

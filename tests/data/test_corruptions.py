@@ -9,7 +9,7 @@ from PIL import Image
 
 import jaxcnn as jc
 from jaxcnn.data import CORRUPTIONS, corrupt, corrupted
-from jaxcnn.data.corruption_kinds import _smooth, _streak, _zoomed
+from jaxcnn.data.corruption_kinds import _smooth, _streak, _zoomed, defocus_blur
 from jaxcnn.metrics import mean_corruption_error
 
 
@@ -82,8 +82,9 @@ def test_simple_kinds_by_hand():
 
 
 def test_parts():
-    kernel = _streak(6, 2, 0.0)
-    assert kernel[6, 6:].sum() == pytest.approx(kernel.sum()) and kernel[6, 6] > kernel[6, 11] > 0
+    kernel = _streak(6, 4, 0.0)  # published are taps at 0 to 12
+    assert kernel[12, 12:].sum() == pytest.approx(kernel.sum()) and kernel[12, 12] > kernel[12, 20] > 0
+    assert kernel[12, 20] / kernel[12, 14] == pytest.approx(np.exp((2**2 - 8**2) / 32), rel=0.05)
     x = photo(33) / 255
     np.testing.assert_allclose(_zoomed(x, 1.0), x, atol=1e-12)
     np.testing.assert_allclose(_zoomed(x, 2.0)[16, 16], x[16, 16])
@@ -91,6 +92,16 @@ def test_parts():
     assert noise.shape == (30, 50) and noise.min() == 0 and noise.max() == 1
     steps = np.abs(np.diff(noise, axis=1)).mean()
     assert steps < 0.1 and np.abs(np.diff(_smooth(np.random.default_rng(0), (30, 50), 1.1), axis=1)).mean() > steps
+
+
+def test_a_disk_is_that_of_the_published_radius():
+    """Pixels whose middle is within the radius count, and next to nothing of others; 0.1 softens nothing."""
+    point = np.zeros((21, 21, 1))
+    point[10, 10] = 1
+    for radius in (1, 1.5, 3):
+        spread = defocus_blur(point, None, 1.0, radius, 0.1)[..., 0]
+        there = np.hypot(*(np.mgrid[:21, :21] - 10)) <= radius
+        assert spread[there].min() > 0.85 / there.sum() and spread[there].sum() > 0.85
 
 
 def test_a_wrapped_data_set_is_read_like_any_other():

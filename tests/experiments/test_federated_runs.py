@@ -2,6 +2,8 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
 
 import jaxcnn as jc
@@ -24,17 +26,22 @@ def test_clients_have_what_the_partition_says(tmp_path):
     config = federated.Config(data=data, clients=5, each=2, method="scaffold", partition="classes")
     made = federated.plan(config)
     held = made.data.train
-    assert len(held.parts) == 5 and sum(map(len, held.parts)) == held.size == 275 and made.every == 1
+    assert len(held.parts) == 5 and sum(map(len, held.parts)) == held.size == 275 and made.every == 5
     assert set(made.begin(jc.init_state(made.task, made.optimizer(1), held.example())).extras) == {"scaffold"}
 
 
-def test_hidden_clients_are_drawn_and_accounted(tmp_path):
-    made = federated.plan(federated.Config(data=str(blobs(tmp_path, 300, 20)), clients=40, each=2, epsilon=2.0))
+def test_hidden_clients_are_drawn_and_accounted(tmp_path, capsys):
+    given = federated.Config(data=str(blobs(tmp_path, 300, 20)), clients=40, each=2, epsilon=2.0)
+    made = federated.plan(given)
     assert made.data.train.poisson and made.grads.private and "epsilon" in made.headline
     config = federated.Config(clients=40, each=2, epsilon=2.0, rounds=7)
     noise = federated.noise_of(config)
     assert federated.spent_after(config, noise, 7) == pytest.approx(2.0, abs=0.01)
     assert federated.spent_after(config, noise, 3) < 1.9
+    said = capsys.readouterr().out
+    params = jc.init_state(made.task, made.optimizer(1), made.data.train.example()).params
+    length = federated.noise_of(given) * 1 / 2 * np.sqrt(sum(x.size for x in jax.tree.leaves(params)))
+    assert f"has length {length:.2g}" in said and "nothing is learnt: give more clients" in said
 
 
 @pytest.mark.parametrize("wrong, line", [
@@ -44,6 +51,7 @@ def test_hidden_clients_are_drawn_and_accounted(tmp_path):
     ({"limit_examples": 9}, "use --train-images"), ({"max_steps": 3}, "--rounds"), ({"batch_size": 9}, "--each"),
     ({"method": "scaffold", "secure": 1.0}, "--epsilon and --secure need another method"),
     ({"epsilon": 1.0, "each": 5}, "--each 5: with --epsilon"), ({"epsilon": -1.0}, "target=-1.0"),
+    ({"epsilon": 1.0, "delta": 0.2}, "--delta 0.2: must be above 0 and below 1 / 5"),
     ({"epsilon": 1.0, "clip": 0.0}, "clip=0.0"), ({"secure": -1.0}, "secure=-1.0"),
     ({"clients": 1000}, "count=1000"), ({"alpha": 0.0}, "alpha=0.0"),
 ])  # fmt: skip

@@ -48,7 +48,7 @@ def run(tmp_path_factory):
     config["experiment"] = "robust"
     config["settings"] |= {
         "name": "mnist", "method": "none", "epsilon": 0.1, "steps": 2, "restarts": 1, "auto_steps": 2,
-        "square_steps": 3, "eval_batch_size": 8,
+        "targets": 2, "square_steps": 3, "eval_batch_size": 8,
     }  # fmt: skip
     (folder / "run/config.json").write_text(json.dumps(config))
     return folder / "run"

@@ -172,7 +172,7 @@ def test_a_planted_bias(tmp_path, monkeypatch):
     run = jc.runs.read_config(table[0]["runs"][0]["checkpoint"])
     # the flags of the command line
     assert run["experiment"] == "mnist" and run["command"].startswith("python -m experiments.studies.bias")
-    assert [row["variant"] for row in table] == ["as it is", "reweighted", "group DRO"]
+    assert [row["variant"] for row in table] == list(bias.VARIANTS)
     (data,) = tmp_path.glob("coloured-digits-*-0.9.npz")
     weight = jc.load_run(table[1]["runs"][0]["checkpoint"]).config["data"]["sha256"]
     # the weights are among the data
@@ -224,6 +224,19 @@ def test_a_class_is_made_rare():
     for rare_class, ratio, line in ((10, 20, "--rare 10"), (3, 0, "--ratio 0"), (3, 2000, "--ratio 2000")):
         with pytest.raises(jc.InputError, match=line):
             imbalance.imbalanced(splits, rare_class, ratio)
+
+
+def test_both_classes_and_both_groups_are_drawn_equally():
+    """No row is left out, and rare ones come again."""
+    n = 60
+    columns = {"label": np.arange(n, dtype=np.int32) % 20 // 19, "usual": 1 - np.arange(n, dtype=np.int32) % 12 // 11}
+    part = jc.data.Resident({"image": np.arange(n)[:, None, None, None].astype(np.uint8)} | columns, ("a", "b"))
+    task = jc.tasks.classification(jc.models.mlp(num_classes=2))
+    plan = jc.runs.Plan(task, jc.data.Splits(part, part, part), jc.optim.sgd)
+    for changed, column in ((imbalance.sampled(plan), "label"), (bias.robust_in_turn(plan), "usual")):
+        rows = changed.data.train.arrays
+        assert np.bincount(rows[column]).tolist() == [max(np.bincount(columns[column]))] * 2
+        assert set(rows["image"].ravel().tolist()) == set(range(n))
 
 
 def test_differences_are_paired_by_seed():

@@ -42,6 +42,18 @@ def test_the_loss_is_the_one_of_the_paper(pair):
     assert abs(kept.compute()) < 1e-5  # a network teaches itself nothing
 
 
+def test_class_weights_leave_the_teacher_its_share(pair):
+    """The divergence is a mean over rows, whatever the task's own weights sum to."""
+    _, variables, teacher, known, batch = pair
+    losses = []
+    for weights in ([1.0] * 4, [8.0] * 4):
+        student = jc.tasks.classification(Plain(), class_weights=weights)
+        made = distilled(student, teacher, known, weight=1.0)
+        mean, _ = made.loss(variables["params"], {"teacher": known}, batch, jax.random.key(0))
+        losses.append(float(mean.compute()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def test_features_of_other_widths_are_compared(pair):
     *_, batch = pair
     networks = [jc.models.cnn(num_classes=4, widths=widths) for widths in ((4, 6), (8, 8))]
