@@ -1,5 +1,6 @@
 """A network of torchvision or timm as Python that needs PyTorch alone: its layers by name, and what torch.fx traces."""
 
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
@@ -46,8 +47,7 @@ def written(library: str, network: Any) -> str:
         InputError: it has a part that PyTorch alone does not have.
 
     """
-    from torch import fx
-
+    fx = importlib.import_module("torch.fx")
     network.eval()
     others = list(inspect.signature(network.forward).parameters.values())[1:]
     tracer = fx.Tracer()
@@ -83,8 +83,7 @@ def _reduce(graph: Any, library: str) -> None:
 
 def _parts(tracer: Any, network: Any, graph: Any) -> Iterator[tuple[str, str]]:
     """Yield each layer that is used or has a state, and each tensor outside of layers, by path, as Python."""
-    from torch import nn
-
+    nn = importlib.import_module("torch.nn")
     used, inside = {node.target for node in graph.nodes if node.op == "call_module"}, []
     for path, module in network.named_modules():
         if any(path.startswith(f"{above}.") for above in inside):
