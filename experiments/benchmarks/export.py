@@ -75,6 +75,7 @@ def main(config: Config) -> list[dict[str, Any]]:
             files.write_json(config.json, found)
 
     for name in config.networks or known:
+        jax.clear_caches()  # compiled programs hold the weights of earlier networks
         try:
             made, rows, about = _run(name, config.rows) if name not in known else _network(name, config)
             ours = _computed(made, rows)
