@@ -1,10 +1,10 @@
 """Compares small networks for small machines: `python -m experiments.edge cifar10_jpeg.tar.gz`.
 
 Each network learns CIFAR-10 with the augmentation of `experiments.cifar10`, without views, and with AdamW at one rate:
-the recipe of the speed network is too fast for networks without norms. It becomes an ONNX file in
-float32, one in 8-bit integers, and a LiteRT file in float32. Each file then answers one test image at a time in a
-process of its own, on one core: accuracy on all test rows, bytes, the median and the 95th percentile of the latency,
-the memory that loading and running it add, and the energy of an image where the machine's counters (RAPL) can be read.
+the recipe of the speed network is too fast for networks without norms. It becomes an ONNX file in float32, one in 8-bit
+integers, and a LiteRT file in float32. Each file then answers one test image at a time in a process of its own, on one
+core: accuracy on all test rows, bytes, the median and the 95th percentile of the latency, the memory that loading and
+running it add, and the energy of an image where the machine's counters (RAPL) can be read.
 `table.md` and `front.png` are written, with the Pareto front of accuracy over latency: the networks that no other one
 beats in both.
 
@@ -15,6 +15,7 @@ where it stopped.
 import dataclasses
 import io
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from jaxcnn.deploy.exporters import EXPORTERS
 from jaxcnn.deploy.integers import drawn
 
 FILES = {"ONNX float32": ("onnx", False), "ONNX int8": ("onnx", True), "LiteRT float32": ("litert", False)}
+WEIGHT_DECAY = 5e-2
 SMOKE = {"max_steps": 4, "limit_examples": 40, "batch_size": 16}
 COLUMNS = ("network", "file", "accuracy", "million multiply-adds", "KiB", "ms: p50, p95", "MiB", "mJ")
 
@@ -96,6 +98,8 @@ def check(config: Config) -> None:
     for name, least in (("epochs", 1), ("batch_size", 1), ("images", 21), ("calibration", 1)):
         if getattr(config, name) < least:
             raise jc.InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: must be at least {least}")
+    if not 0 < config.learning_rate < math.inf:
+        raise jc.InputError(f"--learning-rate {config.learning_rate}: must be above 0")
 
 
 def inside(name: str) -> str | None:
@@ -108,11 +112,13 @@ def trained(config: Config, place: str, name: str, folder: pathlib.Path) -> tupl
     """Train or load a network; a folder with other settings is refused by `train_run`."""
     print(name, flush=True)
     more = SMOKE if config.smoke else {"batch_size": config.batch_size}
-    flags = cifar10.Config(dataset=place, model=name, views=False, epochs=config.epochs, seed=config.seed, **more)
+    flags = cifar10.Config(
+        dataset=place, model=name, views=False, epochs=config.epochs, seed=config.seed, muon=0.0,
+        learning_rate=config.learning_rate, weight_decay=WEIGHT_DECAY, **more,
+    )  # fmt: skip
 
     def optimizer(steps: int) -> Any:
-        rate = jc.optim.one_cycle(jc.optim.check_rate(config.learning_rate), steps=steps)
-        return jc.optim.adamw(rate, weight_decay=5e-2)
+        return jc.optim.adamw(jc.optim.one_cycle(config.learning_rate, steps=steps), weight_decay=WEIGHT_DECAY)
 
     plan = common.planned("edge", flags, dataclasses.replace(cifar10.plan(flags), optimizer=optimizer))
     jc.train_run(plan, folder)

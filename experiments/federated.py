@@ -13,7 +13,8 @@ With `--epsilon`, clients are hidden, with all their rows (McMahan et al., 2017,
 Poisson sampling, what they learnt is clipped, and the sum gets noise. With `--secure`, the server adds integers under
 masks and sees the change of no client (Bonawitz et al., 2017, doi:10.1145/3133956.3133982).
 
-Measured are the rounds until the validation rows are right as often as `--target`, the bytes that were sent until then,
+Measured are the rounds until the validation rows are right as often as `--target`, the bytes that were sent until then
+(each fifth round of SCAFFOLD is validated, whose state is that of all clients, and every one of the other methods),
 and the accuracy on the test rows with the weights that are best on the validation rows.
 """
 
@@ -140,7 +141,7 @@ def plan(config: Config) -> runs.Plan:
         proximal = config.proximal if config.method == "fedprox" else 0.0
         grads = federated.federated(optax.sgd(rate), held.room, proximal=proximal, secure=config.secure, **local)
     image = splits.train.example()["image"]
-    build: dict[str, Any] = {
+    build = {
         "model": common.model(
             "plain", config, num_classes=len(splits.train.classes), widths=list(config.widths), kernel_size=5, pools=2,
             hidden=config.hidden,
@@ -157,18 +158,16 @@ def plan(config: Config) -> runs.Plan:
             return optax.adam(config.server_rate or 0.003, b2=0.99, eps=1e-3)
         return optax.sgd(config.server_rate or 1.0)
 
-    if config.epsilon:
-        tell_noise(config, runs.build(build)[1], splits.train.example())
     return runs.Plan(
         runs.build(build)[1], splits._replace(train=held), server, grads=grads, build=build, dataset="mnist",
         source=runs.source("idx", read), monitor="accuracy", mode="max",
-        headline=shown, every=5 if config.method == "scaffold" else 1, **more,  # it saves the state of all clients
+        headline=shown, every=5 if config.method == "scaffold" else 1, **more,
     )  # fmt: skip
 
 
-def tell_noise(config: Config, task: jc.Task, example: Any) -> None:
+def tell_noise(config: Config, made: runs.Plan) -> None:
     """Print how long the noise of a round is, beside the mean change that it hides."""
-    params = jax.eval_shape(lambda: task.init(jax.random.key(0), example))["params"]
+    params = jax.eval_shape(lambda: made.task.init(jax.random.key(0), made.data.train.example()))["params"]
     size = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
     noise = noise_of(config) * config.clip / config.each * math.sqrt(size)
     line = f"the noise of a round has length {noise:.2g}; what {config.each} clients learn has at most {config.clip:g}"
@@ -202,6 +201,8 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     if config.predict:
         return inference.predict(config)
     made = plan(config)
+    if config.epsilon:
+        tell_noise(config, made)
     own = dataclasses.replace(config, batch_size=config.each, max_steps=config.rounds, epochs=config.rounds)
     summary = common.train("federated", own, made, signals, opened)
     if not summary:  # another process has the results

@@ -3,10 +3,9 @@
 10,000 training images of CIFAR-10 are there, of which 10, 25 or 100 per class have a label. A small network learns from
 these alone (from scratch; also as long as FixMatch, with its strong changes), with the others (SimCLR and then a linear
 probe or fine-tuning; FixMatch), or with as many labels that are chosen otherwise: at random from all images, or by what
-the network is least sure of (active learning).
-Each point is a training of its own, tested once on the whole test set at the end of a fixed schedule; nothing is chosen
-by validation, for which a user with so few labels has no rows. The table has the minutes of training, pretraining and
-earlier rounds included. `--resume` trains only the unfinished points.
+the network is least sure of (active learning). Each point is a training of its own, tested once on the whole test set
+at the end of a fixed schedule; nothing is chosen by validation, for which a user with so few labels has no rows. The
+table has the minutes of training, pretraining and earlier rounds included. `--resume` trains the unfinished points.
 """
 
 import dataclasses

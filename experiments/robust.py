@@ -152,12 +152,20 @@ def place(name: str) -> str | None:
 
 def load(config: Config) -> tuple[jc.data.Splits, dict[str, Any]]:
     """Read the data, and return how they were read."""
+    splits, source = read(config)
+    if config.attack and config.targets >= len(splits.train.classes):  # refused now, not when the training is over
+        raise jc.InputError(f"--targets {config.targets}: must be less than the {len(splits.train.classes)} classes")
+    return splits, source
+
+
+def read(config: Config) -> tuple[jc.data.Splits, dict[str, Any]]:
+    """Read the data of the name."""
     held: dict[str, Any] = {"validation_fraction": config.validation_fraction}
     if config.name == "mnist":
-        read: dict[str, Any] = {"path": str(files.expanded(config.data))} | held
-        return jc.data.idx(**read), runs.source("idx", read)
-    read = {"path": str(archives.folder_of("cifar10", config, place)), "channels": 3} | held
-    return jc.data.folder(**read), runs.source("folder", read)
+        how: dict[str, Any] = {"path": str(files.expanded(config.data))} | held
+        return jc.data.idx(**how), runs.source("idx", how)
+    how = {"path": str(archives.folder_of("cifar10", config, place)), "channels": 3} | held
+    return jc.data.folder(**how), runs.source("folder", how)
 
 
 def plan(config: Config) -> runs.Plan:

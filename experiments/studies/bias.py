@@ -47,12 +47,7 @@ def robust(plan: runs.Plan) -> runs.Plan:
 
 def robust_in_turn(plan: runs.Plan) -> runs.Plan:
     """Minimise the loss of the worst group, and draw both groups equally often, as in algorithm 1 of the paper."""
-    train, draws = plan.data.train, np.random.default_rng(0)
-    parts = [np.flatnonzero(train.arrays["usual"] == k) for k in (0, 1)]
-    most = max(map(len, parts))
-    rows = [np.concatenate([draws.permutation(part) for _ in range(-(-most // len(part)))])[:most] for part in parts]
-    plan = dataclasses.replace(plan, data=plan.data._replace(train=train.take(np.concatenate(rows))))
-    return robust(plan)
+    return robust(core.drawn_equally(plan, plan.data.train.arrays["usual"]))
 
 
 VARIANTS = {

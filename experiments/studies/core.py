@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import logging
+import math
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NotRequired, TextIO
@@ -90,6 +91,7 @@ def compare(
     plans = {}
     for label, variant in variants.items():
         plans[label] = planned(label, dataclasses.replace(base, **variant.flags), variant, config)
+    plans = same_updates(plans)
     first = next(iter(plans.values()))[1]
     folder = folders.open_folder(f"studies.{name}", config, first, first.data, common.data_digest(first.data.train))
     opened.append(folder)
@@ -148,6 +150,32 @@ def planned(label: str, config: mnist.Config, variant: Variant, study: Config) -
     return config, variant.change(
         dataclasses.replace(plan, task=runs.build(build)[1], data=plan.data._replace(train=train), build=build)
     )
+
+
+def same_updates(plans: dict[str, tuple[mnist.Config, runs.Plan]]) -> dict[str, tuple[mnist.Config, runs.Plan]]:
+    """Give variants with more rows than the first one, such as rows that come again, its number of updates."""
+    flags, plan = next(iter(plans.values()))
+    size = min(plan.data.train.size, flags.limit_examples or plan.data.train.size)
+    most = math.ceil(flags.epochs * size / min(flags.batch_size, size))
+    most = min(most, flags.max_steps) if flags.max_steps else most
+    return {
+        label: (dataclasses.replace(own, max_steps=most) if more.data.train.size > plan.data.train.size else own, more)
+        for label, (own, more) in plans.items()
+    }
+
+
+def drawn_equally(plan: runs.Plan, group: np.ndarray) -> runs.Plan:
+    """Let the training rows of each group come equally often: none is left out, and those of smaller groups come again.
+
+    Args:
+        plan: of a training.
+        group: int `[N]`, the group of each training row.
+
+    """
+    draws, parts = np.random.default_rng(0), [np.flatnonzero(group == k) for k in np.unique(group)]
+    most = max(map(len, parts))
+    rows = [np.concatenate([draws.permutation(part) for _ in range(-(-most // len(part)))])[:most] for part in parts]
+    return dataclasses.replace(plan, data=plan.data._replace(train=plan.data.train.take(np.concatenate(rows))))
 
 
 def trained(folder: pathlib.Path, train: Callable[[str], dict[str, Any]], form: Any = None) -> dict[str, Any]:

@@ -53,12 +53,8 @@ def adjustment(label: np.ndarray) -> list[float]:
 
 
 def sampled(plan: runs.Plan) -> runs.Plan:
-    """Draw half of the images of each class: every frequent one once, and the rare ones as often as they fit."""
-    train, draws = plan.data.train, np.random.default_rng(0)
-    frequent, rare = (np.flatnonzero(train.label == k) for k in (0, 1))
-    often = np.concatenate([draws.permutation(rare) for _ in range(-(-len(frequent) // len(rare)))])
-    rows = np.concatenate([frequent, often[: len(frequent)]])
-    return dataclasses.replace(plan, data=plan.data._replace(train=train.take(rows)), best=False)
+    """Let both classes come equally often."""
+    return dataclasses.replace(core.drawn_equally(plan, plan.data.train.label), best=False)
 
 
 VARIANTS = {

@@ -89,7 +89,7 @@ def frost(x: np.ndarray, rng: np.random.Generator, pixel: float, kept: float, we
 def fog(x: np.ndarray, rng: np.random.Generator, pixel: float, amount: float, decay: float) -> np.ndarray:
     """Add smooth noise, and scale to the former maximum."""
     top = x.max()
-    noise = _smooth(rng, x.shape[:2], decay**2)  # published is the decay of a length that is squared
+    noise = _smooth(rng, x.shape[:2], decay**2)  # the published code squares the number that decays
     return (x + amount * noise[..., None]) * top / (top + amount)
 
 

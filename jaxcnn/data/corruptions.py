@@ -2,9 +2,9 @@
 
 `corrupted` wraps a data set for evaluation; `corrupt` changes one image. Both depend only on the seed and the number of
 the row. Strengths follow CIFAR-10-C up to 85 pixels, with lengths as shares of 32 pixels, and from there on ImageNet-C,
-with shares of 224. The code is this library's own, so single
-images differ from these files: frost is synthesised (there, it is pasted from photos), fog is a sum of smooth noise of
-many sizes, and glass looks up its pixels at random places instead of exchanging neighbours one after the other.
+with shares of 224. The code is this library's own, so single images differ from these files: frost is synthesised
+(there, it is pasted from photos), fog is a sum of smooth noise of many sizes, and glass looks up its pixels at random
+places instead of exchanging neighbours one after the other.
 
 Reference: Hendrycks and Dietterich, 2019, arXiv:1903.12261.
 """

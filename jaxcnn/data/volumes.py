@@ -47,9 +47,9 @@ def volumes(
 
     Rows have `"image"` `[D, H, W, 1]`, float32 in 0..1, and `"mask"` `[D, H, W]`, uint8; from foot to head, from back
     to front, from left to right, whatever the order in the file; `"image_size"` `[3]`, the shape in the file, and
-    `"spacing"` `[3]`, millimetres per voxel, both in this order. Volumes are not resampled; labels whose affine
-    puts them elsewhere than their image are paired by voxel, and told in the log. To write a prediction for a
-    row, `write_nifti(path, centred(prediction, image_size), like=file)`, with the file in `names`.
+    `"spacing"` `[3]`, millimetres per voxel, both in this order. Volumes are not resampled; labels whose affine puts
+    them elsewhere than their image are paired by voxel, and told in the log. To write a prediction for a row,
+    `write_nifti(path, centred(prediction, image_size), like=file)`, with the file in `names`.
 
     Args:
         path: the folder.

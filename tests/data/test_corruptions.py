@@ -9,7 +9,7 @@ from PIL import Image
 
 import jaxcnn as jc
 from jaxcnn.data import CORRUPTIONS, corrupt, corrupted
-from jaxcnn.data.corruption_kinds import _smooth, _streak, _zoomed, defocus_blur
+from jaxcnn.data.corruption_kinds import _smooth, _streak, _zoomed, defocus_blur, fog
 from jaxcnn.metrics import mean_corruption_error
 
 
@@ -92,6 +92,12 @@ def test_parts():
     assert noise.shape == (30, 50) and noise.min() == 0 and noise.max() == 1
     steps = np.abs(np.diff(noise, axis=1)).mean()
     assert steps < 0.1 and np.abs(np.diff(_smooth(np.random.default_rng(0), (30, 50), 1.1), axis=1)).mean() > steps
+
+
+def test_fog_of_half_the_size_is_weaker_by_the_decay_squared():
+    x, draws = np.full((16, 16, 1), 0.5), np.random.default_rng
+    noise = _smooth(draws(1), (16, 16), 9.0)[..., None]
+    np.testing.assert_allclose(fog(x, draws(1), 1.0, 0.2, 3), (x + 0.2 * noise) * 0.5 / 0.7)
 
 
 def test_a_disk_is_that_of_the_published_radius():

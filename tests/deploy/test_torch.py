@@ -67,8 +67,17 @@ def module_of(path):
 
 def agrees(torch, loaded, path, shape):
     """Compare outputs for bytes and floats, and gradients, with those of the run."""
-    rng, network = np.random.default_rng(3), module_of(path).load()
+    network, gaps = module_of(path).load(), []
     assert not network.training
+    for seed in range(3, 6):  # rounding may put a value on the other side of a ReLU's kink: of one draw, not of all
+        gaps.append(compared(torch, loaded, network, shape, np.random.default_rng(seed)))
+        if gaps[-1] <= 2e-4:
+            return
+    raise AssertionError(f"gradients differ by {gaps} of the largest")
+
+
+def compared(torch, loaded, network, shape, rng):
+    """Compare outputs, and return the largest difference of gradients over the largest gradient."""
     for dtype in (np.uint8, np.float32):
         x = rng.integers(0, 256, (3, *shape)).astype(np.uint8)
         x = x if dtype == np.uint8 else (x / 255).astype(np.float32)
@@ -81,9 +90,7 @@ def agrees(torch, loaded, path, shape):
     given.requires_grad_(True)
     (network(given) * torch.from_numpy(weights)).sum().backward()
     found = given.grad.numpy().transpose(0, 2, 3, 1)
-    # rounding may put a value on the other side of a ReLU's kink, which changes a few gradients by a hundredth
-    assert np.median(np.abs(found - wanted)) < 2e-4 * np.abs(wanted).max()
-    assert np.linalg.norm(found - wanted) < 0.03 * np.linalg.norm(wanted)
+    return np.abs(found - wanted).max() / np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -42,7 +42,7 @@ def test_energy_is_the_sum_of_the_processors(tmp_path):
 @pytest.mark.parametrize("changes, line", [
     ({"data": ""}, "DATA: give the data"), ({"networks": ()}, "--networks: name at least one"),
     ({"networks": ("resnet21",)}, "--networks 'resnet21'"), ({"images": 20}, "--images 20: must be at least 21"),
-    ({"epochs": 0}, "--epochs 0"),
+    ({"epochs": 0}, "--epochs 0"), ({"learning_rate": 0.0}, "--learning-rate 0.0"),
 ])  # fmt: skip
 def test_refused(changes, line):
     with pytest.raises(InputError, match=line):

@@ -38,6 +38,7 @@ def test_hidden_clients_are_drawn_and_accounted(tmp_path, capsys):
     noise = federated.noise_of(config)
     assert federated.spent_after(config, noise, 7) == pytest.approx(2.0, abs=0.01)
     assert federated.spent_after(config, noise, 3) < 1.9
+    federated.tell_noise(given, made)
     said = capsys.readouterr().out
     params = jc.init_state(made.task, made.optimizer(1), made.data.train.example()).params
     length = federated.noise_of(given) * 1 / 2 * np.sqrt(sum(x.size for x in jax.tree.leaves(params)))

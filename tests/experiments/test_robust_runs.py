@@ -163,6 +163,26 @@ def test_a_row_that_is_wrong_anyway_does_not_resist(method):
     assert not (right & ~plain).any()
 
 
+def test_attacks_of_other_names_draw_other_numbers():
+    seen = []
+
+    def attack(logits_of, images, labels, key):
+        seen.append(jax.random.key_data(key).tolist())
+        return images
+
+    task = jc.tasks.classification(jc.models.mlp(num_classes=4, widths=(4,)))
+    batch = {"image": np.zeros((2, 8, 8, 1), np.float32), "label": np.zeros(2, np.int32)}
+    variables = task.init(jax.random.key(0), batch)
+    for name in ("apgd_ce", "apgd_dlr", "apgd_ce"):
+        attacking.resists(task, attack, name)(variables, batch)
+    assert seen[0] == seen[2] != seen[1]
+
+
+def test_more_targets_than_classes_are_refused_before_training(tmp_path):
+    with pytest.raises(jc.InputError, match="--targets 10: must be less than the 10 classes"):
+        robust.plan(robust.settled(robust.Config(data=str(blobs(tmp_path, 40, 20)), targets=10)))
+
+
 @pytest.mark.parametrize(
     "wrong, line",
     [

@@ -239,6 +239,19 @@ def test_both_classes_and_both_groups_are_drawn_equally():
         assert set(rows["image"].ravel().tolist()) == set(range(n))
 
 
+def test_variants_with_more_rows_have_no_more_updates():
+    flags, task = core.mnist.Config(epochs=3, batch_size=8), jc.tasks.classification(jc.models.mlp(num_classes=2))
+
+    def made(size):
+        part = jc.data.Resident(
+            {"image": np.zeros((size, 2, 2, 1), np.uint8), "label": np.zeros(size, np.int32)}, ("a",)
+        )
+        return flags, jc.runs.Plan(task, jc.data.Splits(part, part, part), jc.optim.sgd)
+
+    found = core.same_updates({"as it is": made(20), "the same": made(20), "more": made(36)})
+    assert [one.max_steps for one, _ in found.values()] == [flags.max_steps, flags.max_steps, 8]  # of 3 * 20 / 8
+
+
 def test_differences_are_paired_by_seed():
     def row(name, values):
         return {"variant": name, "runs": [dict.fromkeys(imbalance.COMPARED, x) for x in values]}

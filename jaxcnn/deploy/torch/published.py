@@ -24,7 +24,7 @@ def published(name: str, model: Any, values: Values, shape: Sequence[int]) -> Tw
         shape: height, width and channels of the images that it gets.
 
     Raises:
-        InputError: the library, or PyTorch, is not installed.
+        InputError: the library, or PyTorch, is not installed; or it refuses the options.
         Unknown: no library has the network with these options.
 
     """
@@ -53,8 +53,12 @@ def _network(library: str, name: str, model: Any, shape: Sequence[int]) -> Any:
     """Return the library's network, without values."""
     torch, package = imported("torch"), imported(library)
     options = _of_timm(name, model, shape) if library == "timm" else _of_torchvision(name, model)
+    make = package.create_model if library == "timm" else package.models.get_model
     with torch.device("meta"):
-        made = package.create_model(name, **options) if library == "timm" else package.models.get_model(name, **options)
+        try:
+            made = make(name, **options)
+        except Exception as error:  # of another library, such as dilated blocks that it has not
+            raise InputError(f"{library} has no network with these options ({why(error)}); use onnx") from error
         if getattr(model, "cifar_stem", False):
             made.conv1 = torch.nn.Conv2d(shape[2], model.width, 3, 1, 1, bias=False)
             made.maxpool = torch.nn.Identity()

@@ -75,8 +75,8 @@ def source(twin: Twin, about: Mapping[str, Any], shape: Sequence[int], returns: 
         classes=ascii(list(about["classes"] or ())), functional=functional,
     )  # fmt: skip
     body = NETWORK.format(
-        made=_indented(twin.made), mean=_list(how.get("mean", 0.0)), std=_list(how.get("std", 1.0)), returns=returns,
-        steps=_indented(steps),
+        made=indented(twin.made), mean=_list(how.get("mean", 0.0)), std=_list(how.get("std", 1.0)), returns=returns,
+        steps=indented(steps),
     )  # fmt: skip
     return head + parts + body
 
@@ -103,5 +103,6 @@ def _list(values: Any) -> str:
     return repr([float(x) for x in (values if isinstance(values, Sequence) else [values])])
 
 
-def _indented(lines: Sequence[str]) -> str:
+def indented(lines: Sequence[str]) -> str:
+    """Return lines as the body of a method."""
     return textwrap.indent("\n".join(lines), " " * 8)

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxcnn.core.types import InputError
 from jaxcnn.deploy.program import why
+from jaxcnn.deploy.torch.source import indented
 
 ALLOWED = ("torch", "_operator", "builtins", "math")  # where functions of a traced network may come from
 PUT = '''
@@ -60,7 +61,7 @@ def written(library: str, network: Any) -> str:
     _, _, body = graph.python_code("self").src.partition("def forward(")
     lines = [line.split(";  ")[0].strip() for line in body.splitlines()[1:] if line.strip()]  # without its `x = None`
     argument = next(node.name for node in graph.nodes if node.op == "placeholder")
-    made = TRACED.format(library=library, layers=_indented(layers), argument=argument, lines=_indented(lines))
+    made = TRACED.format(library=library, layers=indented(layers), argument=argument, lines=indented(lines))
     return PUT + "\n" + re.sub(r"torch\._C\._nn\.", "torch.nn.functional.", made)
 
 
@@ -100,7 +101,3 @@ def _parts(tracer: Any, network: Any, graph: Any) -> Iterator[tuple[str, str]]:
             yield name, f"nn.Parameter(torch.empty({tuple(tensor.shape)}))"
         for name, tensor in module.named_buffers(path, recurse=False):
             yield name, f"torch.empty({tuple(tensor.shape)}, dtype={tensor.dtype})"
-
-
-def _indented(lines: list[str]) -> str:
-    return "\n".join(" " * 8 + line for line in lines)
