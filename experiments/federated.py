@@ -14,7 +14,7 @@ Poisson sampling, what they learnt is clipped, and the sum gets noise. With `--s
 masks and sees the change of no client (Bonawitz et al., 2017, doi:10.1145/3133956.3133982).
 
 Measured are the rounds until the validation rows are right as often as `--target`, the bytes that were sent until then
-(each fifth round of SCAFFOLD is validated, whose state is that of all clients, and every one of the other methods),
+(of SCAFFOLD, whose state is that of all clients, each fifth round and the last are validated, of the others each),
 and the accuracy on the test rows with the weights that are best on the validation rows.
 """
 

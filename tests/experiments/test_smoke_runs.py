@@ -97,7 +97,7 @@ def test_smoke(case, tmp_path):
         assert json.loads((path / "certified.json").read_text())["sigma"] == 0.5
     if name == "federated":
         lines = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
-        assert [line["step"] for line in lines if line["split"] == "validation"] == [1, 2] and values["rounds"] == 2
+        assert [line["step"] for line in lines if line["split"] == "validation"] == [2] and values["rounds"] == 2
     if name == "private_mnist":
         assert values["epsilon"] <= 3.0 and values["noise"] > 0
         assert json.loads((path / "summary.json").read_text())["train"]["epsilon"] == pytest.approx(values["epsilon"])
