@@ -103,6 +103,7 @@ def to_openvino(program: Program, folder: pathlib.Path, stem: str, batch: int | 
     openvino = _openvino()
     written, core = to_onnx(program, folder, stem, batch), openvino.Core()
     model = core.read_model(str(folder / written.files[0]))  # convert_model would send statistics
+    _keep_poolings_first(openvino, model)
     for name, value in program.about.items():
         model.set_rt_info(value if isinstance(value, str) else files.to_json(value), ["jaxcnn", name])
     names = f"{stem}.xml", f"{stem}.bin"
@@ -115,6 +116,21 @@ def to_openvino(program: Program, folder: pathlib.Path, stem: str, batch: int | 
         return {name: np.asarray(found[name]) for name in program.outputs()}
 
     return Written(names, run, {"openvino": openvino.__version__, "opset": onnx.OPSET})
+
+
+def _keep_poolings_first(openvino: Any, model: Any) -> None:
+    """Put a maximum with -inf, which changes nothing, behind each maximum pooling.
+
+    On a CPU, OpenVINO 2026.4 moves an activation after such a pooling into the convolution before it, though GELU, SiLU
+    and the like are not monotone. Behind a maximum they stay where they are.
+    """
+    lowest = openvino.opset13.constant(np.float32(-np.inf))
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "MaxPool":
+            readers = list(node.output(0).get_target_inputs())
+            kept = openvino.opset13.maximum(node.output(0), lowest)
+            for reader in readers:
+                reader.replace_source_output(kept.output(0))
 
 
 def _openvino() -> Any:
