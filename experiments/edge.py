@@ -191,10 +191,14 @@ def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     for name in FILES:
         some = [row for row in rows if row["file"] == name]
         axes.scatter([row["ms"][0] for row in some], [100 * row["accuracy"] for row in some], label=name)
-    for row in rows:
-        axes.annotate(row["network"], (row["ms"][0], 100 * row["accuracy"]), (4, 4), textcoords="offset points", size=7)
+    for i, name in enumerate(dict.fromkeys(row["network"] for row in rows)):
+        some = sorted((row["ms"][0], 100 * row["accuracy"]) for row in rows if row["network"] == name)
+        axes.plot(*zip(*some, strict=True), linewidth=1, linestyle=":", color="gray", zorder=0)
+        place = (0, -14) if i % 2 else (0, 8)  # in turn, so that names of equal networks do not meet
+        axes.annotate(name, some[0], place, textcoords="offset points", size=8, horizontalalignment="center")
     best = sorted((rows[i]["ms"][0], 100 * rows[i]["accuracy"]) for i in front(rows))
     axes.plot(*zip(*best, strict=True), linewidth=1, color="black", label="Pareto front")
+    axes.margins(0.1)
     axes.set(xscale="log", xlabel="milliseconds for one image, one core", ylabel="accuracy in %")
     axes.legend()
     picture = io.BytesIO()
