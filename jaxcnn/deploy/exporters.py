@@ -124,11 +124,11 @@ def _keep_poolings_first(openvino: Any, model: Any) -> None:
     On a CPU, OpenVINO 2026.4 moves an activation after such a pooling into the convolution before it, though GELU, SiLU
     and the like are not monotone. Behind a maximum they stay where they are.
     """
-    lowest = openvino.opset13.constant(np.float32(-np.inf))
     for node in model.get_ordered_ops():
-        if node.get_type_name() == "MaxPool":
+        kind = node.get_output_element_type(0) if node.get_type_name() == "MaxPool" else None
+        if kind and kind.is_real():  # float32, or bfloat16 and float16 of a network that computes in them
             readers = list(node.output(0).get_target_inputs())
-            kept = openvino.opset13.maximum(node.output(0), lowest)
+            kept = openvino.opset13.maximum(node.output(0), openvino.opset13.constant(-np.inf, kind))
             for reader in readers:
                 reader.replace_source_output(kept.output(0))
 
