@@ -121,7 +121,10 @@ def check(config: Config) -> None:
     settings.unused(config, "epochs", "max_steps", "early_stopping", instead="use --steps, the updates in each task")
     if config.strength is not None and not 0 <= config.strength < float("inf"):
         raise jc.InputError(f"--strength {config.strength}: must be at least 0")
-    for flag, value in (("--steps", config.steps), ("--fisher-rows", config.fisher_rows)):
+    if config.method == "lwf" and config.per_task < 2:
+        raise jc.InputError(f"--per-task {config.per_task}: lwf compares the classes of a task; give at least 2")
+    counts = {"--steps": config.steps, "--fisher-rows": config.fisher_rows, "--per-class": config.per_class}
+    for flag, value in counts.items():
         if value < 1:
             raise jc.InputError(f"{flag} {value}: must be at least 1")
     if not config.data:

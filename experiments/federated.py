@@ -115,6 +115,8 @@ def plan(config: Config) -> runs.Plan:
         raise jc.InputError(f"--each {config.each}: with --epsilon, must be less than the {config.clients} clients")
     if config.epsilon and not 0 < config.delta < 1 / config.clients:
         raise jc.InputError(f"--delta {config.delta}: must be above 0 and below 1 / {config.clients} clients")
+    if config.train_images < 0:
+        raise jc.InputError(f"--train-images {config.train_images}: must be at least 1, or 0 for all")
     if not 0 < config.target <= 1 or config.server_rate < 0:
         raise jc.InputError(f"--target {config.target}, --server-rate {config.server_rate}: must be in (0, 1] and >= 0")
     use = "use --train-images, --rounds, --local-epochs, --each and --local-batch"

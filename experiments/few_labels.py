@@ -257,6 +257,11 @@ def check(config: Config) -> None:
     for name in config.methods:
         settings.one_of("--methods", name, METHODS)
     settings.one_of("--acquisition", config.acquisition, (*SCORES, "coreset"))
+    for flag, values in (("--methods", config.methods), ("--labels", config.labels)):
+        if len(set(values)) < len(values):
+            raise jc.InputError(f"{flag} {' '.join(map(str, values))}: has a value twice; give each once")
+    if not 0 < config.threshold <= 1:
+        raise jc.InputError(f"--threshold {config.threshold}: must be above 0 and at most 1")
     names = (
         "seeds", "rounds", "updates", "pretraining_updates", "fixmatch_updates", "batch_size",
         "pretraining_batch_size", "fixmatch_batch_size", "photos", "ratio",

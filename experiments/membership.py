@@ -75,6 +75,10 @@ def check(config: Config) -> None:
         raise jc.InputError(f"--batch-size {config.batch_size}: must be below {config.rows // 2}, a network's rows")
     if not 0 < config.fpr < 1:
         raise jc.InputError(f"--fpr {config.fpr}: must be above 0 and below 1")
+    if not 0 < config.delta < 2 / config.rows:
+        raise jc.InputError(f"--delta {config.delta}: must be above 0 and below 1 / {config.rows // 2} rows")
+    if config.seed < 0:
+        raise jc.InputError(f"--seed {config.seed}: must be at least 0")
     for rate in (config.learning_rate, config.private_rate):
         jc.optim.check_rate(rate)
     private.private(config.clip, 0.0, config.batch_size)
@@ -119,6 +123,7 @@ def trained(config: Config, rows: dict[str, np.ndarray], inside: np.ndarray, hid
         spent = private.epsilon(noise, rate, steps, config.delta, "pld")
         grads = private.private(config.clip, noise, most, parts=8)
     step, (index, mask) = jc.make_train_step(task, tx, grads), batches(config, inside, steps, hidden)
+    drawn = {private.DRAWN: jnp.full(mask.shape[1:], most, jnp.int32)} if hidden else {}
     example, seeds = {k: x[:1] for k, x in rows.items()}, 1000 * config.seed + jnp.arange(len(inside))
 
     @jax.jit
@@ -126,7 +131,7 @@ def trained(config: Config, rows: dict[str, np.ndarray], inside: np.ndarray, hid
         states = jax.vmap(lambda seed: jc.init_state(task, tx, example, seed))(seeds)
 
         def update(states: jc.State, now: tuple[Array, Array]) -> tuple[jc.State, None]:
-            some = {k: x[now[0]] for k, x in rows.items()} | {"row_mask": now[1]}
+            some = {k: x[now[0]] for k, x in rows.items()} | {"row_mask": now[1]} | drawn
             return jax.vmap(step)(states, some)[0], None
 
         return jax.lax.scan(update, states, (index, mask))[0]

@@ -41,11 +41,11 @@ class Config(settings.Settings):
     """How epsilon is computed: pld (the distribution of privacy loss) or rdp (Renyi), which gives larger values."""
     clip: float = 0.1
     """Largest length of a row's gradient."""
-    epochs: int = 20
+    epochs: int = 15
     """Expected passes over the training rows."""
     batch_size: int = 2048
     """Expected rows in one update, over all devices."""
-    learning_rate: float = 2.0
+    learning_rate: float = 8.0
     """First learning rate of SGD, which falls along a cosine."""
     momentum: float = 0.9
     """Momentum of SGD, in [0, 1)."""
@@ -77,6 +77,8 @@ def spending(config: Config, size: int) -> dict[str, Any]:
         size: number of training rows.
 
     """
+    if not 0 < config.delta < 1 / size:
+        raise jc.InputError(f"--delta {config.delta}: must be above 0 and below 1 / {size} training rows")
     rate = config.batch_size / size
     steps = math.ceil(config.epochs * size / config.batch_size)
     steps = min(steps, config.max_steps) if config.max_steps else steps

@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
+from jaxcnn.core.types import InputError
 from jaxcnn.parallel.compile import StackedChunk
 
 ROWS_IN_A_DISPATCH = 4096
@@ -39,6 +41,30 @@ def train_rows(seed: int, size: int, batch_size: int, start: int, count: int) ->
         here = epochs == epoch
         out[here] = _permutation(seed, int(epoch), size)[place[here] % size]
     return out.reshape(count, batch_size)
+
+
+def checked_rows(rows: Any, size: int | None, name: str) -> np.ndarray:
+    """Return row numbers as int64 `[M]`.
+
+    Args:
+        rows: integers `[M]`.
+        size: number of rows that there are; None if that is not known.
+        name: what a refusal calls them.
+
+    Raises:
+        InputError: they are a mask or floats, which would be read as other numbers, or a row does not exist.
+
+    """
+    found = np.asarray(rows)
+    if not found.size and found.ndim == 1:
+        return np.zeros(0, np.int64)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        fix = "; of a mask, give np.flatnonzero(mask)" if found.dtype.kind == "b" else ""
+        raise InputError(f"{name}: {found.dtype} of shape {found.shape}: must be row numbers, integers [M]{fix}")
+    if found.min() < 0 or size is not None and found.max() >= size:
+        most = "" if size is None else f"; there are {size} rows"
+        raise InputError(f"{name}: row numbers from {found.min()} to {found.max()}{most}")
+    return found.astype(np.int64)
 
 
 def once_rows(size: int, batch_size: int, multiple: int) -> tuple[np.ndarray, np.ndarray]:

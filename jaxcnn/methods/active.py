@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxcnn.core.types import Batch, FrozenState, InputError, Task, Tree
+from jaxcnn.data.order import checked_rows
 from jaxcnn.train.evaluation import collect
 
 Array = jax.Array
@@ -197,15 +198,14 @@ def linear_head(
     import scipy.optimize
     import scipy.special
 
-    x, rows, y = np.asarray(vectors, np.float64), np.asarray(labelled, np.int64), np.asarray(label, np.int64)
+    x, y = np.asarray(vectors, np.float64), np.asarray(label)
     if x.ndim != 2 or not np.isfinite(x).all():
         raise InputError(f"vectors of shape {x.shape}: must be finite, [N, D]")
     if num_classes < 2 or not 0 < penalty < np.inf:
         raise InputError(f"num_classes={num_classes}, penalty={penalty}: must be at least 2, and above 0")
-    if rows.ndim != 1 or y.shape != rows.shape or not len(rows) or rows.min() < 0 or rows.max() >= len(x):
-        raise InputError(
-            f"labelled {rows.shape}, label {y.shape}: must be [M], at least one, rows from 0 to {len(x) - 1}"
-        )
+    rows = checked_rows(labelled, len(x), "labelled")
+    if y.shape != rows.shape or not len(rows) or y.dtype.kind not in "iu":
+        raise InputError(f"labelled {rows.shape}, label {y.dtype} {y.shape}: must be integers [M], at least one")
     if y.min() < 0 or y.max() >= num_classes:
         raise InputError(
             f"label: must be from 0 to {num_classes - 1}, and one is {y.min() if y.min() < 0 else y.max()}"
@@ -253,18 +253,18 @@ def rounds(
         A `Round` for each training.
 
     Raises:
-        InputError: no rounds, or `choose` returned a row twice, or one that has a label.
+        InputError: no rounds, rows are a mask, or `choose` returned a row twice, or one that has a label.
 
     """
     if count < 1:
         raise InputError(f"count={count}: must be at least 1")
-    rows = np.unique(np.asarray(labelled, np.int64))
+    rows = np.unique(checked_rows(labelled, None, "labelled"))
     for number in range(count):
         result = train(rows)
         yield Round(number, rows, result)
         if number == count - 1:
             return
-        more = np.asarray(choose(result, rows), np.int64).reshape(-1)
+        more = checked_rows(np.ravel(choose(result, rows)), None, "choose")
         joined = np.unique(np.concatenate([rows, more]))
         if len(joined) < len(rows) + len(more):
             raise InputError("choose: returned a row twice, or one that has a label; leave out the rows in `taken`")
@@ -273,13 +273,10 @@ def rounds(
 
 def _free(size: int, count: int, taken: Any) -> np.ndarray:
     """Return the numbers of the rows that are not taken."""
-    taken = np.asarray(taken)
     if count < 0:
         raise InputError(f"count={count}: must be at least 0")
-    if taken.size and not (np.issubdtype(taken.dtype, np.integer) and taken.min() >= 0 and taken.max() < size):
-        raise InputError(f"taken: must be numbers of rows, integers from 0 to {size - 1}")
     inside = np.ones(size, bool)
-    inside[taken.astype(np.int64)] = False
+    inside[checked_rows(taken, size, "taken")] = False
     return np.flatnonzero(inside)
 
 

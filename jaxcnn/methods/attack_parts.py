@@ -1,5 +1,6 @@
 """What attacks share: what they raise, how they move, and how restarts are joined."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -10,6 +11,7 @@ from jax import lax
 
 from jaxcnn.core.collectives import draw
 from jaxcnn.core.types import InputError, align
+from jaxcnn.tasks.pixels import check_range, concrete
 
 Array = jax.Array
 LogitsOf = Callable[[Array], Array]  # images [B, H, W, C] in 0..1 -> logits [B, K]
@@ -38,6 +40,54 @@ def check(eps: float, norm: str, **counts: int) -> None:
     for name, count in counts.items():
         if count < 1:
             raise InputError(f"{name}={count}: must be at least 1")
+
+
+def checked(attack: Attack, labelled: bool = True) -> Attack:
+    """Let an attack refuse images and labels that it would misread.
+
+    Rows whose label is -1 have none, and are left as they are. Where a label is traced and is no class, a trace cannot
+    refuse, and the row's image becomes NaN.
+
+    Args:
+        attack: the attack.
+        labelled: whether what it gets for labels are classes, and not what a loss of the caller's reads.
+
+    """
+
+    @functools.wraps(attack)
+    def run(logits_of: LogitsOf, images: Array, labels: Any, key: Array) -> Array:
+        check_images(images)
+        if not labelled:
+            return attack(logits_of, images, labels, key)
+        classes = jax.eval_shape(logits_of, images).shape[-1]
+        check_labels(labels, len(images), classes)
+        labels = jnp.asarray(labels).astype(jnp.int32)
+        known = (labels >= 0) & (labels < classes)
+        changed = attack(logits_of, images, jnp.where(known, labels, 0), key)
+        unknown = jnp.where(align(labels == -1, images), images, jnp.nan)
+        return jnp.where(align(known, images), changed, unknown)
+
+    return run
+
+
+def check_images(images: Any) -> None:
+    """Raise `InputError` for images that are not floats `[B, ...]` in 0..1; of traced ones, the range is not known."""
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise InputError(f"images of {images.dtype}: attacks need floats in 0..1; divide uint8 by 255")
+    if images.ndim < 2 or not len(images):
+        raise InputError(f"images of shape {tuple(images.shape)}: must be [B, H, W, C], with at least one row")
+    if concrete(images):
+        check_range(images)
+
+
+def check_labels(labels: Any, count: int, classes: int) -> None:
+    """Raise `InputError` for labels that are not classes `[B]`, or -1; of traced ones, the values are not known."""
+    dtype, shape = jnp.asarray(labels).dtype, jnp.shape(labels)
+    if shape != (count,) or not jnp.issubdtype(dtype, jnp.integer):
+        raise InputError(f"labels {dtype} of shape {shape}: must be integers [{count}], one class per image")
+    if concrete(labels) and not ((jnp.asarray(labels) >= -1) & (jnp.asarray(labels) < classes)).all():
+        outside = [x for x in jnp.asarray(labels).tolist() if not -1 <= x < classes]
+        raise InputError(f"label {outside[0]}: must be from 0 to {classes - 1}, or -1 for none")
 
 
 def objective(loss: Loss | Objective, targeted: bool = False) -> Objective:

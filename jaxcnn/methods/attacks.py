@@ -2,8 +2,9 @@
 
 An attack is a function `(logits_of, images, labels, key) -> images`. `logits_of` maps images `[B, H, W, C]` in 0..1 to
 logits `[B, K]`; images and labels `[B]` are those of the batch, and the result has the shape of the images, lies in
-0..1, and is at most `eps` from them. Attacks run inside jit, on any number of devices, and their random draws belong
-to a row of the global batch. `robustness.attacked` measures a task under them.
+0..1, and is at most `eps` from them. A row whose label is -1 has none, and is left as it is. Attacks run inside jit, on
+any number of devices, and their random draws belong to a row of the global batch. `robustness.attacked` measures a task
+under them.
 """
 
 import math
@@ -105,8 +106,9 @@ def pgd(
             return one(key)[0]
         return parts.best_of(one, jax.random.split(key, restarts), images)[0]
 
-    attack.targeted = targeted  # pyright: ignore[reportFunctionMemberAccess] (see `robustness.check_untargeted`)
-    return attack
+    made = parts.checked(attack, labelled=not callable(loss))
+    made.targeted = targeted  # pyright: ignore[reportFunctionMemberAccess] (see `robustness.check_untargeted`)
+    return made
 
 
 def apgd(
@@ -160,7 +162,7 @@ def apgd(
 
         return parts.best_of(towards, (goals, jax.random.split(key, targets)), images)[0]
 
-    return attack
+    return parts.checked(attack)
 
 
 def _runner(eps: float, norm: Norm, steps: int, look: Any, images: Array) -> Any:

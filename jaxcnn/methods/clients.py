@@ -9,8 +9,9 @@ import numpy as np
 
 from jaxcnn.core.types import InputError
 from jaxcnn.data import Resident
-from jaxcnn.data.order import ALL, Shard, fill
+from jaxcnn.data.order import ALL, Shard, checked_rows, fill
 from jaxcnn.methods import private
+from jaxcnn.methods.federated import CLIENT, ROOM
 from jaxcnn.parallel.compile import IndexedChunk
 
 
@@ -22,7 +23,8 @@ class Clients(Resident):
     clients, whatever the others do, as the privacy of clients needs.
 
     Each client has room for `room` rows in a batch; the rest is padding with `row_mask = 0`. The column `"client"` has
-    the number of each row's client, or -1. Evaluation reads every row once, whosever it is.
+    the number of each row's client, or -1, and `"client_room"` has the room. Evaluation reads every row once, whosever
+    it is.
 
     Attributes:
         parts: the numbers of the rows of each client; made by `clients`.
@@ -41,7 +43,7 @@ class Clients(Resident):
 
         """
         some = super().take(index)
-        owner = np.asarray(some.arrays["client"])
+        owner = np.asarray(some.arrays[CLIENT])
         parts = [np.flatnonzero(owner == who) for who in np.unique(owner[owner >= 0])]
         return clients(some, parts, poisson=self.poisson)
 
@@ -77,9 +79,8 @@ class Clients(Resident):
                 index[i, j, : len(self.parts[who])], inside[i, j, : len(self.parts[who])] = self.parts[who], 1
         more = -width % multiple  # whole clients of padding, so that devices share them evenly
         index, inside = (np.pad(x, ((0, 0), (0, more), (0, 0))).reshape(count, -1) for x in (index, inside))
-        return IndexedChunk(
-            dict(self.arrays), fill(index.astype(np.int32), capacity), fill(inside, capacity), np.int32(count)
-        )
+        arrays = private.marked(self, batch_size) if self.poisson else dict(self.arrays)
+        return IndexedChunk(arrays, fill(index.astype(np.int32), capacity), fill(inside, capacity), np.int32(count))
 
 
 def clients(data: Resident, parts: Sequence[Any], *, poisson: bool = False) -> Clients:
@@ -94,19 +95,18 @@ def clients(data: Resident, parts: Sequence[Any], *, poisson: bool = False) -> C
         InputError: a client has no rows, a row does not exist, or it belongs to two clients.
 
     """
-    parts = tuple(np.asarray(part, np.int64) for part in parts)
-    if not parts or not all(part.ndim == 1 and len(part) for part in parts):
+    parts = tuple(checked_rows(part, data.size, "parts") for part in parts)
+    if not parts or not all(len(part) for part in parts):
         raise InputError("parts: every client needs the numbers of at least one row")
     every = np.concatenate(parts)
-    if every.min() < 0 or every.max() >= data.size:
-        raise InputError(f"parts: row numbers from {every.min()} to {every.max()}; there are {data.size} rows")
     if len(np.unique(every)) < len(every):
         raise InputError("parts: a row belongs to two clients; each may have one")
     fields: dict[str, Any] = {f.name: getattr(data, f.name) for f in dataclasses.fields(Resident)}
     number = np.full(data.size, -1, np.int32)
     for who, part in enumerate(parts):
         number[part] = who
-    fields["arrays"] = {**data.arrays, "client": number}
+    room = np.full(data.size, max(len(part) for part in parts), np.int32)
+    fields["arrays"] = {**data.arrays, CLIENT: number, ROOM: room}
     return Clients(**fields, parts=parts, poisson=poisson)
 
 
@@ -133,10 +133,10 @@ def shards(label: Any, count: int, *, each: int = 2, seed: int = 0) -> list[np.n
         seed: of the draw.
 
     Raises:
-        InputError: there are more pieces than rows, or none.
+        InputError: there are more pieces than rows, or none, or the labels are not one per row.
 
     """
-    label = np.asarray(label)
+    label = _column(label)
     _check_count(len(label), count * each)
     pieces = np.array_split(np.argsort(label, kind="stable"), count * each)
     order = np.random.default_rng(seed).permutation(len(pieces)).reshape(count, each)
@@ -156,12 +156,12 @@ def dirichlet(label: Any, count: int, alpha: float, *, seed: int = 0) -> list[np
         seed: of the draw.
 
     Raises:
-        InputError: there are more clients than rows, or `alpha` is not positive.
+        InputError: there are more clients than rows, `alpha` is not positive, or the labels are not one per row.
 
     Reference: Yurochkin et al., 2019, arXiv:1905.12022.
 
     """
-    label, draws = np.asarray(label), np.random.default_rng(seed)
+    label, draws = _column(label), np.random.default_rng(seed)
     _check_count(len(label), count)
     if not 0 < alpha < math.inf:
         raise InputError(f"alpha={alpha}: must be positive")
@@ -178,9 +178,24 @@ def dirichlet(label: Any, count: int, alpha: float, *, seed: int = 0) -> list[np
 
 
 def by_group(group: Any) -> list[np.ndarray]:
-    """Make one client of each value of a column `[N]`, such as the writer or the speaker."""
-    group = np.asarray(group)
+    """Make one client of each value of a column `[N]`, such as the writer or the speaker.
+
+    Raises:
+        InputError: the values are not one per row.
+
+    """
+    group = _column(group, "group")
     return [np.flatnonzero(group == value) for value in np.unique(group)]
+
+
+def _column(values: Any, name: str = "label") -> np.ndarray:
+    """Return one value per row; refuse other shapes, and missing values, whose rows would be lost."""
+    column = np.asarray(values)
+    if column.ndim != 1:
+        raise InputError(f"{name} of shape {column.shape}: must be [N], one value per row")
+    if column.dtype == object and any(value is None for value in column) or (column != column).any():
+        raise InputError(f"{name}: a value is missing; leave out its row, or give it a value")
+    return column
 
 
 def _check_count(size: int, count: int) -> None:

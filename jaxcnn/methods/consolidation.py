@@ -67,14 +67,14 @@ def ewc_after_task(state: State, importance: Tree) -> State:
         importance: of the parameters in this task, at least 0, see `fisher`.
 
     Raises:
-        InputError: the state is not that of `ewc`, or the importance has another form or is negative.
+        InputError: the state is not that of `ewc`, or the importance has another form, is negative or not finite.
 
     """
     own, others = _taken(state.model_state, EWC)
     if jax.tree.map(np.shape, importance) != jax.tree.map(np.shape, state.params):
         raise InputError("importance: has not the form of the parameters; compute it with fisher and the same task")
-    if not all(bool((jnp.asarray(x) >= 0).all()) for x in jax.tree.leaves(importance)):
-        raise InputError("importance: has values that are negative or NaN; must be at least 0")
+    if not all(bool(((jnp.asarray(x) >= 0) & jnp.isfinite(x)).all()) for x in jax.tree.leaves(importance)):
+        raise InputError("importance: has values that are negative or not finite; must be at least 0")
     total = jax.tree.map(lambda f, g: f + jnp.asarray(g, f.dtype), own["importance"], importance)
 
     def between(old: Array, f: Array, new: Array, g: Array, both: Array) -> Array:

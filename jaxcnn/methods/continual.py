@@ -51,7 +51,7 @@ def sequence(data: Resident, groups: Sequence[Sequence[int]], scenario: Scenario
         The rows, in the same order.
 
     Raises:
-        InputError: the scenario is unknown, the labels are not whole numbers, or the groups do not fit.
+        InputError: the scenario is unknown, the labels are not numbers of classes, or the groups do not fit.
 
     """
     if scenario not in SCENARIOS:
@@ -60,6 +60,9 @@ def sequence(data: Resident, groups: Sequence[Sequence[int]], scenario: Scenario
     if label.ndim != 1 or label.dtype.kind not in "iu":
         raise InputError(f"labels {label.dtype} of shape {label.shape}: must be whole numbers, one per row")
     count = _check_groups(groups, len(data.classes))
+    if label.size and not 0 <= label.min() <= label.max() < count:
+        wrong = label[(label < 0) | (label >= count)][0]
+        raise InputError(f"label {wrong}: must be from 0 to {count - 1}; leave out rows without a class")
     task, place = np.zeros(count, np.int32), np.zeros(count, np.int32)
     for t, group in enumerate(groups):
         task[list(group)], place[list(group)] = t, np.arange(len(group))

@@ -14,6 +14,7 @@ from jaxcnn.core.collectives import all_sum
 from jaxcnn.core.types import Batch, InputError, Mean, Task, Tree, row_mask
 from jaxcnn.layers.calls import Call, changed_calls
 from jaxcnn.methods.robustness import divergence, two
+from jaxcnn.tasks.classification import check_one_label
 
 Array = jax.Array
 TEACHER = "teacher"
@@ -51,11 +52,12 @@ def distilled(
             that both have with the same height and width.
 
     Raises:
-        InputError: a value is out of range; or when called, the variables have no teacher, the logits differ in number,
-            or no feature can be compared.
+        InputError: a value is out of range, or the task has several labels per row; or when called, the variables have
+            no teacher, the logits differ in number, or no feature can be compared.
 
     """
     _check(temperature, weight, features, names)
+    check_one_label(task, "distilled")
 
     def init(key: Array, batch: Batch) -> Tree:
         return {**task.init(key, batch), TEACHER: jax.tree.map(jnp.asarray, dict(variables))}

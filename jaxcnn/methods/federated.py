@@ -21,6 +21,7 @@ from jaxcnn.methods.private import check_sampling, check_state, noisy
 from jaxcnn.train.step import Estimator, Gradient, Objective
 
 Array = jax.Array
+CLIENT, ROOM = "client", "client_room"  # columns of `methods.clients`
 
 
 def federated(
@@ -63,7 +64,8 @@ def federated(
     Raises:
         InputError: a value is outside its range; or (when traced) the rows of a device are not those of whole clients,
             a model with running statistics gets noise or masks, or there is noise and clients are not drawn by Poisson
-            sampling.
+            sampling. If `rows_per_client` is not the room of the batch's clients, or they were drawn at another size,
+            the gradient is NaN.
 
     """
     for name, value in (("rows_per_client", rows_per_client), ("batch_size", batch_size), ("epochs", epochs)):
@@ -87,10 +89,10 @@ def federated(
             if noise or secure:
                 check_state(model_state)
             inner, noises, masks = jax.random.split(key, 3)
-            each, keys = by_client(batch, rows_per_client, inner)
+            each, keys, fits = by_client(batch, rows_per_client, inner)
             count = row_count(len(keys))
             if noise:
-                check_sampling(count, expected, "clients", "methods.clients(..., poisson=True)")
+                fits *= check_sampling(batch, count, expected, "clients", "methods.clients(..., poisson=True)")
             hidden = functools.partial(_hidden, secure, count, masks)
 
             def one(total: Any, now: Any) -> tuple[Any, Any]:
@@ -112,7 +114,7 @@ def federated(
             if secure:
                 change, weight = secure_sum.floats(change, secure, count), secure_sum.floats(weight, 1.0, count)
             change = noisy(change, noise * clip if noise else 0.0, noises)
-            share = 1 / expected if noise else 1 / jnp.maximum(weight, 1e-9)
+            share = all_sum(0 * fits) + (1 / expected if noise else 1 / jnp.maximum(weight, 1e-9))
             state = jax.tree.map(lambda s, old: jnp.where(weight > 0, s * share, old), state, model_state)
             return jax.tree.map(lambda c: c * share, change), state, jax.tree.map(lambda x: x.sum(0), sums)
 
@@ -195,8 +197,11 @@ def local_training(
     return client
 
 
-def by_client(batch: Batch, rows_per_client: int, key: Array) -> tuple[dict[str, Array], Array]:
-    """Return a batch as `[clients, rows_per_client, ...]` with its row mask, and a key for each client.
+def by_client(batch: Batch, rows_per_client: int, key: Array) -> tuple[dict[str, Array], Array, Array]:
+    """Return a batch as `[clients, rows_per_client, ...]` with its row mask, a key for each client, and 1.
+
+    The last is NaN if the batch is one of `methods.clients` whose clients have another room, and are taken apart: a
+    trace cannot refuse.
 
     Raises:
         InputError: the rows of a device are not those of whole clients.
@@ -206,7 +211,9 @@ def by_client(batch: Batch, rows_per_client: int, key: Array) -> tuple[dict[str,
         raise InputError(f"rows_per_client={rows_per_client}: does not divide the {rows(batch)} rows per device")
     count, held = rows(batch) // rows_per_client, {**batch, "row_mask": row_mask(batch)}
     each = jax.tree.map(lambda x: x.reshape(count, rows_per_client, *x.shape[1:]), held)
-    return each, jax.vmap(lambda i: jax.random.fold_in(key, i))(row_numbers(count))
+    room = batch.get(ROOM, jnp.int32(rows_per_client))
+    fits = jnp.where((room == rows_per_client).all(), 1.0, jnp.nan)
+    return each, jax.vmap(lambda i: jax.random.fold_in(key, i))(row_numbers(count)), fits
 
 
 def _clipped(change: Tree, clip: float) -> Tree:

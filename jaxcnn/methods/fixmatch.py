@@ -16,6 +16,7 @@ from jaxcnn.data import Resident
 from jaxcnn.data.order import ALL, Shard, fill, train_rows
 from jaxcnn.losses import cross_entropy
 from jaxcnn.parallel.compile import IndexedChunk
+from jaxcnn.tasks.classification import check_one_label
 
 Array = jax.Array
 UNLABELLED = "unlabelled"  # entry of a batch, [B, ratio, ...]
@@ -67,6 +68,7 @@ def fixmatch(
         raise InputError(f"threshold={threshold}: must be above 0 and at most 1")
     if "loss" not in task.metrics or "confident" in task.metrics:
         raise InputError("fixmatch: the task must have the metric 'loss', and none named 'confident'")
+    check_one_label(task, "fixmatch")
     if not weight:
         return task
 

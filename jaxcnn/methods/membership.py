@@ -46,7 +46,7 @@ def confidence(logits: Any, labels: Any) -> np.ndarray:
         `[..., N]`, float64.
 
     Raises:
-        InputError: there are fewer than two classes, or the numbers of rows differ.
+        InputError: there are fewer than two classes, the numbers of rows differ, or a label is no class.
 
     Reference: Carlini et al., 2022, arXiv:2112.03570, section 4.
 
@@ -54,6 +54,9 @@ def confidence(logits: Any, labels: Any) -> np.ndarray:
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     if logits.ndim < 2 or logits.shape[-1] < 2 or labels.shape != logits.shape[-2:-1]:
         raise InputError(f"logits {logits.shape}, labels {labels.shape}: must be [..., N, K] with K >= 2, and [N]")
+    most = logits.shape[-1] - 1
+    if labels.dtype.kind not in "iu" or labels.size and not 0 <= labels.min() <= labels.max() <= most:
+        raise InputError(f"labels {labels.dtype}: must be integers from 0 to {most}; leave out rows without a class")
     own = np.take_along_axis(logits, np.broadcast_to(labels, logits.shape[:-1])[..., None], -1)[..., 0]
     others = np.where(np.arange(logits.shape[-1]) == labels[:, None], -np.inf, logits)
     top = others.max(-1)
@@ -159,7 +162,7 @@ def measure(scores: Any, members: Any, *, fpr: float = 1e-3, samples: int = 500,
         InputError: shapes differ, a value is out of its range, or there are no members or no others.
 
     """
-    scores, members = np.asarray(scores, np.float64), np.asarray(members, bool)
+    scores, members = np.asarray(scores, np.float64), _mask(members, "members")
     if scores.shape != members.shape or not 1 <= scores.ndim <= 2:
         raise InputError(f"scores {scores.shape}, members {members.shape}: must have one shape, [N] or [N, T]")
     if not np.isfinite(scores).all():
@@ -196,6 +199,8 @@ def highest_tpr(epsilon: float, delta: float, fpr: float) -> float:
     """
     if not (epsilon >= 0 and 0 <= delta <= 1 and 0 <= fpr <= 1):
         raise InputError(f"epsilon={epsilon}, delta={delta}, fpr={fpr}: must be at least 0, in 0..1 and in 0..1")
+    if epsilon == np.inf:  # no guarantee
+        return 1.0
     first = np.exp(min(epsilon, 700)) * fpr + delta
     second = 1 - np.exp(-epsilon) * (1 - delta - fpr)
     return float(np.clip(min(first, second), 0, 1))
@@ -204,7 +209,7 @@ def highest_tpr(epsilon: float, delta: float, fpr: float) -> float:
 def _checked(
     target: Any, shadows: Any, inside: Any, kinds: tuple[bool, ...]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    target, shadows, inside = np.asarray(target, np.float64), np.asarray(shadows, np.float64), np.asarray(inside, bool)
+    target, shadows, inside = np.asarray(target, np.float64), np.asarray(shadows, np.float64), _mask(inside, "inside")
     if target.ndim != 1 or shadows.shape != inside.shape or shadows.shape[1:] != target.shape:
         shapes = f"target {target.shape}, shadows {shadows.shape}, inside {inside.shape}"
         raise InputError(f"{shapes}: must be [N], [S, N] and [S, N]")
@@ -216,6 +221,14 @@ def _checked(
             what = "with" if kind else "without"
             raise InputError(f"inside: a row has {least} networks trained {what} it; train at least two of these")
     return target, shadows, inside
+
+
+def _mask(values: Any, name: str) -> np.ndarray:
+    """Return a mask; refuse row numbers and NaN, which would be read as one."""
+    mask = np.asarray(values)
+    if mask.dtype.kind != "b" and not (mask.dtype.kind in "iuf" and np.isin(mask, (0, 1)).all()):
+        raise InputError(f"{name} {mask.dtype} of shape {mask.shape}: must be one truth value per row")
+    return mask.astype(bool)
 
 
 def _normal(shadows: np.ndarray, chosen: np.ndarray, pooled: bool | None) -> tuple[np.ndarray, np.ndarray]:

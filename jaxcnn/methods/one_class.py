@@ -71,7 +71,7 @@ def fit_dirichlet(log_shares: Any) -> np.ndarray:
         Concentrations, float32 `[..., K]`, positive.
 
     Raises:
-        InputError: there are no rows, or a value is not finite.
+        InputError: there are no rows, or a value is not finite or above 0.
 
     Reference:
         Minka, Estimating a Dirichlet distribution, 2000, equation 9, from the start of Wicker et al., 2008.
@@ -80,6 +80,8 @@ def fit_dirichlet(log_shares: Any) -> np.ndarray:
     logs = jnp.asarray(log_shares, jnp.float32)
     if logs.ndim < 2 or not len(logs) or not bool(jnp.isfinite(logs).all()):
         raise InputError(f"log_shares of shape {tuple(logs.shape)}: must be finite, [N, ..., K], at least one row")
+    if bool((logs > 1e-3).any()):
+        raise InputError(f"log_shares up to {float(logs.max()):g}: must be at most 0, logarithms of probabilities")
     mean, mean_log = jnp.exp(logs).mean(0), logs.mean(0)
     gap = (mean * (jnp.log(jnp.maximum(mean, 1e-30)) - mean_log)).sum(-1, keepdims=True)
     start = mean * (logs.shape[-1] - 1) * EULER / jnp.maximum(gap, 1e-6)

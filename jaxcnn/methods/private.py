@@ -25,6 +25,7 @@ from jaxcnn.train.step import Estimator, Gradient, Objective
 
 Array = jax.Array
 Accountant = Literal["rdp", "pld"]
+DRAWN = "poisson"  # column with the expected number of rows (or clients) of a batch of Poisson sampling
 SAFETY = 8  # standard deviations of the size of a batch for which there is room
 
 
@@ -48,7 +49,8 @@ def private(clip: float, noise: float, batch_size: int, *, parts: int = 1) -> Es
 
     Raises:
         InputError: a value is outside its range; or (when traced) the model has a state, or there is noise and batches
-            do not have the rows of `Poisson` at this size, for which alone `epsilon` holds.
+            are not those of `Poisson`, for which alone `epsilon` holds. If they have another expected size, the
+            gradient is NaN.
 
     Reference: Abadi et al., 2016, arXiv:1607.00133.
 
@@ -76,8 +78,7 @@ def private(clip: float, noise: float, batch_size: int, *, parts: int = 1) -> Es
         def gradient(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Tree, Tree, Any]:
             check_state(model_state)
             n, count = rows(batch), row_count(rows(batch))
-            if noise:
-                check_sampling(count, batch_size, "rows", "methods.private.Poisson")
+            drawn = check_sampling(batch, count, batch_size, "rows", "methods.private.Poisson") if noise else 1.0
             noises = jax.random.fold_in(key, zlib.crc32(b"noise"))  # the loss has the key that it has without noise
             each = jax.vmap(functools.partial(one, count), (None, None, 0, 0, None))
 
@@ -88,6 +89,7 @@ def private(clip: float, noise: float, batch_size: int, *, parts: int = 1) -> Es
             numbers = jnp.pad(row_numbers(n), (0, -n % parts)).reshape(parts, -1)
             zero = jax.tree.map(jnp.zeros_like, params)
             total, sums = jax.lax.scan(body, zero, (_divided(batch, parts), numbers))
+            total = jax.tree.map(lambda t: t * drawn, total)
             total = noisy(all_sum(total), noise * clip if noise else 0.0, noises)
             return jax.tree.map(lambda g: g / batch_size, total), model_state, _summed(sums)
 
@@ -97,10 +99,11 @@ def private(clip: float, noise: float, batch_size: int, *, parts: int = 1) -> Es
     return estimator
 
 
-def check_sampling(count: int, expected: int, what: str, fix: str) -> None:
-    """Raise `InputError` for a batch that Poisson sampling does not draw.
+def check_sampling(batch: Batch, count: int, expected: int, what: str, fix: str) -> Array:
+    """Raise `InputError` for a batch that Poisson sampling did not draw; return 1, or NaN if it drew at another size.
 
     Args:
+        batch: the batch, or the part of it that a device has.
         count: of rows or clients in the batch, padding included.
         expected: their expected number.
         what: `"rows"` or `"clients"`.
@@ -108,9 +111,10 @@ def check_sampling(count: int, expected: int, what: str, fix: str) -> None:
 
     """
     most = room(expected, count) + jax.device_count()  # padded to a multiple of the devices
-    if not expected < count < most:
+    if DRAWN not in batch or not expected < count < most:
         line = f"batches have {count} {what}, which Poisson sampling of {expected} does not draw"
         raise InputError(f"private: {line}; use {fix}, and the same batch_size={expected} in fit")
+    return jnp.where((batch[DRAWN] == expected).all(), 1.0, jnp.nan)  # a trace cannot refuse
 
 
 def _divided(batch: Batch, parts: int) -> Batch:
@@ -156,7 +160,7 @@ class Poisson(Resident):
     """Rows in memory, of which each is in each training batch with the same probability, whatever the others do.
 
     The probability is `batch_size / size`; batches have different numbers of rows, and are padded with `row_mask = 0`
-    to one size. A batch may be empty. Evaluation reads every row once.
+    to one size. A batch may be empty. Its column `"poisson"` has `batch_size`. Evaluation reads every row once.
 
     Attributes: those of `Resident`.
 
@@ -187,8 +191,13 @@ class Poisson(Resident):
         index, more = padded(index, multiple)
         inside = inside if more is None else np.pad(inside, ((0, 0), (0, index.shape[1] - width)))
         return IndexedChunk(
-            dict(self.arrays), fill(index.astype(np.int32), capacity), fill(inside, capacity), np.int32(count)
+            marked(self, batch_size), fill(index.astype(np.int32), capacity), fill(inside, capacity), np.int32(count)
         )
+
+
+def marked(data: Resident, batch_size: int) -> dict[str, Any]:
+    """Return the arrays of data with the column that says how many rows or clients a batch was expected to have."""
+    return {**data.arrays, DRAWN: np.full(data.size, batch_size, np.int32)}
 
 
 def room(batch_size: int, size: int) -> int:
@@ -214,8 +223,8 @@ def epsilon(noise: float, rate: float, steps: int, delta: float, accountant: Acc
 
     """
     _check_budget(rate, delta, accountant)
-    if not 0 <= noise < math.inf or steps < 0:
-        raise InputError(f"noise={noise}, steps={steps}: must be finite and at least 0")
+    if not 0 <= noise < math.inf or not 0 <= steps < math.inf or steps != int(steps):
+        raise InputError(f"noise={noise}, steps={steps}: must be finite and at least 0, and steps whole")
     if not steps or not rate:
         return 0.0
     if not noise:
@@ -235,23 +244,27 @@ def noise_for(target: float, rate: float, steps: int, delta: float, accountant: 
         accountant: as in `epsilon`.
 
     Raises:
-        InputError: a value is outside its range, or dp-accounting is not installed.
+        InputError: a value is outside its range, no noise is enough, or dp-accounting is not installed.
 
     """
     _check_budget(rate, delta, accountant)
-    if not 0 < target < math.inf or steps < 1 or not rate:
-        raise InputError(f"target={target}, rate={rate}, steps={steps}: must be positive")
+    if not 0 < target < math.inf or not rate or not 1 <= steps < math.inf or steps != int(steps):
+        raise InputError(f"target={target}, rate={rate}, steps={steps}: must be positive, and steps whole")
     dp = _library()
-    return float(
-        dp.calibrate_dp_mechanism(
-            functools.partial(_accountant, accountant),
-            lambda noise: _event(dp, noise, rate, steps),
-            target,
-            delta,
-            dp.LowerEndpointAndGuess(0.0, 1.0),
-            tol=1e-4,
+    try:
+        return float(
+            dp.calibrate_dp_mechanism(
+                functools.partial(_accountant, accountant),
+                lambda noise: _event(dp, noise, rate, steps),
+                target,
+                delta,
+                dp.LowerEndpointAndGuess(0.0, 1.0),
+                tol=1e-4,
+            )
         )
-    )
+    except dp.mechanism_calibration.NoBracketIntervalFoundError as error:
+        line = f"target={target}, delta={delta}: no noise was found that spends so little"
+        raise InputError(f"{line}; give larger values, fewer steps or smaller batches") from error
 
 
 def with_epsilon(step: Step, spent: Callable[[int], float]) -> Step:
@@ -298,7 +311,7 @@ def _library() -> Any:
 
 
 def _event(dp: Any, noise: float, rate: float, steps: int) -> Any:
-    return dp.SelfComposedDpEvent(dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(noise)), steps)
+    return dp.SelfComposedDpEvent(dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(noise)), int(steps))
 
 
 def _accountant(name: str) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxcnn.core.collectives import all_sum
 from jaxcnn.core.types import Batch, InputError, Mean, Task, Tree, row_mask
 from jaxcnn.data import Resident
-from jaxcnn.data.order import ALL, Shard, fill, padded, train_rows
+from jaxcnn.data.order import ALL, Shard, checked_rows, fill, padded, train_rows
 from jaxcnn.parallel.compile import IndexedChunk
 
 Array = jax.Array
@@ -84,19 +84,17 @@ def replay(data: Resident, current: Any, memory: Any = (), *, share: float = 0.5
         The rows, with the column `"replayed"`, 1 for kept rows; and with `outputs` also `"remembered"` `[N, K]`.
 
     Raises:
-        InputError: a row does not exist or is in both, there are no current rows, or `share` or `outputs` do not fit.
+        InputError: a row does not exist or is in both, rows are a mask, there are no current rows, or `share` or
+            `outputs` do not fit.
 
     Reference:
         Rolnick et al., Experience Replay for Continual Learning, 2019, arXiv:1811.11682. Chaudhry et al., On Tiny
         Episodic Memories in Continual Learning, 2019, arXiv:1902.10486.
 
     """
-    current, memory = (np.asarray(rows, np.int64).reshape(-1) for rows in (current, memory))
-    every = np.concatenate([current, memory])
+    current, memory = checked_rows(current, data.size, "current"), checked_rows(memory, data.size, "memory")
     if not len(current):
         raise InputError("current: has no rows; give the numbers of those of the current task")
-    if every.min() < 0 or every.max() >= data.size:
-        raise InputError(f"row numbers from {every.min()} to {every.max()}: must be from 0 to {data.size - 1}")
     if len(both := np.intersect1d(current, memory)):
         raise InputError(f"memory: has row {both[0]}, which is one of the current task; keep rows of earlier tasks")
     if not 0 < share < 1:
@@ -129,13 +127,13 @@ def per_class(label: Any, count: int, *, rows: Any = None, seed: int = 0) -> np.
         Row numbers, ascending.
 
     Raises:
-        InputError: `count` is below 1.
+        InputError: `count` is below 1, a row does not exist, or rows are a mask.
 
     """
     if count < 1:
         raise InputError(f"count={count}: must be at least 1")
     label = np.asarray(label)
-    rows = np.arange(len(label)) if rows is None else np.asarray(rows, np.int64)
+    rows = np.arange(len(label)) if rows is None else checked_rows(rows, len(label), "rows")
     rng = np.random.default_rng(seed)
     each = [rng.permutation(rows[label[rows] == k])[:count] for k in np.unique(label[rows])]
     return np.sort(np.concatenate([*each, np.empty(0, np.int64)]))
@@ -155,18 +153,19 @@ def reservoir(memory: Any, seen: int, rows: Any, capacity: int, *, seed: int = 0
         Numbers of the rows that are kept now; a kept row stays at its place until another one takes it.
 
     Raises:
-        InputError: the capacity is below 1 or below what is kept, or fewer rows were seen than are kept.
+        InputError: the capacity is below 1 or below what is kept, fewer rows were seen than are kept, or rows are a
+            mask.
 
     Reference: Vitter, Random Sampling with a Reservoir, 1985.
 
     """
-    kept = np.asarray(memory, np.int64).tolist()
+    kept = checked_rows(memory, None, "memory").tolist()
     if capacity < 1 or not len(kept) <= min(capacity, seen):
         raise InputError(
             f"capacity={capacity}, seen={seen}: must be at least 1, and at least the {len(kept)} kept rows"
         )
     rng = np.random.default_rng([seed, seen])
-    for n, row in enumerate(np.asarray(rows, np.int64).tolist(), seen + 1):
+    for n, row in enumerate(checked_rows(rows, None, "rows").tolist(), seen + 1):
         if len(kept) < capacity:
             kept.append(row)
         elif (place := int(rng.integers(n))) < capacity:

@@ -27,6 +27,7 @@ from jaxcnn.core.types import (
 from jaxcnn.layers.norm import grown
 from jaxcnn.methods import attack_parts as parts
 from jaxcnn.methods.attacks import pgd
+from jaxcnn.tasks.classification import check_one_label
 
 Array = jax.Array
 
@@ -45,11 +46,13 @@ def attacked(task: Task, attacks: Mapping[str, parts.Attack], *, seed: int = 0) 
         predictions are unchanged.
 
     Raises:
-        InputError: there are no attacks, one is targeted, or a name is that of another metric.
+        InputError: there are no attacks, one is targeted, a name is that of another metric, or the task has several
+            labels per row.
 
     """
     if not attacks:
         raise InputError("attacks: is empty; give at least one, such as {'pgd': attacks.pgd(8 / 255)}")
+    check_one_label(task, "attacked")
     for attack in attacks.values():
         check_untargeted(attack)
     if "accuracy" not in task.metrics:
@@ -60,7 +63,7 @@ def attacked(task: Task, attacks: Mapping[str, parts.Attack], *, seed: int = 0) 
     def outputs(variables: Tree, batch: Batch) -> dict[str, Any]:
         images, logits_of = pixels(batch), classifier(task, variables, batch)
         worst = task.predict(variables, batch)
-        labels = true_labels(batch)
+        labels = _classes_of(batch, two(worst).shape[-1])
         out = {"clean": (task.outputs or task.predict)(variables, batch)}
         for name, attack in attacks.items():
             key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
@@ -101,12 +104,13 @@ def adversarial(task: Task, attack: parts.Attack) -> Task:
         The task; in training, its metrics are those of the attacked images.
 
     Raises:
-        InputError: the attack is targeted.
+        InputError: the attack is targeted, or the task has several labels per row.
 
     Reference: Madry et al., 2017, arXiv:1706.06083; Wong et al., 2020, arXiv:2001.03994 (fast training).
 
     """
     check_untargeted(attack)
+    check_one_label(task, "adversarial")
 
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
         own, inner = jax.random.split(key)
@@ -142,13 +146,14 @@ def trades(
         The task; in training, its metrics are those of the given images.
 
     Raises:
-        InputError: a value is outside its range.
+        InputError: a value is outside its range, or the task has several labels per row.
 
     Reference: Zhang et al., 2019, arXiv:1901.08573.
 
     """
     if not 0 <= beta < float("inf"):
         raise InputError(f"beta={beta}: must be at least 0")
+    check_one_label(task, "trades")
     nearby = pgd(eps, norm=norm, steps=steps, step_size=step_size, loss=_against, early_stop=False)
 
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
@@ -180,7 +185,7 @@ def mart(task: Task, attack: parts.Attack, *, beta: float = 5.0) -> Task:
         training, its metrics are those of the attacked images.
 
     Raises:
-        InputError: `beta` is below 0, or the attack is targeted.
+        InputError: `beta` is below 0, the attack is targeted, or the task has several labels per row.
 
     Reference: Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified Examples, 2020.
 
@@ -188,14 +193,15 @@ def mart(task: Task, attack: parts.Attack, *, beta: float = 5.0) -> Task:
     if not 0 <= beta < float("inf"):
         raise InputError(f"beta={beta}: must be at least 0")
     check_untargeted(attack)
+    check_one_label(task, "mart")
 
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
         own, inner = jax.random.split(key)
-        changed, labels = _changed(task, attack, params, model_state, batch, own), true_labels(batch)
+        changed = _changed(task, attack, params, model_state, batch, own)
         mean, (clean, state) = task.loss(params, model_state, batch, inner)
         _, (outputs, state) = task.loss(params, state, {**batch, "image": changed}, inner)
         before, after = jax.nn.log_softmax(two(clean)), jax.nn.log_softmax(two(outputs))
-        labels = jnp.where(labels < after.shape[-1], labels, -1)  # of rows that the task leaves out
+        labels = _classes_of(batch, after.shape[-1])
         rival = jnp.exp(parts.others(after, labels).max(-1))
         boosted = -parts.own(after, labels) - jnp.log1p(-jnp.minimum(rival, 1 - 1e-6))
         unsure = 1 - jnp.exp(parts.own(before, labels))
@@ -218,8 +224,8 @@ def _changed(task: Task, attack: parts.Attack, params: Tree, model_state: Tree, 
     """Return the attacked images of a training batch; no gradient flows through the attack."""
     frozen = jax.lax.stop_gradient({"params": params, **grown(model_state)})
     images, logits_of = pixels(batch), classifier(task, frozen, batch)
-    labels, classes = true_labels(batch), jax.eval_shape(logits_of, images).shape[-1]
-    changed = attack(logits_of, images, jnp.where(labels < classes, labels, -1), key)
+    classes = jax.eval_shape(logits_of, images).shape[-1]
+    changed = attack(logits_of, images, _classes_of(batch, classes), key)
     return jax.lax.stop_gradient(_shortened(images, changed, batch))
 
 
@@ -301,6 +307,12 @@ def true_labels(batch: Batch) -> Array:
     if label.ndim != 2:
         raise InputError(f"attacks need one label per row, and the labels have the shape {list(label.shape)}")
     return jnp.where(label.max(-1) <= 0, -1, label.argmax(-1).astype(jnp.int32))
+
+
+def _classes_of(batch: Batch, classes: int) -> Array:
+    """Return labels `[B]` as attacks read them: -1 in rows that the task leaves out, such as those with label 255."""
+    labels = true_labels(batch)
+    return jnp.where((labels >= 0) & (labels < classes), labels, -1)
 
 
 def _weights(batch: Batch) -> Array:

@@ -16,7 +16,7 @@ import optax
 
 from jaxcnn.core.collectives import all_rows, all_sum
 from jaxcnn.core.types import Batch, InputError, MetricState, State, Step, Tree
-from jaxcnn.methods.federated import by_client, local_training
+from jaxcnn.methods.federated import CLIENT, by_client, local_training
 from jaxcnn.train.step import Estimator, Gradient, Objective
 
 Array = jax.Array
@@ -38,7 +38,8 @@ def scaffold(learning_rate: float, rows_per_client: int, *, batch_size: int = 10
 
     Raises:
         InputError: a value is outside its range; or (when traced) the step is not wrapped, the batch has no clients, or
-            the rows of a device are not those of whole clients.
+            the rows of a device are not those of whole clients. If `rows_per_client` is not the room of the batch's
+            clients, the gradient is NaN.
 
     """
     for name, value in (("rows_per_client", rows_per_client), ("batch_size", batch_size), ("epochs", epochs)):
@@ -53,14 +54,14 @@ def scaffold(learning_rate: float, rows_per_client: int, *, batch_size: int = 10
         def gradient(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Tree, Tree, Any]:
             if NAME not in model_state:
                 raise InputError("scaffold: wrap the step in with_controls")
-            if "client" not in batch:
+            if CLIENT not in batch:
                 raise InputError("scaffold: the batch has no column 'client'; use methods.clients")
             model_state = dict(model_state)
             controls = model_state.pop(NAME)
             server, table = controls["server"], controls["table"]
-            each, keys = by_client(batch, rows_per_client, key)
-            there = each["row_mask"].max(1)  # [clients], 0 for one that is padding
-            who = jnp.where(each["row_mask"] > 0, each["client"], 0).max(1)
+            each, keys, fits = by_client(batch, rows_per_client, key)
+            there = each["row_mask"].max(1) * fits  # [clients], 0 for one that is padding
+            who = jnp.where(each["row_mask"] > 0, each[CLIENT], 0).max(1)
             there = jnp.where(who < len(jax.tree.leaves(table)[0]), there, jnp.nan)  # a trace cannot refuse
 
             def one(total: Any, now: Any) -> tuple[Any, Any]:

@@ -36,6 +36,7 @@ def quantized(tree: Tree, scale: float, count: int) -> Tree:
             raise InputError(f"{name}: is NaN; a client whose training failed must not send")
 
     def whole(x: Array) -> Array:
+        x = x.astype(jnp.float32)  # a step is too small for float16
         steps = jnp.round(jnp.clip(jnp.nan_to_num(x), -scale, scale) / step)
         # float32 has few digits for the largest integers, and 2^31 is none
         return jnp.clip(jnp.clip(steps, -FLOAT, FLOAT).astype(jnp.int32), -most, most).astype(jnp.uint32)

@@ -20,7 +20,7 @@ from jaxcnn.core.collectives import draw
 from jaxcnn.core.types import Batch, InputError, Tree
 from jaxcnn.methods.robustness import pixels, two
 from jaxcnn.metrics.intervals import least_share
-from jaxcnn.tasks.pixels import check_range
+from jaxcnn.tasks.pixels import check_image, check_range
 
 Array = jax.Array
 Predict = Callable[[Tree, Batch], Array]
@@ -81,7 +81,7 @@ def counter(
         Noisy images whose logits are not finite count for no class.
 
     Raises:
-        InputError: a value is outside its range.
+        InputError: a value is outside its range; or when called, the images are not one, or its floats not in 0..1.
 
     """
     if not 0 < sigma < math.inf:
@@ -107,8 +107,11 @@ def counter(
     compiled = jax.jit(votes)
 
     def counted(variables: Tree, row: Batch, key: Array, count: int) -> np.ndarray:
-        if count < 1:
-            raise InputError(f"count={count}: must be at least 1")
+        if not 1 <= count < 2**31:
+            raise InputError(f"count={count}: must be from 1 to 2147483647")
+        if (n := len(row["image"])) != 1:
+            raise InputError(f"row: has {n} images, and must have one; count each in turn")
+        check_image(row)
         return np.asarray(compiled(variables, dict(row), key, jnp.int32(count)))
 
     return counted
@@ -146,8 +149,8 @@ def certify(
         InputError: a value is outside its range, or the images are not `[N, H, W, C]`, uint8 or float 0..1.
 
     """
-    if n0 < 1 or n < 1:
-        raise InputError(f"n0={n0}, n={n}: must be at least 1")
+    if not (1 <= n0 < 2**31 and 1 <= n < 2**31):
+        raise InputError(f"n0={n0}, n={n}: must be from 1 to 2147483647")
     if not 0 < alpha < 1:
         raise InputError(f"alpha={alpha}: must be above 0 and below 1")
     images = np.asarray(images)

@@ -40,6 +40,8 @@ def square(eps: float, *, steps: int = 5000, share: float = 0.8) -> parts.Attack
         raise InputError(f"share={share}: must be above 0 and at most 1")
 
     def attack(logits_of: parts.LogitsOf, images: Array, labels: Array, key: Array) -> Array:
+        if images.ndim != 4:
+            raise InputError(f"images of shape {tuple(images.shape)}: must be [B, H, W, C]")
         b, h, w, c = images.shape
         sides = jnp.array([_side(share, i, steps, h, w) for i in range(steps)])
         rows, columns = jnp.arange(h)[None, :, None, None], jnp.arange(w)[None, None, :, None]
@@ -66,7 +68,7 @@ def square(eps: float, *, steps: int = 5000, share: float = 0.8) -> parts.Attack
         carry = jnp.where(align(wrong, images), images, stripes), jnp.where(wrong, lead, margin(stripes))
         return lax.scan(step, carry, (jnp.arange(steps), sides))[0][0]
 
-    return attack
+    return parts.checked(attack)
 
 
 def _side(share: float, number: int, steps: int, height: int, width: int) -> int:

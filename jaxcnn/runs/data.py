@@ -85,9 +85,14 @@ def limited(data: Any, rows: int) -> Any:
 
     Args:
         data: a data set.
-        rows: size of the sample.
+        rows: size of the sample, at least 1.
+
+    Raises:
+        InputError: `rows` is less than 1.
 
     """
+    if rows < 1:
+        raise InputError(f"rows={rows}: must be at least 1")
     return data.take(np.random.default_rng(0).permutation(data.size)[:rows])
 
 

@@ -160,6 +160,15 @@ def _multilabel_accuracy(logits: Array, batch: Batch) -> Mean:
     return metrics.mean(jnp.where(unsound, jnp.nan, right.astype(jnp.float32)), batch, batch["answer_known"])
 
 
+_multilabel_accuracy.several = True  # pyright: ignore[reportFunctionMemberAccess] (see `check_one_label`)
+
+
+def check_one_label(task: Task, method: str) -> None:
+    """Raise `InputError` for a task with several labels per row, for a method that reads one class."""
+    if getattr(task.metrics.get("accuracy"), "several", False):
+        raise InputError(f"{method}: the task has several labels per row; use head='softmax' or 'sigmoid'")
+
+
 def probabilities(logits: Array, head: Head = "softmax") -> Array:
     """Turn logits `[B, K]` into probabilities `[B, K]`; one sigmoid logit `[B, 1]` gives both classes, `[B, 2]`."""
     if head == "softmax":

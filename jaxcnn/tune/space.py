@@ -53,8 +53,8 @@ def stated(kind: type, name: str, values: str) -> Any:
             low, high = map(plain, ends)
             if low < high and math.isfinite(high - low):
                 return _numbers(plain, Range(low, high))
-        elif len(set(several)) == len(several) > 1:
-            return library().distributions.CategoricalDistribution(tuple(_value(plain, one) for one in several))
+        elif len(chosen := {_value(plain, one): None for one in several}) == len(several) > 1:
+            return library().distributions.CategoricalDistribution(tuple(chosen))
     except ValueError:
         pass
     raise InputError(f"{name}={visible(values)}: must be {wanted} for {name}; {fix}")

@@ -76,8 +76,7 @@ def search(
         StoppedError: `stop` returned True.
 
     """
-    if not space:
-        raise InputError("space={}: give at least one setting to search for")
+    _check_space(space)
 
     def measure(values: dict[str, Any], report: Report, ended: Callable[[], bool]) -> None:
         train(plan_of(values), report, ended)
@@ -130,9 +129,13 @@ def extend(
 
     """
     optuna = library()
+    _check_space(space)
+    if seed < 0:
+        raise InputError(f"seed={seed}: must be at least 0")
     if trials < 1 or any(limit is not None and not limit > 0 for limit in (seconds, updates)):
         raise InputError(f"trials={trials}, seconds={seconds}, updates={updates}: must be positive")
-    for name, value, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
+    words = ("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS), ("metric[1]", metric[1], ("min", "max"))
+    for name, value, known in words:
         if value not in known:
             raise InputError(f"{name}={value!r}: must be one of {', '.join(known)}")
     folder = pathlib.Path(folder)
@@ -164,6 +167,14 @@ def extend(
     return found(study, metric, optuna)
 
 
+def _check_space(space: Mapping[str, Any]) -> None:
+    if not space:
+        raise InputError("space={}: give at least one setting to search for")
+    for name, values in space.items():
+        if not isinstance(values, library().distributions.BaseDistribution):
+            raise InputError(f"space: {name}={values!r}: must be one of optuna.distributions")
+
+
 def _run(optuna: Any, study: Any, trial: Any, measure: Measure, metric: tuple[str, str], stop: Any) -> str:
     """Run one trial, tell the study its result, and return a line about it."""
     pruned, began = False, time.perf_counter()
@@ -175,7 +186,7 @@ def _run(optuna: Any, study: Any, trial: Any, measure: Measure, metric: tuple[st
         if value is not None and math.isfinite(value):
             values.append(float(value))
             trial.report(float(value), len(values))
-            trial.set_user_attr("steps", int(row["step"]))
+            trial.set_user_attr("steps", int(row.get("step", 0)))
             pruned = trial.should_prune()
 
     states = optuna.trial.TrialState

@@ -346,6 +346,7 @@ def test_one_process_at_a_time(folder):
     [
         ("file,label,split\na.png,x,train\n", "has the columns file, label, split"),
         ("file,label\na.png,x\na.png,y\n", "line 3: a.png comes twice"),
+        ("file,label\na.png,x\n./a.png,y\n", "line 3: a.png comes twice"),
         ("file,label\na.png,\n", "line 2: class ''"),
         ("name\na.png\n", "no column 'file'"),
         ("file,label,by\na.png,x,person\nb.png,x,Bob\n", "line 3: by 'Bob': must be person or model"),
@@ -356,6 +357,15 @@ def test_files_that_are_not_continued(tmp_path, content, line):
     with pytest.raises(jc.InputError, match=line) as caught:
         kept.read(tmp_path / "labels.csv")
     assert "\n" not in str(caught.value)
+
+
+def test_paths_have_one_form_and_a_header_alone_has_no_rows(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text(f"file,label\n./a.png,x\n{tmp_path / 'b.png'},y\nc/../d.png,z\n")
+    assert list(kept.read(path).rows) == ["a.png", "b.png", "d.png"]
+    for header in ("\ufefffile,label\n", "label,file\n", "file,label,by"):
+        path.write_text(header)
+        assert not kept.read(path).rows
 
 
 @pytest.mark.parametrize("about", [None, build((24, 24, 3), "regression"), build((24, 24, 3), head="multilabel")])

@@ -48,7 +48,7 @@ def test_hidden_clients_are_drawn_and_accounted(tmp_path, capsys):
 @pytest.mark.parametrize("wrong, line", [
     ({"method": "fedsgd"}, "--method 'fedsgd'"), ({"partition": "all"}, "--partition 'all'"),
     ({"each": 6}, "--each 6, --clients 5"), ({"rounds": 0}, "--rounds 0"), ({"target": 1.5}, "--target 1.5"),
-    ({"data": ""}, "DATA: give the folder"),
+    ({"data": ""}, "DATA: give the folder"), ({"train_images": -5}, "--train-images -5"),
     ({"limit_examples": 9}, "use --train-images"), ({"max_steps": 3}, "--rounds"), ({"batch_size": 9}, "--each"),
     ({"method": "scaffold", "secure": 1.0}, "--epsilon and --secure need another method"),
     ({"epsilon": 1.0, "each": 5}, "--each 5: with --epsilon"), ({"epsilon": -1.0}, "target=-1.0"),

@@ -18,6 +18,9 @@ from experiments import few_labels
         ({"labels": (10, 0)}, "--labels 0: must be at least 1"),
         ({"acquisition": "best"}, "--acquisition 'best': unknown"),
         ({"rounds": 0}, "--rounds 0: must be at least 1"),
+        ({"labels": (10, 10)}, "--labels 10 10: has a value twice"),
+        ({"methods": ("scratch", "scratch")}, "--methods scratch scratch: has a value twice"),
+        ({"threshold": 2.0}, "--threshold 2.0"),
         ({"evaluate": True}, "give one of the runs in the folder"),
     ],
 )

@@ -239,6 +239,35 @@ def test_the_same_on_eight_devices(small, name, strategy):
         assert found[0][key] == found[1][key]
 
 
+def several():
+    return jc.tasks.classification(Plain(), head="multilabel")
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "apgd", "targets", "square"])
+@pytest.mark.parametrize(
+    "images, labels, line",
+    [
+        (np.asarray(255 * IMAGES, np.uint8), LABELS, "images of uint8: attacks need floats in 0..1"),
+        (255 * IMAGES, LABELS, "divide by 255"),
+        (IMAGES[:0], LABELS[:0], r"images of shape \(0, 2, 2, 3\)"),
+        (IMAGES, LABELS.at[3].set(9), "label 9: must be from 0 to 3, or -1 for none"),
+        (IMAGES, jax.nn.one_hot(LABELS, 4), r"labels float32 of shape \(64, 4\)"),
+        (IMAGES, LABELS[:3], r"labels int32 of shape \(3,\): must be integers \[64\]"),
+    ],
+)
+def test_an_attack_refuses_what_it_would_misread(name, images, labels, line):
+    with pytest.raises(jc.InputError, match=line) as caught:
+        ALL[name](linear, images, labels, jax.random.key(0))
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_without_a_label_stay_and_those_of_no_class_are_marked():
+    found = run(ALL["pgd"], linear, LABELS.at[0].set(-1).at[1].set(9))  # traced, so that nothing can be refused
+    np.testing.assert_array_equal(found[0], IMAGES[0])
+    assert np.isnan(found[1]).all()
+    np.testing.assert_array_equal(found[2:], run(ALL["pgd"], linear)[2:])
+
+
 @pytest.mark.parametrize(
     "wrong, line",
     [
@@ -257,6 +286,10 @@ def test_the_same_on_eight_devices(small, name, strategy):
         (lambda t: adversarial(t, attacks.fgsm(0.1, targeted=True)), "is targeted"),
         (lambda t: mart(t, attacks.fgsm(0.1, targeted=True)), "is targeted"),
         (lambda t: trades(t, 0.1, beta=-1), "beta=-1"),
+        (lambda t: adversarial(several(), attacks.fgsm(0.1)), "adversarial: the task has several labels per row"),
+        (lambda t: attacked(several(), {"fgsm": attacks.fgsm(0.1)}), "attacked: the task has several labels"),
+        (lambda t: trades(several(), 0.1), "trades: the task has several labels"),
+        (lambda t: mart(several(), attacks.fgsm(0.1)), "mart: the task has several labels"),
         (lambda t: ramped(lambda state, batch: (state, {}), -1), "steps=-1"),
     ],
 )

@@ -361,6 +361,12 @@ def test_replay_keeps_what_naive_training_forgets(small):
     assert naive["accuracy"] < 0.3 and kept["accuracy"] > 0.8
 
 
+def labelled(data, label):
+    """Return data whose first row has another label."""
+    changed = np.concatenate([[label], data.label[1:]])
+    return jc.data.Resident({**data.arrays, "label": changed}, data.classes)
+
+
 @pytest.mark.parametrize(
     "wrong, line",
     [
@@ -388,7 +394,13 @@ def test_replay_keeps_what_naive_training_forgets(small):
         (lambda d, t: consolidation.lwf_after_task(begun(consolidation.lwf(t), d), [[1, 1]]), "heads of shape"),
         (lambda d, t: consolidation.lwf_after_task(begun(consolidation.lwf(t), d), [[1, 0, 0, 0]]), "at least two"),
         (lambda d, t: replay.replay(d, []), "current: has no rows"),
-        (lambda d, t: replay.replay(d, [0], [48]), "row numbers from 0 to 48"),
+        (lambda d, t: replay.replay(d, [0], [48]), "memory: row numbers from 48 to 48; there are 48 rows"),
+        (lambda d, t: replay.replay(d, d.label == 0), "current: bool of shape .*np.flatnonzero"),
+        (lambda d, t: replay.replay(d, [0.9, 1.9]), "current: float64 of shape"),
+        (lambda d, t: replay.per_class(d.label, 2, rows=d.label == 0), "rows: bool"),
+        (lambda d, t: replay.reservoir([], 0, d.label == 0, 5), "rows: bool"),
+        (lambda d, t: continual.sequence(labelled(d, -1), GROUPS, "domain"), "label -1: must be from 0 to 3"),
+        (lambda d, t: continual.sequence(labelled(d, 4), GROUPS, "class"), "label 4: must be from 0 to 3"),
         (lambda d, t: replay.replay(d, [0, 1], [1]), "memory: has row 1"),
         (lambda d, t: replay.replay(d, [0], [1], share=1.0), "share=1.0"),
         (lambda d, t: replay.replay(d, [0], [1], outputs=np.zeros((2, 4))), r"outputs of shape \(2, 4\)"),

@@ -147,6 +147,26 @@ def test_clients_of_poisson_sampling_are_hidden(small):
     with pytest.raises(jc.InputError, match="batches have 12 clients, which Poisson sampling of 12 does not draw"):
         fit(task, variables, clients(data, iid(24, 12)), optax.sgd(1.0),
             federated(optax.sgd(1.0), 2, noise=1.0, clip=1.0, expected=12), 12, 1)  # fmt: skip
+    with pytest.raises(jc.InputError, match="which Poisson sampling of 4 does not draw"):  # its room, but shuffled
+        fit(task, variables, clients(data, iid(24, 12)), optax.sgd(1.0),
+            federated(optax.sgd(1.0), 2, noise=1.0, clip=1.0, expected=4), 8, 1)  # fmt: skip
+    with pytest.raises(jc.DivergedError):
+        own = federated(optax.sgd(1.0), 2, noise=1.0, clip=1.0, expected=2)
+        fit(task, variables, held, optax.sgd(1.0), own, 4, 1)
+
+
+@pytest.mark.parametrize("strategy, devices", [("jit", 1), ("sharded", 4)])
+def test_another_room_for_clients_stops_training(small, strategy, devices):
+    data, task, variables = small
+    held = clients(data, iid(24, 4))  # 6 rows each, that 3 and 12 divide as well
+    with pytest.raises(jc.DivergedError):
+        fit(task, variables, held, optax.sgd(1.0), federated(optax.sgd(0.1), 3, batch_size=3), 4, 1, strategy, devices)
+
+
+def test_sums_of_narrow_floats():
+    sent = [np.array([0.001, -0.5, 0.25, 0.9], np.float16), np.array([0.0005, -0.25, 0.125, 0.45], np.float16)]
+    hidden = [secure_sum.quantized({"w": jnp.asarray(x)}, 1.0, 2) for x in sent]
+    np.testing.assert_allclose(secure_sum.total(hidden, 1.0, 2)["w"], sent[0].astype(float) + sent[1], atol=1e-6)
 
 
 def test_noise_or_masks_beside_running_statistics_are_refused():
@@ -243,6 +263,10 @@ def test_masks_vanish_in_the_sum_bit_for_bit():
         (lambda d: clients(d, [[0], []]), "at least one row"),
         (lambda d: clients(d, [[0, 24]]), "there are 24 rows"),
         (lambda d: clients(d, [[0, 1], [1]]), "belongs to two clients"),
+        (lambda d: clients(d, [[0.5, 1.5]]), "parts: float64"),
+        (lambda d: dirichlet([0.0, np.nan], 1, 1.0), "label: a value is missing"),
+        (lambda d: shards(np.eye(4), 2), r"label of shape \(4, 4\)"),
+        (lambda d: by_group(["a", None]), "group: a value is missing"),
         (lambda d: clients(d, [[0], [1]]).chunk(3, 0, 1, 1), "give at most 2"),
         (lambda d: clients(d, [[0], [1]], poisson=True).chunk(2, 0, 1, 1), "give at most 1"),
         (lambda d: federated(optax.sgd(0.1), 8, clip=1.0, noise=1.0), "expected=0"),

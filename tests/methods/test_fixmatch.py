@@ -144,6 +144,7 @@ def test_unlabelled_rows_are_part_of_what_a_run_is_recognised_by(mixed, tmp_path
     [
         (lambda: fixmatch(task(), same, same, weight=-1.0), "weight=-1.0"),
         (lambda: fixmatch(task(), same, same, threshold=0.0), "threshold=0.0"),
+        (lambda: fixmatch(jc.tasks.classification(Plain(), head="multilabel"), same, same), "several labels per row"),
         (lambda: semi_supervised(rows(4), rows(4), ratio=0), "ratio=0"),
         (lambda: semi_supervised(rows(4), rows(4, size=6)), "like the labelled ones"),
         (lambda: semi_supervised(rows(4), np.zeros((0, 8, 8, 1), np.uint8)), "0 rows"),

@@ -110,6 +110,10 @@ def test_an_overfit_network_reveals_its_rows():
         (lambda: mi.measure(np.zeros(3), np.ones(2)), "one shape"),
         (lambda: mi.measure(np.zeros(2), [1, 0], fpr=2), "fpr=2"),
         (lambda: mi.highest_tpr(-1.0, 0.0, 0.5), "epsilon=-1.0"),
+        (lambda: mi.confidence(np.zeros((3, 2)), np.array([0, 1, -1])), "integers from 0 to 1"),
+        (lambda: mi.loss_score(np.zeros((3, 2)), np.zeros(3)), "labels float64: must be integers"),
+        (lambda: mi.measure(np.zeros(3), [0, 2, 1]), "members int64 .*one truth value per row"),
+        (lambda: mi.measure(np.zeros(3), [0, np.nan, 1]), "members float64"),
     ],
 )
 def test_bad_values_are_one_line(wrong, line):

@@ -79,6 +79,7 @@ def test_scores_of_maps_and_thresholds():
 BAD = {
     "must be square": lambda: one_class.turned(jnp.zeros((1, 4, 5, 1)), 0),
     "log_shares of shape (2, 3): must be finite": lambda: one_class.fit_dirichlet(np.full((2, 3), -np.inf)),
+    "log_shares up to 0.5: must be at most 0": lambda: one_class.fit_dirichlet(np.full((3, 2), 0.5)),
     "features of shape (3,): must be finite": lambda: one_class.fit_bank(np.zeros(3)),
     "neighbours=9": lambda: one_class.nearest_score(one_class.fit_bank(np.eye(3)), np.eye(3), 9),
     "brightness=2": lambda: one_class.cut_paste(brightness=2),

@@ -11,7 +11,7 @@ import pytest
 from scipy import special
 
 import jaxcnn as jc
-from jaxcnn.methods.private import Poisson, epsilon, noise_for, private, room, with_epsilon
+from jaxcnn.methods.private import DRAWN, Poisson, epsilon, noise_for, private, room, with_epsilon
 from tests.small import Plain, distance, rows
 
 pytest.importorskip("dp_accounting")
@@ -82,9 +82,8 @@ def test_padding_adds_nothing_and_the_divisor_stays(small):
 
 def test_noise_has_its_deviation_and_another_draw_in_each_step(small):
     data, task, variables = small
-    wanted = [
-        gradient(task, variables, data.arrays, private(0.5, n, 12), seed)[0] for n, seed in ((0, 0), (2, 0), (2, 1))
-    ]
+    batch = {**data.arrays, DRAWN: np.full(24, 12, np.int32)}
+    wanted = [gradient(task, variables, batch, private(0.5, n, 12), seed)[0] for n, seed in ((0, 0), (2, 0), (2, 1))]
     flat = [np.concatenate([np.ravel(x) for x in jax.tree.leaves(g)]) for g in wanted]
     noise = 12 * (flat[1] - flat[0])
     assert noise.std() == pytest.approx(2 * 0.5, rel=0.1) and abs(noise.mean()) < 0.2
@@ -113,6 +112,19 @@ def test_steps_refuse_what_would_tell_of_a_row(small):
     for data, size in ((small[0], 8), (Poisson(rows(200).arrays), 60)):
         with pytest.raises(jc.InputError, match="Poisson sampling of 8 does not draw; use methods.private.Poisson"):
             jc.fit(run, begin, data, batch_size=size, steps=1)
+    with pytest.raises(jc.InputError, match="which Poisson sampling of 8 does not draw"):  # its room, but shuffled
+        jc.fit(run, begin, small[0], batch_size=20, steps=1)
+
+
+@pytest.mark.parametrize("strategy, devices", [("jit", 1), ("sharded", 8), ("pmap", 8)])
+def test_poisson_batches_of_another_size_stop_training(small, strategy, devices):
+    data, task, _ = small
+    run = jc.compile_step(jc.make_train_step(task, optax.sgd(0.1), private(1.0, 1.0, 8)), strategy, devices)
+    state = jc.init_state(task, optax.sgd(0.1), data.example())
+    held = Poisson(data.arrays, data.classes)  # so few rows that batches of 8 and of 16 have one form
+    jc.fit(run, state, held, batch_size=8, steps=1)
+    with pytest.raises(jc.DivergedError):
+        jc.fit(run, jc.init_state(task, optax.sgd(0.1), data.example()), held, batch_size=16, steps=1)
 
 
 def test_poisson_batches_have_every_row_with_one_probability():
@@ -218,6 +230,9 @@ def test_the_same_on_eight_devices(small, strategy):
         (lambda: epsilon(1.0, 0.5, 10, 0.0), "delta=0.0"),
         (lambda: epsilon(1.0, 0.5, 10, 1e-5, "prv"), "accountant='prv'"),
         (lambda: noise_for(0.0, 0.5, 10, 1e-5), "target=0.0"),
+        (lambda: noise_for(1.0, 0.5, 10.5, 1e-5), "steps=10.5"),
+        (lambda: noise_for(1e-3, 1.0, 1000, 1e-10), "no noise was found"),
+        (lambda: epsilon(1.0, 0.5, math.inf, 1e-5), "steps=inf"),
     ],
 )
 def test_bad_values_are_one_line(wrong, line):

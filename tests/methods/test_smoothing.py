@@ -108,12 +108,19 @@ def test_training_with_noise_is_the_same_on_eight_devices(strategy):
     assert distance(*out) < 1e-5
 
 
+def count(images):
+    return counter(linear, 0.1)(0.0, {"image": jnp.asarray(images)}, jax.random.key(0), 5)
+
+
 @pytest.mark.parametrize(
     "wrong, line",
     [
         (lambda: gaussian_noise(-0.1), "sigma=-0.1"),
         (lambda: certify(linear, 0.0, placed(0.1), 0.0), "sigma=0.0"),
         (lambda: certify(linear, 0.0, placed(0.1), 0.1, n=0), "n=0"),
+        (lambda: certify(linear, 0.0, placed(0.1), 0.1, n=2**31), "n=2147483648"),
+        (lambda: count(placed(0.1) * 255), "floats must be in 0..1"),
+        (lambda: count(np.repeat(placed(0.1), 2, 0)), "has 2 images, and must have one"),
         (lambda: certify(linear, 0.0, placed(0.1), 0.1, alpha=1.0), "alpha=1.0"),
         (lambda: certify(linear, 0.0, placed(0.1)[0], 0.1), "image.None."),
         (lambda: certify(linear, 0.0, placed(0.1), 0.1, batch_size=0), "batch_size=0"),

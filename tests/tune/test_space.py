@@ -93,6 +93,7 @@ def test_settings_of_the_command_can_be_searched():
         ({"search": ("ema=0.5,1",)}, "--ema 1.0: must be"),
         ({"search": ("momentum=0:1",)}, "--momentum 1.0: must be"),
         ({"search": ("batch_size=0,8",)}, "--batch-size 0: must be at least 1"),
+        ({"search": ("dropout=0.1,0.10",)}, "--search dropout=0.1,0.10: must be numbers for dropout"),
         ({"search": ("dropout=x",)}, "--search dropout=x: must be numbers for dropout; give two or more"),
         ({"search": ("depth",)}, "--search depth: --model (none) does not have it; give --model plain"),
         ({"search": ("depth",), "models": ("plain", "cnn")}, "--search depth: --models cnn does not have it"),

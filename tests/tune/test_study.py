@@ -214,6 +214,8 @@ def test_test_rows_are_never_read(tmp_path):
         ({"updates": 0}, "updates=0"),
         ({"sampler": "grid"}, "sampler='grid'"),
         ({"pruner": "median"}, "pruner='median'"),
+        ({"seed": -1}, "seed=-1"),
+        ({"space": {"rate": (0.1, 0.2)}}, "space: rate=.* must be one of optuna.distributions"),
         ({"space": {"rate": optuna.distributions.FloatDistribution(0.1, 0.2)}}, "another space"),
         ({"identity": "other rows"}, "another identity"),
     ],
@@ -225,6 +227,11 @@ def test_other_studies_and_bad_values_are_refused(tmp_path_factory, change, line
     with pytest.raises(jc.InputError, match=line) as caught:
         tune.search(plan_of, **{"space": RATE, "folder": folder, "trials": 1} | change)
     assert "\n" not in str(caught.value)
+
+
+def test_a_study_knows_only_min_and_max(tmp_path):
+    with pytest.raises(jc.InputError, match=r"metric\[1\]='minimize': must be one of min, max"):
+        tune.extend(None, ("loss", "minimize"), RATE, tmp_path, trials=1)
 
 
 def test_a_damaged_journal_is_one_line(tmp_path):

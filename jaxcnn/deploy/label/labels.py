@@ -45,22 +45,26 @@ class Labels(NamedTuple):
 def read(path: str | os.PathLike) -> Labels:
     """Read the labels of a file; there are none if it does not exist, or has only its header.
 
+    Paths are brought to one form: `./a.png` and the absolute path are `a.png`.
+
     Raises:
         InputError: the file is no CSV file with these columns alone, has a file twice, a label is not the name of a
             class, or it was given by someone other than `person` or `model`.
 
     """
     path = pathlib.Path(path)
-    content = files.read_bytes(path).strip() if path.exists() else b""
-    if content in (b"", b"file,label", b"file,label,by"):
-        return Labels(path, {}, marked=content.endswith(b"by"))
+    content = files.read_bytes(path).decode("utf-8-sig", "replace").strip() if path.exists() else ""
+    columns = [column.strip() for column in content.split(",")]
+    if not content or "\n" not in content and sorted(set(columns) - {BY}) == sorted(HEADER):
+        return Labels(path, {}, marked=BY in columns)
     table = read_table(path)
     if sorted(set(table.header) - {BY}) != sorted(HEADER):
         has = ", ".join(map(visible, table.header))
         raise InputError(f"{visible(path)}: has the columns {has}; labels go to a file with file and label alone")
     marked = BY in table.header
     rows: dict[str, str] = {}
-    for name, label, line in zip(table.column(FILE), table.column(LABEL), table.lines, strict=True):
+    for given, label, line in zip(table.column(FILE), table.column(LABEL), table.lines, strict=True):
+        name = _relative(given, path)
         if name in rows:
             raise InputError(
                 f"{visible(path)}: line {line}: {visible(name)[:200]} comes twice; remove one of the lines"
@@ -72,6 +76,11 @@ def read(path: str | os.PathLike) -> Labels:
     return Labels(path, rows, _answered(path, table) if marked else frozenset(), marked)
 
 
+def _relative(name: str, path: pathlib.Path) -> str:
+    """Return the path of a file relative to the folder of the CSV file, in the form of `names_in`."""
+    return os.path.relpath(path.parent / name, path.parent).replace(os.sep, "/") if name else name
+
+
 def _answered(path: pathlib.Path, table: Any) -> frozenset[str]:
     """Return the paths that a run has answered."""
     model = set()
@@ -79,7 +88,7 @@ def _answered(path: pathlib.Path, table: Any) -> frozenset[str]:
         if by not in (PERSON, MODEL):
             raise InputError(f"{visible(path)}: line {line}: by {visible(by)[:80]!r}: must be {PERSON} or {MODEL}")
         if by == MODEL:
-            model.add(name)
+            model.add(_relative(name, path))
     return frozenset(model)
 
 
