@@ -15,6 +15,7 @@ from jaxcnn.core.types import InputError, Tree
 from jaxcnn.data.folder import ENDINGS
 from jaxcnn.runs.single import pixels
 from jaxcnn.tasks import prepare
+from jaxcnn.tasks.pixels import check_image
 from jaxcnn.train.checkpoint import digest, flatten
 
 Array = jax.Array
@@ -85,6 +86,7 @@ def embedder(loaded: Any) -> Embedder:
         given = np.shape(images)
         if len(given) != 4 or given[1:] != shape or not given[0]:
             raise InputError(f"images of shape {given}: must be [B, {', '.join(map(str, shape))}]; resize them")
+        check_image({"image": images})
         found = np.asarray(compiled(loaded.variables, images))
         if not np.isfinite(found).all():
             row = int(np.flatnonzero(~np.isfinite(found).all(1))[0])

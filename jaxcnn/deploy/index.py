@@ -68,9 +68,10 @@ def enrol(
         A new `Index`; the old one does not change.
 
     Raises:
-        InputError: a shape or a value is wrong, or the index is of another run.
+        InputError: a shape or a value is wrong, a name or file is no text, or the index is of another run.
 
     """
+    names, files = _texts("names", names), None if files is None else _texts("files", files)
     if index is not None:
         check_run(index, run)
         measure, run = index.measure, index.run or run
@@ -84,6 +85,17 @@ def enrol(
         return Index(rows, tuple(names), tuple(places), measure, run)
     check_width(index, rows)
     return Index(np.concatenate([index.vectors, rows]), (*index.names, *names), (*index.files, *places), measure, run)
+
+
+def _texts(what: str, values: Any) -> list[str]:
+    """Return a list of texts; refuse one text, which would be taken letter by letter, and what JSON does not keep."""
+    if isinstance(values, str):
+        raise InputError(f"{what}={visible(values)!r}: must be a list, one for each vector")
+    texts = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in values]
+    for one in texts:
+        if not isinstance(one, str):
+            raise InputError(f"{what}: {visible(repr(one))[:80]} is no text; give str(...) of it")
+    return [str(one) for one in texts]
 
 
 def check_run(index: Index, run: str) -> None:

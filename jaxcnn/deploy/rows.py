@@ -29,13 +29,19 @@ def rows_for(
         data_dir: folder with prepared TFDS sets.
 
     Raises:
-        InputError: the rows lack an input, or the data of a given place cannot be read.
+        InputError: the rows lack an input, are none or of different numbers, or the data of a given place cannot be
+            read.
 
     """
     if not isinstance(rows, int):
         if lacking := [name for name in made.inputs if name not in rows]:
             raise InputError(f"rows: have no {lacking[0]!r}; the program reads {', '.join(made.inputs)}")
-        return {name: np.asarray(rows[name]) for name in (*made.inputs, "label") if name in rows}, "given rows"
+        given = {name: np.asarray(rows[name]) for name in (*made.inputs, "label") if name in rows}
+        counts = {name: len(x) if x.ndim else 0 for name, x in given.items()}
+        if min(counts.values()) < 1 or len(set(counts.values())) > 1:
+            shown = ", ".join(f"{count} of {name!r}" for name, count in counts.items())
+            raise InputError(f"rows: {shown}; must be as many, at least one")
+        return given, "given rows"
     told = data is not None or data_dir is not None
     if told and not isinstance(loaded, TrainedRun):
         raise InputError(f"data={visible(data or data_dir)}: a program has no data of its own; give rows")

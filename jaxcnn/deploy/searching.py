@@ -102,6 +102,7 @@ def verify(index: Index, vector: Any, name: str, threshold: float) -> Verified:
     few = index._replace(
         vectors=index.vectors[kept], names=(name,) * len(kept), files=tuple(index.files[i] for i in kept)
     )
+    _check_threshold(threshold, index.measure)
     score = search(few, np.asarray(vector)[None], 1)[0][0].score
     return Verified(score >= threshold, score)
 
@@ -118,6 +119,8 @@ def identify(index: Index, queries: Any, threshold: float | None = None) -> list
         InputError: a shape or value is wrong.
 
     """
+    if threshold is not None:
+        _check_threshold(threshold, index.measure)
     best = [row[0] for row in search(index, queries, 1)]
     return [one if threshold is None or one.score >= threshold else None for one in best]
 
@@ -148,6 +151,7 @@ def near_duplicates(
     else:
         vectors, found = embed_files(use, images_in(where), unreadable=unreadable)
         index = enrol(None, vectors, [pathlib.Path(name).name for name in found], files=found, run=use.run)
+    _check_threshold(threshold, index.measure)
     pairs: list[tuple[float, int, int]] = []
     known, width = jnp.asarray(index.vectors), min(QUERIES, len(index.vectors))
     size = min(_block(width, index.vectors.shape[1], index.measure), len(index.vectors))
@@ -164,6 +168,14 @@ def near_duplicates(
         (Match(index.names[i], index.files[i], score), Match(index.names[j], index.files[j], score))
         for score, i, j in pairs
     ]
+
+
+def _check_threshold(threshold: float, measure: str) -> None:
+    """Refuse a threshold that no score, or every score, reaches."""
+    if measure == "cosine" and not -1 <= threshold <= 1:
+        raise InputError(f"threshold={threshold}: must be a cosine, from -1 to 1")
+    if measure != "cosine" and not -np.inf < threshold <= 0:
+        raise InputError(f"threshold={threshold}: must be minus a distance, at most 0")
 
 
 def _block(queries: int, width: int, measure: str) -> int:

@@ -52,12 +52,15 @@ def distilled(
             that both have with the same height and width.
 
     Raises:
-        InputError: a value is out of range, or the task has several labels per row; or when called, the variables have
-            no teacher, the logits differ in number, or no feature can be compared.
+        InputError: a value is out of range, or a task is no classification with one label per row; or when called, the
+            variables have no teacher, the logits differ in number, or no feature can be compared.
 
     """
     _check(temperature, weight, features, names)
-    check_one_label(task, "distilled")
+    for one in (task, teacher):
+        check_one_label(one, "distilled")
+        if "accuracy" not in one.metrics:
+            raise InputError("distilled: a task has no metric 'accuracy'; student and teacher must be classifications")
 
     def init(key: Array, batch: Batch) -> Tree:
         return {**task.init(key, batch), TEACHER: jax.tree.map(jnp.asarray, dict(variables))}

@@ -36,7 +36,8 @@ def narrowed(model: Any, variables: Tree, image: Any, keep: float = 0.5) -> tupl
         `(narrower model, its variables)`; the model is `model.clone(widths=...)`.
 
     Raises:
-        InputError: the share is out of range, the model has no such field, or its channels cannot be followed.
+        InputError: the share is out of range, the model has no such field, a variable is not finite, or its channels
+            cannot be followed.
 
     """
     if not 0 < keep <= 1:
@@ -50,6 +51,9 @@ def narrowed(model: Any, variables: Tree, image: Any, keep: float = 0.5) -> tupl
     wanted = jax.eval_shape(lambda x: small.init(jax.random.key(0), x, train=False), image)
     if jax.tree.structure(wanted) != jax.tree.structure(dict(variables)):
         raise InputError(f"{field}={getattr(small, field)}: gives a network with other layers; give another keep=")
+    for name, x in named(variables):
+        if not bool(jnp.isfinite(x).all()):
+            raise InputError(f"{name}: has values that are not finite; the importance of its channels is not known")
     labels = connected(lambda v, x: model.apply(v, x, train=False), variables, image)
     sizes = [x.shape for x in jax.tree.leaves(wanted)]
     kept = _kept(labels, sizes, _importance(variables, labels))

@@ -36,8 +36,8 @@ def factorised(model: Any, variables: Tree, energy: float = 0.9, keep: Sequence[
         `(model, variables)`: a model for tasks, which is called like the given one, and its variables.
 
     Raises:
-        InputError: the share is out of range, `keep` names no layer, or no layer would have fewer weights. A layer
-            that cannot be factorised is refused when the model is called.
+        InputError: the share is out of range, `keep` names no layer, a kernel is not finite, or no layer would have
+            fewer weights. A layer that cannot be factorised is refused when the model is called.
 
     """
     if not 0 < energy <= 1:
@@ -47,6 +47,9 @@ def factorised(model: Any, variables: Tree, energy: float = 0.9, keep: Sequence[
     for name in keep:
         if kernels.pop(tuple(name.split(".")), None) is None:
             raise InputError(f"keep: {name!r} is no layer with a kernel; use {', '.join('.'.join(p) for p in kernels)}")
+    for path, x in kernels.items():
+        if not np.isfinite(x).all():
+            raise InputError(f"{'.'.join(path)}: the kernel has values that are not finite")
     ranks = {path: rank for path, x in kernels.items() if (rank := _rank(x, energy))}
     if not ranks:
         raise InputError(f"energy={energy}: no layer has fewer weights with this share; give a lower one")

@@ -7,6 +7,7 @@ shrink a compressed file; a CPU multiplies with them as with any number, and no 
 
 import functools
 import math
+import numbers
 from typing import Literal
 
 import jax
@@ -42,9 +43,7 @@ def magnitude(params: Tree, sparsity: float | Array, scope: Scope = "network") -
         sparsity = float(sparsity)
     if isinstance(sparsity, float) and not 0 <= sparsity < 1:
         raise InputError(f"sparsity={sparsity}: must be at least 0 and below 1")
-    kernels = [p for name, p in named(params) if is_kernel(name, p)]
-    if not kernels:
-        raise InputError("params: have no kernels; nothing can be pruned")
+    kernels = _kernels(params)
     whole = _threshold(jnp.concatenate([_sizes(p) for p in kernels]), sparsity) if scope == "network" else None
 
     def one(name: str, p: Array) -> Array:
@@ -79,21 +78,23 @@ def gradual(step: Step, final: float, *, begin: int, end: int, every: int = 100,
         scope: as for `magnitude`.
 
     Raises:
-        InputError: a value is out of range.
+        InputError: a value is out of range; or (when traced) there are no kernels.
 
     Reference: Zhu and Gupta, 2017, arXiv:1710.01878, with an initial sparsity of 0.
 
     """
     if not 0 <= final < 1:
         raise InputError(f"final={final}: must be at least 0 and below 1")
-    if not (0 <= begin < end and every >= 1):
-        raise InputError(f"begin={begin}, end={end}, every={every}: must be 0 <= begin < end, and every at least 1")
+    whole = all(isinstance(value, numbers.Integral) for value in (begin, end, every))
+    if not (whole and 0 <= begin < end and every >= 1):
+        line = f"begin={begin}, end={end}, every={every}: must be numbers of steps"
+        raise InputError(f"{line}, 0 <= begin < end, and every at least 1")
     if scope not in SCOPES:
         raise InputError(f"scope={scope!r}: must be 'network' or 'layer'")
 
     def lacking(params: Tree) -> Array:
         """Return whether the final sparsity is not reached yet, as when step `end` was skipped."""
-        kernels = [p for name, p in named(params) if is_kernel(name, p)]
+        kernels = _kernels(params)
         zero = jnp.sum(jnp.stack([jnp.sum(p == 0) for p in kernels]))
         return zero + len(kernels) < final * sum(p.size for p in kernels)  # the shares of layers are rounded down
 
@@ -113,6 +114,13 @@ def gradual(step: Step, final: float, *, begin: int, end: int, every: int = 100,
         return new.replace(params=params), sums
 
     return pruned
+
+
+def _kernels(params: Tree) -> list[Array]:
+    kernels = [p for name, p in named(params) if is_kernel(name, p)]
+    if not kernels:
+        raise InputError("params: have no kernels; nothing can be pruned")
+    return kernels
 
 
 def _sizes(p: Array) -> Array:

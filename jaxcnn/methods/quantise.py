@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core.types import Batch, InputError, Mean, Task, Tree
+from jaxcnn.core.types import Batch, InputError, Mean, Task, Tree, accept
 from jaxcnn.layers.calls import Call, Path, by_path, from_paths
 from jaxcnn.methods import quantise_points
 from jaxcnn.methods.quantise_points import MADE, READ, Points
@@ -47,15 +47,21 @@ def calibrate(predict: Predict, variables: Tree, rows: Mapping[str, Any], *, bat
         a step and the integer that stands for 0.
 
     Raises:
-        InputError: there are no rows, no layer that can be rounded, or values that are not finite.
+        InputError: there are no rows, columns of different lengths, no layer that can be rounded, rows that `predict`
+            refuses, or values that are not finite.
 
     """
-    count = min((len(x) for x in rows.values()), default=0)
-    if count < 1 or batch_size < 1:
-        raise InputError(f"rows: {count}, batch_size={batch_size}: calibration needs at least one of each")
+    rows = {name: np.asarray(x) for name, x in rows.items()}
+    counts = sorted({len(x) for x in rows.values()}) or [0]
+    if counts[0] < 1 or batch_size < 1:
+        raise InputError(f"rows: {counts[0]}, batch_size={batch_size}: calibration needs at least one of each")
+    if len(counts) > 1:
+        raise InputError(f"rows: arrays of {counts[0]} and {counts[-1]} rows; each must have one entry per row")
+    getattr(predict, "check", accept)(rows)
+    count = counts[0]
     plain = {name: tree for name, tree in variables.items() if name != GRIDS}
     size = min(batch_size, count)
-    points = quantise_points.find(predict, plain, {name: np.asarray(x)[:size] for name, x in rows.items()})
+    points = quantise_points.find(predict, plain, {name: x[:size] for name, x in rows.items()})
     if not points.read:
         raise InputError("predict: calls no convolution or dense layer outside of loops; there is nothing to quantise")
     watched = jax.jit(lambda variables, batch: _seen(predict, points, variables, batch))
@@ -63,7 +69,7 @@ def calibrate(predict: Predict, variables: Tree, rows: Mapping[str, Any], *, bat
     parts = []
     for start in range(0, count, size):
         index = np.arange(start, start + size) % count  # the last batch is filled up with first rows
-        parts.append(jax.device_get(watched(rounded, {name: np.asarray(x)[index] for name, x in rows.items()})))
+        parts.append(jax.device_get(watched(rounded, {name: x[index] for name, x in rows.items()})))
     own = {key: _grid(key, [part[key] for part in parts]) for key in parts[0]}
     tied = {(READ, path): own[MADE, source] for path, source in points.read.items() if source is not None}
     flat = {(*path, NAMES[kind]): grid for (kind, path), grid in {**own, **tied}.items()}
@@ -169,8 +175,9 @@ def _seen(predict: Predict, points: Points, variables: Tree, batch: Batch) -> di
 
 def _grid(key: tuple[str, Path], parts: list[Any]) -> Array:
     """Return the grid with the smallest squared error on the values of all batches."""
-    low, high = min(float(part[0][0]) for part in parts), max(float(part[0][1]) for part in parts)
-    if not np.isfinite([low, high]).all():
+    ends = np.stack([part[0] for part in parts])
+    low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
+    if not np.isfinite(ends).all():
         raise InputError(f"{'.'.join(key[1])}: has values that are not finite on these rows; check weights and rows")
     low, high = min(low, 0.0), max(high, 0.0)  # 0 is exact: padding and ReLU need it
     values = np.concatenate([part[1] for part in parts])

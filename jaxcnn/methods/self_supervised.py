@@ -248,9 +248,8 @@ def _siamese(
         model = siamese.model
         return model.apply(encoder(variables), prepared(batch["image"]), **accepted(model, {"train": False}))
 
-    return base._replace(
-        init=init, loss=loss, predict=predict, outputs=outputs, headline=("separation",), monitor=("separation", "max")
-    )
+    made = pixels.strict(base._replace(loss=loss, predict=predict))
+    return made._replace(init=init, outputs=outputs, headline=("separation",), monitor=("separation", "max"))
 
 
 def _image(batch: Batch) -> Batch:

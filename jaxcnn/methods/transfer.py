@@ -223,7 +223,7 @@ def few_shot_subset(data: Any, per_class: int, seed: int = 0) -> Any:
     """Draw the same number of rows from each class.
 
     Args:
-        data: a data set with labels.
+        data: a data set with labels int `[N]` and names of classes.
         per_class: number of rows per class, at least 1.
         seed: seed of the choice.
 
@@ -231,14 +231,19 @@ def few_shot_subset(data: Any, per_class: int, seed: int = 0) -> Any:
         The chosen rows, in their original order.
 
     Raises:
-        InputError: `per_class` is below 1, or a class has fewer rows.
+        InputError: a number is out of range, a class has fewer rows, or the rows have no label each.
 
     """
-    if per_class < 1:
-        raise InputError(f"per_class={per_class}: must be at least 1")
-    rng, chosen = np.random.default_rng(seed), []
+    if per_class < 1 or per_class != int(per_class) or seed < 0:
+        raise InputError(f"per_class={per_class}, seed={seed}: must be whole, at least 1, and at least 0")
+    if not data.classes:
+        raise InputError("few_shot_subset: the data have no classes; it draws from each of them")
+    label = np.asarray(data.label)
+    if label.ndim != 1 or label.dtype.kind not in "iu":
+        raise InputError(f"labels {label.dtype} of shape {label.shape}: must be integers [N], one class per row")
+    rng, chosen, per_class = np.random.default_rng(seed), [], int(per_class)
     for k, name in enumerate(data.classes):
-        rows = np.flatnonzero(data.label == k)
+        rows = np.flatnonzero(label == k)
         if len(rows) < per_class:
             raise InputError(
                 f"per_class={per_class}: class {name!r} has only {len(rows)} training rows; give at most {len(rows)}"

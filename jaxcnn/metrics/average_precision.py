@@ -28,7 +28,7 @@ class AveragePrecision(NamedTuple):
     right: Any  # [K, T, bins], bins of rising scores
     wrong: Any  # [K, T, bins]
     truths: Any  # [K]
-    nans: Any  # boxes with NaN
+    nans: Any  # boxes with NaN, or with a score outside 0..1
 
     def compute(self) -> dict[str, Any]:
         """Return `ap` (mean over classes and thresholds), `ap50`, `ap75`, and arrays by class.
@@ -114,7 +114,8 @@ def _check(given: Boxes, name: str, keys: tuple[str, ...], needed: tuple[str, ..
 def _detections(given: Boxes, rows: Array, num_classes: int) -> dict[str, Array]:
     """Return `box`, `score`, `label`, `counts` and `nan` of the detections of each image, best first."""
     mask = given["box_mask"] > 0 if "box_mask" in given else True
-    sound = ~jnp.isnan(given["scores"]) & ~jnp.isnan(given["boxes"]).any(-1)
+    scored = (given["scores"] >= 0) & (given["scores"] <= 1)  # not NaN, and no logit
+    sound = scored & ~jnp.isnan(given["boxes"]).any(-1)
     known = rows & mask & (given["labels"] >= 0) & (given["labels"] < num_classes)
     score = jnp.where(known & sound, given["scores"], -jnp.inf)
     order = jnp.argsort(-score, axis=-1)  # stable: the first of equal scores stays the first

@@ -90,6 +90,7 @@ def box_iou(a: np.ndarray, b: np.ndarray, iscrowd: np.ndarray | None = None) -> 
         `[N, M]`, 0..1; 0 for two boxes without area, and NaN for a box with NaN.
 
     """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     # computed from width and height as in pycocotools: at a threshold, the last digit decides
     size_a, size_b = a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2]
     low = np.maximum(a[:, None, :2], b[None, :, :2])

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxcnn.core.types import Batch, InputError, Mean, Metric, row_mask
 from jaxcnn.losses import pinball
+from jaxcnn.losses.quantile import check_quantiles
 from jaxcnn.metrics.regression import RootMean
 from jaxcnn.metrics.sums import mean
 
@@ -29,6 +30,7 @@ def forecast_metrics(quantiles: Sequence[float], *, mase: bool = False) -> dict[
         for every observed step.
 
     """
+    check_quantiles(quantiles)
     if 0.5 not in quantiles:
         raise InputError(f"quantiles={tuple(quantiles)}: must have 0.5, the forecast itself")
     middle = tuple(quantiles).index(0.5)
@@ -114,11 +116,13 @@ def naive_error(values: np.ndarray, period: int = 1) -> float:
         period: steps of a season.
 
     Raises:
-        InputError: no two values are one season apart, or all differences are 0.
+        InputError: no two values are one season apart, all differences are 0, or a value is infinite.
 
     """
     values = np.asarray(values, np.float64)
     gaps = np.abs(values[period:] - values[:-period]) if 0 < period < len(values) else np.empty(0)
+    if np.isinf(values).any():
+        raise InputError("values: a training value is infinite; use NaN for missing ones")
     if not np.isfinite(gaps).any() or not np.nanmax(gaps):
         raise InputError(
             f"period={period}: no two of the {len(values)} training values are a season apart and differ; "
@@ -168,6 +172,8 @@ def rolling_origin(
             f"start={start}, context={context}, horizon={horizon}, every={every}, values of shape {values.shape}: must "
             f"be [steps, columns], with {first} steps before the first origin and {horizon} from it on"
         )
+    if not 0 <= target < values.shape[1]:
+        raise InputError(f"target={target}: must be one of the {values.shape[1]} columns, from 0")
     origins = np.arange(start, len(values) - horizon + 1, every)
     truth = np.stack([values[o : o + horizon, target] for o in origins]).astype(np.float64)
     found = np.asarray(predict(np.stack([values[o - context : o] for o in origins])), np.float64)

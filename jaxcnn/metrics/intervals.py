@@ -40,12 +40,14 @@ def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, f
         Low and high end; 0 and 1 if there are no rows.
 
     Raises:
-        InputError: a share outside 0..1, or a negative count.
+        InputError: a share outside 0..1, a negative count, or `z` is not positive.
 
     """
+    if not 0 < z < math.inf:
+        raise InputError(f"z={z}: must be positive, such as 1.96 for 95 %")
     if count == 0:
         return 0.0, 1.0
-    if not 0 <= share <= 1 or count < 0:
+    if not (0 <= share <= 1 and 0 <= count < math.inf):
         raise InputError(f"share={share}, count={count}: the share must be in 0..1 and the count at least 0")
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))

@@ -62,8 +62,8 @@ def hausdorff95(
     """Percentile of the distances between the surfaces of two regions, the larger of both directions.
 
     Args:
-        predicted: bool `[*spatial]`.
-        true: bool, the same shape.
+        predicted: bool `[*spatial]`, or 0 and 1.
+        true: the same form and shape.
         spacing: size of a pixel along each axis, such as in mm; None for 1.
         percent: the percentile, 0..100; 100 is the Hausdorff distance.
 
@@ -71,18 +71,18 @@ def hausdorff95(
         The distance in the unit of `spacing`; 0 if both regions are empty, infinite if one is.
 
     Raises:
-        InputError: the shapes differ, or a value is out of range.
+        InputError: the shapes differ, a value is out of range, or a region has other values than two.
 
     """
     from scipy import ndimage
 
-    predicted, true = np.asarray(predicted, bool), np.asarray(true, bool)
+    predicted, true = _region(predicted), _region(true)
     if predicted.shape != true.shape:
         raise InputError(f"regions of shapes {predicted.shape} and {true.shape}: must be the same")
-    if spacing is not None and (len(spacing) != true.ndim or min(spacing) <= 0):
-        raise InputError(f"spacing={tuple(spacing)}: must be {true.ndim} positive numbers")
-    if not 0 <= percent <= 100:
-        raise InputError(f"percent={percent}: must be in 0..100")
+    if spacing is not None and (np.shape(spacing) != (true.ndim,) or not all(0 < one < np.inf for one in spacing)):
+        raise InputError(f"spacing={spacing}: must be {true.ndim} positive numbers")
+    if not 0 <= percent <= 100 or 0 < percent < 1:
+        raise InputError(f"percent={percent}: must be in 0..100, such as 95 and not 0.95")
     if not (predicted.any() and true.any()):
         return 0.0 if predicted.any() == true.any() else float("inf")
     edges = [region & ~cast(Any, ndimage.binary_erosion(region, border_value=0)) for region in (predicted, true)]
@@ -105,7 +105,7 @@ def rand_fscore(predicted: np.ndarray, true: np.ndarray) -> float:
         0..1; NaN without a true object.
 
     Raises:
-        InputError: the shapes differ.
+        InputError: the shapes differ, or a value is no number of an object.
 
     Reference: Arganda-Carreras et al., 2015, doi:10.3389/fnana.2015.00142.
 
@@ -113,6 +113,9 @@ def rand_fscore(predicted: np.ndarray, true: np.ndarray) -> float:
     predicted, true = np.asarray(predicted), np.asarray(true)
     if predicted.shape != true.shape:
         raise InputError(f"divisions of shapes {predicted.shape} and {true.shape}: must be the same")
+    for name, numbers in (("predicted", predicted), ("true", true)):
+        if numbers.dtype.kind not in "biu" or numbers.size and numbers.min() < 0:
+            raise InputError(f"{name} {numbers.dtype}: must be numbers of objects, whole and at least 0")
     inside = true > 0
     if not inside.any():
         return float("nan")
@@ -123,7 +126,20 @@ def rand_fscore(predicted: np.ndarray, true: np.ndarray) -> float:
 
 
 def components(region: Any) -> np.ndarray:
-    """Number the connected parts of a region, bool `[*spatial]`, from 1; 0 is outside."""
+    """Number the connected parts of a region, bool or 0 and 1 `[*spatial]`, from 1; 0 is outside.
+
+    Raises:
+        InputError: it has other values, such as probabilities or several labels.
+
+    """
     from scipy import ndimage
 
-    return cast(Any, ndimage.label(np.asarray(region, bool)))[0]
+    return cast(Any, ndimage.label(_region(region)))[0]
+
+
+def _region(values: Any) -> np.ndarray:
+    """Return a region as bool; refuse probabilities and label maps, whose values that are not 0 would all count."""
+    region = np.asarray(values)
+    if region.dtype != bool and (region.dtype.kind not in "iuf" or len(np.unique(region[region != 0])) > 1):
+        raise InputError(f"region {region.dtype}: must be bool, or have 0 and one other value; compare first")
+    return region.astype(bool)

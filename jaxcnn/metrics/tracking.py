@@ -58,7 +58,7 @@ def track_scores(
 
     Raises:
         InputError: numbers of videos or frames differ, a number occurs twice in a frame, shapes do not fit, a box is
-            not finite, or the threshold is out of range.
+            not finite or ends before it begins, or the threshold is out of range.
 
     References:
         Bernardin and Stiefelhagen, Evaluating Multiple Object Tracking Performance, 2008, doi:10.1155/2008/246309.
@@ -104,6 +104,8 @@ def _checked(frame: Frame, where: str) -> Frame:
         raise InputError(f"{where}: id {values[counts.argmax()]} occurs {counts.max()} times; must occur once")
     if not np.isfinite(boxes).all():
         raise InputError(f"{where}: a box has NaN or infinity; leave it out")
+    if (boxes[:, 2:] < boxes[:, :2]).any():
+        raise InputError(f"{where}: a box ends before it begins; give corners, not a place and a size")
     return ids, boxes
 
 

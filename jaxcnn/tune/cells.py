@@ -21,7 +21,7 @@ from jaxcnn.core.types import Batch, InputError, Interrupted, Task
 from jaxcnn.models.cell import EDGES, OPERATIONS, PATH, check_operations
 from jaxcnn.train import StoppedError, fit, timed_evaluate
 from jaxcnn.tune import journal
-from jaxcnn.tune.study import WAIT, Report, extend, library
+from jaxcnn.tune.study import WAIT, Report, check_settings, extend, library
 from jaxcnn.tune.trials import Trials
 
 TIMES = 4  # length of the shared training, in trainings of one network
@@ -115,6 +115,7 @@ def search(
         StoppedError: `stop` returned True.
 
     """
+    check_settings(trials, seconds, None, sampler, "none", seed)  # before the shared training
     folder, choices, metric, plan = pathlib.Path(folder), space(), plan.watched, shared_plan(plan)
     folder.mkdir(parents=True, exist_ok=True)
     journal.described(folder, choices, metric, identity, library())

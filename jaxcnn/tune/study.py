@@ -130,14 +130,9 @@ def extend(
     """
     optuna = library()
     _check_space(space)
-    if seed < 0:
-        raise InputError(f"seed={seed}: must be at least 0")
-    if trials < 1 or any(limit is not None and not limit > 0 for limit in (seconds, updates)):
-        raise InputError(f"trials={trials}, seconds={seconds}, updates={updates}: must be positive")
-    words = ("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS), ("metric[1]", metric[1], ("min", "max"))
-    for name, value, known in words:
-        if value not in known:
-            raise InputError(f"{name}={value!r}: must be one of {', '.join(known)}")
+    check_settings(trials, seconds, updates, sampler, pruner, seed)
+    if metric[1] not in ("min", "max"):
+        raise InputError(f"metric={metric!r}: must be a name, and min or max")
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     journal.described(folder, space, metric, identity, optuna)
@@ -165,6 +160,19 @@ def extend(
         else:
             break
     return found(study, metric, optuna)
+
+
+def check_settings(
+    trials: int, seconds: float | None, updates: int | None, sampler: str, pruner: str, seed: int
+) -> None:
+    """Refuse settings of a study that are out of range."""
+    if trials < 1 or any(limit is not None and not limit > 0 for limit in (seconds, updates)):
+        raise InputError(f"trials={trials}, seconds={seconds}, updates={updates}: must be positive")
+    for name, value, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
+        if value not in known:
+            raise InputError(f"{name}={value!r}: must be one of {', '.join(known)}")
+    if seed < 0:
+        raise InputError(f"seed={seed}: must be at least 0")
 
 
 def _check_space(space: Mapping[str, Any]) -> None:

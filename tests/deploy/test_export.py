@@ -163,6 +163,9 @@ def test_rows_that_are_given_and_weights_that_are_not_finite(folder, tmp_path):
         jc.export(broken, "onnx", tmp_path / "broken", rows=rows)
     with pytest.raises(InputError, match="rows: have no 'image'"):
         jc.export(loaded, "onnx", tmp_path / "broken", rows={"label": np.zeros(3)})
+    for some in ({"image": rows["image"][:0]}, {**rows, "label": np.zeros(2, np.int32)}):
+        with pytest.raises(InputError, match="must be as many, at least one"):
+            jc.export(loaded, "onnx", tmp_path / "broken", rows=some)
     with pytest.raises(InputError, match="path=None"):
         jc.export(loaded, "onnx")
     assert left(tmp_path) == ["digits.onnx", "digits.onnx.json"]

@@ -104,6 +104,8 @@ def test_what_is_refused(pair, options, line):
         distilled(student, teacher, known, **options)
     with pytest.raises(InputError, match="distilled: the task has several labels per row"):
         distilled(jc.tasks.classification(Plain(), head="multilabel"), teacher, known)
+    with pytest.raises(InputError, match="student and teacher must be classifications"):
+        distilled(student, jc.tasks.regression(Plain()), known)
     with pytest.raises(InputError, match="no teacher"):
         distilled(student, teacher, known).loss(variables["params"], {}, batch, None)
     other = jc.tasks.classification(Plain(num_classes=7))

@@ -82,6 +82,11 @@ def test_the_last_pruning_comes_later_if_its_step_is_skipped():
         (lambda: prune.gradual(None, 1.0, begin=0, end=5), "final=1.0"),
         (lambda: prune.gradual(None, 0.5, begin=5, end=5), "begin=5, end=5"),
         (lambda: prune.gradual(None, 0.5, begin=0, end=5, every=0), "every=0"),
+        (
+            lambda: prune.gradual(None, 0.5, begin=0.1, end=0.7),
+            "begin=0.1, end=0.7, every=100: must be numbers of steps",
+        ),
+        (lambda: prune.gradual(None, 0.5, begin=0, end=np.inf), "end=inf"),
         (lambda: narrowed(jc.models.cnn(), {}, np.zeros((1, 28, 28, 1)), 0.0), "keep=0.0"),
         (lambda: narrowed(jc.layers.Dense(3), {}, np.zeros((1, 4))), "no field"),
     ],

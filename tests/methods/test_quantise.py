@@ -105,6 +105,15 @@ def test_grids_that_cannot_be_chosen():
     variables = t.init(jax.random.key(0), data)
     with pytest.raises(InputError, match="rows: 0"):
         quantise.calibrate(t.predict, variables, {"image": data["image"][:0]})
+    with pytest.raises(InputError, match="arrays of 1 and 8 rows"):
+        quantise.calibrate(t.predict, variables, {**data, "label": data["label"][:1]})
+    pixels = np.float32(data["image"])
+    with pytest.raises(InputError, match="floats must be in 0..1"):
+        quantise.calibrate(t.predict, variables, {"image": pixels})
+    pixels = pixels / 255
+    pixels[5, 0, 0, 0] = np.nan  # in the second batch
+    with pytest.raises(InputError, match="not finite"):
+        quantise.calibrate(lambda v, b: t.predict(v, b), variables, {"image": pixels}, batch_size=4)
     with pytest.raises(InputError, match="nothing to quantise"):
         quantise.calibrate(lambda v, b: b["image"] * 2.0, variables, data)
     broken = jax.tree.map(lambda x: x * jnp.nan, variables)

@@ -91,6 +91,13 @@ def test_the_views_of_the_paper():
     assert found.shape == (8, 12, 12, 3) and 0 <= float(found.min()) < float(found.max()) <= 1
 
 
+@pytest.mark.parametrize("name", MAKE)
+def test_predictions_refuse_pixels_above_1(name):
+    task, image = MAKE[name](), np.float32(rows(4).arrays["image"])
+    with pytest.raises(jc.InputError, match="floats must be in 0..1"):
+        task.predict(task.init(jax.random.key(0), {"image": image / 255}), {"image": image})
+
+
 @pytest.mark.parametrize(
     "wrong, line",
     [

@@ -140,6 +140,8 @@ def test_paired_tests_call_equal_models_different_as_often_as_they_say(rng):
         (lambda: metrics.mcnemar(np.ones(3), np.ones(4)), r"\(3,\), correct_b of shape \(4,\)"),
         (lambda: metrics.mcnemar(np.ones(3), np.full(3, 0.5)), "must be true or false"),
         (lambda: metrics.wilson_interval(1.5, 10), "share=1.5"),
+        (lambda: metrics.wilson_interval(0.5, 10, z=-1.96), "z=-1.96"),
+        (lambda: metrics.wilson_interval(0.5, float("nan")), "count=nan"),
     ],
 )
 def test_bad_arguments(call, message):

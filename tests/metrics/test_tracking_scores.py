@@ -73,6 +73,7 @@ def test_videos_without_objects_have_no_score():
         ([[frame()]], [[(np.array([1]), np.array([A, B]))]], {}, r"found frame 0: ids of shape \(1,\) and boxes of sh"),
         ([[frame()]], [[(np.array([1.5]), np.array([A]))]], {}, "ids of dtype float64: must be integers"),
         ([[frame(t1=[0, 0, np.nan, 1])]], [[frame()]], {}, "true frame 0: a box has NaN or infinity"),
+        ([[frame(t1=[9, 9, 5, 5])]], [[frame()]], {}, "true frame 0: a box ends before it begins"),
         ([], [], {"iou_threshold": 0.0}, "iou_threshold=0.0: must be above 0 and at most 1"),
     ],
 )

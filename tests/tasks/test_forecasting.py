@@ -145,6 +145,10 @@ def test_the_seasonal_naive_forecast():
     for period in (0, 5):
         with pytest.raises(InputError):
             jc.metrics.naive_error(np.ones(4), period)
+    with pytest.raises(InputError, match="a training value is infinite"):
+        jc.metrics.naive_error(np.array([1.0, 2.0, np.inf]))
+    with pytest.raises(InputError, match="ascending"):
+        jc.metrics.forecast_metrics((0.9, 0.5, 0.1))
     with pytest.raises(InputError):
         jc.metrics.seasonal_naive(history, 1, 8)
 

@@ -140,6 +140,13 @@ def test_the_best_candidate_is_the_best_by_the_shared_weights(tmp_path):
     assert more.rows[:6] == found.rows and len(more.rows) == 7
 
 
+@pytest.mark.parametrize("wrong", [{"trials": 0}, {"sampler": "tpee"}, {"seconds": -60}, {"seed": -1}])
+def test_bad_settings_are_refused_before_the_shared_training(tmp_path, wrong):
+    with pytest.raises(jc.InputError, match=next(iter(wrong))):
+        cells.search(plan_of(), tmp_path / "study", **{"trials": 1} | wrong)
+    assert not (tmp_path / "study").exists()
+
+
 def test_another_network_is_refused():
     plan = plan_of()
     other = dataclasses.replace(plan, build=plan.build | {"model": {"name": "cnn", "options": {}}})
