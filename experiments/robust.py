@@ -12,6 +12,7 @@ the certified accuracy of randomised smoothing on N test images (`experiments.ce
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import pathlib
@@ -249,14 +250,19 @@ def wrap_of(config: Config, steps: int) -> Callable[[jc.Step], jc.Step]:
 
 
 def overfitting(folder: pathlib.Path) -> dict[str, Any]:
-    """Return by how much the accuracy under one step exceeds that under twenty, in any validation and the last one.
+    """Return whether validations show catastrophic overfitting: a network that resists its one step alone.
 
-    Catastrophic overfitting is a network that resists its one step alone.
+    Then the accuracy under twenty steps falls from one validation to a later one, or it ends far below that under one
+    step. At first it may lie far below, while the attacks of training still grow.
     """
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if line["split"] == "validation" and "fgsm" in line]
-    gaps = [line["fgsm"] - line["pgd"] for line in lines]
-    return {"largest_gap": max(gaps), "last_gap": gaps[-1], "collapsed": max(gaps) > 0.3} if gaps else {}
+    if not lines:
+        return {}
+    pgd = [line["pgd"] for line in lines]
+    fall = max(best - now for best, now in zip(itertools.accumulate(pgd, max), pgd, strict=True))
+    gap = lines[-1]["fgsm"] - pgd[-1]
+    return {"largest_fall": fall, "last_gap": gap, "collapsed": fall > 0.2 or gap > 0.3}
 
 
 def measured_on(config: Config, loaded: runs.TrainedRun, data: Any) -> dict[str, Any]:

@@ -223,3 +223,18 @@ def test_bad_values_are_one_line(wrong, line):
     with pytest.raises(jc.InputError, match=line) as caught:
         wrong()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fgsm, pgd, collapsed",
+    [
+        ((0.43, 0.79, 0.94), (0.0, 0.37, 0.90), False),  # attacks grow at first
+        ((0.50, 0.60, 0.95), (0.40, 0.45, 0.02), True),
+        ((0.50, 0.95, 0.60), (0.40, 0.05, 0.45), True),  # and recovered
+        ((0.90, 0.95, 0.99), (0.0, 0.01, 0.0), True),  # never resisted more than its one step
+    ],
+)
+def test_catastrophic_overfitting_is_a_fall(tmp_path, fgsm, pgd, collapsed):
+    lines = [{"split": "validation", "fgsm": a, "pgd": b} for a, b in zip(fgsm, pgd, strict=True)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [{"split": "train"}, *lines]))
+    assert robust.overfitting(tmp_path)["collapsed"] == collapsed
