@@ -26,12 +26,14 @@ def planned(name: str, config: Any, plan: runs.Plan) -> runs.Plan:
         plan: what to train.
 
     Raises:
-        InputError: accumulation that does not divide the batch or beside a gradient of the plan's own, too many steps,
-            or unavailable devices.
+        InputError: accumulation that does not divide the batch, or of a plan with its own gradient estimator; too many
+            steps, or unavailable devices.
 
     """
     if config.accumulate > 1 and plan.grads is not plain:
-        raise InputError(f"--accumulate {config.accumulate}: {name} takes its gradient in another way; leave it out")
+        raise InputError(
+            f"--accumulate {config.accumulate}: {name} has its own gradient estimator; leave --accumulate out"
+        )
     data, grads = plan.data, accumulate(config.accumulate) if plan.grads is plain else plan.grads
     if config.limit_examples:
         data = Splits(*(runs.limited(part, config.limit_examples) for part in data))

@@ -68,7 +68,7 @@ def enrol(
         A new `Index`; the old one does not change.
 
     Raises:
-        InputError: a shape or a value is wrong, a name or file is no text, or the index is of another run.
+        InputError: a shape or a value is wrong, a name or file is not a string, or the index is of another run.
 
     """
     names, files = _texts("names", names), None if files is None else _texts("files", files)
@@ -88,13 +88,13 @@ def enrol(
 
 
 def _texts(what: str, values: Any) -> list[str]:
-    """Return a list of texts; refuse one text, which would be taken letter by letter, and what JSON does not keep."""
+    """Return a list of strings; refuse a single string, which would be split into letters, and other types."""
     if isinstance(values, str):
         raise InputError(f"{what}={visible(values)!r}: must be a list, one for each vector")
     texts = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in values]
     for one in texts:
         if not isinstance(one, str):
-            raise InputError(f"{what}: {visible(repr(one))[:80]} is no text; give str(...) of it")
+            raise InputError(f"{what}: {visible(repr(one))[:80]} is not a string; convert it with str")
     return [str(one) for one in texts]
 
 

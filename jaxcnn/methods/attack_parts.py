@@ -45,12 +45,15 @@ def check(eps: float, norm: str, **counts: int) -> None:
 def checked(attack: Attack, labelled: bool = True) -> Attack:
     """Let an attack refuse images and labels that it would misread.
 
-    Rows whose label is -1 have none, and are left as they are. Where a label is traced and is no class, a trace cannot
-    refuse, and the row's image becomes NaN.
+    A row with label -1 has no class, and its image is returned unchanged. A traced program cannot refuse: there, a
+    label that is not a class makes the row's image NaN.
 
     Args:
         attack: the attack.
-        labelled: whether what it gets for labels are classes, and not what a loss of the caller's reads.
+        labelled: whether its labels are classes; False where only the caller's loss reads them.
+
+    Raises:
+        InputError: (when called) see `check_images` and `check_labels`.
 
     """
 

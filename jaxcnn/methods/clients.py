@@ -189,7 +189,7 @@ def by_group(group: Any) -> list[np.ndarray]:
 
 
 def _column(values: Any, name: str = "label") -> np.ndarray:
-    """Return one value per row; refuse other shapes, and missing values, whose rows would be lost."""
+    """Return one value per row; refuse other shapes, and missing values, whose rows would belong to no client."""
     column = np.asarray(values)
     if column.ndim != 1:
         raise InputError(f"{name} of shape {column.shape}: must be [N], one value per row")

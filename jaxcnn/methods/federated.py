@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxcnn.core.collectives import all_sum, over, row_count, row_numbers
@@ -64,8 +65,8 @@ def federated(
     Raises:
         InputError: a value is outside its range; or (when traced) the rows of a device are not those of whole clients,
             a model with running statistics gets noise or masks, or there is noise and clients are not drawn by Poisson
-            sampling. If `rows_per_client` is not the room of the batch's clients, or they were drawn at another size,
-            the gradient is NaN.
+            sampling. `fit` refuses data whose clients have another room than `rows_per_client`. If clients were drawn
+            at another size, the gradient is NaN.
 
     """
     for name, value in (("rows_per_client", rows_per_client), ("batch_size", batch_size), ("epochs", epochs)):
@@ -114,6 +115,7 @@ def federated(
             if secure:
                 change, weight = secure_sum.floats(change, secure, count), secure_sum.floats(weight, 1.0, count)
             change = noisy(change, noise * clip if noise else 0.0, noises)
+            # a batch that does not fit on one device makes the change NaN on all
             share = all_sum(0 * fits) + (1 / expected if noise else 1 / jnp.maximum(weight, 1e-9))
             state = jax.tree.map(lambda s, old: jnp.where(weight > 0, s * share, old), state, model_state)
             return jax.tree.map(lambda c: c * share, change), state, jax.tree.map(lambda x: x.sum(0), sums)
@@ -121,6 +123,7 @@ def federated(
         return gradient
 
     estimator.private = bool(noise)  # pyright: ignore[reportFunctionMemberAccess] (see `train.step.make_train_step`)
+    estimator.check = functools.partial(check_room, rows_per_client)  # pyright: ignore[reportFunctionMemberAccess]
     return estimator
 
 
@@ -195,6 +198,12 @@ def local_training(
         return own, state, jax.tree.map(lambda x: x[-1], sums), done
 
     return client
+
+
+def check_room(rows_per_client: int, rows: Batch) -> None:
+    """Raise `InputError` for rows of `methods.clients` whose clients have another room: they would be taken apart."""
+    if ROOM in rows and (room := int(np.max(rows[ROOM]))) != rows_per_client:
+        raise InputError(f"rows_per_client={rows_per_client}: the clients have room for {room} rows; give their room")
 
 
 def by_client(batch: Batch, rows_per_client: int, key: Array) -> tuple[dict[str, Array], Array, Array]:

@@ -16,7 +16,7 @@ import optax
 
 from jaxcnn.core.collectives import all_rows, all_sum
 from jaxcnn.core.types import Batch, InputError, MetricState, State, Step, Tree
-from jaxcnn.methods.federated import CLIENT, by_client, local_training
+from jaxcnn.methods.federated import CLIENT, by_client, check_room, local_training
 from jaxcnn.train.step import Estimator, Gradient, Objective
 
 Array = jax.Array
@@ -38,8 +38,8 @@ def scaffold(learning_rate: float, rows_per_client: int, *, batch_size: int = 10
 
     Raises:
         InputError: a value is outside its range; or (when traced) the step is not wrapped, the batch has no clients, or
-            the rows of a device are not those of whole clients. If `rows_per_client` is not the room of the batch's
-            clients, the gradient is NaN.
+            the rows of a device are not those of whole clients. `fit` refuses data whose clients have another room
+            than `rows_per_client`.
 
     """
     for name, value in (("rows_per_client", rows_per_client), ("batch_size", batch_size), ("epochs", epochs)):
@@ -87,6 +87,7 @@ def scaffold(learning_rate: float, rows_per_client: int, *, batch_size: int = 10
 
         return gradient
 
+    estimator.check = functools.partial(check_room, rows_per_client)  # pyright: ignore[reportFunctionMemberAccess]
     return estimator
 
 

@@ -231,11 +231,11 @@ def few_shot_subset(data: Any, per_class: int, seed: int = 0) -> Any:
         The chosen rows, in their original order.
 
     Raises:
-        InputError: a number is out of range, a class has fewer rows, or the rows have no label each.
+        InputError: a number is out of range, a class has fewer rows, or the labels are not one class per row.
 
     """
     if per_class < 1 or per_class != int(per_class) or seed < 0:
-        raise InputError(f"per_class={per_class}, seed={seed}: must be whole, at least 1, and at least 0")
+        raise InputError(f"per_class={per_class}, seed={seed}: must be whole numbers of at least 1 and at least 0")
     if not data.classes:
         raise InputError("few_shot_subset: the data have no classes; it draws from each of them")
     label = np.asarray(data.label)

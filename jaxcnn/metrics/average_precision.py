@@ -64,7 +64,8 @@ def average_precision(num_classes: int, *, bins: int = 2048) -> Metric:
     Detections are a dict of `"boxes"` `[B, M, 4]`, `"scores"` `[B, M]` in 0..1, `"labels"` int `[B, M]` and
     `"box_mask"` `[B, M]`. The batch has `"boxes"` `[B, N, 4]`, `"box_label"` int `[B, N]`, and may have `"box_mask"`
     (without it, boxes that have an area count) and `"box_crowd"`. Boxes are yxyx, in one unit. A class outside 0..K-1
-    does not count, nor do more than 100 detections per image and class.
+    does not count, nor do more than 100 detections per image and class. A NaN, or a score outside 0..1, makes every
+    value NaN.
 
     Args:
         num_classes: K, at least 1.

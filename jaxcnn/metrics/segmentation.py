@@ -62,16 +62,16 @@ def hausdorff95(
     """Percentile of the distances between the surfaces of two regions, the larger of both directions.
 
     Args:
-        predicted: bool `[*spatial]`, or 0 and 1.
-        true: the same form and shape.
+        predicted: bool `[*spatial]`; or 0 and 1; or integers with one value besides 0.
+        true: a region in one of these forms, of the same shape.
         spacing: size of a pixel along each axis, such as in mm; None for 1.
-        percent: the percentile, 0..100; 100 is the Hausdorff distance.
+        percent: the percentile, 0 or 1..100; 100 is the Hausdorff distance.
 
     Returns:
         The distance in the unit of `spacing`; 0 if both regions are empty, infinite if one is.
 
     Raises:
-        InputError: the shapes differ, a value is out of range, or a region has other values than two.
+        InputError: the shapes differ, a value is out of range, or a region has other values.
 
     """
     from scipy import ndimage
@@ -105,7 +105,7 @@ def rand_fscore(predicted: np.ndarray, true: np.ndarray) -> float:
         0..1; NaN without a true object.
 
     Raises:
-        InputError: the shapes differ, or a value is no number of an object.
+        InputError: the shapes differ, or a value is not a whole number of at least 0.
 
     Reference: Arganda-Carreras et al., 2015, doi:10.3389/fnana.2015.00142.
 
@@ -115,7 +115,7 @@ def rand_fscore(predicted: np.ndarray, true: np.ndarray) -> float:
         raise InputError(f"divisions of shapes {predicted.shape} and {true.shape}: must be the same")
     for name, numbers in (("predicted", predicted), ("true", true)):
         if numbers.dtype.kind not in "biu" or numbers.size and numbers.min() < 0:
-            raise InputError(f"{name} {numbers.dtype}: must be numbers of objects, whole and at least 0")
+            raise InputError(f"{name} {numbers.dtype}: must be object numbers, integers of at least 0")
     inside = true > 0
     if not inside.any():
         return float("nan")
@@ -126,10 +126,13 @@ def rand_fscore(predicted: np.ndarray, true: np.ndarray) -> float:
 
 
 def components(region: Any) -> np.ndarray:
-    """Number the connected parts of a region, bool or 0 and 1 `[*spatial]`, from 1; 0 is outside.
+    """Number the connected parts of a region `[*spatial]` from 1; 0 is outside.
+
+    Args:
+        region: bool; or 0 and 1; or integers with one value besides 0.
 
     Raises:
-        InputError: it has other values, such as probabilities or several labels.
+        InputError: the region has other values, such as probabilities or several labels.
 
     """
     from scipy import ndimage
@@ -138,8 +141,12 @@ def components(region: Any) -> np.ndarray:
 
 
 def _region(values: Any) -> np.ndarray:
-    """Return a region as bool; refuse probabilities and label maps, whose values that are not 0 would all count."""
+    """Return a region as bool; refuse probabilities and label maps, in which every value but 0 would count."""
     region = np.asarray(values)
-    if region.dtype != bool and (region.dtype.kind not in "iuf" or len(np.unique(region[region != 0])) > 1):
-        raise InputError(f"region {region.dtype}: must be bool, or have 0 and one other value; compare first")
-    return region.astype(bool)
+    inside = region.astype(bool)
+    if region.dtype != bool:
+        found = region[inside]
+        one = not found.size or bool((found == (found[0] if region.dtype.kind in "iu" else 1)).all())
+        if region.dtype.kind not in "iuf" or not one:
+            raise InputError(f"region {region.dtype}: must be bool, or have 0 and one other value; threshold it first")
+    return inside

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcnn.core.collectives import all_mean, all_sum, leader
-from jaxcnn.core.types import Batch, Count, InputError, Mean, MetricState, State, Step, Task, Tree, add, rows
+from jaxcnn.core.types import Batch, Count, InputError, Mean, MetricState, State, Step, Task, Tree, accept, add, rows
 from jaxcnn.layers.norm import grown, young
 
 Array = jax.Array
@@ -166,7 +166,7 @@ def make_train_step(task: Task, tx: optax.GradientTransformation, grads: Estimat
 
     # wrappers that would void a privacy guarantee ask for this
     step.private = getattr(grads, "private", False)  # pyright: ignore[reportFunctionMemberAccess]
-    return _checked_by(task, step)
+    return _checked_by(task, step, getattr(grads, "check", accept))
 
 
 def make_eval_step(task: Task) -> Step:
@@ -179,9 +179,14 @@ def make_eval_step(task: Task) -> Step:
     return _checked_by(task, step)
 
 
-def _checked_by(task: Task, step: Step) -> Step:
-    """Attach the task's `check` to a step. `functools.wraps` copies it to functions that wrap the step."""
-    step.check = task.check  # pyright: ignore[reportFunctionMemberAccess] (functions take attributes)
+def _checked_by(task: Task, step: Step, also: Callable[[Batch], None] = accept) -> Step:
+    """Attach the task's `check`, and what the estimator asks of the rows; `functools.wraps` copies it to wrappers."""
+
+    def check(rows: Batch) -> None:
+        task.check(rows)
+        also(rows)
+
+    step.check = check  # pyright: ignore[reportFunctionMemberAccess] (functions take attributes)
     return step
 
 

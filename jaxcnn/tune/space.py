@@ -53,7 +53,7 @@ def stated(kind: type, name: str, values: str) -> Any:
             low, high = map(plain, ends)
             if low < high and math.isfinite(high - low):
                 return _numbers(plain, Range(low, high))
-        elif len(chosen := {_value(plain, one): None for one in several}) == len(several) > 1:
+        elif len(chosen := dict.fromkeys(_value(plain, one) for one in several)) == len(several) > 1:
             return library().distributions.CategoricalDistribution(tuple(chosen))
     except ValueError:
         pass

@@ -194,7 +194,9 @@ def _run(optuna: Any, study: Any, trial: Any, measure: Measure, metric: tuple[st
         if value is not None and math.isfinite(value):
             values.append(float(value))
             trial.report(float(value), len(values))
-            trial.set_user_attr("steps", int(row.get("step", 0)))
+            if "step" not in row:
+                raise InputError("report: the row has no 'step', the number of updates so far")
+            trial.set_user_attr("steps", int(row["step"]))
             pruned = trial.should_prune()
 
     states = optuna.trial.TrialState

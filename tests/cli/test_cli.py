@@ -414,7 +414,7 @@ def test_patience_is_in_epochs_between_validations():
         config = Train(epochs=100, batch_size=32, early_stopping=6)
         assert planning.planned("train", config, some).patience == patience
     hidden = dataclasses.replace(plan, grads=jc.methods.private.private(1.0, 0.0, 32))
-    with pytest.raises(jc.InputError, match="--accumulate 8: train takes its gradient in another way"):
+    with pytest.raises(jc.InputError, match="--accumulate 8: train has its own gradient estimator"):
         planning.planned("train", dataclasses.replace(config, accumulate=8), hidden)
 
 

@@ -143,7 +143,7 @@ def test_damaged_files_are_one_line(tmp_path, how, message):
         (lambda: deploy.enrol(None, np.eye(3), ["a"]), "3 vectors, 1 names, 3 files: must be as many"),
         (lambda: deploy.enrol(None, np.eye(3), list("abc"), measure="dot"), "measure='dot'"),
         (lambda: deploy.enrol(None, np.eye(4), "anna"), "names='anna': must be a list"),
-        (lambda: deploy.enrol(None, np.eye(3), np.arange(3)), "names: .* is no text"),
+        (lambda: deploy.enrol(None, np.eye(3), np.arange(3)), "names: .* is not a string"),
         (lambda: deploy.verify(people(), [1, 0, 0], people().names[0], 98), "threshold=98: must be a cosine"),
         (lambda: deploy.identify(people(), np.eye(3), float("nan")), "threshold=nan"),
         (lambda: deploy.near_duplicates(people(), 98), "threshold=98"),

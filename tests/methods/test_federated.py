@@ -12,6 +12,7 @@ import jaxcnn as jc
 from jaxcnn.methods import secure_sum
 from jaxcnn.methods.clients import by_group, clients, dirichlet, iid, shards
 from jaxcnn.methods.federated import _cut, bytes_per_round, federated
+from jaxcnn.methods.scaffold import scaffold
 from tests.small import Plain, distance, rows
 from tests.small import task as small_task
 
@@ -155,12 +156,25 @@ def test_clients_of_poisson_sampling_are_hidden(small):
         fit(task, variables, held, optax.sgd(1.0), own, 4, 1)
 
 
-@pytest.mark.parametrize("strategy, devices", [("jit", 1), ("sharded", 4)])
-def test_another_room_for_clients_stops_training(small, strategy, devices):
+@pytest.mark.parametrize("room", [3, 12])
+@pytest.mark.parametrize("make", [lambda n: federated(optax.sgd(0.1), n), lambda n: scaffold(0.1, n)])
+def test_another_room_for_clients_is_refused(small, make, room):
     data, task, variables = small
-    held = clients(data, iid(24, 4))  # 6 rows each, that 3 and 12 divide as well
+    held = clients(data, iid(24, 4))  # 4 clients of 6 rows, a batch of which 3 and 12 divide as well
+    for estimator in (make(room), jc.with_norm(make(room))):
+        with pytest.raises(jc.InputError, match=f"rows_per_client={room}: the clients have room for 6 rows"):
+            fit(task, variables, held, optax.sgd(1.0), estimator, 4, 1)
+
+
+@pytest.mark.parametrize("strategy, devices", [("jit", 1), ("sharded", 4)])
+def test_clients_taken_apart_leave_no_network(small, strategy, devices):
+    """A batch that no `fit` has checked."""
+    data, task, variables = small
+    step = jc.make_train_step(task, optax.sgd(1.0), federated(optax.sgd(0.1), 3, batch_size=3))
+    run = jc.compile_step(lambda state, batch: step(state, batch), strategy, devices)
+    state = jc.init_state(task, optax.sgd(1.0), data.example(), variables=variables)
     with pytest.raises(jc.DivergedError):
-        fit(task, variables, held, optax.sgd(1.0), federated(optax.sgd(0.1), 3, batch_size=3), 4, 1, strategy, devices)
+        jc.fit(run, state, clients(data, iid(24, 4)), batch_size=4, steps=1)
 
 
 def test_sums_of_narrow_floats():

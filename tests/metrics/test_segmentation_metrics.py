@@ -85,8 +85,9 @@ def test_components_are_numbered():
         (lambda: hausdorff95(np.ones((2, 2)), np.ones((2, 2)), spacing=(np.nan, 1)), "must be 2 positive numbers"),
         (lambda: hausdorff95(np.array([[0.1, 0.9]]), np.ones((1, 2))), "region float64: must be bool"),
         (lambda: components(np.array([[1, 2, 0]])), "0 and one other value"),
+        (lambda: components(np.full((2, 2), 0.7)), "region float64: must be bool"),
         (lambda: rand_fscore(np.zeros((2, 2), int), np.zeros((2, 3), int)), "must be the same"),
-        (lambda: rand_fscore(np.full((2, 2), 0.5), np.ones((2, 2), int)), "predicted float64: must be numbers of obj"),
+        (lambda: rand_fscore(np.full((2, 2), 0.5), np.ones((2, 2), int)), "predicted float64: must be object numbers"),
     ],
 )
 def test_bad_input_is_one_line(call, message):
