@@ -32,7 +32,7 @@ def magnitude(params: Tree, sparsity: float | Array, scope: Scope = "network") -
             each layer.
 
     Raises:
-        InputError: a value is out of range, or there are no kernels.
+        InputError: a value is out of range, there are no kernels, or (unless traced) one of their weights is NaN.
 
     References: Han et al., 2015, arXiv:1506.02626 (within layers); Blalock et al., 2020, arXiv:2003.03033 (both).
 
@@ -44,6 +44,8 @@ def magnitude(params: Tree, sparsity: float | Array, scope: Scope = "network") -
     if isinstance(sparsity, float) and not 0 <= sparsity < 1:
         raise InputError(f"sparsity={sparsity}: must be at least 0 and below 1")
     kernels = _kernels(params)
+    if not any(isinstance(p, Tracer) for p in kernels) and any(bool(jnp.isnan(p).any()) for p in kernels):
+        raise InputError("params: a weight is NaN, which has no size; take those of an earlier checkpoint")
     whole = _threshold(jnp.concatenate([_sizes(p) for p in kernels]), sparsity) if scope == "network" else None
 
     def one(name: str, p: Array) -> Array:

@@ -27,7 +27,10 @@ def forecast_metrics(quantiles: Sequence[float], *, mase: bool = False) -> dict[
     Returns:
         `mae`, `rmse`, `smape` (0 to 2; 0 where both values are 0), `pinball`, `coverage` (share of targets between the
         lowest and the highest quantile, ends included) and perhaps `mase`. Each adds over batches, with the same weight
-        for every observed step.
+        for every observed step, and refuses (when traced) forecasts of another number of quantiles.
+
+    Raises:
+        InputError: the quantiles do not ascend within (0, 1), or lack 0.5.
 
     """
     check_quantiles(quantiles)
@@ -57,6 +60,15 @@ def forecast_metrics(quantiles: Sequence[float], *, mase: bool = False) -> dict[
         target, known = observed(batch)
         return mean(jnp.abs(outputs[..., middle] - target) / batch["naive_error"][:, None], batch, known)
 
+    def checked(metric: Metric) -> Metric:
+        def of(outputs: Array, batch: Batch) -> Any:
+            if outputs.shape[-1] != len(quantiles):
+                line = f"forecasts {outputs.shape}: the last axis must have the {len(quantiles)} quantiles"
+                raise InputError(f"{line} {tuple(quantiles)}")
+            return metric(outputs, batch)
+
+        return of
+
     found: dict[str, Metric] = {
         "mae": measured(lambda outputs, target: jnp.abs(outputs[..., middle] - target)),
         "rmse": rmse,
@@ -64,7 +76,7 @@ def forecast_metrics(quantiles: Sequence[float], *, mase: bool = False) -> dict[
         "pinball": measured(lambda outputs, target: pinball(outputs, target, quantiles)),
         "coverage": measured(lambda outputs, target: _between(outputs, target)),
     }
-    return found | ({"mase": scaled} if mase else {})
+    return {name: checked(metric) for name, metric in (found | ({"mase": scaled} if mase else {})).items()}
 
 
 def _between(outputs: Array, target: Array) -> Array:

@@ -31,6 +31,7 @@ class Plain(Network):
     dropout: float = 0.0
     widths: Sequence[int] = ()
     kernel_size: int = 3
+    stride: int = 1
     hidden: int = 0
     dtype: Any = None
 
@@ -39,7 +40,10 @@ class Plain(Network):
     @property
     def smallest(self) -> int:
         """Side of the smallest image that leaves a pixel after the last pooling."""
-        return 2 ** min(self.pools, len(self.channels))
+        side = 1
+        for i in reversed(range(len(self.channels))):
+            side = (side * (2 if i < self.pools else 1) - 1) * self.stride + 1
+        return side
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -51,11 +55,16 @@ class Plain(Network):
         if self.pool not in POOLS or self.activation not in ACTIVATIONS:
             given = f"pool={self.pool!r}, activation={self.activation!r}"
             raise InputError(f"{given}: must be one of {', '.join(POOLS)}, and one of {', '.join(ACTIVATIONS)}")
+        if self.stride < 1:
+            raise InputError(f"stride={self.stride}: must be at least 1")
         init, window = ACTIVATIONS[self.activation][1], (self.kernel_size,) * 2
         self.convs = [
-            Conv(width, window, use_bias=not self.batch_norm, pool=self._fused(i), dtype=self.dtype, kernel_init=init)
+            Conv(
+                width, window, self.stride, use_bias=not self.batch_norm, pool=self._fused(i), dtype=self.dtype,
+                kernel_init=init,
+            )
             for i, width in enumerate(self.channels)
-        ]
+        ]  # fmt: skip
         self.norms = [BatchNorm(dtype=self.dtype) for _ in self.channels] if self.batch_norm else []
         self.dense = Dense(self.hidden, dtype=self.dtype, kernel_init=init) if self.hidden else None
         self.drop = Dropout(self.dropout)
@@ -92,7 +101,7 @@ def plain(num_classes: int = 10, **options: Any) -> Plain:
         **options: `depth` (number of convolutions, 3), `width` (channels of each, 32), `pool` ("max" or "average"),
             `pools` (number of convolutions with pooling, 3), `activation` ("relu", "sigmoid" or "tanh"), `batch_norm`
             before the activation, `dropout` before the last layer, `widths` (channels of each convolution, instead of
-            `depth` and `width`), `kernel_size` (3), `hidden` (units of a dense layer before the last one; 0 for none),
+            `depth` and `width`), `kernel_size` (3), `stride` (of each convolution, 1), `hidden` (units of a dense layer before the last one; 0 for none),
             `dtype`.
 
     """

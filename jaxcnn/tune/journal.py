@@ -73,11 +73,13 @@ def opened(optuna: Any, folder: pathlib.Path, metric: tuple[str, str], pruner: s
     """Open or begin the study in a folder.
 
     Raises:
-        InputError: the journal is damaged elsewhere than in its last line.
+        InputError: the journal is damaged elsewhere than in its last line, or is a folder.
 
     """
     journal = optuna.storages.journal
     path = str(folder / JOURNAL)
+    if (folder / JOURNAL).is_dir():
+        raise InputError(f"{visible(path)}: is a folder, not the journal of a study; give another folder")
     # a lock by opening files also holds where a file system has no symbolic links
     lock = MendingLock(path, journal.JournalFileOpenLock(path), log)
     backend = journal.JournalFileBackend(path, lock_obj=lock)

@@ -32,6 +32,7 @@ NETWORKS = {
     "plain with a hidden layer": (
         "plain", (28, 28, 1), {"widths": [3, 4], "kernel_size": 5, "pools": 2, "hidden": 6, "activation": "tanh"}
     ),
+    "plain with strides": ("plain", (29, 28, 1), {"widths": [3, 4], "kernel_size": 4, "stride": 2, "pools": 1}),
     "speednet": ("speednet", (32, 32, 3), {"widths": [4, 6, 5]}),
     "tutorial": ("tutorial", (28, 28, 1), {}),
     "resnet18": ("resnet18", (40, 32, 3), {"width": 64}),

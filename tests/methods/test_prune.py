@@ -79,6 +79,7 @@ def test_the_last_pruning_comes_later_if_its_step_is_skipped():
         (lambda: prune.magnitude({"kernel": jnp.ones((2, 2))}, 1.0), "sparsity=1.0"),
         (lambda: prune.magnitude({"kernel": jnp.ones((2, 2))}, 0.5, "all"), "scope='all'"),
         (lambda: prune.magnitude({"bias": jnp.ones(2)}, 0.5), "no kernels"),
+        (lambda: prune.magnitude({"kernel": jnp.full((2, 2), jnp.nan)}, 0.5), "a weight is NaN"),
         (lambda: prune.gradual(None, 1.0, begin=0, end=5), "final=1.0"),
         (lambda: prune.gradual(None, 0.5, begin=5, end=5), "begin=5, end=5"),
         (lambda: prune.gradual(None, 0.5, begin=0, end=5, every=0), "every=0"),

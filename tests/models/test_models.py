@@ -141,6 +141,13 @@ PARAMETERS = [  # name, classes, options, image, the published number or one wor
         GRAY,
         832 + 51_264 + dense(3136, 1024, CLASSES),  # of Madry et al., 2017
     ),
+    (
+        "plain",
+        10,
+        {"widths": (16, 32), "kernel_size": 4, "stride": 2, "pools": 0, "hidden": 100},
+        GRAY,
+        272 + 8_224 + dense(1568, 100, CLASSES),  # of Wong and Kolter, 2017
+    ),
     ("resnet101", 1000, {}, COLOUR, 44_549_160),
     ("resnet152", 1000, {}, COLOUR, 60_192_808),
     ("resnet18", 1000, {}, COLOUR, 11_689_512),

@@ -137,6 +137,12 @@ def test_impossible_rows_are_refused_or_nan(rng):
         task.loss(variables["params"], {}, {**batch, "target": batch["target"][:, :2]}, jax.random.key(0))
 
 
+def test_metrics_of_other_quantiles_are_refused(rng):
+    for metric in jc.metrics.forecast_metrics(QUANTILES, mase=True).values():
+        with pytest.raises(InputError, match=r"\(6, 4, 2\): the last axis must have the 3 quantiles"):
+            metric(np.zeros((6, 4, 2)), batch_of(rng))
+
+
 def test_the_seasonal_naive_forecast():
     history = np.array([1, 2, 3, 4, 5, np.nan, 7.0])
     np.testing.assert_array_equal(jc.metrics.seasonal_naive(history, 5, 3), [5, 3, 7, 5, 3])

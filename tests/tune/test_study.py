@@ -240,6 +240,10 @@ def test_a_damaged_journal_is_one_line(tmp_path):
     path.write_bytes(b'{"op_code": 4, "nonsense"\n' + path.read_bytes())
     with pytest.raises(jc.InputError, match="is damaged"):
         tune.search(plan_of, RATE, tmp_path, trials=2)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(jc.InputError, match="is a folder, not the journal of a study"):
+        tune.search(plan_of, RATE, tmp_path, trials=2)
 
 
 @pytest.mark.slow

@@ -42,10 +42,10 @@ class Layer(NamedTuple):
     tensors: Tensors = {}
 
 
-def _conv(values: Values, path: str, padding: bool = False) -> Layer:
+def _conv(values: Values, path: str, padding: int = 0, stride: int = 1) -> Layer:
     kernel, bias = values[f"params.{path}.kernel"], values.get(f"params.{path}.bias")
     *sides, inside, out = kernel.shape
-    more = f", padding={sides[0] // 2}" if padding else ""
+    more = (f", {stride}" if stride > 1 else "") + (f", padding={padding}" if padding else "")
     text = f"nn.Conv2d({inside}, {out}, {sides[0]}{more}{', bias=False' if bias is None else ''})"
     return Layer(text, {"weight": kernel.transpose(3, 2, 0, 1)} | ({} if bias is None else {"bias": bias}))
 
@@ -73,16 +73,27 @@ def _alone(*texts: str) -> list[Layer]:
 
 def _last(model: Any, variables: Any, shape: Sequence[int]) -> tuple[int, ...]:
     """Return height, width and channels of the last feature."""
+    return list(_features(model, variables, shape).values())[-1]
+
+
+def _features(model: Any, variables: Any, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Return height, width and channels of each feature."""
     like = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     found = jax.eval_shape(lambda v, x: model.apply(v, x, train=False, method="features"), variables, like)
-    return tuple(list(found.values())[-1].shape[1:])
+    return {name: tuple(feature.shape[1:]) for name, feature in found.items()}
+
+
+def _same(sides: Sequence[int], kernel: int, stride: int) -> tuple[int, ...]:
+    """Return the padding that "SAME" means: left, right, top and bottom."""
+    gaps = [max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in sides]
+    return tuple(side for gap in reversed(gaps) for side in (gap // 2, gap - gap // 2))
 
 
 def _cnn(model: Any, values: Values, variables: Any, shape: Sequence[int]) -> tuple[list[Layer], str]:
     blocks = []
     for i, name in enumerate(["stem", *(f"stages_{k}" for k in range(len(model.widths) - 1))]):
         pool = _alone("nn.MaxPool2d(2)") if i < 2 else []
-        blocks += [_conv(values, f"{name}.conv", i == 1), *pool, _norm(values, f"{name}.norm"), *_alone("nn.ReLU()")]
+        blocks += [_conv(values, f"{name}.conv", int(i == 1)), *pool, _norm(values, f"{name}.norm"), *_alone("nn.ReLU()")]
     return [*blocks, *_alone("MeanAndMax()"), _dense(values, "logits")], POOLED
 
 
@@ -113,10 +124,15 @@ def _mlp(model: Any, values: Values, variables: Any, shape: Sequence[int]) -> tu
 def _plain(model: Any, values: Values, variables: Any, shape: Sequence[int]) -> tuple[list[Layer], str]:
     layers, pool = [], {"max": "nn.MaxPool2d(2)", "average": "nn.AvgPool2d(2)"}[model.pool]
     activation = _alone(ACTIVATIONS[model.activation])
+    features = list(_features(model, variables, shape).values())
     for i in range(len(model.channels)):
-        layers += [_conv(values, f"convs_{i}", True), *([_norm(values, f"norms_{i}")] if model.batch_norm else [])]
+        padding = _same(features[i - 1][:2] if i else shape[:2], model.kernel_size, model.stride)
+        even = len(set(padding)) == 1
+        layers += [] if even else _alone(f"nn.ZeroPad2d({padding})")
+        layers += [_conv(values, f"convs_{i}", padding[0] if even else 0, model.stride)]
+        layers += [_norm(values, f"norms_{i}")] if model.batch_norm else []
         layers += [*activation, *_alone(*([pool] if i < model.pools else []))]
-    layers, last = [*layers, *_alone("nn.Flatten()")], _last(model, variables, shape)
+    layers, last = [*layers, *_alone("nn.Flatten()")], features[-1]
     if model.hidden:
         return [*layers, _dense(values, "dense", last), *activation, _dense(values, "logits")], ""
     return [*layers, _dense(values, "logits", last)], ""
@@ -130,7 +146,7 @@ def _speednet(model: Any, values: Values, variables: Any, shape: Sequence[int]) 
     layers += [Layer(f"nn.Conv2d({shape[2]}, {count}, 2, bias=False)", {"weight": kernel}), *_alone("BothWays()")]
     for i in range(len(model.widths)):
         for k, pool in ((1, _alone("nn.MaxPool2d(2)")), (2, [])):
-            layers += [_conv(values, f"stages_{i}_0.conv{k}", True), *pool, _norm(values, f"stages_{i}_0.norm{k}")]
+            layers += [_conv(values, f"stages_{i}_0.conv{k}", 1), *pool, _norm(values, f"stages_{i}_0.norm{k}")]
             layers += _alone('nn.GELU("tanh")')
     return [*layers, *_alone("Largest()"), _dense(values, "logits", scale=model.scale)], BOTH_WAYS + "\n" + LARGEST
 
