@@ -133,6 +133,11 @@ def numbers(cells: Sequence[str], path: pathlib.Path, line: int, names: Sequence
     return found  # pyright: ignore[reportReturnType] (None is refused above)
 
 
+def is_number(label: str) -> bool:
+    """Whether a class is a number, by which classes are then sorted."""
+    return label.lstrip("-").isdecimal()
+
+
 def classes_of(labels: Sequence[str], lines: Sequence[int], path: pathlib.Path) -> tuple[str, ...]:
     """Return the classes that labels name: in order of their numbers, or of the alphabet.
 
@@ -140,7 +145,7 @@ def classes_of(labels: Sequence[str], lines: Sequence[int], path: pathlib.Path) 
         InputError: a label is missing, labels mix text and numbers, there is only one, or each row has its own.
 
     """
-    numeric = [text.lstrip("-").isdecimal() for text in labels]
+    numeric = [is_number(text) for text in labels]
     for text, line in zip(labels, lines, strict=True):
         if not text:
             raise InputError(f"{visible(path)}: line {line}: no label; add it, or remove the line")

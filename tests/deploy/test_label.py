@@ -26,16 +26,21 @@ TOKEN = "a-token-of-the-tests"
 class Page(Server):
     """The requests of the page."""
 
-    def __init__(self, port, token=TOKEN):
+    def __init__(self, port, token=TOKEN, name=""):
         super().__init__(port)
-        self.token = token
+        self.token, self.named = token, {"x-page": name}
 
     def get(self, path):
-        return self.ask("GET", path, headers={"authorization": f"Bearer {self.token}"})
+        return self.ask("GET", path, headers={"authorization": f"Bearer {self.token}"} | self.named)
 
     def post(self, path, **fields):
         headers = {"authorization": f"Bearer {self.token}", "content-type": "application/json"}
-        return self.ask("POST", path, json.dumps(fields), headers)
+        return self.ask("POST", path, json.dumps(fields), headers | self.named)
+
+    def give(self, session, number, label):
+        """Answer an image as the page does, which says what it shows."""
+        before = (session.at(number) or (None,))[0]
+        return self.post("/label", number=number, file=session.names[number], before=before, label=label)
 
 
 @contextlib.contextmanager
@@ -83,7 +88,7 @@ def test_labels_are_written_one_by_one_and_read_by_training(folder):
             status, picture = page.get(f"/image/{found['number']}")
             assert status == 200 and picture.startswith(b"\x89PNG") and page.headers["content-type"] == "image/png"
             name = ("cat", "dog")[len(seen) % 2]
-            found = page.post("/label", number=found["number"], label=name)[1]
+            found = page.give(session, found["number"], name)[1]
             assert kept.read(path).rows[seen[-1]] == name and found["labelled"] == len(seen)
     assert sorted(seen) == ["0.png", "1.png", "2.png", "3.png", "4.png", 'more/a, "b".png']
     splits = jc.data.table(path, size=8, validation_fraction=0.34, test_fraction=0.34)
@@ -97,11 +102,11 @@ def test_skips_and_undo(folder):
     with page_of(session) as page:
         assert page.post("/undo")[0] == 422
         first = page.get("/next")[1]["number"]
-        second = page.post("/label", number=first, label=None)[1]
+        second = page.give(session, first, None)[1]
         assert second["number"] != first and second["skipped"] == 1 and not (folder / "labels.csv").exists()
-        third = page.post("/label", number=second["number"], label="x")[1]
+        third = page.give(session, second["number"], "x")[1]
         assert page.post("/class", name=" y ")[1]["classes"] == ["x", "y"]
-        page.post("/label", number=second["number"], label="y")  # another answer for the same image
+        page.give(session, second["number"], "y")  # another answer for the same image
         back = page.post("/undo")[1]
         assert back["number"] == second["number"] and list(kept.read(folder / "labels.csv").rows.values()) == ["x"]
         back = page.post("/undo")[1]
@@ -125,11 +130,12 @@ def test_what_is_refused_over_http(folder):
             assert page.ask("GET", path)[0] == 401
             assert Page(page.port, "another").get(path)[0] == 401
         assert page.ask("POST", "/label", "{}")[0] == 401 and page.get("/../labels.csv")[0] == 404
+        whole = {"number": 0, "file": session.names[0], "before": None, "label": "x"}
         labels = [
-            ({"number": 6, "label": "x"}, "from 0 to 5"), ({"number": True, "label": "x"}, "from 0"),
-            ({"number": -1, "label": "x"}, "from 0"), ({"label": "x"}, "from 0"),
-            ({"number": 0, "label": "z"}, "is not listed"), ({"number": 0, "label": ["x"]}, "is not listed"),
-            ({"number": 0, "label": "x", "more": 1}, "label, number"),
+            (whole | {"number": 6}, "from 0 to 5"), (whole | {"number": True}, "from 0"),
+            (whole | {"number": -1}, "from 0"), (whole | {"label": "z"}, "is not listed"),
+            (whole | {"label": ["x"]}, "is not listed"), (whole | {"more": 1}, "label, number"),
+            *(({k: v for k, v in whole.items() if k != key}, "label, number") for key in whole),
         ]  # fmt: skip
         names = [({"name": "\n"}, "print"), ({"name": "a" * 101}, "1 to 100"), ({"name": 3}, "print")]
         bad = [("/label", *one) for one in labels] + [("/class", *one) for one in names]
@@ -143,6 +149,50 @@ def test_what_is_refused_over_http(folder):
     assert not (folder / "labels.csv").exists()
 
 
+def test_what_another_program_writes_is_kept(folder):
+    path = folder / "labels.csv"
+    session = begin(str(folder), path, classes=("cat", "dog"), token=TOKEN)
+    with page_of(session) as page:
+        page.give(session, 0, "dog")
+        page.give(session, 1, "dog")
+        path.write_text("file,label\n0.png,cat\n1.png,dog\n3.png,owl\n")
+        found = page.give(session, 2, "cat")[1]
+        assert found["classes"] == ["cat", "dog", "owl"] and found["labelled"] == 4
+        assert kept.read(path).rows == {"0.png": "cat", "1.png": "dog", "3.png": "owl", "2.png": "cat"}
+        page.give(session, 2, None)  # what was given before the change is not taken back
+        assert page.post("/undo")[0] == 200 and page.post("/undo")[0] == 200 and page.post("/undo")[0] == 422
+        assert kept.read(path).rows == {"0.png": "cat", "1.png": "dog", "3.png": "owl"}
+        path.write_text("file,label\n0.png,cat\n0.png,dog\n")
+        status, found = page.give(session, 2, "cat")
+        assert status == 409 and "comes twice" in found["error"] and "nothing was written" in found["error"]
+        path.unlink()
+        assert page.give(session, 2, "cat")[0] == 200 and len(kept.read(path).rows) == 4
+
+
+def test_pages_show_different_images_and_take_back_their_own_labels(folder):
+    session = begin(str(folder), folder / "labels.csv", classes=("cat", "dog"), token=TOKEN)
+    with page_of(session) as page:
+        other = Page(page.port, name="other")
+        first, second = page.get("/next")[1]["number"], other.get("/next")[1]["number"]
+        assert first != second and page.get("/next")[1]["number"] == first
+        page.give(session, first, "cat")
+        other.give(session, second, "dog")
+        seen = {"number": first, "file": session.names[first], "label": "dog"}
+        status, found = other.post("/label", **seen, before=None)
+        assert status == 409 and found["error"] == "the label of 0.png is cat meanwhile; nothing was written"
+        status, found = other.post("/label", **seen | {"file": "a_new.png"}, before="cat")
+        assert status == 409 and "shows other images" in found["error"]
+        assert page.post("/undo")[1]["number"] == first and session.at(second) == ("dog", "person")
+        page.give(session, first, "cat")
+        other.give(session, first, "dog")
+        status, found = page.post("/undo")
+        assert status == 409 and "labelled again meanwhile" in found["error"] and session.at(first)[0] == "dog"
+        session.skipped |= set(range(6)) - {second}
+        assert page.get("/next")[1]["number"] is None
+        session.skipped.remove(5)
+        assert {p.get("/next")[1]["number"] for p in (page, other)} == {5}  # the last one, for whoever is there
+
+
 def test_a_full_disk_changes_nothing(folder, monkeypatch):
     session = begin(str(folder), folder / "labels.csv", classes=("x",), token=TOKEN)
 
@@ -150,13 +200,13 @@ def test_a_full_disk_changes_nothing(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with page_of(session) as page:
-        page.post("/label", number=0, label="x")
+        page.give(session, 0, "x")
         monkeypatch.setattr(kept, "write", full)
-        status, found = page.post("/label", number=1, label="x")
+        status, found = page.give(session, 1, "x")
         assert status == 507 and "nothing was changed" in found["error"]
         assert page.get("/next")[1]["labelled"] == 1 and page.post("/undo")[0] == 507
         monkeypatch.undo()
-        assert page.post("/label", number=1, label="x")[1]["labelled"] == 2
+        assert page.give(session, 1, "x")[1]["labelled"] == 2
     assert len(kept.read(folder / "labels.csv").rows) == 2
 
 
@@ -225,9 +275,9 @@ def test_labels_renew_the_order(folder, tmp_path_factory):
         first = page.get("/next")[1]
         assert first["renewed"] == 0
         page.post("/class", name="owl")
-        second = page.post("/label", number=first["number"], label="owl")[1]
+        second = page.give(session, first["number"], "owl")[1]
         assert second["renewed"] == 0 and "owl" not in second["suggested"]
-        third = page.post("/label", number=second["number"], label="dog")[1]
+        third = page.give(session, second["number"], "dog")[1]
         assert third["renewed"] == 1 and set(third["suggested"]) == {*CLASSES, "owl"}
         head = active.linear_head(
             session.order.vectors,
@@ -247,7 +297,7 @@ def test_labels_renew_the_order(folder, tmp_path_factory):
         session.skipped |= left  # what was taken back is still shown
         assert page.get("/next")[1]["number"] == second["number"]
         session.skipped -= left
-        fourth = page.post("/label", number=second["number"], label="owl")[1]
+        fourth = page.give(session, second["number"], "owl")[1]
         assert fourth["renewed"] == 1  # one class alone teaches nothing
     path.write_text(path.read_text().replace("owl", "cat", 1))
     again = begin(str(folder), path, run=str(run), renew=50, token=TOKEN)
@@ -291,23 +341,25 @@ def test_a_run_answers_what_it_is_sure_of(folder, tmp_path, tmp_path_factory, mo
     with page_of(session) as page:
         found = page.get("/next")[1]
         assert found["labelled"] == 1 and found["by_model"] == len(sure)
-        while found["answer"] is None:
+        while found["by"] is None:
             asked.append(found["file"])
-            found = page.post("/label", number=found["number"], label="dog")[1]
-        assert not set(asked) & set(sure) and len(asked) == 5 - len(sure) and found["answer"] == sure[found["file"]]
+            found = page.give(session, found["number"], "dog")[1]
+        assert not set(asked) & set(sure) and len(asked) == 5 - len(sure) and found["before"] == sure[found["file"]]
         name, number = found["file"], found["number"]
-        found = page.post("/label", number=number, label="bee")[1]
+        found = page.give(session, number, "bee")[1]
         assert kept.read(path).rows[name] == "bee" and name not in kept.read(path).model
         found = page.post("/undo")[1]
-        assert found["number"] == number and found["answer"] == sure[name] and name in kept.read(path).model
-        page.post("/label", number=number, label=None)
+        assert found["number"] == number and found["before"] == sure[name] and name in kept.read(path).model
+        page.give(session, number, None)
         assert kept.read(path).model == set(sure)  # an answer that is skipped stays
     splits = jc.data.table(path, size=8, validation_fraction=0.34, test_fraction=0.34)
     assert sum(part.size for part in splits) == 6
     people = {name: label for name, label in kept.read(path).rows.items() if name not in sure}
     monkeypatch.setattr(renewal, "read_data", lambda config: jc.data.Splits(rows, wrong_rows(rows, p), rows))
+    path.write_text(path.read_text() + "elsewhere/7.png,bee,model\n")
     begin(str(folder), path, run=str(run), reject=0.0, token=TOKEN)  # earlier answers go, those of people stay
-    assert kept.read(path).rows == people and not kept.read(path).model
+    assert kept.read(path).rows == people | {"elsewhere/7.png": "bee"}  # and those for images of other folders
+    assert kept.read(path).model == {"elsewhere/7.png"}
 
 
 def wrong_rows(rows, p):
@@ -349,6 +401,7 @@ def test_one_process_at_a_time(folder):
         ("file,label\na.png,x\n./a.png,y\n", "line 3: a.png comes twice"),
         ("file,label\na.png,\n", "line 2: class ''"),
         ("name\na.png\n", "no column 'file'"),
+        ("file,label\na.png,x\nb.png,3\n", "classes 'x' and '3': must all be numbers, or all be text"),
         ("file,label,by\na.png,x,person\nb.png,x,Bob\n", "line 3: by 'Bob': must be person or model"),
     ],
 )
@@ -389,6 +442,7 @@ def test_bad_arguments_are_one_line(folder, tmp_path_factory, capsys):
         ([str(folder), "--order", "entropy"], "needs the predictions of a run"),
         ([str(folder), "--port", "70000"], "--port 70000"),
         ([str(folder), "--classes", " a"], "class ' a'"),
+        ([str(folder), "--classes", "cat", "3"], "classes 'cat' and '3': must all be numbers"),
         ([str(folder), "--output", str(folder / "none" / "x.csv")], "there is no folder"),
         ([str(folder), "--run", str(folder)], "not a run's folder"),
         ([str(folder), "--order", "bald"], "--order bald: needs the predictions of a run"),
@@ -406,3 +460,27 @@ def test_bad_arguments_are_one_line(folder, tmp_path_factory, capsys):
         assert main(["label", *flags]) == 2
         said = " ".join(capsys.readouterr().err.split())
         assert line in said, said
+    for given, line in (
+        ({"classes": "cat"}, "classes='cat': must be a list of names"), ({"seed": -1}, "--seed -1"),
+        ({"port": 70000}, "--port 70000: must be from 0 to 65535"),
+    ):  # fmt: skip
+        with pytest.raises(jc.InputError, match=line):
+            label(str(folder), **given)
+
+
+def test_links_lead_to_the_same_file(folder, tmp_path_factory, monkeypatch):
+    """Of a folder and of the file with the labels, so that names in it lead to the images."""
+    from jaxcnn.deploy.label import app
+
+    monkeypatch.setattr(app, "run_here", lambda make, *rest: sessions.append(make.args[0]))
+    place, sessions = tmp_path_factory.mktemp("other"), []
+    (place / "images").symlink_to(folder)
+    (place / "real").mkdir()
+    (place / "real" / "l.csv").write_text("")
+    (place / "linked.csv").symlink_to(place / "real" / "l.csv")
+    label(str(place / "images"), output=str(place / "linked.csv"), classes=("cat", "dog"))
+    for number, name in enumerate(("cat", "dog")):
+        app._write(sessions[0], number, (name, kept.PERSON))
+    assert (place / "linked.csv").is_symlink() and len(kept.read(place / "real" / "l.csv").rows) == 2
+    label(str(folder), output=str(place / "real" / "l.csv"))
+    assert sessions[1].labelled == 2 and sessions[1].labels.rows == sessions[0].labels.rows

@@ -16,7 +16,7 @@ from jaxcnn.core.types import InputError
 from jaxcnn.data import drawing
 from jaxcnn.data.image import decode, head
 from jaxcnn.deploy.label import labels as kept
-from jaxcnn.deploy.label.session import MOST_CLASSES, Session, begin, renew_order
+from jaxcnn.deploy.label.session import MOST_CLASSES, Done, Session, begin, renew_order
 from jaxcnn.deploy.serving import body, pages
 from jaxcnn.deploy.serving.limits import Limits, RefusedError
 from jaxcnn.deploy.serving.replies import answered, reply
@@ -63,10 +63,10 @@ def label(
 
     """
     missing()
-    top = files.expanded(folder)
+    top = files.expanded(folder).resolve()  # names in the file lead from folder to folder, past links
     if not top.is_dir():
         raise InputError(f"{visible(folder)}: no such folder; give a folder of images")
-    path = files.expanded(output) if output else top / "labels.csv"
+    path = (files.expanded(output) if output else top / "labels.csv").resolve()
     with locked(path):
         session = begin(
             str(top), path, classes=classes, run=run, order=order, seed=seed, renew=renew, diverse=diverse,
@@ -145,25 +145,34 @@ def _static(content: bytes, kind: str) -> Any:
     return handler
 
 
-def _shown(session: Session, number: int | None = None) -> dict[str, Any]:
-    """Return what the page shows: an image, by default the next one, and how far the work is."""
-    number = session.next() if number is None else number
+def _page(request: Any) -> str:
+    """Return the name that a page gave itself, so that two of them show different images."""
+    return str(request.headers.get("x-page", ""))[:64]
+
+
+def _shown(session: Session, page: str, number: int | None = None) -> dict[str, Any]:
+    """Return what a page shows: an image, by default the next one, and how far the work is."""
+    number = session.next(page) if number is None else number
+    session.shown.pop(page, None)
+    if number is not None:
+        session.shown[page] = number
     out: dict[str, Any] = {
         "classes": session.classes, "labelled": session.labelled, "images": len(session.images),
-        "order": session.order.name, "skipped": len(session.skipped), "can_undo": bool(session.done),
+        "order": session.order.name, "skipped": len(session.skipped), "can_undo": session.latest(page) is not None,
         "output": visible(session.labels.path), "by_model": session.answered, "renewed": session.renewed,
     }  # fmt: skip
     if number is None:
         return out | {"number": None}
     shares, name = session.order.shares, session.names[number]
     suggested = {} if shares is None else dict(zip(session.classes, shares[number].tolist(), strict=False))
-    answer = session.labels.rows[name] if name in session.labels.model else None
-    return out | {"number": number, "file": visible(name), "suggested": suggested, "answer": answer}
+    label, by = session.at(number) or (None, None)
+    return out | {"number": number, "file": name, "suggested": suggested, "before": label, "by": by}
 
 
 async def _next(session: Session, request: Any) -> Any:
     """Answer `/next`."""
-    return reply(200, _shown(session))
+    _refresh(session)
+    return reply(200, _shown(session, _page(request)))
 
 
 async def _image(session: Session, request: Any) -> Any:
@@ -187,35 +196,45 @@ def _png(path: pathlib.Path) -> bytes:
 
 async def _label(session: Session, request: Any) -> Any:
     """Answer `/label`: give an image a class, or skip it, and show the next one."""
-    asked = await _fields(request, {"number", "label"})
-    number, name = _number(session, asked.get("number")), asked.get("label")
+    asked = await _fields(request, {"number", "file", "before", "label"}, whole=True)
+    number, name, page = _number(session, asked["number"]), asked["label"], _page(request)
+    _refresh(session)
     if name is not None and name not in session.classes:
         raise RefusedError(422, f"class {visible(name)[:80]!r}: is not listed; add it first")
+    if asked["file"] != session.names[number]:
+        raise RefusedError(409, "the program was started again and shows other images; nothing was written")
     before = session.at(number)
+    if asked["before"] != (before and before[0]):
+        now = f"is {visible(before[0])}" if before else "was taken back"
+        raise RefusedError(409, f"the label of {visible(asked['file'])} {now} meanwhile; nothing was written")
     if name is None:
         session.skipped.add(number)
     else:
         _write(session, number, (name, kept.PERSON))
         session.skipped.discard(number)
         session.given += 1
-    session.done.append((number, before))
+    session.done.append(Done(page, number, before, session.at(number)))
     if session.options.renew and session.given >= session.options.renew:
         await asyncio.to_thread(renew_order, session)
-    return reply(200, _shown(session))
+    return reply(200, _shown(session, page))
 
 
 async def _undo(session: Session, request: Any) -> Any:
-    """Answer `/undo`: take back the latest label or skip, and show its image again."""
+    """Answer `/undo`: take back the latest label or skip of the page, and show its image again."""
     await _fields(request, set())
-    if not session.done:
-        raise RefusedError(422, "nothing to take back since the program started")
-    number, before = session.done[-1]
-    if session.at(number) != before:
-        _write(session, number, before)
+    _refresh(session)
+    page = _page(request)
+    latest = session.latest(page)
+    if latest is None:
+        raise RefusedError(422, "nothing to take back since the program started, or the file was changed elsewhere")
+    if session.at(latest.number) != latest.after:
+        raise RefusedError(409, f"{visible(session.names[latest.number])} was labelled again meanwhile; it stays")
+    if latest.after != latest.before:
+        _write(session, latest.number, latest.before)
         session.given = max(session.given - 1, 0)
-    session.done.pop()
-    session.skipped.discard(number)
-    return reply(200, _shown(session, number))
+    session.done.remove(latest)
+    session.skipped.discard(latest.number)
+    return reply(200, _shown(session, page, latest.number))
 
 
 async def _class(session: Session, request: Any) -> Any:
@@ -223,6 +242,7 @@ async def _class(session: Session, request: Any) -> Any:
     name = (await _fields(request, {"name"})).get("name")
     try:
         name = kept.checked_class(name.strip() if isinstance(name, str) else "")
+        kept.check_kind([*session.classes, name])
     except InputError as error:
         raise RefusedError(422, str(error)) from error
     if name not in session.classes:
@@ -236,21 +256,28 @@ def _write(session: Session, number: int, label: tuple[str, str] | None) -> None
     """Write the labels with one changed, a class and who gave it; they stay as they were where that fails."""
     changed = kept.changed(session.labels, session.names[number], *(label or (None, kept.PERSON)))
     try:
-        kept.write(changed)
+        session.labels = kept.write(changed)
     except OSError as error:
         line = f"{visible(session.labels.path)}: cannot be written ({error.strerror}); nothing was changed"
         raise RefusedError(507, line) from error
-    session.labels = changed
 
 
-async def _fields(request: Any, allowed: set[str]) -> dict[str, Any]:
-    """Return the JSON object of a request."""
+def _refresh(session: Session) -> None:
+    """Read the labels again where another program has changed the file."""
+    try:
+        session.refresh()
+    except InputError as error:
+        raise RefusedError(409, f"{visible(error)[:300]}; nothing was written") from error
+
+
+async def _fields(request: Any, allowed: set[str], whole: bool = False) -> dict[str, Any]:
+    """Return the JSON object of a request, with no other fields, and with all of them if it must be whole."""
     content = await body.read(request, LIMITS)
     try:
         found = files.parse_json(content, "the body") if content else {}
     except (InputError, UnicodeDecodeError) as error:
         raise RefusedError(422, visible(error)[:200]) from error
-    if not isinstance(found, dict) or set(found) - allowed:
+    if not isinstance(found, dict) or set(found) - allowed or whole and allowed - set(found):
         raise RefusedError(422, f"the body must be a JSON object with {', '.join(sorted(allowed)) or 'nothing'}")
     return found
 

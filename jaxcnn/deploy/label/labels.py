@@ -7,12 +7,13 @@ import csv
 import io
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
+from jaxcnn.data.cells import is_number
 from jaxcnn.data.table import FILE, LABEL
 from jaxcnn.data.table import read as read_table
 
@@ -29,6 +30,7 @@ class Labels(NamedTuple):
         rows: from paths, relative to the folder of the file, to names of classes, in the order of the file.
         model: the paths whose class is the answer of a run.
         marked: whether the file has the column `by`.
+        stamp: what tells this state of the file from a later one; None where there was no file.
 
     """
 
@@ -36,6 +38,7 @@ class Labels(NamedTuple):
     rows: Mapping[str, str]
     model: frozenset[str] = frozenset()
     marked: bool = False
+    stamp: tuple[int, int] | None = None
 
     def person(self, name: str) -> bool:
         """Whether a person gave the label of a file."""
@@ -49,14 +52,15 @@ def read(path: str | os.PathLike) -> Labels:
 
     Raises:
         InputError: the file is no CSV file with these columns alone, has a file twice, a label is not the name of a
-            class, or it was given by someone other than `person` or `model`.
+            class, it was given by someone other than `person` or `model`, or some classes are numbers.
 
     """
     path = pathlib.Path(path)
+    stamp = _stamp(path)
     content = files.read_bytes(path).decode("utf-8-sig", "replace").strip() if path.exists() else ""
     columns = [column.strip() for column in content.split(",")]
     if not content or "\n" not in content and sorted(set(columns) - {BY}) == sorted(HEADER):
-        return Labels(path, {}, marked=BY in columns)
+        return Labels(path, {}, marked=BY in columns, stamp=stamp)
     table = read_table(path)
     if sorted(set(table.header) - {BY}) != sorted(HEADER):
         has = ", ".join(map(visible, table.header))
@@ -73,7 +77,29 @@ def read(path: str | os.PathLike) -> Labels:
             rows[name] = checked_class(label)
         except InputError as error:
             raise InputError(f"{visible(path)}: line {line}: {error}") from error
-    return Labels(path, rows, _answered(path, table) if marked else frozenset(), marked)
+    try:
+        check_kind(list(rows.values()))
+    except InputError as error:
+        raise InputError(f"{visible(path)}: {error}") from error
+    return Labels(path, rows, _answered(path, table) if marked else frozenset(), marked, stamp)
+
+
+def current(labels: Labels) -> Labels:
+    """Return the labels, read again where another program has changed the file; those of a file that is gone stay.
+
+    Raises:
+        InputError: as `read`.
+
+    """
+    return labels if _stamp(labels.path) in (None, labels.stamp) else read(labels.path)
+
+
+def _stamp(path: pathlib.Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _relative(name: str, path: pathlib.Path) -> str:
@@ -101,15 +127,24 @@ def changed(labels: Labels, name: str, label: str | None, by: str = PERSON) -> L
     return labels._replace(rows=rows, model=frozenset(model), marked=labels.marked or bool(model))
 
 
-def answered(labels: Labels, found: Mapping[str, str]) -> Labels:
-    """Return the labels of people, with the answers of a run for other files in place of earlier answers."""
-    rows = {name: label for name, label in labels.rows.items() if name not in labels.model}
+def answered(labels: Labels, found: Mapping[str, str], asked: Iterable[str]) -> Labels:
+    """Return the labels with the answers of a run for some files in place of earlier answers for these.
+
+    Args:
+        labels: the labels so far; those that people gave stay, and the answers for other files.
+        found: the answers.
+        asked: all files that the run was asked about.
+
+    """
+    old = labels.model & set(asked)
+    rows = {name: label for name, label in labels.rows.items() if name not in old}
     more = {name: label for name, label in found.items() if name not in rows}
-    return labels._replace(rows={**rows, **more}, model=frozenset(more), marked=labels.marked or bool(more))
+    model = labels.model - old | frozenset(more)
+    return labels._replace(rows={**rows, **more}, model=model, marked=labels.marked or bool(more))
 
 
-def write(labels: Labels) -> None:
-    """Write the file as a whole or not at all.
+def write(labels: Labels) -> Labels:
+    """Write the file as a whole or not at all, and return the labels with its new stamp.
 
     Raises:
         OSError: it cannot be written; the old file is still there.
@@ -122,6 +157,7 @@ def write(labels: Labels) -> None:
         by = (MODEL if name in labels.model else PERSON,) if labels.marked else ()
         writer.writerow((name, label, *by))
     files.write_bytes(labels.path, made.getvalue().encode())
+    return labels._replace(stamp=_stamp(labels.path))
 
 
 def checked_class(name: str) -> str:
@@ -136,6 +172,19 @@ def checked_class(name: str) -> str:
             f"class {visible(name)[:120]!r}: must be 1 to {LONGEST} characters that print, without spaces at the ends"
         )
     return name
+
+
+def check_kind(classes: Sequence[str]) -> None:
+    """Refuse classes of which some are numbers and others are not: training reads numbers as numbers.
+
+    Raises:
+        InputError: both are there.
+
+    """
+    numbers = [name for name in classes if is_number(name)]
+    if numbers and len(numbers) < len(classes):
+        text = next(name for name in classes if not is_number(name))
+        raise InputError(f"classes {visible(text)[:80]!r} and {numbers[0]!r}: must all be numbers, or all be text")
 
 
 def names_in(path: pathlib.Path, images: Iterable[pathlib.Path]) -> tuple[list[pathlib.Path], list[str], int]:

@@ -23,6 +23,15 @@ MOST_CLASSES = 1000
 BLOCK = 10  # images of a block that differ from each other, without renewal
 
 
+class Done(NamedTuple):
+    """A label or a skip: by which page, of which image, and the label and who gave it, before and after."""
+
+    page: str
+    number: int
+    before: tuple[str, str] | None
+    after: tuple[str, str] | None
+
+
 class Options(NamedTuple):
     """How images are ordered, and what a run may answer; see `label`."""
 
@@ -54,7 +63,8 @@ class Session:
         token: that a request must carry.
         counts: the metrics.
         skipped: numbers of images that were skipped; they are shown again after a restart.
-        done: numbers of images that were labelled or skipped, with the label before and who gave it, the latest last.
+        done: what was labelled or skipped, the latest last.
+        shown: numbers of the images that pages show, by page.
         given: labels since the order was renewed.
         renewed: how often it was.
 
@@ -70,7 +80,8 @@ class Session:
     token: str
     counts: Counts
     skipped: set[int] = dataclasses.field(default_factory=set)
-    done: list[tuple[int, tuple[str, str] | None]] = dataclasses.field(default_factory=list)
+    done: list[Done] = dataclasses.field(default_factory=list)
+    shown: dict[str, int] = dataclasses.field(default_factory=dict)
     given: int = 0
     renewed: int = 0
 
@@ -91,10 +102,33 @@ class Session:
             return None
         return self.labels.rows[name], kept.MODEL if name in self.labels.model else kept.PERSON
 
-    def next(self) -> int | None:
-        """Return the image to show: the first without a label, then those that keep the answer of the run."""
+    def next(self, page: str = "") -> int | None:
+        """Return the image to show: the first without a label, then those that keep the answer of the run.
+
+        Images that other pages show come last, where the page there may be closed.
+        """
         free = [i for i in self.order.rows.tolist() if i not in self.skipped and not self.labels.person(self.names[i])]
-        return next((i for i in free if self.names[i] not in self.labels.rows), free[0] if free else None)
+        elsewhere = {number for other, number in self.shown.items() if other != page}
+        return min(free, key=lambda i: (i in elsewhere, self.names[i] in self.labels.rows), default=None)
+
+    def latest(self, page: str) -> Done | None:
+        """Return what a page did last."""
+        return next((one for one in reversed(self.done) if one.page == page), None)
+
+    def refresh(self) -> None:
+        """Read the labels again where another program has changed the file; what was done before is not taken back.
+
+        Raises:
+            InputError: the file cannot be used any more.
+
+        """
+        found = kept.current(self.labels)
+        if found is not self.labels:
+            classes = list(dict.fromkeys([*self.classes, *found.rows.values()]))
+            kept.check_kind(classes)
+            log.warning("%s was changed by another program, and is read again", visible(found.path))
+            self.labels, self.classes = found, classes
+            self.done.clear()
 
 
 def check(options: Options) -> None:
@@ -104,7 +138,9 @@ def check(options: Options) -> None:
         InputError: one is out of range, or needs another.
 
     """
-    run, order, _, renew, diverse, reject = options
+    run, order, seed, renew, diverse, reject = options
+    if seed < 0:
+        raise InputError(f"--seed {seed}: must be at least 0")
     if renew < 0:
         raise InputError(f"--renew {renew}: must be at least 1 label, or 0 for never")
     if reject is not None and not 0 <= reject <= 1:
@@ -133,6 +169,8 @@ def begin(
     """
     options = Options(run, order, seed, renew, diverse, reject)
     check(options)
+    if isinstance(classes, str):
+        raise InputError(f"classes={classes!r}: must be a list of names, such as [{classes!r}]")
     known = kept.read(path)
     images, names, left = kept.names_in(path, images_in(folder))
     if left:
@@ -144,6 +182,7 @@ def begin(
         loaded = load_run(run)
         own = tuple(map(kept.checked_class, check_run(loaded, run)))
     listed = list(dict.fromkeys([*map(kept.checked_class, classes), *own, *known.rows.values()]))
+    kept.check_kind(listed)
     if len(listed) > MOST_CLASSES:
         raise InputError(f"--classes: {len(listed)} classes; at most {MOST_CLASSES} can be shown")
     taken = [i for i, name in enumerate(names) if known.person(name)]
@@ -170,10 +209,11 @@ def _answered(
     log.info("%s", made.line)
     best = found.shares.argmax(-1)
     answers = {names[int(i)]: own[int(best[i])] for i in made.rows}
-    changed = kept.answered(known, answers)
+    asked = [name for i, name in enumerate(names) if i not in found.bad]
+    changed = kept.answered(known, answers, asked)
     if changed != known:
         try:
-            kept.write(changed)
+            return kept.write(changed)
         except OSError as error:
             raise InputError(f"--output {visible(known.path)}: cannot be written ({error.strerror})") from error
     return changed

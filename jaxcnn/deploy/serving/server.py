@@ -95,6 +95,8 @@ def listen(host: str, port: int) -> socket.socket:
         InputError: the address cannot be listened at.
 
     """
+    if not 0 <= port <= 65535:
+        raise InputError(f"--port {port}: must be from 0 to 65535, where 0 is any that is free")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         # asyncio sends small packets at once only where the protocol is named; an answer would wait for 40 ms

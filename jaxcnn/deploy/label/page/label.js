@@ -2,6 +2,7 @@
 // The page of `jaxcnn label`: one image at a time, answered by keyboard or by buttons.
 
 const at = (id) => document.getElementById(id);
+const page = Math.random().toString(36).slice(2); // so that two pages show different images, and each takes back its own labels
 let token = decodeURIComponent(location.hash.slice(1)), now = null, busy = false;
 if (token) history.replaceState(null, "", location.pathname); // not for the history of the browser
 
@@ -11,7 +12,7 @@ function say(line, bad = false) {
 }
 
 async function ask(path, value) {
-  const headers = { Authorization: `Bearer ${token}` };
+  const headers = { Authorization: `Bearer ${token}`, "X-Page": page };
   if (value !== undefined) headers["Content-Type"] = "application/json";
   const body = value === undefined ? undefined : JSON.stringify(value);
   const method = value === undefined ? "GET" : "POST";
@@ -23,7 +24,7 @@ async function ask(path, value) {
     at("work").hidden = true;
     at("token").focus();
   }
-  throw new Error(found.error);
+  throw Object.assign(new Error(found.error), { status: answer.status });
 }
 
 async function during(action) {
@@ -91,17 +92,24 @@ async function show(found) {
     }
     at("image").alt = `Image ${now.file}`;
     at("image").src = URL.createObjectURL(await (await ask(`image/${now.number}`)).blob());
-    if (now.answer) say(`The model's answer is ${now.answer}. It stays in the file unless you give another one.`);
+    if (now.by === "model") say(`The model's answer is ${now.before}. It stays in the file unless you give another one.`);
     if (!now.classes.length) at("name").focus();
   } finally {
     tell(); // the answer counts also where the next image cannot be read
   }
 }
 
-const send = (path, value) => during(async () => show(await (await ask(path, value)).json()));
+const send = (path, value) => during(async () => {
+  try {
+    await show(await (await ask(path, value)).json());
+  } catch (error) {
+    if (error.status === 409) await show(await (await ask("next")).json()); // what is shown here is of the past
+    throw error;
+  }
+});
 
 function answer(name) {
-  if (now && now.number !== null) send("label", { number: now.number, label: name });
+  if (now && now.number !== null) send("label", { number: now.number, file: now.file, before: now.before, label: name });
 }
 
 at("image").addEventListener("load", () => {
