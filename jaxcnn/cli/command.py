@@ -29,6 +29,7 @@ class Program(NamedTuple):
         end: called with an exit code and a line when the program must end at once, from any thread.
         over: called with the exit code once the result of the run is known.
         columns: width at which log lines wrap; None does not wrap.
+        before: says what is kept where a signal comes before a run has its folder.
 
     """
 
@@ -37,6 +38,7 @@ class Program(NamedTuple):
     end: Callable[[int, str], Any]
     over: Callable[[int], Any]
     columns: int | None = None
+    before: Callable[[], str] = lambda: "nothing was begun"
 
 
 def end(code: int, line: str) -> None:
@@ -178,7 +180,7 @@ def _stopped(program: Program, folder: list[pathlib.Path], code: int, where: str
         return 0, visible(f"{program.name}: the run had finished before the signal came, {folder[0]}")
     if folder:
         return code, visible(f"stopped {where}; {_kept(folder)}{_continue(program, folder)}")
-    return code, visible(f"{program.name}: stopped {where}, nothing was begun")
+    return code, visible(f"{program.name}: stopped {where}, {program.before()}")
 
 
 def _continue(program: Program, folder: list[pathlib.Path]) -> str:

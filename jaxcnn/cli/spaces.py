@@ -42,7 +42,7 @@ def space_of(config: Any, kind: str = "") -> dict[str, Any]:
     if kind in inputs.KINDS or kind == "volumes":  # these are augmented in one way
         known["augment"] = spaces.stated(Train, "augment", "auto,none")
     for one in config.search:
-        name, _, values = one.partition("=")
+        name, stated, values = one.partition("=")
         name = name.replace("-", "_")
         if name == CELL:
             raise InputError(f"--search {' '.join(config.search)}: cell is searched alone; leave the others out")
@@ -54,6 +54,8 @@ def space_of(config: Any, kind: str = "") -> dict[str, Any]:
         if given := _given(config, name):
             raise InputError(f"--search {name}: {flags.flag_of(name)} {given} fixes it; leave one of them out")
         found[name] = known[name]
+        if stated and not values:
+            raise InputError(f"--search {one}: states no values; give {name}=low:high or {name}=a,b,c, or {name} alone")
         if values:
             try:
                 found[name] = spaces.stated(Train, name, values)

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import math
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from jaxcnn import tune as search
 from jaxcnn.cli import command, flags, folders, options, planning, recipe, spaces, winner
 from jaxcnn.cli import train as trained
 from jaxcnn.core import files
+from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.runs import plots
 from jaxcnn.runs.ready import data_digest
@@ -53,10 +55,20 @@ class Tune(trained.Train):
 
 def main(arguments: Sequence[str]) -> int:
     """Search and train, and return the exit code."""
-    program = command.Program(f"jaxcnn {NAME}", "jaxcnn train --resume", command.end, lambda code: None, options.WIDTH)
     began = time.perf_counter()
+    studies: list[str] = []
+
+    def before() -> str:
+        if not studies or not (pathlib.Path(studies[0]) / "journal.log").exists():
+            return "nothing was begun"
+        return f"the trials so far are kept in {visible(studies[0])}; give the command again to go on"
+
+    program = command.Program(
+        f"jaxcnn {NAME}", "jaxcnn train --resume", command.end, lambda code: None, options.WIDTH, before
+    )
 
     def tuned(config: Tune, signals: Signals, opened: list[pathlib.Path]) -> Any:
+        studies.append(config.study)
         return tune(config, signals, opened, arguments, began)
 
     return command.run_training(program, lambda: _parse(arguments), tuned)
@@ -71,6 +83,9 @@ def _parse(arguments: Sequence[str]) -> Tune:
         raise InputError("--processes: a study grows by starting this command several times with one --study")
     if config.lr_find:
         raise InputError("--lr-find: search for learning_rate instead")
+    if config.trials < 1 or not 0 <= config.minutes < math.inf:
+        line = f"--trials {config.trials}, --minutes {config.minutes:g}"
+        raise InputError(f"{line}: give at least 1 trial, and minutes above 0, or 0 for no limit")
     folders.check_path("--study", config.study)
     folders.check_path("--workdir", config.workdir)
     return config
@@ -102,7 +117,8 @@ def tune(
     folder = pathlib.Path(config.study)
     how = {
         "trials": config.trials, "seconds": 60 * config.minutes or None, "sampler": config.sampler,
-        "seed": config.seed, "identity": identity(config, rows.splits), "log": trained.say, "stop": signals.stop,
+        "seed": config.seed, "log": trained.say, "stop": signals.stop,
+        "identity": identity(config, rows.splits, folder),
     }  # fmt: skip
 
     def plan_of(values: dict[str, Any]) -> runs.Plan:
@@ -136,6 +152,10 @@ def tune(
     try:
         lock.acquire()
     except filelock.Timeout:
+        other = winner.latest(folder)
+        if other is not None and other != trials.number:
+            line = f"another process trains with the settings of trial {other}, and trial {trials.number} is better now"
+            raise InputError(f"{line}; give the command again when it has finished") from None
         trained.say("another process trains and tests with these settings")
         return {}
     with contextlib.ExitStack() as stack:
@@ -176,8 +196,19 @@ def _told(folder: pathlib.Path, trials: search.Trials) -> None:
     trained.say(f"best of {len(trials.rows)} trials: {settings} (validation {trials.metric[0]} {trials.value:.4g})")
 
 
-def identity(config: Tune, splits: Any) -> dict[str, Any]:
-    """Return what a study belongs to: the rows, and the flags that every trial shares."""
+def identity(config: Tune, splits: Any, folder: pathlib.Path) -> dict[str, Any]:
+    """Return what a study belongs to: the rows, and the flags that every trial shares.
+
+    A flag that the study in the folder does not know, since it is newer, does not count while it has its default. Rows
+    that are known by their content may have another place, and a place has many spellings.
+    """
     own = {"trials", "minutes", "study", "search", "models", "sampler", "pruner", "profile", *spaces.names(config)}
     kept = {k: v for k, v in dataclasses.asdict(config).items() if k not in own | flags.MAY_CHANGE}
-    return {"flags": kept, "rows": [part.size for part in splits], "sha256": data_digest(splits.train)}
+    digest = data_digest(splits.train)
+    if pathlib.Path(files.expanded(config.data)).exists():
+        kept["data"] = digest or str(files.expanded(config.data).resolve())
+    before = files.read_json(folder / "study.json") if (folder / "study.json").exists() else {}
+    known = (before.get("identity") or {}).get("flags") if isinstance(before, dict) else None
+    if isinstance(known, dict):
+        kept = {k: v for k, v in kept.items() if k in known or v != getattr(Tune, k)}
+    return {"flags": kept, "rows": [part.size for part in splits], "sha256": digest}

@@ -87,6 +87,12 @@ def final(config: trained.Train, trials: Trials, about: dict[str, Any], study: p
     return _noted(folders[0], summary, trials, about, reads + 1)
 
 
+def latest(study: pathlib.Path) -> int | None:
+    """Return the number of the trial whose settings were trained last, or are trained now."""
+    entries = _read(study)
+    return entries[-1]["number"] if entries else None
+
+
 def _check_settings(place: pathlib.Path, config: trained.Train, trials: Trials) -> None:
     """Refuse a run that was not trained with the best settings: the record may be of other folders."""
     saved = runs.read_config(place)["settings"]

@@ -1,6 +1,7 @@
 """The records that all rooms share, and the convention for the keys of a batch."""
 
 import dataclasses
+import numbers
 import types
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -249,6 +250,12 @@ def named(tree: Tree) -> list[tuple[str, Any]]:
     """List the leaves of a tree with their dotted paths, such as `stem.conv.kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raise `InputError` unless a value is a whole number, and at least `least`."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral) or value < least:
+        raise InputError(f"{name}={value!r}: must be a whole number, at least {least}")
 
 
 def reason(error: BaseException, limit: int = 200) -> str:

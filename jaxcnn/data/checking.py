@@ -68,7 +68,7 @@ def checked(data: Any, check: Callable[[Batch], None]) -> Any:
 
     """
     if isinstance(data, Resident):
-        check(data.arrays)
+        check(getattr(data, "every_array", data.arrays))
         return data
     if getattr(data, "label", None) is not None:
         check({"label": data.label})

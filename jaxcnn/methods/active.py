@@ -4,19 +4,23 @@ Scores are higher for rows that are more useful. `highest` and `k_centre` return
 the labels so far in a moment, and `rounds` is the loop of labelling and training.
 """
 
+import functools
+import numbers
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxcnn.core.types import Batch, FrozenState, InputError, Task, Tree
+from jaxcnn.core.types import Batch, FrozenState, InputError, Task, Tree, check_whole
 from jaxcnn.data.order import checked_rows
+from jaxcnn.tasks.classification import check_one_label, probabilities
 from jaxcnn.train.evaluation import collect
 
 Array = jax.Array
 TOLERANCE = 1e-3  # how far the sum of probabilities may be from 1
 LEAST = 1e-3  # probability of a class that a prior does not know
+LARGEST = 1e18  # value of a vector of one number, whose square still is a float32
 BLOCK = 2048  # rows whose distances are computed at once
 
 
@@ -83,6 +87,8 @@ def highest(scores: Any, count: int, *, taken: Sequence[int] | np.ndarray = ()) 
 
 def at_random(size: int, count: int, *, taken: Sequence[int] | np.ndarray = (), seed: int = 0) -> np.ndarray:
     """Return rows drawn at random without repetition; arguments as in `highest`, of `size` rows."""
+    check_whole("size", size, 0)
+    check_whole("seed", seed, 0)
     return np.random.default_rng(seed).permutation(_free(size, count, taken))[:count]
 
 
@@ -108,12 +114,10 @@ def k_centre(
     Reference: Sener and Savarese, 2018, arXiv:1708.00489 (its greedy algorithm).
 
     """
-    x = np.asarray(vectors, np.float32)
-    if x.ndim != 2 or not np.isfinite(x).all():
-        raise InputError(f"vectors of shape {x.shape}: must be finite, [N, D]")
+    x = _finite(vectors).astype(np.float32)
     free = _free(len(x), count, taken)
     count, taken, chosen = min(count, len(free)), np.asarray(taken, np.int64), list[int]()
-    if first is not None and not (0 <= first < len(x)):
+    if first is not None and not (isinstance(first, numbers.Integral) and 0 <= first < len(x)):
         raise InputError(f"first={first}: must be the number of one of the {len(x)} rows")
     nearest = np.full(len(x), np.inf, np.float32)
     for row in taken:
@@ -137,7 +141,7 @@ def dropout_samples(
     Norms use their running statistics. The same units are drawn for every batch.
 
     Args:
-        task: a classification task with at least two logits.
+        task: a classification task with one label per row.
         variables: variables of its model, which has dropout.
         data: the rows; their labels do not matter, but must be there.
         samples: number of networks, at least 2.
@@ -148,19 +152,23 @@ def dropout_samples(
         float32 `[N, samples, K]`.
 
     Raises:
-        InputError: fewer than two samples, or the network has no dropout: all samples are equal.
+        InputError: a number is out of range, rows have several labels, or the network has no dropout: all samples are
+            equal.
 
     Reference: Gal and Ghahramani, 2016, arXiv:1506.02142.
 
     """
-    if samples < 2:
-        raise InputError(f"samples={samples}: must be at least 2")
+    check_whole("samples", samples, 2)
+    check_whole("batch_size", batch_size, 1)
+    check_one_label(task, "dropout_samples")
 
+    @functools.wraps(task.predict)  # and with its check of the rows
     def predict(variables: Tree, batch: Batch) -> Array:
         params, state = variables["params"], {k: v for k, v in variables.items() if k != "params"}
 
         def one(key: Array) -> Array:
-            return jax.nn.softmax(task.loss(params, FrozenState(state), batch, key)[1][0], -1)
+            logits = task.loss(params, FrozenState(state), batch, key)[1][0]
+            return probabilities(logits, "sigmoid" if logits.shape[-1] == 1 else "softmax")
 
         return jax.lax.map(one, jax.random.split(jax.random.key(seed), samples)).swapaxes(0, 1)
 
@@ -198,11 +206,10 @@ def linear_head(
     import scipy.optimize
     import scipy.special
 
-    x, y = np.asarray(vectors, np.float64), np.asarray(label)
-    if x.ndim != 2 or not np.isfinite(x).all():
-        raise InputError(f"vectors of shape {x.shape}: must be finite, [N, D]")
-    if num_classes < 2 or not 0 < penalty < np.inf:
-        raise InputError(f"num_classes={num_classes}, penalty={penalty}: must be at least 2, and above 0")
+    x, y = _finite(vectors), np.asarray(label)
+    check_whole("num_classes", num_classes, 2)
+    if not 0 < penalty < np.inf:
+        raise InputError(f"penalty={penalty}: must be above 0")
     rows = checked_rows(labelled, len(x), "labelled")
     if y.shape != rows.shape or not len(rows) or y.dtype.kind not in "iu":
         raise InputError(f"labelled {rows.shape}, label {y.dtype} {y.shape}: must be integers [M], at least one")
@@ -211,8 +218,8 @@ def linear_head(
             f"label: must be from 0 to {num_classes - 1}, and one is {y.min() if y.min() < 0 else y.max()}"
         )
     p = np.ones((len(x), num_classes)) if prior is None else np.asarray(prior, np.float64)
-    if p.shape != (len(x), num_classes) or not (p >= 0).all():
-        raise InputError(f"prior of shape {p.shape}: must be [{len(x)}, {num_classes}], at least 0")
+    if p.shape != (len(x), num_classes) or not ((p >= 0) & (p < np.inf)).all():
+        raise InputError(f"prior of shape {p.shape}: must be [{len(x)}, {num_classes}], finite, at least 0")
     x = x - x.mean(0)
     x = x / max(float(np.sqrt(np.square(x).sum(1).mean())), 1e-12)
     x, offset = np.concatenate([x, np.ones((len(x), 1))], 1), np.log(np.maximum(p, LEAST))
@@ -256,8 +263,7 @@ def rounds(
         InputError: no rounds, rows are a mask, or `choose` returned a row twice, or one that has a label.
 
     """
-    if count < 1:
-        raise InputError(f"count={count}: must be at least 1")
+    check_whole("count", count, 1)
     rows = np.unique(checked_rows(labelled, None, "labelled"))
     for number in range(count):
         result = train(rows)
@@ -273,11 +279,20 @@ def rounds(
 
 def _free(size: int, count: int, taken: Any) -> np.ndarray:
     """Return the numbers of the rows that are not taken."""
-    if count < 0:
-        raise InputError(f"count={count}: must be at least 0")
+    check_whole("count", count, 0)
     inside = np.ones(size, bool)
     inside[checked_rows(taken, size, "taken")] = False
     return np.flatnonzero(inside)
+
+
+def _finite(vectors: Any) -> np.ndarray:
+    """Return vectors as float64, `[N, D]`, whose squared distances are finite in float32."""
+    x = np.asarray(vectors, np.float64)
+    if x.ndim != 2 or not np.isfinite(x).all():
+        raise InputError(f"vectors of shape {x.shape}: must be finite, [N, D]")
+    if (np.abs(x) > LARGEST / max(x.shape[1], 1)).any():
+        raise InputError(f"vectors: a value of {np.abs(x).max():.3g} is too large to square; divide them all by it")
+    return x
 
 
 def _squared(x: np.ndarray, centre: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxcnn.augment.core import Transform, as_float, check_field
 from jaxcnn.core.collectives import all_sum
-from jaxcnn.core.types import Batch, InputError, Mean, Metric, MetricState, Task, Tree, row_mask
+from jaxcnn.core.types import Batch, InputError, Mean, Metric, MetricState, Task, Tree, check_whole, row_mask
 from jaxcnn.data import Resident
 from jaxcnn.data.order import ALL, Shard, fill, train_rows
 from jaxcnn.losses import cross_entropy
@@ -92,9 +92,18 @@ def fixmatch(
     def outputs(variables: Tree, batch: Batch) -> Matched:
         return Matched((task.outputs or task.predict)(variables, batch))
 
+    def check(rows: Batch) -> None:
+        task.check({name: x for name, x in rows.items() if name != UNLABELLED})
+        if UNLABELLED in rows and field in rows:
+            others, own = rows[UNLABELLED], rows[field]
+            try:
+                task.check({field: others.reshape(-1, *own.shape[1:])})
+            except InputError as error:
+                raise InputError(f"{UNLABELLED}: {error}") from None
+
     metrics = {name: _of_logits(metric) for name, metric in task.metrics.items()}
     confident = functools.partial(_confident, threshold)
-    return task._replace(loss=loss, outputs=outputs, metrics={**metrics, "confident": confident})
+    return task._replace(loss=loss, outputs=outputs, check=check, metrics={**metrics, "confident": confident})
 
 
 def _together(batch: Batch, weak: Transform, strong: Transform, field: str, key: Array) -> tuple[Batch, Batch, int]:
@@ -208,8 +217,11 @@ def semi_supervised(labelled: Resident, unlabelled: Any, *, ratio: int = 7, fiel
         InputError: the ratio is below 1, there are no rows, or the entries differ in shape or dtype.
 
     """
-    if ratio < 1:
-        raise InputError(f"ratio={ratio}: must be at least 1")
+    check_whole("ratio", ratio, 1)
+    if not isinstance(labelled, Resident):
+        raise InputError(f"labelled={type(labelled).__name__}: must be rows in memory, jc.data.Resident")
+    if not isinstance(unlabelled, Resident):
+        unlabelled = np.asarray(unlabelled) if isinstance(unlabelled, list | tuple) else unlabelled
     for part in (labelled, unlabelled) if isinstance(unlabelled, Resident) else (labelled,):
         check_field(part.arrays, field)
     if UNLABELLED in labelled.arrays:

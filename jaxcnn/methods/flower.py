@@ -14,10 +14,14 @@ import optax
 
 from jaxcnn.core.types import InputError, Task, Tree, compute, named, scalars
 from jaxcnn.data import Resident
+from jaxcnn.data.checking import checked
 from jaxcnn.methods.federated import federated
 from jaxcnn.parallel.compile import compile_step
+from jaxcnn.train.divergence import DivergedError
 from jaxcnn.train.evaluation import evaluate
 from jaxcnn.train.step import init_state, make_eval_step, make_train_step
+
+ROUND = "server_round"  # in what the server sends
 
 
 def arrays(variables: Tree) -> list[np.ndarray]:
@@ -61,6 +65,10 @@ def client(
 ) -> Any:
     """Make a client of Flower, for `flwr.client.start_client` or a `ClientApp`.
 
+    The order of the rows and dropout depend on the seed and the number of the round. That is `"server_round"` in what
+    the server sends, which Flower's `on_fit_config_fn` adds; without it, the client counts its rounds. A `ClientApp`
+    makes a client anew for each round, so there it is needed.
+
     Args:
         task: the task.
         tx: the client's optimiser, whose state is new in each round.
@@ -73,13 +81,18 @@ def client(
 
     Returns:
         A `flwr.client.NumPyClient`. Its `fit` returns the metrics of the last epoch, its `evaluate` those of the task.
+        `fit` sends nothing that is not finite, but raises `DivergedError`.
 
     Raises:
-        InputError: a value is outside its range, the rows are not in memory, or flwr is not installed.
+        InputError: a value is outside its range, the rows are not in memory or not those of the task, or flwr is not
+            installed.
 
     """
     if not isinstance(train, Resident):
         raise InputError(f"train={type(train).__name__}: must be rows in memory, jc.data.Resident; take fewer of them")
+    for data in (train, held):
+        if data is not None:
+            checked(data, task.check)
     try:
         from flwr.client import NumPyClient
     except ImportError:
@@ -98,15 +111,21 @@ def client(
             return arrays(first.variables)
 
         def fit(self, parameters: list[np.ndarray], config: Any) -> tuple[list[np.ndarray], int, dict[str, Any]]:
-            given = dict(variables_of(parameters, first.variables))
-            state = first.replace(step=np.int32(self.rounds), params=given.pop("params"), model_state=given)
+            given, number = dict(variables_of(parameters, first.variables)), int(config.get(ROUND, self.rounds))
+            state = first.replace(step=np.int32(number), params=given.pop("params"), model_state=given)
             state, sums = step(state, rows)
+            for name, x in named(state.variables):
+                if not np.isfinite(x).all():
+                    line = f"round {number}: {name} is no longer finite, and nothing is sent; lower the learning rate"
+                    raise DivergedError(line, number, number)
             self.rounds += 1
             return arrays(state.variables), train.size, scalars(compute(jax.device_get(sums)))
 
         def evaluate(self, parameters: list[np.ndarray], config: Any) -> tuple[float, int, dict[str, Any]]:
             data = train if held is None else held
             found = evaluate(measure, variables_of(parameters, first.variables), data)
+            if "loss" not in found:
+                raise InputError("evaluate: the task reports no loss but in training; give fraction_evaluate=0")
             return float(found["loss"]), data.size, scalars(found)
 
     return Client()

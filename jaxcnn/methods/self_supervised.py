@@ -94,10 +94,11 @@ def simclr(
 
     Returns:
         A task that reads `"image"` and no labels. The loss compares with the whole batch, on all devices; with
-        `accumulate(k)`, with one part of it. `predict` returns the encoder's outputs `[B, K]`. Metrics are `count`, and
-        of the projections `same_cosine` (two views of a row), `other_cosine` (two rows) and their difference
-        `separation`, which it monitors; at an `other_cosine` of 1 all rows have become one point. In evaluation the
-        views of a row depend only on its pixels. Only training reports the loss, which depends on the batch.
+        `accumulate(k)`, with one part of it, which must have at least two rows. `predict` returns the encoder's
+        outputs `[B, K]`. Metrics are `count`, and of the projections `same_cosine` (two views of a row), `other_cosine`
+        (two rows) and their difference `separation`, which it monitors; at an `other_cosine` of 1 all rows have become
+        one point. In evaluation the views of a row depend only on its pixels. Only training reports the loss, which
+        depends on the batch.
 
     Raises:
         InputError: a value is out of range.
@@ -110,6 +111,9 @@ def simclr(
         raise InputError(f"temperature={temperature}: must be positive")
 
     def criterion(outputs: Projected, batch: Batch) -> tuple[Array, Array]:
+        if collectives.row_count(outputs.first.shape[0]) < 2:
+            line = "simclr: a batch, or its part under accumulate(k), has one row, and nothing to tell it from"
+            raise InputError(f"{line}; give at least two rows")
         return losses.nt_xent(outputs.first, outputs.second, row_mask(batch), temperature)
 
     projection = DenseNorms((width,), after=True)

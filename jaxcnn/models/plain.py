@@ -101,8 +101,8 @@ def plain(num_classes: int = 10, **options: Any) -> Plain:
         **options: `depth` (number of convolutions, 3), `width` (channels of each, 32), `pool` ("max" or "average"),
             `pools` (number of convolutions with pooling, 3), `activation` ("relu", "sigmoid" or "tanh"), `batch_norm`
             before the activation, `dropout` before the last layer, `widths` (channels of each convolution, instead of
-            `depth` and `width`), `kernel_size` (3), `stride` (of each convolution, 1), `hidden` (units of a dense layer before the last one; 0 for none),
-            `dtype`.
+            `depth` and `width`), `kernel_size` (3), `stride` (of each convolution, 1), `hidden` (units of a dense
+            layer before the last one; 0 for none), `dtype`.
 
     """
     return Plain(num_classes, **options)

@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import Batch, FrozenState, InputError, Mean, Metric, MetricState, Task, accept, align, row_mask
@@ -35,7 +37,7 @@ def prepare(
     Args:
         image: `[B, H, W, C]`, or `[B, *spatial, C]` with other `dims`; uint8 0..255 or float 0..1.
         mean: mean of the training pixels, in 0..1: one number or one per channel.
-        std: standard deviation of the training pixels, in the same form.
+        std: standard deviation of the training pixels, above 0 and at most 1, in the same form.
         size: height and width to resize to, or to crop from the centre; None keeps those of the image.
         resize: length of the shorter side before the crop, as published weights expect it; None for no crop.
         interpolation: `"bilinear"` or `"bicubic"`, with antialiasing when the image gets smaller.
@@ -46,7 +48,7 @@ def prepare(
 
     Raises:
         InputError: the rank, layout or dtype is wrong, `resize` is smaller than `size`, or `mean` or `std` has the
-            wrong number of channels.
+            wrong number of channels, or a value out of range.
 
     """
     if image.ndim != dims + 2:
@@ -83,6 +85,11 @@ def _per_channel(name: str, values: float | Sequence[float], image: Array) -> Ar
     out = jnp.asarray(values, jnp.float32)
     if out.ndim > 1 or out.size not in (1, image.shape[-1]):
         raise InputError(f"{name}={values}: must be one number, or one for each of the {image.shape[-1]} channels")
+    if not any(isinstance(x, Tracer) for x in jax.tree.leaves(values)):
+        found = np.asarray(values)
+        if not ((found >= 0) & (found <= 1)).all() or name == "std" and not found.all():
+            line = f"{name}={values}: must be {'above 0 and at most 1' if name == 'std' else 'in 0..1'}"
+            raise InputError(f"{line}, as of pixels in 0..1; divide those of pixels in 0..255 by 255")
     return lax.broadcast_to_rank(out, image.ndim)
 
 

@@ -105,17 +105,34 @@ def described(
 
     """
     known = {k: optuna.distributions.distribution_to_json(d) for k, d in space.items()}
-    content = files.plain({"space": known, "metric": list(metric), "identity": identity})
+    try:
+        content = files.plain({"space": known, "metric": list(metric), "identity": identity})
+        files.to_json(content)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"identity: must be values of JSON ({reason(error)})") from None
     path = folder / DESCRIPTION
     if path.exists():
         before = files.read_json(path)
         for name, value in content.items():
-            if not isinstance(before, dict) or before.get(name) != value:
-                raise InputError(f"{visible(folder)}: has a study with another {name}; give another folder")
+            found = before.get(name) if isinstance(before, dict) else None
+            if found != value:
+                where, was, now = _difference(name, found, value)
+                line = f"{visible(folder)}: has a study with another {name}: {where} was {was}, and is now {now}"
+                raise InputError(f"{line}; give it as before, or another folder")
     elif (folder / JOURNAL).exists():
         raise InputError(f"{visible(folder)}: has a journal, but no {DESCRIPTION}; give another folder")
     else:
         files.write_json(path, content)
+
+
+def _difference(name: str, before: Any, now: Any) -> tuple[str, str, str]:
+    """Return the name of the first value that differs, and both values as text."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in (*now, *before):
+            if before.get(key) != now.get(key):
+                return _difference(key, before.get(key), now.get(key))
+    was, is_ = ("absent" if value is None else visible(files.to_json(value))[:200] for value in (before, now))
+    return visible(name), was, is_
 
 
 def retry_dead(optuna: Any, study: Any, folder: pathlib.Path, log: Callable[[str], None]) -> None:
@@ -134,7 +151,8 @@ def retry_dead(optuna: Any, study: Any, folder: pathlib.Path, log: Callable[[str
         lock.release()
         deaths = trial.user_attrs.get("deaths", 0) + (not trial.user_attrs.get("stopped"))
         if deaths >= MOST_DEATHS:
-            error = "its process died twice, perhaps for lack of memory"
+            raised = trial.user_attrs.get("raised")
+            error = f"raised twice: {raised}" if raised else "its process died twice, perhaps for lack of memory"
             study._storage.set_trial_user_attr(trial._trial_id, "error", error)
             study.tell(trial.number, state=states.FAIL)
             log(f"trial {trial.number}: failed: {error} ({shown(trial.params)})")

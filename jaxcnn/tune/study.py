@@ -14,10 +14,11 @@ import numpy as np
 
 from jaxcnn import runs
 from jaxcnn.core import memory
-from jaxcnn.core.types import InputError, State, reason
+from jaxcnn.core.text import visible
+from jaxcnn.core.types import InputError, State, check_whole, reason
 from jaxcnn.train import DivergedError, StoppedError, fit, timed_evaluate
 from jaxcnn.tune import journal
-from jaxcnn.tune.trials import Trials, found, shown, spent
+from jaxcnn.tune.trials import TAKEN, Trials, found, shown, spent
 
 SAMPLERS, PRUNERS = ("tpe", "random", "qmc"), tuple(journal.PRUNERS)
 WAIT = 0.5  # seconds between looks at the last trials of other processes
@@ -134,15 +135,18 @@ def extend(
     if metric[1] not in ("min", "max"):
         raise InputError(f"metric={metric!r}: must be a name, and min or max")
     folder = pathlib.Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{visible(folder)}: is a file, not the folder of a study; give another folder")
     folder.mkdir(parents=True, exist_ok=True)
     journal.described(folder, space, metric, identity, optuna)
     study = journal.opened(optuna, folder, metric, pruner, log)
     began = time.perf_counter()
-    while seconds is None or time.perf_counter() - began < seconds:
+    while True:
+        late = seconds is not None and time.perf_counter() - began >= seconds
         with filelock.FileLock(folder / "next.lock"):
             journal.retry_dead(optuna, study, folder, log)
             every = study.get_trials(deepcopy=False)
-            more = sum(journal.counts(one) for one in every) < trials
+            more = not late and sum(journal.counts(one) for one in every) < trials
             more = more and (updates is None or spent(every)[0] < updates)
             if more:
                 study.sampler = _sampler(optuna, sampler, seed, len(every))
@@ -166,21 +170,29 @@ def check_settings(
     trials: int, seconds: float | None, updates: int | None, sampler: str, pruner: str, seed: int
 ) -> None:
     """Refuse settings of a study that are out of range."""
-    if trials < 1 or any(limit is not None and not limit > 0 for limit in (seconds, updates)):
-        raise InputError(f"trials={trials}, seconds={seconds}, updates={updates}: must be positive")
+    check_whole("trials", trials, 1)
+    check_whole("seed", seed, 0)
+    if updates is not None:
+        check_whole("updates", updates, 1)
+    if seconds is not None and not seconds > 0:
+        raise InputError(f"seconds={seconds}: must be positive, or None for no limit")
     for name, value, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
         if value not in known:
             raise InputError(f"{name}={value!r}: must be one of {', '.join(known)}")
-    if seed < 0:
-        raise InputError(f"seed={seed}: must be at least 0")
 
 
 def _check_space(space: Mapping[str, Any]) -> None:
-    if not space:
-        raise InputError("space={}: give at least one setting to search for")
+    if not isinstance(space, Mapping) or not space:
+        raise InputError(f"space={space!r}: give at least one setting to search for, {{name: distribution}}")
     for name, values in space.items():
         if not isinstance(values, library().distributions.BaseDistribution):
             raise InputError(f"space: {name}={values!r}: must be one of optuna.distributions")
+        if name in TAKEN:
+            raise InputError(f"space: {name}: names a column of the results; call the setting otherwise")
+        for value in getattr(values, "choices", ()):
+            if not isinstance(value, str | int | float | bool | None):
+                line = f"space: {name}: {value!r} is not text, a number, True, False or None, which a journal keeps"
+                raise InputError(f"{line}; let the choices be names, and look the values up")
 
 
 def _run(optuna: Any, study: Any, trial: Any, measure: Measure, metric: tuple[str, str], stop: Any) -> str:
@@ -213,6 +225,7 @@ def _run(optuna: Any, study: Any, trial: Any, measure: Measure, metric: tuple[st
         ended = states.FAIL
     except Exception as error:
         if not memory.ran_out(error):
+            trial.set_user_attr("raised", reason(error))
             raise
         trial.set_user_attr("error", f"out of memory ({reason(error)})")
         ended = states.FAIL

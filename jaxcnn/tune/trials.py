@@ -36,6 +36,9 @@ class Trials(NamedTuple):
     seconds: float
 
 
+TAKEN = ("number", "state", "value", "steps", "error")  # names of a row that no setting can have
+
+
 def found(study: Any, metric: tuple[str, str], optuna: Any) -> Trials:
     """Return what a study has found.
 
@@ -68,7 +71,11 @@ def _importance(study: Any, done: list[dict[str, Any]], optuna: Any) -> dict[str
     if len(done) < 5 or np.ptp([row["value"] for row in done]) == 0:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return {k: float(v) for k, v in optuna.importance.get_param_importances(study, evaluator=evaluator).items()}
+    try:
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    except RuntimeError:  # the trials that succeeded have the same settings, and differ a little all the same
+        return {}
+    return {k: float(v) for k, v in found.items()}
 
 
 def shown(values: dict[str, Any]) -> str:

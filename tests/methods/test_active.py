@@ -8,7 +8,7 @@ import pytest
 
 import jaxcnn as jc
 from jaxcnn.methods import active
-from tests.small import rows, task
+from tests.small import Small, rows, task
 
 
 def test_scores_by_hand():
@@ -67,6 +67,12 @@ def test_samples_of_dropout_differ_and_are_probabilities():
     samples = active.dropout_samples(made, variables, data, 4, batch_size=16)
     assert samples.shape == (24, 4, 4) and (active.bald(samples) > 0).all()
     np.testing.assert_array_equal(samples, active.dropout_samples(made, variables, data, 4, batch_size=16))
+    bright = jc.data.Resident({**data.arrays, "image": data.arrays["image"].astype(np.float32)}, data.classes)
+    with pytest.raises(jc.InputError, match="divide by 255"):
+        active.dropout_samples(made, variables, bright, 2)
+    two = jc.tasks.classification(Small(num_classes=1, dropout=0.5), head="sigmoid")
+    pair = active.dropout_samples(two, two.init(jax.random.key(0), data.example()), rows(8, 2), 2)
+    assert pair.shape == (8, 2, 2) and (active.bald(pair) > 0).all()
     without = task()
     with pytest.raises(jc.InputError, match="all samples are equal; give a network with dropout"):
         active.dropout_samples(without, variables, data, 2)
@@ -101,6 +107,16 @@ def test_rounds_label_what_was_chosen():
         (lambda: next(active.rounds(lambda rows: 0, None, [True, False], 1)), "np.flatnonzero"),
         (lambda: active.k_centre([[np.inf]], 1), "must be finite"),
         (lambda: active.k_centre([[0.0]], 1, first=1), "first=1"),
+        (lambda: active.k_centre([[0.0]], 1, first=0.5), "first=0.5"),
+        (lambda: active.k_centre([[0.0], [1.0]], 1.5), "count=1.5: must be a whole number, at least 0"),
+        (lambda: active.k_centre([[0.0], [1e20]], 1), r"a value of 1e\+20 is too large to square"),
+        (lambda: active.at_random(-1, 1), "size=-1"),
+        (lambda: active.at_random(1, 1, seed=-1), "seed=-1"),
+        (lambda: active.dropout_samples(task(), {}, None, batch_size=-5), "batch_size=-5"),
+        (
+            lambda: active.dropout_samples(jc.tasks.classification(Small(), head="multilabel"), {}, None),
+            "several labels per row",
+        ),
         (lambda: active.dropout_samples(None, {}, None, 1), "samples=1"),
         (lambda: list(active.rounds(len, len, [0], 0)), "count=0"),
     ],
@@ -154,7 +170,9 @@ def test_a_linear_head_begins_with_the_prior_and_ends_with_the_labels():
         ({"label": [0, 3]}, "label: must be from 0 to 2, and one is 3"),
         ({"num_classes": 1}, "num_classes=1"),
         ({"penalty": 0.0}, "penalty=0.0"),
+        ({"num_classes": 2.5}, "num_classes=2.5"),
         ({"prior": np.ones((4, 2))}, "prior of shape"),
+        ({"prior": np.full((4, 3), np.inf)}, "prior of shape"),
     ],
 )
 def test_what_a_linear_head_refuses(change, line):

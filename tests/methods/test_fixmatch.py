@@ -140,12 +140,32 @@ def test_unlabelled_rows_are_part_of_what_a_run_is_recognised_by(mixed, tmp_path
 
 
 @pytest.mark.parametrize(
+    "pixels, line",
+    [
+        (lambda x: x * 255, "unlabelled: float images from 0 to .*; divide by 255"),
+        (
+            lambda x: np.where(np.arange(len(x))[:, None, None, None] == 3, np.nan, x),
+            "unlabelled: float images from nan",
+        ),
+    ],
+)
+def test_rows_without_a_label_are_checked_before_training(pixels, line):
+    data = rows(12)
+    image = data.arrays["image"].astype(np.float32) / 255
+    mixed = semi_supervised(jc.data.Resident({**data.arrays, "image": image}, data.classes), pixels(image), ratio=2)
+    with pytest.raises(jc.InputError, match=line):
+        fit(fixmatch(task(), same, same), mixed, 1, "jit", 1)
+
+
+@pytest.mark.parametrize(
     "wrong, line",
     [
         (lambda: fixmatch(task(), same, same, weight=-1.0), "weight=-1.0"),
         (lambda: fixmatch(task(), same, same, threshold=0.0), "threshold=0.0"),
         (lambda: fixmatch(jc.tasks.classification(Plain(), head="multilabel"), same, same), "several labels per row"),
         (lambda: semi_supervised(rows(4), rows(4), ratio=0), "ratio=0"),
+        (lambda: semi_supervised(rows(4), rows(4), ratio=2.5), "ratio=2.5"),
+        (lambda: semi_supervised(rows(4).arrays, rows(4)), "labelled=dict: must be rows in memory"),
         (lambda: semi_supervised(rows(4), rows(4, size=6)), "like the labelled ones"),
         (lambda: semi_supervised(rows(4), np.zeros((0, 8, 8, 1), np.uint8)), "0 rows"),
         (lambda: semi_supervised(rows(4), rows(4), field="volume"), "field='volume'"),

@@ -4,6 +4,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import types
 
 import chex
 import jax
@@ -36,6 +37,44 @@ def test_what_is_sent_are_all_variables():
 def test_rows_must_be_in_memory():
     with pytest.raises(jc.InputError, match="train=dict: must be rows in memory"):
         flower.client(task(), optax.sgd(0.1), {"image": np.zeros((2, 8, 8, 1))})
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Makes clients without Flower, whose class has nothing that is used here."""
+    monkeypatch.setitem(sys.modules, "flwr", types.ModuleType("flwr"))
+    stub = types.ModuleType("flwr.client")
+    stub.NumPyClient = object
+    monkeypatch.setitem(sys.modules, "flwr.client", stub)
+    return flower.client
+
+
+def test_rows_of_another_task_are_refused(made):
+    data, plain = rows(8), jc.tasks.classification(Plain())
+    image = data.arrays["image"].astype(np.float32)
+    for arrays, line in (
+        ({"label": data.arrays["label"] + 1}, "label"), ({"image": image}, "divide by 255"),
+        ({"image": np.full_like(image, np.nan)}, "nan"),
+    ):  # fmt: skip
+        wrong = jc.data.Resident({**data.arrays, **arrays}, data.classes)
+        for given in ((wrong, None), (data, wrong)):
+            with pytest.raises(jc.InputError, match=line):
+                made(plain, optax.sgd(0.1), *given)
+
+
+def test_nothing_is_sent_that_is_not_finite(made):
+    one = made(jc.tasks.classification(Plain()), optax.chain(optax.sgd(1e30), optax.scale(1e30)), rows(8), batch_size=4)
+    with pytest.raises(jc.DivergedError, match="nothing is sent"):
+        one.fit(one.get_parameters({}), {})
+
+
+def test_the_round_decides_the_order(made):
+    data, plain = rows(8), jc.tasks.classification(Plain())
+    first, second = (made(plain, optax.sgd(0.1), data, batch_size=2) for _ in range(2))
+    begun = first.get_parameters({})
+    rounds = [first.fit(begun, {})[0] for _ in range(2)]
+    assert (rounds[0][-1] != rounds[1][-1]).any()
+    chex.assert_trees_all_equal(second.fit(begun, {"server_round": 1})[0], rounds[1])
 
 
 @pytest.mark.slow

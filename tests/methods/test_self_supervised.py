@@ -37,6 +37,14 @@ def test_the_loss_compares_projections_of_two_views():
     assert all(jax.tree.leaves(changed))
 
 
+def test_a_row_alone_is_refused():
+    data, task = rows(4), simclr(Small(num_classes=16), VIEW, width=8)
+    with pytest.raises(jc.InputError, match="has one row, and nothing to tell it from"):
+        run = jc.compile_step(jc.make_train_step(task, optax.sgd(0.02), jc.accumulate(4)), "jit", 1)
+        state = jc.init_state(task, optax.sgd(0.02), data.example())
+        jc.fit(run, state, data, batch_size=4, steps=1, log=None)
+
+
 def test_it_learns_to_tell_rows_apart_and_its_encoder_begins_a_classifier():
     data, task = rows(64), MAKE["simclr"]()
     fitted = fit(task, data, 60, "jit")

@@ -240,6 +240,19 @@ def test_prepare_scales_and_normalises():
     chex.assert_trees_all_close(prepare(image, [0.5], [0.25]), prepare(image, 0.5, 0.25))
 
 
+@pytest.mark.parametrize(
+    "given, line",
+    [
+        ({"mean": 128}, "mean=128: must be in 0..1, as of pixels in 0..1; divide"), ({"mean": [0.1, -0.1]}, "mean="),
+        ({"std": 0.0}, "std=0.0: must be above 0 and at most 1"), ({"std": [0.2, np.nan]}, "std="),
+        ({"std": 64}, "std=64: must be above 0 and at most 1"),
+    ],
+)  # fmt: skip
+def test_prepare_refuses_statistics_of_other_pixels(given, line):
+    with pytest.raises(InputError, match=line):
+        prepare(jnp.zeros((1, 2, 2, 2)), **given)
+
+
 def test_prepare_cuts_the_middle():
     ramp = jnp.broadcast_to(jnp.arange(8.0)[None, None, :, None] / 8, (1, 4, 8, 1))
     chex.assert_trees_all_equal(prepare(ramp, size=(4, 4), resize=4), ramp[:, :, 2:6])

@@ -1,10 +1,13 @@
 """Trials that need too much memory or whose process dies, journals that are cut, and budgets; nothing is trained."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import threading
+import time
 
 import jax
 import pytest
@@ -69,6 +72,30 @@ def test_a_trial_whose_process_died_twice_has_failed(tmp_path):
     assert [row["state"] for row in found.rows] == ["failed", "complete"]
     assert "its process died twice" in lines[0] and found.rows[0]["error"] in lines[0]
     assert f"rate {found.rows[0]['rate']:.3g}" in lines[0] and found.rows[0]["rate"] != found.rows[1]["rate"]
+
+
+def test_a_program_that_raises_twice_is_named(tmp_path):
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            extend(tmp_path, 2, failing(KeyError("bees")))
+    found = extend(tmp_path, 2)
+    assert found.rows[0]["error"] == "raised twice: 'bees'" and found.rows[1]["state"] == "complete"
+
+
+def test_a_process_that_is_late_waits_for_the_others(tmp_path):
+    """Its last trial may not be the best of the study."""
+    begun, results = threading.Event(), []
+
+    def slow(values, report, stop):
+        begun.set()
+        time.sleep(1.0)
+        report({"validation/loss": 0.25, "step": 1})
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        other = pool.submit(extend, tmp_path, 1, slow)
+        begun.wait()
+        results = [extend(tmp_path, 5, seconds=1e-9), other.result()]
+    assert [one.value for one in results] == [0.25, 0.25]
 
 
 @pytest.mark.parametrize("error", [jc.StoppedError(0), KeyboardInterrupt()], ids=["signal", "interrupt"])

@@ -1,6 +1,7 @@
 """Studies: what is found, what ends early, what goes on after a kill, and which folders are refused."""
 
 import concurrent.futures
+import functools
 import json
 import os
 import pathlib
@@ -9,7 +10,9 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
+import filelock
 import jax
 import numpy as np
 import pytest
@@ -132,6 +135,19 @@ def test_the_command_searches_trains_and_tests_once(tmp_path, capsys, monkeypatc
     assert len(trials["rows"]) == 1 and result["test"]["count"] == 64 and result["experiment"] == "train"
     settings = json.loads(summary.with_name("config.json").read_text())["settings"]
     assert settings["learning_rate"] == trials["best"]["learning_rate"]
+    path = tmp_path / "study/study.json"
+    stored = json.loads(path.read_text())
+    assert stored["identity"]["flags"].pop("remat") is False  # a flag that an older program did not have
+    path.write_text(json.dumps(stored))
+    capsys.readouterr()
+    with filelock.FileLock(tmp_path / "study/final.lock"):  # another process trains
+        assert main(["tune", "digits", "--smoke", "--trials", "1"]) == 0
+        assert "another process trains and tests with these settings" in capsys.readouterr().out
+        final = json.loads((tmp_path / "study/final.json").read_text())
+        (tmp_path / "study/final.json").write_text(json.dumps([{**final[0], "number": 7}]))
+        assert main(["tune", "digits", "--smoke", "--trials", "1"]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "trains with the settings of trial 7, and trial 0 is better now; give the command again" in said
 
 
 @pytest.mark.slow
@@ -211,13 +227,17 @@ def test_test_rows_are_never_read(tmp_path):
         ({"space": {}}, "at least one setting"),
         ({"trials": 0}, "trials=0"),
         ({"seconds": -1}, "seconds=-1"),
+        ({"trials": 2.5}, "trials=2.5: must be a whole number"),
+        ({"space": ["rate"]}, r"space=\['rate'\]"),
+        ({"space": {"value": RATE["rate"]}}, "space: value: names a column of the results"),
         ({"updates": 0}, "updates=0"),
         ({"sampler": "grid"}, "sampler='grid'"),
         ({"pruner": "median"}, "pruner='median'"),
         ({"seed": -1}, "seed=-1"),
         ({"space": {"rate": (0.1, 0.2)}}, "space: rate=.* must be one of optuna.distributions"),
         ({"space": {"rate": optuna.distributions.FloatDistribution(0.1, 0.2)}}, "another space"),
-        ({"identity": "other rows"}, "another identity"),
+        ({"identity": "other rows"}, 'another identity: identity was absent, and is now "other rows"'),
+        ({"identity": {"rows": object()}}, "identity: must be values of JSON"),
     ],
 )
 def test_other_studies_and_bad_values_are_refused(tmp_path_factory, change, line):
@@ -227,6 +247,35 @@ def test_other_studies_and_bad_values_are_refused(tmp_path_factory, change, line
     with pytest.raises(jc.InputError, match=line) as caught:
         tune.search(plan_of, **{"space": RATE, "folder": folder, "trials": 1} | change)
     assert "\n" not in str(caught.value)
+
+
+def test_what_differs_is_named(tmp_path):
+    extend = functools.partial(tune.extend, None, ("loss", "min"), RATE, tmp_path, trials=1)
+    with pytest.raises(TypeError):
+        extend(identity={"flags": {"epochs": 2, "seed": 1}})
+    with pytest.raises(jc.InputError, match="another identity: epochs was 2, and is now 3; give it as before"):
+        extend(identity={"flags": {"epochs": 3, "seed": 1}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Optuna, which goes on all the same
+        kernels = {"kernel": optuna.distributions.CategoricalDistribution(((3, 3), (5, 5)))}
+    with pytest.raises(jc.InputError, match=r"space: kernel: \(3, 3\) is not text, a number"):
+        tune.search(plan_of, kernels, tmp_path / "other", trials=1)
+    (tmp_path / "file").touch()
+    with pytest.raises(jc.InputError, match="is a file, not the folder of a study"):
+        tune.search(plan_of, RATE, tmp_path / "file", trials=1)
+
+
+def test_equal_settings_have_no_importance(tmp_path):
+    """Where all trials that succeeded chose the same, and rounding alone tells them apart."""
+
+    def measure(values, report, stop):
+        if values["model"] == "big":
+            raise jc.InputError("too big")
+        report({"validation/loss": 0.3 + 1e-3 * next(count), "step": 1})
+
+    count, choice = iter(range(99)), optuna.distributions.CategoricalDistribution(("big", "cnn"))
+    found = tune.extend(measure, ("loss", "min"), {"model": choice}, tmp_path, trials=16, sampler="random")
+    assert sum(row["state"] == "complete" for row in found.rows) >= 5 and found.importance == {}
 
 
 def test_a_study_knows_only_min_and_max(tmp_path):
@@ -280,6 +329,8 @@ def test_the_command_goes_on_after_a_kill_and_tests_once(tmp_path, capsys):
         (["--models", "cnn", "--model", "cnn"], "fixes the network"),
         (["--resume", "x"], "give --study again"),
         (["--sampler", "grid"], "sampler='grid'"),
+        (["--minutes", "-1"], "--minutes -1: give at least 1 trial"),
+        (["--search", "learning_rate="], "--search learning_rate=: states no values"),
     ],
 )
 def test_bad_flags_are_one_line(tmp_path, capsys, monkeypatch, arguments, line):

@@ -93,7 +93,12 @@ def _cnn(model: Any, values: Values, variables: Any, shape: Sequence[int]) -> tu
     blocks = []
     for i, name in enumerate(["stem", *(f"stages_{k}" for k in range(len(model.widths) - 1))]):
         pool = _alone("nn.MaxPool2d(2)") if i < 2 else []
-        blocks += [_conv(values, f"{name}.conv", int(i == 1)), *pool, _norm(values, f"{name}.norm"), *_alone("nn.ReLU()")]
+        blocks += [
+            _conv(values, f"{name}.conv", int(i == 1)),
+            *pool,
+            _norm(values, f"{name}.norm"),
+            *_alone("nn.ReLU()"),
+        ]
     return [*blocks, *_alone("MeanAndMax()"), _dense(values, "logits")], POOLED
 
 
