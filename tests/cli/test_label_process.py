@@ -13,7 +13,7 @@ import time
 import pytest
 
 from jaxcnn.deploy.label import labels as kept
-from tests.deploy.test_label import Page
+from tests.deploy.test_label import Page, shown
 from tests.serving import png
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ def test_a_kill_loses_nothing_and_a_second_process_is_refused(folder):
         with started(folder, "--classes", "cat", "dog") as (process, page):
             for name in ("cat", "dog"):
                 found = page.get("/next")[1]
-                assert page.post("/label", number=found["number"], label=name)[0] == 200
+                assert page.post("/label", label=name, **shown(found))[0] == 200
                 given[found["file"]] = name
             second = subprocess.run([*LABEL, str(folder)], capture_output=True, text=True, timeout=300)
             assert second.returncode == 2 and "another process writes labels" in " ".join(second.stderr.split())

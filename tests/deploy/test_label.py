@@ -40,7 +40,12 @@ class Page(Server):
     def give(self, session, number, label):
         """Answer an image as the page does, which says what it shows."""
         before = (session.at(number) or (None,))[0]
-        return self.post("/label", number=number, file=session.names[number], before=before, label=label)
+        return self.post("/label", label=label, **shown(dict(number=number, file=session.names[number], before=before)))
+
+
+def shown(found):
+    """What a page says of the image that it shows."""
+    return {name: found[name] for name in ("number", "file", "before")}
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 // The page of `jaxcnn label`: one image at a time, answered by keyboard or by buttons.
 
 const at = (id) => document.getElementById(id);
-const page = Math.random().toString(36).slice(2); // so that two pages show different images, and each takes back its own labels
+// two pages show different images, and each takes back its own labels, also after it was loaded again
+const page = (sessionStorage.page ??= Math.random().toString(36).slice(2));
 let token = decodeURIComponent(location.hash.slice(1)), now = null, busy = false;
 if (token) history.replaceState(null, "", location.pathname); // not for the history of the browser
 
