@@ -4,8 +4,9 @@ Data: MNIST's IDX files with changes of up to 0.3 in the maximum norm, or the ph
 folder, with 8/255 and the speed network. The network for MNIST has two convolutions with strides, as that of Wong and
 Kolter (2017, arXiv:1711.00851): a tenth of the work of the one of Madry et al. (2017, arXiv:1706.06083), who had 88.8
 to 89.6 % under the attacks of that year, and 88.4 % under AutoAttack. `--method` chooses PGD training, TRADES (Zhang et
-al., 2019, arXiv:1901.08573), fast training (Wong et al., 2020, arXiv:2001.03994), MART, Gaussian noise (for
-`--certify`) or usual training. The weights are those of the best validation under a short attack, or under the noise.
+al., 2019, arXiv:1901.08573), fast training (Wong et al., 2020, arXiv:2001.03994), N-FGSM (de Jorge et al., 2022,
+arXiv:2202.01181: as fast, and seldom collapses), MART, Gaussian noise (for `--certify`) or usual training. The weights
+are those of the best validation under a short attack, or under the noise.
 
 Measured is the accuracy under each of six attacks and under the worst of them per image (`experiments.attacking`), on
 all test images of MNIST and on 1,000 of CIFAR-10, beside checks for gradients that mislead attacks. `--certify N` adds
@@ -31,7 +32,7 @@ from jaxcnn.core.text import visible
 from jaxcnn.methods import attacks, smoothing
 from jaxcnn.runs.signals import Signals
 
-METHODS = ("pgd", "trades", "fast", "mart", "noise", "none")
+METHODS = ("pgd", "trades", "fast", "nfgsm", "mart", "noise", "none")
 HEADLINES = {"none": ("loss", "accuracy"), "noise": ("accuracy", "noisy")}
 RECIPES: dict[str, dict[str, Any]] = {
     "mnist": {
@@ -56,7 +57,7 @@ class Config(settings.Settings):
     unpacked: str = ""
     """Folder into which the archive is unpacked; by default checkpoints/data/cifar10."""
     method: str = "pgd"
-    """How to train: pgd, trades, fast, mart, noise (Gaussian, of --sigma) or none."""
+    """How to train: pgd, trades, fast, nfgsm, mart, noise (Gaussian, of --sigma) or none."""
     epsilon: float = 0.0
     """Largest change of a pixel, in 0..1; by default 0.3 for mnist and 8/255 for cifar10."""
     epochs: int = 0
@@ -66,7 +67,7 @@ class Config(settings.Settings):
     weight_decay: float = 1e-2
     """Weight decay of kernels; biases and norm scales have none."""
     train_steps: int = 0
-    """Steps of the attack in training, but one for method fast; by default 10 for mnist and 7 for cifar10."""
+    """Steps of the attack in training, but one for fast and nfgsm; by default 10 for mnist and 7 for cifar10."""
     ramp: float = 0.2
     """Share of the updates after which the attacks of training are whole, in 0..1."""
     beta: float | None = None
@@ -235,6 +236,7 @@ METHOD_OF: dict[str, Callable[[jc.Task, Config], jc.Task]] = {
         jc.methods.adversarial(task, trained_on(task, config, config.train_steps)), config
     ),
     "fast": lambda task, config: measured(jc.methods.adversarial(task, trained_on(task, config, 1)), config),
+    "nfgsm": lambda task, config: measured(jc.methods.adversarial(task, attacks.noisy_fgsm(config.epsilon)), config),
     "trades": lambda task, config: measured(
         jc.methods.trades(task, config.epsilon, beta=config.beta, steps=config.train_steps), config
     ),

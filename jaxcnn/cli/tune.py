@@ -21,7 +21,7 @@ from jaxcnn.core.types import InputError
 from jaxcnn.runs import plots
 from jaxcnn.runs.ready import data_digest
 from jaxcnn.runs.signals import Signals
-from jaxcnn.tune import cells, pictures
+from jaxcnn.tune import cells, journal, pictures
 
 NAME = "tune"
 SEARCHED = ("learning_rate", "weight_decay")
@@ -59,9 +59,9 @@ def main(arguments: Sequence[str]) -> int:
     studies: list[str] = []
 
     def before() -> str:
-        if not studies or not (pathlib.Path(studies[0]) / "journal.log").exists():
+        if not studies or not (pathlib.Path(studies[0]) / journal.DESCRIPTION).exists():
             return "nothing was begun"
-        return f"the trials so far are kept in {visible(studies[0])}; give the command again to go on"
+        return f"what was done so far is kept in {visible(studies[0])}; give the command again to go on"
 
     program = command.Program(
         f"jaxcnn {NAME}", "jaxcnn train --resume", command.end, lambda code: None, options.WIDTH, before
@@ -152,7 +152,7 @@ def tune(
     try:
         lock.acquire()
     except filelock.Timeout:
-        other = winner.latest(folder)
+        other = winner.begun(folder)
         if other is not None and other != trials.number:
             line = f"another process trains with the settings of trial {other}, and trial {trials.number} is better now"
             raise InputError(f"{line}; give the command again when it has finished") from None
@@ -160,6 +160,7 @@ def tune(
         return {}
     with contextlib.ExitStack() as stack:
         stack.callback(lock.release)
+        winner.begin(folder, trials.number)
         return winner.final(final, trials, about, folder, train)
 
 
@@ -204,11 +205,17 @@ def identity(config: Tune, splits: Any, folder: pathlib.Path) -> dict[str, Any]:
     """
     own = {"trials", "minutes", "study", "search", "models", "sampler", "pruner", "profile", *spaces.names(config)}
     kept = {k: v for k, v in dataclasses.asdict(config).items() if k not in own | flags.MAY_CHANGE}
-    digest = data_digest(splits.train)
-    if pathlib.Path(files.expanded(config.data)).exists():
-        kept["data"] = digest or str(files.expanded(config.data).resolve())
-    before = files.read_json(folder / "study.json") if (folder / "study.json").exists() else {}
-    known = (before.get("identity") or {}).get("flags") if isinstance(before, dict) else None
-    if isinstance(known, dict):
-        kept = {k: v for k, v in kept.items() if k in known or v != getattr(Tune, k)}
-    return {"flags": kept, "rows": [part.size for part in splits], "sha256": digest}
+    found = {"flags": kept, "rows": [part.size for part in splits], "sha256": data_digest(splits.train)}
+    path = folder / journal.DESCRIPTION
+    before = (files.read_json(path) if path.exists() else {}) or {}
+    before = before.get("identity") if isinstance(before, dict) else None
+    if not isinstance(before, dict) or not isinstance(known := before.get("flags"), dict):
+        return found
+    same = found["sha256"] and before.get("sha256") == found["sha256"]
+    if isinstance(was := known.get("data"), str) and (same or _same_place(was, config.data)):
+        kept["data"] = was
+    return found | {"flags": {k: v for k, v in kept.items() if k in known or v != getattr(Tune, k)}}
+
+
+def _same_place(one: str, other: str) -> bool:
+    return bool(one and other) and files.expanded(one).resolve() == files.expanded(other).resolve()

@@ -18,6 +18,7 @@ from jaxcnn.runs import plots, results
 from jaxcnn.tune import Trials, pictures
 
 FINAL, NUMBERS, PICTURE = "final.json", "study.json", "study.png"  # of the study's folder, and of the run's
+BEGUN = "final-begun.json"  # of the study's folder
 # trains with the flags; calls the second argument with the run's folder before the first update
 Train = Callable[[Any, Callable[[pathlib.Path], None]], dict[str, Any]]
 
@@ -87,10 +88,15 @@ def final(config: trained.Train, trials: Trials, about: dict[str, Any], study: p
     return _noted(folders[0], summary, trials, about, reads + 1)
 
 
-def latest(study: pathlib.Path) -> int | None:
-    """Return the number of the trial whose settings were trained last, or are trained now."""
-    entries = _read(study)
-    return entries[-1]["number"] if entries else None
+def begin(study: pathlib.Path, number: int) -> None:
+    """Note whose settings are trained now, for processes that find the study locked."""
+    files.write_json(study / BEGUN, {"number": number})
+
+
+def begun(study: pathlib.Path) -> int | None:
+    """Return the number of the trial that the process which holds the lock has begun to train, if it is known."""
+    found = files.read_json(study / BEGUN) if (study / BEGUN).exists() else None
+    return found.get("number") if isinstance(found, dict) else None
 
 
 def _check_settings(place: pathlib.Path, config: trained.Train, trials: Trials) -> None:

@@ -2,9 +2,9 @@
 
 An attack is a function `(logits_of, images, labels, key) -> images`. `logits_of` maps images `[B, H, W, C]` in 0..1 to
 logits `[B, K]`; images and labels `[B]` are those of the batch, and the result has the shape of the images, lies in
-0..1, and is at most `eps` from them. A row whose label is -1 has none, and is left as it is. Attacks run inside jit, on
-any number of devices, and their random draws belong to a row of the global batch. `robustness.attacked` measures a task
-under them.
+0..1, and is at most `eps` from them (but for `noisy_fgsm`, which is for training). A row whose label is -1 has none,
+and is left as it is. Attacks run inside jit, on any number of devices, and their random draws belong to a row of the
+global batch. `robustness.attacked` measures a task under them.
 """
 
 import math
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcnn.core.collectives import draw
 from jaxcnn.core.types import InputError, align
 from jaxcnn.methods import attack_parts as parts
 from jaxcnn.methods.attack_parts import Attack, Loss, Norm
@@ -108,6 +109,36 @@ def pgd(
 
     made = parts.checked(attack, labelled=not callable(loss))
     made.targeted = targeted  # pyright: ignore[reportFunctionMemberAccess] (see `robustness.check_untargeted`)
+    return made
+
+
+def noisy_fgsm(eps: float, *, noise: float = 2.0) -> Attack:
+    """Make N-FGSM: one step of length `eps` from a place within noise, to train against.
+
+    The noise stays in the result, whose values may differ by `(1 + noise) * eps` from the image: it measures nothing,
+    and `attacked` refuses it. A single step from within `eps` itself teaches some networks to resist that step alone.
+
+    Args:
+        eps: length of the step, in 0..1 as the images are.
+        noise: largest change of a value before the step, as a multiple of `eps`; at least 0.
+
+    Raises:
+        InputError: a value is outside its range.
+
+    Reference: de Jorge et al., 2022, arXiv:2202.01181.
+
+    """
+    parts.check(eps, "linf")
+    if not 0 <= noise < math.inf:
+        raise InputError(f"noise={noise}: must be at least 0, a multiple of eps")
+
+    def attack(logits_of: parts.LogitsOf, images: Array, labels: Array, key: Array) -> Array:
+        moved = (images + noise * eps * (2 * draw(jax.random.uniform, key, images.shape) - 1)).clip(0, 1)
+        slope = parts.look(logits_of, labels, parts.cross_entropy, None)(moved).slope
+        return (moved + eps * jnp.sign(slope)).clip(0, 1)
+
+    made = parts.checked(attack)
+    made.beyond = True  # pyright: ignore[reportFunctionMemberAccess] (see `robustness.attacked`)
     return made
 
 

@@ -97,7 +97,7 @@ def fixmatch(
         if UNLABELLED in rows and field in rows:
             others, own = rows[UNLABELLED], rows[field]
             try:
-                task.check({field: others.reshape(-1, *own.shape[1:])})
+                task.check({field: others if others.ndim == own.ndim else others.reshape(-1, *others.shape[2:])})
             except InputError as error:
                 raise InputError(f"{UNLABELLED}: {error}") from None
 
@@ -214,7 +214,8 @@ def semi_supervised(labelled: Resident, unlabelled: Any, *, ratio: int = 7, fiel
         field: the entry that both kinds have.
 
     Raises:
-        InputError: the ratio is below 1, there are no rows, or the entries differ in shape or dtype.
+        InputError: the ratio is no whole number of at least 1, rows are not in memory, there are none, or the entries
+            differ in shape or dtype.
 
     """
     check_whole("ratio", ratio, 1)

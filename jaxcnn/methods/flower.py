@@ -66,8 +66,8 @@ def client(
     """Make a client of Flower, for `flwr.client.start_client` or a `ClientApp`.
 
     The order of the rows and dropout depend on the seed and the number of the round. That is `"server_round"` in what
-    the server sends, which Flower's `on_fit_config_fn` adds; without it, the client counts its rounds. A `ClientApp`
-    makes a client anew for each round, so there it is needed.
+    the server sends: let the strategy's `on_fit_config_fn` return `{"server_round": number}`. Without it, the client
+    counts its rounds; a `ClientApp` makes a client anew for each round, and needs it.
 
     Args:
         task: the task.

@@ -46,15 +46,17 @@ def attacked(task: Task, attacks: Mapping[str, parts.Attack], *, seed: int = 0) 
         predictions are unchanged.
 
     Raises:
-        InputError: there are no attacks, one is targeted, a name is that of another metric, or the task has several
-            labels per row.
+        InputError: there are no attacks, one is targeted or goes beyond its `eps`, a name is that of another metric, or
+            the task has several labels per row.
 
     """
     if not attacks:
         raise InputError("attacks: is empty; give at least one, such as {'pgd': attacks.pgd(8 / 255)}")
     check_one_label(task, "attacked")
-    for attack in attacks.values():
+    for name, attack in attacks.items():
         check_untargeted(attack)
+        if getattr(attack, "beyond", False):
+            raise InputError(f"attacks: {name!r} goes beyond its eps, and is to train against; measure with pgd")
     if "accuracy" not in task.metrics:
         raise InputError("attacked: the task has no metric 'accuracy'; use a task of tasks.classification")
     if taken := sorted({*task.metrics, "robust_accuracy", "clean"} & set(attacks)):
@@ -94,7 +96,8 @@ def adversarial(task: Task, attack: parts.Attack) -> Task:
     The attack sees the network as it predicts: norms use running statistics, and dropout is off. With
     `attacks.pgd(eps, steps=1, step_size=1.25 * eps, early_stop=False)`, this is fast training, which can collapse
     within an epoch to a network that resists its one step alone: validate with
-    `attacked(task, {"fgsm": ..., "pgd": ...})`, which keeps the weights from before, and compare both accuracies.
+    `attacked(task, {"fgsm": ..., "pgd": ...})`, which keeps the weights from before, and compare both accuracies. With
+    `attacks.noisy_fgsm(eps)`, which is as fast, that seldom happens.
 
     Args:
         task: a classification task, with one label per row, whose input is `"image"`.

@@ -101,7 +101,7 @@ def simclr(
         depends on the batch.
 
     Raises:
-        InputError: a value is out of range.
+        InputError: a value is out of range; or (when traced) a batch has one row.
 
     Reference: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020,
     arXiv:2002.05709. Its program normalises the hidden layer and the projections, and so does this one.

@@ -8,7 +8,7 @@ import jax
 
 from jaxcnn import ops
 from jaxcnn.core.precision import promote_float32
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Network, check_side
 
 Array = jax.Array
@@ -55,8 +55,7 @@ class Plain(Network):
         if self.pool not in POOLS or self.activation not in ACTIVATIONS:
             given = f"pool={self.pool!r}, activation={self.activation!r}"
             raise InputError(f"{given}: must be one of {', '.join(POOLS)}, and one of {', '.join(ACTIVATIONS)}")
-        if self.stride < 1:
-            raise InputError(f"stride={self.stride}: must be at least 1")
+        check_whole("stride", self.stride, 1)
         init, window = ACTIVATIONS[self.activation][1], (self.kernel_size,) * 2
         self.convs = [
             Conv(

@@ -18,6 +18,7 @@ from jaxcnn.models.adapt import accepted
 from jaxcnn.tasks.pixels import check_layout
 
 Array = jax.Array
+WIDEST = 10.0  # mean or deviation; that of pixels in 0..255 is larger
 Criterion = Callable[[Any, Batch], tuple[Array, Array]]  # (outputs, batch) -> values [B, ...] and their weights
 # batch -> the batch with targets in one form, and which rows have invalid targets, [B]
 Targets = Callable[[Batch], tuple[Batch, Array]]
@@ -37,7 +38,7 @@ def prepare(
     Args:
         image: `[B, H, W, C]`, or `[B, *spatial, C]` with other `dims`; uint8 0..255 or float 0..1.
         mean: mean of the training pixels, in 0..1: one number or one per channel.
-        std: standard deviation of the training pixels, above 0 and at most 1, in the same form.
+        std: standard deviation of the training pixels, above 0, in the same form.
         size: height and width to resize to, or to crop from the centre; None keeps those of the image.
         resize: length of the shorter side before the crop, as published weights expect it; None for no crop.
         interpolation: `"bilinear"` or `"bicubic"`, with antialiasing when the image gets smaller.
@@ -48,7 +49,7 @@ def prepare(
 
     Raises:
         InputError: the rank, layout or dtype is wrong, `resize` is smaller than `size`, or `mean` or `std` has the
-            wrong number of channels, or a value out of range.
+            wrong number of channels, or is not that of pixels in 0..1.
 
     """
     if image.ndim != dims + 2:
@@ -87,9 +88,9 @@ def _per_channel(name: str, values: float | Sequence[float], image: Array) -> Ar
         raise InputError(f"{name}={values}: must be one number, or one for each of the {image.shape[-1]} channels")
     if not any(isinstance(x, Tracer) for x in jax.tree.leaves(values)):
         found = np.asarray(values)
-        if not ((found >= 0) & (found <= 1)).all() or name == "std" and not found.all():
-            line = f"{name}={values}: must be {'above 0 and at most 1' if name == 'std' else 'in 0..1'}"
-            raise InputError(f"{line}, as of pixels in 0..1; divide those of pixels in 0..255 by 255")
+        if not (np.abs(found) <= WIDEST).all() or name == "std" and not (found > 0).all():
+            line = f"{name}={values}: must be of pixels in 0..1{', and above 0' if name == 'std' else ''}"
+            raise InputError(f"{line}; divide by 255 what you know of pixels in 0..255")
     return lax.broadcast_to_rank(out, image.ndim)
 
 

@@ -12,6 +12,7 @@ from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
 from jaxcnn.tune.trials import shown
 
+ABSENT = "absent"  # in messages
 JOURNAL, DESCRIPTION = "journal.log", "study.json"
 MOST_DEATHS = 2  # of the process of one trial, before the trial counts as failed
 BLOCK = 2**16  # bytes read at a time
@@ -114,7 +115,7 @@ def described(
     if path.exists():
         before = files.read_json(path)
         for name, value in content.items():
-            found = before.get(name) if isinstance(before, dict) else None
+            found = before.get(name, ABSENT) if isinstance(before, dict) else ABSENT
             if found != value:
                 where, was, now = _difference(name, found, value)
                 line = f"{visible(folder)}: has a study with another {name}: {where} was {was}, and is now {now}"
@@ -129,9 +130,9 @@ def _difference(name: str, before: Any, now: Any) -> tuple[str, str, str]:
     """Return the name of the first value that differs, and both values as text."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in (*now, *before):
-            if before.get(key) != now.get(key):
-                return _difference(key, before.get(key), now.get(key))
-    was, is_ = ("absent" if value is None else visible(files.to_json(value))[:200] for value in (before, now))
+            if before.get(key, ABSENT) != now.get(key, ABSENT):
+                return _difference(key, before.get(key, ABSENT), now.get(key, ABSENT))
+    was, is_ = (ABSENT if value is ABSENT else visible(files.to_json(value))[:200] for value in (before, now))
     return visible(name), was, is_
 
 
@@ -152,7 +153,8 @@ def retry_dead(optuna: Any, study: Any, folder: pathlib.Path, log: Callable[[str
         deaths = trial.user_attrs.get("deaths", 0) + (not trial.user_attrs.get("stopped"))
         if deaths >= MOST_DEATHS:
             raised = trial.user_attrs.get("raised")
-            error = f"raised twice: {raised}" if raised else "its process died twice, perhaps for lack of memory"
+            why = f"at last with: {raised}" if raised else "perhaps for lack of memory"
+            error = f"its process died twice, {why}"
             study._storage.set_trial_user_attr(trial._trial_id, "error", error)
             study.tell(trial.number, state=states.FAIL)
             log(f"trial {trial.number}: failed: {error} ({shown(trial.params)})")

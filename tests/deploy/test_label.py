@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import socket
 import threading
 import types
@@ -39,13 +40,14 @@ class Page(Server):
 
     def give(self, session, number, label):
         """Answer an image as the page does, which says what it shows."""
-        before = (session.at(number) or (None,))[0]
-        return self.post("/label", label=label, **shown(dict(number=number, file=session.names[number], before=before)))
+        before, by = session.at(number) or (None, None)
+        seen = {"number": number, "file": session.names[number], "before": before, "by": by}
+        return self.post("/label", label=label, **seen)
 
 
 def shown(found):
     """What a page says of the image that it shows."""
-    return {name: found[name] for name in ("number", "file", "before")}
+    return {name: found[name] for name in ("number", "file", "before", "by")}
 
 
 @contextlib.contextmanager
@@ -135,7 +137,7 @@ def test_what_is_refused_over_http(folder):
             assert page.ask("GET", path)[0] == 401
             assert Page(page.port, "another").get(path)[0] == 401
         assert page.ask("POST", "/label", "{}")[0] == 401 and page.get("/../labels.csv")[0] == 404
-        whole = {"number": 0, "file": session.names[0], "before": None, "label": "x"}
+        whole = {"number": 0, "file": session.names[0], "before": None, "by": None, "label": "x"}
         labels = [
             (whole | {"number": 6}, "from 0 to 5"), (whole | {"number": True}, "from 0"),
             (whole | {"number": -1}, "from 0"), (whole | {"label": "z"}, "is not listed"),
@@ -164,6 +166,7 @@ def test_what_another_program_writes_is_kept(folder):
         found = page.give(session, 2, "cat")[1]
         assert found["classes"] == ["cat", "dog", "owl"] and found["labelled"] == 4
         assert kept.read(path).rows == {"0.png": "cat", "1.png": "dog", "3.png": "owl", "2.png": "cat"}
+        os.utime(path, (1, 1))  # nothing but the time has changed
         page.give(session, 2, None)  # what was given before the change is not taken back
         assert page.post("/undo")[0] == 200 and page.post("/undo")[0] == 200 and page.post("/undo")[0] == 422
         assert kept.read(path).rows == {"0.png": "cat", "1.png": "dog", "3.png": "owl"}
@@ -182,20 +185,24 @@ def test_pages_show_different_images_and_take_back_their_own_labels(folder):
         assert first != second and page.get("/next")[1]["number"] == first
         page.give(session, first, "cat")
         other.give(session, second, "dog")
-        seen = {"number": first, "file": session.names[first], "label": "dog"}
-        status, found = other.post("/label", **seen, before=None)
-        assert status == 409 and found["error"] == "the label of 0.png is cat meanwhile; nothing was written"
-        status, found = other.post("/label", **seen | {"file": "a_new.png"}, before="cat")
+        name = session.names[first]
+        seen = {"number": first, "file": name, "label": "dog"}
+        for before in ({"before": None, "by": None}, {"before": "cat", "by": "model"}):
+            status, found = other.post("/label", **seen, **before)
+            line = f"the label of {name} is cat, by person, meanwhile; nothing was written"
+            assert status == 409 and found["error"] == line
+        status, found = other.post("/label", **seen | {"file": "a_new.png"}, before="cat", by="person")
         assert status == 409 and "shows other images" in found["error"]
         assert page.post("/undo")[1]["number"] == first and session.at(second) == ("dog", "person")
+        third = (set(range(6)) - {first, second}).pop()
+        page.give(session, third, "cat")
         page.give(session, first, "cat")
         other.give(session, first, "dog")
         status, found = page.post("/undo")
         assert status == 409 and "labelled again meanwhile" in found["error"] and session.at(first)[0] == "dog"
-        session.skipped |= set(range(6)) - {second}
-        assert page.get("/next")[1]["number"] is None
-        session.skipped.remove(5)
-        assert {p.get("/next")[1]["number"] for p in (page, other)} == {5}  # the last one, for whoever is there
+        assert page.post("/undo")[1]["number"] == third  # the one before can still be taken back
+        session.skipped |= set(range(6)) - {third}
+        assert {p.get("/next")[1]["number"] for p in (page, other)} == {third}  # the last one, for whoever is there
 
 
 def test_a_full_disk_changes_nothing(folder, monkeypatch):
@@ -488,4 +495,8 @@ def test_links_lead_to_the_same_file(folder, tmp_path_factory, monkeypatch):
         app._write(sessions[0], number, (name, kept.PERSON))
     assert (place / "linked.csv").is_symlink() and len(kept.read(place / "real" / "l.csv").rows) == 2
     label(str(folder), output=str(place / "real" / "l.csv"))
-    assert sessions[1].labelled == 2 and sessions[1].labels.rows == sessions[0].labels.rows
+    assert not sessions[1].labelled  # names lead from the folder of the file that is given
+    (place / "again.csv").write_text(f"file,label\n{place}/images/{sessions[0].names[2]},cat\nimages/4.png,dog\n")
+    label(str(folder), output=str(place / "again.csv"))
+    assert sessions[2].labelled == 2 and sessions[2].labels.rows.keys() <= set(sessions[2].names)
+    assert all((place / name).is_file() for name in sessions[2].labels.rows)

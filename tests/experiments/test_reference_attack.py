@@ -30,7 +30,7 @@ class AutoAttack:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run as `experiments.robust` leaves it, of a tiny network of the kind that it trains on MNIST."""
+    """A run as `experiments.robust` leaves it, of a tiny network."""
     folder = tmp_path_factory.mktemp("robust")
     (folder / "mnist").mkdir()
     data = str(blobs(folder / "mnist", 80, 20))

@@ -199,6 +199,8 @@ def test_more_targets_than_classes_are_refused_before_training(tmp_path):
         (lambda: robust.settled(robust.Config(name="mnist", data="x", attack=False)), "--no-attack: leaves nothing"),
         (lambda: robust.settled(robust.Config(name="mnist", data="x", certify_samples=0)), "--certify-samples 0"),
         (lambda: robust.settled(robust.Config(name="mnist", data="x", checked=-5)), "--checked -5"),
+        (lambda: robust.settled(robust.Config(name="mnist", data="x", widths=(4, 0))), "--widths 4 0, --hidden 256"),
+        (lambda: robust.settled(robust.Config(name="cifar10", data="x", hidden=5)), "--hidden is for mnist alone"),
         (lambda: private_mnist.plan(private_mnist.Config()), "DATA: give the folder"),
         (lambda: private_mnist.spending(private_mnist.Config(delta=0.5), 160), "--delta 0.5: .* below 1 / 160"),
         (lambda: membership.check(membership.Config("x", delta=0.5)), "--delta 0.5"),

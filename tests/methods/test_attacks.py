@@ -57,6 +57,15 @@ def test_results_lie_within_the_distance_and_in_0_to_1(name):
     assert not (right(curved, found) & ~right(curved, IMAGES)).any() or name == "fgsm"
 
 
+def test_the_step_of_n_fgsm_begins_within_noise():
+    change = np.abs(run(attacks.noisy_fgsm(EPS), curved) - IMAGES)
+    assert 2.5 * EPS < change.max() <= 3 * EPS * (1 + 1e-5)
+    found = run(attacks.noisy_fgsm(EPS), curved)
+    assert 0 <= found.min() and found.max() <= 1 and right(curved, found).sum() < right(curved, IMAGES).sum()
+    chex.assert_trees_all_close(run(attacks.noisy_fgsm(EPS, noise=0), curved), run(ALL["fgsm"], curved))
+    chex.assert_trees_all_equal(run(attacks.noisy_fgsm(0.0), curved), IMAGES)
+
+
 def test_a_linear_network_is_attacked_as_well_as_it_can_be():
     """Of two classes, the best change of a value is `eps` against the sign of the difference of its weights."""
 
@@ -283,6 +292,8 @@ def test_rows_without_a_label_stay_and_those_of_no_class_are_marked():
         (lambda t: attacked(t, {}), "is empty"),
         (lambda t: attacked(t, {"loss": attacks.fgsm(0.1)}), "'loss'"),
         (lambda t: attacked(t, {"pgd": attacks.pgd(0.1, targeted=True)}), "is targeted"),
+        (lambda t: attacked(t, {"one": attacks.noisy_fgsm(0.1)}), "'one' goes beyond its eps"),
+        (lambda t: attacks.noisy_fgsm(0.1, noise=-1), "noise=-1"),
         (lambda t: adversarial(t, attacks.fgsm(0.1, targeted=True)), "is targeted"),
         (lambda t: mart(t, attacks.fgsm(0.1, targeted=True)), "is targeted"),
         (lambda t: trades(t, 0.1, beta=-1), "beta=-1"),

@@ -378,6 +378,27 @@ FROM |= {"resnet20": (3, {})}  # side of the smallest image
 FROM |= {f"{name} small": (5, {"cifar_stem": True}) for name in ("mobilenet_v1", "resnet18", "bottlenecks")}
 
 
+@pytest.mark.parametrize(
+    "side, options",
+    [(8, {}), (11, {"stride": 2, "pools": 2}), (1, {"stride": 3, "pools": 0}), (3, {"stride": 2, "pools": 1})],
+)
+def test_a_pixel_is_left_of_the_smallest_image_of_a_plain_network(side, options):
+    model = MODELS["plain"](CLASSES, **options)
+
+    def last(side):
+        image = jnp.zeros((1, side, side, 1))
+        features = jax.eval_shape(
+            functools.partial(model.init_with_output, method="features"), jax.random.key(0), image
+        )
+        return features[0]["stage3"].shape[1:3]
+
+    assert model.smallest == side and last(side) == (1, 1)
+    with pytest.raises(InputError, match="enlarge it"):
+        last(side - 1)
+    with pytest.raises(InputError, match="stride=1.5"):
+        jax.eval_shape(MODELS["plain"](stride=1.5).init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+
+
 @pytest.mark.parametrize("name", FROM)
 def test_pooled_models_take_any_size_from_the_smallest_on(name):
     smallest, options = FROM[name]

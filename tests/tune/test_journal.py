@@ -79,7 +79,10 @@ def test_a_program_that_raises_twice_is_named(tmp_path):
         with pytest.raises(KeyError):
             extend(tmp_path, 2, failing(KeyError("bees")))
     found = extend(tmp_path, 2)
-    assert found.rows[0]["error"] == "raised twice: 'bees'" and found.rows[1]["state"] == "complete"
+    assert (
+        found.rows[0]["error"] == "its process died twice, at last with: 'bees'"
+        and found.rows[1]["state"] == "complete"
+    )
 
 
 def test_a_process_that_is_late_waits_for_the_others(tmp_path):
@@ -93,7 +96,7 @@ def test_a_process_that_is_late_waits_for_the_others(tmp_path):
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         other = pool.submit(extend, tmp_path, 1, slow)
-        begun.wait()
+        assert begun.wait(60)
         results = [extend(tmp_path, 5, seconds=1e-9), other.result()]
     assert [one.value for one in results] == [0.25, 0.25]
 

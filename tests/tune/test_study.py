@@ -138,13 +138,13 @@ def test_the_command_searches_trains_and_tests_once(tmp_path, capsys, monkeypatc
     path = tmp_path / "study/study.json"
     stored = json.loads(path.read_text())
     assert stored["identity"]["flags"].pop("remat") is False  # a flag that an older program did not have
+    stored["identity"] |= {"flags": stored["identity"]["flags"] | {"data": "elsewhere/digits"}}  # the same rows
     path.write_text(json.dumps(stored))
     capsys.readouterr()
     with filelock.FileLock(tmp_path / "study/final.lock"):  # another process trains
         assert main(["tune", "digits", "--smoke", "--trials", "1"]) == 0
         assert "another process trains and tests with these settings" in capsys.readouterr().out
-        final = json.loads((tmp_path / "study/final.json").read_text())
-        (tmp_path / "study/final.json").write_text(json.dumps([{**final[0], "number": 7}]))
+        (tmp_path / "study/final-begun.json").write_text('{"number": 7}')
         assert main(["tune", "digits", "--smoke", "--trials", "1"]) == 2
         said = " ".join(capsys.readouterr().err.split())
         assert "trains with the settings of trial 7, and trial 0 is better now; give the command again" in said
@@ -236,7 +236,7 @@ def test_test_rows_are_never_read(tmp_path):
         ({"seed": -1}, "seed=-1"),
         ({"space": {"rate": (0.1, 0.2)}}, "space: rate=.* must be one of optuna.distributions"),
         ({"space": {"rate": optuna.distributions.FloatDistribution(0.1, 0.2)}}, "another space"),
-        ({"identity": "other rows"}, 'another identity: identity was absent, and is now "other rows"'),
+        ({"identity": "other rows"}, 'another identity: identity was null, and is now "other rows"'),
         ({"identity": {"rows": object()}}, "identity: must be values of JSON"),
     ],
 )

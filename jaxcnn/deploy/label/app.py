@@ -63,11 +63,11 @@ def label(
 
     """
     missing()
-    top = files.expanded(folder).resolve()  # names in the file lead from folder to folder, past links
+    top = files.expanded(folder)
     if not top.is_dir():
         raise InputError(f"{visible(folder)}: no such folder; give a folder of images")
-    path = (files.expanded(output) if output else top / "labels.csv").resolve()
-    with locked(path):
+    path = files.expanded(output) if output else top / "labels.csv"
+    with locked(path.resolve()):
         session = begin(
             str(top), path, classes=classes, run=run, order=order, seed=seed, renew=renew, diverse=diverse,
             reject=reject, token=token, before=before,
@@ -196,7 +196,7 @@ def _png(path: pathlib.Path) -> bytes:
 
 async def _label(session: Session, request: Any) -> Any:
     """Answer `/label`: give an image a class, or skip it, and show the next one."""
-    asked = await _fields(request, {"number", "file", "before", "label"}, whole=True)
+    asked = await _fields(request, {"number", "file", "before", "by", "label"}, whole=True)
     number, name, page = _number(session, asked["number"]), asked["label"], _page(request)
     _refresh(session)
     if name is not None and name not in session.classes:
@@ -204,8 +204,8 @@ async def _label(session: Session, request: Any) -> Any:
     if asked["file"] != session.names[number]:
         raise RefusedError(409, "the program was started again and shows other images; nothing was written")
     before = session.at(number)
-    if asked["before"] != (before and before[0]):
-        now = f"is {visible(before[0])}" if before else "was taken back"
+    if (asked["before"], asked["by"]) != (before or (None, None)):
+        now = f"is {visible(before[0])}, by {before[1]}," if before else "was taken back"
         raise RefusedError(409, f"the label of {visible(asked['file'])} {now} meanwhile; nothing was written")
     if name is None:
         session.skipped.add(number)
@@ -227,12 +227,12 @@ async def _undo(session: Session, request: Any) -> Any:
     latest = session.latest(page)
     if latest is None:
         raise RefusedError(422, "nothing to take back since the program started, or the file was changed elsewhere")
+    session.done.remove(latest)
     if session.at(latest.number) != latest.after:
         raise RefusedError(409, f"{visible(session.names[latest.number])} was labelled again meanwhile; it stays")
     if latest.after != latest.before:
         _write(session, latest.number, latest.before)
         session.given = max(session.given - 1, 0)
-    session.done.remove(latest)
     session.skipped.discard(latest.number)
     return reply(200, _shown(session, page, latest.number))
 
@@ -266,7 +266,7 @@ def _refresh(session: Session) -> None:
     """Read the labels again where another program has changed the file."""
     try:
         session.refresh()
-    except InputError as error:
+    except (InputError, OSError) as error:
         raise RefusedError(409, f"{visible(error)[:300]}; nothing was written") from error
 
 

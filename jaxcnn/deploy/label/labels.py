@@ -4,6 +4,7 @@ Where a run has answered some of the images, a third column, `by`, says `person`
 """
 
 import csv
+import functools
 import io
 import os
 import pathlib
@@ -52,7 +53,8 @@ def read(path: str | os.PathLike) -> Labels:
 
     Raises:
         InputError: the file is no CSV file with these columns alone, has a file twice, a label is not the name of a
-            class, it was given by someone other than `person` or `model`, or some classes are numbers.
+            class, it was given by someone other than `person` or `model`, or some classes are numbers and others
+            are not.
 
     """
     path = pathlib.Path(path)
@@ -102,9 +104,17 @@ def _stamp(path: pathlib.Path) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_size
 
 
-def _relative(name: str, path: pathlib.Path) -> str:
-    """Return the path of a file relative to the folder of the CSV file, in the form of `names_in`."""
-    return os.path.relpath(path.parent / name, path.parent).replace(os.sep, "/") if name else name
+def _relative(name: str | pathlib.Path, path: pathlib.Path) -> str:
+    """Return the path of a file from the folder of the CSV file, past links of folders."""
+    if not name:
+        return ""
+    folder, own = os.path.split(path.parent / name)
+    return os.path.relpath(os.path.join(_real(folder), own), _real(str(path.parent))).replace(os.sep, "/")
+
+
+@functools.lru_cache(4096)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def _answered(path: pathlib.Path, table: Any) -> frozenset[str]:
@@ -156,7 +166,7 @@ def write(labels: Labels) -> Labels:
     for name, label in labels.rows.items():
         by = (MODEL if name in labels.model else PERSON,) if labels.marked else ()
         writer.writerow((name, label, *by))
-    files.write_bytes(labels.path, made.getvalue().encode())
+    files.write_bytes(labels.path.resolve(), made.getvalue().encode())  # of a link, what it leads to
     return labels._replace(stamp=_stamp(labels.path))
 
 
@@ -184,7 +194,9 @@ def check_kind(classes: Sequence[str]) -> None:
     numbers = [name for name in classes if is_number(name)]
     if numbers and len(numbers) < len(classes):
         text = next(name for name in classes if not is_number(name))
-        raise InputError(f"classes {visible(text)[:80]!r} and {numbers[0]!r}: must all be numbers, or all be text")
+        raise InputError(
+            f"classes {visible(text)[:80]!r} and {numbers[0]!r}: must all be numbers, or all be text; rename some"
+        )
 
 
 def names_in(path: pathlib.Path, images: Iterable[pathlib.Path]) -> tuple[list[pathlib.Path], list[str], int]:
@@ -197,7 +209,7 @@ def names_in(path: pathlib.Path, images: Iterable[pathlib.Path]) -> tuple[list[p
     """
     kept, names, left = [], [], 0
     for image in images:
-        name = os.path.relpath(image, path.parent).replace(os.sep, "/")
+        name = _relative(image.absolute(), path)
         if name != name.strip() or not name.isprintable():  # surrogates of a name in another encoding do not print
             left += 1
             continue

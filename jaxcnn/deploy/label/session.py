@@ -123,12 +123,27 @@ class Session:
 
         """
         found = kept.current(self.labels)
-        if found is not self.labels:
-            classes = list(dict.fromkeys([*self.classes, *found.rows.values()]))
-            kept.check_kind(classes)
-            log.warning("%s was changed by another program, and is read again", visible(found.path))
-            self.labels, self.classes = found, classes
-            self.done.clear()
+        if (found.rows, found.model) == (self.labels.rows, self.labels.model):
+            self.labels = found
+            return
+        self.classes = listed(self.classes, found)
+        self.labels = found
+        log.warning("%s was changed by another program, and is read again", visible(found.path))
+        self.done.clear()
+
+
+def listed(classes: Sequence[str], labels: kept.Labels) -> list[str]:
+    """Return the classes to show: those that are given, and then those of the labels.
+
+    Raises:
+        InputError: there are too many, or some are numbers and others are not.
+
+    """
+    every = list(dict.fromkeys([*classes, *labels.rows.values()]))
+    kept.check_kind(every)
+    if len(every) > MOST_CLASSES:
+        raise InputError(f"--classes: {len(every)} classes; at most {MOST_CLASSES} can be shown")
+    return every
 
 
 def check(options: Options) -> None:
@@ -181,20 +196,18 @@ def begin(
     if run:
         loaded = load_run(run)
         own = tuple(map(kept.checked_class, check_run(loaded, run)))
-    listed = list(dict.fromkeys([*map(kept.checked_class, classes), *own, *known.rows.values()]))
-    kept.check_kind(listed)
-    if len(listed) > MOST_CLASSES:
-        raise InputError(f"--classes: {len(listed)} classes; at most {MOST_CLASSES} can be shown")
+    given = [*map(kept.checked_class, classes), *own]
+    listed(given, known)
     taken = [i for i, name in enumerate(names) if known.person(name)]
     found = ordered(images, taken, order, loaded, seed, log.warning, different=options.different, embed=renew > 0)
     if reject is not None:
         known = _answered(loaded, found, names, own, known, reject)
-    shares = None
+    shares, every = None, listed(given, known)
     if found.shares is not None:  # in the order of the classes that are listed
-        shares = np.zeros((len(images), len(listed)), np.float32)
-        shares[:, [listed.index(name) for name in own]] = found.shares
+        shares = np.zeros((len(images), len(every)), np.float32)
+        shares[:, [every.index(name) for name in own]] = found.shares
         found = found._replace(shares=shares)
-    made = Session(images, names, found, shares, listed, known, options, token or secrets.token_urlsafe(24), counts())
+    made = Session(images, names, found, shares, every, known, options, token or secrets.token_urlsafe(24), counts())
     if renew and taken:
         renew_order(made)
     return made
@@ -210,6 +223,7 @@ def _answered(
     best = found.shares.argmax(-1)
     answers = {names[int(i)]: own[int(best[i])] for i in made.rows}
     asked = [name for i, name in enumerate(names) if i not in found.bad]
+    known = kept.current(known)  # that took its time
     changed = kept.answered(known, answers, asked)
     if changed != known:
         try:

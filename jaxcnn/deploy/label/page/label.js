@@ -3,7 +3,10 @@
 
 const at = (id) => document.getElementById(id);
 // two pages show different images, and each takes back its own labels, also after it was loaded again
-const page = (sessionStorage.page ??= Math.random().toString(36).slice(2));
+let page = Math.random().toString(36).slice(2);
+try {
+  page = sessionStorage.page ??= page;
+} catch {} // a browser that keeps nothing
 let token = decodeURIComponent(location.hash.slice(1)), now = null, busy = false;
 if (token) history.replaceState(null, "", location.pathname); // not for the history of the browser
 
@@ -110,7 +113,7 @@ const send = (path, value) => during(async () => {
 });
 
 function answer(name) {
-  if (now && now.number !== null) send("label", { number: now.number, file: now.file, before: now.before, label: name });
+  if (now && now.number !== null) send("label", { number: now.number, file: now.file, before: now.before, by: now.by, label: name });
 }
 
 at("image").addEventListener("load", () => {
