@@ -1,12 +1,12 @@
 """Trains networks that resist attacks, and attacks them: `python -m experiments.robust mnist DATA`.
 
 Data: MNIST's IDX files with changes of up to 0.3 in the maximum norm, or the photos of CIFAR-10 in an archive or a
-folder, with 8/255 and the speed network. The network for MNIST has two convolutions with strides, as that of Wong and
-Kolter (2017, arXiv:1711.00851): a tenth of the work of the one of Madry et al. (2017, arXiv:1706.06083), who had 88.8
-to 89.6 % under the attacks of that year, and 88.4 % under AutoAttack. `--method` chooses PGD training, TRADES (Zhang et
-al., 2019, arXiv:1901.08573), fast training (Wong et al., 2020, arXiv:2001.03994), N-FGSM (de Jorge et al., 2022,
-arXiv:2202.01181: as fast, and seldom collapses), MART, Gaussian noise (for `--certify`) or usual training. The weights
-are those of the best validation under a short attack, or under the noise.
+folder, with 8/255 and the speed network. The network for MNIST has two convolutions with strides, like that of Wong and
+Kolter (2017, arXiv:1711.00851). It needs a tenth of the work of the network of Madry et al. (2017, arXiv:1706.06083),
+which reached 88.8 to 89.6 % under the attacks of that year and 88.4 % under AutoAttack. `--method` chooses PGD
+training, TRADES (Zhang et al., 2019, arXiv:1901.08573), fast training (Wong et al., 2020, arXiv:2001.03994), N-FGSM (de
+Jorge et al., 2022, arXiv:2202.01181), which is as fast but rarely collapses, MART, Gaussian noise (for `--certify`) or
+usual training. The weights are those of the best validation under a short attack, or under the noise.
 
 Measured is the accuracy under each of six attacks and under the worst of them per image (`experiments.attacking`), on
 all test images of MNIST and on 1,000 of CIFAR-10, beside checks for gradients that mislead attacks. `--certify N` adds
@@ -125,9 +125,12 @@ def settled(config: Config) -> Config:
     given = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
     usual = {key: value for key, value in RECIPES[config.name].items() if key not in given}
     config = dataclasses.replace(config, **usual)
-    if min(config.widths) < 1 or (config.name == "mnist") != (config.hidden > 0):
-        line = f"--widths {' '.join(map(str, config.widths))}, --hidden {config.hidden}"
-        raise jc.InputError(f"{line}: must be at least 1, and --hidden is for mnist alone")
+    if min(config.widths) < 1:
+        raise jc.InputError(f"--widths {' '.join(map(str, config.widths))}: must be at least 1")
+    if config.name == "cifar10" and config.hidden:
+        raise jc.InputError(f"--hidden {config.hidden}: only the network for mnist has a hidden layer; leave it out")
+    if config.hidden < 0:
+        raise jc.InputError(f"--hidden {config.hidden}: must be at least 1")
     if not config.data:
         raise jc.InputError(
             f"DATA: give the place of the images, as in python -m experiments.robust {config.name} DATA"

@@ -55,7 +55,7 @@ def space_of(config: Any, kind: str = "") -> dict[str, Any]:
             raise InputError(f"--search {name}: {flags.flag_of(name)} {given} fixes it; leave one of them out")
         found[name] = known[name]
         if stated and not values:
-            raise InputError(f"--search {one}: states no values; give {name}=low:high or {name}=a,b,c, or {name} alone")
+            raise InputError(f"--search {one}: has no values; give {name}=low:high or {name}=a,b,c, or {name} alone")
         if values:
             try:
                 found[name] = spaces.stated(Train, name, values)

@@ -38,7 +38,7 @@ class Tune(trained.Train):
     trials: int = 20
     """Trials of the whole study, those that ended early included; with --search cell, cells to measure."""
     minutes: float = 0.0
-    """Begin no trial after this time; 0 for no limit."""
+    """Begin no trial after this time, but wait for trials of other processes; 0 for no limit."""
     study: str = "study"
     """Folder of the study. One that exists is continued, by several processes at a time if you like."""
     search: tuple[str, ...] = SEARCHED
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     def before() -> str:
         if not studies or not (pathlib.Path(studies[0]) / journal.DESCRIPTION).exists():
             return "nothing was begun"
-        return f"what was done so far is kept in {visible(studies[0])}; give the command again to go on"
+        return f"progress is kept in {visible(studies[0])}; run the command again to continue"
 
     program = command.Program(
         f"jaxcnn {NAME}", "jaxcnn train --resume", command.end, lambda code: None, options.WIDTH, before
@@ -152,15 +152,15 @@ def tune(
     try:
         lock.acquire()
     except filelock.Timeout:
-        other = winner.begun(folder)
+        other = winner.claimed(folder)
         if other is not None and other != trials.number:
-            line = f"another process trains with the settings of trial {other}, and trial {trials.number} is better now"
-            raise InputError(f"{line}; give the command again when it has finished") from None
+            line = f"another process is training with the settings of trial {other}, but trial {trials.number}"
+            raise InputError(f"{line} is better now; run the command again when that process has finished") from None
         trained.say("another process trains and tests with these settings")
         return {}
     with contextlib.ExitStack() as stack:
         stack.callback(lock.release)
-        winner.begin(folder, trials.number)
+        winner.claim(folder, trials.number)
         return winner.final(final, trials, about, folder, train)
 
 
@@ -198,24 +198,29 @@ def _told(folder: pathlib.Path, trials: search.Trials) -> None:
 
 
 def identity(config: Tune, splits: Any, folder: pathlib.Path) -> dict[str, Any]:
-    """Return what a study belongs to: the rows, and the flags that every trial shares.
-
-    A flag that the study in the folder does not know, since it is newer, does not count while it has its default. Rows
-    that are known by their content may have another place, and a place has many spellings.
-    """
+    """Return what a study belongs to: the rows, and the flags that every trial shares."""
     own = {"trials", "minutes", "study", "search", "models", "sampler", "pruner", "profile", *spaces.names(config)}
     kept = {k: v for k, v in dataclasses.asdict(config).items() if k not in own | flags.MAY_CHANGE}
-    found = {"flags": kept, "rows": [part.size for part in splits], "sha256": data_digest(splits.train)}
+    digest, before = data_digest(splits.train), _stored(folder)
+    if known := before["flags"]:
+        # flags that are newer than the study may have their defaults, and the same rows another place or spelling
+        kept = {k: v for k, v in kept.items() if k in known or v != getattr(Tune, k)}
+        if digest and before["sha256"] == digest or _same_place(known.get("data"), config.data):
+            kept["data"] = known.get("data")
+    return {"flags": kept, "rows": [part.size for part in splits], "sha256": digest}
+
+
+def _stored(folder: pathlib.Path) -> dict[str, Any]:
+    """Return the flags and the digest of the study in a folder; nothing where it has none of this command."""
     path = folder / journal.DESCRIPTION
-    before = (files.read_json(path) if path.exists() else {}) or {}
-    before = before.get("identity") if isinstance(before, dict) else None
-    if not isinstance(before, dict) or not isinstance(known := before.get("flags"), dict):
-        return found
-    same = found["sha256"] and before.get("sha256") == found["sha256"]
-    if isinstance(was := known.get("data"), str) and (same or _same_place(was, config.data)):
-        kept["data"] = was
-    return found | {"flags": {k: v for k, v in kept.items() if k in known or v != getattr(Tune, k)}}
+    found = files.read_json(path) if path.exists() else None
+    own = found.get("identity") if isinstance(found, dict) else None
+    own = own if isinstance(own, dict) else {}
+    flags_ = own.get("flags")
+    return {"flags": flags_ if isinstance(flags_, dict) else {}, "sha256": own.get("sha256")}
 
 
-def _same_place(one: str, other: str) -> bool:
-    return bool(one and other) and files.expanded(one).resolve() == files.expanded(other).resolve()
+def _same_place(one: Any, other: str) -> bool:
+    if not isinstance(one, str) or not one or not other:
+        return False
+    return files.expanded(one).resolve() == files.expanded(other).resolve()

@@ -18,7 +18,7 @@ from jaxcnn.runs import plots, results
 from jaxcnn.tune import Trials, pictures
 
 FINAL, NUMBERS, PICTURE = "final.json", "study.json", "study.png"  # of the study's folder, and of the run's
-BEGUN = "final-begun.json"  # of the study's folder
+CLAIM = "final-trial.json"  # of the study's folder
 # trains with the flags; calls the second argument with the run's folder before the first update
 Train = Callable[[Any, Callable[[pathlib.Path], None]], dict[str, Any]]
 
@@ -88,14 +88,14 @@ def final(config: trained.Train, trials: Trials, about: dict[str, Any], study: p
     return _noted(folders[0], summary, trials, about, reads + 1)
 
 
-def begin(study: pathlib.Path, number: int) -> None:
-    """Note whose settings are trained now, for processes that find the study locked."""
-    files.write_json(study / BEGUN, {"number": number})
+def claim(study: pathlib.Path, number: int) -> None:
+    """Write down which trial's settings are trained now, for processes that find the study locked."""
+    files.write_json(study / CLAIM, {"number": number})
 
 
-def begun(study: pathlib.Path) -> int | None:
-    """Return the number of the trial that the process which holds the lock has begun to train, if it is known."""
-    found = files.read_json(study / BEGUN) if (study / BEGUN).exists() else None
+def claimed(study: pathlib.Path) -> int | None:
+    """Return the number of the trial whose settings the process with the lock trains; None if it is unknown."""
+    found = files.read_json(study / CLAIM) if (study / CLAIM).exists() else None
     return found.get("number") if isinstance(found, dict) else None
 
 

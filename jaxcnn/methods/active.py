@@ -5,7 +5,6 @@ the labels so far in a moment, and `rounds` is the loop of labelling and trainin
 """
 
 import functools
-import numbers
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from jaxcnn.train.evaluation import collect
 Array = jax.Array
 TOLERANCE = 1e-3  # how far the sum of probabilities may be from 1
 LEAST = 1e-3  # probability of a class that a prior does not know
-LARGEST = 1e18  # value of a vector of one number, whose square still is a float32
+LARGEST = 1e18  # a value of a vector, over its length; squared distances fit into float32
 BLOCK = 2048  # rows whose distances are computed at once
 
 
@@ -117,8 +116,10 @@ def k_centre(
     x = _finite(vectors).astype(np.float32)
     free = _free(len(x), count, taken)
     count, taken, chosen = min(count, len(free)), np.asarray(taken, np.int64), list[int]()
-    if first is not None and not (isinstance(first, numbers.Integral) and 0 <= first < len(x)):
-        raise InputError(f"first={first}: must be the number of one of the {len(x)} rows")
+    if first is not None:
+        check_whole("first", first, 0)
+        if first >= len(x):
+            raise InputError(f"first={first}: must be the number of one of the {len(x)} rows")
     nearest = np.full(len(x), np.inf, np.float32)
     for row in taken:
         np.minimum(nearest, _squared(x, x[row]), out=nearest)
@@ -291,7 +292,7 @@ def _finite(vectors: Any) -> np.ndarray:
     if x.ndim != 2 or not np.isfinite(x).all():
         raise InputError(f"vectors of shape {x.shape}: must be finite, [N, D]")
     if (np.abs(x) > LARGEST / max(x.shape[1], 1)).any():
-        raise InputError(f"vectors: a value of {np.abs(x).max():.3g} is too large to square; divide them all by it")
+        raise InputError(f"vectors: a value of {np.abs(x).max():.3g} is too large to square; scale the vectors down")
     return x
 
 

@@ -113,14 +113,17 @@ def pgd(
 
 
 def noisy_fgsm(eps: float, *, noise: float = 2.0) -> Attack:
-    """Make N-FGSM: one step of length `eps` from a place within noise, to train against.
+    """Make N-FGSM for training: add uniform noise, then take one step of length `eps`.
 
-    The noise stays in the result, whose values may differ by `(1 + noise) * eps` from the image: it measures nothing,
-    and `attacked` refuses it. A single step from within `eps` itself teaches some networks to resist that step alone.
+    A result may differ from its image by up to `(1 + noise) * eps`, so it is no measurement, and `attacked` refuses
+    this attack. Training against a single step from within `eps` itself can collapse; with more noise it rarely does.
 
     Args:
         eps: length of the step, in 0..1 as the images are.
         noise: largest change of a value before the step, as a multiple of `eps`; at least 0.
+
+    Returns:
+        The attack.
 
     Raises:
         InputError: a value is outside its range.

@@ -214,8 +214,8 @@ def semi_supervised(labelled: Resident, unlabelled: Any, *, ratio: int = 7, fiel
         field: the entry that both kinds have.
 
     Raises:
-        InputError: the ratio is no whole number of at least 1, rows are not in memory, there are none, or the entries
-            differ in shape or dtype.
+        InputError: the ratio is not a whole number or below 1, the labelled rows are not in memory, there are no rows,
+            or the entries differ in shape or dtype.
 
     """
     check_whole("ratio", ratio, 1)

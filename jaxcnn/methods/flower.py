@@ -21,7 +21,7 @@ from jaxcnn.train.divergence import DivergedError
 from jaxcnn.train.evaluation import evaluate
 from jaxcnn.train.step import init_state, make_eval_step, make_train_step
 
-ROUND = "server_round"  # in what the server sends
+ROUND = "server_round"  # in the configuration that the server sends
 
 
 def arrays(variables: Tree) -> list[np.ndarray]:
@@ -65,9 +65,9 @@ def client(
 ) -> Any:
     """Make a client of Flower, for `flwr.client.start_client` or a `ClientApp`.
 
-    The order of the rows and dropout depend on the seed and the number of the round. That is `"server_round"` in what
-    the server sends: let the strategy's `on_fit_config_fn` return `{"server_round": number}`. Without it, the client
-    counts its rounds; a `ClientApp` makes a client anew for each round, and needs it.
+    The order of the rows and dropout depend on the seed and on the number of the round. Let the `on_fit_config_fn` of
+    the server's strategy return `{"server_round": number}`. Otherwise the client counts the rounds itself, which does
+    not work in a `ClientApp`: Flower creates a new client for every round there, and each would use the same order.
 
     Args:
         task: the task.
@@ -81,10 +81,10 @@ def client(
 
     Returns:
         A `flwr.client.NumPyClient`. Its `fit` returns the metrics of the last epoch, its `evaluate` those of the task.
-        `fit` sends nothing that is not finite, but raises `DivergedError`.
+        If the parameters are not finite after training, `fit` raises `DivergedError` and sends nothing.
 
     Raises:
-        InputError: a value is outside its range, the rows are not in memory or not those of the task, or flwr is not
+        InputError: a value is outside its range, the rows are not in memory, the task refuses them, or flwr is not
             installed.
 
     """
@@ -122,10 +122,10 @@ def client(
             return arrays(state.variables), train.size, scalars(compute(jax.device_get(sums)))
 
         def evaluate(self, parameters: list[np.ndarray], config: Any) -> tuple[float, int, dict[str, Any]]:
+            if "loss" not in task.metrics:
+                raise InputError("evaluate: the task reports a loss in training only; set fraction_evaluate=0")
             data = train if held is None else held
             found = evaluate(measure, variables_of(parameters, first.variables), data)
-            if "loss" not in found:
-                raise InputError("evaluate: the task reports no loss but in training; give fraction_evaluate=0")
             return float(found["loss"]), data.size, scalars(found)
 
     return Client()

@@ -45,7 +45,7 @@ def magnitude(params: Tree, sparsity: float | Array, scope: Scope = "network") -
         raise InputError(f"sparsity={sparsity}: must be at least 0 and below 1")
     kernels = _kernels(params)
     if not any(isinstance(p, Tracer) for p in kernels) and any(bool(jnp.isnan(p).any()) for p in kernels):
-        raise InputError("params: a weight is NaN, which has no size; take those of an earlier checkpoint")
+        raise InputError("params: a weight is NaN; use an earlier checkpoint")
     whole = _threshold(jnp.concatenate([_sizes(p) for p in kernels]), sparsity) if scope == "network" else None
 
     def one(name: str, p: Array) -> Array:

@@ -56,7 +56,8 @@ def attacked(task: Task, attacks: Mapping[str, parts.Attack], *, seed: int = 0) 
     for name, attack in attacks.items():
         check_untargeted(attack)
         if getattr(attack, "beyond", False):
-            raise InputError(f"attacks: {name!r} goes beyond its eps, and is to train against; measure with pgd")
+            line = f"attacks: {name!r} changes pixels by more than its eps, so it is for training only"
+            raise InputError(f"{line}; measure with pgd")
     if "accuracy" not in task.metrics:
         raise InputError("attacked: the task has no metric 'accuracy'; use a task of tasks.classification")
     if taken := sorted({*task.metrics, "robust_accuracy", "clean"} & set(attacks)):
@@ -96,8 +97,8 @@ def adversarial(task: Task, attack: parts.Attack) -> Task:
     The attack sees the network as it predicts: norms use running statistics, and dropout is off. With
     `attacks.pgd(eps, steps=1, step_size=1.25 * eps, early_stop=False)`, this is fast training, which can collapse
     within an epoch to a network that resists its one step alone: validate with
-    `attacked(task, {"fgsm": ..., "pgd": ...})`, which keeps the weights from before, and compare both accuracies. With
-    `attacks.noisy_fgsm(eps)`, which is as fast, that seldom happens.
+    `attacked(task, {"fgsm": ..., "pgd": ...})`, which keeps the weights from before, and compare both accuracies.
+    With `attacks.noisy_fgsm(eps)`, which costs the same, that rarely happens.
 
     Args:
         task: a classification task, with one label per row, whose input is `"image"`.

@@ -112,8 +112,8 @@ def simclr(
 
     def criterion(outputs: Projected, batch: Batch) -> tuple[Array, Array]:
         if collectives.row_count(outputs.first.shape[0]) < 2:
-            line = "simclr: a batch, or its part under accumulate(k), has one row, and nothing to tell it from"
-            raise InputError(f"{line}; give at least two rows")
+            line = "simclr: the batch, or its part under accumulate(k), has one row and no other to contrast it with"
+            raise InputError(f"{line}; use at least two")
         return losses.nt_xent(outputs.first, outputs.second, row_mask(batch), temperature)
 
     projection = DenseNorms((width,), after=True)

@@ -18,7 +18,7 @@ from jaxcnn.models.adapt import accepted
 from jaxcnn.tasks.pixels import check_layout
 
 Array = jax.Array
-WIDEST = 10.0  # mean or deviation; that of pixels in 0..255 is larger
+WIDEST = 10.0  # a larger mean or standard deviation is one of pixels in 0..255
 Criterion = Callable[[Any, Batch], tuple[Array, Array]]  # (outputs, batch) -> values [B, ...] and their weights
 # batch -> the batch with targets in one form, and which rows have invalid targets, [B]
 Targets = Callable[[Batch], tuple[Batch, Array]]
@@ -49,7 +49,7 @@ def prepare(
 
     Raises:
         InputError: the rank, layout or dtype is wrong, `resize` is smaller than `size`, or `mean` or `std` has the
-            wrong number of channels, or is not that of pixels in 0..1.
+            wrong number of channels, or does not describe pixels in 0..1.
 
     """
     if image.ndim != dims + 2:
@@ -89,8 +89,8 @@ def _per_channel(name: str, values: float | Sequence[float], image: Array) -> Ar
     if not any(isinstance(x, Tracer) for x in jax.tree.leaves(values)):
         found = np.asarray(values)
         if not (np.abs(found) <= WIDEST).all() or name == "std" and not (found > 0).all():
-            line = f"{name}={values}: must be of pixels in 0..1{', and above 0' if name == 'std' else ''}"
-            raise InputError(f"{line}; divide by 255 what you know of pixels in 0..255")
+            line = f"{name}={values}: must describe pixels in 0..1{' and be above 0' if name == 'std' else ''}"
+            raise InputError(f"{line}; divide statistics of pixels in 0..255 by 255")
     return lax.broadcast_to_rank(out, image.ndim)
 
 

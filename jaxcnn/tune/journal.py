@@ -110,7 +110,7 @@ def described(
         content = files.plain({"space": known, "metric": list(metric), "identity": identity})
         files.to_json(content)
     except (TypeError, ValueError) as error:
-        raise InputError(f"identity: must be values of JSON ({reason(error)})") from None
+        raise InputError(f"identity: must be JSON values ({reason(error)})") from None
     path = folder / DESCRIPTION
     if path.exists():
         before = files.read_json(path)
@@ -118,8 +118,8 @@ def described(
             found = before.get(name, ABSENT) if isinstance(before, dict) else ABSENT
             if found != value:
                 where, was, now = _difference(name, found, value)
-                line = f"{visible(folder)}: has a study with another {name}: {where} was {was}, and is now {now}"
-                raise InputError(f"{line}; give it as before, or another folder")
+                line = f"{visible(folder)}: has a study with another {name}: {where} was {was} and is now {now}"
+                raise InputError(f"{line}; use the old value, or another folder")
     elif (folder / JOURNAL).exists():
         raise InputError(f"{visible(folder)}: has a journal, but no {DESCRIPTION}; give another folder")
     else:
@@ -153,8 +153,8 @@ def retry_dead(optuna: Any, study: Any, folder: pathlib.Path, log: Callable[[str
         deaths = trial.user_attrs.get("deaths", 0) + (not trial.user_attrs.get("stopped"))
         if deaths >= MOST_DEATHS:
             raised = trial.user_attrs.get("raised")
-            why = f"at last with: {raised}" if raised else "perhaps for lack of memory"
-            error = f"its process died twice, {why}"
+            why = f", the second time with: {raised}" if raised else ", perhaps for lack of memory"
+            error = f"its process died twice{why}"
             study._storage.set_trial_user_attr(trial._trial_id, "error", error)
             study.tell(trial.number, state=states.FAIL)
             log(f"trial {trial.number}: failed: {error} ({shown(trial.params)})")

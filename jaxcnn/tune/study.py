@@ -58,7 +58,8 @@ def search(
             the types of a dataclass.
         folder: folder of the study, created if absent.
         trials: number of trials of the whole study, those that ended early or failed included.
-        seconds: no trial begins after this time in this process; None for no limit.
+        seconds: no trial begins after this time in this process, which then waits for trials of other processes; None
+            for no limit.
         updates: no trial begins once all trials together had this number of updates; None for no limit.
         sampler: how values are chosen: `"tpe"` (Bergstra et al., 2011), `"random"` or `"qmc"` (a Sobol sequence).
         pruner: which trials end early: `"hyperband"` (Li et al., 2016, arXiv:1603.06560), `"halving"` (asynchronous
@@ -188,11 +189,11 @@ def _check_space(space: Mapping[str, Any]) -> None:
         if not isinstance(values, library().distributions.BaseDistribution):
             raise InputError(f"space: {name}={values!r}: must be one of optuna.distributions")
         if name in TAKEN:
-            raise InputError(f"space: {name}: names a column of the results; call the setting otherwise")
+            raise InputError(f"space: {name}: is a column of the results; rename the setting")
         for value in getattr(values, "choices", ()):
             if not isinstance(value, str | int | float | bool | None):
-                line = f"space: {name}: {value!r} is not text, a number, True, False or None, which a journal keeps"
-                raise InputError(f"{line}; let the choices be names, and look the values up")
+                line = f"space: {name}: the choice {value!r} must be text, a number, True, False or None"
+                raise InputError(f"{line}; use names, and look their values up in the program")
 
 
 def _run(optuna: Any, study: Any, trial: Any, measure: Measure, metric: tuple[str, str], stop: Any) -> str:

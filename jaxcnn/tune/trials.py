@@ -36,7 +36,7 @@ class Trials(NamedTuple):
     seconds: float
 
 
-TAKEN = ("number", "state", "value", "steps", "error")  # names of a row that no setting can have
+TAKEN = ("number", "state", "value", "steps", "error")  # the columns of `rows` that are no settings
 
 
 def found(study: Any, metric: tuple[str, str], optuna: Any) -> Trials:
@@ -73,7 +73,7 @@ def _importance(study: Any, done: list[dict[str, Any]], optuna: Any) -> dict[str
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     try:
         found = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    except RuntimeError:  # the trials that succeeded have the same settings, and differ a little all the same
+    except RuntimeError:  # all complete trials have the same settings, but not the same results
         return {}
     return {k: float(v) for k, v in found.items()}
 

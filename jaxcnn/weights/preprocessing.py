@@ -11,7 +11,7 @@ from jaxcnn.core.types import InputError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels in 0..1
 HALF = (0.5, 0.5, 0.5)
-WIDEST = 10.0  # mean or deviation; that of pixels in 0..255 is larger
+WIDEST = 10.0  # a larger mean or standard deviation is one of pixels in 0..255
 LARGEST = 8192  # side of an image in pixels
 INTERPOLATIONS = ("bilinear", "bicubic")
 
@@ -104,8 +104,8 @@ def checked(values: Any, where: str) -> Preprocessing:
             f"{where}: mean {str(said.mean)[:80]} and std {str(said.std)[:80]}: must be one of each, or three"
         )
     if not all(abs(x) <= WIDEST for x in said.mean) or not all(1e-6 < x <= WIDEST for x in said.std):
-        line = f"{where}: mean {list(said.mean)} and std {list(said.std)}: must be finite, of pixels in 0..1"
-        raise InputError(f"{line}, and std positive")
+        line = f"{where}: mean {list(said.mean)} and std {list(said.std)}: must be finite and"
+        raise InputError(f"{line} describe pixels in 0..1, with std positive")
     if not (1 <= said.size <= LARGEST and 1 <= said.resize <= LARGEST):
         raise InputError(f"{where}: size {said.size} and resize {said.resize}: must be 1 to {LARGEST} pixels")
     if said.interpolation not in INTERPOLATIONS:

@@ -189,17 +189,17 @@ def test_pages_show_different_images_and_take_back_their_own_labels(folder):
         seen = {"number": first, "file": name, "label": "dog"}
         for before in ({"before": None, "by": None}, {"before": "cat", "by": "model"}):
             status, found = other.post("/label", **seen, **before)
-            line = f"the label of {name} is cat, by person, meanwhile; nothing was written"
+            line = f"{name} was labelled cat by a person in the meantime; nothing was written"
             assert status == 409 and found["error"] == line
         status, found = other.post("/label", **seen | {"file": "a_new.png"}, before="cat", by="person")
-        assert status == 409 and "shows other images" in found["error"]
+        assert status == 409 and "numbers its images differently" in found["error"]
         assert page.post("/undo")[1]["number"] == first and session.at(second) == ("dog", "person")
         third = (set(range(6)) - {first, second}).pop()
         page.give(session, third, "cat")
         page.give(session, first, "cat")
         other.give(session, first, "dog")
         status, found = page.post("/undo")
-        assert status == 409 and "labelled again meanwhile" in found["error"] and session.at(first)[0] == "dog"
+        assert status == 409 and "relabelled in the meantime" in found["error"] and session.at(first)[0] == "dog"
         assert page.post("/undo")[1]["number"] == third  # the one before can still be taken back
         session.skipped |= set(range(6)) - {third}
         assert {p.get("/next")[1]["number"] for p in (page, other)} == {third}  # the last one, for whoever is there
@@ -218,6 +218,8 @@ def test_a_full_disk_changes_nothing(folder, monkeypatch):
         assert status == 507 and "nothing was changed" in found["error"]
         assert page.get("/next")[1]["labelled"] == 1 and page.post("/undo")[0] == 507
         monkeypatch.undo()
+        assert page.post("/undo")[1]["labelled"] == 0  # it was not lost
+        page.give(session, 0, "x")
         assert page.give(session, 1, "x")[1]["labelled"] == 2
     assert len(kept.read(folder / "labels.csv").rows) == 2
 

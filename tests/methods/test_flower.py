@@ -68,6 +68,14 @@ def test_nothing_is_sent_that_is_not_finite(made):
         one.fit(one.get_parameters({}), {})
 
 
+def test_a_task_without_a_loss_is_not_evaluated(made):
+    plain = jc.tasks.classification(Plain())
+    metrics = {name: metric for name, metric in plain.metrics.items() if name != "loss"}
+    one = made(plain._replace(metrics=metrics), optax.sgd(0.1), rows(8))
+    with pytest.raises(jc.InputError, match="set fraction_evaluate=0"):
+        one.evaluate(one.get_parameters({}), {})
+
+
 def test_the_round_decides_the_order(made):
     data, plain = rows(8), jc.tasks.classification(Plain())
     first, second = (made(plain, optax.sgd(0.1), data, batch_size=2) for _ in range(2))

@@ -39,7 +39,7 @@ def test_the_loss_compares_projections_of_two_views():
 
 def test_a_row_alone_is_refused():
     data, task = rows(4), simclr(Small(num_classes=16), VIEW, width=8)
-    with pytest.raises(jc.InputError, match="has one row, and nothing to tell it from"):
+    with pytest.raises(jc.InputError, match="has one row and no other to contrast it with"):
         run = jc.compile_step(jc.make_train_step(task, optax.sgd(0.02), jc.accumulate(4)), "jit", 1)
         state = jc.init_state(task, optax.sgd(0.02), data.example())
         jc.fit(run, state, data, batch_size=4, steps=1, log=None)

@@ -243,9 +243,10 @@ def test_prepare_scales_and_normalises():
 @pytest.mark.parametrize(
     "given, line",
     [
-        ({"mean": 128}, "mean=128: must be of pixels in 0..1; divide by 255"), ({"mean": [0.1, np.nan]}, "mean="),
-        ({"std": 0.0}, "std=0.0: must be of pixels in 0..1, and above 0"), ({"std": [0.2, -0.2]}, "std="),
-        ({"std": 64}, "std=64: must be of pixels in 0..1"),
+        ({"mean": 128}, "mean=128: must describe pixels in 0..1; divide statistics"),
+        ({"mean": [0.1, np.nan]}, "mean="),
+        ({"std": 0.0}, "std=0.0: must describe pixels in 0..1 and be above 0"), ({"std": [0.2, -0.2]}, "std="),
+        ({"std": 64}, "std=64: must describe pixels in 0..1"),
     ],
 )  # fmt: skip
 def test_prepare_refuses_statistics_of_other_pixels(given, line):

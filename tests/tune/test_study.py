@@ -144,10 +144,10 @@ def test_the_command_searches_trains_and_tests_once(tmp_path, capsys, monkeypatc
     with filelock.FileLock(tmp_path / "study/final.lock"):  # another process trains
         assert main(["tune", "digits", "--smoke", "--trials", "1"]) == 0
         assert "another process trains and tests with these settings" in capsys.readouterr().out
-        (tmp_path / "study/final-begun.json").write_text('{"number": 7}')
+        (tmp_path / "study/final-trial.json").write_text('{"number": 7}')
         assert main(["tune", "digits", "--smoke", "--trials", "1"]) == 2
         said = " ".join(capsys.readouterr().err.split())
-        assert "trains with the settings of trial 7, and trial 0 is better now; give the command again" in said
+        assert "is training with the settings of trial 7, but trial 0 is better now; run the command again" in said
 
 
 @pytest.mark.slow
@@ -229,15 +229,15 @@ def test_test_rows_are_never_read(tmp_path):
         ({"seconds": -1}, "seconds=-1"),
         ({"trials": 2.5}, "trials=2.5: must be a whole number"),
         ({"space": ["rate"]}, r"space=\['rate'\]"),
-        ({"space": {"value": RATE["rate"]}}, "space: value: names a column of the results"),
+        ({"space": {"value": RATE["rate"]}}, "space: value: is a column of the results"),
         ({"updates": 0}, "updates=0"),
         ({"sampler": "grid"}, "sampler='grid'"),
         ({"pruner": "median"}, "pruner='median'"),
         ({"seed": -1}, "seed=-1"),
         ({"space": {"rate": (0.1, 0.2)}}, "space: rate=.* must be one of optuna.distributions"),
         ({"space": {"rate": optuna.distributions.FloatDistribution(0.1, 0.2)}}, "another space"),
-        ({"identity": "other rows"}, 'another identity: identity was null, and is now "other rows"'),
-        ({"identity": {"rows": object()}}, "identity: must be values of JSON"),
+        ({"identity": "other rows"}, 'another identity: identity was null and is now "other rows"'),
+        ({"identity": {"rows": object()}}, "identity: must be JSON values"),
     ],
 )
 def test_other_studies_and_bad_values_are_refused(tmp_path_factory, change, line):
@@ -253,12 +253,12 @@ def test_what_differs_is_named(tmp_path):
     extend = functools.partial(tune.extend, None, ("loss", "min"), RATE, tmp_path, trials=1)
     with pytest.raises(TypeError):
         extend(identity={"flags": {"epochs": 2, "seed": 1}})
-    with pytest.raises(jc.InputError, match="another identity: epochs was 2, and is now 3; give it as before"):
+    with pytest.raises(jc.InputError, match="another identity: epochs was 2 and is now 3; use the old value"):
         extend(identity={"flags": {"epochs": 3, "seed": 1}})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Optuna, which goes on all the same
         kernels = {"kernel": optuna.distributions.CategoricalDistribution(((3, 3), (5, 5)))}
-    with pytest.raises(jc.InputError, match=r"space: kernel: \(3, 3\) is not text, a number"):
+    with pytest.raises(jc.InputError, match=r"space: kernel: the choice \(3, 3\) must be text, a number"):
         tune.search(plan_of, kernels, tmp_path / "other", trials=1)
     (tmp_path / "file").touch()
     with pytest.raises(jc.InputError, match="is a file, not the folder of a study"):
@@ -330,7 +330,7 @@ def test_the_command_goes_on_after_a_kill_and_tests_once(tmp_path, capsys):
         (["--resume", "x"], "give --study again"),
         (["--sampler", "grid"], "sampler='grid'"),
         (["--minutes", "-1"], "--minutes -1: give at least 1 trial"),
-        (["--search", "learning_rate="], "--search learning_rate=: states no values"),
+        (["--search", "learning_rate="], "--search learning_rate=: has no values"),
     ],
 )
 def test_bad_flags_are_one_line(tmp_path, capsys, monkeypatch, arguments, line):

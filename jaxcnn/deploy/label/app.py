@@ -202,11 +202,12 @@ async def _label(session: Session, request: Any) -> Any:
     if name is not None and name not in session.classes:
         raise RefusedError(422, f"class {visible(name)[:80]!r}: is not listed; add it first")
     if asked["file"] != session.names[number]:
-        raise RefusedError(409, "the program was started again and shows other images; nothing was written")
+        raise RefusedError(409, "the program was restarted and numbers its images differently; nothing was written")
     before = session.at(number)
     if (asked["before"], asked["by"]) != (before or (None, None)):
-        now = f"is {visible(before[0])}, by {before[1]}," if before else "was taken back"
-        raise RefusedError(409, f"the label of {visible(asked['file'])} {now} meanwhile; nothing was written")
+        name = visible(session.names[number])
+        line = f"was labelled {visible(before[0])} by a {before[1]}" if before else "lost its label"
+        raise RefusedError(409, f"{name} {line} in the meantime; nothing was written")
     if name is None:
         session.skipped.add(number)
     else:
@@ -227,12 +228,14 @@ async def _undo(session: Session, request: Any) -> Any:
     latest = session.latest(page)
     if latest is None:
         raise RefusedError(422, "nothing to take back since the program started, or the file was changed elsewhere")
-    session.done.remove(latest)
     if session.at(latest.number) != latest.after:
-        raise RefusedError(409, f"{visible(session.names[latest.number])} was labelled again meanwhile; it stays")
+        session.done.remove(latest)
+        name = visible(session.names[latest.number])
+        raise RefusedError(409, f"{name} was relabelled in the meantime; the new label stays")
     if latest.after != latest.before:
         _write(session, latest.number, latest.before)
         session.given = max(session.given - 1, 0)
+    session.done.remove(latest)
     session.skipped.discard(latest.number)
     return reply(200, _shown(session, page, latest.number))
 

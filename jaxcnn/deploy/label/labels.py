@@ -31,7 +31,7 @@ class Labels(NamedTuple):
         rows: from paths, relative to the folder of the file, to names of classes, in the order of the file.
         model: the paths whose class is the answer of a run.
         marked: whether the file has the column `by`.
-        stamp: what tells this state of the file from a later one; None where there was no file.
+        stamp: modification time and size of the file, by which a later change is noticed; None if there was no file.
 
     """
 
@@ -87,7 +87,7 @@ def read(path: str | os.PathLike) -> Labels:
 
 
 def current(labels: Labels) -> Labels:
-    """Return the labels, read again where another program has changed the file; those of a file that is gone stay.
+    """Return the labels, read again if another program has changed the file; if the file is gone, they stay.
 
     Raises:
         InputError: as `read`.
@@ -105,7 +105,7 @@ def _stamp(path: pathlib.Path) -> tuple[int, int] | None:
 
 
 def _relative(name: str | pathlib.Path, path: pathlib.Path) -> str:
-    """Return the path of a file from the folder of the CSV file, past links of folders."""
+    """Return the path of a file relative to the folder of the CSV file, with links to folders resolved."""
     if not name:
         return ""
     folder, own = os.path.split(path.parent / name)
@@ -166,7 +166,7 @@ def write(labels: Labels) -> Labels:
     for name, label in labels.rows.items():
         by = (MODEL if name in labels.model else PERSON,) if labels.marked else ()
         writer.writerow((name, label, *by))
-    files.write_bytes(labels.path.resolve(), made.getvalue().encode())  # of a link, what it leads to
+    files.write_bytes(labels.path.resolve(), made.getvalue().encode())  # a link stays a link
     return labels._replace(stamp=_stamp(labels.path))
 
 

@@ -105,7 +105,7 @@ class Session:
     def next(self, page: str = "") -> int | None:
         """Return the image to show: the first without a label, then those that keep the answer of the run.
 
-        Images that other pages show come last, where the page there may be closed.
+        Images that other pages show come last: those pages may be closed.
         """
         free = [i for i in self.order.rows.tolist() if i not in self.skipped and not self.labels.person(self.names[i])]
         elsewhere = {number for other, number in self.shown.items() if other != page}
@@ -116,7 +116,7 @@ class Session:
         return next((one for one in reversed(self.done) if one.page == page), None)
 
     def refresh(self) -> None:
-        """Read the labels again where another program has changed the file; what was done before is not taken back.
+        """Read the labels again if another program has changed the file; earlier labels can then no longer be undone.
 
         Raises:
             InputError: the file cannot be used any more.
@@ -128,7 +128,7 @@ class Session:
             return
         self.classes = listed(self.classes, found)
         self.labels = found
-        log.warning("%s was changed by another program, and is read again", visible(found.path))
+        log.warning("%s was changed by another program; its labels are read again", visible(found.path))
         self.done.clear()
 
 
@@ -223,7 +223,7 @@ def _answered(
     best = found.shares.argmax(-1)
     answers = {names[int(i)]: own[int(best[i])] for i in made.rows}
     asked = [name for i, name in enumerate(names) if i not in found.bad]
-    known = kept.current(known)  # that took its time
+    known = kept.current(known)  # the file may have changed while the run predicted
     changed = kept.answered(known, answers, asked)
     if changed != known:
         try:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxcnn.deploy.torch.twin import Twin, Values, counters
 from jaxcnn.weights.tensors import Tensors
@@ -85,8 +86,8 @@ def _features(model: Any, variables: Any, shape: Sequence[int]) -> dict[str, tup
 
 def _same(sides: Sequence[int], kernel: int, stride: int) -> tuple[int, ...]:
     """Return the padding that "SAME" means: left, right, top and bottom."""
-    gaps = [max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in sides]
-    return tuple(side for gap in reversed(gaps) for side in (gap // 2, gap - gap // 2))
+    rows, columns = lax.padtype_to_pads(sides, (kernel, kernel), (stride, stride), "SAME")
+    return (*columns, *rows)
 
 
 def _cnn(model: Any, values: Values, variables: Any, shape: Sequence[int]) -> tuple[list[Layer], str]:

@@ -2,11 +2,11 @@
 // The page of `jaxcnn label`: one image at a time, answered by keyboard or by buttons.
 
 const at = (id) => document.getElementById(id);
-// two pages show different images, and each takes back its own labels, also after it was loaded again
+// the server shows each page other images, and undoes its own labels only; the name survives a reload
 let page = Math.random().toString(36).slice(2);
 try {
   page = sessionStorage.page ??= page;
-} catch {} // a browser that keeps nothing
+} catch {} // the browser blocks site data
 let token = decodeURIComponent(location.hash.slice(1)), now = null, busy = false;
 if (token) history.replaceState(null, "", location.pathname); // not for the history of the browser
 
@@ -107,7 +107,7 @@ const send = (path, value) => during(async () => {
   try {
     await show(await (await ask(path, value)).json());
   } catch (error) {
-    if (error.status === 409) await show(await (await ask("next")).json()); // what is shown here is of the past
+    if (error.status === 409) await show(await (await ask("next")).json()); // this page is out of date
     throw error;
   }
 });
