@@ -153,7 +153,7 @@ def test_padding_changes_nothing(batch):
 
 def test_ema_averages_the_variables(batch):
     t, tx = task(), jc.optim.sgd(0.1)
-    plain, averaged = jc.make_train_step(t, tx), jc.with_ema(jc.make_train_step(t, tx), 0.9)
+    plain, averaged = jax.jit(jc.make_train_step(t, tx)), jax.jit(jc.with_ema(jc.make_train_step(t, tx), 0.9))
     first = start(t, tx, batch)
     state, _ = averaged(jc.start_ema(first), batch)
     after, _ = plain(first, batch)

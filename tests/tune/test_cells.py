@@ -96,7 +96,7 @@ def test_only_the_path_gets_a_gradient_and_it_is_drawn_uniformly():
 
             return jax.grad(loss, has_aux=True)(variables["params"])
 
-        found = [jax.device_get(step(key)) for key in jax.random.split(jax.random.key(1), 100)]
+        found = [jax.device_get(step(key)) for key in jax.random.split(jax.random.key(1), 40)]
     for grads, path in found[:10]:
         names = [OPERATIONS[k] for k in path]
         alive = connected(names)
@@ -108,7 +108,7 @@ def test_only_the_path_gets_a_gradient_and_it_is_drawn_uniformly():
         assert np.any(grads["stem"]["conv"]["kernel"]) == alive
     drawn = np.stack([path for _, path in found])
     share = [(drawn == k).mean() for k in range(len(OPERATIONS))]
-    assert np.allclose(share, 0.2, atol=0.07)  # 600 draws: four standard deviations
+    assert np.allclose(share, 0.2, atol=0.11)  # 240 draws: four standard deviations
     assert all(len(set(column)) == len(OPERATIONS) for column in drawn.T)
 
 
