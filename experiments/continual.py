@@ -205,7 +205,7 @@ def learn(own: Setup, folder: pathlib.Path, signals: Signals) -> dict[str, Any]:
     step = jc.make_train_step(own.task, own.tx, own.plan.grads)
     step = jc.augmented(step, jc.augment.shift(config.shift)) if config.shift else step
     run = compiled(jc.skip_nonfinite(step) if config.on_nan == "skip" else step)
-    ev = compiled(jc.make_eval_step(own.task), donate=False)
+    ev = compiled(jc.make_eval_step(own.task))
     state, tasks = jc.init_state(own.task, own.tx, rows.example(), config.seed), len(own.table)
     kept = Kept(np.empty(0, np.int64), np.zeros((0, own.classes), np.float32) if config.method == "derpp" else None)
 

@@ -48,7 +48,7 @@ def measure(config: Config, folder: str, names: tuple[str, ...]) -> dict[str, An
         raise jc.InputError(f"{visible(folder)}: a run of {task or 'a task of its own'}; must classify images")
     data = runs.rows_to_measure(loaded.config, config.data or None, whole=True).data
     data = runs.limited(data, config.rows) if 0 < config.rows < data.size else data
-    run = jc.compile_step(jc.make_eval_step(loaded.task), "jit", donate=False)
+    run = jc.compile_step(jc.make_eval_step(loaded.task), "jit")
 
     def accuracy(rows: Any) -> float:
         return float(jc.evaluate(run, loaded.variables, rows, batch_size=config.eval_batch_size)["accuracy"])

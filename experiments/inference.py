@@ -45,7 +45,7 @@ def evaluate_run(name: str, config: Settings, place: str = "", data_dir: str = "
         raise jc.InputError(f"{visible(config.checkpoint)}: {error}" if not place else str(error)) from error
     for note in rows.notes:
         log.warning("%s: %s", visible(rows.name), note)
-    run = compiled(jc.make_eval_step(loaded.task), config, donate=False)
+    run = compiled(jc.make_eval_step(loaded.task), config)
     values = scalars(jc.evaluate(run, loaded.variables, rows.data, batch_size=config.eval_batch_size))
     about = {"data": rows.name, "part": rows.part, "own_test_data": rows.own}
     if skipped.examples:

@@ -187,7 +187,7 @@ def test_errands_run():
     data = jc.data.Resident({"image": image, "label": image.mean((1, 2)) / 255})
     task = got["regression"](got["Tiny"](num_classes=1))
     state = jc.init_state(task, jc.optim.sgd(0.1), data.example())
-    ev = jc.compile_step(jc.make_eval_step(task), donate=False, devices=1)
+    ev = jc.compile_step(jc.make_eval_step(task), devices=1)
     values = got["validate_with"](ev, data)(state)
     assert values["count"] == 8 and values["loss"] >= 0 and values["mae"] >= 0
     assert values["weight_norm"] == pytest.approx(float(optax.tree.norm(state.params)))

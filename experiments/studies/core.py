@@ -241,7 +241,7 @@ def _logging_to(screen: TextIO) -> Iterator[None]:
 
 def accuracy(loaded: jc.runs.TrainedRun, data: Any) -> float:
     """Return the accuracy of a finished run."""
-    step = jc.compile_step(jc.make_eval_step(loaded.task), donate=False)
+    step = jc.compile_step(jc.make_eval_step(loaded.task))
     return jc.evaluate(step, loaded.variables, data)["accuracy"]
 
 

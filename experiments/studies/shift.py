@@ -19,7 +19,7 @@ VARIANTS = {"MLP": Variant(model="mlp"), "CNN": Variant(), "CNN, augmentation": 
 def moved(loaded: jc.runs.TrainedRun, splits: jc.data.Splits, config: mnist.Config) -> Mapping[str, float]:
     """Return the accuracy on test images shifted by 1 to 6 pixels, the mean of four directions; borders become 0."""
     del config
-    step, test = jc.compile_step(jc.make_eval_step(loaded.task), donate=False), splits.test
+    step, test = jc.compile_step(jc.make_eval_step(loaded.task)), splits.test
     found = {}
     for n in PIXELS:
         ways = [(n, 0), (-n, 0), (0, n), (0, -n)]

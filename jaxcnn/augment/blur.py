@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxcnn.augment.core import Range, Transform, as_float, check_range, height_width, on_field, uniform
 from jaxcnn.core.collectives import draw
-from jaxcnn.core.types import Batch, InputError
+from jaxcnn.core.types import Batch, InputError, is_integer
 
 Array = jax.Array
 
@@ -25,7 +25,7 @@ def gaussian_blur(kernel_size: int = 3, sigma: Range = (0.1, 2.0), field: str = 
         InputError: an even kernel, an invalid range; or (when applied) an image of fewer pixels than half the kernel.
 
     """
-    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+    if not is_integer(kernel_size) or kernel_size < 1 or kernel_size % 2 == 0:
         raise InputError(f"kernel_size={kernel_size}: must be an odd integer of at least 1")
     check_range("sigma", sigma, 0)
     if not sigma[0] > 0:

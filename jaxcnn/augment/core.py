@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.core.collectives import draw
-from jaxcnn.core.types import Batch, InputError, align
+from jaxcnn.core.types import Batch, InputError, align, whole_numbers
 
 Array = jax.Array
 Transform = Callable[[Array, Batch], Batch]
@@ -203,16 +203,8 @@ def uniform(key: Array, shape: tuple[int, ...]) -> Array:
 
 def to_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """Return height and width, given one number or two."""
-    out = (size, size) if isinstance(size, int) else tuple(size)
-    if len(out) != 2 or not all(isinstance(n, int) and n >= 1 for n in out):
-        raise InputError(f"size={size}: must be an integer of at least 1, or two of them, height and width")
-    return out
-
-
-def check_pixels(pixels: int) -> None:
-    """Refuse anything but an integer of at least 0."""
-    if not isinstance(pixels, int) or pixels < 0:
-        raise InputError(f"pixels={pixels}: must be an integer of at least 0")
+    height, width = whole_numbers("size", size, 2)
+    return height, width
 
 
 def check_range(name: str, value: Range, low: float, high: float = math.inf) -> None:

@@ -11,7 +11,6 @@ from jaxcnn.augment.core import (
     Range,
     Transform,
     check_aspect,
-    check_pixels,
     check_range,
     height_width,
     on_field,
@@ -20,7 +19,7 @@ from jaxcnn.augment.core import (
     uniform,
 )
 from jaxcnn.core.collectives import draw
-from jaxcnn.core.types import Batch, InputError
+from jaxcnn.core.types import Batch, InputError, check_whole
 
 Array = jax.Array
 Value = float | Sequence[float]
@@ -43,7 +42,7 @@ def cutout(pixels: int, *, value: Value = 0.0, field: str = "image") -> Transfor
         InputError: a negative side, a value outside 0..1, or values for a different number of channels.
 
     """
-    check_pixels(pixels)
+    check_whole("pixels", pixels, 0)
     check_value(value)
 
     def change(key: Array, batch: Batch) -> Batch:

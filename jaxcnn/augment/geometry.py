@@ -14,7 +14,6 @@ from jaxcnn.augment.core import (
     Transform,
     as_float,
     check_aspect,
-    check_pixels,
     height_width,
     on_field,
     pixel_axes,
@@ -25,7 +24,7 @@ from jaxcnn.augment.core import (
 )
 from jaxcnn.augment.spatial import FOLLOW, SpatialTargets, check, transform_spatial
 from jaxcnn.core.collectives import draw
-from jaxcnn.core.types import Batch, InputError, align
+from jaxcnn.core.types import Batch, InputError, align, check_whole, whole_numbers
 
 Array = jax.Array
 Border = Literal["zero", "reflect", "edge"]
@@ -73,7 +72,7 @@ def pad_crop(
             like grey images without channels (uint8, or T equal to C).
 
     """
-    check_pixels(pixels)
+    check_whole("pixels", pixels, 0)
     if border not in MODES:
         raise InputError(f"border={border!r}: must be one of {', '.join(MODES)}")
     check(follow)
@@ -254,10 +253,7 @@ def _flip(key: Array, batch: Batch, axis: int) -> Batch:
 
 
 def _window(size: int | tuple[int, ...] | None, spatial: tuple[int, ...]) -> tuple[int, ...]:
-    window = spatial if size is None else (size,) * len(spatial) if isinstance(size, int) else tuple(size)
-    if len(window) != len(spatial) or min(window) < 1:
-        raise InputError(f"size={size}: must be an integer of at least 1, or one for each of {len(spatial)} axes")
-    return window
+    return spatial if size is None else whole_numbers("size", size, len(spatial))
 
 
 def _matrix(drawn: Array, h: int, w: int) -> Array:

@@ -16,7 +16,7 @@ from jaxcnn.augment.core import Transform, as_float, height_width, mixing, on_fi
 from jaxcnn.augment.erase import inside
 from jaxcnn.augment.spatial import maps
 from jaxcnn.core.collectives import draw, previous
-from jaxcnn.core.types import Batch, InputError, align, row_mask
+from jaxcnn.core.types import Batch, InputError, align, check_whole, row_mask
 
 Array = jax.Array
 
@@ -100,6 +100,8 @@ def cutmix(alpha: float = 1.0, *, num_classes: int | None = None, field: str = "
 def _check(alpha: float, num_classes: int | None) -> None:
     if not (0 <= alpha < math.inf):
         raise InputError(f"alpha={alpha}: must be a finite number of at least 0")
+    if num_classes is not None:
+        check_whole("num_classes", num_classes)
     if num_classes is not None and num_classes < 2:
         raise InputError(f"num_classes={num_classes}: must be at least 2; use 2 for a single logit")
 

@@ -16,7 +16,7 @@ from jaxcnn.augment.core import Range, Transform, as_float, check_range, height_
 from jaxcnn.augment.erase import check_probability
 from jaxcnn.augment.spatial import FOLLOW, SpatialTargets, area, check, check_boxes, clipped, maps
 from jaxcnn.core.collectives import draw, previous
-from jaxcnn.core.types import Batch, InputError, align, row_mask
+from jaxcnn.core.types import Batch, InputError, align, check_whole, row_mask
 
 Array = jax.Array
 MOST = 2.0  # how many times smaller an image may become
@@ -65,8 +65,8 @@ def mosaic(
     check_range("centre", centre, 0.25, 0.75)
     check_probability(probability)
     check(follow)
-    if max_boxes is not None and (not isinstance(max_boxes, int) or max_boxes < 1):
-        raise InputError(f"max_boxes={max_boxes}: must be an integer of at least 1")
+    if max_boxes is not None:
+        check_whole("max_boxes", max_boxes, 1)
 
     def change(key: Array, batch: Batch) -> Batch:
         sizes, dense = height_width(batch["image"]), maps(batch)

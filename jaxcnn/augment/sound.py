@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxcnn.augment.core import Range, Transform, check_field, check_range, uniform
 from jaxcnn.core.collectives import draw
-from jaxcnn.core.types import Batch, InputError
+from jaxcnn.core.types import Batch, InputError, check_whole, is_integer
 from jaxcnn.ops.spectrogram import check_audio
 
 Array = jax.Array
@@ -36,8 +36,7 @@ def time_shift(samples: int, *, field: str = "audio") -> Transform:
         InputError: a negative number of samples.
 
     """
-    if not isinstance(samples, int) or samples < 0:
-        raise InputError(f"samples={samples}: must be an integer of at least 0")
+    check_whole("samples", samples, 0)
 
     def change(key: Array, batch: Batch) -> Batch:
         audio, length = _sounds(batch, field)
@@ -247,11 +246,10 @@ def mask_spectrogram(
 
 def check_masks(time_masks: int, time_width: int, mel_masks: int, mel_width: int, share: float) -> None:
     """Refuse masks of a negative number or size."""
-    if min(time_masks, time_width, mel_masks, mel_width) < 0 or not 0 <= share <= 1:
-        raise InputError(
-            f"time_masks={time_masks}, time_width={time_width}, mel_masks={mel_masks}, mel_width={mel_width}, "
-            f"share={share}: must be at least 0, and share at most 1"
-        )
+    given = {"time_masks": time_masks, "time_width": time_width, "mel_masks": mel_masks, "mel_width": mel_width}
+    if not all(is_integer(n) and n >= 0 for n in given.values()) or not 0 <= share <= 1:
+        shown = ", ".join(f"{name}={n}" for name, n in given.items())
+        raise InputError(f"{shown}, share={share}: must be whole numbers of at least 0, and share from 0 to 1")
 
 
 def _sounds(batch: Batch, field: str) -> tuple[Array, Array]:

@@ -57,7 +57,7 @@ def measure(config: Evaluate) -> dict[str, Any]:
         raise InputError(str(error) if config.data else f"{visible(config.run)}: {error}") from error
     for note in rows.notes:
         log.warning("%s: %s", visible(rows.name), note)
-    run = compiled(make_eval_step(loaded.task), config, donate=False)
+    run = compiled(make_eval_step(loaded.task), config)
     values = scalars(evaluate(run, loaded.variables, rows.data, batch_size=config.eval_batch_size))
     about = {"data": rows.name, "part": rows.part, "own_test_data": rows.own}
     if skipped.examples:

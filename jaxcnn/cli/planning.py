@@ -67,9 +67,9 @@ def layout_of(config: Any) -> dict[str, Any]:
     return {"strategy": config.strategy, "devices": devices, "model_devices": config.model_devices, "rule": rule}
 
 
-def compiled(step: Step, config: Any, donate: bool = True) -> CompiledStep:
+def compiled(step: Step, config: Any) -> CompiledStep:
     """Compile a step with the options that the flags set."""
-    return compile_step(step, donate=donate, **layout_of(config))
+    return compile_step(step, **layout_of(config))
 
 
 def model(name: str, config: Any, **options: Any) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from typing_extensions import TypeIs
 
 Array = jax.Array
 Tree = Any  # a pytree of arrays
@@ -252,10 +254,41 @@ def named(tree: Tree) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
 
 
-def check_whole(name: str, value: Any, least: int) -> None:
-    """Raise `InputError` unless a value is a whole number, and at least `least`."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral) or value < least:
-        raise InputError(f"{name}={value!r}: must be a whole number, at least {least}")
+def check_whole(name: str, value: Any, least: int | None = None) -> None:
+    """Raise `InputError` unless a value is a whole number, of Python or NumPy, and at least `least`."""
+    wrong = [] if is_integer(value) else ["a whole number"]
+    wrong += [f"at least {least}"] if least is not None and (wrong or value < least) else []
+    if wrong:
+        raise InputError(f"{name}={_shown(value)}: must be {', '.join(wrong)}")
+
+
+def whole_numbers(name: str, value: Any, count: int, least: int = 1) -> tuple[int, ...]:
+    """Return whole numbers, one for each of `count` axes: those that are given, or `count` times the one.
+
+    Raises:
+        InputError: other values, values below `least`, or another number of them.
+
+    """
+    given = tuple(value) if isinstance(value, Sequence) or np.ndim(value) == 1 else (value,) * count
+    if len(given) != count or not all(map(is_integer, given)):
+        several = f", or {count} of them" if count > 1 else ""
+        raise InputError(f"{name}={_shown(value)}: must be a whole number, at least {least}{several}")
+    if any(n < least for n in given):
+        raise InputError(f"{name}={_shown(value)}: must be at least {least}")
+    return tuple(map(int, given))
+
+
+def is_integer(value: Any) -> TypeIs[int]:
+    """Whether a value is an integer of Python, NumPy or JAX that is known; `True` and 2.0 are none."""
+    if isinstance(value, np.ndarray | jax.Array):
+        return value.ndim == 0 and value.dtype.kind in "iu" and not isinstance(value, Tracer)
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a short line."""
+    text = " ".join((str(value) if is_integer(value) else repr(value)).split())
+    return text if len(text) <= 60 else text[:60] + "..."
 
 
 def reason(error: BaseException, limit: int = 200) -> str:

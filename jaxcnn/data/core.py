@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import jax
 import numpy as np
 
-from jaxcnn.core.types import Batch, InputError, named
+from jaxcnn.core.types import Batch, InputError, check_whole, named, whole_numbers
 from jaxcnn.data.order import (
     ALL,
     ROWS_IN_A_DISPATCH,
@@ -133,6 +133,8 @@ class Resident:
 
     def __post_init__(self) -> None:
         """Check the arrays: on a device, an index past the end of an array would silently read its last row."""
+        check_whole("seed", self.seed, 0)
+        check_whole("capacity", self.capacity, 1)
         arrays = _arrays(self.arrays)
         leaves = dict(named(arrays))
         if not leaves:
@@ -229,6 +231,11 @@ class Indexed:
     names: tuple[str, ...] | None = None
     read_train: Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]] | None = None
 
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name, least in (("size", 0), ("seed", 0), ("capacity", 1)):
+            check_whole(name, getattr(self, name), least)
+
     def example(self) -> Batch:
         """Return the first row."""
         return self.read(np.zeros(1, np.int64))
@@ -283,7 +290,5 @@ def sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     """
     if size is None:
         return None
-    height, width = cast(tuple[int, int], (size, size) if np.ndim(size) == 0 else size)
-    if min(height, width) < 1:
-        raise InputError(f"size={size}: must be at least 1")
+    height, width = whole_numbers("size", size, 2)
     return height, width

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn.core.types import Batch, InputError
+from jaxcnn.core.types import Batch, InputError, check_whole
 from jaxcnn.data.order import ALL, Shard, batches_in_chunk, columns, padded, stack
 from jaxcnn.parallel.compile import StackedChunk
 
@@ -50,9 +50,8 @@ class Episodes:
 
     def __post_init__(self) -> None:
         """Check the numbers, and find the rows of each class by group."""
-        for name, least in (("ways", 2), ("shots", 1), ("queries", 1), ("episodes", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}={getattr(self, name)}: must be at least {least}")
+        for name, least in (("ways", 2), ("shots", 1), ("queries", 1), ("episodes", 1), ("seed", 0), ("capacity", 1)):
+            check_whole(name, getattr(self, name), least)
         if "label" not in self.held or len({len(x) for x in self.held.values()}) != 1:
             raise InputError(f"arrays of {', '.join(sorted(self.held))}: must include 'label', and be of one length")
         label, each = np.asarray(self.held["label"]), self.shots + self.queries

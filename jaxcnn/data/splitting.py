@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.core.text import visible
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole
 from jaxcnn.data.core import Splits
 
 log = logging.getLogger("jaxcnn")
@@ -35,6 +35,7 @@ def stratified(label: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarra
     """
     if not 0 <= fraction < 1:
         raise InputError(f"fraction={fraction}: must be at least 0 and below 1")
+    check_whole("seed", seed, 0)
     label, rng = np.asarray(label), np.random.default_rng(seed)
     groups = [rng.permutation(np.flatnonzero(label == c)) for c in np.unique(label)]
     most = np.array([len(g) - 1 for g in groups], int)

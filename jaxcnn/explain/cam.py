@@ -8,10 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn import ops
-from jaxcnn.core.types import InputError, Tree
+from jaxcnn.core.types import InputError, Tree, whole_numbers
 from jaxcnn.explain.gradients import Target, chosen, logits, seed, targets
 from jaxcnn.explain.interpreter import Program, execute, trace
-from jaxcnn.ops.geometry import to_tuple
 
 Array = jax.Array
 
@@ -148,8 +147,8 @@ def occlusion(
     Reference: Zeiler and Fergus, 2013, arXiv:1311.2901.
 
     """
-    size = to_tuple(window, 2, "window")
-    steps = tuple(max(k // 2, 1) for k in size) if strides is None else to_tuple(strides, 2, "strides")
+    size = whole_numbers("window", window, 2)
+    steps = tuple(max(k // 2, 1) for k in size) if strides is None else whole_numbers("strides", strides, 2)
     if any(k > n for k, n in zip(size, image.shape[1:3], strict=True)):
         raise InputError(f"window={size}: larger than the image of {image.shape[1]}x{image.shape[2]} pixels")
     if any(s > k for s, k in zip(steps, size, strict=True)):

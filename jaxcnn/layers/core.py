@@ -12,7 +12,7 @@ from jax import lax
 from jaxcnn import ops
 from jaxcnn.core.collectives import draw
 from jaxcnn.core.precision import policy
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole, whole_numbers
 
 Array = jax.Array
 KERNEL_INIT = nn.initializers.he_normal()
@@ -51,7 +51,7 @@ class Conv(nn.Module):
     """Convolution over `[B, *spatial, C]`; parameters `kernel` `[*kernel_size, C / groups, features]` and `bias`.
 
     Raises:
-        InputError: the number of input channels differs from that of the parameters.
+        InputError: a size is no whole number, or the number of input channels differs from that of the parameters.
 
     """
 
@@ -70,10 +70,13 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Map `[B, *spatial, C]` to `[B, *out, features]`; max pooling with `pool` > 1 comes before the bias."""
+        window = _window(self)
+        check_whole("groups", self.groups, 1)
+        check_whole("pool", self.pool, 1)
         _check_channels(self, x.shape, self.groups)
         dtype = policy(self.dtype, x)
         kernel = self.param(
-            "kernel", self.kernel_init, (*self.kernel_size, x.shape[-1] // self.groups, self.features), dtype.params
+            "kernel", self.kernel_init, (*window, x.shape[-1] // self.groups, self.features), dtype.params
         )
         conv = functools.partial(ops.conv_max_pool, window=self.pool) if self.pool > 1 else ops.conv
         y = conv(
@@ -90,7 +93,7 @@ class ConvTranspose(nn.Module):
     explicit padding.
 
     Raises:
-        InputError: the number of input channels differs from that of the parameters.
+        InputError: a size is no whole number, or the number of input channels differs from that of the parameters.
 
     """
 
@@ -105,13 +108,22 @@ class ConvTranspose(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Map `[B, *spatial, C]` to `[B, *out, features]`."""
+        window = _window(self)
         _check_channels(self, x.shape, 1)
         dtype = policy(self.dtype, x)
-        kernel = self.param("kernel", self.kernel_init, (*self.kernel_size, x.shape[-1], self.features), dtype.params)
+        kernel = self.param("kernel", self.kernel_init, (*window, x.shape[-1], self.features), dtype.params)
         y = ops.conv_transpose(
             x.astype(dtype.compute), kernel.astype(dtype.compute), strides=self.strides, padding=self.padding
         )
         return _with_bias(self, y) if self.use_bias else y
+
+
+def _window(module: Conv | ConvTranspose) -> tuple[int, ...]:
+    """Return the size of the kernel, and check it and the number of features."""
+    check_whole("features", module.features, 1)
+    if not isinstance(module.kernel_size, Sequence):
+        raise InputError(f"kernel_size={module.kernel_size!r}: must have a number for each axis, as (3, 3)")
+    return whole_numbers("kernel_size", module.kernel_size, len(module.kernel_size))
 
 
 def _check_channels(module: nn.Module, shape: tuple[int, ...], groups: int) -> None:
@@ -161,6 +173,7 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Map `[..., C]` to `[..., features]`."""
+        check_whole("features", self.features, 1)
         if self.has_variable("params", "kernel"):
             expected = self.get_variable("params", "kernel").shape[0]
             if x.shape[-1] != expected:

@@ -1,5 +1,6 @@
 """Base classes of models: features followed by a head, and the common form with a stem and stages of blocks."""
 
+import dataclasses
 import functools
 import math
 import types
@@ -12,7 +13,7 @@ import jax
 from jaxcnn import ops
 from jaxcnn.core.precision import checked, promote_float32
 from jaxcnn.core.remat import recompute
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole
 from jaxcnn.layers.core import check_image
 
 Array = jax.Array
@@ -66,9 +67,14 @@ class Network(nn.Module):
     background = 0
 
     def __post_init__(self) -> None:
-        """Turn the name of a dtype into the dtype, or refuse it."""
+        """Turn the name of a dtype into the dtype, or refuse it, as well as sizes that are no whole numbers."""
         if hasattr(self, "dtype"):
             self.dtype = checked(self.dtype)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type in (int, "int") and value is not field.default:
+                check_whole(field.name, value)
+                setattr(self, field.name, int(value))
         super().__post_init__()
 
     def features(self, x: Array, *, train: bool = False, row_mask: Array | None = None) -> dict[str, Array]:

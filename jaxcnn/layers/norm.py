@@ -12,7 +12,7 @@ from jax import lax
 
 from jaxcnn.core.collectives import all_sum
 from jaxcnn.core.precision import policy, promote_float32
-from jaxcnn.core.types import InputError, Tree
+from jaxcnn.core.types import Tree, check_whole
 from jaxcnn.ops.pooling import align_mask
 from jaxcnn.ops.sums import channel_sums, spread
 
@@ -232,8 +232,7 @@ class GroupNorm(nn.Module):
 
         """
         del train
-        if self.groups < 1:
-            raise InputError(f"groups={self.groups}: must be at least 1")
+        check_whole("groups", self.groups, 1)
         c, dtype = x.shape[-1], policy(self.dtype, x)
         scale = self.param("scale", nn.initializers.ones, (c,), dtype.params)
         bias = self.param("bias", nn.initializers.zeros, (c,), dtype.params)

@@ -18,7 +18,7 @@ from jax import lax
 from jax.core import Tracer
 
 from jaxcnn.core.precision import policy, promote_float32
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole
 
 Array = jax.Array
 State = tuple[Array, ...]  # the first entry is the output of a step
@@ -191,8 +191,7 @@ class _Recurrent(nn.Module):
             InputError: another shape or dtype, or a length out of range.
 
         """
-        if self.features < 1:
-            raise InputError(f"features={self.features}: must be at least 1")
+        check_whole("features", self.features, 1)
         if x.ndim != 3 or not jnp.issubdtype(x.dtype, jnp.floating):
             raise InputError(
                 f"sequence of shape {tuple(x.shape)} and dtype {x.dtype}: must be floats [batch, time, channels]"

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.core.collectives import all_rows, all_sum, row_numbers
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole
 from jaxcnn.losses.classification import cross_entropy
 
 Array = jax.Array
@@ -206,6 +206,7 @@ def prototypical(
     rows = _Rows(embeddings, labels, row_mask)
     if support.shape != labels.shape:
         raise InputError(f"support of shape {support.shape}: must be {labels.shape}, like the labels")
+    check_whole("ways", ways, 1)
     given = (support > 0) & rows.known
     member = jax.nn.one_hot(labels, ways, dtype=rows.own.dtype) * given[:, None]  # [B, ways]
     counts = all_sum(member.sum(0))

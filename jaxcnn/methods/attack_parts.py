@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.core.collectives import draw
-from jaxcnn.core.types import InputError, align
+from jaxcnn.core.types import InputError, align, check_whole
 from jaxcnn.tasks.pixels import check_range, concrete
 
 Array = jax.Array
@@ -38,8 +38,7 @@ def check(eps: float, norm: str, **counts: int) -> None:
     if norm == "linf" and eps > 1:
         raise InputError(f"eps={eps}: images lie in 0..1, so no value changes by more than 1 (8/255, not 8)")
     for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"{name}={count}: must be at least 1")
+        check_whole(name, count, 1)
 
 
 def checked(attack: Attack, labelled: bool = True) -> Attack:

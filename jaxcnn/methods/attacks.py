@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.core.collectives import draw
-from jaxcnn.core.types import InputError, align
+from jaxcnn.core.types import InputError, align, check_whole
 from jaxcnn.methods import attack_parts as parts
 from jaxcnn.methods.attack_parts import Attack, Loss, Norm
 
@@ -75,8 +75,8 @@ def pgd(
     Reference: Madry et al., 2017, arXiv:1706.06083.
 
     """
-    length = 2.5 * eps / max(steps, 1) if step_size is None else step_size
     parts.check(eps, norm, steps=steps, restarts=restarts)
+    length = 2.5 * eps / steps if step_size is None else step_size
     if not 0 <= length < math.inf:
         raise InputError(f"step_size={step_size}: must be at least 0")
     if restarts > 1 and not random_start:
@@ -172,8 +172,9 @@ def apgd(
 
     """
     parts.check(eps, norm, steps=steps, restarts=restarts)
-    if targets < 0 or targets and (loss != "dlr" or restarts != 1):
-        raise InputError(f"targets={targets}: must be at least 0, and 0 unless loss='dlr' and restarts=1")
+    check_whole("targets", targets, 0)
+    if targets and (loss != "dlr" or restarts != 1):
+        raise InputError(f"targets={targets}: must be 0 unless loss='dlr' and restarts=1")
     raised = parts.objective(loss)
 
     def attack(logits_of: parts.LogitsOf, images: Array, labels: Array, key: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole
 from jaxcnn.data import Resident
 from jaxcnn.data.order import ALL, Shard, checked_rows, fill
 from jaxcnn.methods import private
@@ -137,6 +137,8 @@ def shards(label: Any, count: int, *, each: int = 2, seed: int = 0) -> list[np.n
 
     """
     label = _column(label)
+    check_whole("count", count, 1)
+    check_whole("each", each, 1)
     _check_count(len(label), count * each)
     pieces = np.array_split(np.argsort(label, kind="stable"), count * each)
     order = np.random.default_rng(seed).permutation(len(pieces)).reshape(count, each)
@@ -161,8 +163,9 @@ def dirichlet(label: Any, count: int, alpha: float, *, seed: int = 0) -> list[np
     Reference: Yurochkin et al., 2019, arXiv:1905.12022.
 
     """
-    label, draws = _column(label), np.random.default_rng(seed)
+    label = _column(label)
     _check_count(len(label), count)
+    draws = np.random.default_rng(seed)
     if not 0 < alpha < math.inf:
         raise InputError(f"alpha={alpha}: must be positive")
     parts: list[list[int]] = [[] for _ in range(count)]
@@ -199,5 +202,6 @@ def _column(values: Any, name: str = "label") -> np.ndarray:
 
 
 def _check_count(size: int, count: int) -> None:
+    check_whole("count", count)
     if not 1 <= count <= size:
         raise InputError(f"count={count}: must be from 1 to the {size} rows")

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core.types import Batch, InputError, Metric, Task, Tree
+from jaxcnn.core.types import Batch, InputError, Metric, Task, Tree, check_whole
 from jaxcnn.data import Resident
 
 Array = jax.Array
@@ -32,7 +32,9 @@ def divided(num_classes: int, per_task: int = 2) -> tuple[tuple[int, ...], ...]:
         InputError: `per_task` is below 1 or does not divide the classes.
 
     """
-    if per_task < 1 or num_classes < 1 or num_classes % per_task:
+    check_whole("per_task", per_task, 1)
+    check_whole("num_classes", num_classes, 1)
+    if num_classes % per_task:
         raise InputError(f"per_task={per_task}: must divide the {num_classes} classes")
     return tuple(tuple(range(k, k + per_task)) for k in range(0, num_classes, per_task))
 

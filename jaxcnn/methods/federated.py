@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from jaxcnn.core.collectives import all_sum, over, row_count, row_numbers
-from jaxcnn.core.types import Batch, InputError, Mean, Tree, row_mask, rows
+from jaxcnn.core.types import Batch, InputError, Mean, Tree, check_whole, row_mask, rows
 from jaxcnn.methods import secure_sum
 from jaxcnn.methods.private import check_sampling, check_state, noisy
 from jaxcnn.train.step import Estimator, Gradient, Objective
@@ -70,15 +70,15 @@ def federated(
 
     """
     for name, value in (("rows_per_client", rows_per_client), ("batch_size", batch_size), ("epochs", epochs)):
-        if value < 1:
-            raise InputError(f"{name}={value}: must be at least 1")
+        check_whole(name, value, 1)
     if not 0 <= proximal < math.inf:
         raise InputError(f"proximal={proximal}: must be at least 0")
     if not clip > 0:
         raise InputError(f"clip={clip}: must be positive")
     if not 0 <= noise < math.inf or noise and math.isinf(clip):
         raise InputError(f"noise={noise}: must be at least 0, and 0 without clipping (clip={clip})")
-    if expected < 0 or noise and not expected:
+    check_whole("expected", expected, 0)
+    if noise and not expected:
         raise InputError(f"expected={expected}: must be the expected number of clients of a round, which noise needs")
     if not 0 <= secure < math.inf:
         raise InputError(f"secure={secure}: must be the largest change of a value, or 0")

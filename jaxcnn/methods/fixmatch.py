@@ -100,6 +100,8 @@ def fixmatch(
                 task.check({field: others if others.ndim == own.ndim else others.reshape(-1, *others.shape[2:])})
             except InputError as error:
                 raise InputError(f"{UNLABELLED}: {error}") from None
+            except KeyError:  # a check of one's own that reads the label
+                pass
 
     metrics = {name: _of_logits(metric) for name, metric in task.metrics.items()}
     confident = functools.partial(_confident, threshold)

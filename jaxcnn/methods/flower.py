@@ -101,7 +101,7 @@ def client(
     local = federated(tx, train.size, batch_size=batch_size, epochs=epochs, proximal=proximal)
     step = jax.jit(make_train_step(task, server, local))
     first = init_state(task, server, train.example(), seed)
-    measure = compile_step(make_eval_step(task), "jit", 1, donate=False)
+    measure = compile_step(make_eval_step(task), "jit", 1)
     rows = {name: np.asarray(x) for name, x in train.arrays.items()}
 
     class Client(NumPyClient):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.core.collectives import all_sum
-from jaxcnn.core.types import Batch, InputError, Mean, Task, Tree
+from jaxcnn.core.types import Batch, InputError, Mean, Task, Tree, check_whole
 
 Array = jax.Array
 STATE = "group_dro"
@@ -39,8 +39,7 @@ def group_dro(task: Task, groups: int, *, column: str = "group", rate: float = 0
         Sagawa et al., Distributionally Robust Neural Networks for Group Shifts, 2020, arXiv:1911.08731.
 
     """
-    if groups < 2:
-        raise InputError(f"groups={groups}: must be at least 2")
+    check_whole("groups", groups, 2)
     if not 0 < rate < float("inf"):
         raise InputError(f"rate={rate}: must be a positive number")
 

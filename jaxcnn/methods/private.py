@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core.collectives import all_sum, leader, part, row_count, row_numbers
-from jaxcnn.core.types import Batch, InputError, MetricState, State, Step, Tree, named, row_mask, rows
+from jaxcnn.core.types import Batch, InputError, MetricState, State, Step, Tree, check_whole, named, row_mask, rows
 from jaxcnn.data import Resident
 from jaxcnn.data.order import ALL, Shard, fill, padded
 from jaxcnn.parallel.compile import IndexedChunk
@@ -60,8 +60,7 @@ def private(clip: float, noise: float, batch_size: int, *, parts: int = 1) -> Es
     if not 0 <= noise < math.inf or noise and math.isinf(clip):
         raise InputError(f"noise={noise}: must be at least 0, and 0 without clipping (clip={clip})")
     for name, value in (("batch_size", batch_size), ("parts", parts)):
-        if value < 1:
-            raise InputError(f"{name}={value}: must be at least 1")
+        check_whole(name, value, 1)
 
     def estimator(objective: Objective) -> Gradient:
         def one(count: int, params: Tree, model_state: Tree, row: Batch, number: Array, key: Array) -> tuple[Tree, Any]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core.collectives import all_sum
-from jaxcnn.core.types import Batch, InputError, Mean, Task, Tree, row_mask
+from jaxcnn.core.types import Batch, InputError, Mean, Task, Tree, check_whole, row_mask
 from jaxcnn.data import Resident
 from jaxcnn.data.order import ALL, Shard, checked_rows, fill, padded, train_rows
 from jaxcnn.parallel.compile import IndexedChunk
@@ -130,8 +130,7 @@ def per_class(label: Any, count: int, *, rows: Any = None, seed: int = 0) -> np.
         InputError: `count` is below 1, a row does not exist, or rows are a mask.
 
     """
-    if count < 1:
-        raise InputError(f"count={count}: must be at least 1")
+    check_whole("count", count, 1)
     label = np.asarray(label)
     rows = np.arange(len(label)) if rows is None else checked_rows(rows, len(label), "rows")
     rng = np.random.default_rng(seed)
@@ -160,10 +159,10 @@ def reservoir(memory: Any, seen: int, rows: Any, capacity: int, *, seed: int = 0
 
     """
     kept = checked_rows(memory, None, "memory").tolist()
-    if capacity < 1 or not len(kept) <= min(capacity, seen):
-        raise InputError(
-            f"capacity={capacity}, seen={seen}: must be at least 1, and at least the {len(kept)} kept rows"
-        )
+    check_whole("capacity", capacity, 1)
+    check_whole("seen", seen, 0)
+    if len(kept) > min(capacity, seen):
+        raise InputError(f"capacity={capacity}, seen={seen}: must be at least the {len(kept)} kept rows")
     rng = np.random.default_rng([seed, seen])
     for n, row in enumerate(checked_rows(rows, None, "rows").tolist(), seen + 1):
         if len(kept) < capacity:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcnn.core.collectives import all_rows, all_sum
-from jaxcnn.core.types import Batch, InputError, MetricState, State, Step, Tree
+from jaxcnn.core.types import Batch, InputError, MetricState, State, Step, Tree, check_whole
 from jaxcnn.methods.federated import CLIENT, by_client, check_room, local_training
 from jaxcnn.train.step import Estimator, Gradient, Objective
 
@@ -43,8 +43,7 @@ def scaffold(learning_rate: float, rows_per_client: int, *, batch_size: int = 10
 
     """
     for name, value in (("rows_per_client", rows_per_client), ("batch_size", batch_size), ("epochs", epochs)):
-        if value < 1:
-            raise InputError(f"{name}={value}: must be at least 1")
+        check_whole(name, value, 1)
     if not 0 < learning_rate < math.inf:
         raise InputError(f"learning_rate={learning_rate}: must be positive")
 
@@ -100,8 +99,7 @@ def start_controls(count: int) -> Callable[[State], State]:
         InputError: `count` is less than 1.
 
     """
-    if count < 1:
-        raise InputError(f"count={count}: must be at least 1")
+    check_whole("count", count, 1)
 
     def begin(state: State) -> State:
         controls = {

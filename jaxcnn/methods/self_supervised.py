@@ -4,7 +4,7 @@ The encoder is any model; its last layer is the first layer of the projection an
 `transfer.load_pretrained(variables, encoder(state.variables))` begins a classifier with what was learned.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 from jaxcnn import augment, losses
 from jaxcnn.augment.core import as_float
 from jaxcnn.core import collectives
-from jaxcnn.core.types import Batch, FrozenState, InputError, Mean, Task, Tree, row_mask, rows
+from jaxcnn.core.types import Batch, FrozenState, InputError, Mean, Task, Tree, check_whole, row_mask, rows
 from jaxcnn.layers import DenseNorms
 from jaxcnn.models.adapt import accepted
 from jaxcnn.tasks import pixels
@@ -162,7 +162,7 @@ def encoder(variables: Tree) -> Tree:
         InputError: the variables are of another task.
 
     """
-    if "encoder" not in variables.get("params", {}):
+    if not isinstance(variables, Mapping) or "encoder" not in variables.get("params", {}):
         raise InputError(
             "encoder: the variables are not those of simclr or simsiam; give state.variables of such a run"
         )
@@ -225,8 +225,7 @@ def _siamese(
 ) -> Task:
     """Return the task of a siamese model."""
     for name, size in sizes.items():
-        if size < 1:
-            raise InputError(f"{name}={size}: must be at least 1")
+        check_whole(name, size, 1)
 
     def prepared(image: Array) -> Array:
         return prepare(image, mean, std)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core.collectives import draw
-from jaxcnn.core.types import Batch, InputError, Tree
+from jaxcnn.core.types import Batch, InputError, Tree, check_whole
 from jaxcnn.methods.robustness import pixels, two
 from jaxcnn.metrics.intervals import least_share
 from jaxcnn.tasks.pixels import check_image, check_range
@@ -86,8 +86,7 @@ def counter(
     """
     if not 0 < sigma < math.inf:
         raise InputError(f"sigma={sigma}: must be positive, for pixels in 0..1")
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size}: must be at least 1")
+    check_whole("batch_size", batch_size, 1)
 
     def votes(variables: Tree, row: Batch, key: Array, count: Array) -> Array:
         image = pixels(row)
@@ -107,6 +106,7 @@ def counter(
     compiled = jax.jit(votes)
 
     def counted(variables: Tree, row: Batch, key: Array, count: int) -> np.ndarray:
+        check_whole("count", count)
         if not 1 <= count < 2**31:
             raise InputError(f"count={count}: must be from 1 to 2147483647")
         if (n := len(row["image"])) != 1:

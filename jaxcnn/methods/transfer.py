@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxcnn.core import jaxprs
 from jaxcnn.core.precision import promote_float32
-from jaxcnn.core.types import Batch, FrozenState, InputError, Task, Tree, named
+from jaxcnn.core.types import Batch, FrozenState, InputError, Task, Tree, check_whole, named
 from jaxcnn.data import Resident
 from jaxcnn.optim import first_match, which
 from jaxcnn.tasks.model import training_pass
@@ -234,14 +234,14 @@ def few_shot_subset(data: Any, per_class: int, seed: int = 0) -> Any:
         InputError: a number is out of range, a class has fewer rows, or the labels are not one class per row.
 
     """
-    if per_class < 1 or per_class != int(per_class) or seed < 0:
-        raise InputError(f"per_class={per_class}, seed={seed}: must be whole numbers of at least 1 and at least 0")
+    check_whole("per_class", per_class, 1)
+    check_whole("seed", seed, 0)
     if not data.classes:
         raise InputError("few_shot_subset: the data have no classes; it draws from each of them")
     label = np.asarray(data.label)
     if label.ndim != 1 or label.dtype.kind not in "iu":
         raise InputError(f"labels {label.dtype} of shape {label.shape}: must be integers [N], one class per row")
-    rng, chosen, per_class = np.random.default_rng(seed), [], int(per_class)
+    rng, chosen = np.random.default_rng(seed), []
     for k, name in enumerate(data.classes):
         rows = np.flatnonzero(label == k)
         if len(rows) < per_class:

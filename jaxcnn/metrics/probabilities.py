@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core.types import Batch, InputError, Mean, Metric
+from jaxcnn.core.types import Batch, Mean, Metric, check_whole
 from jaxcnn.metrics.sums import columns, fits, judged, judged_each, mean, predicted_class, tally
 
 Array = jax.Array
@@ -115,7 +115,7 @@ def calibration(bins: int = 15) -> Metric:
         InputError: fewer than one bin.
 
     """
-    _bins(bins)
+    check_whole("bins", bins, 1)
     edges = np.linspace(0, 1, bins + 1, dtype=np.float32)[1:-1]
 
     def metric(logits: Array, batch: Batch) -> Calibration:
@@ -176,9 +176,8 @@ def binned_scores(num_classes: int, bins: int = 2048, multilabel: bool = False) 
         InputError: fewer than one class or two bins, or (when traced) logits for a different number of classes.
 
     """
-    _bins(bins, 2)
-    if num_classes < 1:
-        raise InputError(f"num_classes={num_classes}: must be at least 1")
+    check_whole("bins", bins, 2)
+    check_whole("num_classes", num_classes, 1)
     edges = (4 * (np.log(np.arange(1, bins)) - np.log(np.arange(bins - 1, 0, -1)))).astype(np.float32)
 
     def metric(logits: Array, batch: Batch) -> Histograms:
@@ -237,8 +236,3 @@ def _pr_bounds(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, 
 
 def _wide(logits: Array) -> Array:
     return logits.astype(jnp.float32)
-
-
-def _bins(bins: int, least: int = 1) -> None:
-    if bins < least:
-        raise InputError(f"bins={bins}: must be at least {least}")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core.types import Batch, Count, InputError, Mean, Metric, align, row_mask
+from jaxcnn.core.types import Batch, Count, InputError, Mean, Metric, align, check_whole, row_mask
 from jaxcnn.metrics.scores import report
 
 Array = jax.Array
@@ -154,7 +154,7 @@ def top_k(k: int) -> Metric:
         InputError: `k` below 1.
 
     """
-    _at_least_one("k", k)
+    check_whole("k", k, 1)
 
     def metric(logits: Array, batch: Batch) -> Mean:
         label, counts, unsound = judged(logits, batch)
@@ -174,7 +174,7 @@ def confusion(num_classes: int) -> Metric:
     count. A row with a known label is left out if its prediction is NaN or a class beyond the matrix; the scores that
     come with the matrix are then NaN.
     """
-    _at_least_one("num_classes", num_classes)
+    check_whole("num_classes", num_classes, 1)
 
     def metric(logits: Array, batch: Batch) -> Confusion:
         (truth, counts, unsound), guess = judged(logits, batch, num_classes), predicted_class(logits)
@@ -196,7 +196,7 @@ def multilabel_confusion(num_classes: int) -> Metric:
 
     An answer that is NaN is left out, and the scores that come with the counts are then NaN.
     """
-    _at_least_one("num_classes", num_classes)
+    check_whole("num_classes", num_classes, 1)
 
     def metric(logits: Array, batch: Batch) -> MultilabelConfusion:
         fits(num_classes, logits)
@@ -229,8 +229,3 @@ def fits(num_classes: int, logits: Array) -> None:
     """Refuse logits for a different number of classes."""
     if logits.shape[-1] != num_classes:
         raise InputError(f"num_classes={num_classes}: the logits have {logits.shape[-1]} classes; use that number")
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise InputError(f"{name}={value}: must be at least 1")

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole, whole_numbers
 from jaxcnn.ops.bilinear import forward, input_grad
-from jaxcnn.ops.geometry import Geometry, check_floating, extents, is_known, resolve_padding, settle_padding, to_tuple
+from jaxcnn.ops.geometry import Geometry, check_floating, extents, is_known, resolve_padding, settle_padding
 
 Array = jax.Array
 
@@ -93,8 +93,8 @@ def conv_transpose(
     """
     _check("conv_transpose", x, kernel, x.shape[-1], kernel.shape[-2])
     rank = x.ndim - 2
-    strides, dilation = to_tuple(strides, rank, "strides"), to_tuple(dilation, rank, "dilation")
-    extra, extent = to_tuple(output_padding, rank, "output_padding", 0), extents(kernel.shape[:rank], dilation)
+    strides, dilation = whole_numbers("strides", strides, rank), whole_numbers("dilation", dilation, rank)
+    extra, extent = whole_numbers("output_padding", output_padding, rank, 0), extents(kernel.shape[:rank], dilation)
     if any(e >= s for e, s in zip(extra, strides, strict=True)):
         raise InputError(f"output_padding={output_padding}: must be less than strides={strides}")
     if padding == "SAME":
@@ -116,11 +116,12 @@ def geometry(
     x: Array, kernel: Array, strides: Any = 1, padding: Any = "SAME", dilation: Any = 1, groups: int = 1
 ) -> Geometry:
     """Check what `conv` is given, and resolve it for this image and kernel."""
+    check_whole("groups", groups, 1)
     _check("conv", x, kernel, x.shape[-1], kernel.shape[-2] * groups)
     if kernel.shape[-1] % groups:
         raise InputError(f"conv: groups={groups} does not divide the {kernel.shape[-1]} output channels")
     rank = x.ndim - 2
-    strides, dilation = to_tuple(strides, rank, "strides"), to_tuple(dilation, rank, "dilation")
+    strides, dilation = whole_numbers("strides", strides, rank), whole_numbers("dilation", dilation, rank)
     pads = resolve_padding(padding, x.shape[1:-1], extents(kernel.shape[:rank], dilation), strides)
     return Geometry(strides, pads, dilation, groups)
 

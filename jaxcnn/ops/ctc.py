@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole
 
 Array = jax.Array
 END = -1  # in place of a symbol, after the end of a string
@@ -77,8 +77,8 @@ def ctc_beam(logits: Array, beams: int = 10, *, longest: int | None = None) -> D
     """
     shares = _shares(logits)
     longest = shares.shape[1] if longest is None else longest
-    if beams < 1 or longest < 1:
-        raise InputError(f"beams={beams}, longest={longest}: must be at least 1")
+    check_whole("beams", beams, 1)
+    check_whole("longest", longest, 1)
     return Decoded(*jax.vmap(lambda one: _search(one, beams, longest))(shares))
 
 

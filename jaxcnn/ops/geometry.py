@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, is_integer
 
 Array = jax.Array
 Tree = Any
@@ -38,14 +38,6 @@ def is_known(*sizes: Any) -> bool:
 def typical(sizes: Sequence[Any]) -> tuple[int, ...]:
     """Sizes to choose by: a number in the place of each dimension that is symbolic."""
     return tuple(n if is_known(n) else TYPICAL for n in sizes)
-
-
-def to_tuple(value: int | Sequence[int], rank: int, name: str, least: int = 1) -> tuple[int, ...]:
-    """One integer an axis, from one number or a sequence."""
-    out = (value,) * rank if isinstance(value, int) else tuple(int(v) for v in value)
-    if len(out) != rank or min(out) < least:
-        raise InputError(f"{name}={value}: must be an integer of at least {least}, or {rank} of them")
-    return out
 
 
 def check_floating(name: str, **arrays: Any) -> None:
@@ -110,8 +102,8 @@ def resolve_padding(
         pads = tuple(map(_same, sizes, extent, strides))
     elif padding == "VALID":
         pads = ((0, 0),) * len(sizes)
-    elif isinstance(padding, int):
-        pads = ((padding, padding),) * len(sizes)
+    elif is_integer(padding):
+        pads = ((int(padding), int(padding)),) * len(sizes)
     else:
         pads = _pairs(padding, len(sizes))
     if any(n < 0 for pair in pads for n in pair if is_known(n)):
@@ -138,12 +130,12 @@ def settle_padding(x: Array, g: Geometry, fill: float = 0.0) -> tuple[Array, Geo
 
 def _pairs(padding: str | Sequence[tuple[int, int]], rank: int) -> Pads:
     try:
-        pads = tuple((int(low), int(high)) for low, high in padding)
+        pads = tuple((low, high) for low, high in padding)
     except (TypeError, ValueError):
         pads = ()
-    if len(pads) != rank:
+    if len(pads) != rank or not all(is_integer(n) for pair in pads for n in pair):
         raise InputError(f'padding={padding!r}: must be "SAME", "VALID", a number, or {rank} (low, high) pairs')
-    return pads
+    return tuple((int(low), int(high)) for low, high in pads)
 
 
 def taps(x: Array, window: Sequence[int], g: Geometry, fill: float = 0.0) -> Iterator[Array]:

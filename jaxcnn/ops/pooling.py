@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcnn.core.types import InputError
-from jaxcnn.ops.geometry import Geometry, check_floating, is_known, resolve_padding, settle_padding, to_tuple
+from jaxcnn.core.types import InputError, whole_numbers
+from jaxcnn.ops.geometry import Geometry, check_floating, is_known, resolve_padding, settle_padding
 from jaxcnn.ops.native import is_native, is_whole
 from jaxcnn.ops.primitives import bind, primitive
 from jaxcnn.ops.windows import MAX, TILE_SUMS, Window, side_by_side, window_max, window_sum
@@ -85,7 +85,7 @@ def adaptive_avg_pool(x: Array, sizes: Sequence[int]) -> Array:
     check_floating("adaptive_avg_pool", image=x)
     if not is_known(*x.shape[1:-1]):
         raise InputError(f"adaptive_avg_pool: image {x.shape} has a symbolic size; export with numbers there")
-    for axis, size in enumerate(to_tuple(sizes, x.ndim - 2, "sizes"), 1):
+    for axis, size in enumerate(whole_numbers("sizes", sizes, x.ndim - 2), 1):
         n = x.shape[axis]
         if n == size:
             continue
@@ -186,8 +186,8 @@ def checked_window(x: Any, window: Any, strides: Any = None, padding: Any = "VAL
     if rank < 1:
         raise InputError(f"pool: image {x.shape} must have spatial axes, [batch, *spatial, channels]")
     check_floating("pool", image=x)
-    size = to_tuple(window, rank, "window")
-    steps = size if strides is None else to_tuple(strides, rank, "strides")
+    size = whole_numbers("window", window, rank)
+    steps = size if strides is None else whole_numbers("strides", strides, rank)
     # a window that hangs over by less than a stride has a place to begin
     fits = tuple(n + s - 1 if ceil else n for n, s in zip(x.shape[1:-1], steps, strict=True))
     pads = resolve_padding(padding, fits, size, steps)

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcnn.core.types import InputError
-from jaxcnn.ops.geometry import check_floating, to_tuple
+from jaxcnn.core.types import InputError, check_whole, whole_numbers
+from jaxcnn.ops.geometry import check_floating
 from jaxcnn.ops.native import is_whole
 from jaxcnn.ops.primitives import bind, fold_rows, linear, primitive
 
@@ -56,7 +56,7 @@ def roi_align(
 
     """
     maps = [features] if isinstance(features, jax.Array | np.ndarray) else list(features)
-    cells, level = to_tuple(size, 2, "size"), None if level is None else jnp.asarray(level)
+    cells, level = whole_numbers("size", size, 2), None if level is None else jnp.asarray(level)
     _check(maps, boxes, sampling_ratio, level)
     boxes = jnp.asarray(boxes, jnp.float32)
     sound = jnp.isfinite(boxes).all(-1)
@@ -110,8 +110,7 @@ def _check(maps: Sequence[Array], boxes: Array, sampling_ratio: int, level: Arra
     shape = tuple(jnp.shape(boxes))
     if len(shape) != 3 or (shape[0], shape[2]) != (shapes[0][0], 4):
         raise InputError(f"boxes of shape {shape}: must be [{shapes[0][0]}, N, 4], as many rows as the features")
-    if not isinstance(sampling_ratio, int) or sampling_ratio < 1:
-        raise InputError(f"sampling_ratio={sampling_ratio}: must be an integer of at least 1")
+    check_whole("sampling_ratio", sampling_ratio, 1)
     if level is None and len(maps) > 1:
         raise InputError(f"level=None: must say which of the {len(maps)} maps each box is sampled from, int [B, N]")
     if level is not None and (level.shape != shape[:2] or not jnp.issubdtype(level.dtype, jnp.integer)):

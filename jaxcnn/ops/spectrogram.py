@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from jaxcnn.core.precision import promote_float32
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole
 
 Array = jax.Array
 Form = Literal["htk", "slaney"]
@@ -43,8 +43,8 @@ def frame_count(length: Any, *, n_fft: int, hop: int, centred: bool = True) -> A
 
 def check_frames(n_fft: int, hop: int) -> None:
     """Refuse frames of fewer than two samples, and steps of none."""
-    if n_fft < 2 or hop < 1:
-        raise InputError(f"n_fft={n_fft}, hop={hop}: must be at least 2 and 1 samples")
+    check_whole("n_fft", n_fft, 2)
+    check_whole("hop", hop, 1)
 
 
 def check_audio(audio: Array) -> None:
@@ -163,8 +163,7 @@ def mel_filters(
     high = rate / 2 if high is None else high
     if not 0 <= low < high <= rate / 2:
         raise InputError(f"low={low}, high={high}: must be from 0 to {rate / 2:g} Hz, half the rate, low below high")
-    if n_mels < 1:
-        raise InputError(f"n_mels={n_mels}: must be at least 1")
+    check_whole("n_mels", n_mels, 1)
     if form not in ("htk", "slaney"):
         raise InputError(f"form={form!r}: must be 'htk' or 'slaney'")
     check_frames(n_fft, 1)

@@ -1,7 +1,7 @@
 """Compiling a step: many batches per dispatch, on one device or several, always with the same numbers."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxcnn.core.collectives import AXIS, all_sum
-from jaxcnn.core.types import Batch, CompiledStep, InputError, Step, Tree, add
+from jaxcnn.core.types import Batch, CompiledStep, InputError, Step, Tree, add, check_whole, is_integer
 from jaxcnn.parallel import mesh as meshes
 from jaxcnn.parallel.mesh import Device, Rule, layout, make_mesh, split_model
 
@@ -68,7 +68,7 @@ def compile_step(
     step: Step,
     strategy: str = "auto",
     devices: int | Sequence[Device] | None = None,
-    donate: bool = True,
+    donate: bool | None = None,
     *,
     model_devices: int = 1,
     rule: Rule | None = None,
@@ -81,7 +81,8 @@ def compile_step(
             collectives. `"pmap"`: one program per device, as in older code and TPU notebooks. `"eager"`: no
             compilation, for a debugger. `"auto"`: jit on one device, else sharded.
         devices: how many, or which; by default all that JAX sees (one for `"jit"` and `"eager"`).
-        donate: reuse the carry's buffers; right for training, wrong where the carry is needed again.
+        donate: reuse the carry's buffers; right for training, wrong where the carry is needed again. By default all
+            steps do but those of `make_eval_step`.
         model_devices: sharded only: how many devices share a row; each has a part of the output channels.
         rule: sharded only: `(shape of a leaf, mesh) -> PartitionSpec`. `mesh.split_all` divides large leaves over all
             devices. The default, `mesh.split_model`, keeps leaves whole where `model_devices` is 1.
@@ -90,10 +91,12 @@ def compile_step(
         A `CompiledStep`.
 
     Raises:
-        InputError: an unknown strategy, more devices than JAX sees, several devices for `"jit"` or `"eager"`, or
-            `"pmap"` in a run of several processes.
+        InputError: an unknown strategy, more devices than JAX sees, several devices for `"jit"` or `"eager"`, `"pmap"`
+            in a run of several processes.
 
     """
+    donate = not getattr(step, "evaluates", False) if donate is None else donate
+    check_whole("model_devices", model_devices, 1)
     run = _compiled(step, strategy, devices, donate, model_devices, rule)
     return run._replace(step=step, check=getattr(step, "check", run.check))
 
@@ -168,7 +171,9 @@ def choose_devices(devices: int | Sequence[Device] | None, strategy: str) -> lis
     present, processes = jax.devices(), jax.process_count()
     if devices is None:
         return present[:1] if strategy in ("jit", "eager") else present
-    if not isinstance(devices, int):
+    if not is_integer(devices):
+        if isinstance(devices, str) or not isinstance(devices, Iterable):
+            raise InputError(f"devices={devices!r}: must be a whole number, or a sequence of devices")
         return list(devices)
     if not 1 <= devices <= len(present):
         raise InputError(

@@ -7,7 +7,7 @@ import wave
 import jax
 import numpy as np
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole
 from jaxcnn.ops.spectrogram import spectrogram
 
 RANGE = 80.0  # decibels from the loudest point of a picture down to black
@@ -86,6 +86,5 @@ def _checked(audio: np.ndarray, rate: int) -> np.ndarray:
         )
     if not np.isfinite(audio).all():
         raise InputError("audio: has samples that are not finite; leave it out")
-    if not isinstance(rate, int) or rate < 1:
-        raise InputError(f"rate={rate}: must be an integer of at least 1, samples per second")
+    check_whole("rate", rate, 1)
     return audio.astype(np.float32)

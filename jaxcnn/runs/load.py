@@ -247,7 +247,7 @@ def evaluate(
         data = rows_to_measure(loaded.config, place, data_dir=data_dir).data
     else:
         data = place
-    run = compile_step(make_eval_step(loaded.task), "jit", donate=False)
+    run = compile_step(make_eval_step(loaded.task), "jit")
     return measure(run, loaded.variables, data, batch_size=batch_size)
 
 

@@ -67,7 +67,7 @@ def prepare(plan: Plan) -> Ready:
         state = jax.jit(begin, compiler_options=_once())(splits.train.example(), plan.variables)
         how = {"model_devices": plan.model_devices, "rule": plan.rule}
         run = compile_step(step, plan.strategy, plan.devices, **how)
-        ev = compile_step(make_eval_step(plan.task), plan.strategy, plan.devices, donate=False, **how)
+        ev = compile_step(make_eval_step(plan.task), plan.strategy, plan.devices, **how)
     return Ready(plan, splits, state, run, ev, hashing.result(), notes)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import losses, metrics
-from jaxcnn.core.types import Batch, InputError, Mean, Metric, Task
+from jaxcnn.core.types import Batch, InputError, Mean, Metric, Task, is_integer
 from jaxcnn.tasks import figures, pixels, targets
 from jaxcnn.tasks.fields import fields
 from jaxcnn.tasks.model import from_model
@@ -230,7 +230,7 @@ def _check_loss(loss: str, head: str, target_threshold: float | None) -> None:
 
 
 def _head(kind: str, logits: int, classes: int, ignore: int | None) -> targets.Head:
-    if ignore is not None and (isinstance(ignore, bool) or not isinstance(ignore, numbers.Integral)):
+    if ignore is not None and not is_integer(ignore):
         raise InputError(f"ignore_label={ignore!r}: must be an integer, such as -1 or 255, or None")
     last = 1 if kind == "multilabel" else classes - 1
     if ignore is not None and 0 <= ignore <= last:

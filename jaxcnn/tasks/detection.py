@@ -1,7 +1,6 @@
 """Detection: boxes around the objects of an image, each with a class and a score."""
 
 import functools
-import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import metrics
-from jaxcnn.core.types import Batch, InputError, MetricState, Task, align, row_mask
+from jaxcnn.core.types import Batch, InputError, MetricState, Task, align, is_integer, row_mask
 from jaxcnn.tasks import boxes, pixels
 from jaxcnn.tasks.model import from_model, prepare
 
@@ -114,7 +113,7 @@ def detected(outputs: Mapping[str, Any]) -> dict[str, Array]:
 
 def _classes(model: Any) -> int:
     found: Any = getattr(model, "num_classes", None)
-    if not isinstance(found, numbers.Integral) or int(found) < 1:
+    if not is_integer(found) or found < 1:
         raise InputError(f"num_classes={found}: must be at least 1; the background needs no class")
     for name in ("losses", "detections"):
         if not callable(getattr(model, name, None)):

@@ -12,7 +12,20 @@ from jax import lax
 from jax.core import Tracer
 
 from jaxcnn.core.precision import promote_float32
-from jaxcnn.core.types import Batch, FrozenState, InputError, Mean, Metric, MetricState, Task, accept, align, row_mask
+from jaxcnn.core.types import (
+    Batch,
+    FrozenState,
+    InputError,
+    Mean,
+    Metric,
+    MetricState,
+    Task,
+    accept,
+    align,
+    check_whole,
+    row_mask,
+    whole_numbers,
+)
 from jaxcnn.metrics import count
 from jaxcnn.models.adapt import accepted
 from jaxcnn.tasks.pixels import check_layout
@@ -65,13 +78,17 @@ def prepare(
     if interpolation not in ("bilinear", "bicubic"):
         raise InputError(f"interpolation={interpolation!r}: must be 'bilinear' or 'bicubic'")
     if size is not None:
-        height, width = size
+        if np.ndim(size) == 0:
+            raise InputError(f"size={size!r}: must be (height, width)")
+        height, width = whole_numbers("size", size, 2)
         image = _sized(image, (height, width), resize, interpolation)
     return (image - _per_channel("mean", mean, image)) / _per_channel("std", std, image)
 
 
 def _sized(image: Array, size: tuple[int, int], resize: int | None, interpolation: str) -> Array:
     """Resize `[B, H, W, C]` to `size`, or the shorter side to `resize` and crop `size` from the centre."""
+    if resize is not None:
+        check_whole("resize", resize)
     if resize is not None and resize < max(size):
         raise InputError(f"resize={resize}: must be at least {max(size)}, the longer side of size={size}")
     b, *sides, c = image.shape

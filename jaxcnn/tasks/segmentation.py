@@ -1,7 +1,6 @@
 """Segmentation: a class for each pixel of an image, or of a volume or a series."""
 
 import functools
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import losses, metrics
-from jaxcnn.core.types import Batch, InputError, Task, align, row_mask
+from jaxcnn.core.types import Batch, InputError, Task, align, is_integer, row_mask
 from jaxcnn.tasks import figures, pixels
 from jaxcnn.tasks.model import from_model, prepare
 
@@ -68,7 +67,7 @@ def segmentation(
 
     """
     found: Any = getattr(model, "num_classes", None)
-    if not isinstance(found, numbers.Integral) or int(found) < 2:
+    if not is_integer(found) or found < 2:
         raise InputError(f"num_classes={found}: must be at least 2, one logit per class, the background included")
     classes = int(found)
     _check(classes, ignore_label, cross_entropy, dice, beta, focal, class_weights)
@@ -109,7 +108,7 @@ def segmentation(
 def _check(
     classes: int, ignore: int | None, cross_entropy: float, dice: float, beta: float, focal: float, weights: Any
 ) -> None:
-    if ignore is not None and (isinstance(ignore, bool) or not isinstance(ignore, numbers.Integral)):
+    if ignore is not None and not is_integer(ignore):
         raise InputError(f"ignore_label={ignore!r}: must be an integer, such as 255 or -1, or None")
     if ignore is not None and 0 <= ignore < classes:
         raise InputError(f"ignore_label={ignore}: is one of the classes 0 to {classes - 1}; use another number, as 255")

@@ -1,7 +1,6 @@
 """Sequences: read a string of symbols from the columns of an image, or from the steps of sound or of a series."""
 
 import functools
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import losses, metrics
-from jaxcnn.core.types import Batch, InputError, Task, row_mask
+from jaxcnn.core.types import Batch, InputError, Task, is_integer, row_mask
 from jaxcnn.losses.sequences import columns_needed, well_formed
 from jaxcnn.ops import Decoded, ctc_beam, ctc_greedy
 from jaxcnn.tasks import pixels
@@ -65,7 +64,7 @@ def sequence(
 
     """
     found: Any = getattr(model, "num_classes", None)
-    if not isinstance(found, numbers.Integral) or int(found) < 1:
+    if not is_integer(found) or found < 1:
         raise InputError(f"num_classes={found}: must be at least 1, the number of symbols without the blank")
     symbols, end = int(found), functools.partial(_ended, field, "length" in also)
 

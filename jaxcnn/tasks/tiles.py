@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core.types import Batch, InputError, Tree, accept
+from jaxcnn.core.types import Batch, InputError, Tree, accept, check_whole, whole_numbers
 
 Array = jax.Array
 Predict = Callable[[Tree, Batch], Any]
@@ -93,18 +93,11 @@ def _sizes(
     if not spatial or min(spatial) < 1:
         raise InputError(f"image with the axes {spatial} before the channels: must be [*spatial, C], with pixels")
 
-    def each(name: str, value: int | Sequence[int]) -> tuple[int, ...]:
-        found = (value,) * len(spatial) if isinstance(value, int) else tuple(value)
-        if len(found) != len(spatial) or not all(isinstance(n, int) for n in found):
-            raise InputError(f"{name}={value}: must be a number, or {len(spatial)} of them for an image of {spatial}")
-        return found
-
-    sizes = each("tile", tile)
-    if min(sizes) < 1:
-        raise InputError(f"tile={tile}: must be at least 1")
-    shared = each("overlap", [n // 4 for n in sizes] if overlap is None else overlap)
-    if any(not 0 <= n < size for n, size in zip(shared, sizes, strict=True)):
-        raise InputError(f"overlap={overlap}: must be at least 0 and less than tile={tile}")
+    sizes = whole_numbers("tile", tile, len(spatial))
+    given = [n // 4 for n in sizes] if overlap is None else overlap
+    shared = whole_numbers("overlap", given, len(spatial), 0)
+    if any(n >= size for n, size in zip(shared, sizes, strict=True)):
+        raise InputError(f"overlap={overlap}: must be less than tile={tile}")
     return sizes, shared
 
 
@@ -113,8 +106,7 @@ def _check(window: str, over: str, batch_size: int) -> None:
         raise InputError(f"window={window!r}: must be one of {', '.join(WINDOWS)}")
     if over not in OVER:
         raise InputError(f"over={over!r}: must be one of {', '.join(OVER)}")
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size}: must be at least 1")
+    check_whole("batch_size", batch_size, 1)
 
 
 def _begins(n: int, size: int, shared: int) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn.core.types import CompiledStep, InputError, Interrupted, Tree, accept, add, compute
+from jaxcnn.core.types import CompiledStep, InputError, Interrupted, Tree, accept, add, check_whole, compute
 from jaxcnn.data.anything import as_data
 from jaxcnn.data.checking import checked
 from jaxcnn.parallel import mesh
@@ -23,7 +23,7 @@ def evaluate(
     """Compute the metrics of a data set. Every row counts exactly once.
 
     Args:
-        run: a compiled evaluation step (`make_eval_step`), with `donate=False`.
+        run: a compiled evaluation step (`make_eval_step`; one of your own is compiled with `donate=False`).
         variables: parameters and running statistics, `{"params": ..., ...}`.
         data: a data set, a dict of arrays, or a pair of images and labels. Rows that `run.replicate` did not place are
             sent to the devices while these work on the batches before.
@@ -61,8 +61,7 @@ def timed_evaluate(
         Interrupted: see `evaluate`.
 
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size}: must be at least 1")
+    check_whole("batch_size", batch_size, 1)
     data = as_data(data)
     _has_rows(data)
     data = checked(data, run.check)
@@ -107,10 +106,11 @@ def collect(
         `(outputs, {key: array})`, NumPy arrays `[N, ...]` for N rows.
 
     Raises:
-        InputError: the data have no rows, lack a key or do not suit the task of `predict`, or there is more than one
-            process.
+        InputError: `batch_size` is below 1, the data have no rows, lack a key or do not suit the task of `predict`, or
+            there is more than one process.
 
     """
+    check_whole("batch_size", batch_size, 1)
     data = as_data(data)
     _has_rows(data)
     if jax.process_count() > 1:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxcnn.core.text import visible
-from jaxcnn.core.types import CompiledStep, InputError, Interrupted, State, compute
+from jaxcnn.core.types import CompiledStep, InputError, Interrupted, State, check_whole, compute
 from jaxcnn.data.anything import as_data
 from jaxcnn.parallel import mesh
 from jaxcnn.train.divergence import rate
@@ -178,8 +178,10 @@ def _check_monitor(monitor: str | None, mode: str, patience: int | None) -> None
         raise InputError(f"mode={mode!r}: must be 'min' or 'max'")
     if not isinstance(monitor, str | None):
         raise InputError(f"monitor={monitor!r}: must be a single name, or None")
-    if patience is not None and (patience < 1 or monitor is None):
-        raise InputError(f"patience={patience}: must be at least 1, with a monitor")
+    if patience is not None:
+        check_whole("patience", patience, 1)
+        if monitor is None:
+            raise InputError(f"patience={patience}: needs a monitor")
 
 
 def _hand_out(error: Exception, session: Session) -> None:

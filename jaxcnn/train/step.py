@@ -10,7 +10,21 @@ import jax.numpy as jnp
 import optax
 
 from jaxcnn.core.collectives import all_mean, all_sum, leader
-from jaxcnn.core.types import Batch, Count, InputError, Mean, MetricState, State, Step, Task, Tree, accept, add, rows
+from jaxcnn.core.types import (
+    Batch,
+    Count,
+    InputError,
+    Mean,
+    MetricState,
+    State,
+    Step,
+    Task,
+    Tree,
+    accept,
+    add,
+    check_whole,
+    rows,
+)
 from jaxcnn.layers.norm import grown, young
 
 Array = jax.Array
@@ -82,8 +96,7 @@ def accumulate(k: int) -> Estimator:
         InputError: `k` is below 1, or, when the step is traced, does not divide the rows per device.
 
     """
-    if k < 1:
-        raise InputError(f"accumulate={k}: must be at least 1")
+    check_whole("accumulate", k, 1)
 
     def estimator(objective: Objective) -> Gradient:
         if k == 1:
@@ -170,12 +183,16 @@ def make_train_step(task: Task, tx: optax.GradientTransformation, grads: Estimat
 
 
 def make_eval_step(task: Task) -> Step:
-    """Return the evaluation step `(variables, batch) -> (variables, sums)`: the task's metrics, without padding."""
+    """Return the evaluation step `(variables, batch) -> (variables, sums)`: the task's metrics, without padding.
+
+    `compile_step` does not donate its variables, so that they can be used again.
+    """
 
     def step(variables: Tree, batch: Batch) -> tuple[Tree, dict[str, MetricState]]:
         outputs = (task.outputs or task.predict)(variables, batch)
         return variables, {name: metric(outputs, batch) for name, metric in task.metrics.items()}
 
+    step.evaluates = True
     return _checked_by(task, step)
 
 

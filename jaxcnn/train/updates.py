@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxcnn.core.types import CompiledStep, InputError, Interrupted, MetricState, State, reason
+from jaxcnn.core.types import CompiledStep, InputError, Interrupted, MetricState, State, check_whole, reason
 from jaxcnn.data.anything import as_data
 from jaxcnn.data.checking import Checked
 from jaxcnn.data.core import Indexed
@@ -237,11 +237,11 @@ def check(train: Any, batch_size: int, steps: int, every: float | None) -> None:
         InputError: an argument is out of range.
 
     """
+    check_whole("batch_size", batch_size)
     if not 1 <= batch_size <= train.size:
         raise InputError(f"batch_size={batch_size}: must be from 1 to the {train.size} training rows")
-    if steps < 0:
-        raise InputError(f"steps={steps}: must be at least 0")
-    if every is not None and every < 1:
+    check_whole("steps", steps, 0)
+    if every is not None and not every >= 1:
         raise InputError(f"every={every}: must be at least 1")
 
 
@@ -260,8 +260,7 @@ def check_saving(save_seconds: float | None, keep_best: int, on_nan: str, run: C
     """
     if save_seconds is not None and save_seconds < 0:
         raise InputError(f"save_seconds={save_seconds}: must be at least 0")
-    if keep_best < 1:
-        raise InputError(f"keep_best={keep_best}: must be at least 1")
+    check_whole("keep_best", keep_best, 1)
     if on_nan not in ("stop", "rollback"):
         raise InputError(f"on_nan={on_nan!r}: must be 'stop' or 'rollback'")
     if on_nan == "rollback" and getattr(run.step, "private", False):

@@ -71,7 +71,7 @@ def test_every_row_of_a_generator_is_measured_once():
     _, state, _ = setting()
     t = jc.tasks.classification(jc.models.mlp(num_classes=4))
     variables = t.init(jax.random.key(0), {"image": ARRAYS["image"][:1]})
-    ev = jc.compile_step(jc.make_eval_step(t), donate=False)
+    ev = jc.compile_step(jc.make_eval_step(t))
 
     def make():
         for a, b in ((0, 20), (20, 21), (21, 48)):

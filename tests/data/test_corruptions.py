@@ -123,7 +123,7 @@ def test_a_wrapped_data_set_is_read_like_any_other():
     np.testing.assert_array_equal(read[0][4], corrupt(data.arrays["image"][4], "snow", 3, seed=4, row=4))
     task = jc.tasks.classification(jc.models.mlp(num_classes=7, widths=(4,)))
     variables = task.init(jax.random.key(0), data.example())
-    run = jc.compile_step(jc.make_eval_step(task), "jit", donate=False)
+    run = jc.compile_step(jc.make_eval_step(task), "jit")
     assert jc.evaluate(run, variables, found, batch_size=3)["count"] == 7
 
 

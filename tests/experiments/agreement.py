@@ -88,7 +88,7 @@ def evaluation_agrees(plan, variables, strategy):
     data, found = plan.data.test, []
     data = data if isinstance(data, jc.data.Episodes) else data.take(np.arange(min(ROWS, data.size)))
     for how in (("jit", 1), (strategy, 8)):
-        step = jc.compile_step(jc.make_eval_step(plan.task), *how, donate=False)
+        step = jc.compile_step(jc.make_eval_step(plan.task), *how)
         found.append(jc.evaluate(step, variables, data, batch_size=8))
     one, many = found
     assert one["count"] == many["count"] > 0 and one.keys() == many.keys()

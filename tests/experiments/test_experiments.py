@@ -260,7 +260,7 @@ def test_cifar10(tmp_path, capsys, monkeypatch):
         (["--bias-rate", "0"], "--bias-rate 0.0: must be a positive number"),
         (["--muon", "-1"], "learning_rate=-1.0: must be a positive number"),
         (["--momentum", "1"], "momentum=1.0: must be at least 0 and below 1"),
-        (["--shift", "-1"], "pixels=-1: must be an integer of at least 0"),
+        (["--shift", "-1"], "pixels=-1: must be at least 0"),
     ],
 )
 def test_bad_input_of_cifar10(tmp_path, capsys, monkeypatch, arguments, line):

@@ -112,7 +112,7 @@ def test_eps_0_changes_nothing():
 
 
 def measure(task, variables, data, batch_size):
-    step = jc.compile_step(jc.make_eval_step(task), "jit", donate=False)
+    step = jc.compile_step(jc.make_eval_step(task), "jit")
     return jc.evaluate(step, variables, data, batch_size=batch_size)
 
 
@@ -245,7 +245,7 @@ def test_the_same_on_eight_devices(small, name, strategy):
     measured = attacked(task, {"pgd": attacks.pgd(0.05, steps=3), "square": square(0.05, steps=20)})
     found = []
     for how, devices in (("jit", 1), (strategy, 8)):
-        run = jc.compile_step(jc.make_eval_step(measured), how, devices, donate=False)
+        run = jc.compile_step(jc.make_eval_step(measured), how, devices)
         found.append(jc.evaluate(run, {"params": out[0]}, data, batch_size=24))
     for key in ("count", "pgd", "square", "robust_accuracy"):
         assert found[0][key] == found[1][key]

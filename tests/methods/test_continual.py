@@ -68,7 +68,7 @@ def test_one_head_per_task_is_a_classifier_of_its_classes(small):
     mean, (outputs, _) = two.loss(variables["params"], {}, batch, jax.random.key(0))
     assert mean.compute() == pytest.approx(-log_p.mean(), rel=1e-5)
     np.testing.assert_allclose(outputs, logits, rtol=1e-5)  # all of them, for methods that compare outputs
-    values = jc.evaluate(jc.compile_step(jc.make_eval_step(two), "jit", donate=False), variables, data)
+    values = jc.evaluate(jc.compile_step(jc.make_eval_step(two), "jit"), variables, data)
     assert values["accuracy"] == pytest.approx((own.argmax(-1) == data.label).mean()) and values["count"] == 48
     slope = jax.grad(lambda p: two.loss(p, {}, {k: v[:1] for k, v in batch.items()}, jax.random.key(0))[0].total)(
         variables["params"]
@@ -351,7 +351,7 @@ def test_the_same_on_eight_devices(small, name, strategy):
 
 def test_replay_keeps_what_naive_training_forgets(small):
     data, task, _ = small
-    ev = jc.compile_step(jc.make_eval_step(task), "jit", donate=False)
+    ev = jc.compile_step(jc.make_eval_step(task), "jit")
     old = data.take(continual.rows_of(data, 0))
     first = fit(task, parts(data, "naive"), steps=60).state
     naive, kept = (

@@ -157,6 +157,13 @@ def test_rows_without_a_label_are_checked_before_training(pixels, line):
         fit(fixmatch(task(), same, same), mixed, 1, "jit", 1)
 
 
+def test_a_check_of_ones_own_may_read_the_label():
+    seen = []
+    own = task()._replace(check=lambda rows: seen.append(rows["label"]))
+    fit(fixmatch(own, same, same), semi_supervised(rows(12), rows(12), ratio=2), 1, "jit", 1)
+    assert seen
+
+
 @pytest.mark.parametrize(
     "wrong, line",
     [

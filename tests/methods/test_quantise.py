@@ -132,7 +132,7 @@ def test_training_with_roundings_learns_and_is_what_is_predicted():
     variables = quantise.calibrate(t.predict, t.init(jax.random.key(0), data.example()), data.arrays)
     assert jax.tree.structure(fresh) == jax.tree.structure(variables)
     assert all(np.isnan(x).all() for x in jax.tree.leaves(fresh["grids"]))
-    ev = jc.compile_step(jc.make_eval_step(q), "jit", donate=False)
+    ev = jc.compile_step(jc.make_eval_step(q), "jit")
     before = jc.evaluate(ev, variables, data)
     state = jc.init_state(q, tx, data.example(), variables=variables)
     fitted = jc.fit(jc.compile_step(jc.make_train_step(q, tx), "jit"), state, data, batch_size=32, steps=30, log=None)

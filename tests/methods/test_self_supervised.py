@@ -48,7 +48,7 @@ def test_a_row_alone_is_refused():
 def test_it_learns_to_tell_rows_apart_and_its_encoder_begins_a_classifier():
     data, task = rows(64), MAKE["simclr"]()
     fitted = fit(task, data, 60, "jit")
-    ev = jc.compile_step(jc.make_eval_step(task), "jit", donate=False)
+    ev = jc.compile_step(jc.make_eval_step(task), "jit")
     before = jc.evaluate(ev, jax.jit(task.init)(jax.random.key(0), data.example()), data)
     after = jc.evaluate(ev, fitted.state.variables, data, batch_size=24)
     assert after["separation"] > before["separation"] + 0.1 and "loss" not in after and after["count"] == 64
@@ -84,7 +84,7 @@ def test_the_same_on_eight_devices(name, strategy):
     assert distance(one[0].state.params, eight[0].state.params) < 1e-5
     assert one[1].history[-1]["train/loss"] == pytest.approx(eight[1].history[-1]["train/loss"], rel=1e-3)
     both = [
-        jc.evaluate(jc.compile_step(jc.make_eval_step(task), *how, donate=False), one[1].state.variables, data)
+        jc.evaluate(jc.compile_step(jc.make_eval_step(task), *how), one[1].state.variables, data)
         for how in (("jit", 1), (strategy, 8))
     ]
     assert both[0]["count"] == both[1]["count"] == 64
@@ -116,6 +116,7 @@ def test_predictions_refuse_pixels_above_1(name):
         (lambda: standard_views(8, strength=-1.0), "strength=-1.0"),
         (lambda: standard_views(8, blur=4), "kernel_size=4"),
         (lambda: encoder({"params": {"conv": 0}}), "not those of simclr or simsiam"),
+        (lambda: encoder(None), "give state.variables of such a run"),
         (lambda: MAKE["simclr"]().init(jax.random.key(0), {"text": np.zeros((1, 4))}), "no 'image', only text"),
     ],
 )

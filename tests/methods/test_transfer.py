@@ -130,12 +130,12 @@ BAD = {
     "starts=[0, -1]: must be at least 0": lambda: optim.gradual_unfreezing(
         optim.sgd(0.1), [["logits"], ["stem"]], [0, -1]
     ),
-    "per_class=0, seed=0: must be whole numbers of at least 1": lambda: transfer.few_shot_subset(rows(8), 0),
+    "per_class=0: must be at least 1": lambda: transfer.few_shot_subset(rows(8), 0),
     "labels float32 of shape (8, 2): must be integers [N]": lambda: transfer.few_shot_subset(
         jc.data.Resident({"label": np.eye(2, dtype=np.float32)[np.arange(8) % 2]}, ("a", "b")), 1
     ),
     "the data have no classes": lambda: transfer.few_shot_subset(jc.data.Resident({"label": np.arange(8)}), 1),
-    "per_class=2.5, seed=0: must be whole": lambda: transfer.few_shot_subset(rows(8), 2.5),
+    "per_class=2.5: must be a whole number": lambda: transfer.few_shot_subset(rows(8), 2.5),
     "class 'a' has only": lambda: transfer.few_shot_subset(rows(8), 8),
 }
 

@@ -132,7 +132,7 @@ def test_parts_add_up_on_eight_devices(strategy):
         return {name.removeprefix("found_"): x for name, x in batch.items() if name.startswith("found_")}
 
     task = Task(lambda key, batch: {"params": {}}, None, predict, {"ap": METRIC})
-    run = jc.compile_step(jc.make_eval_step(task), strategy, 8, donate=False)
+    run = jc.compile_step(jc.make_eval_step(task), strategy, 8)
     values = jc.evaluate(run, {"params": {}}, jc.data.Resident(rows, tuple("abcde")), batch_size=16)
     for name, value in whole.compute().items():
         np.testing.assert_array_equal(values[name], value)

@@ -91,7 +91,7 @@ def reference():
 )
 def test_the_same_on_any_devices_in_any_batches(strategy, devices, batch_sizes):
     task = Task(lambda key, batch: {"params": {}}, None, lambda variables, batch: dict(batch), TAGGED)
-    run = jc.compile_step(jc.make_eval_step(task), strategy, devices, donate=False)
+    run = jc.compile_step(jc.make_eval_step(task), strategy, devices)
     data = jc.data.Resident(rows(), tuple("abcd"))
     for batch_size in batch_sizes:
         values = jc.evaluate(run, {"params": {}}, data, batch_size=batch_size)

@@ -78,7 +78,7 @@ def test_it_trains_and_is_measured(name):
     state = jc.init_state(task, tx, {k: x[:1] for k, x in DATA.items()})
     fitted = jc.fit(run, state, DATA, batch_size=16, steps=30, every=15, log=None)
     assert fitted.history[1]["train/loss"] < fitted.history[0]["train/loss"]
-    ev = jc.compile_step(jc.make_eval_step(task), "jit", 1, donate=False)
+    ev = jc.compile_step(jc.make_eval_step(task), "jit", 1)
     found = jc.evaluate(ev, fitted.state.variables, DATA, batch_size=20)
     assert found["count"] == 48 and np.isfinite(found["loss"])
     if fitted.state.model_state:

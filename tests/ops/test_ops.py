@@ -14,7 +14,8 @@ from jax import lax
 from jax.test_util import check_grads
 
 from jaxcnn import InputError, ops
-from jaxcnn.ops.geometry import Geometry, out_sizes, resolve_padding, to_tuple
+from jaxcnn.core.types import whole_numbers
+from jaxcnn.ops.geometry import Geometry, out_sizes, resolve_padding
 from jaxcnn.ops.lowering import im2col, slabs, space_to_depth, table, winograd
 from jaxcnn.ops.lowering.record import Case
 from jaxcnn.ops.native import native_forward, native_input_grad, native_kernel_grad, once
@@ -80,7 +81,7 @@ WINOGRAD = [name for name in CONVS if name.startswith("winograd")]
 
 def geometry(shape, window, strides=1, padding="SAME", dilation=1, groups=1):
     rank = len(window)
-    strides, dilation = to_tuple(strides, rank, "strides"), to_tuple(dilation, rank, "dilation")
+    strides, dilation = whole_numbers("strides", strides, rank), whole_numbers("dilation", dilation, rank)
     extent = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
     return Geometry(strides, resolve_padding(padding, shape[1:-1], extent, strides), dilation, groups)
 
@@ -434,8 +435,8 @@ def pools(rng):
 
 def reduced(x, window, identity, function, strides=None, padding="VALID"):
     rank = x.ndim - 2
-    window = to_tuple(window, rank, "window")
-    steps = window if strides is None else to_tuple(strides, rank, "strides")
+    window = whole_numbers("window", window, rank)
+    steps = window if strides is None else whole_numbers("strides", strides, rank)
     pads = padding
     if not isinstance(padding, str):
         pads = ((0, 0), *(((padding, padding),) * rank if isinstance(padding, int) else padding), (0, 0))
@@ -443,7 +444,7 @@ def reduced(x, window, identity, function, strides=None, padding="VALID"):
 
 
 def mean_pool(x, window, **options):
-    return reduced(x, window, 0.0, lax.add, **options) / np.prod(to_tuple(window, x.ndim - 2, "window"))
+    return reduced(x, window, 0.0, lax.add, **options) / np.prod(whole_numbers("window", window, x.ndim - 2))
 
 
 def max_pool(x, window, **options):

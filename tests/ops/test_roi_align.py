@@ -153,7 +153,7 @@ FEATURES = np.zeros((2, H, W, C), np.float32)
         ({"features": FEATURES.astype(np.uint8)}, r"features\[0\] \(2, 6, 9, 3\) is uint8: must be floating point"),
         ({"boxes": BOXES[:1]}, r"boxes of shape \(1, 4, 4\): must be \[2, N, 4\]"),
         ({"level": np.zeros((2, 4), np.float32)}, r"level float32\[2, 4\]: must be integers \[2, 4\]"),
-        ({"sampling_ratio": 0}, "sampling_ratio=0: must be an integer of at least 1"),
+        ({"sampling_ratio": 0}, "sampling_ratio=0: must be at least 1"),
         ({"size": 0}, "size=0"),
     ],
 )

@@ -101,7 +101,7 @@ def test_derivatives_of_any_order_in_both_modes():
         (lambda: ops.log_mel(jnp.zeros(100), rate=8000), r"shape \(100,\): must be \[batch, samples\]"),
         (lambda: ops.stft(jnp.zeros((1, 0))), "at least one sample"),
         (lambda: ops.stft(jnp.zeros((1, 100)), centred=False), "100 samples: shorter than a frame, n_fft=256"),
-        (lambda: ops.stft(jnp.zeros((1, 100)), n_fft=1), "n_fft=1, hop=80: must be at least 2 and 1"),
+        (lambda: ops.stft(jnp.zeros((1, 100)), n_fft=1), "n_fft=1: must be at least 2"),
         (lambda: ops.stft(jnp.zeros((1, 100)), hop=0), "hop=0"),
         (lambda: ops.spectrogram(jnp.zeros((1, 100)), power=3), "power=3: must be 2, or 1"),
         (lambda: ops.mel_filters(8000, 256, 40, 0, 4001), "high=4001: must be from 0 to 4000 Hz"),

@@ -119,13 +119,10 @@ def test_resident_data_are_arguments_not_constants():
     assert len(text) < 2_000_000 and "96x8x8x1xui8" in text
 
 
-def test_state_is_donated_and_a_kept_carry_is_not():
+def test_a_state_is_donated_and_the_variables_of_an_evaluation_are_not():
     data, t, tx = rows(), task(), jc.optim.sgd(0.1)
     state = jc.init_state(t, tx, data.example())
-    run, ev = (
-        jc.compile_step(jc.make_train_step(t, tx), "jit"),
-        jc.compile_step(jc.make_eval_step(t), "jit", donate=False),
-    )
+    run, ev = jc.compile_step(jc.make_train_step(t, tx), "jit"), jc.compile_step(jc.make_eval_step(t), "jit")
     state = run.put(state)
     ev.call(state.variables, data.chunk(8, 0, 1, 1))
     assert not jax.tree.leaves(state.params)[0].is_deleted()
@@ -139,7 +136,7 @@ def test_evaluation_is_exact(strategy, devices, batch_size):
     data, t = rows(97), task()
     variables = t.init(jax.random.key(1), data.example())
     reference = jc.make_eval_step(t)(variables, dict(data.arrays))[1]
-    run = jc.compile_step(jc.make_eval_step(t), strategy, devices, donate=False)
+    run = jc.compile_step(jc.make_eval_step(t), strategy, devices)
     values = jc.evaluate(run, variables, data, batch_size=batch_size)
     assert values["count"] == 97
     assert values["accuracy"] == reference["accuracy"].compute()
@@ -196,7 +193,7 @@ def test_parameters_in_parts_agree(options, monkeypatch):
     for more in ({"strategy": "jit"}, {"strategy": "sharded", **options}):
         run = jc.compile_step(jc.make_train_step(t, tx), **more)
         states.append(jc.fit(run, jc.init_state(t, tx, data.example()), data, batch_size=24, steps=20).state)
-        values = jc.evaluate(jc.compile_step(jc.make_eval_step(t), donate=False, **more), states[0].variables, data)
+        values = jc.evaluate(jc.compile_step(jc.make_eval_step(t), **more), states[0].variables, data)
         assert values["count"] == data.size
     one, many = states
     divided = [x for x in jax.tree.leaves((many.params, many.opt_state)) if not x.sharding.is_fully_replicated]

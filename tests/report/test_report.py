@@ -176,7 +176,7 @@ def trained(train, valid, rate, steps):
     task = jc.tasks.classification(Plain(), mean=0.3, std=0.3)
     tx = optax.adam(rate)
     run = jc.compile_step(jc.make_train_step(task, tx), "jit")
-    ev = jc.compile_step(jc.make_eval_step(task), "jit", donate=False)
+    ev = jc.compile_step(jc.make_eval_step(task), "jit")
     check = lambda state: {f"validation/{k}": v for k, v in jc.evaluate(ev, state.variables, valid).items()}
     fitted = jc.fit(
         run, jc.init_state(task, tx, train.example()), train, batch_size=32, steps=steps, every=steps // 4,

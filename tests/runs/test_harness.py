@@ -254,7 +254,7 @@ def test_what_plain_fit_trained_is_saved(tmp_path, own, kind):
     data, tx = own.part(64, 0), jc.optim.adam(2e-2)
     run, ev = (
         jc.compile_step(jc.make_train_step(own.TASK, tx), "jit"),
-        jc.compile_step(jc.make_eval_step(own.TASK), "jit", donate=False),
+        jc.compile_step(jc.make_eval_step(own.TASK), "jit"),
     )
     state = jc.init_state(own.TASK, tx, data.example())
     validate = lambda state: jc.evaluate(ev, state.variables, own.part(32, 1))

@@ -240,7 +240,7 @@ def test_it_learns_rectangles():
     task, tx = learner()
     run = jc.compile_step(jc.make_train_step(task, tx), "jit", 1)
     fitted = jc.fit(run, jc.init_state(task, tx, data.example()), data, batch_size=8, steps=120, log=None)
-    ev = jc.compile_step(jc.make_eval_step(task), "jit", 1, donate=False)
+    ev = jc.compile_step(jc.make_eval_step(task), "jit", 1)
     values = jc.evaluate(ev, fitted.state.variables, data, batch_size=8)
     assert values["ap50"] > 0.9 and values["count"] == 8
 
@@ -251,7 +251,7 @@ def test_an_evaluation_on_eight_devices_is_that_of_one(strategy, size):
     variables = jc.init_state(task, tx, data.example()).variables
 
     def values(strategy, devices, size):
-        ev = jc.compile_step(jc.make_eval_step(task), strategy, devices, donate=False)
+        ev = jc.compile_step(jc.make_eval_step(task), strategy, devices)
         return jc.evaluate(ev, variables, data, batch_size=size)
 
     one, many = values("jit", 1, 7), values(strategy, 8, size)

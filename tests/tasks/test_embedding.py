@@ -112,7 +112,7 @@ def test_prototypes_on_any_devices():
         run = jc.compile_step(jc.make_train_step(built, tx), strategy, devices)
         state = jc.init_state(built, tx, data.example())
         fitted = jc.fit(run, state, data, batch_size=9, steps=4, every=4, log=None)
-        ev = jc.compile_step(jc.make_eval_step(built), strategy, devices, donate=False)
+        ev = jc.compile_step(jc.make_eval_step(built), strategy, devices)
         found[strategy] = fitted.history[-1]["train/loss"], jc.evaluate(ev, fitted.state.variables, data)
     assert found["pmap"][0] == pytest.approx(found["jit"][0], abs=1e-5)
     values = found["jit"][1]

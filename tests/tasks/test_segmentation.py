@@ -155,12 +155,12 @@ def test_it_learns_squares(dims, strategy):
     )
     tx = jc.optim.adamw(1e-2)
     run = jc.compile_step(jc.make_train_step(task, tx), strategy)
-    ev = jc.compile_step(jc.make_eval_step(task), strategy, donate=False)
+    ev = jc.compile_step(jc.make_eval_step(task), strategy)
     state = jc.init_state(task, tx, train.example())
     fitted = jc.fit(run, state, train, batch_size=16, steps=30, log=None)
     values = jc.evaluate(ev, fitted.state.variables, test, batch_size=8)
     assert values["iou"] > 0.9 and values["accuracy"] > 0.97 and values["count"] == 20
-    single = jc.compile_step(jc.make_eval_step(task), "jit", 1, donate=False)
+    single = jc.compile_step(jc.make_eval_step(task), "jit", 1)
     alone = jc.evaluate(single, fitted.state.variables, test, batch_size=7)
     np.testing.assert_array_equal(alone["confusion"], values["confusion"])
     known = np.asarray(test.arrays["mask"]) != 255

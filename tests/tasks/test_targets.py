@@ -376,7 +376,7 @@ def compiled():
     state = jc.init_state(task, tx, {k: x[:1] for k, x in rows(LABEL).items()})
     return (
         jc.compile_step(jc.make_train_step(task, tx), "jit"),
-        jc.compile_step(jc.make_eval_step(task), "jit", donate=False),
+        jc.compile_step(jc.make_eval_step(task), "jit"),
         state,
     )
 

@@ -138,8 +138,8 @@ def test_a_u_net_in_tiles(rng):
     "options, message",
     [
         ({"tile": 0}, "tile=0: must be at least 1"),
-        ({"tile": (8, 8, 8)}, "must be a number, or 2 of them"),
-        ({"tile": 8, "overlap": 8}, "overlap=8: must be at least 0 and less than tile=8"),
+        ({"tile": (8, 8, 8)}, "must be a whole number, at least 1, or 2 of them"),
+        ({"tile": 8, "overlap": 8}, "overlap=8: must be less than tile=8"),
         ({"tile": 8, "overlap": -1}, "overlap=-1"),
         ({"tile": 8, "window": "gauss"}, "window='gauss': must be one of hann, flat, nearest"),
         ({"tile": 8, "over": "sigmoid"}, "over='sigmoid'"),

@@ -73,7 +73,7 @@ def test_names_are_checked_before_the_first_step(options, line):
 
 def test_the_names_of_evaluate_are_known_without_a_pass_over_the_data():
     made = task()
-    ev = jc.compile_step(jc.make_eval_step(made), "jit", donate=False)
+    ev = jc.compile_step(jc.make_eval_step(made), "jit")
     ev = ev._replace(call=lambda *_: pytest.fail("measured"))
     variables = made.init(jax.random.key(0), rows().example())
 

@@ -21,7 +21,7 @@ def setting(dropout=0.3, ema=True, strategy="jit", devices=1, rate=1e-2):
     step, state = jc.make_train_step(t, tx), jc.init_state(t, tx, rows().example())
     if ema:
         step, state = jc.with_ema(step), jc.start_ema(state)
-    ev = jc.compile_step(jc.make_eval_step(t), strategy, devices, donate=False)
+    ev = jc.compile_step(jc.make_eval_step(t), strategy, devices)
     valid = rows(40, seed=1)
     validate = lambda s: {
         f"validation/{k}": v for k, v in jc.evaluate(ev, s.extras.get("ema", s.variables), valid).items()
@@ -112,7 +112,7 @@ def test_resume_without_the_best_checkpoint(tmp_path, caplog):
 
 def test_nothing_to_measure():
     t = task()
-    run = jc.compile_step(jc.make_eval_step(t), "jit", donate=False)
+    run = jc.compile_step(jc.make_eval_step(t), "jit")
     with pytest.raises(jc.InputError, match="no rows"):
         jc.evaluate(run, t.init(jax.random.key(0), rows().example()), rows().take(np.arange(0)))
 
@@ -152,7 +152,7 @@ def test_a_retrace_is_an_error(kind):
     chex.clear_trace_counter()  # it goes by name, and other tests count steps too
     t, tx = task(), jc.optim.sgd(0.1)
     run = jc.compile_step(chex.assert_max_traces(jc.make_train_step(t, tx), n=1), "jit")
-    ev = jc.compile_step(chex.assert_max_traces(jc.make_eval_step(t), n=1), "jit", donate=False)
+    ev = jc.compile_step(chex.assert_max_traces(jc.make_eval_step(t), n=1), "jit")
     validate = lambda s: jc.evaluate(ev, s.variables, kind(rows(45, seed=1)), batch_size=8)
     fitted = jc.fit(
         run, jc.init_state(t, tx, rows().example()), kind(rows()), batch_size=16, steps=11, every=4, validate=validate
@@ -362,6 +362,6 @@ def test_stopped_while_compiling_and_while_reading(tmp_path):
 
 def test_evaluation_can_be_stopped():
     t = task()
-    ev, data = jc.compile_step(jc.make_eval_step(t), "jit", donate=False), rows()
+    ev, data = jc.compile_step(jc.make_eval_step(t), "jit"), rows()
     with pytest.raises(jc.Interrupted):
         jc.evaluate(ev, t.init(jax.random.key(0), data.example()), data, stop=lambda: True)

@@ -120,7 +120,7 @@ def test_a_per_pixel_task(strategy, devices):
     t, tx = pixels(), jc.optim.adam(3e-2)
     fitted = train(jc.make_train_step(t, tx), jc.init_state(t, tx, data.example()), strategy, devices, 60, data)
     values = jc.evaluate(
-        jc.compile_step(jc.make_eval_step(t), strategy, devices, donate=False),
+        jc.compile_step(jc.make_eval_step(t), strategy, devices),
         fitted.best.variables,
         data,
         batch_size=40,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole
 from jaxcnn.ops.boxes.overlap import checked, corners, over_union, wide
 from jaxcnn.ops.native import is_whole
 from jaxcnn.ops.primitives import bind, primitive
@@ -114,7 +114,6 @@ def _check_nms(
             raise InputError(f"{name} of shape {jnp.shape(x)}: must be {boxes.shape[:1]}, one entry per box")
     if isinstance(iou_threshold, float | int) and not 0 <= iou_threshold <= 1:
         raise InputError(f"iou_threshold={iou_threshold}: must be in 0..1")
-    if not isinstance(max_outputs, int) or max_outputs < 1:
-        raise InputError(f"max_outputs={max_outputs}: must be an integer of at least 1")
+    check_whole("max_outputs", max_outputs, 1)
     if isinstance(soft, float | int) and not soft > 0:
         raise InputError(f"soft={soft}: must be above 0; use None for hard suppression alone")
