@@ -1,6 +1,7 @@
 """A file imports only from lower floors and never in a circle, and importing the library stays light."""
 
 import ast
+import functools
 import pathlib
 import re
 import subprocess
@@ -34,9 +35,13 @@ def unit(path):
     return "cli" if path.name == "__main__.py" else part.removesuffix(".py")
 
 
+@functools.cache
 def imports(path):
     """(module, whether at the top of the file) for every import."""
-    tree = ast.parse(path.read_text())
+    return list(_imports(ast.parse(path.read_text())))
+
+
+def _imports(tree):
     for node in ast.walk(tree):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
