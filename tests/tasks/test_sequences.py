@@ -82,9 +82,12 @@ def test_a_beam_search_adds_up_paths_where_the_best_path_misleads():
 
 def test_greedy_reading_by_hand():
     path = np.array([[1, 1, 0, 1, 2, 2, 0], [0, 0, 0, 0, 0, 0, 0], [0, 3, 0, 3, 3, 0, 0]])
-    read = decoded(10.0 * jax.nn.one_hot(path, 4))
+    read = jax.jit(decoded)(10.0 * jax.nn.one_hot(path, 4))
     assert [text(row) for row in read.symbols] == [(0, 0, 1), (), (2, 2)] and read.symbols.shape == (3, 7)
-    broken = decoded(jnp.full((1, 3, 4), jnp.nan)), decoded(jnp.full((1, 3, 4), jnp.nan), 3)
+    broken = (
+        jax.jit(decoded)(jnp.full((1, 3, 4), jnp.nan)),
+        jax.jit(decoded, static_argnums=1)(jnp.full((1, 3, 4), jnp.nan), 3),
+    )
     assert all(np.isnan(one.log_probability).all() for one in broken)
 
 
