@@ -102,8 +102,8 @@ def _check(alpha: float, num_classes: int | None) -> None:
         raise InputError(f"alpha={alpha}: must be a finite number of at least 0")
     if num_classes is not None:
         check_whole("num_classes", num_classes)
-    if num_classes is not None and num_classes < 2:
-        raise InputError(f"num_classes={num_classes}: must be at least 2; use 2 for a single logit")
+        if num_classes < 2:
+            raise InputError(f"num_classes={num_classes}: must be at least 2; use 2 for a single logit")
 
 
 def _pair(batch: Batch, num_classes: int | None, name: str) -> tuple[Batch, Batch, Array]:

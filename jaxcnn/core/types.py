@@ -255,7 +255,7 @@ def named(tree: Tree) -> list[tuple[str, Any]]:
 
 
 def check_whole(name: str, value: Any, least: int | None = None) -> None:
-    """Raise `InputError` unless a value is a whole number, of Python or NumPy, and at least `least`."""
+    """Raise `InputError` unless a value is a whole number, as in `is_integer`, and at least `least`."""
     wrong = [] if is_integer(value) else ["a whole number"]
     wrong += [f"at least {least}"] if least is not None and (wrong or value < least) else []
     if wrong:

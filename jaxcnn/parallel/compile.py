@@ -92,7 +92,7 @@ def compile_step(
 
     Raises:
         InputError: an unknown strategy, more devices than JAX sees, several devices for `"jit"` or `"eager"`, `"pmap"`
-            in a run of several processes.
+            in a run of several processes, or `model_devices` below 1.
 
     """
     donate = not getattr(step, "evaluates", False) if donate is None else donate

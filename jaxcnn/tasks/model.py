@@ -89,8 +89,8 @@ def _sized(image: Array, size: tuple[int, int], resize: int | None, interpolatio
     """Resize `[B, H, W, C]` to `size`, or the shorter side to `resize` and crop `size` from the centre."""
     if resize is not None:
         check_whole("resize", resize)
-    if resize is not None and resize < max(size):
-        raise InputError(f"resize={resize}: must be at least {max(size)}, the longer side of size={size}")
+        if resize < max(size):
+            raise InputError(f"resize={resize}: must be at least {max(size)}, the longer side of size={size}")
     b, *sides, c = image.shape
     whole = size if resize is None else tuple(max(size[i], round(n * resize / min(sides))) for i, n in enumerate(sides))
     if whole != (*sides,):

@@ -9,12 +9,18 @@ import pytest
 import jaxcnn as jc
 from jaxcnn import augment, layers, metrics, models, ops
 from jaxcnn.core.types import whole_numbers
-from jaxcnn.methods import attacks, clients, continual, federated, replay, transfer
+from jaxcnn.methods import attacks, clients, continual, federated, replay, scaffold, smoothing, transfer
 
 IMAGE = jnp.zeros((2, 8, 8, 4))
 ROWS = {"image": np.zeros((4, 8, 8, 1), np.uint8), "label": np.array([0, 0, 1, 1], np.int32)}
 DATA = jc.data.Resident(ROWS, classes=("a", "b"))
 KEY = jax.random.key(0)
+ROW = {"image": np.zeros((1, 4, 4, 1), np.float32)}
+
+
+def two_logits(variables, batch):
+    return batch["image"].reshape(-1, 16)[:, :2]
+
 
 CALLS = {
     "strides": lambda n: ops.conv(IMAGE, jnp.zeros((3, 3, 4, 4)), strides=n),
@@ -45,6 +51,10 @@ CALLS = {
     "rows_per_client": lambda n: federated.federated(optax.sgd(0.1), n),
     "count": lambda n: clients.iid(8, n),
     "capacity": lambda n: replay.reservoir([], 0, [0, 1, 2], n),
+    "votes of a certificate": lambda n: smoothing.counter(two_logits, 0.5)({}, ROW, KEY, n),
+    "epochs of scaffold": lambda n: scaffold.scaffold(0.1, 4, epochs=n),
+    "beams": lambda n: ops.ctc_beam(jnp.zeros((1, 3, 4)), n),
+    "groups of group DRO": lambda n: jc.methods.group_dro(jc.tasks.classification(models.mlp(2)), n),
     "count of shards": lambda n: clients.shards(ROWS["label"], n, each=1),
     "magnitude": lambda n: augment.rand_augment(2, n),
     "per_task": lambda n: continual.divided(4, n),
@@ -75,6 +85,16 @@ def test_a_message_is_one_short_line():
         with pytest.raises(jc.InputError) as caught:
             whole_numbers("size", value, 2)
         assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 150
+
+
+def test_devices_come_in_any_iterable_and_an_image_without_rows_is_named():
+    step = lambda carry, batch: (carry, {})  # noqa: E731
+    for two in (jax.devices()[:2], iter(jax.devices()[:2]), np.array(jax.devices()[:2])):
+        assert jc.compile_step(step, "sharded", two).parts == 2
+    with pytest.raises(jc.InputError, match="spatial axes"):
+        layers.Conv(4, (3, 3)).init(KEY, IMAGE[0])
+    with pytest.raises(jc.InputError, match="kernel_size=3: must have a number for each axis"):
+        layers.Conv(4, 3).init(KEY, IMAGE)
 
 
 def test_a_network_keeps_numbers_of_numpy_as_those_of_python():
