@@ -13,6 +13,7 @@ from typing import Any
 
 import jaxcnn as jc
 from experiments.benchmarks.subprocess_worker import ROOT
+from jaxcnn.ops.lowering.record import cores
 
 PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "numpy", "keras", "tensorflow", "tensorflow_datasets", "torch", "torchvision",
@@ -78,7 +79,6 @@ def environment(name: str, arguments: list[str], peers: Mapping[str, str]) -> di
         peers: versions in the interpreter of the peers.
 
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     load = os.getloadavg()[0]
     return {
         "benchmark": name,
@@ -86,10 +86,10 @@ def environment(name: str, arguments: list[str], peers: Mapping[str, str]) -> di
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "platform": platform.platform(),
         "cpu": _cpu(),
-        "cores": cores,
+        "cores": cores(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "load": round(load, 2),
-        "quiet": quiet(load, cores),
+        "quiet": quiet(load, cores()),
         "versions": {"jaxcnn": jc.__version__} | versions(sys.executable),
         "peer_versions": dict(peers),
         "shell": {k: v for k, v in os.environ.items() if k.startswith(SETTINGS)},

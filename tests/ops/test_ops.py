@@ -147,6 +147,7 @@ def compute_in_loop(data):
 )
 def test_conv_and_gradients_equal_numpy(function, dtype, most_taps, monkeypatch):
     monkeypatch.setattr(im2col, "MOST_TAPS", most_taps)
+    monkeypatch.setattr(im2col, "cores", lambda: 8)  # with which patches are made with and without strides
     for name in ("geometry.PATCH_BYTES", "lowering.winograd.CHUNK_BYTES") if function is compute_in_loop else ():
         monkeypatch.setattr(f"jaxcnn.ops.{name}", 1 << 12)
     names = [name for name in CONVS if most_taps or name not in WINOGRAD]
@@ -190,6 +191,26 @@ def test_only_volumes_larger_than_the_cache_become_slabs():
     few, strided = (2, 8, 48, 48, 16), geometry(shape, kernel[:3], strides=(2, 1, 1))
     for other in ({"image": few}, {"geometry": strided}, {"image": shape[1:], "kernel": kernel[1:]}):
         assert not whole.suits(case._replace(**other)) and not gradient.suits(case._replace(**other))
+
+
+@pytest.mark.parametrize(
+    "cores, window, strides, channels, forward, input_grad",
+    [
+        (8, 5, 1, 64, True, True),
+        (2, 5, 1, 64, False, False),
+        (2, 2, 1, 64, False, True),
+        (2, 3, 2, 64, True, True),
+        (1, 3, 2, 64, False, True),
+        (1, 3, 2, 128, True, True),
+        (1, 2, 2, 64, True, True),
+        (8, 5, 1, 128, False, False),
+    ],
+)
+def test_few_cores_make_fewer_patches(cores, window, strides, channels, forward, input_grad, monkeypatch):
+    monkeypatch.setattr(im2col, "cores", lambda: cores)
+    shape, kernel = (8, 20, 20, channels), (window, window, channels, channels)
+    case = Case(shape, kernel, jnp.float32, geometry(shape, kernel[:2], strides=(strides, strides)))
+    assert (im2col.suits_forward(case), im2col.suits_input_grad(case)) == (forward, input_grad)
 
 
 def test_windows_of_whole_strides_become_blocks():

@@ -17,7 +17,7 @@ from jaxcnn.ops.geometry import (
     summed_in_chunks,
     taps,
 )
-from jaxcnn.ops.lowering.record import Case, Lowering, Shape, dot
+from jaxcnn.ops.lowering.record import Case, Lowering, Shape, cores, dot
 
 Array = jax.Array
 MOST_TAPS = 25  # with which patches and a product beat XLA's own convolution
@@ -25,15 +25,24 @@ CORES_FROM = 128  # output channels from which XLA's own convolution runs on mor
 
 
 def suits_forward(case: Case) -> bool:
-    """Whether `forward` measured faster: few taps, with strides or where XLA's own form runs on one core."""
+    """Whether `forward` measured faster: few taps, with strides or where XLA's own form leaves many cores idle.
+
+    Patches that overlap are copied, for which a core of XLA's own form computes twice as much.
+    """
     window, (c, k) = math.prod(case.kernel[:-2]), case.kernel[-2:]
-    return window <= MOST_TAPS and c > 1 and 48 <= k and (max(case.geometry.strides) > 1 or k < CORES_FROM)
+    strides, idle = case.geometry.strides, k < CORES_FROM
+    if max(strides) == 1:
+        faster = idle and cores() > 2
+    else:
+        faster = not idle or cores() > 1 or window <= math.prod(strides)
+    return window <= MOST_TAPS and c > 1 and 48 <= k and faster
 
 
 def suits_input_grad(case: Case) -> bool:
-    """Whether `input_grad` measured faster: few taps, and zeros to multiply or few channels."""
+    """Whether `input_grad` measured faster: few taps, and zeros to multiply or idle cores."""
     mostly_padding = max(case.geometry.strides) > 1 or 2 * math.prod(case.out[1:-1]) <= math.prod(case.image[1:-1])
-    return math.prod(case.kernel[:-2]) <= MOST_TAPS and (mostly_padding or case.image[-1] < CORES_FROM)
+    window, idle = math.prod(case.kernel[:-2]), case.image[-1] < CORES_FROM
+    return window <= MOST_TAPS and (mostly_padding or idle and (window < 16 or cores() > 2))
 
 
 def suits_kernel_grad(case: Case) -> bool:

@@ -1,5 +1,7 @@
 """What a CPU form of convolution is: which cases it suits, and up to three functions."""
 
+import functools
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +11,12 @@ from jaxcnn.ops.geometry import Geometry, is_known, out_sizes, typical
 
 Array = jax.Array
 Shape = tuple[int, ...]
+
+
+@functools.cache
+def cores() -> int:
+    """Return how many cores this process may use when a program is first lowered; XLA has a thread for each."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Case(NamedTuple):
