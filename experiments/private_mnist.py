@@ -34,7 +34,7 @@ class Config(settings.Settings):
     data: tyro.conf.Positional[str] = ""
     """Folder of MNIST's IDX files."""
     epsilon: float = 3.0
-    """Largest epsilon to spend."""
+    """Largest epsilon to spend. It holds while --seed is secret."""
     delta: float = 1e-5
     """Chance with which the guarantee may fail; below one over the number of rows."""
     accountant: str = "pld"

@@ -262,6 +262,15 @@ def check_whole(name: str, value: Any, least: int | None = None) -> None:
         raise InputError(f"{name}={_shown(value)}: must be {', '.join(wrong)}")
 
 
+def check_numbers(**values: Any) -> None:
+    """Raise `InputError` unless all values are real numbers of Python, NumPy or JAX that are known; `True` is none."""
+    for name, value in values.items():
+        array = isinstance(value, np.ndarray | jax.Array)
+        known = value.ndim == 0 and value.dtype.kind in "iuf" and not isinstance(value, Tracer) if array else None
+        if not (known if array else isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)):
+            raise InputError(f"{name}={_shown(value)}: must be a number")
+
+
 def whole_numbers(name: str, value: Any, count: int, least: int = 1) -> tuple[int, ...]:
     """Return whole numbers, one for each of `count` axes: those that are given, or `count` times the one.
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole
 from jaxcnn.data import corruption_kinds as kinds
 from jaxcnn.data.anything import as_data
 from jaxcnn.data.core import Indexed
@@ -45,6 +45,7 @@ def corrupted(data: Any, name: str, severity: int, *, seed: int = 0) -> Indexed:
     """
     data = as_data(data)
     _check(name, severity)
+    check_whole("seed", seed, 0)
     size = data.size
 
     def read(index: np.ndarray) -> dict[str, np.ndarray]:
@@ -76,8 +77,15 @@ def corrupt(image: Any, name: str, severity: int, *, seed: int = 0, row: int = 0
 
     """
     _check(name, severity)
+    for what, number in (("seed", seed), ("row", row)):
+        check_whole(what, number, 0)
     image = np.asarray(image)
-    if image.ndim != 3 or image.shape[-1] not in (1, 3) or not (image.dtype == np.uint8 or image.dtype.kind == "f"):
+    if (
+        image.ndim != 3
+        or not image.size
+        or image.shape[-1] not in (1, 3)
+        or not (image.dtype == np.uint8 or image.dtype.kind == "f")
+    ):
         raise InputError(f"image of shape {image.shape}, {image.dtype}: must be [H, W, 1 or 3], uint8 or float 0..1")
     x = image.astype(np.float64) / (255 if image.dtype == np.uint8 else 1)
     if not (x.min() >= -ROUNDING and x.max() <= 1 + ROUNDING):
@@ -88,14 +96,15 @@ def corrupt(image: Any, name: str, severity: int, *, seed: int = 0, row: int = 0
     side = math.sqrt(x.shape[0] * x.shape[1])
     strengths, published = (small, SMALL) if side < math.sqrt(SMALL * LARGE) else (large, LARGE)
     rng = np.random.default_rng([seed, row, severity, zlib.crc32(name.encode())])
-    out = change(x, rng, side / published, *strengths[severity - 1])
+    out = change(np.clip(x, 0, 1), rng, side / published, *strengths[severity - 1])
     return np.rint(np.clip(out, 0, 1) * 255).astype(np.uint8)
 
 
 def _check(name: str, severity: int) -> None:
     if name not in _TABLE:
         raise InputError(f"name={name!r}: must be one of {', '.join(_TABLE)}")
-    if severity not in range(1, 6):
+    check_whole("severity", severity, 1)
+    if severity > 5:
         raise InputError(f"severity={severity}: must be 1 to 5")
 
 
@@ -103,7 +112,8 @@ def _taken(data: Any, index: np.ndarray) -> dict[str, np.ndarray]:
     """Return some rows of a data set as arrays."""
     some = data.take(index)
     chunk = next(iter(some.once(len(index))))
-    return {k: np.asarray(v)[: len(index)] for k, v in chunk.at(0).items() if k != "row_mask"}
+    held = data.example()  # which has a mask if the rows themselves have one
+    return {k: np.asarray(v)[: len(index)] for k, v in chunk.at(0).items() if k != "row_mask" or k in held}
 
 
 def _single(*values: float) -> Strengths:

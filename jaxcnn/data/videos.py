@@ -43,7 +43,7 @@ def videos(
     """Load clips from one folder per class; the folder's name is the class, and labels follow the sorted names.
 
     A clip is a folder of images, whose order is that of their names, with numbers by their values; an animated GIF,
-    WebP or PNG; or a video file, for which `pip install "jaxcnn[video]"` installs PyAV. Parts are folders as in
+    WebP or PNG; or a video file, for which `pip install -e ".[video]"` installs PyAV. Parts are folders as in
     `jaxcnn.data.folder`. Frames are read as a viewer shows them, and count alike, however long each is shown.
 
     Rows have `"image"` uint8 `[frames, H, W, C]`, `"length"` int32, how many of these are frames of the clip and no

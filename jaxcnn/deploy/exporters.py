@@ -160,7 +160,9 @@ def _required(package: str, extra: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise InputError(f"{package} is not installed ({why(error)}); pip install 'jaxcnn[{extra}]'") from error
+        raise InputError(
+            f"{package} is not installed ({why(error)}); pip install -e '.[{extra}]' in the clone of jaxcnn"
+        ) from error
 
 
 def to_savedmodel(program: Program, folder: pathlib.Path, stem: str, batch: int | None) -> Written:

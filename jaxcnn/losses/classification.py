@@ -47,7 +47,8 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0, fo
 
 
 def _soft_cross_entropy(logits: Array, labels: Array, label_smoothing: float, focal: float) -> Array:
-    labels = optax.smooth_labels(labels, label_smoothing)
+    shares = (labels.min(-1) >= -ROUNDING) & (labels.sum(-1) <= 1 + ROUNDING)
+    labels = jnp.where(shares[..., None], optax.smooth_labels(labels, label_smoothing), jnp.nan)
     if not focal:
         return optax.softmax_cross_entropy(logits, labels)
     log_p = jax.nn.log_softmax(logits)

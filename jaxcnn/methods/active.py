@@ -113,7 +113,9 @@ def k_centre(
     Reference: Sener and Savarese, 2018, arXiv:1708.00489 (its greedy algorithm).
 
     """
-    x = _finite(vectors).astype(np.float32)
+    x = _finite(vectors).astype(np.float64)
+    x = x - x.mean(0)  # before the digits of float32 are lost
+    x = (x / max(np.abs(x).max(initial=0), 1e-300)).astype(np.float32)
     free = _free(len(x), count, taken)
     count, taken, chosen = min(count, len(free)), np.asarray(taken, np.int64), list[int]()
     if first is not None:
@@ -161,6 +163,7 @@ def dropout_samples(
     """
     check_whole("samples", samples, 2)
     check_whole("batch_size", batch_size, 1)
+    check_whole("seed", seed, 0)
     check_one_label(task, "dropout_samples")
 
     @functools.wraps(task.predict)  # and with its check of the rows

@@ -7,11 +7,12 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxcnn.core.collectives import draw
-from jaxcnn.core.types import InputError, align, check_whole
-from jaxcnn.tasks.pixels import check_range, concrete
+from jaxcnn.core.types import InputError, align, check_numbers, check_whole
+from jaxcnn.tasks.pixels import blanked, check_range, concrete
 
 Array = jax.Array
 LogitsOf = Callable[[Array], Array]  # images [B, H, W, C] in 0..1 -> logits [B, K]
@@ -31,6 +32,7 @@ class Seen(NamedTuple):
 
 def check(eps: float, norm: str, **counts: int) -> None:
     """Raise `InputError` for a distance below 0, an unknown norm, or a count below 1."""
+    check_numbers(eps=eps)
     if not 0 <= eps < math.inf:
         raise InputError(f"eps={eps}: must be a number of at least 0, for images in 0..1 (8/255, not 8)")
     if norm not in ("linf", "l2"):
@@ -45,7 +47,7 @@ def checked(attack: Attack, labelled: bool = True) -> Attack:
     """Let an attack refuse images and labels that it would misread.
 
     A row with label -1 has no class, and its image is returned unchanged. A traced program cannot refuse: there, a
-    label that is not a class makes the row's image NaN.
+    label that is not a class, or a pixel outside 0..1, makes the row's image NaN. Images become float32.
 
     Args:
         attack: the attack.
@@ -59,21 +61,24 @@ def checked(attack: Attack, labelled: bool = True) -> Attack:
     @functools.wraps(attack)
     def run(logits_of: LogitsOf, images: Array, labels: Any, key: Array) -> Array:
         check_images(images)
+        images = images.astype(jnp.float32)
         if not labelled:
-            return attack(logits_of, images, labels, key)
+            return blanked(attack(logits_of, images, labels, key), images)
         classes = jax.eval_shape(logits_of, images).shape[-1]
         check_labels(labels, len(images), classes)
         labels = jnp.asarray(labels).astype(jnp.int32)
         known = (labels >= 0) & (labels < classes)
         changed = attack(logits_of, images, jnp.where(known, labels, 0), key)
         unknown = jnp.where(align(labels == -1, images), images, jnp.nan)
-        return jnp.where(align(known, images), changed, unknown)
+        return blanked(jnp.where(align(known, images), changed, unknown), images)
 
     return run
 
 
 def check_images(images: Any) -> None:
     """Raise `InputError` for images that are not floats `[B, ...]` in 0..1; of traced ones, the range is not known."""
+    if not hasattr(images, "dtype"):
+        raise InputError(f"images: are a {type(images).__name__}; give an array [B, H, W, C]")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise InputError(f"images of {images.dtype}: attacks need floats in 0..1; divide uint8 by 255")
     if images.ndim < 2 or not len(images):
@@ -87,8 +92,8 @@ def check_labels(labels: Any, count: int, classes: int) -> None:
     dtype, shape = jnp.asarray(labels).dtype, jnp.shape(labels)
     if shape != (count,) or not jnp.issubdtype(dtype, jnp.integer):
         raise InputError(f"labels {dtype} of shape {shape}: must be integers [{count}], one class per image")
-    if concrete(labels) and not ((jnp.asarray(labels) >= -1) & (jnp.asarray(labels) < classes)).all():
-        outside = [x for x in jnp.asarray(labels).tolist() if not -1 <= x < classes]
+    outside = [x for x in np.asarray(labels).tolist() if not -1 <= x < classes] if concrete(labels) else []
+    if outside:
         raise InputError(f"label {outside[0]}: must be from 0 to {classes - 1}, or -1 for none")
 
 

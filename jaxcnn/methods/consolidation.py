@@ -14,10 +14,12 @@ import numpy as np
 import optax
 
 from jaxcnn.core.collectives import all_sum
-from jaxcnn.core.types import Batch, InputError, Mean, State, Task, Tree, row_mask
+from jaxcnn.core.types import Batch, InputError, Mean, State, Task, Tree, check_numbers, check_whole, row_mask
+from jaxcnn.methods.combined import adds
 from jaxcnn.methods.continual import ABSENT
 from jaxcnn.methods.robustness import divergence, two
 from jaxcnn.parallel.compile import compile_step
+from jaxcnn.tasks.classification import check_one_label
 from jaxcnn.train.evaluation import collect, evaluate
 
 Array = jax.Array
@@ -47,6 +49,7 @@ def ewc(task: Task, strength: float) -> Task:
         variables = task.init(key, batch)
         return {**variables, EWC: {name: _zeros(variables["params"]) for name in ("anchor", "importance")}}
 
+    @adds("ewc", task)
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
         own, others = _taken(model_state, EWC)
         mean, (outputs, changed) = task.loss(params, others, batch, key)
@@ -130,21 +133,29 @@ def fisher(
     """
     if labels not in ("drawn", "true"):
         raise InputError(f"labels={labels!r}: must be 'drawn' or 'true'")
+    if "loss" not in task.metrics:
+        raise InputError("fisher: the task has no metric 'loss', whose gradients are squared")
     if labels == "drawn":
+        check_one_label(task, "fisher")
+        if getattr(task.metrics["loss"], "adjusted", False):
+            line = "fisher: with logit_adjustment, the loss learns other probabilities than are predicted"
+            raise InputError(f"{line}; use labels='true'")
         data = _drawn(task, variables, data, seed)
     outputs_of = task.outputs or task.predict
 
-    def one(variables: Tree, row: Batch) -> Tree:
+    def one(variables: Tree, row: Batch) -> tuple[Tree, Array]:
         row = {name: x for name, x in jax.tree.map(lambda x: x[None], row).items() if name != "sample_weight"}
 
-        def value(params: Tree) -> Array:
-            return cast(Mean, task.metrics["loss"](outputs_of({**variables, "params": params}, row), row)).total
+        def value(params: Tree) -> tuple[Array, Array]:
+            mean = cast(Mean, task.metrics["loss"](outputs_of({**variables, "params": params}, row), row))
+            return mean.total, mean.weight > 0
 
-        return jax.tree.map(jnp.square, jax.grad(value)(variables["params"]))
+        slope, counts = jax.grad(value, has_aux=True)(variables["params"])
+        return jax.tree.map(jnp.square, slope), counts
 
     def step(variables: Tree, batch: Batch) -> tuple[Tree, dict[str, Any]]:
-        squares = jax.vmap(one, (None, 0))(variables, {**batch, "row_mask": row_mask(batch)})
-        return variables, {"fisher": _Squares(jax.tree.map(lambda x: x.sum(0), squares), row_mask(batch).sum())}
+        squares, counts = jax.vmap(one, (None, 0))(variables, {**batch, "row_mask": row_mask(batch)})
+        return variables, {"fisher": _Squares(jax.tree.map(lambda x: x.sum(0), squares), counts.astype(float).sum())}
 
     kept = {name: part for name, part in variables.items() if name not in (EWC, LWF)}
     run = compile_step(step, strategy, devices, donate=False)
@@ -153,6 +164,7 @@ def fisher(
 
 def _drawn(task: Task, variables: Tree, data: Any, seed: int) -> Any:
     """Replace the labels of rows in memory by classes that are drawn from the network's prediction."""
+    check_whole("seed", seed, 0)
     if not hasattr(data, "arrays") or "label" not in data.arrays:
         raise InputError("data: must be rows in memory with a 'label', to draw their labels; or give labels='true'")
     logits = np.asarray(two(jnp.asarray(collect(task.predict, variables, data)[0])), np.float64)
@@ -227,6 +239,7 @@ def si_after_task(state: State, *, damping: float = 0.1) -> State:
         InputError: the damping is not positive, or the optimiser is not wrapped by `synaptic`.
 
     """
+    check_numbers(damping=damping)
     if not 0 < damping < float("inf"):
         raise InputError(f"damping={damping}: must be a positive number")
     own = state.opt_state
@@ -263,8 +276,11 @@ def lwf(task: Task, *, heads: int = 1, strength: float = 1.0, temperature: float
 
     """
     _check_strength(strength)
-    if heads < 1 or not 0 < temperature < float("inf"):
-        raise InputError(f"heads={heads}, temperature={temperature}: must be at least 1, and positive")
+    check_whole("heads", heads, 1)
+    check_numbers(temperature=temperature)
+    check_one_label(task, "lwf")
+    if not 0 < temperature < float("inf"):
+        raise InputError(f"temperature={temperature}: must be positive")
     outputs_of = task.outputs or task.predict
 
     def init(key: Array, batch: Batch) -> Tree:
@@ -274,6 +290,7 @@ def lwf(task: Task, *, heads: int = 1, strength: float = 1.0, temperature: float
             raise InputError("lwf: the task has one logit; use two classes with a softmax")
         return {**variables, LWF: {"teacher": _zeros(variables), "heads": jnp.zeros((heads, classes))}}
 
+    @adds("lwf", task)
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
         own, others = _taken(model_state, LWF)
         mean, (outputs, changed) = task.loss(params, others, batch, key)
@@ -286,9 +303,11 @@ def lwf(task: Task, *, heads: int = 1, strength: float = 1.0, temperature: float
             )
             return (members.max() > 0) * divergence(old, soft)
 
-        each = jax.vmap(far)(held["heads"]).sum(0) * row_mask(batch)  # [B]
-        weight, count = all_sum((mean.weight, row_mask(batch).sum()))
-        share = strength * temperature**2 * weight / jnp.maximum(count, 1)  # the task may weight its rows
+        own_weight = row_mask(batch) * batch.get("sample_weight", 1.0)
+        each = jax.vmap(far)(held["heads"]).sum(0)  # [B]
+        each = jnp.where(own_weight > 0, each * own_weight, 0)  # padding may hold anything
+        weight, count = all_sum((mean.weight, own_weight.sum()))
+        share = strength * temperature**2 * weight / jnp.where(count > 0, count, 1)  # the task may weight its rows
         return Mean(mean.total + share * each.sum(), mean.weight), (outputs, _joined(changed, LWF, own))
 
     return task._replace(init=init, loss=loss)
@@ -317,6 +336,7 @@ def lwf_after_task(state: State, heads: Any) -> State:
 
 
 def _check_strength(strength: float) -> None:
+    check_numbers(strength=strength)
     if not 0 <= strength < float("inf"):
         raise InputError(f"strength={strength}: must be a number of at least 0")
 

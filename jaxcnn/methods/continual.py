@@ -12,13 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core.types import Batch, InputError, Metric, Task, Tree, check_whole
+from jaxcnn.core.types import Batch, InputError, Metric, Task, Tree, check_whole, row_mask
 from jaxcnn.data import Resident
+from jaxcnn.methods.combined import check_plain_loss
+from jaxcnn.tasks.classification import check_one_label
 
 Array = jax.Array
 Scenario = Literal["task", "domain", "class"]
 SCENARIOS = ("task", "domain", "class")
-ABSENT = -1e9  # the logit of a class that cannot be the answer; minus infinity would give NaN in smoothed labels
+ABSENT = -1e9  # the logit of a class that cannot be the answer; minus infinity would give NaN times 0
 
 
 def divided(num_classes: int, per_task: int = 2) -> tuple[tuple[int, ...], ...]:
@@ -61,6 +63,8 @@ def sequence(data: Resident, groups: Sequence[Sequence[int]], scenario: Scenario
     label = data.label
     if label.ndim != 1 or label.dtype.kind not in "iu":
         raise InputError(f"labels {label.dtype} of shape {label.shape}: must be whole numbers, one per row")
+    if not data.classes:
+        raise InputError("data: has no names of classes; give Resident(arrays, classes)")
     count = _check_groups(groups, len(data.classes))
     if label.size and not 0 <= label.min() <= label.max() < count:
         wrong = label[(label < 0) | (label >= count)][0]
@@ -78,7 +82,11 @@ def sequence(data: Resident, groups: Sequence[Sequence[int]], scenario: Scenario
 
 
 def _check_groups(groups: Sequence[Sequence[int]], num_classes: int) -> int:
+    if not isinstance(groups, Sequence) or not all(isinstance(group, Sequence | np.ndarray) for group in groups):
+        raise InputError(f"groups={groups!r}: must have the classes of each task, such as ((0, 1), (2, 3))")
     every = [k for group in groups for k in group]
+    for k in every:
+        check_whole("groups: class", k, 0)
     if sorted(every) != list(range(num_classes)) or not all(len(group) for group in groups):
         raise InputError(
             f"groups={tuple(map(tuple, groups))}: must have each class from 0 to {num_classes - 1} exactly once"
@@ -90,7 +98,11 @@ def rows_of(data: Resident, task: int) -> np.ndarray:
     """Return the numbers of the rows of a task of `sequence`, ascending."""
     if "task" not in data.arrays:
         raise InputError(f"the rows have no 'task', only {', '.join(sorted(data.arrays))}; make them with sequence")
-    return np.flatnonzero(np.asarray(data.arrays["task"]) == task)
+    check_whole("task", task, 0)
+    rows = np.flatnonzero(np.asarray(data.arrays["task"]) == task)
+    if not len(rows):
+        raise InputError(f"task={task}: has no rows; the rows are of tasks up to {np.max(data.arrays['task'])}")
+    return rows
 
 
 def head_table(groups: Sequence[Sequence[int]]) -> np.ndarray:
@@ -118,22 +130,42 @@ def heads(task: Task, table: Any, *, column: str = "task") -> Task:
 
     """
     table = np.asarray(table)
-    if table.ndim != 2 or not table.size or not table.any(1).all():
-        raise InputError(f"table of shape {table.shape}: must be [tasks, classes], with at least one class in each")
+    check_one_label(task, "heads")
+    check_plain_loss(task, "heads")
+    if getattr(task.metrics["loss"], "smoothed", False):
+        raise InputError("heads: label_smoothing gives shares to the classes of other tasks; use label_smoothing=0")
+    if table.ndim != 2 or not table.size or not np.isin(table, (0, 1)).all() or not table.any(1).all():
+        line = f"table of shape {table.shape}: must be [tasks, classes], 1 or 0, with at least one class in each task"
+        raise InputError(f"{line}; make it with head_table")
     allowed = jnp.asarray(table > 0)
 
     def masked(logits: Array, batch: Batch) -> Array:
         if column not in batch:
             raise InputError(f"heads: the batch has no column {column!r}, only {', '.join(sorted(batch))}")
+        if logits.ndim != 2:
+            raise InputError(f"heads: needs logits [B, K], and the task gives {list(logits.shape)}")
         if logits.shape[-1] != table.shape[1]:
             raise InputError(f"heads: {logits.shape[-1]} logits for a table of {table.shape[1]} classes")
         number = batch[column]
+        if number.shape != logits.shape[:1] or not jnp.issubdtype(number.dtype, jnp.integer):
+            line = f"heads: column {column!r} is {number.dtype} of shape {number.shape}"
+            raise InputError(f"{line}; must be integers [{len(logits)}], one per row")
         known = (number >= 0) & (number < len(table))
         own = jnp.where(allowed[jnp.where(known, number, 0)], logits, ABSENT)
         return jnp.where(known[:, None], own, jnp.nan)
 
+    def judged(logits: Array, batch: Batch) -> Array:
+        """Make the logits of a row NaN whose label is a class of another task, unless it is padding."""
+        own = masked(logits, batch)
+        label = batch["label"]
+        if label.ndim > 1 or not jnp.issubdtype(label.dtype, jnp.integer):
+            return own
+        inside = (label >= 0) & (label < table.shape[1])
+        foreign = inside & (jnp.take_along_axis(own, jnp.where(inside, label, 0)[:, None], 1)[:, 0] == ABSENT)
+        return jnp.where((foreign & (row_mask(batch) > 0))[:, None], jnp.nan, own)
+
     def of(metric: Metric) -> Metric:
-        return lambda outputs, batch: metric(masked(outputs, batch), batch)
+        return lambda outputs, batch: metric(judged(outputs, batch), batch)
 
     metrics = {name: metric if name == "count" else of(metric) for name, metric in task.metrics.items()}
 

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.core.collectives import all_sum
-from jaxcnn.core.types import Batch, InputError, Mean, Task, Tree, row_mask
+from jaxcnn.core.types import Batch, InputError, Mean, Task, Tree, check_numbers, row_mask
 from jaxcnn.layers.calls import Call, changed_calls
+from jaxcnn.methods.combined import adds
 from jaxcnn.methods.robustness import divergence, two
 from jaxcnn.tasks.classification import check_one_label
 
@@ -59,12 +60,11 @@ def distilled(
     _check(temperature, weight, features, names)
     for one in (task, teacher):
         check_one_label(one, "distilled")
-        if "accuracy" not in one.metrics:
-            raise InputError("distilled: a task has no metric 'accuracy'; student and teacher must be classifications")
 
     def init(key: Array, batch: Batch) -> Tree:
         return {**task.init(key, batch), TEACHER: jax.tree.map(jnp.asarray, dict(variables))}
 
+    @adds("distilled", task)
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
         if TEACHER not in model_state:
             raise InputError("distilled: the variables have no teacher; begin with {**variables, 'teacher': ...}")
@@ -97,6 +97,9 @@ def distilled(
 
 
 def _check(temperature: float, weight: float, features: float, names: Sequence[str]) -> None:
+    check_numbers(temperature=temperature, weight=weight, features=features)
+    if isinstance(names, str):
+        raise InputError(f"names={names!r}: must be several names of features; give ({names!r},)")
     if not 0 < temperature < float("inf"):
         raise InputError(f"temperature={temperature}: must be above 0")
     if not 0 <= weight <= 1:

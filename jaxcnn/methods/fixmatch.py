@@ -11,10 +11,22 @@ import numpy as np
 
 from jaxcnn.augment.core import Transform, as_float, check_field
 from jaxcnn.core.collectives import all_sum
-from jaxcnn.core.types import Batch, InputError, Mean, Metric, MetricState, Task, Tree, check_whole, row_mask
+from jaxcnn.core.types import (
+    Batch,
+    InputError,
+    Mean,
+    Metric,
+    MetricState,
+    Task,
+    Tree,
+    check_numbers,
+    check_whole,
+    row_mask,
+)
 from jaxcnn.data import Resident
 from jaxcnn.data.order import ALL, Shard, fill, train_rows
 from jaxcnn.losses import cross_entropy
+from jaxcnn.methods.combined import adds, check_plain_loss
 from jaxcnn.parallel.compile import IndexedChunk
 from jaxcnn.tasks.classification import check_one_label
 
@@ -62,16 +74,19 @@ def fixmatch(
     arXiv:2001.07685.
 
     """
+    check_numbers(weight=weight, threshold=threshold)
+    check_one_label(task, "fixmatch")
+    check_plain_loss(task, "fixmatch")
     if not 0 <= weight < float("inf"):
         raise InputError(f"weight={weight}: must be at least 0")
     if not 0 < threshold <= 1:
         raise InputError(f"threshold={threshold}: must be above 0 and at most 1")
     if "loss" not in task.metrics or "confident" in task.metrics:
         raise InputError("fixmatch: the task must have the metric 'loss', and none named 'confident'")
-    check_one_label(task, "fixmatch")
     if not weight:
         return task
 
+    @adds("fixmatch", task)
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
         changing, inner = jax.random.split(key)
         own, together, ratio = _together(batch, weak, strong, field, changing)

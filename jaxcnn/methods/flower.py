@@ -2,7 +2,7 @@
 
 A client is the function that the simulation runs, on the rows of one machine. Flower's server and its strategies, such
 as FedAvg, take the place of the server's optimiser. It needs `pip install flwr`, whose versions of some packages are
-older than those of `jaxcnn[serve]`: use an environment of its own.
+older than those of the extra `serve`: use an environment of its own.
 """
 
 from collections.abc import Sequence

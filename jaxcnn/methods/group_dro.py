@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.core.collectives import all_sum
-from jaxcnn.core.types import Batch, InputError, Mean, Task, Tree, check_whole
+from jaxcnn.core.types import Batch, InputError, Mean, Task, Tree, check_numbers, check_whole
+from jaxcnn.methods.combined import adds, check_plain_loss
 
 Array = jax.Array
 STATE = "group_dro"
@@ -40,12 +41,15 @@ def group_dro(task: Task, groups: int, *, column: str = "group", rate: float = 0
 
     """
     check_whole("groups", groups, 2)
+    check_numbers(rate=rate)
+    check_plain_loss(task, "group_dro")
     if not 0 < rate < float("inf"):
         raise InputError(f"rate={rate}: must be a positive number")
 
     def init(key: Array, batch: Batch) -> Tree:
         return {**task.init(key, batch), STATE: {"log_shares": jnp.full(groups, -jnp.log(groups))}}
 
+    @adds("group_dro", task)
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
         group = _groups(batch, column)
         if STATE not in model_state:

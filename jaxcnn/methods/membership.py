@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole
 from jaxcnn.metrics.curves import roc_auc, roc_curve
 from jaxcnn.metrics.intervals import bootstrap_interval
 
@@ -94,6 +94,8 @@ def membership(networks: int, rows: int, seed: int = 0) -> np.ndarray:
         InputError: the number of networks is odd or below 2, or there are no rows.
 
     """
+    for name, value in (("networks", networks), ("rows", rows), ("seed", seed)):
+        check_whole(name, value, 0)
     if networks < 2 or networks % 2 or rows < 1:
         raise InputError(f"networks={networks}, rows={rows}: must be even and at least 2, and at least 1")
     order = np.random.default_rng(seed).permuted(np.tile(np.arange(networks)[:, None], (1, rows)), axis=0)

@@ -5,11 +5,13 @@ know the seed, which decides both the rows of each batch and the noise: choose i
 It is for the parameters: metrics that are logged beside them are exact, and are not to be published.
 """
 
+import contextlib
 import dataclasses
 import functools
+import logging
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -17,7 +19,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core.collectives import all_sum, leader, part, row_count, row_numbers
-from jaxcnn.core.types import Batch, InputError, MetricState, State, Step, Tree, check_whole, named, row_mask, rows
+from jaxcnn.core.types import (
+    Batch,
+    InputError,
+    MetricState,
+    State,
+    Step,
+    Tree,
+    check_numbers,
+    check_whole,
+    named,
+    row_mask,
+    rows,
+)
 from jaxcnn.data import Resident
 from jaxcnn.data.order import ALL, Shard, fill, padded
 from jaxcnn.parallel.compile import IndexedChunk
@@ -34,7 +48,7 @@ def private(clip: float, noise: float, batch_size: int, *, parts: int = 1) -> Es
 
     The gradient of each row is scaled to a length of at most `clip`; their sum gets Gaussian noise of standard
     deviation `noise * clip` in every value and is divided by `batch_size`, whatever the number of rows. A row whose
-    gradient is not finite adds nothing.
+    gradient is not finite adds nothing, unless `clip` is infinite.
 
     Args:
         clip: largest length of a row's gradient, positive; infinite for none, which needs `noise=0`.
@@ -55,6 +69,7 @@ def private(clip: float, noise: float, batch_size: int, *, parts: int = 1) -> Es
     Reference: Abadi et al., 2016, arXiv:1607.00133.
 
     """
+    check_numbers(clip=clip, noise=noise)
     if not clip > 0:
         raise InputError(f"clip={clip}: must be positive")
     if not 0 <= noise < math.inf or noise and math.isinf(clip):
@@ -94,7 +109,8 @@ def private(clip: float, noise: float, batch_size: int, *, parts: int = 1) -> Es
 
         return gradient
 
-    estimator.private = True  # pyright: ignore[reportFunctionMemberAccess] (see `train.step.make_train_step`)
+    # see `train.step.make_train_step`
+    estimator.private = estimator.by_row = True  # pyright: ignore[reportFunctionMemberAccess]
     return estimator
 
 
@@ -150,8 +166,8 @@ def check_state(model_state: Tree) -> None:
     """Raise `InputError` for a model with a state, which noise in the gradient does not hide."""
     names = [name for name, _ in named(model_state)]
     if names:
-        fix = "use GroupNorm or no norm, so that a row's gradient depends on that row alone"
-        raise InputError(f"private: the model has the state {names[0]}, which mixes rows; {fix}")
+        fix = "instead of BatchNorm use GroupNorm or no norm, and no wrapper that keeps a state"
+        raise InputError(f"private: the variables have the state {names[0]}, which the noise does not hide; {fix}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,6 +237,7 @@ def epsilon(noise: float, rate: float, steps: int, delta: float, accountant: Acc
     Reference: Mironov et al., 2019, arXiv:1908.10530; Koskela et al., 2019, arXiv:1906.03049.
 
     """
+    check_numbers(noise=noise, steps=steps)
     _check_budget(rate, delta, accountant)
     if not 0 <= noise < math.inf or not 0 <= steps < math.inf or steps != int(steps):
         raise InputError(f"noise={noise}, steps={steps}: must be finite and at least 0, and steps whole")
@@ -229,7 +246,8 @@ def epsilon(noise: float, rate: float, steps: int, delta: float, accountant: Acc
     if not noise:
         return math.inf
     dp = _library()
-    return float(_accountant(accountant).compose(_event(dp, noise, rate, steps)).get_epsilon(delta))
+    with _quiet():
+        return float(_accountant(accountant).compose(_event(dp, noise, rate, steps)).get_epsilon(delta))
 
 
 def noise_for(target: float, rate: float, steps: int, delta: float, accountant: Accountant = "rdp") -> float:
@@ -246,21 +264,23 @@ def noise_for(target: float, rate: float, steps: int, delta: float, accountant: 
         InputError: a value is outside its range, no noise is enough, or dp-accounting is not installed.
 
     """
+    check_numbers(target=target, steps=steps)
     _check_budget(rate, delta, accountant)
     if not 0 < target < math.inf or not rate or not 1 <= steps < math.inf or steps != int(steps):
         raise InputError(f"target={target}, rate={rate}, steps={steps}: must be positive, and steps whole")
     dp = _library()
     try:
-        return float(
-            dp.calibrate_dp_mechanism(
-                functools.partial(_accountant, accountant),
-                lambda noise: _event(dp, noise, rate, steps),
-                target,
-                delta,
-                dp.LowerEndpointAndGuess(0.0, 1.0),
-                tol=1e-4,
+        with _quiet():
+            return float(
+                dp.calibrate_dp_mechanism(
+                    functools.partial(_accountant, accountant),
+                    lambda noise: _event(dp, noise, rate, steps),
+                    target,
+                    delta,
+                    dp.LowerEndpointAndGuess(0.0, 1.0),
+                    tol=1e-4,
+                )
             )
-        )
     except dp.mechanism_calibration.NoBracketIntervalFoundError as error:
         line = f"target={target}, delta={delta}: no noise was found that spends so little"
         raise InputError(f"{line}; give larger values, fewer steps or smaller batches") from error
@@ -270,10 +290,15 @@ def with_epsilon(step: Step, spent: Callable[[int], float]) -> Step:
     """Add the metric `"epsilon"`: what training has spent after the last step that was counted.
 
     Args:
-        step: a training step.
+        step: a training step with the estimator `private` (or `federated` with noise).
         spent: function from the number of updates to epsilon, such as a `partial` of `epsilon`.
 
+    Raises:
+        InputError: the step is not private.
+
     """
+    if not getattr(step, "private", False):
+        raise InputError("with_epsilon: the step is not private; make it with make_train_step(task, tx, private(...))")
 
     class Spent(NamedTuple):
         count: Any
@@ -293,6 +318,7 @@ def with_epsilon(step: Step, spent: Callable[[int], float]) -> Step:
 
 
 def _check_budget(rate: float, delta: float, accountant: str) -> None:
+    check_numbers(rate=rate, delta=delta)
     if not 0 <= rate <= 1:
         raise InputError(f"rate={rate}: must lie in 0..1, the batch size over the number of rows")
     if not 0 < delta < 1:
@@ -305,8 +331,23 @@ def _library() -> Any:
     try:
         import dp_accounting
     except ImportError:
-        raise InputError("dp-accounting is not installed: pip install 'jaxcnn[privacy]'") from None
+        raise InputError("dp-accounting is not installed: pip install -e '.[privacy]' in the clone of jaxcnn") from None
     return dp_accounting
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out the library's warnings of orders whose series does not converge: it takes the best of the others."""
+    log = logging.getLogger("absl")
+
+    def other(record: logging.LogRecord) -> bool:
+        return "failed to converge" not in record.getMessage()
+
+    log.addFilter(other)
+    try:
+        yield
+    finally:
+        log.removeFilter(other)
 
 
 def _event(dp: Any, noise: float, rate: float, steps: int) -> Any:

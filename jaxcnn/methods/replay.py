@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core.collectives import all_sum
-from jaxcnn.core.types import Batch, InputError, Mean, Task, Tree, check_whole, row_mask
+from jaxcnn.core.types import Batch, InputError, Mean, Task, Tree, check_numbers, check_whole, row_mask
 from jaxcnn.data import Resident
 from jaxcnn.data.order import ALL, Shard, checked_rows, fill, padded, train_rows
+from jaxcnn.methods.combined import adds, check_plain_loss
 from jaxcnn.parallel.compile import IndexedChunk
 
 Array = jax.Array
@@ -97,6 +98,10 @@ def replay(data: Resident, current: Any, memory: Any = (), *, share: float = 0.5
         raise InputError("current: has no rows; give the numbers of those of the current task")
     if len(both := np.intersect1d(current, memory)):
         raise InputError(f"memory: has row {both[0]}, which is one of the current task; keep rows of earlier tasks")
+    if len(set(memory.tolist())) < len(memory):
+        twice = next(row for i, row in enumerate(memory.tolist()) if row in memory[:i])
+        raise InputError(f"memory: has row {twice} twice; give each kept row once")
+    check_numbers(share=share)
     if not 0 < share < 1:
         raise InputError(f"share={share}: must be above 0 and below 1")
     old = np.zeros(data.size, np.float32)
@@ -131,6 +136,7 @@ def per_class(label: Any, count: int, *, rows: Any = None, seed: int = 0) -> np.
 
     """
     check_whole("count", count, 1)
+    check_whole("seed", seed, 0)
     label = np.asarray(label)
     rows = np.arange(len(label)) if rows is None else checked_rows(rows, len(label), "rows")
     rng = np.random.default_rng(seed)
@@ -161,6 +167,7 @@ def reservoir(memory: Any, seen: int, rows: Any, capacity: int, *, seed: int = 0
     kept = checked_rows(memory, None, "memory").tolist()
     check_whole("capacity", capacity, 1)
     check_whole("seen", seen, 0)
+    check_whole("seed", seed, 0)
     if len(kept) > min(capacity, seen):
         raise InputError(f"capacity={capacity}, seen={seen}: must be at least the {len(kept)} kept rows")
     rng = np.random.default_rng([seed, seen])
@@ -195,10 +202,13 @@ def derpp(task: Task, alpha: float, beta: float) -> Task:
         Buzzega et al., Dark Experience for General Continual Learning, 2020, arXiv:2004.07211.
 
     """
+    check_plain_loss(task, "derpp")
+    check_numbers(alpha=alpha, beta=beta)
     for name, value in (("alpha", alpha), ("beta", beta)):
         if not 0 <= value < float("inf"):
             raise InputError(f"{name}={value}: must be a number of at least 0")
 
+    @adds("derpp", task)
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
         for name in (OLD, OUTPUTS):
             if name not in batch:

@@ -21,12 +21,15 @@ from jaxcnn.core.types import (
     Task,
     Tree,
     align,
+    check_numbers,
+    check_whole,
     row_mask,
     rows,
 )
 from jaxcnn.layers.norm import grown
 from jaxcnn.methods import attack_parts as parts
 from jaxcnn.methods.attacks import pgd
+from jaxcnn.methods.combined import adds, check_plain_loss
 from jaxcnn.tasks.classification import check_one_label
 
 Array = jax.Array
@@ -53,13 +56,13 @@ def attacked(task: Task, attacks: Mapping[str, parts.Attack], *, seed: int = 0) 
     if not attacks:
         raise InputError("attacks: is empty; give at least one, such as {'pgd': attacks.pgd(8 / 255)}")
     check_one_label(task, "attacked")
+    if "robust_accuracy" in task.metrics:
+        raise InputError("attacked: the task measures attacks already; give all of them at once, in one dictionary")
     for name, attack in attacks.items():
         check_untargeted(attack)
         if getattr(attack, "beyond", False):
             line = f"attacks: {name!r} changes pixels by more than its eps, so it is for training only"
             raise InputError(f"{line}; measure with pgd")
-    if "accuracy" not in task.metrics:
-        raise InputError("attacked: the task has no metric 'accuracy'; use a task of tasks.classification")
     if taken := sorted({*task.metrics, "robust_accuracy", "clean"} & set(attacks)):
         raise InputError(f"attacks: {taken[0]!r} is the name of another metric; use another one")
 
@@ -116,6 +119,7 @@ def adversarial(task: Task, attack: parts.Attack) -> Task:
     check_untargeted(attack)
     check_one_label(task, "adversarial")
 
+    @functools.wraps(task.loss)
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
         own, inner = jax.random.split(key)
         changed = _changed(task, attack, params, model_state, batch, own)
@@ -155,11 +159,13 @@ def trades(
     Reference: Zhang et al., 2019, arXiv:1901.08573.
 
     """
+    check_numbers(beta=beta)
     if not 0 <= beta < float("inf"):
         raise InputError(f"beta={beta}: must be at least 0")
     check_one_label(task, "trades")
     nearby = pgd(eps, norm=norm, steps=steps, step_size=step_size, loss=_against, early_stop=False)
 
+    @adds("trades", task)
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
         own, inner = jax.random.split(key)
         frozen = jax.lax.stop_gradient({"params": params, **grown(model_state)})
@@ -169,6 +175,7 @@ def trades(
         mean, (outputs, state) = task.loss(params, model_state, batch, inner)
         _, (near, state) = task.loss(params, state, {**batch, "image": changed}, inner)
         values = divergence(jax.nn.log_softmax(two(outputs)), jax.nn.log_softmax(two(near)))
+        values = jnp.where(_weights(batch) > 0, values, 0)  # padding may hold anything
         weight, count = all_sum((mean.weight, _weights(batch).sum()))
         share = beta * weight / jnp.maximum(count, 1e-9)  # the task may weight its rows, or leave some out
         return Mean(mean.total + share * (values * _weights(batch)).sum(), mean.weight), (outputs, state)
@@ -194,11 +201,14 @@ def mart(task: Task, attack: parts.Attack, *, beta: float = 5.0) -> Task:
     Reference: Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified Examples, 2020.
 
     """
+    check_numbers(beta=beta)
     if not 0 <= beta < float("inf"):
         raise InputError(f"beta={beta}: must be at least 0")
     check_untargeted(attack)
     check_one_label(task, "mart")
+    check_plain_loss(task, "mart")
 
+    @adds("mart", task)
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
         own, inner = jax.random.split(key)
         changed = _changed(task, attack, params, model_state, batch, own)
@@ -211,8 +221,9 @@ def mart(task: Task, attack: parts.Attack, *, beta: float = 5.0) -> Task:
         unsure = 1 - jnp.exp(parts.own(before, labels))
         values = boosted + beta * divergence(before, after) * unsure
         weights = _weights(batch) * (labels >= 0)
-        # a label that is no class makes the task's own loss NaN, and this one with it
-        return Mean((values * weights).sum() + 0 * mean.total, weights.sum()), (outputs, state)
+        # a label that is no class makes the task's own loss NaN, and this one with it; padding may hold anything
+        total = jnp.where(weights > 0, values * weights, 0).sum()
+        return Mean(total + 0 * mean.total, weights.sum()), (outputs, state)
 
     return task._replace(loss=loss)
 
@@ -249,8 +260,7 @@ def ramped(step: Step, steps: int) -> Step:
         InputError: `steps` is below 0.
 
     """
-    if steps < 0:
-        raise InputError(f"steps={steps}: must be at least 0")
+    check_whole("steps", steps, 0)
     if not steps:
         return step
 

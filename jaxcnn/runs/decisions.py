@@ -1,10 +1,11 @@
 """Decisions from a model's outputs, chosen on validation rows: a threshold, a temperature, or when not to answer."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole
 
 
 class Threshold(NamedTuple):
@@ -24,13 +25,14 @@ def best_threshold(score: np.ndarray, label: np.ndarray, cost: tuple[float, floa
 
     Returns:
         The threshold and its F1 or mean cost. The threshold is midway between two scores, or infinite if no row should
-        be positive.
+        be positive (NaN where scores are infinite themselves, so that no score is at least the threshold).
 
     Raises:
         InputError: There are no rows, a score is NaN, a label is not 0 or 1, all labels are equal, or a cost is
             negative.
 
     """
+    kind = np.asarray(score).dtype
     score, label = np.asarray(score, np.float64), whole(label, 2).astype(bool)
     if score.shape != label.shape or not score.size or np.isnan(score).any():
         raise InputError(
@@ -39,21 +41,33 @@ def best_threshold(score: np.ndarray, label: np.ndarray, cost: tuple[float, floa
     if label.all() or not label.any():
         raise InputError(f"labels: all {label.size} are {int(label[0])}; a threshold needs rows of both classes")
     order = np.argsort(-score, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)
+    last = _ends(score[order])
     edges = np.append(score[order][last], -np.inf)
     hits, called = np.append(0, np.cumsum(label[order])[last]), np.append(0, last + 1)
     if cost is None:
         value = 2 * hits / (called + label.sum())
         k = int(value.argmax())
     else:
-        if min(cost) < 0:
-            raise InputError(f"cost={cost}: must not be negative")
+        if not isinstance(cost, Sequence | np.ndarray) or len(cost) != 2 or not all(0 <= c < np.inf for c in cost):
+            raise InputError(f"cost={cost}: must be two finite numbers of at least 0, of false positives and negatives")
         value = (cost[0] * (called - hits) + cost[1] * (label.sum() - hits)) / len(label)
         k = int(value.argmin())
     if k == 0:
-        return Threshold(np.inf, float(value[0]))
-    middle = edges[k - 1] if np.isinf(edges[k]) else (edges[k - 1] + edges[k]) / 2
+        return Threshold(_above(score), float(value[0]))
+    middle = edges[k - 1] if np.isinf(edges[k - 1 : k + 1]).any() else (edges[k - 1] + edges[k]) / 2
+    if kind.kind == "f" and not kind.type(middle) > kind.type(edges[k]):  # of neighbours, rounding takes the lower one
+        middle = edges[k - 1]
     return Threshold(float(middle), float(value[k]))
+
+
+def _above(values: np.ndarray) -> float:
+    """Return what no value is at least: infinity, or NaN where a value is infinite."""
+    return float("nan" if np.isposinf(values).any() else "inf")
+
+
+def _ends(falling: np.ndarray) -> np.ndarray:
+    """Return the place of the last one of each group of equal values; not by differences: inf - inf is NaN."""
+    return np.append(np.flatnonzero(falling[1:] != falling[:-1]), len(falling) - 1)
 
 
 def temperature(logits: np.ndarray, label: np.ndarray, steps: int = 100) -> float:
@@ -78,6 +92,7 @@ def temperature(logits: np.ndarray, label: np.ndarray, steps: int = 100) -> floa
         Guo et al., On Calibration of Modern Neural Networks, 2017, arXiv:1706.04599.
 
     """
+    check_whole("steps", steps, 1)
     z = np.asarray(logits, np.float64)
     label = whole(label, max(z.shape[-1], 2) if z.ndim == 2 else None)
     if z.ndim != 2 or label.shape != z.shape[:1] or not len(z) or not np.isfinite(z).all():
@@ -133,7 +148,7 @@ def reject(
         coverage: lowest share of rows to answer, 0..1; the result is the highest threshold that meets it.
 
     Returns:
-        The threshold (infinite if no row can be answered), its coverage and its risk (0 if no row is answered).
+        The threshold (if no row can be answered infinite, or NaN where confidences are infinite), its coverage and its risk (0 if no row is answered).
 
     Raises:
         InputError: Both or none of `risk` and `coverage` are given, one is outside 0..1, or the arrays do not fit.
@@ -151,12 +166,12 @@ def reject(
             f"confidence of shape {confidence.shape}, correct of shape {correct.shape}: must be [N] each, without NaN"
         )
     order = np.argsort(-confidence, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(confidence[order])), len(order) - 1)
+    last = _ends(confidence[order])
     answered, wrong = last + 1, np.cumsum(~correct[order])[last]
     kept = wrong <= given[0] * answered + 1e-12 if risk is not None else answered >= given[0] * len(order) - 1e-9
     fits = np.flatnonzero(kept)
     if not len(fits) or coverage == 0:
-        return Reject(float("inf"), 0.0, 0.0)
+        return Reject(_above(confidence), 0.0, 0.0)
     k = fits[-1] if risk is not None else fits[0]
     return Reject(float(confidence[order][last[k]]), float(answered[k] / len(order)), float(wrong[k] / answered[k]))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_numbers, check_whole
 from jaxcnn.data.splitting import stratified
 from jaxcnn.runs.decisions import Reject, Threshold, best_threshold, per_row, reject, temperature, whole
 
@@ -58,6 +58,8 @@ def kfold(label: np.ndarray, folds: int, seed: int, group: np.ndarray | None = N
             have NaN.
 
     """
+    check_whole("folds", folds)
+    check_whole("seed", seed, 0)
     label = per_row("label", label)
     found = len(label) if group is None else len(np.unique(group))
     if not 2 <= folds <= found:
@@ -89,6 +91,8 @@ def cross_validate(
 
     """
     found = [measure(rest, fold) for rest, fold in folds]
+    if not found:
+        raise InputError("folds: has none; make them with kfold")
     return {
         name: {"mean": float(np.mean(v)), "deviation": float(np.std(v, ddof=1)) if len(v) > 1 else 0.0, "values": v}
         for name, v in ((name, [float(one[name]) for one in found]) for name in found[0])
@@ -112,6 +116,10 @@ def class_weights(label: np.ndarray, num_classes: int, power: float = 1.0) -> np
         InputError: A class has no rows, or the labels are not whole numbers from 0 to `num_classes` - 1.
 
     """
+    check_whole("num_classes", num_classes, 1)
+    check_numbers(power=power)
+    if not 0 <= power <= 1:
+        raise InputError(f"power={power}: must lie in 0..1")
     count = _counts(whole(label, num_classes), num_classes)
     raw = count.astype(np.float64) ** -power
     return raw * count.sum() / (raw * count).sum()
@@ -159,6 +167,7 @@ def balanced(label: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
         InputError: A class has no rows, or the labels are not whole numbers from 0 to `num_classes` - 1.
 
     """
+    check_whole("seed", seed, 0)
     label = whole(label, num_classes)
     most, rng = _counts(label, num_classes).max(), np.random.default_rng(seed)
     mine = (np.flatnonzero(label == c) for c in range(num_classes))
@@ -168,6 +177,7 @@ def balanced(label: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
 
 def _deal(label: np.ndarray, group: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
     """Assign whole groups to parts, the largest first, so that each class is close to the shares; part of each row."""
+    check_whole("seed", seed, 0)
     label, group = per_row("label", label), per_row("group", group)
     if label.ndim != 1 or group.shape != label.shape or not len(label):
         raise InputError(

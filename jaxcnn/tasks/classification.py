@@ -2,7 +2,7 @@
 
 import functools
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -130,6 +130,9 @@ def classification(
     task = from_model(
         model, criterion, measured, given.inputs, auxiliary, targets=meant, check=check, keywords=given.keywords
     )
+    # what methods that compute the loss of other logits must know (`continual.heads`, `consolidation.fisher`)
+    task.metrics["loss"].smoothed = label_smoothing > 0  # pyright: ignore[reportFunctionMemberAccess]
+    task.metrics["loss"].adjusted = shift is not None  # pyright: ignore[reportFunctionMemberAccess]
     shown = {"headline": ("loss", "accuracy"), "shares": ("accuracy",)}
     return given.strict(
         task._replace(**shown, figures={"confusion_matrix": figures.confusion} if "confusion" in measured else {})
@@ -164,8 +167,11 @@ _multilabel_accuracy.several = True  # pyright: ignore[reportFunctionMemberAcces
 
 
 def check_one_label(task: Task, method: str) -> None:
-    """Raise `InputError` for a task with several labels per row, for a method that reads one class."""
-    if getattr(task.metrics.get("accuracy"), "several", False):
+    """Raise `InputError` for a task that is no classification with one label per row, for a method that reads it."""
+    accuracy = task.metrics.get("accuracy")
+    if accuracy is None or getattr(accuracy, "vectors", False):
+        raise InputError(f"{method}: the task has no accuracy of classes; use a task of tasks.classification")
+    if getattr(accuracy, "several", False):
         raise InputError(f"{method}: the task has several labels per row; use head='softmax' or 'sigmoid'")
 
 
@@ -200,8 +206,16 @@ def _check(
         raise InputError(f"label_smoothing={label_smoothing}: must be at least 0 and below 1")
     if class_weights is not None and head == "multilabel":
         raise InputError(f"class_weights={class_weights}: does not work with several labels per row; use None")
-    if class_weights is not None and (len(class_weights) != classes or min(class_weights) < 0):
-        raise InputError(f"class_weights={class_weights}: must be {classes} numbers, none of them negative")
+    if class_weights is None:
+        return
+    fix = "; give them in a list, in the order of the classes" if isinstance(class_weights, Mapping) else ""
+    try:
+        values = np.asarray(list(class_weights) if fix else class_weights, np.float64)
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if fix or values.shape != (classes,) or not (np.isfinite(values).all() and (values >= 0).all() and values.any()):
+        line = f"class_weights={class_weights}: must be {classes} finite numbers, none of them negative and not all 0"
+        raise InputError(line + fix)
 
 
 def _shift(logit_adjustment: Sequence[float] | None, head: str, loss: str, classes: int) -> Array | None:

@@ -111,6 +111,7 @@ def embedding(
     kept = (
         base.metrics if loss in ("arcface", "prototypical") else {k: m for k, m in base.metrics.items() if k != "loss"}
     )
+    base.loss.compares = loss != "arcface"  # pyright: ignore[reportFunctionMemberAccess] (see `make_train_step`)
     shares = ("accuracy",) if "accuracy" in kept else ()
     shown = ("loss", best[0]) if "loss" in kept else (best[0],)
     return base._replace(
@@ -176,6 +177,9 @@ def _criterion(
 
 def _nearest(outputs: Embedded, batch: Batch) -> Mean:
     return metrics.accuracy(outputs.cosines, batch)
+
+
+_nearest.vectors = True  # pyright: ignore[reportFunctionMemberAccess] (see `check_one_label`)
 
 
 def _query_accuracy(ways: int, outputs: Embedded, batch: Batch) -> Mean:

@@ -164,6 +164,9 @@ def make_train_step(task: Task, tx: optax.GradientTransformation, grads: Estimat
         A step for `compile_step`.
 
     """
+    if getattr(grads, "by_row", False) and getattr(task.loss, "compares", False):
+        line = "private: the loss compares rows with each other, so that a row's own gradient is 0"
+        raise InputError(f"{line}; use a loss of single rows, such as arcface")
 
     def objective(done: Array, params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Array, Any]:
         loss, (outputs, model_state) = task.loss(params, young(model_state, done), batch, key)

@@ -1,5 +1,6 @@
 """The folder of a study: a journal that a cut line does not end, what the study is about, and trials that died."""
 
+import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -132,8 +133,17 @@ def _difference(name: str, before: Any, now: Any) -> tuple[str, str, str]:
         for key in (*now, *before):
             if before.get(key, ABSENT) != now.get(key, ABSENT):
                 return _difference(key, before.get(key, ABSENT), now.get(key, ABSENT))
-    was, is_ = (ABSENT if value is ABSENT else visible(files.to_json(value))[:200] for value in (before, now))
+    was, is_ = (ABSENT if value is ABSENT else visible(_readable(value))[:200] for value in (before, now))
     return visible(name), was, is_
+
+
+def _readable(value: Any) -> str:
+    """Return a value as text; a distribution in the form in which a user states it, such as `1e-4:0.03`."""
+    try:
+        of = json.loads(value)["attributes"]
+        return ",".join(map(str, of["choices"])) if "choices" in of else f"{of['low']:g}:{of['high']:g}"
+    except (TypeError, ValueError, KeyError):
+        return files.to_json(value)
 
 
 def retry_dead(optuna: Any, study: Any, folder: pathlib.Path, log: Callable[[str], None]) -> None:

@@ -301,5 +301,5 @@ def library() -> Any:
     try:
         import optuna
     except ImportError:
-        raise InputError("optuna is not installed: pip install 'jaxcnn[tune]'") from None
+        raise InputError("optuna is not installed: pip install -e '.[tune]' in the clone of jaxcnn") from None
     return optuna

@@ -154,3 +154,25 @@ def test_bad_values_are_one_line(wrong, line):
     with pytest.raises(jc.InputError, match=line) as caught:
         wrong()
     assert "\n" not in str(caught.value)
+
+
+def test_rows_that_do_not_count_do_not_count_when_corrupted():
+    data = {"image": np.stack([photo(8)] * 6), "label": np.arange(6) % 2, "row_mask": np.array([1, 1, 1, 0, 0, 0.0])}
+    task = jc.tasks.classification(jc.models.mlp(num_classes=2))
+    run = jc.compile_step(jc.make_eval_step(task))
+    variables = task.init(jax.random.key(0), {k: v[:1] for k, v in data.items()})
+    for rows in (data, corrupted(data, "contrast", 1)):
+        assert jc.evaluate(run, variables, rows, batch_size=4)["count"] == 3
+
+
+@pytest.mark.parametrize(
+    "options, line",
+    [({"severity": 3.0}, "severity=3.0"), ({"seed": None}, "seed=None"), ({"row": -1}, "row=-1")],
+)
+def test_numbers_of_a_corruption_are_whole(options, line):
+    with pytest.raises(jc.InputError, match=line):
+        corrupt(photo(8), "fog", **{"severity": 1, **options})
+
+
+def test_rounding_below_zero_is_zero():
+    assert not corrupt(np.full((2, 2, 1), -1e-9), "shot_noise", 1).any()

@@ -102,3 +102,10 @@ def test_options_out_of_range_are_refused():
                 loss(logits, given, **options)
     with pytest.raises(InputError, match="use binary_cross_entropy"):
         cross_entropy(logits[:, :1], labels)
+
+
+def test_shares_that_are_none_make_the_loss_nan():
+    logits = jnp.zeros((4, 3))
+    labels = jnp.array([[0.5, 0.5, 0.0], [5.0, 5.0, 5.0], [-1.0, 1.0, 1.0], [0.0, 0.0, 1.0]])
+    found = losses.cross_entropy(logits, labels)
+    assert np.isnan(found).tolist() == [False, True, True, False]

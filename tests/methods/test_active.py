@@ -180,3 +180,9 @@ def test_what_a_linear_head_refuses(change, line):
     with pytest.raises(jc.InputError, match=line) as caught:
         active.linear_head(**given)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scale, move", [(1.0, 1e8), (1e-24, 0.0), (1e15, 0.0)])
+def test_rows_cover_others_whatever_the_scale(scale, move):
+    vectors = np.arange(5.0)[:, None] * scale + move
+    assert active.k_centre(vectors, 2, first=0).tolist() == [0, 4]

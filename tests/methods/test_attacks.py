@@ -311,3 +311,35 @@ def test_bad_values_are_one_line(small, wrong, line):
     with pytest.raises(jc.InputError, match=line.replace("(", r"\(")) as caught:
         wrong(small[1])
     assert "\n" not in str(caught.value)
+
+
+def test_labels_of_any_integers_and_images_of_any_floats():
+    attack = attacks.apgd(EPS, steps=3, restarts=2)
+    expected = attack(linear, IMAGES, LABELS, jax.random.key(0))
+    for kind in (np.uint8, np.uint32, np.int8):
+        found = attack(linear, IMAGES, np.asarray(LABELS).astype(kind), jax.random.key(0))
+        np.testing.assert_array_equal(found, expected)
+    half = attacks.pgd(EPS, steps=3, restarts=2)(linear, IMAGES.astype(jnp.bfloat16), LABELS, jax.random.key(0))
+    assert half.dtype == jnp.float32
+    assert float(abs(half - IMAGES.astype(jnp.bfloat16)).max()) <= EPS + 1e-6
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd", "square"])
+def test_a_compiled_attack_marks_images_outside_0_to_1(name):
+    wrong = jnp.where(jnp.arange(64)[:, None, None, None] % 2, IMAGES, 255 * IMAGES)
+    found = jax.jit(lambda x, y, key: ALL[name](linear, x, y, key))(wrong, LABELS, jax.random.key(0))
+    assert np.isnan(found[::2]).all() and np.isfinite(found[1::2]).all()
+
+
+@pytest.mark.parametrize("name", ["trades", "mart"])
+def test_padding_may_hold_anything(small, name):
+    data, task, variables = small
+    wrapped = METHODS[name](task)
+    batch = {k: jnp.asarray(v) for k, v in data.arrays.items()}
+    size = len(batch["label"])
+    padded = {k: jnp.concatenate([v, v[:2]]) for k, v in batch.items()}
+    padded["image"] = (padded["image"] / 255).at[size:].set(jnp.nan)
+    padded["row_mask"] = jnp.ones(size + 2).at[size:].set(0)
+    state = {k: v for k, v in variables.items() if k != "params"}
+    loss, _ = jax.jit(wrapped.loss)(variables["params"], state, padded, jax.random.key(1))
+    assert np.isfinite(loss.compute())

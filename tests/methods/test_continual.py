@@ -420,3 +420,62 @@ def test_bad_values_are_one_line(small, wrong, line):
 
 def begun(task, data):
     return jc.init_state(task, jc.optim.adam(1e-2), data.example())
+
+
+def test_heads_refuse_what_they_would_misread(small):
+    data, task, variables = small
+    batch = batch_of(data)
+    own = continual.heads(task, TABLE)
+    with pytest.raises(jc.InputError, match=r"column 'task' is int32 of shape \(48, 1\); must be integers \[48\]"):
+        own.predict(variables, batch | {"task": batch["task"][:, None]})
+    with pytest.raises(jc.InputError, match="column 'task' is bool"):
+        own.predict(variables, batch | {"task": batch["task"] > 0})
+    with pytest.raises(jc.InputError, match="make it with head_table"):
+        continual.heads(task, [[0, 1], [2, 1]])
+    with pytest.raises(jc.InputError, match="label_smoothing gives shares to the classes of other tasks"):
+        continual.heads(jc.tasks.classification(Plain(), label_smoothing=0.1), TABLE)
+    with pytest.raises(jc.InputError, match="task=9: has no rows; the rows are of tasks up to 1"):
+        continual.rows_of(data, 9)
+    with pytest.raises(jc.InputError, match="groups=.*must have the classes of each task"):
+        continual.sequence(data, (0, 1), "class")
+
+
+def test_a_label_of_another_head_makes_the_loss_nan_but_not_in_padding(small):
+    data, task, variables = small
+    batch = batch_of(data)
+    own, logits = continual.heads(task, TABLE), task.predict(variables, batch)
+    wrong = batch | {"label": batch["label"].at[0].set((batch["label"][0] + 2) % 4)}
+    assert np.isnan(own.metrics["loss"](logits, wrong).compute())
+    padded = wrong | {"row_mask": jnp.ones(48).at[0].set(0)}
+    assert np.isfinite(own.metrics["loss"](logits, padded).compute())
+
+
+def test_lwf_weights_rows_as_the_task_does(small):
+    data, task, _ = small
+    learner = consolidation.lwf(task, strength=1.0, temperature=1.0)
+    state = consolidation.lwf_after_task(jc.init_state(learner, optax.sgd(0.1), data.example()), np.ones((1, 4)))
+    moved = state.replace(params=jax.tree.map(lambda x: 1.5 * x, state.params))
+    batch = batch_of(data) | {"sample_weight": jnp.arange(48.0)}
+    old, new = (jax.nn.log_softmax(task.predict({"params": s.params}, batch)) for s in (state, moved))
+    far = (jnp.exp(old) * (old - new)).sum(-1)
+    plain = task.loss(moved.params, {}, batch, jax.random.key(1))[0]
+    expected = plain.compute() + np.average(far, weights=np.arange(48.0))
+    assert value(learner, moved, batch) == pytest.approx(expected, rel=1e-4)
+
+
+def test_rows_that_are_left_out_do_not_count_in_the_fisher_information(small):
+    data, _, variables = small
+    task = jc.tasks.classification(Plain(), ignore_label=-1)
+    half = np.where(np.arange(48) % 2, -1, data.label)
+    every = dataclasses.replace(data, arrays=data.arrays | {"label": half})
+    found = consolidation.fisher(task, variables, every, labels="true")
+    chosen = consolidation.fisher(task, variables, data.take(np.arange(0, 48, 2)), labels="true")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9), found, chosen)
+    adjusted = jc.tasks.classification(Plain(), logit_adjustment=[0.1, 0.2, 0.3, 0.4])
+    with pytest.raises(jc.InputError, match="use labels='true'"):
+        consolidation.fisher(adjusted, variables, data)
+
+
+def test_a_kept_row_is_kept_once(small):
+    with pytest.raises(jc.InputError, match="memory: has row 4 twice"):
+        replay.replay(small[0], [0], [4, 4])

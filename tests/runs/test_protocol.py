@@ -173,7 +173,7 @@ LABEL = np.array([0, 1, 0, 1])
         (lambda: protocol.balanced(LABEL, 1, 0), "1 among the labels of 1 classes"),
         (lambda: protocol.best_threshold(np.ones(4), np.ones(4)), "all 4 are 1; a threshold needs rows of both"),
         (lambda: protocol.best_threshold(np.full(4, np.nan), LABEL), "without NaN"),
-        (lambda: protocol.best_threshold(np.ones(4), LABEL, (-1, 1)), "must not be negative"),
+        (lambda: protocol.best_threshold(np.ones(4), LABEL, (-1, 1)), "must be two finite numbers"),
         (lambda: protocol.temperature(np.eye(2)[LABEL], LABEL), "they are right, so no temperature"),
         (lambda: protocol.temperature(1 - np.eye(2)[LABEL], LABEL), "no better than constant"),
         (lambda: protocol.temperature(np.ones(4), LABEL), "must be finite [N, K]"),
@@ -226,3 +226,48 @@ def test_labels_of_another_dtype_mean_the_same(rng, form):
         lambda y: protocol.grouped(y, np.arange(40) // 4, 0.3, 0)[1],
     ):
         np.testing.assert_array_equal(call(label.astype(form)), call(label))
+
+
+@pytest.mark.parametrize("cost", [None, (1, 1)])
+@pytest.mark.parametrize("seed", range(5))
+def test_equal_scores_stay_together_even_infinite_ones(cost, seed):
+    rng = np.random.default_rng(seed)
+    score = rng.choice([-np.inf, 0.0, 1.0, np.inf], 12)
+    label = np.append(rng.integers(0, 2, 10), (0, 1))
+    found = protocol.best_threshold(score, label, cost)
+    called = score >= found.threshold
+    hits, wrong = (called & (label == 1)).sum(), (called & (label == 0)).sum()
+    value = 2 * hits / (called.sum() + label.sum()) if cost is None else (wrong + label.sum() - hits) / 12
+    assert found.value == pytest.approx(value)
+    answered = protocol.reject(score, label, risk=0.3)
+    kept = score >= answered.threshold
+    assert answered.coverage == pytest.approx(kept.mean())
+    assert answered.risk == pytest.approx((label[kept] == 0).mean() if kept.any() else 0)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_a_threshold_between_neighbours_divides_them(kind):
+    upper = kind(1 - np.finfo(kind).epsneg)
+    score = np.array([upper, np.nextafter(upper, kind(0))])
+    found = protocol.best_threshold(score, [1, 0])
+    assert (score >= found.threshold).tolist() == [True, False] and found.value == 1
+
+
+@pytest.mark.parametrize(
+    "call, line",
+    [
+        (lambda: protocol.best_threshold([0.1, 0.9], [0, 1], (np.nan, 1)), "cost=.* must be two finite numbers"),
+        (lambda: protocol.best_threshold([0.1, 0.9], [0, 1], (1, 2, 3)), "cost=.* must be two finite numbers"),
+        (lambda: protocol.best_threshold([0.1, 0.9], [0, 1], 5), "cost=5: must be two finite numbers"),
+        (lambda: protocol.class_weights([0, 1], 2, power=-1), "power=-1: must lie in 0..1"),
+        (lambda: protocol.class_weights([0, 1], 2, power=np.nan), "power=nan"),
+        (lambda: protocol.temperature([[0.0, 1.0], [0.5, 0]], [1, 1], steps=0), "steps=0"),
+        (lambda: protocol.balanced([0, 1], 2, None), "seed=None: must be a whole number"),
+        (lambda: protocol.kfold([0, 1], 2, None), "seed=None: must be a whole number"),
+        (lambda: protocol.grouped([0, 1], [0, 1], 0.5, None), "seed=None: must be a whole number"),
+        (lambda: protocol.cross_validate(lambda rest, fold: {}, []), "folds: has none"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(call, line):
+    with pytest.raises(jc.InputError, match=line):
+        call()

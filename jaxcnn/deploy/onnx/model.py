@@ -11,7 +11,7 @@ from jaxcnn.deploy.onnx.graph import OPSET, Graph
 from jaxcnn.version import __version__
 
 IR_VERSION = 8  # the format of opset 17
-EXTRA = "pip install 'jaxcnn[onnx]'"
+EXTRA = "pip install -e '.[onnx]' in the clone of jaxcnn"
 
 
 def require(name: str) -> Any:
