@@ -120,6 +120,31 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
     assert 0 <= float(accuracy) <= 1 and count == "359"
 
 
+SHORT = {
+    "_000": "", "steps=2,": "steps=3,", "256": "32", "512": "16", "batch_size=128": "batch_size=32", "500 *": "2 *",
+    "steps=100": "steps=2", "epochs=5": "epochs=1", "n0=100": "n0=10", "[:1000]": "[:8]", "steps=7": "steps=1",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("title", ["Few labels", "Robustness", "Privacy", "Federated learning", "Continual learning"])
+def test_blocks_of_methods_run_from_a_copy(title):
+    def some(count):
+        image, label = np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3)), np.arange(count) % 10
+        arrays = {"image": image.astype(np.uint8), "label": label.astype(np.int32)}
+        return jc.data.Resident(arrays, tuple("abcdefghij"))
+
+    task, tx = jc.tasks.classification(jc.models.lenet5(num_classes=10)), jc.optim.adamw(1e-3)
+    train, images = some(400), some(4).arrays["image"] / 255
+    known = {"jc": jc, "task": task, "tx": tx, "train": train, "test": some(40), "labelled": some(40)}
+    known |= {"variables": jc.init_state(task, tx, train.example()).variables, "labels": np.arange(4)}
+    known["images"] = images if title == "Robustness" else train
+    for code in python_blocks(section(LIBRARY, title)):
+        for long, short in SHORT.items():
+            code = code.replace(long, short)
+        exec(compile(code, title, "exec"), known)
+
+
 @every_page
 def test_links_lead_somewhere(page):
     for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", PAGES[page]):

@@ -148,7 +148,8 @@ def reject(
         coverage: lowest share of rows to answer, 0..1; the result is the highest threshold that meets it.
 
     Returns:
-        The threshold (if no row can be answered infinite, or NaN where confidences are infinite), its coverage and its risk (0 if no row is answered).
+        The threshold (if no row can be answered infinite, or NaN where confidences are infinite), its coverage and its
+        risk (0 if no row is answered).
 
     Raises:
         InputError: Both or none of `risk` and `coverage` are given, one is outside 0..1, or the arrays do not fit.
