@@ -77,6 +77,12 @@ class Config(settings.Settings):
     """Move training images by up to this number of pixels."""
     measure_test: bool = True
     """Measure on the test rows; if not, on those of validation, to choose among settings."""
+    epochs: int = 10
+    """Not used; see --steps."""
+    max_steps: int = 0
+    """Not used; see --steps."""
+    early_stopping: int = 0
+    """Not used; see --steps."""
     gradient_norm: bool = False
     """Log the global norm of the gradient, at the cost of one more pass over it."""
 

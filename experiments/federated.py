@@ -87,6 +87,14 @@ class Config(settings.Settings):
     """Units of the dense layer before the last one."""
     train_images: int = 0
     """Use at most N rows of each part; 0 for all."""
+    epochs: int = 10
+    """Not used; see --rounds and --local-epochs."""
+    max_steps: int = 0
+    """Not used; see --rounds."""
+    batch_size: int = 128
+    """Not used; see --each and --local-batch."""
+    limit_examples: int = 0
+    """Not used; see --train-images."""
     target: float = 0.99
     """Validation accuracy to count the rounds to, in (0, 1]."""
     validation_fraction: float = 1 / 12
