@@ -37,6 +37,8 @@ def stratified(label: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarra
         raise InputError(f"fraction={fraction}: must be at least 0 and below 1")
     check_whole("seed", seed, 0)
     label, rng = np.asarray(label), np.random.default_rng(seed)
+    if label.ndim != 1:
+        raise InputError(f"label of shape {label.shape}: must be [N], one class per row")
     if label.dtype.kind == "f" and np.isnan(label).any():
         raise InputError(
             f"label of row {int(np.isnan(label).argmax())}: is NaN, which is no class; leave such rows out"

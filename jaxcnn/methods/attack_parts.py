@@ -64,7 +64,11 @@ def checked(attack: Attack, labelled: bool = True) -> Attack:
         images = images.astype(jnp.float32)
         if not labelled:
             return blanked(attack(logits_of, images, labels, key), images)
-        classes = jax.eval_shape(logits_of, images).shape[-1]
+        logits = jax.eval_shape(logits_of, images)
+        if getattr(logits, "ndim", 0) != 2 or logits.shape[-1] < 2:
+            line = f"logits of shape {getattr(logits, 'shape', type(logits).__name__)}: must be [B, K] with K >= 2"
+            raise InputError(f"{line}; for one logit z, give [0, z]")
+        classes = logits.shape[-1]
         check_labels(labels, len(images), classes)
         labels = jnp.asarray(labels).astype(jnp.int32)
         known = (labels >= 0) & (labels < classes)

@@ -60,7 +60,10 @@ def confidence(logits: Any, labels: Any) -> np.ndarray:
     own = np.take_along_axis(logits, np.broadcast_to(labels, logits.shape[:-1])[..., None], -1)[..., 0]
     others = np.where(np.arange(logits.shape[-1]) == labels[:, None], -np.inf, logits)
     top = others.max(-1)
-    return own - top - np.log(np.exp(others - top[..., None]).sum(-1))
+    certain = np.isneginf(top)  # no other class is possible
+    top = np.where(certain, 0, top)
+    with np.errstate(divide="ignore"):
+        return own - top - np.log(np.exp(others - top[..., None]).sum(-1))
 
 
 def loss_score(logits: Any, labels: Any) -> np.ndarray:

@@ -138,6 +138,8 @@ def per_class(label: Any, count: int, *, rows: Any = None, seed: int = 0) -> np.
     check_whole("count", count, 1)
     check_whole("seed", seed, 0)
     label = np.asarray(label)
+    if label.ndim != 1 or label.dtype.kind not in "iu":
+        raise InputError(f"label of shape {label.shape}, {label.dtype}: must be whole numbers [N], one class per row")
     rows = np.arange(len(label)) if rows is None else checked_rows(rows, len(label), "rows")
     rng = np.random.default_rng(seed)
     each = [rng.permutation(rows[label[rows] == k])[:count] for k in np.unique(label[rows])]

@@ -53,6 +53,8 @@ def attacked(task: Task, attacks: Mapping[str, parts.Attack], *, seed: int = 0) 
             the task has several labels per row.
 
     """
+    if not isinstance(attacks, Mapping) or not all(map(callable, attacks.values())):
+        raise InputError("attacks: must be a dictionary from names to attacks, such as {'pgd': attacks.pgd(8 / 255)}")
     if not attacks:
         raise InputError("attacks: is empty; give at least one, such as {'pgd': attacks.pgd(8 / 255)}")
     check_one_label(task, "attacked")

@@ -226,7 +226,10 @@ def _shift(logit_adjustment: Sequence[float] | None, head: str, loss: str, class
         raise InputError(
             f"logit_adjustment={logit_adjustment}: needs one label per row and loss='cross_entropy'; use None"
         )
-    values = np.asarray(logit_adjustment, np.float32)
+    try:
+        values = np.asarray(logit_adjustment, np.float32)
+    except (TypeError, ValueError):
+        values = np.empty(0)
     if values.shape != (classes,) or not np.isfinite(values).all():
         raise InputError(f"logit_adjustment={logit_adjustment}: must be {classes} finite numbers")
     return jnp.asarray(values[1:] - values[:1] if head == "sigmoid" else values)[None]

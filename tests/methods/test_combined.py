@@ -112,6 +112,22 @@ def test_epsilon_is_not_reported_for_training_that_is_not_private():
         private.with_epsilon(jc.make_train_step(TASK, optax.sgd(0.1)), float)
 
 
+@pytest.mark.parametrize("call, line", [
+    (lambda: attacked(TASK, [attacks.pgd(0.1)]), "attacks: must be a dictionary from names to attacks"),
+    (lambda: attacked(TASK, {"pgd": "pgd"}), "attacks: must be a dictionary from names to attacks"),
+    (lambda: attacks.fgsm(0.1)(lambda x: x.reshape(len(x), -1)[:, :1], DATA.arrays["image"] / np.float32(255),
+                               np.zeros(8, int), jax.random.key(0)), r"must be \[B, K\] with K >= 2; for one logit z"),
+    (lambda: replay.per_class(np.zeros((3, 2), int), 1), r"label of shape \(3, 2\)"),
+    (lambda: jc.tasks.classification(Plain(), logit_adjustment={0: 1.0}), "must be 4 finite numbers"),
+    (lambda: jc.tasks.classification(Plain(), class_weights={0: 1.0}), "give them in a list, in the order"),
+    (lambda: jc.tasks.classification(Plain(), class_weights=[1, np.nan, 1, 1]), "must be 4 finite numbers"),
+    (lambda: jc.tasks.classification(Plain(), class_weights=[0] * 4), "not all 0"),
+])  # fmt: skip
+def test_what_cannot_be_meant_is_refused(call, line):
+    with pytest.raises(jc.InputError, match=line):
+        call()
+
+
 @pytest.mark.parametrize("call", [
     lambda value: trades(TASK, value), lambda value: trades(TASK, 0.1, beta=value), lambda value: attacks.pgd(value),
     lambda value: EWC(TASK, strength=value), lambda value: jc.methods.group_dro(TASK, 2, rate=value),

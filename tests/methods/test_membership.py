@@ -120,3 +120,9 @@ def test_bad_values_are_one_line(wrong, line):
     with pytest.raises(jc.InputError, match=line) as caught:
         wrong()
     assert "\n" not in str(caught.value)
+
+
+def test_a_class_beside_which_none_is_possible_is_certain():
+    logits = np.array([[0.0, -np.inf, -np.inf], [-np.inf, 0.0, 1.0]])
+    assert mi.confidence(logits, [0, 0]).tolist() == [np.inf, -np.inf]
+    assert mi.loss_score(logits, [0, 0]).tolist() == [0.0, -np.inf]
