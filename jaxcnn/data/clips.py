@@ -200,7 +200,9 @@ def _opened_video(path: pathlib.Path) -> Iterator[Iterator[np.ndarray]]:
     try:
         import av
     except ImportError:
-        raise InputError(f"{visible(path)}: video files need PyAV; pip install av") from None
+        raise InputError(
+            f"{visible(path)}: video files need PyAV; pip install -e '.[video]' or pip install av"
+        ) from None
     try:
         with opened(path) as file, av.open(file, format=VIDEO[path.suffix.lower()]) as container:
             yield _frames(container)

@@ -224,7 +224,7 @@ def test_a_clip_has_at_most_so_many_frames(folder, monkeypatch):
 def test_video_files_need_an_extra(folder, monkeypatch):
     (folder / "falls" / "film.mp4").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(InputError, match=r'film.mp4: video files need PyAV; pip install "jaxcnn\[video\]"'):
+    with pytest.raises(InputError, match=r"film.mp4: video files need PyAV; pip install -e '.\[video\]'"):
         jc.data.videos(folder)
 
 
