@@ -113,7 +113,7 @@ def k_centre(
     Reference: Sener and Savarese, 2018, arXiv:1708.00489 (its greedy algorithm).
 
     """
-    x = _finite(vectors).astype(np.float64)
+    x = _finite(vectors)
     x = x - x.mean(0)  # before the digits of float32 are lost
     x = (x / max(np.abs(x).max(initial=0), 1e-300)).astype(np.float32)
     free = _free(len(x), count, taken)

@@ -28,6 +28,8 @@ def adds(method: str, task: Task) -> Callable[[Callable[..., Any]], Callable[...
 
 def check_plain_loss(task: Task, method: str) -> None:
     """Raise `InputError` for a task whose loss a wrapper has changed, for a method that computes the loss anew."""
+    if method in ("mart", "fixmatch") and getattr(task.loss, "narrows", False):
+        raise InputError(f"{method}: compares all classes, not those of a row's head; leave out continual.heads")
     inner = getattr(task.loss, "adds", None)
     if inner is None:
         return

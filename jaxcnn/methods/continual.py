@@ -173,6 +173,8 @@ def heads(task: Task, table: Any, *, column: str = "task") -> Task:
         _, (outputs, changed) = task.loss(params, model_state, batch, key)
         return metrics["loss"](outputs, batch), (outputs, changed)
 
+    loss.narrows = True  # pyright: ignore[reportFunctionMemberAccess] (see `combined.check_plain_loss`)
+
     def predict(variables: Tree, batch: Batch) -> Array:
         return masked(task.predict(variables, batch), batch)
 

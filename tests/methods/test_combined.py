@@ -64,6 +64,12 @@ def test_two_that_compute_the_loss_anew_exclude_each_other():
         ANEW["group_dro"](ANEW["fixmatch"](TASK))
 
 
+@pytest.mark.parametrize("outer", ["mart", "fixmatch"])
+def test_all_classes_are_not_those_of_a_head(outer):
+    with pytest.raises(jc.InputError, match=f"^{outer}: compares all classes"):
+        ANEW[outer](ANEW["heads"](TASK))
+
+
 def test_heads_inside_keep_what_is_added_outside():
     data = continual.sequence(DATA, GROUPS, "task")
     batch = {name: jnp.asarray(x) for name, x in data.arrays.items()}
