@@ -1,4 +1,4 @@
-"""Which wrappers of a task may be around which: some add to its loss, and some compute a loss of their own."""
+"""Which wrappers of a task can be nested: some add a term to its loss, and others recompute the loss."""
 
 import functools
 from collections.abc import Callable
@@ -6,11 +6,11 @@ from typing import Any
 
 from jaxcnn.core.types import InputError, Task
 
-ANEW = ("group_dro", "derpp", "fixmatch", "mart")  # compute the loss anew, so that none can be around another
+RECOMPUTING = ("group_dro", "derpp", "fixmatch", "mart")  # each drops the inner loss, so they cannot be nested
 
 
 def adds(method: str, task: Task) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Mark a wrapper's loss as one that is more than the metric `"loss"` of the outputs.
+    """Mark the loss of a wrapper that adds a term, which the metric `"loss"` does not have.
 
     Args:
         method: name of the wrapper.
@@ -27,12 +27,13 @@ def adds(method: str, task: Task) -> Callable[[Callable[..., Any]], Callable[...
 
 
 def check_plain_loss(task: Task, method: str) -> None:
-    """Raise `InputError` for a task whose loss a wrapper has changed, for a method that computes the loss anew."""
+    """Raise `InputError` if a wrapper added a term to the task's loss, which a method that recomputes it would drop."""
     if method in ("mart", "fixmatch") and getattr(task.loss, "narrows", False):
-        raise InputError(f"{method}: compares all classes, not those of a row's head; leave out continual.heads")
+        raise InputError(f"{method}: compares all classes, not only those of a row's head; remove continual.heads")
     inner = getattr(task.loss, "adds", None)
     if inner is None:
         return
-    line = f"{method}: computes the loss from the outputs, and would leave out what {inner} does"
-    other = f"{inner} does the same; use one of the two" if inner in ANEW and method in ANEW else ""
-    raise InputError(f"{line}; {other or f'wrap the other way round, {inner}({method}(task, ...), ...)'}")
+    fix = f"wrap in the other order, {inner}({method}(task, ...), ...)"
+    if inner in RECOMPUTING and method in RECOMPUTING:
+        fix = f"{inner} does the same, so use only one of them"
+    raise InputError(f"{method}: recomputes the loss from the outputs and would drop the loss of {inner}; {fix}")

@@ -133,7 +133,7 @@ def heads(task: Task, table: Any, *, column: str = "task") -> Task:
     check_one_label(task, "heads")
     check_plain_loss(task, "heads")
     if getattr(task.metrics["loss"], "smoothed", False):
-        raise InputError("heads: label_smoothing gives shares to the classes of other tasks; use label_smoothing=0")
+        raise InputError("heads: label smoothing spreads over the classes of other tasks; use label_smoothing=0")
     if table.ndim != 2 or not table.size or not np.isin(table, (0, 1)).all() or not table.any(1).all():
         line = f"table of shape {table.shape}: must be [tasks, classes], 1 or 0, with at least one class in each task"
         raise InputError(f"{line}; make it with head_table")

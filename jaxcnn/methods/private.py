@@ -5,14 +5,12 @@ know the seed, which decides both the rows of each batch and the noise: choose i
 It is for the parameters: metrics that are logged beside them are exact, and are not to be published.
 """
 
-import contextlib
 import dataclasses
 import functools
-import logging
 import math
 import zlib
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +32,13 @@ from jaxcnn.core.types import (
 )
 from jaxcnn.data import Resident
 from jaxcnn.data.order import ALL, Shard, fill, padded
+from jaxcnn.methods.accounting import Accountant as Accountant
+from jaxcnn.methods.accounting import epsilon as epsilon
+from jaxcnn.methods.accounting import noise_for as noise_for
 from jaxcnn.parallel.compile import IndexedChunk
 from jaxcnn.train.step import Estimator, Gradient, Objective
 
 Array = jax.Array
-Accountant = Literal["rdp", "pld"]
 DRAWN = "poisson"  # column with the expected number of rows (or clients) of a batch of Poisson sampling
 SAFETY = 8  # standard deviations of the size of a batch for which there is room
 
@@ -166,8 +166,8 @@ def check_state(model_state: Tree) -> None:
     """Raise `InputError` for a model with a state, which noise in the gradient does not hide."""
     names = [name for name, _ in named(model_state)]
     if names:
-        fix = "instead of BatchNorm use GroupNorm or no norm, and no wrapper that keeps a state"
-        raise InputError(f"private: the variables have the state {names[0]}, which the noise does not hide; {fix}")
+        fix = "use GroupNorm or no norm instead of BatchNorm, and no wrapper that keeps state"
+        raise InputError(f"private: the model state {names[0]} is not covered by the noise; {fix}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,72 +220,6 @@ def room(batch_size: int, size: int) -> int:
     return min(math.ceil(batch_size + SAFETY * math.sqrt(batch_size)) + SAFETY, size)
 
 
-def epsilon(noise: float, rate: float, steps: int, delta: float, accountant: Accountant = "rdp") -> float:
-    """Return the epsilon that DP-SGD with Poisson sampling has spent, for adding or removing one row.
-
-    Args:
-        noise: as in `private`, at least 0; 0 gives infinity.
-        rate: probability of a row to be in a batch, in [0, 1].
-        steps: number of updates, at least 0.
-        delta: in (0, 1), usually less than one over the number of rows.
-        accountant: `"rdp"` for Renyi differential privacy, or `"pld"` for the distribution of privacy loss, which is
-            tighter and slower.
-
-    Raises:
-        InputError: a value is outside its range, or dp-accounting is not installed.
-
-    Reference: Mironov et al., 2019, arXiv:1908.10530; Koskela et al., 2019, arXiv:1906.03049.
-
-    """
-    check_numbers(noise=noise, steps=steps)
-    _check_budget(rate, delta, accountant)
-    if not 0 <= noise < math.inf or not 0 <= steps < math.inf or steps != int(steps):
-        raise InputError(f"noise={noise}, steps={steps}: must be finite and at least 0, and steps whole")
-    if not steps or not rate:
-        return 0.0
-    if not noise:
-        return math.inf
-    dp = _library()
-    with _quiet():
-        return float(_accountant(accountant).compose(_event(dp, noise, rate, steps)).get_epsilon(delta))
-
-
-def noise_for(target: float, rate: float, steps: int, delta: float, accountant: Accountant = "rdp") -> float:
-    """Return the least noise with which training spends at most an epsilon of `target`.
-
-    Args:
-        target: epsilon, positive.
-        rate: as in `epsilon`, above 0.
-        steps: number of updates, at least 1.
-        delta: as in `epsilon`.
-        accountant: as in `epsilon`.
-
-    Raises:
-        InputError: a value is outside its range, no noise is enough, or dp-accounting is not installed.
-
-    """
-    check_numbers(target=target, steps=steps)
-    _check_budget(rate, delta, accountant)
-    if not 0 < target < math.inf or not rate or not 1 <= steps < math.inf or steps != int(steps):
-        raise InputError(f"target={target}, rate={rate}, steps={steps}: must be positive, and steps whole")
-    dp = _library()
-    try:
-        with _quiet():
-            return float(
-                dp.calibrate_dp_mechanism(
-                    functools.partial(_accountant, accountant),
-                    lambda noise: _event(dp, noise, rate, steps),
-                    target,
-                    delta,
-                    dp.LowerEndpointAndGuess(0.0, 1.0),
-                    tol=1e-4,
-                )
-            )
-    except dp.mechanism_calibration.NoBracketIntervalFoundError as error:
-        line = f"target={target}, delta={delta}: no noise was found that spends so little"
-        raise InputError(f"{line}; give larger values, fewer steps or smaller batches") from error
-
-
 def with_epsilon(step: Step, spent: Callable[[int], float]) -> Step:
     """Add the metric `"epsilon"`: what training has spent after the last step that was counted.
 
@@ -315,45 +249,3 @@ def with_epsilon(step: Step, spent: Callable[[int], float]) -> Step:
         return state, sums | {"epsilon": Spent(one, one * state.step)}
 
     return counted
-
-
-def _check_budget(rate: float, delta: float, accountant: str) -> None:
-    check_numbers(rate=rate, delta=delta)
-    if not 0 <= rate <= 1:
-        raise InputError(f"rate={rate}: must lie in 0..1, the batch size over the number of rows")
-    if not 0 < delta < 1:
-        raise InputError(f"delta={delta}: must be above 0 and below 1")
-    if accountant not in ("rdp", "pld"):
-        raise InputError(f"accountant={accountant!r}: must be 'rdp' or 'pld'")
-
-
-def _library() -> Any:
-    try:
-        import dp_accounting
-    except ImportError:
-        raise InputError("dp-accounting is not installed: pip install -e '.[privacy]' in the clone of jaxcnn") from None
-    return dp_accounting
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out the library's warnings of orders whose series does not converge: it takes the best of the others."""
-    log = logging.getLogger("absl")
-
-    def other(record: logging.LogRecord) -> bool:
-        return "failed to converge" not in record.getMessage()
-
-    log.addFilter(other)
-    try:
-        yield
-    finally:
-        log.removeFilter(other)
-
-
-def _event(dp: Any, noise: float, rate: float, steps: int) -> Any:
-    return dp.SelfComposedDpEvent(dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(noise)), int(steps))
-
-
-def _accountant(name: str) -> Any:
-    dp = _library()
-    return dp.rdp.RdpAccountant() if name == "rdp" else dp.pld.PLDAccountant(value_discretization_interval=1e-3)

@@ -9,6 +9,7 @@ References: Jacob et al., 2017, arXiv:1712.05877; Krishnamoorthi, 2018, arXiv:18
 Nagel et al., 2021, arXiv:2106.08295.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -119,6 +120,7 @@ def quantised(task: Task) -> Task:
         keys = [(*path, NAMES[READ]) for path in points.read] + [(*path, NAMES[MADE]) for path in points.made]
         return {**variables, GRIDS: from_paths({key: jnp.full(2, jnp.nan) for key in keys})}
 
+    @functools.wraps(task.loss)
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
         own = _rounded({"params": params, **model_state})
         with quantise_points.watched(_rounding):

@@ -118,6 +118,7 @@ def simclr(
 
     projection = DenseNorms((width,), after=True)
     task = _siamese(_Siamese(model, projection, None), view, criterion, mean, std, {"width": width})
+    task.loss.compares = True  # pyright: ignore[reportFunctionMemberAccess] (see `make_train_step`)
     return task._replace(metrics={k: m for k, m in task.metrics.items() if k != "loss"})
 
 

@@ -4,6 +4,7 @@
 `optim.gradual_unfreezing`.
 """
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from jaxcnn.core import jaxprs
 from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import Batch, FrozenState, InputError, Task, Tree, check_whole, named
 from jaxcnn.data import Resident
+from jaxcnn.methods.combined import check_plain_loss
 from jaxcnn.optim import first_match, which
 from jaxcnn.tasks.model import training_pass
 from jaxcnn.train.evaluation import collect
@@ -125,6 +127,7 @@ def stop_gradient_on(loss: Callable[..., Any], frozen: Sequence[str]) -> Callabl
 
     """
 
+    @functools.wraps(loss)
     def held(params: Tree, model_state: Tree, batch: Batch, key: Array) -> Any:
         params = jax.tree.map(lambda p, k: p if k < 0 else jax.lax.stop_gradient(p), params, which(params, [frozen]))
         return loss(params, model_state, batch, key)
@@ -144,6 +147,7 @@ def keep_stats(loss: Callable[..., Any]) -> Callable[..., Any]:
 
     """
 
+    @functools.wraps(loss)
     def kept(params: Tree, model_state: Tree, batch: Batch, key: Array) -> Any:
         mean, (outputs, _) = loss(params, FrozenState(model_state), batch, key)
         return mean, (outputs, model_state)
@@ -207,6 +211,7 @@ def head_task(model: Any, task: Task, shape: Sequence[int]) -> Task:
         shape: shape of an image, `(H, W, C)`.
 
     """
+    check_plain_loss(task, "head_task")
     last, *_ = _trace(model, shape)
 
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> Any:

@@ -61,7 +61,7 @@ def best_threshold(score: np.ndarray, label: np.ndarray, cost: tuple[float, floa
 
 
 def _above(values: np.ndarray) -> float:
-    """Return what no value is at least: infinity, or NaN where a value is infinite."""
+    """Return a threshold that no value reaches: infinity, or NaN if a value is infinite itself."""
     return float("nan" if np.isposinf(values).any() else "inf")
 
 

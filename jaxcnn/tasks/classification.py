@@ -130,7 +130,7 @@ def classification(
     task = from_model(
         model, criterion, measured, given.inputs, auxiliary, targets=meant, check=check, keywords=given.keywords
     )
-    # what methods that compute the loss of other logits must know (`continual.heads`, `consolidation.fisher`)
+    # read by methods that use this loss for their own logits or labels (`continual.heads`, `consolidation.fisher`)
     task.metrics["loss"].smoothed = label_smoothing > 0  # pyright: ignore[reportFunctionMemberAccess]
     task.metrics["loss"].adjusted = shift is not None  # pyright: ignore[reportFunctionMemberAccess]
     shown = {"headline": ("loss", "accuracy"), "shares": ("accuracy",)}

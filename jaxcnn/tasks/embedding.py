@@ -97,7 +97,9 @@ def embedding(
     if loss == "arcface":
         measured["accuracy"], best = _nearest, ("accuracy", "max")
     elif loss == "prototypical":
-        measured["accuracy"], best = functools.partial(_query_accuracy, classes), ("accuracy", "max")
+        queries = functools.partial(_query_accuracy, classes)
+        queries.vectors = True  # pyright: ignore[reportAttributeAccessIssue] (see `check_one_label`)
+        measured["accuracy"], best = queries, ("accuracy", "max")
     base = given.strict(from_model(
         _Embedder(model, classes if loss == "arcface" else 0, unit), criterion, measured, given.inputs,
         targets=functools.partial(_canonical, classes), check=functools.partial(_check_rows, classes),

@@ -87,6 +87,7 @@ def any_range() -> Iterator[None]:
 def strict(task: Task) -> Task:
     """Make a task refuse images that are out of range; where they are traced, it predicts NaN."""
 
+    @functools.wraps(task.loss)  # and with its marks, see `methods.combined`
     def loss(params: Any, model_state: Any, batch: Batch, key: Array) -> Any:
         # a step may have augmented device arrays slightly out of range, so only host arrays are checked
         if isinstance(image_of(batch), np.ndarray):

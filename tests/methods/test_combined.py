@@ -32,7 +32,7 @@ KNOWN = TASK.init(jax.random.key(0), DATA.example())
 weak = jc.augment.flip
 
 
-ANEW = {
+RECOMPUTING = {
     "heads": lambda task: continual.heads(task, TABLE),
     "group_dro": lambda task: jc.methods.group_dro(task, 2),
     "derpp": lambda task: replay.derpp(task, 0.5, 1.0),
@@ -47,38 +47,44 @@ ADDING = {
 }
 
 
-@pytest.mark.parametrize("outer", ANEW)
+@pytest.mark.parametrize("outer", RECOMPUTING)
 @pytest.mark.parametrize("inner", ADDING)
 def test_what_a_wrapper_adds_is_not_lost_in_another(outer, inner):
     with pytest.raises(
-        jc.InputError, match=rf"^{outer}: computes .* would leave out what {inner} does; wrap the other"
+        jc.InputError, match=rf"^{outer}: recomputes .* would drop the loss of {inner}; wrap in the other order"
     ):
-        ANEW[outer](ADDING[inner](TASK))
-    with pytest.raises(jc.InputError, match=inner):  # an attack in between changes nothing
-        ANEW[outer](adversarial(ADDING[inner](TASK), attacks.fgsm(0.1)))
-    ADDING[inner](ANEW[outer](TASK))
+        RECOMPUTING[outer](ADDING[inner](TASK))
+    between = (
+        lambda task: adversarial(task, attacks.fgsm(0.1)),
+        lambda task: task._replace(loss=jc.transfer.keep_stats(task.loss)),
+        jc.methods.quantise.quantised,
+    )
+    for keeping in between:
+        with pytest.raises(jc.InputError, match=f"would drop the loss of {inner}"):
+            RECOMPUTING[outer](keeping(ADDING[inner](TASK)))
+    ADDING[inner](RECOMPUTING[outer](TASK))
 
 
-def test_two_that_compute_the_loss_anew_exclude_each_other():
-    with pytest.raises(jc.InputError, match="fixmatch does the same; use one of the two"):
-        ANEW["group_dro"](ANEW["fixmatch"](TASK))
+def test_two_that_recompute_the_loss_cannot_be_nested():
+    with pytest.raises(jc.InputError, match="fixmatch does the same, so use only one of them"):
+        RECOMPUTING["group_dro"](RECOMPUTING["fixmatch"](TASK))
 
 
 @pytest.mark.parametrize("outer", ["mart", "fixmatch"])
 def test_all_classes_are_not_those_of_a_head(outer):
     with pytest.raises(jc.InputError, match=f"^{outer}: compares all classes"):
-        ANEW[outer](ANEW["heads"](TASK))
+        RECOMPUTING[outer](RECOMPUTING["heads"](TASK))
 
 
 def test_heads_inside_keep_what_is_added_outside():
     data = continual.sequence(DATA, GROUPS, "task")
     batch = {name: jnp.asarray(x) for name, x in data.arrays.items()}
-    task = EWC(ANEW["heads"](TASK))
+    task = EWC(RECOMPUTING["heads"](TASK))
     state = jc.init_state(task, optax.sgd(0.1), data.example())
     ones = jax.tree.map(lambda x: np.ones(x.shape, np.float32), state.params)
     state = consolidation.ewc_after_task(state, ones)
     moved = jax.tree.map(lambda x: x + 1.0, state.params)
-    plain = ANEW["heads"](TASK).loss(moved, {}, batch, jax.random.key(0))[0].compute()
+    plain = RECOMPUTING["heads"](TASK).loss(moved, {}, batch, jax.random.key(0))[0].compute()
     found = task.loss(moved, state.model_state, batch, jax.random.key(0))[0].compute()
     assert found - plain == pytest.approx(50 * sum(x.size for x in jax.tree.leaves(moved)), rel=1e-5)
 
@@ -90,24 +96,29 @@ def test_attacks_are_measured_together():
 
 
 @pytest.mark.parametrize("make", [
-    lambda task: adversarial(task, attacks.fgsm(0.1)), lambda task: trades(task, 0.1), ANEW["mart"], ANEW["fixmatch"],
-    ANEW["heads"], consolidation.lwf, lambda task: attacked(task, {"fgsm": attacks.fgsm(0.1)}),
+    lambda task: adversarial(task, attacks.fgsm(0.1)), lambda task: trades(task, 0.1), RECOMPUTING["mart"],
+    RECOMPUTING["fixmatch"], RECOMPUTING["heads"], consolidation.lwf,
+    lambda task: attacked(task, {"fgsm": attacks.fgsm(0.1)}),
     lambda task: active.dropout_samples(task, KNOWN, DATA, 2),
     lambda task: consolidation.fisher(task, KNOWN, DATA),
 ])  # fmt: skip
 @pytest.mark.parametrize("task, line", [
     (jc.tasks.regression(Plain()), "no accuracy of classes"),
     (jc.tasks.embedding(Plain(), classes=4), "no accuracy of classes"),
+    (jc.tasks.embedding(Plain(), classes=4, loss="prototypical"), "no accuracy of classes"),
     (jc.tasks.classification(Plain(), head="multilabel"), "several labels per row"),
-], ids=["regression", "embedding", "multilabel"])  # fmt: skip
+], ids=["regression", "embedding", "prototypical", "multilabel"])  # fmt: skip
 def test_tasks_of_another_kind_are_refused(make, task, line):
     with pytest.raises(jc.InputError, match=line):
         make(task)
 
 
-@pytest.mark.parametrize("loss", ["triplet", "contrastive", "prototypical"])
+@pytest.mark.parametrize("loss", ["triplet", "contrastive", "prototypical", "simclr"])
 def test_private_training_refuses_losses_that_compare_rows(loss):
-    task = jc.tasks.embedding(Plain(), classes=4, loss=loss)
+    if loss == "simclr":
+        task = jc.methods.simclr(Plain(), jc.methods.standard_views(8), width=4)
+    else:
+        task = jc.tasks.embedding(Plain(), classes=4, loss=loss)
     with pytest.raises(jc.InputError, match="a row's own gradient is 0; use a loss of single rows"):
         jc.make_train_step(task, optax.sgd(0.1), private.private(1.0, 1.0, 8))
     jc.make_train_step(jc.tasks.embedding(Plain(), classes=4), optax.sgd(0.1), private.private(1.0, 1.0, 8))

@@ -432,7 +432,7 @@ def test_heads_refuse_what_they_would_misread(small):
         own.predict(variables, batch | {"task": batch["task"] > 0})
     with pytest.raises(jc.InputError, match="make it with head_table"):
         continual.heads(task, [[0, 1], [2, 1]])
-    with pytest.raises(jc.InputError, match="label_smoothing gives shares to the classes of other tasks"):
+    with pytest.raises(jc.InputError, match="label smoothing spreads over the classes of other tasks"):
         continual.heads(jc.tasks.classification(Plain(), label_smoothing=0.1), TABLE)
     with pytest.raises(jc.InputError, match="task=9: has no rows; the rows are of tasks up to 1"):
         continual.rows_of(data, 9)

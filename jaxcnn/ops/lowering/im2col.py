@@ -25,9 +25,9 @@ CORES_FROM = 128  # output channels from which XLA's own convolution runs on mor
 
 
 def suits_forward(case: Case) -> bool:
-    """Whether `forward` measured faster: few taps, with strides or where XLA's own form leaves many cores idle.
+    """Whether `forward` measured faster: few taps, and strides or many cores, which XLA's own form leaves idle.
 
-    Patches that overlap are copied, for which a core of XLA's own form computes twice as much.
+    Overlapping patches must be copied: on a single core, XLA's own form takes half as long.
     """
     window, (c, k) = math.prod(case.kernel[:-2]), case.kernel[-2:]
     strides, idle = case.geometry.strides, k < CORES_FROM
