@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core.types import InputError
+from jaxcnn.losses.classification import ROUNDING
 
 Array = jax.Array
 
@@ -24,7 +25,7 @@ def dice_loss(logits: Array, labels: Array, mask: Array | None = None, *, backgr
         background: whether class 0 counts as a class.
 
     Returns:
-        `[B]`, in 0..1; 0 for an example without a pixel that counts.
+        `[B]`, in 0..1; 0 for an example without a pixel that counts, NaN for one with a label that is no class.
 
     Raises:
         InputError: labels or mask have the wrong shape, or the background is the only class.
@@ -61,7 +62,7 @@ def tversky_loss(
         background: whether class 0 counts as a class.
 
     Returns:
-        `[B]`, in 0..1; 0 for an example without a pixel that counts.
+        `[B]`, in 0..1; 0 for an example without a pixel that counts, NaN for one with a label that is no class.
 
     Raises:
         InputError: labels or mask have the wrong shape, a weight is out of range, or the background is the only class.
@@ -78,7 +79,8 @@ def tversky_loss(
     present = there > 0
     each = jnp.where(present, jnp.maximum(1 - index, 0), 0)
     each = each if gamma == 1 else jnp.where(present, jnp.maximum(each, 1e-6) ** gamma, 0)  # no infinite slope at 0
-    return each.sum(-1) / jnp.maximum(present.sum(-1), 1)
+    mean = each.sum(-1) / jnp.maximum(present.sum(-1), 1)
+    return jnp.where(jnp.isnan(there).any(-1), jnp.nan, mean)
 
 
 def _pixels(logits: Array, labels: Array, mask: Array | None, background: bool) -> tuple[Array, Array, Array]:
@@ -93,6 +95,8 @@ def _pixels(logits: Array, labels: Array, mask: Array | None, background: bool) 
     counts = jnp.ones(logits.shape[:-1], jnp.float32) if mask is None else (mask > 0).astype(jnp.float32)
     shares = jax.nn.softmax(logits.astype(jnp.float32), -1)
     truth = jax.nn.one_hot(labels, classes) if whole else labels.astype(jnp.float32)
+    good = truth.sum(-1) == 1 if whole else (truth.min(-1) >= -ROUNDING) & (truth.sum(-1) <= 1 + ROUNDING)
+    truth = jnp.where(good[..., None], truth, jnp.nan)
     shares, truth = (jnp.where(counts[..., None] > 0, x, 0) for x in (shares, truth))  # a masked pixel may be NaN
     first = 0 if background else 1
     return shares[..., first:], truth[..., first:], counts[..., None]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.core.collectives import all_sum
-from jaxcnn.core.types import Batch, InputError, Mean, Task, Tree, check_numbers, check_whole
+from jaxcnn.core.types import Batch, InputError, Mean, Task, Tree, check_numbers, check_whole, row_mask
 from jaxcnn.methods.combined import adds, check_plain_loss
 
 Array = jax.Array
@@ -28,8 +28,8 @@ def group_dro(task: Task, groups: int, *, column: str = "group", rate: float = 0
             and the model state of its loss are used, so auxiliary heads do not learn; apply `transfer.keep_stats` to
             its loss before this wrapper.
         groups: number of groups, at least 2.
-        column: name of the group column of a batch, int `[B]` from 0 to `groups - 1`. Rows with other values are
-            ignored. Only training needs the column.
+        column: name of the group column of a batch, int `[B]` from 0 to `groups - 1`, or -1 for rows that are ignored.
+            Any other value makes the loss NaN. Only training needs the column.
         rate: step size of the weights, positive.
 
     Raises:
@@ -52,6 +52,7 @@ def group_dro(task: Task, groups: int, *, column: str = "group", rate: float = 0
     @adds("group_dro", task)
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
         group = _groups(batch, column)
+        unknown = ((group < -1) | (group >= groups)) & (row_mask(batch) > 0)
         if STATE not in model_state:
             fix = "begin with {**variables, 'group_dro': task.init(key, batch)['group_dro']}"
             raise InputError(f"group_dro: the variables have no shares; {fix}")
@@ -69,6 +70,7 @@ def group_dro(task: Task, groups: int, *, column: str = "group", rate: float = 0
         present = jnp.where(count > 0, count, 1)  # a group without rows in the batch has a mean of 0
         log_shares = jax.nn.log_softmax(model_state[STATE]["log_shares"] + rate * total / present)
         value = Mean((jnp.exp(log_shares) * count.sum() / present * losses.total).sum(), losses.weight.sum())
+        value = Mean(jnp.where(unknown.any(), jnp.nan, value.total), value.weight)
         return value, (outputs, kept({**changed, STATE: {"log_shares": log_shares}}))
 
     return task._replace(init=init, loss=loss)

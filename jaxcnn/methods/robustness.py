@@ -194,8 +194,8 @@ def mart(task: Task, attack: parts.Attack, *, beta: float = 5.0) -> Task:
         beta: weight of the divergence between both predictions, at least 0.
 
     Returns:
-        The task; its loss takes the place of the task's, so class weights and smoothing of labels do not apply. In
-        training, its metrics are those of the attacked images.
+        The task; its loss takes the place of the task's, so class weights and smoothing of labels do not apply, and a
+        mixed label is read as its largest class. In training, its metrics are those of the attacked images.
 
     Raises:
         InputError: `beta` is below 0, the attack is targeted, or the task has several labels per row.

@@ -56,6 +56,15 @@ def test_masked_pixels_may_be_anything(rng):
     assert dice_loss(jnp.asarray(logits), jnp.asarray(label), jnp.zeros((1, 4, 4))).tolist() == [0.0]
 
 
+def test_a_label_that_is_no_class_is_nan(rng):
+    logits, label = jnp.asarray(rng.standard_normal((2, 4, 4, 3))), rng.integers(0, 3, (2, 4, 4))
+    for wrong in (255, -1):
+        found = np.asarray(dice_loss(logits, jnp.asarray(np.where(np.arange(2)[:, None, None], wrong, label))))
+        assert np.isfinite(found[0]) and np.isnan(found[1])
+    shares = jax.nn.one_hot(label, 3)
+    assert np.isnan(np.asarray(dice_loss(logits, shares.at[1, 0, 0].add(1.0)))).tolist() == [False, True]
+
+
 @pytest.mark.parametrize("gamma", [0.5, 2.0])
 def test_a_perfect_answer_has_a_finite_slope(gamma):
     label = jnp.asarray([[0, 1, 1]])

@@ -57,12 +57,19 @@ def test_what_a_wrapper_adds_is_not_lost_in_another(outer, inner):
     between = (
         lambda task: adversarial(task, attacks.fgsm(0.1)),
         lambda task: task._replace(loss=jc.transfer.keep_stats(task.loss)),
+        lambda task: task._replace(loss=jc.transfer.stop_gradient_on(task.loss, [".*conv"])),
         jc.methods.quantise.quantised,
     )
     for keeping in between:
         with pytest.raises(jc.InputError, match=f"would drop the loss of {inner}"):
             RECOMPUTING[outer](keeping(ADDING[inner](TASK)))
     ADDING[inner](RECOMPUTING[outer](TASK))
+
+
+@pytest.mark.parametrize("inner", ADDING)
+def test_a_head_alone_does_not_lose_what_is_added(inner):
+    with pytest.raises(jc.InputError, match=f"^head_task: recomputes .* would drop the loss of {inner}"):
+        jc.transfer.head_task(Plain(), ADDING[inner](TASK), (8, 8, 1))
 
 
 def test_two_that_recompute_the_loss_cannot_be_nested():

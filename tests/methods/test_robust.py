@@ -101,6 +101,21 @@ def test_the_worst_group_wins_over_the_mean():
     assert chances[0] == pytest.approx(0.1, abs=0.02) and chances[1] == pytest.approx(0.5, abs=0.03)
 
 
+def test_rows_outside_the_groups_are_ignored_or_nan(plain):
+    t, variables, batch = plain
+    dro = group_dro(t, 3)
+    state = {k: v for k, v in dro.init(jax.random.key(0), batch).items() if k != "params"}
+    group, mask = np.arange(12) % 3, np.array([1.0] * 9 + [0] * 3, np.float32)
+
+    def total(group, mask=mask * 0 + 1):
+        given = batch | {"group": jnp.asarray(group), "row_mask": jnp.asarray(mask)}
+        return float(dro.loss(variables["params"], state, given, jax.random.key(1))[0].compute())
+
+    assert total(np.where(mask > 0, group, -1)) == pytest.approx(total(group, mask), rel=1e-6)
+    assert total(np.where(mask > 0, group, 7), mask) == pytest.approx(total(group, mask), rel=1e-6)
+    assert np.isnan(total(group + 1)) and np.isnan(total(group - 2))
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
