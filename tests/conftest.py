@@ -14,6 +14,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers share the folder of t
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it, each of these processes reads all modules as source
 os.environ["XDG_CACHE_HOME"] = os.environ["JAX_COMPILATION_CACHE_DIR"]  # the user's cache of the experiments
 
 import jax  # noqa: E402
