@@ -189,7 +189,9 @@ def _measured(made: program.Program, to: str, rows: Rows, ours: Any) -> dict[str
             found = agreement.compare(ours, agreement.in_batches(written.run, rows, sizes))
         except Exception as error:  # of other runtimes, of many kinds
             return {"error": program.why(error)}
-        size = sum(p.stat().st_size for p in pathlib.Path(folder).rglob("*") if p.is_file())
+        paths = [pathlib.Path(folder, name) for name in written.files]
+        inside = [part for path in paths for part in (path.rglob("*") if path.is_dir() else [path])]
+        size = sum(path.stat().st_size for path in inside if path.is_file())
     return {**found, "rows": count, "bytes": size, "seconds": round(seconds, 1)}
 
 
