@@ -4,6 +4,7 @@ import functools
 import importlib
 import os
 import pathlib
+import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -203,7 +204,8 @@ def to_litert(program: Program, folder: pathlib.Path, stem: str, batch: int | No
     try:
         data = tensorflow.lite.TFLiteConverter.from_saved_model(str(path)).convert()
     except Exception as error:
-        raise InputError(f"TensorFlow's converter to LiteRT refuses the program ({why(error)}); use onnx") from error
+        reason = re.sub(r"\.?/\S+:\d+:\d+: error", "", why(error))  # without the line of this library
+        raise InputError(f"TensorFlow's converter to LiteRT refuses the program ({reason}); use onnx") from error
     files.write_bytes(folder / name, data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the interpreter has moved to a package of its own, for the same files
