@@ -9,6 +9,7 @@ from jaxcnn.core.types import InputError
 
 CELL = "cell"
 # flags that change how a run is computed or reported, but not what is learned
+DEFAULTS = ("learning_rate", *weights.SHAPE)  # flags of which 0 is not a value
 NOT_LEARNED = flags.MAY_CHANGE | {"smoke", "lr_find", "gradient_norm", "best", "remat"}
 
 
@@ -51,7 +52,7 @@ def space_of(config: Any, kind: str = "") -> dict[str, Any]:
         flags.one_of("--search", name, known)
         if name in found:
             raise InputError(f"--search {name}: is there twice; leave one out")
-        if given := _given(config, name):
+        if (given := _given(config, name)) is not None:
             raise InputError(f"--search {name}: {flags.flag_of(name)} {given} fixes it; leave one of them out")
         found[name] = known[name]
         if stated and not values:
@@ -71,6 +72,10 @@ def space_of(config: Any, kind: str = "") -> dict[str, Any]:
         found["model"] = CategoricalDistribution(tuple(dict.fromkeys(config.models)))
     if not found:
         raise InputError("--search: name at least one setting, or give --models")
+    network = [name for name in ("model", *weights.SHAPE, "cifar_stem") if name in found]
+    if config.weights and network:
+        flag = "--models" if network[0] == "model" else f"--search {network[0]}"
+        raise InputError(f"--weights {config.weights}: fixes the network of every trial; leave out it, or {flag}")
     _check_ends(config, found)
     return found
 
@@ -85,6 +90,8 @@ def _given(config: Any, name: str) -> Any:
 def _check_ends(config: Any, found: dict[str, Any]) -> None:
     """Refuse values that no network or flag takes, before any data is read."""
     for name, one in found.items():
+        if name in DEFAULTS and 0 in (getattr(one, "choices", None) or (one.low, one.high)):
+            raise InputError(f"--search {name}: 0 stands for the default; give values above 0")
         for value in getattr(one, "choices", None) or (one.low, one.high):
             changed = dataclasses.replace(config, **{name: value})
             flags.check(changed)

@@ -167,6 +167,8 @@ def tune(
 def _check_cell(config: Tune) -> None:
     """Refuse flags beside `--search cell` that fix what it searches, or that it does not use."""
     cells.library()
+    if config.pruner not in (Tune.pruner, "none"):
+        raise InputError(f"--pruner {config.pruner}: with --search cell, no trial can end early; leave it out")
     fixed = {"model": config.model if config.model != spaces.CELL else "", "models": config.models}
     for name, value in (fixed | {"operations": config.operations, "weights": config.weights}).items():
         if value:
@@ -207,17 +209,20 @@ def identity(config: Tune, splits: Any, folder: pathlib.Path) -> dict[str, Any]:
         kept = {k: v for k, v in kept.items() if k in known or v != getattr(Tune, k)}
         if digest and before["sha256"] == digest or _same_place(known.get("data"), config.data):
             kept["data"] = known.get("data")
-    return {"flags": kept, "rows": [part.size for part in splits], "sha256": digest}
+    own = {"flags": kept, "rows": [part.size for part in splits], "sha256": digest}
+    # older studies do not have the digest of the validation rows
+    return own if known and not before["valid"] else own | {"valid_sha256": data_digest(splits.valid)}
 
 
 def _stored(folder: pathlib.Path) -> dict[str, Any]:
-    """Return the flags and the digest of the study in a folder; nothing where it has none of this command."""
+    """Return the flags and digests of the study in a folder; nothing where it has none of this command."""
     path = folder / journal.DESCRIPTION
     found = files.read_json(path) if path.exists() else None
     own = found.get("identity") if isinstance(found, dict) else None
     own = own if isinstance(own, dict) else {}
     flags_ = own.get("flags")
-    return {"flags": flags_ if isinstance(flags_, dict) else {}, "sha256": own.get("sha256")}
+    kept = flags_ if isinstance(flags_, dict) else {}
+    return {"flags": kept, "sha256": own.get("sha256"), "valid": "valid_sha256" in own}
 
 
 def _same_place(one: Any, other: str) -> bool:

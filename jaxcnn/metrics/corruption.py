@@ -52,7 +52,7 @@ def mean_corruption_error(
         if not all(0 <= x <= 1 for x in (*values, *others, ours, theirs)):
             raise InputError(f"{name}: errors must be in 0..1, not in percent")
         under = float((others - theirs).sum())
-        if under <= 0:
+        if under <= 1e-9:  # the rounding of a sum
             raise InputError(f"{name}: the baseline makes no mistakes that corruption adds, to which to compare")
         each[name] = float((values - ours).sum()) / under
     return CorruptionError(float(np.mean(list(each.values()))), each)

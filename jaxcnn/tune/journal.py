@@ -1,6 +1,7 @@
 """The folder of a study: a journal that a cut line does not end, what the study is about, and trials that died."""
 
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -71,11 +72,15 @@ def mend(path: str | pathlib.Path) -> int:
     return end - at
 
 
-def opened(optuna: Any, folder: pathlib.Path, metric: tuple[str, str], pruner: str, log: Callable[[str], None]) -> Any:
+def opened(
+    optuna: Any, folder: pathlib.Path, space: Mapping[str, Any], metric: tuple[str, str], pruner: str,
+    log: Callable[[str], None],
+) -> Any:  # fmt: skip
     """Open or begin the study in a folder.
 
     Raises:
-        InputError: the journal is damaged elsewhere than in its last line, or is a folder.
+        InputError: the journal is damaged elsewhere than in its last line, has values that no trial of the study can
+            have, or is a folder.
 
     """
     journal = optuna.storages.journal
@@ -88,13 +93,33 @@ def opened(optuna: Any, folder: pathlib.Path, metric: tuple[str, str], pruner: s
     lock.acquire()
     lock.release()
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # `log` says what happens
+    direction = "minimize" if metric[1] == "min" else "maximize"
     try:
-        return optuna.create_study(
+        study = optuna.create_study(
             storage=journal.JournalStorage(backend), pruner=getattr(optuna.pruners, PRUNERS[pruner])(),
-            study_name="study", direction="minimize" if metric[1] == "min" else "maximize", load_if_exists=True,
+            study_name="study", direction=direction, load_if_exists=True,
         )  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        if study.direction.name.lower() != direction:
+            raise ValueError(f"the direction is {study.direction.name}")
+        for trial in study.get_trials(deepcopy=False):
+            _check(trial, space)
+        return study
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError) as error:
         raise InputError(f"{visible(folder / JOURNAL)}: is damaged ({reason(error)}); give another folder") from None
+
+
+def _check(trial: Any, space: Mapping[str, Any]) -> None:
+    """Raise `ValueError` if a trial has values that no trial of the space can have."""
+    for name, value in trial.params.items():
+        own = space[name]
+        inside = value in own.choices if hasattr(own, "choices") else own.low <= value <= own.high
+        if trial.distributions[name] != own or not inside:
+            raise ValueError(f"trial {trial.number} has {name} {value}")
+    steps, seconds = trial.user_attrs.get("steps", 0), trial.user_attrs.get("seconds", 0)
+    if type(steps) is not int or steps < 0 or not 0 <= seconds < math.inf:
+        raise ValueError(f"trial {trial.number} has {steps} steps and {seconds} seconds")
+    if trial.state.name == "COMPLETE" and not math.isfinite(trial.value):
+        raise ValueError(f"trial {trial.number} has the result {trial.value}")
 
 
 def described(

@@ -7,7 +7,7 @@ import pathlib
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import filelock
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from jaxcnn import runs
 from jaxcnn.core import memory
 from jaxcnn.core.text import visible
-from jaxcnn.core.types import InputError, State, check_whole, reason
+from jaxcnn.core.types import InputError, Interrupted, State, check_whole, reason
 from jaxcnn.train import DivergedError, StoppedError, fit, timed_evaluate
 from jaxcnn.tune import journal
 from jaxcnn.tune.trials import TAKEN, Trials, found, shown, spent
@@ -46,9 +46,12 @@ def search(
     """Search for the settings with the best validation results. Test rows are never read, and no weights are kept.
 
     A trial trains a plan and is measured at each of its validations; where others were better at the same step, it is
-    ended early. A study that was stopped or killed goes on where it was: a trial that did not finish is tried again
-    with the same values, once. A trial that cannot be trained, or needs more memory than there is, fails alone. Several
-    processes may extend one study at the same time, and end when its last trial ends.
+    ended early. Its result is that of the weights which the plan would keep: the best validation with `best` or
+    `patience`, else the last one.
+
+    A study that was stopped or killed goes on where it was: a trial that did not finish is tried again with the same
+    values, once. A trial that cannot be trained, or needs more memory than there is, fails alone. Several processes may
+    extend one study at the same time, and end when its last trial ends.
 
     Args:
         plan_of: function from the values of a trial, a dict with the names of `space`, to its plan. Each call must use
@@ -83,9 +86,10 @@ def search(
     def measure(values: dict[str, Any], report: Report, ended: Callable[[], bool]) -> None:
         train(plan_of(values), report, ended)
 
+    usual = plan_of(some_values(space))
     return extend(
-        measure, plan_of(some_values(space)).watched, space, folder, trials=trials, seconds=seconds, updates=updates,
-        sampler=sampler, pruner=pruner, seed=seed, identity=identity, log=log, stop=stop,
+        measure, usual.watched, space, folder, trials=trials, seconds=seconds, updates=updates, sampler=sampler,
+        pruner=pruner, best=usual.best or usual.patience is not None, seed=seed, identity=identity, log=log, stop=stop,
     )  # fmt: skip
 
 
@@ -100,6 +104,7 @@ def extend(
     updates: int | None = None,
     sampler: str = "tpe",
     pruner: str = "none",
+    best: bool = True,
     seed: int = 0,
     identity: Any = None,
     log: Callable[[str], None] = lambda line: None,
@@ -117,6 +122,7 @@ def extend(
         updates: no trial begins once all trials together had this number of updates.
         sampler: how values are chosen.
         pruner: which trials end early.
+        best: whether the result of a trial is its best validation, and not its last one.
         seed: of the sampler.
         identity: what else belongs to the study.
         log: receives a line for each trial.
@@ -140,11 +146,14 @@ def extend(
         raise InputError(f"{visible(folder)}: is a file, not the folder of a study; give another folder")
     folder.mkdir(parents=True, exist_ok=True)
     journal.described(folder, space, metric, identity, optuna)
-    study = journal.opened(optuna, folder, metric, pruner, log)
-    began = time.perf_counter()
+    study = journal.opened(optuna, folder, space, metric, pruner, log)
+    began, last = time.perf_counter(), None
     while True:
         late = seconds is not None and time.perf_counter() - began >= seconds
         with filelock.FileLock(folder / "next.lock"):
+            if last is not None:  # under the lock: no other process sees a moment between two trials of this one
+                study.tell(last.trial, last.value, last.state)
+                last.held.release()
             journal.retry_dead(optuna, study, folder, log)
             every = study.get_trials(deepcopy=False)
             more = not late and sum(journal.counts(one) for one in every) < trials
@@ -154,10 +163,14 @@ def extend(
                 trial = study.ask(dict(space))
                 held = journal.lock_of(folder, trial.number)
                 held.acquire()
+        if last is not None:
+            log(last.line)
+        last = None
         if more:
             with contextlib.ExitStack() as stack:
                 stack.callback(held.release)
-                log(_run(optuna, study, trial, measure, metric, stop))
+                last = Ended(trial, held, *_run(optuna, trial, measure, metric, best, stop))
+                stack.pop_all()  # it is released once the study knows the result
         elif any(one.state.name == "RUNNING" for one in every):  # elsewhere; the last trials may be the best
             if stop and stop():
                 raise StoppedError(0)
@@ -196,26 +209,44 @@ def _check_space(space: Mapping[str, Any]) -> None:
                 raise InputError(f"{line}; use names, and look their values up in the program")
 
 
-def _run(optuna: Any, study: Any, trial: Any, measure: Measure, metric: tuple[str, str], stop: Any) -> str:
-    """Run one trial, tell the study its result, and return a line about it."""
+class Ended(NamedTuple):
+    """Optuna's trial that has ended, before the study is told: its lock, result, state, and a line about it."""
+
+    trial: Any
+    held: Any
+    value: float | None
+    state: Any
+    line: str
+
+
+def _run(
+    optuna: Any, trial: Any, measure: Measure, metric: tuple[str, str], best: bool, stop: Any
+) -> tuple[float | None, Any, str]:
+    """Run one trial, and return its result, its state and a line about it."""
     pruned, began = False, time.perf_counter()
     values: list[float] = []
 
     def report(row: dict[str, Any]) -> None:
         nonlocal pruned
         value = row.get(f"validation/{metric[0]}")
-        if value is not None and math.isfinite(value):
-            values.append(float(value))
+        if value is None:
+            return
+        if "step" not in row:
+            raise InputError("report: the row has no 'step', the number of updates so far")
+        trial.set_user_attr("steps", int(row["step"]))
+        values.append(float(value))
+        if math.isfinite(value):
             trial.report(float(value), len(values))
-            if "step" not in row:
-                raise InputError("report: the row has no 'step', the number of updates so far")
-            trial.set_user_attr("steps", int(row["step"]))
             pruned = trial.should_prune()
+
+    def result() -> float:
+        finite = [value for value in values if math.isfinite(value)]
+        return (min if metric[1] == "min" else max)(finite, default=math.nan) if best else (values or [math.nan])[-1]
 
     states = optuna.trial.TrialState
     try:
         measure(dict(trial.params), report, lambda: pruned or bool(stop and stop()))
-        ended = states.COMPLETE if values else states.FAIL
+        ended = states.COMPLETE if math.isfinite(result()) else states.FAIL
     except (StoppedError, KeyboardInterrupt) as error:
         if not pruned or isinstance(error, KeyboardInterrupt):  # the trial stays open for the next process
             trial.set_user_attr("stopped", True)
@@ -223,6 +254,8 @@ def _run(optuna: Any, study: Any, trial: Any, measure: Measure, metric: tuple[st
         ended = states.PRUNED
     except (InputError, DivergedError) as error:
         trial.set_user_attr("error", reason(error))
+        if isinstance(error, DivergedError):
+            trial.set_user_attr("steps", error.last)
         ended = states.FAIL
     except Exception as error:
         if not memory.ran_out(error):
@@ -231,14 +264,15 @@ def _run(optuna: Any, study: Any, trial: Any, measure: Measure, metric: tuple[st
         trial.set_user_attr("error", f"out of memory ({reason(error)})")
         ended = states.FAIL
     trial.set_user_attr("seconds", time.perf_counter() - began)
-    best = (min if metric[1] == "min" else max)(values, default=math.nan)
-    study.tell(trial, best if ended == states.COMPLETE else None, ended)
-    after = {"PRUNED": f"ended early, {metric[0]} {best:.4g}", "COMPLETE": f"{metric[0]} {best:.4g}"}
-    return f"trial {trial.number}: {after.get(ended.name) or _failure(trial, metric[0])} ({shown(trial.params)})"
+    after = {"PRUNED": f"ended early, {metric[0]} {result():.4g}", "COMPLETE": f"{metric[0]} {result():.4g}"}
+    line = after.get(ended.name) or _failure(trial, metric[0], best)
+    value = result() if ended == states.COMPLETE else None
+    return value, ended, f"trial {trial.number}: {line} ({shown(trial.params)})"
 
 
-def _failure(trial: Any, metric: str) -> str:
-    return f"failed: {trial.user_attrs.get('error') or f'{metric} was never a finite number'}"
+def _failure(trial: Any, metric: str, best: bool) -> str:
+    why = "was never a finite number" if best else "was not a finite number at the end"
+    return f"failed: {trial.user_attrs.get('error') or f'{metric} {why}'}"
 
 
 def train(plan: runs.Plan, report: Callable[[dict[str, Any]], None], stop: Callable[[], bool]) -> None:
@@ -257,11 +291,16 @@ def train(plan: runs.Plan, report: Callable[[dict[str, Any]], None], stop: Calla
     plan, splits = ready.plan, ready.splits
     if dataclasses.is_dataclass(ready.splits.train):
         splits = splits._replace(train=dataclasses.replace(splits.train, seed=plan.seed))
-    steps, epoch = plan.steps or 0, splits.train.size / plan.batch_size
+    steps, epoch, cut = plan.steps or 0, splits.train.size / plan.batch_size, False
 
     def validate(state: State) -> dict[str, Any]:
+        nonlocal cut
         weights = state.extras.get("ema", state.variables)
-        values, _ = timed_evaluate(ready.ev, weights, splits.valid, batch_size=plan.eval_batch_size, stop=stop)
+        try:
+            values, _ = timed_evaluate(ready.ev, weights, splits.valid, batch_size=plan.eval_batch_size, stop=stop)
+        except Interrupted:
+            cut = True  # perhaps after the last update
+            raise
         return {f"validation/{k}": v for k, v in values.items()}
 
     fitted = fit(
@@ -269,7 +308,7 @@ def train(plan: runs.Plan, report: Callable[[dict[str, Any]], None], stop: Calla
         every=max(plan.every or epoch, steps / plan.validations if plan.validations else 0),
         validate=validate, log=report, stop=stop,
     )  # fmt: skip
-    if int(fitted.state.step) < steps:  # without a folder, `fit` returns where it stopped
+    if cut or int(fitted.state.step) < steps:  # without a folder, `fit` returns where it stopped
         raise StoppedError(int(fitted.state.step))
 
 
@@ -285,7 +324,9 @@ def _sampler(optuna: Any, name: str, seed: int, number: int) -> Any:
         drawn = optuna.samplers.RandomSampler(seed=own)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.samplers.QMCSampler(seed=seed, independent_sampler=drawn, warn_independent_sampling=False)
+            return optuna.samplers.QMCSampler(
+                scramble=True, seed=seed, independent_sampler=drawn, warn_independent_sampling=False
+            )
     if name == "random":
         return optuna.samplers.RandomSampler(seed=own)
     return optuna.samplers.TPESampler(seed=own, n_startup_trials=5)

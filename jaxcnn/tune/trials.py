@@ -15,7 +15,7 @@ class Trials(NamedTuple):
 
     Attributes:
         best: values of the best trial.
-        value: its result, the best validation value of the monitored metric.
+        value: its result, a validation value of the monitored metric.
         number: its number.
         metric: name of the metric, and `"min"` or `"max"`.
         rows: of each finished trial a dict with `number`, `state` (`complete`, `pruned` or `failed`), `value`, `steps`,

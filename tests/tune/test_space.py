@@ -100,6 +100,11 @@ def test_settings_of_the_command_can_be_searched():
         ({"search": ("cifar_stem",), "model": "cnn"}, "--search cifar_stem: --model cnn does not have it"),
         ({"search": ("cell", "dropout")}, "cell is searched alone"),
         ({"search": ("momentum",), "momentum": 0.8}, "--momentum 0.8 fixes it"),
+        ({"search": ("weight_decay",), "weight_decay": 0.0}, "--weight-decay 0.0 fixes it"),
+        ({"search": ("learning_rate=0,0.001",)}, "--search learning_rate: 0 stands for the default"),
+        ({"search": ("depth=0:3",), "model": "plain"}, "--search depth: 0 stands for the default"),
+        ({"weights": "x", "models": ("cnn", "plain")}, "--weights x: fixes the network of every trial"),
+        ({"weights": "x", "search": ("depth",), "model": "plain"}, "leave out it, or --search depth"),
     ],
 )
 def test_bad_spaces_are_one_line(given, line):

@@ -21,8 +21,10 @@ import jaxcnn as jc
 from jaxcnn import tune
 from jaxcnn.cli import recipe, weights
 from jaxcnn.cli import train as trained
+from jaxcnn.cli import tune as command
 from jaxcnn.cli.main import main
-from jaxcnn.tune import cells
+from jaxcnn.core.types import Interrupted
+from jaxcnn.tune import cells, study
 from tests.small import learning, rows
 
 optuna = pytest.importorskip("optuna")
@@ -78,6 +80,83 @@ def test_a_stop_leaves_a_trial_that_is_tried_again(tmp_path):
         tune.search(plan_of, RATE, tmp_path, trials=3, sampler="random", pruner="none", stop=lambda: next(calls) > 4)
     found = tune.search(plan_of, RATE, tmp_path, trials=3, sampler="random", pruner="none")
     assert len(found.rows) == 3 and len({row["rate"] for row in found.rows}) == 3
+
+
+def test_a_stop_in_the_last_validation_leaves_the_trial_too(tmp_path, monkeypatch):
+    asked, real = [], study.timed_evaluate
+
+    def evaluate(*args, **options):
+        asked.append(args)
+        if len(asked) == 2:  # `fit` asks once before, for the names
+            raise Interrupted
+        return real(*args, **options)
+
+    how = {"sampler": "random", "pruner": "none"}
+    with monkeypatch.context() as patch, pytest.raises(jc.StoppedError):
+        patch.setattr(study, "timed_evaluate", evaluate)
+        tune.search(lambda values: plan_of(values, epochs=1), RATE, tmp_path, trials=1, **how)
+    assert len(asked) == 2
+    (row,) = tune.search(lambda values: plan_of(values, epochs=1), RATE, tmp_path, trials=1, **how).rows
+    assert row["state"] == "complete"
+
+
+def reports(*values, error=None):
+    def measure(settings, report, stop):
+        for i, value in enumerate(values):
+            report({"validation/loss": value, "step": 10 * (i + 1)})
+        if error:
+            raise error
+
+    return measure
+
+
+def test_the_result_is_that_of_the_weights_that_are_kept(tmp_path):
+    def found(name, best, *values):
+        return tune.extend(reports(*values), ("loss", "min"), RATE, tmp_path / name, trials=1, best=best)
+
+    assert found("best", True, 0.1, 5.0, np.nan).value == 0.1 and found("last", False, 0.1, 5.0).value == 5.0
+    with pytest.raises(jc.InputError, match="no trial of the study succeeded"):
+        found("nan", False, 0.1, np.nan)
+    for best in (True, False):  # of the plan
+        some = lambda values, best=best: plan_of(values | {"rate": 1.0}, epochs=8, best=best)
+        one = tune.search(some, RATE, tmp_path / f"plan {best}", trials=1, pruner="none")
+        seen: list[dict] = []
+        study.train(some({}), seen.append, lambda: False)
+        losses = [row["validation/loss"] for row in seen]
+        assert one.value == pytest.approx(min(losses) if best else losses[-1])
+
+
+def test_the_updates_of_trials_that_diverge_count(tmp_path):
+    ends = iter([jc.DivergedError("the loss is nan", 91, 100)] * 2 + [None] * 9)
+    measure = lambda *given: reports(0.5, np.nan, error=next(ends))(*given)
+    found = tune.extend(measure, ("loss", "min"), RATE, tmp_path, trials=9, updates=215)
+    assert [row["steps"] for row in found.rows] == [100, 100, 20] and found.updates == 220
+
+
+def test_no_moment_lies_between_two_trials(tmp_path):
+    running = []
+
+    def log(line):
+        one = optuna.load_study(study_name="study", storage=storage(tmp_path))
+        running.append(sum(trial.state.name == "RUNNING" for trial in one.trials))
+
+    tune.extend(reports(0.5), ("loss", "min"), RATE, tmp_path, trials=3, log=log)
+    assert running == [1, 1, 0]
+
+
+def storage(folder):
+    journal = optuna.storages.journal
+    return journal.JournalStorage(journal.JournalFileBackend(str(folder / "journal.log")))
+
+
+def test_the_seed_draws_a_sequence_of_sobol_too(tmp_path):
+    rates = [
+        [row["rate"] for row in tune.extend(
+            reports(0.5), ("loss", "min"), RATE, tmp_path / name, trials=4, sampler="qmc", seed=seed
+        ).rows]
+        for name, seed in (("a", 0), ("b", 1), ("c", 0))
+    ]  # fmt: skip
+    assert rates[0] == rates[2] and not set(rates[0]) & set(rates[1])
 
 
 def test_a_sequence_of_sobol_goes_on_after_a_failure(tmp_path):
@@ -265,6 +344,17 @@ def test_what_differs_is_named(tmp_path):
         tune.search(plan_of, RATE, tmp_path / "file", trials=1)
 
 
+def test_other_validation_rows_are_another_study(tmp_path):
+    config, one, other = command.Tune(data="x"), rows(48), rows(48)
+    other.arrays["label"] = 1 - other.arrays["label"] % 2
+    same, changed = jc.data.Splits(one, one, one), jc.data.Splits(one, other, one)
+    found = command.identity(config, same, tmp_path)
+    assert found == command.identity(config, same, tmp_path) != command.identity(config, changed, tmp_path)
+    del found["valid_sha256"]  # as in older studies
+    (tmp_path / "study.json").write_text(json.dumps({"identity": found}))
+    assert command.identity(config, same, tmp_path).keys() == found.keys()
+
+
 def test_equal_settings_have_no_importance(tmp_path):
     """Where all trials that succeeded chose the same, and rounding alone tells them apart."""
 
@@ -289,6 +379,17 @@ def test_a_damaged_journal_is_one_line(tmp_path):
     path.write_bytes(b'{"op_code": 4, "nonsense"\n' + path.read_bytes())
     with pytest.raises(jc.InputError, match="is damaged"):
         tune.search(plan_of, RATE, tmp_path, trials=2)
+    for old, new in (
+        ('"directions":[1]', '"directions":[2]'), ('"steps":12', '"steps":-5'), ('"steps":12', '"steps":"abc"'),
+        ('"values":[', '"values":[1e999,'), ('"param_value_internal":', '"param_value_internal":5'),
+    ):  # fmt: skip
+        tune.search(plan_of, RATE, tmp_path / new, trials=1, pruner="none")
+        damaged = tmp_path / new / "journal.log"
+        content = damaged.read_text().replace(" ", "")
+        assert old in content, content
+        damaged.write_text(content.replace(old, new))
+        with pytest.raises(jc.InputError, match=r"journal.log: is damaged \("):
+            tune.search(plan_of, RATE, tmp_path / new, trials=2)
     path.unlink()
     path.mkdir()
     with pytest.raises(jc.InputError, match="is a folder, not the journal of a study"):
@@ -331,6 +432,7 @@ def test_the_command_goes_on_after_a_kill_and_tests_once(tmp_path, capsys):
         (["--sampler", "grid"], "sampler='grid'"),
         (["--minutes", "-1"], "--minutes -1: give at least 1 trial"),
         (["--search", "learning_rate="], "--search learning_rate=: has no values"),
+        (["--search", "cell", "--pruner", "halving"], "--pruner halving: with --search cell, no trial can end early"),
     ],
 )
 def test_bad_flags_are_one_line(tmp_path, capsys, monkeypatch, arguments, line):

@@ -87,13 +87,14 @@ def read(path: str | os.PathLike) -> Labels:
 
 
 def current(labels: Labels) -> Labels:
-    """Return the labels, read again if another program has changed the file; if the file is gone, they stay.
+    """Return the labels, read again if another program has changed the file; if it is gone or empty, they stay.
 
     Raises:
         InputError: as `read`.
 
     """
-    return labels if _stamp(labels.path) in (None, labels.stamp) else read(labels.path)
+    stamp = _stamp(labels.path)
+    return labels if stamp in (None, labels.stamp) or stamp[1] == 0 else read(labels.path)
 
 
 def _stamp(path: pathlib.Path) -> tuple[int, int] | None:

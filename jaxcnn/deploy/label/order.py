@@ -111,7 +111,8 @@ def ordered(
     else:
         scores = _by_dropout(loaded, images, bad, seed) if how == "bald" else SCORES[how](shares)
         rows = by_score(scores, vectors, taken, bad, different)
-    return Order(rows, shares, how, vectors, frozenset(bad))
+    again = np.array(sorted(set(taken) - bad), np.int64)  # their labels may be taken back
+    return Order(np.concatenate([rows, again]), shares, how, vectors, frozenset(bad))
 
 
 def by_score(
