@@ -87,6 +87,11 @@ class Config(settings.Settings):
     """Log the global norm of the gradient, at the cost of one more pass over it."""
 
 
+# flags that some methods alone read
+READ_BY = {
+    "strength": ("ewc", "si", "lwf"), "temperature": ("lwf",), "fisher_rows": ("ewc",),
+    "per_class": ("replay", "derpp"), "alpha": ("derpp",), "beta": ("derpp",),
+}  # fmt: skip
 PRESETS = {"smoke": {"steps": 2, "batch_size": 8, "limit_examples": 120, "fisher_rows": 8, "per_class": 2}}
 
 
@@ -125,6 +130,10 @@ def check(config: Config) -> None:
     settings.one_of("--scenario", config.scenario, continual.SCENARIOS)
     settings.one_of("--method", config.method, METHODS)
     settings.unused(config, "epochs", "max_steps", "early_stopping", instead="use --steps, the updates in each task")
+    for name, methods in READ_BY.items():
+        if config.method not in methods:
+            instead = f"--method {', '.join(methods)} reads it"
+            settings.unused(config, name, instead=instead, saved=PRESETS["smoke"])
     if config.strength is not None and not 0 <= config.strength < float("inf"):
         raise jc.InputError(f"--strength {config.strength}: must be at least 0")
     if config.method == "lwf" and config.per_task < 2:

@@ -131,6 +131,12 @@ def plan(config: Config) -> runs.Plan:
     use = "use --train-images, --rounds, --local-epochs, --each and --local-batch"
     saved = {"max_steps": config.rounds, "epochs": config.rounds, "batch_size": config.each}
     settings.unused(config, "limit_examples", *saved, instead=use, saved=saved)
+    read_by = {
+        "proximal": config.method == "fedprox", "alpha": config.partition == "dirichlet",
+        "clip": config.epsilon > 0, "delta": config.epsilon > 0,
+    }  # fmt: skip
+    idle = [name for name, used in read_by.items() if not used]
+    settings.unused(config, *idle, instead="--proximal is of fedprox, --alpha of dirichlet, the others of --epsilon")
     plain = config.method == "fedavg" and config.partition == "iid" and not config.epsilon
     rate = jc.optim.check_rate(config.learning_rate or (0.2 if plain else 0.05))
     read = {"path": str(files.expanded(config.data)), "validation_fraction": config.validation_fraction}

@@ -254,6 +254,7 @@ def check(config: Config) -> None:
         raise jc.InputError(
             "--evaluate and --predict: give one of the runs in the folder to jaxcnn evaluate or predict"
         )
+    settings.unused(config, "epochs", instead="use the numbers of updates")
     for name in config.methods:
         settings.one_of("--methods", name, METHODS)
     settings.one_of("--acquisition", config.acquisition, (*SCORES, "coreset"))

@@ -11,7 +11,7 @@ from jaxcnn.core.types import InputError, check_whole
 from jaxcnn.data import Resident
 from jaxcnn.data.order import ALL, Shard, checked_rows, fill
 from jaxcnn.methods import private
-from jaxcnn.methods.federated import CLIENT, ROOM
+from jaxcnn.methods.federated import CLIENT, NUMBER, ROOM
 from jaxcnn.parallel.compile import IndexedChunk
 
 
@@ -23,8 +23,8 @@ class Clients(Resident):
     clients, whatever the others do, as the privacy of clients needs.
 
     Each client has room for `room` rows in a batch; the rest is padding with `row_mask = 0`. The column `"client"` has
-    the number of each row's client, or -1, and `"client_room"` has the room. Evaluation reads every row once, whosever
-    it is.
+    the number of each row's client, or -1, `"client_room"` the room, and `"client_count"` the number of clients.
+    Evaluation reads every row once, whosever it is.
 
     Attributes:
         parts: the numbers of the rows of each client; made by `clients`.
@@ -34,6 +34,11 @@ class Clients(Resident):
 
     parts: tuple[np.ndarray, ...] = ()
     poisson: bool = False
+
+    @property
+    def drawn(self) -> tuple[Any, ...]:
+        """How clients are drawn, which a run is recognised by."""
+        return (self.poisson,)
 
     def take(self, index: np.ndarray) -> "Clients":
         """Return these rows, each with its client; clients without any of them are left out.
@@ -46,6 +51,10 @@ class Clients(Resident):
         owner = np.asarray(some.arrays[CLIENT])
         parts = [np.flatnonzero(owner == who) for who in np.unique(owner[owner >= 0])]
         return clients(some, parts, poisson=self.poisson)
+
+    def rows_of_update(self, batch_size: int) -> float:
+        """Return how many rows the clients of a batch have on average."""
+        return batch_size * sum(map(len, self.parts)) / len(self.parts)
 
     @property
     def room(self) -> int:
@@ -106,7 +115,7 @@ def clients(data: Resident, parts: Sequence[Any], *, poisson: bool = False) -> C
     for who, part in enumerate(parts):
         number[part] = who
     room = np.full(data.size, max(len(part) for part in parts), np.int32)
-    fields["arrays"] = {**data.arrays, CLIENT: number, ROOM: room}
+    fields["arrays"] = {**data.arrays, CLIENT: number, ROOM: room, NUMBER: np.full(data.size, len(parts), np.int32)}
     return Clients(**fields, parts=parts, poisson=poisson)
 
 

@@ -155,13 +155,13 @@ def heads(task: Task, table: Any, *, column: str = "task") -> Task:
         return jnp.where(known[:, None], own, jnp.nan)
 
     def judged(logits: Array, batch: Batch) -> Array:
-        """Make the logits of a row NaN whose label is a class of another task, unless it is padding."""
+        """Make the logits of a row NaN whose label has classes of another task, unless it is padding."""
         own = masked(logits, batch)
-        label = batch["label"]
-        if label.ndim > 1 or not jnp.issubdtype(label.dtype, jnp.integer):
-            return own
-        inside = (label >= 0) & (label < table.shape[1])
-        foreign = inside & (jnp.take_along_axis(own, jnp.where(inside, label, 0)[:, None], 1)[:, 0] == ABSENT)
+        label = jnp.asarray(batch["label"])
+        if label.ndim == 2 and label.shape[1] == 1:
+            label = label[:, 0]
+        shares = label if label.ndim == 2 else jax.nn.one_hot(jnp.round(label).astype(jnp.int32), own.shape[1])
+        foreign = jnp.where(own == ABSENT, shares, 0).sum(-1) > 0
         return jnp.where((foreign & (row_mask(batch) > 0))[:, None], jnp.nan, own)
 
     def of(metric: Metric) -> Metric:

@@ -22,7 +22,7 @@ from jaxcnn.methods.private import check_sampling, check_state, noisy
 from jaxcnn.train.step import Estimator, Gradient, Objective
 
 Array = jax.Array
-CLIENT, ROOM = "client", "client_room"  # columns of `methods.clients`
+CLIENT, ROOM, NUMBER = "client", "client_room", "client_count"  # columns of `methods.clients`
 
 
 def federated(
@@ -104,7 +104,8 @@ def federated(
                 weight = (weight > 0).astype(jnp.float32) if noise else weight
                 sent = jax.tree.map(lambda x: weight * x, (_clipped(change, clip), state, jnp.ones(())))
                 if secure:
-                    sums = sums | {"cut": _cut(sent[0], secure)}
+                    real = (some["row_mask"].max() > 0).astype(jnp.float32)  # padding sends nothing
+                    sums = sums | {"cut": jax.tree.map(lambda x: real * x, _cut(sent[0], secure))}
                     sent = hidden(sent, number)
                 return jax.tree.map(jnp.add, total, sent), sums
 

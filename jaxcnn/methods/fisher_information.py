@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core.types import Batch, InputError, Mean, Task, Tree, check_whole, row_mask
+from jaxcnn.losses import cross_entropy
 from jaxcnn.methods.robustness import two
 from jaxcnn.parallel.compile import compile_step
 from jaxcnn.tasks.classification import check_one_label
@@ -42,7 +43,9 @@ def fisher(
     strategy: str = "auto",
     devices: Any = None,
 ) -> Tree:
-    """Return the diagonal of the Fisher information: the mean over rows of the squared gradient of a row's loss.
+    """Return the diagonal of the Fisher information: the mean over rows of a squared gradient.
+
+    It is that of the negative log-likelihood of a drawn label, or of the task's loss for the row's own label.
 
     Norms use their running statistics, dropout is off, and `"sample_weight"` does not count.
 
@@ -80,7 +83,11 @@ def fisher(
         row = {name: x for name, x in jax.tree.map(lambda x: x[None], row).items() if name != "sample_weight"}
 
         def value(params: Tree) -> tuple[Array, Array]:
-            mean = cast(Mean, task.metrics["loss"](outputs_of({**variables, "params": params}, row), row))
+            known = {**variables, "params": params}
+            if labels == "drawn":  # of the predicted probabilities, whatever weights or smoothing training uses
+                mask = row["row_mask"][0]
+                return mask * cross_entropy(two(task.predict(known, row)), row["label"])[0], mask > 0
+            mean = cast(Mean, task.metrics["loss"](outputs_of(known, row), row))
             return mean.total, mean.weight > 0
 
         slope, counts = jax.grad(value, has_aux=True)(variables["params"])

@@ -37,18 +37,23 @@ def variables_of(sent: Sequence[np.ndarray], like: Tree) -> Tree:
         like: variables of the same network.
 
     Raises:
-        InputError: there are more or fewer arrays, or one has another shape or values that are not finite.
+        InputError: there are more or fewer arrays, or one has another shape or kind of numbers, or values that are not
+            finite.
 
     """
     known = named(like)
     if len(sent) != len(known):
         raise InputError(f"parameters: {len(sent)} arrays, and the network has {len(known)}; use the same network")
+    leaves: list[np.ndarray] = []
     for (name, x), new in zip(known, sent, strict=True):
         if new.shape != x.shape:
             raise InputError(f"parameters: {name} has shape {new.shape}, not {x.shape}; use the same network")
-        if not np.isfinite(new).all():
+        if new.dtype.kind != np.dtype(x.dtype).kind:
+            raise InputError(f"parameters: {name} is {new.dtype}, not {x.dtype}; use the same network")
+        with np.errstate(over="ignore"):  # what is too large becomes infinite
+            leaves.append(np.asarray(new, x.dtype))
+        if not np.isfinite(leaves[-1]).all():
             raise InputError(f"parameters: {name} is not finite; a client's training failed")
-    leaves = [np.asarray(new, x.dtype) for new, (_, x) in zip(sent, known, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 

@@ -16,6 +16,7 @@ from jaxcnn.core.types import Batch, InputError, Mean, Task, Tree, check_numbers
 from jaxcnn.data import Resident
 from jaxcnn.data.order import ALL, Shard, checked_rows, fill, padded, train_rows
 from jaxcnn.methods.combined import adds, check_plain_loss
+from jaxcnn.methods.continual import ABSENT
 from jaxcnn.parallel.compile import IndexedChunk
 
 Array = jax.Array
@@ -40,6 +41,11 @@ class Replay(Resident):
     current: tuple[int, ...] = ()
     memory: tuple[int, ...] = ()
     share: float = 0.5
+
+    @property
+    def drawn(self) -> tuple[Any, ...]:
+        """What training reads of the rows, which a run is recognised by."""
+        return self.current, self.memory, self.share
 
     def take(self, index: np.ndarray) -> Resident:
         """Refuse to choose rows, whose numbers would then be wrong."""
@@ -111,6 +117,8 @@ def replay(data: Resident, current: Any, memory: Any = (), *, share: float = 0.5
         outputs = np.asarray(outputs, np.float32)
         if outputs.ndim != 2 or len(outputs) != len(memory):
             raise InputError(f"outputs of shape {outputs.shape}: must be [{len(memory)}, K], one row per kept row")
+        if not np.isfinite(outputs).all() or outputs.min(initial=0) < ABSENT / 2:
+            raise InputError("outputs: some are not finite, or of absent classes; keep those of task.outputs")
         held = np.zeros((data.size, outputs.shape[1]), np.float32)
         held[memory] = outputs
         arrays[OUTPUTS] = held

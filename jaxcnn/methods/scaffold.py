@@ -16,7 +16,7 @@ import optax
 
 from jaxcnn.core.collectives import all_rows, all_sum
 from jaxcnn.core.types import Batch, InputError, MetricState, State, Step, Tree, check_whole
-from jaxcnn.methods.federated import CLIENT, by_client, check_room, local_training
+from jaxcnn.methods.federated import CLIENT, NUMBER, by_client, check_room, local_training
 from jaxcnn.train.step import Estimator, Gradient, Objective
 
 Array = jax.Array
@@ -61,7 +61,8 @@ def scaffold(learning_rate: float, rows_per_client: int, *, batch_size: int = 10
             each, keys, fits = by_client(batch, rows_per_client, key)
             there = each["row_mask"].max(1) * fits  # [clients], 0 for one that is padding
             who = jnp.where(each["row_mask"] > 0, each[CLIENT], 0).max(1)
-            there = jnp.where(who < len(jax.tree.leaves(table)[0]), there, jnp.nan)  # a trace cannot refuse
+            size = len(jax.tree.leaves(table)[0])
+            there = jnp.where((who < size) & (each[NUMBER].max(1) == size), there, jnp.nan)  # a trace cannot refuse
 
             def one(total: Any, now: Any) -> tuple[Any, Any]:
                 some, key, there, who = now
@@ -78,7 +79,7 @@ def scaffold(learning_rate: float, rows_per_client: int, *, batch_size: int = 10
             change, state, count = all_sum((change, state, count))
             moved, who = all_rows((moved, who))
             table = jax.tree.map(lambda x, d: x.at[who].add(d), table, moved)
-            server = jax.tree.map(lambda x, d: x + d.sum(0) / len(jax.tree.leaves(table)[0]), server, moved)
+            server = jax.tree.map(lambda x, d: x + d.sum(0) / size, server, moved)
             share = 1 / jnp.maximum(count, 1)
             state = jax.tree.map(lambda s, old: jnp.where(count > 0, s * share, old), state, model_state)
             state = {**state, NAME: {"server": server, "table": table}}
@@ -93,7 +94,7 @@ def scaffold(learning_rate: float, rows_per_client: int, *, batch_size: int = 10
 def start_controls(count: int) -> Callable[[State], State]:
     """Return a function that adds control variates of zero for `count` clients to a state.
 
-    They take the memory of `count + 1` networks. If there are more clients, the parameters become NaN.
+    They take the memory of `count + 1` networks. If there are more clients or fewer, the parameters become NaN.
 
     Raises:
         InputError: `count` is less than 1.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from jaxcnn.core.types import InputError, Tree, named
@@ -53,11 +54,12 @@ def masked(tree: Tree, client: int, keys: Sequence[Array | None]) -> Tree:
         keys: the key that it shares with each client, in order; its own entry is not used.
 
     Raises:
-        InputError: there is no such client.
+        InputError: there is no such client, or the arrays are not of `quantized`.
 
     """
     if not 0 <= client < len(keys):
         raise InputError(f"client={client}: must be from 0 to {len(keys) - 1}")
+    _check_quantized(tree)
     leaves, form = jax.tree.flatten(tree)
     for other, key in enumerate(keys):
         if other == client:
@@ -81,7 +83,13 @@ def masked_in_pairs(tree: Tree, client: Array | int, count: int, key: Array) -> 
         count: number of clients.
         key: of the round.
 
+    Raises:
+        InputError: there is no such client, or the arrays are not of `quantized`.
+
     """
+    if isinstance(client, int) and not 0 <= client < count:
+        raise InputError(f"client={client}: must be from 0 to {count - 1}")
+    _check_quantized(tree)
     leaves, form = jax.tree.flatten(tree)
 
     def add(other: Array, leaves: list[Array]) -> list[Array]:
@@ -114,11 +122,19 @@ def floats(added: Tree, scale: float, count: int) -> Tree:
     """Return the sum of integers of `count` clients as floats.
 
     Raises:
-        InputError: `scale` or `count` is out of range.
+        InputError: `scale` or `count` is out of range, or the arrays are not sums of `quantized`.
 
     """
     step = _step(scale, count)
+    _check_quantized(added)
     return jax.tree.map(lambda x: x.astype(jnp.int32).astype(jnp.float32) * step, added)
+
+
+def _check_quantized(tree: Tree) -> None:
+    for name, x in named(tree):
+        if getattr(x, "dtype", None) != np.uint32:
+            kind = getattr(x, "dtype", type(x).__name__)
+            raise InputError(f"{name or 'tree'}: is {kind}; must be uint32, as quantized makes it")
 
 
 def _most(count: int) -> int:

@@ -59,7 +59,7 @@ class Screen:
 
     Args:
         steps: number of steps in the whole run.
-        batch_size: rows per step.
+        batch_size: rows per step, on average.
         headline: metrics to show, in this order.
         unit: name of the rows in the plural.
         columns: width at which validation lines are wrapped; None for no wrapping.
@@ -69,7 +69,7 @@ class Screen:
     def __init__(
         self,
         steps: int,
-        batch_size: int,
+        batch_size: float,
         headline: Sequence[str] = ("loss",),
         unit: str = "rows",
         columns: int | None = None,

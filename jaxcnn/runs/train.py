@@ -114,7 +114,7 @@ def train_prepared(
             splits = splits._replace(train=dataclasses.replace(splits.train, seed=plan.seed))
         if jax.default_backend() != "cpu":  # on a CPU the rows are in the device's memory already
             splits = splits._replace(valid=splits.valid.put(ready.ev.replicate))
-        lines, first, ready = Log(folder, splits.train.size / plan.batch_size), [], ready._replace(splits=splits)
+        lines, first, ready = Log(folder, splits.train.size / rows_of_update(plan)), [], ready._replace(splits=splits)
         fitted = _fit(ready, folder, signals, profile, lines if chief else None, show, first, began, columns)
         weights = _weights(fitted.best)
         values, seconds = timed_evaluate(ready.ev, weights, splits.test, batch_size=plan.eval_batch_size)
@@ -161,8 +161,8 @@ def _fit(
 ) -> Fit:  # fmt: skip
     """Train. `first` receives the time of the first step; only a process with `lines` shows and logs anything."""
     plan, splits, steps = ready.plan, ready.splits, cast(int, ready.plan.steps)  # `prepare` has set the steps
-    screen = Screen(steps, plan.batch_size, plan.shown, plan.unit, columns) if lines and show else None
-    every, (monitor, mode) = plan.every or splits.train.size / plan.batch_size, plan.watched
+    screen = Screen(steps, rows_of_update(plan), plan.shown, plan.unit, columns) if lines and show else None
+    every, (monitor, mode) = plan.every or splits.train.size / rows_of_update(plan), plan.watched
     stop = signals.stop if signals else None
 
     def validate(state: State) -> dict[str, Any]:
@@ -270,6 +270,12 @@ def _weights(state: State) -> Any:
     return state.extras.get("ema", state.variables)
 
 
+def rows_of_update(plan: Plan) -> float:
+    """Return how many rows an update reads; a batch of clients has those of its clients."""
+    own = getattr(plan.data.train, "rows_of_update", None)
+    return own(plan.batch_size) if own else plan.batch_size
+
+
 def _summary(ready: Ready, fitted: Fit) -> dict[str, Any]:
     plan, run, rows = ready.plan, ready.run, ready.splits.train.size
     steps, best_step = int(fitted.state.step), int(fitted.best.step)
@@ -287,9 +293,9 @@ def _summary(ready: Ready, fitted: Fit) -> dict[str, Any]:
         "seed": plan.seed,
         "train_rows": rows,
         "steps": steps,
-        "epochs": steps * plan.batch_size / rows,
+        "epochs": steps * rows_of_update(plan) / rows,
         "train_seconds": train_seconds,
-        f"{plan.unit}_per_second": steps * plan.batch_size / train_seconds if train_seconds else None,
+        f"{plan.unit}_per_second": steps * rows_of_update(plan) / train_seconds if train_seconds else None,
         "best_step": best_step,
         "train": {k.removeprefix("train/"): v for k, v in last.items() if k.startswith("train/")},
         "validation": {k.removeprefix("validation/"): v for k, v in best.items() if k.startswith("validation/")},

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import importlib.metadata
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -72,9 +72,9 @@ def describe(run: CompiledStep, state: State, data: Any, batch: Mapping[str, Any
     return computed
 
 
-def differing(old: Mapping[str, Any], new: Description) -> list[str]:
+def differing(old: Mapping[str, Any], new: Description, parts: Iterable[str] = tuple(PARTS)) -> list[str]:
     """Describe the parts that differ between two fingerprints. A part that either one lacks counts as equal."""
-    return [words for name, words in PARTS.items() if not _alike(old.get(name), new.get(name))]
+    return [PARTS[name] for name in parts if not _alike(old.get(name), new.get(name))]
 
 
 def unknown(old: Mapping[str, Any] | None, new: Description) -> str | None:
@@ -141,6 +141,8 @@ def _data(data: Any) -> str | None:
             for i in range(0, len(x), 4096):  # with the dtype on a device: int64 becomes int32
                 part = np.ascontiguousarray(x[i : i + 4096], jax.dtypes.canonicalize_dtype(x.dtype))
                 total.update(part.reshape(-1).view(np.uint8).data)
+        if hasattr(data, "drawn"):  # which rows are read, or how
+            total.update(repr(data.drawn).encode())
         return f"arrays:{total.hexdigest()}"
     label = getattr(data, "label", None)
     known = [

@@ -142,7 +142,7 @@ def fit(
     """
     train = as_data(train)
     check(train, batch_size, steps, every)
-    _check_monitor(monitor, mode, patience)
+    _check_monitor(monitor, mode, patience, run)
     check_saving(save_seconds, keep_best, on_nan, run)
     options = Options(monitor, mode, patience, save_seconds, keep_best, on_nan, stop)
     with opened(run, state, train, batch_size, steps, every, workdir, options) as session:
@@ -173,7 +173,7 @@ def fit(
     return _fit(session.state, session, written)
 
 
-def _check_monitor(monitor: str | None, mode: str, patience: int | None) -> None:
+def _check_monitor(monitor: str | None, mode: str, patience: int | None, run: CompiledStep) -> None:
     if mode not in ("min", "max"):
         raise InputError(f"mode={mode!r}: must be 'min' or 'max'")
     if not isinstance(monitor, str | None):
@@ -182,6 +182,9 @@ def _check_monitor(monitor: str | None, mode: str, patience: int | None) -> None
         check_whole("patience", patience, 1)
         if monitor is None:
             raise InputError(f"patience={patience}: needs a monitor")
+    if monitor and monitor.startswith("train/") and getattr(run.step, "private", False):
+        line = f"monitor={monitor!r}: depends on the private rows, which epsilon does not cover"
+        raise InputError(f"{line}; monitor validation rows, or None")
 
 
 def _hand_out(error: Exception, session: Session) -> None:

@@ -143,6 +143,13 @@ def sums(run: CompiledStep, carry: Tree, batch: Mapping[str, Any]) -> dict[str, 
         return compute(jax.tree.map(lambda x: np.zeros(x.shape, np.float64), shapes))
 
 
+def batch_of(data: Any, batch_size: int) -> dict[str, Any]:
+    """Return the shapes and dtypes of a whole training batch on a device, as the data draw it."""
+    if not hasattr(data, "arrays"):  # a stream, which would have to be read
+        return abstract(data.example(), batch_size)
+    return jax.eval_shape(lambda chunk: chunk.at(0), data.chunk(batch_size, 0, 1, 1))
+
+
 def abstract(example: Mapping[str, Any], rows: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Return the shapes and dtypes that a batch of `rows` rows like those of `example` has on a device."""
 

@@ -111,12 +111,15 @@ def described_by(run: CompiledStep, state: State, data: Any, batch_size: int) ->
 
     """
     thread = ThreadPoolExecutor(1, thread_name_prefix="fingerprint")
-    found = thread.submit(fingerprint.describe(run, state, data, rehearsal.abstract(data.example(), batch_size)))
+    found = thread.submit(fingerprint.describe(run, state, data, rehearsal.batch_of(data, batch_size)))
     thread.shutdown(wait=False)
     return found.result
 
 
-def compare(saver: Checkpoints, record: Record, new: dict[str, Any], step: int, steps: int, going_on: bool) -> None:
+def compare(
+    saver: Checkpoints, record: Record, new: dict[str, Any], step: int, steps: int, going_on: bool,
+    private: bool = False,
+) -> None:  # fmt: skip
     """Compare a run with the one in its folder. Log that the run is finished, or the parts that differ.
 
     Args:
@@ -126,9 +129,11 @@ def compare(saver: Checkpoints, record: Record, new: dict[str, Any], step: int, 
         step: step of the newest checkpoint.
         steps: the number of steps that the caller asks for.
         going_on: whether there are steps left to train.
+        private: whether the step is differentially private.
 
     Raises:
-        InputError: the run in the folder is finished and differs from this one.
+        InputError: the run in the folder is finished and differs from this one, or it goes on with another private step
+            or other rows, while epsilon counts all steps alike.
 
     """
     where, old = visible(saver.folder), record.fingerprint or {}
@@ -139,6 +144,14 @@ def compare(saver: Checkpoints, record: Record, new: dict[str, Any], step: int, 
             f"workdir={where}: holds a run that finished at step {step} and differs from this one in {parts}; "
             "give a different workdir, or delete this one"
         )
+    if private and going_on:
+        if not why and (changed := fingerprint.differing(old, new, ("step", "data"))):
+            raise InputError(
+                f"workdir={where}: the run before differs from this one in {' and '.join(changed)}, and epsilon would "
+                "count its steps like those of this one; use its settings, or a different workdir"
+            )
+        if why := why or fingerprint.untraced(old, new):
+            logger.warning("%s: whether epsilon covers the steps before cannot be told: %s", where, why)
     if parts:
         logger.warning("%s: going on from step %d, but this run differs from the one before in %s", where, step, parts)
     elif not going_on:
@@ -172,7 +185,7 @@ def check_names(
     if monitor is None or monitor in own or not (known or monitor.startswith("train/")):
         return
     try:
-        batch = rehearsal.abstract(data.example(), batch_size)
+        batch = rehearsal.batch_of(data, batch_size)
         trained = {} if monitor in values else rehearsal.sums(run, state, batch)
     except Exception:  # compilation reports the fault
         if monitor.startswith("train/"):

@@ -251,5 +251,6 @@ def opened(
             Ranking(record, options.keep_best),
         )  # fmt: skip
         if saver and found:
-            compare(saver, record, described(), int(at.step), steps, session.going_on())
+            private = getattr(run.step, "private", False)
+            compare(saver, record, described(), int(at.step), steps, session.going_on(), private)
         yield session

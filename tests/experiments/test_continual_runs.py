@@ -83,6 +83,8 @@ def test_replay_forgets_less_and_joint_training_least(tmp_path):
         ({"method": "ecw"}, "--method 'ecw': unknown"),
         ({"steps": 0}, "--steps 0: must be at least 1"),
         ({"early_stopping": 2}, "--early-stopping 2: has no effect here; use --steps"),
+        ({"strength": 5.0}, "--strength 5.0: has no effect here; --method ewc, si, lwf reads it"),
+        ({"method": "replay", "alpha": 2.0}, "--alpha 2.0: has no effect here"),
         ({"per_task": 3}, "per_task=3: must divide the 10 classes"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
         ({"method": "lwf", "temperature": 0.0}, "temperature=0.0"),

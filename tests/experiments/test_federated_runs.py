@@ -1,5 +1,6 @@
 """Federated learning as an experiment: what is counted, and what is refused."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 
 import jaxcnn as jc
 from experiments import federated
+from jaxcnn.runs.train import rows_of_update
 from tests.experiments.test_video_experiments import blobs
 
 
@@ -27,6 +29,8 @@ def test_clients_have_what_the_partition_says(tmp_path):
     made = federated.plan(config)
     held = made.data.train
     assert len(held.parts) == 5 and sum(map(len, held.parts)) == held.size == 275 and made.every == 5
+    made = dataclasses.replace(made, batch_size=2)  # clients of a round
+    assert rows_of_update(made) == 2 * 275 / 5
     assert set(made.begin(jc.init_state(made.task, made.optimizer(1), held.example())).extras) == {"scaffold"}
 
 
@@ -54,6 +58,8 @@ def test_hidden_clients_are_drawn_and_accounted(tmp_path, capsys):
     ({"epsilon": 1.0, "each": 5}, "--each 5: with --epsilon"), ({"epsilon": -1.0}, "target=-1.0"),
     ({"epsilon": 1.0, "delta": 0.2}, "--delta 0.2: must be above 0 and below 1 / 5"),
     ({"epsilon": 1.0, "clip": 0.0}, "clip=0.0"), ({"secure": -1.0}, "secure=-1.0"),
+    ({"proximal": 7.0}, "--proximal 7.0: has no effect here"), ({"clip": 2.0}, "--clip 2.0: has no effect here"),
+    ({"partition": "iid", "alpha": 2.0}, "--alpha 2.0: has no effect here"),
     ({"clients": 1000}, "count=1000"), ({"alpha": 0.0}, "alpha=0.0"),
 ])  # fmt: skip
 def test_refused(tmp_path, wrong, line):

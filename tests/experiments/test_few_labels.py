@@ -17,6 +17,7 @@ from experiments import few_labels
         ({"methods": ()}, "--methods 0: must be at least 1"),
         ({"labels": (10, 0)}, "--labels 0: must be at least 1"),
         ({"acquisition": "best"}, "--acquisition 'best': unknown"),
+        ({"epochs": 9}, "--epochs 9: has no effect here; use the numbers of updates"),
         ({"rounds": 0}, "--rounds 0: must be at least 1"),
         ({"labels": (10, 10)}, "--labels 10 10: has a value twice"),
         ({"methods": ("scratch", "scratch")}, "--methods scratch scratch: has a value twice"),

@@ -124,6 +124,13 @@ def test_drawn_labels_give_the_information_of_the_prediction(small):
     assert np.corrcoef(found["logits"]["kernel"].ravel(), expected.ravel())[0, 1] > 0.97
     again = consolidation.fisher(task, variables, many, batch_size=480)
     chex.assert_trees_all_equal(found, again)
+    for options in (
+        {"class_weights": [10] * 4},
+        {"focal": 2.0, "label_smoothing": 0.2},
+        {"loss": "binary_cross_entropy"},
+    ):
+        same = consolidation.fisher(jc.tasks.classification(Plain(), **options), variables, many, batch_size=480)
+        chex.assert_trees_all_close(found, same, rtol=1e-5)
 
 
 def test_one_anchor_stands_for_the_penalties_of_all_tasks(small):
@@ -448,6 +455,10 @@ def test_a_label_of_another_head_makes_the_loss_nan_but_not_in_padding(small):
     assert np.isnan(own.metrics["loss"](logits, wrong).compute())
     padded = wrong | {"row_mask": jnp.ones(48).at[0].set(0)}
     assert np.isfinite(own.metrics["loss"](logits, padded).compute())
+    shares, right = jax.nn.one_hot(wrong["label"], 4), jax.nn.one_hot(batch["label"], 4)
+    for label in (wrong["label"][:, None], wrong["label"].astype(jnp.float32), 0.5 * (shares + right)):
+        assert np.isnan(own.metrics["loss"](logits, wrong | {"label": label}).compute())
+    assert np.isfinite(own.metrics["loss"](logits, batch | {"label": right}).compute())
 
 
 def test_lwf_weights_rows_as_the_task_does(small):
@@ -474,6 +485,33 @@ def test_rows_that_are_left_out_do_not_count_in_the_fisher_information(small):
     adjusted = jc.tasks.classification(Plain(), logit_adjustment=[0.1, 0.2, 0.3, 0.4])
     with pytest.raises(jc.InputError, match="use labels='true'"):
         consolidation.fisher(adjusted, variables, data)
+
+
+def test_other_rows_of_the_same_data_are_another_run(small, tmp_path, caplog):
+    data, task, _ = small
+    tx = jc.optim.adam(1e-2)
+    run = jc.compile_step(jc.make_train_step(task, tx), "jit")
+
+    def fit(t, steps):
+        held = replay.replay(data, continual.rows_of(data, t))
+        jc.fit(run, begun(task, data), held, batch_size=8, steps=steps, workdir=tmp_path, log=None)
+
+    fit(0, 2)
+    with pytest.raises(
+        jc.InputError, match="holds a run that finished at step 2 and differs from this one in the train"
+    ):
+        fit(1, 2)
+    fit(1, 3)
+    assert "this run differs from the one before in the training data" in caplog.text
+
+
+def test_outputs_of_absent_classes_are_not_kept(small):
+    data, task, variables = small
+    own = continual.heads(task, TABLE)
+    rows_, batch = continual.rows_of(data, 0), batch_of(data)
+    with pytest.raises(jc.InputError, match="of absent classes; keep those of task.outputs"):
+        replay.replay(data, continual.rows_of(data, 1), rows_, outputs=own.predict(variables, batch)[rows_])
+    replay.replay(data, continual.rows_of(data, 1), rows_, outputs=own.outputs(variables, batch)[rows_])
 
 
 def test_a_kept_row_is_kept_once(small):

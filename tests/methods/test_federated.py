@@ -198,6 +198,9 @@ def test_rounds_under_masks_are_those_without(small):
         for scale in (0.0, 1.0, 1e-3)
     )
     chex.assert_trees_all_close(masked.state.params, plain.state.params, atol=1e-6)
+    padded = fit(task, variables, held, tx, federated(optax.sgd(0.1), held.room, secure=1e-9), 3, 1, "sharded", 4)
+    whole = fit(task, variables, held, tx, federated(optax.sgd(0.1), held.room, secure=1e-9), 3, 1)
+    assert padded.history[-1]["train/cut"] == pytest.approx(whole.history[-1]["train/cut"])  # a client of padding
     assert masked.history[-1]["train/cut"] == 0 < small_scale.history[-1]["train/cut"] <= 1
     assert _cut({"w": jnp.array([0.5, -2.0, jnp.nan, jnp.inf])}, 1.0).compute() == 0.75
 
@@ -293,6 +296,10 @@ def test_masks_vanish_in_the_sum_bit_for_bit():
         (lambda d: secure_sum.quantized({}, 0.0, 1), "scale=0.0"),
         (lambda d: secure_sum.quantized({"w": jnp.full(2, jnp.nan)}, 1.0, 1), "w: is NaN"),
         (lambda d: secure_sum.masked({}, 2, [None, None]), "client=2"),
+        (lambda d: secure_sum.masked_in_pairs({}, 2, 2, jax.random.key(0)), "client=2: must be from 0 to 1"),
+        (lambda d: secure_sum.masked({"w": jnp.ones(2)}, 0, [None, None]), "w: is float32; must be uint32"),
+        (lambda d: secure_sum.masked_in_pairs(jnp.ones(2), 0, 2, jax.random.key(0)), "is float32; must be uint32"),
+        (lambda d: secure_sum.floats({"w": jnp.ones(2)}, 1.0, 2), "w: is float32; must be uint32"),
     ],
 )
 def test_bad_values_are_one_line(small, wrong, line):

@@ -29,6 +29,9 @@ def test_what_is_sent_are_all_variables():
     for wrong, line in (
         (sent[1:], "the network has"), ([sent[0][None], *sent[1:]], "has shape"),
         ([np.full_like(sent[0], np.nan), *sent[1:]], "is not finite"),
+        ([np.full(sent[0].shape, 1e300), *sent[1:]], "is not finite"),
+        ([sent[0].astype(complex), *sent[1:]], "is complex128, not float32"),
+        ([sent[0] > 0, *sent[1:]], "is bool, not float32"),
     ):  # fmt: skip
         with pytest.raises(jc.InputError, match=line):
             flower.variables_of(wrong, variables)

@@ -1,5 +1,6 @@
 """Private training: clipped rows by hand, noise, Poisson sampling, accounting against published values."""
 
+import dataclasses
 import math
 
 import chex
@@ -125,6 +126,32 @@ def test_poisson_batches_of_another_size_stop_training(small, strategy, devices)
     jc.fit(run, state, held, batch_size=8, steps=1)
     with pytest.raises(jc.DivergedError):
         jc.fit(run, jc.init_state(task, optax.sgd(0.1), data.example()), held, batch_size=16, steps=1)
+
+
+def test_a_run_goes_on_with_its_noise_alone(small, tmp_path, caplog):
+    data, task, variables = small
+    drawn = Poisson(**{f.name: getattr(data, f.name) for f in dataclasses.fields(data)})
+
+    def fit(noise, steps, rate=0.1, data=drawn):
+        tx = jc.optim.sgd(rate)
+        run = jc.compile_step(jc.make_train_step(task, tx, private(1.0, noise, 8)), "jit")
+        state = jc.init_state(task, tx, data.example(), variables=variables)
+        return jc.fit(run, state, data, batch_size=8, steps=steps, workdir=tmp_path, log=None)
+
+    fit(1.0, 2)
+    for wrong in ({"noise": 5.0}, {"noise": 1.0, "data": dataclasses.replace(drawn, arrays=rows(24, seed=1).arrays)}):
+        with pytest.raises(jc.InputError, match="epsilon would count its steps like those of this one"):
+            fit(steps=3, **wrong)
+    assert not caplog.records
+    assert int(fit(1.0, 3).state.step) == 3 and "cannot be told" not in caplog.text
+
+
+def test_nothing_is_chosen_by_private_rows(small):
+    data, task, variables = small
+    step = jc.make_train_step(task, optax.sgd(0.1), private(1.0, 2.0, 8))
+    state = jc.init_state(task, optax.sgd(0.1), data.example(), variables=variables)
+    with pytest.raises(jc.InputError, match="monitor='train/loss': depends on the private rows"):
+        jc.fit(jc.compile_step(step, "jit"), state, data, batch_size=8, steps=2, monitor="train/loss")
 
 
 def test_poisson_batches_have_every_row_with_one_probability():

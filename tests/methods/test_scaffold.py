@@ -95,11 +95,12 @@ def test_the_same_on_eight_devices(strategy):
     assert distance(one.extras["scaffold"], eight.extras["scaffold"]) < 1e-4
 
 
-def test_more_clients_than_controls_are_not_silent(small):
+@pytest.mark.parametrize("count", [2, 7])
+def test_another_number_of_clients_than_controls_is_not_silent(small, count):
     data, task, variables = small
     held, tx = clients(data, iid(24, 6)), optax.sgd(SERVER)
     run = jc.compile_step(with_controls(jc.make_train_step(task, tx, scaffold(RATE, held.room))), "jit")
-    state = start_controls(2)(jc.init_state(task, tx, data.example(), variables=variables))
+    state = start_controls(count)(jc.init_state(task, tx, data.example(), variables=variables))
     with pytest.raises(jc.DivergedError):
         jc.fit(run, state, held, batch_size=6, steps=2)
 
