@@ -117,6 +117,8 @@ def check(config: Config) -> None:
         raise jc.InputError(f"--seeds {config.seeds}: must be at least 1, and 1 with --run")
     if bad := [s for s in config.sparsities if not 0 < s < 1]:
         raise jc.InputError(f"--sparsities {bad[0]}: must be above 0 and below 1")
+    if len({f"{s:g}" for s in config.sparsities}) < len(config.sparsities):
+        raise jc.InputError(f"--sparsities {' '.join(map(str, config.sparsities))}: has a value twice; give each once")
     if not 0 <= config.low_rank <= 1 or config.features < 0:
         raise jc.InputError("--low-rank must be from 0 to 1, --features at least 0")
     if config.calibration < 1 or config.epochs < 0:
@@ -207,7 +209,7 @@ def variants(config: Config, base: Base, rows: Any) -> dict[str, compression_tab
     for sparsity in config.sparsities:
         pruned = functools.partial(_pruned, base, sparsity)
         variables = tuned(base, f"pruned-{sparsity:g}", task, loaded.variables, wrap=pruned)
-        found[f"{sparsity:.0%} of weights pruned"] = made(deploy.of_run(loaded._replace(variables=variables)))
+        found[f"{100 * sparsity:g}% of weights pruned"] = made(deploy.of_run(loaded._replace(variables=variables)))
     found |= _narrow(config, base, rows)
     if config.low_rank:
         model, variables = methods.factorised(loaded.model, loaded.variables, config.low_rank)

@@ -66,6 +66,8 @@ def measure(config: Config, folder: str, names: tuple[str, ...]) -> dict[str, An
 def main(config: Config) -> dict[str, Any]:
     """Measure one run, or compare two."""
     names = config.only or CORRUPTIONS
+    if config.rows < 0:
+        raise jc.InputError(f"--rows {config.rows}: must be at least 1, or 0 for all")
     if wrong := sorted(set(names) - set(CORRUPTIONS)):
         raise jc.InputError(f"--only {visible(wrong[0])}: must be one of {', '.join(CORRUPTIONS)}")
     found = measure(config, config.checkpoint, names)

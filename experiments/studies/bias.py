@@ -123,6 +123,9 @@ def planted(config: Config) -> str | pathlib.Path:
     name, splits, _ = mnist.load(mnist.Config(dataset=config.dataset, data_dir=config.data_dir))
     example = splits.train.example()
     if set(COLUMNS) <= set(example):
+        share = float(np.mean(splits.train.arrays["usual"]))
+        if abs(share - config.usual) > 0.02:
+            raise jc.InputError(f"--usual {config.usual}: {share:.3g} of these images have the usual colour; give that")
         return config.dataset
     if example["image"].dtype != np.uint8 or not hasattr(splits.train, "arrays"):
         raise jc.InputError(

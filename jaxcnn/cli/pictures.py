@@ -1,6 +1,7 @@
 """Pictures of what a run predicts for image files, in the pixels of the file: masks, or boxes with their classes."""
 
 import itertools
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from jaxcnn.data.nifti import ENDINGS as VOLUMES
 from jaxcnn.data.nifti import read_head
 from jaxcnn.deploy import answers
 
+WRITTEN = {"segmentation": (".png", "_overlay.png", ".nii.gz"), "detection": (".png",)}  # endings of names
 Draw = Callable[[str, Any], dict[str, Any]]
 
 
@@ -29,13 +31,19 @@ def drawer(loaded: Any, folder: str, paths: Sequence[pathlib.Path], least_score:
         least_score: boxes with lower scores are left out.
 
     Raises:
-        InputError: the folder cannot be made.
+        InputError: the folder cannot be made, or a picture would replace an input.
 
     """
     task = loaded.config["build"]["task"]["name"]
     if task not in ("detection", "segmentation"):
         return None
     place, names = pathlib.Path(folder), _names(paths)
+    inputs = {os.path.realpath(path) for path in paths}
+    for name in names.values():
+        for path in (place / f"{name}{ending}" for ending in WRITTEN[task]):
+            if os.path.realpath(path) in inputs:
+                line = f"{visible(path.name)} would replace an input; give another folder"
+                raise InputError(f"--out {visible(folder)}: {line}")
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -53,11 +61,12 @@ def drawer(loaded: Any, folder: str, paths: Sequence[pathlib.Path], least_score:
 
 def _names(paths: Sequence[pathlib.Path]) -> dict[str, str]:
     """Return a name for the pictures of each file: its own without the ending, and a number if others share it."""
-    names: dict[str, str] = {}
+    names, used = dict[str, str](), set[str]()
     for path in paths:
         stem = path.name.removesuffix(".gz").removesuffix(".nii") if path.name.endswith(VOLUMES) else path.stem
         given = (stem if n == 1 else f"{stem}_{n}" for n in itertools.count(1))
-        names[str(path)] = next(name for name in given if name not in names.values())
+        names[str(path)] = next(name for name in given if not used & {name, f"{name}_overlay"})
+        used |= {names[str(path)], f"{names[str(path)]}_overlay"}
     return names
 
 

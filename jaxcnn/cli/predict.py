@@ -77,6 +77,8 @@ def predict(config: Predict) -> list[dict[str, Any]]:
             f"{visible(config.run)}: its model is your own; predict with jaxcnn.load_run(RUN, task=...) in Python"
         )
     paths, found = input_files(config.files, endings(loaded.config)), []
+    if config.csv and os.path.realpath(config.csv) in {os.path.realpath(path) for path in paths}:
+        raise InputError(f"--csv {visible(config.csv)}: would replace an input; give another file")
     folder = config.out or os.path.join(config.run, "predictions")
     draw = pictures.drawer(loaded, folder, paths, config.least_score)
     if config.out and draw is None:

@@ -137,16 +137,17 @@ def read_json(path: Path, limit: int = TEXT_LIMIT) -> Any:
     return parse_json(read_text(path, limit), visible(path))
 
 
-def parse_json(text: str | bytes, where: str, drop: Sequence[str] = ()) -> Any:
+def parse_json(text: str | bytes, where: str, drop: Sequence[str] = (), once: bool = False) -> Any:
     """Return the value of a JSON text; NaN and Infinity, which older runs wrote, are read as floats.
 
     Args:
         text: the JSON text.
         where: the file's name, for the message.
         drop: keys that are left out of every object as it is read.
+        once: refuse a key that is in an object twice.
 
     Raises:
-        InputError: it is not JSON, or it is nested too deeply.
+        InputError: it is not JSON, it is nested too deeply, or a key is there twice.
 
     """
 
@@ -155,8 +156,15 @@ def parse_json(text: str | bytes, where: str, drop: Sequence[str] = ()) -> Any:
             value.pop(key, None)
         return value
 
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+            raise InputError(f"{where}: has {visible(twice)[:80]!r} twice; leave one out")
+        return found
+
     try:
-        return json.loads(text, object_hook=without if drop else None)
+        return json.loads(text, object_hook=without if drop else None, object_pairs_hook=unique if once else None)
     except RecursionError:
         raise InputError(f"{where}: nested too deeply to be read") from None
     except ValueError as error:

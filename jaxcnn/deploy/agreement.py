@@ -11,17 +11,19 @@ OVERLAP, NEAR = 0.9, 5e-3  # of two boxes that are one, and difference of their 
 SCORES = ("logits",)
 
 
-def compare(ours: Outputs, theirs: Outputs) -> dict[str, Any]:
+def compare(ours: Outputs, theirs: Outputs, multilabel: bool = False) -> dict[str, Any]:
     """Compare the outputs of two programs for the same rows.
 
     Args:
         ours: arrays `[N, ...]` by name.
         theirs: the same of the other program.
+        multilabel: whether each logit is an answer of its own, for or against a label.
 
     Returns:
         `"largest_difference"` over the largest output; NaN in one of the two alone counts as infinite. `"agreement"`,
-        0..1: the share of rows, or of pixels, with the same class; of detections, the share that the other program has
-        with the same class, an overlap of 0.9 and a score within 0.005, in either direction.
+        0..1: the share of rows, or of pixels, with the same class; with `multilabel`, of the same answers about labels;
+        of detections, the share that the other program has with the same class, an overlap of 0.9 and a score within
+        0.005, in either direction.
 
     """
     if set(FOUND) <= set(ours):
@@ -30,13 +32,29 @@ def compare(ours: Outputs, theirs: Outputs) -> dict[str, Any]:
     found: dict[str, Any] = {"largest_difference": float(max(different))}
     for name in SCORES:
         if name in ours and ours[name].ndim > 1:
-            found["agreement"] = float((classes(ours[name]) == classes(theirs[name])).mean())
+            one, other = ours[name], theirs[name]
+            same = (one > 0) == (other > 0) if multilabel else classes(one) == classes(other)
+            found["agreement"] = float(same.mean())
     return found
 
 
 def classes(logits: np.ndarray) -> np.ndarray:
     """Return the class of each row or pixel; a single logit decides between two."""
     return logits > 0 if logits.shape[-1] == 1 else logits.argmax(-1)
+
+
+def deviation(ours: Outputs, theirs: Outputs) -> float:
+    """Return the largest ratio, over all outputs, of the root mean square difference to the spread between rows.
+
+    An output without a spread has its root mean square instead.
+    """
+    found = [0.0]
+    for name, one in ours.items():
+        one, other = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (one, theirs[name]))
+        gap, spread = np.sqrt(((one - other) ** 2).mean(0)), one.std(0)
+        scale = np.where(spread > 0, spread, np.sqrt((one**2).mean(0)))
+        found.append(float(np.max(gap / np.where(scale > 0, scale, 1), initial=0)))
+    return max(found)
 
 
 def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:

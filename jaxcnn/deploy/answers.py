@@ -36,15 +36,12 @@ def described(loaded: Any, file: str, outputs: np.ndarray) -> dict[str, Any]:
         found = [classes[k] if classes else int(k) for k in symbols if k >= 0]
         return {"file": file, "symbols": found, "probability": round(float(np.exp(score)), 6)}
     if task["name"] != "classification" or not classes:
-        values = np.round(np.asarray(outputs, np.float64), 6).tolist()
+        values = [float(f"{v:.7g}") + 0.0 for v in np.asarray(outputs, np.float64).tolist()]  # no minus zero
         return {"file": file, "value": values[0]} if len(values) == 1 else {"file": file, "values": values}
     head = task["options"].get("head", "softmax")
     found = np.asarray(probabilities(jnp.asarray(outputs[None]), head))[0]
     each = {name: round(float(p), 6) for name, p in zip(classes, found, strict=True)}
-    if head == "multilabel":
-        return {"file": file, "labels": [name for name, p in each.items() if p > 0.5], "probabilities": each}
-    best = classes[int(found.argmax())]
-    return {"file": file, "class": best, "probability": each[best], "probabilities": each}
+    return {"file": file, **_told(each, head == "multilabel"), "probabilities": each}
 
 
 def sound_described(
@@ -60,7 +57,8 @@ def sound_described(
 
     Returns:
         `"file"`, `"class"`, `"probability"` and `"probabilities"`; and for several windows `"windows"`, with the
-        seconds of `"start"` and `"end"`, the `"class"` and its `"probability"`.
+        seconds of `"start"` and `"end"`, the `"class"` and its `"probability"`. With several labels per row, `"labels"`
+        in place of the class.
 
     Raises:
         InputError: the outputs are not finite.
@@ -73,14 +71,22 @@ def sound_described(
     shares = np.asarray(probabilities(jnp.stack(outputs), head))  # [N, K]
     mean = np.average(shares, axis=0, weights=[end - start for start, end in places])
     each = {name: round(float(p), 6) for name, p in zip(classes, mean, strict=True)}
-    best = classes[int(mean.argmax())]
-    found = {"file": file, "class": best, "probability": each[best], "probabilities": each}
+    several = head == "multilabel"
+    found = {"file": file, **_told(each, several), "probabilities": each}
     if len(places) > 1:
         found["windows"] = [
-            {"start": round(start, 3), "end": round(end, 3), "class": classes[k], "probability": round(float(p), 6)}
-            for (start, end), k, p in zip(places, shares.argmax(1), shares.max(1), strict=True)
+            {"start": round(start, 3), "end": round(end, 3), **_told(dict(zip(classes, p, strict=True)), several)}
+            for (start, end), p in zip(places, shares, strict=True)
         ]
     return found
+
+
+def _told(shares: dict[str, float], several: bool) -> dict[str, Any]:
+    """Return the class with the highest probability and that, or all labels with more than one half."""
+    if several:
+        return {"labels": [name for name, p in shares.items() if p > 0.5]}
+    best = max(shares, key=lambda name: shares[name])
+    return {"class": best, "probability": round(float(shares[best]), 6)}
 
 
 class Mask(NamedTuple):

@@ -207,15 +207,16 @@ def _checked(
         raise InputError(f"the exported program does not run ({program.why(error)}); nothing was written") from error
     if lacking := [name for name in ours if name not in theirs]:
         raise InputError(f"the exported program has no output {lacking[0]!r}; nothing was written")
-    if made is not plain:
-        simulated = _outputs(made, rows, batch or min(count, 16))
-        return {"rows": count, "source": source, **integers.check(ours, simulated, theirs, label, tolerance)}
-    found = agreement.compare(ours, theirs)
-    detects = "boxes" in found
-    if detects and not found["boxes"]:
+    detects, multilabel = set(agreement.FOUND) <= set(ours), plain.about.get("head") == "multilabel"
+    if detects and not (ours["box_mask"] > 0).any():
         raise InputError(
             f"the run finds no object in {source}: nothing was compared or written; give more rows, or some with one"
         )
+    if made is not plain:
+        simulated = _outputs(made, rows, batch or min(count, 16))
+        found = integers.check(ours, simulated, theirs, label, tolerance, multilabel)
+        return {"rows": count, "source": source, **found}
+    found = agreement.compare(ours, theirs, multilabel)
     passed = found["agreement"] >= AGREED if detects else found["largest_difference"] <= tolerance
     if not passed:
         limit = f"agreement at least {AGREED}" if detects else f"a difference of {tolerance:g} at most"

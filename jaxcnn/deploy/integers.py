@@ -72,8 +72,9 @@ def drawn(train: Any, count: int = ROWS, seed: int = 0) -> dict[str, np.ndarray]
 
 
 def check(
-    ours: agreement.Outputs, simulated: agreement.Outputs, theirs: agreement.Outputs, label: Any, tolerance: float
-) -> dict[str, Any]:
+    ours: agreement.Outputs, simulated: agreement.Outputs, theirs: agreement.Outputs, label: Any, tolerance: float,
+    multilabel: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Compare an exported program in integers with the float32 program and with the simulation.
 
     Args:
@@ -81,18 +82,22 @@ def check(
         simulated: those of the simulation for the same rows.
         theirs: those of the exported program.
         label: classes of the rows, `[N]`; None if there are none.
-        tolerance: largest share of rows whose class differs from that of the float32 program, or where there are no
-            classes the largest difference, relative to the largest output.
+        tolerance: largest share of rows (or of answers about labels) that differ from the float32 program, or where
+            there are no classes, the largest root mean square difference, relative to the spread between rows.
+        multilabel: see `agreement.compare`.
 
     Raises:
         InputError: the exported program differs by more, or it differs from the simulation.
 
     """
-    found, near = agreement.compare(ours, theirs), agreement.compare(simulated, theirs)
+    found, near = (agreement.compare(one, theirs, multilabel) for one in (ours, simulated))
+    if "agreement" not in found:
+        found["deviation"] = agreement.deviation(ours, theirs)
     for limit, name, one in ((SIMULATED, "its simulation", near), (tolerance, "float32", found)):
-        gap = 1 - one["agreement"] if "agreement" in one else one["largest_difference"]
+        what = next(name for name in ("agreement", "deviation", "largest_difference") if name in one)
+        gap = 1 - one[what] if what == "agreement" else one[what]
         if not gap <= limit + 1e-9:
-            what = "share of other answers" if "agreement" in one else "largest difference"
+            what = "share of other answers" if what == "agreement" else what.replace("_", " ")
             fix = "give more calibration rows, train with methods.quantise.quantised, or raise the tolerance"
             raise InputError(f"the int8 program differs from {name} ({what} {gap:.3g}, {limit:g} at most): {fix}")
     found["simulation"] = near

@@ -64,7 +64,8 @@ def rows_for(
 
 def _of_run(loaded: Any, made: Program, count: int, data: str | None, data_dir: str | None) -> Any:
     found = rows_to_measure(loaded.config, data, data_dir=data_dir)
-    taken = found.data.take(np.arange(min(count, found.data.size)))
+    drawn = np.random.default_rng(0).permutation(found.data.size)[:count]  # the first ones may be of one class
+    taken = found.data.take(np.sort(drawn))
     read = next(iter(taken.once(taken.size))).at(0)
     wanted = (*made.inputs, *(["label"] if "label" in read else []))
     return {name: np.asarray(read[name])[: taken.size] for name in wanted}, f"{found.name}, {found.part}"

@@ -20,6 +20,8 @@ import numpy as np
 from jaxcnn.core.types import Batch, InputError, Mean, Task, Tree, accept
 from jaxcnn.layers.calls import Call, Path, by_path, from_paths
 from jaxcnn.methods import quantise_points
+from jaxcnn.methods.combined import changes
+from jaxcnn.methods.low_rank import DOWN
 from jaxcnn.methods.quantise_points import MADE, READ, Points
 from jaxcnn.ops.quantise import HIGHEST, fake_quantise, fake_quantise_kernel
 
@@ -49,7 +51,7 @@ def calibrate(predict: Predict, variables: Tree, rows: Mapping[str, Any], *, bat
 
     Raises:
         InputError: there are no rows, columns of different lengths, no layer that can be rounded, rows that `predict`
-            refuses, or values that are not finite.
+            refuses, values that are not finite, or factorised layers.
 
     """
     rows = {name: np.asarray(x) for name, x in rows.items()}
@@ -62,6 +64,8 @@ def calibrate(predict: Predict, variables: Tree, rows: Mapping[str, Any], *, bat
     count = counts[0]
     plain = {name: tree for name, tree in variables.items() if name != GRIDS}
     size = min(batch_size, count)
+    if any(path[-1] == DOWN for path in by_path(plain["params"])):
+        raise InputError("variables: have layers in two parts, which cannot be rounded; quantise the whole network")
     points = quantise_points.find(predict, plain, {name: x[:size] for name, x in rows.items()})
     if not points.read:
         raise InputError("predict: calls no convolution or dense layer outside of loops; there is nothing to quantise")
@@ -127,7 +131,8 @@ def quantised(task: Task) -> Task:
             return task.loss(own["params"], model_state, batch, key)
 
     outputs = None if task.outputs is None else simulated(task.outputs)
-    return task._replace(init=init, loss=loss, predict=simulated(task.predict), outputs=outputs)
+    loss_ = changes("quantised", loss)
+    return task._replace(init=init, loss=loss_, predict=simulated(task.predict), outputs=outputs)
 
 
 def _rounded(variables: Tree) -> dict[str, Tree]:

@@ -29,7 +29,7 @@ from jaxcnn.core.types import (
 from jaxcnn.layers.norm import grown
 from jaxcnn.methods import attack_parts as parts
 from jaxcnn.methods.attacks import pgd
-from jaxcnn.methods.combined import adds, check_plain_loss
+from jaxcnn.methods.combined import adds, changes, check_plain_loss, check_unchanged
 from jaxcnn.tasks.classification import check_one_label
 
 Array = jax.Array
@@ -57,7 +57,7 @@ def attacked(task: Task, attacks: Mapping[str, parts.Attack], *, seed: int = 0) 
         raise InputError("attacks: must be a dictionary from names to attacks, such as {'pgd': attacks.pgd(8 / 255)}")
     if not attacks:
         raise InputError("attacks: is empty; give at least one, such as {'pgd': attacks.pgd(8 / 255)}")
-    check_one_label(task, "attacked")
+    check_image_classes(task, "attacked")
     if "robust_accuracy" in task.metrics:
         raise InputError("attacked: the task measures attacks already; give all of them at once, in one dictionary")
     for name, attack in attacks.items():
@@ -119,7 +119,8 @@ def adversarial(task: Task, attack: parts.Attack) -> Task:
 
     """
     check_untargeted(attack)
-    check_one_label(task, "adversarial")
+    check_image_classes(task, "adversarial")
+    check_unchanged(task, "adversarial", "adversarial")
 
     @functools.wraps(task.loss)
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
@@ -127,7 +128,7 @@ def adversarial(task: Task, attack: parts.Attack) -> Task:
         changed = _changed(task, attack, params, model_state, batch, own)
         return task.loss(params, model_state, {**batch, "image": changed}, inner)
 
-    return task._replace(loss=loss)
+    return task._replace(loss=changes("adversarial", loss))
 
 
 def trades(
@@ -164,7 +165,8 @@ def trades(
     check_numbers(beta=beta)
     if not 0 <= beta < float("inf"):
         raise InputError(f"beta={beta}: must be at least 0")
-    check_one_label(task, "trades")
+    check_image_classes(task, "trades")
+    check_unchanged(task, "trades", "adversarial")
     nearby = pgd(eps, norm=norm, steps=steps, step_size=step_size, loss=_against, early_stop=False)
 
     @adds("trades", task)
@@ -207,8 +209,9 @@ def mart(task: Task, attack: parts.Attack, *, beta: float = 5.0) -> Task:
     if not 0 <= beta < float("inf"):
         raise InputError(f"beta={beta}: must be at least 0")
     check_untargeted(attack)
-    check_one_label(task, "mart")
+    check_image_classes(task, "mart")
     check_plain_loss(task, "mart")
+    check_unchanged(task, "mart", "adversarial")
 
     @adds("mart", task)
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> tuple[Mean, tuple[Any, Tree]]:
@@ -228,6 +231,13 @@ def mart(task: Task, attack: parts.Attack, *, beta: float = 5.0) -> Task:
         return Mean(total + 0 * mean.total, weights.sum()), (outputs, state)
 
     return task._replace(loss=loss)
+
+
+def check_image_classes(task: Task, method: str) -> None:
+    """Raise `InputError` unless a task has one label per row and reads the images that are attacked."""
+    check_one_label(task, method)
+    if (field := getattr(task.metrics["loss"], "field", "image")) != "image":
+        raise InputError(f"{method}: changes the entry 'image', and the task reads {field!r}; use field='image'")
 
 
 def check_untargeted(attack: parts.Attack) -> None:

@@ -7,7 +7,6 @@ need training with the same noise: `jc.augmented(step, smoothing.gaussian_noise(
 Reference: Cohen et al., 2019, arXiv:1902.02918.
 """
 
-import math
 from collections.abc import Callable
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -42,6 +41,9 @@ class Certificate(NamedTuple):
     least: float
 
 
+LARGEST = 4  # standard deviation of noise; pixels lie in 0..1
+
+
 def gaussian_noise(sigma: float) -> Callable[[Array, Batch], Batch]:
     """Make the transform that adds Gaussian noise to images, for training.
 
@@ -52,11 +54,11 @@ def gaussian_noise(sigma: float) -> Callable[[Array, Batch], Batch]:
         A transform of `image`, uint8 or float 0..1, to float 0..1.
 
     Raises:
-        InputError: `sigma` is below 0 or not finite.
+        InputError: `sigma` is outside 0..4.
 
     """
-    if not 0 <= sigma < math.inf:
-        raise InputError(f"sigma={sigma}: must be at least 0, for pixels in 0..1")
+    if not 0 <= sigma <= LARGEST:
+        raise InputError(f"sigma={sigma}: must be from 0 to {LARGEST}, for pixels in 0..1 (64/255, not 64)")
 
     def change(key: Array, batch: Batch) -> Batch:
         image = pixels(batch)
@@ -84,8 +86,8 @@ def counter(
         InputError: a value is outside its range; or when called, the images are not one, or its floats not in 0..1.
 
     """
-    if not 0 < sigma < math.inf:
-        raise InputError(f"sigma={sigma}: must be positive, for pixels in 0..1")
+    if not 0 < sigma <= LARGEST:
+        raise InputError(f"sigma={sigma}: must be above 0 and at most {LARGEST}, for pixels in 0..1 (64/255, not 64)")
     check_whole("batch_size", batch_size, 1)
 
     def votes(variables: Tree, row: Batch, key: Array, count: Array) -> Array:

@@ -17,8 +17,10 @@ from jaxcnn.core import jaxprs
 from jaxcnn.core.precision import promote_float32
 from jaxcnn.core.types import Batch, FrozenState, InputError, Task, Tree, check_whole, named
 from jaxcnn.data import Resident
-from jaxcnn.methods.combined import check_plain_loss
+from jaxcnn.data.checking import checked
+from jaxcnn.methods.combined import check_plain_loss, check_unchanged
 from jaxcnn.optim import first_match, which
+from jaxcnn.tasks import pixels
 from jaxcnn.tasks.model import training_pass
 from jaxcnn.train.evaluation import collect
 
@@ -173,7 +175,8 @@ def cached(
         data: a data set.
         inputs: function from a batch to the model's input, for example
             `lambda batch: tasks.prepare(batch["image"], mean, std)`.
-        keep: names of the arrays to keep in addition to the new array `"features"` `[N, ...]`.
+        keep: names of the arrays to keep in addition to the new array `"features"` `[N, ...]`; `"sample_weight"` is
+            always kept.
         batch_size: rows per batch.
         most_bytes: most bytes of the result.
 
@@ -181,7 +184,7 @@ def cached(
         A data set with the rows in the same order and with the same seed, for a task from `head_task`.
 
     Raises:
-        InputError: The result would be larger, or there are several processes.
+        InputError: The result would be larger, an image is not in 0..255 or 0..1, or there are several processes.
 
     """
 
@@ -194,7 +197,9 @@ def cached(
         raise InputError(
             f"the features of {data.size} rows take {size} MiB, above {most_bytes >> 20}; raise most_bytes="
         )
-    found, kept = collect(features, variables, data, keep=keep, batch_size=batch_size)
+    weighted = [name for name in ("sample_weight",) if name in data.example() and name not in keep]
+    data = checked(data, lambda rows: pixels.check_image(rows) if "image" in rows else None)
+    found, kept = collect(features, variables, data, keep=(*keep, *weighted), batch_size=batch_size)
     return Resident({"features": found, **kept}, data.classes, data.seed)
 
 
@@ -212,6 +217,7 @@ def head_task(model: Any, task: Task, shape: Sequence[int]) -> Task:
 
     """
     check_plain_loss(task, "head_task")
+    check_unchanged(task, "head_task", "adversarial", "quantised")
     last, *_ = _trace(model, shape)
 
     def loss(params: Tree, model_state: Tree, batch: Batch, key: Array) -> Any:

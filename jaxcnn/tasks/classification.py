@@ -130,6 +130,7 @@ def classification(
     task = from_model(
         model, criterion, measured, given.inputs, auxiliary, targets=meant, check=check, keywords=given.keywords
     )
+    task.metrics["loss"].field = field  # pyright: ignore[reportFunctionMemberAccess] (read by attacks)
     # read by methods that use this loss for their own logits or labels (`continual.heads`, `consolidation.fisher`)
     task.metrics["loss"].smoothed = label_smoothing > 0  # pyright: ignore[reportFunctionMemberAccess]
     task.metrics["loss"].adjusted = shift is not None  # pyright: ignore[reportFunctionMemberAccess]

@@ -1,6 +1,7 @@
 """Segmentation from the command line: training on images and masks, other data, pictures, the report, and refusals."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -106,6 +107,21 @@ def test_predictions_are_masks_of_the_size_of_the_file(trained, here, tmp_path, 
     for path in (again / "masks").iterdir():
         path.write_bytes((tmp_path / "out" / f"{path.stem}.png").read_bytes())
     assert jc.data.masks(again, classes=("0", "1", "2"), test_fraction=0.0, validation_fraction=0.0).train.size == 2
+
+
+def test_predictions_replace_no_input(trained, here, tmp_path, capsys):
+    photo = next((here / "images").iterdir())
+    for name in ("x.png", "x_overlay.png"):
+        shutil.copy(photo, tmp_path / name)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    inputs = [str(tmp_path / name) for name in before]
+    assert main(["predict", str(trained), *inputs, "--out", str(tmp_path)]) == 2
+    assert "would replace an input; give another folder" in capsys.readouterr().err
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert main(["predict", str(trained), *inputs, "--csv", inputs[0]]) == 2
+    assert "--csv" in capsys.readouterr().err and (tmp_path / "x.png").read_bytes() == before["x.png"]
+    assert main(["predict", str(trained), *inputs, "--out", str(tmp_path / "out")]) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 4
 
 
 def test_predictions_as_a_table(trained, here, tmp_path, capsys):

@@ -122,7 +122,7 @@ def test_certificates_of_a_run(capsys):
     assert low < share < high and (found["count"], found["of"], found["abstained"]) == (20, 40, 0)
     said = capsys.readouterr().out
     assert "sigma 0.1 (trained without noise), 20 of 40 images" in said and "0.0 % at 0.5; abstained from 0" in said
-    unsure = robust.Config(certify=4, sigma=50.0, certify_samples=20)
+    unsure = robust.Config(certify=4, sigma=4.0, certify_samples=20)
     assert certifying.certified(unsure, loaded, data, 0.25)["abstained"] == 4
 
 

@@ -72,6 +72,26 @@ def test_a_head_alone_does_not_lose_what_is_added(inner):
         jc.transfer.head_task(Plain(), ADDING[inner](TASK), (8, 8, 1))
 
 
+def test_what_changes_the_input_or_the_weights_is_not_lost():
+    attack = attacks.fgsm(0.1)
+    once, rounded = adversarial(TASK, attack), jc.methods.quantise.quantised(TASK)
+    for make in (
+        lambda: adversarial(once, attack), lambda: mart(once, attack), lambda: trades(once, 0.1),
+        lambda: jc.transfer.head_task(Plain(), once, (8, 8, 1)),
+        lambda: jc.transfer.head_task(Plain(), rounded, (8, 8, 1)),
+    ):  # fmt: skip
+        with pytest.raises(jc.InputError, match="would lose or repeat what (adversarial|quantised) changes"):
+            make()
+    other = jc.tasks.classification(Plain(), field="crop")
+    for make in (
+        lambda: adversarial(other, attack),
+        lambda: attacked(other, {"fgsm": attack}),
+        lambda: trades(other, 0.1),
+    ):
+        with pytest.raises(jc.InputError, match="changes the entry 'image', and the task reads 'crop'"):
+            make()
+
+
 def test_two_that_recompute_the_loss_cannot_be_nested():
     with pytest.raises(jc.InputError, match="fixmatch does the same, so use only one of them"):
         RECOMPUTING["group_dro"](RECOMPUTING["fixmatch"](TASK))

@@ -148,6 +148,9 @@ def test_low_rank_is_the_best_approximation_and_trains():
     assert min(jax.tree.leaves(moved)) > 0
     with pytest.raises(InputError, match="'nosuch' is no layer"):
         factorised(model, variables, 0.6, keep=["nosuch"])
+    with pytest.raises(jc.InputError, match="layers in two parts, which cannot be rounded"):
+        parts = factorised(model, variables, 0.6)[1]
+        jc.methods.quantise.calibrate(lambda *given: None, parts, {"image": np.zeros((2, 8, 8, 1))})
     assert factorised(model, variables, 0.6, keep=["logits"])[1]["params"]["logits"].keys() == {"kernel", "bias"}
     with pytest.raises(InputError, match="energy=0"):
         factorised(model, variables, 0)

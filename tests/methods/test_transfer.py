@@ -301,6 +301,17 @@ def test_the_head_on_cached_features_is_that_of_the_frozen_network(dropout):
     chex.assert_trees_all_close(own, t.predict(alone.variables, batch), rtol=1e-4, atol=1e-5)
 
 
+def test_cached_rows_keep_their_weights_and_are_checked():
+    model, t, data = Small(), task(), rows()
+    variables = t.init(jax.random.key(7), data.example())
+    weights = np.arange(data.size, dtype=np.float32)
+    some = jc.data.Resident({**data.arrays, "sample_weight": weights})
+    np.testing.assert_array_equal(transfer.cached(model, variables, some, inputs).arrays["sample_weight"], weights)
+    bright = jc.data.Resident({**data.arrays, "image": data.arrays["image"].astype(np.float32)})
+    with pytest.raises(InputError, match="divide by 255, or give uint8"):
+        transfer.cached(model, variables, bright, inputs)
+
+
 def test_gradual_unfreezing_resumes_exactly(tmp_path):
     t, groups = task(), list(transfer.groups(Small(), (8, 8, 1)).values())
     tx = optim.gradual_unfreezing(optim.layerwise_lr_decay(optim.adam(1e-2), groups, 0.5), groups, [0, 4])

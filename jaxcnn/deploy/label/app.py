@@ -277,7 +277,7 @@ async def _fields(request: Any, allowed: set[str], whole: bool = False) -> dict[
     """Return the JSON object of a request, with no other fields, and with all of them if it must be whole."""
     content = await body.read(request, LIMITS)
     try:
-        found = files.parse_json(content, "the body") if content else {}
+        found = files.parse_json(content, "the body", once=True) if content else {}
     except (InputError, UnicodeDecodeError) as error:
         raise RefusedError(422, visible(error)[:200]) from error
     if not isinstance(found, dict) or set(found) - allowed or whole and allowed - set(found):

@@ -225,6 +225,8 @@ def _least_score(served: loaded.Served, given: Any) -> float:
     """Return the lowest score of a box that a client asks for."""
     if unknown := sorted(set(given) - ({"least_score"} if served.task == "detection" else set())):
         raise RefusedError(422, f"parameter {visible(unknown[0])[:80]!r}: unknown; leave it out")
+    if len(given.getlist("least_score")) > 1:
+        raise RefusedError(422, "least_score: is there twice; leave one out")
     try:
         value = float(given.get("least_score", LEAST_SCORE))
     except ValueError:
@@ -247,8 +249,10 @@ async def _explain(state: State, request: Any) -> Any:
             thing = asked.things[0]
             read, outputs = await _outputs(state, served, [thing])
             found = answering.answer(served, str(thing), read[0], outputs[0])
-            given = asked.options | dict(request.query_params)
-            target = given.get("target") or max(found["probabilities"], key=found["probabilities"].get)
+            given = [*asked.options.values(), *request.query_params.getlist("target")]
+            if len(given) > 1:
+                raise RefusedError(422, "target: is there twice; leave one out")
+            target = given[0] if given else max(found["probabilities"], key=found["probabilities"].get)
             if target not in classes:
                 raise RefusedError(422, f"target {visible(target)[:80]!r}: no such class")
             text = thing if isinstance(thing, str) else ""

@@ -6,6 +6,7 @@ import binascii
 import contextlib
 import functools
 from collections.abc import AsyncGenerator, Callable, Iterator
+from email.message import Message
 from typing import Any, NamedTuple
 
 from jaxcnn.core.files import Memory, parse_json
@@ -119,6 +120,7 @@ async def asked(
     elif field != "text" and (kind.startswith(f"{field}/") or kind == "application/octet-stream"):
         found = Asked([Memory("body", await body())], {})
     elif field == "text" and kind == "text/plain":
+        _check_charset(request.headers["content-type"])
         found = Asked([_decoded(await body())], {})
     else:
         also = "text/plain" if field == "text" else f"{field}/*"
@@ -145,6 +147,14 @@ async def _multipart(request: Any, body: bytes, limits: Limits, field: str, opti
 
     class InMemory(MultiPartParser):
         spool_max_size = 0  # of a SpooledTemporaryFile: never onto disk
+
+        def on_part_end(self) -> None:
+            """Read a field as UTF-8, or refuse it; Starlette would read it in another encoding."""
+            part = self._current_part
+            if part.file is not None:
+                super().on_part_end()
+            else:
+                self.items.append((part.field_name, _decoded(bytes(part.data))))
 
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
@@ -185,7 +195,7 @@ async def _parts(form: Any, field: str, options: tuple[str, ...]) -> Asked:
 
 def _json(body: bytes, limits: Limits, field: str, options: tuple[str, ...]) -> Asked:
     try:
-        found = parse_json(body, "the body")
+        found = parse_json(body, "the body", once=True)
     except (InputError, UnicodeDecodeError) as error:
         raise RefusedError(422, visible(error)[:200]) from error
     if not isinstance(found, dict):
@@ -214,6 +224,14 @@ def _from_base64(text: str, name: str) -> bytes:
         return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise RefusedError(422, f"{name}: not base64 (RFC 4648); encode the bytes of the file") from error
+
+
+def _check_charset(kind: str) -> None:
+    message = Message()
+    message["content-type"] = kind
+    charset = message.get_content_charset("utf-8")
+    if charset not in ("utf-8", "utf8", "us-ascii", "ascii"):
+        raise RefusedError(415, f"charset {visible(charset)[:40]!r}; send UTF-8")
 
 
 def _decoded(content: bytes) -> str:

@@ -30,7 +30,7 @@ def patient(limits: Limits) -> type:
 
         async def _limited(self, scope: Any, receive: Any, send: Any) -> None:
             """Answer a request, or refuse it if there are too many connections."""
-            if len(self.connections) < limits.connections and len(self.tasks) <= limits.connections:
+            if len(self.connections) <= limits.connections and len(self.tasks) <= limits.connections:
                 await self.inner(scope, receive, send)
                 return
             body = json.dumps({"error": f"busy: {limits.connections:,} connections are open; try again"}).encode()

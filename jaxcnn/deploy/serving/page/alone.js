@@ -62,7 +62,7 @@ function answer(file, outputs) {
   const { classes, task, head } = described;
   if (!outputs.every(Number.isFinite)) throw new Error(`${file}: the outputs are not finite`);
   if (task !== "classification") {
-    const values = outputs.map(rounded);
+    const values = outputs.map((x) => Number(x.toPrecision(7)) + 0);
     return values.length === 1 ? { file, value: values[0] } : { file, values };
   }
   const squashed = outputs.map((x) => 1 / (1 + Math.exp(-x)));
