@@ -141,7 +141,9 @@ WHOLE = {
     "test_average_precision": ("test_it_agrees_with_all_boxes", "test_parts_add_up_on_eight_devices"),
     "test_axis": ("test_members_of_an_ensemble_stand_for_themselves",),
     "test_benchmarks": ("test_a_subject_that_fails_is_left_out", "test_ops"),
-    "test_cells": ("test_a_path_is_the_network_of_its_operations",),
+    "test_cells": (
+        "test_a_path_is_the_network_of_its_operations", "test_only_the_path_gets_a_gradient_and_it_is_drawn_uniformly",
+    ),
     "test_chosen": ("test_the_logits_of_a_box", "test_the_logits_of_a_pixel", "test_what_is_no_box"),
     "test_cli": (
         "test_a_run_reads_images_as_it_was_trained", "test_explain_draws_a_picture_per_file",

@@ -142,7 +142,6 @@ def test_a_run_goes_on_with_its_noise_alone(small, tmp_path, caplog):
     for wrong in ({"noise": 5.0}, {"noise": 1.0, "data": dataclasses.replace(drawn, arrays=rows(24, seed=1).arrays)}):
         with pytest.raises(jc.InputError, match="epsilon would count its steps like those of this one"):
             fit(steps=3, **wrong)
-    assert not caplog.records
     assert int(fit(1.0, 3).state.step) == 3 and "cannot be told" not in caplog.text
 
 
