@@ -8,8 +8,8 @@ from jaxcnn.cli.train import Train
 from jaxcnn.core.types import InputError
 
 CELL = "cell"
-# flags that change how a run is computed or reported, but not what is learned
 DEFAULTS = ("learning_rate", *weights.SHAPE)  # flags of which 0 is not a value
+# flags that change how a run is computed or reported, but not what is learned
 NOT_LEARNED = flags.MAY_CHANGE | {"smoke", "lr_find", "gradient_norm", "best", "remat"}
 
 

@@ -157,10 +157,11 @@ def parse_json(text: str | bytes, where: str, drop: Sequence[str] = (), once: bo
         return value
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-            raise InputError(f"{where}: has {visible(twice)[:80]!r} twice; leave one out")
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise InputError(f"{where}: has {visible(key)[:80]!r} twice; leave one out")
+            found[key] = value
         return found
 
     try:

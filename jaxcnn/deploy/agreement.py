@@ -8,7 +8,8 @@ import numpy as np
 Outputs = Mapping[str, np.ndarray]
 FOUND = ("boxes", "scores", "labels", "box_mask")
 OVERLAP, NEAR = 0.9, 5e-3  # of two boxes that are one, and difference of their scores
-SCORES = ("logits",)
+SCORES, NUMBERS = ("logits",), ("values", "forecast")
+CONSTANT = 1e-6  # spread over size that float32 cannot tell from 0
 
 
 def compare(ours: Outputs, theirs: Outputs, multilabel: bool = False) -> dict[str, Any]:
@@ -43,18 +44,22 @@ def classes(logits: np.ndarray) -> np.ndarray:
     return logits > 0 if logits.shape[-1] == 1 else logits.argmax(-1)
 
 
-def deviation(ours: Outputs, theirs: Outputs) -> float:
-    """Return the largest ratio, over all outputs, of the root mean square difference to the spread between rows.
+def deviation(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Return the root mean square difference over the spread between rows, of the column where that is largest.
 
-    An output without a spread has its root mean square instead.
+    Unlike the largest difference, it does not shrink with an offset that all rows share.
+
+    Args:
+        ours: numbers `[N, ...]`; a column that is constant but for rounding has its root mean square as its spread.
+        theirs: the same of the other program.
+
     """
-    found = [0.0]
-    for name, one in ours.items():
-        one, other = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (one, theirs[name]))
-        gap, spread = np.sqrt(((one - other) ** 2).mean(0)), one.std(0)
-        scale = np.where(spread > 0, spread, np.sqrt((one**2).mean(0)))
-        found.append(float(np.max(gap / np.where(scale > 0, scale, 1), initial=0)))
-    return max(found)
+    if ours.shape != theirs.shape:
+        return float("inf")
+    ours, theirs = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (ours, theirs))
+    gap, spread, size = np.sqrt(((ours - theirs) ** 2).mean(0)), ours.std(0), np.sqrt((ours**2).mean(0))
+    scale = np.where(spread > CONSTANT * size, spread, size)
+    return float(np.max(gap / np.where(scale > 0, scale, 1), initial=0))
 
 
 def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:

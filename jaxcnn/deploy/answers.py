@@ -41,7 +41,7 @@ def described(loaded: Any, file: str, outputs: np.ndarray) -> dict[str, Any]:
     head = task["options"].get("head", "softmax")
     found = np.asarray(probabilities(jnp.asarray(outputs[None]), head))[0]
     each = {name: round(float(p), 6) for name, p in zip(classes, found, strict=True)}
-    return {"file": file, **_told(each, head == "multilabel"), "probabilities": each}
+    return {"file": file, **_told(classes, found, head == "multilabel"), "probabilities": each}
 
 
 def sound_described(
@@ -72,21 +72,20 @@ def sound_described(
     mean = np.average(shares, axis=0, weights=[end - start for start, end in places])
     each = {name: round(float(p), 6) for name, p in zip(classes, mean, strict=True)}
     several = head == "multilabel"
-    found = {"file": file, **_told(each, several), "probabilities": each}
+    found = {"file": file, **_told(classes, mean, several), "probabilities": each}
     if len(places) > 1:
         found["windows"] = [
-            {"start": round(start, 3), "end": round(end, 3), **_told(dict(zip(classes, p, strict=True)), several)}
+            {"start": round(start, 3), "end": round(end, 3), **_told(classes, p, several)}
             for (start, end), p in zip(places, shares, strict=True)
         ]
     return found
 
 
-def _told(shares: dict[str, float], several: bool) -> dict[str, Any]:
+def _told(classes: Sequence[str], shares: np.ndarray, several: bool) -> dict[str, Any]:
     """Return the class with the highest probability and that, or all labels with more than one half."""
     if several:
-        return {"labels": [name for name, p in shares.items() if p > 0.5]}
-    best = max(shares, key=lambda name: shares[name])
-    return {"class": best, "probability": round(float(shares[best]), 6)}
+        return {"labels": [name for name, p in zip(classes, shares, strict=True) if p > 0.5]}
+    return {"class": classes[int(shares.argmax())], "probability": round(float(shares.max()), 6)}
 
 
 class Mask(NamedTuple):

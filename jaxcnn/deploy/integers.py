@@ -82,8 +82,9 @@ def check(
         simulated: those of the simulation for the same rows.
         theirs: those of the exported program.
         label: classes of the rows, `[N]`; None if there are none.
-        tolerance: largest share of rows (or of answers about labels) that differ from the float32 program, or where
-            there are no classes, the largest root mean square difference, relative to the spread between rows.
+        tolerance: largest share of rows (or of answers about labels) that differ from the float32 program; of numbers,
+            the largest root mean square difference, relative to the spread between rows; of other outputs, the largest
+            difference, relative to the largest output.
         multilabel: see `agreement.compare`.
 
     Raises:
@@ -91,8 +92,8 @@ def check(
 
     """
     found, near = (agreement.compare(one, theirs, multilabel) for one in (ours, simulated))
-    if "agreement" not in found:
-        found["deviation"] = agreement.deviation(ours, theirs)
+    if numbers := [agreement.deviation(ours[name], theirs[name]) for name in agreement.NUMBERS if name in ours]:
+        found["deviation"] = max(numbers)
     for limit, name, one in ((SIMULATED, "its simulation", near), (tolerance, "float32", found)):
         what = next(name for name in ("agreement", "deviation", "largest_difference") if name in one)
         gap = 1 - one[what] if what == "agreement" else one[what]

@@ -28,14 +28,15 @@ def adds(method: str, task: Task) -> Callable[[Callable[..., Any]], Callable[...
 
 def changes(method: str, loss: Callable[..., Any]) -> Callable[..., Any]:
     """Mark the loss of a wrapper that changes what the network gets or computes: attacked images, rounded weights."""
-    loss.changes = method  # pyright: ignore[reportFunctionMemberAccess] (functions take attributes)
+    known = getattr(loss, "changes", ())
+    loss.changes = (*known, method)  # pyright: ignore[reportFunctionMemberAccess] (functions take attributes)
     return loss
 
 
 def check_unchanged(task: Task, method: str, *inner: str) -> None:
     """Raise `InputError` if one of these wrappers changes what the network gets, which a method would misread."""
-    if (own := getattr(task.loss, "changes", None)) in inner:
-        raise InputError(f"{method}: would lose or repeat what {own} changes; leave one of them out")
+    if own := set(getattr(task.loss, "changes", ())) & set(inner):
+        raise InputError(f"{method}: would lose or repeat what {min(own)} changes; leave one of them out")
 
 
 def check_plain_loss(task: Task, method: str) -> None:

@@ -62,7 +62,8 @@ def scaffold(learning_rate: float, rows_per_client: int, *, batch_size: int = 10
             there = each["row_mask"].max(1) * fits  # [clients], 0 for one that is padding
             who = jnp.where(each["row_mask"] > 0, each[CLIENT], 0).max(1)
             size = len(jax.tree.leaves(table)[0])
-            there = jnp.where((who < size) & (each[NUMBER].max(1) == size), there, jnp.nan)  # a trace cannot refuse
+            every = each[NUMBER].max(1) if NUMBER in each else size  # rows that are not of `methods.clients`
+            there = jnp.where((who < size) & (every == size), there, jnp.nan)  # a trace cannot refuse
 
             def one(total: Any, now: Any) -> tuple[Any, Any]:
                 some, key, there, who = now

@@ -24,6 +24,7 @@ from jaxcnn.tasks.pixels import check_image, check_range
 Array = jax.Array
 Predict = Callable[[Tree, Batch], Array]
 ABSTAIN = -1
+LARGEST = 4  # standard deviation of noise; pixels lie in 0..1
 
 
 class Certificate(NamedTuple):
@@ -39,9 +40,6 @@ class Certificate(NamedTuple):
     label: int
     radius: float
     least: float
-
-
-LARGEST = 4  # standard deviation of noise; pixels lie in 0..1
 
 
 def gaussian_noise(sigma: float) -> Callable[[Array, Batch], Batch]:

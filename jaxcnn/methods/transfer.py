@@ -198,8 +198,8 @@ def cached(
             f"the features of {data.size} rows take {size} MiB, above {most_bytes >> 20}; raise most_bytes="
         )
     weighted = [name for name in ("sample_weight",) if name in data.example() and name not in keep]
-    data = checked(data, lambda rows: pixels.check_image(rows) if "image" in rows else None)
-    found, kept = collect(features, variables, data, keep=(*keep, *weighted), batch_size=batch_size)
+    rows = checked(data, lambda rows: pixels.check_image(rows) if "image" in rows else None)
+    found, kept = collect(features, variables, rows, keep=(*keep, *weighted), batch_size=batch_size)
     return Resident({"features": found, **kept}, data.classes, data.seed)
 
 

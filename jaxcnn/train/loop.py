@@ -133,7 +133,7 @@ def fit(
 
     Raises:
         InputError: an argument is out of range, `workdir` is in use or belongs to a different run, `monitor` does not
-            exist, or `validate` returns a reserved name.
+            exist, or is of the rows of a private step, or `validate` returns a reserved name.
         DivergedError: the loss or the parameters are not finite. Earlier checkpoints are kept.
         StoppedError: `stop` returned True or `validate` raised `Interrupted`, and there is a `workdir`.
         Exception: any exception of `validate`, `log`, `progress`, `stop` or the data. The state is saved first. Without

@@ -147,6 +147,7 @@ def test_mean_corruption_error():
         (lambda: mean_corruption_error({"a": [0.1]}, {"b": [0.1]}), "in one of them alone"),
         (lambda: mean_corruption_error({"a": [10.0]}, {"a": [20.0]}), "not in percent"),
         (lambda: mean_corruption_error({"a": [0.1]}, {"a": [0.0]}), "makes no mistakes"),
+        (lambda: mean_corruption_error({"a": [0.5, 0.5]}, {"a": [0.2, 0.4]}, clean=(0.3, 0.3)), "makes no mistakes"),
         (lambda: mean_corruption_error({"a": [0.1]}, {"a": [0.1, 0.2]}), "strengths"),
     ],
 )

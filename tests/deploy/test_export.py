@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 import jaxcnn as jc
 from jaxcnn import InputError, ops
 from jaxcnn.cli.main import main
-from jaxcnn.deploy import agreement, exporters, onnx, program
+from jaxcnn.deploy import agreement, exporters, onnx, program, rows
 from jaxcnn.deploy.exporters import Written
 from jaxcnn.deploy.formats import EXPORTERS
 from tests.fixtures import pseudo
@@ -21,6 +22,7 @@ from tests.models.test_models import SIDES, SIZE, ZOO
 OPTIONS = {"mean": [0.1], "std": [0.3], "size": [10, 10]}
 ALONE = """
 import sys
+import types
 from jax import export, numpy as jnp
 program = export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
 assert program.platforms == ("cpu", "cuda", "tpu") and not [m for m in sys.modules if m.startswith("jaxcnn")]
@@ -45,6 +47,18 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("export") / "run"
     jc.save_run(place, made, variables, splits, batch_size=2, build=build, source=jc.runs.source("digits", {"seed": 0}))
     return place
+
+
+def test_the_check_reads_rows_of_all_classes(tmp_path):
+    image = np.zeros((140, 8, 8, 1), np.uint8)
+    data = jc.data.Resident({"image": image, "label": np.repeat(np.int32([0, 1]), 70)}, ("a", "b"))
+    loaded = types.SimpleNamespace(config={})
+    with pytest.MonkeyPatch.context() as patch:
+        found = types.SimpleNamespace(data=data, name="x", part="test")
+        patch.setattr(rows, "rows_to_measure", lambda *given, **options: found)
+        made = types.SimpleNamespace(inputs={"image": None})
+        label = rows._of_run(loaded, made, 64, None, None)[0]["label"]
+    assert len(label) == 64 and 20 < label.sum() < 44
 
 
 def left(folder):
@@ -268,6 +282,7 @@ def test_other_formats(folder, tmp_path, to, preprocessing):
 
 WITHOUT = """
 import sys
+import types
 from jaxcnn.deploy.exporters import _openvino
 assert _openvino().Core and "openvino_telemetry" not in sys.modules
 from openvino.tools.ovc import telemetry_utils

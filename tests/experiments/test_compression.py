@@ -56,6 +56,7 @@ def test_a_table_has_what_onnx_runtime_answers_on_all_rows(tmp_path):
         ({"seeds": 0}, "--seeds 0"),
         ({"seeds": 2, "run": "RUN"}, "--seeds 2"),
         ({"sparsities": (0.5, 1.0)}, "--sparsities 1.0"),
+        ({"sparsities": (0.5, 0.5)}, "--sparsities 0.5 0.5: has a value twice"),
         ({"case": "imagenette"}, "--widths"),
         ({"calibration": 0}, "--calibration"),
         ({"low_rank": 2.0}, "--low-rank"),

@@ -61,6 +61,8 @@ def test_corruptions_of_a_run(mnist, tmp_path):
     assert found["count"] == 8 and set(found["corrupted"]) == set(only)
     assert found["mean_corruption_error"]["mean"] == pytest.approx(1)
     assert files.read_json(tmp_path / "run/corruptions.json")["clean"] == found["clean"]
+    with pytest.raises(jc.InputError, match="--rows -5: must be at least 1"):
+        corruptions.main(corruptions.Config(place, rows=-5))
     with pytest.raises(jc.InputError, match="must classify images"):
         corruptions.measure(corruptions.Config(place), wrong_kind(tmp_path, build, splits), only)
 

@@ -202,6 +202,20 @@ def test_bad_input_of_the_planted_bias(tmp_path, flags, line):
     assert not list(tmp_path.iterdir())
 
 
+def test_images_that_are_coloured_already_say_how_often(tmp_path, monkeypatch):
+    data = jc.data.Resident(
+        {
+            "image": np.zeros((10, 8, 8, 3), np.uint8), "label": np.arange(10, dtype=np.int32) % 2,
+            **{name: (np.arange(10) < 9).astype(np.int32) for name in bias.COLUMNS},
+        },
+        ("a", "b"),
+    )  # fmt: skip
+    monkeypatch.setattr(bias.mnist, "load", lambda config: ("x", jc.data.Splits(data, data, data), {}))
+    assert bias.planted(bias.Config(dataset="x.npz", usual=0.9)) == "x.npz"
+    with pytest.raises(jc.InputError, match="--usual 0.5: 0.9 of these images have the usual colour"):
+        bias.planted(bias.Config(dataset="x.npz", usual=0.5))
+
+
 def test_colour_images_are_filtered():
     pixels = np.full((40, 2, 2, 3), 200, np.uint8)
     part = jc.data.Resident({"image": pixels, "label": np.arange(40, dtype=np.int32) % 2}, ("a", "b"))

@@ -116,6 +116,8 @@ def count(images):
     "wrong, line",
     [
         (lambda: gaussian_noise(-0.1), "sigma=-0.1"),
+        (lambda: gaussian_noise(64.0), "64/255, not 64"),
+        (lambda: certify(linear, 64.0, placed(0.1), 0.0), "64/255, not 64"),
         (lambda: certify(linear, 0.0, placed(0.1), 0.0), "sigma=0.0"),
         (lambda: certify(linear, 0.0, placed(0.1), 0.1, n=0), "n=0"),
         (lambda: certify(linear, 0.0, placed(0.1), 0.1, n=2**31), "n=2147483648"),

@@ -34,7 +34,8 @@ class Order(NamedTuple):
     """What is shown when.
 
     Attributes:
-        rows: numbers of images, the most useful first; images that cannot be read are not among them.
+        rows: numbers of images, the most useful first and those with a label last; images that cannot be read are not
+            among them.
         shares: probability of each class for each image, `[N, K]`; None without a run.
         name: of the order.
         vectors: features of the images, `[N, D]`; None where nothing needs them.

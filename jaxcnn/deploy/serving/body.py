@@ -186,6 +186,8 @@ async def _parts(form: Any, field: str, options: tuple[str, ...]) -> Asked:
             things.append(_decoded(content) if field == "text" else Memory(label, content))
         elif name in NAMES[field] and field == "text" and isinstance(value, str):
             things.append(value)
+        elif name in more:
+            raise RefusedError(422, f"{name}: is there twice; leave one out")
         elif name in options and isinstance(value, str):
             more[name] = value
         else:

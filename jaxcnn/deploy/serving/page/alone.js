@@ -71,7 +71,7 @@ function answer(file, outputs) {
   const found = { softmax: powers.map((x) => x / sum), sigmoid: [1 - squashed[0], squashed[0]], multilabel: squashed };
   const each = found[head], best = each.indexOf(Math.max(...each));
   const probabilities = Object.fromEntries(classes.map((name, i) => [name, rounded(each[i])]));
-  const labels = classes.filter((name) => probabilities[name] > 0.5);
+  const labels = classes.filter((name, i) => each[i] > 0.5);
   if (head === "multilabel") return { file, labels, probabilities };
   return { file, class: classes[best], probability: rounded(each[best]), probabilities };
 }
