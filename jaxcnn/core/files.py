@@ -157,12 +157,11 @@ def parse_json(text: str | bytes, where: str, drop: Sequence[str] = (), once: bo
         return value
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise InputError(f"{where}: has {visible(key)[:80]!r} twice; leave one out")
-            found[key] = value
-        return found
+        found, seen = dict(pairs), set()
+        if len(found) < len(pairs):
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+            raise InputError(f"{where}: has {visible(twice)[:80]!r} twice; leave one out")
+        return without(found)
 
     try:
         return json.loads(text, object_hook=without if drop else None, object_pairs_hook=unique if once else None)

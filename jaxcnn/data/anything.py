@@ -79,6 +79,8 @@ def dataset(
         raise InputError(
             f"rows of type {type(rows).__name__}: no length; give a generator of batches to jc.data.Batches"
         ) from error
+    if not (hasattr(rows, "__getitem__") or hasattr(rows, "__getitems__")):  # such as a loader of batches
+        raise InputError(f"rows of type {type(rows).__name__}: rows[i] must be a row; give batches to jc.data.Batches")
     if size < 1:
         raise InputError("rows: there are none; give at least one")
     if workers < 0:
@@ -89,6 +91,9 @@ def dataset(
         numbers = index.tolist()
         if hasattr(rows, "__getitems__"):
             found = list(rows.__getitems__(numbers))
+            if len(found) != len(numbers):
+                line = f"__getitems__ returned {len(found)} rows for {len(numbers)} numbers"
+                raise InputError(f"{line}; must be one for each")
         else:
             found = list((pool.map if pool else map)(rows.__getitem__, numbers))
         return _stacked([_row(x, names, i) for i, x in zip(numbers, found, strict=True)], numbers)
@@ -118,9 +123,12 @@ def _array(value: Any, where: str) -> np.ndarray:
         raise InputError(f"{where}: cannot be converted to an array ({reason(error)})") from error
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         raise InputError(f"{where}: has dtype {array.dtype}; must be numbers")
-    if not hasattr(value, "dtype"):
-        array = array.astype({"i": np.int32, "f": np.float32}.get(array.dtype.kind, array.dtype))
-    return array
+    if hasattr(value, "dtype"):
+        return array
+    narrow = array.astype({"i": np.int32, "u": np.int32, "f": np.float32}.get(array.dtype.kind, array.dtype))
+    if array.dtype.kind in "iu" and (narrow != array).any():
+        raise InputError(f"{where}: {array[narrow != array].flat[0]} is beyond 32 bits; give a smaller number")
+    return narrow
 
 
 def _stacked(rows: list[dict[str, Any]], numbers: Sequence[int]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import math
 import pathlib
 import re
@@ -18,6 +19,7 @@ CELL = 2**24  # most characters of a cell
 MISSING = {"", "?", "na", "n/a", "nan", "null", "none"}  # in lower case
 SEPARATORS = (",", ";", "\t")
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
+INTEGER = re.compile(r"-?[0-9]{1,18}")
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -104,10 +106,17 @@ def number(text: str) -> float | None:
     if is_missing(text):
         return math.nan
     try:
-        value = float(text)
+        value = to_float(text)
     except ValueError:
         return None
-    return value if "_" not in text and abs(value) <= LARGEST else None
+    return value if abs(value) <= LARGEST else None
+
+
+def to_float(text: str) -> float:
+    """Return the number of a text; `ValueError` for none, and for `1_0`, which Python would read as 10."""
+    if "_" in text:
+        raise ValueError(f"could not convert string to float: {text!r}")
+    return float(text)
 
 
 def numbers(cells: Sequence[str], path: pathlib.Path, line: int, names: Sequence[str] | None = None) -> list[float]:
@@ -135,7 +144,7 @@ def numbers(cells: Sequence[str], path: pathlib.Path, line: int, names: Sequence
 
 def is_number(label: str) -> bool:
     """Whether a class is a number, by which classes are then sorted."""
-    return label.lstrip("-").isdecimal()
+    return bool(INTEGER.fullmatch(label))
 
 
 def classes_of(labels: Sequence[str], lines: Sequence[int], path: pathlib.Path) -> tuple[str, ...]:
@@ -157,6 +166,9 @@ def classes_of(labels: Sequence[str], lines: Sequence[int], path: pathlib.Path) 
             f"({visible(kinds[1])}, line {at[1]}); use one kind, or name a column of numbers to predict 'target'"
         )
     names = sorted(set(labels), key=int) if all(numeric) else sorted(set(labels))
+    if all(numeric) and (two := next((p for p in itertools.pairwise(names) if int(p[0]) == int(p[1])), None)):
+        first, second = sorted(two, key=len)
+        raise InputError(f"{visible(path)}: the labels {first} and {second} are the same number; write them alike")
     if len(names) < 2:
         raise InputError(f"{visible(path)}: only the label {visible(names[0])!r}; needs at least two classes")
     if not all(numeric) and len(names) == len(labels) > 2:

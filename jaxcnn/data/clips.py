@@ -224,10 +224,25 @@ def _frames(container: Any) -> Iterator[np.ndarray]:
             f"{codec.width} x {codec.height} pixels, more than the {MOST_PIXELS:,} that are read of a frame"
         )
     codec.options = {"max_pixels": str(MOST_PIXELS)}
+    last, gap = 0.0, 0.0
     for i, frame in enumerate(container.decode(stream)):
         size = size or (frame.height, frame.width)
         if i >= MOST_FRAMES or i * size[0] * size[1] > DECODED:
             raise InputError(f"more than {i:,} frames of {size[1]} x {size[0]} pixels, which are not read; cut it")
         if (frame.height, frame.width) != size:
             raise InputError(f"frame {i} has {(frame.height, frame.width)} pixels, the first one {size}; save it again")
+        if frame.time is not None:
+            last, gap = frame.time, max(gap, frame.time - last)
         yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+    if _duration(container, stream) - last > 3 * gap + 0.1:  # the last frame may be shown longer
+        raise InputError("has fewer frames than its header states; it is cut off: replace or remove it")
+
+
+def _duration(container: Any, stream: Any) -> float:
+    """Return the seconds that the header of a Matroska or WebM file states for a stream; 0 for none."""
+    if not container.format.name.startswith("matroska"):
+        return 0.0  # FFmpeg refuses other files that are cut off, or estimates their duration from what is there
+    found = re.fullmatch(r"(\d{2,4}):(\d\d):(\d\d(?:\.\d{1,9})?)", stream.metadata.get("DURATION", ""))
+    if found:
+        return 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3])
+    return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0

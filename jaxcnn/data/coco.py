@@ -151,7 +151,7 @@ def parse(file: pathlib.Path, drop: Sequence[str] = ()) -> Parsed:
     """
     where = visible(file)
     try:
-        value = parse_json(read_text(file, BYTES), where, drop)
+        value = parse_json(read_text(file, BYTES), where, drop, once=True)
     except OSError as error:
         raise InputError(f"{where}: cannot be read ({reason(error)}); give another file") from error
     if not isinstance(value, dict):
@@ -159,7 +159,10 @@ def parse(file: pathlib.Path, drop: Sequence[str] = ()) -> Parsed:
     lists = [_list(value, key, where) for key in ("images", "categories", "annotations")]
     images = _by_id(lists[0], "images", where, _image)
     categories = _by_id(lists[1], "categories", where, lambda entry: _text(entry, "name"))
-    for what, names in (("file_name", [name for name, _ in images.values()]), ("name", list(categories.values()))):
+    for what, names in (
+        ("file_name", [str(pathlib.PurePosixPath(name)) for name, _ in images.values()]),
+        ("name", list(categories.values())),
+    ):
         again = next((name for name, n in collections.Counter(names).items() if n > 1), None)
         if again is not None:
             raise InputError(f"{where}: the {what} {visible(again)[:80]!r} is there twice; remove one")

@@ -107,7 +107,7 @@ def coco_masks(
         inside = tuple(relative(item.file, top) for item in items)
         held[part] = rows(row, items, shape, ignore_label, names, inside, resident_bytes, on_bad, top)
     splits = parted(held, seed, validation_fraction, test_fraction, group)
-    tell_copies(splits, visible(top))
+    tell_copies(splits, visible(top), top=top)
     return splits
 
 

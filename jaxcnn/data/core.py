@@ -14,6 +14,7 @@ from jaxcnn.data.order import (
     ROWS_IN_A_DISPATCH,
     Shard,
     batches_in_chunk,
+    checked_rows,
     columns,
     fill,
     once_rows,
@@ -172,8 +173,9 @@ class Resident:
         return jax.tree.map(lambda x: np.asarray(x[:1]), dict(self.arrays))
 
     def take(self, index: np.ndarray) -> "Resident":
-        """Return the rows with these numbers."""
-        arrays = jax.tree.map(lambda x: _rows(x, np.asarray(index)), dict(self.arrays))
+        """Return the rows with these numbers; `InputError` for a mask, or for a row that does not exist."""
+        index = checked_rows(index, self.size, "take")
+        arrays = jax.tree.map(lambda x: _rows(x, index), dict(self.arrays))
         return dataclasses.replace(self, arrays=arrays, names=taken(self.names, index))
 
     def put(self, move: Callable[[Tree], Tree]) -> "Resident":
@@ -241,8 +243,8 @@ class Indexed:
         return self.read(np.zeros(1, np.int64))
 
     def take(self, index: np.ndarray) -> "Indexed":
-        """Return the rows with these numbers."""
-        index, drawing = np.asarray(index), self.read_train
+        """Return the rows with these numbers; `InputError` for a mask, or for a row that does not exist."""
+        index, drawing = checked_rows(index, self.size, "take"), self.read_train
         label = None if self.label is None else self.label[index]
 
         def read(rows):

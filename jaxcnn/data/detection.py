@@ -110,7 +110,7 @@ def detection(
     make = Maker(reader.decode, shape, classes, found, options, top)
     held = {part: make.data(rows, tuple(relative(row.item, top) for row in rows), part) for part, rows in found.items()}
     splits = parted(held, options.seed, options.validation_fraction, options.test_fraction, options.group)
-    tell_copies(splits, visible(top))
+    tell_copies(splits, visible(top), top=top)
     return splits
 
 

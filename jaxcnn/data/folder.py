@@ -11,10 +11,10 @@ from jaxcnn.core.files import Memory
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import crops, listing
-from jaxcnn.data.core import OnBad, Resident, Splits, sides
+from jaxcnn.data.core import OnBad, Splits, sides
 from jaxcnn.data.image import Resize, decode
 from jaxcnn.data.image_file import ENDINGS
-from jaxcnn.data.parts import tell_copies, tell_same_files
+from jaxcnn.data.parts import tell_copies
 from jaxcnn.data.reader import Form, Reader
 from jaxcnn.data.splitting import cut
 
@@ -110,9 +110,7 @@ def folder(
     if "valid" not in held:
         train, held["valid"], _ = cut(train, label, validation_fraction, seed)
     splits = Splits(train, held["valid"], held["test"])
-    tell_copies(splits, visible(path))
-    if not all(isinstance(part, Resident) for part in held.values()):
-        tell_same_files(found, visible(path))
+    tell_copies(splits, visible(path), top=path)
     return splits
 
 

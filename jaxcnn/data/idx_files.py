@@ -77,7 +77,7 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
 
 def _find(path: pathlib.Path) -> dict[str, pathlib.Path]:
     """Return a dict from the usual names to the four files of a folder."""
-    files, sets, chosen = _files(path), set(), {}
+    files, sets, chosen, twice = _files(path), set(), {}, None
     for file in files:
         name = next((name for name in NAMES if file.name.startswith(name)), None)
         found = NAMED.fullmatch(file.name)
@@ -85,12 +85,17 @@ def _find(path: pathlib.Path) -> dict[str, pathlib.Path]:
             name = f"{'train' if found[2].lower() == 'train' else 't10k'}-{found[3].lower()}"
         if name is not None:
             sets.add(found[1] if found else "")
-            chosen.setdefault(name, file)  # an unpacked file comes before the gzipped one
+            before = chosen.setdefault(name, file)  # an unpacked file comes before the gzipped one
+            if before is not file and file.name != f"{before.name}.gz":
+                twice = before, file
     if len(sets) > 1:
         names = ", ".join(visible(name or "one without a name") for name in sorted(sets)[:10])
         raise InputError(
             f"{visible(path)}: IDX files of several sets ({names}); move those of one set into a folder of their own"
         )
+    if twice:
+        both = " and ".join(visible(file.relative_to(path)) for file in twice)
+        raise InputError(f"{visible(path)}: {both} are the same part; remove one of them")
     missing = [name for name in NAMES if name not in chosen]
     if missing:
         unnamed = [p for p in files[:LOOKED_AT] if p not in chosen.values() and _begins_like_idx(p)]

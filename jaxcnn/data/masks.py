@@ -13,6 +13,7 @@ from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, sides
 from jaxcnn.data.image import Resize, head, turned
 from jaxcnn.data.image_file import ENDINGS, opened_image, room
 from jaxcnn.data.listing import TEST, TRAIN, VALID
+from jaxcnn.data.parts import tell_copies
 from jaxcnn.data.pixel_labels import resized, rows, stated_size
 from jaxcnn.data.reader import Form, Reader, each
 from jaxcnn.data.splitting import parted
@@ -80,7 +81,9 @@ def masks(
         on_bad,
     )
     held = {part: read.data(pairs, resident_bytes, path) for part, pairs in listed.items()}
-    return parted(held, seed, validation_fraction, test_fraction, group)
+    splits = parted(held, seed, validation_fraction, test_fraction, group)
+    tell_copies(splits, visible(path), top=path)
+    return splits
 
 
 def _parts(path: pathlib.Path) -> dict[str, pathlib.Path]:

@@ -15,6 +15,7 @@ from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import cells
 from jaxcnn.data.core import Resident, Splits
+from jaxcnn.data.parts import tell_copies
 from jaxcnn.data.series_table import has_header, place_of
 from jaxcnn.data.splitting import cut
 
@@ -99,7 +100,9 @@ def series(
     if "test" not in held:
         train, held["test"], kind = cut(train, kind, test_fraction, seed, "test_fraction")
     train, valid, _ = cut(train, kind, validation_fraction, seed)
-    return Splits(train, valid, held["test"])
+    splits = Splits(train, valid, held["test"])
+    tell_copies(splits, visible(path), "series")
+    return splits
 
 
 def unlabelled(
@@ -181,6 +184,10 @@ def parts_of(path: pathlib.Path) -> dict[str, pathlib.Path]:
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{visible(path)}: must end in {', '.join(SUFFIXES)}")
     test = path.with_name(path.name.replace("_TRAIN", "_TEST"))
+    others = [test.with_suffix(end) for end in SUFFIXES if test != path and test.with_suffix(end).is_file()]
+    if others and not test.is_file():
+        line = f"{visible(others[0].name)} has the test rows in another form; give both parts the same one"
+        raise InputError(f"{visible(path)}: {line}")
     return {"train": path} | ({"test": test} if test != path and test.is_file() else {})
 
 
@@ -196,6 +203,8 @@ def _label(text: str, path: pathlib.Path, line: int) -> str:
     text = text.strip().strip("'\"")
     if re.fullmatch(r"[+-]?0\d+", text):  # a name, such as 007, which is not 7
         return text
+    if re.fullmatch(r"[+-]?[0-9]{1,18}", text):  # a float would make neighbours of large ones the same
+        return str(int(text))
     value = None if cells.is_missing(text) else cells.number(text)
     if value is None:
         return "" if cells.is_missing(text) else text

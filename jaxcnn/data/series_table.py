@@ -47,14 +47,16 @@ def has_header(rows: Lines, label: str, at: int | None) -> bool:
     """
     first = [cell.strip() for cell in rows[0][1]]
     others = first if at is None else _without(first, at)
-    if at is not None and (first[at].lower() in NAMES or label not in ENDS):
+    if at is not None and label not in ENDS:
         return True
     if others and all(cells.number(cell) is None for cell in others):
         return True
     counted = len(others) > 3 and any(others == [str(i + k) for i in range(len(others))] for k in (0, 1))
     if at is None:
         return counted and len(rows) > 1
-    return counted and first[at] not in {row[at % len(row)].strip() for _, row in rows[1:]}
+    known, numeric = first[at].lower() in NAMES, all(cells.number(cell) is not None for cell in others)
+    again = first[at] in {row[at % len(row)].strip() for _, row in rows[1:]}  # a class may be called `y` too
+    return known and not numeric or (known or counted) and not again
 
 
 def series_label(path: pathlib.Path, label: str = "", named: bool = False) -> str:

@@ -21,6 +21,7 @@ RATES = (1000, 768_000)  # samples per second that are read
 LARGEST = 2**28  # most samples of a file that is read whole, of all channels together
 CHANNELS = 64
 BLOCK = 2**16  # frames that are decoded at once
+CHUNKS = 1000  # of a WAV file that are looked at for its samples
 STATED = 2**31  # sizes in a RIFF header from which on it states none, as programs write into pipes
 OVER = 2.0  # floats up to this are overshoots of -1..1, which are clipped; larger ones are another scale
 MARKS = (b"RIFF", b"RF64", b"fLaC")
@@ -147,7 +148,7 @@ def _attempt(path: str | pathlib.Path | Memory, read: Any) -> Any:
 
 
 def _check_mark(path: str | pathlib.Path | Memory, file: Any) -> None:
-    """Refuse what is neither WAV nor FLAC, and a WAV file that is shorter than its header states."""
+    """Refuse what is neither WAV nor FLAC, and a WAV file that is shorter than its headers state."""
     start, size = file.read(8), file.seek(0, 2)
     file.seek(0)
     if start[:4] not in MARKS:
@@ -160,6 +161,29 @@ def _check_mark(path: str | pathlib.Path | Memory, file: Any) -> None:
                 f"{visible(path)}: has {size:,} bytes, but its header states {stated + 8:,}; it is cut off or damaged: "
                 "replace or remove it"
             )
+    if start[:4] in (b"RIFF", b"RF64") and (missing := _missing(file, size)):
+        raise InputError(f"{visible(path)}: {missing:,} bytes of its samples are missing; it is cut off: replace it")
+
+
+def _missing(file: Any, size: int) -> int:
+    """Return how many bytes the chunk of samples of a WAV file states more than there are."""
+    place, large, missing = 12, None, 0
+    for _ in range(CHUNKS):
+        file.seek(place)
+        name, header = file.read(4), file.read(4)
+        if len(header) < 4:
+            break
+        (stated,) = struct.unpack("<I", header)
+        if name == b"ds64" and len(inside := file.read(16)) == 16:
+            large = struct.unpack("<Q", inside[8:])[0]  # where 32 bits are too few
+        if name == b"data":
+            stated = large if stated == 2**32 - 1 and large is not None else stated
+            known = stated < STATED or large is not None
+            missing = max(stated - (size - place - 8), 0) if known else 0
+            break
+        place += 8 + stated + stated % 2
+    file.seek(0)
+    return missing
 
 
 def _head(path: str | pathlib.Path | Memory, found: Any) -> SoundHead:

@@ -14,7 +14,7 @@ from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
 from jaxcnn.data import listing
 from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, taken
-from jaxcnn.data.parts import tell_copies, tell_same_files
+from jaxcnn.data.parts import tell_copies
 from jaxcnn.data.reader import each, guarded, relative
 from jaxcnn.data.sound_file import ENDINGS, SoundHead, check_rate, read_head, read_sound, resampled_length
 from jaxcnn.data.splitting import cut, parted
@@ -101,9 +101,7 @@ def sounds(
         if "valid" not in held:
             train, held["valid"], _ = cut(train, label, validation_fraction, seed)
         splits = Splits(train, held["valid"], held["test"])
-    tell_copies(splits, visible(path), "audio")
-    if not all(isinstance(part, Resident) for part in held.values()):
-        tell_same_files(found, visible(path))
+    tell_copies(splits, visible(path), "audio", top=path)
     return splits
 
 

@@ -148,6 +148,8 @@ def parted(
         ("valid", validation_fraction, "validation_fraction"),
     ):
         if part in parts:
+            if group is not None:
+                _tell_groups(train, parts[part], group, part)
             continue
         if group is not None and fraction:
             train, parts[part] = _cut_groups(train, group, fraction, seed, name)
@@ -159,14 +161,7 @@ def parted(
 def _cut_groups(data: Any, pattern: str, fraction: float, seed: int, name: str) -> tuple[Any, Any]:
     """Split off whole groups of rows, as many rows as come closest to the share."""
     check_fraction(name, fraction, data.size)
-    try:
-        matches = [re.search(pattern, row) for row in data.names]
-    except re.error as error:
-        raise InputError(f"group={pattern!r}: not a regular expression ({error})") from error
-    alone = next((row for row, match in zip(data.names, matches, strict=True) if match is None), None)
-    if alone is not None:
-        raise InputError(f"group={pattern!r}: {visible(alone)} has no match; each name must have one")
-    known = [match[1 if match.re.groups else 0] or "" for match in matches if match is not None]
+    known = _groups(data, pattern)
     names, index, counts = np.unique(known, return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise InputError(f"group={pattern!r}: all rows are of the group {visible(names[0])!r}; there must be two")
@@ -174,3 +169,23 @@ def _cut_groups(data: Any, pattern: str, fraction: float, seed: int, name: str) 
     far = np.abs(np.cumsum(counts[order])[:-1] - fraction * data.size)
     chosen = np.isin(index, order[: int(far.argmin()) + 1])
     return data.take(np.flatnonzero(~chosen)), data.take(np.flatnonzero(chosen))
+
+
+def _groups(data: Any, pattern: str) -> list[str]:
+    """Return the group of each row."""
+    try:
+        matches = [re.search(pattern, row) for row in data.names]
+    except re.error as error:
+        raise InputError(f"group={pattern!r}: not a regular expression ({error})") from error
+    alone = next((row for row, match in zip(data.names, matches, strict=True) if match is None), None)
+    if alone is not None:
+        raise InputError(f"group={pattern!r}: {visible(alone)} has no match; each name must have one")
+    return [match[1 if match.re.groups else 0] or "" for match in matches if match is not None]
+
+
+def _tell_groups(train: Any, other: Any, pattern: str, part: str) -> None:
+    """Log a warning if rows of a part that the data came with are of groups of training rows."""
+    known, own = set(_groups(train, pattern)), _groups(other, pattern)
+    count, shown = sum(name in known for name in own), part.replace("valid", "validation")
+    if count:
+        log.warning("group=%r: %d of %d %s rows are of groups of the training rows", pattern, count, len(own), shown)

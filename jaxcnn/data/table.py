@@ -3,16 +3,16 @@
 import logging
 import os
 import pathlib
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
-from jaxcnn.data.cells import classes_of, rows_of
+from jaxcnn.data.cells import classes_of, rows_of, to_float
 from jaxcnn.data.core import OnBad, Resident, Splits, sides
 from jaxcnn.data.image import Resize
-from jaxcnn.data.parts import tell_copies, tell_same_files
+from jaxcnn.data.parts import tell_copies
 from jaxcnn.data.reader import Form, Reader
 from jaxcnn.data.splitting import cut
 
@@ -90,6 +90,8 @@ def table(
         if not os.path.isfile(file):  # pathlib would raise for a name that is too long
             line = f"line {line}: {visible(file)[:200]}: no such file"
             raise InputError(f"{visible(path)}: {line}; paths are relative to the folder of the CSV file")
+    if kind != "regression":  # several numbers for a file may be meant
+        _check_files(files, values, found.lines, path)
     rows = {"all": np.arange(len(files))} if SPLIT not in found.header else assigned(found, path)
     reader = Reader(files, Form(size, resize, crop_ratio), on_bad)
     key, held, kept = TARGET if kind == "regression" else LABEL, {}, {}
@@ -100,16 +102,30 @@ def table(
         own = np.asarray(held[part].arrays[key]) if isinstance(held[part], Resident) else values[index]
         kept[part] = strata(kind, own)
     first = "train" if "train" in held else "all"
+    if kind == "classification":
+        lost = sorted({int(k) for own in kept.values() for k in own} - set(kept[first].tolist()))
+        if lost:
+            line = f"the class {visible(classes[lost[0]])[:80]!r} has no training row"
+            raise InputError(f"{visible(path)}: {line}; add some, or leave the class out")
     train, alike = held[first], kept[first]
     if "test" not in held:
         train, held["test"], alike = cut(train, alike, test_fraction, seed, "test_fraction")
     if "valid" not in held:
         train, held["valid"], _ = cut(train, alike, validation_fraction, seed)
     splits = Splits(train, held["valid"], held["test"])
-    tell_copies(splits, visible(path))
-    if SPLIT in found.header and not all(isinstance(part, Resident) for part in held.values()):
-        tell_same_files({part: [files[i] for i in index] for part, index in rows.items()}, visible(path))
+    tell_copies(splits, visible(path), top=path.parent)
     return splits
+
+
+def _check_files(files: list[pathlib.Path], values: np.ndarray, lines: list[int], path: pathlib.Path) -> None:
+    """Refuse a file with two different labels."""
+    first: dict[Any, int] = {}
+    for i, file in enumerate(files):
+        about = os.stat(file)
+        k = first.setdefault((about.st_dev, about.st_ino), i)
+        if np.any(values[i] != values[k]):
+            line = f"line {lines[i]}: {visible(file)[:200]} has another label in line {lines[k]}"
+            raise InputError(f"{visible(path)}: {line}; several labels of an image need a column of 0 and 1 for each")
 
 
 def read(path: pathlib.Path, need: str | None = FILE) -> Table:
@@ -196,7 +212,7 @@ def _numbers(found: Table, name: str, path: pathlib.Path, allowed: set[float] | 
     out = np.empty(len(found.rows), np.float32)
     for i, (text, line) in enumerate(zip(found.column(name), found.lines, strict=True)):
         try:
-            out[i] = float(text)
+            out[i] = to_float(text)
             good = np.isfinite(out[i]) and (allowed is None or float(out[i]) in allowed)
         except ValueError:
             good = False

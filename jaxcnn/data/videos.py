@@ -93,13 +93,14 @@ def videos(
         for part, mine in found.items()
     }
     splits = _split(held, names, parts["train"], seed, validation_fraction, test_fraction, group)
-    tell_copies(splits, visible(top))
+    tell_copies(splits, visible(top), top=top)
     return splits
 
 
 def _listed(root: pathlib.Path, names: Sequence[str], left: collections.Counter[str]) -> dict[pathlib.Path, int]:
     """Return the clips of a part in order, with their labels."""
     found: dict[pathlib.Path, int] = {}
+    owner: dict[pathlib.Path, pathlib.Path] = {}
     for label, name in enumerate(names):
         mine = []
         for entry in listing.entries_of(root / name):
@@ -119,6 +120,11 @@ def _listed(root: pathlib.Path, names: Sequence[str], left: collections.Counter[
                 f"{visible(root / name)}: no clips; needs folders of frames, or files ({kinds}); add some, or leave "
                 "the class out with classes="
             )
+        for clip in mine:
+            first = owner.setdefault(clip.resolve(), clip)
+            if found.get(first, label) != label:
+                both = f"{visible(first)} and {visible(clip)}"
+                raise InputError(f"{both} are the same clip, in two classes; remove one of them")
         found |= dict.fromkeys(sorted(mine), label)
     return found
 

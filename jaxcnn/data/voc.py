@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from jaxcnn.core.files import read_text
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
+from jaxcnn.data.cells import to_float
 from jaxcnn.data.core import OnBad, Splits
 from jaxcnn.data.crops import Sides
 from jaxcnn.data.detection import Annotation, Options, boxes, detection
@@ -200,7 +201,7 @@ def _object(node: Any) -> tuple[str, list[float], bool]:
 def _number(node: Any, key: str) -> float:
     text = (node.findtext(key) or "").strip()
     try:
-        return float(text)
+        return to_float(text)
     except ValueError:
         raise InputError(f"{key} is {visible(text)[:40]!r}; must be a number") from None
 

@@ -82,7 +82,7 @@ def volumes(
     reader.name(classes)
     held = {part: reader.data(pairs, resident_bytes) for part, pairs in listed.items()}
     splits = parted(held, seed, validation_fraction, test_fraction, group)
-    tell_copies(splits, visible(top))
+    tell_copies(splits, visible(top), top=top)
     return splits
 
 

@@ -1,15 +1,20 @@
 """YOLO: one text file per image, with a line `class cx cy w h` per object, in shares of the image as it is shown."""
 
+import collections
 import functools
 import logging
 import math
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import Any
+
+import yaml
 
 from jaxcnn.core.files import read_text
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, reason
+from jaxcnn.data.cells import to_float
 from jaxcnn.data.core import OnBad, Splits
 from jaxcnn.data.detection import Annotation, Options, boxes, detection
 from jaxcnn.data.image import Resize
@@ -22,6 +27,7 @@ BYTES = 2**24  # most bytes of a text file
 BESIDE = 0.1  # how far points of a polygon may lie outside the image, in shares
 SHARE = 10  # a larger number is no share, but pixels
 IMAGES, LABELS = "images", "labels"
+YEAR = re.compile(r"[-_]?(?:19|20)\d\d$")
 CLASSES, YAML = ("classes.txt", "obj.names", "labels/classes.txt"), ("data.yaml", "data.yml", "dataset.yaml")
 log = logging.getLogger("jaxcnn")
 Files = dict[str, pathlib.Path]
@@ -101,19 +107,29 @@ def _parts(top: pathlib.Path) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
     """Return the folders of images and of text files of each part."""
     named = {"train": TRAIN, "valid": VALID, "test": TEST}
     for before in (True, False):  # images/train/, or train/images/
-        found = {}
-        for part, names in named.items():
-            for name in names:
-                folders = (
-                    [top / IMAGES / name, top / LABELS / name] if before else [top / name / IMAGES, top / name / LABELS]
-                )
-                if folders[0].is_dir():
-                    found[part] = (folders[0], folders[1])
+        place = top / IMAGES if before else top
+        found: dict[str, tuple[pathlib.Path, pathlib.Path]] = {}
+        for folder in sorted(p for p in place.iterdir() if p.is_dir()) if place.is_dir() else ():
+            word = YEAR.sub("", folder.name.lower())  # train2017 is the training part too
+            part = next((part for part, names in named.items() if word in names), None)
+            both = (folder, _alike(top / LABELS, folder.name)) if before else (folder / IMAGES, folder / LABELS)
+            if part is None or not both[0].is_dir():
+                continue
+            if part in found:
+                line = f"{visible(found[part][0])} is the same part; move one of them out of the way"
+                raise InputError(f"{visible(both[0])}: {line}")
+            found[part] = both
         if found:
             return found
     if not (top / IMAGES).is_dir():
         raise InputError(f"{visible(top)}: needs {IMAGES}/ beside {LABELS}/, or train/ with both inside")
     return {"train": (top / IMAGES, top / LABELS)}
+
+
+def _alike(place: pathlib.Path, name: str) -> pathlib.Path:
+    """Return the folder of this name, in upper or lower case."""
+    inside = sorted(place.iterdir()) if place.is_dir() else []
+    return next((p for p in inside if p.name.lower() == name.lower() and not (place / name).is_dir()), place / name)
 
 
 def _pairs(
@@ -174,7 +190,7 @@ def _annotation(
 def _object(words: list[str]) -> tuple[int, tuple[float, float, float, float]]:
     """Return the class and the box, yxyx in shares, of a line."""
     try:
-        label, numbers = float(words[0]), [float(word) for word in words[1:]]
+        label, *numbers = map(to_float, words)
     except ValueError:
         raise InputError(f"{visible(' '.join(words))[:60]!r}: must be numbers") from None
     if not (0 <= label < 10**6 and label == int(label)):
@@ -216,32 +232,31 @@ def class_names(path: str | pathlib.Path) -> tuple[str, ...] | None:
     return None
 
 
+class _Texts(yaml.BaseLoader):
+    """Leaves every value a text, and refuses a key that is there twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping of a node."""
+        keys = collections.Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for key, count in keys.items():
+            if count > 1:
+                raise yaml.constructor.ConstructorError(problem=f"the key {key!r} is there twice")
+        return super().construct_mapping(node, deep)
+
+
 def _yaml_names(file: pathlib.Path) -> tuple[str, ...]:
-    """Read `names` of a YAML file: a list or a mapping from number to name, in one line or one line per entry."""
-    lines = [re.sub(r"(^|\s)#.*", "", line).rstrip() for line in _text(file).splitlines()]
-    at = next((i for i, line in enumerate(lines) if re.match(r"names\s*:", line)), None)
-    if at is None:
+    """Read `names` of a YAML file: a list or a mapping from number to name."""
+    try:
+        found = yaml.load(_text(file), Loader=_Texts)
+    except (yaml.YAMLError, RecursionError) as error:
+        why = visible(" ".join(str(error).split()))[:200]
+        raise InputError(f"{visible(file)}: not YAML ({why}); correct it, or give classes=") from error
+    names = found.get("names") if isinstance(found, dict) else None
+    if names is None:
         raise InputError(f"{visible(file)}: no names:; add the names of the classes, or give classes=")
-    inside = lines[at].partition(":")[2].strip()
-    rest = lines[at + 1 :]
-    if inside.startswith(("[", "{")):
-        while not inside.endswith(("]", "}")) and rest:
-            inside += " " + rest.pop(0).strip()
-        entries = [entry.strip() for entry in _SPLIT.findall(inside[1:-1]) if entry.strip()]
-    else:
-        block = []
-        for line in rest:
-            if line and not line.startswith((" ", "\t", "-")):
-                break
-            block.append(line.strip())
-        entries = [line.removeprefix("- ") if line.startswith("- ") else line for line in block if line]
-    names: dict[int, str] = {}
-    for i, entry in enumerate(entries):
-        numbered = re.fullmatch(r"(\d{1,6})\s*:\s*(.+)", entry)
-        names[int(numbered[1]) if numbered else i] = (numbered[2] if numbered else entry).strip("'\"")
-    if sorted(names) != list(range(len(names))) or not names or len(names) < len(entries):
+    listed = dict(enumerate(names)) if isinstance(names, list) else names if isinstance(names, dict) else {}
+    good = {i: name for i, name in listed.items() if re.fullmatch(r"[0-9]{1,6}", str(i)) and isinstance(name, str)}
+    numbered = {int(i): name for i, name in good.items() if name}
+    if not numbered or sorted(numbered) != list(range(len(listed))):
         raise InputError(f"{visible(file)}: names: cannot be read, or are not numbered from 0; give classes=")
-    return tuple(names[i] for i in range(len(names)))
-
-
-_SPLIT = re.compile(r"""(?:'[^']*'|"[^"]*"|[^,'"])+""")
+    return tuple(numbered[i] for i in range(len(numbered)))

@@ -37,7 +37,9 @@ class IndexedChunk(NamedTuple):
     def at(self, k: Any) -> dict[str, Any]:
         """Return batch `k`."""
         batch = jax.tree.map(lambda x: x[self.index[k]], dict(self.arrays))
-        return batch if self.row_mask is None else batch | {"row_mask": self.row_mask[k]}
+        if self.row_mask is None:
+            return batch
+        return batch | {"row_mask": batch.get("row_mask", 1) * self.row_mask[k]}  # rows may have a mask of their own
 
     def layout(self, whole: Any, split: Any) -> "IndexedChunk":
         """Return what goes to every device (`whole`) and what is divided along its second axis (`split`)."""

@@ -35,7 +35,12 @@ def everything(splits):
 READ = {
     "numbers": (rows("1,1,2,3", "2,4,5,6"), {"1": [1, 2, 3], "2": [4, 5, 6]}),
     "floats as labels": (rows("1.0e+00,1,2,3", "2.0e+00,4,5,6"), {"1": [1, 2, 3], "2": [4, 5, 6]}),
-    "names of figures": (rows("01,1,2,3", "1,4,5,6"), {"01": [1, 2, 3], "1": [4, 5, 6]}),
+    "names of figures": (rows("01,1,2,3", "2,4,5,6"), {"01": [1, 2, 3], "2": [4, 5, 6]}),
+    "numbers that a float cannot tell apart": (
+        rows("12345678901234567,1,2", "12345678901234568,3,4"),
+        {"12345678901234567": [1, 2], "12345678901234568": [3, 4]},
+    ),
+    "a class that is called like a column": (rows("y,0,1.5", "n,1,2.5"), {"y": [0, 1.5], "n": [1, 2.5]}),
     "text and quotes": (rows('"a, b",1,2', "'c',3,4"), {"a, b": [1, 2], "c": [3, 4]}),
     "a mark at the start": ("\ufeff" + rows("a,1,2", "b,3,4"), {"a": [1, 2], "b": [3, 4]}),
     "semicolons": (rows("a;1;2", "b;3;4"), {"a": [1, 2], "b": [3, 4]}),
@@ -69,6 +74,7 @@ REFUSED = {
     "one row per class": (rows("a,1,2", "b,3,4", "c,5,6", repeat=1), "every row has a label of its own"),
     "one row per number": (rows("1,1,2", "2,3,4", "3,5,6", repeat=1), "each class has only one row"),
     "no label": (rows(",1,2", "b,3,4"), "line 1: no label"),
+    "two spellings of a number": (rows("01,1,2", "1,3,4"), "the labels 1 and 01 are the same number"),
     "mixed labels": (rows("a,1,2", "1,3,4"), "mixes text"),
     "numbers to predict": (rows("1.5,1,2", "1,3,4"), "must be a class"),
     "an empty column": (rows("a,1,,2", "b,3,,4"), "value 2 is missing in every row"),

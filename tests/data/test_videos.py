@@ -248,7 +248,15 @@ def test_video_files(end, folder):
     path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 3])
     told = []
     jc.data.videos(folder, frames=3, size=8, on_bad=lambda line, n: told.append(line))
-    assert all("film" in line and "\n" not in line for line in told)
+    assert len(told) == 1 and "film" in told[0] and "\n" not in told[0]
+
+
+def test_a_clip_in_two_classes_is_refused(folder):
+    first, other = sorted(p for p in folder.iterdir() if p.is_dir())[:2]
+    clip = next(p for p in sorted(first.iterdir()))
+    (other / f"again{clip.suffix}").symlink_to(clip)
+    with pytest.raises(InputError, match="are the same clip, in two classes; remove one of them"):
+        jc.data.videos(folder, size=8)
 
 
 def test_a_run_reads_them_again_by_their_description(folder):
