@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,11 +93,22 @@ def one_of(*changes: Transform, field: str = "image") -> Transform:
             return run
 
         choose, use = jax.random.split(key)
-        return jax.lax.switch(
-            jax.random.randint(choose, (), 0, len(changes)), [branch(one) for one in changes], use, dict(batch)
-        )
+        batch, branches = with_box_mask(batch), [branch(one) for one in changes]
+        forms = [jax.eval_shape(run, use, batch) for run in branches]
+        for name in sorted({name for form in forms for name in form}):
+            if len({str(form.get(name)) for form in forms}) > 1:
+                raise InputError(f"one_of: {name!r} has another shape or dtype after one transform than after another")
+        return jax.lax.switch(jax.random.randint(choose, (), 0, len(changes)), branches, use, batch)
 
     return on_field(mixing(change, *changes), field)
+
+
+def with_box_mask(batch: Batch) -> dict[str, Any]:
+    """Add `"box_mask"` to boxes without one, as transforms do for boxes that leave the image."""
+    if "boxes" not in batch or "box_mask" in batch:
+        return dict(batch)
+    sides = batch["boxes"][..., 2:] - batch["boxes"][..., :2]
+    return {**batch, "box_mask": (sides > 0).all(-1).astype(jnp.float32)}
 
 
 def sometimes(change: Transform, probability: float, field: str = "image") -> Transform:
@@ -119,10 +131,7 @@ def sometimes(change: Transform, probability: float, field: str = "image") -> Tr
 
     def maybe(key: Array, batch: Batch) -> Batch:
         use, choose = jax.random.split(key)
-        batch = {**batch, "image": as_float(batch["image"])}
-        if "boxes" in batch and "box_mask" not in batch:  # transforms add it, for boxes that leave the image
-            sides = batch["boxes"][..., 2:] - batch["boxes"][..., :2]
-            batch["box_mask"] = (sides > 0).all(-1).astype(jnp.float32)
+        batch = with_box_mask({**batch, "image": as_float(batch["image"])})
         out = change(use, batch)
         chosen = draw(uniform, choose, batch["image"].shape[:1]) < probability
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcnn.augment.core import (
     ATTEMPTS,
@@ -166,7 +167,7 @@ def check_probability(probability: float) -> None:
 
 def check_value(value: Value | None) -> None:
     """Refuse a fill value outside 0..1."""
-    if value is not None and not all(0 <= v <= 1 for v in (value if isinstance(value, Sequence) else [value])):
+    if value is not None and not all(0 <= v <= 1 for v in np.asarray(value, np.float64).ravel().tolist()):
         raise InputError(f"value={value}: must be in 0..1, also for uint8 images")
 
 

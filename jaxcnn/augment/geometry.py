@@ -88,7 +88,7 @@ def pad_crop(
         start = draw(lambda k, s: jax.random.randint(k, s, 0, jnp.array([room]) + 1), key, (b, len(spatial)))
 
         def cut(x: Array, fill: float = 0) -> Array:
-            extra = {"constant_values": jnp.asarray(fill, x.dtype)} if border == "zero" else {}
+            extra = {"constant_values": resample.stored(fill, x)} if border == "zero" else {}
             padded = jnp.pad(x, ((0, 0), *(((pixels, pixels),) * len(spatial)), (0, 0)), MODES[border], **extra)
             return jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (*at, 0), (*window, x.shape[-1])))(padded, start)
 

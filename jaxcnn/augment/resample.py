@@ -10,6 +10,8 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.core.types import InputError
+
 Array = jax.Array
 
 
@@ -51,6 +53,24 @@ def bilinear(image: Array, matrix: Array) -> Array:
     return top * (1 - part_y) + bottom * part_y
 
 
+def stored(fill: float, values: Array) -> Array:
+    """Return a fill value as masks like these hold it.
+
+    Raises:
+        InputError: their dtype has no such value.
+
+    """
+    dtype = values.dtype
+    if jnp.issubdtype(dtype, jnp.floating):
+        return jnp.asarray(fill, dtype)
+    boolean = jnp.issubdtype(dtype, jnp.bool_)
+    low, high = (0, 1) if boolean else (int(jnp.iinfo(dtype).min), int(jnp.iinfo(dtype).max))
+    held = fill + high + 1 if fill < 0 == low and not boolean else fill
+    if held != int(held) or not low <= held <= high:
+        raise InputError(f"fill={fill}: masks of {dtype} cannot hold it; give {low} to {high}, or other masks")
+    return jnp.asarray(int(held), dtype)
+
+
 def nearest(values: Array, matrix: Array, fill: float = 0) -> Array:
     """Sample the nearest values of `[B, H, W, K]` through an affine map.
 
@@ -65,7 +85,7 @@ def nearest(values: Array, matrix: Array, fill: float = 0) -> Array:
     inside = (y >= 0) & (y < h) & (x >= 0) & (x < w)
     index = (jnp.clip(y, 0, h - 1) * w + jnp.clip(x, 0, w - 1)).reshape(b, -1, 1)
     taken = jnp.take_along_axis(values.reshape(b, -1, k), index, 1, mode="clip").reshape(values.shape)
-    return jnp.where(inside[..., None], taken, jnp.asarray(fill, values.dtype))
+    return jnp.where(inside[..., None], taken, stored(fill, values))
 
 
 def move_boxes(boxes: Array, matrix: Array, h: int, w: int) -> Array:
@@ -190,7 +210,7 @@ def rescale_nearest(values: Array, first: tuple[Array, Array], length: tuple[Arr
         at = jnp.floor(first[axis - 1][:, None] + _steps(length[axis - 1], n)).astype(jnp.int32)
         outside = outside | _along((at < 0) | (at >= n), axis)
         out = take(out, at, axis)
-    return jnp.where(outside, jnp.asarray(fill, values.dtype), out)
+    return jnp.where(outside, stored(fill, values), out)
 
 
 def _along(weight: Array, axis: int) -> Array:

@@ -20,7 +20,8 @@ class SpatialTargets(NamedTuple):
     These entries follow:
 
     - `"mask"` `[B, H, W]` or `[B, H, W, K]`, and `"label"` if it has one of these shapes. Beside volumes
-      `[B, D, H, W, C]` they have a depth axis, and beside a series a mask is `[B, T]`. Masks take the nearest value.
+      `[B, D, H, W, C]` they have a depth axis, and beside a series they are `[B, T]`, a label of integers. Masks take
+      the nearest value.
     - `"boxes"` `[B, N, 4]`, yxyx in 0..1, beside images, with `"box_mask"` `[B, N]`: 1 for a box, 0 for padding. If
       `"box_mask"` is absent, every box with an area counts, and the transform adds the mask. A transformed box is the
       smallest upright box around the old one, clipped at the border. A removed box becomes zeros, with 0 in
@@ -28,7 +29,7 @@ class SpatialTargets(NamedTuple):
       boxes of several images together, moves every entry `"box_..."` `[B, N, ...]` with them.
 
     Attributes:
-        fill: mask value where no source pixel exists: 0, or a class that the loss ignores.
+        fill: mask value where no source pixel exists: 0, or a class that the loss ignores; -1 is 255 in uint8.
         visible: share of a box's area, in 0..1, that must stay inside the image; otherwise the box is removed.
 
     """
@@ -62,8 +63,13 @@ def maps(batch: Batch) -> list[str]:
         raise InputError(
             f"mask shape {tuple(batch['mask'].shape)}: must be {shape}, like the image, or that and channels"
         )
-    # a label [B, K] beside [B, T, C] holds probabilities, even if K == T
-    dense = "label" in batch and len(shape) > 2 and fits("label")
+    if "target" in batch and len(shape) > 2 and fits("target"):
+        raise InputError(
+            "target: has a value per pixel, and does not follow the pixels of an augmented image; name it 'mask'"
+        )
+    # a label [B, K] of floats beside [B, T, C] holds probabilities, even if K == T
+    dense = "label" in batch and fits("label")
+    dense = dense and (len(shape) > 2 or not jnp.issubdtype(batch["label"].dtype, jnp.floating))
     return ["mask"] * ("mask" in batch) + ["label"] * dense
 
 

@@ -37,6 +37,7 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0, fo
     _same("labels", labels, logits.shape[:-1] if whole else logits.shape)
     if not whole:
         return _soft_cross_entropy(logits, labels, label_smoothing, focal)
+    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))  # uint8 could not be compared with 256
     if label_smoothing or focal:
         values = _soft_cross_entropy(
             logits, jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32), label_smoothing, focal

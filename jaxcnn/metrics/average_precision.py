@@ -85,6 +85,7 @@ def average_precision(num_classes: int, *, bins: int = 2048) -> Metric:
     def metric(outputs: Boxes, batch: Batch) -> AveragePrecision:
         _check(outputs, "detections", ("scores", "labels", "box_mask"), ("scores", "labels"))
         _check(batch, "batch", ("box_label", "box_mask", "box_crowd"), ("box_label",))
+        outputs = {**outputs, **{name: outputs[name].astype(jnp.float32) for name in ("boxes", "scores")}}
         rows = row_mask(batch)[:, None] > 0
         found, true = _detections(outputs, rows, num_classes), _truths(batch, rows, num_classes)
         right, wrong = jax.vmap(_matched)(found, true)  # [B, M, T]
@@ -110,6 +111,8 @@ def _check(given: Boxes, name: str, keys: tuple[str, ...], needed: tuple[str, ..
     for key in keys:
         if key in given and jnp.shape(given[key]) != shape[:2]:
             raise InputError(f"average_precision: {key!r} of shape {jnp.shape(given[key])}: must be {shape[:2]}")
+        if key in ("labels", "box_label") and not jnp.issubdtype(given[key].dtype, jnp.integer):
+            raise InputError(f"average_precision: {key!r} of dtype {given[key].dtype}: must be integers")
 
 
 def _detections(given: Boxes, rows: Array, num_classes: int) -> dict[str, Array]:
@@ -117,11 +120,12 @@ def _detections(given: Boxes, rows: Array, num_classes: int) -> dict[str, Array]
     mask = given["box_mask"] > 0 if "box_mask" in given else True
     scored = (given["scores"] >= 0) & (given["scores"] <= 1)  # not NaN, and no logit
     sound = scored & ~jnp.isnan(given["boxes"]).any(-1)
-    known = rows & mask & (given["labels"] >= 0) & (given["labels"] < num_classes)
+    label = given["labels"].astype(jnp.int32)
+    known = rows & mask & (label >= 0) & (label < num_classes)
     score = jnp.where(known & sound, given["scores"], -jnp.inf)
     order = jnp.argsort(-score, axis=-1)  # stable: the first of equal scores stays the first
     values = {
-        "box": given["boxes"], "score": score, "label": given["labels"].clip(0, num_classes - 1),
+        "box": given["boxes"], "score": score, "label": label.clip(0, num_classes - 1),
         "counts": known & sound, "nan": rows & mask & ~sound,
     }  # fmt: skip
     out = {name: jnp.take_along_axis(x, align(order, x), 1) for name, x in values.items()}
@@ -133,7 +137,7 @@ def _detections(given: Boxes, rows: Array, num_classes: int) -> dict[str, Array]
 
 def _truths(batch: Batch, rows: Array, num_classes: int) -> dict[str, Array]:
     """Return `box`, `label`, `counts`, `crowd` and `nan` of the true boxes of each image."""
-    boxes, label = batch["boxes"], batch["box_label"]
+    boxes, label = batch["boxes"], batch["box_label"].astype(jnp.int32)
     mask = batch["box_mask"] > 0 if "box_mask" in batch else ~(box_ops.area(boxes) <= 0)
     nan = jnp.isnan(boxes).any(-1)
     known = rows & mask & (label >= 0) & (label < num_classes)

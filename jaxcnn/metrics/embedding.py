@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core.types import Batch, InputError, Metric, row_mask
+from jaxcnn.metrics.sums import entry
 
 Array = jax.Array
 
@@ -48,7 +49,10 @@ def pair_cosines(num_classes: int) -> Metric:
         raise InputError(f"num_classes={num_classes}: must be at least 1")
 
     def measured(embedding: Array, batch: Batch) -> PairCosines:
-        label = batch["label"]
+        label = jnp.asarray(entry(batch, "label"))
+        if label.shape != embedding.shape[:1] or not jnp.issubdtype(label.dtype, jnp.integer):
+            raise InputError(f"labels {label.dtype} of shape {label.shape}: must be integers {embedding.shape[:1]}")
+        label, embedding = label.astype(jnp.int32), embedding.astype(jnp.float32)
         counted = (row_mask(batch) > 0) & (label >= 0) & (label < num_classes)
         rows = jnp.where(counted[:, None], embedding, 0)
         place = jnp.where(counted, label, 0)

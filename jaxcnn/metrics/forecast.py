@@ -11,7 +11,7 @@ from jaxcnn.core.types import Batch, InputError, Mean, Metric, row_mask
 from jaxcnn.losses import pinball
 from jaxcnn.losses.quantile import check_quantiles
 from jaxcnn.metrics.regression import RootMean
-from jaxcnn.metrics.sums import mean
+from jaxcnn.metrics.sums import entry, mean
 
 Array = jax.Array
 
@@ -58,13 +58,19 @@ def forecast_metrics(quantiles: Sequence[float], *, mase: bool = False) -> dict[
         if "naive_error" not in batch:
             raise InputError("the batch has no 'naive_error', which mase=True needs; add it, or give mase=False")
         target, known = observed(batch)
-        return mean(jnp.abs(outputs[..., middle] - target) / batch["naive_error"][:, None], batch, known)
+        unit = jnp.asarray(batch["naive_error"])
+        if unit.shape != target.shape[:1]:
+            raise InputError(f"'naive_error' of shape {unit.shape}: must be {target.shape[:1]}, one number per row")
+        return mean(jnp.abs(outputs[..., middle] - target) / unit[:, None], batch, known)
 
     def checked(metric: Metric) -> Metric:
         def of(outputs: Array, batch: Batch) -> Any:
             if outputs.shape[-1] != len(quantiles):
                 line = f"forecasts {outputs.shape}: the last axis must have the {len(quantiles)} quantiles"
                 raise InputError(f"{line} {tuple(quantiles)}")
+            if jnp.shape(entry(batch, "target")) != outputs.shape[:-1]:
+                line = f"'target' of shape {jnp.shape(batch['target'])}: must be {outputs.shape[:-1]}"
+                raise InputError(f"{line}, a value for each forecast")
             return metric(outputs, batch)
 
         return of
@@ -132,6 +138,8 @@ def naive_error(values: np.ndarray, period: int = 1) -> float:
 
     """
     values = np.asarray(values, np.float64)
+    if values.ndim != 1:
+        raise InputError(f"values of shape {values.shape}: must be [T], one series; take the error of each alone")
     gaps = np.abs(values[period:] - values[:-period]) if 0 < period < len(values) else np.empty(0)
     if np.isinf(values).any():
         raise InputError("values: a training value is infinite; use NaN for missing ones")

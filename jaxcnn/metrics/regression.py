@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from jaxcnn.core.types import Batch, InputError, Mean, Metric, align, row_mask
-from jaxcnn.metrics.sums import mean
+from jaxcnn.metrics.sums import entry, mean
 
 Array = jax.Array
 LOWEST, LIMB, LIMBS = -120, 8, 31  # digits in base 2**8, from 2**-120 up to the largest float32
@@ -206,7 +206,7 @@ def _digits(values: Array) -> Array:
 
 def _pair(outputs: Array, batch: Batch, key: str) -> tuple[Array, Array]:
     """Return targets and outputs in float32, with the same shape."""
-    target = batch[key]
+    target = entry(batch, key)
     if outputs.shape != target.shape and outputs.shape != (*target.shape, 1):
         raise InputError(
             f"outputs of shape {tuple(outputs.shape)}, {key!r} of shape {tuple(target.shape)}: must have the same shape"

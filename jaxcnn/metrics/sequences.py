@@ -2,8 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxcnn.core.types import Batch, InputError, Mean, Metric, row_mask
+from jaxcnn.metrics.sums import entry
 from jaxcnn.ops.ctc import Decoded, ctc_beam, ctc_greedy
 
 Array = jax.Array
@@ -25,6 +27,11 @@ def edit_distance(first: Array, second: Array) -> Array:
     """
     if first.ndim != 2 or second.ndim != 2 or len(first) != len(second):
         raise InputError(f"strings of shapes {tuple(first.shape)}, {tuple(second.shape)}: must be [B, L] and [B, M]")
+    for name, x in (("first", first), ("second", second)):
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            raise InputError(f"{name} of dtype {x.dtype}: must be integers, the numbers of symbols")
+        if not isinstance(x, Tracer) and ((x[:, 1:] >= 0) & (x[:, :-1] < 0)).any():
+            raise InputError(f"{name}: has a symbol behind a -1, which ends a string")
     place = jnp.arange(second.shape[1] + 1, dtype=jnp.int32)
 
     def step(before: Array, symbol: Array) -> tuple[Array, None]:
@@ -51,7 +58,7 @@ def exact_match(beams: int = 1) -> Metric:
 
     def metric(logits: Array, batch: Batch) -> Mean:
         found, counts = _read(logits, beams), row_mask(batch) > 0
-        right = (edit_distance(found.symbols, batch["symbols"]) == 0).astype(jnp.float32)
+        right = (edit_distance(found.symbols, entry(batch, "symbols")) == 0).astype(jnp.float32)
         right = jnp.where(jnp.isnan(found.log_probability), jnp.nan, right)
         return Mean(jnp.where(counts, right, 0).sum(), counts.sum(dtype=jnp.float32))
 
@@ -72,7 +79,7 @@ def character_error_rate(beams: int = 1) -> Metric:
 
     def metric(logits: Array, batch: Batch) -> Mean:
         found, counts = _read(logits, beams), row_mask(batch) > 0
-        wrong = edit_distance(found.symbols, batch["symbols"]).astype(jnp.float32)
+        wrong = edit_distance(found.symbols, entry(batch, "symbols")).astype(jnp.float32)
         wrong = jnp.where(jnp.isnan(found.log_probability), jnp.nan, wrong)
         length = (batch["symbols"] >= 0).sum(1)
         return Mean(jnp.where(counts, wrong, 0).sum(), jnp.where(counts, length, 0).sum(dtype=jnp.float32))

@@ -10,6 +10,7 @@ from jaxcnn.core.types import Batch, Count, InputError, Mean, Metric, align, che
 from jaxcnn.metrics.scores import report
 
 Array = jax.Array
+ROUNDING = 1e-2  # by how much the sum of probabilities may differ from 1, as in `losses`
 
 
 class Confusion(NamedTuple):
@@ -61,6 +62,13 @@ def count(outputs: Any, batch: Batch) -> Count:
     return Count((row_mask(batch) > 0).sum(dtype=jnp.int32))  # float32 could not count beyond 2**24
 
 
+def entry(batch: Batch, name: str) -> Any:
+    """Return an entry of a batch; `InputError` if it has none of this name."""
+    if name not in batch:
+        raise InputError(f"the batch has no {name!r}, which a metric reads, only {', '.join(sorted(batch))}")
+    return batch[name]
+
+
 def predicted_class(logits: Array) -> Array:
     """Return the class of the largest logit, the first if tied; a positive single logit is class 1; NaN gives -1."""
     guess = (logits[..., 0] > 0) if logits.shape[-1] == 1 else logits.argmax(-1)
@@ -82,7 +90,7 @@ def true_class(batch: Batch, logits: Array | None = None) -> Array:
         InputError: the shape of the labels does not fit the logits (when traced).
 
     """
-    label = jnp.asarray(batch["label"])
+    label = jnp.asarray(entry(batch, "label"))
     number = jnp.issubdtype(label.dtype, jnp.floating)
     single = label.ndim == 1 or label.shape[-1] == 1
     if logits is not None:
@@ -116,10 +124,13 @@ def judged(logits: Array, batch: Batch, num_classes: int | None = None) -> tuple
 
     `num_classes` defaults to the number of logits, or to two for a single logit.
     """
-    label, given = true_class(batch, logits), jnp.asarray(batch["label"])
+    label, given = true_class(batch, logits), jnp.asarray(entry(batch, "label"))
     unsound = jnp.isnan(logits).any(-1)
     if jnp.issubdtype(given.dtype, jnp.floating):
-        unsound |= jnp.isnan(given).any(-1) if given.ndim > label.ndim else jnp.isnan(given)
+        if given.ndim == label.ndim:
+            unsound |= jnp.isnan(given)
+        else:  # several answers of 1 in a row are no probabilities of its classes
+            unsound |= jnp.isnan(given).any(-1) | (given.min(-1) < -ROUNDING) | (given.sum(-1) > 1 + ROUNDING)
     return label, known(label, num_classes or max(logits.shape[-1], 2), batch), unsound
 
 
@@ -210,7 +221,7 @@ def multilabel_confusion(num_classes: int) -> Metric:
 
 def judged_each(logits: Array, batch: Batch) -> tuple[Array, Array, Array]:
     """Return, for several labels per row, which are yes, which answers count, and which are NaN; `[B, K]` each."""
-    label = jnp.asarray(batch["label"])
+    label = jnp.asarray(entry(batch, "label"))
     if label.shape != logits.shape and (*label.shape, 1) != logits.shape:
         raise InputError(
             f"labels of shape {list(label.shape)} for logits of shape {list(logits.shape)}: must be the same, [B, K]"

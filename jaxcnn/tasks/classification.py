@@ -2,7 +2,7 @@
 
 import functools
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -14,6 +14,7 @@ from jaxcnn.core.types import Batch, InputError, Mean, Metric, Task, is_integer
 from jaxcnn.tasks import figures, pixels, targets
 from jaxcnn.tasks.fields import fields
 from jaxcnn.tasks.model import from_model
+from jaxcnn.tasks.weighting import check_class_weights
 
 Array = jax.Array
 Head = Literal["softmax", "sigmoid", "multilabel"]
@@ -144,9 +145,6 @@ def _check_rows(head: targets.Head, rows: Batch) -> None:
     pixels.check_image(rows)
     if "label" in rows and pixels.concrete(rows["label"]):
         targets.check(head, rows)
-    weight = rows.get("sample_weight", 1.0)
-    if pixels.concrete(weight) and not (np.isfinite(weight := np.asarray(weight)).all() and (weight >= 0).all()):
-        raise InputError(f"sample_weight from {weight.min():g} to {weight.max():g}: must be finite and not negative")
 
 
 def _answers(label: Array, head: str) -> Array:
@@ -207,16 +205,7 @@ def _check(
         raise InputError(f"label_smoothing={label_smoothing}: must be at least 0 and below 1")
     if class_weights is not None and head == "multilabel":
         raise InputError(f"class_weights={class_weights}: does not work with several labels per row; use None")
-    if class_weights is None:
-        return
-    fix = "; give them in a list, in the order of the classes" if isinstance(class_weights, Mapping) else ""
-    try:
-        values = np.asarray(list(class_weights) if fix else class_weights, np.float64)
-    except (TypeError, ValueError):
-        values = np.empty(0)
-    if fix or values.shape != (classes,) or not (np.isfinite(values).all() and (values >= 0).all() and values.any()):
-        line = f"class_weights={class_weights}: must be {classes} finite numbers, none of them negative and not all 0"
-        raise InputError(line + fix)
+    check_class_weights(class_weights, classes)
 
 
 def _shift(logit_adjustment: Sequence[float] | None, head: str, loss: str, classes: int) -> Array | None:

@@ -29,6 +29,7 @@ from jaxcnn.core.types import (
 from jaxcnn.metrics import count
 from jaxcnn.models.adapt import accepted
 from jaxcnn.tasks.pixels import check_layout
+from jaxcnn.tasks.weighting import check_weights
 
 Array = jax.Array
 WIDEST = 10.0  # a larger mean or standard deviation is one of pixels in 0..255
@@ -198,7 +199,7 @@ def from_model(
         called = {**given(batch), "row_mask": batch.get("row_mask")} | (
             {"method": "with_auxiliary"} if auxiliary else {}
         )
-        x = inputs(batch)
+        x = _without_padding(inputs(batch), batch)
         outputs, model_state = training_pass(model, params, model_state, key, x, keywords=keywords(batch), **called)
         outputs, extra = outputs if auxiliary else (outputs, ())
         value = weighed(outputs, batch)
@@ -212,7 +213,21 @@ def from_model(
     measured = {"count": count, **metrics}
     if targets is not None:
         measured = {name: _meaning(metric, targets) for name, metric in measured.items()}
-    return Task(init, loss, predict, {"loss": weighed, **measured}, check)
+
+    def checked(rows: Batch) -> None:
+        check_weights("sample_weight", rows)
+        if check is not None:
+            check(rows)
+
+    return Task(init, loss, predict, {"loss": weighed, **measured}, checked)
+
+
+def _without_padding(x: Any, batch: Batch) -> Any:
+    """Make padding 0: the gradient of what it holds would be NaN times 0 if it holds NaN."""
+    if "row_mask" not in batch:
+        return x
+    inside = row_mask(batch) > 0
+    return jax.tree.map(lambda value: jnp.where(align(inside, value), value, jnp.zeros((), value.dtype)), x)
 
 
 def _as_they_are(batch: Batch) -> tuple[Batch, None]:

@@ -149,6 +149,8 @@ def _check_rows(outputs: int, rows: Batch) -> None:
         return
     _check_shape(outputs, key, target)
     broken = ~np.isfinite(np.asarray(target, np.float32))
+    if "row_mask" in rows and pixels.concrete(rows["row_mask"]):
+        broken[np.asarray(rows["row_mask"]) == 0] = False  # padding may hold anything
     if broken.any():
         where = np.argwhere(broken)[0]
         value = np.asarray(target)[tuple(where)]

@@ -12,6 +12,7 @@ from jaxcnn import losses, metrics
 from jaxcnn.core.types import Batch, InputError, Task, align, is_integer, row_mask
 from jaxcnn.tasks import figures, pixels
 from jaxcnn.tasks.model import from_model, prepare
+from jaxcnn.tasks.weighting import check_class_weights, check_weights
 
 Array = jax.Array
 KEYS = ("label", "mask")  # the first of these that a batch has holds the class of each pixel
@@ -82,7 +83,7 @@ def segmentation(
         if cross_entropy:
             each = losses.cross_entropy(logits, jnp.maximum(label, 0), focal=focal)
             weight = known * (1.0 if weights is None else weights[jnp.maximum(label, 0)])
-            weight = weight * batch["pixel_weight"] if "pixel_weight" in batch else weight
+            weight = weight * _pixel_weight(batch) if "pixel_weight" in batch else weight
             total = jnp.where(weight > 0, each * weight, 0).sum(axes)
             value += cross_entropy * total / jnp.maximum(weight.sum(axes), 1e-6)
         if dice:
@@ -118,13 +119,14 @@ def _check(
         raise InputError(f"beta={beta}: must be above 0 and below 1; 0.5 is Dice")
     if not 0 <= focal < np.inf:
         raise InputError(f"focal={focal}: must be at least 0")
-    if weights is not None and (len(weights) != classes or min(weights) < 0):
-        raise InputError(f"class_weights={weights}: must be {classes} numbers, none of them negative")
+    check_class_weights(weights, classes)
 
 
 def _labels(batch: Batch) -> tuple[str, Any]:
     """Return the name and the array of the labels, `[B, *spatial]`."""
     name = next((key for key in KEYS if key in batch), None)
+    if "image" not in batch:
+        raise InputError(f"the batch has no 'image', only {', '.join(sorted(batch))}; name the images so")
     if name is None:
         raise InputError(f"the batch has no 'label' or 'mask', only {', '.join(sorted(batch))}; name the labels so")
     label, image = batch[name], batch["image"]
@@ -140,24 +142,43 @@ def _canonical(classes: int, ignore: int | None, batch: Batch) -> tuple[Batch, A
     """Bring labels to int32 `"label"`, -1 where they do not count; also return which rows have an invalid label."""
     _check_labels(classes, ignore, batch)
     _, label = _labels(batch)
-    label = jnp.asarray(label).astype(jnp.int32)
+    label = jnp.asarray(label)
     known = align(row_mask(batch) > 0, label)
-    known = known if ignore is None else known & (label != _as_stored(ignore, batch))
+    if ignore is not None:
+        stored = _as_stored(classes, ignore, batch)
+        if label.dtype != bool and stored <= int(jnp.iinfo(label.dtype).max):  # otherwise no pixel has it
+            known &= label != jnp.asarray(stored, label.dtype)
+    label = label.astype(jnp.int32)
     valid = (label >= 0) & (label < classes)
     bad = (known & ~valid).any(tuple(range(1, label.ndim)))
     return {**batch, "label": jnp.where(known & valid, label, -1)}, bad
 
 
-def _as_stored(ignore: int, batch: Batch) -> int:
+def _pixel_weight(batch: Batch) -> Array:
+    """Return the weights of the pixels, `[B, *spatial]`; with a last axis of 1, they would broadcast over rows."""
+    weight, shape = batch["pixel_weight"], batch["label"].shape
+    weight = weight[..., 0] if weight.shape == (*shape, 1) else weight
+    if weight.shape != shape:
+        raise InputError(f"'pixel_weight' of shape {weight.shape}: must be {shape}, a weight for each pixel")
+    return weight
+
+
+def _as_stored(classes: int, ignore: int, batch: Batch) -> int:
     """Return the ignored label as the dtype of the labels holds it: -1 is 255 in uint8."""
     dtype = np.dtype(_labels(batch)[1].dtype)
-    return ignore % 2 ** (8 * dtype.itemsize) if dtype.kind == "u" else ignore
+    if dtype.kind != "u" or ignore >= 0:
+        return ignore
+    held = ignore + 2 ** (8 * dtype.itemsize)
+    if held < classes:
+        raise InputError(f"ignore_label={ignore}: is the class {held} in labels of {dtype}; give another number")
+    return held
 
 
 def _check_rows(classes: int, ignore: int | None, rows: Batch) -> None:
     pixels.check_image(rows)
     if any(key in rows for key in KEYS):
         _check_labels(classes, ignore, rows)
+    check_weights("pixel_weight", rows)
 
 
 def _check_labels(classes: int, ignore: int | None, rows: Batch) -> None:
@@ -167,7 +188,7 @@ def _check_labels(classes: int, ignore: int | None, rows: Batch) -> None:
         return
     label = np.asarray(label)
     kept = np.asarray(row_mask(rows)) > 0
-    stored = None if ignore is None else _as_stored(ignore, rows)
+    stored = None if ignore is None else _as_stored(classes, ignore, rows)
     low, high = (int(f(label[kept], initial=0)) for f in (np.min, np.max))
     if low >= 0 and high < classes:
         return

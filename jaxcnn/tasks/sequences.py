@@ -15,6 +15,7 @@ from jaxcnn.ops import Decoded, ctc_beam, ctc_greedy
 from jaxcnn.tasks import pixels
 from jaxcnn.tasks.fields import entry, fields
 from jaxcnn.tasks.model import from_model
+from jaxcnn.tasks.weighting import check_weights
 
 Array = jax.Array
 CERTAIN = 1e5  # distance of logits in columns after the end, where nothing but the blank is possible
@@ -97,6 +98,7 @@ def sequence(
         return jax.eval_shape(made.predict, variables, batch).shape[1]
 
     def check(rows: Batch) -> None:
+        check_weights("sample_weight", rows)
         if field == "image":
             pixels.check_image(rows)
         if not (pixels.concrete(rows.get("symbols", 0)) and pixels.concrete(rows.get("row_mask", 1.0))):

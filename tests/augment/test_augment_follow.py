@@ -112,14 +112,55 @@ def test_what_comes_into_a_mask(make):
 
 def test_labels_that_are_no_maps_stay():
     for image, label in (((2, 8, 8, 1), (2,)), ((2, 8, 3), (2, 8))):
-        label = np.arange(np.prod(label)).reshape(label)
+        label = np.arange(np.prod(label)).reshape(label).astype(np.float32 if len(label) > 1 else np.int32)
         out = fast(augment.shift(2))(KEY, {"image": np.ones(image, np.float32), "label": label})
         chex.assert_trees_all_equal(out["label"], label)
+
+
+def test_a_label_of_each_step_follows_a_series():
+    x = np.repeat(np.arange(12) > 5, 2).reshape(12, 2).T.astype(np.float32)[..., None]
+    out = fast(augment.shift(4))(KEY, {"image": x, "label": (x[..., 0] > 0.5).astype(np.int32)})
+    np.testing.assert_array_equal(out["label"], out["image"][..., 0] > 0.5)
+    assert (out["label"] != (x[..., 0] > 0.5)).any()
+
+
+@pytest.mark.parametrize("dtype, fill, held", [
+    (np.uint8, -1, 255), (np.int32, -1, -1), (bool, 1, True), (np.float32, -1, -1.0),
+])  # fmt: skip
+def test_a_mask_is_filled_with_what_its_dtype_holds(dtype, fill, held):
+    batch = {"image": np.ones((1, 4, 4, 1), np.float32), "mask": np.zeros((1, 4, 4), dtype)}
+    moved = augment.pad_crop(3, size=10, follow=augment.SpatialTargets(fill=fill))
+    assert fast(moved)(KEY, batch)["mask"][0, 0, 0] == held
+
+
+@pytest.mark.parametrize("dtype, fill", [(bool, 255), (np.int8, 255), (np.uint8, 256), (np.uint8, 0.5)])
+def test_a_fill_that_no_mask_holds(dtype, fill):
+    batch = {"image": np.ones((1, 4, 4, 1), np.float32), "mask": np.zeros((1, 4, 4), dtype)}
+    with pytest.raises(InputError, match=f"fill={fill}: masks of .* cannot hold it"):
+        augment.pad_crop(3, follow=augment.SpatialTargets(fill=fill))(KEY, batch)
+
+
+def test_one_of_gives_the_same_form_whatever_is_chosen():
+    boxes = np.tile(np.array([0.1, 0.2, 0.6, 0.7], np.float32), (2, 1, 1))
+    batch = {"image": np.ones((2, 8, 8, 1), np.float32), "boxes": boxes}
+    out = fast(augment.one_of(augment.cutout(2), augment.flip))(KEY, batch)
+    assert out["box_mask"].tolist() == [[1], [1]]
+    labelled = {"image": np.ones((2, 8, 8, 1), np.float32), "label": np.array([0, 1])}
+    with pytest.raises(InputError, match="one_of: 'label' has another shape or dtype after one transform"):
+        augment.one_of(augment.mixup(num_classes=3), augment.flip)(KEY, labelled)
+
+
+def test_a_pixel_of_the_mean_may_be_an_array():
+    out = augment.cutout(8, value=np.array([0.1, 0.2, 0.3]))(KEY, {"image": np.ones((1, 8, 8, 3), np.float32)})
+    assert any(np.allclose(pixel, [0.1, 0.2, 0.3]) for pixel in out["image"][0].reshape(-1, 3))
+    with pytest.raises(InputError, match="must be in 0..1"):
+        augment.cutout(8, value=np.array([0.1, 25.0, 0.3]))
 
 
 @pytest.mark.parametrize(
     "extra, words",
     [
+        ({"target": np.zeros((2, 8, 8, 1))}, "target: has a value per pixel, and does not follow"),
         ({"mask": np.zeros((2, 7, 8))}, r"mask shape \(2, 7, 8\).*\(2, 8, 8\)"),
         ({"boxes": np.zeros((2, 4))}, r"boxes shape \(2, 4\).*\[B, N, 4\]"),
     ],

@@ -102,7 +102,7 @@ BAD = {
     "folder": (lambda p: (p.mkdir(), p)[1], "not a regular file"),
     "no samples": (lambda p: write(p, TONE[:0]), "has no samples"),
     "cut off": (lambda p: damaged(write(p), lambda d: d[:900]), "900 bytes, but its header states 1,644; it is cut"),
-    "cut off, of 64 bits": (lambda p: damaged(write(p, format="RF64"), lambda d: d[:900]), "of its samples are missing"),
+    "cut off, of 64 bits": (lambda p: damaged(write(p, format="RF64"), lambda d: d[:900]), "of its samples are"),
     "more samples stated": (
         lambda p: damaged(write(p), lambda d: put(d, 40, struct.pack("<I", 16_000))), "14,400 bytes of its samples are",
     ),

@@ -119,7 +119,11 @@ def test_every_form_of_the_labels_gives_the_same(rng):
         (np.zeros((1, 4, 5), int), {"dice": -1.0}, "dice=-1"),
         (np.zeros((1, 4, 5), int), {"cross_entropy": 0.0}, "not both 0"),
         (np.zeros((1, 4, 5), int), {"beta": 1.0}, "beta=1"),
-        (np.zeros((1, 4, 5), int), {"class_weights": (1, 1)}, "must be 3 numbers"),
+        (np.zeros((1, 4, 5), int), {"class_weights": (1, 1)}, "must be 3 finite numbers"),
+        (np.zeros((1, 4, 5), int), {"class_weights": (1, float("nan"), 1)}, "must be 3 finite numbers"),
+        (np.zeros((1, 4, 5), int), {"class_weights": {0: 1, 1: 1, 2: 1}}, "give them in a list"),
+        (np.full((1, 4, 5), 200, np.uint8), {"ignore_label": 456}, "has the values 200"),
+        (np.zeros((1, 4, 5), np.uint8), {"ignore_label": -255}, "is the class 1 in labels of uint8"),
     ],
 )
 def test_what_is_wrong_is_one_line(label, options, message):
