@@ -184,6 +184,7 @@ class LayerNorm(nn.Module):
 
     epsilon: float = 1e-6
     dtype: Any = None
+    scale_init: Callable[..., Array] = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False, mask: Array | None = None) -> Array:
@@ -191,7 +192,7 @@ class LayerNorm(nn.Module):
         del train, mask
         dtype, c = policy(self.dtype, x), (x.shape[-1],)
         scale, bias = (
-            self.param("scale", nn.initializers.ones, c, dtype.params),
+            self.param("scale", self.scale_init, c, dtype.params),
             self.param("bias", nn.initializers.zeros, c, dtype.params),
         )
         wide = promote_float32(x)
@@ -209,6 +210,7 @@ class GroupNorm(nn.Module):
         groups: number of groups; where the channels are no multiple of it, the greatest common divisor of both.
         epsilon: added to the variance.
         dtype: as in `precision.policy`.
+        scale_init: initialiser of the scale, such as zeros where a block is to begin as the identity.
 
     Reference: Wu and He, 2018, arXiv:1803.08494.
 
@@ -217,6 +219,7 @@ class GroupNorm(nn.Module):
     groups: int = 32
     epsilon: float = 1e-5
     dtype: Any = None
+    scale_init: Callable[..., Array] = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False, mask: Array | None = None) -> Array:
@@ -234,7 +237,7 @@ class GroupNorm(nn.Module):
         del train
         check_whole("groups", self.groups, 1)
         c, dtype = x.shape[-1], policy(self.dtype, x)
-        scale = self.param("scale", nn.initializers.ones, (c,), dtype.params)
+        scale = self.param("scale", self.scale_init, (c,), dtype.params)
         bias = self.param("bias", nn.initializers.zeros, (c,), dtype.params)
         places, wide = tuple(range(1, x.ndim - 1)), promote_float32(x)
         weight = jnp.ones((1,) * x.ndim, wide.dtype) if mask is None or mask.ndim < 2 else align_mask(mask, x)

@@ -73,6 +73,8 @@ class UNet(Network):
 
     def setup(self) -> None:
         """Make the layers; level `i` has `2**i` times coarser pixels than the image."""
+        if not self.widths:
+            raise InputError("widths=(): give at least one, the channels of each level")
         block = functools.partial(ConvPair, residual=self.residual, norm=self.norm, dtype=self.dtype)
         levels = self.widths if self.encoder is not None else self.widths[:-1]
         self.down = [] if self.encoder is not None else [block(width) for width in self.widths]

@@ -71,6 +71,8 @@ class ViT(Network):
 
     def setup(self) -> None:
         """Make the layers."""
+        if self.heads < 1 or self.width % self.heads:
+            raise InputError(f"width={self.width}, heads={self.heads}: the width must be a multiple of the heads")
         self.stem = Conv(self.width, (self.patch,) * 2, self.patch, "VALID", dtype=self.dtype, kernel_init=INIT)
         rates = growing(self.drop_path, self.depth)
         self.blocks = [Encoder(self.heads, self.dropout, rate, self.dtype) for rate in rates]

@@ -52,6 +52,8 @@ def cosine(peak: float, *, steps: int, warmup: int = 0, end: float = 0.0) -> opt
 
     """
     _check(peak, warmup, steps)
+    if not 0 <= end <= peak:
+        raise InputError(f"end={end}: must be from 0 to the peak, {peak}")
     return _warm(optax.cosine_decay_schedule(peak, max(steps - warmup, 1), end / peak), peak, warmup)
 
 
@@ -75,6 +77,9 @@ def one_cycle(
     """
     warmup = round(0.3 * steps) if warmup is None else warmup
     _check(peak, warmup, steps)
+    for name, share in (("start", start), ("end", end)):
+        if not 0 <= share <= 1:
+            raise InputError(f"{name}={share}: must be a share of the peak, from 0 to 1")
     rise = optax.cosine_decay_schedule(1.0, max(warmup, 1))
     fall = optax.cosine_decay_schedule(1.0, max(steps - warmup, 1))
 

@@ -10,6 +10,7 @@ import optax
 
 from jaxcnn.core import files
 from jaxcnn.core.schema import fitted
+from jaxcnn.core.text import visible
 from jaxcnn.core.types import Figure, InputError, State, Step, Task, Tree
 from jaxcnn.data import Splits
 from jaxcnn.parallel.compile import choose_devices, resolve
@@ -140,8 +141,11 @@ def check(plan: Plan) -> None:
     """
     if plan.batch_size < 1:
         raise InputError(f"batch_size={plan.batch_size}: must be at least 1")
-    if plan.every < 0:
-        raise InputError(f"every={plan.every}: must be at least 0")
+    for name in ("every", "validations"):
+        if not 0 <= getattr(plan, name) < math.inf:
+            raise InputError(f"{name}={getattr(plan, name)}: must be at least 0")
+    if not isinstance(plan.epochs, int | float) or not 0 <= plan.epochs < math.inf:
+        raise InputError(f"epochs={plan.epochs!r}: must be a number, at least 0")
     if not 0 <= plan.ema < 1:
         raise InputError(f"ema={plan.ema}: must be at least 0 and below 1")
     if plan.on_nan not in ON_NAN:
@@ -156,6 +160,13 @@ def check(plan: Plan) -> None:
     watched = plan.task.monitor
     if not (isinstance(watched, tuple) and len(watched) == 2 and all(isinstance(part, str) for part in watched)):
         raise InputError(f'monitor={watched!r} of the task: must be a metric and its mode, such as ("loss", "min")')
+    if plan.mode is None and plan.monitor not in (None, watched[0]):
+        raise InputError(f"monitor={plan.monitor!r}: say which of its values are better; give mode='max' or mode='min'")
+    train, *others = (tuple(getattr(part, "classes", None) or ()) for part in plan.data)
+    for name, classes in zip(("valid", "test"), others, strict=True):
+        if train and classes and classes != train:
+            both = " and ".join(visible(", ".join(one[:10])) for one in (train, classes))
+            raise InputError(f"data: the classes of train and {name} are {both}; must be the same, in one order")
     if plan.build is not None:
         check_build(fitted(Build, files.plain(plan.build), "Plan.build"), "Plan")
 

@@ -25,7 +25,9 @@ from jaxcnn.runs.ready import Ready, describe, prepare
 from jaxcnn.runs.screen import Screen
 from jaxcnn.runs.signals import Signals
 from jaxcnn.train import DivergedError, Fit, fit, timed_evaluate
-from jaxcnn.train.checkpoint import digest, flatten
+from jaxcnn.train.checkpoint import Checkpoints, digest, flatten
+from jaxcnn.train.fingerprint import differing, unknown
+from jaxcnn.train.resume import described_by
 
 log = logging.getLogger("jaxcnn")
 # modules that the end of an epoch or of the run needs
@@ -141,7 +143,12 @@ def _opened(ready: Ready, folder: pathlib.Path) -> dict[str, Any] | None:
             raise InputError(f"{visible(folder)}: has {taken[0]}, but no config.json; give a new folder")
         folders.begin(folder, config)
     elif not (folder / "summary.json").exists():
-        folders.again(folder, config["data"])
+        before = folders.again(folder, config["data"])
+        try:
+            _go_on_with(folder, before, config)
+        except InputError:
+            folders.release(folder)
+            raise
     else:
         before = read_config(folder)
         folders.check_data(folder, before, config["data"])
@@ -150,9 +157,34 @@ def _opened(ready: Ready, folder: pathlib.Path) -> dict[str, Any] | None:
                 raise InputError(
                     f"{visible(folder)} is finished, and its config.json has different {name}; give another folder"
                 )
+        _check_same(ready, folder)
         log.warning("%s is finished: it is not trained again", visible(folder))
         return files.read_json(folder / "summary.json")
     return None
+
+
+def _go_on_with(folder: pathlib.Path, before: dict[str, Any], config: dict[str, Any]) -> None:
+    """Refuse another network for a run that goes on; other settings, such as more epochs, replace those of its file."""
+    for name in ("build", "task"):
+        if before.get(name) != files.plain(config[name]):
+            line = f"{visible(folder)} was begun with another {name}, which its config.json describes"
+            raise InputError(f"{line}; go on with the same one, or give another folder")
+    if before.get("settings") != files.plain(config["settings"]):
+        files.write_json(folder / "config.json", {**before, "settings": config["settings"]})
+
+
+def _check_same(ready: Ready, folder: pathlib.Path) -> None:
+    """Refuse another step, optimiser, state or data than those of a finished run, as `fit` does."""
+    if mesh.process_shard()[1] > 1:
+        return
+    found = Checkpoints(folder / "checkpoints", read_only=True).newest()
+    old, train = (found[2] or {}).get("fingerprint") if found else None, ready.splits.train
+    if dataclasses.is_dataclass(train):
+        train = dataclasses.replace(train, seed=ready.plan.seed)  # pyright: ignore[reportArgumentType]
+    new = described_by(ready.run, ready.state, train, ready.plan.batch_size)()
+    if not unknown(old, new) and (parts := differing(old or {}, new)):
+        line = f"{visible(folder)} is finished, and differs from this run in {' and '.join(parts)}"
+        raise InputError(f"{line}; give another folder")
 
 
 def _fit(

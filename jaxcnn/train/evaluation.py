@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn.core.types import CompiledStep, InputError, Interrupted, Tree, accept, add, check_whole, compute
+from jaxcnn.core.types import CompiledStep, InputError, Interrupted, State, Tree, accept, add, check_whole, compute
 from jaxcnn.data.anything import as_data
 from jaxcnn.data.checking import checked
 from jaxcnn.parallel import mesh
@@ -62,6 +62,8 @@ def timed_evaluate(
 
     """
     check_whole("batch_size", batch_size, 1)
+    if isinstance(variables, State):
+        raise InputError("variables: is a State; give state.variables, or fitted.best.variables")
     data = as_data(data)
     _has_rows(data)
     data = checked(data, run.check)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from jaxcnn.core.text import visible
-from jaxcnn.core.types import CompiledStep, State, reason
+from jaxcnn.core.types import CompiledStep, InputError, State, reason
 from jaxcnn.data.checking import checked
 from jaxcnn.parallel import mesh
 from jaxcnn.train.batches import ChunkSizer
@@ -246,6 +246,9 @@ def opened(
             at_end.callback(saver.close)
         at, record, best, found = begin(run, state, record, saver)
         described = described_by(run, state, train, batch_size) if saver else dict
+        if not found and 0 < steps <= int(at.step):
+            line = f"steps={steps}: the state is at step {int(at.step)} already, and none is left"
+            raise InputError(f"{line}; give more steps, or state.replace(step=jnp.int32(0))")
         session = Session(
             run, state, data, steps, every or max(steps, 1), record, at, best, saver, described, options,
             Ranking(record, options.keep_best),

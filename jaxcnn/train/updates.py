@@ -258,7 +258,7 @@ def check_saving(save_seconds: float | None, keep_best: int, on_nan: str, run: C
         InputError: an argument is out of range, or a private step is to leave out batches because of their rows.
 
     """
-    if save_seconds is not None and save_seconds < 0:
+    if save_seconds is not None and not save_seconds >= 0:
         raise InputError(f"save_seconds={save_seconds}: must be at least 0")
     check_whole("keep_best", keep_best, 1)
     if on_nan not in ("stop", "rollback"):

@@ -29,6 +29,7 @@ log = logging.getLogger("jaxcnn")
 BYTES = 8 * 2**30  # kept at most; the files that were not used for longest go first
 LIMIT = 4 * 2**30  # bytes of one download
 TIMEOUT = 15  # seconds without an answer, or without a byte of it
+BESIDE = 2**20  # most bytes of the config.json beside a file
 PATIENCE, RATE = 60.0, 50_000  # a download may take this many seconds, and one more per RATE bytes received
 BLOCK = 2**20
 HUB = re.compile(r"hf:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<file>.+))?")
@@ -267,7 +268,26 @@ def _from_hub(source: str, deadline: float | None, limit: int) -> pathlib.Path:
             path = hub.hf_hub_download(**where, local_files_only=True)
         except Exception:
             raise InputError(f"{source}: cannot be downloaded ({visible(reason(error))}); {BY_HAND}") from None
+    _fetch_beside(source, where, deadline)
     return _checked(source, pathlib.Path(path))
+
+
+def _fetch_beside(source: str, where: dict[str, Any], deadline: float | None) -> None:
+    """Download the `config.json` beside a file, if there is one: timm says there what its weights want."""
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    beside = {**where, "filename": str(pathlib.PurePosixPath(where["filename"]).with_name("config.json"))}
+    try:
+        _hub_download(source, beside, deadline, BESIDE)
+    except errors.RemoteEntryNotFoundError:
+        return
+    except Exception as error:
+        try:
+            hub.hf_hub_download(**beside, local_files_only=True)
+        except Exception:
+            line = "%s: its config.json cannot be downloaded (%s): without one, images are normalised as usual"
+            log.warning(line, source, visible(reason(error)))
 
 
 def _hub_download(source: str, where: dict[str, Any], deadline: float | None, limit: int) -> str:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.core.types import InputError
 from jaxcnn.weights.preprocessing import Preprocessing
 from jaxcnn.weights.tables import Source
 from jaxcnn.weights.tensors import Tensors
@@ -103,7 +104,12 @@ def other_channels(values: Tensors, like: Mapping[str, Any], file: Preprocessing
     norm = path.removesuffix("conv.kernel").replace("params.", "batch_stats.", 1) + "norm.mean"
     if bias in values:
         return values | {bias: (values[bias] + constant).astype(np.float32)}
-    return values | ({norm: (values[norm] - constant).astype(np.float32)} if norm in values else {})
+    if norm in values:
+        return values | {norm: (values[norm] - constant).astype(np.float32)}
+    if np.abs(constant).max() > 1e-6:
+        line = "channels=1: the first convolution has no bias, which would hold the difference of the channels' means"
+        raise InputError(f"{line}; give it colour images, with the gray channel three times")
+    return values
 
 
 def _differs_in_channels(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

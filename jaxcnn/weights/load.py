@@ -96,7 +96,7 @@ def load_weights(
     if image and (made_for := kept.get("image")):  # which says how many channels there are
         image = (*image, *made_for[2:])[:3]
     own = checked(recorded, f"{where}: preprocessing") if (recorded := kept.get("preprocessing")) else None
-    beside = None if own else _beside(file)
+    beside = None if own else _beside(file, name)
 
     def stated(source: str) -> Preprocessing | None:
         return own or beside or (published(name, source) if source != OWN else None)
@@ -216,7 +216,7 @@ def _most(name: str, about: _About, image: Sequence[int] | None, options: dict[s
         raise InputError(_no_network(about, name, where, error)) from error
 
 
-def _beside(file: pathlib.Path) -> Preprocessing | None:
+def _beside(file: pathlib.Path, name: str) -> Preprocessing | None:
     """Read timm's `config.json` in the same folder; another program's file of that name is ignored."""
     config = file.parent / "config.json"
     if not os.path.lexists(config):
@@ -226,7 +226,7 @@ def _beside(file: pathlib.Path) -> Preprocessing | None:
         said = read_json(config)
     except (OSError, InputError) as error:
         raise InputError(f"{where}: cannot be read ({reason(error)}); mend or remove it") from None
-    return from_timm(said, where) if isinstance(said, dict) and "pretrained_cfg" in said else None
+    return from_timm(said, where, name) if isinstance(said, dict) and "pretrained_cfg" in said else None
 
 
 __all__ = ["Weights", "WeightsError", "from_state_dict", "load_weights", "save_weights", "to_state_dict"]

@@ -1,5 +1,6 @@
 """What images must go through before a network with published weights sees them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NotRequired
 
@@ -37,6 +38,16 @@ class Preprocessing(NamedTuple):
     classes: Sequence[str] = ()
 
 
+# timm's names of our networks where they are others; more of timm's have the same parameters, such as
+# tf_efficientnet_b0, but pad or normalise in another way
+NAMES = {
+    "convnext_small": r"convnext_small(_384)?(_in22k|_in22ft1k)?",
+    "convnext_tiny": r"convnext_tiny(_384)?(_in22k|_in22ft1k)?",
+    "inception_v3": "(tf_|adv_|gluon_)?inception_v3",
+    "mobilenet_v2": "mobilenetv2_100",
+    "vit_small_patch16_224": r"(vit|deit)_small_patch16_\d+(_in21k)?",
+    "vit_tiny_patch16_224": r"(vit|deit)_tiny_patch16_\d+(_in21k)?",
+}
 TIMM = Preprocessing(interpolation="bicubic")  # what most weights of timm want
 
 
@@ -50,6 +61,7 @@ class _Pretrained(TypedDict):
 
 
 class _Timm(TypedDict):
+    architecture: NotRequired[str | None]
     pretrained_cfg: _Pretrained
     label_names: NotRequired[list[str] | None]
 
@@ -63,18 +75,24 @@ class _Own(TypedDict):
     classes: NotRequired[list[str]]
 
 
-def from_timm(config: Mapping[str, Any], where: str = "config.json") -> Preprocessing:
+def from_timm(config: Mapping[str, Any], where: str = "config.json", name: str | None = None) -> Preprocessing:
     """Read the `config.json` that timm's weights have beside them.
 
     Args:
         config: its value.
         where: its name, for messages.
+        name: of our network, which must be the one that the file names; None for any.
 
     Raises:
-        InputError: a field is missing, or does not fit; one line that names it.
+        InputError: a field is missing, or does not fit; or the file is of another network. One line that names it.
 
     """
     said = fitted(_Timm, config, where)
+    theirs, trained_by = said.get("architecture"), "(gluon_|ssl_|swsl_|tv_)?"
+    known = NAMES.get(name, rf"{trained_by}{re.escape(name)}(_v1b)?") if name else ".*"
+    if theirs is not None and not re.fullmatch(known, theirs):
+        line = f"{where}: the weights are of {visible(theirs)[:80]}, which computes something else than {name}"
+        raise InputError(f"{line}; give another file, or remove config.json if they are not")
     names, said = said.get("label_names"), said["pretrained_cfg"]
     names = (said.get("label_names") if names is None else names) or []
     crop, place = said.get("crop_pct", 0.875), f"{where}: pretrained_cfg"

@@ -14,7 +14,7 @@ from jaxcnn.weights.checks import few, refuse_misfits, refuse_unusable
 from jaxcnn.weights.layout import other_channels, to_ours, to_theirs
 from jaxcnn.weights.preprocessing import Preprocessing, for_channels
 from jaxcnn.weights.tables import TABLES, Source, current, names, published
-from jaxcnn.weights.tensors import Tensors
+from jaxcnn.weights.tensors import Tensors, as_float32
 
 log = logging.getLogger("jaxcnn")
 COUNTER = "num_batches_tracked"  # of PyTorch's batch norm; nothing depends on it
@@ -82,7 +82,7 @@ def from_state_dict(
     **options: Any,
 ) -> tuple[Any, Tree, str]:
     """Return model, variables and source of a state dict in memory; arguments and errors as for `load_weights`."""
-    found = adapted(name, tensors, num_classes, channels, image, options, lambda source: None)
+    found = adapted(name, as_float32(tensors), num_classes, channels, image, options, lambda source: None)
     return found.model, found.variables, found.source
 
 

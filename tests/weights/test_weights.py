@@ -19,7 +19,7 @@ from jaxcnn.models import MODELS, NETWORKS, resnet
 from jaxcnn.tasks.model import prepare
 from jaxcnn.weights import by_path, checks, layout, state_dicts, tensors
 from jaxcnn.weights import load as weights
-from jaxcnn.weights.preprocessing import HALF, Preprocessing
+from jaxcnn.weights.preprocessing import HALF, Preprocessing, from_timm
 from jaxcnn.weights.tables import TABLES, current
 from jaxcnn.weights.tables.core import PLACEHOLDER, Block, Source, names
 from tests.fixtures import pseudo
@@ -310,6 +310,42 @@ def test_timm_says_beside_its_weights_what_they_want(squeezed, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": config}))
     assert jc.load_weights("squeezenet1_1", path).preprocessing == Preprocessing(
         list(HALF), list(HALF), 96, 100, "bicubic"
+    )
+
+
+@pytest.mark.parametrize("name, theirs, fits", [
+    ("efficientnet_b0", "efficientnet_b0", True), ("efficientnet_b0", "tf_efficientnet_b0", False),
+    ("resnet18", "resnetblur18", False), ("resnet50", "gluon_resnet50_v1b", True),
+    ("vit_tiny_patch16_224", "deit_tiny_patch16_224", True), ("mobilenet_v2", "mobilenetv2_100", True),
+])  # fmt: skip
+def test_weights_of_a_network_that_computes_something_else(name, theirs, fits):
+    said = {"architecture": theirs, "pretrained_cfg": TIMM}
+    if fits:
+        assert from_timm(said, name=name).size == 96
+    else:
+        with pytest.raises(InputError, match=f"the weights are of {theirs}, which computes something else than {name}"):
+            from_timm(said, name=name)
+
+
+def test_a_state_dict_of_half_precision_is_float32():
+    model = jc.models.mlp(num_classes=2, widths=(4,))
+    variables = jax.tree.map(lambda x: x.astype(jnp.float16), initial(model, (4, 4, 1)))
+    tensors = state_dicts.to_state_dict("mlp", variables, num_classes=2, widths=(4,))
+    found = state_dicts.from_state_dict("mlp", tensors, image=(4, 4), widths=(4,), num_classes=2, channels=1)[1]
+    assert {x.dtype for x in jax.tree.leaves(found)} == {np.dtype(np.float32)}
+
+
+def test_a_first_convolution_that_cannot_hold_the_means_takes_no_gray_images():
+    path, gray = "params.stem.kernel", Preprocessing(mean=[0.45], std=[0.22])
+    like = {path: jax.ShapeDtypeStruct((3, 3, 1, 4), np.float32)}
+    with pytest.raises(InputError, match="channels=1: the first convolution has no bias, which would hold"):
+        layout.other_channels({path: np.ones((3, 3, 3, 4), np.float32)}, like, Preprocessing(), gray)
+    alike = Preprocessing(mean=[0.45] * 3, std=[0.22] * 3)  # no difference is left to hold
+    assert layout.other_channels({path: np.ones((3, 3, 3, 4), np.float32)}, like, alike, gray)[path].shape == (
+        3,
+        3,
+        1,
+        4,
     )
 
 
