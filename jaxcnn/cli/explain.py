@@ -1,6 +1,7 @@
 """`jaxcnn explain RUN FILES`: draw a picture per file of what supports its class, or that of a pixel or a box."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
@@ -77,6 +78,13 @@ def explain(config: Explain) -> list[pathlib.Path]:
         return explain_time.explain(loaded, paths, config.target, folder, config.label_column)
     if "image" not in loaded.config["build"]:
         return explain_texts.explain(loaded, paths, config.text, config.target, folder)
+    planned: list[pathlib.Path] = []
+    for path in paths:
+        planned.append(_free(folder, path.stem, planned))
+    inputs = {os.path.realpath(path) for path in paths}
+    if lost := [path for path in planned if os.path.realpath(path) in inputs]:
+        line = f"{visible(lost[0].name)} would replace an input"
+        raise InputError(f"--output {visible(folder)}: {line}; give another folder")
     for path in paths:
         image = single.pixels(loaded.config, path)[None]
         one = CHOOSE[kind](config, loaded, path, image)

@@ -35,6 +35,7 @@ def explain(loaded: Any, paths: Sequence[pathlib.Path], texts: Sequence[str], ta
     """
     classes, how = loaded.config["classes"], text_options(loaded.config)
     fill = words.SPACE if how["unit"] == "bytes" else words.UNKNOWN
+    head = loaded.config["build"]["task"]["options"].get("head", "softmax")
     body: dict[str, str] = {}
     if wrong := [text for text in texts if os.path.isfile(text)]:
         raise InputError(f"--text {visible(wrong[0])[:80]}: is a file; give it before --text")
@@ -45,7 +46,8 @@ def explain(loaded: Any, paths: Sequence[pathlib.Path], texts: Sequence[str], ta
         found = described(loaded, name, np.asarray(loaded.task.predict(loaded.variables, {"text": row[None]}))[0])
         chosen = target or max(found["probabilities"], key=found["probabilities"].get)
         spans = words.spans(text, how["unit"], how["length"])
-        weights = erasure(loaded.task.predict, loaded.variables, row, spans, classes.index(chosen), fill=fill)
+        at = classes.index(chosen)
+        weights = erasure(loaded.task.predict, loaded.variables, row, spans, at, fill=fill, head=head)
         first = sorted(weights, key=lambda pair: -pair[1])[:SHOWN]
         line = found | {"explained": chosen, "words": {word: round(weight, 4) for word, weight in first if weight > 0}}
         print(files.to_json(line), flush=True)

@@ -83,6 +83,8 @@ def predict(config: Predict) -> list[dict[str, Any]]:
     draw = pictures.drawer(loaded, folder, paths, config.least_score)
     if config.out and draw is None:
         raise InputError(f"--out {visible(config.out)}: only segmentation and detection draw pictures; leave it out")
+    if config.least_score != LEAST_SCORE and loaded.config["build"]["task"]["name"] != "detection":
+        raise InputError(f"--least-score {config.least_score}: only detection has boxes with scores; leave it out")
     for one in _predictions(config, loaded, paths, draw):
         found.append(one)
         if not config.csv:
@@ -126,6 +128,8 @@ def input_files(given: Sequence[str], ends: tuple[str, ...]) -> list[pathlib.Pat
 
     """
     found: list[pathlib.Path] = []
+    if "" in given:
+        raise InputError("FILES: one of them is empty; give the name of a file or a folder")
     for path in map(pathlib.Path, given):
         if not path.exists():
             raise InputError(f"{visible(path)}: no such file or folder")
@@ -155,13 +159,17 @@ def rows(
         InputError: a file cannot be read, or is of another kind than the run's rows.
 
     """
+
+    def left_out(error: InputError) -> None:
+        log.warning("left out: %s", error)
+
     for path in paths:
         try:
-            yield from single.rows_of(loaded.config, path, label)
+            yield from single.rows_of(loaded.config, path, label, left_out if skip else None)
         except InputError as error:
             if not skip:
                 raise InputError(f"{error}; leave it out, or give --on-bad-example skip") from error
-            log.warning("left out: %s", error)
+            left_out(error)
     for text in texts:
         if os.path.isfile(text):
             raise InputError(f"--text {visible(text)[:80]}: is a file; give it before --text")
@@ -196,8 +204,9 @@ def write(path: str, found: Sequence[dict[str, Any]]) -> None:
         each = one.get("probabilities") or one.get("shares") or one.get("millilitres") or {}
         rest = {k: v for k, v in one.items() if k not in ("probabilities", "shares", "millilitres", "windows")}
         plain = {k: ";".join(map(str, v)) if isinstance(v, list) else v for k, v in rest.items()}
-        if not number:
-            rows.writerow([*plain, *map(visible, each)])
+        if not number:  # a class may be called "file"
+            clash = set(plain) & set(each)
+            rows.writerow([*plain, *(f"class {visible(name)}" if clash else visible(name) for name in each)])
         rows.writerow([visible(x) if isinstance(x, str) else x for x in [*plain.values(), *each.values()]])
     try:
         files.write_text(pathlib.Path(path), text.getvalue())

@@ -181,7 +181,7 @@ def _lr_find(config: Train, plan: runs.Plan, chief: bool) -> rate.Curve:
     rising = dataclasses.replace(config, learning_rate=rate.HIGHEST)
 
     def adamw(_):
-        return recipe.optim.adamw(rate.schedule(steps), weight_decay=config.weight_decay)
+        return recipe.optim.adamw(rate.schedule(steps), b1=config.momentum, weight_decay=config.weight_decay)
 
     curve = rate.find(runs.prepare(planning.planned(NAME, rising, dataclasses.replace(plan, optimizer=adamw))), steps)
     found = f"learning rate {curve.suggested:g}: a tenth of the rate where the loss is lowest"

@@ -4,6 +4,7 @@ Nothing is written through a link.
 """
 
 import contextlib
+import errno
 import io
 import json
 import math
@@ -194,6 +195,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     `path` itself is replaced.
     """
     path = pathlib.Path(path)
+    if not path.name or path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:

@@ -197,6 +197,8 @@ def answers(found: Table, kind: Kind, path: pathlib.Path) -> tuple[np.ndarray, t
         return _classes(found, path)
     if kind == "multilabel":
         names = [name for name in others if name not in (LABEL, TARGET)]
+        if not names:
+            raise InputError(f"{visible(path)}: no columns of 0 and 1, which --task multilabel needs; add them")
         return np.stack([_numbers(found, name, path, {0.0, 1.0}) for name in names], -1), tuple(names)
     return _numbers(found, TARGET, path), ()
 

@@ -92,7 +92,7 @@ def lrp(
         InputError: a negative `epsilon` or `gamma`, or an operation without a rule.
 
     """
-    if epsilon < 0 or gamma < 0:
+    if not (epsilon >= 0 and gamma >= 0):
         raise InputError(f"epsilon={epsilon}, gamma={gamma}: must be at least 0")
     program = trace(model, variables, image)
     low, high = None, None

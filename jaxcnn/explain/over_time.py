@@ -51,6 +51,10 @@ def over_time(model: Any, variables: Tree, x: Any, length: Any = None, target: A
     steps = np.full(len(x), x.shape[1]) if length is None else np.asarray(length)
     if steps.shape != (len(x),) or steps.min() < 1 or steps.max() > x.shape[1]:
         raise InputError(f"length={length}: must be 1 to {x.shape[1]} for each of {len(x)} rows")
+    if steps.dtype.kind not in "iu":
+        raise InputError(f"length of dtype {steps.dtype}: must be integers")
+    if target is not None and (np.asarray(target).dtype.kind not in "iu" or np.shape(target) not in ((), (len(x),))):
+        raise InputError(f"target={target}: must be one integer, or one for each of {len(x)} rows")
     flat = x.ndim == 2
     chosen = [None] * len(x) if target is None else np.broadcast_to(np.asarray(target), len(x)).tolist()
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from jaxcnn.core.types import InputError, Tree
+from jaxcnn.core.types import InputError, Tree, check_whole
 from jaxcnn.explain.gradients import logits
 from jaxcnn.explain.interpreter import named_features, trace
 
@@ -117,9 +117,11 @@ def maximise(
         roughness: weight of the penalty on the mean square difference between neighbours.
 
     Raises:
-        InputError: the layer does not exist, or has no such unit.
+        InputError: the layer does not exist or has no such unit, or a number is out of range.
 
     """
+    check_whole("steps", steps, 1)
+    check_whole("jitter", jitter, 0)
     first, rest = jax.random.split(key)
     start = 0.1 * jax.random.normal(first, (1, *shape))
 

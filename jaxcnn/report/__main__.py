@@ -64,6 +64,8 @@ def write_all(flags: Any, explain: Explain | None = explained) -> None:
     """
     if flags.batch_size < 1:
         raise InputError(f"--batch-size {flags.batch_size}: must be at least 1")
+    if flags.out and len(flags.runs) < 2:
+        raise InputError(f"--out {visible(flags.out)}: names the comparison of several runs; leave it out for one")
     reports, correct = [], []
     for folder in flags.runs:
         made, right = one(folder, flags, explain)
@@ -217,12 +219,24 @@ def write(folder: pathlib.Path, made: dict[str, Any]) -> None:
     texts = {
         "report.json": files.to_json(made, indent=1) + "\n",
         "report.html": report.page(made),
-        "MODEL_CARD.md": report.card(made),
+        "MODEL_CARD.md": report.card(made, _card_of(folder)),
     }
     for name, text in texts.items():
         replace(folder / name, text)
     path = folder / "report.html"
     print(f"{visible(path)}: {_result(made)}, {path.stat().st_size / 1024:,.0f} KiB", flush=True)
+
+
+def _card_of(folder: pathlib.Path) -> str:
+    """Return the model card of a folder; empty if there is none, or it is a link."""
+    path = folder / "MODEL_CARD.md"
+    if path.is_symlink() or not path.is_file():
+        return ""
+    try:
+        return files.read_text(path)
+    except (OSError, InputError) as error:
+        line = f"{visible(path)}: cannot be read ({reason(error)}), and may have words of its author; move it away"
+        raise InputError(line) from error
 
 
 def _result(made: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """A model card in Markdown from a report (Mitchell et al., 2018, arXiv:1810.03993), with the numbers of the page."""
 
+import re
 from typing import Any
 
 from jaxcnn.core.text import markdown
@@ -10,13 +11,14 @@ from jaxcnn.report.markup import NAMES, VERDICTS, interval, number, tested, wors
 from jaxcnn.report.study import study_as_markdown
 
 
-def card(report: dict[str, Any]) -> str:
+def card(report: dict[str, Any], before: str = "") -> str:
     """Write a model card with the sections of the paper.
 
     A run cannot know who made it, what it is for, or whom the data show; the card asks its author to fill these in.
 
     Args:
         report: result of `record.make`, or content of `report.json`.
+        before: the card that is there already, of which what its author filled in is kept.
 
     Returns:
         Markdown.
@@ -36,8 +38,16 @@ def card(report: dict[str, Any]) -> str:
         sections["Exported files"] = exported_as_markdown(report)
     if report.get("compression"):
         sections["Compression"] = compressed_as_markdown(report)
+    for name in ("Intended use", "Ethical considerations"):
+        sections[name] = _written(before, name) or sections[name]
     body = "".join(f"\n## {name}\n\n{text.strip()}\n" for name, text in sections.items())
     return f"# Model card: {markdown(report['run'])}\n{body}"
+
+
+def _written(card: str, name: str) -> str:
+    """Return a section of a card, up to the next one; empty if it is not there."""
+    found = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", card, re.M | re.S)
+    return found[1].strip() if found else ""
 
 
 TO_FILL_IN = {

@@ -26,7 +26,7 @@ RULE_LOSS = (
 
 def diagnose(
     rows: Sequence[Mapping[str, Any]],
-    chance: float,
+    chance: float | None,
     best_step: int | None = None,
     tested: tuple[float, int] | None = None,
 ) -> dict[str, str]:
@@ -34,7 +34,7 @@ def diagnose(
 
     Args:
         rows: lines of `metrics.jsonl`: `split`, `step`, `loss`, `accuracy`, `count`.
-        chance: accuracy of always guessing the most frequent class, in [0, 1].
+        chance: accuracy of always guessing the most frequent class, in [0, 1]; None if it is not known.
         best_step: step whose weights were tested; by default the last.
         tested: accuracy on the test rows, and their number.
 
@@ -87,7 +87,7 @@ ADVICE = {
 
 
 def _judge(
-    train: Sequence[Mapping[str, Any]], valid: Sequence[Mapping[str, Any]], chance: float, best: int | None
+    train: Sequence[Mapping[str, Any]], valid: Sequence[Mapping[str, Any]], chance: float | None, best: int | None
 ) -> tuple[str, str]:
     if not train or not valid:
         return "unknown", "The log lacks lines of training or of validation."
@@ -103,6 +103,8 @@ def _judge(
         return "overfit", f"{reached} The gap is {100 * (seen - new):.1f} points."
     if risen := _risen(train, valid, f"{reached} ", 0.02):
         return risen
+    if chance is None:
+        return "good", f"{reached} How often the most frequent class occurs in the run's own rows is not known."
     if max(seen, new) - chance < SKILL * (1 - chance):
         return "underfit", f"{reached} Always guessing the most frequent class would give {100 * chance:.1f} %."
     return "good", reached

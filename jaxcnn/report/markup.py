@@ -1,6 +1,7 @@
 """Parts of HTML pages that the page of a run and the comparison share: documents, tables, numbers and names."""
 
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -43,12 +44,15 @@ def document(heading: str, about: str, sections: dict[str, str], end: str) -> st
     Args:
         heading: title of the page.
         about: text below it.
-        sections: dict from heading to HTML.
+        sections: dict from heading, a text, to HTML.
         end: text of the footer.
 
     """
-    links = "".join(f'<li><a href="#{name.lower()}">{name}</a></li>' for name in sections)
-    body = "".join(f'<section id="{name.lower()}"><h2>{name}</h2>{text}</section>' for name, text in sections.items())
+    places = {name: re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "section" for name in sections}
+    links = "".join(f'<li><a href="#{place}">{escape(name)}</a></li>' for name, place in places.items())
+    body = "".join(
+        f'<section id="{places[name]}"><h2>{escape(name)}</h2>{text}</section>' for name, text in sections.items()
+    )
     name, below = escape(heading), escape(about)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -2,6 +2,7 @@
 
 import base64
 import datetime
+import hashlib
 import io
 import math
 import os
@@ -9,7 +10,7 @@ import pathlib
 import platform
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ from jaxcnn.train.checkpoint import digest
 from jaxcnn.train.evaluation import collect
 from jaxcnn.version import __version__
 
+INPUTS = {"image", "text", "audio", "series"}  # entries of a row that a network gets
 CURVE = ("split", "step", "epoch", "loss", "accuracy", "count", "learning_rate")
 # keys of summary.json with a place elsewhere
 NOT_TRAINING = ("test", "validation", "checkpoint", "first_step_at", "study")
@@ -106,6 +108,33 @@ def _lines(folder: pathlib.Path) -> list[dict[str, Any]]:
         raise InputError(f"{visible(folder)}: damaged ({error}); remove the line, or train again") from error
 
 
+class _Read:
+    """A data set whose rows are read as needed: its inputs are hashed as they pass, whatever the batches."""
+
+    def __init__(self, data: Any) -> None:
+        self.data, self.sha256, self.found = data, hashlib.sha256(), False
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the attribute of the data set."""
+        return getattr(self.data, name)
+
+    def put(self, move: Any) -> "_Read":
+        """Return itself: nothing stays on the device."""
+        del move
+        return self
+
+    def once(self, *arguments: Any, **options: Any) -> Iterator[Any]:
+        """Yield every row once, in order."""
+        for chunk in self.data.once(*arguments, **options):
+            for k in range(int(chunk.count)):
+                batch = chunk.at(k)
+                true = np.flatnonzero(np.asarray(batch.get("row_mask", np.ones(len(next(iter(batch.values())))))) > 0)
+                for name in sorted(INPUTS & batch.keys()):
+                    self.sha256.update(np.ascontiguousarray(np.asarray(batch[name])[true]).data)
+                    self.found = True
+            yield chunk
+
+
 def predict(loaded: TrainedRun, test: Any, *, batch_size: int = 256) -> Tested:
     """Compute the outputs of a run for its whole test set.
 
@@ -115,13 +144,13 @@ def predict(loaded: TrainedRun, test: Any, *, batch_size: int = 256) -> Tested:
         batch_size: rows per batch; does not change the result.
 
     """
-    names = columns(test)
+    names, read = columns(test), _Read(test)
+    test = test if hasattr(test, "arrays") else read
     logits, kept = collect(loaded.task.predict, loaded.variables, test, keep=("label", *names), batch_size=batch_size)
-    held = {k: x for k, x in getattr(test, "arrays", {}).items() if k in ("image", "text", "audio", "series")}
+    held = {k: x for k, x in getattr(test, "arrays", {}).items() if k in INPUTS}
     rows = {"label": kept["label"]} | {k: np.asarray(x) for k, x in held.items()}
-    files = getattr(test, "names", None)
-    if not held and files:  # rows that are read as needed are known by their files
-        rows["names"] = np.frombuffer("\n".join(files).encode("utf-8", "surrogateescape"), np.uint8)
+    if read.found:
+        rows["read"] = np.frombuffer(read.sha256.digest(), np.uint8)
     known = digest(rows) if len(rows) > 1 else ""
     return Tested(logits, kept["label"], {name: kept[name] for name in names}, known)
 
@@ -218,7 +247,7 @@ def make(
         kind: [{**entry, **pixels.get(entry["row"], {})} for entry in some] for kind, some in measured["chosen"].items()
     }
     chance = max(row["count"] for row in test["per_class"]) / test["metrics"]["count"]
-    own = chance if rows is None or rows.own else 0.0  # the classes of other data say nothing about the training
+    own = chance if rows is None or rows.own else None  # the classes of other data say nothing about the training
     diagnosis = diagnose(run.lines, own, summary.get("best_step"), (found, test["metrics"]["count"]))
     curves = [{key: line[key] for key in CURVE if key in line} for line in few(run.lines)]
     return plain({

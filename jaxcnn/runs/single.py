@@ -2,7 +2,7 @@
 
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,23 +24,29 @@ Row = dict[str, np.ndarray]
 AT_ONCE = 32  # windows of a sound that are in memory
 
 
-def rows_of(config: Mapping[str, Any], path: pathlib.Path, label: str = "") -> Iterator[tuple[str, Row]]:
+Bad = Callable[[InputError], None]  # gets the error of a row of a table, which is then left out
+
+
+def rows_of(
+    config: Mapping[str, Any], path: pathlib.Path, label: str = "", on_bad: Bad | None = None
+) -> Iterator[tuple[str, Row]]:
     """Yield the rows of a file with their names; only a table of texts or of series has more than one.
 
     Args:
         config: content of a run's `config.json`.
         path: the file.
         label: column of labels of series, as for `series_rows`.
+        on_bad: called for each row of a table that cannot be used, which is then left out; None to raise.
 
     Raises:
         InputError: The file cannot be read, or is of another kind than the run's rows.
 
     """
     if "text" in config["build"].get("inputs", {}):
-        for name, text in read_texts(config, path):
+        for name, text in read_texts(config, path, on_bad):
             yield name, text_row(config, text)
     elif "series" in config["build"].get("inputs", {}):
-        yield from series_rows(config, path, label)
+        yield from series_rows(config, path, label, on_bad)
     else:
         yield str(path), row_of(config, path)
 
@@ -89,7 +95,9 @@ def sound_rows(config: Mapping[str, Any], path: pathlib.Path | Memory) -> Iterat
             return
 
 
-def series_rows(config: Mapping[str, Any], path: pathlib.Path, label: str = "") -> Iterator[tuple[str, Row]]:
+def series_rows(
+    config: Mapping[str, Any], path: pathlib.Path, label: str = "", on_bad: Bad | None = None
+) -> Iterator[tuple[str, Row]]:
     """Yield the series of a file with their lines.
 
     Args:
@@ -97,6 +105,7 @@ def series_rows(config: Mapping[str, Any], path: pathlib.Path, label: str = "") 
         path: the file.
         label: column of labels, which is left out: `"first"`, `"last"` or a name in the header; `"none"` if rows have
             values only. By default they have values only, unless the header has the name that the run's labels had.
+        on_bad: as in `rows_of`.
 
     Raises:
         InputError: The file cannot be read, a series is longer than those of the run or has other channels, or it is
@@ -118,7 +127,9 @@ def series_rows(config: Mapping[str, Any], path: pathlib.Path, label: str = "") 
     for x, length, line in zip(found["series"], found["length"], lines, strict=True):
         if length > steps:
             fix = "shorten it" + (", or name the column of labels with --label-column" if not label else "")
-            raise InputError(f"{visible(path)}: line {line}: {length} values, and the run's series have {steps}; {fix}")
+            values = f"{length} values, and the run's series have {steps}"
+            _left_out(InputError(f"{visible(path)}: line {line}: {values}; {fix}"), on_bad)
+            continue
         row = np.zeros((steps, channels), np.float32)
         row[:length] = x[:length]
         yield f"{path}:{line}", {"series": row, "length": np.array(length, np.int32)}
@@ -157,8 +168,14 @@ def text_options(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"unit": _options(config).get("unit", "words"), "vocabulary": vocabulary, "length": length}
 
 
-def read_texts(config: Mapping[str, Any], path: pathlib.Path) -> Iterator[tuple[str, str]]:
-    """Yield the texts of a file with a name for each: one of a text file, all of a CSV file.
+def _left_out(error: InputError, on_bad: Bad | None) -> None:
+    if on_bad is None:
+        raise error
+    on_bad(error)
+
+
+def read_texts(config: Mapping[str, Any], path: pathlib.Path, on_bad: Bad | None = None) -> Iterator[tuple[str, str]]:
+    """Yield the texts of a file with a name for each: one of a text file, all of a CSV file; see `rows_of`.
 
     Raises:
         InputError: The file cannot be read, or a row has no text.
@@ -174,7 +191,8 @@ def read_texts(config: Mapping[str, Any], path: pathlib.Path) -> Iterator[tuple[
         column = columns(found, path)[0]
     for line, text in zip(found.lines, found.column(column), strict=True):
         if not text:
-            raise InputError(f"{visible(path)}: line {line}: no text; add it, or remove the line")
+            _left_out(InputError(f"{visible(path)}: line {line}: no text; add it, or remove the line"), on_bad)
+            continue
         yield f"{path}:{line}", text
 
 

@@ -570,3 +570,21 @@ def test_installed_from_an_empty_folder(tmp_path):
     call("predict", folder, "OTHERS", "--csv", "out.csv")
     assert len((empty / "out.csv").read_text().splitlines()) == 16
     assert "report.html" in call("report", folder) and "MODEL_CARD.md" in {p.name for p in (empty / folder).iterdir()}
+
+
+def test_a_picture_does_not_replace_an_input(trained, tmp_path, capsys):
+    picture(tmp_path / "x.png", 0, np.random.default_rng(0))
+    before = (tmp_path / "x.png").read_bytes()
+    said = refused(capsys, "explain", trained[0], tmp_path / "x.png", "--output", tmp_path)
+    assert "x.png would replace an input; give another folder" in said and (tmp_path / "x.png").read_bytes() == before
+
+
+def test_a_report_keeps_what_the_author_wrote(trained, capsys):
+    run("report", trained[0])
+    card = trained[0] / "MODEL_CARD.md"
+    card.write_text(card.read_text().replace("To be filled in by the author: what the model is for", "For bees; what"))
+    run("report", trained[0])
+    assert "For bees; what" in card.read_text() and card.read_text().count("## Intended use") == 1
+    assert "To be filled in by the author: whom the data show" in card.read_text()
+    said = refused(capsys, "report", trained[0], "--out", trained[0] / "other.html")
+    assert "names the comparison of several runs; leave it out for one" in said

@@ -147,3 +147,42 @@ def test_a_damaged_vocabulary_is_refused(trained, tmp_path):
         (folder / "config.json").write_text(json.dumps(config | {"words": changed}))
         with pytest.raises(jc.InputError, match="words; must be those of the model"):
             jc.load_run(folder)
+
+
+def test_a_bad_line_costs_no_other(trained, tmp_path, capsys):
+    (tmp_path / "x.csv").write_text(
+        "review,sentiment\na great film,good\n,bad\ntedious,bad\nsuch acting,good\n", "utf-8"
+    )
+    found = answer(capsys, "predict", trained, tmp_path / "x.csv", "--on-bad-example", "skip")
+    assert [one["file"].rpartition(":")[2] for one in found] == ["2", "4", "5"]
+    assert found[1]["class"] == "bad"
+
+
+def test_what_would_be_lost_or_is_for_others_is_refused(trained, tmp_path, capsys):
+    said = refused(capsys, "predict", trained, "--text", "a great film", "--text", "tedious")
+    assert "--text: is there 2 times; give it once, with all values behind it" in said
+    said = refused(capsys, "predict", trained, "--text", "great", "--least-score", "0.9")
+    assert "--least-score 0.9: only detection has boxes with scores; leave it out" in said
+    assert "FILES: one of them is empty" in refused(capsys, "predict", trained, "")
+    said = refused(capsys, "train", reviews(tmp_path / "x.csv", 2), "--task", "multilabel", "--workdir", tmp_path)
+    assert "no columns of 0 and 1, which --task multilabel needs" in said
+    said = refused(capsys, "train", tmp_path / "x.csv", "--lr-find", "--learning-rate", "0.1", "--workdir", tmp_path)
+    assert "--learning-rate 0.1: --lr-find finds the rate; leave one of them out" in said
+    said = refused(capsys, "export", trained, "--to", "stablehlo", "--calibration", "7")
+    assert "--calibration 7: only --int8 reads rows for it; leave it out" in said
+    assert "--csv" in refused(capsys, "predict", trained, "--text", "great", "--csv", tmp_path)
+
+
+def test_texts_are_no_part_of_the_page(trained, tmp_path, capsys):
+    text = "<img src=x onerror=alert(1)> great & <script>alert(2)</script>"
+    assert main(["explain", str(trained), "--text", text, "--output", str(tmp_path)]) == 0
+    page = (tmp_path / "texts.html").read_text()
+    assert "<img" not in page and "<script" not in page and "&lt;img" in page
+
+
+def test_columns_of_a_table_have_names_of_their_own(tmp_path):
+    from jaxcnn.cli.predict import write
+
+    one = {"file": "a.txt", "class": "p", "probability": 0.6, "probabilities": {"file": 0.4, "p": 0.6}}
+    write(str(tmp_path / "x.csv"), [one])
+    assert (tmp_path / "x.csv").read_text().splitlines()[0] == "file,class,probability,class file,class p"

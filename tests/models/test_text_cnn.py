@@ -91,3 +91,15 @@ def test_the_word_that_decides_has_the_largest_weight():
     assert max(found, key=lambda pair: pair[1])[0] == "good"
     odds = lambda text: np.diff(task.predict(fitted.state.variables, {"text": jnp.array([text])})[0])[0]
     assert found[1][1] == pytest.approx(odds(rows[0]) - odds([4, 1, 5, 0]), abs=1e-4)
+
+
+def test_a_label_among_several_is_explained_by_its_own_logit():
+    weights = np.array([[0.0, 0, 0], [1, -2, 3], [0, 5, -1], [4, 1, 0]], np.float32)
+    predict = lambda variables, batch: jnp.asarray(weights)[batch["text"]].sum(1)
+    spans, row = [("one", 0, 1), ("two", 1, 2), ("three", 2, 3)], np.array([1, 2, 3])
+    for target in range(3):
+        found = jc.explain.erasure(predict, None, row, spans, target, fill=0, head="multilabel")
+        assert [weight for _, weight in found] == pytest.approx(weights[row, target].tolist())
+    for target in (-1, 3, 1.0):
+        with pytest.raises(jc.InputError, match=f"target={target}: must be a class from 0 to 2"):
+            jc.explain.erasure(predict, None, row, spans, target)

@@ -231,6 +231,8 @@ def test_a_test_set_of_another_kind_is_no_good_fit():
         for case in ((0.97, 10**4), (0.9, 10), (0.9, 10**4), (0.3, 10))
     }
     assert list(verdicts.values()) == ["good", "good", "shifted", "shifted"]  # ten rows tell little
+    unknown = report.diagnose(curve([1.0, 0.9], [0.9, 0.9]), None)  # other rows were measured
+    assert unknown["verdict"] == "good" and "is not known" in unknown["why"]
     assert "Test accuracy is 30.0 %, 68.0 points below it." in report.diagnose(found, 0.1, tested=(0.3, 10))["why"]
 
 
@@ -632,15 +634,21 @@ def test_pixels_without_a_label_are_in_no_cell():
         assert dense._counts(loaded, held, 2, 2).tolist() == [[[1, 0], [0, 2]], [[1, 0], [0, 1]]]
 
 
-def test_rows_that_are_read_as_needed_are_known_by_their_files():
+def test_rows_that_are_read_as_needed_are_known_by_what_they_hold():
     task = types.SimpleNamespace(predict=lambda variables, batch: jnp.zeros((len(batch["label"]), 2)))
     loaded = types.SimpleNamespace(task=task, variables={})
 
-    def streamed(names):
-        read = lambda index: {"image": np.zeros((len(index), 2, 2, 1), np.uint8), "label": index.astype(np.int32) % 2}
-        return record.predict(loaded, jc.data.Indexed(read, 4, ("a", "b"), names=names)).sha256
+    def streamed(value, key="image", names=("a", "b", "c", "d"), batch_size=256):
+        read = lambda index: {
+            key: np.full((len(index), 2, 2, 1), value, np.uint8) + index[:, None, None, None].astype(np.uint8),
+            "label": index.astype(np.int32) % 2,
+        }
+        data = jc.data.Indexed(read, 4, ("a", "b"), names=names)
+        return record.predict(loaded, data, batch_size=batch_size).sha256
 
-    assert streamed(tuple("abcd")) == streamed(tuple("abcd")) != streamed(tuple("efgh"))
-    assert streamed(None) == ""
+    assert (
+        streamed(0) == streamed(0, names=None) == streamed(0, batch_size=3) != streamed(1)
+    )  # whatever they are called
+    assert streamed(0, "other") == ""
     reports, right = [{"test": {"sha256": ""}}] * 2, [np.array([True, False])] * 2
     assert paired(reports, right) == [] and len(paired([{"test": {"sha256": "x"}}] * 2, right)) == 1

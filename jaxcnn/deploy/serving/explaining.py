@@ -71,6 +71,7 @@ def _text(run: Any) -> Explain:
     """Explain a text by leaving out one of its words at a time (Li et al., 2016, arXiv:1612.08220)."""
     how = text_options(run.config)
     fill = words.SPACE if how["unit"] == "bytes" else words.UNKNOWN
+    head = run.config["build"]["task"]["options"].get("head", "softmax")
     compiled = jax.jit(lambda variables, x: run.task.predict(variables, {"text": x}))
 
     def explain(row: Row, target: int, text: str) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def _text(run: Any) -> Explain:
         rows = np.repeat(row["text"][None], WORDS + 1, 0)
         for n, (_, start, stop) in enumerate(spans, 1):
             rows[n, start:stop] = fill
-        odds = np.asarray(log_odds(compiled(run.variables, rows), target))
+        odds = np.asarray(log_odds(compiled(run.variables, rows), target, head))
         changes = [(word, round(float(odds[0] - x), 4)) for (word, *_), x in zip(spans, odds[1:], strict=False)]
         return {"method": "Words left out", "words": changes}
 
