@@ -24,7 +24,7 @@ SHOWN, SIDE, PAIRS = 8, 256, 20  # worst images; their largest side in pixels; p
 def segments(config: Mapping[str, Any]) -> bool:
     """Whether a run is of this library's segmentation of images or volumes."""
     build = config["build"]
-    axes = 0 if build is None else len(build["image"]["shape"])
+    axes = 0 if build is None else len(build.get("image", {}).get("shape", ()))  # others than images are in "inputs"
     return build is not None and build["task"]["name"] == "segmentation" and axes in (3, 4)
 
 

@@ -24,8 +24,9 @@ LARGEST, PIXELS = 2**23, 2**24  # limits in bytes and pixels for a picture from 
 
 
 def classifies(config: Mapping[str, Any]) -> bool:
-    """Whether a run is of this library's classifier, so that its test rows can be predicted and measured by class."""
-    return config["build"] is not None and config["build"]["task"]["name"] == "classification"
+    """Whether a run is of this library's classifier of one label, whose test rows are predicted and measured by class."""
+    task = config["build"] and config["build"]["task"]
+    return bool(task) and task["name"] == "classification" and task["options"].get("head") != "multilabel"
 
 
 def general(name: str, run: Finished, folder: str | pathlib.Path) -> dict[str, Any]:

@@ -186,3 +186,12 @@ def test_columns_of_a_table_have_names_of_their_own(tmp_path):
     one = {"file": "a.txt", "class": "p", "probability": 0.6, "probabilities": {"file": 0.4, "p": 0.6}}
     write(str(tmp_path / "x.csv"), [one])
     assert (tmp_path / "x.csv").read_text().splitlines()[0] == "file,class,probability,class file,class p"
+
+
+def test_a_run_of_several_labels_has_a_report(tmp_path, capsys):
+    lines = [f"{'goal ' * a}{'bank ' * b}the {i},{a},{b}" for i in range(40) for a, b in [(i % 2, i // 2 % 2)]]
+    (tmp_path / "x.csv").write_text("\n".join(["text,sport,money", *lines]) + "\n", "utf-8")
+    assert main(["train", str(tmp_path / "x.csv"), "--smoke", "--workdir", str(tmp_path / "runs")]) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert f"next: jaxcnn report {run}" in capsys.readouterr().out
+    assert main(["report", str(run)]) == 0 and (run / "report.html").exists()
