@@ -195,7 +195,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     `path` itself is replaced.
     """
     path = pathlib.Path(path)
-    if not path.name or path.is_dir():
+    if not path.name or path.is_dir() and not path.is_symlink():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)

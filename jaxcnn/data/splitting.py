@@ -185,7 +185,10 @@ def _groups(data: Any, pattern: str) -> list[str]:
 
 def _tell_groups(train: Any, other: Any, pattern: str, part: str) -> None:
     """Log a warning if rows of a part that the data came with are of groups of training rows."""
-    known, own = set(_groups(train, pattern)), _groups(other, pattern)
+    try:
+        known, own = set(_groups(train, pattern)), _groups(other, pattern)
+    except InputError:
+        return  # a group is needed where rows are cut, and nothing is cut from this part
     count, shown = sum(name in known for name in own), part.replace("valid", "validation")
     if count:
         log.warning("group=%r: %d of %d %s rows are of groups of the training rows", pattern, count, len(own), shown)

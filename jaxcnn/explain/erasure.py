@@ -35,11 +35,11 @@ def erasure(
         fill: the number that replaces others: an unknown word, or `data.words.SPACE` for bytes.
         head: that of the task; `"multilabel"` has the log-odds of each label alone.
 
-    Raises:
-        InputError: there is no such class.
-
     Returns:
         The words in order, each with the change of the target's log-odds: positive where the word speaks for the class.
+
+    Raises:
+        InputError: there is no such class.
 
     """
     rows = np.repeat(np.asarray(row)[None], len(spans) + 1, 0)

@@ -24,7 +24,7 @@ LARGEST, PIXELS = 2**23, 2**24  # limits in bytes and pixels for a picture from 
 
 
 def classifies(config: Mapping[str, Any]) -> bool:
-    """Whether a run is of this library's classifier of one label, whose test rows are predicted and measured by class."""
+    """Whether a run is of this library's classifier with one label per row, which is measured class by class."""
     task = config["build"] and config["build"]["task"]
     return bool(task) and task["name"] == "classification" and task["options"].get("head") != "multilabel"
 

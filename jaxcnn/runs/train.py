@@ -166,7 +166,7 @@ def _opened(ready: Ready, folder: pathlib.Path) -> dict[str, Any] | None:
 def _go_on_with(folder: pathlib.Path, before: dict[str, Any], config: dict[str, Any]) -> None:
     """Refuse another network for a run that goes on; other settings, such as more epochs, replace those of its file."""
     for name in ("build", "task"):
-        if before.get(name) != files.plain(config[name]):
+        if name in before and before[name] != files.plain(config[name]):  # older runs name no task
             line = f"{visible(folder)} was begun with another {name}, which its config.json describes"
             raise InputError(f"{line}; go on with the same one, or give another folder")
     if before.get("settings") != files.plain(config["settings"]):
