@@ -96,11 +96,19 @@ def one_of(*changes: Transform, field: str = "image") -> Transform:
         batch, branches = with_box_mask(batch), [branch(one) for one in changes]
         forms = [jax.eval_shape(run, use, batch) for run in branches]
         for name in sorted({name for form in forms for name in form}):
-            if len({str(form.get(name)) for form in forms}) > 1:
-                raise InputError(f"one_of: {name!r} has another shape or dtype after one transform than after another")
+            kinds = {_form(form.get(name)) for form in forms}
+            if len(kinds) > 1:
+                line = f"one_of: {name!r} becomes {' or '.join(sorted(kinds))}"
+                raise InputError(f"{line}, depending on the transform; use transforms that give the same")
         return jax.lax.switch(jax.random.randint(choose, (), 0, len(changes)), branches, use, batch)
 
     return on_field(mixing(change, *changes), field)
+
+
+def _form(value: Any) -> str:
+    """Describe the shapes and dtypes of an entry; `nothing` for one that is not there."""
+    leaves = jax.tree.leaves(value)
+    return ", ".join(f"{x.dtype}{list(x.shape)}" for x in leaves) or "nothing"
 
 
 def with_box_mask(batch: Batch) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxcnn.augment.core import Transform, as_float, height_width, mixing, on_field
 from jaxcnn.augment.erase import inside
-from jaxcnn.augment.spatial import maps
+from jaxcnn.augment.spatial import check_target, maps
 from jaxcnn.core.collectives import draw, previous
 from jaxcnn.core.types import Batch, InputError, align, check_whole, row_mask
 
@@ -76,6 +76,7 @@ def cutmix(alpha: float = 1.0, *, num_classes: int | None = None, field: str = "
 
     def change(key: Array, batch: Batch) -> Batch:
         h, w = height_width(batch["image"])
+        check_target(batch)
         follow = maps(batch)
         own, other, mixed = _pair(batch, num_classes, "cutmix")
         places, shares = jax.random.split(key)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxcnn.augment import resample
 from jaxcnn.augment.core import Range, Transform, as_float, check_range, height_width, mixing, on_field, uniform
 from jaxcnn.augment.erase import check_probability
-from jaxcnn.augment.spatial import FOLLOW, SpatialTargets, area, check, check_boxes, clipped, maps
+from jaxcnn.augment.spatial import FOLLOW, SpatialTargets, area, check, check_boxes, check_target, clipped, maps
 from jaxcnn.core.collectives import draw, previous
 from jaxcnn.core.types import Batch, InputError, align, check_whole, row_mask
 
@@ -69,6 +69,7 @@ def mosaic(
         check_whole("max_boxes", max_boxes, 1)
 
     def change(key: Array, batch: Batch) -> Batch:
+        check_target(batch)
         sizes, dense = height_width(batch["image"]), maps(batch)
         if "label" in batch and "label" not in dense:
             raise InputError("mosaic: four images cannot share a label [B]; leave it out of the batch, or the mosaic")

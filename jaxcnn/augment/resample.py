@@ -66,7 +66,7 @@ def stored(fill: float, values: Array) -> Array:
     boolean = jnp.issubdtype(dtype, jnp.bool_)
     low, high = (0, 1) if boolean else (int(jnp.iinfo(dtype).min), int(jnp.iinfo(dtype).max))
     held = fill + high + 1 if fill < 0 == low and not boolean else fill
-    if held != int(held) or not low <= held <= high:
+    if not low <= held <= high or held != int(held):
         raise InputError(f"fill={fill}: masks of {dtype} cannot hold it; give {low} to {high}, or other masks")
     return jnp.asarray(int(held), dtype)
 

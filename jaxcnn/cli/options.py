@@ -83,10 +83,10 @@ def _check_names(kind: type, arguments: Sequence[str]) -> None:
             hint = f"did you mean {near[0]}?" if near else f"{ALL} lists all flags"
             raise InputError(f"{visible(given)}: no such flag; {hint}")
     for field in dataclasses.fields(kind):  # of two lists, the first would be lost
-        flag, count = flag_of(field.name), 0
+        flag = flag_of(field.name)
         count = sum(given.split("=")[0].replace("_", "-") == flag for given in arguments if given.startswith("--"))
         if count > 1 and "tuple" in str(field.type):
-            raise InputError(f"{flag}: is there {count} times; give it once, with all values behind it")
+            raise InputError(f"{flag}: given {count} times; give it once, followed by all its values")
 
 
 def _reason(kind: type, printed: str) -> str:

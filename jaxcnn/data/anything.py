@@ -125,7 +125,8 @@ def _array(value: Any, where: str) -> np.ndarray:
         raise InputError(f"{where}: has dtype {array.dtype}; must be numbers")
     if hasattr(value, "dtype"):
         return array
-    narrow = array.astype({"i": np.int32, "u": np.int32, "f": np.float32}.get(array.dtype.kind, array.dtype))
+    whole = array.dtype.kind == "i" or array.dtype == np.uint64  # which NumPy makes of large integers of Python
+    narrow = array.astype(np.int32 if whole else np.float32 if array.dtype.kind == "f" else array.dtype)
     if array.dtype.kind in "iu" and (narrow != array).any():
         raise InputError(f"{where}: {array[narrow != array].flat[0]} is beyond 32 bits; give a smaller number")
     return narrow

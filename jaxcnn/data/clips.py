@@ -224,17 +224,17 @@ def _frames(container: Any) -> Iterator[np.ndarray]:
             f"{codec.width} x {codec.height} pixels, more than the {MOST_PIXELS:,} that are read of a frame"
         )
     codec.options = {"max_pixels": str(MOST_PIXELS)}
-    last, gap = 0.0, 0.0
+    end = 0.0
     for i, frame in enumerate(container.decode(stream)):
         size = size or (frame.height, frame.width)
         if i >= MOST_FRAMES or i * size[0] * size[1] > DECODED:
             raise InputError(f"more than {i:,} frames of {size[1]} x {size[0]} pixels, which are not read; cut it")
         if (frame.height, frame.width) != size:
             raise InputError(f"frame {i} has {(frame.height, frame.width)} pixels, the first one {size}; save it again")
-        if frame.time is not None:
-            last, gap = frame.time, max(gap, frame.time - last)
+        if frame.time is not None and frame.duration and frame.time_base:
+            end = max(end, frame.time + float(frame.duration * frame.time_base))
         yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-    if _duration(container, stream) - last > 3 * gap + 0.1:  # the last frame may be shown longer
+    if end and _duration(container, stream) - end > 0.1:
         raise InputError("has fewer frames than its header states; it is cut off: replace or remove it")
 
 

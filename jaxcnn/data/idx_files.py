@@ -1,6 +1,7 @@
 """IDX files, the format of MNIST: four files with images and labels to train and to test on, gzipped or not."""
 
 import contextlib
+import filecmp
 import gzip
 import io
 import math
@@ -86,7 +87,8 @@ def _find(path: pathlib.Path) -> dict[str, pathlib.Path]:
         if name is not None:
             sets.add(found[1] if found else "")
             before = chosen.setdefault(name, file)  # an unpacked file comes before the gzipped one
-            if before is not file and file.name != f"{before.name}.gz":
+            other = before is not file and file.name != f"{before.name}.gz"
+            if other and not filecmp.cmp(before, file, shallow=False):
                 twice = before, file
     if len(sets) > 1:
         names = ", ".join(visible(name or "one without a name") for name in sorted(sets)[:10])

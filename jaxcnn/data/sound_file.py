@@ -22,7 +22,7 @@ LARGEST = 2**28  # most samples of a file that is read whole, of all channels to
 CHANNELS = 64
 BLOCK = 2**16  # frames that are decoded at once
 CHUNKS = 1000  # of a WAV file that are looked at for its samples
-STATED = 2**31  # sizes in a RIFF header from which on it states none, as programs write into pipes
+STATED = 0x7FFFF000  # sizes in a RIFF header from which on it states none, as programs write into pipes
 OVER = 2.0  # floats up to this are overshoots of -1..1, which are clipped; larger ones are another scale
 MARKS = (b"RIFF", b"RF64", b"fLaC")
 log = logging.getLogger("jaxcnn")
@@ -162,7 +162,7 @@ def _check_mark(path: str | pathlib.Path | Memory, file: Any) -> None:
                 "replace or remove it"
             )
     if start[:4] in (b"RIFF", b"RF64") and (missing := _missing(file, size)):
-        raise InputError(f"{visible(path)}: {missing:,} bytes of its samples are missing; it is cut off: replace it")
+        raise InputError(f"{visible(path)}: samples are missing ({missing:,} bytes); it is cut off: replace it")
 
 
 def _missing(file: Any, size: int) -> int:

@@ -27,6 +27,7 @@ BYTES = 2**24  # most bytes of a text file
 BESIDE = 0.1  # how far points of a polygon may lie outside the image, in shares
 SHARE = 10  # a larger number is no share, but pixels
 IMAGES, LABELS = "images", "labels"
+TWICE = object()  # the key under which a mapping notes its keys that are there twice
 YEAR = re.compile(r"[-_]?(?:19|20)\d\d$")
 CLASSES, YAML = ("classes.txt", "obj.names", "labels/classes.txt"), ("data.yaml", "data.yml", "dataset.yaml")
 log = logging.getLogger("jaxcnn")
@@ -109,16 +110,20 @@ def _parts(top: pathlib.Path) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
     for before in (True, False):  # images/train/, or train/images/
         place = top / IMAGES if before else top
         found: dict[str, tuple[pathlib.Path, pathlib.Path]] = {}
+        left: list[str] = []
         for folder in sorted(p for p in place.iterdir() if p.is_dir()) if place.is_dir() else ():
             word = YEAR.sub("", folder.name.lower())  # train2017 is the training part too
             part = next((part for part, names in named.items() if word in names), None)
             both = (folder, _alike(top / LABELS, folder.name)) if before else (folder / IMAGES, folder / LABELS)
             if part is None or not both[0].is_dir():
+                left += [folder.name] if before else []
                 continue
             if part in found:
                 line = f"{visible(found[part][0])} is the same part; move one of them out of the way"
                 raise InputError(f"{visible(both[0])}: {line}")
             found[part] = both
+        if found and left:
+            log.warning("%s: left out: %s, which are no parts", visible(place), visible(", ".join(left[:10])))
         if found:
             return found
     if not (top / IMAGES).is_dir():
@@ -137,7 +142,8 @@ def _pairs(
 ) -> list[tuple[pathlib.Path, pathlib.Path | None]]:
     """Match images and text files by their names."""
     if not labels.is_dir():
-        raise InputError(f"{visible(labels)}: no such folder; all images would show no object")
+        line = f"no such folder; all images of {visible(images)} would show no object"
+        raise InputError(f"{visible(labels)}: {line}; add it, or move those images out of the way")
     pictures, texts = _files(images, ENDINGS), _files(labels, {".txt"})
     texts = {name: file for name, file in texts.items() if file.name != "classes.txt"}
 
@@ -233,15 +239,15 @@ def class_names(path: str | pathlib.Path) -> tuple[str, ...] | None:
 
 
 class _Texts(yaml.BaseLoader):
-    """Leaves every value a text, and refuses a key that is there twice."""
+    """Leaves every value a text, and notes keys that are there twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return the mapping of a node."""
-        keys = collections.Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        for key, count in keys.items():
-            if count > 1:
-                raise yaml.constructor.ConstructorError(problem=f"the key {key!r} is there twice")
-        return super().construct_mapping(node, deep)
+        found = super().construct_mapping(node, deep)
+        if len(found) < len(node.value):
+            counts = collections.Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+            found[TWICE] = [key for key, count in counts.items() if count > 1]
+        return found
 
 
 def _yaml_names(file: pathlib.Path) -> tuple[str, ...]:
@@ -252,6 +258,10 @@ def _yaml_names(file: pathlib.Path) -> tuple[str, ...]:
         why = visible(" ".join(str(error).split()))[:200]
         raise InputError(f"{visible(file)}: not YAML ({why}); correct it, or give classes=") from error
     names = found.get("names") if isinstance(found, dict) else None
+    for twice in (found if isinstance(found, dict) else {}, names if isinstance(names, dict) else {}):
+        if shown := [key for key in twice.get(TWICE, ()) if twice is names or key == "names"]:
+            where = "names: has the key" if twice is names else "has the key"
+            raise InputError(f"{visible(file)}: {where} {visible(shown[0])!r} twice; remove one, or give classes=")
     if names is None:
         raise InputError(f"{visible(file)}: no names:; add the names of the classes, or give classes=")
     listed = dict(enumerate(names)) if isinstance(names, list) else names if isinstance(names, dict) else {}

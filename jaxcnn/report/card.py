@@ -1,6 +1,7 @@
 """A model card in Markdown from a report (Mitchell et al., 2018, arXiv:1810.03993), with the numbers of the page."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from jaxcnn.core.text import markdown
@@ -39,17 +40,19 @@ def card(report: dict[str, Any], before: str = "") -> str:
     if report.get("compression"):
         sections["Compression"] = compressed_as_markdown(report)
     for name in ("Intended use", "Ethical considerations"):
-        sections[name] = _written(before, name) or sections[name]
+        sections[name] = _written(before, name, [*sections, *MORE]) or sections[name]
     body = "".join(f"\n## {name}\n\n{text.strip()}\n" for name, text in sections.items())
     return f"# Model card: {markdown(report['run'])}\n{body}"
 
 
-def _written(card: str, name: str) -> str:
-    """Return a section of a card, up to the next one; empty if it is not there."""
-    found = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", card, re.M | re.S)
+def _written(card: str, name: str, headings: Iterable[str]) -> str:
+    """Return a section of a card, up to the next heading that cards have; empty if it is not there."""
+    others = "|".join(map(re.escape, headings))
+    found = re.search(rf"^## {name}[ \t]*$(.*?)(?=^## (?:{others})[ \t]*$|\Z)", card.replace("\r\n", "\n"), re.M | re.S)
     return found[1].strip() if found else ""
 
 
+MORE = ("Search for the settings", "Exported files", "Compression")  # sections that not every card has
 TO_FILL_IN = {
     "use": "To be filled in by the author: what the model is for, who should use it, and what it must not be used for. "
     "A run only knows how it was trained and measured.",

@@ -112,7 +112,8 @@ class _Read:
     """A data set whose rows are read as needed: its inputs are hashed as they pass, whatever the batches."""
 
     def __init__(self, data: Any) -> None:
-        self.data, self.sha256, self.found = data, hashlib.sha256(), False
+        self.data = data
+        self.hashes: dict[str, Any] = {}  # by entry, so that the size of batches does not matter
 
     def __getattr__(self, name: str) -> Any:
         """Return the attribute of the data set."""
@@ -129,9 +130,9 @@ class _Read:
             for k in range(int(chunk.count)):
                 batch = chunk.at(k)
                 true = np.flatnonzero(np.asarray(batch.get("row_mask", np.ones(len(next(iter(batch.values())))))) > 0)
-                for name in sorted(INPUTS & batch.keys()):
-                    self.sha256.update(np.ascontiguousarray(np.asarray(batch[name])[true]).data)
-                    self.found = True
+                for name in INPUTS & batch.keys():
+                    seen = self.hashes.setdefault(name, hashlib.sha256())
+                    seen.update(np.ascontiguousarray(np.asarray(batch[name])[true]).data)
             yield chunk
 
 
@@ -149,8 +150,7 @@ def predict(loaded: TrainedRun, test: Any, *, batch_size: int = 256) -> Tested:
     logits, kept = collect(loaded.task.predict, loaded.variables, test, keep=("label", *names), batch_size=batch_size)
     held = {k: x for k, x in getattr(test, "arrays", {}).items() if k in INPUTS}
     rows = {"label": kept["label"]} | {k: np.asarray(x) for k, x in held.items()}
-    if read.found:
-        rows["read"] = np.frombuffer(read.sha256.digest(), np.uint8)
+    rows |= {name: np.frombuffer(seen.digest(), np.uint8) for name, seen in read.hashes.items()}
     known = digest(rows) if len(rows) > 1 else ""
     return Tested(logits, kept["label"], {name: kept[name] for name in names}, known)
 

@@ -21,6 +21,7 @@ from jaxcnn.parallel.compile import compile_step
 from jaxcnn.runs import match
 from jaxcnn.runs.data import rows_to_measure
 from jaxcnn.runs.described import entries_of, views_of
+from jaxcnn.runs.plan import named_classes
 from jaxcnn.runs.schema import check_config
 from jaxcnn.tasks import TASKS, expecting
 from jaxcnn.train.checkpoint import Checkpoints, DamagedError, reading, unflatten
@@ -248,7 +249,7 @@ def evaluate(
         data = rows_to_measure(loaded.config, place, data_dir=data_dir).data
     else:
         data = place
-        theirs, ours = tuple(getattr(place, "classes", None) or ()), tuple(loaded.config.get("classes") or ())
+        theirs, ours = named_classes(place), tuple(loaded.config.get("classes") or ())
         if theirs and ours and match.table(theirs, ours, "the data")[0] is not None:
             names = f"{visible(', '.join(theirs[:10]))}; those of the run are {visible(', '.join(ours[:10]))}"
             raise InputError(f"the classes of the data are {names}: give its labels in the order of the run")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -132,6 +133,12 @@ class Plan:
         return (name if self.monitor is None else self.monitor), (mode if self.mode is None else self.mode)
 
 
+def named_classes(data: Any) -> tuple[str, ...]:
+    """Return the names of the classes of a data set; empty if it has none."""
+    names = getattr(data, "classes", None)
+    return () if names is None else tuple(map(str, names))
+
+
 def check(plan: Plan) -> None:
     """Refuse a plan that cannot be trained, before anything is compiled.
 
@@ -144,7 +151,7 @@ def check(plan: Plan) -> None:
     for name in ("every", "validations"):
         if not 0 <= getattr(plan, name) < math.inf:
             raise InputError(f"{name}={getattr(plan, name)}: must be at least 0")
-    if not isinstance(plan.epochs, int | float) or not 0 <= plan.epochs < math.inf:
+    if not isinstance(plan.epochs, numbers.Real) or not 0 <= plan.epochs < math.inf:
         raise InputError(f"epochs={plan.epochs!r}: must be a number, at least 0")
     if not 0 <= plan.ema < 1:
         raise InputError(f"ema={plan.ema}: must be at least 0 and below 1")
@@ -162,7 +169,7 @@ def check(plan: Plan) -> None:
         raise InputError(f'monitor={watched!r} of the task: must be a metric and its mode, such as ("loss", "min")')
     if plan.mode is None and plan.monitor not in (None, watched[0]):
         raise InputError(f"monitor={plan.monitor!r}: say which of its values are better; give mode='max' or mode='min'")
-    train, *others = (tuple(getattr(part, "classes", None) or ()) for part in plan.data)
+    train, *others = map(named_classes, plan.data)
     for name, classes in zip(("valid", "test"), others, strict=True):
         if train and classes and classes != train:
             both = " and ".join(visible(", ".join(one[:10])) for one in (train, classes))

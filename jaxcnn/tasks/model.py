@@ -223,11 +223,17 @@ def from_model(
 
 
 def _without_padding(x: Any, batch: Batch) -> Any:
-    """Make padding 0: the gradient of what it holds would be NaN times 0 if it holds NaN."""
+    """Let padding hold the first row that counts: if it holds NaN, its gradient is NaN times 0."""
     if "row_mask" not in batch:
         return x
     inside = row_mask(batch) > 0
-    return jax.tree.map(lambda value: jnp.where(align(inside, value), value, jnp.zeros((), value.dtype)), x)
+    first = inside.argmax()
+
+    def filled(value: Array) -> Array:
+        one = jnp.where(inside.any(), value[first], jnp.zeros((), value.dtype))
+        return jnp.where(align(inside, value), value, one[None])
+
+    return jax.tree.map(filled, x)
 
 
 def _as_they_are(batch: Batch) -> tuple[Batch, None]:

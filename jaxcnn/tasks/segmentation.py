@@ -146,8 +146,8 @@ def _canonical(classes: int, ignore: int | None, batch: Batch) -> tuple[Batch, A
     known = align(row_mask(batch) > 0, label)
     if ignore is not None:
         stored = _as_stored(classes, ignore, batch)
-        if label.dtype != bool and stored <= int(jnp.iinfo(label.dtype).max):  # otherwise no pixel has it
-            known &= label != jnp.asarray(stored, label.dtype)
+        if label.dtype != bool and jnp.iinfo(label.dtype).min <= stored <= jnp.iinfo(label.dtype).max:
+            known &= label != jnp.asarray(stored, label.dtype)  # otherwise no pixel has it
     label = label.astype(jnp.int32)
     valid = (label >= 0) & (label < classes)
     bad = (known & ~valid).any(tuple(range(1, label.ndim)))
@@ -157,10 +157,10 @@ def _canonical(classes: int, ignore: int | None, batch: Batch) -> tuple[Batch, A
 def _pixel_weight(batch: Batch) -> Array:
     """Return the weights of the pixels, `[B, *spatial]`; with a last axis of 1, they would broadcast over rows."""
     weight, shape = batch["pixel_weight"], batch["label"].shape
-    weight = weight[..., 0] if weight.shape == (*shape, 1) else weight
-    if weight.shape != shape:
+    weight = weight[..., 0] if weight.ndim == len(shape) + 1 and weight.shape[-1] == 1 else weight
+    if weight.shape not in (shape, (shape[0], *(1 for _ in shape[1:]))):
         raise InputError(f"'pixel_weight' of shape {weight.shape}: must be {shape}, a weight for each pixel")
-    return weight
+    return jnp.broadcast_to(weight, shape)
 
 
 def _as_stored(classes: int, ignore: int, batch: Batch) -> int:
@@ -169,7 +169,7 @@ def _as_stored(classes: int, ignore: int, batch: Batch) -> int:
     if dtype.kind != "u" or ignore >= 0:
         return ignore
     held = ignore + 2 ** (8 * dtype.itemsize)
-    if held < classes:
+    if 0 <= held < classes:
         raise InputError(f"ignore_label={ignore}: is the class {held} in labels of {dtype}; give another number")
     return held
 

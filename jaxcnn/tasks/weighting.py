@@ -14,6 +14,8 @@ def check_weights(name: str, rows: Batch) -> None:
     if name not in rows or not concrete(rows[name]):
         return
     weight = np.asarray(rows[name])
+    if "row_mask" in rows and concrete(rows["row_mask"]):
+        weight = weight[np.asarray(rows["row_mask"]) > 0]  # padding may hold anything
     if weight.size and not (np.isfinite(weight).all() and (weight >= 0).all()):
         raise InputError(f"{name} from {weight.min():g} to {weight.max():g}: must be finite and not negative")
 

@@ -586,5 +586,8 @@ def test_a_report_keeps_what_the_author_wrote(trained, capsys):
     run("report", trained[0])
     assert "For bees; what" in card.read_text() and card.read_text().count("## Intended use") == 1
     assert "To be filled in by the author: whom the data show" in card.read_text()
+    card.write_bytes(card.read_bytes().replace(b"\n", b"\r\n").replace(b"## Intended use", b"## Intended use "))
+    run("report", trained[0])
+    assert "For bees; what" in card.read_text()
     said = refused(capsys, "report", trained[0], "--out", trained[0] / "other.html")
     assert "names the comparison of several runs; leave it out for one" in said

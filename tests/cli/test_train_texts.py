@@ -160,7 +160,7 @@ def test_a_bad_line_costs_no_other(trained, tmp_path, capsys):
 
 def test_what_would_be_lost_or_is_for_others_is_refused(trained, tmp_path, capsys):
     said = refused(capsys, "predict", trained, "--text", "a great film", "--text", "tedious")
-    assert "--text: is there 2 times; give it once, with all values behind it" in said
+    assert "--text: given 2 times; give it once, followed by all its values" in said
     said = refused(capsys, "predict", trained, "--text", "great", "--least-score", "0.9")
     assert "--least-score 0.9: only detection has boxes with scores; leave it out" in said
     assert "FILES: one of them is empty" in refused(capsys, "predict", trained, "")

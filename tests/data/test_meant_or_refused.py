@@ -93,9 +93,23 @@ def test_two_files_for_one_part_of_an_idx_set(tmp_path):
     labels = (tmp_path / "t10k-labels-idx1-ubyte").read_bytes()
     (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))  # the same one, packed
     assert jc.data.idx(tmp_path, validation_fraction=0.0).test.label.tolist() == [0, 1] * 3
-    (tmp_path / "t10k-labels.idx1-ubyte").write_bytes(labels)
+    (tmp_path / "t10k-labels.idx1-ubyte").write_bytes(labels)  # a copy, as one published archive has it
+    assert jc.data.idx(tmp_path, validation_fraction=0.0).test.label.tolist() == [0, 1] * 3
+    (tmp_path / "t10k-labels.idx1-ubyte").write_bytes(labels[:-1] + b"\0")
     with pytest.raises(InputError, match="t10k-labels-idx1-ubyte and t10k-labels.idx1-ubyte are the same part"):
         jc.data.idx(tmp_path)
+
+
+def test_keys_of_yaml_that_are_there_twice(tmp_path):
+    (tmp_path / "data.yaml").write_text("nc: 1\nnc: 2\nnames: {0: a, 1: b}\n")  # not read
+    assert class_names(tmp_path) == ("a", "b")
+    for text, where in (
+        ("names: {0: a, 0: b}", "names: has the key '0'"),
+        ("names: [a]\nnames: [b]", "has the key 'names'"),
+    ):
+        (tmp_path / "data.yaml").write_text(text)
+        with pytest.raises(InputError, match=f"{where} twice; remove one, or give classes="):
+            class_names(tmp_path)
 
 
 def test_yaml_that_is_cut_off(tmp_path):
@@ -187,6 +201,12 @@ def test_test_rows_in_another_form(tmp_path):
     (tmp_path / "x_TEST.tsv").write_text("a\t1\t2\n")
     with pytest.raises(InputError, match="x_TEST.tsv has the test rows in another form"):
         jc.data.series(tmp_path / "x_TRAIN.csv")
+
+
+def test_images_of_pillow_and_lists_of_arrays_stay_bytes():
+    image = Image.new("RGB", (4, 3))
+    for given in (image, [np.zeros((3, 4), np.uint8)] * 2):
+        assert jc.data.dataset([(given, 1)] * 2).example()["image"].dtype == np.uint8
 
 
 @pytest.mark.parametrize("value", [2**32 + 1, 2**63, -(2**31) - 1])

@@ -18,7 +18,8 @@ RUN = [
 
 def start(*arguments, devices=8, **environment):
     """Begin `python -m experiments.mnist`."""
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PYTHONPATH": str(ROOT)}
+    xla = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"  # the last one counts
+    flags = {"XLA_FLAGS": xla, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "experiments.mnist", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
     return subprocess.Popen(command, env={**os.environ, **flags, **environment}, **pipes)

@@ -60,15 +60,15 @@ def test_an_unfinished_run_goes_on_with_its_network_alone(tmp_path):
 
 
 @pytest.mark.parametrize("change, part", [
-    ({"optimizer": lambda steps: optax.adam(0.9)}, "its step"),
-    ({"wrap": lambda step: jc.augmented(step, jc.augment.flip)}, "its step"),
+    ({"optimizer": lambda steps: optax.adam(0.9)}, "the step"),
+    ({"wrap": lambda step: jc.augmented(step, jc.augment.flip)}, "the step"),
     ({"begin": lambda state: state.replace(params={k: v for k, v in state.params.items()}, extras={"x": jnp.ones(2)})},
-     "weights"),
+     "the initial weights"),
 ])  # fmt: skip
 def test_a_finished_run_is_the_result_of_its_own_plan(tmp_path, change, part):
     done = jc.train_run(plan(), tmp_path / "run", show=False)
     assert jc.train_run(plan(), tmp_path / "run", show=False)["params_sha256"] == done["params_sha256"]
-    with pytest.raises(InputError, match="is finished, and differs from this run in .*; give another folder"):
+    with pytest.raises(InputError, match=f"is finished, and differs from this run in .*{part}.*; give another folder"):
         jc.train_run(plan(**change), tmp_path / "run", show=False)
 
 

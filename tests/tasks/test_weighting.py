@@ -1,6 +1,7 @@
 """Weights of rows and pixels, and what padding may hold."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -43,6 +44,8 @@ def test_weights_of_pixels_are_one_for_each():
         return float(task.metrics["loss"](logits, rows | {"pixel_weight": weight}).compute())
 
     assert loss(weight[..., None]) == pytest.approx(loss(weight), rel=1e-6)
+    each = weight[:, :1, :1]  # one for each image
+    assert loss(each) == pytest.approx(loss(np.broadcast_to(each, weight.shape)), rel=1e-6)
     for wrong in (weight[:, 0], weight[:, :1], weight[:1]):
         with pytest.raises(InputError, match=r"of shape .*: must be \(2, 4, 4\), a weight for each pixel"):
             loss(wrong)
@@ -67,9 +70,22 @@ def test_segmentation_without_images():
         segments().check({"label": LABELS})
 
 
-@pytest.mark.parametrize("name", ["classification", "regression", "segmentation"])
+def unit_length():
+    """A task whose network has no gradient at an image of zeros."""
+
+    def init(key, x):
+        return {"params": {"w": jax.random.normal(key, (48, 3))}}
+
+    def apply(variables, x, train):
+        features = x.reshape(len(x), -1) @ variables["params"]["w"]
+        return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+
+    return jc.tasks.classification(jc.models.from_functions(init, apply, num_classes=3)), {"label": np.array([0, 2])}
+
+
+@pytest.mark.parametrize("name", ["classification", "regression", "segmentation", "unit length"])
 def test_padding_may_hold_anything(name):
-    task, answers = tasks()[name]
+    task, answers = unit_length() if name == "unit length" else tasks()[name]
     rows = {"image": IMAGES, **answers, "row_mask": np.array([1, 0], np.float32)}
     if name == "regression":
         rows["target"] = np.array([[1, 1, 1], [np.nan] * 3], np.float32)
