@@ -108,6 +108,11 @@ def main(config: Config) -> dict[str, Any]:
     return made
 
 
+OPTIMISER = (  # settings of a run with which its variants are trained too
+    "learning_rate", "batch_size", "optimizer", "schedule", "weight_decay", "momentum", "muon", "bias_rate",
+)  # fmt: skip
+
+
 def check(config: Config) -> None:
     """Refuse bad values before anything is read."""
     settings.one_of("CASE", config.case, tuple(CASES))
@@ -123,6 +128,8 @@ def check(config: Config) -> None:
         raise jc.InputError("--low-rank must be from 0 to 1, --features at least 0")
     if config.calibration < 1 or config.epochs < 0:
         raise jc.InputError("--calibration must be at least 1, --epochs at least 0")
+    if config.widths and config.run:
+        raise jc.InputError("--widths: the run has its network; leave it out")
     if config.widths and config.case == "imagenette":
         raise jc.InputError("--widths: is for mnist and cifar10; leave it out")
 
@@ -151,7 +158,8 @@ def begun(config: Config, folder: pathlib.Path, seed: int) -> Base:
     epochs = config.epochs or (runs.read_config(config.run)["settings"].get("epochs", epochs) if config.run else epochs)
     if config.run:
         saved = runs.read_config(config.run)["settings"]
-        options |= {name: saved[name] for name in ("learning_rate", "batch_size") if name in saved}
+        own = {f.name for f in dataclasses.fields(module.Config)} & saved.keys()
+        options |= {name: saved[name] for name in OPTIMISER if name in own}
     flags = module.Config(**options | {"epochs": epochs})
     plan = module.plan(flags)
     if config.widths and config.case == "mnist":

@@ -111,7 +111,8 @@ def read(config: Config) -> tuple[jc.data.Resident, jc.data.Resident]:
     splits = jc.data.folder(path, resident_bytes=2**40, validation_fraction=0.5)
     parts = splits.train.arrays, splits.valid.arrays  # a reader always cuts validation rows off
     pool = {name: np.concatenate([part[name] for part in parts]) for name in ("image", "label")}
-    return jc.data.Resident(pool, splits.train.classes), splits.test
+    rows = [np.flatnonzero(pool["label"] == k)[: config.photos] for k in range(len(splits.train.classes))]
+    return jc.data.Resident(pool, splits.train.classes).take(np.sort(np.concatenate(rows))), splits.test
 
 
 Train = Callable[..., dict[str, Any]]
@@ -255,6 +256,7 @@ def check(config: Config) -> None:
             "--evaluate and --predict: give one of the runs in the folder to jaxcnn evaluate or predict"
         )
     settings.unused(config, "epochs", instead="use the numbers of updates")
+    settings.unused(config, "validation_fraction", instead="nothing is chosen by validation")
     for name in config.methods:
         settings.one_of("--methods", name, METHODS)
     settings.one_of("--acquisition", config.acquisition, (*SCORES, "coreset"))

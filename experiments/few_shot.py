@@ -125,6 +125,7 @@ def splits(config: Config) -> jc.data.Splits:
 
 def plan(config: Config) -> runs.Plan:
     """Make the plan from the flags."""
+    settings.unused(config, "validation_fraction", instead="the parts of the data are fixed")
     rate, decay = jc.optim.check_rate(config.learning_rate), config.weight_decay
     if config.limit_examples:
         raise jc.InputError(f"--limit-examples {config.limit_examples}: episodes are drawn; give --episodes")
@@ -178,7 +179,9 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
         config = dataclasses.replace(config, **{k: saved[k] for k in own if k in saved})  # older runs have fewer
         data = splits(config)
     else:
-        config = dataclasses.replace(config, batch_size=config.ways * (1 + config.queries))
+        episode = config.ways * (1 + config.queries)
+        settings.unused(config, "batch_size", instead="use --ways and --queries", saved={"batch_size": episode})
+        config = dataclasses.replace(config, batch_size=episode)
         made = plan(config)
         if not common.train("few_shot", config, made, signals, opened):  # another process has the results
             return None

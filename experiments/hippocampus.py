@@ -70,7 +70,7 @@ def source(config: Config) -> dict[str, Any]:
     """Return the arguments of `jc.data.volumes`."""
     return {
         "path": archives.folder_of("hippocampus", config, place), "classes": CLASSES, "ignore_label": VOID,
-        "seed": config.split,
+        "seed": config.split, "validation_fraction": config.validation_fraction,
     }  # fmt: skip
 
 

@@ -154,6 +154,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
             )
         saved = loaded.config["settings"]
         places = {name: getattr(config, name) or saved[name] for name in ("kind", "data", "unpacked", "normal")}
+        places |= settings.of_run(config, saved, "validation_fraction")
         config = dataclasses.replace(config, limit_examples=saved["limit_examples"], **places)
         if config.predict:
             return show(config, loaded, folder)
@@ -161,6 +162,8 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
         print(files.to_json(values), flush=True)
         return values
     settings.one_of("KIND", config.kind, defects.KINDS)
+    if config.kind == "scratches":
+        settings.unused(config, "validation_fraction", instead="the parts of the data are fixed")
     if config.normal or config.kind == "scratches":
         return one(dataclasses.replace(config, normal=config.normal or "automobile"), signals, opened)
     if config.resume:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import jaxcnn as jc
-from experiments import archives, cli, pixels
+from experiments import archives, cli, pixels, settings
 from jaxcnn import runs
 from jaxcnn.metrics import components, rand_fscore
 from jaxcnn.runs.signals import Signals
@@ -64,6 +64,7 @@ def source(config: Config) -> dict[str, Any]:
 
 def plan(config: Config) -> runs.Plan:
     """Make the plan from the flags."""
+    settings.unused(config, "validation_fraction", instead="the parts of the data are fixed")
     change = jc.augment.compose(jc.augment.flip, jc.augment.flip_vertical)
     return pixels.plan("membrane", config, load(config), change, runs.source("masks", source(config)))
 

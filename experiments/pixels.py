@@ -163,7 +163,8 @@ def load(name: str, config: Config) -> tuple[Config, runs.TrainedRun]:
         raise jc.InputError(f"--checkpoint {config.checkpoint}: a run of {loaded.config['experiment']}, not of {name}")
     saved = loaded.config["settings"]
     places = {field: getattr(config, field) or saved[field] for field in ("data", "unpacked")}
-    return dataclasses.replace(config, **places), loaded
+    rows = [field for field in ("split", "height", "validation_fraction") if hasattr(config, field)]
+    return dataclasses.replace(config, **places, **settings.of_run(config, saved, *rows)), loaded
 
 
 def draw(

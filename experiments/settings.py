@@ -44,6 +44,23 @@ def unused(config: Settings, *names: str, instead: str, saved: Mapping[str, Any]
             raise jc.InputError(f"--{name.replace('_', '-')} {value}: has no effect here; {instead}")
 
 
+def of_run(config: Settings, saved: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return flags of a run that say which rows it was trained on, and refuse others.
+
+    Args:
+        config: the flags of a measurement.
+        saved: the settings of the run.
+        names: of the fields.
+
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value not in (getattr(type(config)(), name), saved.get(name)):
+            line = f"--{name.replace('_', '-')} {value}: the run was made with {saved.get(name)}"
+            raise jc.InputError(f"{line}, which says what its rows are; leave it out")
+    return {name: saved[name] for name in names if name in saved}
+
+
 def check(config: Settings) -> None:
     """Refuse impossible numbers before anything starts."""
     flags.check(config)

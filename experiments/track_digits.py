@@ -121,6 +121,7 @@ def rows(image: np.ndarray, boxes: np.ndarray) -> jc.data.Resident:
 
 def plan(config: Config, made: dict[str, tuple[np.ndarray, np.ndarray]]) -> runs.Plan:
     """Make the plan from the flags."""
+    settings.unused(config, "validation_fraction", instead="the parts of the data are fixed")
     rate, decay = jc.optim.check_rate(config.learning_rate), config.weight_decay
     splits = jc.data.Splits(*(rows(*made[part]) for part in digit_clips.PARTS))
     body = {"name": "resnet18", "options": {"width": config.width}}
@@ -173,11 +174,18 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
         raise jc.InputError(
             "--predict: images do not move; use --evaluate, or jaxcnn.deploy.tracking on your detections"
         )
+    loaded = jc.load_run(config.checkpoint) if config.evaluate else None
+    if loaded is not None:
+        if loaded.config["experiment"] != "track_digits":
+            kind = loaded.config["experiment"]
+            raise jc.InputError(f"--checkpoint {config.checkpoint}: a run of {kind}, not of track_digits")
+        rows = settings.of_run(config, loaded.config["settings"], "digits", "frames", "clips")
+        config = dataclasses.replace(config, **rows)
     made = load(config)
     if not config.evaluate and not common.train("track_digits", config, plan(config, made), signals, opened):
         return None  # another process has the results
     folder = pathlib.Path(config.checkpoint) if config.evaluate else opened[-1]
-    values = measure(jc.load_run(folder), made)
+    values = measure(jc.load_run(folder) if loaded is None else loaded, made)
     files.write_json(folder / "track_digits.json", values)
     print(files.to_json(values), flush=True)
     return values

@@ -87,6 +87,8 @@ def check(config: Any) -> None:
     """Refuse flags that a curve has no use for."""
     if config.evaluate or config.predict:
         raise jc.InputError("--evaluate and --predict: give one of the runs in the folder to experiments.transfer")
+    if len(set(config.per_class)) < len(config.per_class):
+        raise jc.InputError(f"--per-class {' '.join(map(str, config.per_class))}: has a number twice; give each once")
     if config.seeds < 1 or not config.per_class:
         raise jc.InputError(
             f"--seeds {config.seeds}, {len(config.per_class)} numbers for --per-class: needs at least one of each"
@@ -114,9 +116,10 @@ def measured(
     """
     points: list[dict[str, Any]] = []
     for n in config.per_class:
-        few = [transfer.few(splits, dataclasses.replace(base, per_class=n, seed=seed)) for seed in range(config.seeds)]
+        seeds = range(config.seed, config.seed + config.seeds)
+        few = [transfer.few(splits, dataclasses.replace(base, per_class=n, seed=seed)) for seed in seeds]
         for mode in MODES:
-            for seed, part in enumerate(few):
+            for seed, part in zip(seeds, few, strict=True):
                 run = dataclasses.replace(base, per_class=n, seed=seed, train=mode, learning_rate=RATES[mode])
                 found = trained(run, part, folder / f"{mode}-{n}-{seed}", signals, change)
                 row = {"train": mode, "per_class": n, "seed": seed, "accuracy": found["test"]["accuracy"]}

@@ -2,8 +2,9 @@
 
 The networks are ResNet-20, the same with squeeze and excitation or CBAM in every block, and a compact transformer after
 a convolution. Every point is a run of `experiments.cifar10` with the recipe of ResNet-20, except that it predicts from
-one view per image. The learning rate of each network is the best of `--rates` on validation data with the first seed.
-`--resume` trains only the unfinished points.
+one view per image, and that `--epochs` and `--validation-fraction` have other defaults: 10 and a tenth. The learning
+rate of each network is the best of `--rates` on validation data with the first seed. `--resume` trains only the
+unfinished points.
 """
 
 import dataclasses
