@@ -624,7 +624,10 @@ def test_a_set_of_tfds_by_name_is_brought_to_the_runs_size(tmp_path):
     other = {1: 3, 3: 1}[channels]
     config = {
         "settings": {}, "classes": list(made.classes)[::-1], "data": {"name": "x"}, "source": None,
-        "build": {"image": {"shape": [height // 2, width, other], "dtype": "uint8"}},
+        "build": {
+            "task": {"name": "classification", "options": {}},
+            "image": {"shape": [height // 2, width, other], "dtype": "uint8"},
+        },
     }  # fmt: skip
     rows = runs.rows_to_measure(config, "jc_numbered", data_dir=str(tmp_path / "here"))
     assert (rows.data.size, rows.part, rows.own, rows.name) == (made.size, "test part", False, "jc_numbered")
