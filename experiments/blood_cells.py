@@ -86,7 +86,7 @@ def source(config: Config) -> dict[str, Any]:
 
 def plan(config: Config) -> runs.Plan:
     """Make the plan from the flags."""
-    settings.unused(config, "validation_fraction", instead="the parts of the data are fixed")
+    settings.unused(config, "validation_fraction", instead="the data have fixed parts")
     settings.one_of("--model", config.model, OPTIONS)
     rate, decay = jc.optim.check_rate(config.learning_rate), config.weight_decay
     if config.height < 32 or config.width < 1:

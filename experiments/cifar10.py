@@ -88,7 +88,7 @@ def plan(config: Config) -> runs.Plan:
     name, splits, source = mnist.load(config, skipped)
     pixels, image = common.pixel_statistics(splits.train), splits.train.example()["image"]
     if config.image_size not in (0, image.shape[1]):
-        raise jc.InputError(f"--image-size {config.image_size}: the images of {name} are not resized; leave it out")
+        raise jc.InputError(f"--image-size {config.image_size}: these images are not resized; leave it out")
     if config.shift >= min(image.shape[1:3]):
         raise jc.InputError(
             f"--shift {config.shift}: must be below the images' {min(image.shape[1:3])} pixels, which it mirrors"

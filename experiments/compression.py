@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import tyro
@@ -46,6 +46,9 @@ CASES = {
     "imagenette": Case(imagenet, PHOTOS, 40),
 }
 SMOKE = {"max_steps": 6, "limit_examples": 48, "batch_size": 16}
+OPTIMISER = (  # settings of a run that its variants are trained with too
+    "learning_rate", "batch_size", "optimizer", "schedule", "weight_decay", "momentum", "muon", "bias_rate",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,11 +111,6 @@ def main(config: Config) -> dict[str, Any]:
     return made
 
 
-OPTIMISER = (  # settings of a run with which its variants are trained too
-    "learning_rate", "batch_size", "optimizer", "schedule", "weight_decay", "momentum", "muon", "bias_rate",
-)  # fmt: skip
-
-
 def check(config: Config) -> None:
     """Refuse bad values before anything is read."""
     settings.one_of("CASE", config.case, tuple(CASES))
@@ -129,7 +127,7 @@ def check(config: Config) -> None:
     if config.calibration < 1 or config.epochs < 0:
         raise jc.InputError("--calibration must be at least 1, --epochs at least 0")
     if config.widths and config.run:
-        raise jc.InputError("--widths: the run has its network; leave it out")
+        raise jc.InputError("--widths: --run brings its own network; leave one of them out")
     if config.widths and config.case == "imagenette":
         raise jc.InputError("--widths: is for mnist and cifar10; leave it out")
 
@@ -147,6 +145,12 @@ def check_folder(config: Config, folder: pathlib.Path, base: Base) -> None:
     files.write_json(path, own)
 
 
+def optimiser_of(kind: type, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with which a run was optimised, as far as a case has such flags."""
+    own = {field.name for field in dataclasses.fields(kind)} & saved.keys()
+    return {name: saved[name] for name in OPTIMISER if name in own}
+
+
 def begun(config: Config, folder: pathlib.Path, seed: int) -> Base:
     """Train or load the base network."""
     module, options, epochs = CASES[config.case]
@@ -157,9 +161,7 @@ def begun(config: Config, folder: pathlib.Path, seed: int) -> Base:
         options["widths"] = config.widths
     epochs = config.epochs or (runs.read_config(config.run)["settings"].get("epochs", epochs) if config.run else epochs)
     if config.run:
-        saved = runs.read_config(config.run)["settings"]
-        own = {f.name for f in dataclasses.fields(module.Config)} & saved.keys()
-        options |= {name: saved[name] for name in OPTIMISER if name in own}
+        options |= optimiser_of(module.Config, runs.read_config(config.run)["settings"])
     flags = module.Config(**options | {"epochs": epochs})
     plan = module.plan(flags)
     if config.widths and config.case == "mnist":

@@ -118,7 +118,7 @@ def split(config: Config, rows: jc.data.Resident) -> jc.data.Splits:
 
 def plan(config: Config) -> runs.Plan:
     """Make the plan from the flags."""
-    settings.unused(config, "validation_fraction", instead="the parts of the data are fixed")
+    settings.unused(config, "validation_fraction", instead="the data have fixed parts")
     if not config.tune:  # nothing is held out
         settings.unused(config, "early_stopping", instead="give --epochs, or choose with --tune")
     settings.one_of("--protocol", config.protocol, PROTOCOLS)

@@ -256,7 +256,7 @@ def check(config: Config) -> None:
             "--evaluate and --predict: give one of the runs in the folder to jaxcnn evaluate or predict"
         )
     settings.unused(config, "epochs", instead="use the numbers of updates")
-    settings.unused(config, "validation_fraction", instead="nothing is chosen by validation")
+    settings.unused(config, "validation_fraction", instead="no validation rows are used")
     for name in config.methods:
         settings.one_of("--methods", name, METHODS)
     settings.one_of("--acquisition", config.acquisition, (*SCORES, "coreset"))

@@ -125,7 +125,7 @@ def splits(config: Config) -> jc.data.Splits:
 
 def plan(config: Config) -> runs.Plan:
     """Make the plan from the flags."""
-    settings.unused(config, "validation_fraction", instead="the parts of the data are fixed")
+    settings.unused(config, "validation_fraction", instead="the data have fixed parts")
     rate, decay = jc.optim.check_rate(config.learning_rate), config.weight_decay
     if config.limit_examples:
         raise jc.InputError(f"--limit-examples {config.limit_examples}: episodes are drawn; give --episodes")

@@ -78,7 +78,7 @@ def source(config: Config) -> dict[str, Any]:
 
 def plan(config: Config) -> runs.Plan:
     """Make the plan from the flags."""
-    settings.unused(config, "validation_fraction", instead="the parts of the data are fixed")
+    settings.unused(config, "validation_fraction", instead="the data have fixed parts")
     rate, decay, read = jc.optim.check_rate(config.learning_rate), config.weight_decay, source(config)
     splits = jc.data.forecast(**read)
     series = splits.train.example()["series"]

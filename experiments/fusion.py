@@ -192,7 +192,7 @@ def load(config: Config) -> jc.data.Splits:
 
 def plan(config: Config) -> runs.Plan:
     """Make the plan from the flags."""
-    settings.unused(config, "validation_fraction", instead="the parts of the data are fixed")
+    settings.unused(config, "validation_fraction", instead="the data have fixed parts")
     settings.one_of("--only", config.only, INPUTS)
     if not 1 <= config.vector <= 4096:
         raise jc.InputError(f"--vector {config.vector}: must be 1 to 4,096")

@@ -163,7 +163,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
         return values
     settings.one_of("KIND", config.kind, defects.KINDS)
     if config.kind == "scratches":
-        settings.unused(config, "validation_fraction", instead="the parts of the data are fixed")
+        settings.unused(config, "validation_fraction", instead="the data have fixed parts")
     if config.normal or config.kind == "scratches":
         return one(dataclasses.replace(config, normal=config.normal or "automobile"), signals, opened)
     if config.resume:

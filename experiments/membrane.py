@@ -64,7 +64,7 @@ def source(config: Config) -> dict[str, Any]:
 
 def plan(config: Config) -> runs.Plan:
     """Make the plan from the flags."""
-    settings.unused(config, "validation_fraction", instead="the parts of the data are fixed")
+    settings.unused(config, "validation_fraction", instead="the data have fixed parts")
     change = jc.augment.compose(jc.augment.flip, jc.augment.flip_vertical)
     return pixels.plan("membrane", config, load(config), change, runs.source("masks", source(config)))
 

@@ -88,7 +88,7 @@ def load(config: Config) -> jc.data.Splits:
 
 def plan(config: Config) -> runs.Plan:
     """Make the plan from the flags."""
-    settings.unused(config, "validation_fraction", instead="the parts of the data are fixed")
+    settings.unused(config, "validation_fraction", instead="the data have fixed parts")
     settings.one_of("--model", config.model, MODELS)
     rate, decay = jc.optim.check_rate(config.learning_rate), config.weight_decay
     splits = load(config)

@@ -5,7 +5,7 @@ Data: CamVid (Brostow et al., 2009, doi:10.1016/j.patrec.2008.04.005) with the e
 480x360 pixels; pixels of class 11 have no label. Measured are the mean IoU of the classes and the IoU of the road.
 `python -m experiments.baselines roads camvid_every6th.zip` has what this must be better than. Predictions are drawn
 with the lines of the lane, which are fitted to bright pixels of the predicted road and not scored. Over three seeds,
-the mean IoU is 0.375 ± 0.002 (a random forest has 0.267, measured at half of that size) and that of the road 0.810 ±
+the mean IoU is 0.375 ± 0.002 (a random forest has 0.267, measured at half that resolution) and that of the road 0.810 ±
 0.008, in 18 minutes on one core.
 """
 
@@ -76,7 +76,7 @@ def source(config: Config) -> dict[str, Any]:
 
 def plan(config: Config) -> runs.Plan:
     """Make the plan from the flags."""
-    settings.unused(config, "validation_fraction", instead="the parts of the data are fixed")
+    settings.unused(config, "validation_fraction", instead="the data have fixed parts")
     windows = jc.augment.random_resized_crop(config.crop, scale=config.zoom)
     colors = jc.augment.color_jitter(config.jitter, config.jitter, config.jitter)
     change = jc.augment.compose(jc.augment.flip, colors)

@@ -45,7 +45,7 @@ def unused(config: Settings, *names: str, instead: str, saved: Mapping[str, Any]
 
 
 def of_run(config: Settings, saved: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Return flags of a run that say which rows it was trained on, and refuse others.
+    """Return the flags that decide which rows a run was trained on, and refuse other values.
 
     Args:
         config: the flags of a measurement.
@@ -56,8 +56,8 @@ def of_run(config: Settings, saved: Mapping[str, Any], *names: str) -> dict[str,
     for name in names:
         value = getattr(config, name)
         if value not in (getattr(type(config)(), name), saved.get(name)):
-            line = f"--{name.replace('_', '-')} {value}: the run was made with {saved.get(name)}"
-            raise jc.InputError(f"{line}, which says what its rows are; leave it out")
+            line = f"--{name.replace('_', '-')} {value}: the run was trained with {saved.get(name)}"
+            raise jc.InputError(f"{line}, which decides which rows are test rows; leave it out")
     return {name: saved[name] for name in names if name in saved}
 
 

@@ -101,7 +101,7 @@ def source(config: Config) -> dict[str, Any]:
 
 def plan(config: Config) -> runs.Plan:
     """Make the plan from the flags."""
-    settings.unused(config, "validation_fraction", instead="the parts of the data are fixed")
+    settings.unused(config, "validation_fraction", instead="the data have fixed parts")
     settings.one_of("--model", config.model, MODELS)
     if not 0 <= config.strength <= 2:
         raise jc.InputError(f"--strength {config.strength}: must be in 0..2")

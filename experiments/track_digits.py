@@ -121,7 +121,7 @@ def rows(image: np.ndarray, boxes: np.ndarray) -> jc.data.Resident:
 
 def plan(config: Config, made: dict[str, tuple[np.ndarray, np.ndarray]]) -> runs.Plan:
     """Make the plan from the flags."""
-    settings.unused(config, "validation_fraction", instead="the parts of the data are fixed")
+    settings.unused(config, "validation_fraction", instead="the data have fixed parts")
     rate, decay = jc.optim.check_rate(config.learning_rate), config.weight_decay
     splits = jc.data.Splits(*(rows(*made[part]) for part in digit_clips.PARTS))
     body = {"name": "resnet18", "options": {"width": config.width}}

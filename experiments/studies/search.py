@@ -185,7 +185,7 @@ def check(config: Config) -> None:
     """Refuse bad values before anything is read."""
     if config.evaluate or config.predict:
         raise jc.InputError("--evaluate and --predict: give a run in the folder to jaxcnn evaluate or predict")
-    settings.unused(config, "epochs", "batch_size", instead="use --updates; the batch size is searched")
+    settings.unused(config, "epochs", "batch_size", instead="use --updates; the search chooses the batch size")
     settings.unused(config, "max_steps", instead="use --updates", saved={"max_steps": SMOKE["max_steps"]})
     settings.unused(config, "validation_fraction", instead="use --valid-rows")
     for name in ("rows", "valid_rows", "trials", "updates", "validations", "seeds", "photos"):

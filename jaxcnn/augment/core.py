@@ -98,15 +98,15 @@ def one_of(*changes: Transform, field: str = "image") -> Transform:
         for name in sorted({name for form in forms for name in form}):
             kinds = {_form(form.get(name)) for form in forms}
             if len(kinds) > 1:
-                line = f"one_of: {name!r} becomes {' or '.join(sorted(kinds))}"
-                raise InputError(f"{line}, depending on the transform; use transforms that give the same")
+                line = f"one_of: {name!r} becomes {' or '.join(sorted(kinds))}, depending on the transform"
+                raise InputError(f"{line}; all must return the same shapes and dtypes")
         return jax.lax.switch(jax.random.randint(choose, (), 0, len(changes)), branches, use, batch)
 
     return on_field(mixing(change, *changes), field)
 
 
 def _form(value: Any) -> str:
-    """Describe the shapes and dtypes of an entry; `nothing` for one that is not there."""
+    """Describe the shapes and dtypes of an entry; an absent one is `nothing`."""
     leaves = jax.tree.leaves(value)
     return ", ".join(f"{x.dtype}{list(x.shape)}" for x in leaves) or "nothing"
 

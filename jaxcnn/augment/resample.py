@@ -54,10 +54,10 @@ def bilinear(image: Array, matrix: Array) -> Array:
 
 
 def stored(fill: float, values: Array) -> Array:
-    """Return a fill value as masks like these hold it.
+    """Return a fill value in the dtype of these masks; negative values wrap in unsigned ones, so -1 is 255 in uint8.
 
     Raises:
-        InputError: their dtype has no such value.
+        InputError: the dtype cannot hold it.
 
     """
     dtype = values.dtype
@@ -67,7 +67,7 @@ def stored(fill: float, values: Array) -> Array:
     low, high = (0, 1) if boolean else (int(jnp.iinfo(dtype).min), int(jnp.iinfo(dtype).max))
     held = fill + high + 1 if fill < 0 == low and not boolean else fill
     if not low <= held <= high or held != int(held):
-        raise InputError(f"fill={fill}: masks of {dtype} cannot hold it; give {low} to {high}, or other masks")
+        raise InputError(f"fill={fill}: out of range for masks of {dtype}, {low} to {high}; use another value or dtype")
     return jnp.asarray(int(held), dtype)
 
 

@@ -20,8 +20,8 @@ class SpatialTargets(NamedTuple):
     These entries follow:
 
     - `"mask"` `[B, H, W]` or `[B, H, W, K]`, and `"label"` if it has one of these shapes. Beside volumes
-      `[B, D, H, W, C]` they have a depth axis, and beside a series they are `[B, T]`, where a label must have
-      integers: floats are the answers of a row. Masks take the nearest value.
+      `[B, D, H, W, C]` they have a depth axis, and beside a series they are `[B, T]`, and such a label must
+      be integers, because floats are labels of whole rows. Masks take the nearest value.
     - `"boxes"` `[B, N, 4]`, yxyx in 0..1, beside images, with `"box_mask"` `[B, N]`: 1 for a box, 0 for padding. If
       `"box_mask"` is absent, every box with an area counts, and the transform adds the mask. A transformed box is the
       smallest upright box around the old one, clipped at the border. A removed box becomes zeros, with 0 in
@@ -63,18 +63,18 @@ def maps(batch: Batch) -> list[str]:
         raise InputError(
             f"mask shape {tuple(batch['mask'].shape)}: must be {shape}, like the image, or that and channels"
         )
-    # a label [B, K] of floats beside [B, T, C] holds probabilities, even if K == T, and one of integers those of steps
+    # beside [B, T, C], float labels [B, K] are probabilities, even if K == T, and integers [B, T] are classes of steps
     dense = "label" in batch and fits("label")
     dense = dense and (len(shape) > 2 or not jnp.issubdtype(batch["label"].dtype, jnp.floating))
     return ["mask"] * ("mask" in batch) + ["label"] * dense
 
 
 def check_target(batch: Batch) -> None:
-    """Refuse numbers to predict for each pixel, which would stay where they are as the image moves."""
+    """Refuse a target per pixel, which would not move with the image."""
     shape = tuple(batch["image"].shape[:-1])
     if "target" in batch and len(shape) > 2 and tuple(batch["target"].shape[: len(shape)]) == shape:
         raise InputError(
-            "target: has a value per pixel, and does not follow the pixels of an augmented image; name it 'mask'"
+            "target: has a value per pixel, which does not follow the pixels of an augmented image; name it 'mask'"
         )
 
 

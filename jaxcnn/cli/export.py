@@ -12,11 +12,12 @@ from jaxcnn.cli import command, flags, options
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError
+from jaxcnn.deploy import integers
 from jaxcnn.deploy.formats import EXPORTERS
 from jaxcnn.deploy.program import PREPROCESSING
 
 log = logging.getLogger("jaxcnn")
-NAME, CALIBRATION = "export", 512
+NAME = "export"
 FLAGS = {
     "path": "--out", **{name: flags.flag_of(name) for name in (
         "to", "preprocessing", "batch", "rows", "tolerance", "runtime", "int8", "calibration", "data", "data_dir",
@@ -54,7 +55,7 @@ class Export:
     --int8, the largest share of rows whose class may differ; by default 0.05."""
     int8: bool = False
     """Compute in 8-bit integers (onnx alone), with ranges chosen on training rows of the run."""
-    calibration: int = CALIBRATION
+    calibration: int = integers.ROWS
     """How many training rows choose the ranges of --int8."""
 
 
@@ -71,8 +72,6 @@ def write(config: Export) -> dict[str, Any]:
     flags.one_of("--preprocessing", config.preprocessing, PREPROCESSING)
     if config.batch < 0:
         raise InputError(f"--batch {config.batch}: must be at least 1, or 0 for any number")
-    if config.calibration != CALIBRATION and not config.int8:
-        raise InputError(f"--calibration {config.calibration}: only --int8 reads rows for it; leave it out")
     if runs.read_config(config.run)["build"] is None:
         raise InputError(
             f"{visible(config.run)}: its model is your own; export it with jaxcnn.export(RUN, task=...) in Python"

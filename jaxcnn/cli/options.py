@@ -82,7 +82,7 @@ def _check_names(kind: type, arguments: Sequence[str]) -> None:
             near = difflib.get_close_matches(flag, known, 1, 0.5)
             hint = f"did you mean {near[0]}?" if near else f"{ALL} lists all flags"
             raise InputError(f"{visible(given)}: no such flag; {hint}")
-    for field in dataclasses.fields(kind):  # of two lists, the first would be lost
+    for field in dataclasses.fields(kind):  # the parser would drop the first of two lists
         flag = flag_of(field.name)
         count = sum(given.split("=")[0].replace("_", "-") == flag for given in arguments if given.startswith("--"))
         if count > 1 and "tuple" in str(field.type):

@@ -84,7 +84,7 @@ def predict(config: Predict) -> list[dict[str, Any]]:
     if config.out and draw is None:
         raise InputError(f"--out {visible(config.out)}: only segmentation and detection draw pictures; leave it out")
     if config.least_score != LEAST_SCORE and loaded.config["build"]["task"]["name"] != "detection":
-        raise InputError(f"--least-score {config.least_score}: only detection has boxes with scores; leave it out")
+        raise InputError(f"--least-score {config.least_score}: only applies to detection; leave it out")
     for one in _predictions(config, loaded, paths, draw):
         found.append(one)
         if not config.csv:
@@ -129,7 +129,7 @@ def input_files(given: Sequence[str], ends: tuple[str, ...]) -> list[pathlib.Pat
     """
     found: list[pathlib.Path] = []
     if "" in given:
-        raise InputError("FILES: one of them is empty; give the name of a file or a folder")
+        raise InputError("FILES: an empty name was given; give a file or a folder")
     for path in map(pathlib.Path, given):
         if not path.exists():
             raise InputError(f"{visible(path)}: no such file or folder")
@@ -204,7 +204,7 @@ def write(path: str, found: Sequence[dict[str, Any]]) -> None:
         each = one.get("probabilities") or one.get("shares") or one.get("millilitres") or {}
         rest = {k: v for k, v in one.items() if k not in ("probabilities", "shares", "millilitres", "windows")}
         plain = {k: ";".join(map(str, v)) if isinstance(v, list) else v for k, v in rest.items()}
-        if not number:  # a class may be called "file"
+        if not number:  # a class could have the name of a column
             clash = set(plain) & set(each)
             rows.writerow([*plain, *(f"class {visible(name)}" if clash else visible(name) for name in each)])
         rows.writerow([visible(x) if isinstance(x, str) else x for x in [*plain.values(), *each.values()]])

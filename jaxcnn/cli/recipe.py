@@ -57,8 +57,8 @@ def check(config: Any) -> None:
     if config.learning_rate:
         optim.check_rate(config.learning_rate)
         if getattr(config, "lr_find", False):
-            line = f"--learning-rate {config.learning_rate}: --lr-find finds the rate"
-            raise InputError(f"{line}; leave one of them out")
+            line = f"--learning-rate {config.learning_rate}: --lr-find chooses the rate itself"
+            raise InputError(f"{line}; give only one of them")
     if not 0 <= config.label_smoothing < 1:
         raise InputError(f"--label-smoothing {config.label_smoothing}: must be at least 0 and below 1")
     if not 0 <= config.ema < 1:

@@ -80,7 +80,7 @@ def dataset(
             f"rows of type {type(rows).__name__}: no length; give a generator of batches to jc.data.Batches"
         ) from error
     if not (hasattr(rows, "__getitem__") or hasattr(rows, "__getitems__")):  # such as a loader of batches
-        raise InputError(f"rows of type {type(rows).__name__}: rows[i] must be a row; give batches to jc.data.Batches")
+        raise InputError(f"rows of type {type(rows).__name__}: must support rows[i]; pass batches to jc.data.Batches")
     if size < 1:
         raise InputError("rows: there are none; give at least one")
     if workers < 0:
@@ -92,8 +92,8 @@ def dataset(
         if hasattr(rows, "__getitems__"):
             found = list(rows.__getitems__(numbers))
             if len(found) != len(numbers):
-                line = f"__getitems__ returned {len(found)} rows for {len(numbers)} numbers"
-                raise InputError(f"{line}; must be one for each")
+                line = f"__getitems__ returned {len(found)} rows for {len(numbers)} row numbers"
+                raise InputError(f"{line}; it must return one row per number")
         else:
             found = list((pool.map if pool else map)(rows.__getitem__, numbers))
         return _stacked([_row(x, names, i) for i, x in zip(numbers, found, strict=True)], numbers)
@@ -128,7 +128,7 @@ def _array(value: Any, where: str) -> np.ndarray:
     whole = array.dtype.kind == "i" or array.dtype == np.uint64  # which NumPy makes of large integers of Python
     narrow = array.astype(np.int32 if whole else np.float32 if array.dtype.kind == "f" else array.dtype)
     if array.dtype.kind in "iu" and (narrow != array).any():
-        raise InputError(f"{where}: {array[narrow != array].flat[0]} is beyond 32 bits; give a smaller number")
+        raise InputError(f"{where}: {array[narrow != array].flat[0]} does not fit into 32 bits; use a smaller number")
     return narrow
 
 

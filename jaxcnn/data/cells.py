@@ -168,7 +168,8 @@ def classes_of(labels: Sequence[str], lines: Sequence[int], path: pathlib.Path) 
     names = sorted(set(labels), key=int) if all(numeric) else sorted(set(labels))
     if all(numeric) and (two := next((p for p in itertools.pairwise(names) if int(p[0]) == int(p[1])), None)):
         first, second = sorted(two, key=len)
-        raise InputError(f"{visible(path)}: the labels {first} and {second} are the same number; write them alike")
+        line = f"the labels {first} and {second} are the same number"
+        raise InputError(f"{visible(path)}: {line}; write them the same way")
     if len(names) < 2:
         raise InputError(f"{visible(path)}: only the label {visible(names[0])!r}; needs at least two classes")
     if not all(numeric) and len(names) == len(labels) > 2:

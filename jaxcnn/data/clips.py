@@ -235,7 +235,7 @@ def _frames(container: Any) -> Iterator[np.ndarray]:
             end = max(end, frame.time + float(frame.duration * frame.time_base))
         yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
     if end and _duration(container, stream) - end > 0.1:
-        raise InputError("has fewer frames than its header states; it is cut off: replace or remove it")
+        raise InputError("has fewer frames than its header states: it was cut off; replace or remove it")
 
 
 def _duration(container: Any, stream: Any) -> float:

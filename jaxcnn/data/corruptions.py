@@ -31,7 +31,7 @@ def corrupted(data: Any, name: str, severity: int, *, seed: int = 0) -> Indexed:
     """Wrap a data set so that evaluation reads corrupted images.
 
     Args:
-        data: rows with `"image"` `[H, W, 1 or 3]`, uint8 0..255 or float 0..1, which are read by number.
+        data: rows with `"image"` `[H, W, 1 or 3]`, uint8 0..255 or float 0..1, in a data set that reads them by number.
         name: one of `CORRUPTIONS`.
         severity: 1 (weak) to 5 (strong).
         seed: seed of random corruptions, of which each row gets its own.
@@ -45,8 +45,8 @@ def corrupted(data: Any, name: str, severity: int, *, seed: int = 0) -> Indexed:
     """
     data = as_data(data)
     if not hasattr(data, "take"):
-        line = f"data of type {type(data).__name__}: its rows are not read by number"
-        raise InputError(f"{line}; give jc.data.Resident or jc.data.dataset")
+        line = f"data of type {type(data).__name__}: rows cannot be read by number"
+        raise InputError(f"{line}; use jc.data.Resident or jc.data.dataset")
     _check(name, severity)
     check_whole("seed", seed, 0)
     size = data.size

@@ -186,7 +186,7 @@ def parts_of(path: pathlib.Path) -> dict[str, pathlib.Path]:
     test = path.with_name(path.name.replace("_TRAIN", "_TEST"))
     others = [test.with_suffix(end) for end in SUFFIXES if test != path and test.with_suffix(end).is_file()]
     if others and not test.is_file():
-        line = f"{visible(others[0].name)} has the test rows in another form; give both parts the same one"
+        line = f"the test file {visible(others[0].name)} has another format; use one format for both"
         raise InputError(f"{visible(path)}: {line}")
     return {"train": path} | ({"test": test} if test != path and test.is_file() else {})
 

@@ -162,7 +162,8 @@ def _check_mark(path: str | pathlib.Path | Memory, file: Any) -> None:
                 "replace or remove it"
             )
     if start[:4] in (b"RIFF", b"RF64") and (missing := _missing(file, size)):
-        raise InputError(f"{visible(path)}: samples are missing ({missing:,} bytes); it is cut off: replace it")
+        line = f"{missing:,} bytes of samples are missing: the file was cut off"
+        raise InputError(f"{visible(path)}: {line}; replace or remove it")
 
 
 def _missing(file: Any, size: int) -> int:

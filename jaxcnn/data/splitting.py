@@ -162,6 +162,9 @@ def _cut_groups(data: Any, pattern: str, fraction: float, seed: int, name: str) 
     """Split off whole groups of rows, as many rows as come closest to the share."""
     check_fraction(name, fraction, data.size)
     known = _groups(data, pattern)
+    if None in known:
+        alone = data.names[known.index(None)]
+        raise InputError(f"group={pattern!r}: {visible(alone)} has no match; each name must have one")
     names, index, counts = np.unique(known, return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise InputError(f"group={pattern!r}: all rows are of the group {visible(names[0])!r}; there must be two")
@@ -171,24 +174,18 @@ def _cut_groups(data: Any, pattern: str, fraction: float, seed: int, name: str) 
     return data.take(np.flatnonzero(~chosen)), data.take(np.flatnonzero(chosen))
 
 
-def _groups(data: Any, pattern: str) -> list[str]:
-    """Return the group of each row."""
+def _groups(data: Any, pattern: str) -> list[str | None]:
+    """Return the group of each row; None where the name has no match."""
     try:
         matches = [re.search(pattern, row) for row in data.names]
     except re.error as error:
         raise InputError(f"group={pattern!r}: not a regular expression ({error})") from error
-    alone = next((row for row, match in zip(data.names, matches, strict=True) if match is None), None)
-    if alone is not None:
-        raise InputError(f"group={pattern!r}: {visible(alone)} has no match; each name must have one")
-    return [match[1 if match.re.groups else 0] or "" for match in matches if match is not None]
+    return [match and (match[1 if match.re.groups else 0] or "") for match in matches]
 
 
 def _tell_groups(train: Any, other: Any, pattern: str, part: str) -> None:
-    """Log a warning if rows of a part that the data came with are of groups of training rows."""
-    try:
-        known, own = set(_groups(train, pattern)), _groups(other, pattern)
-    except InputError:
-        return  # a group is needed where rows are cut, and nothing is cut from this part
+    """Log a warning if rows of a part that the data came with belong to groups of training rows."""
+    known, own = set(_groups(train, pattern)) - {None}, _groups(other, pattern)
     count, shown = sum(name in known for name in own), part.replace("valid", "validation")
     if count:
-        log.warning("group=%r: %d of %d %s rows are of groups of the training rows", pattern, count, len(own), shown)
+        log.warning("group=%r: %d of %d %s rows belong to groups of training rows", pattern, count, len(own), shown)

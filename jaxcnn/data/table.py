@@ -125,7 +125,7 @@ def _check_files(files: list[pathlib.Path], values: np.ndarray, lines: list[int]
         k = first.setdefault((about.st_dev, about.st_ino), i)
         if np.any(values[i] != values[k]):
             line = f"line {lines[i]}: {visible(file)[:200]} has another label in line {lines[k]}"
-            raise InputError(f"{visible(path)}: {line}; several labels of an image need a column of 0 and 1 for each")
+            raise InputError(f"{visible(path)}: {line}; for several labels per image, use a 0/1 column per label")
 
 
 def read(path: pathlib.Path, need: str | None = FILE) -> Table:
@@ -198,7 +198,7 @@ def answers(found: Table, kind: Kind, path: pathlib.Path) -> tuple[np.ndarray, t
     if kind == "multilabel":
         names = [name for name in others if name not in (LABEL, TARGET)]
         if not names:
-            raise InputError(f"{visible(path)}: no columns of 0 and 1, which --task multilabel needs; add them")
+            raise InputError(f"{visible(path)}: no 0/1 columns, which --task multilabel needs; add one per label")
         return np.stack([_numbers(found, name, path, {0.0, 1.0}) for name in names], -1), tuple(names)
     return _numbers(found, TARGET, path), ()
 

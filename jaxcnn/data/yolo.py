@@ -23,11 +23,11 @@ from jaxcnn.data.listing import TEST, TRAIN, VALID
 from jaxcnn.data.reader import guarded
 from jaxcnn.data.splitting import tested
 
-BYTES = 2**24  # most bytes of a text file
+BYTES, YAML_BYTES = 2**24, 2**20  # most bytes of a text file, and of a YAML file, which is slow to parse
 BESIDE = 0.1  # how far points of a polygon may lie outside the image, in shares
 SHARE = 10  # a larger number is no share, but pixels
 IMAGES, LABELS = "images", "labels"
-TWICE = object()  # the key under which a mapping notes its keys that are there twice
+TWICE = object()  # the key under which a mapping lists the keys that occur twice
 YEAR = re.compile(r"[-_]?(?:19|20)\d\d$")
 CLASSES, YAML = ("classes.txt", "obj.names", "labels/classes.txt"), ("data.yaml", "data.yml", "dataset.yaml")
 log = logging.getLogger("jaxcnn")
@@ -119,11 +119,11 @@ def _parts(top: pathlib.Path) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
                 left += [folder.name] if before else []
                 continue
             if part in found:
-                line = f"{visible(found[part][0])} is the same part; move one of them out of the way"
-                raise InputError(f"{visible(both[0])}: {line}")
+                line = f"and {visible(both[0])} are both the {part} part; move one of them away"
+                raise InputError(f"{visible(found[part][0])} {line}")
             found[part] = both
         if found and left:
-            log.warning("%s: left out: %s, which are no parts", visible(place), visible(", ".join(left[:10])))
+            log.warning("%s: ignored %s: not named train, val or test", visible(place), visible(", ".join(left[:10])))
         if found:
             return found
     if not (top / IMAGES).is_dir():
@@ -142,8 +142,8 @@ def _pairs(
 ) -> list[tuple[pathlib.Path, pathlib.Path | None]]:
     """Match images and text files by their names."""
     if not labels.is_dir():
-        line = f"no such folder; all images of {visible(images)} would show no object"
-        raise InputError(f"{visible(labels)}: {line}; add it, or move those images out of the way")
+        line = f"no such folder, so that no image in {visible(images)} would have an object"
+        raise InputError(f"{visible(labels)}: {line}; add it, or move those images away")
     pictures, texts = _files(images, ENDINGS), _files(labels, {".txt"})
     texts = {name: file for name, file in texts.items() if file.name != "classes.txt"}
 
@@ -216,9 +216,9 @@ def _object(words: list[str]) -> tuple[int, tuple[float, float, float, float]]:
     return int(label), (min(ys), min(xs), max(ys), max(xs))
 
 
-def _text(file: pathlib.Path) -> str:
+def _text(file: pathlib.Path, limit: int = BYTES) -> str:
     try:
-        return read_text(file, BYTES)
+        return read_text(file, limit)
     except OSError as error:
         raise InputError(f"{visible(file)}: cannot be read ({reason(error)}); replace it") from error
 
@@ -239,13 +239,13 @@ def class_names(path: str | pathlib.Path) -> tuple[str, ...] | None:
 
 
 class _Texts(yaml.BaseLoader):
-    """Leaves every value a text, and notes keys that are there twice."""
+    """Keeps every value as text, and records keys that occur twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return the mapping of a node."""
         found = super().construct_mapping(node, deep)
         if len(found) < len(node.value):
-            counts = collections.Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+            counts = collections.Counter(str(key.value) for key, _ in node.value)
             found[TWICE] = [key for key, count in counts.items() if count > 1]
         return found
 
@@ -253,15 +253,16 @@ class _Texts(yaml.BaseLoader):
 def _yaml_names(file: pathlib.Path) -> tuple[str, ...]:
     """Read `names` of a YAML file: a list or a mapping from number to name."""
     try:
-        found = yaml.load(_text(file), Loader=_Texts)
+        found = yaml.load(_text(file, YAML_BYTES), Loader=_Texts)
     except (yaml.YAMLError, RecursionError) as error:
         why = visible(" ".join(str(error).split()))[:200]
         raise InputError(f"{visible(file)}: not YAML ({why}); correct it, or give classes=") from error
-    names = found.get("names") if isinstance(found, dict) else None
-    for twice in (found if isinstance(found, dict) else {}, names if isinstance(names, dict) else {}):
-        if shown := [key for key in twice.get(TWICE, ()) if twice is names or key == "names"]:
-            where = "names: has the key" if twice is names else "has the key"
-            raise InputError(f"{visible(file)}: {where} {visible(shown[0])!r} twice; remove one, or give classes=")
+    found = found if isinstance(found, dict) else {}
+    names = found.get("names")
+    if "names" in found.get(TWICE, ()):
+        raise InputError(f"{visible(file)}: names: is there twice; remove one, or give classes=")
+    if isinstance(names, dict) and TWICE in names:
+        raise InputError(f"{visible(file)}: names: has the key {visible(names[TWICE][0])!r} twice; remove one")
     if names is None:
         raise InputError(f"{visible(file)}: no names:; add the names of the classes, or give classes=")
     listed = dict(enumerate(names)) if isinstance(names, list) else names if isinstance(names, dict) else {}

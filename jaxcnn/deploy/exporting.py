@@ -147,6 +147,8 @@ def _prepared(loaded: Any, rows: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def _check_int8(to: str, int8: bool, calibration: Any) -> None:
     if int8 and to not in integers.FORMATS:
         raise InputError(f"int8=True: to={to!r} has no form in integers here; use {', '.join(integers.FORMATS)}")
+    if not int8 and calibration != integers.ROWS:
+        raise InputError(f"calibration={visible(calibration)[:80]}: only applies with int8; leave it out")
     if isinstance(calibration, int) and not 1 <= calibration <= 2**16:
         raise InputError(f"calibration={calibration}: must be 1 to {2**16:,} training rows")
 

@@ -33,7 +33,7 @@ def erasure(
         spans: its words with their places, from `data.words.spans` or `data.words.row_spans`.
         target: the class, from 0.
         fill: the number that replaces others: an unknown word, or `data.words.SPACE` for bytes.
-        head: that of the task; `"multilabel"` has the log-odds of each label alone.
+        head: the task's head; with `"multilabel"`, each label has log-odds of its own.
 
     Returns:
         The words in order, each with the change of the target's log-odds: positive where the word speaks for the class.

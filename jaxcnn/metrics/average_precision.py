@@ -137,7 +137,7 @@ def _detections(given: Boxes, rows: Array, num_classes: int) -> dict[str, Array]
 
 def _truths(batch: Batch, rows: Array, num_classes: int) -> dict[str, Array]:
     """Return `box`, `label`, `counts`, `crowd` and `nan` of the true boxes of each image."""
-    boxes, label = batch["boxes"], batch["box_label"].astype(jnp.int32)
+    boxes, label = batch["boxes"].astype(jnp.float32), batch["box_label"].astype(jnp.int32)
     mask = batch["box_mask"] > 0 if "box_mask" in batch else ~(box_ops.area(boxes) <= 0)
     nan = jnp.isnan(boxes).any(-1)
     known = rows & mask & (label >= 0) & (label < num_classes)

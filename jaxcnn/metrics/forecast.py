@@ -70,7 +70,7 @@ def forecast_metrics(quantiles: Sequence[float], *, mase: bool = False) -> dict[
                 raise InputError(f"{line} {tuple(quantiles)}")
             if jnp.shape(entry(batch, "target")) != outputs.shape[:-1]:
                 line = f"'target' of shape {jnp.shape(batch['target'])}: must be {outputs.shape[:-1]}"
-                raise InputError(f"{line}, a value for each forecast")
+                raise InputError(f"{line}, one value per forecast step")
             return metric(outputs, batch)
 
         return of
@@ -139,7 +139,7 @@ def naive_error(values: np.ndarray, period: int = 1) -> float:
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 1:
-        raise InputError(f"values of shape {values.shape}: must be [T], one series; take the error of each alone")
+        raise InputError(f"values of shape {values.shape}: must be [T], one series; call it once per series")
     gaps = np.abs(values[period:] - values[:-period]) if 0 < period < len(values) else np.empty(0)
     if np.isinf(values).any():
         raise InputError("values: a training value is infinite; use NaN for missing ones")

@@ -29,9 +29,9 @@ def edit_distance(first: Array, second: Array) -> Array:
         raise InputError(f"strings of shapes {tuple(first.shape)}, {tuple(second.shape)}: must be [B, L] and [B, M]")
     for name, x in (("first", first), ("second", second)):
         if not jnp.issubdtype(x.dtype, jnp.integer):
-            raise InputError(f"{name} of dtype {x.dtype}: must be integers, the numbers of symbols")
+            raise InputError(f"{name} of dtype {x.dtype}: must be integers, one per symbol")
         if not isinstance(x, Tracer) and ((x[:, 1:] >= 0) & (x[:, :-1] < 0)).any():
-            raise InputError(f"{name}: has a symbol behind a -1, which ends a string")
+            raise InputError(f"{name}: has a symbol after -1, which marks the end of a string")
     place = jnp.arange(second.shape[1] + 1, dtype=jnp.int32)
 
     def step(before: Array, symbol: Array) -> tuple[Array, None]:

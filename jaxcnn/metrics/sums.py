@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core.types import Batch, Count, InputError, Mean, Metric, align, check_whole, row_mask
+from jaxcnn.losses.classification import ROUNDING
 from jaxcnn.metrics.scores import report
 
 Array = jax.Array
-ROUNDING = 1e-2  # by how much the sum of probabilities may differ from 1, as in `losses`
 
 
 class Confusion(NamedTuple):
@@ -65,7 +65,7 @@ def count(outputs: Any, batch: Batch) -> Count:
 def entry(batch: Batch, name: str) -> Any:
     """Return an entry of a batch; `InputError` if it has none of this name."""
     if name not in batch:
-        raise InputError(f"the batch has no {name!r}, which a metric reads, only {', '.join(sorted(batch))}")
+        raise InputError(f"the batch has no {name!r}, which this metric needs; it has {', '.join(sorted(batch))}")
     return batch[name]
 
 
@@ -129,7 +129,7 @@ def judged(logits: Array, batch: Batch, num_classes: int | None = None) -> tuple
     if jnp.issubdtype(given.dtype, jnp.floating):
         if given.ndim == label.ndim:
             unsound |= jnp.isnan(given)
-        else:  # several answers of 1 in a row are no probabilities of its classes
+        else:  # a multi-hot row is no distribution over classes
             unsound |= jnp.isnan(given).any(-1) | (given.min(-1) < -ROUNDING) | (given.sum(-1) > 1 + ROUNDING)
     return label, known(label, num_classes or max(logits.shape[-1], 2), batch), unsound
 

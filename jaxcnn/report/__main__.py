@@ -65,7 +65,7 @@ def write_all(flags: Any, explain: Explain | None = explained) -> None:
     if flags.batch_size < 1:
         raise InputError(f"--batch-size {flags.batch_size}: must be at least 1")
     if flags.out and len(flags.runs) < 2:
-        raise InputError(f"--out {visible(flags.out)}: names the comparison of several runs; leave it out for one")
+        raise InputError(f"--out {visible(flags.out)}: only applies to a comparison of several runs; leave it out")
     reports, correct = [], []
     for folder in flags.runs:
         made, right = one(folder, flags, explain)
@@ -235,7 +235,7 @@ def _card_of(folder: pathlib.Path) -> str:
     try:
         return files.read_text(path)
     except (OSError, InputError) as error:
-        line = f"{visible(path)}: cannot be read ({reason(error)}), and may have words of its author; move it away"
+        line = f"{visible(path)}: cannot be read ({reason(error)}), but may contain text by its author; move it away"
         raise InputError(line) from error
 
 

@@ -19,7 +19,7 @@ def card(report: dict[str, Any], before: str = "") -> str:
 
     Args:
         report: result of `record.make`, or content of `report.json`.
-        before: the card that is there already, of which what its author filled in is kept.
+        before: the existing card, from which the sections for its author are kept; empty if there is none.
 
     Returns:
         Markdown.
@@ -46,7 +46,7 @@ def card(report: dict[str, Any], before: str = "") -> str:
 
 
 def _written(card: str, name: str, headings: Iterable[str]) -> str:
-    """Return a section of a card, up to the next heading that cards have; empty if it is not there."""
+    """Return a section of a card, up to the next of these headings; empty if it has none."""
     others = "|".join(map(re.escape, headings))
     found = re.search(rf"^## {name}[ \t]*$(.*?)(?=^## (?:{others})[ \t]*$|\Z)", card.replace("\r\n", "\n"), re.M | re.S)
     return found[1].strip() if found else ""

@@ -104,7 +104,7 @@ def _judge(
     if risen := _risen(train, valid, f"{reached} ", 0.02):
         return risen
     if chance is None:
-        return "good", f"{reached} How often the most frequent class occurs in the run's own rows is not known."
+        return "good", f"{reached} Other data were measured, so the share of the most frequent class is not known."
     if max(seen, new) - chance < SKILL * (1 - chance):
         return "underfit", f"{reached} Always guessing the most frequent class would give {100 * chance:.1f} %."
     return "good", reached

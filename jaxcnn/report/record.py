@@ -10,7 +10,7 @@ import pathlib
 import platform
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,8 @@ import numpy as np
 from jaxcnn.core import files
 from jaxcnn.core.files import plain
 from jaxcnn.core.text import visible
-from jaxcnn.core.types import InputError, reason
+from jaxcnn.core.types import Batch, InputError, reason, row_mask
+from jaxcnn.data.checking import Checked
 from jaxcnn.report.diagnosis import diagnose
 from jaxcnn.runs import Rows, TrainedRun, check_lines, check_summary, read_config
 from jaxcnn.train.checkpoint import digest
@@ -108,34 +109,6 @@ def _lines(folder: pathlib.Path) -> list[dict[str, Any]]:
         raise InputError(f"{visible(folder)}: damaged ({error}); remove the line, or train again") from error
 
 
-class _Read:
-    """A data set whose rows are read as needed: its inputs are hashed as they pass, whatever the batches."""
-
-    def __init__(self, data: Any) -> None:
-        self.data = data
-        self.hashes: dict[str, Any] = {}  # by entry, so that the size of batches does not matter
-
-    def __getattr__(self, name: str) -> Any:
-        """Return the attribute of the data set."""
-        return getattr(self.data, name)
-
-    def put(self, move: Any) -> "_Read":
-        """Return itself: nothing stays on the device."""
-        del move
-        return self
-
-    def once(self, *arguments: Any, **options: Any) -> Iterator[Any]:
-        """Yield every row once, in order."""
-        for chunk in self.data.once(*arguments, **options):
-            for k in range(int(chunk.count)):
-                batch = chunk.at(k)
-                true = np.flatnonzero(np.asarray(batch.get("row_mask", np.ones(len(next(iter(batch.values())))))) > 0)
-                for name in INPUTS & batch.keys():
-                    seen = self.hashes.setdefault(name, hashlib.sha256())
-                    seen.update(np.ascontiguousarray(np.asarray(batch[name])[true]).data)
-            yield chunk
-
-
 def predict(loaded: TrainedRun, test: Any, *, batch_size: int = 256) -> Tested:
     """Compute the outputs of a run for its whole test set.
 
@@ -145,12 +118,18 @@ def predict(loaded: TrainedRun, test: Any, *, batch_size: int = 256) -> Tested:
         batch_size: rows per batch; does not change the result.
 
     """
-    names, read = columns(test), _Read(test)
-    test = test if hasattr(test, "arrays") else read
-    logits, kept = collect(loaded.task.predict, loaded.variables, test, keep=("label", *names), batch_size=batch_size)
+    names, hashes = columns(test), {name: hashlib.sha256() for name in INPUTS & test.example().keys()}
+
+    def hashed(rows: Batch) -> None:  # one hash for each entry, so that the size of batches does not matter
+        true = np.asarray(row_mask(rows)) > 0
+        for name, found in hashes.items():
+            found.update(np.ascontiguousarray(np.asarray(rows[name])[true]).data)
+
     held = {k: x for k, x in getattr(test, "arrays", {}).items() if k in INPUTS}
+    test = test if held else Checked(test, hashed)
+    logits, kept = collect(loaded.task.predict, loaded.variables, test, keep=("label", *names), batch_size=batch_size)
     rows = {"label": kept["label"]} | {k: np.asarray(x) for k, x in held.items()}
-    rows |= {name: np.frombuffer(seen.digest(), np.uint8) for name, seen in read.hashes.items()}
+    rows |= {name: np.frombuffer(found.digest(), np.uint8) for name, found in hashes.items() if name not in held}
     known = digest(rows) if len(rows) > 1 else ""
     return Tested(logits, kept["label"], {name: kept[name] for name in names}, known)
 

@@ -251,8 +251,8 @@ def evaluate(
         data = place
         theirs, ours = named_classes(place), tuple(loaded.config.get("classes") or ())
         if theirs and ours and match.table(theirs, ours, "the data")[0] is not None:
-            names = f"{visible(', '.join(theirs[:10]))}; those of the run are {visible(', '.join(ours[:10]))}"
-            raise InputError(f"the classes of the data are {names}: give its labels in the order of the run")
+            both = " and the run has ".join(visible(", ".join(one[:10])) for one in (theirs, ours))
+            raise InputError(f"the data have the classes {both}; number the labels in the order of the run")
     run = compile_step(make_eval_step(loaded.task), "jit")
     return measure(run, loaded.variables, data, batch_size=batch_size)
 

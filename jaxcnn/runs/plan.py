@@ -52,7 +52,8 @@ class Plan:
             last checkpoint).
         variables: initial variables; None to initialise them randomly.
         monitor: validation metric that decides which weights are the best; by default the task's.
-        mode: whether the lowest (`"min"`) or the highest (`"max"`) value is best; by default the task's.
+        mode: whether the lowest (`"min"`) or the highest (`"max"`) value is best; by default the task's. Required if
+            `monitor` is not the task's own metric.
         patience: stop after this many validations without an improvement, and take the best weights; None to train to
             the end.
         best: whether to test the best weights by `monitor`, not the last ones.
@@ -168,12 +169,14 @@ def check(plan: Plan) -> None:
     if not (isinstance(watched, tuple) and len(watched) == 2 and all(isinstance(part, str) for part in watched)):
         raise InputError(f'monitor={watched!r} of the task: must be a metric and its mode, such as ("loss", "min")')
     if plan.mode is None and plan.monitor not in (None, watched[0]):
-        raise InputError(f"monitor={plan.monitor!r}: say which of its values are better; give mode='max' or mode='min'")
+        line = f"monitor={plan.monitor!r}: is not the task's own metric"
+        raise InputError(f"{line}; also give mode='max' or mode='min'")
     train, *others = map(named_classes, plan.data)
     for name, classes in zip(("valid", "test"), others, strict=True):
         if train and classes and classes != train:
-            both = " and ".join(visible(", ".join(one[:10])) for one in (train, classes))
-            raise InputError(f"data: the classes of train and {name} are {both}; must be the same, in one order")
+            ours, theirs = (visible(", ".join(one[:10])) for one in (train, classes))
+            line = f"data: train has the classes {ours}, and {name} has {theirs}"
+            raise InputError(f"{line}; they must be the same, in the same order")
     if plan.build is not None:
         check_build(fitted(Build, files.plain(plan.build), "Plan.build"), "Plan")
 

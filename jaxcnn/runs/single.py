@@ -24,7 +24,7 @@ Row = dict[str, np.ndarray]
 AT_ONCE = 32  # windows of a sound that are in memory
 
 
-Bad = Callable[[InputError], None]  # gets the error of a row of a table, which is then left out
+Bad = Callable[[InputError], None]  # called with the error of a table row, which is then skipped
 
 
 def rows_of(
@@ -36,7 +36,7 @@ def rows_of(
         config: content of a run's `config.json`.
         path: the file.
         label: column of labels of series, as for `series_rows`.
-        on_bad: called for each row of a table that cannot be used, which is then left out; None to raise.
+        on_bad: called with the error of each unusable table row, which is then skipped; None to raise.
 
     Raises:
         InputError: The file cannot be read, or is of another kind than the run's rows.

@@ -13,7 +13,7 @@ import jax
 
 from jaxcnn.core import files
 from jaxcnn.core.text import visible
-from jaxcnn.core.types import InputError, State, scalars
+from jaxcnn.core.types import InputError, State, reason, scalars
 from jaxcnn.data import Splits
 from jaxcnn.parallel import mesh
 from jaxcnn.parallel.compile import empty
@@ -111,9 +111,7 @@ def train_prepared(
         for note in [*ready.notes, _rows(plan, ready.splits), _chosen(ready)] if chief and tell else ():
             log.warning(note)
         described = files.read_bytes(folder / "config.json") if chief else b""
-        splits = ready.splits
-        if dataclasses.is_dataclass(ready.splits.train):  # a data set of the user's own keeps its order
-            splits = splits._replace(train=dataclasses.replace(splits.train, seed=plan.seed))
+        splits = _ordered(ready)
         if jax.default_backend() != "cpu":  # on a CPU the rows are in the device's memory already
             splits = splits._replace(valid=splits.valid.put(ready.ev.replicate))
         lines, first, ready = Log(folder, splits.train.size / rows_of_update(plan)), [], ready._replace(splits=splits)
@@ -133,6 +131,14 @@ def train_prepared(
     return summary
 
 
+def _ordered(ready: Ready) -> Splits:
+    """Return the data, their training rows in the order of the plan's seed; data of the user's own keep their order."""
+    train = ready.splits.train
+    if not dataclasses.is_dataclass(train):
+        return ready.splits
+    return ready.splits._replace(train=dataclasses.replace(train, seed=ready.plan.seed))  # pyright: ignore[reportArgumentType]
+
+
 def _opened(ready: Ready, folder: pathlib.Path) -> dict[str, Any] | None:
     """Create the folder, or reopen it to resume; return the summary if the run is finished."""
     folders.check_path(folder)
@@ -146,7 +152,7 @@ def _opened(ready: Ready, folder: pathlib.Path) -> dict[str, Any] | None:
         before = folders.again(folder, config["data"])
         try:
             _go_on_with(folder, before, config)
-        except InputError:
+        except BaseException:
             folders.release(folder)
             raise
     else:
@@ -164,13 +170,17 @@ def _opened(ready: Ready, folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _go_on_with(folder: pathlib.Path, before: dict[str, Any], config: dict[str, Any]) -> None:
-    """Refuse another network for a run that goes on; other settings, such as more epochs, replace those of its file."""
+    """Refuse to resume with another network; write other settings, such as more epochs, into `config.json`."""
     for name in ("build", "task"):
         if name in before and before[name] != files.plain(config[name]):  # older runs name no task
-            line = f"{visible(folder)} was begun with another {name}, which its config.json describes"
-            raise InputError(f"{line}; go on with the same one, or give another folder")
+            line = f"{visible(folder)} was started with a different {name} (see its config.json)"
+            raise InputError(f"{line}; resume with the same one, or give another folder")
     if before.get("settings") != files.plain(config["settings"]):
-        files.write_json(folder / "config.json", {**before, "settings": config["settings"]})
+        try:
+            files.write_json(folder / "config.json", {**before, "settings": config["settings"]})
+        except OSError as error:
+            line = f"{visible(folder)}: config.json cannot be written ({reason(error)})"
+            raise InputError(f"{line}; free disk space, or resume with the same settings") from error
 
 
 def _check_same(ready: Ready, folder: pathlib.Path) -> None:
@@ -178,10 +188,8 @@ def _check_same(ready: Ready, folder: pathlib.Path) -> None:
     if mesh.process_shard()[1] > 1:
         return
     found = Checkpoints(folder / "checkpoints", read_only=True).newest()
-    old, train = (found[2] or {}).get("fingerprint") if found else None, ready.splits.train
-    if dataclasses.is_dataclass(train):
-        train = dataclasses.replace(train, seed=ready.plan.seed)  # pyright: ignore[reportArgumentType]
-    new = described_by(ready.run, ready.state, train, ready.plan.batch_size)()
+    old = (found[2] or {}).get("fingerprint") if found else None
+    new = described_by(ready.run, ready.state, _ordered(ready).train, ready.plan.batch_size)()
     if not unknown(old, new) and (parts := differing(old or {}, new)):
         line = f"{visible(folder)} is finished, and differs from this run in {' and '.join(parts)}"
         raise InputError(f"{line}; give another folder")

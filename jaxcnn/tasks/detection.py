@@ -86,10 +86,7 @@ def detection(
         return jnp.asarray(values), jnp.ones(row_mask(batch).shape)
 
     def inputs(batch: Batch) -> Array:
-        image = prepare(pixels.image_of(batch), mean, std, size, None, interpolation)
-        if "row_mask" not in batch:
-            return image
-        return jnp.where(align(batch["row_mask"], image) > 0, image, 0)  # padding may be NaN, and so would gradients
+        return prepare(pixels.image_of(batch), mean, std, size, None, interpolation)
 
     def given(batch: Batch) -> dict[str, Array]:
         meant, _ = boxes.canonical(classes, batch)

@@ -35,9 +35,9 @@ def segmentation(
     """Make a task that assigns each pixel to a class.
 
     A batch holds the classes under `"label"`, or else under `"mask"`: integers `[B, *spatial]` or `[B, *spatial, 1]`.
-    `"pixel_weight"` `[B, *spatial]`, if there is one, weights the pixels in the cross-entropy, as
-    `losses.boundary_weights` does; spatial augmentations refuse it. The loss of an image is the mean over its pixels
-    that count.
+    `"pixel_weight"` `[B, *spatial]`, or `[B, 1, ..., 1]` for one weight per image, weights the pixels in the
+    cross-entropy, as `losses.boundary_weights` does; spatial augmentations refuse it. The loss of an image is the mean
+    over its pixels that count.
 
     Args:
         model: a Linen module from `[B, *spatial, C]` to logits `[B, *spatial, K]`, with `num_classes` K, such as
@@ -155,11 +155,11 @@ def _canonical(classes: int, ignore: int | None, batch: Batch) -> tuple[Batch, A
 
 
 def _pixel_weight(batch: Batch) -> Array:
-    """Return the weights of the pixels, `[B, *spatial]`; with a last axis of 1, they would broadcast over rows."""
+    """Return the weights as `[B, *spatial]`; they may have a last axis of 1, or be one per image."""
     weight, shape = batch["pixel_weight"], batch["label"].shape
     weight = weight[..., 0] if weight.ndim == len(shape) + 1 and weight.shape[-1] == 1 else weight
     if weight.shape not in (shape, (shape[0], *(1 for _ in shape[1:]))):
-        raise InputError(f"'pixel_weight' of shape {weight.shape}: must be {shape}, a weight for each pixel")
+        raise InputError(f"'pixel_weight' of shape {weight.shape}: must be {shape}, one weight per pixel")
     return jnp.broadcast_to(weight, shape)
 
 
@@ -170,7 +170,7 @@ def _as_stored(classes: int, ignore: int, batch: Batch) -> int:
         return ignore
     held = ignore + 2 ** (8 * dtype.itemsize)
     if 0 <= held < classes:
-        raise InputError(f"ignore_label={ignore}: is the class {held} in labels of {dtype}; give another number")
+        raise InputError(f"ignore_label={ignore}: stands for class {held} in labels of {dtype}; give another number")
     return held
 
 

@@ -1,4 +1,4 @@
-"""Checks of the weights of classes, rows and pixels: a negative one would make a row unlearnt."""
+"""Checks of the weights of classes, rows and pixels: the network would unlearn a row with a negative one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,15 +13,15 @@ def check_weights(name: str, rows: Batch) -> None:
     """Refuse weights of rows or pixels that are negative or not finite, unless they are traced or absent."""
     if name not in rows or not concrete(rows[name]):
         return
-    weight = np.asarray(rows[name])
-    if "row_mask" in rows and concrete(rows["row_mask"]):
-        weight = weight[np.asarray(rows["row_mask"]) > 0]  # padding may hold anything
+    weight, mask = np.asarray(rows[name]), rows.get("row_mask")
+    if mask is not None and concrete(mask) and np.shape(mask) == weight.shape[:1]:
+        weight = weight[np.asarray(mask) > 0]  # padding may hold anything
     if weight.size and not (np.isfinite(weight).all() and (weight >= 0).all()):
         raise InputError(f"{name} from {weight.min():g} to {weight.max():g}: must be finite and not negative")
 
 
 def check_class_weights(weights: Any, classes: int) -> None:
-    """Refuse weights of classes that are not one finite number for each, or that are all 0; None is no weights."""
+    """Refuse weights that are not one finite, non-negative number per class, or all 0; None stands for no weights."""
     if weights is None:
         return
     fix = "; give them in a list, in the order of the classes" if isinstance(weights, Mapping) else ""

@@ -63,7 +63,7 @@ def timed_evaluate(
     """
     check_whole("batch_size", batch_size, 1)
     if isinstance(variables, State):
-        raise InputError("variables: is a State; give state.variables, or fitted.best.variables")
+        raise InputError("variables: got a State; pass state.variables")
     data = as_data(data)
     _has_rows(data)
     data = checked(data, run.check)

@@ -247,8 +247,8 @@ def opened(
         at, record, best, found = begin(run, state, record, saver)
         described = described_by(run, state, train, batch_size) if saver else dict
         if not found and 0 < steps <= int(at.step):
-            line = f"steps={steps}: the state is at step {int(at.step)} already, and none is left"
-            raise InputError(f"{line}; give more steps, or state.replace(step=jnp.int32(0))")
+            line = f"steps={steps}: the state is already at step {int(at.step)}, so no steps are left"
+            raise InputError(f"{line}; give more steps, or reset it with state.replace(step=jnp.int32(0))")
         session = Session(
             run, state, data, steps, every or max(steps, 1), record, at, best, saver, described, options,
             Ranking(record, options.keep_best),

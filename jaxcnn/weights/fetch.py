@@ -273,7 +273,7 @@ def _from_hub(source: str, deadline: float | None, limit: int) -> pathlib.Path:
 
 
 def _fetch_beside(source: str, where: dict[str, Any], deadline: float | None) -> None:
-    """Download the `config.json` beside a file, if there is one: timm says there what its weights want."""
+    """Download the `config.json` beside a file, if there is one: timm describes the preprocessing there."""
     import huggingface_hub as hub
     from huggingface_hub import errors
 
@@ -286,7 +286,7 @@ def _fetch_beside(source: str, where: dict[str, Any], deadline: float | None) ->
         try:
             hub.hf_hub_download(**beside, local_files_only=True)
         except Exception:
-            line = "%s: its config.json cannot be downloaded (%s): without one, images are normalised as usual"
+            line = "%s: its config.json cannot be downloaded (%s); the default preprocessing is used"
             log.warning(line, source, visible(reason(error)))
 
 

@@ -107,8 +107,8 @@ def other_channels(values: Tensors, like: Mapping[str, Any], file: Preprocessing
     if norm in values:
         return values | {norm: (values[norm] - constant).astype(np.float32)}
     if np.abs(constant).max() > 1e-6:
-        line = "channels=1: the first convolution has no bias, which would hold the difference of the channels' means"
-        raise InputError(f"{line}; give it colour images, with the gray channel three times")
+        line = "channels=1: the first convolution has no bias that could absorb the different means of the channels"
+        raise InputError(f"{line}; use colour images, with the gray channel repeated three times")
     return values
 
 

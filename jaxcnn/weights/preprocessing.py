@@ -38,8 +38,8 @@ class Preprocessing(NamedTuple):
     classes: Sequence[str] = ()
 
 
-# timm's names of our networks where they are others; more of timm's have the same parameters, such as
-# tf_efficientnet_b0, but pad or normalise in another way
+# timm's names for our networks, where they differ from ours; other networks of timm, such as tf_efficientnet_b0, have
+# the same parameters but a different padding or epsilon
 NAMES = {
     "convnext_small": r"convnext_small(_384)?(_in22k|_in22ft1k)?",
     "convnext_tiny": r"convnext_tiny(_384)?(_in22k|_in22ft1k)?",
@@ -81,18 +81,18 @@ def from_timm(config: Mapping[str, Any], where: str = "config.json", name: str |
     Args:
         config: its value.
         where: its name, for messages.
-        name: of our network, which must be the one that the file names; None for any.
+        name: our name of the network that the file must belong to; None accepts any.
 
     Raises:
-        InputError: a field is missing, or does not fit; or the file is of another network. One line that names it.
+        InputError: a field is missing or does not fit, or the file belongs to another network; one line that names it.
 
     """
     said = fitted(_Timm, config, where)
     theirs, trained_by = said.get("architecture"), "(gluon_|ssl_|swsl_|tv_)?"
     known = NAMES.get(name, rf"{trained_by}{re.escape(name)}(_v1b)?") if name else ".*"
     if theirs is not None and not re.fullmatch(known, theirs):
-        line = f"{where}: the weights are of {visible(theirs)[:80]}, which computes something else than {name}"
-        raise InputError(f"{line}; give another file, or remove config.json if they are not")
+        line = f"{where}: the weights belong to {visible(theirs)[:80]}, which is a different network from {name}"
+        raise InputError(f"{line}; use another file, or remove config.json if it is wrong")
     names, said = said.get("label_names"), said["pretrained_cfg"]
     names = (said.get("label_names") if names is None else names) or []
     crop, place = said.get("crop_pct", 0.875), f"{where}: pretrained_cfg"

@@ -590,4 +590,4 @@ def test_a_report_keeps_what_the_author_wrote(trained, capsys):
     run("report", trained[0])
     assert "For bees; what" in card.read_text()
     said = refused(capsys, "report", trained[0], "--out", trained[0] / "other.html")
-    assert "names the comparison of several runs; leave it out for one" in said
+    assert "only applies to a comparison of several runs; leave it out" in said

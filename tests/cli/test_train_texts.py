@@ -162,14 +162,14 @@ def test_what_would_be_lost_or_is_for_others_is_refused(trained, tmp_path, capsy
     said = refused(capsys, "predict", trained, "--text", "a great film", "--text", "tedious")
     assert "--text: given 2 times; give it once, followed by all its values" in said
     said = refused(capsys, "predict", trained, "--text", "great", "--least-score", "0.9")
-    assert "--least-score 0.9: only detection has boxes with scores; leave it out" in said
-    assert "FILES: one of them is empty" in refused(capsys, "predict", trained, "")
+    assert "--least-score 0.9: only applies to detection; leave it out" in said
+    assert "FILES: an empty name was given" in refused(capsys, "predict", trained, "")
     said = refused(capsys, "train", reviews(tmp_path / "x.csv", 2), "--task", "multilabel", "--workdir", tmp_path)
-    assert "no columns of 0 and 1, which --task multilabel needs" in said
+    assert "no 0/1 columns, which --task multilabel needs" in said
     said = refused(capsys, "train", tmp_path / "x.csv", "--lr-find", "--learning-rate", "0.1", "--workdir", tmp_path)
-    assert "--learning-rate 0.1: --lr-find finds the rate; leave one of them out" in said
+    assert "--learning-rate 0.1: --lr-find chooses the rate itself; give only one of them" in said
     said = refused(capsys, "export", trained, "--to", "stablehlo", "--calibration", "7")
-    assert "--calibration 7: only --int8 reads rows for it; leave it out" in said
+    assert "--calibration 7: only applies with" in said
     assert "--csv" in refused(capsys, "predict", trained, "--text", "great", "--csv", tmp_path)
 
 

@@ -100,3 +100,12 @@ def test_a_value_that_does_not_fit_is_named_with_its_place():
         with pytest.raises(InputError, match=match) as caught:
             schema.fitted(dict[str, Row], value, "f")
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [".", "/", "folder"])
+def test_a_folder_is_never_written_as_a_file(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        files.write_bytes(name, b"x")
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]

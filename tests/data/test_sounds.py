@@ -102,9 +102,9 @@ BAD = {
     "folder": (lambda p: (p.mkdir(), p)[1], "not a regular file"),
     "no samples": (lambda p: write(p, TONE[:0]), "has no samples"),
     "cut off": (lambda p: damaged(write(p), lambda d: d[:900]), "900 bytes, but its header states 1,644; it is cut"),
-    "cut off, of 64 bits": (lambda p: damaged(write(p, format="RF64"), lambda d: d[:900]), "samples are missing"),
+    "cut off, of 64 bits": (lambda p: damaged(write(p, format="RF64"), lambda d: d[:900]), "bytes of samples are"),
     "more samples stated": (
-        lambda p: damaged(write(p), lambda d: put(d, 40, struct.pack("<I", 16_000))), "missing .14,400 bytes.",
+        lambda p: damaged(write(p), lambda d: put(d, 40, struct.pack("<I", 16_000))), "14,400 bytes of samples",
     ),
     "cut in the header": (lambda p: damaged(write(p), lambda d: d[:30]), "has 30 bytes, but its header states"),
     "not a number": (lambda p: write(p, np.append(TONE, np.nan), subtype="FLOAT"), "1 of 801 samples are not finite"),

@@ -16,6 +16,7 @@ from experiments import (
     forecast,
     hippocampus,
     inspection,
+    mnist,
     moving_digits,
     roads,
     series,
@@ -29,7 +30,7 @@ from jaxcnn.core.types import InputError
 
 @pytest.mark.parametrize("module", [faces, forecast, moving_digits, roads, series])
 def test_parts_that_are_fixed_are_not_cut(module):
-    with pytest.raises(InputError, match="--validation-fraction 0.4: has no effect here; the parts of"):
+    with pytest.raises(InputError, match="--validation-fraction 0.4: has no effect here; the data have fixed parts"):
         module.plan(module.Config(validation_fraction=0.4))
 
 
@@ -37,7 +38,7 @@ def test_rows_of_a_run_are_those_that_it_had():
     saved = {"split": 1, "validation_fraction": 0.2}
     own = settings.of_run(hippocampus.Config(), saved, "split", "validation_fraction")
     assert own == saved == settings.of_run(hippocampus.Config(split=1), saved, "split", "validation_fraction")
-    with pytest.raises(InputError, match="--split 2: the run was made with 1, which says what its rows are"):
+    with pytest.raises(InputError, match="--split 2: the run was trained with 1, which decides which rows are"):
         settings.of_run(hippocampus.Config(split=2), saved, "split")
 
 
@@ -60,13 +61,13 @@ def test_a_folder_has_as_many_photos_as_an_archive(tmp_path):
 
 
 def test_flags_that_others_decide():
-    with pytest.raises(InputError, match="--batch-size 7: has no effect here; use --updates; the batch"):
+    with pytest.raises(InputError, match="--batch-size 7: has no effect here; use --updates; the search"):
         search.check(search.Config(batch_size=7))
     with pytest.raises(InputError, match="--max-steps 5: has no effect here"):
         search.check(search.Config(max_steps=5))
     with pytest.raises(InputError, match="--batch-size 7: has no effect here; use --ways and --queries"):
         few_shot.main(few_shot.Config(batch_size=7), None, [])
-    with pytest.raises(InputError, match="--widths: the run has its network; leave it out"):
+    with pytest.raises(InputError, match="--widths: --run brings its own network"):
         compression.check(compression.Config("mnist", data="x", run="run", widths=(8, 8), seeds=1))
     with pytest.raises(InputError, match="--per-class 4 4: has a number twice; give each once"):
         transfer_curve.main(transfer_curve.Config(per_class=(4, 4)), None, [])
@@ -79,5 +80,30 @@ def test_images_that_are_not_resized(tmp_path):
     config = cifar10.Config(
         dataset=str(tmp_path / "x.npz"), image_size=16, shift=2, model="tutorial", validation_fraction=0.2
     )
-    with pytest.raises(InputError, match="--image-size 16: the images of .* are not resized; leave it out"):
+    with pytest.raises(InputError, match="--image-size 16: these images are not resized; leave it out"):
         cifar10.plan(config)
+
+
+def test_variants_of_a_run_are_trained_with_its_optimiser():
+    saved = {
+        "optimizer": "sgd",
+        "schedule": "constant",
+        "weight_decay": 0.0,
+        "learning_rate": 0.2,
+        "seed": 7,
+        "muon": 1,
+    }
+    given = compression.optimiser_of(mnist.Config, saved)
+    assert given == {k: saved[k] for k in ("optimizer", "schedule", "weight_decay", "learning_rate")}
+    assert mnist.Config(**given).optimizer == "sgd"
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_seeds_of_a_curve_begin_with_the_flag(seed, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(transfer_curve.transfer, "few", lambda splits, config: config.seed)
+    row = {"test": {"accuracy": 1.0}, "steps": 1, "train_seconds": 0.0, "checkpoint": ""}
+    monkeypatch.setattr(transfer_curve, "trained", lambda run, *rest: seen.append(run.seed) or row)
+    config = transfer_curve.Config(per_class=(4,), seeds=2, seed=seed)
+    transfer_curve.measured(config, transfer_curve.transfer.Config(), None, tmp_path, None)
+    assert set(seen) == {seed, seed + 1}

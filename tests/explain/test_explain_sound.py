@@ -71,3 +71,12 @@ def test_a_map_over_time_does_not_depend_on_padding():
 def test_networks_without_a_spectrogram():
     with pytest.raises(InputError, match="WaveCNN has no spectrogram"):
         explain.on_spectrogram(models.wave_cnn(), {}, jnp.zeros((1, 100)))
+
+
+@pytest.mark.parametrize("options, line", [
+    ({"target": [0, 1]}, "must be one integer, or one for each of 3 rows"), ({"target": 1.7}, "must be one integer"),
+    ({"length": [4.0, 4.0, 4.0]}, "length of dtype float64: must be integers"),
+])  # fmt: skip
+def test_classes_and_lengths_are_integers(options, line):
+    with pytest.raises(InputError, match=line):
+        explain.over_time(None, {}, np.zeros((3, 8)), **options)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxcnn import InputError
-from jaxcnn.layers import ConvNorm, GroupNorm
+from jaxcnn.layers import ConvNorm, GroupNorm, LayerNorm
+from jaxcnn.models import resnet
 from tests.layers.test_blocks import drawn
 
 
@@ -53,3 +54,10 @@ def test_it_stands_in_for_batch_norm(rng):
     np.testing.assert_allclose(masked[:1], alone, atol=1e-6)  # rows do not mix
     with pytest.raises(InputError, match="groups=0: must be at least 1"):
         GroupNorm(0).init(jax.random.key(0), x)
+
+
+@pytest.mark.parametrize("norm", [GroupNorm, LayerNorm])
+def test_a_residual_block_may_begin_as_the_identity(norm):
+    model = resnet.ResNet(2, (1,), False, cifar_stem=True, width=4, zero_init_residual=True, norm=norm)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]["stages_0_0"]
+    assert params["conv1"]["norm"]["scale"].all() and not params["conv2"]["norm"]["scale"].any()

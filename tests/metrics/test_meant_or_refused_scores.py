@@ -67,7 +67,7 @@ def test_shapes_of_forecasts():
 
 
 @pytest.mark.parametrize("first, match", [
-    ([[1, -1, 2]], "first: has a symbol behind a -1"), ([[1.0, 2.0, -1.0]], "first of dtype float32: must be integers"),
+    ([[1, -1, 2]], "first: has a symbol after -1"), ([[1.0, 2.0, -1.0]], "first of dtype float32: must be integers"),
 ])  # fmt: skip
 def test_strings_that_are_none(first, match):
     with pytest.raises(InputError, match=match):
@@ -79,7 +79,7 @@ def test_strings_that_are_none(first, match):
     (metrics.multilabel_confusion(3), "label"), (metrics.pair_cosines(3), "label"),
 ])  # fmt: skip
 def test_an_entry_that_is_not_there_is_named(metric, name):
-    with pytest.raises(InputError, match=f"the batch has no '{name}', which a metric reads, only mask"):
+    with pytest.raises(InputError, match=f"the batch has no '{name}', which this metric needs; it has mask"):
         metric(LOGITS, {"mask": np.zeros(2)})
     with pytest.raises(InputError, match="no 'symbols'"):
         jc.metrics.exact_match()(np.zeros((1, 4, 3), np.float32), {"mask": np.zeros(1)})

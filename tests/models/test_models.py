@@ -16,6 +16,7 @@ from jaxcnn.losses.classification import cross_entropy
 from jaxcnn.models import MODELS, DenseNet, GoogLeNet, Inverted, ResNet, SqueezeNet, resnet, whitening
 from jaxcnn.models.mobilenet import Row
 from jaxcnn.models.speednet import partly_identity
+from jaxcnn.models.unet import UNet
 from jaxcnn.ops import native_lowering
 from jaxcnn.tasks import classification
 
@@ -604,3 +605,10 @@ def test_tables_are_complete():
         type(MODELS["inception_v3"]()),
     }
     assert kinds == {type(make()) for make in MODELS.values()}
+
+
+def test_options_that_do_not_fit_together_are_one_line():
+    with pytest.raises(InputError, match="width=100, heads=3: the width must be a multiple of the heads"):
+        MODELS["vit_tiny_patch16_224"](CLASSES, width=100, heads=3).init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+    with pytest.raises(InputError, match=r"widths=\(\): give at least one"):
+        UNet(CLASSES, widths=()).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))

@@ -214,6 +214,11 @@ BAD = {
     "warmup=-2": lambda: optim.one_cycle(1.0, steps=10, warmup=-2),
     "steps=0": lambda: optim.one_cycle(1.0, steps=0),
     "steps=5": lambda: optim.cosine(1.0, steps=5, warmup=6),
+    "end=-0.5": lambda: optim.cosine(0.1, steps=10, end=-0.5),  # would climb the loss
+    "end=0.5": lambda: optim.cosine(0.1, steps=10, end=0.5),
+    "end=nan": lambda: optim.cosine(0.1, steps=10, end=float("nan")),
+    "start=-0.1": lambda: optim.one_cycle(0.1, steps=10, start=-0.1),
+    "end=1.5": lambda: optim.one_cycle(0.1, steps=10, end=1.5),
     "boundaries={3: 0.1, 5: 0.1}": lambda: optim.step(1.0, boundaries={3: 0.1, 5: 0.1}, warmup=5),
 }
 

@@ -51,7 +51,7 @@ def stopped(folder, **changes):
 def test_an_unfinished_run_goes_on_with_its_network_alone(tmp_path):
     stopped(tmp_path / "run", epochs=50)
     for other in ({"activation": "tanh"}, {"mean": 0.5}):
-        with pytest.raises(InputError, match="was begun with another (build|task), which its config.json describes"):
+        with pytest.raises(InputError, match="was started with a different (build|task) .see its config.json."):
             jc.train_run(plan(epochs=50, **other), tmp_path / "run", show=False)
     summary = jc.train_run(plan(epochs=4), tmp_path / "run", show=False)
     config = json.loads((tmp_path / "run/config.json").read_text())
@@ -76,18 +76,18 @@ def test_data_with_classes_in_another_order_are_refused(tmp_path):
     jc.train_run(plan(), tmp_path / "run", show=False)
     loaded = jc.load_run(tmp_path / "run")
     assert runs.evaluate(loaded, rows())["count"] == runs.evaluate(loaded, rows(("0", "1")))["count"] == 64
-    with pytest.raises(InputError, match="the classes of the data are b, a; those of the run are a, b"):
+    with pytest.raises(InputError, match="the data have the classes b, a and the run has a, b"):
         runs.evaluate(loaded, rows(("b", "a"), flipped=True))
     with pytest.raises(InputError, match="3 classes"):
         runs.evaluate(loaded, rows(("a", "b", "c")))
     mixed = jc.data.Splits(rows(), rows(), rows(("b", "a"), flipped=True))
-    with pytest.raises(InputError, match="the classes of train and test are a, b and b, a; must be the same"):
+    with pytest.raises(InputError, match="train has the classes a, b, and test has b, a; they must be the same"):
         jc.train_run(plan(data=mixed), tmp_path / "other", show=False)
     assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("options, line", [
-    ({"monitor": "accuracy"}, "monitor='accuracy': say which of its values are better; give mode='max' or mode='min'"),
+    ({"monitor": "accuracy"}, "monitor='accuracy': is not the task's own metric; also give mode='max' or mode='min'"),
     ({"epochs": float("nan")}, "epochs=nan: must be a number"), ({"epochs": "3"}, "epochs='3': must be a number"),
     ({"epochs": float("inf")}, "epochs=inf: must be a number"), ({"epochs": -1}, "epochs=-1: must be a number"),
     ({"validations": -2}, "validations=-2: must be at least 0"), ({"every": float("inf")}, "every=inf: must be"),
@@ -104,11 +104,11 @@ def test_a_state_that_has_all_its_steps_is_not_trained_in_silence():
     fitted = jc.fit(
         run, jc.init_state(task, optax.sgd(0.1), rows().example()), rows(), batch_size=16, steps=3, log=None
     )
-    with pytest.raises(InputError, match="steps=3: the state is at step 3 already, and none is left; give more steps"):
+    with pytest.raises(InputError, match="steps=3: the state is already at step 3, so no steps are left; give more"):
         jc.fit(run, fitted.state, rows(), batch_size=16, steps=3, log=None)
     again = fitted.state.replace(step=jnp.int32(0))
     assert int(jc.fit(run, again, rows(), batch_size=16, steps=3, log=None).state.step) == 3
-    with pytest.raises(InputError, match="variables: is a State; give state.variables"):
+    with pytest.raises(InputError, match="variables: got a State; pass state.variables"):
         jc.evaluate(jc.compile_step(jc.make_eval_step(task), "jit"), fitted.state, rows())
     with pytest.raises(InputError, match="save_seconds=nan"):
         jc.fit(run, again, rows(), batch_size=16, steps=3, log=None, save_seconds=float("nan"))

@@ -123,7 +123,7 @@ def test_every_form_of_the_labels_gives_the_same(rng):
         (np.zeros((1, 4, 5), int), {"class_weights": (1, float("nan"), 1)}, "must be 3 finite numbers"),
         (np.zeros((1, 4, 5), int), {"class_weights": {0: 1, 1: 1, 2: 1}}, "give them in a list"),
         (np.full((1, 4, 5), 200, np.uint8), {"ignore_label": 456}, "has the values 200"),
-        (np.zeros((1, 4, 5), np.uint8), {"ignore_label": -255}, "is the class 1 in labels of uint8"),
+        (np.zeros((1, 4, 5), np.uint8), {"ignore_label": -255}, "stands for class 1 in labels of uint8"),
     ],
 )
 def test_what_is_wrong_is_one_line(label, options, message):

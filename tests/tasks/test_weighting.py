@@ -47,7 +47,7 @@ def test_weights_of_pixels_are_one_for_each():
     each = weight[:, :1, :1]  # one for each image
     assert loss(each) == pytest.approx(loss(np.broadcast_to(each, weight.shape)), rel=1e-6)
     for wrong in (weight[:, 0], weight[:, :1], weight[:1]):
-        with pytest.raises(InputError, match=r"of shape .*: must be \(2, 4, 4\), a weight for each pixel"):
+        with pytest.raises(InputError, match=r"of shape .*: must be \(2, 4, 4\), one weight per pixel"):
             loss(wrong)
     with pytest.raises(InputError, match="pixel_weight from .*: must be finite and not negative"):
         task.check(rows | {"pixel_weight": -weight})

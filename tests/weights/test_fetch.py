@@ -300,6 +300,8 @@ def test_the_hub(server, tmp_path):
     assert first.read_bytes() == second.read_bytes() == BODY
     assert (first.name, second.parts[-2:]) == ("model.safetensors", ("sub", "other.bin"))
     assert {"/timm/net/resolve/main/model.safetensors", "/timm/net/resolve/v2/sub/other.bin"} <= set(server.seen)
+    # timm describes the preprocessing beside the weights
+    assert {"/timm/net/resolve/main/config.json", "/timm/net/resolve/v2/sub/config.json"} <= set(server.seen)
     lines = [line for _, line in found[2:]]
     assert not any("\n" in line for line in lines)
     assert lines[0].startswith("hf:owner/absent: Repository Not Found")

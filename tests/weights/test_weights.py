@@ -323,7 +323,7 @@ def test_weights_of_a_network_that_computes_something_else(name, theirs, fits):
     if fits:
         assert from_timm(said, name=name).size == 96
     else:
-        with pytest.raises(InputError, match=f"the weights are of {theirs}, which computes something else than {name}"):
+        with pytest.raises(InputError, match=f"belong to {theirs}, which is a different network from {name}"):
             from_timm(said, name=name)
 
 
@@ -338,7 +338,7 @@ def test_a_state_dict_of_half_precision_is_float32():
 def test_a_first_convolution_that_cannot_hold_the_means_takes_no_gray_images():
     path, gray = "params.stem.kernel", Preprocessing(mean=[0.45], std=[0.22])
     like = {path: jax.ShapeDtypeStruct((3, 3, 1, 4), np.float32)}
-    with pytest.raises(InputError, match="channels=1: the first convolution has no bias, which would hold"):
+    with pytest.raises(InputError, match="channels=1: the first convolution has no bias that could absorb"):
         layout.other_channels({path: np.ones((3, 3, 3, 4), np.float32)}, like, Preprocessing(), gray)
     alike = Preprocessing(mean=[0.45] * 3, std=[0.22] * 3)  # no difference is left to hold
     assert layout.other_channels({path: np.ones((3, 3, 3, 4), np.float32)}, like, alike, gray)[path].shape == (
