@@ -161,9 +161,10 @@ def parted(
 def _cut_groups(data: Any, pattern: str, fraction: float, seed: int, name: str) -> tuple[Any, Any]:
     """Split off whole groups of rows, as many rows as come closest to the share."""
     check_fraction(name, fraction, data.size)
-    known = _groups(data, pattern)
-    if None in known:
-        alone = data.names[known.index(None)]
+    groups = _groups(data, pattern)
+    known = [group for group in groups if group is not None]
+    if len(known) < len(groups):
+        alone = data.names[groups.index(None)]
         raise InputError(f"group={pattern!r}: {visible(alone)} has no match; each name must have one")
     names, index, counts = np.unique(known, return_inverse=True, return_counts=True)
     if len(names) < 2:
