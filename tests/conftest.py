@@ -8,14 +8,11 @@ import tempfile
 from importlib.metadata import version
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-# many tests, and the processes that they start, compile the same programs
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # keeping the small programs of tests takes longer than compiling them
 if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers share the folder of the process that starts them
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxcnn-test-cache-")
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it, each of these processes reads all modules as source
-os.environ["XDG_CACHE_HOME"] = os.environ["JAX_COMPILATION_CACHE_DIR"]  # the user's cache of the experiments
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="jaxcnn-test-cache-")  # instead of the user's
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it, each process that tests start reads all modules as source
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
