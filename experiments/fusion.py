@@ -194,6 +194,8 @@ def plan(config: Config) -> runs.Plan:
     """Make the plan from the flags."""
     settings.unused(config, "validation_fraction", instead="the data have fixed parts")
     settings.one_of("--only", config.only, INPUTS)
+    if config.only != "both":
+        settings.unused(config, "absent", instead="pairs lose an input with --only both alone")
     if not 1 <= config.vector <= 4096:
         raise jc.InputError(f"--vector {config.vector}: must be 1 to 4,096")
     rate, decay = jc.optim.check_rate(config.learning_rate), config.weight_decay
@@ -284,8 +286,7 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
             return show(config, loaded)
         saved = loaded.config["settings"]
         places = {name: getattr(config, name) or saved[name] for name in ("data", "sounds", "unpacked")}
-        same = {name: saved[name] for name in ("only", "noise", "snr")}
-        config = dataclasses.replace(config, **places, **same)
+        config = dataclasses.replace(config, **places, **settings.of_run(config, saved, "only", "noise", "snr"))
         data = load(config).test
     else:
         made = plan(config)

@@ -161,6 +161,9 @@ def every_fold(config: Config, signals: Signals, opened: list[pathlib.Path]) -> 
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     """Evaluate, predict or train, as the flags say."""
     if config.evaluate:
+        if config.data:
+            fix = "leave it out, or measure a file of texts and labels with jaxcnn evaluate RUN FILE"
+            raise jc.InputError(f"DATA {visible(config.data)}: --evaluate reads the test rows of the run; {fix}")
         return inference.evaluate_run("sentiment", config, "")
     if config.predict:
         return predict.predict(predict.Predict(run=config.checkpoint, text=config.predict))

@@ -57,7 +57,7 @@ def of_run(config: Settings, saved: Mapping[str, Any], *names: str) -> dict[str,
         value = getattr(config, name)
         if value not in (getattr(type(config)(), name), saved.get(name)):
             line = f"--{name.replace('_', '-')} {value}: the run was trained with {saved.get(name)}"
-            raise jc.InputError(f"{line}, which decides which rows are test rows; leave it out")
+            raise jc.InputError(f"{line}, which decides the test rows; leave it out")
     return {name: saved[name] for name in names if name in saved}
 
 

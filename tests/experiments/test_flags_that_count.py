@@ -14,11 +14,13 @@ from experiments import (
     few_labels,
     few_shot,
     forecast,
+    fusion,
     hippocampus,
     inspection,
     mnist,
     moving_digits,
     roads,
+    sentiment,
     series,
     settings,
     track_digits,
@@ -38,7 +40,7 @@ def test_rows_of_a_run_are_those_that_it_had():
     saved = {"split": 1, "validation_fraction": 0.2}
     own = settings.of_run(hippocampus.Config(), saved, "split", "validation_fraction")
     assert own == saved == settings.of_run(hippocampus.Config(split=1), saved, "split", "validation_fraction")
-    with pytest.raises(InputError, match="--split 2: the run was trained with 1, which decides which rows are"):
+    with pytest.raises(InputError, match="--split 2: the run was trained with 1, which decides the test rows"):
         settings.of_run(hippocampus.Config(split=2), saved, "split")
 
 
@@ -48,6 +50,16 @@ def test_runs_of_others_are_not_measured(module, monkeypatch):
     config = module.Config(evaluate=True, checkpoint="run")
     with pytest.raises(InputError, match="--checkpoint run: a run of mnist, not of"):
         module.main(config, None, [])
+
+
+def test_a_measurement_has_the_data_of_its_run(monkeypatch):
+    saved = {"data": "a", "sounds": "b", "unpacked": "", "only": "both", "noise": 0.8, "snr": 0.0}
+    loaded = types.SimpleNamespace(config={"experiment": "fusion", "settings": saved})
+    monkeypatch.setattr(jc, "load_run", lambda folder: loaded)
+    with pytest.raises(InputError, match="--noise 0.1: the run was trained with 0.8"):
+        fusion.main(fusion.Config(evaluate=True, checkpoint="run", noise=0.1), None, [])
+    with pytest.raises(InputError, match="DATA other: --evaluate reads the test rows of the run"):
+        sentiment.main(sentiment.Config(data="other", evaluate=True, checkpoint="run"), None, [])
 
 
 def test_a_folder_has_as_many_photos_as_an_archive(tmp_path):

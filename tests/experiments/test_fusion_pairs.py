@@ -107,6 +107,7 @@ def test_rows_with_some_inputs(held):
     ({"data": ""}, "DATA: give the place"), ({"sounds": ""}, "SOUNDS: give the place"),
     ({"only": "smell"}, "--only 'smell'"), ({"noise": -1.0}, "--noise -1.0"), ({"snr": 200.0}, "--snr 200.0"),
     ({"absent": 1.5}, "absent=1.5"), ({"vector": 0}, "--vector 0"),
+    ({"only": "sound", "absent": 0.2}, "--absent 0.2: has no effect here; pairs lose an input with --only both alone"),
 ])  # fmt: skip
 def test_wrong_flags_of_fusion(given, options, line):
     with pytest.raises(jc.InputError, match=line):
