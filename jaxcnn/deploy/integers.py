@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.core.types import InputError
-from jaxcnn.deploy import agreement
+from jaxcnn.deploy import agreement, onnx
 from jaxcnn.deploy.program import Program, why
 from jaxcnn.methods import quantise
 from jaxcnn.runs import read_data
@@ -29,7 +29,7 @@ def quantised(made: Program, rows: Mapping[str, Any]) -> Program:
         InputError: the rows lack an input, or see `methods.quantise.calibrate`.
 
     """
-    variables, about = made.variables, {**made.about, "precision": "int8"}
+    variables, about = made.variables, {**made.about, "precision": "int8", "session_options": dict([onnx.EXACT])}
     if quantise.GRIDS not in variables:
         if lacking := [name for name in made.inputs if name not in rows]:
             raise InputError(f"calibration rows: have no {lacking[0]!r}; the program reads {', '.join(made.inputs)}")

@@ -49,6 +49,7 @@ def optimised(data, path):
 
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(path), 3
+    options.add_session_config_entry(*onnx.EXACT)
     onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     return collections.Counter(node.op_type for node in package.load(str(path)).graph.node)
 
@@ -130,6 +131,31 @@ def test_a_maximum_and_a_sum_of_it_stay_integers(tmp_path):
     np.testing.assert_array_equal(np.round(got / first[0]), np.round(want / first[0]))
 
 
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_layers_that_share_a_kernel_run_on_every_processor(factor):
+    """A kernel, or integers of it: ONNX Runtime may have to rewrite them for each layer."""
+    pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    image, first = (np.array(grid, np.float32) for grid in ([0.02, 117], [0.1, 0]))
+    kernel, x = (rng.standard_normal(shape).astype(np.float32) for shape in ((3, 3, 6, 6), (3, 9, 9, 6)))
+
+    def function(_, batch):
+        one, two = (fake_quantise_kernel(jnp.asarray(k)) for k in (kernel, np.float32(factor) * kernel))
+        y = fake_quantise(nn.relu(ops.conv(fake_quantise(batch["image"], image), one)), first)
+        return {"y": fake_quantise(nn.relu(ops.conv(y, two)), first)}
+
+    row = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+    graph = exporters.graph_of(program.Program(function, {}, {"image": row}, {}), None)
+    kernels = [(name, k.dtype) for name, k in graph.constants.items() if k.ndim == 4 and k.dtype != np.float32]
+    assert [dtype for _, dtype in kernels] == ([np.uint8] if factor == 1 else [np.int8, np.int8])
+    zeros = [node.inputs[2] for node in graph.nodes if node.inputs[0] in dict(kernels)]
+    assert len(zeros) == 2 and len(set(zeros)) == factor
+    with ops.native_lowering():
+        want = np.asarray(jax.jit(function)(None, {"image": x})["y"])
+    got = onnx.run(onnx.session(onnx.to_bytes(graph, {}), threads=1), {"image": x})["y"]
+    np.testing.assert_array_equal(np.round(got / first[0]), np.round(want / first[0]))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A short run on the digits that scikit-learn contains, whose rows are read again."""
@@ -157,7 +183,8 @@ def test_a_run_is_exported_in_integers_and_measured(folder, tmp_path, preprocess
     assert main([*given, "--calibration", "100"]) == 0
     shown, report = json.loads(capsys.readouterr().out), json.loads((tmp_path / "digits.onnx.json").read_text())
     check = report["check"]
-    assert report["precision"] == "int8" and report["calibration_rows"] == 100 and shown["rows"] == check["rows"] == 359
+    assert report["session_options"] == {"session.x64quantprecision": "1"} and report["precision"] == "int8"
+    assert report["calibration_rows"] == 100 and shown["rows"] == check["rows"] == 359
     assert check["agreement"] > 0.97 and check["simulation"]["agreement"] > 0.99
     plain = json.loads(
         jc.export(folder, "onnx", tmp_path / "float", rows=359).path.with_suffix(".onnx.json").read_text()

@@ -121,6 +121,12 @@ class Graph:
             self.constants[name], self._known[key] = array, name
         return self._known[key]
 
+    def store_own(self, array: np.ndarray) -> str:
+        """Return the name of a constant tensor that nothing else reads, even if it has the same values."""
+        name = self.fresh("constant")
+        self.constants[name] = array
+        return name
+
     def made(self, name: str, like: Any, axes: Axes | None = None, sizes: Sequence[Any] | None = None) -> Value:
         """Return the value of a tensor, with the shape and dtype of an abstract value."""
         shape = tuple(like.shape)

@@ -4,6 +4,7 @@ A runtime computes a convolution in integers if its input and kernel come from `
 product as its step, and its result goes to `QuantizeLinear`.
 """
 
+import collections
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ MOVES = ("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 FACTORS = ("Div", "Mul", "Sigmoid")
 OFF = 1e-2  # largest distance from a whole number of a kernel that was rounded, in steps
 MOST_BIAS = 2.0**30
+MIDDLE = 128  # what stands for 0 in uint8
 
 
 def _fake_quantise(g: Graph, eqn: Any, values: list[Value]) -> list[Value]:
@@ -50,9 +52,10 @@ def to_integers(g: Graph) -> Graph:
     while _swapped(g):
         pass
     _share(g)
-    for node in list(g.nodes):
-        if node.op in LAYERS:
-            _layer(g, node)
+    layers = [node for node in g.nodes if node.op in LAYERS]
+    readers = collections.Counter(node.inputs[1] for node in layers)
+    for node in layers:
+        _layer(g, node, readers[node.inputs[1]] > 1)
     _read_once(g)
     return g
 
@@ -133,8 +136,12 @@ def _swapped(g: Graph) -> bool:
     return False
 
 
-def _layer(g: Graph, node: Node) -> None:
-    """Write kernel and bias of a layer as integers, if its input is rounded and its kernel was."""
+def _layer(g: Graph, node: Node, shared: bool) -> None:
+    """Write kernel and bias of a layer as integers, if its input is rounded and its kernel was.
+
+    A kernel that several layers share becomes uint8. Of the others ONNX Runtime itself makes uint8 where sums could
+    overflow (see `model.EXACT`), which fails for a tensor that is read twice.
+    """
     view, (x, w, *rest), axis = View(g), node.inputs, LAYERS[node.op]
     source, kernel = view.made.get(x), g.constants.get(w)
     if source is None or source.op != DQ or kernel is None or kernel.ndim < 2:
@@ -150,6 +157,8 @@ def _layer(g: Graph, node: Node) -> None:
     least = np.abs(bias) / (g.constants[of_input] * MOST_BIAS)  # where there is almost nothing but bias
     step = np.maximum(step, least).astype(np.float32)
     whole = np.round(kernel / step.reshape(shape)).astype(np.int8)
+    if shared:
+        whole = (whole.astype(np.int16) + MIDDLE).astype(np.uint8)
     inputs = [x, _restored(g, node, whole, step, axis)]
     if rest:
         unit = (g.constants[of_input] * step).astype(np.float32)
@@ -161,8 +170,10 @@ def _restored(g: Graph, before: Node, whole: np.ndarray, step: np.ndarray, axis:
     """Return the tensor that integers with a step per channel stand for."""
     name = g.fresh(DQ)
     g.shapes[name] = whole.shape
-    zero = g.store(np.zeros(step.shape, whole.dtype))
-    g.nodes.insert(g.nodes.index(before), Node(DQ, [g.store(whole), g.store(step), zero], [name], {"axis": axis}))
+    integers = [whole, np.full(step.shape, MIDDLE if whole.dtype == np.uint8 else 0, whole.dtype)]
+    store = g.store_own if whole.dtype == np.int8 else g.store
+    values, zero = (store(x) for x in integers)
+    g.nodes.insert(g.nodes.index(before), Node(DQ, [values, g.store(step), zero], [name], {"axis": axis}))
     return name
 
 
