@@ -208,7 +208,8 @@ def test_two_processes_extend_one_study(tmp_path):
 
 def test_the_command_searches_trains_and_tests_once(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["tune", "digits", "--smoke", "--trials", "1"]) == 0, capsys.readouterr().err
+    command = ["tune", "digits", "--smoke", "--trials", "1", "--model", "mlp"]
+    assert main(command) == 0, capsys.readouterr().err
     (summary,) = tmp_path.glob("runs/*/summary.json")
     trials, result = json.loads((tmp_path / "study/trials.json").read_text()), json.loads(summary.read_text())
     assert len(trials["rows"]) == 1 and result["test"]["count"] == 64 and result["experiment"] == "train"
@@ -221,10 +222,10 @@ def test_the_command_searches_trains_and_tests_once(tmp_path, capsys, monkeypatc
     path.write_text(json.dumps(stored))
     capsys.readouterr()
     with filelock.FileLock(tmp_path / "study/final.lock"):  # another process trains
-        assert main(["tune", "digits", "--smoke", "--trials", "1"]) == 0
+        assert main(command) == 0
         assert "another process trains and tests with these settings" in capsys.readouterr().out
         (tmp_path / "study/final-trial.json").write_text('{"number": 7}')
-        assert main(["tune", "digits", "--smoke", "--trials", "1"]) == 2
+        assert main(command) == 2
         said = " ".join(capsys.readouterr().err.split())
         assert "is training with the settings of trial 7, but trial 0 is better now; run the command again" in said
 
