@@ -6,7 +6,8 @@ al., 2022, arXiv:2204.13650). The noise follows from `--epsilon`, `--delta` and 
 spent is printed each epoch, and with the result.
 
 The guarantee covers the training rows and the parameters. It holds against everyone who does not know the seed, which
-decides batches and noise: a run whose `--seed` is published is a measurement, not a private model. The validation rows
+decides batches and noise: a run whose `--seed` is published is a measurement, not a private model. The report leaves
+the seed out; the folder of the run has it. The validation rows
 choose the weights and are not covered, nor are metrics of the training rows.
 """
 
@@ -14,6 +15,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import sys
 from typing import Any, cast
 
 import optax
@@ -60,6 +62,12 @@ class Config(settings.Settings):
     parts: int = 16
     """Gradients of rows are computed in this many parts of a batch, to save memory; the last is filled up."""
 
+
+GUESSED = 2**16  # seeds below it are tried first
+CAN_BE_GUESSED = (
+    "can be guessed, so epsilon describes a measurement; a private model needs a random seed, as of "
+    'python -c "import secrets; print(secrets.randbits(31))", which you keep for --resume and do not publish'
+)
 
 PRESETS = {
     "smoke": {
@@ -135,6 +143,8 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
     if config.predict:
         return inference.predict(config)
     made, budget = plan(config)
+    if config.seed < GUESSED:
+        print(f"private_mnist: --seed {config.seed} {CAN_BE_GUESSED}", file=sys.stderr, flush=True)
     summary = common.train("private_mnist", config, made, signals, opened)
     if not summary:  # another process has the results
         return None

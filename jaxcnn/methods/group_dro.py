@@ -84,4 +84,6 @@ def _groups(batch: Batch, column: str) -> Array:
         raise InputError(
             f"group_dro: column {column!r} is {group.dtype} of shape {group.shape}; must be integers, one per row"
         )
-    return group
+    if group.dtype == jnp.uint32:  # the others fit
+        group = jnp.minimum(group, jnp.iinfo(jnp.int32).max)
+    return group.astype(jnp.int32)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxcnn.core.types import InputError, Tree, named
+from jaxcnn.core.types import InputError, Tree, check_numbers, check_whole, named
 
 Array = jax.Array
 BITS = 32
@@ -110,11 +110,15 @@ def total(trees: Sequence[Tree], scale: float, count: int) -> Tree:
         count: as in `quantized`.
 
     Raises:
-        InputError: a client is missing, so that masks do not vanish, or `scale` or `count` is out of range.
+        InputError: a client is missing or sent other arrays, so that masks do not vanish, or `scale` or `count` is out
+            of range.
 
     """
     if len(trees) != count:
         raise InputError(f"trees: {len(trees)} clients of count={count}; the sum needs what every client sent")
+    forms = [{name: np.shape(x) for name, x in named(tree)} for tree in trees]
+    if other := next((i for i, form in enumerate(forms) if form != forms[0]), 0):
+        raise InputError(f"trees: client {other} sent {forms[other]}, and client 0 {forms[0]}; all must send the same")
     return floats(jax.tree.map(lambda *x: sum(x[1:], x[0]), *trees), scale, count)
 
 
@@ -143,6 +147,8 @@ def _most(count: int) -> int:
 
 
 def _step(scale: float, count: int) -> float:
-    if not 0 < scale < float("inf") or not 1 <= count < 2 ** (BITS - 1):
+    check_numbers(scale=scale)
+    check_whole("count", count, 1)
+    if not 0 < scale < float("inf") or not count < 2 ** (BITS - 1):
         raise InputError(f"scale={scale}, count={count}: must be positive, and count below 2^31")
     return scale / _most(count)

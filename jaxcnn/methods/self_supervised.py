@@ -33,9 +33,13 @@ class Projected(NamedTuple):
 
 
 class ViewCosines(NamedTuple):
-    """Sums over rows of the unit projections of one view, of the cosines of both views, and of the rows."""
+    """Sums over rows of the unit projections of one view, of their squares, of the cosines of both views, and rows.
+
+    A projection that is zero has no direction: its square is 0, not 1, and its cosines are 0.
+    """
 
     total: Any
+    squares: Any
     same: Any
     count: Any
 
@@ -43,7 +47,7 @@ class ViewCosines(NamedTuple):
         """Return `same_cosine` of two views of a row, `other_cosine` of two rows, and their difference."""
         n, total = float(self.count), np.asarray(self.total, np.float64)
         same = float(self.same) / n if n else float("nan")
-        other = float(total @ total - n) / (n * (n - 1)) if n > 1 else float("nan")
+        other = float(total @ total - float(self.squares)) / (n * (n - 1)) if n > 1 else float("nan")
         return {"same_cosine": same, "other_cosine": other, "separation": same - other}
 
 
@@ -280,4 +284,4 @@ def _view_cosines(outputs: Projected, batch: Batch) -> ViewCosines:
     first, second = (x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24)) for x in outputs[:2])
     first = jnp.where(counted[:, None] > 0, first, 0)
     same = jnp.where(counted > 0, (first * second).sum(-1), 0)
-    return ViewCosines(first.sum(0), same.sum(), counted.sum())
+    return ViewCosines(first.sum(0), jnp.square(first).sum(), same.sum(), counted.sum())

@@ -16,6 +16,7 @@ from jaxcnn.core.text import html as escape
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import reason
 from jaxcnn.report.diagnosis import diagnose_loss
+from jaxcnn.report.private import without_seed
 from jaxcnn.report.record import NOT_TRAINING, Finished, environment, few, picture
 from jaxcnn.runs.schema import PICTURE
 
@@ -41,7 +42,7 @@ def general(name: str, run: Finished, folder: str | pathlib.Path) -> dict[str, A
         A dict for `page`, `card` and `compare`, with `"kind": "general"`.
 
     """
-    config, summary = run.config, run.summary
+    config, summary, secret = without_seed(run.config, run.summary)
     shown = config.get("task") or {"headline": ["loss"], "monitor": ["loss", "min"], "figures": []}
     values, intervals = _split(summary["test"])
     keys = ("split", "step", "epoch", "count", "learning_rate", "loss", *shown["headline"])
@@ -71,7 +72,7 @@ def general(name: str, run: Finished, folder: str | pathlib.Path) -> dict[str, A
         "headline": shown["headline"],
         "curves": curves,
         "diagnosis": diagnose_loss(run.lines, summary.get("best_step")),
-        "test": {"metrics": values, "intervals": intervals, "notes": notes, "sha256": ""},
+        "test": {"metrics": values, "intervals": intervals, "notes": [*secret, *notes], "sha256": ""},
         "figures": pictures,
         "environment": {"trained with": config.get("versions", {}), "reported with": environment()},
     })  # fmt: skip

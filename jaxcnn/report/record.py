@@ -22,6 +22,7 @@ from jaxcnn.core.text import visible
 from jaxcnn.core.types import Batch, InputError, reason, row_mask
 from jaxcnn.data.checking import Checked
 from jaxcnn.report.diagnosis import diagnose
+from jaxcnn.report.private import without_seed
 from jaxcnn.runs import Rows, TrainedRun, check_lines, check_summary, read_config
 from jaxcnn.train.checkpoint import digest
 from jaxcnn.train.evaluation import collect
@@ -210,13 +211,13 @@ def make(
         names: names of the test rows, such as their files; None if they have none.
 
     """
-    config, summary = run.config, run.summary
+    config, summary, secret = without_seed(run.config, run.summary)
     test = {key: value for key, value in measured.items() if key != "chosen"}
     found, count = test["metrics"]["accuracy"], test["metrics"]["count"]
     tested = {"name": config["data"]["name"], "part": "test part", "own": True}
     if rows is not None:
         tested = {"name": rows.name, "part": rows.part, "own": rows.own}
-    test["notes"] = _notes(summary, tested, found, count, [*(rows.notes if rows else ()), *measured["notes"]])
+    test["notes"] = _notes(summary, tested, found, count, [*secret, *(rows.notes if rows else ()), *measured["notes"]])
     every = [entry["row"] for some in measured["chosen"].values() for entry in some]
     shown_as = {row: x if isinstance(x, Mapping) else {"image": picture(x)} for row, x in (shown or {}).items()}
     pixels: dict[int, Mapping[str, str]] = {row: shown_as.get(row, {}) for row in every}

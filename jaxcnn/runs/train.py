@@ -331,6 +331,7 @@ def _summary(ready: Ready, fitted: Fit) -> dict[str, Any]:
         "strategy": run.strategy,
         "platform": jax.devices()[0].platform,
         "seed": plan.seed,
+        **({"private": True} if getattr(plan.grads, "private", False) else {}),
         "train_rows": rows,
         "steps": steps,
         "epochs": steps * rows_of_update(plan) / rows,

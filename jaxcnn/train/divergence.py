@@ -10,6 +10,9 @@ import numpy as np
 from jaxcnn.core.types import InputError, State, compute
 from jaxcnn.optim import learning_rate
 
+# compiled steps cannot refuse values, and return NaN for them
+OUT_OF_RANGE = "; labels, groups, pixels or batches that the task does not allow have this effect, too"
+
 
 class DivergedError(FloatingPointError):
     """The loss or the parameters are no longer finite. The message names the steps and the learning rate.
@@ -50,9 +53,8 @@ def check_sums(sums: Mapping[str, Any], first: int, last: int, state: State) -> 
         if not all(np.isfinite(x).all() for x in sums[name]):
             where = f"step {last}" if last == first else f"one of steps {first} to {last}"
             shown = compute({name: sums[name]}).get(name, float("nan"))
-            raise DivergedError(
-                f"{'the loss' if name == 'loss' else name} is {shown} at {where}{_at_rate(state)}", first, last
-            )
+            line = f"{'the loss' if name == 'loss' else name} is {shown} at {where}{_at_rate(state)}"
+            raise DivergedError(line + (OUT_OF_RANGE if np.isnan(shown).any() else ""), first, last)
 
 
 def check_params(state: State) -> None:

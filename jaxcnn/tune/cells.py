@@ -21,7 +21,7 @@ from jaxcnn.core.types import Batch, InputError, Interrupted, Task
 from jaxcnn.models.cell import EDGES, OPERATIONS, PATH, check_operations
 from jaxcnn.train import StoppedError, fit, timed_evaluate
 from jaxcnn.tune import journal
-from jaxcnn.tune.study import WAIT, Report, check_settings, extend, library
+from jaxcnn.tune.study import WAIT, Report, check_settings, extend, identity_of, library
 from jaxcnn.tune.trials import Trials
 
 TIMES = 4  # length of the shared training, in trainings of one network
@@ -103,7 +103,7 @@ def search(
         seconds: no candidate is measured after this time in this process, the shared training not counted.
         sampler: how candidates are chosen, as in `tune.search`.
         seed: of the sampler.
-        identity: what else belongs to the study.
+        identity: what else belongs to the study; None for the digests of the rows in memory and the length.
         log: receives a line for each candidate.
         stop: called between dispatches; the study stops when it returns True.
 
@@ -116,6 +116,7 @@ def search(
 
     """
     check_settings(trials, seconds, None, sampler, "none", seed)  # before the shared training
+    identity = identity_of(plan) if identity is None else identity
     folder, choices, metric, plan = pathlib.Path(folder), space(), plan.watched, shared_plan(plan)
     folder.mkdir(parents=True, exist_ok=True)
     journal.described(folder, choices, metric, identity, library())

@@ -16,6 +16,7 @@ from jaxcnn import runs
 from jaxcnn.core import memory
 from jaxcnn.core.text import visible
 from jaxcnn.core.types import InputError, Interrupted, State, check_whole, reason
+from jaxcnn.runs.ready import data_digest
 from jaxcnn.train import DivergedError, StoppedError, fit, timed_evaluate
 from jaxcnn.tune import journal
 from jaxcnn.tune.trials import TAKEN, Trials, found, shown, spent
@@ -69,7 +70,7 @@ def search(
             successive halving, Li et al., 2018, arXiv:1810.05934) or `"none"`.
         seed: of the sampler.
         identity: what else belongs to the study, as JSON values; a folder whose study has another space, metric or
-            identity is refused.
+            identity is refused. None for the digests of the rows in memory and the length of a training.
         log: receives a line for each trial.
         stop: called between dispatches; the study stops when it returns True.
 
@@ -87,10 +88,17 @@ def search(
         train(plan_of(values), report, ended)
 
     usual = plan_of(some_values(space))
+    identity = identity_of(usual) if identity is None else identity
     return extend(
         measure, usual.watched, space, folder, trials=trials, seconds=seconds, updates=updates, sampler=sampler,
         pruner=pruner, best=usual.best or usual.patience is not None, seed=seed, identity=identity, log=log, stop=stop,
     )  # fmt: skip
+
+
+def identity_of(plan: runs.Plan) -> dict[str, Any]:
+    """Return what the trials of a study have in common: digests of the rows in memory and the length of a training."""
+    digests = [data_digest(part) for part in (plan.data.train, plan.data.valid)]
+    return {"sha256": digests, "steps": plan.steps, "epochs": plan.epochs}
 
 
 def extend(

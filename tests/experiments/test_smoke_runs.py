@@ -76,7 +76,7 @@ def test_smoke(case, tmp_path):
     (tmp_path / "given").mkdir()
     data = [one if isinstance(one, str) else one(tmp_path / "given") for one in data]
     flags = [*flags, *(["--unpacked", tmp_path / "data"] if name in UNPACKED else [])]
-    out, _ = run(*data, "--smoke", "--workdir", tmp_path / "runs", *flags, name=name)
+    out, errors = run(*data, "--smoke", "--workdir", tmp_path / "runs", *flags, name=name)
     path = folder(tmp_path / "runs")
     assert (path / "summary.json").exists()
     if key:
@@ -99,7 +99,7 @@ def test_smoke(case, tmp_path):
         lines = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
         assert [line["step"] for line in lines if line["split"] == "validation"] == [2] and values["rounds"] == 2
     if name == "private_mnist":
-        assert values["epsilon"] <= 3.0 and values["noise"] > 0
+        assert values["epsilon"] <= 3.0 and values["noise"] > 0 and "--seed 0 can be guessed" in errors
         assert json.loads((path / "summary.json").read_text())["train"]["epsilon"] == pytest.approx(values["epsilon"])
     if name == "fusion":
         assert ("image" in values) == (case == "fusion")

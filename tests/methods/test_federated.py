@@ -16,6 +16,8 @@ from jaxcnn.methods.scaffold import scaffold
 from tests.small import Plain, distance, rows
 from tests.small import task as small_task
 
+ONE = np.ones(2, np.uint32)
+
 
 @pytest.fixture(scope="module")
 def small():
@@ -289,6 +291,10 @@ def test_masks_vanish_in_the_sum_bit_for_bit():
         (lambda d: federated(optax.sgd(0.1), 8, clip=1.0, noise=1.0), "expected=0"),
         (lambda d: federated(optax.sgd(0.1), 8, secure=-1.0), "secure=-1.0"),
         (lambda d: secure_sum.total([{"w": jnp.zeros(1, jnp.uint32)}], 1.0, 2), "1 clients of count=2"),
+        (lambda d: secure_sum.total([{"w": ONE}, {"w": ONE[:1]}], 1.0, 2), "client 1 sent .* all must send the same"),
+        (lambda d: secure_sum.total([{"w": ONE}, {"v": ONE}], 1.0, 2), "client 1 sent .* all must send the same"),
+        (lambda d: secure_sum.quantized({"w": jnp.ones(2)}, 1.0, 2.5), "count=2.5: must be a whole number"),
+        (lambda d: secure_sum.floats({"w": ONE}, "1", 2), "scale='1': must be a number"),
         (lambda d: secure_sum.masked({}, 0, [None, None]), "shares none with client 1"),
         (lambda d: iid(4, 5), "count=5"),
         (lambda d: shards(np.zeros(4), 4), "count=8"),

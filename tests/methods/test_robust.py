@@ -81,6 +81,21 @@ def test_group_dro_is_the_same_everywhere():
     np.testing.assert_allclose(shares[1:], [shares[0]], atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint32, np.int8])
+def test_groups_of_any_integers(plain, dtype):
+    t, variables, batch = plain
+    dro = group_dro(t, 200 if dtype == np.int8 else 3)  # 200 is no int8
+    state = {k: v for k, v in dro.init(jax.random.key(0), batch).items() if k != "params"}
+
+    def total(group):
+        return dro.loss(variables["params"], state, batch | {"group": group}, jax.random.key(0))[0].total
+
+    group = np.arange(12) % 3
+    assert float(total(group.astype(dtype))) == float(total(group.astype(np.int32)))
+    if dtype != np.int8:
+        assert jnp.isnan(total(np.where(group == 2, np.iinfo(dtype).max, group).astype(dtype)))
+
+
 def test_the_worst_group_wins_over_the_mean():
     """Two groups of one image each that cannot both be right: the larger one decides the mean, neither the worst."""
     data = rows(40)

@@ -73,6 +73,11 @@ def test_cosines_by_hand():
     y = jnp.array([[1.0, 0.0], [0.0, -1.0], [0.0, 5.0], [1.0, 1.0]])
     found = _view_cosines(Projected(x, y), {"row_mask": jnp.array([1.0, 1, 1, 0])}).compute()
     assert found["same_cosine"] == pytest.approx((1 - 1 + 0) / 3) and found["other_cosine"] == pytest.approx(1 / 3)
+    for zero in (jnp.zeros((4, 2)), x.at[0].set(0)):  # projections without a direction are no gain
+        found = _view_cosines(Projected(zero, zero), {"row_mask": jnp.ones(4)}).compute()
+        unit = np.asarray(zero) / np.maximum(np.linalg.norm(zero, axis=1, keepdims=True), 1e-12)
+        pairs = (unit @ unit.T)[~np.eye(4, dtype=bool)]
+        assert found["other_cosine"] == pytest.approx(pairs.mean())
 
 
 @pytest.mark.slow

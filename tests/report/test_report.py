@@ -560,6 +560,21 @@ def test_another_result_is_said(finished, tmp_path):
     assert "the data or the weights changed" in (run / "MODEL_CARD.md").read_text()
 
 
+@pytest.mark.parametrize("kind", [record.make, report.general])
+def test_the_seed_of_a_private_run_is_in_no_report(finished, made, kind):
+    run = record.read_finished(finished)
+    command = "python -m experiments.private_mnist data --seed 987654321 --epsilon 3"
+    config = run.config | {"command": command, "settings": run.config["settings"] | {"seed": 987654321}}
+    train = run.summary["train"] | {"epsilon": 2.5}
+    run = run._replace(config=config, summary=run.summary | {"seed": 987654321, "private": True, "train": train})
+    what = made["test"] | {"chosen": {"mistakes": [], "doubtful": []}, "notes": []} if kind == record.make else finished
+    found = kind("run", run, what)
+    for text in (json.dumps(found), report.page(found), report.card(found)):
+        assert "987654321" not in text and "epsilon 2.50 was spent" in text
+    again = kind("run", run._replace(summary=run.summary | {"private": False}), what)
+    assert "987654321" in report.card(again) and "--seed &#x27;kept" not in report.page(again)
+
+
 def test_every_experiment_says_how_its_data_were_read(tmp_path, monkeypatch, rng):
     for part, n in (("train", 8), ("test", 3)):
         for k in range(2):

@@ -1,6 +1,7 @@
 """Studies: what is found, what ends early, what goes on after a kill, and which folders are refused."""
 
 import concurrent.futures
+import dataclasses
 import functools
 import json
 import os
@@ -52,6 +53,11 @@ def test_the_best_rate_is_found_and_the_study_goes_on(tmp_path):
     more = tune.search(plan_of, RATE, tmp_path, trials=6, sampler="random", pruner="none")
     assert more.rows[:5] == one.rows and len(more.rows) == 6
     assert tune.search(plan_of, RATE, tmp_path, trials=6).rows == more.rows  # nothing is left to do
+    other = jc.data.Splits(*[rows(48, seed=7)] * 3)
+    with pytest.raises(jc.InputError, match="another identity: sha256 was"):
+        tune.search(lambda values: dataclasses.replace(plan_of(values), data=other), RATE, tmp_path, trials=7)
+    with pytest.raises(jc.InputError, match="another identity: epochs was 4 and is now 5"):
+        tune.search(lambda values: plan_of(values, epochs=5), RATE, tmp_path, trials=7)
 
 
 @pytest.mark.slow
@@ -316,7 +322,7 @@ def test_test_rows_are_never_read(tmp_path):
         ({"seed": -1}, "seed=-1"),
         ({"space": {"rate": (0.1, 0.2)}}, "space: rate=.* must be one of optuna.distributions"),
         ({"space": {"rate": optuna.distributions.FloatDistribution(0.1, 0.2)}}, "another space"),
-        ({"identity": "other rows"}, 'another identity: identity was null and is now "other rows"'),
+        ({"identity": "other rows"}, 'another identity: identity was .*"epochs": 4.* and is now "other rows"'),
         ({"identity": {"rows": object()}}, "identity: must be JSON values"),
     ],
 )
