@@ -3,9 +3,11 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcnn.augment.core import (
     Range,
@@ -159,10 +161,11 @@ def _adjusted(used: list[int], image: Array, order: Array, amounts: Array) -> Ar
 
 def _range(name: str, value: float | Range, centre: float, least: float, most: float = math.inf) -> Range:
     """Return the smallest and largest factor, given both or their distance from the centre."""
-    if isinstance(value, (int, float)):
+    if isinstance(value, int | float | np.floating | np.integer):
         if not 0 <= value <= most:
             bound = f", at most {most:g}" if most < math.inf else ""
             raise InputError(f"{name}={value}: must be at least 0{bound}; or (smallest, largest)")
-        value = (max(centre - value, least), centre + value)
-    check_range(name, value, least, most)
-    return float(value[0]), float(value[1])
+        value = (max(centre - float(value), least), centre + float(value))
+    check_range(name, cast(Range, value), least, most)
+    smallest, largest = cast(Range, value)
+    return float(smallest), float(largest)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.core.collectives import draw
-from jaxcnn.core.types import Batch, InputError, align, whole_numbers
+from jaxcnn.core.types import Batch, InputError, align, check_numbers, whole_numbers
 
 Array = jax.Array
 Transform = Callable[[Array, Batch], Batch]
@@ -134,6 +134,7 @@ def sometimes(change: Transform, probability: float, field: str = "image") -> Tr
         InputError: the probability is out of range; or (when applied) the transform changes a shape.
 
     """
+    check_numbers(probability=probability)
     if not 0 <= probability <= 1:
         raise InputError(f"probability={probability}: must be in 0..1")
 

@@ -20,7 +20,7 @@ from jaxcnn.augment.core import (
     uniform,
 )
 from jaxcnn.core.collectives import draw
-from jaxcnn.core.types import Batch, InputError, check_whole
+from jaxcnn.core.types import Batch, InputError, check_numbers, check_whole
 
 Array = jax.Array
 Value = float | Sequence[float]
@@ -161,6 +161,7 @@ def inside(top: Array, left: Array, high: Array | float, wide: Array | float, h:
 
 def check_probability(probability: float) -> None:
     """Refuse a probability outside 0..1."""
+    check_numbers(probability=probability)
     if not 0 <= probability <= 1:
         raise InputError(f"probability={probability}: must be in 0..1")
 

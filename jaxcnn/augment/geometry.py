@@ -24,7 +24,7 @@ from jaxcnn.augment.core import (
 )
 from jaxcnn.augment.spatial import FOLLOW, SpatialTargets, check, transform_spatial
 from jaxcnn.core.collectives import draw
-from jaxcnn.core.types import Batch, InputError, align, check_whole, whole_numbers
+from jaxcnn.core.types import Batch, InputError, align, check_numbers, check_whole, whole_numbers
 
 Array = jax.Array
 Border = Literal["zero", "reflect", "edge"]
@@ -147,6 +147,7 @@ def affine(
         InputError: a negative amount, or a scale of 1 or more.
 
     """
+    check_numbers(degrees=degrees, scale=scale, shear=shear, shift=shift)
     if not (all(amount >= 0 for amount in (degrees, scale, shear, shift)) and scale < 1):
         raise InputError(
             f"affine(degrees={degrees}, scale={scale}, shear={shear}, shift={shift}): none may be negative, and scale "

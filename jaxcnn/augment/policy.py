@@ -15,7 +15,7 @@ from jaxcnn.augment.color import blend, brighten, check_channels, contrast, plan
 from jaxcnn.augment.core import Transform, as_float, compose, each_row, height_width, on_field, uniform
 from jaxcnn.augment.spatial import FOLLOW, SpatialTargets, check, transform_spatial
 from jaxcnn.core.collectives import draw
-from jaxcnn.core.types import Batch, InputError, check_whole, is_integer
+from jaxcnn.core.types import Batch, InputError, check_numbers, check_whole, is_integer
 
 Array = jax.Array
 OPS = (
@@ -85,6 +85,7 @@ def rand_augment(
     check_whole("ops", ops, 0)
     if magnitude is not None and not (is_integer(magnitude) and 0 <= magnitude < BINS):
         raise InputError(f"magnitude={magnitude}: must be an integer in 0..{BINS - 1}, or None for random ones")
+    check_numbers(probability=probability)
     if not 0 <= probability <= 1:
         raise InputError(f"probability={probability}: must be in 0..1")
     check(follow)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxcnn.augment.core import Range, Transform, check_field, check_range, uniform
 from jaxcnn.core.collectives import draw
-from jaxcnn.core.types import Batch, InputError, check_whole, is_integer
+from jaxcnn.core.types import Batch, InputError, check_numbers, check_whole, is_integer
 from jaxcnn.ops.spectrogram import check_audio
 
 Array = jax.Array
@@ -247,6 +247,7 @@ def mask_spectrogram(
 def check_masks(time_masks: int, time_width: int, mel_masks: int, mel_width: int, share: float) -> None:
     """Refuse masks of a negative number or size."""
     given = {"time_masks": time_masks, "time_width": time_width, "mel_masks": mel_masks, "mel_width": mel_width}
+    check_numbers(share=share)
     if not all(is_integer(n) and n >= 0 for n in given.values()) or not 0 <= share <= 1:
         shown = ", ".join(f"{name}={n}" for name, n in given.items())
         raise InputError(f"{shown}, share={share}: must be whole numbers of at least 0, and share from 0 to 1")

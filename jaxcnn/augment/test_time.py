@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.augment.core import check_field, pixel_axes
-from jaxcnn.core.types import Batch, InputError
+from jaxcnn.core.types import Batch, InputError, check_whole
 
 Array = jax.Array
 View = Callable[[Batch], Batch]
@@ -122,6 +122,7 @@ def test_time_views(*, flip: bool = True, shift: int = 0, field: str = "image") 
         InputError: a negative shift.
 
     """
+    check_whole("shift", shift)
     if shift < 0:
         raise InputError(f"shift={shift}: must be at least 0")
     offsets = [0, -shift, shift] if shift else [0]

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxcnn.core.text import visible
-from jaxcnn.core.types import Batch, InputError, reason
+from jaxcnn.core.types import Batch, InputError, check_whole, reason
 from jaxcnn.data.core import Indexed, Resident
 from jaxcnn.data.order import ALL, Shard, columns, fill
 from jaxcnn.parallel.compile import StackedChunk
@@ -83,6 +83,7 @@ def dataset(
         raise InputError(f"rows of type {type(rows).__name__}: must support rows[i]; pass batches to jc.data.Batches")
     if size < 1:
         raise InputError("rows: there are none; give at least one")
+    check_whole("workers", workers)
     if workers < 0:
         raise InputError(f"workers={workers}: must be at least 0")
     pool = ThreadPoolExecutor(workers, thread_name_prefix="rows") if workers else None

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_numbers
 
 ATTEMPTS = 10  # to find a rectangle that fits, as in torchvision
 ASPECT = (3 / 4, 4 / 3)  # width over height of a drawn rectangle
@@ -73,6 +73,7 @@ def check_ratio(crop_ratio: float, resize: str) -> None:
         InputError: see above.
 
     """
+    check_numbers(crop_ratio=crop_ratio)
     if not 0 < crop_ratio <= 1:
         raise InputError(f"crop_ratio={crop_ratio}: must be above 0 and at most 1")
     if crop_ratio < 1 and resize != "crop":

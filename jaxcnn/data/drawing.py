@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole
 
 # colours that eyes without one kind of cones tell apart (Okabe and Ito, 2008)
 FIRST = (
@@ -38,6 +38,7 @@ def palette(count: int) -> np.ndarray:
         InputError: another number.
 
     """
+    check_whole("count", count)
     if not 1 <= count <= 255:
         raise InputError(f"count={count}: must be 1 to 255 classes")
     return _farthest(max(count, len(FIRST)))[:count].copy()

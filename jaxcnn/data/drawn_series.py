@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole
 
 # colours of channels, RGB; further channels begin again
 COLOURS = ((0, 114, 178), (196, 78, 0), (0, 122, 90), (168, 71, 138), (26, 26, 26), (128, 96, 0))
@@ -33,6 +33,8 @@ def series_picture(
         raise InputError(f"series of shape {np.shape(series)}: must be finite numbers [steps] or [steps, channels]")
     if weights is not None and np.shape(weights) != (len(x),):
         raise InputError(f"weights of shape {np.shape(weights)}: must be {(len(x),)}, one for each step")
+    for name, value in (("height", height), ("width", width)):
+        check_whole(name, value)
     if min(height, width) < 8:
         raise InputError(f"height={height}, width={width}: must be at least 8 pixels")
     sheet = np.full((height, width, 3), 255, np.uint8)

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxcnn.core.files import Memory, opened
 from jaxcnn.core.text import visible
-from jaxcnn.core.types import InputError, reason
+from jaxcnn.core.types import InputError, check_whole, reason
 
 ENDINGS = frozenset((".flac", ".wav"))
 RATES = (1000, 768_000)  # samples per second that are read
@@ -108,6 +108,7 @@ def windows(audio: np.ndarray, size: int, hop: int | None = None) -> tuple[np.nd
 
     """
     audio = np.asarray(audio, np.float32)
+    check_whole("size", size)
     hop = max(size // 2, 1) if hop is None else hop
     if audio.ndim != 1 or not audio.size:
         raise InputError(f"audio of shape {audio.shape}: must be [samples], at least one")

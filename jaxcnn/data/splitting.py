@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.core.text import visible
-from jaxcnn.core.types import InputError, check_whole
+from jaxcnn.core.types import InputError, check_numbers, check_whole
 from jaxcnn.data.core import Splits
 
 log = logging.getLogger("jaxcnn")
@@ -33,6 +33,7 @@ def stratified(label: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarra
         InputError: `fraction` is outside its range.
 
     """
+    check_numbers(fraction=fraction)
     if not 0 <= fraction < 1:
         raise InputError(f"fraction={fraction}: must be at least 0 and below 1")
     check_whole("seed", seed, 0)
@@ -99,6 +100,8 @@ def check_fraction(name: str, fraction: float, rows: int) -> None:
         InputError: The share is refused.
 
     """
+    check_numbers(fraction=fraction)
+    check_whole("rows", rows)
     if not 0 <= fraction < 1:
         raise InputError(f"{name}={fraction}: must be at least 0 and below 1")
     if fraction and not 0 < round(fraction * rows) < rows:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from jaxcnn.core.text import visible
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole
 from jaxcnn.data import clips, listing
 from jaxcnn.data.core import Indexed, OnBad, Resident, Splits, sides, taken
 from jaxcnn.data.image import Resize
@@ -75,6 +75,7 @@ def videos(
             None.
 
     """
+    check_whole("frames", frames)
     if frames < 1 or sampling not in get_args(Sampling):
         raise InputError(f"frames={frames}, sampling={sampling!r}: must be at least 1, and 'even' or 'crop'")
     if channels not in (None, *MODES):

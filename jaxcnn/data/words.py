@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole
 
 PAD, UNKNOWN = 0, 1
 SPACE = 33  # number of the byte of a space
@@ -40,6 +40,9 @@ def vocabulary(texts: Iterable[str], *, least: int = 1, most: int | None = None)
         InputError: a bound is below 1, or no word is left.
 
     """
+    check_whole("least", least)
+    if most is not None:
+        check_whole("most", most)
     if least < 1 or most is not None and most < 1:
         raise InputError(f"least={least}, most={most}: must be at least 1")
     counts = collections.Counter(word for text in texts for word in tokens(text))
@@ -64,6 +67,7 @@ def encode(texts: Sequence[str], words: Sequence[str], length: int) -> np.ndarra
         InputError: the length is below 1.
 
     """
+    check_whole("length", length)
     if length < 1:
         raise InputError(f"length={length}: must be at least 1")
     number = {word: i for i, word in enumerate(words, FIRST)}
@@ -76,6 +80,7 @@ def encode(texts: Sequence[str], words: Sequence[str], length: int) -> np.ndarra
 
 def encode_bytes(texts: Sequence[str], length: int) -> np.ndarray:
     """Return the bytes of each text in UTF-8, each plus 1, so that 0 is padding: int32 `[N, length]` in 0..256."""
+    check_whole("length", length)
     if length < 1:
         raise InputError(f"length={length}: must be at least 1")
     out = np.zeros((len(texts), length), np.int32)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole
 from jaxcnn.deploy import agreement, onnx
 from jaxcnn.deploy.program import Program, why
 from jaxcnn.methods import quantise
@@ -66,6 +66,7 @@ def training_rows(
 
 def drawn(train: Any, count: int = ROWS, seed: int = 0) -> dict[str, np.ndarray]:
     """Return some rows of a data set, without augmentation; arguments as for `training_rows`."""
+    check_whole("seed", seed)
     data = train.take(np.sort(np.random.default_rng(seed).permutation(train.size)[:count]))
     read = next(iter(data.once(data.size))).at(0)
     return {name: np.asarray(x)[: data.size] for name, x in read.items() if name != "row_mask"}

@@ -10,7 +10,7 @@ from jax import lax
 
 from jaxcnn import ops
 from jaxcnn.core import jaxprs
-from jaxcnn.core.types import InputError, Tree
+from jaxcnn.core.types import InputError, Tree, check_numbers
 from jaxcnn.explain.gradients import Target, chosen, logits, targets
 
 Array = jax.Array
@@ -95,6 +95,7 @@ def deletion_insertion(
 
 def blurred(image: Array, sigma: float) -> Array:
     """Blur images `[B, H, W, C]` with a Gaussian of `sigma` pixels; border pixels are repeated outside."""
+    check_numbers(sigma=sigma)
     if not 0 < sigma < np.inf:
         raise InputError(f"sigma={sigma}: must be positive")
     reach = max(int(3 * sigma), 1)

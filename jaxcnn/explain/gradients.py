@@ -16,7 +16,7 @@ from jax.core import Tracer
 
 from jaxcnn import ops
 from jaxcnn.core.precision import promote_float32
-from jaxcnn.core.types import InputError, Tree, align
+from jaxcnn.core.types import InputError, Tree, align, check_whole
 from jaxcnn.explain.interpreter import Op, execute, trace
 from jaxcnn.tasks.model import prepare
 
@@ -143,6 +143,7 @@ def smooth_grad(
         InputError: `samples` below 1.
 
     """
+    check_whole("samples", samples)
     if samples < 1:
         raise InputError(f"samples={samples}: must be at least 1")
     target = targets(logits(model, variables, image), target)
@@ -196,6 +197,8 @@ def integrated_gradients(
         InputError: `steps` below 1, or not a multiple of `chunk`.
 
     """
+    for name, value in (("chunk", chunk), ("steps", steps)):
+        check_whole(name, value)
     if steps < 1 or chunk < 1 or steps % chunk:
         raise InputError(f"steps={steps}, chunk={chunk}: steps must be at least 1 and a multiple of chunk")
     outputs = logits(model, variables, image)

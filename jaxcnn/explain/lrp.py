@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import ops
-from jaxcnn.core.types import InputError, Tree, align
+from jaxcnn.core.types import InputError, Tree, align, check_numbers
 from jaxcnn.explain.gradients import Target, chosen, seed, targets
 from jaxcnn.explain.interpreter import Op, Program, execute, trace
 
@@ -92,6 +92,7 @@ def lrp(
         InputError: a negative `epsilon` or `gamma`, or an operation without a rule.
 
     """
+    check_numbers(epsilon=epsilon, gamma=gamma)
     if not (epsilon >= 0 and gamma >= 0):
         raise InputError(f"epsilon={epsilon}, gamma={gamma}: must be at least 0")
     program = trace(model, variables, image)

@@ -12,7 +12,7 @@ from jax import lax
 from jaxcnn import ops
 from jaxcnn.core.collectives import draw
 from jaxcnn.core.precision import policy
-from jaxcnn.core.types import InputError, check_whole, whole_numbers
+from jaxcnn.core.types import InputError, check_numbers, check_whole, whole_numbers
 
 Array = jax.Array
 KERNEL_INIT = nn.initializers.he_normal()
@@ -43,6 +43,7 @@ def check_scaled(name: str, x: Array) -> None:
 
 def check_dropout(rate: float) -> None:
     """Refuse a dropout rate outside [0, 1)."""
+    check_numbers(rate=rate)
     if not 0 <= rate < 1:
         raise InputError(f"dropout={rate}: must be at least 0 and below 1")
 

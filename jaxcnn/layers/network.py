@@ -138,6 +138,7 @@ def check_side(x: Array, smallest: int, cifar_stem: bool = False) -> None:
         cifar_stem: whether the network has a variant with a smaller minimum, which the message then names.
 
     """
+    check_whole("smallest", smallest)
     if any(n < smallest for n in x.shape[1:3]):  # a size may be symbolic
         hint = ", or use cifar_stem=True" if cifar_stem else ""
         raise InputError(

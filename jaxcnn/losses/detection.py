@@ -6,7 +6,7 @@ Where padding may hold NaN, replace it before the loss as well as after it: a gr
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_numbers
 from jaxcnn.losses.classification import ROUNDING
 from jaxcnn.ops import boxes as box_ops
 
@@ -31,6 +31,9 @@ def sigmoid_focal_loss(logits: Array, labels: Array, alpha: float | None = 0.25,
     Reference: Lin et al., 2017, arXiv:1708.02002.
 
     """
+    check_numbers(gamma=gamma)
+    if alpha is not None:
+        check_numbers(alpha=alpha)
     if (alpha is not None and not 0 <= alpha <= 1) or not 0 <= gamma < float("inf"):
         raise InputError(f"alpha={alpha}, gamma={gamma}: must be in 0..1 (or None), and at least 0")
     logits, labels = _alike("logits", logits, "labels", labels)
@@ -60,6 +63,7 @@ def smooth_l1(outputs: Array, targets: Array, beta: float = 1.0) -> Array:
     Reference: Girshick, 2015, arXiv:1504.08083.
 
     """
+    check_numbers(beta=beta)
     if not 0 <= beta < float("inf"):
         raise InputError(f"beta={beta}: must be at least 0")
     outputs, targets = _alike("outputs", outputs, "targets", targets)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.core.collectives import all_rows, all_sum, row_numbers
-from jaxcnn.core.types import InputError, check_whole
+from jaxcnn.core.types import InputError, check_numbers, check_whole
 from jaxcnn.losses.classification import cross_entropy
 
 Array = jax.Array
@@ -40,6 +40,7 @@ def arcface(cosines: Array, labels: Array, scale: float = 64.0, margin: float = 
         InputError: a shape is wrong, or a value is out of range.
 
     """
+    check_numbers(margin=margin, scale=scale)
     if not 0 < scale < float("inf"):
         raise InputError(f"scale={scale}: must be positive")
     if not 0 <= margin < math.pi:
@@ -79,6 +80,8 @@ def batch_hard_triplet(
         InputError: a shape is wrong, or a value is out of range.
 
     """
+    if margin is not None:
+        check_numbers(margin=margin)
     if margin is not None and not 0 <= margin < float("inf"):
         raise InputError(f"margin={margin}: must be at least 0, or None for the soft margin")
     rows = _Rows(embeddings, labels, row_mask)
@@ -113,6 +116,7 @@ def supervised_contrastive(
         InputError: a shape is wrong, or a value is out of range.
 
     """
+    check_numbers(temperature=temperature)
     if not 0 < temperature < float("inf"):
         raise InputError(f"temperature={temperature}: must be positive")
     rows = _Rows(embeddings, labels, row_mask)

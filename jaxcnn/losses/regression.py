@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_numbers
 
 Array = jax.Array
 
@@ -42,6 +42,7 @@ def huber(outputs: Array, targets: Array, delta: float = 1.0) -> Array:
         InputError: the targets have the wrong shape, or `delta` is out of range.
 
     """
+    check_numbers(delta=delta)
     if not 0 < delta < float("inf"):
         raise InputError(f"delta={delta}: must be positive")
     return optax.losses.huber_loss(_error(outputs, targets), delta=delta).mean(-1)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_numbers
 from jaxcnn.losses.classification import ROUNDING
 
 Array = jax.Array
@@ -70,6 +70,7 @@ def tversky_loss(
     Reference: Salehi et al., 2017, arXiv:1706.05721.
 
     """
+    check_numbers(alpha=alpha, beta=beta, gamma=gamma)
     if alpha < 0 or beta < 0 or alpha + beta <= 0 or gamma <= 0:
         raise InputError(f"alpha={alpha}, beta={beta}, gamma={gamma}: must not be negative, and gamma above 0")
     shares, truth, counts = _pixels(logits, labels, mask, background)
@@ -125,6 +126,7 @@ def boundary_weights(labels: Any, *, strength: float = 10.0, sigma: float = 5.0)
     """
     from scipy import ndimage
 
+    check_numbers(sigma=sigma, strength=strength)
     if strength < 0 or sigma <= 0:
         raise InputError(f"strength={strength}, sigma={sigma}: must be at least 0, and above 0")
     objects, count = cast(tuple[np.ndarray, int], ndimage.label(np.asarray(labels) > 0))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxcnn.core.types import Batch, FrozenState, InputError, Task, Tree, check_whole
+from jaxcnn.core.types import Batch, FrozenState, InputError, Task, Tree, check_numbers, check_whole
 from jaxcnn.data.order import checked_rows
 from jaxcnn.tasks.classification import check_one_label, probabilities
 from jaxcnn.train.evaluation import collect
@@ -212,6 +212,7 @@ def linear_head(
 
     x, y = _finite(vectors), np.asarray(label)
     check_whole("num_classes", num_classes, 2)
+    check_numbers(penalty=penalty)
     if not 0 < penalty < np.inf:
         raise InputError(f"penalty={penalty}: must be above 0")
     rows = checked_rows(labelled, len(x), "labelled")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.core.collectives import draw
-from jaxcnn.core.types import InputError, align, check_whole
+from jaxcnn.core.types import InputError, align, check_numbers, check_whole
 from jaxcnn.methods import attack_parts as parts
 from jaxcnn.methods.attack_parts import Attack, Loss, Norm
 
@@ -132,6 +132,7 @@ def noisy_fgsm(eps: float, *, noise: float = 2.0) -> Attack:
 
     """
     parts.check(eps, "linf")
+    check_numbers(noise=noise)
     if not 0 <= noise < math.inf:
         raise InputError(f"noise={noise}: must be at least 0, a multiple of eps")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.core.types import InputError, check_whole
+from jaxcnn.core.types import InputError, check_numbers, check_whole
 from jaxcnn.data import Resident
 from jaxcnn.data.order import ALL, Shard, checked_rows, fill
 from jaxcnn.methods import private
@@ -127,6 +127,7 @@ def iid(size: int, count: int, *, seed: int = 0) -> list[np.ndarray]:
 
     """
     _check_count(size, count)
+    check_whole("seed", seed, 0)
     return np.array_split(np.random.default_rng(seed).permutation(size), count)
 
 
@@ -148,7 +149,9 @@ def shards(label: Any, count: int, *, each: int = 2, seed: int = 0) -> list[np.n
     label = _column(label)
     check_whole("count", count, 1)
     check_whole("each", each, 1)
-    _check_count(len(label), count * each)
+    check_whole("seed", seed, 0)
+    if count * each > len(label):
+        raise InputError(f"count={count}, each={each}: cut {count * each} pieces from {len(label)} rows; give fewer")
     pieces = np.array_split(np.argsort(label, kind="stable"), count * each)
     order = np.random.default_rng(seed).permutation(len(pieces)).reshape(count, each)
     return [np.concatenate([pieces[i] for i in own]) for own in order]
@@ -174,7 +177,9 @@ def dirichlet(label: Any, count: int, alpha: float, *, seed: int = 0) -> list[np
     """
     label = _column(label)
     _check_count(len(label), count)
+    check_whole("seed", seed, 0)
     draws = np.random.default_rng(seed)
+    check_numbers(alpha=alpha)
     if not 0 < alpha < math.inf:
         raise InputError(f"alpha={alpha}: must be positive")
     parts: list[list[int]] = [[] for _ in range(count)]

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from jaxcnn.core.collectives import all_sum, over, row_count, row_numbers
-from jaxcnn.core.types import Batch, InputError, Mean, Tree, check_whole, row_mask, rows
+from jaxcnn.core.types import Batch, InputError, Mean, Tree, check_numbers, check_whole, row_mask, rows
 from jaxcnn.methods import secure_sum
 from jaxcnn.methods.private import check_sampling, check_state, noisy
 from jaxcnn.train.step import Estimator, Gradient, Objective
@@ -71,6 +71,7 @@ def federated(
     """
     for name, value in (("rows_per_client", rows_per_client), ("batch_size", batch_size), ("epochs", epochs)):
         check_whole(name, value, 1)
+    check_numbers(clip=clip, noise=noise, proximal=proximal, secure=secure)
     if not 0 <= proximal < math.inf:
         raise InputError(f"proximal={proximal}: must be at least 0")
     if not clip > 0:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core.types import InputError, Tree, named
+from jaxcnn.core.types import InputError, Tree, check_numbers, named
 from jaxcnn.methods.channels import Numbers, connected
 
 Array = jax.Array
@@ -40,6 +40,7 @@ def narrowed(model: Any, variables: Tree, image: Any, keep: float = 0.5) -> tupl
             cannot be followed.
 
     """
+    check_numbers(keep=keep)
     if not 0 < keep <= 1:
         raise InputError(f"keep={keep}: must be above 0 and at most 1")
     field = next((name for name in FIELDS if hasattr(model, name)), None)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core.types import InputError, Tree
+from jaxcnn.core.types import InputError, Tree, check_numbers
 from jaxcnn.layers import Conv, Dense
 from jaxcnn.layers.calls import Call, Path, by_path, changed_calls, from_paths
 from jaxcnn.models.adapt import Functional, accepted
@@ -40,6 +40,7 @@ def factorised(model: Any, variables: Tree, energy: float = 0.9, keep: Sequence[
             fewer weights. A layer that cannot be factorised is refused when the model is called.
 
     """
+    check_numbers(energy=energy)
     if not 0 < energy <= 1:
         raise InputError(f"energy={energy}: must be above 0 and at most 1")
     flat = by_path(variables["params"])

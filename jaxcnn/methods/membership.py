@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.core.types import InputError, check_whole
+from jaxcnn.core.types import InputError, check_numbers, check_whole
 from jaxcnn.metrics.curves import roc_auc, roc_curve
 from jaxcnn.metrics.intervals import bootstrap_interval
 
@@ -202,6 +202,7 @@ def highest_tpr(epsilon: float, delta: float, fpr: float) -> float:
     Reference: Kairouz et al., 2013, arXiv:1311.0776.
 
     """
+    check_numbers(delta=delta, epsilon=epsilon, fpr=fpr)
     if not (epsilon >= 0 and 0 <= delta <= 1 and 0 <= fpr <= 1):
         raise InputError(f"epsilon={epsilon}, delta={delta}, fpr={fpr}: must be at least 0, in 0..1 and in 0..1")
     if epsilon == np.inf:  # no guarantee

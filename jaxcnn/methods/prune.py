@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from jaxcnn.core.types import Batch, InputError, MetricState, State, Step, Tree, named
+from jaxcnn.core.types import Batch, InputError, MetricState, State, Step, Tree, check_numbers, named
 from jaxcnn.optim.decay import is_kernel
 
 Array = jax.Array
@@ -85,6 +85,7 @@ def gradual(step: Step, final: float, *, begin: int, end: int, every: int = 100,
     Reference: Zhu and Gupta, 2017, arXiv:1710.01878, with an initial sparsity of 0.
 
     """
+    check_numbers(final=final)
     if not 0 <= final < 1:
         raise InputError(f"final={final}: must be at least 0 and below 1")
     whole = all(isinstance(value, numbers.Integral) for value in (begin, end, every))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcnn.core.collectives import all_rows, all_sum
-from jaxcnn.core.types import Batch, InputError, MetricState, State, Step, Tree, check_whole
+from jaxcnn.core.types import Batch, InputError, MetricState, State, Step, Tree, check_numbers, check_whole
 from jaxcnn.methods.federated import CLIENT, NUMBER, by_client, check_room, local_training
 from jaxcnn.train.step import Estimator, Gradient, Objective
 
@@ -44,6 +44,7 @@ def scaffold(learning_rate: float, rows_per_client: int, *, batch_size: int = 10
     """
     for name, value in (("rows_per_client", rows_per_client), ("batch_size", batch_size), ("epochs", epochs)):
         check_whole(name, value, 1)
+    check_numbers(learning_rate=learning_rate)
     if not 0 < learning_rate < math.inf:
         raise InputError(f"learning_rate={learning_rate}: must be positive")
 

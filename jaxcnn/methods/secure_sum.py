@@ -57,6 +57,7 @@ def masked(tree: Tree, client: int, keys: Sequence[Array | None]) -> Tree:
         InputError: there is no such client, or the arrays are not of `quantized`.
 
     """
+    check_whole("client", client)
     if not 0 <= client < len(keys):
         raise InputError(f"client={client}: must be from 0 to {len(keys) - 1}")
     _check_quantized(tree)
@@ -87,6 +88,7 @@ def masked_in_pairs(tree: Tree, client: Array | int, count: int, key: Array) -> 
         InputError: there is no such client, or the arrays are not of `quantized`.
 
     """
+    check_whole("count", count)
     if isinstance(client, int) and not 0 <= client < count:
         raise InputError(f"client={client}: must be from 0 to {count - 1}")
     _check_quantized(tree)

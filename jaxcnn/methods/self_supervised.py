@@ -14,7 +14,18 @@ import numpy as np
 from jaxcnn import augment, losses
 from jaxcnn.augment.core import as_float
 from jaxcnn.core import collectives
-from jaxcnn.core.types import Batch, FrozenState, InputError, Mean, Task, Tree, check_whole, row_mask, rows
+from jaxcnn.core.types import (
+    Batch,
+    FrozenState,
+    InputError,
+    Mean,
+    Task,
+    Tree,
+    check_numbers,
+    check_whole,
+    row_mask,
+    rows,
+)
 from jaxcnn.layers import DenseNorms
 from jaxcnn.models.adapt import accepted
 from jaxcnn.tasks import pixels
@@ -69,6 +80,7 @@ def standard_views(
         InputError: a value is out of range.
 
     """
+    check_numbers(strength=strength)
     if not 0 <= strength <= 2.5:
         raise InputError(f"strength={strength}: must be in 0..2.5, or hues turn by more than half the circle")
     jitter = augment.color_jitter(0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength)
@@ -111,6 +123,7 @@ def simclr(
     arXiv:2002.05709. Its program normalises the hidden layer and the projections, and so does this one.
 
     """
+    check_numbers(temperature=temperature)
     if not 0 < temperature < float("inf"):
         raise InputError(f"temperature={temperature}: must be positive")
 

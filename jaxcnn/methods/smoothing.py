@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core.collectives import draw
-from jaxcnn.core.types import Batch, InputError, Tree, check_whole
+from jaxcnn.core.types import Batch, InputError, Tree, check_numbers, check_whole
 from jaxcnn.methods.robustness import pixels, two
 from jaxcnn.metrics.intervals import least_share
 from jaxcnn.tasks.pixels import check_image, check_range
@@ -55,6 +55,7 @@ def gaussian_noise(sigma: float) -> Callable[[Array, Batch], Batch]:
         InputError: `sigma` is outside 0..4.
 
     """
+    check_numbers(sigma=sigma)
     if not 0 <= sigma <= LARGEST:
         raise InputError(f"sigma={sigma}: must be from 0 to {LARGEST}, for pixels in 0..1 (64/255, not 64)")
 
@@ -84,6 +85,7 @@ def counter(
         InputError: a value is outside its range; or when called, the images are not one, or its floats not in 0..1.
 
     """
+    check_numbers(sigma=sigma)
     if not 0 < sigma <= LARGEST:
         raise InputError(f"sigma={sigma}: must be above 0 and at most {LARGEST}, for pixels in 0..1 (64/255, not 64)")
     check_whole("batch_size", batch_size, 1)
@@ -149,6 +151,9 @@ def certify(
         InputError: a value is outside its range, or the images are not `[N, H, W, C]`, uint8 or float 0..1.
 
     """
+    check_numbers(alpha=alpha)
+    for name, value in (("n", n), ("n0", n0)):
+        check_whole(name, value)
     if not (1 <= n0 < 2**31 and 1 <= n < 2**31):
         raise InputError(f"n0={n0}, n={n}: must be from 1 to 2147483647")
     if not 0 < alpha < 1:

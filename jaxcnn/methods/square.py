@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.core.collectives import draw
-from jaxcnn.core.types import InputError, align
+from jaxcnn.core.types import InputError, align, check_numbers
 from jaxcnn.methods import attack_parts as parts
 
 Array = jax.Array
@@ -36,6 +36,7 @@ def square(eps: float, *, steps: int = 5000, share: float = 0.8) -> parts.Attack
 
     """
     parts.check(eps, "linf", steps=steps)
+    check_numbers(share=share)
     if not 0 < share <= 1:
         raise InputError(f"share={share}: must be above 0 and at most 1")
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcnn.core.types import Batch, InputError, Metric, align, row_mask
+from jaxcnn.core.types import Batch, InputError, Metric, align, check_whole, row_mask
 from jaxcnn.metrics.detection import MOST, RECALLS, THRESHOLDS
 from jaxcnn.metrics.sums import tally
 from jaxcnn.ops import boxes as box_ops
@@ -79,6 +79,8 @@ def average_precision(num_classes: int, *, bins: int = 2048) -> Metric:
         InputError: a number is too small, or an entry is missing or has the wrong shape (when traced).
 
     """
+    for name, value in (("bins", bins), ("num_classes", num_classes)):
+        check_whole(name, value)
     if num_classes < 1 or bins < 2:
         raise InputError(f"num_classes={num_classes}, bins={bins}: must be at least 1, and at least 2")
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core.types import Batch, InputError, Metric, row_mask
+from jaxcnn.core.types import Batch, InputError, Metric, check_whole, row_mask
 from jaxcnn.metrics.sums import entry
 
 Array = jax.Array
@@ -45,6 +45,7 @@ def pair_cosines(num_classes: int) -> Metric:
         their difference, `separation`. A label that is not a class does not count.
 
     """
+    check_whole("num_classes", num_classes)
     if num_classes < 1:
         raise InputError(f"num_classes={num_classes}: must be at least 1")
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core.types import Batch, InputError, Mean, Metric, row_mask
+from jaxcnn.core.types import Batch, InputError, Mean, Metric, check_whole, row_mask
 from jaxcnn.losses import pinball
 from jaxcnn.losses.quantile import check_quantiles
 from jaxcnn.metrics.regression import RootMean
@@ -113,6 +113,8 @@ def seasonal_naive(history: np.ndarray, horizon: int, period: int = 1) -> np.nda
 
     """
     history = np.asarray(history, np.float64)
+    for name, value in (("horizon", horizon), ("period", period)):
+        check_whole(name, value)
     if min(period, horizon) < 1 or history.shape[-1] < period:
         raise InputError(
             f"period={period}, horizon={horizon}, {history.shape[-1]} steps: must be at least 1, and at least a season"
@@ -186,6 +188,15 @@ def rolling_origin(
 
     """
     values = np.asarray(values)
+    for name, value in (
+        ("context", context),
+        ("every", every),
+        ("horizon", horizon),
+        ("period", period),
+        ("start", start),
+        ("target", target),
+    ):
+        check_whole(name, value)
     first = max(context, period)
     if values.ndim != 2 or not first <= start <= len(values) - horizon or min(every, context, horizon, period) < 1:
         raise InputError(

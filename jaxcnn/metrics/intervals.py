@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_numbers, check_whole
 
 Statistic = Callable[..., float]  # (*arrays) -> float
 
@@ -43,6 +43,8 @@ def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, f
         InputError: a share outside 0..1, a negative count, or `z` is not positive.
 
     """
+    check_numbers(share=share, z=z)
+    check_whole("count", count)
     if not 0 < z < math.inf:
         raise InputError(f"z={z}: must be positive, such as 1.96 for 95 %")
     if count == 0:
@@ -68,6 +70,9 @@ def least_share(successes: int, count: int, alpha: float = 0.05) -> float:
     """
     from scipy.special import betaincinv
 
+    check_numbers(alpha=alpha)
+    for name, value in (("count", count), ("successes", successes)):
+        check_whole(name, value)
     if not 0 <= successes <= count or count < 1 or not 0 < alpha < 1:
         given = f"successes={successes}, count={count}, alpha={alpha}"
         raise InputError(f"{given}: must be 0 to count, at least 1, and above 0 and below 1")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcnn.core.types import Batch, InputError, Mean, Metric, align, row_mask
+from jaxcnn.core.types import Batch, InputError, Mean, Metric, align, check_numbers, row_mask
 from jaxcnn.metrics.sums import entry, mean
 
 Array = jax.Array
@@ -103,6 +103,7 @@ def agreement(low: float, high: float, bins: int = 32) -> Metric:
         InputError: limits that are not finite or not in order, or fewer than one bin.
 
     """
+    check_numbers(high=high, low=low)
     if not (-float("inf") < low < high < float("inf") and bins > 0):
         raise InputError(f"low={low}, high={high}, bins={bins}: must be finite limits in order, and at least one bin")
 

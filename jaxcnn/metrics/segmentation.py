@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 
-from jaxcnn.core.types import Batch, InputError, Metric
+from jaxcnn.core.types import Batch, InputError, Metric, check_numbers
 from jaxcnn.metrics.sums import Confusion, confusion
 
 Array = jax.Array
@@ -81,6 +81,7 @@ def hausdorff95(
         raise InputError(f"regions of shapes {predicted.shape} and {true.shape}: must be the same")
     if spacing is not None and (np.shape(spacing) != (true.ndim,) or not all(0 < one < np.inf for one in spacing)):
         raise InputError(f"spacing={spacing}: must be {true.ndim} positive numbers")
+    check_numbers(percent=percent)
     if not 0 <= percent <= 100 or 0 < percent < 1:
         raise InputError(f"percent={percent}: must be in 0..100, such as 95 and not 0.95")
     if not (predicted.any() and true.any()):

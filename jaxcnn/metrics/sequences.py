@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from jaxcnn.core.types import Batch, InputError, Mean, Metric, row_mask
+from jaxcnn.core.types import Batch, InputError, Mean, Metric, check_whole, row_mask
 from jaxcnn.metrics.sums import entry
 from jaxcnn.ops.ctc import Decoded, ctc_beam, ctc_greedy
 
@@ -89,6 +89,7 @@ def character_error_rate(beams: int = 1) -> Metric:
 
 def check_beams(beams: int) -> None:
     """Refuse fewer than one beam."""
+    check_whole("beams", beams)
     if beams < 1:
         raise InputError(f"beams={beams}: must be at least 1")
 

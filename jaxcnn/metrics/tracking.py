@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_numbers
 from jaxcnn.metrics.detection import box_iou
 
 Frame = tuple[np.ndarray, np.ndarray]  # numbers of tracks [N], boxes [N, 4] yxyx
@@ -65,6 +65,7 @@ def track_scores(
         Ristani et al., Performance Measures and a Data Set for Multi-Target, Multi-Camera Tracking, 2016.
 
     """
+    check_numbers(iou_threshold=iou_threshold)
     if not 0 < iou_threshold <= 1:
         raise InputError(f"iou_threshold={iou_threshold}: must be above 0 and at most 1")
     if len(truth) != len(found):

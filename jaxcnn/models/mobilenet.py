@@ -14,7 +14,7 @@ import jax
 
 from jaxcnn import ops
 from jaxcnn.core.precision import promote_float32
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_numbers
 from jaxcnn.layers import BatchNorm, ConvNorm, Dense, Dropout, DropPath, SeparableConv, SqueezeExcite, Staged
 from jaxcnn.models.resnet import growing
 
@@ -173,6 +173,7 @@ def rounded(n: float) -> int:
 
 def check_width(width: float) -> None:
     """Refuse a width that leaves no channels."""
+    check_numbers(width=width)
     if not width > 0:
         raise InputError(f"width={width}: must be above 0; 1 is the network of the paper, 0.5 has half its channels")
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from jaxcnn.core.precision import promote_float32
-from jaxcnn.core.types import InputError, check_whole
+from jaxcnn.core.types import InputError, check_numbers, check_whole
 
 Array = jax.Array
 Form = Literal["htk", "slaney"]
@@ -160,6 +160,10 @@ def mel_filters(
         InputError: a value out of range, or a filter so narrow that no frequency of the transform is in it.
 
     """
+    check_numbers(low=low)
+    if high is not None:
+        check_numbers(high=high)
+    check_whole("rate", rate)
     high = rate / 2 if high is None else high
     if not 0 <= low < high <= rate / 2:
         raise InputError(f"low={low}, high={high}: must be from 0 to {rate / 2:g} Hz, half the rate, low below high")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import optax
 
-from jaxcnn.core.types import InputError, Tree, named
+from jaxcnn.core.types import InputError, Tree, check_numbers, named
 
 # what kernels are called, and the fewest axes they have: norms call their scale "weight", too
 KERNELS = {"kernel": 0, "weight": 2, "w": 2}
@@ -42,6 +42,7 @@ def decayed(weight_decay: float, mask: Mask) -> optax.GradientTransformation:
         InputError: a negative share, or one that is not finite.
 
     """
+    check_numbers(weight_decay=weight_decay)
     if not (math.isfinite(weight_decay) and weight_decay >= 0):
         raise InputError(f"weight_decay={weight_decay}: must be a finite number of at least 0")
     if not weight_decay:

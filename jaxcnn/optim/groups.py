@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcnn.core.types import InputError, Tree, named
+from jaxcnn.core.types import InputError, Tree, check_numbers, named
 from jaxcnn.optim.schedules import Rate
 
 
@@ -89,6 +89,7 @@ def layerwise_lr_decay(
     Reference: Howard and Ruder, 2018, arXiv:1801.06146.
 
     """
+    check_numbers(decay=decay)
     if not 0 < decay <= 1:
         raise InputError(f"decay={decay}: must be above 0 and at most 1")
     return by_group(tx, groups, [decay**k for k in range(len(groups))])

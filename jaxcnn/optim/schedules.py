@@ -6,7 +6,7 @@ from typing import Any
 
 import optax
 
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_numbers, check_whole
 
 Rate = float | Callable[[Any], Any]  # a number, or a schedule of the step
 
@@ -52,6 +52,7 @@ def cosine(peak: float, *, steps: int, warmup: int = 0, end: float = 0.0) -> opt
 
     """
     _check(peak, warmup, steps)
+    check_numbers(end=end)
     if not 0 <= end <= peak:
         raise InputError(f"end={end}: must be from 0 to the peak, {peak}")
     return _warm(optax.cosine_decay_schedule(peak, max(steps - warmup, 1), end / peak), peak, warmup)
@@ -77,6 +78,7 @@ def one_cycle(
     """
     warmup = round(0.3 * steps) if warmup is None else warmup
     _check(peak, warmup, steps)
+    check_numbers(start=start, end=end)
     for name, share in (("start", start), ("end", end)):
         if not 0 <= share <= 1:
             raise InputError(f"{name}={share}: must be a share of the peak, from 0 to 1")
@@ -94,6 +96,7 @@ def one_cycle(
 
 def check_rate(rate: float) -> float:
     """Return a learning rate, or refuse one that is not a positive finite number."""
+    check_numbers(learning_rate=rate)
     if not (math.isfinite(rate) and rate > 0):
         raise InputError(f"learning_rate={rate}: must be a positive number")
     return rate
@@ -101,6 +104,9 @@ def check_rate(rate: float) -> float:
 
 def _check(peak: float, warmup: int, steps: int | None = None) -> None:
     check_rate(peak)
+    check_whole("warmup", warmup)
+    if steps is not None:
+        check_whole("steps", steps)
     if warmup < 0:
         raise InputError(f"warmup={warmup}: must be at least 0")
     if steps is not None and steps < max(warmup, 1):

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from jaxcnn.core.text import visible
-from jaxcnn.core.types import InputError
+from jaxcnn.core.types import InputError, check_whole
 from jaxcnn.data import Splits
 from jaxcnn.runs import other_data
 from jaxcnn.runs.other_data import Rows
@@ -91,6 +91,7 @@ def limited(data: Any, rows: int) -> Any:
         InputError: `rows` is less than 1.
 
     """
+    check_whole("rows", rows)
     if rows < 1:
         raise InputError(f"rows={rows}: must be at least 1")
     return data.take(np.random.default_rng(0).permutation(data.size)[:rows])

@@ -34,6 +34,7 @@ def grouped(label: np.ndarray, group: np.ndarray, fraction: float, seed: int) ->
         InputError: `fraction` is outside its range, the arrays do not fit, or there are fewer than two groups.
 
     """
+    check_numbers(fraction=fraction)
     if not 0 < fraction < 1:
         raise InputError(f"fraction={fraction}: must be above 0 and below 1")
     part = _deal(label, group, np.array([1 - fraction, fraction]), seed)
@@ -146,6 +147,7 @@ def logit_adjustment(label: np.ndarray, num_classes: int, tau: float = 1.0) -> n
         Menon et al., Long-tail learning via logit adjustment, 2020, arXiv:2007.07314.
 
     """
+    check_numbers(tau=tau)
     if not 0 <= tau < float("inf"):
         raise InputError(f"tau={tau}: must be a number of at least 0")
     count = _counts(whole(label, num_classes), num_classes)

@@ -22,6 +22,7 @@ from jaxcnn.core.types import (
     Tree,
     accept,
     add,
+    check_numbers,
     check_whole,
     rows,
 )
@@ -282,6 +283,7 @@ def with_ema(step: Step, decay: float = 0.999) -> Step:
         InputError: `decay` is outside [0, 1), or, when the step is traced, the state has no average.
 
     """
+    check_numbers(decay=decay)
     if not 0 <= decay < 1:
         raise InputError(f"decay={decay}: must be at least 0 and below 1")
 

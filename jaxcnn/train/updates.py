@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxcnn.core.types import CompiledStep, InputError, Interrupted, MetricState, State, check_whole, reason
+from jaxcnn.core.types import (
+    CompiledStep,
+    InputError,
+    Interrupted,
+    MetricState,
+    State,
+    check_numbers,
+    check_whole,
+    reason,
+)
 from jaxcnn.data.anything import as_data
 from jaxcnn.data.checking import Checked
 from jaxcnn.data.core import Indexed
@@ -241,6 +250,8 @@ def check(train: Any, batch_size: int, steps: int, every: float | None) -> None:
     if not 1 <= batch_size <= train.size:
         raise InputError(f"batch_size={batch_size}: must be from 1 to the {train.size} training rows")
     check_whole("steps", steps, 0)
+    if every is not None:
+        check_numbers(every=every)
     if every is not None and not every >= 1:
         raise InputError(f"every={every}: must be at least 1")
 
@@ -258,6 +269,8 @@ def check_saving(save_seconds: float | None, keep_best: int, on_nan: str, run: C
         InputError: an argument is out of range, or a private step is to leave out batches because of their rows.
 
     """
+    if save_seconds is not None:
+        check_numbers(save_seconds=save_seconds)
     if save_seconds is not None and not save_seconds >= 0:
         raise InputError(f"save_seconds={save_seconds}: must be at least 0")
     check_whole("keep_best", keep_best, 1)

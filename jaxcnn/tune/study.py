@@ -15,7 +15,7 @@ import numpy as np
 from jaxcnn import runs
 from jaxcnn.core import memory
 from jaxcnn.core.text import visible
-from jaxcnn.core.types import InputError, Interrupted, State, check_whole, reason
+from jaxcnn.core.types import InputError, Interrupted, State, check_numbers, check_whole, reason
 from jaxcnn.runs.ready import data_digest
 from jaxcnn.train import DivergedError, StoppedError, fit, timed_evaluate
 from jaxcnn.tune import journal
@@ -196,6 +196,8 @@ def check_settings(
     check_whole("seed", seed, 0)
     if updates is not None:
         check_whole("updates", updates, 1)
+    if seconds is not None:
+        check_numbers(seconds=seconds)
     if seconds is not None and not seconds > 0:
         raise InputError(f"seconds={seconds}: must be positive, or None for no limit")
     for name, value, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):

@@ -297,7 +297,7 @@ def test_masks_vanish_in_the_sum_bit_for_bit():
         (lambda d: secure_sum.floats({"w": ONE}, "1", 2), "scale='1': must be a number"),
         (lambda d: secure_sum.masked({}, 0, [None, None]), "shares none with client 1"),
         (lambda d: iid(4, 5), "count=5"),
-        (lambda d: shards(np.zeros(4), 4), "count=8"),
+        (lambda d: shards(np.zeros(4), 4), "count=4, each=2: cut 8 pieces from 4 rows"),
         (lambda d: dirichlet(np.zeros(4), 2, 0.0), "alpha=0.0"),
         (lambda d: secure_sum.quantized({}, 0.0, 1), "scale=0.0"),
         (lambda d: secure_sum.quantized({"w": jnp.full(2, jnp.nan)}, 1.0, 1), "w: is NaN"),
