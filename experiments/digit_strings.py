@@ -121,24 +121,26 @@ def show(config: Config, loaded: runs.TrainedRun) -> list[dict[str, Any]]:
 
 
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
-    """Evaluate, predict or train, as the flags say; some strings of the test are drawn into `RUN/strings/`."""
+    """Evaluate, predict or train, as the flags say; a new run has some strings of the test in `RUN/strings/`."""
     if config.evaluate or config.predict:
         loaded = jc.load_run(config.checkpoint)
         if loaded.config["experiment"] != "digit_strings":
             raise jc.InputError(f"--checkpoint {config.checkpoint}: a run of {loaded.config['experiment']}")
         if config.predict:
             return show(config, loaded)
-        folder, saved = pathlib.Path(config.checkpoint), loaded.config["settings"]
+        saved = loaded.config["settings"]
         rows = load(dataclasses.replace(config, data=config.data or saved["data"])).test
     else:
         made = plan(config)
         if not common.train("digit_strings", config, made, signals, opened):  # another process has the results
             return None
-        folder, rows = opened[-1], made.data.test
-        loaded = jc.load_run(folder)
+        rows, loaded = made.data.test, jc.load_run(opened[-1])
     values = measure(config, loaded, rows)
-    files.write_json(folder / "digit_strings.json", values)
     print(files.to_json(values), flush=True)
+    if config.evaluate:
+        return values
+    folder = opened[-1]
+    files.write_json(folder / "digit_strings.json", values)
     (folder / "strings").mkdir(exist_ok=True)
     some = rows.read(np.arange(min(SHOWN, rows.size)))
     for image, symbols in zip(some["image"], some["symbols"], strict=True):

@@ -177,7 +177,7 @@ def measure(config: Config, loaded: runs.TrainedRun, data: jc.data.Splits) -> di
 
 
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
-    """Evaluate or train, as the flags say; scores are printed and written to faces.json in the run's folder."""
+    """Evaluate or train, as the flags say; the scores of a new run go into `RUN/faces.json`."""
     if config.predict:
         raise jc.InputError("--predict: use jaxcnn search RUN IMAGE --index FILE, which names the most similar images")
     if config.evaluate:
@@ -193,7 +193,8 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
         folder, data = opened[-1], made.data
         loaded = jc.load_run(folder)
     values = measure(config, loaded, data)
-    files.write_json(folder / "faces.json", values)
+    if not config.evaluate:
+        files.write_json(folder / "faces.json", values)
     print(files.to_json(values), flush=True)
     return values
 

@@ -120,6 +120,8 @@ def plan(config: Config) -> runs.Plan:
         raise jc.InputError(f"{line}: must be at least 1, and no more clients in a round than there are")
     if config.method == "scaffold" and (config.epsilon or config.secure):
         raise jc.InputError("--method scaffold: sends more than a change; --epsilon and --secure need another method")
+    if not 0 <= config.epsilon < math.inf:
+        raise jc.InputError(f"--epsilon {config.epsilon}: must be above 0, or 0 for no noise")
     if config.epsilon and config.each >= config.clients:
         raise jc.InputError(f"--each {config.each}: with --epsilon, must be less than the {config.clients} clients")
     if config.epsilon and not 0 < config.delta < 1 / config.clients:
@@ -143,6 +145,10 @@ def plan(config: Config) -> runs.Plan:
     splits = jc.data.idx(**read)
     if config.train_images:
         splits = jc.data.Splits(*(runs.limited(part, config.train_images) for part in splits))
+    most = splits.train.size // (2 if config.partition == "classes" else 1)  # with classes, a client has two pieces
+    if config.clients > most:
+        what = f"--clients {config.clients}: must be at most {most}, for {splits.train.size} training rows"
+        raise jc.InputError(f"{what} and --partition {config.partition}")
     parts = PARTITIONS[config.partition](config, splits.train.label)
     held = clients.clients(splits.train, parts, poisson=config.epsilon > 0)
     local = {"batch_size": config.local_batch, "epochs": config.local_epochs}

@@ -167,7 +167,7 @@ def measure(loaded: runs.TrainedRun, data: jc.data.Episodes) -> dict[str, Any]:
 
 
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
-    """Evaluate or train, as the flags say; the accuracy is printed and written to few_shot.json in the run's folder."""
+    """Evaluate or train, as the flags say; the accuracy of a new run goes into `RUN/few_shot.json`."""
     if config.predict:
         raise jc.InputError(
             "--predict: a network of few shots needs examples; compute vectors with jaxcnn.runs.predict, white on black"
@@ -189,7 +189,8 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
         loaded = jc.load_run(folder)
     values = measure(loaded, data.test)
     values |= {} if config.refit else {"validation_accuracy": measure(loaded, data.valid)["accuracy"]}
-    files.write_json(folder / "few_shot.json", values)
+    if not config.evaluate:
+        files.write_json(folder / "few_shot.json", values)
     print(files.to_json(values), flush=True)
     return values
 

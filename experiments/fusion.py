@@ -277,7 +277,7 @@ def show(config: Config, loaded: runs.TrainedRun) -> list[dict[str, Any]]:
 
 
 def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
-    """Evaluate, predict or train, as the flags say; the accuracies are printed and written to `RUN/fusion.json`."""
+    """Evaluate, predict or train, as the flags say; the accuracies of a new run go into `RUN/fusion.json`."""
     if config.evaluate or config.predict:
         folder, loaded = pathlib.Path(config.checkpoint), jc.load_run(config.checkpoint)
         if loaded.config["experiment"] != "fusion":
@@ -296,7 +296,8 @@ def main(config: Config, signals: Signals, opened: list[pathlib.Path]) -> Any:
         loaded = jc.load_run(folder)
     data = data if not config.limit_examples else runs.limited(data, config.limit_examples)
     values = measure(config, loaded, data)
-    files.write_json(folder / "fusion.json", values)
+    if not config.evaluate:
+        files.write_json(folder / "fusion.json", values)
     print(files.to_json(values), flush=True)
     return values
 

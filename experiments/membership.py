@@ -10,6 +10,7 @@ rows, the share of members found at one false alarm in a thousand, and the large
 """
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -77,6 +78,8 @@ def check(config: Config) -> None:
         raise jc.InputError(f"--fpr {config.fpr}: must be above 0 and below 1")
     if not 0 < config.delta < 2 / config.rows:
         raise jc.InputError(f"--delta {config.delta}: must be above 0 and below 1 / {config.rows // 2} rows")
+    if not 0 < config.epsilon < math.inf:
+        raise jc.InputError(f"--epsilon {config.epsilon}: must be above 0")
     if config.seed < 0:
         raise jc.InputError(f"--seed {config.seed}: must be at least 0")
     for rate in (config.learning_rate, config.private_rate):

@@ -87,6 +87,10 @@ def spending(config: Config, size: int) -> dict[str, Any]:
     """
     if not 0 < config.delta < 1 / size:
         raise jc.InputError(f"--delta {config.delta}: must be above 0 and below 1 / {size} training rows")
+    if not 1 <= config.batch_size <= size:
+        raise jc.InputError(f"--batch-size {config.batch_size}: must be from 1 to the {size} training rows")
+    if not 0 < config.epsilon < math.inf:
+        raise jc.InputError(f"--epsilon {config.epsilon}: must be above 0")
     rate = config.batch_size / size
     steps = math.ceil(config.epochs * size / config.batch_size)
     steps = min(steps, config.max_steps) if config.max_steps else steps

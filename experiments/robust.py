@@ -141,6 +141,8 @@ def settled(config: Config) -> Config:
         raise jc.InputError(f"--ramp {config.ramp}: must be in 0..1")
     if not 0 <= config.sigma < math.inf:
         raise jc.InputError(f"--sigma {config.sigma}: must be above 0, for pixels in 0..1, or 0 for the default")
+    if config.sigma and config.method != "noise" and not config.certify:
+        raise jc.InputError(f"--sigma {config.sigma}: is read by --method noise and by --certify N; leave it out")
     if config.checked < 0:
         raise jc.InputError(f"--checked {config.checked}: must be at least 1, or 0 for no checks")
     if config.certify < 0:

@@ -212,6 +212,8 @@ def _column(values: Any, name: str = "label") -> np.ndarray:
         raise InputError(f"{name} of shape {column.shape}: must be [N], one value per row")
     if column.dtype == object and any(value is None for value in column) or (column != column).any():
         raise InputError(f"{name}: a value is missing; leave out its row, or give it a value")
+    if column.dtype == object and len({isinstance(value, str) for value in column}) > 1:
+        raise InputError(f"{name}: has texts beside other values; give all rows the same kind")
     return column
 
 

@@ -53,7 +53,7 @@ def federated(
             al., 2018, arXiv:1812.06127); 0 is FedAvg.
         clip: largest length of a client's change; infinite for none. With it, a change that is not finite counts as 0.
         noise: standard deviation of the noise in the sum of the changes, over `clip`.
-        expected: expected number of clients of a round, which noise needs.
+        expected: expected number of clients of a round, which noise needs; 0 without noise.
         secure: 0, or the largest change that the sum needs to hold: the server then adds integers under the masks of
             `methods.secure_sum`, which vanish in the sum, and larger changes are cut off. The metric `"cut"` is the
             share of values that were, or that are NaN and count as 0.
@@ -79,8 +79,9 @@ def federated(
     if not 0 <= noise < math.inf or noise and math.isinf(clip):
         raise InputError(f"noise={noise}: must be at least 0, and 0 without clipping (clip={clip})")
     check_whole("expected", expected, 0)
-    if noise and not expected:
-        raise InputError(f"expected={expected}: must be the expected number of clients of a round, which noise needs")
+    if bool(noise) != bool(expected):
+        what = "must be the expected number of clients of a round, which noise needs" if noise else "is read with noise"
+        raise InputError(f"expected={expected}, noise={noise}: {what}")
     if not 0 <= secure < math.inf:
         raise InputError(f"secure={secure}: must be the largest change of a value, or 0")
 

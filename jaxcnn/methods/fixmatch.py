@@ -240,6 +240,8 @@ def semi_supervised(labelled: Resident, unlabelled: Any, *, ratio: int = 7, fiel
         raise InputError(f"labelled={type(labelled).__name__}: must be rows in memory, jc.data.Resident")
     if not isinstance(unlabelled, Resident):
         unlabelled = np.asarray(unlabelled) if isinstance(unlabelled, list | tuple) else unlabelled
+        if not hasattr(unlabelled, "shape"):
+            raise InputError(f"unlabelled={type(unlabelled).__name__}: must be rows in memory or an array of images")
     for part in (labelled, unlabelled) if isinstance(unlabelled, Resident) else (labelled,):
         check_field(part.arrays, field)
     if UNLABELLED in labelled.arrays:

@@ -174,6 +174,7 @@ def measure(scores: Any, members: Any, *, fpr: float = 1e-3, samples: int = 500,
         raise InputError("scores: must be finite")
     if members.all() or not members.any():
         raise InputError(f"members: {int(members.sum())} of {members.size} rows; there must be members and others")
+    check_numbers(fpr=fpr)
     if not 0 <= fpr <= 1:
         raise InputError(f"fpr={fpr}: must be in 0..1")
 

@@ -152,7 +152,7 @@ def certify(
 
     """
     check_numbers(alpha=alpha)
-    for name, value in (("n", n), ("n0", n0)):
+    for name, value in (("n", n), ("n0", n0), ("seed", seed)):
         check_whole(name, value)
     if not (1 <= n0 < 2**31 and 1 <= n < 2**31):
         raise InputError(f"n0={n0}, n={n}: must be from 1 to 2147483647")

@@ -108,6 +108,7 @@ def bootstrap_interval(
         InputError: there are no rows, lengths differ, or an argument is out of range.
 
     """
+    check_whole("seed", seed, 0)
     n = _rows(arrays, samples, level, method)
     arrays = tuple(np.asarray(a) for a in arrays)
     value, rng = float(statistic(*arrays)), np.random.default_rng(seed)
@@ -212,8 +213,8 @@ def _rows(arrays: tuple[Any, ...], samples: int, level: float, method: str) -> i
     if not arrays or len({len(a) for a in arrays}) > 1 or not len(arrays[0]):
         lengths = ", ".join(str(len(a)) for a in arrays) or "no"
         raise InputError(f"arrays with {lengths} rows: give at least one array, all of the same length, not empty")
-    if samples < 1:
-        raise InputError(f"samples={samples}: must be at least 1")
+    check_whole("samples", samples, 1)
+    check_numbers(level=level)
     if not 0 < level < 1:
         raise InputError(f"level={level}: must be between 0 and 1, such as 0.95")
     if method not in ("percentile", "bca"):

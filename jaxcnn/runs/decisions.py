@@ -178,14 +178,14 @@ def reject(
 
 
 def per_row(name: str, values: np.ndarray) -> np.ndarray:
-    """Refuse values that are not `[N]`, and NaN, which equals no other value and so belongs to no class.
+    """Refuse values that are not `[N]`, values of several kinds, and NaN, which belongs to no class.
 
     Args:
         name: name of the values in messages.
         values: one value per row.
 
     Raises:
-        InputError: The shape is not `[N]`, or there is NaN.
+        InputError: The shape is not `[N]`, there is NaN, a value is missing, or texts are beside others.
 
     """
     values = np.asarray(values)
@@ -193,6 +193,9 @@ def per_row(name: str, values: np.ndarray) -> np.ndarray:
         raise InputError(f"{name} of shape {values.shape}: must be [N], one value per row")
     if values.dtype.kind == "f" and np.isnan(values).any():
         raise InputError(f"{name}: {np.isnan(values).sum()} of {len(values)} are NaN; leave those rows out")
+    texts = sum(isinstance(x, str) for x in values) if values.dtype == object else 0
+    if values.dtype == object and any(x is None for x in values) or 0 < texts < len(values):
+        raise InputError(f"{name}: a value is missing, or texts are beside other values; give all rows the same kind")
     return values
 
 

@@ -47,7 +47,8 @@ def stated(kind: type, name: str, values: str) -> Any:
     plain = _types(get_type_hints(kind, include_extras=True)[name])[0]
     ends, several = values.split(":"), values.split(",")
     wanted = {int: "whole numbers", float: "numbers", bool: "true and false"}.get(plain, "values")
-    fix = "give two or more values as a,b,c" + (", or a range as low:high" if plain in (int, float) else "")
+    fix = "give two or more different values as a,b,c"
+    fix += ", or a range as low:high, the lower end first" if plain in (int, float) else ""
     try:
         if plain in (int, float) and len(ends) == 2:
             low, high = map(plain, ends)

@@ -46,3 +46,15 @@ def test_what_is_no_number_is_refused(name):
         with pytest.raises(jc.InputError, match=f"^{name}=.*: must be a number") as caught:
             CALLS[name](value)
         assert "\n" not in str(caught.value)
+
+
+def test_groups_and_labels_of_several_kinds_are_refused():
+    label = np.arange(4) % 2
+    for wrong in (["a", None, "b", "a"], ["a", 1, "b", 2], np.array([1, None, 2, 3], object)):
+        for call in (lambda x: jc.protocol.grouped(label, x, 0.5, 0), clients.by_group, lambda x: clients.shards(x, 1)):
+            with pytest.raises(jc.InputError, match="kind|missing"):
+                call(np.array(wrong, object))
+    assert len(clients.by_group(np.array([2, 1, 2, 3], object))) == 3
+    assert len(jc.protocol.grouped(label, np.array([2, 1, 2, 3], object), 0.5, 0)[0]) > 0
+    with pytest.raises(jc.InputError, match="seed=-1"):
+        metrics.bootstrap_interval(np.mean, np.arange(4), seed=-1)

@@ -55,12 +55,13 @@ def test_hidden_clients_are_drawn_and_accounted(tmp_path, capsys):
     ({"data": ""}, "DATA: give the folder"), ({"train_images": -5}, "--train-images -5"),
     ({"limit_examples": 9}, "use --train-images"), ({"max_steps": 3}, "--rounds"), ({"batch_size": 9}, "--each"),
     ({"method": "scaffold", "secure": 1.0}, "--epsilon and --secure need another method"),
-    ({"epsilon": 1.0, "each": 5}, "--each 5: with --epsilon"), ({"epsilon": -1.0}, "target=-1.0"),
+    ({"epsilon": 1.0, "each": 5}, "--each 5: with --epsilon"), ({"epsilon": -1.0}, "--epsilon -1.0"),
     ({"epsilon": 1.0, "delta": 0.2}, "--delta 0.2: must be above 0 and below 1 / 5"),
     ({"epsilon": 1.0, "clip": 0.0}, "clip=0.0"), ({"secure": -1.0}, "secure=-1.0"),
     ({"proximal": 7.0}, "--proximal 7.0: has no effect here"), ({"clip": 2.0}, "--clip 2.0: has no effect here"),
     ({"partition": "iid", "alpha": 2.0}, "--alpha 2.0: has no effect here"),
-    ({"clients": 1000}, "count=1000"), ({"alpha": 0.0}, "alpha=0.0"),
+    ({"clients": 1000}, "--clients 1000: must be at most 55, for 55 training rows"),
+    ({"clients": 30, "partition": "classes"}, "--clients 30: must be at most 27"), ({"alpha": 0.0}, "alpha=0.0"),
 ])  # fmt: skip
 def test_refused(tmp_path, wrong, line):
     given = {"data": str(blobs(tmp_path, 60, 20)), "clients": 5, "each": 2, "partition": "dirichlet"}

@@ -104,6 +104,7 @@ def test_smoke(case, tmp_path):
     if name == "fusion":
         assert ("image" in values) == (case == "fusion")
         again, _ = run("--evaluate", "--checkpoint", path, "--limit-examples", 16, name=name)
+        assert json.loads((path / "fusion.json").read_text()) == values  # it prints, and nothing else
         assert json.loads(again.strip().splitlines()[-1])[key] == pytest.approx(values[key])
 
 

@@ -289,6 +289,7 @@ def test_masks_vanish_in_the_sum_bit_for_bit():
         (lambda d: clients(d, [[0], [1]]).chunk(3, 0, 1, 1), "give at most 2"),
         (lambda d: clients(d, [[0], [1]], poisson=True).chunk(2, 0, 1, 1), "give at most 1"),
         (lambda d: federated(optax.sgd(0.1), 8, clip=1.0, noise=1.0), "expected=0"),
+        (lambda d: federated(optax.sgd(0.1), 8, expected=4), "expected=4, noise=0.0: is read with noise"),
         (lambda d: federated(optax.sgd(0.1), 8, secure=-1.0), "secure=-1.0"),
         (lambda d: secure_sum.total([{"w": jnp.zeros(1, jnp.uint32)}], 1.0, 2), "1 clients of count=2"),
         (lambda d: secure_sum.total([{"w": ONE}, {"w": ONE[:1]}], 1.0, 2), "client 1 sent .* all must send the same"),
