@@ -188,14 +188,8 @@ def rolling_origin(
 
     """
     values = np.asarray(values)
-    for name, value in (
-        ("context", context),
-        ("every", every),
-        ("horizon", horizon),
-        ("period", period),
-        ("start", start),
-        ("target", target),
-    ):
+    given = {"context": context, "horizon": horizon, "start": start, "period": period, "every": every, "target": target}
+    for name, value in given.items():
         check_whole(name, value)
     first = max(context, period)
     if values.ndim != 2 or not first <= start <= len(values) - horizon or min(every, context, horizon, period) < 1:

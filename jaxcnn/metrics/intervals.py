@@ -43,8 +43,7 @@ def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, f
         InputError: a share outside 0..1, a negative count, or `z` is not positive.
 
     """
-    check_numbers(share=share, z=z)
-    check_whole("count", count)
+    check_numbers(share=share, count=count, z=z)
     if not 0 < z < math.inf:
         raise InputError(f"z={z}: must be positive, such as 1.96 for 95 %")
     if count == 0:
